@@ -1,0 +1,97 @@
+"""The command line. Each command imports its job inside itself, so that `--help` stays instant."""
+
+import os
+import sys
+import traceback
+from pathlib import Path
+
+import click
+import typer
+
+from moonshine_tune import __version__
+from moonshine_tune.cli.console import report_error, say
+from moonshine_tune.environment import apply_environment_defaults
+from moonshine_tune.errors import TuneError
+from moonshine_tune.files import disk_errors
+
+app = typer.Typer(
+    name="moonshine-tune",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Adapt Moonshine speech recognition to your domain, on your own machine.",
+    epilog="Add --debug to any command for the full stack trace of an error.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"moonshine-tune {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Show the version and leave."
+    ),
+) -> None:
+    del version
+
+
+def _register() -> None:
+    from moonshine_tune.cli import (
+        data,
+        demo,
+        doctor,
+        evaluate,
+        export,
+        models,
+        train,
+    )
+
+    app.add_typer(models.app, name="models")
+    app.add_typer(data.app, name="data")
+    for module in (doctor, train, evaluate, export, demo):
+        module.register(app)
+
+
+_register()
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line; returns the exit code and never raises.
+
+    0 done; 1 the answer is no; 2 the request is wrong; 3 this machine cannot; 130 interrupted.
+    """
+    apply_environment_defaults()
+    debug = "--debug" in arguments
+    arguments = [word for word in arguments if word != "--debug"]
+    as_json = "--json" in arguments
+    try:
+        with disk_errors(Path.cwd()):
+            code = app(arguments, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        say("interrupted")
+        return 130
+    except BrokenPipeError:
+        # The reader of stdout (head, less) has gone; nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except TuneError as error:
+        if debug:
+            traceback.print_exc()
+        return report_error(error, as_json=as_json)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        unexpected = TuneError(
+            f"unexpected {type(error).__name__}: {error}",
+            hint="run the same command again with --debug, and report what it prints",
+        )
+        return report_error(unexpected, as_json=as_json)
+

@@ -1,0 +1,167 @@
+"""What every command shares: stdout is data, stderr is talk, a "no" has an exit code."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from moonshine_tune.errors import TuneError
+from moonshine_tune.progress import Stage
+
+JsonFlag = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document as the last line of stdout.")
+]
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON-ready data: records become objects, paths become strings."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {key: plain(item) for key, item in asdict(value).items()}
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def show(text: str, document: Any, *, as_json: bool) -> None:
+    """Print a result: `text` for people, or with `as_json` the document as one line of JSON."""
+    if as_json:
+        say(text)
+        sys.stdout.write(json.dumps(plain(document), ensure_ascii=False) + "\n")
+    else:
+        sys.stdout.write(text.rstrip("\n") + "\n")
+    sys.stdout.flush()
+
+
+def say(text: str) -> None:
+    """Talk to the person: one line on stderr."""
+    sys.stderr.write(text.rstrip("\n") + "\n")
+    sys.stderr.flush()
+
+
+def report_error(error: TuneError, *, as_json: bool) -> int:
+    """Show one plain error with its hint; returns the exit code."""
+    say(f"error: {error}")
+    if error.hint:
+        say(f"hint: {error.hint}")
+    if as_json:
+        document = {
+            "error": {
+                "message": error.message,
+                "where": error.where,
+                "hint": error.hint,
+                "exit_code": error.exit_code,
+            }
+        }
+        sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+    return error.exit_code
+
+
+def refuse(answer: bool) -> None:
+    """Leave with exit code 1 where the answer is no."""
+    if answer:
+        raise typer.Exit(1)
+
+
+def table(headers: list[str], rows: list[list[str]]) -> str:
+    """A plain text table: first column to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in [headers, *rows]) for i in range(len(headers))]
+
+    def line(cells: list[str]) -> str:
+        first = cells[0].ljust(widths[0])
+        rest = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
+        return "  ".join([first, *rest]).rstrip()
+
+    return "\n".join([line(headers), line(["-" * w for w in widths]), *map(line, rows)])
+
+
+class TerminalProgress:
+    """Progress on stderr: a live bar with ETA on a terminal, sparse plain lines elsewhere."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._bars: Any = None
+
+    def say(self, text: str) -> None:
+        """Show one line, above the bar where there is one."""
+        if self._bars is not None:
+            self._bars.console.print(text, markup=False, highlight=False)
+        else:
+            say(text)
+
+    @contextmanager
+    def stage(self, name: str, total: int) -> Iterator[Stage]:
+        """A bar for `total` steps."""
+        if not self._live or self._bars is not None:
+            yield _PlainStage(name, total, self)
+            return
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=Console(stderr=True),
+        ) as bars:
+            self._bars = bars
+            try:
+                yield _LiveStage(bars, bars.add_task(name, total=total, note=""))
+            finally:
+                self._bars = None
+
+
+class _LiveStage:
+    def __init__(self, bars: Any, task: Any) -> None:
+        self._bars, self._task = bars, task
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Move the bar."""
+        fields = {"note": note} if note else {}
+        self._bars.update(self._task, advance=steps, **fields)
+
+
+class _PlainStage:
+    """For logs: a line at most every ten seconds, and one at the end of a long stage."""
+
+    _EVERY_S = 10.0
+
+    def __init__(self, name: str, total: int, progress: TerminalProgress) -> None:
+        self._name, self._total, self._progress = name, total, progress
+        self._done = 0
+        self._begun = self._shown = time.monotonic()
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Count, and now and then say so."""
+        self._done += steps
+        now = time.monotonic()
+        last = self._done >= self._total and now - self._begun > self._EVERY_S
+        if now - self._shown < self._EVERY_S and not last:
+            return
+        self._shown = now
+        spent = now - self._begun
+        left = spent / max(self._done, 1) * max(self._total - self._done, 0)
+        self._progress.say(
+            f"{self._name} {self._done}/{self._total}, {spent:.0f} s, {left:.0f} s left {note}"
+        )

@@ -1,0 +1,111 @@
+"""Writing that is complete or absent, and hashing."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from moonshine_tune.errors import MachineError, RequestError
+
+_CHUNK = 1 << 20
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk or a forbidden path into one plain error about `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise MachineError(
+                "the disk is full",
+                where=path,
+                hint="free some space or choose another folder with --out, then run again",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise RequestError(
+                "this place cannot be written",
+                where=path,
+                hint="choose a folder of your own with --out",
+            ) from error
+        raise
+
+
+def write_bytes_atomic(path: Path, data: bytes) -> None:
+    """Write `data` so that `path` holds either its old content or all of the new one."""
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """`write_bytes_atomic` for text, in UTF-8."""
+    write_bytes_atomic(path, text.encode("utf-8"))
+
+
+def write_json_atomic(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, complete or not at all."""
+    write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def complete_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield a scratch folder beside `path` that becomes `path` only when the block succeeds.
+
+    With `replace`, an existing folder is swapped out; without, an existing one is an error.
+    """
+    with disk_errors(path):
+        if path.exists() and not replace:
+            raise RequestError(
+                "the folder exists already",
+                where=path,
+                hint="choose another folder, or remove this one first",
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
+        scratch.chmod(0o755)
+        try:
+            yield scratch
+            if path.exists():
+                old = scratch.with_name(scratch.name.replace(".partial-", ".old-"))
+                path.replace(old)
+                scratch.replace(path)
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                scratch.replace(path)
+        except BaseException:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def free_disk_mb(path: Path) -> int:
+    """Free space in MB at `path` or its nearest existing parent."""
+    place = path.absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free // 1_000_000

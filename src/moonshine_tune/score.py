@@ -1,0 +1,208 @@
+"""Error counts, WER and CER with intervals. Counts first; divided once, at the end.
+
+Alignment is jiwer's (Levenshtein, equal costs). An empty reference is legal: what was heard there
+counts as insertions.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jiwer
+
+from moonshine_tune.text import Normalizer
+
+_RESAMPLES = 1000
+_SEED = 20_260_101
+
+
+@dataclass(frozen=True)
+class ErrorCounts:
+    """Substitutions, deletions and insertions against `reference` units (words or characters)."""
+
+    substitutions: int = 0
+    deletions: int = 0
+    insertions: int = 0
+    reference: int = 0
+
+    @property
+    def errors(self) -> int:
+        """All errors."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def rate(self) -> float:
+        """Errors in percent of the reference units; of at least one, so that silence can err."""
+        return 100.0 * self.errors / max(self.reference, 1)
+
+    def __add__(self, other: "ErrorCounts") -> "ErrorCounts":
+        return ErrorCounts(
+            self.substitutions + other.substitutions,
+            self.deletions + other.deletions,
+            self.insertions + other.insertions,
+            self.reference + other.reference,
+        )
+
+
+@dataclass(frozen=True)
+class ScoredUtterance:
+    """One utterance with what was said, what was heard, and the error counts of both units."""
+
+    id: str
+    reference: str
+    hypothesis: str
+    words: ErrorCounts
+    characters: ErrorCounts
+    speaker: str | None = None
+
+    def to_record(self) -> dict[str, Any]:
+        """The line of `hypotheses.jsonl`."""
+        record: dict[str, Any] = {
+            "id": self.id,
+            "reference": self.reference,
+            "hypothesis": self.hypothesis,
+            "substitutions": self.words.substitutions,
+            "deletions": self.words.deletions,
+            "insertions": self.words.insertions,
+            "reference_words": self.words.reference,
+            "character_errors": self.characters.errors,
+            "reference_characters": self.characters.reference,
+        }
+        return record | ({"speaker": self.speaker} if self.speaker else {})
+
+
+@dataclass(frozen=True)
+class Score:
+    """The score of a set of utterances. Rates in percent; `ci95` is the interval of the WER."""
+
+    wer: float
+    cer: float
+    words: ErrorCounts
+    ci95: tuple[float, float]
+    utterances: int
+    by_speaker: dict[str, float]
+    worst: tuple[ScoredUtterance, ...]
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """Two systems on the same utterances. Points are `after - before` of WER, so below 0 is better.
+
+    `verdict` is `better`, `worse` or `no difference shown`, by the 95 % interval of the difference.
+    """
+
+    before: float
+    after: float
+    difference: float
+    ci95: tuple[float, float]
+    verdict: str
+
+    @property
+    def relative_change(self) -> float:
+        """Change in percent of the WER before; 0 where that was 0."""
+        return 100.0 * self.difference / self.before if self.before else 0.0
+
+
+def score_utterance(
+    utterance_id: str,
+    reference: str,
+    hypothesis: str,
+    normalizer: Normalizer,
+    *,
+    speaker: str | None = None,
+) -> ScoredUtterance:
+    """Count the errors of one hypothesis after normalization of both sides."""
+    expected, heard = normalizer(reference), normalizer(hypothesis)
+    return ScoredUtterance(
+        id=utterance_id,
+        reference=reference,
+        hypothesis=hypothesis,
+        words=_count_words(expected, heard),
+        characters=_count_characters(expected, heard),
+        speaker=speaker,
+    )
+
+
+def _count_words(reference: str, hypothesis: str) -> ErrorCounts:
+    if not reference:
+        return ErrorCounts(insertions=len(hypothesis.split()))
+    return _counts_of(jiwer.process_words(reference, hypothesis))
+
+
+def _count_characters(reference: str, hypothesis: str) -> ErrorCounts:
+    if not reference:
+        return ErrorCounts(insertions=len(hypothesis))
+    return _counts_of(jiwer.process_characters(reference, hypothesis))
+
+
+def _counts_of(found: "jiwer.WordOutput | jiwer.CharacterOutput") -> ErrorCounts:
+    return ErrorCounts(
+        substitutions=found.substitutions,
+        deletions=found.deletions,
+        insertions=found.insertions,
+        reference=found.hits + found.substitutions + found.deletions,
+    )
+
+
+def summarize(scored: Sequence[ScoredUtterance], *, num_worst: int = 10) -> Score:
+    """Corpus score: counts are added up and divided once. Never an average of WERs."""
+    words = sum((item.words for item in scored), ErrorCounts())
+    characters = sum((item.characters for item in scored), ErrorCounts())
+    speakers = sorted({item.speaker for item in scored if item.speaker})
+    by_speaker = {
+        speaker: sum((i.words for i in scored if i.speaker == speaker), ErrorCounts()).rate
+        for speaker in speakers
+    }
+    worst = sorted(scored, key=lambda item: (-item.words.errors, -item.words.rate, item.id))
+    return Score(
+        wer=words.rate,
+        cer=characters.rate,
+        words=words,
+        ci95=_interval(
+            [(item.words.errors, item.words.reference) for item in scored],
+        ),
+        utterances=len(scored),
+        by_speaker=by_speaker,
+        worst=tuple(item for item in worst[:num_worst] if item.words.errors),
+    )
+
+
+def _interval(pairs: Sequence[tuple[int, int]]) -> tuple[float, float]:
+    """Percentile bootstrap over utterances of 100 · Σ first ÷ Σ second."""
+    if not pairs:
+        return (0.0, 0.0)
+    chance = random.Random(_SEED)
+    rates = []
+    for _ in range(_RESAMPLES):
+        drawn = chance.choices(pairs, k=len(pairs))
+        rates.append(100.0 * sum(pair[0] for pair in drawn) / max(sum(p[1] for p in drawn), 1))
+    return _percentiles(rates)
+
+
+def _percentiles(values: list[float]) -> tuple[float, float]:
+    ordered = sorted(values)
+    last = len(ordered) - 1
+    return (ordered[round(0.025 * last)], ordered[round(0.975 * last)])
+
+
+def compare_paired(
+    before: Sequence[ScoredUtterance], after: Sequence[ScoredUtterance]
+) -> PairedComparison:
+    """Paired bootstrap over utterances that both systems heard.
+
+    Raises:
+        ValueError: the two do not hold the same utterances.
+    """
+    second = {item.id: item for item in after}
+    if {item.id for item in before} != set(second):
+        raise ValueError("a paired comparison needs the same utterances on both sides")
+    pairs = [
+        (second[item.id].words.errors - item.words.errors, item.words.reference) for item in before
+    ]
+    low, high = _interval(pairs)
+    first_rate, second_rate = summarize(before).wer, summarize(after).wer
+    verdict = "better" if high < 0 else "worse" if low > 0 else "no difference shown"
+    return PairedComparison(
+        first_rate, second_rate, second_rate - first_rate, (low, high), verdict
+    )

@@ -1,0 +1,83 @@
+"""Named, versioned text normalizers. A score always names the one it was counted with.
+
+`english-1`: hyphens join nothing (`P-i-t-t-s` is five words, `twenty-one` is `twenty one`), then
+the English normalizer that was published with Whisper (package `whisper-normalizer`): case,
+punctuation, contractions, spelling variants, and numbers as digits.
+
+`basic-1`: for every other language: Unicode NFKC, lower case, punctuation and symbols become
+spaces; marks that belong to letters stay.
+
+`spelled-1`: `basic-1` for English where the way numbers are written is what is to be learnt:
+`four six two` and `462` differ. Hyphens become spaces as above.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+from moonshine_tune.errors import RequestError
+
+_HYPHENS = re.compile(r"(?<=\w)[-‐‑–](?=\w)")
+_SPACES = re.compile(r"\s+")
+
+
+@dataclass(frozen=True)
+class Normalizer:
+    """A named text normalizer: call it with a text."""
+
+    name: str
+    function: Callable[[str], str]
+
+    def __call__(self, text: str) -> str:
+        """The normalized text, single spaces, no space at the ends."""
+        return self.function(text)
+
+
+def split_hyphens(text: str) -> str:
+    """The text with hyphens inside words turned into spaces."""
+    return _HYPHENS.sub(" ", text)
+
+
+def _basic(text: str) -> str:
+    text = unicodedata.normalize("NFKC", split_hyphens(text)).lower()
+    # An apostrophe inside a word belongs to it: "don't" stays one word in every language.
+    text = re.sub(r"(?<=\w)['’](?=\w)", "\u02bc", text)
+    kept = [
+        character if unicodedata.category(character)[0] in "LMN" else " " for character in text
+    ]
+    return _SPACES.sub(" ", "".join(kept)).strip().replace("\u02bc", "'")
+
+
+@cache
+def _whisper_english() -> Callable[[str], str]:
+    from whisper_normalizer.english import EnglishTextNormalizer
+
+    normalizer: Callable[[str], str] = EnglishTextNormalizer()
+    return normalizer
+
+
+def _english(text: str) -> str:
+    return _SPACES.sub(" ", _whisper_english()(split_hyphens(text))).strip()
+
+
+NORMALIZERS: dict[str, Normalizer] = {
+    "english-1": Normalizer("english-1", _english),
+    "basic-1": Normalizer("basic-1", _basic),
+    "spelled-1": Normalizer("spelled-1", _basic),
+}
+
+
+def normalizer_for(name: str | None, language: str = "en") -> Normalizer:
+    """The normalizer of that name; without a name, the default of the language.
+
+    Raises:
+        RequestError: there is none of that name.
+    """
+    chosen = name or ("english-1" if language.lower().startswith("en") else "basic-1")
+    if chosen not in NORMALIZERS:
+        raise RequestError(
+            f"no normalizer is called {chosen!r}", hint=f"one of: {', '.join(NORMALIZERS)}"
+        )
+    return NORMALIZERS[chosen]
