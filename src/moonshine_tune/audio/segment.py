@@ -1,0 +1,179 @@
+"""Cutting a long recording at its pauses, by energy alone.
+
+Models hear clips of a few seconds; a cut inside a word costs that word on both sides. Nothing is
+dropped: the pieces cover the recording without gap or overlap.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from moonshine_tune.errors import AudioError
+
+Samples = npt.NDArray[np.float32]
+
+_HOP_S = 0.01
+# A pause is quieter than this share of the way (in dB) from the noise floor to the speech level.
+# Higher, and soft fricatives count as pauses; lower, and breathing ends a pause.
+_THRESHOLD_SHARE = 0.35
+# Below this distance between floor and speech there is no speech to tell from noise, or no pause.
+_MIN_CONTRAST_DB = 6.0
+# The closure before a "t" or "k" lasts up to about 0.12 s and is no pause.
+_MIN_PAUSE_S = 0.15
+# Without a pause, the quietest place is sought in energy averaged over about a syllable's edge.
+_QUIET_WINDOW_S = 0.1
+_SILENCE_DB = -100.0
+
+
+@dataclass(frozen=True)
+class Pause:
+    """A quiet stretch of a recording, in seconds from its begin."""
+
+    start_s: float
+    end_s: float
+
+    @property
+    def middle_s(self) -> float:
+        """Where to cut."""
+        return (self.start_s + self.end_s) / 2
+
+    @property
+    def length_s(self) -> float:
+        """Length in seconds."""
+        return self.end_s - self.start_s
+
+
+def find_pauses(
+    samples: Samples, sample_rate_hz: int = 16_000, *, min_pause_s: float = _MIN_PAUSE_S
+) -> tuple[Pause, ...]:
+    """The pauses of a recording, in order, accurate to 10 ms.
+
+    The threshold lies between the recording's own noise floor and its own speech level, so that
+    neither its loudness nor steady noise matters. A recording of even loudness has no pauses.
+
+    Args:
+        samples: mono, shape (num_samples,).
+        sample_rate_hz: samples a second.
+        min_pause_s: a shorter quiet stretch is no pause.
+
+    Raises:
+        AudioError: the samples are not one channel of finite numbers, or the rate is not positive.
+    """
+    return _pauses_in(_levels_db(samples, sample_rate_hz), min_pause_s)
+
+
+def split_at_pauses(
+    samples: Samples,
+    sample_rate_hz: int = 16_000,
+    *,
+    max_s: float = 10.0,
+    min_s: float = 1.0,
+) -> tuple[tuple[float, float], ...]:
+    """Cut a recording into pieces of at most `max_s`, in the middle of its pauses.
+
+    From each cut the next one is sought between half of `max_s` and `max_s` further on: the
+    longest pause there; else the longest between `min_s` and half of `max_s`; else, where nobody
+    pauses, the quietest place. A rest of at most `max_s` is not cut.
+
+    Args:
+        samples: mono, shape (num_samples,).
+        sample_rate_hz: samples a second.
+        max_s: longest piece in seconds; kept always.
+        min_s: shortest piece in seconds, at most half of `max_s`; kept wherever the recording
+            itself is that long.
+
+    Returns:
+        `(start_s, end_s)` of each piece; the first starts at 0, each starts where the last one
+        ended, the last ends with the recording. Empty for a recording without samples.
+
+    Raises:
+        AudioError: the samples are not one channel of finite numbers, or the lengths asked for
+            cannot be.
+    """
+    if not 0 < min_s <= max_s / 2:
+        raise AudioError(
+            f"pieces of {min_s:g} to {max_s:g} s cannot be cut",
+            hint="choose a shortest length above 0 and at most half of the longest one",
+        )
+    levels = _levels_db(samples, sample_rate_hz)
+    total_s = len(samples) / sample_rate_hz
+    pauses = _pauses_in(levels, _MIN_PAUSE_S)
+    quiet = _smoothed(levels)
+    cuts = [0.0]
+    while total_s - cuts[-1] > max_s:
+        cuts.append(_next_cut(cuts[-1], total_s, pauses, quiet, (min_s, max_s)))
+    if total_s > 0:
+        cuts.append(total_s)
+    return tuple(pairwise(cuts))
+
+
+def _next_cut(
+    start_s: float,
+    total_s: float,
+    pauses: tuple[Pause, ...],
+    quiet: npt.NDArray[np.float64],
+    lengths_s: tuple[float, float],
+) -> float:
+    min_s, max_s = lengths_s
+    # More than max_s ≥ 2 · min_s is left, so a cut that leaves at least min_s always exists.
+    latest = min(start_s + max_s, total_s - min_s)
+    middle = min(start_s + max_s / 2, latest)
+    for earliest, bound in ((middle, latest), (start_s + min_s, middle)):
+        found = [pause for pause in pauses if earliest <= pause.middle_s <= bound]
+        if found:
+            return max(found, key=lambda pause: (pause.length_s, pause.start_s)).middle_s
+    first, last = int(np.ceil(middle / _HOP_S)), int(latest / _HOP_S)
+    if last <= first:
+        return latest
+    return float(first + np.argmin(quiet[first:last])) * _HOP_S
+
+
+def _levels_db(samples: Samples, sample_rate_hz: int) -> npt.NDArray[np.float64]:
+    """Energy of each 10 ms frame in dB; a last part of a frame counts as a frame."""
+    if sample_rate_hz < 1 / _HOP_S:
+        raise AudioError(f"a sample rate of {sample_rate_hz} Hz cannot be cut by its loudness")
+    if samples.ndim != 1:
+        raise AudioError(f"one channel is needed, not samples of shape {samples.shape}")
+    if not len(samples):
+        return np.empty(0)
+    if not np.isfinite(samples).all():
+        raise AudioError("the recording holds values that are not numbers")
+    # Frame edges are rounded one by one: a rounded frame length would drift at odd rates.
+    edges = np.round(np.arange(0, len(samples) / sample_rate_hz, _HOP_S) * sample_rate_hz)
+    starts = np.unique(np.minimum(edges.astype(np.int64), len(samples) - 1))
+    sums = np.add.reduceat(np.square(samples, dtype=np.float64), starts)
+    lengths = np.diff(np.append(starts, len(samples)))
+    return np.asarray(np.maximum(10 * np.log10(sums / lengths + 1e-20), _SILENCE_DB))
+
+
+def _pauses_in(levels: npt.NDArray[np.float64], min_pause_s: float) -> tuple[Pause, ...]:
+    if not len(levels):
+        return ()
+    # Digital silence (a file padded with zeros) says nothing about the noise of the room.
+    heard = levels[levels > _SILENCE_DB]
+    if not len(heard):
+        return ()
+    floor, speech = np.percentile(heard, [5, 95])
+    if len(heard) < len(levels):
+        # Zeros are pauses by themselves: the floor may not rise into the speech because of them.
+        floor = min(floor, speech - 2 * _MIN_CONTRAST_DB)
+    if speech - floor < _MIN_CONTRAST_DB:
+        return ()
+    low = levels < floor + _THRESHOLD_SHARE * (speech - floor)
+    steps = np.diff(np.concatenate([[0], low.astype(np.int8), [0]]))
+    starts, ends = np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)
+    return tuple(
+        Pause(float(start) * _HOP_S, float(end) * _HOP_S)
+        for start, end in zip(starts, ends, strict=True)
+        if (end - start) * _HOP_S >= min_pause_s - _HOP_S / 2
+    )
+
+
+def _smoothed(levels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Energy in dB averaged over the quiet window, in the middle of which each frame lies."""
+    width = round(_QUIET_WINDOW_S / _HOP_S)
+    padded = np.pad(10 ** (levels / 10), (width // 2, width - width // 2), mode="edge")
+    total = np.concatenate([[0.0], np.cumsum(padded)])
+    return np.asarray(10 * np.log10((total[width:-1] - total[: -width - 1]) / width + 1e-20))

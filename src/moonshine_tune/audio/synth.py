@@ -1,0 +1,263 @@
+"""Speech from text, offline: espeak-ng through the package `espeakng-loader`.
+
+espeak-ng is one global, stateful machine per process and not thread-safe, so it lives in a small
+process of its own (`espeak_process.py`, with the reasons). A synthesizer may be shared by threads,
+which then wait for each other; several synthesizers do not disturb each other.
+"""
+
+import json
+import os
+import struct
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import soxr
+
+from moonshine_tune.errors import AudioError, MachineError
+
+SAMPLE_RATE_HZ = 16_000
+# Peak of every utterance: −3 dB below full scale, so that augmentation has headroom.
+PEAK = 10 ** (-3 / 20)
+RATE_RANGE_WPM = (80, 450)
+PERCENT_RANGE = (0, 100)
+
+# Voices of the splits. No variant is in two of them, with whatever accent: a test voice is a
+# stranger in timbre. The Scottish and New York accents are met by both sides, as in life. Left out
+# are whispering, robotic and croaking variants, and those of which Moonshine tiny hears less than
+# half of everyday sentences: they would measure espeak-ng and not the adaptation.
+TRAIN_VOICES = (
+    "en-us", "en-us+f2", "en-us+m3", "en-gb+m1", "en-gb-x-rp+f4", "en-gb-scotland+m4",
+    "en-029+f1", "en-us+steph", "en-gb-x-gbclan+m7", "en-us-nyc+m2",
+)  # fmt: skip
+DEV_VOICES = ("en-us+f3", "en-gb+m5", "en-gb-x-rp+Andy")
+TEST_VOICES = ("en-us+m8", "en-gb-scotland+f5", "en-us-nyc+Annie", "en-gb+m6")
+
+VOICE_SETS: dict[str, tuple[str, ...]] = {
+    "train": TRAIN_VOICES,
+    "dev": DEV_VOICES,
+    "test": TEST_VOICES,
+    "all": TRAIN_VOICES + DEV_VOICES + TEST_VOICES,
+}
+
+_INSTALL = "install it with: pip install espeakng-loader"
+
+
+@dataclass(frozen=True)
+class _Voices:
+    """What this espeak-ng can speak with: identifiers by language, and variant names."""
+
+    rate_hz: int
+    languages: dict[str, str]
+    variants: tuple[str, ...]
+
+
+class SpeechSynthesizer:
+    """espeak-ng, ready to speak. Use it as a context manager, or close it.
+
+    Raises:
+        MachineError: the library is missing or does not load here.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        library, data = _installed()
+        if not hasattr(os, "fork"):
+            raise MachineError(
+                "speech synthesis needs a system that can fork",
+                hint="run it on macOS or Linux, or under WSL",
+            )
+        script = Path(__file__).with_name("espeak_process.py")
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(script), str(library), str(data)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            hello: dict[str, Any] = json.loads(self._read_answer())
+        except AudioError as error:
+            self.close()
+            raise MachineError(f"espeak-ng does not load here: {error}", hint=_INSTALL) from error
+        except BaseException:
+            self.close()
+            raise
+        self._voices = _Voices(hello["rate_hz"], hello["languages"], tuple(hello["variants"]))
+
+    def voices(self, language: str = "en") -> tuple[str, ...]:
+        """Names of the voices of a language and its accents ("en", "en-gb"), sorted.
+
+        Each may be followed by `+` and one of `variants`, which changes timbre and sex.
+        """
+        wanted = language.lower()
+        return tuple(
+            sorted(
+                name
+                for name in self._voices.languages
+                if name.lower() == wanted or name.lower().startswith(f"{wanted}-")
+            )
+        )
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Names that may follow a voice after `+`, sorted."""
+        return self._voices.variants
+
+    def check_voice(self, voice: str) -> None:
+        """Refuse a voice that does not exist; espeak-ng itself would silently speak with another.
+
+        Raises:
+            AudioError: no such language or variant; the hint names some that exist.
+        """
+        self._identifier(voice)
+
+    def speak(
+        self,
+        text: str,
+        *,
+        voice: str = "en-us",
+        rate_wpm: int = 175,
+        pitch: int = 50,
+        pitch_range: int = 50,
+    ) -> npt.NDArray[np.float32]:
+        """Speak `text`; the same request always gives the same samples.
+
+        Args:
+            text: one utterance.
+            voice: language and variant, as "en-us" or "en-us+f2".
+            rate_wpm: words a minute, 80 to 450.
+            pitch: 0 to 100, 50 is the voice's own.
+            pitch_range: liveliness of the melody, 0 (monotone) to 100, 50 is the voice's own.
+
+        Returns:
+            Mono float32 at 16 kHz, shape (num_samples,), peak at `PEAK`.
+
+        Raises:
+            AudioError: an unknown voice, a value out of range, or nothing was said.
+            MachineError: espeak-ng has died.
+        """
+        identifier = self._identifier(voice)
+        _check_range("rate_wpm", rate_wpm, RATE_RANGE_WPM)
+        _check_range("pitch", pitch, PERCENT_RANGE)
+        _check_range("pitch_range", pitch_range, PERCENT_RANGE)
+        request = {
+            # A NUL would end the text for espeak-ng, and the rest would be lost in silence.
+            "text": text.replace("\0", " "),
+            "voice": identifier,
+            "rate": rate_wpm,
+            "pitch": pitch,
+            "range": pitch_range,
+        }
+        raw = np.frombuffer(self._ask(request), dtype="<i2").astype(np.float32)
+        peak = float(np.abs(raw).max(initial=0.0))
+        if peak == 0.0:
+            raise AudioError(f"nothing can be heard of the text {text[:80]!r}")
+        spoken = soxr.resample(raw / peak, self._voices.rate_hz, SAMPLE_RATE_HZ, quality="HQ")
+        # Resampling moves the peak between samples: level it after, not before.
+        return np.asarray(spoken * (PEAK / np.abs(spoken).max()), dtype=np.float32)
+
+    def close(self) -> None:
+        """End the process of espeak-ng."""
+        process = self._process
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                # What a process that died has not read is lost: there is nothing to tell.
+                with suppress(BrokenPipeError):
+                    stream.close()
+        try:
+            process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def __enter__(self) -> "SpeechSynthesizer":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _identifier(self, voice: str) -> str:
+        """espeak-ng's own name of a voice: "en-gb+f3" is "gmw/en+f3" there."""
+        language, plus, variant = voice.partition("+")
+        languages = {name.lower(): name for name in self._voices.languages}
+        if language.lower() not in languages:
+            near = get_close_matches(language.lower(), languages, n=3, cutoff=0.6)
+            shown = [languages[name] for name in near] or list(self.voices("en"))
+            raise AudioError(
+                f"no voice is called {voice!r}", hint=f"voices that exist: {', '.join(shown)}"
+            )
+        identifier = self._voices.languages[languages[language.lower()]]
+        if not plus:
+            return identifier
+        if variant not in self.variants:
+            near = get_close_matches(variant, self.variants, n=3, cutoff=0.4)
+            shown = [f"{language}+{name}" for name in dict.fromkeys((*near, "f2", "f3", "m3"))]
+            raise AudioError(
+                f"no voice is called {voice!r}", hint=f"voices that exist: {', '.join(shown)}"
+            )
+        return f"{identifier}+{variant}"
+
+    def _ask(self, request: dict[str, Any]) -> bytes:
+        stdin = self._process.stdin
+        if stdin is None or stdin.closed:
+            raise AudioError("this synthesizer is closed already")
+        with self._lock:
+            try:
+                stdin.write(json.dumps(request).encode() + b"\n")
+                stdin.flush()
+            except BrokenPipeError as error:
+                raise _died() from error
+            return self._read_answer()
+
+    def _read_answer(self) -> bytes:
+        status, length = struct.unpack("<ii", self._read(8))
+        payload = self._read(length)
+        if status != 0:
+            raise AudioError(payload.decode("utf-8", "replace"))
+        return payload
+
+    def _read(self, length: int) -> bytes:
+        stdout = self._process.stdout
+        data = stdout.read(length) if stdout is not None else b""
+        if len(data) < length:
+            raise _died()
+        return data
+
+
+def _died() -> MachineError:
+    return MachineError(
+        "the process of espeak-ng ended unexpectedly",
+        hint="reinstall it with: pip install --force-reinstall espeakng-loader",
+    )
+
+
+def _installed() -> tuple[Path, Path]:
+    """Library and data folder of espeak-ng, from the package that carries them."""
+    try:
+        import espeakng_loader
+
+        library = Path(espeakng_loader.get_library_path())
+        data = Path(espeakng_loader.get_data_path())
+    except (ImportError, RuntimeError) as error:
+        raise MachineError(f"espeak-ng is not installed: {error}", hint=_INSTALL) from error
+    if not library.is_file():
+        raise MachineError("espeak-ng has no library for this system", where=library, hint=_INSTALL)
+    return library, data
+
+
+def _check_range(name: str, value: int, bounds: tuple[int, int]) -> None:
+    if not bounds[0] <= value <= bounds[1]:
+        raise AudioError(f"{name} is {value}: it must lie between {bounds[0]} and {bounds[1]}")

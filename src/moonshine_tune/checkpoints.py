@@ -1,0 +1,115 @@
+"""Loading and saving `save_pretrained` folders of both families as `SpeechModel`s."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+
+from moonshine_tune.errors import RequestError
+from moonshine_tune.families.interface import SpeechModel, TextTokenizer
+from moonshine_tune.families.streaming import StreamingSpeechModel
+from moonshine_tune.families.v1 import V1SpeechModel
+
+_FAMILIES: dict[str, tuple[str, Callable[[nn.Module, TextTokenizer], SpeechModel]]] = {
+    "moonshine": ("MoonshineForConditionalGeneration", V1SpeechModel),
+    "moonshine_streaming": ("MoonshineStreamingForConditionalGeneration", StreamingSpeechModel),
+}
+
+
+def is_checkpoint_folder(folder: Path) -> bool:
+    """Whether the folder looks like a `save_pretrained` folder."""
+    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+
+
+def model_type_of(folder: Path) -> str:
+    """The `model_type` of a checkpoint's config.
+
+    Raises:
+        RequestError: there is none, or it is not a Moonshine model.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise RequestError(
+            "not a checkpoint folder: config.json is missing",
+            where=folder,
+            hint="make one with: moonshine-tune models fetch tiny --out DIR",
+        )
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise RequestError(f"not JSON: {error.msg}", where=path, line=error.lineno) from error
+    kind = str(config.get("model_type"))
+    if kind not in _FAMILIES:
+        raise RequestError(f"model_type {kind!r} is not a Moonshine model", where=path)
+    return kind
+
+
+def load_checkpoint(
+    folder: Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    attention: str = "sdpa",
+) -> SpeechModel:
+    """Load a checkpoint in evaluation mode; every weight must be in its files.
+
+    Args:
+        folder: `config.json`, `*.safetensors` and `tokenizer.json`; nothing is unpickled.
+        attention: `sdpa` or `eager` (the safer choice on MPS).
+
+    Raises:
+        RequestError: not a Moonshine checkpoint, or tensors or the tokenizer are missing.
+    """
+    import transformers
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    class_name, family = _FAMILIES[model_type_of(folder)]
+    if not any(folder.glob("*.safetensors")):
+        raise RequestError("the checkpoint has no *.safetensors weights", where=folder)
+    model_class = getattr(transformers, class_name)
+    module, info = model_class.from_pretrained(
+        folder,
+        dtype=dtype,
+        attn_implementation=attention,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    missing = [name for name in info["missing_keys"] if name != "proj_out.weight"]
+    if missing or info["mismatched_keys"]:
+        raise RequestError(
+            f"{len(missing)} tensors are missing ({', '.join(sorted(missing)[:3])} …)",
+            where=folder,
+            hint="fetch the model again",
+        )
+    module.eval()
+    module.requires_grad_(False)
+    return family(module.to(device), load_tokenizer(folder))
+
+
+def load_tokenizer(folder: Path) -> TextTokenizer:
+    """The tokenizer of a checkpoint folder.
+
+    Raises:
+        RequestError: `tokenizer.json` is missing or cannot be read.
+    """
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise RequestError("the checkpoint has no tokenizer.json", where=folder)
+    try:
+        return TextTokenizer(Tokenizer.from_file(str(path)))
+    except Exception as error:  # tokenizers raises bare Exception
+        raise RequestError(f"not a tokenizer: {error}", where=path) from error
+
+
+def wrap_module(module: nn.Module, tokenizer: TextTokenizer) -> SpeechModel:
+    """A `SpeechModel` around a transformers module that is in memory already."""
+    kind = str(getattr(module.config, "model_type", None))
+    if kind not in _FAMILIES:
+        raise RequestError(f"model_type {kind!r} is not a Moonshine model")
+    return _FAMILIES[kind][1](module, tokenizer)

@@ -1,0 +1,91 @@
+"""`moonshine-tune models`: list, fetch and rebuild."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moonshine_tune.cli.console import JsonFlag, TerminalProgress, show, table
+
+app = typer.Typer(no_args_is_help=True, help="List, fetch and rebuild Moonshine models.")
+
+
+class _Source(StrEnum):
+    wheel = "wheel"
+    hub = "hub"
+    store = "store"
+
+
+@app.command("list", epilog="Example: moonshine-tune models list --json")
+def list_command(as_json: JsonFlag = False) -> None:
+    """Show every Moonshine model: family, language, size, what is on this disk, sources."""
+    from moonshine_tune.jobs.models import list_models
+
+    entries = list_models()
+    rows = [
+        [
+            entry.name,
+            entry.family,
+            entry.language,
+            f"{entry.parameters / 1e6:.1f} M",
+            entry.cached or "-",
+            ", ".join(entry.sources) or "-",
+        ]
+        for entry in entries
+    ]
+    headers = ["name", "family", "language", "parameters", "on disk", "sources"]
+    show(table(headers, rows), {"models": entries}, as_json=as_json)
+
+
+@app.command("fetch", epilog="Example: moonshine-tune models fetch tiny --source wheel")
+def fetch_command(
+    name: Annotated[str, typer.Argument(help="A name of the catalog, or a hub id.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Copy the checkpoint to this new folder.")
+    ] = None,
+    source: Annotated[
+        _Source | None, typer.Option(help="Try only this source, and not the cache.")
+    ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Use what is on this disk only.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Bring a model onto this disk from the first source that has it."""
+    from moonshine_tune.jobs.models import fetch_model
+
+    report = fetch_model(
+        name,
+        out=out,
+        source=source.value if source else None,
+        offline=offline,
+        progress=TerminalProgress(),
+    )
+    refused = [f"  not from the {a.source}: {a.reason}" for a in report.attempts if not a.served]
+    lines = [
+        f"{report.name} ({report.family}): {report.reason}",
+        *refused,
+        f"checkpoint  {report.checkpoint_dir}",
+        f"runtime     {report.runtime_dir or 'none'}",
+        f"revision    {report.revision}",
+        *([f"licence     {report.licence}"] if report.licence else []),
+    ]
+    show("\n".join(lines), report, as_json=as_json)
+
+
+@app.command("rebuild", epilog="Example: moonshine-tune models rebuild tiny-en --out tiny")
+def rebuild_command(
+    runtime_dir: Annotated[Path, typer.Argument(help="A v1 runtime folder (tiny or base).")],
+    out: Annotated[Path, typer.Option(help="The new checkpoint folder.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Turn the Moonshine runtime's 8-bit files into a trainable checkpoint with its tokenizer."""
+    from moonshine_tune.jobs.models import rebuild_model
+
+    result = rebuild_model(runtime_dir, out)
+    text = (
+        f"rebuilt {result.tensors} tensors, {result.parameters / 1e6:.1f} M parameters\n"
+        f"checkpoint  {result.checkpoint_dir}"
+    )
+    show(text, result, as_json=as_json)

@@ -1,0 +1,289 @@
+"""Settings: small, strict data. Default < preset < file < flag, each value with its source."""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from moonshine_tune.errors import ProblemsError, RequestError
+
+_PRESETS = "moonshine_tune.presets"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSettings(_Section):
+    """Manifests. Paths in a settings file are relative to that file."""
+
+    train: Annotated[Path | None, Field(description="Training manifest, with texts.")] = None
+    dev: Annotated[
+        Path | None,
+        Field(description="Development manifest; without one, speakers are held out of train."),
+    ] = None
+    dev_share: Annotated[
+        float, Field(gt=0, lt=0.5, description="Share of train held out where dev is missing.")
+    ] = 0.1
+    canary: Annotated[
+        Path | None,
+        Field(
+            description="General speech that must not get worse. Lines without text are "
+            "scored against what the base model hears."
+        ),
+    ] = None
+    replay: Annotated[
+        Path | None,
+        Field(description="General speech, no texts needed, on which the base model teaches."),
+    ] = None
+    normalizer: Annotated[
+        str | None, Field(description="Text normalizer of all scores; by language if missing.")
+    ] = None
+    max_clip_s: Annotated[float, Field(gt=0, description="Longer clips are left out.")] = 30.0
+
+
+class AdapterSettings(_Section):
+    """LoRA."""
+
+    rank: Annotated[int, Field(ge=1, le=256, description="Rank of the two matrices.")] = 8
+    alpha: Annotated[float, Field(gt=0, description="Effect is scaled by alpha ÷ rank.")] = 16.0
+    dropout: Annotated[float, Field(ge=0, lt=1, description="Dropout before A.")] = 0.0
+    sites: Annotated[
+        Literal["decoder", "decoder-attention", "attention", "encoder", "all"],
+        Field(description="Which linear layers get an adapter."),
+    ] = "decoder"
+
+
+class TrainSettings(_Section):
+    """The loop."""
+
+    steps: Annotated[int, Field(ge=1, description="Optimizer steps at most.")] = 200
+    batch_size: Annotated[int, Field(ge=1, description="Utterances in a micro-batch.")] = 8
+    accumulation: Annotated[int, Field(ge=1, description="Micro-batches in a step.")] = 1
+    learning_rate: Annotated[float, Field(gt=0, description="Peak rate of decoder sites.")] = 5e-4
+    encoder_learning_rate: Annotated[
+        float, Field(gt=0, description="Peak rate of encoder sites; 1e-3 goes to NaN on medium.")
+    ] = 1e-4
+    warmup_share: Annotated[float, Field(ge=0, lt=1, description="Share of steps to warm up.")] = (
+        0.1
+    )
+    final_rate_share: Annotated[
+        float, Field(ge=0, le=1, description="Rate at the end as a share of the peak.")
+    ] = 0.05
+    weight_decay: Annotated[float, Field(ge=0, description="AdamW's weight decay.")] = 0.0
+    clip_norm: Annotated[float, Field(gt=0, description="Gradient norm is clipped to this.")] = 1.0
+    max_skipped_steps: Annotated[
+        int, Field(ge=1, description="Non-finite steps in a row that end the run.")
+    ] = 10
+    seed: Annotated[int, Field(ge=0, description="Seed of order, adapter and dropout.")] = 0
+
+
+class RetainSettings(_Section):
+    """What keeps general speech: the frozen base teaches on replay audio."""
+
+    weight: Annotated[
+        float, Field(ge=0, description="Weight of the KL to the base model on replay audio.")
+    ] = 1.0
+    clips_per_step: Annotated[int, Field(ge=1, description="Replay clips in a step.")] = 4
+    strengths: Annotated[
+        tuple[float, ...],
+        Field(description="Adapter strengths tried at the end on dev and canary."),
+    ] = (1.0, 0.8, 0.6)
+
+
+class SelectSettings(_Section):
+    """Which adapter is the best, and when to stop."""
+
+    every_steps: Annotated[int, Field(ge=1, description="Steps between dev scores.")] = 25
+    patience: Annotated[
+        int, Field(ge=1, description="Dev scores without a new best that end the run.")
+    ] = 6
+    max_dev_utterances: Annotated[
+        int, Field(ge=1, description="Dev utterances scored during the run.")
+    ] = 200
+    canary_bound: Annotated[
+        float, Field(ge=0, description="Points of WER that the canary may lose.")
+    ] = 2.0
+
+
+class DeviceSettings(_Section):
+    """Where and in which numbers it runs."""
+
+    name: Annotated[str, Field(description="auto, cpu, mps, cuda or cuda:N.")] = "auto"
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16"], Field(description="Number format of the loop.")
+    ] = "auto"
+    state_cache_mb: Annotated[
+        int,
+        Field(ge=0, description="Memory for stored encoder states of a frozen encoder; 0 = none."),
+    ] = 1500
+
+
+class RunSettings(_Section):
+    """All settings of `train`."""
+
+    model: Annotated[str, Field(description="Catalog name, hub id or folder.")] = "tiny"
+    data: DataSettings = DataSettings()
+    adapter: AdapterSettings = AdapterSettings()
+    train: TrainSettings = TrainSettings()
+    retain: RetainSettings = RetainSettings()
+    select: SelectSettings = SelectSettings()
+    device: DeviceSettings = DeviceSettings()
+
+    @model_validator(mode="after")
+    def _strengths_in_range(self) -> "RunSettings":
+        if any(not 0 < strength <= 1 for strength in self.retain.strengths):
+            raise ValueError("retain.strengths must lie in (0, 1]")
+        return self
+
+
+@dataclass(frozen=True)
+class ResolvedSettings:
+    """Settings with, for each key that is not at its default, where its value came from."""
+
+    settings: RunSettings
+    sources: dict[str, str]
+
+
+def preset_names() -> tuple[str, ...]:
+    """Names of the presets that ship with the package."""
+    files = resources.files(_PRESETS).iterdir()
+    return tuple(sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml")))
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """The content of a shipped preset.
+
+    Raises:
+        RequestError: there is none of that name.
+    """
+    if name not in preset_names():
+        raise RequestError(
+            f"no preset is called {name!r}{_nearest(name, preset_names())}",
+            hint=f"one of: {', '.join(preset_names())}",
+        )
+    text = (resources.files(_PRESETS) / f"{name}.yaml").read_text(encoding="utf-8")
+    return dict(yaml.safe_load(text) or {})
+
+
+def read_settings_file(path: Path) -> dict[str, Any]:
+    """A YAML settings file; manifest paths in it are made absolute.
+
+    Raises:
+        RequestError: it is missing or not a YAML mapping.
+    """
+    if not path.is_file():
+        raise RequestError("no such settings file", where=path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise RequestError(
+            f"not YAML: {getattr(error, 'problem', error)}",
+            where=path,
+            line=mark.line + 1 if mark else None,
+        ) from error
+    if not isinstance(content, dict):
+        raise RequestError("settings must be a YAML mapping", where=path)
+    data = content.get("data")
+    if isinstance(data, dict):
+        for key in ("train", "dev", "canary", "replay"):
+            if isinstance(data.get(key), str):
+                data[key] = str((path.parent / data[key]).absolute())
+    return content
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """`--set train.learning_rate=3e-4` as a nested mapping; values are YAML.
+
+    Raises:
+        RequestError: an assignment without `=`.
+    """
+    result: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise RequestError(
+                f"--set {assignment!r} has no '='", hint="write: --set train.learning_rate=3e-4"
+            )
+        value = yaml.safe_load(text)
+        if isinstance(value, str):
+            # YAML 1.1 reads 3e-4 as text; people mean a number.
+            try:
+                value = float(value)
+            except ValueError:
+                pass
+        place = result
+        *parents, last = key.strip().split(".")
+        for parent in parents:
+            inner = place.setdefault(parent, {})
+            if not isinstance(inner, dict):
+                raise RequestError(f"--set {key}: {parent!r} is set to a value already")
+            place = inner
+        place[last] = value
+    return result
+
+
+def resolve_settings(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> ResolvedSettings:
+    """Lay settings over each other, later ones win; all problems are reported at once.
+
+    Args:
+        layers: (source, nested mapping), weakest first, such as ("preset tiny", {...}).
+
+    Raises:
+        ProblemsError: unknown keys (with the nearest name) or values out of range.
+    """
+    merged: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    problems: list[str] = []
+    known = {key for key, _ in _leaves(RunSettings().model_dump())}
+    for source, content in layers:
+        for key, value in _leaves(content):
+            if key not in known:
+                problems.append(f"{source}: no setting is called {key!r}{_nearest(key, known)}")
+                continue
+            sources[key] = source
+            place = merged
+            *parents, last = key.split(".")
+            for parent in parents:
+                place = place.setdefault(parent, {})
+            place[last] = value
+    try:
+        settings = RunSettings.model_validate(merged)
+    except ValidationError as error:
+        for item in error.errors():
+            key = ".".join(str(part) for part in item["loc"])
+            where = sources.get(key, "settings")
+            problems.append(f"{where}: {key} = {item['input']!r}: {item['msg']}")
+        settings = RunSettings()
+    if problems:
+        raise ProblemsError(
+            f"{len(problems)} settings are wrong",
+            problems,
+            hint="all settings and their meaning: docs/settings.md",
+        )
+    return ResolvedSettings(settings, sources)
+
+
+def _leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _nearest(name: str, known: Sequence[str] | set[str]) -> str:
+    candidates = sorted(known)
+    found = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
+    if not found:
+        last = name.rpartition(".")[2]
+        by_last = {key.rpartition(".")[2]: key for key in candidates}
+        close = difflib.get_close_matches(last, list(by_last), n=1, cutoff=0.6)
+        found = [by_last[close[0]]] if close else []
+    return f"; did you mean {found[0]!r}?" if found else ""

@@ -1,0 +1,169 @@
+"""The one interface to both Moonshine families.
+
+Everything above works on a `SpeechModel`; only the modules of this package know transformers'
+class names. Shapes: B clips, S samples, T encoder frames, W encoder width, L tokens, V vocabulary.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+BOS_ID, EOS_ID = 1, 2
+
+
+@dataclass(frozen=True)
+class EncoderStates:
+    """Encoder output of a batch.
+
+    Attributes:
+        values: [B, T, W]; frames past a clip's own length hold no meaning.
+        lengths: frames of each clip, [B] on the CPU.
+    """
+
+    values: Tensor
+    lengths: tuple[int, ...]
+
+    def mask(self) -> Tensor | None:
+        """[B, T], true where a frame belongs to its clip; None where all clips fill the batch."""
+        return length_mask(self.lengths, self.values.shape[1], self.values.device)
+
+    def select(self, rows: Sequence[int]) -> "EncoderStates":
+        """The states of some clips, cut to the longest of them."""
+        lengths = tuple(self.lengths[row] for row in rows)
+        index = torch.tensor(rows, device=self.values.device)
+        return EncoderStates(self.values[index, : max(lengths)], lengths)
+
+
+class TextTokenizer:
+    """Text to token ids and back, without the special tokens."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.raw = tokenizer
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of ids."""
+        return int(self.raw.get_vocab_size())
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, with neither start nor end."""
+        ids: list[int] = self.raw.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids; special tokens are left out."""
+        text: str = self.raw.decode(list(ids), skip_special_tokens=True)
+        return text.strip()
+
+
+class SpeechModel(ABC):
+    """A Moonshine model of either family with its tokenizer."""
+
+    family: str
+
+    def __init__(self, module: nn.Module, tokenizer: TextTokenizer) -> None:
+        self.module: Any = module
+        self.tokenizer = tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = self.decoder.norm.weight.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the encoder's weights."""
+        dtype: torch.dtype = self.encoder.layers[0].self_attn.q_proj.weight.dtype
+        return dtype
+
+    @property
+    def encoder(self) -> Any:
+        """The encoder module."""
+        return self.module.model.encoder
+
+    @property
+    def decoder(self) -> Any:
+        """The decoder module."""
+        return self.module.model.decoder
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of token ids."""
+        return int(self.decoder.embed_tokens.num_embeddings)
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest token sequence that the decoder has positions for."""
+        return int(self.module.config.max_position_embeddings)
+
+    @property
+    @abstractmethod
+    def min_samples(self) -> int:
+        """Fewest samples that give one encoder frame."""
+
+    @property
+    @abstractmethod
+    def samples_per_frame(self) -> int:
+        """Samples between encoder frames."""
+
+    @abstractmethod
+    def frame_count(self, num_samples: int) -> int:
+        """Encoder frames of a clip that is encoded alone."""
+
+    @abstractmethod
+    def encode(self, audio: Tensor, num_samples: Sequence[int]) -> EncoderStates:
+        """Encode a zero-padded batch [B, S]; what a clip gives does not depend on the others."""
+
+    @abstractmethod
+    def attended_states(self, states: EncoderStates) -> Tensor:
+        """What the decoder's cross-attention reads, [B, T, decoder width]."""
+
+    @abstractmethod
+    def rotate(
+        self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Apply the family's rotary position embedding to [B, heads, L, head width]."""
+
+    def decoder_hidden(self, states: EncoderStates, input_ids: Tensor) -> Tensor:
+        """Final hidden states of the decoder for `input_ids` [B, L] → [B, L, decoder width].
+
+        Rows may be padded at the right: the decoder looks back only.
+        """
+        output = self.decoder(
+            input_ids=input_ids,
+            # The streaming decoder adds its positions to the states in place: hand it a copy.
+            encoder_hidden_states=states.values.clone(),
+            encoder_attention_mask=states.mask(),
+            use_cache=False,
+        )
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """Logits over the vocabulary."""
+        logits: Tensor = self.module.proj_out(hidden)
+        return logits
+
+    def decoder_logits(self, states: EncoderStates, input_ids: Tensor) -> Tensor:
+        """Logits [B, L, V] of the next token at each place."""
+        return self.project(self.decoder_hidden(states, input_ids))
+
+
+def length_mask(lengths: Sequence[int], width: int, device: torch.device) -> Tensor | None:
+    """[B, width], true before each length; None where nothing is padded."""
+    if all(length == width for length in lengths):
+        return None
+    ends = torch.tensor(lengths, device=device)
+    return torch.arange(width, device=device)[None, :] < ends[:, None]
+
+
+def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where attention is allowed, the lowest number elsewhere; for eager and fused attention."""
+    zero = torch.zeros((), dtype=dtype, device=allowed.device)
+    return torch.where(allowed, zero, torch.finfo(dtype).min)

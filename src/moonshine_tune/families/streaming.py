@@ -1,0 +1,104 @@
+"""Moonshine streaming (tiny, small, medium): causal front end, sliding windows, untied head."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers.models.moonshine_streaming.modeling_moonshine_streaming import (
+    apply_rotary_pos_emb,
+)
+
+from moonshine_tune.families.interface import (
+    EncoderStates,
+    SpeechModel,
+    additive_mask,
+    length_mask,
+)
+
+
+class StreamingSpeechModel(SpeechModel):
+    """Runs the streaming encoder with each clip's exact frame count.
+
+    The published module widens its padding mask in each of the two strided convolutions, so that a
+    padded clip attends to up to two frames that it does not have when alone. The convolutions
+    are causal: no frame of a clip ever reads its padding. So the front end runs without a
+    mask here, and attention gets the exact counts.
+    """
+
+    family = "streaming"
+
+    @property
+    def _frame_samples(self) -> int:
+        return int(self.encoder.embedder.frame_len)
+
+    @property
+    def min_samples(self) -> int:
+        """Fewest samples that give one encoder frame."""
+        return self._frame_samples
+
+    @property
+    def samples_per_frame(self) -> int:
+        """Samples between encoder frames."""
+        return self._frame_samples * 4
+
+    def frame_count(self, num_samples: int) -> int:
+        """Encoder frames of a clip that is encoded alone."""
+        frames = num_samples // self._frame_samples
+        for _ in range(2):
+            frames = (frames + 1) // 2
+        return frames
+
+    def encode(self, audio: Tensor, num_samples: Sequence[int]) -> EncoderStates:
+        """Encode [B, S] → states at 50 frames a second; a rest shorter than 5 ms is left out."""
+        encoder, embedder = self.encoder, self.encoder.embedder
+        usable = audio.shape[1] // self._frame_samples * self._frame_samples
+        frames = audio[:, :usable].to(self.dtype).reshape(len(audio), -1, self._frame_samples)
+        features = F.silu(embedder.linear(embedder.comp(embedder.cmvn(frames)))).transpose(1, 2)
+        features = F.silu(embedder.conv1(features)[0])
+        hidden = embedder.conv2(features)[0].transpose(1, 2)
+        lengths = tuple(self.frame_count(count) for count in num_samples)
+        masks = self._window_masks(lengths, hidden)
+        for index, layer in enumerate(encoder.layers):
+            hidden = layer(hidden, attention_mask=masks[self._window(index)])
+        return EncoderStates(encoder.final_norm(hidden), lengths)
+
+    def _window(self, layer: int) -> tuple[int, int]:
+        left, right = self.encoder.config.sliding_windows[layer]
+        return int(left), int(right)
+
+    def _window_masks(
+        self, lengths: Sequence[int], hidden: Tensor
+    ) -> dict[tuple[int, int], Tensor]:
+        """One additive mask for each distinct window, [B or 1, 1, T, T]."""
+        places = torch.arange(hidden.shape[1], device=hidden.device)
+        distance = places[:, None] - places[None, :]
+        own = length_mask(lengths, hidden.shape[1], hidden.device)
+        masks = {}
+        for window in {self._window(i) for i in range(len(self.encoder.layers))}:
+            left, right = window
+            # transformers' rule: both bounds are strict.
+            allowed = ((distance >= 0) & (distance < left)) | (
+                (distance < 0) & (-distance < right)
+            )
+            allowed = allowed[None, None]
+            if own is not None:
+                # A padded frame may look at itself, so that no row is fully masked.
+                itself = torch.eye(hidden.shape[1], dtype=torch.bool, device=hidden.device)
+                allowed = (allowed & own[:, None, None, :]) | itself[None, None]
+            masks[window] = additive_mask(allowed, hidden.dtype)
+        return masks
+
+    def attended_states(self, states: EncoderStates) -> Tensor:
+        """States with the decoder's positions added, projected to its width."""
+        decoder = self.decoder
+        places = torch.arange(states.values.shape[1], device=states.values.device)
+        projected: Tensor = decoder.proj(states.values + decoder.pos_emb(places))
+        return projected
+
+    def rotate(
+        self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Rotary positions of the streaming decoder."""
+        rotated: tuple[Tensor, Tensor] = apply_rotary_pos_emb(query, key, cos, sin)
+        return rotated

@@ -1,0 +1,102 @@
+"""Moonshine v1 (tiny, base): encoder over the whole clip, rotary positions, tied head."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.models.moonshine.modeling_moonshine import apply_rotary_pos_emb
+
+from moonshine_tune.families.interface import (
+    EncoderStates,
+    SpeechModel,
+    additive_mask,
+    length_mask,
+)
+
+_KERNELS = ((127, 64), (7, 3), (3, 2))
+
+
+class V1SpeechModel(SpeechModel):
+    """Runs the v1 encoder with the statistics of each clip's own frames.
+
+    The published module normalizes its first features over the padded clip, which moves the states
+    of a short clip by 16 % when it is batched with a long one. The runtime never pads, so the
+    statistics are taken over each clip's own frames here.
+    """
+
+    family = "v1"
+
+    @property
+    def min_samples(self) -> int:
+        """Fewest samples that give one encoder frame."""
+        needed = 1
+        for kernel, stride in reversed(_KERNELS):
+            needed = (needed - 1) * stride + kernel
+        return needed
+
+    @property
+    def samples_per_frame(self) -> int:
+        """Samples between encoder frames."""
+        return 64 * 3 * 2
+
+    def frame_count(self, num_samples: int) -> int:
+        """Encoder frames of a clip that is encoded alone."""
+        return _after(num_samples, len(_KERNELS))
+
+    def encode(self, audio: Tensor, num_samples: Sequence[int]) -> EncoderStates:
+        """Encode [B, S] → states at 41.7 frames a second."""
+        encoder = self.encoder
+        features = torch.tanh(encoder.conv1(audio.to(self.dtype)[:, None]))
+        own = [_after(count, 1) for count in num_samples]
+        features = _group_norm(features, own, encoder.groupnorm)
+        features = F.gelu(encoder.conv2(features))
+        hidden = F.gelu(encoder.conv3(features)).transpose(1, 2)
+        lengths = tuple(self.frame_count(count) for count in num_samples)
+        mask = length_mask(lengths, hidden.shape[1], hidden.device)
+        attention_mask = None if mask is None else additive_mask(mask, hidden.dtype)[:, None, None]
+        positions = torch.arange(hidden.shape[1], device=hidden.device)[None]
+        rotary = encoder.rotary_emb(hidden, position_ids=positions)
+        for layer in encoder.layers:
+            hidden = layer(
+                hidden,
+                attention_mask=attention_mask,
+                position_ids=positions,
+                position_embeddings=rotary,
+            )
+        return EncoderStates(encoder.layer_norm(hidden), lengths)
+
+    def attended_states(self, states: EncoderStates) -> Tensor:
+        """The encoder states as they are."""
+        return states.values
+
+    def rotate(
+        self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Rotary positions on interleaved pairs of the first 32 dimensions of a head."""
+        rotated: tuple[Tensor, Tensor] = apply_rotary_pos_emb(query, key, cos, sin)
+        return rotated
+
+
+def _after(num_samples: int, num_convolutions: int) -> int:
+    length = num_samples
+    for kernel, stride in _KERNELS[:num_convolutions]:
+        length = max((length - kernel) // stride + 1, 0)
+    return length
+
+
+def _group_norm(features: Tensor, own: Sequence[int], norm: nn.GroupNorm) -> Tensor:
+    """Group norm of one group over [B, C, N], statistics over the first `own[i]` frames only."""
+    mask = length_mask(own, features.shape[2], features.device)
+    if mask is None:
+        normed: Tensor = norm(features)
+        return normed
+    weights = mask[:, None, :].to(features.dtype)
+    # Statistics in 32 bits: the sum runs over a million numbers.
+    values, weights32 = features.float(), weights.float()
+    count = weights32.sum(dim=(1, 2), keepdim=True) * features.shape[1]
+    mean = (values * weights32).sum(dim=(1, 2), keepdim=True) / count
+    variance = (((values - mean) * weights32) ** 2).sum(dim=(1, 2), keepdim=True) / count
+    scaled = ((values - mean) * torch.rsqrt(variance + norm.eps)).to(features.dtype)
+    # What lies past the clip is zeroed, so that padding never grows large.
+    return (scaled * norm.weight[:, None] + norm.bias[:, None]) * weights

@@ -1,0 +1,16 @@
+"""Everyday English sentences, written for this package: general speech to set beside a domain.
+
+A model that is trained on one domain alone forgets how everybody else talks and writes. These
+sentences carry what a domain may lack: names, questions, all tenses, numbers as figures.
+"""
+
+from functools import cache
+from importlib import resources
+
+
+@cache
+def general_sentences() -> tuple[str, ...]:
+    """About 120 distinct sentences of 6 to 25 words, cased and punctuated."""
+    source = resources.files("moonshine_tune") / "sentences" / "general_en.txt"
+    lines = source.read_text(encoding="utf-8").splitlines()
+    return tuple(line.strip() for line in lines if line.strip())

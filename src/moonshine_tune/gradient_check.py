@@ -1,0 +1,186 @@
+"""One forward and backward of a Moonshine on a device, compared with a trusted reference.
+
+Accelerators have computed silently wrong gradients before (activations on slices, attention with
+masks), and a training run only shows that as a model that does not learn. The reference is the
+CPU in 32 bits; for the CPU itself it is the CPU in 64 bits.
+"""
+
+import re
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from tokenizers import Tokenizer, models
+from torch import Tensor
+
+from moonshine_tune.checkpoints import wrap_module
+from moonshine_tune.families.interface import SpeechModel, TextTokenizer
+from moonshine_tune.loss import cross_entropy_sum, target_batch
+
+# Float rounding over a dozen layers gives about 1e-6 in the loss and 1e-5 in the gradients; the
+# faults that were reported gave 1e-1 and more. The bounds lie well apart from both.
+LOSS_BOUND = 1e-3
+GRADIENT_BOUND = 1e-2
+
+_SAMPLE_RATE_HZ = 16_000
+# Two clips of unlike length, so that the masks are at work too.
+_CLIP_SECONDS = (1.6, 1.1)
+_TOKENS_PER_CLIP = (12, 7)
+_FALLBACK = re.compile(r"'?(aten::[\w.]+)'?.*(?:fall back|falling back) to run on the CPU", re.S)
+# A tensor whose gradient is this much smaller than all together holds rounding noise only.
+_NEGLIGIBLE = 1e-3
+
+LoadModel = Callable[[torch.device, torch.dtype], SpeechModel]
+
+
+@dataclass(frozen=True)
+class GradientComparison:
+    """Loss and gradients of a device against the reference.
+
+    `loss_difference` and `gradient_difference` are relative; `worst_difference` is that of the
+    single tensor named `worst_tensor`. `fallback_operators` ran on the CPU for lack of an MPS one.
+    """
+
+    device: str
+    reference: str
+    loss: float
+    reference_loss: float
+    loss_difference: float
+    gradient_difference: float
+    worst_tensor: str
+    worst_difference: float
+    fallback_operators: tuple[str, ...]
+    seconds: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether every difference is finite and within its bound."""
+        return (
+            self.loss_difference <= LOSS_BOUND
+            and self.gradient_difference <= GRADIENT_BOUND
+            and self.worst_difference <= GRADIENT_BOUND
+        )
+
+
+def compare_with_cpu(load: LoadModel, device: torch.device) -> GradientComparison:
+    """Run the same two clips on `device` and on the reference; nothing is trained or written.
+
+    Args:
+        load: gives a fresh model on a device in a number format, the same weights each time.
+    """
+    on_cpu = device.type == "cpu"
+    reference_dtype = torch.float64 if on_cpu else torch.float32
+    reference_loss, reference = _loss_and_gradients(load(torch.device("cpu"), reference_dtype))
+    # One model at a time in memory: the reference's weights are gone before the next is loaded.
+    begun = time.monotonic()
+    fallbacks, (loss, gradients) = _recording_fallbacks(
+        lambda: _loss_and_gradients(load(device, torch.float32))
+    )
+    seconds = time.monotonic() - begun
+    overall = _norm(torch.stack([gradient.norm() for gradient in reference.values()]))
+    difference = {name: float((gradients[name] - reference[name]).norm()) for name in reference}
+    relative = {
+        name: difference[name] / max(float(reference[name].norm()), _NEGLIGIBLE * overall)
+        for name in reference
+    }
+    # NaN compares as neither larger nor smaller: it must come out as the worst.
+    worst = max(relative, key=lambda name: _nan_as_infinite(relative[name]))
+    total = _norm(torch.tensor(list(difference.values()), dtype=torch.float64))
+    return GradientComparison(
+        device=str(device),
+        reference=f"cpu {str(reference_dtype).removeprefix('torch.')}",
+        loss=loss,
+        reference_loss=reference_loss,
+        loss_difference=abs(loss - reference_loss) / max(abs(reference_loss), 1e-9),
+        gradient_difference=total / max(overall, 1e-30),
+        worst_tensor=worst,
+        worst_difference=relative[worst],
+        fallback_operators=fallbacks,
+        seconds=seconds,
+    )
+
+
+def random_model(device: torch.device, dtype: torch.dtype) -> SpeechModel:
+    """A model of tiny's shape with seeded random weights: for machines that have no real one."""
+    from transformers import AutoConfig, AutoModelForSpeechSeq2Seq
+
+    config = AutoConfig.for_model(
+        "moonshine",
+        hidden_size=288, intermediate_size=1152,
+        encoder_num_hidden_layers=6, decoder_num_hidden_layers=6,
+        encoder_num_attention_heads=8, decoder_num_attention_heads=8,
+        encoder_num_key_value_heads=8, decoder_num_key_value_heads=8,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        attention = "eager" if device.type == "mps" else "sdpa"
+        module = AutoModelForSpeechSeq2Seq.from_config(config, attn_implementation=attention)
+    module = module.eval().to(device=device, dtype=dtype)
+    return wrap_module(module, TextTokenizer(Tokenizer(models.BPE())))
+
+
+def _loss_and_gradients(model: SpeechModel) -> tuple[float, dict[str, Tensor]]:
+    """Mean loss and every parameter's gradient, in 64 bits on the CPU."""
+    model.module.requires_grad_(True)
+    parameters = dict(model.module.named_parameters())
+    audio, lengths = _clips()
+    batch = target_batch(_texts(model.vocabulary_size), model.device)
+    # The format first, then the device: MPS has no 64 bits.
+    states = model.encode(audio.to(model.dtype).to(model.device), lengths)
+    logits = model.decoder_logits(states, batch.input_ids)
+    loss = cross_entropy_sum(logits, batch.targets) / batch.num_targets
+    found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    gradients = {
+        name: gradient.detach().to("cpu").double()
+        for name, gradient in zip(parameters, found, strict=True)
+        if gradient is not None
+    }
+    return float(loss.detach()), gradients
+
+
+def _clips() -> tuple[Tensor, list[int]]:
+    """[2, S] seeded noise under a slow envelope, zero-padded, and each clip's own samples."""
+    lengths = [int(seconds * _SAMPLE_RATE_HZ) // 80 * 80 for seconds in _CLIP_SECONDS]
+    generator = torch.Generator().manual_seed(7)
+    audio = torch.zeros(len(lengths), max(lengths), dtype=torch.float64)
+    for row, length in enumerate(lengths):
+        noise = torch.randn(length, generator=generator, dtype=torch.float64)
+        envelope = torch.sin(torch.linspace(0, 9, length, dtype=torch.float64)).abs()
+        audio[row, :length] = 0.1 * noise * envelope
+    return audio, lengths
+
+
+def _texts(vocabulary_size: int) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(11)
+    top = min(vocabulary_size, 30_000)
+    return [
+        torch.randint(300, top, (count,), generator=generator).tolist()
+        for count in _TOKENS_PER_CLIP
+    ]
+
+
+def _recording_fallbacks(
+    work: Callable[[], tuple[float, dict[str, Tensor]]],
+) -> tuple[tuple[str, ...], tuple[float, dict[str, Tensor]]]:
+    """The operators that `work` had to run on the CPU (torch warns of each), and its result."""
+    # torch warns of the first fallback only, unless told to warn always.
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            result = work()
+    finally:
+        torch.set_warn_always(before)
+    found = (_FALLBACK.search(str(warning.message)) for warning in caught)
+    return tuple(sorted({match.group(1) for match in found if match})), result
+
+
+def _norm(values: Tensor) -> float:
+    return float(values.double().norm())
+
+
+def _nan_as_infinite(value: float) -> float:
+    return value if value == value else float("inf")

@@ -1,0 +1,121 @@
+"""Checkpoints from the model hub: reachable or not is known within seconds, only once."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from moonshine_tune.errors import SourceUnreachableError
+from moonshine_tune.network import growth_shown, why_unreachable
+from moonshine_tune.progress import Progress
+
+# Weights as safetensors only: nothing that would have to be unpickled is ever downloaded.
+PATTERNS = (
+    "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "preprocessor_config.json", "processor_config.json",
+)  # fmt: skip
+_TRUE = ("1", "true", "yes", "on")
+
+
+@dataclass(frozen=True)
+class HubCheckpoint:
+    """A downloaded checkpoint: its folder, the id that had it, the commit it is of."""
+
+    folder: Path
+    repo: str
+    revision: str
+
+
+def offline_by_environment() -> str | None:
+    """The variable that forbids the hub, where one is set."""
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        if os.environ.get(name, "").strip().lower() in _TRUE:
+            return f"{name}={os.environ[name]}"
+    return None
+
+
+def fetch_from_hub(hub_ids: tuple[str, ...], *, offline: bool, progress: Progress) -> HubCheckpoint:
+    """The first of `hub_ids` that exists, from the hub's local cache or downloaded.
+
+    Raises:
+        SourceUnreachableError: none can be had; says why for each id.
+    """
+    if not hub_ids:
+        raise SourceUnreachableError("the hub does not carry this model")
+    for repo in hub_ids:
+        folder = _local_snapshot(repo)
+        if folder is not None:
+            return HubCheckpoint(folder, repo, folder.name)
+    forbidden = "--offline" if offline else offline_by_environment()
+    if forbidden:
+        raise SourceUnreachableError(
+            f"not in the hub's local cache, and the network is not to be used ({forbidden})"
+        )
+    endpoint = hub_endpoint()
+    unreachable = why_unreachable(endpoint)
+    if unreachable:
+        raise SourceUnreachableError(unreachable, hint="check the network, or use --source wheel")
+    refused = []
+    for repo in hub_ids:
+        try:
+            return _download(repo, progress)
+        except Exception as error:
+            refused.append(f"{repo}: {_short(error)}")
+    raise SourceUnreachableError("; ".join(refused))
+
+
+def hub_endpoint() -> str:
+    """The hub's address, as its own library sees it (HF_ENDPOINT is respected)."""
+    from huggingface_hub import constants
+
+    return str(constants.ENDPOINT)
+
+
+def cached_on_hub_disk(hub_ids: tuple[str, ...]) -> bool:
+    """Whether the hub's local cache holds one of these checkpoints; no network is used."""
+    return any(_local_snapshot(repo) is not None for repo in hub_ids)
+
+
+def _local_snapshot(repo: str) -> Path | None:
+    import huggingface_hub
+
+    try:
+        found = huggingface_hub.snapshot_download(
+            repo, allow_patterns=list(PATTERNS), local_files_only=True
+        )
+    except Exception:
+        # The library's classes for "not there" differ between its versions; a cache that cannot
+        # be read is the same to us as none.
+        return None
+    folder = Path(found)
+    # An interrupted download leaves a snapshot folder without its weights.
+    weights = list(folder.glob("*.safetensors"))
+    return folder if (folder / "config.json").is_file() and weights else None
+
+
+def _download(repo: str, progress: Progress) -> HubCheckpoint:
+    import huggingface_hub
+
+    info = huggingface_hub.HfApi().model_info(repo, files_metadata=True, timeout=10)
+    wanted = huggingface_hub.utils.filter_repo_objects(
+        info.siblings or [], allow_patterns=list(PATTERNS), key=lambda item: item.rfilename
+    )
+    total_mb = sum(item.size or 0 for item in wanted) // 1_000_000
+    progress.say(f"downloading {repo} ({total_mb} MB) from the hub")
+    cache = Path(huggingface_hub.constants.HF_HUB_CACHE)
+    with growth_shown(
+        cache / f"models--{repo.replace('/', '--')}", f"download {repo}", total_mb, progress
+    ):
+        found = huggingface_hub.snapshot_download(
+            repo, revision=info.sha, allow_patterns=list(PATTERNS)
+        )
+    folder = Path(found)
+    if not list(folder.glob("*.safetensors")):
+        raise SourceUnreachableError("holds no safetensors weights")
+    return HubCheckpoint(folder, repo, info.sha or folder.name)
+
+
+def _short(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    text = lines[0] if lines else ""
+    return f"{type(error).__name__}: {text[:160]}" if text else type(error).__name__

@@ -1,0 +1,90 @@
+"""The utterances of a manifest that a model can use, with their lengths, tokens and samples."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from moonshine_tune.audio.decode import audio_info, load_utterance
+from moonshine_tune.decode import Samples
+from moonshine_tune.errors import AudioError, RequestError
+from moonshine_tune.families.interface import SpeechModel
+from moonshine_tune.manifest import Utterance
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Usable utterances; `remarks` count what was left out and why.
+
+    Attributes:
+        seconds: length of each utterance.
+        tokens: token ids of each text; empty lists where there is no text.
+    """
+
+    utterances: tuple[Utterance, ...]
+    seconds: tuple[float, ...]
+    tokens: tuple[tuple[int, ...], ...]
+    remarks: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def load(self, index: int) -> Samples:
+        """Samples of one utterance, mono 16 kHz."""
+        return load_utterance(self.utterances[index])
+
+
+def utterance_seconds(utterance: Utterance) -> float:
+    """Length of an utterance: the manifest's word for it, else the file's header."""
+    if utterance.end is not None:
+        return utterance.end - (utterance.start or 0.0)
+    if utterance.duration is not None:
+        return utterance.duration
+    return audio_info(utterance.audio).seconds - (utterance.start or 0.0)
+
+
+def build_corpus(
+    utterances: Sequence[Utterance],
+    model: SpeechModel,
+    *,
+    name: str,
+    max_clip_s: float,
+    needs_text: bool,
+) -> Corpus:
+    """Keep what can be used; what is left out is counted with its reason.
+
+    Raises:
+        RequestError: nothing is left.
+    """
+    kept: list[Utterance] = []
+    seconds: list[float] = []
+    tokens: list[tuple[int, ...]] = []
+    dropped: dict[str, int] = {}
+
+    def drop(reason: str) -> None:
+        dropped[reason] = dropped.get(reason, 0) + 1
+
+    for utterance in utterances:
+        try:
+            length = utterance_seconds(utterance)
+        except AudioError:
+            drop("unreadable")
+            continue
+        ids = tuple(model.tokenizer.encode(utterance.text or ""))
+        if length <= 0:
+            drop("empty audio")
+        elif length > max_clip_s:
+            drop(f"longer than {max_clip_s:g} s")
+        elif needs_text and not ids:
+            drop("empty text")
+        elif len(ids) + 2 > model.max_tokens:
+            drop("text longer than the model's positions")
+        else:
+            kept.append(replace(utterance, duration=length))
+            seconds.append(length)
+            tokens.append(ids)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+    remark = f"{name}: kept {len(kept)} of {len(utterances)}" + (f": {reasons}" if reasons else "")
+    if not kept:
+        raise RequestError(
+            f"nothing is left to use. {remark}", hint="look closer with: moonshine-tune data check"
+        )
+    return Corpus(tuple(kept), tuple(seconds), tuple(tokens), (remark,))

@@ -1,0 +1,437 @@
+"""LoRA training of a Moonshine model: one loop in plain sight.
+
+Forward, backward, clip, step, log, evaluate, save, stop, in that order, in `_loop`.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moonshine_tune.adapter import (
+    adapter_disabled,
+    adapter_parameters,
+    adapter_state,
+    adapter_strength,
+    load_adapter_state,
+    save_adapter,
+)
+from moonshine_tune.config import ResolvedSettings, RunSettings
+from moonshine_tune.device import MemoryReading, memory_mb
+from moonshine_tune.errors import MachineError, RequestError
+from moonshine_tune.files import complete_folder, write_json_atomic
+from moonshine_tune.holdout import Holdout
+from moonshine_tune.jobs.interrupt import StopRequest
+from moonshine_tune.jobs.model_opening import OpenedModel, open_model
+from moonshine_tune.jobs.train_setup import TrainingSetup, prepare_training
+from moonshine_tune.loss import cross_entropy_sum, target_batch
+from moonshine_tune.progress import Progress
+from moonshine_tune.runs import RunFolder
+from moonshine_tune.schedule import learning_rate_share
+from moonshine_tune.selection import Candidate, SelectionRule
+from moonshine_tune.state import TrainingState, load_state, save_state
+from moonshine_tune.text import normalizer_for
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run came to.
+
+    Attributes:
+        stopped: `finished`, `early stop`, or `interrupted` (resumable).
+        canary_held: whether the chosen adapter keeps the canary within its bound.
+        first_loss, last_loss: mean cross-entropy a token, in nats, over the first and the last
+            tenth of the steps.
+    """
+
+    run: Path
+    adapter: Path
+    stopped: str
+    steps: int
+    skipped_steps: int
+    baseline: Candidate
+    best: Candidate
+    canary_held: bool
+    first_loss: float
+    last_loss: float
+    seconds: float
+    train_seconds: float
+    peak_memory_mb: int
+    remarks: tuple[str, ...]
+
+
+@dataclass
+class _Progressed:
+    """The loop's own counters; they go into the saved state."""
+
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    scores_without_best: int = 0
+    train_seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    baseline: dict[str, Any] | None = None
+    best: dict[str, Any] | None = None
+
+    def candidate(self, name: str) -> Candidate | None:
+        record = getattr(self, name)
+        return Candidate(**record) if record else None
+
+
+class _Trainer:
+    """The parts of one run, held together; the order of work is in `train` and `_loop`."""
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        opened: OpenedModel,
+        setup: TrainingSetup,
+        run: RunFolder,
+        progress: Progress,
+    ) -> None:
+        from accelerate import Accelerator
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.settings, self.opened, self.setup = settings, opened, setup
+        self.run, self.progress = run, progress
+        self.model = opened.model
+        mixed = "bf16" if opened.dtype.dtype == torch.bfloat16 else "no"
+        self.accelerator = Accelerator(
+            cpu=opened.device.device.type == "cpu", mixed_precision=mixed
+        )
+        if self.accelerator.num_processes > 1:
+            raise MachineError(
+                "training in several processes is not supported",
+                hint="start it without `accelerate launch`; one process uses one device",
+            )
+        groups = _parameter_groups(settings, opened)
+        self.optimizer = self.accelerator.prepare(torch.optim.AdamW(groups))
+        self.board = SummaryWriter(str(run.tensorboard_dir))
+        self.counters = _Progressed()
+        self.rule = SelectionRule(None, settings.select.canary_bound)
+
+    def terms(self, step: int) -> Iterator[tuple[str, Tensor, float]]:
+        """The losses of one optimizer step, one forward at a time: name, loss, share reported."""
+        plan = self.setup.sampler.plan(step)
+        tokens = self.setup.corpus.tokens
+        count = sum(len(tokens[index]) + 1 for index in plan.indices)
+        for batch in plan.micro_batches:
+            targets = target_batch([tokens[index] for index in batch], self.model.device)
+            with self.accelerator.autocast():
+                states = self.setup.states.batch(batch)
+                logits = self.model.decoder_logits(states, targets.input_ids)
+                loss = cross_entropy_sum(logits, targets.targets) / count
+            yield "loss", loss, 1.0
+        replay, weight = self.setup.replay, self.settings.retain.weight
+        if replay is None:
+            return
+        replay_plan = replay.sampler.plan(step)
+        count = replay.teacher.num_targets(replay_plan.indices)
+        for batch in replay_plan.micro_batches:
+            with self.accelerator.autocast():
+                pull = replay.teacher.kl_sum(batch) * (weight / count)
+            yield "replay_kl", pull, 1.0 / weight
+
+    def set_learning_rate(self, step: int) -> float:
+        """Set the rates of this step; returns the share of the peak."""
+        train = self.settings.train
+        share = learning_rate_share(
+            step,
+            steps=train.steps,
+            warmup_share=train.warmup_share,
+            final_share=train.final_rate_share,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * share
+        return share
+
+    def memory(self) -> MemoryReading:
+        """Memory of this process and its device."""
+        return memory_mb(self.model.device)
+
+    def log(self, step: int, record: dict[str, Any]) -> None:
+        """One line of metrics.jsonl, and the same numbers for TensorBoard."""
+        self.run.append_metrics({"step": step, **record})
+        for name, value in record.items():
+            if isinstance(value, int | float):
+                self.board.add_scalar(name.replace("_", "/", 1), value, step)
+
+    def score(self, step: int, strength: float = 1.0) -> Candidate:
+        """Dev and canary WER of the adapter as it is."""
+
+        def wer(holdout: Holdout) -> float:
+            with adapter_strength(self.model, strength):
+                return holdout.score(self.model, self.progress).score.wer
+
+        self.model.module.eval()
+        canary = self.setup.canary
+        return Candidate(step, wer(self.setup.dev), wer(canary) if canary else None, strength)
+
+    def save_best(self, candidate: Candidate, state: dict[str, Tensor]) -> None:
+        """Put the best adapter on disk, in the place of the last best."""
+        with complete_folder(self.run.adapter_dir, replace=True) as scratch:
+            save_adapter(
+                scratch, self.model, state, strength=candidate.strength, base=self.opened.base
+            )
+            write_json_atomic(scratch / "selection.json", candidate.to_record())
+
+    def save_state(self, next_step: int) -> None:
+        """Put everything on disk that an exact resume needs."""
+        state = TrainingState(next_step, dict(vars(self.counters)))
+        save_state(self.run.state_dir, self.model, self.optimizer.optimizer, state)
+
+
+def _parameter_groups(settings: RunSettings, opened: OpenedModel) -> list[dict[str, Any]]:
+    parameters = adapter_parameters(opened.model.module)
+    sides = (
+        (settings.train.learning_rate, [p for n, p in parameters if ".encoder." not in n]),
+        (settings.train.encoder_learning_rate, [p for n, p in parameters if ".encoder." in n]),
+    )
+    return [
+        {"params": found, "lr": rate, "peak": rate, "weight_decay": settings.train.weight_decay}
+        for rate, found in sides
+        if found
+    ]
+
+
+def train(
+    resolved: ResolvedSettings, out: Path, progress: Progress, *, resume: bool = False
+) -> TrainResult:
+    """Train an adapter; the best one is in `out/adapter`, and the run can be resumed.
+
+    Raises:
+        RequestError: wrong input, an existing run folder without `resume`, another run's settings.
+        MachineError: no such device, the disk is full, or only non-finite steps.
+    """
+    begun = time.monotonic()
+    settings = resolved.settings
+    run = RunFolder.open(out) if resume else RunFolder.create(out)
+    opened = open_model(
+        settings.model, device=settings.device.name, dtype=settings.device.dtype, progress=progress
+    )
+    normalizer = normalizer_for(settings.data.normalizer, opened.language)
+    progress.say(f"model {opened.base['name']} on {opened.device.device}: {opened.device.reason}")
+    setup = prepare_training(settings, opened, normalizer, progress)
+    for remark in setup.remarks:
+        progress.say(remark)
+    if resume:
+        _check_same_run(run, opened, setup)
+    else:
+        run.write_record(
+            settings=settings.model_dump(mode="json"),
+            sources=resolved.sources,
+            base=opened.base,
+            device={"name": str(opened.device.device), "reason": opened.device.reason},
+            dtype={"name": str(opened.dtype.dtype), "reason": opened.dtype.reason},
+            normalizer=normalizer.name,
+            data=setup.fingerprints,
+            remarks=setup.remarks,
+            adapter=vars(setup.adapter),
+            seed=settings.train.seed,
+            status="running",
+        )
+    trainer = _Trainer(settings, opened, setup, run, progress)
+    stopped, steps = _loop(trainer, resume)
+    result = _finish(trainer, stopped, steps, time.monotonic() - begun)
+    run.update_record(status=stopped, result=_result_record(result))
+    trainer.board.close()
+    return result
+
+
+def _check_same_run(run: RunFolder, opened: OpenedModel, setup: TrainingSetup) -> None:
+    record = run.read_record()
+    if record["base"]["sha256"] != opened.base["sha256"]:
+        raise RequestError("this run was started from another base model", where=run.path)
+    if record["data"] != setup.fingerprints:
+        changed = [k for k in setup.fingerprints if record["data"].get(k) != setup.fingerprints[k]]
+        raise RequestError(
+            f"the manifests have changed since this run began: {', '.join(changed)}",
+            where=run.path,
+            hint="restore them, or start a new run with another --out",
+        )
+
+
+def _loop(trainer: _Trainer, resume: bool) -> tuple[str, int]:
+    """The training loop. Returns why it stopped and how many steps are done."""
+    settings, model, counters = trainer.settings, trainer.model, trainer.counters
+    parameters = [value for _, value in adapter_parameters(model.module)]
+    step = 0
+    if resume:
+        state = load_state(trainer.run.state_dir, model, trainer.optimizer.optimizer)
+        step = state.step
+        vars(counters).update(state.counters)
+        trainer.run.cut_metrics(step)
+    else:
+        _score_baseline(trainer)
+    baseline = counters.candidate("baseline")
+    trainer.rule = SelectionRule(
+        baseline.canary_wer if baseline else None, settings.select.canary_bound
+    )
+    stopped = "finished"
+    total = settings.train.steps
+    with trainer.progress.stage("training", total) as stage, StopRequest() as stop:
+        stage.advance(step)
+        while step < total:
+            begun = time.monotonic()
+            model.module.train()
+            share = trainer.set_learning_rate(step)
+            sums: dict[str, float] = {}
+            for name, loss, reported in trainer.terms(step):
+                trainer.accelerator.backward(loss)
+                sums[name] = sums.get(name, 0.0) + float(loss.detach()) * reported
+            norm = float(torch.nn.utils.clip_grad_norm_(parameters, settings.train.clip_norm))
+            if math.isfinite(norm) and math.isfinite(sum(sums.values())):
+                trainer.optimizer.step()
+                counters.skipped_in_a_row = 0
+                counters.losses.append(round(sums["loss"], 6))
+            else:
+                counters.skipped += 1
+                counters.skipped_in_a_row += 1
+            trainer.optimizer.zero_grad(set_to_none=True)
+            step += 1
+            seconds = time.monotonic() - begun
+            counters.train_seconds += seconds
+            memory = trainer.memory()
+            trainer.log(
+                step,
+                {
+                    **sums,
+                    "gradient_norm": norm if math.isfinite(norm) else None,
+                    "learning_rate": settings.train.learning_rate * share,
+                    "step_seconds": seconds,
+                    "skipped_steps": counters.skipped,
+                    "memory_resident_mb": memory.resident_mb,
+                    "memory_device_mb": memory.device_driver_mb or memory.device_mb,
+                },
+            )
+            stage.advance(
+                1, f"loss {sums['loss']:.3f}, {1 / seconds:.1f} steps/s, {memory.resident_mb} MB"
+            )
+            if counters.skipped_in_a_row >= settings.train.max_skipped_steps:
+                trainer.save_state(step)
+                raise MachineError(
+                    f"{counters.skipped_in_a_row} steps in a row gave non-finite gradients",
+                    where=trainer.run.path,
+                    hint="lower the rate: --set train.learning_rate=1e-4, or --set device.name=cpu",
+                )
+            if step % settings.select.every_steps == 0 or step == total:
+                _evaluate(trainer, step)
+            if stop.wanted:
+                stopped = "interrupted"
+            elif counters.scores_without_best >= settings.select.patience:
+                stopped = "early stop"
+            if stopped != "finished":
+                trainer.save_state(step)
+                break
+    return stopped, step
+
+
+def _score_baseline(trainer: _Trainer) -> None:
+    """Score the base first: with B = 0 the adapter changes nothing, but disabled is faster."""
+    with adapter_disabled(trainer.model):
+        baseline = trainer.score(0)
+    trainer.counters.baseline = baseline.to_record()
+    trainer.log(0, {"dev_wer": baseline.dev_wer, "canary_wer": baseline.canary_wer})
+    trainer.progress.say(f"baseline: {_words(baseline)}")
+
+
+def _evaluate(trainer: _Trainer, step: int) -> None:
+    """Score, keep the adapter if it is the best so far, save the state."""
+    candidate = trainer.score(step)
+    trainer.log(step, {"dev_wer": candidate.dev_wer, "canary_wer": candidate.canary_wer})
+    is_best = trainer.rule.is_better(candidate, trainer.counters.candidate("best"))
+    if is_best:
+        trainer.counters.best = candidate.to_record()
+        trainer.counters.scores_without_best = 0
+        trainer.save_best(candidate, adapter_state(trainer.model))
+    else:
+        trainer.counters.scores_without_best += 1
+    trainer.save_state(step)
+    trainer.progress.say(f"step {step}: {_words(candidate)}{', best so far' if is_best else ''}")
+
+
+def _words(candidate: Candidate) -> str:
+    canary = "" if candidate.canary_wer is None else f", canary {candidate.canary_wer:.2f}"
+    return f"dev WER {candidate.dev_wer:.2f}{canary}"
+
+
+def _finish(trainer: _Trainer, stopped: str, steps: int, seconds: float) -> TrainResult:
+    """Choose the strength of the best adapter and put the result together."""
+    counters = trainer.counters
+    if counters.best is None:
+        # Interrupted before the first score: what there is so far is still an adapter.
+        _evaluate(trainer, steps)
+    best = counters.candidate("best")
+    baseline = counters.candidate("baseline")
+    if best is None or baseline is None:
+        raise RequestError("the saved state has no baseline", where=trainer.run.state_dir)
+    if stopped != "interrupted":
+        best = _choose_strength(trainer, best)
+    tenth = max(len(counters.losses) // 10, 1)
+    head, tail = counters.losses[:tenth], counters.losses[-tenth:]
+    return TrainResult(
+        run=trainer.run.path,
+        adapter=trainer.run.adapter_dir,
+        stopped=stopped,
+        steps=steps,
+        skipped_steps=counters.skipped,
+        baseline=baseline,
+        best=best,
+        canary_held=trainer.rule.allows(best),
+        first_loss=sum(head) / max(len(head), 1),
+        last_loss=sum(tail) / max(len(tail), 1),
+        seconds=seconds,
+        train_seconds=counters.train_seconds,
+        peak_memory_mb=trainer.memory().peak_resident_mb,
+        remarks=trainer.setup.remarks,
+    )
+
+
+def _choose_strength(trainer: _Trainer, best: Candidate) -> Candidate:
+    """Try weaker versions of the best adapter where a canary can tell what they are worth."""
+    strengths = trainer.settings.retain.strengths
+    if trainer.setup.canary is None or not strengths or strengths == (1.0,):
+        return best
+    from safetensors.torch import load_file
+
+    saved = load_file(trainer.run.adapter_dir / "adapter_model.safetensors")
+    names = [name for name, _ in adapter_parameters(trainer.model.module)]
+    state = {
+        name: saved[f"base_model.model.{name.replace('.default.', '.')}"] for name in names
+    }
+    load_adapter_state(trainer.model, state)
+    tried = [
+        best if strength == 1.0 else trainer.score(best.step, strength) for strength in strengths
+    ]
+    for candidate in tried:
+        trainer.progress.say(f"strength {candidate.strength:g}: {_words(candidate)}")
+        trainer.log(
+            best.step,
+            {
+                "strength": candidate.strength,
+                "strength_dev_wer": candidate.dev_wer,
+                "strength_canary_wer": candidate.canary_wer,
+            },
+        )
+    chosen = trainer.rule.choose(tried)
+    trainer.save_best(chosen, state)
+    return chosen
+
+
+def _result_record(result: TrainResult) -> dict[str, Any]:
+    return {
+        "steps": result.steps,
+        "skipped_steps": result.skipped_steps,
+        "baseline": result.baseline.to_record(),
+        "best": result.best.to_record(),
+        "canary_held": result.canary_held,
+        "first_loss": result.first_loss,
+        "last_loss": result.last_loss,
+        "seconds": round(result.seconds, 1),
+        "train_seconds": round(result.train_seconds, 1),
+        "peak_memory_mb": result.peak_memory_mb,
+    }

@@ -1,0 +1,100 @@
+"""What this machine is, without torch: chip, memory, the place of the cache.
+
+Apart from `device`, so that `doctor` can tell them in an install where torch is broken.
+"""
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+from moonshine_tune.errors import RequestError
+
+_MB = 1_000_000
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+def chip_name() -> str:
+    """The processor's marketing name, or its architecture where the system does not tell."""
+    if sys.platform == "darwin":
+        done = subprocess.run(
+            ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"],
+            capture_output=True, text=True, check=False, timeout=10,
+        )  # fmt: skip
+        if done.returncode == 0 and done.stdout.strip():
+            return done.stdout.strip()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip().lower() in ("model name", "hardware") and value.strip():
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def python_version() -> tuple[int, int]:
+    """Major and minor version of the running Python."""
+    return sys.version_info[0], sys.version_info[1]
+
+
+def total_memory_mb() -> int:
+    """Memory of the machine, or of the container where that is less, in MB of 10^6 bytes."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        limit = int(_CGROUP_LIMIT.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        # No such file outside of Linux containers; the word "max" where there is no limit.
+        limit = total
+    return min(total, limit) // _MB
+
+
+def available_memory_mb() -> int | None:
+    """Memory that can be taken without swapping, in MB; None where psutil is missing."""
+    try:
+        import psutil
+    except ImportError:
+        return None
+    return min(int(psutil.virtual_memory().available) // _MB, total_memory_mb())
+
+
+def resident_mb() -> int:
+    """Memory that this process holds now, in MB."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss) // _MB
+
+
+def peak_resident_mb() -> int:
+    """The most memory that this process has held so far, in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Bytes on macOS, KiB elsewhere (getrusage(2) of each system).
+    return peak // _MB if sys.platform == "darwin" else peak * 1024 // _MB
+
+
+def make_cache_folder(folder: Path) -> Path:
+    """Create `folder` of the cache where it is missing; returns it.
+
+    Raises:
+        RequestError: it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        raise RequestError(
+            "the cache cannot be written there",
+            where=folder,
+            hint="set MOONSHINE_TUNE_CACHE to a folder of your own",
+        ) from error
+    return folder
+
+
+def cache_root() -> Path:
+    """This program's cache: MOONSHINE_TUNE_CACHE, or the user's cache folder of the system."""
+    told = os.environ.get("MOONSHINE_TUNE_CACHE", "").strip()
+    if told:
+        return Path(told).expanduser().absolute()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("moonshine-tune")

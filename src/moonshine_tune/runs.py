@@ -1,0 +1,115 @@
+"""The run folder: everything that a run was given, did and made, in files that a person can open.
+
+`run.json`, `metrics.jsonl`, `tensorboard/`, `adapter/` (the best), `state/` (exact resume), `eval/`.
+"""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from moonshine_tune.errors import RequestError
+from moonshine_tune.files import disk_errors, write_json_atomic
+from moonshine_tune.provenance import command_line, git_state, platform_summary, versions
+
+SCHEMA_VERSION = 1
+
+
+class RunFolder:
+    """Paths and records of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.record_path = path / "run.json"
+        self.metrics_path = path / "metrics.jsonl"
+        self.tensorboard_dir = path / "tensorboard"
+        self.adapter_dir = path / "adapter"
+        self.state_dir = path / "state"
+        self.eval_dir = path / "eval"
+
+    @classmethod
+    def create(cls, path: Path) -> "RunFolder":
+        """A new run folder.
+
+        Raises:
+            RequestError: there is something at `path` already.
+        """
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RequestError(
+                "the run folder is not empty",
+                where=path,
+                hint="choose another --out, or go on with that run by adding --resume",
+            )
+        with disk_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """A run folder that exists.
+
+        Raises:
+            RequestError: there is no run.json in it.
+        """
+        run = cls(path)
+        if not run.record_path.is_file():
+            raise RequestError(
+                "not a run folder: run.json is missing",
+                where=path,
+                hint="name the folder that was given as --out to `moonshine-tune train`",
+            )
+        return run
+
+    def write_record(self, **content: Any) -> None:
+        """Write run.json: what is given, with versions, platform, git state and time."""
+        write_json_atomic(
+            self.record_path,
+            {
+                "schema_version": SCHEMA_VERSION,
+                "command": command_line(),
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                **content,
+                "versions": versions(),
+                "platform": platform_summary(),
+                "git": git_state(Path(__file__).parent),
+            },
+        )
+
+    def update_record(self, **content: Any) -> None:
+        """Add to run.json or replace what is there."""
+        write_json_atomic(self.record_path, self.read_record() | content)
+
+    def read_record(self) -> dict[str, Any]:
+        """The content of run.json."""
+        try:
+            record: dict[str, Any] = json.loads(self.record_path.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, OSError) as error:
+            raise RequestError(f"cannot be read: {error}", where=self.record_path) from error
+        return record
+
+    def append_metrics(self, record: dict[str, Any]) -> None:
+        """Add one line to metrics.jsonl."""
+        with disk_errors(self.metrics_path), self.metrics_path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All lines of metrics.jsonl that are whole."""
+        if not self.metrics_path.is_file():
+            return []
+        records = []
+        for line in self.metrics_path.read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                # The last line of a run that was killed while it wrote.
+                continue
+        return records
+
+    def cut_metrics(self, last_step: int) -> None:
+        """Drop the lines after `last_step`: a resumed run writes them again."""
+        kept = [record for record in self.read_metrics() if record.get("step", 0) <= last_step]
+        with disk_errors(self.metrics_path):
+            self.metrics_path.write_text(
+                "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept),
+                encoding="utf-8",
+            )

@@ -1,0 +1,53 @@
+"""What a Moonshine runtime folder holds, for both model families."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from moonshine_tune.errors import RequestError
+
+V1_FILES = ("encoder_model.ort", "decoder_model_merged.ort", "tokenizer.bin")
+STREAMING_FILES = (
+    "frontend.ort", "encoder.ort", "adapter.ort", "cross_kv.ort", "decoder_kv.ort",
+    "streaming_config.json", "tokenizer.bin",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RuntimeLayout:
+    """A recognized runtime folder: its family and the graph files with weights."""
+
+    folder: Path
+    family: str
+    files: tuple[str, ...]
+
+    @property
+    def graphs(self) -> tuple[Path, ...]:
+        """The `.ort` files."""
+        return tuple(self.folder / name for name in self.files if name.endswith(".ort"))
+
+
+def is_runtime_folder(folder: Path) -> bool:
+    """Whether the folder holds runtime files of either family."""
+    return (folder / "encoder_model.ort").is_file() or (folder / "decoder_kv.ort").is_file()
+
+
+def read_layout(folder: Path) -> RuntimeLayout:
+    """Recognize a runtime folder.
+
+    Raises:
+        RequestError: it is not one, or files are missing.
+    """
+    if not folder.is_dir():
+        raise RequestError("no such runtime folder", where=folder)
+    streaming = (folder / "decoder_kv.ort").is_file()
+    expected = STREAMING_FILES if streaming else V1_FILES
+    if streaming and (folder / "frontend.model.ort").is_file():
+        expected = ("frontend.model.ort", "frontend.weights.ort", *STREAMING_FILES[1:])
+    missing = [name for name in expected if not (folder / name).is_file()]
+    if missing:
+        raise RequestError(
+            f"not a complete Moonshine runtime folder: {', '.join(missing)} missing",
+            where=folder,
+            hint="fetch one with: moonshine-tune models fetch tiny",
+        )
+    return RuntimeLayout(folder, "streaming" if streaming else "v1", expected)

@@ -1,0 +1,147 @@
+"""Reading `.ort` files of the Moonshine runtime, and patching tensors in place.
+
+An `.ort` file is a flatbuffer (schema: onnxruntime's `ort.fbs`); onnxruntime ships its reader.
+Every weight lies at a fixed offset, so a tensor of the same shape can be overwritten without
+touching the rest of the file.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from moonshine_tune.errors import RequestError
+
+# onnx.TensorProto.DataType → numpy
+_DTYPES: dict[int, str] = {
+    1: "<f4", 2: "u1", 3: "i1", 4: "<u2", 5: "<i2", 6: "<i4", 7: "<i8", 9: "?", 10: "<f2", 11: "<f8",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Initializer:
+    """A constant tensor of a graph: where its bytes lie in the file.
+
+    Attributes:
+        name: as the graph calls it; branches of one file may use a name again.
+        shape: dimensions; empty for a scalar.
+        dtype: numpy type string, little endian.
+        offset, size: bytes from the start of the file, and how many.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Node:
+    """An operator of a graph with the names of its tensors."""
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+class OrtFile:
+    """An `.ort` file in memory: initializers and nodes of its graph and all its branches."""
+
+    def __init__(self, data: bytes, path: Path) -> None:
+        self.data = data
+        self.path = path
+        self.initializers, self.nodes = _parse(data, path)
+
+    @classmethod
+    def read(cls, path: Path) -> "OrtFile":
+        """Read a file.
+
+        Raises:
+            RequestError: it is missing or not an `.ort` file.
+        """
+        if not path.is_file():
+            raise RequestError("no such model file", where=path)
+        return cls(path.read_bytes(), path)
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Initializer]:
+        """Initializers by name; of several of one name, the first."""
+        found: dict[str, Initializer] = {}
+        for item in self.initializers:
+            found.setdefault(item.name, item)
+        return found
+
+    def array(self, item: Initializer | str) -> npt.NDArray[Any]:
+        """The values of an initializer, as a read-only view of the file."""
+        if isinstance(item, str):
+            item = self.by_name[item]
+        raw = self.data[item.offset : item.offset + item.size]
+        return np.frombuffer(raw, dtype=item.dtype).reshape(item.shape)
+
+    def patched(self, changes: Mapping[int, bytes]) -> bytes:
+        """The file with `changes` (offset → bytes) written over it; its length never changes."""
+        result = bytearray(self.data)
+        for offset, raw in changes.items():
+            if offset < 0 or offset + len(raw) > len(result):
+                raise ValueError(f"patch of {len(raw)} bytes at {offset} leaves the file")
+            result[offset : offset + len(raw)] = raw
+        return bytes(result)
+
+
+def _parse(data: bytes, path: Path) -> tuple[tuple[Initializer, ...], tuple[Node, ...]]:
+    # Imported here: the package of the reader brings all of onnxruntime with it.
+    from onnxruntime.tools.ort_format_model.ort_flatbuffers_py import fbs
+
+    if data[4:8] != b"ORTM":
+        raise RequestError(
+            "this is not an .ort model file",
+            where=path,
+            hint="a Moonshine runtime folder holds files such as encoder_model.ort",
+        )
+    session = fbs.InferenceSession.InferenceSession.GetRootAsInferenceSession(data, 0)
+    initializers: list[Initializer] = []
+    nodes: list[Node] = []
+    for graph in _graphs(session.Model().Graph()):
+        for i in range(graph.InitializersLength()):
+            tensor = graph.Initializers(i)
+            # 12: slot of raw_data in the flatbuffer table Tensor of ort.fbs.
+            field = tensor._tab.Offset(12)
+            if not field:
+                continue
+            initializers.append(
+                Initializer(
+                    name=tensor.Name().decode(),
+                    shape=tuple(tensor.Dims(d) for d in range(tensor.DimsLength())),
+                    dtype=_DTYPES[tensor.DataType()],
+                    offset=tensor._tab.Vector(field),
+                    size=tensor.RawDataLength(),
+                )
+            )
+        for i in range(graph.NodesLength()):
+            node = graph.Nodes(i)
+            nodes.append(
+                Node(
+                    name=(node.Name() or b"").decode(),
+                    op=node.OpType().decode(),
+                    inputs=tuple(node.Inputs(j).decode() for j in range(node.InputsLength())),
+                    outputs=tuple(node.Outputs(j).decode() for j in range(node.OutputsLength())),
+                )
+            )
+    return tuple(initializers), tuple(nodes)
+
+
+def _graphs(graph: Any) -> Iterator[Any]:
+    """The graph and, depth first, the graphs of its branches."""
+    yield graph
+    for i in range(graph.NodesLength()):
+        node = graph.Nodes(i)
+        for j in range(node.AttributesLength()):
+            branch = node.Attributes(j).G()
+            if branch is not None:
+                yield from _graphs(branch)

@@ -1,0 +1,47 @@
+"""Moonshine's own store of runtime models, through moonshine-voice's downloader."""
+
+from pathlib import Path
+
+from moonshine_tune.catalog import StoreKey
+from moonshine_tune.errors import SourceUnreachableError
+from moonshine_tune.network import why_unreachable
+from moonshine_tune.progress import Progress
+
+STORE_URL = "https://download.moonshine.ai/"
+_PARTS = 200
+
+
+def fetch_from_store(key: StoreKey, cache: Path, progress: Progress) -> Path:
+    """The runtime folder of a model, downloaded below `cache` and checked by moonshine-voice.
+
+    Raises:
+        SourceUnreachableError: the store or moonshine-voice is out of reach.
+    """
+    unreachable = why_unreachable(STORE_URL)
+    if unreachable:
+        raise SourceUnreachableError(unreachable)
+    try:
+        from moonshine_voice import download
+        from moonshine_voice.moonshine_api import ModelArch
+
+        info = download.find_model_info(key.language, ModelArch[key.architecture])
+        with progress.stage(f"download {key.language} {key.architecture}", _PARTS) as stage:
+            shown = 0
+
+            def listen(fraction: float, name: str) -> None:
+                nonlocal shown
+                now = int(fraction * _PARTS)
+                if now > shown:
+                    stage.advance(now - shown, name)
+                    shown = now
+
+            folder, _arch = download.download_model_from_info(
+                info, cache_root=cache, on_progress=listen
+            )
+    except Exception as error:
+        # A native library, an HTTP client and a disk lie behind this call: each has its own tree
+        # of errors, and any of them means that this source is out.
+        raise SourceUnreachableError(
+            f"moonshine-voice could not download it ({type(error).__name__}: {error})"
+        ) from error
+    return Path(folder)

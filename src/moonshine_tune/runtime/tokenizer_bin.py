@@ -1,0 +1,127 @@
+"""The runtime's `tokenizer.bin`, and a `tokenizers` tokenizer rebuilt from it.
+
+Format: for each id a length (one byte, or from 128 on two: low 7 bits + 128, then the rest ÷ 128)
+and that many bytes. Ids 3–258 are raw single bytes; they become `<0x00>` … `<0xFF>`, since spelled
+as they stand they would shadow real pieces such as "." and "4".
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from moonshine_tune.errors import RequestError
+
+UNKNOWN_ID, BOS_ID, EOS_ID = 0, 1, 2
+_FIRST_BYTE_ID = 3
+_SPECIAL = {UNKNOWN_ID: "<unk>", BOS_ID: "<s>", EOS_ID: "</s>"}
+
+
+def read_pieces(path: Path) -> list[bytes]:
+    """The raw pieces of a `tokenizer.bin`, in the order of their ids.
+
+    Raises:
+        RequestError: the file is missing or cut off.
+    """
+    if not path.is_file():
+        raise RequestError("no tokenizer.bin in the runtime folder", where=path)
+    data = path.read_bytes()
+    pieces: list[bytes] = []
+    position = 0
+    while position < len(data):
+        length = data[position]
+        position += 1
+        if length >= 128:
+            if position >= len(data):
+                raise RequestError("tokenizer.bin is cut off", where=path)
+            length = length - 128 + data[position] * 128
+            position += 1
+        if position + length > len(data):
+            raise RequestError("tokenizer.bin is cut off", where=path)
+        pieces.append(data[position : position + length])
+        position += length
+    return pieces
+
+
+def tokenizer_json(pieces: list[bytes]) -> str:
+    """A `tokenizer.json` (BPE with byte fallback) that spells every piece as the runtime does."""
+    words = [_spell(index, piece) for index, piece in enumerate(pieces)]
+    ids: dict[str, int] = {}
+    for index, word in enumerate(words):
+        # A piece may occur twice; the first id is the one that merges lead to.
+        ids.setdefault(word, index)
+    added = [
+        {
+            "id": index,
+            "content": word,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": True,
+        }
+        for index, word in enumerate(words)
+        if index in _SPECIAL or (word.startswith("<<") and word.endswith(">>"))
+    ]
+    document: dict[str, Any] = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [
+                {"type": "Prepend", "prepend": "▁"},
+                {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+            ],
+        },
+        "pre_tokenizer": None,
+        "post_processor": None,
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [
+                {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+                {"type": "ByteFallback"},
+                {"type": "Fuse"},
+                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+            ],
+        },
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": "<unk>",
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "ignore_merges": False,
+            "vocab": ids,
+            "merges": _merges(words, ids),
+        },
+    }
+    return json.dumps(document, ensure_ascii=False)
+
+
+def _spell(index: int, piece: bytes) -> str:
+    if index in _SPECIAL:
+        return _SPECIAL[index]
+    if _FIRST_BYTE_ID <= index < _FIRST_BYTE_ID + 256 and len(piece) == 1:
+        return f"<0x{piece[0]:02X}>"
+    return piece.decode("utf-8", errors="surrogateescape").encode("utf-8", "replace").decode()
+
+
+def _merges(words: list[str], ids: dict[str, int]) -> list[list[str]]:
+    """All splits of each piece into two pieces, in the order of the ids of what they make."""
+    merges: list[list[str]] = []
+    for index, word in enumerate(words):
+        if index in _SPECIAL or word.startswith(("<0x", "<<")) or ids[word] != index:
+            continue
+        splits = [
+            (word[:cut], word[cut:])
+            for cut in range(1, len(word))
+            if word[:cut] in ids and word[cut:] in ids
+        ]
+        merges.extend(
+            [left, right]
+            for left, right in sorted(splits, key=lambda pair: (ids[pair[0]], ids[pair[1]]))
+        )
+    return merges

@@ -1,0 +1,97 @@
+"""The packages that this program stands on: which versions, and do they load."""
+
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+
+from moonshine_tune.provenance import package_version
+
+_IMPORT_LIMIT_S = 180
+
+
+@dataclass(frozen=True)
+class Package:
+    """One package: its least version, what it does here, and whether training needs it."""
+
+    name: str
+    minimum: str
+    role: str
+    needed: bool = True
+
+
+PACKAGES: tuple[Package, ...] = (
+    Package("torch", "2.8", "arithmetic"),
+    Package("transformers", "5.15", "the models"),
+    Package("peft", "0.17", "LoRA"),
+    Package("accelerate", "1.10", "devices, accumulation"),
+    Package("tokenizers", "0.21", "text to tokens"),
+    Package("safetensors", "0.5", "weights on disk"),
+    Package("numpy", "1.26", "audio samples"),
+    Package("soundfile", "0.13", "decoding audio"),
+    Package("soxr", "0.5", "resampling"),
+    Package("jiwer", "4.0", "counting errors"),
+    Package("whisper-normalizer", "0.1.12", "English normalizer"),
+    Package("pydantic", "2.9", "settings"),
+    Package("pyyaml", "6.0", "settings files"),
+    Package("psutil", "6.0", "memory readings"),
+    Package("platformdirs", "4.2", "the cache's place"),
+    Package("filelock", "3.12", "one process at a time in the cache"),
+    Package("huggingface-hub", "0.34", "the model hub"),
+    Package("rich", "13.9", "progress bars"),
+    Package("tensorboard", "2.18", "curves"),
+    Package("onnxruntime", "1.22", "rebuild and export", needed=False),
+    Package("moonshine-voice", "0.1.5", "the runtime: evaluation as deployed", needed=False),
+    Package("espeakng-loader", "0.2.4", "data synth and the demo", needed=False),
+    Package("pip", "24.0", "fetching tiny from the package index", needed=False),
+)
+
+REPLACED: tuple[tuple[str, str], ...] = (
+    ("datasets", "not needed: manifests are JSON Lines files that are read directly"),
+    ("librosa", "not needed: soundfile decodes and soxr resamples"),
+)
+"""Packages that others use for this work, and what takes their place here."""
+
+
+@dataclass(frozen=True)
+class PackageState:
+    """A package as it is installed: version None where it is missing."""
+
+    package: Package
+    version: str | None
+
+    @property
+    def new_enough(self) -> bool:
+        """Whether it is there in at least the least version."""
+        return self.version is not None and _numbers(self.version) >= _numbers(self.package.minimum)
+
+
+def installed_packages() -> tuple[PackageState, ...]:
+    """The state of every package, read from its metadata: nothing is imported."""
+    return tuple(PackageState(package, package_version(package.name)) for package in PACKAGES)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The release numbers of a version; what follows them (rc1, +cpu) is left out."""
+    match = re.match(r"\d+(?:\.\d+)*", version)
+    return tuple(int(part) for part in match.group().split(".")) if match else ()
+
+
+def why_not_importable(module: str) -> str | None:
+    """Why `import module` fails in a Python of its own, or None where it works.
+
+    A child process, because a broken native library can end the process that loads it.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", f"import {module}"],
+            capture_output=True, text=True, check=False, timeout=_IMPORT_LIMIT_S,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return f"no end after {_IMPORT_LIMIT_S} s"
+    if done.returncode == 0:
+        return None
+    if done.returncode < 0:
+        return f"the process died of signal {-done.returncode}"
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else f"exit code {done.returncode}"

