@@ -186,3 +186,16 @@ def transcribe_batch(
         model, states, [limits.tokens(len(clip) / SAMPLE_RATE_HZ) for clip in clips]
     )
     return [model.tokenizer.decode(ids) for ids in tokens]
+
+
+class TorchTranscriber:
+    """A model in memory behind the interface that the runtime's transcriber has too."""
+
+    backend = "torch"
+
+    def __init__(self, model: SpeechModel, limits: DecodeLimits) -> None:
+        self._model, self._limits = model, limits
+
+    def transcribe(self, clips: Sequence[Samples]) -> list[str]:
+        """Transcripts of clips, mono float32 at 16 kHz, decoded together."""
+        return transcribe_batch(self._model, clips, self._limits)

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.errors import ProblemsError, RequestError
-from moonshine_tune.files import write_text_atomic
+from moonshine_tune.files import write_jsonl_atomic
 
-_KNOWN = ("audio", "audio_filepath", "text", "id", "speaker", "duration", "start", "end",
-          "language", "split", "session")  # fmt: skip
-_NUMBERS = ("duration", "start", "end")
+# Keys with a meaning of their own; every other key is kept in `Utterance.extra`.
+RESERVED_KEYS = ("id", "audio", "audio_filepath", "text", "speaker", "duration", "start", "end",
+                 "offset", "language", "split", "session")  # fmt: skip
+_NUMBERS = ("duration", "start", "end", "offset")
 _STRINGS = ("text", "speaker", "language", "split", "session")
 
 
@@ -48,6 +49,13 @@ class Utterance:
         return replace(self, text=text)
 
     @property
+    def known_seconds(self) -> float | None:
+        """Length in seconds where the manifest tells it: the span, else `duration`."""
+        if self.end is not None:
+            return self.end - (self.start or 0.0)
+        return self.duration
+
+    @property
     def reference(self) -> str:
         """The transcript; an error where there is none."""
         if self.text is None:
@@ -68,6 +76,94 @@ class Manifest:
         return len(self.utterances)
 
 
+@dataclass(frozen=True)
+class LineProblem:
+    """One line of a manifest that gives no usable utterance.
+
+    Attributes:
+        line: its number, 1-based.
+        kind: "bad_line", "no_text", "duplicate_id" or "missing_recording".
+        message: one plain sentence, with the offending value.
+        id: the utterance's id where the line could be read that far.
+    """
+
+    line: int
+    kind: str
+    message: str
+    id: str | None = None
+
+
+@dataclass(frozen=True)
+class ManifestScan:
+    """What a manifest holds, good lines and bad ones: each line that is not blank is in one."""
+
+    path: Path
+    utterances: tuple[Utterance, ...]
+    problems: tuple[LineProblem, ...]
+    sha256: str
+
+    @property
+    def num_lines(self) -> int:
+        """Lines that are not blank."""
+        return len(self.utterances) + len(self.problems)
+
+    @property
+    def num_outside(self) -> int:
+        """Recordings that lie outside the manifest's folder."""
+        folder = self.path.parent.resolve()
+        return sum(not item.audio.is_relative_to(folder) for item in self.utterances)
+
+
+def scan_manifest(
+    path: Path, *, require_text: bool = True, check_files: bool = True
+) -> ManifestScan:
+    """Read a manifest and collect its bad lines instead of refusing them.
+
+    Args:
+        path: the `.jsonl` file; audio paths in it are relative to its folder.
+        require_text: whether an utterance without `text` is a problem.
+        check_files: whether a recording that does not exist is a problem.
+
+    Raises:
+        RequestError: the file is missing or not UTF-8 text.
+    """
+    if not path.is_file():
+        raise RequestError(
+            "no such manifest" if not path.is_dir() else "a folder, not a manifest",
+            where=path,
+            hint="make one with: moonshine-tune data import FOLDER --out train.jsonl",
+        )
+    raw = path.read_bytes()
+    try:
+        content = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RequestError(f"not UTF-8 text (byte {error.start})", where=path) from error
+    folder = path.parent.resolve()
+    utterances: list[Utterance] = []
+    problems: list[LineProblem] = []
+    first_line: dict[str, int] = {}
+    for number, line in enumerate(content.split("\n"), start=1):
+        if not line.strip():
+            continue
+        parsed = _parse_line(line, number, folder)
+        if isinstance(parsed, str):
+            problems.append(LineProblem(number, "bad_line", parsed))
+        elif require_text and parsed.text is None:
+            problems.append(LineProblem(number, "no_text", 'no "text"', parsed.id))
+        elif parsed.id in first_line:
+            message = f"id {parsed.id!r} was used on line {first_line[parsed.id]} already"
+            problems.append(LineProblem(number, "duplicate_id", message, parsed.id))
+        else:
+            first_line[parsed.id] = number
+            if check_files and not _is_file(parsed.audio):
+                message = f"no such recording: {parsed.audio}"
+                problems.append(LineProblem(number, "missing_recording", message, parsed.id))
+            else:
+                utterances.append(parsed)
+    digest = hashlib.sha256(raw).hexdigest()
+    return ManifestScan(path, tuple(utterances), tuple(problems), digest)
+
+
 def read_manifest(path: Path, *, require_text: bool = True, check_files: bool = True) -> Manifest:
     """Read a manifest; all its faults are reported together, each with its line.
 
@@ -80,69 +176,91 @@ def read_manifest(path: Path, *, require_text: bool = True, check_files: bool = 
         RequestError: the file is missing, unreadable or empty.
         ProblemsError: one or more lines are wrong.
     """
-    if not path.is_file():
-        raise RequestError(
-            "no such manifest",
-            where=path,
-            hint="make one with: moonshine-tune data import FOLDER --out train.jsonl",
-        )
-    raw = path.read_bytes()
-    try:
-        content = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RequestError(f"not UTF-8 text (byte {error.start})", where=path) from error
-    folder = path.parent.resolve()
-    utterances: list[Utterance] = []
-    problems: list[str] = []
-    first_line: dict[str, int] = {}
-    outside = 0
-    for number, line in enumerate(content.split("\n"), start=1):
-        if not line.strip():
-            continue
-        parsed = _parse_line(line, number, folder, require_text=require_text)
-        if isinstance(parsed, str):
-            problems.append(f"{path}:{number}: {parsed}")
-            continue
-        if parsed.id in first_line:
-            problems.append(
-                f"{path}:{number}: id {parsed.id!r} was used on line {first_line[parsed.id]} already"
-            )
-            continue
-        first_line[parsed.id] = number
-        if check_files and not parsed.audio.is_file():
-            problems.append(f"{path}:{number}: no such recording: {parsed.audio}")
-            continue
-        outside += not parsed.audio.is_relative_to(folder)
-        utterances.append(parsed)
-    if problems:
+    scan = scan_manifest(path, require_text=require_text, check_files=check_files)
+    if scan.problems:
         raise ProblemsError(
-            f"{path}: {len(problems)} of {len(problems) + len(utterances)} lines are wrong",
-            problems,
+            f"{path}: {len(scan.problems)} of {scan.num_lines} lines are wrong",
+            [f"{path}:{problem.line}: {problem.message}" for problem in scan.problems],
             hint=f"mend these lines, then look again with: moonshine-tune data check {path}",
         )
-    if not utterances:
+    if not scan.utterances:
         raise RequestError("the manifest has no utterances", where=path)
+    outside = scan.num_outside
     remarks = (
-        (f"{outside} of {len(utterances)} recordings lie outside the manifest's folder",)
+        (f"{outside} of {len(scan.utterances)} recordings lie outside the manifest's folder",)
         if outside
         else ()
     )
-    return Manifest(path, tuple(utterances), hashlib.sha256(raw).hexdigest(), remarks)
+    return Manifest(path, scan.utterances, scan.sha256, remarks)
 
 
-def _parse_line(line: str, number: int, folder: Path, *, require_text: bool) -> Utterance | str:
-    """An utterance, or a sentence that says what is wrong with the line."""
+def _is_file(path: Path) -> bool:
+    """Whether the file is there; a name that no disk can hold is not."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def _parse_record(line: str) -> dict[str, Any] | str:
+    """The line's JSON object, or a sentence that says what is wrong with it."""
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         return f"not JSON ({error.msg} at column {error.colno})"
+    except (ValueError, RecursionError):
+        return "not JSON that can be read (a number too long, or brackets too deep)"
     if not isinstance(record, dict):
         return "not a JSON object"
+    if "\\u" in line:
+        # Half of a surrogate pair can be written as an escape but never be saved or opened.
+        try:
+            json.dumps(record, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError:
+            return "holds a broken \\u escape (half of a character)"
+    return record
+
+
+def _parse_line(line: str, number: int, folder: Path) -> Utterance | str:
+    """An utterance, or a sentence that says what is wrong with the line."""
+    record = _parse_record(line)
+    if isinstance(record, str):
+        return record
     audio = record.get("audio", record.get("audio_filepath"))
     if not isinstance(audio, str) or not audio:
         return 'no "audio" path'
-    if require_text and record.get("text") is None:
-        return 'no "text"'
+    fault = _field_fault(record)
+    if fault:
+        return fault
+    try:
+        path = (folder / Path(audio).expanduser()).resolve()
+    except (OSError, ValueError, RuntimeError):
+        return f'"audio" is {audio!r}, which is no path'
+    start, end, duration = _span(record)
+    if end is not None and end <= (start or 0):
+        return f'"end" ({end}) is not after "start" ({start or 0})'
+    identifier = record.get("id")
+    return Utterance(
+        id=f"{path.stem}-{number:05d}" if identifier in (None, "") else str(identifier),
+        audio=path,
+        text=record.get("text"),
+        speaker=record.get("speaker") or None,
+        duration=duration,
+        start=start,
+        end=end,
+        language=record.get("language"),
+        split=record.get("split"),
+        session=record.get("session"),
+        extra={key: value for key, value in record.items() if key not in RESERVED_KEYS},
+        line=number,
+    )
+
+
+def _field_fault(record: dict[str, Any]) -> str | None:
+    """What is wrong with the types and values of the known fields."""
+    identifier = record.get("id")
+    if isinstance(identifier, bool) or not isinstance(identifier, str | int | None):
+        return f'"id" is {identifier!r}, not a string'
     for name in _STRINGS:
         if record.get(name) is not None and not isinstance(record[name], str):
             return f'"{name}" is {record[name]!r}, not a string'
@@ -152,24 +270,16 @@ def _parse_line(line: str, number: int, folder: Path, *, require_text: bool) -> 
             return f'"{name}" is {value!r}, not a number of seconds'
         if value is not None and not 0 <= value < float("inf"):
             return f'"{name}" is {value!r}, not a number of seconds from 0'
-    start, end = record.get("start"), record.get("end")
-    if end is not None and end <= (start or 0):
-        return f'"end" ({end}) is not after "start" ({start or 0})'
-    identifier = record.get("id")
-    return Utterance(
-        id=str(identifier) if identifier is not None else f"{Path(audio).stem}-{number:05d}",
-        audio=(folder / Path(audio).expanduser()).resolve(),
-        text=record.get("text"),
-        speaker=record.get("speaker") or None,
-        duration=record.get("duration"),
-        start=start,
-        end=end,
-        language=record.get("language"),
-        split=record.get("split"),
-        session=record.get("session"),
-        extra={key: value for key, value in record.items() if key not in (*_KNOWN, "id")},
-        line=number,
-    )
+    return None
+
+
+def _span(record: dict[str, Any]) -> tuple[float | None, float | None, float | None]:
+    """Start, end and duration in seconds. A start with a duration has an end (as NeMo's offset)."""
+    start, end = record.get("start", record.get("offset")), record.get("end")
+    duration = record.get("duration")
+    if start is not None and end is None and duration:
+        end = round(start + duration, 6)
+    return start, end, duration
 
 
 def to_record(utterance: Utterance, folder: Path) -> dict[str, Any]:
@@ -189,13 +299,9 @@ def to_record(utterance: Utterance, folder: Path) -> dict[str, Any]:
 
 def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
     """Write a manifest, complete or not at all; recordings below its folder get relative paths."""
-    lines = [
-        json.dumps(to_record(utterance, path.parent), ensure_ascii=False) + "\n"
-        for utterance in utterances
-    ]
-    write_text_atomic(path, "".join(lines))
+    write_jsonl_atomic(path, [to_record(utterance, path.parent) for utterance in utterances])
 
 
 def seconds_of(utterances: Sequence[Utterance]) -> float:
-    """Total of the durations that are known, in seconds."""
-    return sum(utterance.duration or 0.0 for utterance in utterances)
+    """Total of the lengths that are known, in seconds."""
+    return sum(utterance.known_seconds or 0.0 for utterance in utterances)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Stage(Protocol):
@@ -30,7 +30,7 @@ class StageContext(Protocol):
 
     def __enter__(self) -> Stage: ...
 
-    def __exit__(self, *exc: object) -> None: ...
+    def __exit__(self, *exc: Any) -> bool | None: ...
 
 
 class SilentProgress:

@@ -26,6 +26,7 @@ class RunFolder:
         self.adapter_dir = path / "adapter"
         self.state_dir = path / "state"
         self.eval_dir = path / "eval"
+        self.dev_hypotheses_path = self.eval_dir / "dev.jsonl"
 
     @classmethod
     def create(cls, path: Path) -> "RunFolder":

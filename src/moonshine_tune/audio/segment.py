@@ -98,14 +98,15 @@ def split_at_pauses(
             hint="choose a shortest length above 0 and at most half of the longest one",
         )
     levels = _levels_db(samples, sample_rate_hz)
+    if not len(levels):
+        return ()
     total_s = len(samples) / sample_rate_hz
     pauses = _pauses_in(levels, _MIN_PAUSE_S)
     quiet = _smoothed(levels)
     cuts = [0.0]
     while total_s - cuts[-1] > max_s:
         cuts.append(_next_cut(cuts[-1], total_s, pauses, quiet, (min_s, max_s)))
-    if total_s > 0:
-        cuts.append(total_s)
+    cuts.append(total_s)
     return tuple(pairwise(cuts))
 
 

@@ -218,9 +218,15 @@ class SpeechSynthesizer:
             try:
                 stdin.write(json.dumps(request).encode() + b"\n")
                 stdin.flush()
+                return self._read_answer()
+            except AudioError:
+                raise
             except BrokenPipeError as error:
                 raise _died() from error
-            return self._read_answer()
+            except BaseException:
+                # Interrupted half-way, the rest of this answer would be taken for the next one.
+                self.close()
+                raise
 
     def _read_answer(self) -> bytes:
         status, length = struct.unpack("<ii", self._read(8))

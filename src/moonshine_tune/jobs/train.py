@@ -24,8 +24,8 @@ from moonshine_tune.adapter import (
 from moonshine_tune.config import ResolvedSettings, RunSettings
 from moonshine_tune.device import MemoryReading, memory_mb
 from moonshine_tune.errors import MachineError, RequestError
-from moonshine_tune.files import complete_folder, write_json_atomic
-from moonshine_tune.holdout import Holdout
+from moonshine_tune.files import complete_folder, write_json_atomic, write_jsonl_atomic
+from moonshine_tune.holdout import HoldoutScore
 from moonshine_tune.jobs.interrupt import StopRequest
 from moonshine_tune.jobs.model_opening import OpenedModel, open_model
 from moonshine_tune.jobs.train_setup import TrainingSetup, prepare_training
@@ -80,6 +80,14 @@ class _Progressed:
     def candidate(self, name: str) -> Candidate | None:
         record = getattr(self, name)
         return Candidate(**record) if record else None
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """A candidate with what it heard on the dev set."""
+
+    candidate: Candidate
+    dev: HoldoutScore
 
 
 class _Trainer:
@@ -160,24 +168,27 @@ class _Trainer:
             if isinstance(value, int | float):
                 self.board.add_scalar(name.replace("_", "/", 1), value, step)
 
-    def score(self, step: int, strength: float = 1.0) -> Candidate:
+    def score(self, step: int, strength: float = 1.0) -> _Scored:
         """Dev and canary WER of the adapter as it is."""
-
-        def wer(holdout: Holdout) -> float:
-            with adapter_strength(self.model, strength):
-                return holdout.score(self.model, self.progress).score.wer
-
         self.model.module.eval()
-        canary = self.setup.canary
-        return Candidate(step, wer(self.setup.dev), wer(canary) if canary else None, strength)
+        with adapter_strength(self.model, strength):
+            dev = self.setup.dev.score(self.model, self.progress)
+            canary = self.setup.canary
+            kept = canary.score(self.model, self.progress) if canary else None
+        candidate = Candidate(step, dev.score.wer, kept.score.wer if kept else None, strength)
+        return _Scored(candidate, dev)
 
-    def save_best(self, candidate: Candidate, state: dict[str, Tensor]) -> None:
-        """Put the best adapter on disk, in the place of the last best."""
+    def save_best(self, scored: _Scored, state: dict[str, Tensor]) -> None:
+        """Put the best adapter on disk, in the place of the last best, and what it heard on dev."""
+        candidate = scored.candidate
         with complete_folder(self.run.adapter_dir, replace=True) as scratch:
             save_adapter(
                 scratch, self.model, state, strength=candidate.strength, base=self.opened.base
             )
             write_json_atomic(scratch / "selection.json", candidate.to_record())
+        write_jsonl_atomic(
+            self.run.dev_hypotheses_path, [item.to_record() for item in scored.dev.scored]
+        )
 
     def save_state(self, next_step: int) -> None:
         """Put everything on disk that an exact resume needs."""
@@ -333,7 +344,7 @@ def _loop(trainer: _Trainer, resume: bool) -> tuple[str, int]:
 def _score_baseline(trainer: _Trainer) -> None:
     """Score the base first: with B = 0 the adapter changes nothing, but disabled is faster."""
     with adapter_disabled(trainer.model):
-        baseline = trainer.score(0)
+        baseline = trainer.score(0).candidate
     trainer.counters.baseline = baseline.to_record()
     trainer.log(0, {"dev_wer": baseline.dev_wer, "canary_wer": baseline.canary_wer})
     trainer.progress.say(f"baseline: {_words(baseline)}")
@@ -341,13 +352,14 @@ def _score_baseline(trainer: _Trainer) -> None:
 
 def _evaluate(trainer: _Trainer, step: int) -> None:
     """Score, keep the adapter if it is the best so far, save the state."""
-    candidate = trainer.score(step)
+    scored = trainer.score(step)
+    candidate = scored.candidate
     trainer.log(step, {"dev_wer": candidate.dev_wer, "canary_wer": candidate.canary_wer})
     is_best = trainer.rule.is_better(candidate, trainer.counters.candidate("best"))
     if is_best:
         trainer.counters.best = candidate.to_record()
         trainer.counters.scores_without_best = 0
-        trainer.save_best(candidate, adapter_state(trainer.model))
+        trainer.save_best(scored, adapter_state(trainer.model))
     else:
         trainer.counters.scores_without_best += 1
     trainer.save_state(step)
@@ -404,10 +416,9 @@ def _choose_strength(trainer: _Trainer, best: Candidate) -> Candidate:
         name: saved[f"base_model.model.{name.replace('.default.', '.')}"] for name in names
     }
     load_adapter_state(trainer.model, state)
-    tried = [
-        best if strength == 1.0 else trainer.score(best.step, strength) for strength in strengths
-    ]
-    for candidate in tried:
+    tried = {strength: trainer.score(best.step, strength) for strength in strengths}
+    for scored in tried.values():
+        candidate = scored.candidate
         trainer.progress.say(f"strength {candidate.strength:g}: {_words(candidate)}")
         trainer.log(
             best.step,
@@ -417,8 +428,8 @@ def _choose_strength(trainer: _Trainer, best: Candidate) -> Candidate:
                 "strength_canary_wer": candidate.canary_wer,
             },
         )
-    chosen = trainer.rule.choose(tried)
-    trainer.save_best(chosen, state)
+    chosen = trainer.rule.choose([scored.candidate for scored in tried.values()])
+    trainer.save_best(tried[chosen.strength], state)
     return chosen
 
 

@@ -1,5 +1,6 @@
 """Transcription by the Moonshine runtime itself (moonshine-voice), as it is deployed."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,6 +22,8 @@ _STREAMING_ARCHS = {320: "TINY_STREAMING", 620: "SMALL_STREAMING", 768: "MEDIUM_
 class RuntimeTranscriber:
     """A loaded runtime folder. Close it, or use it as a context manager."""
 
+    backend = "runtime"
+
     def __init__(self, runtime_dir: Path) -> None:
         layout = read_layout(runtime_dir)
         try:
@@ -41,8 +44,11 @@ class RuntimeTranscriber:
                 f"the Moonshine runtime refuses these files: {error}", where=runtime_dir
             ) from error
 
-    def transcribe(self, samples: npt.NDArray[np.float32]) -> str:
-        """Transcript of one clip, mono float32 at 16 kHz."""
+    def transcribe(self, clips: Sequence[npt.NDArray[np.float32]]) -> list[str]:
+        """Transcripts of clips, mono float32 at 16 kHz, one after the other."""
+        return [self._transcribe_one(clip) for clip in clips]
+
+    def _transcribe_one(self, samples: npt.NDArray[np.float32]) -> str:
         transcript = self._transcriber.transcribe_without_streaming(
             samples.tolist(), SAMPLE_RATE_HZ
         )

@@ -1,0 +1,47 @@
+# Everything starts here. On a fresh machine with Python 3.11 or 3.12, make and a package index:
+#   make demo   set up, then adapt the real tiny model to a domain and prove it
+#   make test   set up, then all checks and tests
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+OUT ?= demo-out
+READY = $(VENV)/.ready
+READY_DEV = $(VENV)/.ready-dev
+
+.PHONY: help setup demo test lint acceptance clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 13); sys.exit(0 if ok else "Python 3.11 or 3.12 is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	@# torch first, at the pinned version: a range would pull gigabytes of CUDA packages on Linux.
+	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)" -c constraints.txt || true
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	touch $@
+
+$(READY_DEV): $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group dev
+	touch $@
+
+demo: $(READY)
+	$(BIN)/moonshine-tune demo --out $(OUT)
+
+test: lint
+	$(BIN)/python -m pytest -q
+
+lint: $(READY_DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+acceptance: $(READY_DEV)
+	$(BIN)/python -m benchmarks.acceptance
+
+clean:
+	rm -rf $(VENV) demo-out

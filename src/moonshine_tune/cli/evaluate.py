@@ -1,0 +1,91 @@
+"""`moonshine-tune evaluate`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moonshine_tune.cli.console import JsonFlag, TerminalProgress, show, table
+from moonshine_tune.cli.options import DeviceOption, ModelOption
+
+if TYPE_CHECKING:
+    from moonshine_tune.jobs.evaluate import Evaluation
+
+_EXAMPLE = (
+    "Example: moonshine-tune evaluate --model tiny --adapter runs/a --manifest test.jsonl "
+    "--out eval/a"
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("evaluate", epilog=_EXAMPLE)(evaluate)
+
+
+def evaluate(
+    manifest: Annotated[Path, typer.Option(help="Manifest with texts.")],
+    model: ModelOption = "tiny",
+    adapter: Annotated[
+        Path | None, typer.Option(help="Run or adapter folder; the base is scored too.")
+    ] = None,
+    backend: Annotated[str, typer.Option(help="torch or runtime.")] = "torch",
+    runtime_dir: Annotated[
+        Path | None, typer.Option(help="Runtime folder of the runtime back end.")
+    ] = None,
+    compare: Annotated[
+        Path | None, typer.Option(help="Folder of an earlier evaluation to compare with.")
+    ] = None,
+    normalizer: Annotated[
+        str | None, typer.Option(help="english-1, spelled-1 or basic-1 [default: by language].")
+    ] = None,
+    device: DeviceOption = "auto",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for result.json and hypotheses.jsonl.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Score a model: WER, CER, error kinds, an interval, worst utterances, base against adapted."""
+    from moonshine_tune.jobs.evaluate import EvaluateRequest
+    from moonshine_tune.jobs.evaluate import evaluate as run_evaluation
+
+    request = EvaluateRequest(
+        manifest=manifest,
+        model=model,
+        adapter=adapter,
+        backend="runtime" if runtime_dir and backend == "torch" else backend,
+        runtime_dir=runtime_dir,
+        compare=compare,
+        normalizer=normalizer,
+        device=device,
+    )
+    result = run_evaluation(request, out, TerminalProgress())
+    show(summary(result), result.to_record(), as_json=as_json)
+
+
+def summary(result: "Evaluation") -> str:
+    """The evaluation for people."""
+    score, words = result.score, result.score.words
+    rows = [["adapted" if result.base else "model", f"{score.wer:.2f}",
+             f"{score.ci95[0]:.2f}–{score.ci95[1]:.2f}"]]  # fmt: skip
+    if result.base:
+        base = result.base
+        rows.insert(0, ["before", f"{base.wer:.2f}", f"{base.ci95[0]:.2f}–{base.ci95[1]:.2f}"])
+    lines = [
+        table([f"WER % ({result.normalizer})", "WER", "95 % interval"], rows),
+        f"{score.utterances} utterances, {words.reference} words: {words.substitutions} "
+        f"substituted, {words.deletions} deleted, {words.insertions} inserted; CER {score.cer:.2f}",
+        f"{result.audio_seconds:.0f} s of audio in {result.seconds:.1f} s ({result.backend})",
+    ]
+    if result.comparison:
+        change = result.comparison
+        lines.append(
+            f"difference {change.difference:+.2f} points "
+            f"[{change.ci95[0]:+.2f}, {change.ci95[1]:+.2f}]: {change.verdict}"
+        )
+    if len(score.by_speaker) > 1:
+        worst = sorted(score.by_speaker.items(), key=lambda item: -item[1])[:5]
+        lines.append("hardest speakers: " + ", ".join(f"{name} {wer:.1f}" for name, wer in worst))
+    for item in score.worst[:5]:
+        lines.append(f"  {item.id}\n    said:  {item.reference}\n    heard: {item.hypothesis}")
+    lines.extend(result.remarks)
+    return "\n".join(lines)

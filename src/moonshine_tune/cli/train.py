@@ -1,0 +1,115 @@
+"""`moonshine-tune train`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from moonshine_tune.cli.console import JsonFlag, TerminalProgress, refuse, show, table
+from moonshine_tune.cli.options import OutFolder
+
+if TYPE_CHECKING:
+    from moonshine_tune.jobs.train import TrainResult
+
+_EXAMPLE = (
+    "Example: moonshine-tune train --preset tiny --train train.jsonl --dev dev.jsonl "
+    "--replay general.jsonl --out runs/a"
+)
+_OptionalPath = Path | None
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("train", epilog=_EXAMPLE)(train)
+
+
+def train(
+    out: OutFolder,
+    model: Annotated[
+        str | None, typer.Option(help="Catalog name, hub id or folder [default: tiny].")
+    ] = None,
+    train_manifest: Annotated[
+        _OptionalPath, typer.Option("--train", help="Training manifest.")
+    ] = None,
+    dev: Annotated[
+        _OptionalPath, typer.Option(help="Development manifest; else speakers are held out.")
+    ] = None,
+    replay: Annotated[
+        _OptionalPath, typer.Option(help="General speech, no texts needed, against forgetting.")
+    ] = None,
+    canary: Annotated[
+        _OptionalPath, typer.Option(help="General speech that must not get worse.")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="A shipped preset: tiny, tiny-proof.")] = None,
+    config: Annotated[_OptionalPath, typer.Option(help="YAML settings file.")] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting: train.learning_rate=3e-4.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train a LoRA adapter: baseline first, the best adapter kept, nothing lost on Ctrl-C."""
+    from moonshine_tune.config import (
+        parse_assignments,
+        read_preset,
+        read_settings_file,
+        resolve_settings,
+    )
+
+    layers: list[tuple[str, dict[str, Any]]] = []
+    if resume:
+        layers.append(("run.json", _settings_of_run(out)))
+    if preset:
+        layers.append((f"preset {preset}", read_preset(preset)))
+    if config:
+        layers.append((f"file {config.name}", read_settings_file(config)))
+    flags: dict[str, Any] = {"model": model} if model else {}
+    named = {"train": train_manifest, "dev": dev, "replay": replay, "canary": canary}
+    paths = {key: str(path.absolute()) for key, path in named.items() if path}
+    if paths:
+        flags["data"] = paths
+    layers.append(("flag", flags))
+    layers.append(("--set", parse_assignments(assignments or [])))
+    settings = resolve_settings(layers)
+
+    from moonshine_tune.jobs.train import train as run_training
+
+    result = run_training(settings, out, TerminalProgress(), resume=resume)
+    show(_summary(result), _document(result), as_json=as_json)
+    if result.stopped == "interrupted":
+        raise typer.Exit(130)
+    refuse(not result.canary_held)
+
+
+def _settings_of_run(out: Path) -> dict[str, Any]:
+    from moonshine_tune.runs import RunFolder
+
+    settings: dict[str, Any] = RunFolder.open(out).read_record()["settings"]
+    return settings
+
+
+def _document(result: "TrainResult") -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(result)
+
+
+def _summary(result: "TrainResult") -> str:
+    rows = []
+    for name, candidate in (("base", result.baseline), (f"step {result.best.step}", result.best)):
+        canary = "-" if candidate.canary_wer is None else f"{candidate.canary_wer:.2f}"
+        rows.append([name, f"{candidate.dev_wer:.2f}", canary, f"{candidate.strength:g}"])
+    lines = [
+        table(["adapter", "dev WER", "canary WER", "strength"], rows),
+        f"{result.stopped} after {result.steps} steps, {result.train_seconds:.0f} s of training, "
+        f"{result.seconds:.0f} s in all, peak {result.peak_memory_mb} MB, "
+        f"loss {result.first_loss:.3f} → {result.last_loss:.3f}, "
+        f"{result.skipped_steps} steps skipped",
+        f"adapter: {result.adapter}",
+    ]
+    if not result.canary_held:
+        lines.append("no adapter kept the canary within its bound: raise retain.weight")
+    if result.stopped == "interrupted":
+        lines.append(f"everything is saved; go on with: moonshine-tune train --resume "
+                     f"--out {result.run}")  # fmt: skip
+    return "\n".join(lines)

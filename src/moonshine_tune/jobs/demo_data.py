@@ -1,0 +1,89 @@
+"""The demonstration's data: a synthesized domain, general speech, and a canary of human speech."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from moonshine_tune.audio.canary_recording import TWO_CITIES_SPANS
+from moonshine_tune.audio.decode import SAMPLE_RATE_HZ, load_audio, write_audio
+from moonshine_tune.audio.segment import split_at_pauses
+from moonshine_tune.audio.synth import DEV_VOICES, TEST_VOICES, TRAIN_VOICES
+from moonshine_tune.files import complete_folder
+from moonshine_tune.general_sentences import general_sentences
+from moonshine_tune.jobs.data_synth import synthesize_corpus
+from moonshine_tune.manifest import Utterance, read_manifest, write_manifest
+from moonshine_tune.phraseology import phraseology_split
+from moonshine_tune.progress import Progress
+from moonshine_tune.wheel import WheelAssets
+
+NUM_TRAIN, NUM_DEV, NUM_TEST = 240, 24, 48
+_NUM_GENERAL = 96
+
+
+@dataclass(frozen=True)
+class DemoData:
+    """Manifests of the demonstration.
+
+    Attributes:
+        train, dev, test: air-traffic phraseology; no voice and no sentence is in two of them.
+        replay: general speech without texts, for the teacher.
+        general: more of it, in other voices: the canary that the choice of the adapter sees.
+        canary: a human reader; no choice is made on it.
+    """
+
+    train: Path
+    dev: Path
+    test: Path
+    replay: Path
+    general: Path
+    canary: Path
+
+
+def make_demo_data(assets: WheelAssets, out: Path, seed: int, progress: Progress) -> DemoData:
+    """Synthesize the domain and cut the recordings, complete or not at all."""
+    sentences = phraseology_split(train=NUM_TRAIN, dev=NUM_DEV, test=NUM_TEST, seed=seed)
+    general = general_sentences()
+    with complete_folder(out) as scratch:
+        for name, texts, voices in (
+            ("train", sentences.train, TRAIN_VOICES),
+            ("dev", sentences.dev, DEV_VOICES),
+            ("test", sentences.test, TEST_VOICES),
+            ("replay", general[:_NUM_GENERAL], TRAIN_VOICES),
+            ("general", general[_NUM_GENERAL:], DEV_VOICES),
+        ):
+            synthesize_corpus(texts, scratch / name, voices=voices, seed=seed, progress=progress)
+        _add_recordings(scratch / "replay", (assets.beckett, assets.endgame))
+        _write_canary(scratch / "canary", assets.two_cities)
+    return DemoData(
+        **{
+            name: out / name / "manifest.jsonl"
+            for name in ("train", "dev", "test", "replay", "general", "canary")
+        }
+    )
+
+
+def _add_recordings(folder: Path, recordings: tuple[Path, ...]) -> None:
+    """Human speech without transcripts beside the synthesized one: replay needs no texts."""
+    manifest = folder / "manifest.jsonl"
+    utterances = list(read_manifest(manifest).utterances)
+    for recording in recordings:
+        samples = load_audio(recording)
+        for number, (start, end) in enumerate(split_at_pauses(samples)):
+            path = folder / "audio" / f"{recording.stem}-{number:02d}.wav"
+            piece = samples[round(start * SAMPLE_RATE_HZ) : round(end * SAMPLE_RATE_HZ)]
+            write_audio(path, piece)
+            utterances.append(Utterance(path.stem, path.resolve(), duration=end - start))
+    write_manifest(manifest, utterances)
+
+
+def _write_canary(folder: Path, recording: Path) -> None:
+    samples = load_audio(recording)
+    utterances = []
+    for number, (start, end, text) in enumerate(TWO_CITIES_SPANS):
+        path = folder / "audio" / f"two-cities-{number:02d}.wav"
+        first, last = math.floor(start * SAMPLE_RATE_HZ), math.floor(end * SAMPLE_RATE_HZ)
+        write_audio(path, samples[first:last])
+        utterances.append(
+            Utterance(path.stem, path.resolve(), text, speaker="reader", duration=end - start)
+        )
+    write_manifest(folder / "manifest.jsonl", utterances)

@@ -1,0 +1,273 @@
+"""Scoring a model on a manifest: through torch or through the runtime, base against adapted."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moonshine_tune.adapter import adapter_disabled, find_adapter
+from moonshine_tune.decode import TorchTranscriber
+from moonshine_tune.errors import RequestError
+from moonshine_tune.files import write_json_atomic, write_jsonl_atomic
+from moonshine_tune.jobs.model_opening import open_model
+from moonshine_tune.jobs.transcribe import Transcriber, transcribe_utterances
+from moonshine_tune.manifest import Manifest, read_manifest
+from moonshine_tune.progress import Progress
+from moonshine_tune.runtime.transcriber import RuntimeTranscriber
+from moonshine_tune.score import (
+    ErrorCounts,
+    PairedComparison,
+    Score,
+    ScoredUtterance,
+    compare_paired,
+    score_utterance,
+    summarize,
+)
+from moonshine_tune.text import Normalizer, normalizer_for
+
+RESULT_FILE, HYPOTHESES_FILE = "result.json", "hypotheses.jsonl"
+
+
+@dataclass(frozen=True)
+class EvaluateRequest:
+    """What is to be scored.
+
+    Attributes:
+        backend: `torch`, or `runtime` with `runtime_dir`.
+        adapter: run or adapter folder; the base is scored too, for the comparison.
+        compare: folder of an earlier evaluation of the same manifest, to compare with.
+    """
+
+    manifest: Path
+    model: str = "tiny"
+    adapter: Path | None = None
+    backend: str = "torch"
+    runtime_dir: Path | None = None
+    compare: Path | None = None
+    normalizer: str | None = None
+    device: str = "auto"
+    score_base: bool = True
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A scored manifest."""
+
+    score: Score
+    scored: tuple[ScoredUtterance, ...]
+    audio_seconds: float
+    seconds: float
+    normalizer: str
+    backend: str
+    model: str
+    adapter: str | None
+    manifest_sha256: str
+    base: Score | None = None
+    comparison: PairedComparison | None = None
+    remarks: tuple[str, ...] = ()
+
+    def to_record(self) -> dict[str, Any]:
+        """The JSON document of `evaluate`."""
+        words = self.score.words
+        record: dict[str, Any] = {
+            "wer": round(self.score.wer, 4),
+            "cer": round(self.score.cer, 4),
+            "substitutions": words.substitutions,
+            "deletions": words.deletions,
+            "insertions": words.insertions,
+            "reference_words": words.reference,
+            "utterances": self.score.utterances,
+            "audio_seconds": round(self.audio_seconds, 2),
+            "seconds": round(self.seconds, 2),
+            "rtf": round(self.seconds / self.audio_seconds, 5) if self.audio_seconds else 0.0,
+            "normalizer": self.normalizer,
+            "ci95": [round(value, 4) for value in self.score.ci95],
+            "backend": self.backend,
+            "model": self.model,
+            "adapter": self.adapter,
+            "manifest_sha256": self.manifest_sha256,
+            "by_speaker": {name: round(wer, 4) for name, wer in self.score.by_speaker.items()},
+            "worst": [item.to_record() for item in self.score.worst],
+        }
+        if self.base is not None:
+            record["base"] = {"wer": round(self.base.wer, 4), "ci95": list(self.base.ci95)}
+        if self.comparison is not None:
+            record["comparison"] = comparison_record(self.comparison)
+        if self.remarks:
+            record["remarks"] = list(self.remarks)
+        return record
+
+
+def comparison_record(comparison: PairedComparison) -> dict[str, Any]:
+    """A paired comparison as JSON data."""
+    return {
+        "before": round(comparison.before, 4),
+        "after": round(comparison.after, 4),
+        "difference": round(comparison.difference, 4),
+        "ci95": [round(value, 4) for value in comparison.ci95],
+        "relative_change": round(comparison.relative_change, 2),
+        "verdict": comparison.verdict,
+    }
+
+
+def evaluate(request: EvaluateRequest, out: Path | None, progress: Progress) -> Evaluation:
+    """Score a manifest; with `out`, write result.json and hypotheses.jsonl there.
+
+    Raises:
+        RequestError: wrong input, or a combination that makes no sense.
+    """
+    if request.backend not in ("torch", "runtime"):
+        raise RequestError(f"no back end is called {request.backend!r}", hint="torch or runtime")
+    manifest = read_manifest(request.manifest)
+    before = _earlier(request.compare, manifest) if request.compare else None
+    if request.backend == "runtime":
+        evaluation = _through_runtime(request, manifest, before, progress)
+    else:
+        evaluation = _through_torch(request, manifest, before, progress)
+    if out is not None:
+        write_evaluation(out, evaluation)
+    return evaluation
+
+
+def write_evaluation(out: Path, evaluation: Evaluation) -> None:
+    """Write result.json and, beside it, a line for each utterance."""
+    write_jsonl_atomic(out / HYPOTHESES_FILE, [item.to_record() for item in evaluation.scored])
+    write_json_atomic(out / RESULT_FILE, evaluation.to_record())
+
+
+def _language(manifest: Manifest) -> str:
+    return manifest.utterances[0].language or "en"
+
+
+def _through_runtime(
+    request: EvaluateRequest,
+    manifest: Manifest,
+    before: tuple[ScoredUtterance, ...] | None,
+    progress: Progress,
+) -> Evaluation:
+    if request.runtime_dir is None:
+        raise RequestError(
+            "the runtime back end needs a runtime folder",
+            hint="name it with --runtime-dir; `moonshine-tune export` makes one",
+        )
+    if request.adapter is not None:
+        raise RequestError(
+            "the runtime does not load adapters",
+            hint="export the adapter first, then score it with --runtime-dir alone",
+        )
+    normalizer = normalizer_for(request.normalizer, _language(manifest))
+    with RuntimeTranscriber(request.runtime_dir) as transcriber:
+        return score_manifest(
+            transcriber, manifest, normalizer, progress, model=str(request.runtime_dir.name),
+            before=before,
+        )  # fmt: skip
+
+
+def _through_torch(
+    request: EvaluateRequest,
+    manifest: Manifest,
+    before: tuple[ScoredUtterance, ...] | None,
+    progress: Progress,
+) -> Evaluation:
+    adapter = find_adapter(request.adapter) if request.adapter else None
+    opened = open_model(
+        request.model, adapter=adapter, device=request.device, dtype="float32", progress=progress
+    )
+    language = manifest.utterances[0].language or opened.language
+    normalizer = normalizer_for(request.normalizer, language)
+    transcriber = TorchTranscriber(opened.model, opened.limits)
+    name = str(opened.base["name"])
+    if adapter is not None and request.score_base and before is None:
+        with adapter_disabled(opened.model):
+            base = score_manifest(
+                transcriber, manifest, normalizer, progress, model=name, what="base"
+            )
+        before = base.scored
+    return score_manifest(
+        transcriber,
+        manifest,
+        normalizer,
+        progress,
+        model=name,
+        adapter=None if request.adapter is None else request.adapter.name,
+        before=before,
+        what="model" if adapter is None else "adapted",
+    )
+
+
+def score_manifest(
+    transcriber: Transcriber,
+    manifest: Manifest,
+    normalizer: Normalizer,
+    progress: Progress,
+    *,
+    model: str,
+    adapter: str | None = None,
+    before: Sequence[ScoredUtterance] | None = None,
+    what: str = "model",
+) -> Evaluation:
+    """Transcribe and score one manifest with one transcriber."""
+    begun = time.monotonic()
+    heard = transcribe_utterances(
+        transcriber, manifest.utterances, progress, f"transcribing ({what}, {transcriber.backend})"
+    )
+    seconds = time.monotonic() - begun
+    scored = tuple(
+        score_utterance(
+            utterance.id, utterance.reference, text, normalizer, speaker=utterance.speaker
+        )
+        for utterance, text in zip(manifest.utterances, heard.texts, strict=True)
+    )
+    return Evaluation(
+        score=summarize(scored),
+        scored=scored,
+        audio_seconds=heard.audio_seconds,
+        seconds=seconds,
+        normalizer=normalizer.name,
+        backend=transcriber.backend,
+        model=model,
+        adapter=adapter,
+        manifest_sha256=manifest.sha256,
+        base=summarize(before) if before is not None else None,
+        comparison=compare_paired(before, scored) if before is not None else None,
+        remarks=manifest.remarks,
+    )
+
+
+def _earlier(folder: Path, manifest: Manifest) -> tuple[ScoredUtterance, ...]:
+    """The utterances of an earlier evaluation, which must be of the same manifest."""
+    path = folder / HYPOTHESES_FILE
+    if not path.is_file():
+        raise RequestError(
+            "no earlier evaluation here",
+            where=folder,
+            hint="name the --out folder of an earlier `moonshine-tune evaluate`",
+        )
+    scored = tuple(_scored(json.loads(line)) for line in path.read_text("utf-8").splitlines())
+    if {item.id for item in scored} != {item.id for item in manifest.utterances}:
+        raise RequestError(
+            "the earlier evaluation is of other utterances",
+            where=folder,
+            hint="compare evaluations of the same manifest",
+        )
+    return scored
+
+
+def _scored(record: dict[str, Any]) -> ScoredUtterance:
+    return ScoredUtterance(
+        id=record["id"],
+        reference=record["reference"],
+        hypothesis=record["hypothesis"],
+        words=ErrorCounts(
+            record["substitutions"],
+            record["deletions"],
+            record["insertions"],
+            record["reference_words"],
+        ),
+        characters=ErrorCounts(
+            substitutions=record["character_errors"], reference=record["reference_characters"]
+        ),
+        speaker=record.get("speaker"),
+    )

@@ -1,0 +1,75 @@
+"""`data synth` through the real entry point."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from moonshine_tune.cli.app import run
+from moonshine_tune.manifest import read_manifest
+
+pytest.importorskip("espeakng_loader", reason="the package espeakng-loader is missing")
+
+
+def test_help_has_an_example_and_loads_nothing_heavy() -> None:
+    script = (
+        "import sys; from moonshine_tune.cli.app import run; "
+        "code = run(['data', 'synth', '--help']); "
+        "sys.exit(code or 10 * bool({'torch', 'numpy', 'soundfile'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "moonshine-tune data synth --grammar atc" in " ".join(done.stdout.split())
+
+
+def test_train_and_test_share_neither_sentence_nor_voice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    documents = []
+    for name, more in (("train", ["--count", "8"]), ("test", ["--skip", "8", "--count", "6"])):
+        out = tmp_path / "with space" / name
+        words = ["data", "synth", "--grammar", "atc", "--voice-set", name, "--seed", "2"]
+        assert run([*words, *more, "--out", str(out), "--json"]) == 0
+        documents.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
+    train, test = (read_manifest(Path(document["manifest"])).utterances for document in documents)
+    assert (documents[0]["utterances"], documents[1]["utterances"]) == (8, 6)
+    assert not {item.text for item in train} & {item.text for item in test}
+    assert not {item.speaker for item in train} & {item.speaker for item in test}
+
+
+def test_own_sentences_and_voices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sentences = tmp_path / "sentences.txt"
+    sentences.write_text("The first sentence.\nThe second sentence.\n", encoding="utf-8")
+    words = ["data", "synth", "--sentences", str(sentences), "--voices", "en-us, en-gb+f3"]
+    more = ["--voices-per-sentence", "2", "--rate", "160", "--format", "flac"]
+    assert run([*words, *more, "--out", str(tmp_path / "out")]) == 0
+    captured = capsys.readouterr()
+    assert "4 utterances of 2 sentences" in captured.out
+    utterances = read_manifest(tmp_path / "out" / "manifest.jsonl").utterances
+    assert {item.extra["rate_wpm"] for item in utterances} == {160}
+    assert {item.speaker for item in utterances} == {"en-us", "en-gb+f3"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--grammar", "atc", "--count", "2", "--voices", "en-us+f99"], "no voice is called"),
+        (["--grammar", "atc", "--count", "2", "--voice-set", "valid"], "no voice set"),
+        (["--grammar", "atc", "--count", "2", "--rate", "fast"], "--rate fast"),
+        (["--grammar", "atc", "--count", "2", "--rate", "10-20"], "rate_wpm from 10 to 20"),
+        (["--grammar", "atc"], "no end"),
+        ([], "either from a file or from a grammar"),
+        (["--sentences", "missing.txt"], "no such file"),
+    ],
+)
+def test_wrong_requests_end_with_2_and_a_hint_and_leave_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert run(["data", "synth", *words, "--out", str(tmp_path / "out")]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and "hint: " in captured.err
+    assert captured.out == "" and list(tmp_path.iterdir()) == []
