@@ -248,7 +248,9 @@ def load_adapter(model: SpeechModel, path: Path, *, base_sha256: str | None = No
     saved = load_file(folder / WEIGHTS_FILE)
     own = dict(adapter_parameters(model.module))
     by_portable = {f"base_model.model.{_portable(name)}": name for name in own}
-    wrong = [n for n in by_portable if n not in saved or saved[n].shape != own[by_portable[n]].shape]
+    wrong = [
+        n for n in by_portable if n not in saved or saved[n].shape != own[by_portable[n]].shape
+    ]
     if wrong or len(saved) != len(own):
         raise RequestError(
             f"the adapter does not fit this model: {len(wrong) or len(saved)} matrices differ, "

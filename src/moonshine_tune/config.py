@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -214,10 +215,8 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
         value = yaml.safe_load(text)
         if isinstance(value, str):
             # YAML 1.1 reads 3e-4 as text; people mean a number.
-            try:
+            with suppress(ValueError):
                 value = float(value)
-            except ValueError:
-                pass
         place = result
         *parents, last = key.strip().split(".")
         for parent in parents:

@@ -65,9 +65,7 @@ class GreedySession:
         first = self._layers[0].self_attn
         heads = self._cross[0][0].shape[1]
         shape = (self._rows, heads, max_tokens, first.head_dim)
-        self._past = [
-            (attended.new_empty(shape), attended.new_empty(shape)) for _ in self._layers
-        ]
+        self._past = [(attended.new_empty(shape), attended.new_empty(shape)) for _ in self._layers]
         places = torch.arange(max_tokens, device=attended.device)[None]
         self._cos, self._sin = model.decoder.rotary_emb(attended, position_ids=places)
         self._at = 0

@@ -66,7 +66,5 @@ def kl_to_teacher_sum(logits: Tensor, teacher_logits: Tensor, targets: Tensor) -
     """
     counts = targets.reshape(-1) != IGNORED
     student = F.log_softmax(logits.float().reshape(-1, logits.shape[-1])[counts], dim=-1)
-    teacher = F.log_softmax(
-        teacher_logits.float().reshape(-1, logits.shape[-1])[counts], dim=-1
-    )
+    teacher = F.log_softmax(teacher_logits.float().reshape(-1, logits.shape[-1])[counts], dim=-1)
     return F.kl_div(student, teacher, reduction="sum", log_target=True)

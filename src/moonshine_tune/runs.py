@@ -1,6 +1,6 @@
-"""The run folder: everything that a run was given, did and made, in files that a person can open.
+"""The run folder: what a run was given, did and made, in files that a person can open.
 
-`run.json`, `metrics.jsonl`, `tensorboard/`, `adapter/` (the best), `state/` (exact resume), `eval/`.
+`run.json`, `metrics.jsonl`, `tensorboard/`, `adapter/` (the best), `state/` (to resume), `eval/`.
 """
 
 import json

@@ -3,9 +3,7 @@
 import math
 
 
-def learning_rate_share(
-    step: int, *, steps: int, warmup_share: float, final_share: float
-) -> float:
+def learning_rate_share(step: int, *, steps: int, warmup_share: float, final_share: float) -> float:
     """Share of the peak rate at `step` (from 0): linear warm-up, then cosine to `final_share`."""
     warmup = round(steps * warmup_share)
     if step < warmup:

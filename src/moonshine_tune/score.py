@@ -203,6 +203,4 @@ def compare_paired(
     low, high = _interval(pairs)
     first_rate, second_rate = summarize(before).wer, summarize(after).wer
     verdict = "better" if high < 0 else "worse" if low > 0 else "no difference shown"
-    return PairedComparison(
-        first_rate, second_rate, second_rate - first_rate, (low, high), verdict
-    )
+    return PairedComparison(first_rate, second_rate, second_rate - first_rate, (low, high), verdict)

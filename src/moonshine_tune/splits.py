@@ -4,10 +4,11 @@ A leaky split overstates what adaptation gains, by several points of WER: the mo
 test's voices. Nothing but the manifest's own words is looked at here; no audio is opened.
 """
 
+import math
 import random
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from moonshine_tune.errors import RequestError
 from moonshine_tune.manifest import Utterance
@@ -85,10 +86,9 @@ def split_by_speaker(
             f"shares of {dev:g} for dev and {test:g} for test leave nothing for train",
             hint="give shares that add up to less than 1, such as --dev 0.1 --test 0.1",
         )
-    groups, remarks = _groups(utterances)
-    weigh, remark = _weight(utterances)
+    keys, remarks = _group_keys(utterances)
+    weights, remark = _weights(utterances, keys)
     remarks.extend(remark)
-    weights = {key: sum(weigh(utterance) for utterance in groups[key]) for key in sorted(groups)}
     whole = sum(weights.values())
     side_of: dict[_Node, str] = {}
     wanted = [(name, share) for name, share in (("test", test), ("dev", dev)) if share > 0]
@@ -99,13 +99,10 @@ def split_by_speaker(
         chosen = _closest(free, weights, share * whole, most, f"{seed}:{name}")
         side_of.update(dict.fromkeys(chosen, name))
         if not chosen and utterances:
-            remarks.append(
-                f"{name} is empty: {len(groups)} speakers are too few to hold one of them out"
-            )
-    key_of = {utterance.id: key for key, members in groups.items() for utterance in members}
+            remarks.append(f"{name} is empty: there are {len(weights)} voices to split")
     sides: dict[str, list[Utterance]] = {"train": [], "dev": [], "test": []}
-    for utterance in utterances:
-        sides[side_of.get(key_of[utterance.id], "train")].append(utterance)
+    for utterance, key in zip(utterances, keys, strict=True):
+        sides[side_of.get(key, "train")].append(utterance)
     if disjoint_texts:
         remarks.extend(_drop_shared_texts(sides))
     return Splits(tuple(sides["train"]), tuple(sides["dev"]), tuple(sides["test"]), tuple(remarks))
@@ -120,8 +117,8 @@ def _voice(utterance: Utterance) -> _Node:
     return ("recording", str(utterance.audio))
 
 
-def _groups(utterances: Sequence[Utterance]) -> tuple[dict[_Node, list[Utterance]], list[str]]:
-    """Utterances that must stay together, by the first of their names; remarks on fallbacks."""
+def _group_keys(utterances: Sequence[Utterance]) -> tuple[list[_Node], list[str]]:
+    """The group of each utterance, which must stay on one side; and remarks on fallbacks."""
     parent: dict[_Node, _Node] = {}
 
     def root(node: _Node) -> _Node:
@@ -141,9 +138,6 @@ def _groups(utterances: Sequence[Utterance]) -> tuple[dict[_Node, list[Utterance
         unite(_voice(utterance), ("recording", str(utterance.audio)))
         if utterance.session in open_sessions:
             unite(_voice(utterance), ("session", utterance.session))
-    groups: dict[_Node, list[Utterance]] = defaultdict(list)
-    for utterance in utterances:
-        groups[root(_voice(utterance))].append(utterance)
     unnamed = [_voice(utterance)[0] for utterance in utterances if not utterance.speaker]
     remarks = []
     if unnamed:
@@ -157,28 +151,29 @@ def _groups(utterances: Sequence[Utterance]) -> tuple[dict[_Node, list[Utterance
             + ", ".join(ways)
         )
     speakers = {utterance.speaker for utterance in utterances if utterance.speaker}
-    joined = len(speakers) - len({root(("speaker", speaker)) for speaker in speakers})
-    if joined:
+    voices = {root(("speaker", speaker)) for speaker in speakers}
+    if len(voices) < len(speakers):
         remarks.append(
-            f"{joined + 1} or more of {len(speakers)} speakers share recordings or sessions: "
-            f"they stay on one side"
+            f"{len(speakers)} speakers make {len(voices)} groups: those who share a recording or "
+            "a session stay together"
         )
-    return dict(groups), remarks
+    return [root(_voice(utterance)) for utterance in utterances], remarks
 
 
-def _weight(utterances: Sequence[Utterance]) -> tuple[Callable[[Utterance], float], list[str]]:
-    """How much an utterance counts: its seconds, or 1 each where some duration is unknown."""
-    unknown = sum(_seconds(utterance) is None for utterance in utterances)
-    if not unknown:
-        return (lambda utterance: _seconds(utterance) or 0.0), []
-    remark = f"{unknown} of {len(utterances)} durations are unknown: shares are by count"
-    return (lambda utterance: 1.0), [remark]
-
-
-def _seconds(utterance: Utterance) -> float | None:
-    if utterance.end is not None:
-        return utterance.end - (utterance.start or 0.0)
-    return utterance.duration
+def _weights(
+    utterances: Sequence[Utterance], keys: Sequence[_Node]
+) -> tuple[dict[_Node, float], list[str]]:
+    """Each group's seconds, or its count where some duration is unknown; sorted by name."""
+    known = [utterance.known_seconds for utterance in utterances]
+    unknown = known.count(None)
+    shares: dict[_Node, list[float]] = defaultdict(list)
+    for key, seconds in zip(keys, known, strict=True):
+        shares[key].append(1.0 if unknown else seconds or 0.0)
+    remarks = []
+    if unknown:
+        remarks.append(f"{unknown} of {len(utterances)} durations are unknown: shares are by count")
+    # An exact sum: the last digit must not depend on the order of the utterances.
+    return {key: math.fsum(shares[key]) for key in sorted(shares)}, remarks
 
 
 def _closest(
@@ -261,8 +256,3 @@ def _shared(
         for value, by_side in found.items()
         if len(by_side) > 1
     ]
-
-
-def with_split(utterances: Iterable[Utterance], name: str) -> tuple[Utterance, ...]:
-    """The utterances with `split` set to `name`."""
-    return tuple(replace(utterance, split=name) for utterance in utterances)

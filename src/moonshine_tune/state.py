@@ -53,9 +53,7 @@ def save_state(
         )
 
 
-def load_state(
-    folder: Path, model: SpeechModel, optimizer: torch.optim.Optimizer
-) -> TrainingState:
+def load_state(folder: Path, model: SpeechModel, optimizer: torch.optim.Optimizer) -> TrainingState:
     """Put everything back.
 
     Raises:

@@ -1,8 +1,8 @@
 """The frozen base model as teacher on general audio: what keeps general speech from being lost.
 
-For each replay clip the base's own greedy text and its final hidden states are kept; the frozen head
-turns the states into the teacher's distribution again when it is needed. No transcripts are used,
-so any general audio in the right language will do.
+For each replay clip the base's own greedy text and its final hidden states are kept; the frozen
+head turns the states into the teacher's distribution again when it is needed. No transcripts are
+used, so any general audio in the right language will do.
 """
 
 from collections.abc import Sequence

@@ -44,9 +44,7 @@ def _basic(text: str) -> str:
     text = unicodedata.normalize("NFKC", split_hyphens(text)).lower()
     # An apostrophe inside a word belongs to it: "don't" stays one word in every language.
     text = re.sub(r"(?<=\w)['’](?=\w)", "\u02bc", text)
-    kept = [
-        character if unicodedata.category(character)[0] in "LMN" else " " for character in text
-    ]
+    kept = [character if unicodedata.category(character)[0] in "LMN" else " " for character in text]
     return _SPACES.sub(" ", "".join(kept)).strip().replace("\u02bc", "'")
 
 

@@ -31,7 +31,7 @@ RATE_RANGE_WPM = (80, 450)
 PERCENT_RANGE = (0, 100)
 
 # Voices of the splits. No variant is in two of them, with whatever accent: a test voice is a
-# stranger in timbre. The Scottish and New York accents are met by both sides, as in life. Left out
+# stranger in timbre. Received Pronunciation and the New York accent are on both sides. Left out
 # are whispering, robotic and croaking variants, and those of which Moonshine tiny hears less than
 # half of everyday sentences: they would measure espeak-ng and not the adaptation.
 TRAIN_VOICES = (
@@ -39,7 +39,7 @@ TRAIN_VOICES = (
     "en-029+f1", "en-us+steph", "en-gb-x-gbclan+m7", "en-us-nyc+m2",
 )  # fmt: skip
 DEV_VOICES = ("en-us+f3", "en-gb+m5", "en-gb-x-rp+Andy")
-TEST_VOICES = ("en-us+m8", "en-gb-scotland+f5", "en-us-nyc+Annie", "en-gb+m6")
+TEST_VOICES = ("en-us+m8", "en-gb-x-rp+f5", "en-us-nyc+Annie", "en-gb+m6")
 
 VOICE_SETS: dict[str, tuple[str, ...]] = {
     "train": TRAIN_VOICES,

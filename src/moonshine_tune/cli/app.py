@@ -94,4 +94,3 @@ def run(arguments: list[str]) -> int:
             hint="run the same command again with --debug, and report what it prints",
         )
         return report_error(unexpected, as_json=as_json)
-

@@ -22,9 +22,7 @@ def register(app: typer.Typer) -> None:
 def export(
     run: Annotated[Path, typer.Option(help="Run folder, or adapter folder with --model.")],
     out: OutFolder,
-    model: Annotated[
-        str | None, typer.Option(help="Base model [default: the run's].")
-    ] = None,
+    model: Annotated[str | None, typer.Option(help="Base model [default: the run's].")] = None,
     base_runtime: Annotated[
         Path | None, typer.Option(help="Runtime folder of the base [default: the model's].")
     ] = None,

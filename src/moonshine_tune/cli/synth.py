@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
     app.command("synth", epilog=_EPILOG)(synth)
 
 
-def synth(  # noqa: PLR0913 - each option of a command is a parameter
+def synth(
     out: Annotated[Path, typer.Option(help="New folder for manifest.jsonl and audio/.")],
     sentences: Annotated[
         Path | None, typer.Option(help="Text file, UTF-8, a sentence a line.")

@@ -125,9 +125,7 @@ class SpeechModel(ABC):
         """What the decoder's cross-attention reads, [B, T, decoder width]."""
 
     @abstractmethod
-    def rotate(
-        self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def rotate(self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         """Apply the family's rotary position embedding to [B, heads, L, head width]."""
 
     def decoder_hidden(self, states: EncoderStates, input_ids: Tensor) -> Tensor:

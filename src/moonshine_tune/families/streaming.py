@@ -78,9 +78,7 @@ class StreamingSpeechModel(SpeechModel):
         for window in {self._window(i) for i in range(len(self.encoder.layers))}:
             left, right = window
             # transformers' rule: both bounds are strict.
-            allowed = ((distance >= 0) & (distance < left)) | (
-                (distance < 0) & (-distance < right)
-            )
+            allowed = ((distance >= 0) & (distance < left)) | ((distance < 0) & (-distance < right))
             allowed = allowed[None, None]
             if own is not None:
                 # A padded frame may look at itself, so that no row is fully masked.
@@ -96,9 +94,7 @@ class StreamingSpeechModel(SpeechModel):
         projected: Tensor = decoder.proj(states.values + decoder.pos_emb(places))
         return projected
 
-    def rotate(
-        self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def rotate(self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         """Rotary positions of the streaming decoder."""
         rotated: tuple[Tensor, Tensor] = apply_rotary_pos_emb(query, key, cos, sin)
         return rotated

@@ -70,9 +70,7 @@ class V1SpeechModel(SpeechModel):
         """The encoder states as they are."""
         return states.values
 
-    def rotate(
-        self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def rotate(self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         """Rotary positions on interleaved pairs of the first 32 dimensions of a head."""
         rotated: tuple[Tensor, Tensor] = apply_rotary_pos_emb(query, key, cos, sin)
         return rotated

@@ -1,4 +1,4 @@
-"""The whole way on one machine in minutes: prepare, baseline, train, evaluate, reload, export, prove."""
+"""The whole way in minutes: prepare, baseline, train, reload, export, evaluate, and the gates."""
 
 import json
 import time
@@ -121,9 +121,7 @@ def demo(out: Path, progress: Progress, *, seed: int = 0) -> DemoResult:
     reload_figure, reload_exact = _reload(trained, reloaded, data, progress)
     clock.lap("evaluate")
     progress.say("5/6 export and parity")
-    exported = export(
-        ExportRequest(run=trained.run, manifest=data.test), out / "runtime", progress
-    )
+    exported = export(ExportRequest(run=trained.run, manifest=data.test), out / "runtime", progress)
     clock.lap("export")
     progress.say("6/6 evaluation, torch and runtime")
     scores |= _score_both("adapted", data, reloaded, exported.runtime_dir, out, progress)
@@ -221,7 +219,9 @@ def _reload(
     )
     source = StateSource(reloaded.model, corpus.load, corpus.seconds, budget_mb=500)
     source.prepare(range(len(corpus)), progress, "encoding dev")
-    again = transcribe_source(reloaded.model, source, reloaded.limits, progress, "reading dev again")
+    again = transcribe_source(
+        reloaded.model, source, reloaded.limits, progress, "reading dev again"
+    )
     same = sum(
         heard[utterance.id] == text
         for utterance, text in zip(corpus.utterances, again, strict=True)

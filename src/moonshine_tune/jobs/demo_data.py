@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moonshine_tune.audio.canary_recording import TWO_CITIES_SPANS
-from moonshine_tune.audio.decode import SAMPLE_RATE_HZ, load_audio, write_audio
+from moonshine_tune.audio.decode import SAMPLE_RATE_HZ, change_tempo, load_audio, write_audio
 from moonshine_tune.audio.segment import split_at_pauses
 from moonshine_tune.audio.synth import DEV_VOICES, TEST_VOICES, TRAIN_VOICES
 from moonshine_tune.files import complete_folder
@@ -17,7 +17,10 @@ from moonshine_tune.progress import Progress
 from moonshine_tune.wheel import WheelAssets
 
 NUM_TRAIN, NUM_DEV, NUM_TEST = 240, 24, 48
+_VOICES_PER_SENTENCE = 2
 _NUM_GENERAL = 96
+_HUMAN_CUTS_S = (4.0, 6.0, 10.0)
+_HUMAN_TEMPOS = (0.9, 1.0, 1.1)
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,14 @@ def make_demo_data(assets: WheelAssets, out: Path, seed: int, progress: Progress
             ("replay", general[:_NUM_GENERAL], TRAIN_VOICES),
             ("general", general[_NUM_GENERAL:], DEV_VOICES),
         ):
-            synthesize_corpus(texts, scratch / name, voices=voices, seed=seed, progress=progress)
+            synthesize_corpus(
+                texts,
+                scratch / name,
+                voices=voices,
+                seed=seed,
+                voices_per_sentence=_VOICES_PER_SENTENCE if name == "train" else 1,
+                progress=progress,
+            )
         _add_recordings(scratch / "replay", (assets.beckett, assets.endgame))
         _write_canary(scratch / "canary", assets.two_cities)
     return DemoData(
@@ -63,16 +73,24 @@ def make_demo_data(assets: WheelAssets, out: Path, seed: int, progress: Progress
 
 
 def _add_recordings(folder: Path, recordings: tuple[Path, ...]) -> None:
-    """Human speech without transcripts beside the synthesized one: replay needs no texts."""
+    """Human speech without transcripts beside the synthesized one: replay needs no texts.
+
+    There is little of it, so it is heard in several cuts and tempos: the teacher answers to each.
+    """
     manifest = folder / "manifest.jsonl"
-    utterances = list(read_manifest(manifest).utterances)
+    utterances = list(read_manifest(manifest, require_text=False).utterances)
     for recording in recordings:
         samples = load_audio(recording)
-        for number, (start, end) in enumerate(split_at_pauses(samples)):
-            path = folder / "audio" / f"{recording.stem}-{number:02d}.wav"
-            piece = samples[round(start * SAMPLE_RATE_HZ) : round(end * SAMPLE_RATE_HZ)]
-            write_audio(path, piece)
-            utterances.append(Utterance(path.stem, path.resolve(), duration=end - start))
+        for max_s in _HUMAN_CUTS_S:
+            for number, (start, end) in enumerate(split_at_pauses(samples, max_s=max_s)):
+                piece = samples[round(start * SAMPLE_RATE_HZ) : round(end * SAMPLE_RATE_HZ)]
+                for tempo in _HUMAN_TEMPOS:
+                    name = f"{recording.stem}-{max_s:g}s-{number:02d}~tempo{tempo:g}"
+                    path = folder / "audio" / f"{name}.wav"
+                    heard = change_tempo(piece, tempo)
+                    write_audio(path, heard)
+                    seconds = len(heard) / SAMPLE_RATE_HZ
+                    utterances.append(Utterance(name, path.resolve(), duration=seconds))
     write_manifest(manifest, utterances)
 
 

@@ -1,4 +1,4 @@
-"""From an adapter to files that the Moonshine runtime loads, proved equal before they are called done."""
+"""From an adapter to files that the Moonshine runtime loads, with the proof that they are equal."""
 
 import time
 from dataclasses import dataclass
@@ -98,8 +98,7 @@ def export(request: ExportRequest, out: Path, progress: Progress) -> ExportResul
         result = ExportResult(out, report, parity, seconds)
         write_json_atomic(
             scratch / "export.json",
-            result.to_record()
-            | {"runtime_dir": ".", "base": opened.base, "versions": versions()},
+            result.to_record() | {"runtime_dir": ".", "base": opened.base, "versions": versions()},
         )
     return result
 
@@ -156,4 +155,3 @@ def _parity(
         heard = transcribe_utterances(runtime, utterances, progress, "parity (runtime)")
     normalizer = normalizer_for(None, opened.language)
     return compare_transcripts(said.texts, heard.texts, normalizer, bound=bound)
-

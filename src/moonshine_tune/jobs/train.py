@@ -412,9 +412,7 @@ def _choose_strength(trainer: _Trainer, best: Candidate) -> Candidate:
 
     saved = load_file(trainer.run.adapter_dir / "adapter_model.safetensors")
     names = [name for name, _ in adapter_parameters(trainer.model.module)]
-    state = {
-        name: saved[f"base_model.model.{name.replace('.default.', '.')}"] for name in names
-    }
+    state = {name: saved[f"base_model.model.{name.replace('.default.', '.')}"] for name in names}
     load_adapter_state(trainer.model, state)
     tried = {strength: trainer.score(best.step, strength) for strength in strengths}
     for scored in tried.values():

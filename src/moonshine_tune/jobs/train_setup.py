@@ -1,4 +1,4 @@
-"""Everything that the training loop needs, made ready: corpora, stored states, teacher, holdouts."""
+"""What the training loop needs, made ready: corpora, stored states, teacher, holdouts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,7 +82,8 @@ def prepare_training(
     dev, dev_remarks = _holdout(
         "dev", dev_utterances[:limit], settings, opened, normalizer, budget, progress
     )
-    canary, canary_remarks = None, ()
+    canary: Holdout | None = None
+    canary_remarks: tuple[str, ...] = ()
     if "canary" in manifests:
         canary, canary_remarks = _holdout(
             "canary",
@@ -93,7 +94,8 @@ def prepare_training(
             budget,
             progress,
         )
-    replay, replay_remarks = None, ()
+    replay: Replay | None = None
+    replay_remarks: tuple[str, ...] = ()
     if "replay" in manifests and settings.retain.weight > 0:
         replay, replay_remarks = _replay(
             manifests["replay"].utterances, settings, model, opened.limits, budget, progress
@@ -137,9 +139,7 @@ def _train_and_dev(
     train = manifests["train"].utterances
     if "dev" in manifests:
         return train, manifests["dev"].utterances, remarks
-    parts = split_by_speaker(
-        train, dev=settings.data.dev_share, test=0.0, seed=settings.train.seed
-    )
+    parts = split_by_speaker(train, dev=settings.data.dev_share, test=0.0, seed=settings.train.seed)
     if not parts.dev or not parts.train:
         raise RequestError(
             f"{len(train)} utterances cannot be split by speaker into train and dev",

@@ -101,14 +101,12 @@ def graft(
     )
 
 
-def _matches(
-    file: OrtFile, base: Mapping[str, Floats]
-) -> list[tuple[QuantizedTensor, str, bool]]:
+def _matches(file: OrtFile, base: Mapping[str, Floats]) -> list[tuple[QuantizedTensor, str, bool]]:
     """Stored matrices with the base tensor that each holds, and whether it lies transposed."""
     by_shape: dict[tuple[int, int], list[str]] = {}
     for key, value in base.items():
         by_shape.setdefault((value.shape[0], value.shape[1]), []).append(key)
-    matches = []
+    matches: list[tuple[QuantizedTensor, str, bool]] = []
     for tensor in quantized_tensors(file):
         rows, columns = tensor.values.shape
         straight, turned = by_shape.get((rows, columns), []), by_shape.get((columns, rows), [])

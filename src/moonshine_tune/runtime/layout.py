@@ -40,7 +40,7 @@ def read_layout(folder: Path) -> RuntimeLayout:
     if not folder.is_dir():
         raise RequestError("no such runtime folder", where=folder)
     streaming = (folder / "decoder_kv.ort").is_file()
-    expected = STREAMING_FILES if streaming else V1_FILES
+    expected: tuple[str, ...] = STREAMING_FILES if streaming else V1_FILES
     if streaming and (folder / "frontend.model.ort").is_file():
         expected = ("frontend.model.ort", "frontend.weights.ort", *STREAMING_FILES[1:])
     missing = [name for name in expected if not (folder / name).is_file()]

@@ -18,7 +18,8 @@ from moonshine_tune.errors import RequestError
 
 # onnx.TensorProto.DataType → numpy
 _DTYPES: dict[int, str] = {
-    1: "<f4", 2: "u1", 3: "i1", 4: "<u2", 5: "<i2", 6: "<i4", 7: "<i8", 9: "?", 10: "<f2", 11: "<f8",
+    1: "<f4", 2: "u1", 3: "i1", 4: "<u2", 5: "<i2", 6: "<i4", 7: "<i8",
+    9: "?", 10: "<f2", 11: "<f8",
 }  # fmt: skip
 
 

@@ -32,7 +32,10 @@ class QuantizedTensor:
 
     def dequantize(self, file: OrtFile) -> Floats:
         """(q − zero point) · scale, in the layout of the file."""
-        scale, zero = self._spread(file.array(self.scale)), self._spread(file.array(self.zero_point))
+        scale, zero = (
+            self._spread(file.array(self.scale)),
+            self._spread(file.array(self.zero_point)),
+        )
         steps = file.array(self.values).astype(np.int32) - zero.astype(np.int32)
         return (steps.astype(np.float32) * scale.astype(np.float32)).astype(np.float32)
 

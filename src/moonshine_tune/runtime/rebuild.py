@@ -134,17 +134,17 @@ def _decoder_weights(file: OrtFile) -> Weights:
     weights: Weights = {}
     for node in file.nodes:
         module = node.name.rpartition("/")[0].strip("/").replace("/", ".")
-        if node.op in _MATMULS and module.startswith("model.decoder.layers."):
-            # Both branches of the graph use the same weights; the first mention is enough.
-            if f"{module}.weight" not in weights:
-                weights[f"{module}.weight"] = _linear(file, node.inputs)
+        # Both branches of the graph use the same weights; the first mention is enough.
+        wanted = module.startswith("model.decoder.layers.") and f"{module}.weight" not in weights
+        if wanted and node.op in _MATMULS:
+            weights[f"{module}.weight"] = _linear(file, node.inputs)
     for item in file.initializers:
         name = _MERGED.sub("", item.name)
         if name.startswith("model.decoder.") and name.endswith((".weight", ".bias")):
             weights.setdefault(name, _floats(file, item.name))
-        elif item.name.startswith("model.decoder.embed_tokens.weight_merged") and item.name.endswith(
-            "_quantized"
-        ):
+        elif item.name.startswith(
+            "model.decoder.embed_tokens.weight_merged"
+        ) and item.name.endswith("_quantized"):
             stem = item.name.removesuffix("_quantized")
             weights.setdefault("model.decoder.embed_tokens.weight", _dequantized(file, stem))
     return weights

@@ -1,0 +1,157 @@
+"""`moonshine-tune data`: import, check, split and synthesize recordings."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moonshine_tune.cli import synth
+from moonshine_tune.cli.console import JsonFlag, TerminalProgress, refuse, say, show, table
+from moonshine_tune.errors import RequestError
+
+app = typer.Typer(
+    no_args_is_help=True, help="Import, check, split and synthesize recordings with transcripts."
+)
+
+_SHOWN = 10
+
+
+@app.command(
+    "import",
+    epilog="Example: moonshine-tune data import recordings --table words.csv --out train.jsonl",
+)
+def import_command(
+    folder: Annotated[Path, typer.Argument(help="Folder of recordings, or a table beside them.")],
+    out: Annotated[Path, typer.Option(help="Manifest to write, such as train.jsonl.")],
+    table: Annotated[
+        Path | None,
+        typer.Option(help="CSV, TSV or JSONL; else .txt or .trans.txt files are looked for."),
+    ] = None,
+    audio_column: Annotated[str | None, typer.Option(help="Column of the recording.")] = None,
+    text_column: Annotated[str | None, typer.Option(help="Column of the transcript.")] = None,
+    speaker_column: Annotated[str | None, typer.Option(help="Column of the speaker.")] = None,
+    language: Annotated[str | None, typer.Option(help="Language of all, such as en or ko.")] = None,
+    no_text: Annotated[
+        bool, typer.Option("--no-text", help="No transcripts are needed (replay audio).")
+    ] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out wrong rows instead of refusing them all.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing manifest.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make a manifest of a folder of recordings and their transcripts."""
+    from moonshine_tune.jobs.data_import import ImportRequest, import_data
+    from moonshine_tune.jobs.data_tables import ColumnNames
+
+    request = ImportRequest(
+        folder=folder,
+        out=out,
+        table=table,
+        columns=ColumnNames(audio=audio_column, text=text_column, speaker=speaker_column),
+        want_text=not no_text,
+        language=language,
+        skip_bad=skip_bad,
+        force=force,
+    )
+    result = import_data(request, TerminalProgress())
+    for item in result.dropped[:_SHOWN]:
+        say(f"left out, {item.reason}: {item.place}: {item.detail}")
+    if len(result.dropped) > _SHOWN:
+        say(f"… and {len(result.dropped) - _SHOWN:,} more; --json lists all")
+    if result.unlisted:
+        say(f"{result.unlisted:,} recordings of the folder are in no row")
+    speakers = f", {result.speakers} speakers" if result.speakers else ", no speakers named"
+    text = (
+        f"{result.summary()}\n"
+        f"{result.manifest}: {_hours(result.seconds)}{speakers}\n"
+        f"next: moonshine-tune data check {result.manifest}" + (" --no-text" if no_text else "")
+    )
+    show(text, result, as_json=as_json)
+
+
+@app.command(
+    "check",
+    epilog="Examples: moonshine-tune data check train.jsonl test.jsonl ; "
+    "moonshine-tune data check all.jsonl --report findings.json",
+)
+def check_command(
+    manifests: Annotated[
+        list[Path] | None,
+        typer.Argument(help="One manifest or several; several are compared as sides of a split."),
+    ] = None,
+    train: Annotated[Path | None, typer.Option(help="Training manifest.")] = None,
+    dev: Annotated[Path | None, typer.Option(help="Development manifest.")] = None,
+    test: Annotated[Path | None, typer.Option(help="Test manifest.")] = None,
+    no_text: Annotated[
+        bool, typer.Option("--no-text", help="No transcripts are needed (replay audio).")
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="Also write all findings with all ids to this JSON file.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Look for what spoils training or scores; exit 1 where there is an error."""
+    from moonshine_tune.files import write_json_atomic
+    from moonshine_tune.jobs.data_check import check_manifests
+
+    paths = [*(manifests or []), *(path for path in (train, dev, test) if path is not None)]
+    if not paths:
+        raise RequestError(
+            "no manifest to check", hint="moonshine-tune data check train.jsonl test.jsonl"
+        )
+    result = check_manifests(paths, require_text=not no_text, progress=TerminalProgress())
+    document = result.to_document()
+    if report is not None:
+        write_json_atomic(report, document)
+        say(f"report: {report}")
+    show(result.summary(), document, as_json=as_json)
+    refuse(result.has_errors)
+
+
+@app.command(
+    "split",
+    epilog="Example: moonshine-tune data split all.jsonl --out split --dev 0.1 --test 0.1 --seed 0",
+)
+def split_command(
+    manifest: Annotated[Path, typer.Argument(help="Manifest to split.")],
+    out: Annotated[Path, typer.Option(help="Folder for train.jsonl, dev.jsonl and test.jsonl.")],
+    dev: Annotated[float, typer.Option(help="Share for development; 0 for none.")] = 0.1,
+    test: Annotated[float, typer.Option(help="Share for the test; 0 for none.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Same seed, same split.")] = 0,
+    disjoint_texts: Annotated[
+        bool, typer.Option("--disjoint-texts", help="Keep each text on one side, dropping some.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier split.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Split a manifest so that no speaker and no recording lies on two sides."""
+    from moonshine_tune.jobs.data_split import SplitRequest, split_data
+
+    request = SplitRequest(
+        manifest=manifest,
+        out=out,
+        dev=dev,
+        test=test,
+        seed=seed,
+        disjoint_texts=disjoint_texts,
+        force=force,
+    )
+    result = split_data(request, TerminalProgress())
+    for remark in result.remarks:
+        say(remark)
+    rows = [
+        [side.name, str(side.utterances), _hours(side.seconds), str(side.speakers or "-")]
+        for side in result.sides
+    ]
+    text = table(["side", "utterances", "length", "speakers"], rows)
+    if result.dropped:
+        text += f"\ndropped {result.dropped:,} of {result.utterances:,}"
+    show(text, result, as_json=as_json)
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.2f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
+
+
+synth.register(app)

@@ -1,0 +1,285 @@
+"""What all tests share: isolation, small random models of both families, the real tiny model.
+
+Nothing here imports torch before a test asks for a model.
+"""
+
+import math
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from moonshine_tune.families.interface import SpeechModel, TextTokenizer
+    from moonshine_tune.sources import ResolvedModel
+    from moonshine_tune.wheel import WheelAssets
+
+Samples = npt.NDArray[np.float32]
+
+_ROOT = Path(__file__).resolve().parents[1]
+_CHARACTERS = "▁abcdefghijklmnopqrstuvwxyz'.,?-0123456789"
+_NEAR = {"localhost", "127.0.0.1", "::1", "0.0.0.0", ""}
+# Read before any test changes the environment: the place where the real model is kept.
+_TOLD_CACHE = os.environ.get("MOONSHINE_TUNE_CACHE", "")
+
+
+# --- isolation
+
+
+def _is_real(request: pytest.FixtureRequest) -> bool:
+    named = {"wheel_assets", "real_tiny"} & set(request.fixturenames)
+    return bool(named) or request.node.get_closest_marker("real_model") is not None
+
+
+@pytest.fixture(autouse=True)
+def _isolated(
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """A cache of its own and no way out, for every test but those on the real model."""
+    if _is_real(request):
+        return
+    monkeypatch.setenv("MOONSHINE_TUNE_CACHE", str(tmp_path_factory.mktemp("cache") / "cache"))
+    for name in ("PIP_NO_INDEX", "HF_HUB_OFFLINE"):
+        monkeypatch.setenv(name, "1")
+    connect, look_up = socket.socket.connect, socket.getaddrinfo
+
+    def near_connect(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in _NEAR:
+            raise OSError(f"this test may not reach {address[0]}")
+        connect(self, address)
+
+    def near_look_up(host: Any, *rest: Any, **named: Any) -> Any:
+        if isinstance(host, str) and host not in _NEAR:
+            raise socket.gaierror(f"this test may not look up {host}")
+        return look_up(host, *rest, **named)
+
+    monkeypatch.setattr(socket.socket, "connect", near_connect)
+    monkeypatch.setattr(socket, "getaddrinfo", near_look_up)
+
+
+# --- small random models
+
+
+def _characters_tokenizer() -> "TextTokenizer":
+    """One token a character, every other character as its bytes; ids 0, 1, 2 are special."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
+
+    from moonshine_tune.families.interface import TextTokenizer
+
+    special = ["<unk>", "<s>", "</s>"]
+    words = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *_CHARACTERS]
+    vocabulary = {word: index for index, word in enumerate(words)}
+    raw = Tokenizer(
+        models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>", byte_fallback=True)
+    )
+    raw.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    raw.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    raw.add_special_tokens([AddedToken(word, special=True) for word in special])
+    return TextTokenizer(raw)
+
+
+def _small_config(family: str, vocabulary: int) -> Any:
+    from transformers import AutoConfig
+
+    if family == "v1":
+        return AutoConfig.for_model(
+            "moonshine", vocab_size=vocabulary, hidden_size=32, intermediate_size=64,
+            encoder_num_hidden_layers=2, decoder_num_hidden_layers=2,
+            encoder_num_attention_heads=4, decoder_num_attention_heads=4,
+            encoder_num_key_value_heads=4, decoder_num_key_value_heads=4,
+            max_position_embeddings=96,
+        )  # fmt: skip
+    encoder = {
+        "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 4,
+        # One window that looks ahead and one that does not, both far shorter than the clips.
+        "sliding_windows": ((16, 4), (16, 0)),
+    }  # fmt: skip
+    return AutoConfig.for_model(
+        "moonshine_streaming", encoder_config=encoder, vocab_size=vocabulary, hidden_size=32,
+        intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4,
+        max_position_embeddings=512, decoder_start_token_id=1,
+    )  # fmt: skip
+
+
+def _spread_weights(module: "nn.Module") -> None:
+    """Weights large enough that answers differ; norms and biases that differ from each other."""
+    import torch
+
+    with torch.no_grad():
+        for name, value in module.named_parameters():
+            if name.endswith("log_k"):
+                continue
+            noise = torch.randn_like(value)
+            if "embed_tokens" in name or name == "proj_out.weight":
+                # Small for bytes, so that a random model spells with letters and spaces.
+                noise[3:259] *= 0.3
+                value.copy_(0.2 * noise)
+            elif "pos_emb" in name:
+                value.copy_(0.1 * noise)
+            elif value.dim() > 1:
+                value.copy_(noise / math.sqrt(value[0].numel()))
+            elif "norm" in name and name.endswith("weight"):
+                value.copy_(1 + 0.2 * noise)
+            else:
+                value.copy_(0.2 * noise)
+        # The spectrum of noise is flat: without this the first convolution answers weakly.
+        for name, value in module.named_parameters():
+            if name.endswith(("encoder.conv1.weight", "embedder.linear.weight")):
+                value.mul_(3.0)
+            # So that what is said depends on what is heard.
+            if "encoder_attn" in name:
+                value.mul_(2.0)
+
+
+def build_tiny(family: str, *, seed: int = 0) -> "SpeechModel":
+    """A random model of two by two layers and about 340 tokens, in evaluation mode."""
+    import torch
+    from transformers import AutoModelForSpeechSeq2Seq
+
+    from moonshine_tune.checkpoints import wrap_module
+
+    tokenizer = _characters_tokenizer()
+    vocabulary = -(-tokenizer.vocabulary_size // 8) * 8
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = AutoModelForSpeechSeq2Seq.from_config(
+            _small_config(family, vocabulary), attn_implementation="sdpa"
+        )
+        _spread_weights(module)
+    module.eval()
+    module.requires_grad_(False)
+    return wrap_module(module, tokenizer)
+
+
+@pytest.fixture(scope="session")
+def build_model() -> Callable[..., "SpeechModel"]:
+    """`build_model("v1" or "streaming", seed=0)` makes a small random model."""
+    return build_tiny
+
+
+@pytest.fixture
+def tiny_v1() -> "SpeechModel":
+    """A small random v1 model, new for each test."""
+    return build_tiny("v1")
+
+
+@pytest.fixture
+def tiny_streaming() -> "SpeechModel":
+    """A small random streaming model, new for each test."""
+    return build_tiny("streaming")
+
+
+@pytest.fixture(params=["v1", "streaming"])
+def tiny_model(request: pytest.FixtureRequest) -> "SpeechModel":
+    """The test runs twice: with a small random model of each family."""
+    return build_tiny(request.param)
+
+
+def _save(model: "SpeechModel", folder: Path) -> Path:
+    model.module.save_pretrained(folder)
+    model.tokenizer.raw.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def save_model() -> Callable[["SpeechModel", Path], Path]:
+    """`save_model(model, folder)` writes a folder that `load_checkpoint` reads."""
+    return _save
+
+
+@pytest.fixture(scope="session")
+def saved_v1(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`save_pretrained` folder of the small v1 model. Read only."""
+    return _save(build_tiny("v1"), tmp_path_factory.mktemp("models") / "small-v1")
+
+
+@pytest.fixture(scope="session")
+def saved_streaming(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`save_pretrained` folder of the small streaming model. Read only."""
+    return _save(build_tiny("streaming"), tmp_path_factory.mktemp("models") / "small-streaming")
+
+
+# --- sound
+
+
+def clip_of(seconds: float, seed: int = 0) -> Samples:
+    """A clip that sounds like no other: tones that change, with some noise; mono 16 kHz."""
+    chance = np.random.default_rng(seed)
+    count = round(seconds * 16_000)
+    time = np.arange(count) / 16_000
+    total = 0.05 * chance.standard_normal(count)
+    for _ in range(4):
+        pitch, wobble, phase = chance.uniform(90, 900), chance.uniform(1, 6), chance.uniform(0, 6)
+        total += 0.12 * np.sin(2 * np.pi * pitch * time + np.sin(wobble * 2 * np.pi * time) + phase)
+    return total.astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def make_clip() -> Callable[..., Samples]:
+    """`make_clip(seconds, seed)`: a synthetic clip, mono float32 at 16 kHz."""
+    return clip_of
+
+
+# --- the real tiny model and real recordings
+
+
+@pytest.fixture(scope="session")
+def wheel_assets() -> "WheelAssets":
+    """Runtime files and recordings of the pinned wheel, downloaded where they are missing."""
+    from moonshine_tune.errors import SourceUnreachableError
+    from moonshine_tune.progress import SilentProgress
+    from moonshine_tune.wheel import fetch_wheel_assets
+
+    try:
+        return fetch_wheel_assets(_real_cache(), SilentProgress())
+    except SourceUnreachableError as error:
+        pytest.skip(f"the real model cannot be had: {error.message}")
+
+
+@pytest.fixture(scope="session")
+def real_tiny(wheel_assets: "WheelAssets") -> "ResolvedModel":
+    """The real tiny, rebuilt from the wheel's runtime files and kept in the program's cache."""
+    from moonshine_tune.sources import resolve_model
+
+    return resolve_model("tiny", cache=_real_cache(), sources=("cache", "wheel"))
+
+
+def _real_cache() -> Path:
+    from moonshine_tune.machine import cache_root
+
+    return Path(_TOLD_CACHE).expanduser().absolute() if _TOLD_CACHE else cache_root()
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real recordings beside the project."""
+    told = os.environ.get("MOONSHINE_TUNE_SHARED_DATA", "")
+    folder = Path(told) if told else _ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real recordings at {folder}")
+    return folder
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small products are faster on one thread than on threads that wait for each other."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
