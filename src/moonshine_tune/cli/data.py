@@ -1,19 +1,23 @@
 """`moonshine-tune data`: import, check, split and synthesize recordings."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from moonshine_tune.cli import synth
-from moonshine_tune.cli.console import JsonFlag, TerminalProgress, refuse, say, show, table
+from moonshine_tune.cli.console import JsonFlag, TerminalProgress, plain, refuse, say, show, table
 from moonshine_tune.errors import RequestError
+
+if TYPE_CHECKING:
+    from moonshine_tune.jobs.data_check import CheckReport
 
 app = typer.Typer(
     no_args_is_help=True, help="Import, check, split and synthesize recordings with transcripts."
 )
 
 _SHOWN = 10
+_EXAMPLES = 3
 
 
 @app.command(
@@ -83,9 +87,6 @@ def check_command(
     train: Annotated[Path | None, typer.Option(help="Training manifest.")] = None,
     dev: Annotated[Path | None, typer.Option(help="Development manifest.")] = None,
     test: Annotated[Path | None, typer.Option(help="Test manifest.")] = None,
-    no_text: Annotated[
-        bool, typer.Option("--no-text", help="No transcripts are needed (replay audio).")
-    ] = False,
     report: Annotated[
         Path | None, typer.Option(help="Also write all findings with all ids to this JSON file.")
     ] = None,
@@ -93,20 +94,43 @@ def check_command(
 ) -> None:
     """Look for what spoils training or scores; exit 1 where there is an error."""
     from moonshine_tune.files import write_json_atomic
-    from moonshine_tune.jobs.data_check import check_manifests
+    from moonshine_tune.jobs.data_check import check_data
 
     paths = [*(manifests or []), *(path for path in (train, dev, test) if path is not None)]
     if not paths:
         raise RequestError(
-            "no manifest to check", hint="moonshine-tune data check train.jsonl test.jsonl"
+            "no manifest to check",
+            hint="name one or several: moonshine-tune data check train.jsonl test.jsonl",
         )
-    result = check_manifests(paths, require_text=not no_text, progress=TerminalProgress())
-    document = result.to_document()
+    result = check_data(paths, TerminalProgress())
     if report is not None:
-        write_json_atomic(report, document)
+        write_json_atomic(report, plain(result))
         say(f"report: {report}")
-    show(result.summary(), document, as_json=as_json)
-    refuse(result.has_errors)
+    show(_findings_text(result), result, as_json=as_json)
+    refuse(not result.passed)
+
+
+def _findings_text(result: "CheckReport") -> str:
+    """Each finding with a few examples and what to do, then a line for each manifest."""
+    lines = []
+    for found in result.findings:
+        place = f"{found.manifest}: " if found.manifest and len(result.manifests) > 1 else ""
+        lines.append(f"{found.severity}: {place}{found.kind} × {found.count:,}")
+        lines.append(f"    {found.explanation}")
+        examples = list(zip(found.ids, found.details, strict=True))
+        lines += [f"    - {name}: {detail}" for name, detail in examples[:_EXAMPLES]]
+        if len(examples) > _EXAMPLES:
+            lines.append(f"    … and {len(examples) - _EXAMPLES:,} more")
+        lines.append(f"    what to do: {found.action}")
+    for one in result.manifests:
+        lines.append(
+            f"{one.path}: {one.lines:,} lines, {one.utterances:,} utterances, "
+            f"{one.clean:,} clean, {_hours(one.seconds)}"
+        )
+    lines.append(
+        f"{result.errors} kinds of errors, {result.warnings} of warnings, {result.notes} of notes"
+    )
+    return "\n".join(lines)
 
 
 @app.command(
@@ -122,10 +146,13 @@ def split_command(
     disjoint_texts: Annotated[
         bool, typer.Option("--disjoint-texts", help="Keep each text on one side, dropping some.")
     ] = False,
+    by_field: Annotated[
+        bool, typer.Option("--by-field", help="Cut by the manifest's own split field instead.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier split.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Split a manifest so that no speaker and no recording lies on two sides."""
+    """Split a manifest into train, dev and test, so that no speaker lies on two sides."""
     from moonshine_tune.jobs.data_split import SplitRequest, split_data
 
     request = SplitRequest(
@@ -135,6 +162,7 @@ def split_command(
         test=test,
         seed=seed,
         disjoint_texts=disjoint_texts,
+        by_field=by_field,
         force=force,
     )
     result = split_data(request, TerminalProgress())
@@ -145,8 +173,15 @@ def split_command(
         for side in result.sides
     ]
     text = table(["side", "utterances", "length", "speakers"], rows)
-    if result.dropped:
-        text += f"\ndropped {result.dropped:,} of {result.utterances:,}"
+    text += f"\nkept {result.kept:,} of {result.total:,}"
+    for shared, what in (
+        (result.leaks.speakers, "speakers"),
+        (result.leaks.recordings, "recordings"),
+        (result.leaks.texts, "texts"),
+    ):
+        text += f"\n{len(shared):,} {what} on more than one side"
+    if result.leaks.texts and not disjoint_texts:
+        say("hint: where sentences should be new to the model, split with --disjoint-texts")
     show(text, result, as_json=as_json)
 
 

@@ -4,7 +4,7 @@ import os
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ class ImportRequest:
     folder: Path
     out: Path
     table: Path | None = None
-    columns: ColumnNames = ColumnNames()
+    columns: ColumnNames = field(default_factory=ColumnNames)
     want_text: bool = True
     language: str | None = None
     skip_bad: bool = False

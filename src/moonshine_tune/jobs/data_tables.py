@@ -11,8 +11,9 @@ from typing import Any
 from moonshine_tune.errors import RequestError
 
 AUDIO_ENDINGS = frozenset(
-    [".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".mp4", ".aiff", ".aif", ".au", ".caf", ".wma", ".webm", ".amr", ".3gp"]
-)
+    (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".mp4", ".aiff", ".aif",
+     ".au", ".caf", ".wma", ".webm", ".amr", ".3gp")
+)  # fmt: skip
 TABLE_ENDINGS = (".csv", ".tsv", ".jsonl")
 
 # Names that columns go by, the likeliest first; compared without case, spaces, "_" and "-".
@@ -170,10 +171,14 @@ def _delimited(path: Path, content: str) -> tuple[list[str], list[tuple[int, lis
         delimiter = "\t"
     # Tabs and bars need no quotes, and the quotation marks of transcripts must not be taken for
     # any: read as quotes, one of them would swallow the lines up to the next.
-    quoting = csv.QUOTE_NONE if delimiter in "\t|" else csv.QUOTE_MINIMAL
-    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, quoting=quoting)
+    bare = delimiter in "\t|"
+    reader = csv.reader(
+        io.StringIO(content, newline=""),
+        delimiter=delimiter,
+        quoting=csv.QUOTE_NONE if bare else csv.QUOTE_MINIMAL,
+    )
     lines = [
-        (number, [_unquoted(cell) for cell in cells] if delimiter in "\t|" else cells)
+        (number, [_unquoted(cell) for cell in cells] if bare else cells)
         for number, cells in _numbered(reader, path)
         if any(cell.strip() for cell in cells)
     ]

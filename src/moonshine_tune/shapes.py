@@ -1,0 +1,144 @@
+"""The exact shapes of the published models, as transformers configurations without any weights.
+
+Sources: the layer counts and widths of the models' cards; head widths, inner widths and windows
+from the runtime files' `streaming_config.json` and the parameter counts, which come out right
+with these only. Published counts of the streaming models leave the untied head out.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models
+
+from moonshine_tune.catalog import ModelRecord, find_model
+from moonshine_tune.checkpoints import model_type_of, wrap_module
+from moonshine_tune.errors import RequestError
+from moonshine_tune.families.interface import SpeechModel, TextTokenizer
+
+VOCABULARY_SIZE = 32_768
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Widths and depths of one size of model; encoder and decoder are equally deep."""
+
+    family: str
+    layers: int
+    heads: int
+    head_width: int
+    encoder_width: int
+    decoder_width: int
+
+
+SHAPES: dict[str, Shape] = {
+    "tiny": Shape("v1", 6, 8, 36, 288, 288),
+    "base": Shape("v1", 8, 8, 52, 416, 416),
+    "streaming-tiny": Shape("streaming", 6, 8, 40, 320, 320),
+    # 620 is no multiple of 8: the encoder's heads are as wide as the decoder's.
+    "streaming-small": Shape("streaming", 10, 8, 64, 620, 512),
+    "streaming-medium": Shape("streaming", 14, 10, 64, 768, 640),
+}  # fmt: skip
+"""By size name; language variants have the shape of their size."""
+
+
+def shape_of(record: ModelRecord) -> Shape:
+    """The shape of a catalog model: that of its size, whatever the language."""
+    return SHAPES[record.name.removesuffix(f"-{record.language}")]
+
+
+def published_config(name: str) -> Any:
+    """The transformers configuration of a catalog name or alias; nothing is fetched.
+
+    Raises:
+        RequestError: no such model.
+    """
+    shape = shape_of(find_model(name))
+    return _v1_config(shape) if shape.family == "v1" else _streaming_config(shape)
+
+
+def _v1_config(shape: Shape) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.for_model(
+        "moonshine",
+        vocab_size=VOCABULARY_SIZE,
+        hidden_size=shape.encoder_width,
+        intermediate_size=4 * shape.encoder_width,
+        encoder_num_hidden_layers=shape.layers,
+        decoder_num_hidden_layers=shape.layers,
+        encoder_num_attention_heads=shape.heads,
+        decoder_num_attention_heads=shape.heads,
+        encoder_num_key_value_heads=shape.heads,
+        decoder_num_key_value_heads=shape.heads,
+        max_position_embeddings=512,
+    )
+
+
+def _streaming_config(shape: Shape) -> Any:
+    from transformers import AutoConfig
+
+    heads = {
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.heads,
+        "head_dim": shape.head_width,
+    }
+    # Two layers at either end look ahead; those between are causal.
+    windows = [[16, 4]] * 2 + [[16, 0]] * (shape.layers - 4) + [[16, 4]] * 2
+    return AutoConfig.for_model(
+        "moonshine_streaming",
+        vocab_size=VOCABULARY_SIZE,
+        hidden_size=shape.decoder_width,
+        intermediate_size=4 * shape.decoder_width,
+        max_position_embeddings=4096,
+        encoder_config={
+            "hidden_size": shape.encoder_width,
+            "intermediate_size": 4 * shape.encoder_width,
+            "sliding_windows": tuple(tuple(window) for window in windows),
+            **heads,
+        },
+        **heads,
+    )
+
+
+def config_of_folder(folder: Path) -> Any:
+    """The transformers configuration of a checkpoint folder; its weights are not read.
+
+    Raises:
+        RequestError: not a Moonshine checkpoint, or a configuration that cannot be used.
+    """
+    from transformers import AutoConfig
+
+    model_type_of(folder)
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # transformers raises many kinds, some of them its own
+        told = str(error).strip().splitlines()
+        raise RequestError(
+            f"the configuration cannot be used: {told[0] if told else error!r}",
+            where=folder / "config.json",
+        ) from error
+
+
+def model_from_config(
+    config: Any,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    attention: str = "sdpa",
+    seed: int = 0,
+) -> SpeechModel:
+    """A frozen model of that configuration with seeded random weights and an empty tokenizer.
+
+    Under a fake-tensor mode it takes no memory.
+    """
+    from transformers import AutoModelForSpeechSeq2Seq
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = AutoModelForSpeechSeq2Seq.from_config(config, attn_implementation=attention)
+    module = module.eval().to(device=device, dtype=dtype)
+    module.requires_grad_(False)
+    return wrap_module(module, TextTokenizer(Tokenizer(models.BPE())))
