@@ -238,6 +238,39 @@ def make_clip() -> Callable[..., Samples]:
     return clip_of
 
 
+OVERFIT_TEXTS = ("one", "it was the best of times", "two cities", "all of it")
+
+
+def _overfit(family: str) -> "tuple[SpeechModel, list[Samples], list[str]]":
+    import torch
+
+    from moonshine_tune.decode import pad_clips
+    from moonshine_tune.loss import cross_entropy_sum, target_batch
+
+    model = build_tiny(family, seed=1)
+    clips = [clip_of(0.9 + 0.4 * seed, seed) for seed in range(len(OVERFIT_TEXTS))]
+    targets = target_batch([model.tokenizer.encode(text) for text in OVERFIT_TEXTS], "cpu")
+    audio, counts = pad_clips(clips, model.device)
+    parameters = [value.requires_grad_(True) for value in model.module.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=2e-3)
+    for _ in range(150):
+        logits = model.decoder_logits(model.encode(audio, counts), targets.input_ids)
+        loss = cross_entropy_sum(logits, targets.targets) / targets.num_targets
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.module.requires_grad_(False)
+    return model, clips, list(OVERFIT_TEXTS)
+
+
+@pytest.fixture(scope="session", params=["v1", "streaming"])
+def overfitted(
+    request: pytest.FixtureRequest,
+) -> "tuple[SpeechModel, list[Samples], list[str]]":
+    """A small model that has learnt four clips by heart, the clips, their texts. Read only."""
+    return _overfit(request.param)
+
+
 # --- the real tiny model and real recordings
 
 

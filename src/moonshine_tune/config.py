@@ -60,6 +60,13 @@ class AdapterSettings(_Section):
     ] = "decoder"
 
 
+class StageSettings(_Section):
+    """One stage of a length curriculum."""
+
+    steps: Annotated[int, Field(ge=1, description="Optimizer steps of the stage.")]
+    max_clip_s: Annotated[float, Field(gt=0, description="Longest clip that it draws, seconds.")]
+
+
 class TrainSettings(_Section):
     """The loop."""
 
@@ -77,10 +84,23 @@ class TrainSettings(_Section):
         float, Field(ge=0, le=1, description="Rate at the end as a share of the peak.")
     ] = 0.05
     weight_decay: Annotated[float, Field(ge=0, description="AdamW's weight decay.")] = 0.0
+    stages: Annotated[
+        tuple[StageSettings, ...],
+        Field(
+            description="Length curriculum: `[{steps: 100, max_clip_s: 8}, …]`; after the last "
+            "stage its clips go on. Empty: all clips from the start."
+        ),
+    ] = ()
+    gradient_checkpointing: Annotated[
+        bool, Field(description="Recompute activations: a third more time, far less memory.")
+    ] = False
     clip_norm: Annotated[float, Field(gt=0, description="Gradient norm is clipped to this.")] = 1.0
     max_skipped_steps: Annotated[
         int, Field(ge=1, description="Non-finite steps in a row that end the run.")
     ] = 10
+    save_every_minutes: Annotated[
+        float, Field(gt=0, description="The state for an exact resume is never older than this.")
+    ] = 5.0
     seed: Annotated[int, Field(ge=0, description="Seed of order, adapter and dropout.")] = 0
 
 
@@ -119,6 +139,10 @@ class DeviceSettings(_Section):
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16"], Field(description="Number format of the loop.")
     ] = "auto"
+    frozen_weights: Annotated[
+        Literal["float32", "bfloat16"],
+        Field(description="Number format in which the frozen weights are kept."),
+    ] = "float32"
     state_cache_mb: Annotated[
         int,
         Field(ge=0, description="Memory for stored encoder states of a frozen encoder; 0 = none."),

@@ -36,11 +36,9 @@ class DecodeLimits:
 
     Attributes:
         tokens_per_second: 6.5 for Latin scripts, 13 for others, as the runtime has it.
-        max_batch_s: seconds of padded audio in one batch; bounds memory.
     """
 
     tokens_per_second: float = TOKENS_PER_SECOND
-    max_batch_s: float = 120.0
 
     def tokens(self, seconds: float) -> int:
         """Most tokens for a clip of that length."""
@@ -155,7 +153,7 @@ def pad_clips(clips: Sequence[Samples], device: torch.device) -> tuple[Tensor, l
 
 
 def batches_by_length(seconds: Sequence[float], max_batch_s: float) -> list[list[int]]:
-    """Indices grouped by similar length, each group within `max_batch_s` of padded audio."""
+    """Indices grouped by similar length, each within `max_batch_s` of padded audio (memory)."""
     groups: list[list[int]] = []
     current: list[int] = []
     for index in sorted(range(len(seconds)), key=lambda i: (seconds[i], i)):

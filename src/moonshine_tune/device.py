@@ -1,5 +1,6 @@
 """Choosing where and in which number format to compute, each choice with its reason."""
 
+import gc
 import re
 from dataclasses import dataclass
 
@@ -146,3 +147,25 @@ def memory_mb(device: torch.device) -> MemoryReading:
         tensors = torch.cuda.memory_allocated(device) // _MB
         driver = torch.cuda.memory_reserved(device) // _MB
     return MemoryReading(resident_mb(), peak_resident_mb(), tensors, driver)
+
+
+def release_memory(device: torch.device) -> None:
+    """Give cached memory back to the system; on MPS the cache grows with every new shape."""
+    gc.collect()
+    if device.type == "mps":
+        torch.mps.empty_cache()
+    elif device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the error says that memory ran out, on any device.
+
+    CUDA has its own class; MPS and the CPU allocator raise RuntimeError with these words.
+    """
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    words = str(error).lower()
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in words or "can't allocate memory" in words or "not enough memory" in words
+    )

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,8 @@ from torch.nn import functional as F
 from moonshine_tune.families.interface import BOS_ID, EOS_ID
 
 IGNORED = -100
+# Places whose logits exist at a time: 128 x 32,768 numbers are 17 MB in 32 bits.
+_CHUNK = 128
 
 
 @dataclass(frozen=True)
@@ -57,14 +60,65 @@ def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
     )
 
 
-def kl_to_teacher_sum(logits: Tensor, teacher_logits: Tensor, targets: Tensor) -> Tensor:
-    """Sum over counting places of KL(teacher ‖ student), in nats.
+class _HeadLoss(torch.autograd.Function):
+    """Loss behind a frozen output head, with the gradient made in the same pass.
+
+    The head does not train, so all that flows back is d loss / d hidden = (p − q) · W, with p the
+    model's distribution and q the wanted one (one-hot, or the teacher's). It is computed chunk by
+    chunk while the logits are at hand: no [N, V] tensor ever exists whole or is kept for the
+    backward pass, and no logit is computed twice. Price: gradients of gradients are not defined.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, teacher: Tensor | None
+    ) -> Tensor:
+        gradient = torch.empty_like(hidden)
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        for start in range(0, len(hidden), _CHUNK):
+            rows = slice(start, start + _CHUNK)
+            spread = F.log_softmax((hidden[rows] @ weight.T).float(), dim=-1)
+            if teacher is None:
+                places = targets[rows, None]
+                total -= spread.gather(1, places).sum()
+                excess = spread.exp_()
+                excess.scatter_add_(1, places, excess.new_full(places.shape, -1.0))
+            else:
+                wanted = F.log_softmax((teacher[rows] @ weight.T).float(), dim=-1)
+                share = wanted.exp()
+                total += (share * wanted.sub_(spread)).sum()
+                excess = spread.exp_().sub_(share)
+            gradient[rows] = (excess.to(weight.dtype) @ weight).to(hidden.dtype)
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * upstream[0].to(gradient.dtype), None, None, None
+
+
+def head_cross_entropy_sum(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Σ cross-entropy over all targets that count, straight from the decoder's hidden states.
 
     Args:
-        logits, teacher_logits: [..., V].
-        targets: [...], `IGNORED` where the place does not count.
+        hidden: [B, L, W], before the head.
+        weight: the frozen head, [V, W].
+        targets: [B, L], `IGNORED` where nothing is to be predicted.
     """
-    counts = targets.reshape(-1) != IGNORED
-    student = F.log_softmax(logits.float().reshape(-1, logits.shape[-1])[counts], dim=-1)
-    teacher = F.log_softmax(teacher_logits.float().reshape(-1, logits.shape[-1])[counts], dim=-1)
-    return F.kl_div(student, teacher, reduction="sum", log_target=True)
+    counts = targets != IGNORED
+    loss: Tensor = _HeadLoss.apply(hidden[counts], weight, targets[counts], None)  # type: ignore[no-untyped-call]
+    return loss
+
+
+def head_kl_sum(hidden: Tensor, teacher: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Σ KL(teacher ‖ model) over all targets that count, in nats, from hidden states of both.
+
+    Args:
+        hidden, teacher: [B, L, W], before the head that both share.
+        weight: the frozen head, [V, W].
+        targets: [B, L], `IGNORED` where the place does not count.
+    """
+    counts = targets != IGNORED
+    loss: Tensor = _HeadLoss.apply(hidden[counts], weight, targets[counts], teacher[counts])  # type: ignore[no-untyped-call]
+    return loss

@@ -93,3 +93,77 @@ class BucketSampler:
                 for place in range(0, len(indices), self._batch_size)
             )
         )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the run that sees clips up to a length.
+
+    Attributes:
+        steps: optimizer steps of the stage.
+        max_clip_s: longest clip that it draws.
+    """
+
+    steps: int
+    max_clip_s: float
+
+
+class StagedSampler:
+    """Short clips first: one bucket sampler a stage, over the clips that the stage may draw."""
+
+    def __init__(
+        self,
+        seconds: Sequence[float],
+        stages: Sequence[Stage],
+        *,
+        batch_size: int,
+        accumulation: int = 1,
+        seed: int = 0,
+    ) -> None:
+        self._stages = tuple(stages)
+        self._allowed = [
+            tuple(i for i, length in enumerate(seconds) if length <= stage.max_clip_s)
+            for stage in self._stages
+        ]
+        self._samplers = [
+            BucketSampler(
+                [seconds[index] for index in allowed],
+                batch_size=batch_size,
+                accumulation=accumulation,
+                seed=seed + place,
+            )
+            for place, allowed in enumerate(self._allowed)
+        ]
+
+    @property
+    def utterances_by_stage(self) -> tuple[int, ...]:
+        """How many utterances each stage may draw."""
+        return tuple(len(allowed) for allowed in self._allowed)
+
+    def stage_at(self, step: int) -> tuple[int, int]:
+        """Stage of a step and the step's place in it; the last stage has no end."""
+        for number, stage in enumerate(self._stages[:-1]):
+            if step < stage.steps:
+                return number, step
+            step -= stage.steps
+        return len(self._stages) - 1, step
+
+    def plan(self, step: int) -> StepPlan:
+        """The utterances of optimizer step `step`, counted from 0."""
+        number, place = self.stage_at(step)
+        allowed = self._allowed[number]
+        plan = self._samplers[number].plan(place)
+        return StepPlan(
+            tuple(tuple(allowed[index] for index in batch) for batch in plan.micro_batches)
+        )
+
+    def drawn(self, steps: int) -> tuple[int, ...]:
+        """Every index that the first `steps` steps draw, ascending."""
+        found: set[int] = set()
+        for number, stage in enumerate(self._stages):
+            left = steps if number == len(self._stages) - 1 else min(stage.steps, steps)
+            if left > 0:
+                drawn = self._samplers[number].drawn(left)
+                found.update(self._allowed[number][index] for index in drawn)
+            steps -= left
+        return tuple(sorted(found))

@@ -5,7 +5,6 @@ goes through `ffmpeg`, or on macOS through `afconvert`, where one is on the PATH
 """
 
 import io
-import os
 import shutil
 import subprocess
 import tempfile
@@ -30,9 +29,10 @@ Samples = npt.NDArray[np.float32]
 _FOREIGN = {".m4a", ".aac", ".mp4", ".wma", ".webm", ".amr", ".3gp", ".opus", ".mov", ".caf"}
 _DECODER_TIMEOUT_S = 600
 _BLOCK_FRAMES = 1 << 22
-# Headers of streams that were not finished hold no length, or the largest one that fits.
-_UNKNOWN_FRAMES = 1 << 60
+_MP3_LEAD_IN = 16 * 1152
+# Headers of WAV streams that were not finished hold no length, or the largest one that fits.
 _OPEN_LENGTH = 0x7FFF_0000
+_UNKNOWN_FRAMES = 1 << 60  # what libsndfile says of a FLAC stream that was never finished
 # Manifests round times, and encoders pad or trim a frame at the end.
 _SPAN_SLACK_S = 0.15
 _LENGTH_SLACK_S = 0.1
@@ -63,16 +63,15 @@ def audio_info(path: Path) -> AudioInfo:
         samples = _decode_foreign(path, None, None)
         return AudioInfo(len(samples) / SAMPLE_RATE_HZ, SAMPLE_RATE_HZ, 1, path.suffix[1:].upper())
     with _opened(path) as file:
-        frames = file.frames if file.frames < _UNKNOWN_FRAMES else len(_read_frames(file, -1, path))
         kind = f"{file.format} {file.subtype}"
-        return AudioInfo(frames / file.samplerate, file.samplerate, file.channels, kind)
+        return AudioInfo(file.frames / file.samplerate, file.samplerate, file.channels, kind)
 
 
 def load_audio(path: Path, *, start: float | None = None, end: float | None = None) -> Samples:
     """Samples of a recording, or of a span of it in seconds; only the span is decoded.
 
-    Channels are averaged. Samples beyond ±1 of float files stay as they are: the models do not
-    depend on loudness, and cutting the peaks off would add distortion that was not recorded.
+    Channels are averaged. Samples beyond ±1 of float files stay as they are: cutting the peaks off
+    would add distortion that was not recorded.
 
     Returns:
         float32 [samples], mono, 16 kHz.
@@ -85,18 +84,14 @@ def load_audio(path: Path, *, start: float | None = None, end: float | None = No
         return _checked(_decode_foreign(path, start, end), path)
     with _opened(path) as file:
         rate = file.samplerate
+        _check_span(start or 0.0, end, file.frames / rate, path)
         first = round((start or 0.0) * rate)
-        last = None if end is None else round(end * rate)
-        if file.frames < _UNKNOWN_FRAMES:
-            _check_span(start or 0.0, end, file.frames / rate, path)
-            if first:
-                file.seek(first)
-            last = file.frames if last is None else min(last, file.frames)
-            frames = _read_frames(file, last - first, path)
-        else:
-            frames = _read_frames(file, -1, path)
-            _check_span(start or 0.0, end, len(frames) / rate, path)
-            frames = frames[first:last]
+        last = file.frames if end is None else min(round(end * rate), file.frames)
+        # A frame of MP3 borrows bits from those before it: begun in their midst, it is silent.
+        lead_in = min(first, _MP3_LEAD_IN) if file.format == "MP3" else 0
+        if first:
+            file.seek(first - lead_in)
+        frames = _read_frames(file, last - first + lead_in, path)[lead_in:]
     mono = frames.mean(axis=1, dtype=np.float32) if frames.shape[1] > 1 else frames[:, 0]
     if rate != SAMPLE_RATE_HZ and len(mono):
         mono = soxr.resample(mono, rate, SAMPLE_RATE_HZ, quality="HQ")
@@ -158,10 +153,19 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         _check_riff_is_whole(path)
         with sf.SoundFile(str(path)) as file:
+            if file.frames >= _UNKNOWN_FRAMES:
+                raise AudioError(
+                    "its header does not tell its length",
+                    where=path,
+                    hint="write it again: ffmpeg -i OLD NEW.flac",
+                )
             yield file
     except sf.LibsndfileError as error:
+        reason = error.error_string.rstrip(".")
+        if "File does not exist" in reason:  # what libsndfile says of an MP3 without a frame
+            reason = "no sound in it"
         raise AudioError(
-            f"cannot be read as audio ({error.error_string.rstrip('.')})",
+            f"cannot be read as audio ({reason})",
             where=path,
             hint="play it once; if it does not play, it is damaged: remove it from the manifest",
         ) from error
@@ -187,57 +191,61 @@ def _check_riff_is_whole(path: Path) -> None:
         if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
             return
         size = path.stat().st_size
-        block, rate = 0, 0
+        bytes_a_second = 0
         while len(chunk := file.read(8)) == 8:
             name, length = chunk[:4], int.from_bytes(chunk[4:], "little")
-            if name == b"fmt " and length >= 16:
-                body = file.read(16)
-                rate, block = (
-                    int.from_bytes(body[4:8], "little"),
-                    int.from_bytes(body[12:14], "little"),
-                )
-                file.seek(length + length % 2 - 16, os.SEEK_CUR)
+            begin = file.tell()
+            if name == b"fmt ":
+                bytes_a_second = int.from_bytes(file.read(16)[8:12], "little")
             elif name == b"data":
-                there = size - file.tell()
-                if there < length < _OPEN_LENGTH and rate and block:
+                missing = length - (size - begin)
+                if length < _OPEN_LENGTH and missing > _LENGTH_SLACK_S * bytes_a_second > 0:
                     raise AudioError(
-                        f"cut off: {there / block / rate:.2f} of {length / block / rate:.2f} s "
-                        "are there",
+                        f"cut off: {(size - begin) / bytes_a_second:.2f} of "
+                        f"{length / bytes_a_second:.2f} s are there",
                         where=path,
                         hint="copy it again from where it came, or remove it from the manifest",
                     )
                 return
-            else:
-                file.seek(length + length % 2, os.SEEK_CUR)
+            file.seek(begin + length + length % 2)
 
 
 def _read_frames(file: Any, count: int, path: Path) -> Samples:
-    """`count` frames from here on (-1: to the end), float32 [frames, channels].
+    """`count` frames from here on, float32 [frames, channels].
 
-    Block by block: a header may promise more frames than memory holds, or not know their number.
+    Block by block: a damaged header may promise more frames than memory holds.
     """
-    blocks: list[Samples] = []
+    blocks = [np.zeros((0, file.channels), dtype=np.float32)]
     left = count
-    while left != 0:
-        block = file.read(
-            _BLOCK_FRAMES if left < 0 else min(left, _BLOCK_FRAMES),
-            dtype="float32",
-            always_2d=True,
-        )
+    while left > 0:
+        block = file.read(min(left, _BLOCK_FRAMES), dtype="float32", always_2d=True)
         if not len(block):
             break
         blocks.append(block)
-        left = left - len(block) if left > 0 else left
-    # MP3 without a table of contents only estimates its length.
-    if left > _LENGTH_SLACK_S * file.samplerate and file.format != "MP3":
+        left -= len(block)
+    is_promise = file.format != "MP3" or _mp3_tells_its_length(path)
+    if is_promise and left > _LENGTH_SLACK_S * file.samplerate:
         raise AudioError(
-            f"cut off: {left / file.samplerate:.2f} s before its end",
+            f"cut off: {left / file.samplerate:.2f} s are missing at its end",
             where=path,
             hint="copy it again from where it came, or remove it from the manifest",
         )
-    if not blocks:
-        return np.zeros((0, file.channels), dtype=np.float32)
-    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+    return blocks[1] if len(blocks) == 2 else np.concatenate(blocks)
+
+
+def _mp3_tells_its_length(path: Path) -> bool:
+    """Whether an MP3 has a table of contents; without one, its length is but an estimate."""
+    with path.open("rb") as file:
+        head = file.read(10)
+        if head[:3] == b"ID3":
+            size = 0
+            for byte in head[6:10]:
+                size = size * 128 + byte
+            file.seek(10 + size)
+        else:
+            file.seek(0)
+        first_frame = file.read(256)
+    return b"Xing" in first_frame or b"Info" in first_frame
 
 
 def _checked(samples: npt.NDArray[np.floating], path: Path) -> Samples:
@@ -263,7 +271,13 @@ def _is_foreign(path: Path) -> bool:
         (b"\x1a\x45\xdf\xa3", b"\x30\x26\xb2\x75", b"#!AMR")
     ):
         return True  # MP4 and its kin, WebM, WMA, AMR
-    if head.startswith((b"RIFF", b"fLaC", b"OggS", b"ID3", b"FORM", b"caff")):
+    if head.startswith(b"caff"):
+        try:
+            sf.info(str(path))
+        except sf.LibsndfileError:
+            return True  # the container is known, what Apple puts into it is not
+        return False
+    if head.startswith((b"RIFF", b"fLaC", b"OggS", b"ID3", b"FORM")):
         return False
     return path.suffix.lower() in _FOREIGN
 
@@ -273,7 +287,7 @@ def _decode_foreign(path: Path, start: float | None, end: float | None) -> Sampl
     program = next((name for name in ("ffmpeg", "afconvert") if shutil.which(name)), None)
     if program is None:
         raise DecoderMissingError(
-            f"reading {path.suffix or 'this file'} needs the decoder ffmpeg, which is not installed",
+            f"reading {path.suffix or 'this'} needs the decoder ffmpeg, which is not installed",
             where=path,
             hint="install it (brew install ffmpeg, or apt install ffmpeg), or convert to WAV",
         )

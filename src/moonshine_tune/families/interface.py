@@ -92,6 +92,15 @@ class SpeechModel(ABC):
         """The decoder module."""
         return self.module.model.decoder
 
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute the layers' activations in the backward pass instead of keeping them.
+
+        Non-reentrant: the reentrant kind gives no gradient where only adapters train.
+        """
+        self.module.gradient_checkpointing_enable(
+            gradient_checkpointing_kwargs={"use_reentrant": False}
+        )
+
     @property
     def vocabulary_size(self) -> int:
         """Number of token ids."""
@@ -142,6 +151,12 @@ class SpeechModel(ABC):
         )
         hidden: Tensor = output.last_hidden_state
         return hidden
+
+    @property
+    def head_weight(self) -> Tensor:
+        """Weight of the output head, [V, decoder width]; frozen, no bias in either family."""
+        weight: Tensor = self.module.proj_out.weight
+        return weight
 
     def project(self, hidden: Tensor) -> Tensor:
         """Logits over the vocabulary."""

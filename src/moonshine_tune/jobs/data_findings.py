@@ -1,5 +1,6 @@
 """What `data check` can find: each kind with its severity, its reason and what to do about it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 # The encoder's first layers see 127 samples and more at once; below this it has hardly a frame,
@@ -40,8 +41,9 @@ class Finding:
 
     Attributes:
         manifest: as it was named; None where the finding lies between sides of a split.
-        ids: the utterances; `line N` where a line has no id, `side:id` between sides.
-        details: what was seen, one for each id.
+        count: utterances, or lines.
+        ids: one for each; `line N` where a line has no id, `side:id` between sides.
+        details: what was seen, one for each.
     """
 
     kind: str
@@ -178,16 +180,16 @@ RULES: dict[str, Rule] = {
 }
 
 
-def make_finding(kind: str, manifest: str | None, seen: dict[str, str]) -> Finding:
-    """A finding of that kind; `seen` maps each utterance's id to what was seen."""
-    rule = RULES[kind]
+def make_finding(kind: str, manifest: str | None, seen: Iterable[tuple[str, str]]) -> Finding:
+    """A finding of that kind; `seen` pairs an utterance's id with what was seen of it."""
+    rule, pairs = RULES[kind], tuple(seen)
     return Finding(
         kind=kind,
         severity=rule.severity,
         manifest=manifest,
-        count=len(seen),
-        ids=tuple(seen),
-        details=tuple(seen.values()),
+        count=len(pairs),
+        ids=tuple(identifier for identifier, _detail in pairs),
+        details=tuple(detail for _identifier, detail in pairs),
         explanation=rule.explanation,
         action=rule.action,
     )

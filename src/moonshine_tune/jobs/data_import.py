@@ -299,6 +299,8 @@ def _utterance(
         return Dropped(row.place, "unreadable", f"{row.audio}: {error.message}")
     except UnicodeEncodeError:
         return Dropped(row.place, "malformed", f"{row.audio!r}: not valid Unicode")
+    if info.seconds <= 0:
+        return Dropped(row.place, "empty", f"{row.audio}: no samples")
     span = _span(row.values, info.seconds)
     if isinstance(span, str):
         return Dropped(row.place, "with a wrong span", f"{row.audio}: {span}")

@@ -35,6 +35,7 @@ def open_model(
     adapter: Path | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    frozen_weights: str = "float32",
     offline: bool = False,
     progress: Progress,
 ) -> OpenedModel:
@@ -53,7 +54,7 @@ def open_model(
         device=chosen_device.device,
         # Fused attention has given wrong gradients on MPS before; eager costs little there.
         attention="eager" if chosen_device.device.type == "mps" else "sdpa",
-        dtype=torch.float32,
+        dtype=getattr(torch, frozen_weights),
     )
     base = base_identity(resolved)
     if adapter is not None:

@@ -5,36 +5,29 @@ Forward, backward, clip, step, log, evaluate, save, stop, in that order, in `_lo
 
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from moonshine_tune.adapter import (
     adapter_disabled,
     adapter_parameters,
     adapter_state,
-    adapter_strength,
     load_adapter_state,
-    save_adapter,
 )
-from moonshine_tune.config import ResolvedSettings, RunSettings
-from moonshine_tune.device import MemoryReading, memory_mb
+from moonshine_tune.config import ResolvedSettings
+from moonshine_tune.device import is_out_of_memory
 from moonshine_tune.errors import MachineError, RequestError
-from moonshine_tune.files import complete_folder, write_json_atomic, write_jsonl_atomic
-from moonshine_tune.holdout import HoldoutScore
 from moonshine_tune.jobs.interrupt import StopRequest
 from moonshine_tune.jobs.model_opening import OpenedModel, open_model
 from moonshine_tune.jobs.train_setup import TrainingSetup, prepare_training
-from moonshine_tune.loss import cross_entropy_sum, target_batch
+from moonshine_tune.jobs.trainer import Trainer
 from moonshine_tune.progress import Progress
 from moonshine_tune.runs import RunFolder
-from moonshine_tune.schedule import learning_rate_share
 from moonshine_tune.selection import Candidate, SelectionRule
-from moonshine_tune.state import TrainingState, load_state, save_state
+from moonshine_tune.state import load_state
 from moonshine_tune.text import normalizer_for
 
 
@@ -65,150 +58,6 @@ class TrainResult:
     remarks: tuple[str, ...]
 
 
-@dataclass
-class _Progressed:
-    """The loop's own counters; they go into the saved state."""
-
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    scores_without_best: int = 0
-    train_seconds: float = 0.0
-    losses: list[float] = field(default_factory=list)
-    baseline: dict[str, Any] | None = None
-    best: dict[str, Any] | None = None
-
-    def candidate(self, name: str) -> Candidate | None:
-        record = getattr(self, name)
-        return Candidate(**record) if record else None
-
-
-@dataclass(frozen=True)
-class _Scored:
-    """A candidate with what it heard on the dev set."""
-
-    candidate: Candidate
-    dev: HoldoutScore
-
-
-class _Trainer:
-    """The parts of one run, held together; the order of work is in `train` and `_loop`."""
-
-    def __init__(
-        self,
-        settings: RunSettings,
-        opened: OpenedModel,
-        setup: TrainingSetup,
-        run: RunFolder,
-        progress: Progress,
-    ) -> None:
-        from accelerate import Accelerator
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.settings, self.opened, self.setup = settings, opened, setup
-        self.run, self.progress = run, progress
-        self.model = opened.model
-        mixed = "bf16" if opened.dtype.dtype == torch.bfloat16 else "no"
-        self.accelerator = Accelerator(
-            cpu=opened.device.device.type == "cpu", mixed_precision=mixed
-        )
-        if self.accelerator.num_processes > 1:
-            raise MachineError(
-                "training in several processes is not supported",
-                hint="start it without `accelerate launch`; one process uses one device",
-            )
-        groups = _parameter_groups(settings, opened)
-        self.optimizer = self.accelerator.prepare(torch.optim.AdamW(groups))
-        self.board = SummaryWriter(str(run.tensorboard_dir))
-        self.counters = _Progressed()
-        self.rule = SelectionRule(None, settings.select.canary_bound)
-
-    def terms(self, step: int) -> Iterator[tuple[str, Tensor, float]]:
-        """The losses of one optimizer step, one forward at a time: name, loss, share reported."""
-        plan = self.setup.sampler.plan(step)
-        tokens = self.setup.corpus.tokens
-        count = sum(len(tokens[index]) + 1 for index in plan.indices)
-        for batch in plan.micro_batches:
-            targets = target_batch([tokens[index] for index in batch], self.model.device)
-            with self.accelerator.autocast():
-                states = self.setup.states.batch(batch)
-                logits = self.model.decoder_logits(states, targets.input_ids)
-                loss = cross_entropy_sum(logits, targets.targets) / count
-            yield "loss", loss, 1.0
-        replay, weight = self.setup.replay, self.settings.retain.weight
-        if replay is None:
-            return
-        replay_plan = replay.sampler.plan(step)
-        count = replay.teacher.num_targets(replay_plan.indices)
-        for batch in replay_plan.micro_batches:
-            with self.accelerator.autocast():
-                pull = replay.teacher.kl_sum(batch) * (weight / count)
-            yield "replay_kl", pull, 1.0 / weight
-
-    def set_learning_rate(self, step: int) -> float:
-        """Set the rates of this step; returns the share of the peak."""
-        train = self.settings.train
-        share = learning_rate_share(
-            step,
-            steps=train.steps,
-            warmup_share=train.warmup_share,
-            final_share=train.final_rate_share,
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * share
-        return share
-
-    def memory(self) -> MemoryReading:
-        """Memory of this process and its device."""
-        return memory_mb(self.model.device)
-
-    def log(self, step: int, record: dict[str, Any]) -> None:
-        """One line of metrics.jsonl, and the same numbers for TensorBoard."""
-        self.run.append_metrics({"step": step, **record})
-        for name, value in record.items():
-            if isinstance(value, int | float):
-                self.board.add_scalar(name.replace("_", "/", 1), value, step)
-
-    def score(self, step: int, strength: float = 1.0) -> _Scored:
-        """Dev and canary WER of the adapter as it is."""
-        self.model.module.eval()
-        with adapter_strength(self.model, strength):
-            dev = self.setup.dev.score(self.model, self.progress)
-            canary = self.setup.canary
-            kept = canary.score(self.model, self.progress) if canary else None
-        candidate = Candidate(step, dev.score.wer, kept.score.wer if kept else None, strength)
-        return _Scored(candidate, dev)
-
-    def save_best(self, scored: _Scored, state: dict[str, Tensor]) -> None:
-        """Put the best adapter on disk, in the place of the last best, and what it heard on dev."""
-        candidate = scored.candidate
-        with complete_folder(self.run.adapter_dir, replace=True) as scratch:
-            save_adapter(
-                scratch, self.model, state, strength=candidate.strength, base=self.opened.base
-            )
-            write_json_atomic(scratch / "selection.json", candidate.to_record())
-        write_jsonl_atomic(
-            self.run.dev_hypotheses_path, [item.to_record() for item in scored.dev.scored]
-        )
-
-    def save_state(self, next_step: int) -> None:
-        """Put everything on disk that an exact resume needs."""
-        state = TrainingState(next_step, dict(vars(self.counters)))
-        save_state(self.run.state_dir, self.model, self.optimizer.optimizer, state)
-
-
-def _parameter_groups(settings: RunSettings, opened: OpenedModel) -> list[dict[str, Any]]:
-    parameters = adapter_parameters(opened.model.module)
-    sides = (
-        (settings.train.learning_rate, [p for n, p in parameters if ".encoder." not in n]),
-        (settings.train.encoder_learning_rate, [p for n, p in parameters if ".encoder." in n]),
-    )
-    return [
-        {"params": found, "lr": rate, "peak": rate, "weight_decay": settings.train.weight_decay}
-        for rate, found in sides
-        if found
-    ]
-
-
 def train(
     resolved: ResolvedSettings, out: Path, progress: Progress, *, resume: bool = False
 ) -> TrainResult:
@@ -222,7 +71,11 @@ def train(
     settings = resolved.settings
     run = RunFolder.open(out) if resume else RunFolder.create(out)
     opened = open_model(
-        settings.model, device=settings.device.name, dtype=settings.device.dtype, progress=progress
+        settings.model,
+        device=settings.device.name,
+        dtype=settings.device.dtype,
+        frozen_weights=settings.device.frozen_weights,
+        progress=progress,
     )
     normalizer = normalizer_for(settings.data.normalizer, opened.language)
     progress.say(f"model {opened.base['name']} on {opened.device.device}: {opened.device.reason}")
@@ -245,7 +98,7 @@ def train(
             seed=settings.train.seed,
             status="running",
         )
-    trainer = _Trainer(settings, opened, setup, run, progress)
+    trainer = Trainer(settings, opened, setup, run, progress)
     stopped, steps = _loop(trainer, resume)
     result = _finish(trainer, stopped, steps, time.monotonic() - begun)
     run.update_record(status=stopped, result=_result_record(result))
@@ -266,7 +119,7 @@ def _check_same_run(run: RunFolder, opened: OpenedModel, setup: TrainingSetup) -
         )
 
 
-def _loop(trainer: _Trainer, resume: bool) -> tuple[str, int]:
+def _loop(trainer: Trainer, resume: bool) -> tuple[str, int]:
     """The training loop. Returns why it stopped and how many steps are done."""
     settings, model, counters = trainer.settings, trainer.model, trainer.counters
     parameters = [value for _, value in adapter_parameters(model.module)]
@@ -291,9 +144,19 @@ def _loop(trainer: _Trainer, resume: bool) -> tuple[str, int]:
             model.module.train()
             share = trainer.set_learning_rate(step)
             sums: dict[str, float] = {}
-            for name, loss, reported in trainer.terms(step):
-                trainer.accelerator.backward(loss)
-                sums[name] = sums.get(name, 0.0) + float(loss.detach()) * reported
+            out_of_memory = ""
+            try:
+                for name, loss, reported in trainer.terms(step):
+                    trainer.accelerator.backward(loss)
+                    sums[name] = sums.get(name, 0.0) + float(loss.detach()) * reported
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                out_of_memory = str(error)
+            if out_of_memory:
+                # Outside of the except block: the traceback holds the tensors that must go.
+                trainer.back_off(step, out_of_memory)
+                continue
             norm = float(torch.nn.utils.clip_grad_norm_(parameters, settings.train.clip_norm))
             if math.isfinite(norm) and math.isfinite(sum(sums.values())):
                 trainer.optimizer.step()
@@ -331,6 +194,8 @@ def _loop(trainer: _Trainer, resume: bool) -> tuple[str, int]:
                 )
             if step % settings.select.every_steps == 0 or step == total:
                 _evaluate(trainer, step)
+            else:
+                trainer.save_state_when_due(step)
             if stop.wanted:
                 stopped = "interrupted"
             elif counters.scores_without_best >= settings.select.patience:
@@ -341,7 +206,7 @@ def _loop(trainer: _Trainer, resume: bool) -> tuple[str, int]:
     return stopped, step
 
 
-def _score_baseline(trainer: _Trainer) -> None:
+def _score_baseline(trainer: Trainer) -> None:
     """Score the base first: with B = 0 the adapter changes nothing, but disabled is faster."""
     with adapter_disabled(trainer.model):
         baseline = trainer.score(0).candidate
@@ -350,7 +215,7 @@ def _score_baseline(trainer: _Trainer) -> None:
     trainer.progress.say(f"baseline: {_words(baseline)}")
 
 
-def _evaluate(trainer: _Trainer, step: int) -> None:
+def _evaluate(trainer: Trainer, step: int) -> None:
     """Score, keep the adapter if it is the best so far, save the state."""
     scored = trainer.score(step)
     candidate = scored.candidate
@@ -371,7 +236,7 @@ def _words(candidate: Candidate) -> str:
     return f"dev WER {candidate.dev_wer:.2f}{canary}"
 
 
-def _finish(trainer: _Trainer, stopped: str, steps: int, seconds: float) -> TrainResult:
+def _finish(trainer: Trainer, stopped: str, steps: int, seconds: float) -> TrainResult:
     """Choose the strength of the best adapter and put the result together."""
     counters = trainer.counters
     if counters.best is None:
@@ -403,7 +268,7 @@ def _finish(trainer: _Trainer, stopped: str, steps: int, seconds: float) -> Trai
     )
 
 
-def _choose_strength(trainer: _Trainer, best: Candidate) -> Candidate:
+def _choose_strength(trainer: Trainer, best: Candidate) -> Candidate:
     """Try weaker versions of the best adapter where a canary can tell what they are worth."""
     strengths = trainer.settings.retain.strengths
     if trainer.setup.canary is None or not strengths or strengths == (1.0,):

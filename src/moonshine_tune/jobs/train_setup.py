@@ -15,7 +15,7 @@ from moonshine_tune.jobs.corpus import Corpus, build_corpus
 from moonshine_tune.jobs.model_opening import OpenedModel
 from moonshine_tune.manifest import Manifest, Utterance, read_manifest
 from moonshine_tune.progress import Progress
-from moonshine_tune.sampler import BucketSampler
+from moonshine_tune.sampler import BucketSampler, Stage, StagedSampler
 from moonshine_tune.splits import split_by_speaker
 from moonshine_tune.teacher import ReplayTeacher
 from moonshine_tune.text import Normalizer
@@ -35,7 +35,7 @@ class TrainingSetup:
 
     corpus: Corpus
     states: StateSource
-    sampler: BucketSampler
+    sampler: StagedSampler
     dev: Holdout
     canary: Holdout | None
     replay: Replay | None
@@ -71,12 +71,9 @@ def prepare_training(
     # A trained encoder gives new states every step: nothing may be stored then.
     budget = 0 if adapter.touches_encoder else settings.device.state_cache_mb
     states = StateSource(model, corpus.load, corpus.seconds, budget_mb=budget)
-    sampler = BucketSampler(
-        corpus.seconds,
-        batch_size=settings.train.batch_size,
-        accumulation=settings.train.accumulation,
-        seed=settings.train.seed,
-    )
+    sampler = _sampler(settings, corpus)
+    if settings.train.gradient_checkpointing:
+        model.enable_gradient_checkpointing()
     states.prepare(sampler.drawn(settings.train.steps), progress, "encoding train")
     limit = settings.select.max_dev_utterances
     dev, dev_remarks = _holdout(
@@ -113,6 +110,25 @@ def prepare_training(
         ),
         fingerprints={name: manifest.sha256 for name, manifest in manifests.items()},
     )  # fmt: skip
+
+
+def _sampler(settings: RunSettings, corpus: Corpus) -> StagedSampler:
+    train = settings.train
+    stages = [Stage(item.steps, item.max_clip_s) for item in train.stages]
+    sampler = StagedSampler(
+        corpus.seconds,
+        stages or [Stage(train.steps, max(corpus.seconds))],
+        batch_size=train.batch_size,
+        accumulation=train.accumulation,
+        seed=train.seed,
+    )
+    for stage, count in zip(stages, sampler.utterances_by_stage, strict=False):
+        if not count:
+            raise RequestError(
+                f"no clip is as short as {stage.max_clip_s:g} s, which a stage asks for",
+                hint="raise train.stages[].max_clip_s; lengths: moonshine-tune data check",
+            )
+    return sampler
 
 
 def _read_manifests(settings: RunSettings) -> dict[str, Manifest]:

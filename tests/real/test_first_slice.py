@@ -1,0 +1,226 @@
+"""The whole way on the real tiny model through the command line, on a small synthesized domain."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moonshine_tune.cli.app import run
+from moonshine_tune.manifest import read_manifest, write_manifest
+
+pytestmark = pytest.mark.real_model
+
+Answer = tuple[int, dict[str, Any]]
+
+
+@pytest.fixture
+def ask(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """Run a command with --json: exit code and document."""
+
+    def run_json(*words: str | Path) -> Answer:
+        capsys.readouterr()
+        code = run([*(str(word) for word in words), "--json"])
+        return code, json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+
+    return run_json
+
+
+@pytest.fixture(scope="module")
+def domain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train, dev and test of a little air-traffic phraseology, in a folder with an awkward name."""
+    folder = tmp_path_factory.mktemp("data") / "flug funk é"
+    for name, count, skip in (("train", 48, 0), ("dev", 8, 48), ("test", 12, 56)):
+        words = ["data", "synth", "--grammar", "atc", "--count", str(count), "--skip", str(skip)]
+        voices = "train" if name == "train" else "dev" if name == "dev" else "test"
+        assert run([*words, "--voice-set", voices, "--out", str(folder / name)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(domain: Path, real_tiny: object, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run: 30 steps of 8 utterances."""
+    out = tmp_path_factory.mktemp("runs") / "a"
+    code = run(
+        ["train", "--preset", "demo", "--train", str(domain / "train" / "manifest.jsonl"),
+         "--dev", str(domain / "dev" / "manifest.jsonl"), "--out", str(out),
+         "--set", "train.steps=30", "--set", "select.every_steps=15"]
+    )  # fmt: skip
+    assert code == 0
+    return out
+
+
+def test_the_domain_is_learnt_and_the_interval_says_so(
+    trained: Path, domain: Path, ask: Callable[..., Answer], tmp_path: Path
+) -> None:
+    code, result = ask(
+        "evaluate", "--adapter", trained, "--manifest", domain / "test" / "manifest.jsonl",
+        "--out", tmp_path / "e", "--normalizer", "spelled-1",
+    )  # fmt: skip
+    assert code == 0
+    assert result["wer"] < 0.6 * result["base"]["wer"]
+    assert result["comparison"]["verdict"] == "better"
+    assert result["comparison"]["ci95"][1] < 0
+    assert result["utterances"] == 12
+    counted = result["substitutions"] + result["deletions"] + result["insertions"]
+    assert result["wer"] == pytest.approx(100 * counted / result["reference_words"], abs=1e-3)
+    lines = (tmp_path / "e" / "hypotheses.jsonl").read_text().splitlines()
+    ids = {item.id for item in read_manifest(domain / "test" / "manifest.jsonl").utterances}
+    assert {json.loads(line)["id"] for line in lines} == ids
+
+
+def test_a_run_folder_explains_itself(trained: Path) -> None:
+    record = json.loads((trained / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert record["sources"]["train.steps"] == "--set"
+    assert record["sources"]["adapter.rank"] == "preset demo"
+    assert record["base"]["name"] == "tiny"
+    assert record["result"]["last_loss"] < record["result"]["first_loss"]
+    steps = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert [item["step"] for item in steps if "loss" in item] == list(range(1, 31))
+    assert {"adapter", "state", "tensorboard", "eval"} <= {path.name for path in trained.iterdir()}
+    assert not list(trained.rglob("*.partial-*"))
+
+
+def test_export_passes_parity_and_the_runtime_scores_the_same(
+    trained: Path, domain: Path, ask: Callable[..., Answer], tmp_path: Path
+) -> None:
+    manifest = domain / "test" / "manifest.jsonl"
+    out = tmp_path / "exported"
+    # Thirty steps leave words on the edge: the bound of a finished adapter would be luck here.
+    code, exported = ask(
+        "export", "--run", trained, "--out", out, "--manifest", manifest, "--parity-bound", "25",
+        "--base-runtime", Path(read_runtime_dir()),
+    )  # fmt: skip
+    assert code == 0, exported
+    assert exported["changed_files"] == ["decoder_model_merged.ort"]
+    assert exported["worst_step_error"] <= 0.51
+    code, heard = ask("evaluate", "--runtime-dir", out, "--manifest", manifest)
+    assert code == 0
+    assert heard["backend"] == "runtime"
+    code, _ = ask("export", "--run", trained, "--out", out, "--manifest", manifest)
+    assert code == 2
+
+
+def read_runtime_dir() -> str:
+    """The base runtime folder of tiny in the cache."""
+    from moonshine_tune.sources import resolve_model
+
+    return str(resolve_model("tiny", sources=("cache", "wheel")).runtime_dir)
+
+
+def test_parity_says_no_with_an_exit_code(
+    trained: Path, domain: Path, ask: Callable[..., Answer], tmp_path: Path
+) -> None:
+    """Base files with one scale of the encoder off by a factor of four are found out."""
+    from moonshine_tune.runtime.ort_file import OrtFile
+    from moonshine_tune.runtime.quantized import quantized_tensors
+
+    base = Path(read_runtime_dir())
+    broken = tmp_path / "broken"
+    shutil.copytree(base, broken)
+    file = OrtFile.read(broken / "encoder_model.ort")
+    tensor = next(iter(quantized_tensors(file)))
+    doubled = (file.array(tensor.scale) * 4).astype("<f4").tobytes()
+    (broken / "encoder_model.ort").write_bytes(file.patched({tensor.scale.offset: doubled}))
+    code, result = ask(
+        "export", "--run", trained, "--out", tmp_path / "x", "--base-runtime", broken,
+        "--manifest", domain / "test" / "manifest.jsonl",
+    )  # fmt: skip
+    assert code == 1
+    assert not result["parity"]["passed"]
+
+
+def test_an_adapter_of_another_base_is_refused(
+    trained: Path, domain: Path, ask: Callable[..., Answer], tmp_path: Path
+) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    from moonshine_tune.sources import resolve_model
+
+    other = tmp_path / "other"
+    shutil.copytree(resolve_model("tiny", sources=("cache", "wheel")).checkpoint_dir, other)
+    weights = load_file(other / "model.safetensors")
+    weights["model.decoder.norm.weight"] = weights["model.decoder.norm.weight"] * 1.01
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    code, result = ask(
+        "evaluate", "--model", other, "--adapter", trained,
+        "--manifest", domain / "test" / "manifest.jsonl",
+    )  # fmt: skip
+    assert code == 2
+    assert "another base model" in result["error"]["message"]
+
+
+def test_ctrl_c_saves_everything_and_resume_goes_on(domain: Path, tmp_path: Path) -> None:
+    out = tmp_path / "stopped"
+    words = [
+        sys.executable, "-m", "moonshine_tune", "train", "--preset", "demo",
+        "--train", str(domain / "train" / "manifest.jsonl"),
+        "--dev", str(domain / "dev" / "manifest.jsonl"), "--out", str(out),
+        "--set", "train.steps=12", "--set", "select.every_steps=6",
+    ]  # fmt: skip
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    metrics = out / "metrics.jsonl"
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and not (
+        metrics.is_file() and '"loss"' in metrics.read_text()
+    ):
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=90)
+    assert process.returncode == 130, stderr
+    assert "--resume" in stdout
+    assert (out / "adapter" / "adapter_model.safetensors").is_file()
+    done = json.loads((out / "state" / "state.json").read_text())["step"]
+    assert 0 < done < 12
+    assert run(["train", "--resume", "--out", str(out)]) == 0
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()
+             if '"loss"' in line]  # fmt: skip
+    assert steps == list(range(1, 13))
+
+
+def test_wrong_input_is_one_plain_error(
+    domain: Path, ask: Callable[..., Answer], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"audio": "a.wav", "text": "x"}\nnot json\n{"audio": "b.wav"}\n')
+    code, result = ask("train", "--train", broken, "--out", tmp_path / "r")
+    assert code == 2
+    message = result["error"]["message"]
+    assert f"{broken}:2: not JSON" in message
+    assert f'{broken}:3: no "text"' in message
+    assert f"{broken}:1: no such recording" in message
+    assert not (tmp_path / "r" / "run.json").exists()
+    settings = tmp_path / "s.yaml"
+    settings.write_text("train:\n  learning_rat: 1\nadaptor:\n  rank: 8\n")
+    code, result = ask("train", "--config", settings, "--out", tmp_path / "r2")
+    assert code == 2
+    assert "did you mean 'train.learning_rate'" in result["error"]["message"]
+    assert "adaptor.rank" in result["error"]["message"]
+    code, result = ask("evaluate", "--model", "tinny", "--manifest",
+                       domain / "test" / "manifest.jsonl")  # fmt: skip
+    assert code == 2
+    assert "tiny" in (result["error"]["hint"] or "")
+
+
+def test_an_unreadable_recording_is_named_and_nothing_is_scored_silently(
+    domain: Path, ask: Callable[..., Answer], tmp_path: Path
+) -> None:
+    utterances = list(read_manifest(domain / "test" / "manifest.jsonl").utterances)[:3]
+    fake = tmp_path / "fake.wav"
+    fake.write_text("this is not sound")
+    from dataclasses import replace
+
+    manifest = tmp_path / "m.jsonl"
+    write_manifest(manifest, [*utterances[:2], replace(utterances[2], audio=fake)])
+    code, result = ask("evaluate", "--manifest", manifest)
+    assert code == 2
+    assert "fake.wav" in result["error"]["message"]
+    assert "data check" in result["error"]["hint"]

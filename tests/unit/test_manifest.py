@@ -1,0 +1,168 @@
+"""Manifests: what is read from good lines, what is said of bad ones, what is written back."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from moonshine_tune.errors import ProblemsError, RequestError
+from moonshine_tune.manifest import (
+    Utterance,
+    read_manifest,
+    scan_manifest,
+    seconds_of,
+    write_manifest,
+)
+
+
+def write(folder: Path, *lines: str, name: str = "train.jsonl") -> Path:
+    for number in range(1, 6):
+        (folder / f"{number}.wav").touch()
+    path = folder / name
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_known_fields_are_read_and_others_kept(tmp_path: Path) -> None:
+    record = {
+        "id": "u-1", "audio": "1.wav", "text": "Hallo Wörld", "speaker": "anna", "duration": 2.5,
+        "language": "de", "split": "train", "session": "monday", "mood": "calm", "tags": [1, 2],
+    }  # fmt: skip
+    manifest = read_manifest(write(tmp_path, json.dumps(record)))
+    (utterance,) = manifest.utterances
+    assert utterance.audio == (tmp_path / "1.wav").resolve()
+    assert (utterance.id, utterance.text, utterance.speaker) == ("u-1", "Hallo Wörld", "anna")
+    assert (utterance.language, utterance.split, utterance.session) == ("de", "train", "monday")
+    assert utterance.extra == {"mood": "calm", "tags": [1, 2]}
+    assert utterance.line == 1
+    assert manifest.remarks == ()
+
+
+def test_nemo_names_are_read(tmp_path: Path) -> None:
+    line = '{"audio_filepath": "1.wav", "text": "a", "offset": 3.5, "duration": 2.0}'
+    (utterance,) = read_manifest(write(tmp_path, line)).utterances
+    assert (utterance.start, utterance.end, utterance.known_seconds) == (3.5, 5.5, 2.0)
+    assert utterance.extra == {}
+
+
+def test_length_is_that_of_the_span(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        '{"id": 1, "audio": "1.wav", "text": "a", "start": 1.0, "end": 1.5, "duration": 60}',
+        '{"id": 2, "audio": "1.wav", "text": "a", "duration": 2.0}',
+        '{"id": 3, "audio": "1.wav", "text": "a"}',
+    )
+    utterances = read_manifest(path).utterances
+    assert [item.known_seconds for item in utterances] == [0.5, 2.0, None]
+    assert [item.id for item in utterances] == ["1", "2", "3"]
+    assert seconds_of(utterances) == 2.5
+
+
+def test_byte_order_mark_and_windows_line_ends(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    path.write_bytes(b'\xef\xbb\xbf{"audio": "1.wav", "text": "a"}\r\n\r\n')
+    assert len(read_manifest(path)) == 1
+
+
+BAD = [
+    ("{not json", "not JSON"),
+    ("[1, 2]", "not a JSON object"),
+    ("[" * 100_000, "not JSON"),
+    ('{"audio": "1.wav", "text": "a", "duration": ' + "9" * 5000 + "}", "not JSON"),
+    ('{"text": "a"}', 'no "audio" path'),
+    ('{"audio": "", "text": "a"}', 'no "audio" path'),
+    ('{"audio": 7, "text": "a"}', 'no "audio" path'),
+    ('{"audio": "1.wav"}', 'no "text"'),
+    ('{"audio": "1.wav", "text": null}', 'no "text"'),
+    ('{"audio": "1.wav", "text": 12}', '"text" is 12, not a string'),
+    ('{"audio": "1.wav", "text": "a", "id": ["x"]}', "\"id\" is ['x'], not a string"),
+    ('{"audio": "1.wav", "text": "a", "id": true}', '"id" is True, not a string'),
+    ('{"audio": "1.wav", "text": "a", "duration": "2"}', "not a number of seconds"),
+    ('{"audio": "1.wav", "text": "a", "duration": true}', "not a number of seconds"),
+    ('{"audio": "1.wav", "text": "a", "start": -1}', "not a number of seconds from 0"),
+    ('{"audio": "1.wav", "text": "a", "start": NaN}', "not a number of seconds from 0"),
+    ('{"audio": "1.wav", "text": "a", "start": 2, "end": 1}', '"end" (1) is not after'),
+    ('{"audio": "gone.wav", "text": "a"}', "no such recording"),
+    ('{"audio": "' + "x" * 5000 + '.wav", "text": "a"}', "no such recording"),
+    (r'{"audio": "a\u0000b.wav", "text": "a"}', "no path"),
+    (r'{"audio": "1.wav", "text": "half \ud83d"}', "half of a character"),
+    ('{"audio": "2.wav", "text": "b", "id": "good"}', "was used on line 1 already"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), BAD)
+def test_a_bad_line_is_named_with_its_number(tmp_path: Path, line: str, message: str) -> None:
+    good = '{"audio": "1.wav", "text": "a", "id": "good"}'
+    path = write(tmp_path, good, "", line)
+    with pytest.raises(ProblemsError) as caught:
+        read_manifest(path)
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{path}:3: ")
+    assert message in problem
+    assert "1 of 2 lines" in str(caught.value)
+    assert caught.value.hint
+
+
+def test_all_bad_lines_are_told_at_once_and_the_scan_keeps_the_good_ones(tmp_path: Path) -> None:
+    good = '{"audio": "1.wav", "text": "a", "id": "good"}'
+    path = write(tmp_path, good, *(line for line, _ in BAD))
+    with pytest.raises(ProblemsError) as caught:
+        read_manifest(path)
+    assert len(caught.value.problems) == len(BAD)
+    scan = scan_manifest(path)
+    assert [item.id for item in scan.utterances] == ["good"]
+    assert scan.num_lines == 1 + len(BAD)
+    assert [problem.line for problem in scan.problems] == list(range(2, 2 + len(BAD)))
+    assert {problem.kind for problem in scan.problems} == {
+        "bad_line", "no_text", "duplicate_id", "missing_recording",
+    }  # fmt: skip
+
+
+def test_texts_and_files_need_not_be_there_where_nobody_needs_them(tmp_path: Path) -> None:
+    path = write(tmp_path, '{"audio": "gone.wav"}')
+    (utterance,) = read_manifest(path, require_text=False, check_files=False).utterances
+    assert utterance.text is None
+    with pytest.raises(RequestError, match="has no text"):
+        _ = utterance.reference
+
+
+def test_recordings_outside_the_folder_are_allowed_and_told(tmp_path: Path) -> None:
+    folder = tmp_path / "manifests"
+    folder.mkdir()
+    (tmp_path / "out.wav").touch()
+    path = write(folder, '{"audio": "1.wav", "text": "a"}', '{"audio": "../out.wav", "text": "a"}')
+    manifest = read_manifest(path)
+    assert manifest.utterances[1].audio == (tmp_path / "out.wav").resolve()
+    assert manifest.remarks == ("1 of 2 recordings lie outside the manifest's folder",)
+
+
+def test_no_file_no_text_no_lines(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="no such manifest") as caught:
+        read_manifest(tmp_path / "gone.jsonl")
+    assert "data import" in (caught.value.hint or "")
+    with pytest.raises(RequestError, match="a folder"):
+        read_manifest(tmp_path)
+    latin = tmp_path / "latin.jsonl"
+    latin.write_bytes('{"audio": "ü.wav"}'.encode("latin-1"))
+    with pytest.raises(RequestError, match=r"not UTF-8 text \(byte 11\)"):
+        read_manifest(latin)
+    with pytest.raises(RequestError, match="no utterances"):
+        read_manifest(write(tmp_path, "", " "))
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    source = tmp_path / "a" / "ü 1.wav"
+    outside = tmp_path / "outside.wav"
+    source.parent.mkdir()
+    source.touch()
+    outside.touch()
+    utterances = (
+        Utterance("x", source.resolve(), "Grüße, „Welt“", "s", 1.5, extra={"k": None}, line=1),
+        Utterance("y", outside.resolve(), start=1.0, end=2.0, line=2),
+    )
+    path = tmp_path / "a" / "m.jsonl"
+    write_manifest(path, utterances)
+    assert read_manifest(path, require_text=False).utterances == utterances
+    first, second = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    assert first["audio"] == "ü 1.wav"
+    assert second["audio"] == str(outside.resolve())
