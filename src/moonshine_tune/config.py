@@ -111,6 +111,10 @@ class RetainSettings(_Section):
         float, Field(ge=0, description="Weight of the KL to the base model on replay audio.")
     ] = 1.0
     clips_per_step: Annotated[int, Field(ge=1, description="Replay clips in a step.")] = 4
+    max_clips: Annotated[
+        int,
+        Field(ge=1, description="Different replay clips that are heard; evenly from the manifest."),
+    ] = 150
     strengths: Annotated[
         tuple[float, ...],
         Field(description="Adapter strengths tried at the end on dev and canary."),

@@ -323,6 +323,13 @@ def test_report_file_holds_the_findings(corpus: Corpus, tmp_path: Path) -> None:
     assert document["findings"][0]["ids"] == ["line 2"]
 
 
+def test_the_report_never_overwrites_a_manifest(corpus: Corpus) -> None:
+    path = corpus.manifest([corpus.line("a")])
+    before = path.read_bytes()
+    assert run(["data", "check", str(path), "--report", str(path)]) == 2
+    assert path.read_bytes() == before
+
+
 def test_people_read_what_is_wrong_and_what_to_do(
     corpus: Corpus, capsys: pytest.CaptureFixture[str]
 ) -> None:

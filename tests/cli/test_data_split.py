@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from moonshine_tune.cli.app import run
-from moonshine_tune.manifest import read_manifest
+from moonshine_tune.jobs import data_split
+from moonshine_tune.manifest import read_manifest, write_manifest
 
 
 def write(path: Path, records: list[dict[str, Any]]) -> Path:
@@ -190,14 +191,11 @@ def test_a_failed_write_leaves_the_old_splits_whole(
     out = tmp_path / "out"
     split(source, "--out", out, code=0, capsys=capsys)
     before = contents(out)
-    from moonshine_tune.jobs import data_split
-
-    real = data_split.write_manifest
 
     def full_at_the_second(path: Path, utterances: Any) -> None:
         if "dev" in path.name:
             raise OSError(28, "No space left on device")
-        real(path, utterances)
+        write_manifest(path, utterances)
 
     monkeypatch.setattr(data_split, "write_manifest", full_at_the_second)
     document = split(source, "--out", out, "--seed", "9", "--force", code=3, capsys=capsys)

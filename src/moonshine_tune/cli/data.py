@@ -69,7 +69,7 @@ def import_command(
     text = (
         f"{result.summary()}\n"
         f"{result.manifest}: {_hours(result.seconds)}{speakers}\n"
-        f"next: moonshine-tune data check {result.manifest}" + (" --no-text" if no_text else "")
+        f"next: moonshine-tune data check {result.manifest}"
     )
     show(text, result, as_json=as_json)
 
@@ -101,6 +101,12 @@ def check_command(
         raise RequestError(
             "no manifest to check",
             hint="name one or several: moonshine-tune data check train.jsonl test.jsonl",
+        )
+    if report is not None and report.resolve() in [path.resolve() for path in paths]:
+        raise RequestError(
+            "the report would overwrite a manifest that is to be checked",
+            where=report,
+            hint="choose another name: --report findings.json",
         )
     result = check_data(paths, TerminalProgress())
     if report is not None:

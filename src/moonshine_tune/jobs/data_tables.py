@@ -3,8 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ def read_table(path: Path, names: ColumnNames, *, want_text: bool) -> Source:
     content = _decoded(path)
     if path.suffix.lower() in (".jsonl", ".json", ".ndjson"):
         return _json_lines(path, content, names, want_text=want_text)
-    heading, lines = _delimited(path, content)
+    heading, lines = _delimited(path, content, [name for name in astuple(names) if name])
     columns = _choose_columns(heading, names, path, want_text=want_text)
     rows = []
     for number, cells in lines:
@@ -163,8 +163,10 @@ def _decoded(path: Path) -> str:
         ) from error
 
 
-def _delimited(path: Path, content: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Heading and numbered lines of a CSV or TSV."""
+def _delimited(
+    path: Path, content: str, named: Collection[str]
+) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Heading and numbered lines of a CSV or TSV; columns named as numbers mean no heading."""
     first = content.lstrip().partition("\n")[0]
     # A tab or a bar is hardly ever part of a text; commas and semicolons are.
     delimiter = next((mark for mark in "\t|" if mark in first), max(",;", key=first.count))
@@ -177,6 +179,8 @@ def _delimited(path: Path, content: str) -> tuple[list[str], list[tuple[int, lis
         io.StringIO(content, newline=""),
         delimiter=delimiter,
         quoting=csv.QUOTE_NONE if bare else csv.QUOTE_MINIMAL,
+        # Else a quotation mark without its partner swallows every line that follows, silently.
+        strict=True,
     )
     lines = [
         (number, [_unquoted(cell) for cell in cells] if bare else cells)
@@ -186,7 +190,8 @@ def _delimited(path: Path, content: str) -> tuple[list[str], list[tuple[int, lis
     if not lines:
         raise RequestError("the table is empty", where=path)
     heading = [cell.strip() for cell in lines[0][1]]
-    if _looks_like_data(lines[0][1], path.parent):
+    by_number = {name for name in named if name.isdecimal()} - set(heading)
+    if by_number or _looks_like_data(lines[0][1], path.parent):
         return [str(position + 1) for position in range(len(heading))], lines
     if len(set(heading)) < len(heading):
         repeated = sorted({name for name in heading if heading.count(name) > 1})

@@ -194,8 +194,14 @@ def _replay(
     budget_mb: int,
     progress: Progress,
 ) -> tuple[Replay, tuple[str, ...]]:
+    count = min(len(utterances), settings.retain.max_clips)
+    chosen = [utterances[place * len(utterances) // count] for place in range(count)]
     corpus = build_corpus(
-        utterances, model, name="replay", max_clip_s=settings.data.max_clip_s, needs_text=False
+        chosen,
+        model,
+        name=f"replay, {count} of {len(utterances)} clips",
+        max_clip_s=settings.data.max_clip_s,
+        needs_text=False,
     )
     source = StateSource(model, corpus.load, corpus.seconds, budget_mb=budget_mb)
     clips = settings.retain.clips_per_step

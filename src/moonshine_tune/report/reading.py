@@ -1,0 +1,258 @@
+"""Reads a folder that a job left behind, whole or torn: what is there is taken, the rest is named.
+
+Three kinds are known: a run, an evaluation, and a demonstration, which holds both.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from moonshine_tune.errors import RequestError
+from moonshine_tune.runs import RunFolder
+from moonshine_tune.score import ErrorCounts, ScoredUtterance
+
+_HINT = "name a folder that train, evaluate or demo was given as --out"
+_COUNTS = ("substitutions", "deletions", "insertions", "reference_words",
+           "character_errors", "reference_characters")  # fmt: skip
+_SETS = ("domain", "canary")
+_MODELS = ("base", "adapted")
+_BACKENDS = ("torch", "runtime")
+
+
+@dataclass(frozen=True)
+class EvaluationPart:
+    """One evaluation folder.
+
+    Attributes:
+        set_name: what was heard: `domain`, `canary`, or the folder's name.
+        model: `base`, `adapted`, or empty where the folder's name does not tell.
+        backend: `torch`, `runtime`, or empty.
+        result: content of result.json; empty where it is missing.
+        scored: the utterances of hypotheses.jsonl; empty where it is missing.
+    """
+
+    set_name: str
+    model: str
+    backend: str
+    result: Mapping[str, Any]
+    scored: tuple[ScoredUtterance, ...]
+
+
+@dataclass(frozen=True)
+class RunPart:
+    """One run folder; each part empty where its file is missing."""
+
+    path: Path
+    record: Mapping[str, Any]
+    metrics: tuple[Mapping[str, Any], ...]
+    selection: Mapping[str, Any]
+    dev: tuple[ScoredUtterance, ...]
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything that a report is made of.
+
+    Attributes:
+        kind: `demo`, `run` or `evaluation`.
+        missing: one sentence for each part that is not there or cannot be read.
+    """
+
+    path: Path
+    kind: str
+    run: RunPart | None
+    evaluations: tuple[EvaluationPart, ...]
+    demo: Mapping[str, Any]
+    missing: tuple[str, ...]
+
+
+def read_material(path: Path) -> Material:
+    """Read what lies in a run, evaluation or demonstration folder.
+
+    Raises:
+        RequestError: there is no such folder, or nothing in it is known.
+    """
+    if not path.is_dir():
+        what = "a file, not a folder" if path.exists() else "no such folder"
+        raise RequestError(what, where=path, hint=_HINT)
+    reader = _Reader(path)
+    kind = _kind_of(path)
+    run, evaluations, demo = None, (), {}
+    if kind == "demo":
+        demo = reader.record(path / "demo.json")
+        if (path / "run").is_dir():
+            run = reader.run(path / "run")
+        else:
+            reader.missing.append("run/ is not there: no curves and no settings")
+        evaluations = reader.evaluations(path / "eval")
+        reader.name_absent(evaluations)
+    elif kind == "run":
+        run = reader.run(path)
+        evaluations = reader.evaluations(path / "eval")
+    else:
+        evaluations = (reader.evaluation(path, path.resolve().name, "", ""),)
+    return Material(path, kind, run, evaluations, demo, tuple(reader.missing))
+
+
+def _kind_of(path: Path) -> str:
+    if (path / "demo.json").exists() or _is_run(path / "run"):
+        return "demo"
+    if _is_run(path):
+        return "run"
+    if _is_evaluation(path):
+        return "evaluation"
+    if any(_is_evaluation(item) for item in path.glob("eval/*/")):
+        return "demo"
+    raise RequestError("nothing here to report on", where=path, hint=_HINT)
+
+
+def _is_run(path: Path) -> bool:
+    run = RunFolder(path)
+    marks = (run.record_path, run.metrics_path, run.adapter_dir / "selection.json")
+    return any(mark.exists() for mark in (*marks, run.dev_hypotheses_path))
+
+
+def _is_evaluation(path: Path) -> bool:
+    return (path / "result.json").exists() or (path / "hypotheses.jsonl").exists()
+
+
+def number(value: object) -> float | None:
+    """`value` where it is a finite number, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def mapping(value: object) -> Mapping[str, Any]:
+    """`value` where it is a JSON object, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def sequence(value: object) -> list[Any]:
+    """`value` where it is a JSON array, else an empty one."""
+    return value if isinstance(value, list) else []
+
+
+class _Reader:
+    """Reads files below one folder and keeps a list of what could not be had."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._home = str(Path.home())
+        self.missing: list[str] = []
+
+    def run(self, path: Path) -> RunPart:
+        run = RunFolder(path)
+        return RunPart(
+            path,
+            self.record(run.record_path),
+            tuple(self._lines(run.metrics_path, dict)),
+            self.record(run.adapter_dir / "selection.json"),
+            tuple(self._lines(run.dev_hypotheses_path, _scored)),
+        )
+
+    def evaluations(self, folder: Path) -> tuple[EvaluationPart, ...]:
+        """All evaluations in `eval/`; a demonstration names them `<set>-<model>-<backend>`."""
+        found = []
+        for path in sorted(folder.glob("*/")):
+            name = (path.name.rsplit("-", 2) + ["", ""])[:3]
+            if _is_evaluation(path) and name[1] in _MODELS and name[2] in _BACKENDS:
+                found.append(self.evaluation(path, *name))
+            elif _is_evaluation(path):
+                found.append(self.evaluation(path, path.name, "", ""))
+            else:
+                self.missing.append(f"{self._short(path)}: no result.json, no hypotheses.jsonl")
+        return tuple(found)
+
+    def name_absent(self, found: tuple[EvaluationPart, ...]) -> None:
+        """Name the evaluations that a whole demonstration has and this one has not."""
+        if not found:
+            self.missing.append("eval/ holds no evaluation: no headline table")
+            return
+        there = {(part.set_name, part.model, part.backend) for part in found}
+        for wanted in ((s, m, b) for s in _SETS for m in _MODELS for b in _BACKENDS):
+            folder = self._root / "eval" / "-".join(wanted)
+            if wanted not in there and not folder.is_dir():
+                self.missing.append(f"{self._short(folder)} is not there")
+
+    def evaluation(self, path: Path, set_name: str, model: str, backend: str) -> EvaluationPart:
+        result = self.record(path / "result.json")
+        scored = tuple(self._lines(path / "hypotheses.jsonl", _scored))
+        return EvaluationPart(set_name, model, backend, result, scored)
+
+    def record(self, path: Path) -> Mapping[str, Any]:
+        """A JSON object; empty and named as missing where it cannot be had."""
+        text = self._text(path)
+        if text is None:
+            return {}
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            self.missing.append(f"{self._short(path)} is torn or not JSON ({_brief(error)})")
+            return {}
+        if not isinstance(content, dict):
+            self.missing.append(f"{self._short(path)} is not a JSON object")
+            return {}
+        return mapping(content)
+
+    def _lines(self, path: Path, parse: Callable[[dict[str, Any]], Any]) -> list[Any]:
+        """The whole lines of a JSON Lines file; what is wrong with the others is counted."""
+        found, wrong = [], 0
+        for line in (self._text(path) or "").split("\n"):
+            if not line.strip():
+                continue
+            try:
+                found.append(parse(json.loads(line)))
+            except (ValueError, TypeError, KeyError, RecursionError):
+                wrong += 1
+        if wrong:
+            self.missing.append(f"{self._short(path)}: {wrong} lines are torn or lack a field")
+        return found
+
+    def _text(self, path: Path) -> str | None:
+        try:
+            # Reports are shared: the home folder, which names a person, is written as ~.
+            text = path.read_text(encoding="utf-8", errors="replace")
+            return text.replace(f"{self._home}/", "~/") if len(self._home) > 1 else text
+        except FileNotFoundError:
+            self.missing.append(f"{self._short(path)} is not there")
+        except OSError as error:
+            self.missing.append(f"{self._short(path)} cannot be read ({error.strerror})")
+        return None
+
+    def _short(self, path: Path) -> str:
+        return str(path.relative_to(self._root))
+
+
+def _brief(error: Exception) -> str:
+    return error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__
+
+
+def _scored(record: dict[str, Any]) -> ScoredUtterance:
+    """A line of hypotheses.jsonl.
+
+    Raises:
+        TypeError, KeyError, ValueError: a field is missing or of the wrong kind.
+    """
+    identifier, reference, heard = record["id"], record["reference"], record["hypothesis"]
+    counts = [record[name] for name in _COUNTS]
+    if not all(isinstance(text, str) for text in (identifier, reference, heard)):
+        raise TypeError("texts must be strings")
+    if not all(isinstance(count, int) and 0 <= count < 1 << 40 for count in counts):
+        raise ValueError("counts must be whole numbers")
+    substitutions, deletions, insertions, words, character_errors, characters = counts
+    speaker = record.get("speaker")
+    return ScoredUtterance(
+        id=identifier,
+        reference=reference,
+        hypothesis=heard,
+        words=ErrorCounts(substitutions, deletions, insertions, words),
+        characters=ErrorCounts(substitutions=character_errors, reference=characters),
+        speaker=speaker if isinstance(speaker, str) else None,
+    )

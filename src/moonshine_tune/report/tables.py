@@ -1,0 +1,95 @@
+"""What templates draw: tables of cells that know how they sort, and numbers as people read them."""
+
+from dataclasses import dataclass, field
+
+from markupsafe import Markup
+
+from moonshine_tune.score import ErrorCounts
+
+# A value of a torn or odd file must not fill the page.
+_LONGEST_TEXT = 400
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell.
+
+    Attributes:
+        text: what is shown.
+        sort: what it sorts by; by its text where None.
+        detail: a second, smaller line.
+        figure: a drawing instead of text.
+        kind: `number`, `better`, `worse`, `code` or empty.
+    """
+
+    text: str
+    sort: float | None = None
+    detail: str = ""
+    figure: Markup = field(default_factory=Markup)
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: `kind` is `text`, `number` or `figure`; figures do not sort."""
+
+    name: str
+    kind: str = "text"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table. The first cell of a row names the row; `note` stands below."""
+
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    note: str = ""
+    sortable: bool = True
+
+
+def text_cell(value: object, kind: str = "") -> Cell:
+    """Any value as text, cut where it is too long."""
+    return Cell(short(str(value)), kind=kind)
+
+
+def number_cell(value: float | None, digits: int = 2, detail: str = "") -> Cell:
+    """A number; a dash where there is none."""
+    if value is None:
+        return Cell("–", sort=float("-inf"), kind="number")
+    return Cell(f"{value:,.{digits}f}", sort=value, detail=detail, kind="number")
+
+
+def change_cell(difference: float | None, detail: str = "", threshold: float = 0.005) -> Cell:
+    """A change in points, where lower is better."""
+    if difference is None:
+        return Cell("–", sort=float("-inf"), kind="number")
+    kind = "better" if difference < -threshold else "worse" if difference > threshold else "number"
+    return Cell(signed(difference), sort=difference, detail=detail, kind=kind)
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """With its sign, a true minus, and no sign for zero."""
+    text = f"{value:+.{digits}f}"
+    return f"{0:.{digits}f}" if float(text) == 0 else text.replace("-", "−")
+
+
+def rate_of(counts: ErrorCounts | None) -> float | None:
+    """Errors in percent of the words said, or None."""
+    return None if counts is None else counts.rate
+
+
+def short(text: str, longest: int = _LONGEST_TEXT) -> str:
+    """The text, or its beginning."""
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def duration_text(seconds: float | None) -> str:
+    """Seconds as a person says them."""
+    if seconds is None or seconds < 0:
+        return "–"
+    if seconds < 90:
+        return f"{seconds:.3g} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.3g} min"
+    return f"{seconds / 3600:.3g} h"
