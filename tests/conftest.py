@@ -3,6 +3,7 @@
 Nothing here imports torch before a test asks for a model.
 """
 
+import json
 import math
 import os
 import socket
@@ -269,6 +270,35 @@ def overfitted(
 ) -> "tuple[SpeechModel, list[Samples], list[str]]":
     """A small model that has learnt four clips by heart, the clips, their texts. Read only."""
     return _overfit(request.param)
+
+
+@pytest.fixture(scope="session")
+def speech_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Synthetic recordings with manifests. Read only.
+
+    `train.jsonl` (8 clips of 4 speakers), `dev.jsonl` (3), and `canary.jsonl` (3) and
+    `replay.jsonl` (5), both without texts.
+    """
+    import soundfile
+
+    folder = tmp_path_factory.mktemp("speech")
+    texts = [
+        "one", "two cities", "best of times", "worst", "age of wisdom", "it was", "far", "and the",
+        "one two", "the age", "of times",
+    ]  # fmt: skip
+    names = {"train": texts[:8], "dev": texts[8:], "canary": [None] * 3, "replay": [None] * 5}
+    seed = 0
+    for name, spoken in names.items():
+        lines = []
+        for place, text in enumerate(spoken):
+            seed += 1
+            seconds = 0.4 + 0.17 * (seed % 7)
+            soundfile.write(folder / f"{name}-{place}.wav", clip_of(seconds, seed), 16_000)
+            record = {"id": f"{name}-{place}", "audio": f"{name}-{place}.wav",
+                      "speaker": f"{name}-{place % 4}"}  # fmt: skip
+            lines.append(json.dumps(record | ({"text": text} if text else {})) + "\n")
+        (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    return folder
 
 
 # --- the real tiny model and real recordings

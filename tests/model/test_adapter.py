@@ -283,7 +283,7 @@ def test_an_adapter_without_a_record_of_its_base_is_taken(build_model: Build, sa
     assert load_adapter(build_model("v1"), saved, base_sha256="b" * 64) == saved
 
 
-def test_an_adapter_of_another_family_is_refused(build_model: Build, saved: Path) -> None:
+def test_a_matrix_of_another_shape_is_refused(build_model: Build, saved: Path) -> None:
     (saved / BASE_FILE).unlink()
     weights = load_file(saved / WEIGHTS_FILE)
     name = next(name for name in weights if "fc2.lora_A" in name)

@@ -46,12 +46,12 @@ def domain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(domain: Path, real_tiny: object, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A short run: 30 steps of 8 utterances."""
+    """A short run: 45 steps of 8 utterances."""
     out = tmp_path_factory.mktemp("runs") / "a"
     code = run(
         ["train", "--preset", "demo", "--train", str(domain / "train" / "manifest.jsonl"),
          "--dev", str(domain / "dev" / "manifest.jsonl"), "--out", str(out),
-         "--set", "train.steps=30", "--set", "select.every_steps=15"]
+         "--set", "train.steps=45", "--set", "select.every_steps=15"]
     )  # fmt: skip
     assert code == 0
     return out
@@ -84,7 +84,7 @@ def test_a_run_folder_explains_itself(trained: Path) -> None:
     assert record["base"]["name"] == "tiny"
     assert record["result"]["last_loss"] < record["result"]["first_loss"]
     steps = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
-    assert [item["step"] for item in steps if "loss" in item] == list(range(1, 31))
+    assert [item["step"] for item in steps if "loss" in item] == list(range(1, 46))
     assert {"adapter", "state", "tensorboard", "eval"} <= {path.name for path in trained.iterdir()}
     assert not list(trained.rglob("*.partial-*"))
 
@@ -94,10 +94,10 @@ def test_export_passes_parity_and_the_runtime_scores_the_same(
 ) -> None:
     manifest = domain / "test" / "manifest.jsonl"
     out = tmp_path / "exported"
-    # Thirty steps leave words on the edge: the bound of a finished adapter would be luck here.
+    # A short run leaves strange voices on the edge, where 8 bits decide: clips that it has learnt.
     code, exported = ask(
-        "export", "--run", trained, "--out", out, "--manifest", manifest, "--parity-bound", "25",
-        "--base-runtime", Path(read_runtime_dir()),
+        "export", "--run", trained, "--out", out, "--base-runtime", Path(read_runtime_dir()),
+        "--manifest", domain / "train" / "manifest.jsonl", "--parity-bound", "15",
     )  # fmt: skip
     assert code == 0, exported
     assert exported["changed_files"] == ["decoder_model_merged.ort"]

@@ -31,7 +31,8 @@ class Curves:
 def learning_curves(run: RunPart) -> Curves:
     """All charts of a run; a run without metrics has none."""
     settings = mapping(run.record.get("settings"))
-    lines = [line for line in run.metrics if clean(number(line.get("step"))) is not None]
+    known = [line for line in run.metrics if clean(number(line.get("step"))) is not None]
+    lines = sorted(known, key=lambda line: float(line["step"]))
     steps = [line for line in lines if "step_seconds" in line or "loss" in line]
     scores = [line for line in lines if "dev_wer" in line]
     best = number(run.selection.get("step"))

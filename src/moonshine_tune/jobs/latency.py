@@ -1,0 +1,154 @@
+"""Figures of a measurement: percentiles, bands of clip length, ratios with intervals. No audio."""
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+BAND_EDGES_S = (0.0, 2.0, 5.0, 10.0, 20.0, math.inf)
+_RESAMPLES = 1000
+_SEED = 20_260_101
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median, 95th percentile and maximum, in the unit of the values."""
+
+    median: float
+    p95: float
+    largest: float
+
+    def to_ms(self) -> dict[str, float]:
+        """Seconds as a JSON object in milliseconds."""
+        return {
+            "median": round(1000 * self.median, 2),
+            "p95": round(1000 * self.p95, 2),
+            "max": round(1000 * self.largest, 2),
+        }
+
+
+@dataclass(frozen=True)
+class Band:
+    """Clips of one range of lengths: how many, their latency in seconds, their real-time factor."""
+
+    from_s: float
+    to_s: float
+    clips: int
+    latency: Spread
+    rtf: float
+
+    def to_record(self) -> dict[str, Any]:
+        """The JSON object; the last band has no upper edge."""
+        return {
+            "from_s": self.from_s,
+            "to_s": None if math.isinf(self.to_s) else self.to_s,
+            "clips": self.clips,
+            "latency_ms": self.latency.to_ms(),
+            "rtf": round(self.rtf, 5),
+        }
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """One figure of this folder over that of the other, with the 95 % interval of a bootstrap."""
+
+    ratio: float
+    ci95: tuple[float, float] | None = None
+
+    def to_record(self) -> dict[str, Any]:
+        """The JSON object."""
+        interval = None if self.ci95 is None else [round(value, 4) for value in self.ci95]
+        return {"ratio": round(self.ratio, 4), "ci95": interval}
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which `share` (0 to 1) of the values lie, linear between neighbours.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    if not values:
+        raise ValueError("no values")
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    low = math.floor(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+def spread_of(values: Sequence[float]) -> Spread:
+    """Median, 95th percentile and maximum.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    return Spread(percentile(values, 0.5), percentile(values, 0.95), max(values))
+
+
+def bands_of(lengths: Sequence[float], calls: Sequence[Sequence[float]]) -> tuple[Band, ...]:
+    """Latency by clip length; bands without clips are left out.
+
+    Args:
+        lengths: seconds of each clip.
+        calls: for each clip, seconds of each call.
+    """
+    bands = []
+    for low, high in zip(BAND_EDGES_S, BAND_EDGES_S[1:], strict=False):
+        rows = [index for index, length in enumerate(lengths) if low <= length < high]
+        if not rows:
+            continue
+        spent = [seconds for index in rows for seconds in calls[index]]
+        heard = sum(lengths[index] * len(calls[index]) for index in rows)
+        rtf = sum(spent) / heard if heard else 0.0
+        bands.append(Band(low, high, len(rows), spread_of(spent), rtf))
+    return tuple(bands)
+
+
+def paired_ratios(
+    these: Sequence[Sequence[float]], others: Sequence[Sequence[float]]
+) -> dict[str, Ratio]:
+    """Latency of one folder over another's on the same clips, bootstrapped over clips.
+
+    A clip counts with the median of its calls, so that one disturbed call changes nothing.
+    `latency` is the geometric mean of the ratios of single clips; `median` and `p95` are ratios
+    of these figures over all clips.
+
+    Args:
+        these, others: for each clip, in the same order, seconds of each call.
+    """
+    pairs = [
+        (percentile(mine, 0.5), percentile(theirs, 0.5))
+        for mine, theirs in zip(these, others, strict=True)
+    ]
+
+    def typical(drawn: Sequence[tuple[float, float]]) -> float:
+        return math.exp(sum(math.log(mine / theirs) for mine, theirs in drawn) / len(drawn))
+
+    def of(share: float) -> Callable[[Sequence[tuple[float, float]]], float]:
+        def ratio(drawn: Sequence[tuple[float, float]]) -> float:
+            mine = percentile([pair[0] for pair in drawn], share)
+            return mine / percentile([pair[1] for pair in drawn], share)
+
+        return ratio
+
+    return {
+        "latency": bootstrap_ratio(pairs, typical),
+        "median": bootstrap_ratio(pairs, of(0.5)),
+        "p95": bootstrap_ratio(pairs, of(0.95)),
+    }
+
+
+def bootstrap_ratio(
+    pairs: Sequence[tuple[float, float]],
+    figure: Callable[[Sequence[tuple[float, float]]], float],
+) -> Ratio:
+    """`figure` of the pairs, with a percentile interval from drawing pairs again.
+
+    One pair has no interval.
+    """
+    if len(pairs) < 2:
+        return Ratio(figure(pairs))
+    chance = random.Random(_SEED)
+    drawn = [figure(chance.choices(pairs, k=len(pairs))) for _ in range(_RESAMPLES)]
+    return Ratio(figure(pairs), (percentile(drawn, 0.025), percentile(drawn, 0.975)))

@@ -1,0 +1,189 @@
+"""Where a result came from: settings with their sources, versions, and how to get it again."""
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from moonshine_tune.config import RunSettings
+from moonshine_tune.report.reading import Material, RunPart, mapping, sequence
+from moonshine_tune.report.tables import Cell, Column, Table, short, text_cell
+
+_MAX_ROWS = 300
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to get the result again: a command, and the file it needs, if any."""
+
+    title: str
+    command: str
+    file_name: str = ""
+    file_text: str = ""
+
+
+@dataclass(frozen=True)
+class Origins:
+    """Everything about the circumstances."""
+
+    settings: Table | None
+    facts: Table | None
+    versions: Table | None
+    recipes: tuple[Recipe, ...]
+    remarks: tuple[str, ...]
+
+
+def origins_of(material: Material) -> Origins:
+    """From run.json, or from result.json where there is no run."""
+    record = material.run.record if material.run else {}
+    return Origins(
+        settings=_settings(record),
+        facts=_facts(material, record),
+        versions=_versions(record),
+        recipes=_recipes(material),
+        remarks=tuple(short(str(remark)) for remark in sequence(record.get("remarks")))[:20],
+    )
+
+
+def _settings(record: Mapping[str, Any]) -> Table | None:
+    """Each setting with its value, where the value came from, and what it means."""
+    leaves = list(_leaves(mapping(record.get("settings"))))[:_MAX_ROWS]
+    if not leaves:
+        return None
+    sources, meanings = mapping(record.get("sources")), dict(_meanings(RunSettings))
+    rows = []
+    for name, value in leaves:
+        source = str(sources.get(name, "default"))
+        rows.append(
+            (
+                Cell(short(name), detail=meanings.get(name, ""), kind="code"),
+                text_cell(_value_text(value), "code"),
+                text_cell(source, "quiet" if source == "default" else ""),
+            )
+        )
+    columns = (Column("Setting"), Column("Value"), Column("From"))
+    return Table("Settings", columns, tuple(rows))
+
+
+def _leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _meanings(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The description of each setting, by its dotted name."""
+    for name, field in section.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from _meanings(inner, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field.description or ""
+
+
+def _value_text(value: object) -> str:
+    if value is None:
+        return "–"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _facts(material: Material, record: Mapping[str, Any]) -> Table | None:
+    """Base model, device, data fingerprints: what was chosen or found, with the reason."""
+    rows: list[tuple[str, object, object]] = [
+        ("made", record.get("created"), ""),
+        ("base model", mapping(record.get("base")).get("name"), _model_detail(record)),
+        *((name, mapping(record.get(name)).get("name"), mapping(record.get(name)).get("reason"))
+          for name in ("device", "dtype")),
+        ("normalizer", record.get("normalizer"), ""),
+        ("seed", record.get("seed"), ""),
+        ("adapter", _adapter_text(mapping(record.get("adapter"))), ""),
+    ]  # fmt: skip
+    rows += [(f"data: {k}", f"sha256 {v}", "") for k, v in mapping(record.get("data")).items()]
+    commit = mapping(record.get("git")).get("commit")
+    dirty = "with changes that were not committed" if mapping(record.get("git")).get("dirty") else ""
+    rows.append(("code", commit, dirty))
+    if material.kind == "evaluation":
+        result = material.evaluations[0].result
+        names = ("model", "adapter", "backend", "normalizer", "audio_seconds", "seconds")
+        rows += [(name.replace("_", " "), result.get(name), "") for name in names]
+        rows.append(("manifest", _prefixed(result.get("manifest_sha256")), ""))
+    cells = tuple(
+        (text_cell(name), Cell(short(str(value)), detail=short(str(detail or "")), kind="code"))
+        for name, value, detail in rows[:_MAX_ROWS]
+        if value is not None
+    )
+    if not cells:
+        return None
+    return Table("Circumstances", (Column("What"), Column("Value")), cells, sortable=False)
+
+
+def _prefixed(fingerprint: object) -> str | None:
+    return f"sha256 {fingerprint}" if isinstance(fingerprint, str) else None
+
+
+def _model_detail(record: Mapping[str, Any]) -> str:
+    base = mapping(record.get("base"))
+    return " · ".join(str(base[key]) for key in ("family", "source", "revision") if base.get(key))
+
+
+def _adapter_text(adapter: Mapping[str, Any]) -> str | None:
+    modules, parameters = adapter.get("modules"), adapter.get("parameters")
+    if not isinstance(parameters, int):
+        return None
+    return f"{parameters:,} parameters in {modules} modules"
+
+
+def _versions(record: Mapping[str, Any]) -> Table | None:
+    found = [(k, v) for k, v in mapping(record.get("versions")).items() if v is not None]
+    platform = " ".join(str(value) for value in mapping(record.get("platform")).values())
+    found += [("platform", platform)] if platform else []
+    if not found:
+        return None
+    rows = tuple((text_cell(name), text_cell(value, "code")) for name, value in found[:_MAX_ROWS])
+    return Table("Versions", (Column("Package"), Column("Version")), rows, sortable=False)
+
+
+def _recipes(material: Material) -> tuple[Recipe, ...]:
+    found = []
+    if material.run is not None and material.run.record:
+        found += _of_run(material.run, material.kind)
+    if material.kind == "evaluation":
+        found.append(_of_evaluation(material.evaluations[0].result))
+    return tuple(found)
+
+
+def _of_run(run: RunPart, kind: str) -> Iterator[Recipe]:
+    words = [str(word) for word in sequence(run.record.get("command"))]
+    if len(words) > 1:
+        what = "demonstration" if kind == "demo" else "run"
+        yield Recipe(f"The command of this {what}", short(shlex.join(words), 4000))
+    settings = run.record.get("settings")
+    if isinstance(settings, dict) and settings:
+        text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+        yield Recipe(
+            "Training again, from its settings alone",
+            "moonshine-tune train --config settings.yaml --out runs/again",
+            "settings.yaml",
+            short(text, 20_000),
+        )
+
+
+def _of_evaluation(result: Mapping[str, Any]) -> Recipe:
+    """Put together from what result.json says; names in capitals are the reader's to fill in."""
+    model, adapter = str(result.get("model", "MODEL")), result.get("adapter")
+    words = ["moonshine-tune", "evaluate"]
+    if result.get("backend") == "runtime":
+        words += ["--runtime-dir", model]
+    else:
+        words += ["--model", model]
+        words += ["--adapter", str(adapter)] if adapter else []
+    words += ["--manifest", "MANIFEST"]
+    words += ["--normalizer", str(result["normalizer"])] if result.get("normalizer") else []
+    words += ["--out", "eval/again"]
+    return Recipe("The same evaluation again", short(shlex.join(words), 4000))

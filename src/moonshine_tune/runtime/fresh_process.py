@@ -1,0 +1,142 @@
+"""A runtime folder loaded in a fresh process of its own, to be measured from outside."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from moonshine_tune.errors import MachineError, RequestError
+from moonshine_tune.runtime import transcriber as runtime_transcriber
+from moonshine_tune.runtime.layout import read_layout
+
+_MODULE = "moonshine_tune.runtime.measured_process"
+_PATIENCE_S = 10.0
+
+
+@dataclass(frozen=True)
+class Heard:
+    """One answer: seconds of the call (or from the end of speech), and the text."""
+
+    seconds: float
+    text: str
+
+
+class FreshProcess:
+    """A process that holds one loaded runtime folder. Close it, or use it as a context manager.
+
+    Attributes:
+        load_s: seconds to load the model, without the start of Python.
+        process_mb: peak memory before loading (Python and the binding alone), in MB.
+        loaded_mb: peak memory after loading, in MB.
+
+    Raises:
+        RequestError: the runtime refuses the files.
+        MachineError: the runtime does not load here, or the process died.
+    """
+
+    def __init__(self, runtime_dir: Path) -> None:
+        layout = read_layout(runtime_dir)
+        self._folder = runtime_dir
+        request = {
+            "folder": str(runtime_dir.absolute()),
+            "arch": runtime_transcriber._arch_name(layout),
+            "options": runtime_transcriber._OPTIONS,
+        }
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", _MODULE, json.dumps(request)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            text=True,
+            encoding="utf-8",
+        )
+        try:
+            ready = self._read()
+        except BaseException:
+            self.close()
+            raise
+        self.load_s = float(ready["load_s"])
+        self.process_mb = float(ready["process_mb"])
+        self.loaded_mb = float(ready["loaded_mb"])
+
+    def transcribe(self, clip: Path) -> Heard:
+        """Transcribe a file of float32 samples (mono, 16 kHz) and time the call."""
+        answer = self._ask({"do": "clip", "path": str(clip)})
+        return Heard(float(answer["seconds"]), str(answer["text"]))
+
+    def stream(self, clip: Path, chunk_s: float) -> Heard:
+        """Feed the clip in real time; seconds are from the end of speech to the final text."""
+        answer = self._ask({"do": "stream", "path": str(clip), "chunk_s": chunk_s})
+        return Heard(float(answer["seconds"]), str(answer["text"]))
+
+    def peak_mb(self) -> float:
+        """The most memory that the process has held so far, in MB."""
+        return float(self._ask({"do": "memory"})["peak_mb"])
+
+    def close(self) -> None:
+        """End the process."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except OSError:
+                    continue  # It is gone already.
+        try:
+            self._process.wait(timeout=_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._stderr.close()
+
+    def __enter__(self) -> "FreshProcess":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        if self._process.stdin is None:
+            raise MachineError("the measured process has no input", where=self._folder)
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        except OSError:
+            pass  # It died: reading says why.
+        return self._read()
+
+    def _read(self) -> dict[str, Any]:
+        line = self._process.stdout.readline() if self._process.stdout is not None else ""
+        if not line:
+            raise MachineError(
+                f"the runtime ended the process ({self._why_ended()})",
+                where=self._folder,
+                hint="check the files: moonshine-tune models fetch tiny brings a healthy folder",
+            )
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            missing = answer["error"].startswith(("ImportError", "ModuleNotFound", "OSError"))
+            if missing:
+                raise MachineError(
+                    f"the Moonshine runtime does not load here: {answer['error']}",
+                    hint="install it with: pip install moonshine-voice",
+                )
+            raise RequestError(
+                f"the Moonshine runtime refuses these files: {answer['error']}", where=self._folder
+            )
+        return answer
+
+    def _why_ended(self) -> str:
+        code = self._process.wait()
+        self._stderr.seek(0)
+        lines = self._stderr.read().decode("utf-8", "replace").strip().splitlines()
+        return f"exit {code}" + (f": {lines[-1]}" if lines else "")
