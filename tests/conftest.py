@@ -79,12 +79,8 @@ def _characters_tokenizer() -> "TextTokenizer":
     special = ["<unk>", "<s>", "</s>"]
     words = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *_CHARACTERS]
     vocabulary = {word: index for index, word in enumerate(words)}
-    raw = Tokenizer(
-        models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>", byte_fallback=True)
-    )
-    raw.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    )
+    raw = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>", byte_fallback=True))
+    raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     raw.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     )

@@ -73,7 +73,9 @@ def test_a_fresh_adapter_changes_nothing(
     assert torch.equal(_logits(tiny_model, audio), before)
     assert summary.modules > 0
     assert summary.touches_encoder == (sites in ("attention", "encoder", "all"))
-    trainable = {name for name, value in tiny_model.module.named_parameters() if value.requires_grad}
+    trainable = {
+        name for name, value in tiny_model.module.named_parameters() if value.requires_grad
+    }
     assert trainable == {name for name, _ in adapter_parameters(tiny_model.module)}
     assert has_adapter(tiny_model)
 

@@ -97,7 +97,9 @@ def test_encoder_states_may_be_used_again(tiny_model: SpeechModel, make_clip: Ma
 def test_the_loss_does_not_depend_on_the_batch(
     tiny_model: SpeechModel, clips: list[Samples]
 ) -> None:
-    texts = [tiny_model.tokenizer.encode(text) for text in ("a", "two cities", "it was", "far, far")]
+    texts = [
+        tiny_model.tokenizer.encode(text) for text in ("a", "two cities", "it was", "far, far")
+    ]
 
     def loss(rows: list[int]) -> float:
         targets = target_batch([texts[row] for row in rows], "cpu")

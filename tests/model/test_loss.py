@@ -42,8 +42,8 @@ def test_an_untrained_model_loses_about_as_much_as_guessing(
     tiny_model: SpeechModel, make_clip: Callable[..., Samples]
 ) -> None:
     loss = _mean_loss(tiny_model, [make_clip(1.0)], ["it was the worst of times"])
-    assert 0.5 * math.log(tiny_model.vocabulary_size) < loss < 3 * math.log(
-        tiny_model.vocabulary_size
+    assert (
+        0.5 * math.log(tiny_model.vocabulary_size) < loss < 3 * math.log(tiny_model.vocabulary_size)
     )
 
 
@@ -111,9 +111,7 @@ def _head() -> torch.Tensor:
 
 def _targets(rows: int, length: int) -> torch.Tensor:
     """Rows of growing length: the rest of each is padding."""
-    targets = torch.randint(
-        0, _WORDS, (rows, length), generator=torch.Generator().manual_seed(101)
-    )
+    targets = torch.randint(0, _WORDS, (rows, length), generator=torch.Generator().manual_seed(101))
     for row in range(rows):
         targets[row, length - row * length // (rows + 1) :] = IGNORED
     return targets
@@ -175,7 +173,10 @@ def test_kl_of_equal_states_is_zero_and_never_below() -> None:
 def test_kl_is_that_of_the_teacher_to_the_student() -> None:
     """The direction matters: KL(teacher ‖ student), by hand, for two words."""
     weight = torch.eye(2)
-    student, teacher = torch.log(torch.tensor([[[0.5, 0.5]]])), torch.log(torch.tensor([[[0.9, 0.1]]]))
+    student, teacher = (
+        torch.log(torch.tensor([[[0.5, 0.5]]])),
+        torch.log(torch.tensor([[[0.9, 0.1]]])),
+    )
     expected = 0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5)
     found = head_kl_sum(student, teacher, weight, torch.tensor([[0]]))
     assert float(found) == pytest.approx(expected, rel=1e-5)

@@ -110,9 +110,7 @@ def test_the_state_of_another_rank_is_refused(build_model: Build, tmp_path: Path
 
 
 @pytest.mark.parametrize("file", ["state.json", "state.safetensors"])
-def test_a_damaged_state_is_one_plain_error(
-    build_model: Build, tmp_path: Path, file: str
-) -> None:
+def test_a_damaged_state_is_one_plain_error(build_model: Build, tmp_path: Path, file: str) -> None:
     model, optimizer = _start(build_model)
     save_state(tmp_path / "state", model, optimizer, TrainingState(1, {}))
     path = tmp_path / "state" / file

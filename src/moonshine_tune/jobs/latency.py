@@ -4,6 +4,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 BAND_EDGES_S = (0.0, 2.0, 5.0, 10.0, 20.0, math.inf)
@@ -94,7 +95,7 @@ def bands_of(lengths: Sequence[float], calls: Sequence[Sequence[float]]) -> tupl
         calls: for each clip, seconds of each call.
     """
     bands = []
-    for low, high in zip(BAND_EDGES_S, BAND_EDGES_S[1:], strict=False):
+    for low, high in pairwise(BAND_EDGES_S):
         rows = [index for index, length in enumerate(lengths) if low <= length < high]
         if not rows:
             continue

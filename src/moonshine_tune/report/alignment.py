@@ -114,13 +114,21 @@ def choose(pairs: Sequence[Pair], count: int) -> dict[str, tuple[str, ...]]:
 
 def confusions(
     pairs: Sequence[Pair], normalizer: Normalizer, count: int
-) -> tuple[tuple[Confusion, ...], int]:
-    """The most frequent mistakes of both systems, and how many kinds there are in all."""
+) -> dict[str, tuple[tuple[Confusion, ...], int]]:
+    """The most frequent mistakes of each kind, what the later system still makes first.
+
+    Returns:
+        by kind (`substituted`, `deleted`, `inserted`): at most `count`, and how many there are.
+    """
     after = _mistakes([pair.after for pair in pairs], normalizer)
     before = _mistakes([pair.before for pair in pairs if pair.before], normalizer)
-    keys = sorted(after | before, key=lambda key: (-after[key] - before[key], key))
-    found = tuple(Confusion(*key, before=before[key], after=after[key]) for key in keys[:count])
-    return found, len(keys)
+    keys = sorted(after | before, key=lambda key: (-after[key], -before[key], key))
+    found = {}
+    for kind in ("substituted", "deleted", "inserted"):
+        those = [key for key in keys if key[0] == kind]
+        shown = tuple(Confusion(*key, before[key], after[key]) for key in those[:count])
+        found[kind] = (shown, len(those))
+    return found
 
 
 def _mistakes(

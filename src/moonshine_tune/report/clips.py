@@ -8,7 +8,7 @@ from pathlib import Path
 
 import soundfile as sf
 
-from moonshine_tune.audio.decode import SAMPLE_RATE_HZ, Samples, load_utterance
+from moonshine_tune.audio.decode import SAMPLE_RATE_HZ, Samples, load_audio
 from moonshine_tune.errors import TuneError
 from moonshine_tune.files import sha256_of
 from moonshine_tune.manifest import ManifestScan, Utterance, scan_manifest
@@ -33,10 +33,11 @@ class Clip:
 
 
 class ClipBox:
-    """Embeds clips until its budget of characters is spent."""
+    """Embeds clips until its budget of characters is spent; `used` are those spent so far."""
 
     def __init__(self, budget: int) -> None:
-        self._left = budget
+        self._budget = budget
+        self.used = 0
         self.embedded = 0
 
     def embed(self, utterance: Utterance | None) -> Clip:
@@ -47,16 +48,16 @@ class ClipBox:
         if seconds > MAX_CLIP_S:
             return Clip("", seconds, f"longer than {MAX_CLIP_S:g} s")
         try:
-            samples = load_utterance(utterance)
+            samples = load_audio(utterance.audio, start=utterance.start, end=utterance.end)
         except TuneError as error:
             return Clip("", seconds, error.message)
         seconds = len(samples) / SAMPLE_RATE_HZ
         if seconds > MAX_CLIP_S:
             return Clip("", seconds, f"longer than {MAX_CLIP_S:g} s")
         source = _data_uri(samples)
-        if len(source) > self._left:
+        if len(source) > self._budget - self.used:
             return Clip("", seconds, "left out to keep this file small")
-        self._left -= len(source)
+        self.used += len(source)
         self.embedded += 1
         return Clip(source, seconds)
 

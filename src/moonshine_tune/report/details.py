@@ -29,16 +29,22 @@ from moonshine_tune.report.tables import (
     change_cell,
     number_cell,
     rate_of,
+    set_title,
     short,
     text_cell,
 )
 from moonshine_tune.score import ScoredUtterance
 from moonshine_tune.text import Normalizer, normalizer_for
 
-_MAX_CONFUSIONS = 30
+_MAX_CONFUSIONS = 12
+_MISTAKES = {
+    "substituted": "Words heard as others",
+    "deleted": "Words missed",
+    "inserted": "Words added",
+}
 _MAX_SPEAKERS = 200
-# Sets that the work is about; of all others only what got worse is of interest.
-_MAIN_SETS = ("domain", "dev")
+_MAX_SETS = 6
+# Cards of each kind. A canary only has to show what was damaged.
 _MANY, _FEW = 6, 3
 
 
@@ -76,7 +82,7 @@ class SetDetails:
     compared: bool
     cards: tuple[Card, ...]
     tags: tuple[str, ...]
-    confusions: Table | None
+    confusions: tuple[Table, ...]
     speakers: Table | None
     lengths: Table | None
 
@@ -100,15 +106,20 @@ def details_of(
     Args:
         box: takes the sound; the first sets come first until it is full.
     """
-    found, missing = [], []
-    for source in _sources(material):
+    found: list[SetDetails] = []
+    missing: list[str] = []
+    sources = _sources(material)
+    if len(sources) > _MAX_SETS:
+        names = ", ".join(short(source.name, 40) for source in sources[_MAX_SETS:][:10])
+        missing.append(f"what was heard is shown of {_MAX_SETS} sets only, not of {names}")
+    for source in sources[:_MAX_SETS]:
         try:
             normalizer = normalizer_for(source.normalizer or None)
         except RequestError:
             missing.append(f"{source.name}: its normalizer {short(source.normalizer, 40)!r} is "
                            "not known to this version, english-1 is used")  # fmt: skip
             normalizer = normalizer_for("english-1")
-        chosen = choose(source.pairs, _MANY if source.name not in ("canary",) else _FEW)
+        chosen = choose(source.pairs, _FEW if source.name == "canary" else _MANY)
         by_id = _recordings(material, source, recordings, tuple(chosen))
         if chosen and not by_id:
             missing.append(
@@ -218,39 +229,40 @@ def _set_details(
     there = {tag for card in cards for tag in card.tags}
     compared = any(pair.before for pair in source.pairs)
     return SetDetails(
-        name=source.name,
+        name=set_title(source.name),
         backend=source.backend,
         normalizer=normalizer.name,
         num_utterances=len(source.pairs),
         compared=compared,
         cards=tuple(ordered),
         tags=tuple(tag for tag in ("damaged", "worst", "improved") if tag in there),
-        confusions=_confusion_table(source.pairs, normalizer, compared),
+        confusions=_confusion_tables(source.pairs, normalizer, compared),
         speakers=_group_table("Speaker", by_speaker(source.pairs), compared),
         lengths=_group_table("Length", by_length(source.pairs), compared),
     )
 
 
-def _confusion_table(
+def _confusion_tables(
     pairs: Sequence[Pair], normalizer: Normalizer, compared: bool
-) -> Table | None:
-    mistakes, total = confusions(pairs, normalizer, _MAX_CONFUSIONS)
-    if not mistakes:
-        return None
-    columns = [Column("Said"), Column("Heard"), Column("Mistake")]
-    columns += [Column("Base", "number")] if compared else []
-    columns += [Column("Adapted" if compared else "Times", "number")]
-    rows = []
-    for item in mistakes:
-        row = [
-            text_cell(short(item.said, 60) or "–", "word"),
-            text_cell(short(item.heard, 60) or "–", "word"),
-            text_cell(item.kind),
-        ]
-        row += [number_cell(item.before, 0)] if compared else []
-        rows.append((*row, number_cell(item.after, 0)))
-    note = f"The {len(mistakes)} most frequent of {total:,}." if total > len(mistakes) else ""
-    return Table("Most confused words", tuple(columns), tuple(rows), note)
+) -> tuple[Table, ...]:
+    """A table for each kind of mistake that was made."""
+    found = []
+    for kind, (mistakes, total) in confusions(pairs, normalizer, _MAX_CONFUSIONS).items():
+        if not mistakes:
+            continue
+        columns = [] if kind == "inserted" else [Column("Said")]
+        columns += [] if kind == "deleted" else [Column("Heard")]
+        columns += [Column("Base", "number")] if compared else []
+        columns += [Column("Adapted" if compared else "Times", "number")]
+        rows = []
+        for item in mistakes:
+            row = [] if kind == "inserted" else [text_cell(short(item.said, 60), "word")]
+            row += [] if kind == "deleted" else [text_cell(short(item.heard, 60), "word")]
+            row += [number_cell(item.before, 0)] if compared else []
+            rows.append((*row, number_cell(item.after, 0)))
+        note = f"The first {len(mistakes)} of {total:,}." if total > len(mistakes) else ""
+        found.append(Table(_MISTAKES[kind], tuple(columns), tuple(rows), note))
+    return tuple(found)
 
 
 def _group_table(name: str, groups: Sequence[Group], compared: bool) -> Table | None:
@@ -260,7 +272,7 @@ def _group_table(name: str, groups: Sequence[Group], compared: bool) -> Table | 
     if len(groups) > _MAX_SPEAKERS:
         shown = sorted(groups, key=lambda group: -group.after.errors)[:_MAX_SPEAKERS]
     rates = [c.rate for group in shown for c in (group.before, group.after) if c is not None]
-    columns = [Column(name), Column("Utterances", "number"), Column("Words", "number")]
+    columns = [Column(name), Column("Utterances", "number"), Column("Words", "number aside")]
     columns += [Column("Base", "number")] if compared else []
     columns += [Column("Adapted" if compared else "WER", "number")]
     columns += [Column("Change", "number")] if compared else []
@@ -283,7 +295,7 @@ def _group_row(group: Group, place: int, compared: bool, highest: float) -> tupl
     ]
     row += [number_cell(before, 1)] if compared else []
     row += [number_cell(after, 1)]
-    row += [change_cell(None if before is None else after - before)] if compared else []
+    row += [change_cell(None if before is None else after - before, digits=1)] if compared else []
     strip = interval_strip(
         None if before is None else Interval(before, before, before),
         Interval(after, after, after),

@@ -131,7 +131,7 @@ def line_chart(chart: Chart) -> Markup:
         *_best(chart, scale),
         "</svg>",
     ]
-    return Markup("".join(parts))  # noqa: S704 - texts are escaped above, the rest are numbers
+    return Markup("".join(parts))  # texts are escaped above, the rest are numbers
 
 
 def describe(chart: Chart) -> str:
@@ -275,7 +275,9 @@ def interval_strip(before: Interval | None, after: Interval | None, highest: flo
         parts.append(
             f'<line class="shift" x1="{at(before.value)}" x2="{at(after.value)}" y1="13" y2="13"/>'
         )
-    for name, item, y in (("before", before, 8), ("after", after, 18)):
+    has_width = any(item is not None and item.high > item.low for item in (before, after))
+    heights = (8, 18) if has_width else (13, 13)
+    for name, item, y in (("before", before, heights[0]), ("after", after, heights[1])):
         if item is not None:
             parts.append(
                 f'<line class="{name}" x1="{at(item.low)}" x2="{at(item.high)}" '
@@ -283,4 +285,4 @@ def interval_strip(before: Interval | None, after: Interval | None, highest: flo
                 f'<circle class="{name}" cx="{at(item.value)}" cy="{y}" r="4.2"/>'
             )
     parts.append("</svg>")
-    return Markup("".join(parts))  # noqa: S704 - numbers only
+    return Markup("".join(parts))  # numbers only

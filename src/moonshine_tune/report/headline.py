@@ -5,21 +5,31 @@ from dataclasses import dataclass
 from typing import Any
 
 from moonshine_tune.report.figures import Interval, clean, interval_strip
-from moonshine_tune.report.reading import EvaluationPart, Material, RunPart
-from moonshine_tune.report.reading import mapping, number, sequence
+from moonshine_tune.report.reading import (
+    EvaluationPart,
+    Material,
+    RunPart,
+    mapping,
+    number,
+    sequence,
+)
 from moonshine_tune.report.tables import (
+    SET_NAMES,
     Cell,
     Column,
     Table,
     change_cell,
     duration_text,
+    set_title,
     short,
     signed,
     text_cell,
 )
 from moonshine_tune.score import ScoredUtterance, compare_paired, summarize
 
-_KNOWN_SETS = ("domain", "dev", "canary")
+# Small sets move by this much when a word or two is heard otherwise.
+_LIKELY_POINTS = 1.0
+_MAX_ROWS = 60
 
 
 @dataclass(frozen=True)
@@ -198,43 +208,52 @@ def headline_table(rows: Sequence[Contrast]) -> Table | None:
     if not rates:
         return None
     highest = max(max(rate.wer, rate.interval.high) for rate in rates)
-    columns = (
-        Column("Heard"),
-        Column("Base", "number"),
-        Column("Adapted", "number"),
-        Column("Change", "number"),
-        Column(f"0 to {highest:.0f} %", "figure"),
-    )
+    compared = any(row.before for row in rows)
+    columns = [Column("Heard")]
+    columns += [Column("Base", "number")] if compared else []
+    columns += [Column("Adapted" if compared else "WER", "number")]
+    columns += [Column("Change", "number")] if compared else []
+    columns += [Column(f"0 to {highest:.0f} %", "figure")]
     lines = []
-    for row in rows:
+    for row in rows[:_MAX_ROWS]:
         strip = interval_strip(
             row.before.interval if row.before else None,
             row.after.interval if row.after else None,
             highest,
         )
         count = next((r.utterances for r in (row.after, row.before) if r and r.utterances), None)
-        heard = Cell(row.set_name, detail=_where(row.backend, count))
-        spread = "" if row.ci95 is None else f"{signed(row.ci95[0])} to {signed(row.ci95[1])}"
-        lines.append(
-            (
-                heard,
-                _rate_cell(row.before),
-                _rate_cell(row.after),
-                change_cell(row.difference, row.verdict and f"{row.verdict}, {spread}"),
-                Cell("", figure=strip),
-            )
-        )
+        line = [Cell(set_title(row.set_name), detail=_where(row.backend, count))]
+        line += [_rate_cell(row.before)] if compared else []
+        line += [_rate_cell(row.after)]
+        line += [_change_cell(row)] if compared else []
+        lines.append((*line, Cell("", figure=strip)))
     note = (
         "Word error rate: wrong, missing and added words in percent of the words said. Lower is "
-        "better. Below each number its 95 % interval, from resampling utterances; below a change "
-        "the interval of the paired difference."
+        "better. Below each number its 95 % interval, from resampling utterances"
     )
-    return Table("Word error rate, %", columns, tuple(lines), note, sortable=False)
+    note += "; below a change the interval of the paired difference." if compared else "."
+    return Table("Word error rate, %", tuple(columns), tuple(lines), note, sortable=False)
 
 
 def _where(backend: str, utterances: int | None) -> str:
     count = "" if utterances is None else f"{utterances:,} utterances"
     return ", ".join(part for part in (backend, count) if part)
+
+
+def _change_cell(row: Contrast) -> Cell:
+    """Coloured only where there is a difference: a colour is a claim."""
+    parts = [row.verdict] if row.verdict else []
+    if row.ci95 is not None:
+        parts.append(f"{signed(row.ci95[0])} to {signed(row.ci95[1])}")
+    threshold = 0.005 if _is_shown(row) else float("inf")
+    return change_cell(row.difference, ", ".join(parts), threshold)
+
+
+def _is_shown(row: Contrast) -> bool:
+    """Whether the difference is more than chance; a guess where its interval is not known."""
+    if row.ci95 is None:
+        return abs(row.difference or 0.0) >= _LIKELY_POINTS
+    return row.ci95[0] > 0 or row.ci95[1] < 0
 
 
 def _rate_cell(rate: Rate | None) -> Cell:
@@ -317,7 +336,7 @@ def tiles_of(
 
 def _rate_tile(row: Contrast) -> Tile:
     rate = row.after or row.before
-    what = f"{row.set_name.capitalize()} WER" if row.set_name in _KNOWN_SETS else "WER"
+    what = f"{set_title(row.set_name)} WER" if row.set_name in SET_NAMES else "WER"
     label = f"{what}, {row.backend}" if row.backend else what
     if rate is None:
         return Tile(label, "–")
@@ -329,6 +348,9 @@ def _rate_tile(row: Contrast) -> Tile:
     relative = 100 * row.difference / row.before.wer if row.before.wer else 0.0
     detail = f"{signed(row.difference, 1)} points"
     detail += f", {signed(relative, 0)} %" if row.before.wer else ""
+    if not _is_shown(row):
+        detail += ": within chance" if row.ci95 is not None else ""
+        return Tile(label, f"{row.after.wer:.1f}", "%", f"{row.before.wer:.1f}", detail)
     kind = "better" if row.difference < 0 else "worse" if row.difference > 0.005 else ""
     return Tile(label, f"{row.after.wer:.1f}", "%", f"{row.before.wer:.1f}", detail, kind)
 
@@ -346,7 +368,7 @@ def _cost_tiles(material: Material) -> list[Tile]:
         found.append(Tile("Time", figure, unit, detail=detail))
     if material.kind == "evaluation":
         one = material.evaluations[0].result
-        for label, key, unit in (("CER", "cer", "%"), ("Seconds of work per second", "rtf", "s")):
+        for label, key, unit in (("CER", "cer", "%"), ("Real-time factor", "rtf", "")):
             value = clean(number(one.get(key)))
             if value is not None:
                 found.append(Tile(label, f"{value:.3g}", unit))

@@ -14,6 +14,7 @@ from moonshine_tune.report.reading import Material, RunPart, mapping, sequence
 from moonshine_tune.report.tables import Cell, Column, Table, short, text_cell
 
 _MAX_ROWS = 300
+_COMMANDS = ("train", "demo", "plan", "ablate")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Origins:
     """Everything about the circumstances."""
 
     settings: Table | None
+    defaults: Table | None
     facts: Table | None
     versions: Table | None
     recipes: tuple[Recipe, ...]
@@ -40,8 +42,10 @@ class Origins:
 def origins_of(material: Material) -> Origins:
     """From run.json, or from result.json where there is no run."""
     record = material.run.record if material.run else {}
+    chosen, defaults = _settings(record)
     return Origins(
-        settings=_settings(record),
+        settings=chosen,
+        defaults=defaults,
         facts=_facts(material, record),
         versions=_versions(record),
         recipes=_recipes(material),
@@ -49,24 +53,26 @@ def origins_of(material: Material) -> Origins:
     )
 
 
-def _settings(record: Mapping[str, Any]) -> Table | None:
-    """Each setting with its value, where the value came from, and what it means."""
+def _settings(record: Mapping[str, Any]) -> tuple[Table | None, Table | None]:
+    """Settings with value, source and meaning: those that someone chose, and the defaults."""
     leaves = list(_leaves(mapping(record.get("settings"))))[:_MAX_ROWS]
-    if not leaves:
-        return None
     sources, meanings = mapping(record.get("sources")), dict(_meanings(RunSettings))
-    rows = []
+    chosen: list[tuple[Cell, ...]] = []
+    defaults: list[tuple[Cell, ...]] = []
     for name, value in leaves:
         source = str(sources.get(name, "default"))
-        rows.append(
-            (
-                Cell(short(name), detail=meanings.get(name, ""), kind="code"),
-                text_cell(_value_text(value), "code"),
-                text_cell(source, "quiet" if source == "default" else ""),
-            )
+        row = (
+            text_cell(name, "code"),
+            text_cell(_value_text(value), "code"),
+            text_cell(source, "quiet" if source == "default" else ""),
+            text_cell(meanings.get(name, ""), "quiet"),
         )
-    columns = (Column("Setting"), Column("Value"), Column("From"))
-    return Table("Settings", columns, tuple(rows))
+        (defaults if source == "default" else chosen).append(row)
+    columns = (Column("Setting"), Column("Value"), Column("From"), Column("Meaning", "aside"))
+    return (
+        Table("Settings", columns, tuple(chosen)) if chosen else None,
+        Table("Settings left at their defaults", columns, tuple(defaults)) if defaults else None,
+    )
 
 
 def _leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -106,7 +112,9 @@ def _facts(material: Material, record: Mapping[str, Any]) -> Table | None:
     ]  # fmt: skip
     rows += [(f"data: {k}", f"sha256 {v}", "") for k, v in mapping(record.get("data")).items()]
     commit = mapping(record.get("git")).get("commit")
-    dirty = "with changes that were not committed" if mapping(record.get("git")).get("dirty") else ""
+    dirty = (
+        "with changes that were not committed" if mapping(record.get("git")).get("dirty") else ""
+    )
     rows.append(("code", commit, dirty))
     if material.kind == "evaluation":
         result = material.evaluations[0].result
@@ -150,7 +158,7 @@ def _versions(record: Mapping[str, Any]) -> Table | None:
 
 
 def _recipes(material: Material) -> tuple[Recipe, ...]:
-    found = []
+    found: list[Recipe] = []
     if material.run is not None and material.run.record:
         found += _of_run(material.run, material.kind)
     if material.kind == "evaluation":
@@ -160,7 +168,8 @@ def _recipes(material: Material) -> tuple[Recipe, ...]:
 
 def _of_run(run: RunPart, kind: str) -> Iterator[Recipe]:
     words = [str(word) for word in sequence(run.record.get("command"))]
-    if len(words) > 1:
+    # A run that was started from Python has that program's words here, which are no command.
+    if len(words) > 1 and words[1] in _COMMANDS:
         what = "demonstration" if kind == "demo" else "run"
         yield Recipe(f"The command of this {what}", short(shlex.join(words), 4000))
     settings = run.record.get("settings")

@@ -80,7 +80,9 @@ def read_material(path: Path) -> Material:
         raise RequestError(what, where=path, hint=_HINT)
     reader = _Reader(path)
     kind = _kind_of(path)
-    run, evaluations, demo = None, (), {}
+    run: RunPart | None = None
+    evaluations: tuple[EvaluationPart, ...] = ()
+    demo: Mapping[str, Any] = {}
     if kind == "demo":
         demo = reader.record(path / "demo.json")
         if (path / "run").is_dir():
@@ -161,9 +163,9 @@ class _Reader:
         """All evaluations in `eval/`; a demonstration names them `<set>-<model>-<backend>`."""
         found = []
         for path in sorted(folder.glob("*/")):
-            name = (path.name.rsplit("-", 2) + ["", ""])[:3]
-            if _is_evaluation(path) and name[1] in _MODELS and name[2] in _BACKENDS:
-                found.append(self.evaluation(path, *name))
+            set_name, model, backend = [*path.name.rsplit("-", 2), "", ""][:3]
+            if _is_evaluation(path) and model in _MODELS and backend in _BACKENDS:
+                found.append(self.evaluation(path, set_name, model, backend))
             elif _is_evaluation(path):
                 found.append(self.evaluation(path, path.name, "", ""))
             else:
@@ -212,7 +214,10 @@ class _Reader:
             except (ValueError, TypeError, KeyError, RecursionError):
                 wrong += 1
         if wrong:
-            self.missing.append(f"{self._short(path)}: {wrong} lines are torn or lack a field")
+            self.missing.append(
+                f"{self._short(path)}: kept {len(found)} of {len(found) + wrong} lines, the others "
+                "are torn or lack a field"
+            )
         return found
 
     def _text(self, path: Path) -> str | None:

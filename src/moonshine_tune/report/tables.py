@@ -8,6 +8,8 @@ from moonshine_tune.score import ErrorCounts
 
 # A value of a torn or odd file must not fill the page.
 _LONGEST_TEXT = 400
+# Sets that jobs name; any other name is a folder's and is shown as it is.
+SET_NAMES = ("domain", "dev", "canary")
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A column: `kind` is `text`, `number` or `figure`; figures do not sort."""
+    """A column: `kind` is `text`, `number` or `figure`; `aside` is left out on a phone."""
 
     name: str
     kind: str = "text"
@@ -60,12 +62,14 @@ def number_cell(value: float | None, digits: int = 2, detail: str = "") -> Cell:
     return Cell(f"{value:,.{digits}f}", sort=value, detail=detail, kind="number")
 
 
-def change_cell(difference: float | None, detail: str = "", threshold: float = 0.005) -> Cell:
-    """A change in points, where lower is better."""
+def change_cell(
+    difference: float | None, detail: str = "", threshold: float = 0.005, digits: int = 2
+) -> Cell:
+    """A change in points, where lower is better; coloured where it is larger than `threshold`."""
     if difference is None:
         return Cell("–", sort=float("-inf"), kind="number")
     kind = "better" if difference < -threshold else "worse" if difference > threshold else "number"
-    return Cell(signed(difference), sort=difference, detail=detail, kind=kind)
+    return Cell(signed(difference, digits), sort=difference, detail=detail, kind=kind)
 
 
 def signed(value: float, digits: int = 2) -> str:
@@ -77,6 +81,11 @@ def signed(value: float, digits: int = 2) -> str:
 def rate_of(counts: ErrorCounts | None) -> float | None:
     """Errors in percent of the words said, or None."""
     return None if counts is None else counts.rate
+
+
+def set_title(name: str) -> str:
+    """A set's name at the start of a line."""
+    return name.capitalize() if name in SET_NAMES else name
 
 
 def short(text: str, longest: int = _LONGEST_TEXT) -> str:

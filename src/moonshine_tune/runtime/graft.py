@@ -34,7 +34,8 @@ class GraftReport:
         changed: of those, how many differ from the base and were written.
         changed_files: graph files that differ from the base runtime folder.
         worst_step_error: largest distance of a stored value from the merged weight, in
-            quantization steps; about 0.5 is what rounding costs.
+            quantization steps: 0.5 where values are rounded to the nearest step, up to 1 where
+            they are dithered.
         sha256: hash of every file in the folder.
     """
 
@@ -75,8 +76,12 @@ def graft(
             found.add(key)
             if np.array_equal(base[key], merged[key]):
                 continue
-            wanted = np.ascontiguousarray(merged[key].T if transposed else merged[key])
-            changes |= tensor.requantize(wanted, file)
+            old, wanted = base[key], merged[key]
+            if transposed:
+                old, wanted = old.T, np.ascontiguousarray(wanted.T)
+            # A base that was rebuilt from these very files lies on their grid.
+            dither = bool(np.all(np.abs(tensor.dequantize(file) - old) <= 1e-3 * tensor.step(file)))
+            changes |= tensor.requantize(wanted, file, dither=dither)
             changed.add(key)
         if changes:
             patched = OrtFile(file.patched(changes), source)

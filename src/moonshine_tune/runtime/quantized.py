@@ -4,6 +4,7 @@ v1 graphs hold unsigned 8-bit weights with one scale a tensor; the streaming gra
 an output channel. Scheme and layout are read off the file, never assumed.
 """
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -43,11 +44,19 @@ class QuantizedTensor:
         """The quantization step, shaped to broadcast against the matrix."""
         return self._spread(file.array(self.scale)).astype(np.float32)
 
-    def requantize(self, weights: Floats, file: OrtFile) -> dict[int, bytes]:
+    def requantize(
+        self, weights: Floats, file: OrtFile, *, dither: bool = False
+    ) -> dict[int, bytes]:
         """Bytes to write (offset → bytes) so that the file holds `weights` in its own scheme.
 
         Range: smallest to largest value, zero included, as onnxruntime's dynamic quantizer has it.
         A scale that differs from the stored one by rounding only is kept.
+
+        Args:
+            dither: round up or down by chance, right on average (a fixed chance: the same request
+                gives the same bytes). For weights that are a small change of values that lie on
+                the grid already: to the nearest step, every change below half a step would
+                vanish, and with it most of an adapter. Price: an error of up to one step.
         """
         low_level, high_level = _levels(self.values.dtype)
         axes = None if self.axis is None else tuple(a for a in (0, 1) if a != self.axis)
@@ -65,7 +74,8 @@ class QuantizedTensor:
         near = (np.abs(scale - old_scale) <= 1e-6 * old_scale) & (zero == old_zero)
         scale = np.where(near | (scale == 0), old_scale, scale).astype(np.float32)
         zero = np.clip(zero, low_level, high_level)
-        steps = np.rint(weights / self._spread(scale)) + self._spread(zero)
+        steps = weights / self._spread(scale) + self._spread(zero)
+        steps = np.floor(steps + _chance(self.name, weights.shape)) if dither else np.rint(steps)
         quantized = np.clip(steps, low_level, high_level).astype(self.values.dtype)
         return {
             self.values.offset: quantized.tobytes(),
@@ -77,6 +87,12 @@ class QuantizedTensor:
         if self.axis is None:
             return vector.reshape(())
         return vector.reshape((-1, 1) if self.axis == 0 else (1, -1))
+
+
+def _chance(name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    """Numbers from 0 to below 1 that depend on the tensor's name alone."""
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+    return np.random.default_rng(seed).random(shape)
 
 
 def _levels(dtype: str) -> tuple[int, int]:

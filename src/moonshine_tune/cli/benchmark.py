@@ -1,0 +1,140 @@
+"""`moonshine-tune benchmark`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moonshine_tune.cli.console import JsonFlag, TerminalProgress, show, table
+
+if TYPE_CHECKING:
+    from moonshine_tune.jobs.benchmark import BenchmarkResult, Measurement
+    from moonshine_tune.jobs.latency import Ratio, Spread
+
+_EXAMPLE = (
+    "Example: moonshine-tune benchmark --runtime-dir exported --manifest test.jsonl "
+    "--compare base-runtime --out bench/a"
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("benchmark", epilog=_EXAMPLE)(benchmark)
+
+
+def benchmark(
+    runtime_dir: Annotated[Path, typer.Option(help="Runtime folder to measure.")],
+    manifest: Annotated[Path, typer.Option(help="Clips; with texts the WER is given too.")],
+    compare: Annotated[
+        Path | None, typer.Option(help="Another runtime folder, measured in turn.")
+    ] = None,
+    normalizer: Annotated[
+        str | None, typer.Option(help="english-1, spelled-1 or basic-1 [default: by language].")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Timed calls of each clip.")] = 3,
+    max_clips: Annotated[
+        int | None, typer.Option(help="At most so many clips, spread over the lengths.")
+    ] = None,
+    stream: Annotated[
+        bool | None,
+        typer.Option(
+            "--stream/--no-stream",
+            help="Feed clips at the pace of speech [default: for streaming models].",
+        ),
+    ] = None,
+    stream_clips: Annotated[int, typer.Option(help="Clips that are fed so.")] = 10,
+    out: Annotated[Path | None, typer.Option(help="Folder for benchmark.json.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure a runtime folder here: load time, latency, memory, size, WER, and against another."""
+    from moonshine_tune.jobs.benchmark import benchmark as run_benchmark
+    from moonshine_tune.jobs.benchmark_timing import BenchmarkRequest
+
+    request = BenchmarkRequest(
+        runtime_dir=runtime_dir,
+        manifest=manifest,
+        compare=compare,
+        normalizer=normalizer,
+        rounds=rounds,
+        max_clips=max_clips,
+        stream=stream,
+        stream_clips=stream_clips,
+    )
+    result = run_benchmark(request, out, TerminalProgress())
+    show(summary(result), result.to_record(), as_json=as_json)
+
+
+def summary(result: "BenchmarkResult") -> str:
+    """The measurement for people."""
+    sides = [result.this] + ([result.other] if result.other else [])
+    names = ["this", "other"] if result.other else ["this"]
+    columns = [_column(side) for side in sides]
+    labels = list(dict.fromkeys(label for column in columns for label in column))
+    rows = [
+        [label, *(column.get(label, "-") for column in columns)]
+        + ([_ratio(result, label)] if result.other else [])
+        for label in labels
+    ]
+    lines = [
+        table(["", *names, *(["ratio"] if result.other else [])], rows),
+        f"{result.clips} clips, {result.audio_seconds:.0f} s of audio, {result.rounds} calls each "
+        f"after {result.warm_up} to warm up; times in ms: median / 95 % / maximum",
+    ]
+    if result.wer_comparison:
+        change = result.wer_comparison
+        lines.append(
+            f"WER difference {change.difference:+.2f} points "
+            f"[{change.ci95[0]:+.2f}, {change.ci95[1]:+.2f}]: {change.verdict}"
+        )
+    if result.ratios and result.same_text_clips != result.clips:
+        same = result.ratios.get("same_text")
+        lines.append(
+            f"both say the same on {result.same_text_clips} of {result.clips} clips; "
+            "a longer text takes longer"
+            + (f"; latency ratio on these {_interval(same)}" if same else "")
+        )
+    return "\n".join([*lines, *result.remarks])
+
+
+def _column(side: "Measurement") -> dict[str, str]:
+    from moonshine_tune.jobs.latency import spread_of
+
+    column = {
+        "load": _times(spread_of(side.loads)),
+        "latency": _times(side.latency),
+    }
+    for band in side.bands:
+        upper = "" if band.to_s == float("inf") else f"{band.to_s:g}"
+        column[f"  clips of {band.from_s:g}–{upper} s"] = _times(band.latency)
+    column["real-time factor"] = f"{side.rtf:.4f}"
+    if side.stream_finals:
+        column["end of speech to text"] = _times(spread_of(side.stream_finals))
+    column["peak memory"] = f"{side.peak_mb:.0f} MB ({side.process_mb:.0f} before loading)"
+    column["files"] = f"{side.total_bytes / 1e6:.1f} MB"
+    if side.score is not None:
+        low, high = side.score.ci95
+        column[f"WER % ({side.normalizer})"] = f"{side.score.wer:.2f} [{low:.2f}, {high:.2f}]"
+    return column
+
+
+def _times(spread: "Spread") -> str:
+    return f"{1e3 * spread.median:.0f} / {1e3 * spread.p95:.0f} / {1e3 * spread.largest:.0f}"
+
+
+def _ratio(result: "BenchmarkResult", label: str) -> str:
+    key = {
+        "load": "load",
+        "latency": "latency",
+        "peak memory": "peak_memory",
+        "files": "size",
+        "end of speech to text": "stream",
+    }.get(label)
+    if key is None or not result.ratios or key not in result.ratios:
+        return ""
+    return _interval(result.ratios[key])
+
+
+def _interval(ratio: "Ratio") -> str:
+    if ratio.ci95 is None:
+        return f"{ratio.ratio:.3f}"
+    return f"{ratio.ratio:.3f} [{ratio.ci95[0]:.3f}, {ratio.ci95[1]:.3f}]"

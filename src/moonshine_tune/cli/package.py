@@ -1,0 +1,97 @@
+"""`moonshine-tune package` and `moonshine-tune verify`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moonshine_tune.cli.console import JsonFlag, TerminalProgress, refuse, show
+
+_PACKAGE_EXAMPLE = (
+    "Example: moonshine-tune package --run runs/a --runtime-dir exported --evaluation eval/a "
+    "--benchmark bench/a --with-sample test.jsonl --out my-model.tar.gz"
+)
+_VERIFY_EXAMPLE = "Example: moonshine-tune verify my-model.tar.gz"
+
+
+def register(app: typer.Typer) -> None:
+    """Add both commands."""
+    app.command("package", epilog=_PACKAGE_EXAMPLE)(package)
+    app.command("verify", epilog=_VERIFY_EXAMPLE)(verify)
+
+
+def package(
+    run: Annotated[Path, typer.Option(help="Run folder of `train`.")],
+    runtime_dir: Annotated[Path, typer.Option(help="Runtime folder of `export`.")],
+    out: Annotated[Path, typer.Option(help="Folder, .tar.gz or .zip to write.")],
+    evaluation: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of `evaluate` on the adapted model; may come several times."),
+    ] = None,
+    base_evaluation: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of `evaluate` on the base; may come several times."),
+    ] = None,
+    benchmark: Annotated[Path | None, typer.Option(help="Folder of `benchmark`.")] = None,
+    with_sample: Annotated[
+        Path | None,
+        typer.Option(help="Manifest of test clips: three short ones are packed, as audio."),
+    ] = None,
+    allow_failed_parity: Annotated[
+        bool, typer.Option("--allow-failed-parity", help="Pack files that failed the parity gate.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Put a model, its card, its proofs and the way to make it again into one folder or archive."""
+    from moonshine_tune.jobs.package import package as run_package
+    from moonshine_tune.jobs.package_inputs import PackageRequest
+
+    request = PackageRequest(
+        run=run,
+        runtime_dir=runtime_dir,
+        evaluations=tuple(evaluation or ()),
+        base_evaluations=tuple(base_evaluation or ()),
+        benchmark=benchmark,
+        sample=with_sample,
+        allow_failed_parity=allow_failed_parity,
+    )
+    result = run_package(request, out, TerminalProgress())
+    lines = [f"wrote {result.path}: {result.files} files, {result.bytes / 1e6:.1f} MB, "
+             f"sha256 {result.sha256[:12]}"]  # fmt: skip
+    if result.missing:
+        lines.append(f"the card goes without: {', '.join(result.missing)}")
+    if result.sample_clips:
+        lines.append(f"{result.sample_clips} recordings are in it, under sample/")
+    lines.append(f"check it with: moonshine-tune verify {result.path}")
+    show("\n".join(lines), result.to_record(), as_json=as_json)
+
+
+def verify(
+    package: Annotated[Path, typer.Argument(help="Folder or archive of `package`.")],
+    sample_bound: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Percent of the sample's words that may differ [default: 0 on the same kind of "
+            "machine, else 10].",
+        ),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Check that a package is whole, that its model loads here and says what it said before."""
+    from moonshine_tune.jobs.verify import verify as run_verify
+
+    result = run_verify(package, TerminalProgress(), sample_bound=sample_bound)
+    if result.passed:
+        lines = [f"{package} is whole: {result.files} files as recorded, the runtime loads it"]
+        if result.sample:
+            lines.append(
+                f"the sample: {result.sample.identical} of {result.sample.clips} clips say what "
+                "was recorded"
+            )
+    else:
+        lines = [f"{package} is NOT what was packed", *result.problems[:10]]
+        if len(result.problems) > 10:
+            lines.append(f"… and {len(result.problems) - 10} more")
+    show("\n".join([*lines, *result.remarks]), result.to_record(), as_json=as_json)
+    refuse(not result.passed)

@@ -1,0 +1,47 @@
+"""`moonshine-tune report`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moonshine_tune.cli.console import JsonFlag, TerminalProgress, show
+
+if TYPE_CHECKING:
+    from moonshine_tune.report.page import ReportResult
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("report", epilog="Example: moonshine-tune report runs/a --out a.html")(report)
+
+
+def report(
+    path: Annotated[Path, typer.Argument(help="Folder of train, evaluate or demo.")],
+    out: Annotated[
+        Path | None, typer.Option(help="File to write [default: report.html in the folder].")
+    ] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(help="Manifest of the recordings, where they are not found without."),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write one HTML page that shows a result: scores, curves, what was heard, with sound."""
+    from moonshine_tune.report.page import write_report
+
+    result = write_report(path, out, TerminalProgress(), manifest=manifest)
+    show(_summary(result), result, as_json=as_json)
+
+
+def _summary(result: "ReportResult") -> str:
+    lines = [
+        f"{result.report}",
+        f"{result.kind}, {result.num_bytes / 1e6:.1f} MB, {result.num_clips} recordings to play",
+    ]
+    if result.missing:
+        lines.append("missing, and named in the report:")
+        lines += [f"  - {line}" for line in result.missing[:20]]
+        more = len(result.missing) - 20
+        lines += [f"  … and {more} more"] if more > 0 else []
+    return "\n".join(lines)

@@ -1,0 +1,359 @@
+"""How much memory a training run takes, counted before anything is loaded.
+
+The model is built from its configuration on the meta device, and the real forward, loss and
+backward run on fake tensors, which have shapes but no numbers. Every storage that an operator
+makes is counted while it lives, so the peak is what the code asks for and not a rule of thumb.
+Price: about a second a phase. What no count can see (the allocator's gaps, library scratch, the
+interpreter) is added from measurements and shown as parts of its own.
+"""
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from moonshine_tune.adapter import adapter_parameters, inject_lora
+from moonshine_tune.decode import SAMPLE_RATE_HZ, GreedySession
+from moonshine_tune.families.interface import EncoderStates, SpeechModel
+from moonshine_tune.loss import TargetBatch, head_cross_entropy_sum, head_kl_sum
+from moonshine_tune.shapes import model_from_config
+
+_MIB = 1 << 20
+_CPU, _CUDA, _MPS = "cpu", "cuda", "mps"
+
+# Interpreter, torch, transformers and PEFT, before any model: resident size measured with torch
+# 2.13 on Linux. CUDA and MPS add the context of their driver (assumed from reports).
+_RUNTIME = {_CPU: 600 * _MIB, _CUDA: 1100 * _MIB, _MPS: 900 * _MIB}
+# Gaps that the allocator leaves, as a share of what a phase makes and frees. CPU: measured by
+# benchmarks/estimate_accuracy.py. MPS keeps freed blocks by size; its figure is an assumption.
+_GAPS = {_CPU: 0.06, _CUDA: 0.10, _MPS: 0.25}
+
+
+@dataclass(frozen=True)
+class RunShape:
+    """Everything about a run that its memory depends on.
+
+    Attributes:
+        device: `cpu`, `mps` or `cuda`. MPS uses eager attention in training.
+        sites, rank, dropout: as for `adapter.inject_lora`.
+        frozen_dtype: number format of the frozen weights.
+        mixed: bfloat16 autocast around the forward pass.
+        batch_size: clips in a micro-batch; accumulation costs no memory.
+        clip_s: the longest clip, seconds.
+        tokens: of its text.
+        stored_s: seconds of audio whose encoder states are kept; 0 encodes in every step.
+        replay_clips: clips of a micro-batch on which the base model teaches; 0 for none.
+        score_batch_s: padded audio that is decoded together when the dev set is scored; 0 leaves
+            scoring out.
+        prepare_batch_s: padded audio that is encoded together when states are stored.
+    """
+
+    device: str = _CPU
+    sites: str = "decoder"
+    rank: int = 8
+    dropout: float = 0.0
+    frozen_dtype: torch.dtype = torch.float32
+    mixed: bool = False
+    batch_size: int = 8
+    clip_s: float = 10.0
+    tokens: int = 65
+    gradient_checkpointing: bool = False
+    stored_s: float = 0.0
+    replay_clips: int = 0
+    score_batch_s: float = 120.0
+    prepare_batch_s: float = 60.0
+
+    @property
+    def stores(self) -> bool:
+        """Whether encoder states are kept."""
+        return self.stored_s > 0
+
+
+@dataclass(frozen=True)
+class Phase:
+    """The memory of one phase of a run at its peak, in bytes by part.
+
+    Parts: weights, adapter, gradients, optimizer, encoder states (those stored), audio, encoder,
+    decoder and logits (what their forward passes hold at the peak), backward, allocator, runtime.
+    """
+
+    name: str
+    parts: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        """Bytes of all parts together."""
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Peak memory of a run.
+
+    Attributes:
+        phases: `prepare` (storing states), `step`, `replay`, `score`; those that the run has.
+        adapter_parameters, trainable_share: size of the adapter.
+    """
+
+    shape: RunShape
+    phases: tuple[Phase, ...]
+    adapter_parameters: int
+    model_parameters: int
+
+    @property
+    def peak(self) -> Phase:
+        """The phase that needs the most."""
+        return max(self.phases, key=lambda phase: phase.total)
+
+    @property
+    def total(self) -> int:
+        """Bytes at the peak, the process itself included."""
+        return self.peak.total
+
+    @property
+    def growth(self) -> int:
+        """Bytes at the peak on top of a process that has loaded its libraries."""
+        return self.total - self.peak.parts["runtime"]
+
+
+class MemoryModel:
+    """A model and its adapter without any memory, ready to be run in many shapes.
+
+    Args:
+        config: a transformers configuration, of `shapes.published_config` or `config_of_folder`.
+        shape: decides attention, sites, rank and the number format; the other fields may change
+            from one `estimate` to the next.
+    """
+
+    def __init__(self, config: Any, shape: RunShape) -> None:
+        self._shape = shape
+        attention = "eager" if shape.device == _MPS else "sdpa"
+        with torch.device("meta"):
+            model = model_from_config(
+                config, device="meta", dtype=shape.frozen_dtype, attention=attention
+            )
+        summary = inject_lora(model, rank=shape.rank, dropout=shape.dropout, sites=shape.sites)
+        self.trains_encoder = summary.touches_encoder
+        self._mode = FakeTensorMode()
+        with self._mode:
+            _make_fake(model.module)
+            for _, value in adapter_parameters(model.module):
+                value.grad = torch.zeros_like(value)
+        model.module.train()
+        self._model = model
+        self._adapter = summary.parameters
+        self._parameters = sum(p.numel() for p in model.module.parameters()) - summary.parameters
+        kept = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in self._held()}
+        self._weights = sum(kept.values()) - 4 * summary.parameters
+        if shape.gradient_checkpointing:
+            model.enable_gradient_checkpointing()
+
+    def _held(self) -> Iterator[Tensor]:
+        module = self._model.module
+        yield from (*module.parameters(), *module.buffers())
+
+    def estimate(self, **changes: Any) -> MemoryEstimate:
+        """The peak of every phase, with fields of the shape replaced by `changes`."""
+        shape = replace(self._shape, **changes)
+        phases = []
+        with self._mode:
+            if shape.stores and not self.trains_encoder:
+                phases.append(self._phase(shape, "prepare", self._prepare))
+            phases.append(self._phase(shape, "step", self._step))
+            if shape.replay_clips:
+                phases.append(self._phase(shape, "replay", self._replay))
+            if shape.score_batch_s:
+                phases.append(self._phase(shape, "score", self._score))
+        return MemoryEstimate(shape, tuple(phases), self._adapter, self._parameters)
+
+    def _phase(
+        self, shape: RunShape, name: str, work: Callable[[RunShape, "_Live"], None]
+    ) -> Phase:
+        trains = name in ("step", "replay")
+        self._model.module.train(trains)
+        live = _Live(self._held())
+        with live:
+            work(shape, live)
+        adapter = 4 * self._adapter
+        made = {part: live.at_peak.get(part, 0) for part in _Live.PARTS}
+        states = 0
+        if shape.stores and not self.trains_encoder:
+            states = self._frames(round(shape.stored_s * SAMPLE_RATE_HZ)) * self._state_bytes()
+        parts = {
+            "weights": self._weights,
+            "adapter": adapter,
+            "gradients": adapter if trains else 0,
+            # Two moments; there from the first step on.
+            "optimizer": 0 if name == "prepare" else 2 * adapter,
+            "encoder states": states,
+            **made,
+            "allocator": round(_GAPS[shape.device] * sum(made.values())),
+            "runtime": _RUNTIME[shape.device],
+        }
+        return Phase(name, parts)
+
+    def _state_bytes(self) -> int:
+        return int(self._model.encoder.config.hidden_size) * self._model.dtype.itemsize
+
+    def _frames(self, samples: int) -> int:
+        return self._model.frame_count(max(samples, self._model.min_samples))
+
+    def _step(self, shape: RunShape, live: "_Live") -> None:
+        targets = _targets(shape.batch_size, shape.tokens)
+        with _autocast(shape):
+            states = self._states(shape, shape.batch_size, live)
+            hidden = self._model.decoder_hidden(states, targets.input_ids)
+            with live.part("logits"):
+                loss = head_cross_entropy_sum(hidden, self._model.head_weight, targets.targets)
+                loss = loss / targets.num_targets
+        with live.part("backward"):
+            loss.backward()
+
+    def _replay(self, shape: RunShape, live: "_Live") -> None:
+        targets = _targets(shape.replay_clips, shape.tokens)
+        with _autocast(shape):
+            states = self._states(shape, shape.replay_clips, live)
+            hidden = self._model.decoder_hidden(states, targets.input_ids)
+            with live.part("logits"):
+                teacher = torch.zeros_like(hidden)
+                head = self._model.head_weight
+                pull = head_kl_sum(hidden, teacher, head, targets.targets) / targets.num_targets
+        with live.part("backward"):
+            pull.backward()
+
+    def _prepare(self, shape: RunShape, live: "_Live") -> None:
+        with torch.inference_mode():
+            self._encode(shape, _rows(shape.prepare_batch_s, shape.clip_s), live)
+
+    def _score(self, shape: RunShape, live: "_Live") -> None:
+        rows = _rows(shape.score_batch_s, shape.clip_s)
+        with torch.inference_mode():
+            states = self._states(shape, rows, live)
+            session = GreedySession(self._model, states, shape.tokens)
+            with live.part("logits"):
+                session.step(torch.zeros(rows, dtype=torch.long)).argmax(dim=-1)
+
+    def _states(self, shape: RunShape, rows: int, live: "_Live") -> EncoderStates:
+        if not shape.stores or self.trains_encoder:
+            return self._encode(shape, rows, live)
+        with live.part("encoder"):
+            counts = [self._frames(samples) for samples in _samples(rows, shape.clip_s)]
+            width = int(self._model.encoder.config.hidden_size)
+            kept = torch.zeros(rows, max(counts), width, dtype=self._model.dtype)
+        return EncoderStates(kept, tuple(counts))
+
+    def _encode(self, shape: RunShape, rows: int, live: "_Live") -> EncoderStates:
+        counts = [max(count, self._model.min_samples) for count in _samples(rows, shape.clip_s)]
+        with live.part("audio"):
+            audio = torch.zeros(rows, max(counts))
+        with live.part("encoder"):
+            return self._model.encode(audio, counts)
+
+
+class _Live(TorchDispatchMode):
+    """Counts the storages that operators make, by part, for as long as they live.
+
+    Args:
+        known: tensors that are counted elsewhere.
+    """
+
+    PARTS = ("audio", "encoder", "decoder", "logits", "backward")
+
+    def __init__(self, known: Iterator[Tensor]) -> None:
+        super().__init__()
+        self._seen = {tensor.untyped_storage()._cdata for tensor in known}
+        self._bytes = dict.fromkeys(self.PARTS, 0)
+        self._part = "decoder"
+        self._total = self._peak = 0
+        self.at_peak: dict[str, int] = {}
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """What is made inside the block counts to this part."""
+        before, self._part = self._part, name
+        try:
+            yield
+        finally:
+            self._part = before
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        result = _select_all(func, args)
+        if result is None:
+            result = func(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            if isinstance(value, Tensor):
+                self._hold(value.untyped_storage())
+        return result
+
+    def _hold(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        self._bytes[self._part] += size
+        self._total += size
+        if self._total > self._peak:
+            self._peak = self._total
+            self.at_peak = dict(self._bytes)
+        weakref.finalize(storage, self._drop, key, size, self._part)
+
+    def _drop(self, key: int, size: int, part: str) -> None:
+        self._seen.discard(key)
+        self._bytes[part] -= size
+        self._total -= size
+
+
+def _select_all(func: Any, args: Any) -> Tensor | None:
+    """`values[mask]` as if the mask were true everywhere: without numbers its size is not known."""
+    if func is not torch.ops.aten.index.Tensor:
+        return None
+    values, indices = args
+    if len(indices) != 1 or indices[0].dtype != torch.bool:
+        return None
+    mask = indices[0]
+    made: Tensor = values.new_empty((mask.numel(), *values.shape[mask.dim() :]))
+    return made
+
+
+def _make_fake(module: nn.Module) -> None:
+    """Turn parameters and buffers on the meta device into fake ones on the CPU; ties stay ties."""
+    made: dict[int, Tensor] = {}
+    for inner in module.modules():
+        for held in (inner._parameters, inner._buffers):
+            for name, value in held.items():
+                if value is None:
+                    continue
+                if id(value) not in made:
+                    empty = torch.empty(value.shape, dtype=value.dtype)
+                    if isinstance(value, nn.Parameter):
+                        empty = nn.Parameter(empty, requires_grad=value.requires_grad)
+                    made[id(value)] = empty
+                held[name] = made[id(value)]  # type: ignore[assignment]
+
+
+def _autocast(shape: RunShape) -> Any:
+    return torch.autocast("cpu", torch.bfloat16) if shape.mixed else nullcontext()
+
+
+def _rows(batch_s: float, clip_s: float) -> int:
+    return max(int(batch_s // clip_s), 1)
+
+
+def _samples(rows: int, clip_s: float) -> list[int]:
+    """Samples of a batch whose clips are not all of one length, so that the masks are at work."""
+    longest = round(clip_s * SAMPLE_RATE_HZ)
+    return [longest] * (rows - 1) + [longest if rows == 1 else round(0.9 * longest)]
+
+
+def _targets(rows: int, tokens: int) -> TargetBatch:
+    ids = torch.zeros(rows, tokens + 1, dtype=torch.long)
+    return TargetBatch(ids, torch.zeros_like(ids), rows * (tokens + 1))

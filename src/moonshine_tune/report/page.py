@@ -1,0 +1,161 @@
+"""One self-contained page for a run, an evaluation or a demonstration.
+
+It loads nothing: styles, script, drawings and sound lie in the file, and its content security
+policy forbids the browser any request. Texts from the folder are escaped by the template engine.
+"""
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from moonshine_tune import __version__
+from moonshine_tune.errors import RequestError
+from moonshine_tune.files import write_bytes_atomic
+from moonshine_tune.progress import Progress
+from moonshine_tune.report.clips import ClipBox, Recordings
+from moonshine_tune.report.curves import Curves, learning_curves
+from moonshine_tune.report.details import details_of
+from moonshine_tune.report.figures import line_chart
+from moonshine_tune.report.headline import contrasts, gates_of, headline_table, tiles_of
+from moonshine_tune.report.origins import origins_of
+from moonshine_tune.report.reading import Material, mapping, read_material
+from moonshine_tune.report.tables import short
+
+REPORT_FILE = "report.html"
+# Mail servers and chat tools take this much; everything but the sound stays far below 1.5 MB.
+MAX_BYTES = 6_000_000
+_CLIP_BUDGET = 4_400_000
+_KINDS = {"demo": "Demonstration", "run": "Training run", "evaluation": "Evaluation"}
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """A report that was written.
+
+    Attributes:
+        kind: `demo`, `run` or `evaluation`.
+        num_clips: recordings that can be played in it.
+        missing: one sentence for each part that the folder lacks.
+    """
+
+    report: Path
+    kind: str
+    num_bytes: int
+    num_clips: int
+    missing: tuple[str, ...]
+
+
+def write_report(
+    path: Path, out: Path | None, progress: Progress, *, manifest: Path | None = None
+) -> ReportResult:
+    """Write the report of a folder.
+
+    Args:
+        path: a run, evaluation or demonstration folder; parts of it may be missing.
+        out: the file; without it, `report.html` in the folder.
+        manifest: where the recordings are named, if the report cannot find it by itself.
+
+    Raises:
+        RequestError: no such folder, nothing known in it, a wrong manifest, or an `out` that
+            cannot be written.
+    """
+    target = path / REPORT_FILE if out is None else out
+    if target.is_dir():
+        raise RequestError(
+            "a folder, not a file", where=target, hint=f"--out {target / REPORT_FILE}"
+        )
+    material, recordings = read_material(path), Recordings(path, manifest)
+    box = ClipBox(_CLIP_BUDGET)
+    content, missing = _render(material, recordings, box, progress)
+    if len(content) > MAX_BYTES:
+        # Many long transcripts: the sound gives way to the words.
+        box = ClipBox(box.used - (len(content) - MAX_BYTES))
+        content, missing = _render(material, recordings, box, progress)
+    write_bytes_atomic(target, content)
+    return ReportResult(target, material.kind, len(content), box.embedded, missing)
+
+
+def _render(
+    material: Material, recordings: Recordings, box: ClipBox, progress: Progress
+) -> tuple[bytes, tuple[str, ...]]:
+    details, not_found = details_of(material, recordings, box, progress)
+    rows, gates = contrasts(material), gates_of(material)
+    curves = learning_curves(material.run) if material.run else Curves((), None, (), 0)
+    origins = origins_of(material)
+    missing = (*material.missing, *not_found)
+    script = _asset("report.js")
+    name = short(material.path.resolve().name, 80)
+    page = _environment().get_template("page.html").render(
+        name=name,
+        kind=_KINDS[material.kind],
+        lead=_lead(material),
+        missing=missing[:60],
+        num_missing=len(missing),
+        tiles=tiles_of(material, rows, gates),
+        headline=headline_table(rows),
+        gates=gates,
+        curves=curves,
+        charts=[(chart, line_chart(chart)) for chart in curves.charts],
+        details=details,
+        origins=origins,
+        style=Markup(_asset("report.css")),  # the package's own file
+        script=Markup(script),  # the package's own file
+        script_hash=_fingerprint(script),
+        made=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
+        version=__version__,
+    )  # fmt: skip
+    # Half of a character, which JSON can hold and UTF-8 cannot, becomes a question mark.
+    return page.encode("utf-8", "replace"), missing
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("moonshine_tune.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["breakable"] = _breakable
+    return environment
+
+
+def _breakable(text: str) -> Markup:
+    """Names and paths with places where a narrow screen may break them."""
+    escaped = str(escape(text))
+    for mark in "./_":
+        escaped = escaped.replace(mark, f"{mark}<wbr>")
+    return Markup(escaped)  # escaped above
+
+
+def _lead(material: Material) -> str:
+    """Under the title: what was adapted, on what, how long ago it was made."""
+    record: Any = material.run.record if material.run else {}
+    one: Any = material.evaluations[0].result if material.kind == "evaluation" else {}
+    base = mapping(record.get("base")).get("name") or one.get("model")
+    device = mapping(record.get("device")).get("name") or one.get("backend")
+    made = str(record.get("created") or "")[:10]
+    parts = [
+        f"model {base}" if base else "",
+        f"adapter {one['adapter']}" if one.get("adapter") else "",
+        f"on {device}" if device else "",
+        made,
+    ]
+    return " · ".join(short(part, 80) for part in parts if part)
+
+
+def _asset(name: str) -> str:
+    return (files("moonshine_tune.report") / "assets" / name).read_text(encoding="utf-8")
+
+
+def _fingerprint(text: str) -> str:
+    """The hash under which a content security policy lets this one script run, and no other."""
+    digest = hashlib.sha256(text.encode("utf-8")).digest()
+    return f"sha256-{base64.b64encode(digest).decode('ascii')}"

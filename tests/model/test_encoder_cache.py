@@ -1,0 +1,131 @@
+"""Stored encoder states are those that the encoder gives, within the memory they may take."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+
+from moonshine_tune.decode import DecodeLimits, Samples, transcribe_batch
+from moonshine_tune.encoder_cache import StateSource
+from moonshine_tune.families.interface import EncoderStates, SpeechModel
+from moonshine_tune.holdout import Holdout, transcribe_source
+from moonshine_tune.manifest import Utterance
+from moonshine_tune.progress import SilentProgress
+from moonshine_tune.text import normalizer_for
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+_SECONDS = (0.7, 2.1, 0.4, 1.3, 0.02)
+
+
+@pytest.fixture
+def clips(make_clip: Callable[..., Samples]) -> list[Samples]:
+    """The last one is shorter than a frame of either family."""
+    return [make_clip(seconds, seed) for seed, seconds in enumerate(_SECONDS)]
+
+
+def _source(model: SpeechModel, clips: Sequence[Samples], budget_mb: int) -> StateSource:
+    return StateSource(model, lambda index: clips[index], _SECONDS, budget_mb=budget_mb)
+
+
+def _close(one: EncoderStates, other: EncoderStates) -> bool:
+    if one.lengths != other.lengths:
+        return False
+    return all(
+        torch.allclose(one.values[row, :length], other.values[row, :length], atol=1e-5)
+        for row, length in enumerate(one.lengths)
+    )
+
+
+def test_stored_states_are_those_of_the_encoder(
+    tiny_model: SpeechModel, clips: list[Samples]
+) -> None:
+    stored, fresh = _source(tiny_model, clips, 100), _source(tiny_model, clips, 0)
+    assert stored.prepare(range(5), SilentProgress(), "encoding") == 5
+    assert fresh.prepare(range(5), SilentProgress(), "encoding") == 0
+    assert (stored.stores, fresh.stores) == (True, False)
+    for rows in ([0], [1, 2], [3, 0, 4], [0, 1, 2, 3, 4]):
+        with torch.no_grad():
+            assert _close(stored.batch(rows), fresh.batch(rows))
+
+
+def test_clips_are_read_once_where_states_are_stored(
+    tiny_model: SpeechModel, clips: list[Samples]
+) -> None:
+    read: list[int] = []
+
+    def load(index: int) -> Samples:
+        read.append(index)
+        return clips[index]
+
+    source = StateSource(tiny_model, load, _SECONDS, budget_mb=100)
+    source.prepare([0, 2, 3], SilentProgress(), "encoding")
+    assert sorted(read) == [0, 2, 3]
+    source.batch([0, 3])
+    source.prepare([0, 2, 3], SilentProgress(), "encoding")
+    assert len(read) == 3
+    # One that was not foreseen is encoded when it is needed.
+    source.batch([0, 1])
+    assert sorted(read[3:]) == [0, 1]
+
+
+def test_the_budget_is_kept(tiny_model: SpeechModel, make_clip: Callable[..., Samples]) -> None:
+    """60 clips of 10 s; what does not fit is encoded when it is needed."""
+    clip = make_clip(10.0)
+    source = StateSource(tiny_model, lambda _index: clip, [10.0] * 60, budget_mb=1)
+    stored = source.prepare(range(60), SilentProgress(), "encoding")
+    frames = tiny_model.frame_count(len(clip))
+    bytes_each = 4 * frames * tiny_model.encode(torch.zeros(1, 16_000), [16_000]).values.shape[2]
+    assert source.stored_bytes == stored * bytes_each
+    assert 0 < stored < 60
+    # The budget is looked at before each batch of a minute.
+    assert source.stored_bytes < 1_000_000 + 6 * bytes_each
+    assert _close(source.batch([0]), source.batch([59]))
+
+
+def test_a_frozen_encoder_gives_no_graph_and_a_trained_one_does(
+    tiny_model: SpeechModel, clips: list[Samples]
+) -> None:
+    tiny_model.encoder.requires_grad_(True)
+    stored, fresh = _source(tiny_model, clips, 100), _source(tiny_model, clips, 0)
+    stored.prepare([0], SilentProgress(), "encoding")
+    assert not stored.batch([0]).values.requires_grad
+    assert not stored.batch([1]).values.requires_grad
+    assert fresh.batch([0]).values.requires_grad
+
+
+# --- held-out sets on top of it
+
+
+def test_transcripts_do_not_depend_on_how_states_are_kept(
+    tiny_model: SpeechModel, clips: list[Samples]
+) -> None:
+    alone = [transcribe_batch(tiny_model, [clip], DecodeLimits())[0] for clip in clips]
+    for budget in (0, 100):
+        source = _source(tiny_model, clips, budget)
+        source.prepare(range(5), SilentProgress(), "encoding")
+        with torch.no_grad():
+            heard = transcribe_source(
+                tiny_model, source, DecodeLimits(), SilentProgress(), "scoring"
+            )
+        assert heard == alone
+
+
+def test_lines_without_text_are_scored_against_the_first_answer(
+    tiny_model: SpeechModel, build_model: Callable[..., SpeechModel], clips: list[Samples],
+) -> None:  # fmt: skip
+    utterances = [
+        Utterance(f"u{i}", audio=__file__, text="far" if i == 1 else None)  # type: ignore[arg-type]
+        for i in range(5)
+    ]
+    holdout = Holdout(
+        "canary", utterances, _source(tiny_model, clips, 100), normalizer_for("basic-1"),
+        DecodeLimits(),
+    )  # fmt: skip
+    first = holdout.score(tiny_model, SilentProgress())
+    assert [item.id for item in first.scored] == [f"u{i}" for i in range(5)]
+    wrong = {item.id for item in first.scored if item.words.errors}
+    assert wrong == {"u1"}
+    other = holdout.score(build_model(tiny_model.family, seed=5), SilentProgress())
+    assert [item.reference for item in other.scored] == [item.reference for item in first.scored]
+    assert other.score.wer > first.score.wer

@@ -1,0 +1,240 @@
+"""Grafting into the real runtime files of tiny, and rebuilding from what was grafted."""
+
+import filecmp
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from safetensors.numpy import load_file
+
+from moonshine_tune.errors import ProblemsError, RequestError
+from moonshine_tune.files import sha256_of
+from moonshine_tune.runtime.graft import graft
+from moonshine_tune.runtime.layout import RuntimeLayout, read_layout
+from moonshine_tune.runtime.ort_file import OrtFile
+from moonshine_tune.runtime.quantized import quantized_tensors
+from moonshine_tune.runtime.rebuild import rebuild_checkpoint
+from moonshine_tune.runtime.tokenizer_bin import read_pieces
+from moonshine_tune.sources import ResolvedModel
+from moonshine_tune.wheel import WheelAssets
+
+pytestmark = pytest.mark.real_model
+
+Weights = dict[str, npt.NDArray[np.float32]]
+
+_FC1 = "model.decoder.layers.3.mlp.fc1.weight"
+_ENCODER_QUERY = "model.encoder.layers.1.self_attn.q_proj.weight"
+
+
+@pytest.fixture(scope="module")
+def layout(wheel_assets: WheelAssets) -> RuntimeLayout:
+    return read_layout(wheel_assets.runtime_dir)
+
+
+@pytest.fixture(scope="module")
+def weights(real_tiny: ResolvedModel) -> Weights:
+    """All tensors of the rebuilt checkpoint."""
+    return dict(load_file(real_tiny.checkpoint_dir / "model.safetensors"))
+
+
+def _linear(weights: Weights) -> Weights:
+    """Everything that any adapter site touches."""
+    return {
+        name: value
+        for name, value in weights.items()
+        if name.endswith(("_proj.weight", "fc1.weight", "fc2.weight"))
+    }
+
+
+def _adapted(weight: npt.NDArray[np.float32], seed: int = 1) -> npt.NDArray[np.float32]:
+    """What a LoRA of rank 4 makes of a matrix; it moves the largest value too."""
+    chance = np.random.default_rng(seed)
+    rows, columns = weight.shape
+    down, up = chance.standard_normal((4, columns)), chance.standard_normal((rows, 4))
+    return (weight + 0.1 * weight.std() * up @ down).astype(np.float32)
+
+
+def test_an_unchanged_model_gives_the_same_bytes(
+    layout: RuntimeLayout, weights: Weights, tmp_path: Path
+) -> None:
+    base = _linear(weights)
+    assert len(base) == 6 * (6 + 10)
+    report = graft(layout, base, base, tmp_path)
+    assert (report.matrices, report.changed, report.changed_files) == (96, 0, ())
+    same, different, missing = filecmp.cmpfiles(
+        layout.folder, tmp_path, layout.files, shallow=False
+    )
+    assert (sorted(same), different, missing) == (sorted(layout.files), [], [])
+    assert {path.name for path in tmp_path.iterdir()} == set(layout.files)
+    assert report.sha256 == {name: sha256_of(layout.folder / name) for name in layout.files}
+
+
+def test_weights_that_are_rewritten_unchanged_give_the_same_bytes(
+    layout: RuntimeLayout, weights: Weights, tmp_path: Path
+) -> None:
+    """The same, through the quantizer: a difference below 32-bit rounding changes no byte."""
+    base = {_FC1: weights[_FC1]}
+    nudged = np.nextafter(base[_FC1], np.float32(np.inf))
+    report = graft(layout, base, {_FC1: nudged}, tmp_path)
+    assert report.changed == 1
+    for name in layout.files:
+        assert filecmp.cmp(layout.folder / name, tmp_path / name, shallow=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [(_FC1, "decoder_model_merged.ort"), (_ENCODER_QUERY, "encoder_model.ort")],
+)
+def test_one_changed_matrix_changes_one_file(
+    layout: RuntimeLayout, weights: Weights, tmp_path: Path, name: str, file: str
+) -> None:
+    base = _linear(weights)
+    merged = base | {name: _adapted(base[name])}
+    report = graft(layout, base, merged, tmp_path)
+    assert (report.changed, report.changed_files) == (1, (file,))
+    assert 0.4 < report.worst_step_error < 0.51
+    others = [other for other in layout.files if other != file]
+    assert all(filecmp.cmp(layout.folder / o, tmp_path / o, shallow=False) for o in others)
+    before, after = OrtFile.read(layout.folder / file), OrtFile.read(tmp_path / file)
+    moved = [
+        (old, new)
+        for old, new in zip(quantized_tensors(before), quantized_tensors(after), strict=True)
+        if not np.array_equal(before.array(old.values), after.array(new.values))
+    ]
+    assert len(moved) == 1
+    new = moved[0][1]
+    # Read back by hand: stored [in, out], one scale a tensor.
+    scale = float(after.array(new.scale).reshape(()))
+    zero = int(after.array(new.zero_point).reshape(()))
+    stored = (after.array(new.values).astype(np.float64) - zero) * scale
+    assert np.abs(stored.T - merged[name]).max() <= 0.51 * scale
+    # Nothing but this matrix, its scale and its zero point was written.
+    touched = {
+        place
+        for item in (new.values, new.scale, new.zero_point)
+        for place in range(item.offset, item.offset + item.size)
+    }
+    old_bytes = np.frombuffer(before.data, np.uint8)
+    new_bytes = np.frombuffer(after.data, np.uint8)
+    assert len(old_bytes) == len(new_bytes)
+    assert set(np.flatnonzero(old_bytes != new_bytes).tolist()) <= touched
+
+
+def test_a_matrix_whose_range_grows_keeps_its_largest_values(
+    layout: RuntimeLayout, weights: Weights, tmp_path: Path
+) -> None:
+    """Values beyond the stored range need a new scale, or they would be clipped."""
+    base = {_FC1: weights[_FC1]}
+    grown = base[_FC1].copy()
+    grown[7, 11] = 3.0 * np.abs(grown).max()
+    report = graft(layout, base, {_FC1: grown}, tmp_path)
+    assert report.worst_step_error < 0.51
+
+
+def test_rebuilding_what_was_grafted_gives_the_merged_model(
+    layout: RuntimeLayout, weights: Weights, tmp_path: Path
+) -> None:
+    base = _linear(weights)
+    adapted = {name: _adapted(base[name], seed) for seed, name in enumerate((_FC1, _ENCODER_QUERY))}
+    (tmp_path / "runtime").mkdir()
+    graft(layout, base, base | adapted, tmp_path / "runtime")
+    report = rebuild_checkpoint(tmp_path / "runtime", tmp_path / "rebuilt")
+    assert (report.tensors, report.parameters) == (len(weights), 27_092_736)
+    again = load_file(tmp_path / "rebuilt" / "model.safetensors")
+    assert again.keys() == weights.keys()
+    for name, value in again.items():
+        if name not in adapted:
+            assert np.array_equal(value, weights[name]), name
+            continue
+        wanted = adapted[name]
+        step = (max(wanted.max(), 0) - min(wanted.min(), 0)) / 255
+        assert np.abs(value - wanted).max() <= 0.51 * step
+        assert not np.array_equal(value, weights[name])
+
+
+def test_files_of_other_weights_are_refused_with_the_list(
+    layout: RuntimeLayout, weights: Weights, tmp_path: Path
+) -> None:
+    """Weights of another training of the same shape: no name in the files would tell."""
+    base = _linear(weights)
+    others = [_FC1, _ENCODER_QUERY]
+    foreign = base | {name: _adapted(base[name]) for name in others}
+    with pytest.raises(ProblemsError, match="2 of 96 adapted matrices") as caught:
+        graft(layout, foreign, foreign, tmp_path)
+    assert caught.value.problems == tuple(sorted(others))
+    assert str(layout.folder) in caught.value.message
+    assert "--base-runtime" in (caught.value.hint or "")
+
+
+def test_half_a_step_off_is_another_model(
+    layout: RuntimeLayout, weights: Weights, tmp_path: Path
+) -> None:
+    """One value of 331,776 that lies 0.6 steps away is enough."""
+    off = weights[_FC1].copy()
+    step = (max(off.max(), 0) - min(off.min(), 0)) / 255
+    off[100, 200] += 0.6 * step
+    with pytest.raises(ProblemsError, match="1 of 1"):
+        graft(layout, {_FC1: off}, {_FC1: off}, tmp_path)
+
+
+def test_equal_tensors_cannot_be_told_apart(
+    layout: RuntimeLayout, weights: Weights, tmp_path: Path
+) -> None:
+    twins = {_FC1: weights[_FC1], "model.decoder.layers.4.mlp.fc1.weight": weights[_FC1]}
+    with pytest.raises(ProblemsError, match="fits several tensors"):
+        graft(layout, twins, twins, tmp_path)
+
+
+def test_a_streaming_folder_cannot_be_rebuilt(tmp_path: Path) -> None:
+    folder = tmp_path / "streaming"
+    folder.mkdir()
+    for name in ("frontend.ort", "encoder.ort", "adapter.ort", "cross_kv.ort", "decoder_kv.ort",
+                 "streaming_config.json", "tokenizer.bin"):  # fmt: skip
+        (folder / name).write_bytes(b"")
+    with pytest.raises(RequestError, match="only v1 runtime folders"):
+        rebuild_checkpoint(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# --- the tokenizer of the same folder
+
+
+def test_every_text_comes_back_from_the_rebuilt_tokenizer(real_tiny: ResolvedModel) -> None:
+    from moonshine_tune.checkpoints import load_tokenizer
+
+    tokenizer = load_tokenizer(real_tiny.checkpoint_dir)
+    texts = [
+        "It was the best of times, it was the worst of times.",
+        "Ever tried. Ever failed. No matter.",
+        "4 6 2, runway 27L; squawk 7000 - don't!",
+        "naïve façade, Zürich, Ωμέγα, Москва, 東京, 한국어, مرحبا",
+        "emoji 🎙️ and a rare sign ꙮ",
+        "a  double space",
+        "x",
+        "",
+    ]
+    for text in texts:
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text
+        assert all(0 <= index < 32_768 for index in ids)
+        assert not {1, 2} & set(ids)
+    # Whole pieces, not letters: the merges are there.
+    assert len(tokenizer.encode("It was the best of times")) == 6
+
+
+def test_every_piece_is_spelled_as_the_runtime_spells_it(
+    real_tiny: ResolvedModel, wheel_assets: WheelAssets
+) -> None:
+    from moonshine_tune.checkpoints import load_tokenizer
+
+    pieces = read_pieces(wheel_assets.runtime_dir / "tokenizer.bin")
+    raw = load_tokenizer(real_tiny.checkpoint_dir).raw
+    assert len(pieces) == raw.get_vocab_size() == 32_768
+    for index in range(259, 32_000):
+        word = raw.id_to_token(index)
+        assert word == pieces[index].decode("utf-8"), index
+    # The raw bytes do not shadow real pieces: "." has its own id, and so has "4".
+    for sign in (".", "4", ","):
+        assert raw.token_to_id(sign) > 258
+        assert pieces[raw.token_to_id(sign)] == sign.encode()

@@ -1,0 +1,143 @@
+"""Which utterances each step sees: every one once an epoch, by seed and step alone."""
+
+import random
+from collections import Counter
+
+import pytest
+
+from moonshine_tune.sampler import BucketSampler, Stage, StagedSampler
+
+
+def _seconds(count: int, seed: int = 1) -> list[float]:
+    chance = random.Random(seed)
+    return [round(chance.uniform(0.5, 20.0), 3) for _ in range(count)]
+
+
+def _drawn(sampler: BucketSampler | StagedSampler, start: int, end: int) -> list[int]:
+    return [index for step in range(start, end) for index in sampler.plan(step).indices]
+
+
+@pytest.mark.parametrize(("count", "batch", "accumulation"), [(64, 8, 1), (61, 4, 3), (5, 8, 2)])
+def test_an_epoch_is_every_utterance_once(count: int, batch: int, accumulation: int) -> None:
+    sampler = BucketSampler(_seconds(count), batch_size=batch, accumulation=accumulation)
+    steps = sampler.steps_per_epoch
+    assert steps == -(-count // (batch * accumulation))
+    for epoch in range(3):
+        drawn = _drawn(sampler, epoch * steps, (epoch + 1) * steps)
+        assert sorted(drawn) == list(range(count))
+
+
+def test_steps_and_micro_batches_have_their_sizes() -> None:
+    sampler = BucketSampler(_seconds(50), batch_size=4, accumulation=3)
+    sizes = Counter(len(sampler.plan(step).indices) for step in range(sampler.steps_per_epoch))
+    assert sizes == {12: 4, 2: 1}
+    for step in range(sampler.steps_per_epoch):
+        batches = sampler.plan(step).micro_batches
+        assert all(len(batch) == 4 for batch in batches[:-1])
+        assert 1 <= len(batches[-1]) <= 4
+
+
+def test_batch_8_and_8_batches_of_1_see_the_same_in_every_step() -> None:
+    seconds = _seconds(77)
+    whole = BucketSampler(seconds, batch_size=8, accumulation=1, seed=5)
+    parts = BucketSampler(seconds, batch_size=1, accumulation=8, seed=5)
+    for step in range(40):
+        assert whole.plan(step).indices == parts.plan(step).indices
+        assert len(parts.plan(step).micro_batches) == len(whole.plan(step).indices)
+
+
+def test_the_order_is_a_function_of_seed_and_step() -> None:
+    seconds = _seconds(100)
+    first = BucketSampler(seconds, batch_size=8, seed=7)
+    order = [first.plan(step) for step in range(60)]
+    # A resumed run starts anywhere, and may look at steps in any order.
+    second = BucketSampler(seconds, batch_size=8, seed=7)
+    for step in random.Random(2).sample(range(60), 60):
+        assert second.plan(step) == order[step]
+    other = BucketSampler(seconds, batch_size=8, seed=8)
+    assert [other.plan(step) for step in range(60)] != order
+
+
+def test_epochs_have_orders_and_steps_of_their_own() -> None:
+    sampler = BucketSampler(_seconds(1000), batch_size=8)
+    first = [frozenset(sampler.plan(step).indices) for step in range(125)]
+    second = [frozenset(sampler.plan(step).indices) for step in range(125, 250)]
+    assert len(set(first) & set(second)) < 10
+
+
+def test_a_step_holds_clips_of_similar_length() -> None:
+    """Padding in micro-batches of 8 from 1000 clips: a third of what a blind shuffle pads."""
+    seconds = _seconds(1000)
+
+    def padding(batches: list[tuple[int, ...]]) -> float:
+        padded = sum(max(seconds[i] for i in batch) * len(batch) for batch in batches)
+        return padded / sum(seconds) - 1
+
+    sampler = BucketSampler(seconds, batch_size=8)
+    bucketed = [sampler.plan(step).micro_batches[0] for step in range(sampler.steps_per_epoch)]
+    order = list(range(1000))
+    random.Random(3).shuffle(order)
+    blind = [tuple(order[start : start + 8]) for start in range(0, 1000, 8)]
+    assert padding(bucketed) < padding(blind) / 3
+
+
+def test_steps_do_not_come_in_order_of_length() -> None:
+    seconds = _seconds(1000)
+    sampler = BucketSampler(seconds, batch_size=8)
+    longest = [max(seconds[i] for i in sampler.plan(step).indices) for step in range(125)]
+    rising = sum(one < other for one, other in zip(longest, longest[1:], strict=False))
+    assert 40 < rising < 85
+
+
+def test_equal_lengths_are_no_trouble() -> None:
+    sampler = BucketSampler([1.0] * 20, batch_size=6)
+    assert sorted(_drawn(sampler, 0, sampler.steps_per_epoch)) == list(range(20))
+
+
+def test_what_will_be_drawn_is_known_before() -> None:
+    sampler = BucketSampler(_seconds(100), batch_size=8, seed=3)
+    assert sampler.drawn(0) == ()
+    for steps in (1, 5, 12):
+        assert sampler.drawn(steps) == tuple(sorted(set(_drawn(sampler, 0, steps))))
+    assert sampler.drawn(13) == tuple(range(100))
+    assert sampler.drawn(1000) == tuple(range(100))
+
+
+# --- stages
+
+
+def _staged(seconds: list[float], *stages: Stage) -> StagedSampler:
+    return StagedSampler(seconds, stages, batch_size=4, accumulation=1, seed=1)
+
+
+def test_one_stage_over_everything_is_the_plain_sampler() -> None:
+    seconds = _seconds(30)
+    staged = _staged(seconds, Stage(10, max(seconds)))
+    plain = BucketSampler(seconds, batch_size=4, seed=1)
+    assert [staged.plan(step) for step in range(25)] == [plain.plan(step) for step in range(25)]
+
+
+def test_each_stage_draws_only_what_it_may() -> None:
+    seconds = _seconds(80)
+    staged = _staged(seconds, Stage(10, 5.0), Stage(15, 12.0), Stage(5, 30.0))
+    assert staged.utterances_by_stage == (
+        sum(s <= 5 for s in seconds), sum(s <= 12 for s in seconds), 80
+    )  # fmt: skip
+    for step in range(60):
+        bound = 5.0 if step < 10 else 12.0 if step < 25 else 30.0
+        assert all(seconds[index] <= bound for index in staged.plan(step).indices), step
+    # The last stage goes on after its own steps.
+    assert staged.stage_at(29) == (2, 4)
+    assert staged.stage_at(500) == (2, 475)
+    assert set(_drawn(staged, 25, 45)) == set(range(80))
+
+
+def test_what_stages_will_draw_is_known_before() -> None:
+    seconds = _seconds(80)
+    staged = _staged(seconds, Stage(3, 5.0), Stage(4, 12.0), Stage(5, 30.0))
+    for steps in (0, 1, 3, 5, 7, 9, 60):
+        assert staged.drawn(steps) == tuple(sorted(set(_drawn(staged, 0, steps)))), steps
+
+
+def test_a_stage_without_a_clip_is_seen_before_the_run() -> None:
+    assert _staged([3.0, 9.0], Stage(3, 1.0), Stage(4, 30.0)).utterances_by_stage == (0, 2)

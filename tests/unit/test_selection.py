@@ -1,0 +1,89 @@
+"""Which adapter is the best: the canary is a bound, the dev set decides."""
+
+import pytest
+
+from moonshine_tune.selection import Candidate, SelectionRule
+
+_RULE = SelectionRule(base_canary=10.0, canary_bound=2.0)
+
+
+def _best(*candidates: Candidate, rule: SelectionRule = _RULE) -> Candidate:
+    """What a run keeps that scores these one after the other."""
+    best: Candidate | None = None
+    for candidate in candidates:
+        if rule.is_better(candidate, best):
+            best = candidate
+    assert best is not None
+    return best
+
+
+def test_the_lowest_dev_rate_wins() -> None:
+    best = _best(Candidate(1, 20.0, 10.0), Candidate(2, 12.0, 11.0), Candidate(3, 15.0, 9.0))
+    assert best.step == 2
+
+
+def test_the_first_of_equals_stays() -> None:
+    assert _best(Candidate(1, 12.0, 10.0), Candidate(2, 12.0, 10.0)).step == 1
+
+
+def test_of_equal_dev_rates_the_better_canary_wins() -> None:
+    assert _best(Candidate(1, 12.0, 11.0), Candidate(2, 12.0, 10.5)).step == 2
+
+
+def test_one_that_loses_the_canary_never_beats_one_that_holds_it() -> None:
+    held, lost = Candidate(1, 20.0, 12.0), Candidate(2, 1.0, 12.01)
+    assert _best(held, lost) == held
+    assert _best(lost, held) == held
+    assert (_RULE.allows(held), _RULE.allows(lost)) == (True, False)
+
+
+def test_while_none_holds_it_the_lowest_dev_rate_is_kept() -> None:
+    assert _best(Candidate(1, 9.0, 30.0), Candidate(2, 8.0, 40.0)).step == 2
+
+
+@pytest.mark.parametrize("rule", [SelectionRule(None, 2.0), _RULE])
+def test_without_a_canary_everything_is_allowed(rule: SelectionRule) -> None:
+    candidate = Candidate(1, 5.0, None)
+    assert rule.allows(candidate)
+    assert _best(Candidate(1, 6.0, None), candidate, rule=rule) == candidate
+
+
+def test_a_bound_of_zero_allows_what_is_not_worse() -> None:
+    rule = SelectionRule(10.0, 0.0)
+    assert rule.allows(Candidate(1, 5.0, 10.0))
+    assert not rule.allows(Candidate(1, 5.0, 10.1))
+
+
+# --- strengths
+
+
+def test_near_the_best_dev_rate_the_best_canary_is_chosen() -> None:
+    tried = [
+        Candidate(5, 8.0, 11.9, 1.0), Candidate(5, 8.2, 10.5, 0.8), Candidate(5, 9.0, 10.0, 0.6)
+    ]  # fmt: skip
+    assert _RULE.choose(tried).strength == 0.8
+
+
+def test_of_equal_canaries_the_better_dev_rate_then_the_stronger_is_chosen() -> None:
+    tried = [Candidate(5, 8.1, 10.0, 0.6), Candidate(5, 8.0, 10.0, 0.8)]
+    assert _RULE.choose(tried).strength == 0.8
+    tried = [Candidate(5, 8.0, 10.0, 0.6), Candidate(5, 8.0, 10.0, 1.0)]
+    assert _RULE.choose(tried).strength == 1.0
+
+
+def test_a_strength_that_loses_the_canary_is_left_out() -> None:
+    tried = [Candidate(5, 8.0, 13.0, 1.0), Candidate(5, 30.0, 11.0, 0.6)]
+    assert _RULE.choose(tried).strength == 0.6
+
+
+def test_where_none_holds_it_the_nearest_is_chosen() -> None:
+    tried = [Candidate(5, 8.0, 19.0, 1.0), Candidate(5, 12.0, 13.0, 0.6)]
+    assert _RULE.choose(tried).strength == 0.6
+
+
+def test_a_candidate_survives_json() -> None:
+    candidate = Candidate(7, 8.5, None, 0.8)
+    assert candidate.to_record() == {
+        "step": 7, "dev_wer": 8.5, "canary_wer": None, "strength": 0.8
+    }  # fmt: skip
+    assert Candidate(**candidate.to_record()) == candidate
