@@ -254,7 +254,7 @@ def _overfit(family: str) -> "tuple[SpeechModel, list[Samples], list[str]]":
         logits = model.decoder_logits(model.encode(audio, counts), targets.input_ids)
         loss = cross_entropy_sum(logits, targets.targets) / targets.num_targets
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
     model.module.requires_grad_(False)
     return model, clips, list(OVERFIT_TEXTS)
@@ -282,7 +282,9 @@ def speech_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "one", "two cities", "best of times", "worst", "age of wisdom", "it was", "far", "and the",
         "one two", "the age", "of times",
     ]  # fmt: skip
-    names = {"train": texts[:8], "dev": texts[8:], "canary": [None] * 3, "replay": [None] * 5}
+    names: dict[str, list[str] | list[None]] = {
+        "train": texts[:8], "dev": texts[8:], "canary": [None] * 3, "replay": [None] * 5
+    }  # fmt: skip
     seed = 0
     for name, spoken in names.items():
         lines = []

@@ -223,7 +223,7 @@ def read_settings_file(path: Path) -> dict[str, Any]:
     if isinstance(data, dict):
         for key in ("train", "dev", "canary", "replay"):
             if isinstance(data.get(key), str):
-                data[key] = str((path.parent / data[key]).absolute())
+                data[key] = str((path.parent / Path(data[key]).expanduser()).absolute())
     return content
 
 

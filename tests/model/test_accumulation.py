@@ -65,10 +65,10 @@ def test_eight_by_one_and_one_by_eight_are_the_same_steps(run_steps: Run) -> Non
     for one, other in zip(whole, parts, strict=True):
         scale = float(one.abs().max())
         torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5 * scale)
-    for one, other in zip(together, apart, strict=True):
-        assert other["loss"] == pytest.approx(one["loss"], rel=1e-4)
-        assert other["replay_kl"] == pytest.approx(one["replay_kl"], rel=1e-2, abs=1e-5)
-        assert other["gradient_norm"] == pytest.approx(one["gradient_norm"], rel=1e-3)
+    for line, same in zip(together, apart, strict=True):
+        assert same["loss"] == pytest.approx(line["loss"], rel=1e-4)
+        assert same["replay_kl"] == pytest.approx(line["replay_kl"], rel=1e-2, abs=1e-5)
+        assert same["gradient_norm"] == pytest.approx(line["gradient_norm"], rel=1e-3)
 
 
 def test_another_batch_is_another_step(run_steps: Run) -> None:

@@ -19,6 +19,10 @@ from moonshine_tune.loss import (
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+def _backward(loss: torch.Tensor) -> None:
+    torch.autograd.backward(loss)
+
+
 def _mean_loss(model: SpeechModel, clips: list[Samples], texts: list[str]) -> float:
     targets = target_batch([model.tokenizer.encode(text) for text in texts], model.device)
     with torch.inference_mode():
@@ -73,7 +77,7 @@ def test_cross_entropy_is_a_sum_over_what_counts() -> None:
 def test_padding_has_no_gradient() -> None:
     logits = torch.zeros(1, 3, 5, requires_grad=True)
     targets = torch.tensor([[1, IGNORED, IGNORED]])
-    cross_entropy_sum(logits, targets).backward()
+    _backward(cross_entropy_sum(logits, targets))
     assert logits.grad is not None
     assert logits.grad[0, 0].abs().sum() > 0
     assert logits.grad[0, 1:].abs().sum() == 0
@@ -145,8 +149,8 @@ def test_value_and_gradient_are_those_of_the_whole_logits(
         wanted = cross_entropy_sum(theirs @ weight.T, targets)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
     # Divided and weighted afterwards, as the loop does.
-    (found * 0.25).backward()
-    (wanted * 0.25).backward()
+    _backward(found * 0.25)
+    _backward(wanted * 0.25)
     assert mine.grad is not None
     torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-5)
     assert mine.grad[targets == IGNORED].abs().sum() == 0
@@ -154,7 +158,7 @@ def test_value_and_gradient_are_those_of_the_whole_logits(
 
 def test_the_frozen_head_gets_no_gradient() -> None:
     hidden, weight = _hidden(2, 3, 1).requires_grad_(True), _head().requires_grad_(True)
-    head_cross_entropy_sum(hidden, weight, _targets(2, 3)).backward()
+    _backward(head_cross_entropy_sum(hidden, weight, _targets(2, 3)))
     assert hidden.grad is not None
     assert weight.grad is None
 
@@ -164,7 +168,7 @@ def test_kl_of_equal_states_is_zero_and_never_below() -> None:
     still = hidden.clone().requires_grad_(True)
     loss = head_kl_sum(still, hidden, weight, targets)
     assert float(loss.detach()) == pytest.approx(0, abs=1e-5)
-    loss.backward()
+    _backward(loss)
     assert still.grad is not None
     assert float(still.grad.abs().max()) < 1e-5
     assert float(head_kl_sum(hidden.flip(-1), hidden, weight, targets)) > 0.1
@@ -189,6 +193,6 @@ def test_half_precision_states_give_a_loss_in_32_bits() -> None:
     assert found.dtype == torch.float32
     exact = head_cross_entropy_sum(hidden, weight, targets)
     assert float(found.detach()) == pytest.approx(float(exact), rel=1e-2)
-    found.backward()
+    _backward(found)
     assert rough.grad is not None
     assert rough.grad.dtype == torch.bfloat16

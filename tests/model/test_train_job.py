@@ -19,6 +19,7 @@ from moonshine_tune.config import ResolvedSettings, resolve_settings
 from moonshine_tune.errors import MachineError, RequestError
 from moonshine_tune.jobs import trainer as trainer_module
 from moonshine_tune.jobs.train import TrainResult, train
+from moonshine_tune.loss import head_cross_entropy_sum
 from moonshine_tune.progress import SilentProgress, Stage
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -112,7 +113,7 @@ def _shown(out: Path, name: str) -> list[int]:
 
 
 def _weights(out: Path) -> dict[str, torch.Tensor]:
-    return load_file(out / "adapter" / WEIGHTS_FILE)
+    return dict(load_file(out / "adapter" / WEIGHTS_FILE))
 
 
 def _same_adapter(first: Path, second: Path) -> bool:
@@ -368,7 +369,7 @@ def test_scores_without_a_new_best_end_the_run(
 def test_single_steps_that_are_not_finite_are_left_out_and_counted(
     saved_v1: Path, speech_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = trainer_module.head_cross_entropy_sum, []
+    real, calls = head_cross_entropy_sum, []
 
     def sometimes_nan(*given: Any) -> torch.Tensor:
         calls.append(1)
@@ -388,7 +389,7 @@ def test_single_steps_that_are_not_finite_are_left_out_and_counted(
 def test_many_such_steps_in_a_row_end_the_run_with_everything_saved(
     saved_v1: Path, speech_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = trainer_module.head_cross_entropy_sum, []
+    real, calls = head_cross_entropy_sum, []
 
     def nan_from_the_sixth(*given: Any) -> torch.Tensor:
         calls.append(1)
@@ -420,7 +421,7 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_step(
     settings = resolve_settings([("test", content)])
     train(settings, tmp_path / "plain", SilentProgress())
 
-    real = trainer_module.head_cross_entropy_sum
+    real = head_cross_entropy_sum
 
     def full_above_two(hidden: torch.Tensor, *rest: Any) -> torch.Tensor:
         if len(hidden) > 2:
@@ -569,7 +570,7 @@ def test_changed_manifests_are_refused_at_a_resume(stopped: tuple[Path, Content]
     manifest = Path(content["data"]["train"])
     manifest.write_text(manifest.read_text().replace("two cities", "two towns"))
     before = (out / "metrics.jsonl").read_bytes()
-    with pytest.raises(RequestError, match="manifests have changed since this run began: train$"):
+    with pytest.raises(RequestError, match=r"since this run began: train$"):
         train(_with(content), out, SilentProgress(), resume=True)
     assert (out / "metrics.jsonl").read_bytes() == before
 
@@ -577,14 +578,14 @@ def test_changed_manifests_are_refused_at_a_resume(stopped: tuple[Path, Content]
 def test_a_manifest_that_is_left_out_is_refused_at_a_resume(stopped: tuple[Path, Content]) -> None:
     out, content = stopped
     content["data"]["dev"] = None
-    with pytest.raises(RequestError, match="manifests have changed since this run began: dev$"):
+    with pytest.raises(RequestError, match=r"since this run began: dev$"):
         train(_with(content), out, SilentProgress(), resume=True)
 
 
 def test_a_manifest_that_is_new_is_refused_at_a_resume(stopped: tuple[Path, Content]) -> None:
     out, content = stopped
     content["data"]["canary"] = str(Path(content["data"]["dev"]).parent / "canary.jsonl")
-    with pytest.raises(RequestError, match="manifests have changed since this run began: canary"):
+    with pytest.raises(RequestError, match=r"since this run began: canary$"):
         train(_with(content), out, SilentProgress(), resume=True)
 
 

@@ -66,7 +66,7 @@ def test_without_any_source_everything_is_at_its_default() -> None:
 def test_settings_are_never_changed() -> None:
     settings = resolve_settings([]).settings
     with pytest.raises(Exception, match="frozen"):
-        settings.train.steps = 3  # type: ignore[misc]
+        settings.train.steps = 3
 
 
 def test_settings_survive_a_run_record() -> None:

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 
@@ -85,7 +86,7 @@ def test_steps_do_not_come_in_order_of_length() -> None:
     seconds = _seconds(1000)
     sampler = BucketSampler(seconds, batch_size=8)
     longest = [max(seconds[i] for i in sampler.plan(step).indices) for step in range(125)]
-    rising = sum(one < other for one, other in zip(longest, longest[1:], strict=False))
+    rising = sum(one < other for one, other in pairwise(longest))
     assert 40 < rising < 85
 
 

@@ -1,5 +1,7 @@
 """The learning rate as a function of the step."""
 
+from itertools import pairwise
+
 import pytest
 
 from moonshine_tune.schedule import learning_rate_share
@@ -14,11 +16,11 @@ def _shares(steps: int, warmup: float = 0.1, final: float = 0.05) -> list[float]
 
 def test_it_rises_in_equal_steps_to_the_peak_and_falls_from_there() -> None:
     shares = _shares(200)
-    rises = [after - before for before, after in zip(shares[:20], shares[1:21], strict=True)]
+    rises = [after - before for before, after in pairwise(shares[:21])]
     assert rises == pytest.approx([1 / 21] * 20)
     assert shares.index(max(shares)) == 20
     assert max(shares) == 1.0
-    falls = [after - before for before, after in zip(shares[20:], shares[21:], strict=False)]
+    falls = [after - before for before, after in pairwise(shares[20:])]
     assert all(fall < 0 for fall in falls)
 
 

@@ -48,12 +48,13 @@ def _register() -> None:
         evaluate,
         export,
         models,
+        report,
         train,
     )
 
     app.add_typer(models.app, name="models")
     app.add_typer(data.app, name="data")
-    for module in (doctor, train, evaluate, export, demo):
+    for module in (doctor, train, evaluate, export, report, demo):
         module.register(app)
 
 

@@ -24,11 +24,9 @@ def demo(
     as_json: JsonFlag = False,
 ) -> None:
     """Adapt the real tiny model to air-traffic phraseology and prove it, in a few minutes."""
-    from moonshine_tune.files import write_json_atomic
     from moonshine_tune.jobs.demo import demo as run_demo
 
     result = run_demo(out, TerminalProgress(), seed=seed)
-    write_json_atomic(out / "demo.json", result.to_record())
     show(_summary(result), result.to_record(), as_json=as_json)
     refuse(not result.passed)
 
@@ -57,5 +55,6 @@ def _summary(result: "DemoResult") -> str:
             f"adapter:       {result.adapter}",
             f"runtime files: {result.runtime_dir}",
             f"run folder:    {result.run}",
+            f"look at it:    moonshine-tune report {result.run.parent}",
         ]
     )

@@ -10,6 +10,7 @@ from moonshine_tune.config import read_preset, resolve_settings
 from moonshine_tune.decode import TorchTranscriber
 from moonshine_tune.encoder_cache import StateSource
 from moonshine_tune.errors import RequestError
+from moonshine_tune.files import write_json_atomic
 from moonshine_tune.holdout import transcribe_source
 from moonshine_tune.jobs.corpus import build_corpus
 from moonshine_tune.jobs.demo_data import DemoData, make_demo_data
@@ -132,7 +133,7 @@ def demo(out: Path, progress: Progress, *, seed: int = 0) -> DemoResult:
         + (Gate("adapter reloads", reload_exact, reload_figure, "every transcript the same"),)
         + _export_gates(exported)
     )
-    return DemoResult(
+    result = DemoResult(
         gates=gates,
         scores=scores,
         seconds=clock.laps | {"total": clock.total()},
@@ -142,6 +143,8 @@ def demo(out: Path, progress: Progress, *, seed: int = 0) -> DemoResult:
         run=trained.run,
         normalizer=NORMALIZER,
     )
+    write_json_atomic(out / "demo.json", result.to_record())
+    return result
 
 
 class _Clock:
