@@ -1,0 +1,71 @@
+"""The database of trials: opened, and its troubles as plain errors."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.trial import FrozenTrial
+from sqlalchemy.engine import make_url
+
+from moonshine_tune.errors import MachineError, RequestError
+
+# A trial whose machine has not been heard of for GRACE_S is given to another one. The price of a
+# short time is work done twice when a laptop sleeps; of a long one, waiting.
+HEARTBEAT_S = 30
+GRACE_S = 300
+
+
+def masked(url: str) -> str:
+    """A database URL without its password, fit to be written down."""
+    return make_url(url).render_as_string(hide_password=True)
+
+
+@contextmanager
+def storage_errors(url: str) -> Iterator[None]:
+    """Turn a database that is locked, gone or refuses into one plain error."""
+    try:
+        yield
+    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
+        cause = error.__cause__ or error
+        first = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
+        raise MachineError(
+            f"the database of trials cannot be used: {first}",
+            where=masked(url),
+            hint="what was trained is in the trials folder; mend it and run the same command again",
+        ) from error
+
+
+def open_storage(
+    url: str, on_stale: Callable[[optuna.Study, FrozenTrial], None] | None
+) -> optuna.storages.RDBStorage:
+    try:
+        parsed = make_url(url)
+    except sqlalchemy.exc.ArgumentError as error:
+        raise RequestError(
+            "--storage is not a database URL",
+            hint="such as postgresql+psycopg://user@host/database or sqlite:////path/trials.db",
+        ) from error
+    connect: dict[str, Any] = {}
+    if parsed.get_backend_name() == "sqlite":
+        # Another process may hold the file for a moment: wait for it.
+        connect = {"connect_args": {"timeout": 60}}
+    else:
+        connect = {"pool_pre_ping": True}
+    try:
+        with storage_errors(url), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return optuna.storages.RDBStorage(
+                url,
+                engine_kwargs=connect,
+                heartbeat_interval=HEARTBEAT_S if on_stale else None,
+                grace_period=GRACE_S if on_stale else None,
+                heartbeat_stale_trial_callback=on_stale,
+            )
+    except ImportError as error:
+        raise MachineError(
+            f"the driver for {parsed.drivername} is not installed",
+            hint='pip install "moonshine-tune[postgresql]", with postgresql+psycopg://…',
+        ) from error
