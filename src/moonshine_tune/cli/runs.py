@@ -1,0 +1,215 @@
+"""`moonshine-tune runs list | show | compare | clean`, and `compare` by itself."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moonshine_tune.cli.console import JsonFlag, TerminalProgress, show, table
+
+if TYPE_CHECKING:
+    from moonshine_tune.jobs.compare import Pair, RunsComparison
+    from moonshine_tune.jobs.run_list import Cleaning, RunDetails
+    from moonshine_tune.jobs.run_reading import RunSummary
+    from moonshine_tune.score import Score
+
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="List, show, compare and clean runs."
+)
+
+_LEVELS = "▁▂▃▄▅▆▇█"
+_RUNS_FOLDER = Path("runs")
+
+
+def register(root: typer.Typer) -> None:
+    """Add the commands."""
+    root.add_typer(app, name="runs")
+    root.command("compare", epilog="Example: moonshine-tune compare runs/a runs/b")(compare)
+
+
+@app.command("list", epilog="Example: moonshine-tune runs list runs --sort wer --status finished")
+def list_(
+    folder: Annotated[Path, typer.Argument(help="Folder that holds runs.")] = _RUNS_FOLDER,
+    sort: Annotated[str, typer.Option(help="wer, canary, created, seconds or name.")] = "wer",
+    status: Annotated[str | None, typer.Option(help="Only runs with this status.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only runs of this model.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """List all runs at or below a folder, the lowest dev WER first."""
+    from moonshine_tune.jobs.run_list import list_runs
+
+    runs = list_runs(folder, sort=sort, status=status, model=model)
+    show(_list_summary(folder, runs), runs, as_json=as_json)
+
+
+@app.command("show", epilog="Example: moonshine-tune runs show runs/a")
+def show_(
+    run: Annotated[Path, typer.Argument(help="Run folder.")], as_json: JsonFlag = False
+) -> None:
+    """Show one run: settings with their sources, scores, curve."""
+    from moonshine_tune.jobs.run_list import show_run
+
+    details = show_run(run)
+    show(_details(details), details, as_json=as_json)
+
+
+@app.command("compare", epilog="Example: moonshine-tune runs compare runs/a runs/b")
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, two or more.")],
+    changed: Annotated[
+        int, typer.Option(min=0, help="Changed utterances to print for each pair.")
+    ] = 5,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare runs: settings that differ, scores with intervals, what got better and worse."""
+    from moonshine_tune.jobs.compare import compare_runs
+
+    result = compare_runs(runs, TerminalProgress())
+    show(_comparison(result, changed), result, as_json=as_json)
+
+
+@app.command(epilog="Example: moonshine-tune runs clean runs --keep 5 --dry-run")
+def clean(
+    folder: Annotated[Path, typer.Argument(help="Folder that holds runs.")],
+    keep: Annotated[int, typer.Option(help="Best runs to keep of each dev set; at least 1.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be removed.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Remove all runs but the best. One that may still be at work is kept."""
+    from moonshine_tune.jobs.run_list import clean_runs
+
+    done = clean_runs(folder, keep=keep, dry_run=dry_run)
+    show(_cleaned(done, dry_run), done, as_json=as_json)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _list_summary(folder: Path, runs: "tuple[RunSummary, ...]") -> str:
+    if not runs:
+        return f"no runs in {folder}"
+    rows = [
+        [
+            _below(run.path, folder),
+            run.status,
+            run.model,
+            _percent(run.base_dev_wer),
+            _percent(run.dev_wer),
+            _percent(run.canary_wer),
+            "-" if run.steps is None else str(run.steps),
+            "-" if run.train_seconds is None else f"{run.train_seconds:.0f}",
+            f"{run.size_mb:.1f}",
+            run.created[:16].replace("T", " "),
+        ]
+        for run in runs
+    ]
+    headers = ["run", "status", "model", "base WER", "dev WER", "canary", "steps", "train s", "MB",
+               "created"]  # fmt: skip
+    lines = [table(headers, rows)]
+    lines += [f"{_below(run.path, folder)}: {run.remark}" for run in runs if run.remark]
+    if len({run.dev_data for run in runs if run.dev_data}) > 1:
+        lines.append("not all runs are scored on the same dev data: their WERs do not compare")
+    return "\n".join(lines)
+
+
+def _below(path: Path, folder: Path) -> str:
+    return path.name if path == folder else str(path.relative_to(folder))
+
+
+def _details(details: "RunDetails") -> str:
+    run = details.summary
+    lines = [
+        f"{run.path}: {run.status}, {run.model}, {run.steps or 0} steps, {run.size_mb:.1f} MB",
+        f"dev WER {_percent(run.base_dev_wer)} → {_percent(run.dev_wer)}, "
+        f"canary {_percent(run.base_canary_wer)} → {_percent(run.canary_wer)}",
+    ]
+    if details.score:
+        lines.append(f"dev: {_score(details.score)}")
+    if details.curve:
+        lines.append(f"dev WER by step: {_sparkline([wer for _, wer, _ in details.curve])}")
+    if details.chosen:
+        rows = [[key, str(value), source] for key, (value, source) in details.chosen.items()]
+        lines.append(table(["setting", "value", "from"], rows))
+    lines += [f"{name}: sha256 {str(digest)[:12]}" for name, digest in details.data.items()]
+    lines += [run.remark] if run.remark else []
+    return "\n".join([*lines, *details.remarks])
+
+
+def _score(score: "Score") -> str:
+    low, high = score.ci95
+    return f"{score.wer:.2f} [{low:.2f}, {high:.2f}] on {score.utterances} utterances"
+
+
+def _sparkline(values: list[float]) -> str:
+    low, high = min(values), max(values)
+    spread = (high - low) or 1.0
+    marks = "".join(_LEVELS[round((value - low) / spread * (len(_LEVELS) - 1))] for value in values)
+    return f"{marks} {values[0]:.1f} → {values[-1]:.1f}"
+
+
+def _comparison(result: "RunsComparison", changed: int) -> str:
+    rows = []
+    for run in result.runs:
+        dev, canary = run.scores.get("dev"), run.scores.get("canary")
+        curve = _sparkline([wer for _, wer, _ in run.curve]) if run.curve else "-"
+        rows.append(
+            [
+                run.name,
+                run.summary.status,
+                _score(dev) if dev else _percent(run.summary.dev_wer),
+                _score(canary) if canary else _percent(run.summary.canary_wer),
+                curve,
+            ]
+        )
+    lines = [table(["run", "status", "dev WER", "canary WER", "dev WER by step"], rows), ""]
+    if result.differing:
+        names = [run.name for run in result.runs]
+        differing = [
+            [key, *("-" if value is None else str(value) for value in values)]
+            for key, values in result.differing.items()
+        ]
+        lines.append(table(["differs", *names], differing))
+    else:
+        lines.append("no setting differs")
+    for pair in result.pairs:
+        lines += ["", *_pair(pair, changed)]
+    if result.remarks:
+        lines += ["", *(f"note: {remark}" for remark in result.remarks)]
+    return "\n".join(lines)
+
+
+def _pair(pair: "Pair", changed: int) -> list[str]:
+    found = pair.comparison
+    lines = [
+        f"{pair.which}, {pair.before} → {pair.after}, {pair.utterances} utterances: "
+        f"{found.before:.2f} → {found.after:.2f}, {found.difference:+.2f} points "
+        f"[{found.ci95[0]:+.2f}, {found.ci95[1]:+.2f}]: {found.verdict}",
+        f"  {len(pair.better)} utterances better, {len(pair.worse)} worse",
+    ]
+    for title, items in (("better", pair.better), ("worse", pair.worse)):
+        for item in items[:changed]:
+            lines += [
+                f"  {title}: {item.id}, {item.errors_before} → {item.errors_after} errors",
+                f"    said:   {item.reference}",
+                f"    before: {item.before}",
+                f"    after:  {item.after}",
+            ]
+    return lines
+
+
+def _cleaned(done: "tuple[Cleaning, ...]", dry_run: bool) -> str:
+    if not done:
+        return "no runs here"
+    verb = "would remove" if dry_run else "removed"
+    lines = [
+        f"{'keep' if item.keep else verb}: {item.run.path} (dev WER "
+        f"{_percent(item.run.dev_wer)}): {item.reason}"
+        for item in done
+    ]
+    gone = [item for item in done if not item.keep]
+    size = sum(item.run.size_mb for item in gone)
+    lines.append(f"{verb} {len(gone)} of {len(done)} runs, {size:.1f} MB")
+    return "\n".join(lines)

@@ -1,0 +1,160 @@
+"""The runs of a folder: listed, shown one by one, and cleaned away with care."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from moonshine_tune.errors import RequestError
+from moonshine_tune.files import disk_errors
+from moonshine_tune.jobs.run_reading import RunSummary, find_runs, is_run, read_run, read_scored
+from moonshine_tune.runs import RunFolder
+from moonshine_tune.score import Score, summarize
+
+SORTS = ("wer", "canary", "created", "seconds", "name")
+
+
+@dataclass(frozen=True)
+class RunDetails:
+    """One run in full.
+
+    Attributes:
+        chosen: settings that are not at their defaults, each with its source.
+        score: of the dev utterances as the chosen adapter heard them; None where not kept.
+        curve: (step, dev WER, canary WER or None).
+    """
+
+    summary: RunSummary
+    base: Mapping[str, Any]
+    data: Mapping[str, Any]
+    chosen: Mapping[str, tuple[Any, str]]
+    score: Score | None
+    curve: tuple[tuple[int, float, float | None], ...]
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cleaning:
+    """One run and what becomes of it. `removed` is false in a dry run and where it failed."""
+
+    run: RunSummary
+    keep: bool
+    reason: str
+    removed: bool = False
+
+
+def list_runs(
+    folder: Path, *, sort: str = "wer", status: str | None = None, model: str | None = None
+) -> tuple[RunSummary, ...]:
+    """All runs at or below `folder`; those without the figure sorted by come last.
+
+    Args:
+        sort: `wer` and `canary` (lowest first), `created` (latest first), `seconds`, `name`.
+        status, model: keep only the runs with these.
+
+    Raises:
+        RequestError: no such folder, or no such order.
+    """
+    if sort not in SORTS:
+        raise RequestError(f"runs cannot be sorted by {sort!r}", hint=f"by {', '.join(SORTS)}")
+    runs = [read_run(path) for path in find_runs(folder)]
+    if status is not None:
+        runs = [run for run in runs if run.status == status]
+    if model is not None:
+        runs = [run for run in runs if run.model == model]
+    if sort == "created":
+        return tuple(sorted(runs, key=lambda run: run.created, reverse=True))
+    return tuple(sorted(runs, key=lambda run: _place(run, sort)))
+
+
+def show_run(path: Path) -> RunDetails:
+    """One run with its settings, curve and scores.
+
+    Raises:
+        RequestError: it is not a run folder, or run.json is torn.
+    """
+    summary = read_run(path)
+    run = RunFolder(path)
+    record = run.read_record()
+    sources = record.get("sources") or {}
+    flat = dict(_flat(record.get("settings") or {}))
+    try:
+        score: Score | None = summarize(read_scored(run.dev_hypotheses_path))
+        problems: tuple[str, ...] = ()
+    except RequestError as error:
+        score, problems = None, (f"eval/dev.jsonl: {error.message}",)
+    return RunDetails(
+        summary=summary,
+        base=record.get("base") or {},
+        data=record.get("data") or {},
+        chosen={key: (flat.get(key), source) for key, source in sorted(sources.items())},
+        score=score,
+        curve=tuple(
+            (int(line["step"]), float(line["dev_wer"]), line.get("canary_wer"))
+            for line in run.read_metrics()
+            if line.get("dev_wer") is not None and isinstance(line.get("step"), int)
+        ),
+        remarks=(*(record.get("remarks") or ()), *problems),
+    )
+
+
+def clean_runs(folder: Path, *, keep: int, dry_run: bool) -> tuple[Cleaning, ...]:
+    """Remove all but the best runs; says for each what becomes of it and why.
+
+    Of the runs with the same dev data the `keep` finished ones with the lowest dev WER stay (those
+    that hold the canary first), and every run that may still be at work. Runs of other dev data
+    are not ranked against each other.
+
+    Raises:
+        RequestError: no such folder, it is a run itself, or `keep` is below 1.
+    """
+    if keep < 1:
+        raise RequestError(f"--keep {keep} would remove the best run too", hint="keep at least 1")
+    if is_run(folder):
+        raise RequestError(
+            "a run, not a folder of runs", where=folder, hint=f"name its parent: {folder.parent}"
+        )
+    runs = [read_run(path) for path in find_runs(folder)]
+    best: dict[Path, int] = {}
+    for data in {run.dev_data for run in runs}:
+        ranked = sorted(
+            (run for run in runs if run.dev_data == data and run.ended and run.dev_wer is not None),
+            key=lambda run: (run.canary_held is False, run.dev_wer, run.created),
+        )
+        best |= {run.path: place for place, run in enumerate(ranked[:keep], start=1)}
+    return tuple(_clean(run, best.get(run.path), dry_run) for run in runs)
+
+
+def _clean(run: RunSummary, place: int | None, dry_run: bool) -> Cleaning:
+    if place is not None:
+        return Cleaning(run, True, "the best of its dev data" if place == 1 else f"place {place}")
+    if run.live:
+        return Cleaning(run, True, "it may still be at work: files changed within a day")
+    if run.ended:
+        reason = "others are better on the same dev data"
+    else:
+        reason = f"not finished ({run.status}); it could not be resumed afterwards"
+    if dry_run:
+        return Cleaning(run, False, reason)
+    with disk_errors(run.path):
+        shutil.rmtree(run.path)
+    return Cleaning(run, False, reason, removed=True)
+
+
+def _place(run: RunSummary, sort: str) -> tuple[float, str]:
+    figure = {
+        "wer": run.dev_wer, "canary": run.canary_wer, "seconds": run.train_seconds, "name": 0.0,
+    }[sort]  # fmt: skip
+    return (inf if figure is None else figure, str(run.path))
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> Sequence[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for key, value in content.items():
+        if isinstance(value, dict):
+            found += _flat(value, f"{prefix}{key}.")
+        else:
+            found.append((f"{prefix}{key}", value))
+    return found
