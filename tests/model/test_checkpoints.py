@@ -90,9 +90,7 @@ def test_missing_weights_are_never_made_up(folder: Path) -> None:
     weights = load_file(path)
     del weights["model.decoder.layers.1.mlp.fc1.weight"]
     save_file(weights, path, metadata={"format": "pt"})
-    with pytest.raises(
-        RequestError, match="1 tensors are missing and 0 have another shape"
-    ) as caught:
+    with pytest.raises(RequestError, match="1 tensors are missing") as caught:
         load_checkpoint(folder)
     assert "model.decoder.layers.1.mlp.fc1.weight" in caught.value.message
 

@@ -1,5 +1,6 @@
 """`moonshine-tune export`."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,8 +11,19 @@ from moonshine_tune.cli.options import DeviceOption, OutFolder
 
 if TYPE_CHECKING:
     from moonshine_tune.jobs.export import ExportResult
+    from moonshine_tune.runtime.graph_parity import GraphParity
 
 _EXAMPLE = "Example: moonshine-tune export --run runs/a --out exported --manifest test.jsonl"
+
+
+class _Method(StrEnum):
+    graft = "graft"
+    trace = "trace"
+
+
+class _Scheme(StrEnum):
+    int8 = "int8"
+    none = "none"
 
 
 def register(app: typer.Typer) -> None:
@@ -32,6 +44,16 @@ def export(
     parity_bound: Annotated[
         float, typer.Option(help="Percent of words that may differ between torch and runtime.")
     ] = 5.0,
+    method: Annotated[
+        _Method, typer.Option(help="graft: patch the base's files; trace: build new graphs.")
+    ] = _Method.graft,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(help="Graft: clips that steer the rounding; closer to torch, but slower."),
+    ] = None,
+    quantize: Annotated[
+        _Scheme, typer.Option(help="Trace: 8-bit weights and activations, or floats.")
+    ] = _Scheme.int8,
     device: DeviceOption = "auto",
     as_json: JsonFlag = False,
 ) -> None:
@@ -39,7 +61,17 @@ def export(
     from moonshine_tune.jobs.export import ExportRequest
     from moonshine_tune.jobs.export import export as run_export
 
-    request = ExportRequest(run, model, base_runtime, manifest, parity_bound, device)
+    request = ExportRequest(
+        run=run,
+        model=model,
+        base_runtime=base_runtime,
+        manifest=manifest,
+        parity_bound=parity_bound,
+        device=device,
+        method=method.value,
+        calibrate=calibrate,
+        quantize=quantize.value,
+    )
     result = run_export(request, out, TerminalProgress())
     show(_summary(result), result.to_record(), as_json=as_json)
     refuse(not result.parity.passed)
@@ -47,15 +79,38 @@ def export(
 
 def _summary(result: "ExportResult") -> str:
     parity, report = result.parity, result.graft
+    what = "tensors built" if result.method == "trace" else "matrices adapted"
     lines = [
-        f"wrote {result.runtime_dir}: {report.changed} of {report.matrices} matrices adapted in "
+        f"wrote {result.runtime_dir}: {report.changed} of {report.matrices} {what} in "
         f"{', '.join(report.changed_files) or 'no file'}, {result.seconds:.1f} s",
         f"parity {'passed' if parity.passed else 'FAILED'}: {parity.word_difference:.2f} % of "
         f"{parity.words} words differ (bound {parity.bound:g} %), {parity.identical} of "
         f"{parity.clips} clips identical",
     ]
+    if parity.graphs is not None:
+        lines.extend(_graph_lines(parity.graphs))
+    if parity.wer is not None:
+        lines.append(
+            f"WER torch {parity.wer.before:.2f}, runtime {parity.wer.after:.2f}, difference "
+            f"{parity.wer_points:+.2f} points [{parity.wer.ci95[0]:+.2f}, "
+            f"{parity.wer.ci95[1]:+.2f}]"
+        )
     for said, heard in parity.examples[:3] if not parity.passed else ():
         lines.append(f"  torch:   {said}\n  runtime: {heard}")
     if not parity.passed:
-        lines.append("do not ship these files")
+        lines.append(f"first difference: {parity.first_difference}\ndo not ship these files")
     return "\n".join(lines)
+
+
+def _graph_lines(graphs: "GraphParity") -> list[str]:
+    lines = [
+        f"  {item.graph} {item.output}: max {item.maximum:.3g}, mean {item.mean:.3g}, "
+        f"{100 * item.relative:.1f} % (bound {100 * item.bound:g} %)"
+        for item in graphs.outputs
+    ]
+    weights = f"  weights: {graphs.weights_checked} compared in place"
+    if graphs.weights_note:
+        weights = f"  weights were not compared: {graphs.weights_note}"
+    tokens = f"tokens: {100 * graphs.token_agreement:.1f} % of {graphs.tokens} the same"
+    rule = f"; windows read as {graphs.window_rule}" if graphs.window_rule else ""
+    return [*lines, f"{weights}; {tokens}{rule}"]

@@ -9,19 +9,23 @@ from moonshine_tune.adapter import find_adapter, merged_weights
 from moonshine_tune.decode import TorchTranscriber
 from moonshine_tune.errors import RequestError
 from moonshine_tune.files import complete_folder, write_json_atomic
+from moonshine_tune.jobs.export_parity import check_parity, parity_record, parity_utterances
 from moonshine_tune.jobs.model_opening import OpenedModel, open_model
 from moonshine_tune.jobs.transcribe import transcribe_utterances
-from moonshine_tune.manifest import Utterance, read_manifest
+from moonshine_tune.manifest import read_manifest
 from moonshine_tune.progress import Progress
 from moonshine_tune.provenance import versions
 from moonshine_tune.runs import RunFolder
+from moonshine_tune.runtime.calibration import input_moments
 from moonshine_tune.runtime.graft import GraftReport, graft
+from moonshine_tune.runtime.graph_parity import merged_state
 from moonshine_tune.runtime.layout import RuntimeLayout, read_layout
-from moonshine_tune.runtime.parity import DEFAULT_BOUND, ParityResult, compare_transcripts
-from moonshine_tune.runtime.transcriber import RuntimeTranscriber
-from moonshine_tune.text import normalizer_for
+from moonshine_tune.runtime.parity import DEFAULT_BOUND, ParityResult
+from moonshine_tune.runtime.quantized import Doubles
 
-_PARITY_CLIPS = 40
+METHODS = ("graft", "trace")
+SCHEMES = ("int8", "none")
+_CALIBRATION_CLIPS = 24
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,9 @@ class ExportRequest:
         base_runtime: runtime folder of the base; None takes the one that came with the model.
         manifest: clips for the parity gate; None takes the run's dev set.
         parity_bound: words that may differ, in percent.
+        method: "graft" writes into a copy of the base runtime folder; "trace" builds new graphs.
+        calibrate: clips whose inputs steer the rounding of a graft; None rounds without.
+        quantize: scheme of traced graphs: "int8" or "none".
     """
 
     run: Path
@@ -41,61 +48,70 @@ class ExportRequest:
     manifest: Path | None = None
     parity_bound: float = DEFAULT_BOUND
     device: str = "auto"
+    method: str = "graft"
+    calibrate: Path | None = None
+    quantize: str = "int8"
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """The exported folder with its proof."""
+    """The exported folder with its proof; `graft` tells what was written, by either method."""
 
     runtime_dir: Path
     graft: GraftReport
     parity: ParityResult
     seconds: float
+    method: str = "graft"
+    quantize: str | None = None
+    calibrated: bool = False
 
     def to_record(self) -> dict[str, Any]:
         """The JSON document of `export`, which also lies in the folder as export.json."""
         return {
             "runtime_dir": str(self.runtime_dir),
-            "method": "graft",
+            "method": self.method,
+            "quantize": self.quantize,
+            "calibrated": self.calibrated,
             "matrices": self.graft.matrices,
             "changed": self.graft.changed,
             "changed_files": list(self.graft.changed_files),
             "worst_step_error": round(self.graft.worst_step_error, 4),
             "sha256": self.graft.sha256,
-            "parity": {
-                "passed": self.parity.passed,
-                "word_difference": round(self.parity.word_difference, 4),
-                "bound": self.parity.bound,
-                "clips": self.parity.clips,
-                "identical": self.parity.identical,
-                "words": self.parity.words,
-                "examples": [list(pair) for pair in self.parity.examples],
-            },
+            "parity": parity_record(self.parity),
             "seconds": round(self.seconds, 2),
         }
 
 
 def export(request: ExportRequest, out: Path, progress: Progress) -> ExportResult:
-    """Graft the adapter into a copy of the base runtime files and compare both on real clips.
+    """Write the adapted model as runtime files and compare both on real clips.
 
     The folder is written in either case; `parity.passed` says whether it may be used.
 
     Raises:
         RequestError: no run, no base runtime files, or files of other weights.
+        MachineError: a trace, and the package onnx is missing.
     """
+    _check(request)
     adapter = find_adapter(request.run)
     model_name = request.model or _model_of(request.run)
-    utterances = _parity_utterances(request)
+    utterances = parity_utterances(request.run, request.manifest)
     opened = open_model(
         model_name, adapter=adapter, device=request.device, dtype="float32", progress=progress
     )
-    layout = _base_layout(request, opened)
+    layout = _base_layout(request, opened) if request.method == "graft" else None
+    moments = _moments(opened, request.calibrate, progress) if request.calibrate else None
     begun = time.monotonic()
     with complete_folder(out) as scratch:
-        report = graft_adapter(opened, layout, scratch)
+        if layout is not None:
+            report = graft_adapter(opened, layout, scratch, moments=moments)
+        else:
+            report = _trace(opened, scratch, request.quantize)
         seconds = time.monotonic() - begun
-        parity = _parity(opened, scratch, utterances, request.parity_bound, progress)
-        result = ExportResult(out, report, parity, seconds)
+        parity = check_parity(opened, scratch, utterances, request.parity_bound, progress)
+        result = ExportResult(
+            out, report, parity, seconds, request.method,
+            request.quantize if layout is None else None, moments is not None,
+        )  # fmt: skip
         write_json_atomic(
             scratch / "export.json",
             result.to_record() | {"runtime_dir": ".", "base": opened.base, "versions": versions()},
@@ -103,7 +119,13 @@ def export(request: ExportRequest, out: Path, progress: Progress) -> ExportResul
     return result
 
 
-def graft_adapter(opened: OpenedModel, layout: RuntimeLayout, out: Path) -> GraftReport:
+def graft_adapter(
+    opened: OpenedModel,
+    layout: RuntimeLayout,
+    out: Path,
+    *,
+    moments: dict[str, Doubles] | None = None,
+) -> GraftReport:
     """Graft the adapter that is in the model into a copy of `layout` at `out`."""
     merged = {name: value.cpu().numpy() for name, value in merged_weights(opened.model).items()}
     modules = dict(opened.model.module.named_modules())
@@ -111,7 +133,36 @@ def graft_adapter(opened: OpenedModel, layout: RuntimeLayout, out: Path) -> Graf
         name: modules[name.removesuffix(".weight")].base_layer.weight.detach().float().cpu().numpy()
         for name in merged
     }
-    return graft(layout, base, merged, out)
+    return graft(layout, base, merged, out, moments=moments)
+
+
+def _trace(opened: OpenedModel, out: Path, scheme: str) -> GraftReport:
+    from moonshine_tune.runtime.trace import trace
+
+    merged = {name: value.cpu().numpy() for name, value in merged_weights(opened.model).items()}
+    return trace(opened.model, merged_state(opened.model, merged), out, scheme=scheme)
+
+
+def _moments(opened: OpenedModel, manifest: Path, progress: Progress) -> dict[str, Doubles]:
+    """What the adapted matrices see while the model transcribes some clips."""
+    utterances = read_manifest(manifest, require_text=False).utterances[:_CALIBRATION_CLIPS]
+    transcriber = TorchTranscriber(opened.model, opened.limits)
+    with input_moments(opened.model, list(merged_weights(opened.model))) as moments:
+        transcribe_utterances(transcriber, utterances, progress, "calibration")
+    return moments.matrices()
+
+
+def _check(request: ExportRequest) -> None:
+    for what, value, known in (
+        ("method", request.method, METHODS),
+        ("scheme", request.quantize, SCHEMES),
+    ):
+        if value not in known:
+            raise RequestError(f"no {what} is called {value!r}", hint=f"one of: {', '.join(known)}")
+    if request.method == "trace" and request.calibrate is not None:
+        raise RequestError(
+            "calibration belongs to grafting", hint="leave out --calibrate, or --method trace"
+        )
 
 
 def _model_of(run: Path) -> str:
@@ -124,34 +175,6 @@ def _base_layout(request: ExportRequest, opened: OpenedModel) -> RuntimeLayout:
     if folder is None:
         raise RequestError(
             f"no runtime files of the base model {opened.base['name']} are at hand",
-            hint="name them with --base-runtime DIR",
+            hint="name them with --base-runtime DIR, or build new ones with --method trace",
         )
     return read_layout(folder)
-
-
-def _parity_utterances(request: ExportRequest) -> tuple[Utterance, ...]:
-    path = request.manifest
-    if path is None and (request.run / "run.json").is_file():
-        data = RunFolder.open(request.run).read_record().get("settings", {}).get("data", {})
-        named = data.get("dev") or data.get("train")
-        path = Path(named) if named else None
-    if path is None:
-        raise RequestError(
-            "the parity gate needs real clips", hint="name a manifest with --manifest test.jsonl"
-        )
-    return read_manifest(path, require_text=False).utterances[:_PARITY_CLIPS]
-
-
-def _parity(
-    opened: OpenedModel,
-    runtime_dir: Path,
-    utterances: tuple[Utterance, ...],
-    bound: float,
-    progress: Progress,
-) -> ParityResult:
-    transcriber = TorchTranscriber(opened.model, opened.limits)
-    said = transcribe_utterances(transcriber, utterances, progress, "parity (torch)")
-    with RuntimeTranscriber(runtime_dir) as runtime:
-        heard = transcribe_utterances(runtime, utterances, progress, "parity (runtime)")
-    normalizer = normalizer_for(None, opened.language)
-    return compare_transcripts(said.texts, heard.texts, normalizer, bound=bound)

@@ -34,8 +34,8 @@ class FreshProcess:
         loaded_mb: peak memory after loading, in MB.
 
     Raises:
-        RequestError: the runtime refuses the files.
-        MachineError: the runtime does not load here, or the process died.
+        RequestError: the runtime refuses the files, or breaks down while it loads them.
+        MachineError: the runtime does not load here, or the process died later.
     """
 
     def __init__(self, runtime_dir: Path) -> None:
@@ -55,8 +55,10 @@ class FreshProcess:
             text=True,
             encoding="utf-8",
         )
+        self._loaded = False
         try:
             ready = self._read()
+            self._loaded = True
         except BaseException:
             self.close()
             raise
@@ -117,10 +119,17 @@ class FreshProcess:
     def _read(self) -> dict[str, Any]:
         line = self._process.stdout.readline() if self._process.stdout is not None else ""
         if not line:
+            why = self._why_ended()
+            if not self._loaded:
+                raise RequestError(
+                    f"the Moonshine runtime breaks down on these files ({why})",
+                    where=self._folder,
+                    hint="they are damaged: export or fetch them again",
+                )
             raise MachineError(
-                f"the runtime ended the process ({self._why_ended()})",
+                f"the runtime ended the measured process ({why})",
                 where=self._folder,
-                hint="check the files: moonshine-tune models fetch tiny brings a healthy folder",
+                hint="close other programs if memory is short, then run again",
             )
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
@@ -131,7 +140,9 @@ class FreshProcess:
                     hint="install it with: pip install moonshine-voice",
                 )
             raise RequestError(
-                f"the Moonshine runtime refuses these files: {answer['error']}", where=self._folder
+                f"the Moonshine runtime refuses these files: {answer['error']}",
+                where=self._folder,
+                hint="they are damaged or of another release: export or fetch them again",
             )
         return answer
 

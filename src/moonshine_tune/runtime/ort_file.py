@@ -96,15 +96,31 @@ class OrtFile:
 
 
 def _parse(data: bytes, path: Path) -> tuple[tuple[Initializer, ...], tuple[Node, ...]]:
-    # Imported here: the package of the reader brings all of onnxruntime with it.
-    from onnxruntime.tools.ort_format_model.ort_flatbuffers_py import fbs
-
     if data[4:8] != b"ORTM":
         raise RequestError(
             "this is not an .ort model file",
             where=path,
             hint="a Moonshine runtime folder holds files such as encoder_model.ort",
         )
+    try:
+        initializers, nodes = _read_tables(data)
+    except Exception as error:
+        # The flatbuffer reader follows offsets blindly and has no error of its own: where they
+        # lead out of the file, anything from struct.error to TypeError comes back.
+        raise RequestError(
+            f"this .ort file is damaged or cut off ({len(data)} bytes)",
+            where=path,
+            hint="copy it again, or fetch the model again: moonshine-tune models fetch tiny",
+        ) from error
+    if any(item.offset + item.size > len(data) for item in initializers):
+        raise RequestError(f"this .ort file is cut off at byte {len(data)}", where=path)
+    return initializers, nodes
+
+
+def _read_tables(data: bytes) -> tuple[tuple[Initializer, ...], tuple[Node, ...]]:
+    # Imported here: the package of the reader brings all of onnxruntime with it.
+    from onnxruntime.tools.ort_format_model.ort_flatbuffers_py import fbs
+
     session = fbs.InferenceSession.InferenceSession.GetRootAsInferenceSession(data, 0)
     initializers: list[Initializer] = []
     nodes: list[Node] = []

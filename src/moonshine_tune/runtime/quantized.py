@@ -1,7 +1,9 @@
-"""8-bit tensors in runtime graphs: finding them with their scale and zero point, and remaking them.
+"""Stored tensors of runtime graphs: reading them, and rewriting them in the scheme that they have.
 
-v1 graphs hold unsigned 8-bit weights with one scale a tensor; the streaming graphs have one scale
-an output channel. Scheme and layout are read off the file, never assumed.
+Three schemes occur. v1 graphs hold unsigned 8-bit matrices with one scale; the streaming graphs
+have one scale an output channel; their front end holds signed 8-bit tensors that a
+Cast-Mul-Add chain turns into floats. Norms, biases and some convolutions are plain floats of 32 or
+16 bits. Scheme and layout are read off the file, never assumed.
 """
 
 import hashlib
@@ -15,42 +17,141 @@ import numpy.typing as npt
 from moonshine_tune.runtime.ort_file import Initializer, OrtFile
 
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+
+# Share of a step within which a value counts as lying on the grid.
+_ON_GRID = 1e-3
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The values that an 8-bit tensor can hold: (level − zero) · scale.
+
+    Attributes:
+        scale, zero: shaped to broadcast against the tensor; `zero` is in levels.
+        low, high: smallest and largest level.
+    """
+
+    scale: Doubles
+    zero: Doubles
+    low: int
+    high: int
+
+    def levels(
+        self, weights: Floats, chance: npt.NDArray[np.float64] | None = None
+    ) -> npt.NDArray[np.int32]:
+        """The nearest level of each weight.
+
+        Args:
+            chance: numbers from 0 to below 1, one a weight: each weight is rounded up or down by
+                chance, right on average.
+        """
+        # In 32 bits, as onnxruntime's own quantizer rounds: an untouched weight keeps its byte.
+        steps = np.asarray(weights, np.float32) / self.scale.astype(np.float32)
+        nearest = np.rint(steps)
+        if chance is not None:
+            dithered = np.floor(steps + chance)
+            # A weight that lies on the grid already is not moved by the error of the division.
+            nearest = np.where(np.abs(steps - nearest) < _ON_GRID, nearest, dithered)
+        return np.clip(nearest + self.zero, self.low, self.high).astype(np.int32)
+
+    def transposed(self) -> "Grid":
+        """The grid of the transposed matrix."""
+        return Grid(self.scale.T, self.zero.T, self.low, self.high)
 
 
 @dataclass(frozen=True)
 class QuantizedTensor:
-    """A stored matrix with its scale and zero point; `axis` is None for one scale a tensor."""
+    """A stored 8-bit tensor with its scale and zero point.
+
+    Attributes:
+        axis: the axis with a scale of its own; None for one scale a tensor.
+        adds_float: whether `zero_point` is a float that is added after scaling (the front end's
+            Cast-Mul-Add chain) and not a level that is taken off before.
+    """
 
     values: Initializer
     scale: Initializer
     zero_point: Initializer
     axis: int | None
+    adds_float: bool = False
 
     @property
     def name(self) -> str:
-        """The name of the matrix in its graph."""
+        """The name of the tensor in its graph."""
         return self.values.name
 
     def dequantize(self, file: OrtFile) -> Floats:
-        """(q − zero point) · scale, in the layout of the file."""
-        scale, zero = (
-            self._spread(file.array(self.scale)),
-            self._spread(file.array(self.zero_point)),
-        )
-        steps = file.array(self.values).astype(np.int32) - zero.astype(np.int32)
-        return (steps.astype(np.float32) * scale.astype(np.float32)).astype(np.float32)
+        """What the graph computes with, in the layout of the file."""
+        return self.values_at(file, None)
+
+    def values_at(self, file: OrtFile, places: npt.NDArray[np.intp] | None) -> Floats:
+        """`dequantize` at flat `places` only (one dimension), or everywhere with None."""
+        levels, scale = file.array(self.values), self.step(file)
+        zero = self._spread(file.array(self.zero_point))
+        if places is not None:
+            levels = levels.reshape(-1)[places]
+            scale = np.broadcast_to(scale, self.values.shape).reshape(-1)[places]
+            zero = np.broadcast_to(zero, self.values.shape).reshape(-1)[places]
+        if self.adds_float:
+            return (levels.astype(np.float32) * scale + zero.astype(np.float32)).astype(np.float32)
+        steps = levels.astype(np.int32) - zero.astype(np.int32)
+        return (steps.astype(np.float32) * scale).astype(np.float32)
 
     def step(self, file: OrtFile) -> Floats:
-        """The quantization step, shaped to broadcast against the matrix."""
+        """The quantization step, shaped to broadcast against the tensor."""
         return self._spread(file.array(self.scale)).astype(np.float32)
+
+    def stored_grid(self, file: OrtFile) -> Grid:
+        """The grid that the file has now."""
+        scale = self._spread(file.array(self.scale)).astype(np.float64)
+        zero = self._spread(file.array(self.zero_point)).astype(np.float64)
+        if self.adds_float:
+            zero = np.rint(-zero / np.where(scale == 0, 1.0, scale))
+        return Grid(scale, zero, *_levels(self.values.dtype))
+
+    def fitting_grid(self, weights: Floats, file: OrtFile) -> Grid:
+        """The grid for `weights` by the rule that made the file.
+
+        Range: smallest to largest value (zero included, but not in the Cast-Mul-Add scheme). A
+        scale that differs from the stored one by rounding only is kept.
+        """
+        old = self.stored_grid(file)
+        axes = tuple(i for i in range(weights.ndim) if i != self.axis) if self._by_axis else None
+        low = np.asarray(weights.min(axis=axes, keepdims=True), np.float64)
+        high = np.asarray(weights.max(axis=axes, keepdims=True), np.float64)
+        if not self._by_axis:
+            low, high = low.reshape(old.scale.shape), high.reshape(old.scale.shape)
+        if not self.adds_float:
+            low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
+        if old.low < 0 and not self.adds_float and np.all(old.zero == 0):
+            # Symmetric signed scheme: the zero point stays 0.
+            scale = np.maximum(-low, high) / old.high
+            zero = np.zeros_like(scale)
+        else:
+            scale = (high - low) / (old.high - old.low)
+            zero = np.rint(old.low - low / np.where(scale == 0, old.scale, scale))
+        near = (np.abs(scale - old.scale) <= 1e-6 * old.scale) & (zero == old.zero)
+        scale = np.where(near | (scale == 0), old.scale, scale)
+        # What will be read back is what counts: 16-bit scales are coarse.
+        scale = scale.astype(self.scale.dtype).astype(np.float64)
+        if not self.adds_float:
+            zero = np.clip(zero, old.low, old.high)
+        return Grid(scale, zero, old.low, old.high)
+
+    def encode(self, levels: npt.NDArray[Any], grid: Grid) -> dict[int, bytes]:
+        """Bytes to write (offset → bytes) so that the file holds these levels of `grid`."""
+        zero = -grid.zero * grid.scale if self.adds_float else grid.zero
+        return {
+            self.values.offset: levels.astype(self.values.dtype).tobytes(),
+            self.scale.offset: grid.scale.astype(self.scale.dtype).tobytes(),
+            self.zero_point.offset: zero.astype(self.zero_point.dtype).tobytes(),
+        }
 
     def requantize(
         self, weights: Floats, file: OrtFile, *, dither: bool = False
     ) -> dict[int, bytes]:
         """Bytes to write (offset → bytes) so that the file holds `weights` in its own scheme.
-
-        Range: smallest to largest value, zero included, as onnxruntime's dynamic quantizer has it.
-        A scale that differs from the stored one by rounding only is kept.
 
         Args:
             dither: round up or down by chance, right on average (a fixed chance: the same request
@@ -58,35 +159,92 @@ class QuantizedTensor:
                 the grid already: to the nearest step, every change below half a step would
                 vanish, and with it most of an adapter. Price: an error of up to one step.
         """
-        low_level, high_level = _levels(self.values.dtype)
-        axes = None if self.axis is None else tuple(a for a in (0, 1) if a != self.axis)
-        low = np.minimum(weights.min(axis=axes), 0.0).astype(np.float64)
-        high = np.maximum(weights.max(axis=axes), 0.0).astype(np.float64)
-        old_zero = file.array(self.zero_point).reshape(np.shape(low))
-        if np.all(old_zero == 0) and low_level < 0:
-            # Symmetric signed scheme: the zero point stays 0.
-            scale = np.maximum(-low, high) / high_level
-            zero = np.zeros_like(scale)
-        else:
-            scale = (high - low) / (high_level - low_level)
-            zero = np.rint(low_level - low / np.where(scale == 0, 1.0, scale))
-        old_scale = file.array(self.scale).reshape(np.shape(scale)).astype(np.float64)
-        near = (np.abs(scale - old_scale) <= 1e-6 * old_scale) & (zero == old_zero)
-        scale = np.where(near | (scale == 0), old_scale, scale).astype(np.float32)
-        zero = np.clip(zero, low_level, high_level)
-        steps = weights / self._spread(scale) + self._spread(zero)
-        steps = np.floor(steps + _chance(self.name, weights.shape)) if dither else np.rint(steps)
-        quantized = np.clip(steps, low_level, high_level).astype(self.values.dtype)
-        return {
-            self.values.offset: quantized.tobytes(),
-            self.scale.offset: np.asarray(scale, dtype=self.scale.dtype).tobytes(),
-            self.zero_point.offset: np.asarray(zero, dtype=self.zero_point.dtype).tobytes(),
-        }
+        grid = self.fitting_grid(weights, file)
+        chance = _chance(self.name, weights.shape) if dither else None
+        return self.encode(grid.levels(weights, chance), grid)
+
+    def holds_exactly(self, weights: Floats, file: OrtFile) -> bool:
+        """Whether `weights` lie on the stored grid, as those of a rebuilt checkpoint do."""
+        away = np.abs(self.dequantize(file) - weights)
+        return bool(np.all(away <= _ON_GRID * self.step(file)))
+
+    @property
+    def _by_axis(self) -> bool:
+        return self.axis is not None
 
     def _spread(self, vector: npt.NDArray[Any]) -> npt.NDArray[Any]:
         if self.axis is None:
             return vector.reshape(())
-        return vector.reshape((-1, 1) if self.axis == 0 else (1, -1))
+        shape = [1] * len(self.values.shape)
+        shape[self.axis] = -1
+        return vector.reshape(shape)
+
+
+@dataclass(frozen=True)
+class FloatTensor:
+    """A tensor that a graph stores as floats of 32 or 16 bits."""
+
+    values: Initializer
+
+    @property
+    def name(self) -> str:
+        """The name of the tensor in its graph."""
+        return self.values.name
+
+    def dequantize(self, file: OrtFile) -> Floats:
+        """The values in 32 bits."""
+        return file.array(self.values).astype(np.float32)
+
+    def requantize(
+        self, weights: Floats, file: OrtFile, *, dither: bool = False
+    ) -> dict[int, bytes]:
+        """Bytes to write (offset → bytes) so that the file holds `weights`."""
+        del file, dither
+        return {self.values.offset: weights.astype(self.values.dtype).tobytes()}
+
+
+def quantized_tensors(file: OrtFile) -> Iterator[QuantizedTensor]:
+    """Every 8-bit tensor of a graph whose scale and zero point lie beside it, under its name."""
+    seen: set[str] = set()
+    for item in file.initializers:
+        if item.dtype not in ("u1", "i1") or len(item.shape) < 2 or item.name in seen:
+            continue
+        seen.add(item.name)
+        stem = item.name.removesuffix("_quantized")
+        scale = file.by_name.get(f"{stem}_scale")
+        zero = file.by_name.get(f"{stem}_zero_point")
+        if scale is None or zero is None or scale.dtype not in ("<f4", "<f2"):
+            continue
+        known, axis = _axis(item.shape, scale.shape)
+        if known and int(np.prod(zero.shape)) == int(np.prod(scale.shape)):
+            yield QuantizedTensor(item, scale, zero, axis, zero.dtype in ("<f4", "<f2"))
+
+
+def _axis(shape: tuple[int, ...], scale: tuple[int, ...]) -> tuple[bool, int | None]:
+    """Whether the layout is known, and the axis that has a scale for each place."""
+    size = int(np.prod(scale))
+    if size == 1:
+        return True, None
+    if len(scale) == len(shape):
+        # Kept dimensions name the axis themselves.
+        axes = [i for i, count in enumerate(scale) if count > 1]
+        return len(axes) == 1 and shape[axes[0]] == size, axes[0]
+    # Output channels are the columns of a product's right side, square ones too, and the first
+    # axis of a convolution.
+    order = (1, 0) if len(shape) == 2 else (0, 1)
+    for axis in order:
+        if shape[axis] == size:
+            return True, axis
+    return False, None
+
+
+def float_tensors(file: OrtFile) -> Iterator[FloatTensor]:
+    """Every tensor of more than one value that a graph stores as floats; scales are left out."""
+    taken = {t.scale.name for t in quantized_tensors(file)}
+    taken |= {t.zero_point.name for t in quantized_tensors(file)}
+    for item in file.initializers:
+        if item.dtype in ("<f4", "<f2") and item.name not in taken and np.prod(item.shape) > 1:
+            yield FloatTensor(item)
 
 
 def _chance(name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
@@ -97,25 +255,3 @@ def _chance(name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
 
 def _levels(dtype: str) -> tuple[int, int]:
     return (0, 255) if dtype == "u1" else (-128, 127)
-
-
-def quantized_tensors(file: OrtFile) -> Iterator[QuantizedTensor]:
-    """Every 8-bit matrix of a graph whose scale and zero point lie beside it, under its name."""
-    seen: set[str] = set()
-    for item in file.initializers:
-        if item.dtype not in ("u1", "i1") or len(item.shape) != 2 or item.name in seen:
-            continue
-        seen.add(item.name)
-        stem = item.name.removesuffix("_quantized")
-        scale = file.by_name.get(f"{stem}_scale")
-        zero = file.by_name.get(f"{stem}_zero_point")
-        if scale is None or zero is None:
-            continue
-        size = int(np.prod(scale.shape)) if scale.shape else 1
-        if size == 1:
-            yield QuantizedTensor(item, scale, zero, None)
-        elif size == item.shape[1]:
-            # Output channels are the columns of a product's right side; square ones too.
-            yield QuantizedTensor(item, scale, zero, 1)
-        elif size == item.shape[0]:
-            yield QuantizedTensor(item, scale, zero, 0)

@@ -1,12 +1,11 @@
-"""A trainable checkpoint from a v1 runtime folder.
+"""A trainable checkpoint from a runtime folder.
 
-The runtime's 8-bit weights are dequantized (W = ((q − zero point) · scale)ᵀ) and named by the
-nodes that use them: `/layers.3/self_attn/k_proj/MatMul_quant` is
-`model.encoder.layers.3.self_attn.k_proj`. The result is what the runtime computes with, up to its
-8-bit activations.
+The runtime's 8-bit weights are dequantized and named by the place that they have in the graphs
+(`naming`). The result is what the runtime computes with, up to its 8-bit activations.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,17 @@ from safetensors.numpy import save_file
 
 from moonshine_tune.errors import RequestError
 from moonshine_tune.files import complete_folder, sha256_of, write_json_atomic, write_text_atomic
-from moonshine_tune.runtime.layout import read_layout
+from moonshine_tune.runtime.graph_map import GraphMap
+from moonshine_tune.runtime.layout import RuntimeLayout, read_layout
+from moonshine_tune.runtime.naming import name_tensors
+from moonshine_tune.runtime.naming_streaming import frontend_map
 from moonshine_tune.runtime.ort_file import OrtFile
+from moonshine_tune.runtime.streaming_facts import (
+    compression_log_k,
+    encoder_windows,
+    read_streaming_config,
+    rotary_dims_and_theta,
+)
 from moonshine_tune.runtime.tokenizer_bin import read_pieces, tokenizer_json
 
 Weights = dict[str, npt.NDArray[np.float32]]
@@ -27,8 +35,9 @@ _NUM_HEADS = 8
 # Share of each head's width that the rotary embedding turns, by model width. The graphs do not
 # state it; the published configs do. In both cases 32 dimensions of a head are turned.
 _ROTARY_FACTOR = {288: 0.9, 416: 0.62}
-_MERGED = re.compile(r"_merged_[01]$")
 _LAYER = re.compile(r"layers\.(\d+)\.")
+_LOG_K = "model.encoder.embedder.comp.log_k"
+_SAMPLE_RATE_HZ = 16_000
 
 
 @dataclass(frozen=True)
@@ -45,20 +54,13 @@ def rebuild_checkpoint(runtime_dir: Path, out: Path) -> RebuildReport:
     """Write a `save_pretrained`-style folder (weights, config, tokenizer, processor) to `out`.
 
     Raises:
-        RequestError: not a v1 runtime folder, or one whose graphs are laid out otherwise.
+        RequestError: not a runtime folder, or one whose graphs are laid out otherwise.
     """
     layout = read_layout(runtime_dir)
-    if layout.family != "v1":
-        raise RequestError(
-            "only v1 runtime folders (tiny, base) can be rebuilt: the published streaming graphs "
-            "do not name their tensors",
-            where=runtime_dir,
-            hint="start from a save_pretrained folder or a hub id of the streaming model",
-        )
-    weights = _encoder_weights(OrtFile.read(runtime_dir / "encoder_model.ort"))
-    weights |= _decoder_weights(OrtFile.read(runtime_dir / "decoder_model_merged.ort"))
-    config = _config(weights)
-    _check_complete(weights, config, runtime_dir)
+    weights = read_weights(layout)
+    config = _v1_config(weights) if layout.family == "v1" else _streaming_config(weights, layout)
+    expected = _v1_names(config) if layout.family == "v1" else _streaming_names(config)
+    _check_complete(weights, expected, runtime_dir)
     sources = {name: sha256_of(runtime_dir / name) for name in layout.files}
     with complete_folder(out, replace=True) as scratch:
         save_file(weights, scratch / "model.safetensors", metadata={"format": "pt"})
@@ -93,110 +95,48 @@ _PROCESSOR_CONFIG: dict[str, Any] = {
     "padding_side": "right",
     "padding_value": 0.0,
     "return_attention_mask": True,
-    "sampling_rate": 16000,
+    "sampling_rate": _SAMPLE_RATE_HZ,
 }
 
 
-def _encoder_weights(file: OrtFile) -> Weights:
+def read_weights(layout: RuntimeLayout) -> Weights:
+    """Every weight of a runtime folder by its name in the checkpoint, 32-bit floats.
+
+    Raises:
+        RequestError: a graph is laid out otherwise than the known ones.
+    """
     weights: Weights = {}
-    for node in file.nodes:
-        module = node.name.rpartition("/")[0].strip("/").replace("/", ".")
-        if node.op in _MATMULS and _LAYER.match(module):
-            weights[f"model.encoder.{module}.weight"] = _linear(file, node.inputs)
-    for item in file.initializers:
-        if item.name.endswith("weight_add_tensor"):
-            name = item.name.removesuffix("_add_tensor")
-        elif item.name.endswith((".weight", ".bias")):
-            name = item.name
-        else:
+    for named in name_tensors(layout):
+        if named.key in weights:
             continue
-        weights[f"model.encoder.{name}"] = _floats(file, item.name)
-    weights |= _group_norm(file)
+        values = named.read()
+        if named.key.startswith("model.encoder.groupnorm."):
+            values = values.reshape(-1)
+        weights[named.key] = values
+    if layout.family == "v1":
+        # Tied to the embedding: the graph keeps a second copy for the output head.
+        weights.pop("proj_out.weight", None)
+    else:
+        weights[_LOG_K] = np.array(compression_log_k(frontend_map(layout)), np.float32)
     return weights
 
 
-def _group_norm(file: OrtFile) -> Weights:
-    """The first norm is folded into a Mul and an Add whose constants have shape [width, 1]."""
-    found: Weights = {}
-    width = file.by_name["conv1.weight_add_tensor"].shape[0]
-    for node in file.nodes:
-        for name in node.inputs:
-            item = file.by_name.get(name)
-            if item is None or item.dtype != "<f4" or item.shape not in ((width, 1), (1, width, 1)):
-                continue
-            kind = {"Mul": "weight", "Add": "bias"}.get(node.op)
-            if kind and name.startswith("onnx::"):
-                found[f"model.encoder.groupnorm.{kind}"] = _floats(file, name).reshape(width)
-    return found
-
-
-def _decoder_weights(file: OrtFile) -> Weights:
-    weights: Weights = {}
-    for node in file.nodes:
-        module = node.name.rpartition("/")[0].strip("/").replace("/", ".")
-        # Both branches of the graph use the same weights; the first mention is enough.
-        wanted = module.startswith("model.decoder.layers.") and f"{module}.weight" not in weights
-        if wanted and node.op in _MATMULS:
-            weights[f"{module}.weight"] = _linear(file, node.inputs)
-    for item in file.initializers:
-        name = _MERGED.sub("", item.name)
-        if name.startswith("model.decoder.") and name.endswith((".weight", ".bias")):
-            weights.setdefault(name, _floats(file, item.name))
-        elif item.name.startswith(
-            "model.decoder.embed_tokens.weight_merged"
-        ) and item.name.endswith("_quantized"):
-            stem = item.name.removesuffix("_quantized")
-            weights.setdefault("model.decoder.embed_tokens.weight", _dequantized(file, stem))
-    return weights
-
-
-_MATMULS = ("MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulInteger")
-
-
-def _linear(file: OrtFile, inputs: tuple[str, ...]) -> npt.NDArray[np.float32]:
-    """The [out, in] weight of a quantized product, found among its inputs."""
-    for name in inputs:
-        if name.endswith("_quantized") and name in file.by_name:
-            return np.ascontiguousarray(_dequantized(file, name.removesuffix("_quantized")).T)
-    raise RequestError("a matrix product without a stored 8-bit weight", where=file.path)
-
-
-def _dequantized(file: OrtFile, stem: str) -> npt.NDArray[np.float32]:
-    values = file.array(f"{stem}_quantized").astype(np.int32)
-    zero = file.array(f"{stem}_zero_point").astype(np.int32)
-    scale = file.array(f"{stem}_scale").astype(np.float32)
-    return ((values - zero).astype(np.float32) * scale).astype(np.float32)
-
-
-def _floats(file: OrtFile, name: str) -> npt.NDArray[np.float32]:
-    return np.array(file.array(name), dtype=np.float32)
-
-
-def _config(weights: Weights) -> dict[str, Any]:
+def _v1_config(weights: Weights) -> dict[str, Any]:
     """The transformers config, read off the shapes of the weights."""
-    embedding = weights.get("model.decoder.embed_tokens.weight")
-    if embedding is None:
-        raise RequestError("the decoder graph holds no embedding that this program knows")
-    vocabulary, width = embedding.shape
+    vocabulary, width = _embedding(weights).shape
     if width not in _ROTARY_FACTOR:
         raise RequestError(
             f"no v1 model of width {width} is known (tiny has 288, base 416)",
             hint="start from the model's save_pretrained folder or its hub id instead",
         )
-
-    def layers(side: str) -> int:
-        prefix = f"model.{side}."
-        found = [_LAYER.match(name.removeprefix(prefix)) for name in weights if prefix in name]
-        return 1 + max(int(match[1]) for match in found if match)
-
     return {
         "architectures": ["MoonshineForConditionalGeneration"],
         "model_type": "moonshine",
         "vocab_size": int(vocabulary),
         "hidden_size": int(width),
-        "intermediate_size": int(weights["model.encoder.layers.0.mlp.fc1.weight"].shape[0]),
-        "encoder_num_hidden_layers": layers("encoder"),
-        "decoder_num_hidden_layers": layers("decoder"),
+        "intermediate_size": _rows(weights, "model.encoder.layers.0.mlp.fc1.weight"),
+        "encoder_num_hidden_layers": _layers(weights, "encoder"),
+        "decoder_num_hidden_layers": _layers(weights, "decoder"),
         "encoder_num_attention_heads": _NUM_HEADS,
         "decoder_num_attention_heads": _NUM_HEADS,
         "encoder_num_key_value_heads": _NUM_HEADS,
@@ -220,13 +160,90 @@ def _config(weights: Weights) -> dict[str, Any]:
     }
 
 
+def _streaming_config(weights: Weights, layout: RuntimeLayout) -> dict[str, Any]:
+    """The transformers config, from the shapes of the weights and what the graphs say."""
+    stated = read_streaming_config(layout)
+    heads, head_width = int(stated["nheads"]), int(stated["head_dim"])
+    vocabulary, width = _embedding(weights).shape
+    query = weights["model.encoder.layers.0.self_attn.q_proj.weight"]
+    windows = encoder_windows(GraphMap(OrtFile.read(layout.folder / "encoder.ort")))
+    dims, theta = rotary_dims_and_theta(GraphMap(OrtFile.read(layout.folder / "decoder_kv.ort")))
+
+    def attention(head_dim: int) -> dict[str, Any]:
+        return {"num_attention_heads": heads, "num_key_value_heads": heads, "head_dim": head_dim,
+                "attention_bias": False}  # fmt: skip
+
+    encoder = {
+        "model_type": "moonshine_streaming_encoder",
+        "hidden_size": int(query.shape[1]),
+        "intermediate_size": _rows(weights, "model.encoder.layers.0.mlp.fc1.weight"),
+        "num_hidden_layers": _layers(weights, "encoder"),
+        "hidden_act": "gelu",
+        "sample_rate": _SAMPLE_RATE_HZ,
+        "frame_ms": 1000 * int(stated["frame_len"]) / _SAMPLE_RATE_HZ,
+        # transformers' bounds are exclusive, the graphs' inclusive.
+        "sliding_windows": [[behind + 1, ahead + 1] for behind, ahead in windows],
+        **attention(query.shape[0] // heads),
+    }
+    return {
+        "architectures": ["MoonshineStreamingForConditionalGeneration"],
+        "model_type": "moonshine_streaming",
+        "encoder_config": encoder,
+        "vocab_size": int(vocabulary),
+        "hidden_size": int(width),
+        "intermediate_size": _rows(weights, "model.decoder.layers.0.mlp.fc1.weight") // 2,
+        "num_hidden_layers": _layers(weights, "decoder"),
+        "hidden_act": "silu",
+        "max_position_embeddings": _rows(weights, "model.decoder.pos_emb.weight"),
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": round(theta, 2),
+            "partial_rotary_factor": _factor(dims, head_width),
+        },
+        "tie_word_embeddings": False,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+        "decoder_start_token_id": 1,
+        "is_encoder_decoder": True,
+        "dtype": "float32",
+        **attention(head_width),
+    }
+
+
+def _factor(dims: int, head_width: int) -> float:
+    """The share of a head that makes transformers turn that many dimensions of it."""
+    # It rounds down; the published share is 0.8.
+    shares = (0.8, *(round(share / 100, 2) for share in range(1, 101)))
+    fitting = [share for share in shares if 2 * -(-int(head_width * share) // 2) == dims]
+    return fitting[0] if fitting else dims / head_width
+
+
+def _embedding(weights: Weights) -> npt.NDArray[np.float32]:
+    embedding = weights.get("model.decoder.embed_tokens.weight")
+    if embedding is None:
+        raise RequestError("the decoder graph holds no embedding that this program knows")
+    return embedding
+
+
+def _rows(weights: Weights, name: str) -> int:
+    if name not in weights:
+        raise RequestError(f"these graphs are not laid out as known: no {name}")
+    return int(weights[name].shape[0])
+
+
+def _layers(weights: Weights, side: str) -> int:
+    prefix = f"model.{side}."
+    found = [_LAYER.match(name.removeprefix(prefix)) for name in weights if prefix in name]
+    return 1 + max((int(match[1]) for match in found if match), default=-1)
+
+
 def _generation_config(config: dict[str, Any]) -> dict[str, Any]:
     keys = ("bos_token_id", "eos_token_id", "decoder_start_token_id")
     return {key: config[key] for key in keys} | {"max_length": 194}
 
 
-def _check_complete(weights: Weights, config: dict[str, Any], runtime_dir: Path) -> None:
-    expected = _expected_names(config)
+def _check_complete(weights: Mapping[str, Any], expected: set[str], runtime_dir: Path) -> None:
     missing, extra = sorted(expected - set(weights)), sorted(set(weights) - expected)
     if missing or extra:
         raise RequestError(
@@ -237,23 +254,43 @@ def _check_complete(weights: Weights, config: dict[str, Any], runtime_dir: Path)
         )
 
 
-def _expected_names(config: dict[str, Any]) -> set[str]:
-    attention = [f"{kind}_proj.weight" for kind in "qkvo"]
-    mlp = [f"mlp.fc{i}.{kind}" for i in (1, 2) for kind in ("weight", "bias")]
+_ATTENTION = [f"{kind}_proj.weight" for kind in "qkvo"]
+_FEED_FORWARD = [f"mlp.fc{i}.{kind}" for i in (1, 2) for kind in ("weight", "bias")]
+
+
+def _decoder_names(layers: int) -> set[str]:
+    names = {"model.decoder.embed_tokens.weight", "model.decoder.norm.weight"}
+    norms = ("input_layernorm", "post_attention_layernorm", "final_layernorm")
+    parts = [f"{block}.{name}" for block in ("self_attn", "encoder_attn") for name in _ATTENTION]
+    parts += [*_FEED_FORWARD, *(f"{norm}.weight" for norm in norms)]
+    return names | {f"model.decoder.layers.{i}.{part}" for i in range(layers) for part in parts}
+
+
+def _encoder_names(layers: int, norm: str) -> set[str]:
+    parts = [f"self_attn.{name}" for name in _ATTENTION] + _FEED_FORWARD
+    parts += [f"input_layernorm.{norm}", f"post_attention_layernorm.{norm}"]
+    return {f"model.encoder.layers.{i}.{part}" for i in range(layers) for part in parts}
+
+
+def _v1_names(config: dict[str, Any]) -> set[str]:
     names = {
-        "model.decoder.embed_tokens.weight", "model.decoder.norm.weight",
         "model.encoder.layer_norm.weight", "model.encoder.conv1.weight",
         "model.encoder.conv2.weight", "model.encoder.conv2.bias",
         "model.encoder.conv3.weight", "model.encoder.conv3.bias",
         "model.encoder.groupnorm.weight", "model.encoder.groupnorm.bias",
     }  # fmt: skip
-    for i in range(config["encoder_num_hidden_layers"]):
-        parts = [f"self_attn.{name}" for name in attention] + mlp
-        parts += ["input_layernorm.weight", "post_attention_layernorm.weight"]
-        names |= {f"model.encoder.layers.{i}.{part}" for part in parts}
-    for i in range(config["decoder_num_hidden_layers"]):
-        parts = [f"{block}.{name}" for block in ("self_attn", "encoder_attn") for name in attention]
-        parts += [*mlp, "input_layernorm.weight", "post_attention_layernorm.weight"]
-        parts += ["final_layernorm.weight"]
-        names |= {f"model.decoder.layers.{i}.{part}" for part in parts}
-    return names
+    names |= _encoder_names(config["encoder_num_hidden_layers"], "weight")
+    return names | _decoder_names(config["decoder_num_hidden_layers"])
+
+
+def _streaming_names(config: dict[str, Any]) -> set[str]:
+    embedder = "model.encoder.embedder"
+    names = {
+        _LOG_K, f"{embedder}.linear.weight", "model.encoder.final_norm.gamma",
+        "model.decoder.pos_emb.weight", "proj_out.weight",
+        *(f"{embedder}.conv{i}.{kind}" for i in (1, 2) for kind in ("weight", "bias")),
+    }  # fmt: skip
+    if config["encoder_config"]["hidden_size"] != config["hidden_size"]:
+        names.add("model.decoder.proj.weight")
+    names |= _encoder_names(config["encoder_config"]["num_hidden_layers"], "gamma")
+    return names | _decoder_names(config["num_hidden_layers"])

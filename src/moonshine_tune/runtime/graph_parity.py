@@ -1,0 +1,290 @@
+"""Parity below the transcripts: stored weights, each graph's outputs, tokens, the tokenizer.
+
+Three questions, in this order. Does every graph hold the weights that were trained, each in its
+place? Does every graph compute what torch computes, given torch's own input? Do both choose the
+same tokens? The first answer that is no names the graph, and where it can the layer and the clip.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from moonshine_tune.errors import RequestError
+from moonshine_tune.families.interface import EncoderStates, SpeechModel
+from moonshine_tune.runtime.graphs import RuntimeGraphs, StageOutput, encode_clip, open_graphs
+from moonshine_tune.runtime.layout import RuntimeLayout
+from moonshine_tune.runtime.naming import name_tensors
+from moonshine_tune.runtime.ort_file import OrtFile
+from moonshine_tune.runtime.quantized import FloatTensor, quantized_tensors
+from moonshine_tune.runtime.tokenizer_writer import tokenizer_difference
+
+Floats = npt.NDArray[np.float32]
+
+# Root mean square of a rounding error, in steps: 0.3 to the nearest, 0.4 dithered; more where it
+# is compensated.
+_ERROR_STEPS = 2.0
+_FLOAT_ERROR = 2e-3
+# Relative error of a graph's output that 8-bit activations explain. Measured on real models: 0.03
+# to 0.05; a scale that is off by two gives 0.12 to 0.7 where it shows at all.
+_EIGHT_BIT_BAND, _FLOAT_BAND = 0.12, 0.005
+_TOKEN_AGREEMENT = 0.8
+_MAX_TOKENS = 40
+
+
+@dataclass(frozen=True)
+class WeightDifference:
+    """A stored tensor that is not the trained one; `relative` is the norm of the difference."""
+
+    graph: str
+    tensor: str
+    relative: float
+
+
+@dataclass(frozen=True)
+class OutputDifference:
+    """One output of one graph against torch, over all clips.
+
+    Attributes:
+        maximum, mean: of the absolute differences.
+        relative: norm of the difference over the norm of torch's output, of the worst clip.
+        clip: id of that clip.
+    """
+
+    graph: str
+    output: str
+    maximum: float
+    mean: float
+    relative: float
+    bound: float
+    clip: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether the difference is explained by the scheme."""
+        return self.relative <= self.bound
+
+
+@dataclass(frozen=True)
+class GraphParity:
+    """What was compared below the transcripts.
+
+    Attributes:
+        weights_checked: stored tensors that were named and compared; 0 with `weights_note`.
+        token_agreement: share of places where graph and torch choose the same next token.
+        window_rule: for streaming models, how the encoder graph reads the windows of the
+            model's configuration: "exclusive" as transformers does, "inclusive" one frame
+            further on either side.
+    """
+
+    weights_checked: int
+    weight_differences: tuple[WeightDifference, ...]
+    weights_note: str | None
+    outputs: tuple[OutputDifference, ...]
+    tokens: int
+    token_agreement: float
+    window_rule: str | None
+    tokenizer: str | None
+
+    @property
+    def first_difference(self) -> str | None:
+        """The first thing that is not equal, with graph, layer and clip; None where all is."""
+        if self.tokenizer:
+            return self.tokenizer
+        for weight in self.weight_differences[:1]:
+            return (
+                f"{weight.graph}: {weight.tensor} is not what was trained "
+                f"(off by {100 * weight.relative:.0f} %)"
+            )
+        for output in self.outputs:
+            if not output.passed:
+                return (
+                    f"{output.graph}: {output.output} differs from torch by "
+                    f"{100 * output.relative:.1f} % (bound {100 * output.bound:g} %), most on clip "
+                    f"{output.clip}"
+                )
+        if self.tokens and self.token_agreement < _TOKEN_AGREEMENT:
+            return (
+                f"decoder: {100 * self.token_agreement:.0f} % of {self.tokens} tokens are torch's "
+                f"(bound {100 * _TOKEN_AGREEMENT:g} %)"
+            )
+        return None
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing differs beyond what the scheme explains."""
+        return self.first_difference is None
+
+
+@dataclass(frozen=True)
+class ParityClip:
+    """A clip for the comparison: mono float32 at 16 kHz, and what torch heard in it."""
+
+    name: str
+    samples: Floats
+    text: str
+
+
+def check_graphs(
+    layout: RuntimeLayout,
+    model: SpeechModel,
+    weights: Mapping[str, Floats],
+    clips: Sequence[ParityClip],
+) -> GraphParity:
+    """Compare a runtime folder with the model, which must be on the CPU in 32 bits.
+
+    Args:
+        weights: tensors by name, with an adapter's effect added.
+        clips: a few real ones; empty leaves the outputs out.
+
+    Raises:
+        RequestError: a file is damaged, or onnxruntime cannot run it.
+    """
+    differences, checked, note = compare_weights(layout, weights)
+    graphs = open_graphs(layout)
+    rule = None
+    if model.family == "streaming" and clips:
+        rule = window_rule(graphs, model, clips[0].samples)
+    with _windows(model, rule):
+        outputs, tokens, agreement = _compare_outputs(graphs, model, clips)
+    return GraphParity(
+        weights_checked=checked,
+        weight_differences=tuple(differences),
+        weights_note=note,
+        outputs=outputs,
+        tokens=tokens,
+        token_agreement=agreement,
+        window_rule=rule,
+        tokenizer=tokenizer_difference(layout.folder / "tokenizer.bin", model.tokenizer.raw),
+    )
+
+
+def compare_weights(
+    layout: RuntimeLayout, weights: Mapping[str, Floats]
+) -> tuple[list[WeightDifference], int, str | None]:
+    """Stored tensors that differ from the trained ones, how many were compared, and why none were.
+
+    Each is found by its place in the graph, so that two matrices that were swapped are noticed.
+    """
+    try:
+        named = name_tensors(layout)
+    except RequestError as error:
+        return [], 0, str(error)
+    differences = []
+    checked = 0
+    for item in named:
+        key = item.key
+        if key == "proj_out.weight" and key not in weights:
+            key = "model.decoder.embed_tokens.weight"
+        if key not in weights:
+            continue
+        checked += 1
+        stored, wanted = item.read(), weights[key]
+        size = float(np.linalg.norm(wanted))
+        if stored.size != wanted.size:
+            differences.append(WeightDifference(item.graph, item.key, 1.0))
+            continue
+        away = float(np.linalg.norm(stored.reshape(wanted.shape) - wanted))
+        if isinstance(item.tensor, FloatTensor):
+            bound = _FLOAT_ERROR * size + 1e-6
+        else:
+            laid = wanted.T if item.form == "transposed" else wanted
+            grid = item.tensor.fitting_grid(laid.reshape(item.tensor.values.shape), item.file)
+            steps = np.broadcast_to(grid.scale, item.tensor.values.shape)
+            bound = _ERROR_STEPS * float(np.linalg.norm(steps)) + 1e-6
+        if away > bound:
+            differences.append(WeightDifference(item.graph, item.key, away / max(size, 1e-9)))
+    return differences, checked, None
+
+
+def window_rule(graphs: RuntimeGraphs, model: SpeechModel, clip: Floats) -> str:
+    """Which reading of the configured windows the encoder graph follows, by its outputs."""
+    errors = {}
+    for rule in ("exclusive", "inclusive"):
+        with _windows(model, rule):
+            outputs = graphs.compare_encoder(model, clip)
+        encoded = next(item for item in outputs if item.graph == "encoder.ort")
+        errors[rule] = _relative(encoded)[2]
+    return min(errors, key=lambda rule: errors[rule])
+
+
+@contextmanager
+def _windows(model: SpeechModel, rule: str | None) -> Iterator[None]:
+    """The model with its windows read that way; transformers' own reading is exclusive."""
+    if rule != "inclusive":
+        yield
+        return
+    config = model.encoder.config
+    before = config.sliding_windows
+    config.sliding_windows = [[behind + 1, ahead + 1] for behind, ahead in before]
+    try:
+        yield
+    finally:
+        config.sliding_windows = before
+
+
+def _compare_outputs(
+    graphs: RuntimeGraphs, model: SpeechModel, clips: Sequence[ParityClip]
+) -> tuple[tuple[OutputDifference, ...], int, float]:
+    worst: dict[tuple[str, str], OutputDifference] = {}
+    tokens = agreeing = 0
+    for clip in clips:
+        states: EncoderStates = encode_clip(model, clip.samples)
+        ids = model.tokenizer.encode(clip.text)[:_MAX_TOKENS]
+        outputs = graphs.compare_encoder(model, clip.samples)
+        outputs += graphs.compare_decoder(model, states, ids)
+        for item in outputs:
+            if item.output == "logits":
+                tokens += len(item.from_torch)
+                same = item.from_graph.argmax(axis=-1) == item.from_torch.argmax(axis=-1)
+                agreeing += int(same.sum())
+            maximum, mean, relative = _relative(item)
+            found = OutputDifference(
+                item.graph, item.output, maximum, mean, relative,
+                _band(graphs.layout, item.graph), clip.name,
+            )  # fmt: skip
+            before = worst.setdefault((item.graph, item.output), found)
+            if found is not before:
+                larger = found if found.relative > before.relative else before
+                worst[item.graph, item.output] = replace(
+                    larger,
+                    maximum=max(found.maximum, before.maximum),
+                    mean=max(found.mean, before.mean),
+                )
+    return tuple(worst.values()), tokens, agreeing / tokens if tokens else 1.0
+
+
+def _relative(item: StageOutput) -> tuple[float, float, float]:
+    """Largest and mean absolute difference, and the relative norm."""
+    ours, torchs = item.from_graph.astype(np.float64), item.from_torch.astype(np.float64)
+    if ours.shape != torchs.shape:
+        return float("inf"), float("inf"), float("inf")
+    if item.output == "logits":
+        # What all logits of a place have in common changes no probability.
+        ours = ours - ours.mean(axis=-1, keepdims=True)
+        torchs = torchs - torchs.mean(axis=-1, keepdims=True)
+    away = np.abs(ours - torchs)
+    size = float(np.linalg.norm(torchs)) or 1.0
+    relative = float(np.linalg.norm(away)) / size
+    return float(away.max()), float(away.mean()), relative if np.isfinite(relative) else np.inf
+
+
+def _band(layout: RuntimeLayout, graph: str) -> float:
+    file = OrtFile.read(layout.folder / graph)
+    eight_bit = next(iter(quantized_tensors(file)), None) is not None
+    return _EIGHT_BIT_BAND if eight_bit else _FLOAT_BAND
+
+
+def merged_state(model: SpeechModel, merged: Mapping[str, Floats]) -> dict[str, Floats]:
+    """All tensors of the model by their checkpoint names, those of `merged` in their place."""
+    found: dict[str, Floats] = {}
+    for name, value in model.module.state_dict().items():
+        if ".lora_" in name:
+            continue
+        plain = name.replace(".base_layer.", ".")
+        found[plain] = value.detach().to(torch.float32).cpu().numpy()
+    found.update(merged)
+    return found
