@@ -82,7 +82,8 @@ def _shape(case: Case) -> Any:
     from moonshine_tune.memory import RunShape
 
     values = {k: v for k, v in asdict(case).items() if k not in ("model", "frozen")}
-    return RunShape(frozen_dtype=getattr(torch, case.frozen), **values)
+    frozen = getattr(torch, case.frozen)
+    return RunShape(frozen_dtype=frozen, releases_encoder=case.stored_s > 0, **values)
 
 
 def estimate(case: Case) -> dict[str, Any]:
@@ -170,7 +171,7 @@ def train_and_measure(case: Case, folder: Path) -> dict[str, Any]:
     from moonshine_tune.adapter import adapter_parameters, inject_lora
     from moonshine_tune.checkpoints import load_checkpoint
     from moonshine_tune.decode import GreedySession
-    from moonshine_tune.encoder_cache import StateSource
+    from moonshine_tune.encoder_cache import StateSource, release_encoder
     from moonshine_tune.loss import head_cross_entropy_sum, head_kl_sum, target_batch
     from moonshine_tune.progress import SilentProgress
 
@@ -195,6 +196,8 @@ def train_and_measure(case: Case, folder: Path) -> dict[str, Any]:
     source = StateSource(model, load, seconds, budget_mb=budget)
     source.prepare(range(clips), SilentProgress(), "states")
     prepared = _peak() - begun
+    if case.stored_s:
+        release_encoder(model)
     parameters = [value for _, value in adapter_parameters(model.module)]
     optimizer = torch.optim.AdamW(parameters)
     taken = 0
@@ -221,6 +224,7 @@ def train_and_measure(case: Case, folder: Path) -> dict[str, Any]:
             yield head_kl_sum(hidden, teacher, model.head_weight, targets.targets) / 100
 
     model.module.train()
+    started = time.monotonic()
     for _ in range(_STEPS):
         for loss in terms():
             loss.backward()
@@ -228,6 +232,7 @@ def train_and_measure(case: Case, folder: Path) -> dict[str, Any]:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     stepped = _peak() - begun
+    step_seconds = round((time.monotonic() - started) / _STEPS, 3)
     if case.score_batch_s:
         model.module.eval()
         rows = max(int(case.score_batch_s // case.clip_s), 1)
@@ -238,7 +243,12 @@ def train_and_measure(case: Case, folder: Path) -> dict[str, Any]:
                 tokens = session.step(tokens).argmax(dim=-1)
     result = {"loaded": loaded, "prepared": prepared, "stepped": stepped, "all": _peak() - begun}
     measured = {f"{name}_mb": round(value / 1e6) for name, value in result.items()}
-    return {"base_mb": round(begun / 1e6), "measured_mb": measured["all_mb"], **measured}
+    return {
+        "base_mb": round(begun / 1e6),
+        "measured_mb": measured["all_mb"],
+        "step_seconds": step_seconds,
+        **measured,
+    }
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ Price: about a second a phase. What no count can see (the allocator's gaps, libr
 interpreter) is added from measurements and shown as parts of its own.
 """
 
+import math
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -21,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 from moonshine_tune.adapter import adapter_parameters, inject_lora
 from moonshine_tune.decode import SAMPLE_RATE_HZ, GreedySession
-from moonshine_tune.families.interface import EncoderStates, SpeechModel
+from moonshine_tune.families.interface import EncoderStates
 from moonshine_tune.loss import TargetBatch, head_cross_entropy_sum, head_kl_sum
 from moonshine_tune.shapes import model_from_config
 
@@ -49,6 +50,8 @@ class RunShape:
         clip_s: the longest clip, seconds.
         tokens: of its text.
         stored_s: seconds of audio whose encoder states are kept; 0 encodes in every step.
+        stored_limit_mb: the most memory for them, in MB of 10^6 bytes; more is kept on disk.
+        releases_encoder: with all states stored, the encoder is given back after `prepare`.
         replay_clips: clips of a micro-batch on which the base model teaches; 0 for none.
         score_batch_s: padded audio that is decoded together when the dev set is scored; 0 leaves
             scoring out.
@@ -66,6 +69,8 @@ class RunShape:
     tokens: int = 65
     gradient_checkpointing: bool = False
     stored_s: float = 0.0
+    stored_limit_mb: float = math.inf
+    releases_encoder: bool = False
     replay_clips: int = 0
     score_batch_s: float = 120.0
     prepare_batch_s: float = 60.0
@@ -80,8 +85,9 @@ class RunShape:
 class Phase:
     """The memory of one phase of a run at its peak, in bytes by part.
 
-    Parts: weights, adapter, gradients, optimizer, encoder states (those stored), audio, encoder,
-    decoder and logits (what their forward passes hold at the peak), backward, allocator, runtime.
+    Parts: weights, loading (copies and file pages that are gone afterwards), adapter, gradients,
+    optimizer, encoder states (those stored), audio, encoder, decoder and logits (what their
+    forward passes hold at the peak), backward, allocator, runtime.
     """
 
     name: str
@@ -98,8 +104,8 @@ class MemoryEstimate:
     """Peak memory of a run.
 
     Attributes:
-        phases: `prepare` (storing states), `step`, `replay`, `score`; those that the run has.
-        adapter_parameters, trainable_share: size of the adapter.
+        phases: `load`, `prepare` (storing states), `step`, `replay`, `score`; those that the run
+            has.
     """
 
     shape: RunShape
@@ -149,9 +155,12 @@ class MemoryModel:
         model.module.train()
         self._model = model
         self._adapter = summary.parameters
-        self._parameters = sum(p.numel() for p in model.module.parameters()) - summary.parameters
+        every = sum(int(value.numel()) for value in model.module.parameters())
+        self._parameters = every - summary.parameters
         kept = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in self._held()}
         self._weights = sum(kept.values()) - 4 * summary.parameters
+        encoder = sum(int(value.numel()) for value in model.encoder.parameters())
+        self._encoder = 0 if self.trains_encoder else encoder * model.dtype.itemsize
         if shape.gradient_checkpointing:
             model.enable_gradient_checkpointing()
 
@@ -159,19 +168,39 @@ class MemoryModel:
         module = self._model.module
         yield from (*module.parameters(), *module.buffers())
 
-    def estimate(self, **changes: Any) -> MemoryEstimate:
-        """The peak of every phase, with fields of the shape replaced by `changes`."""
-        shape = replace(self._shape, **changes)
-        phases = []
+    def estimate(
+        self,
+        *,
+        batch_size: int | None = None,
+        clip_s: float | None = None,
+        tokens: int | None = None,
+        only: str | None = None,
+    ) -> MemoryEstimate:
+        """The peak of every phase, for another batch size or clip length where one is named.
+
+        Args:
+            only: count this one phase, which saves time.
+        """
+        shape = replace(
+            self._shape,
+            batch_size=batch_size or self._shape.batch_size,
+            clip_s=clip_s or self._shape.clip_s,
+            tokens=tokens or self._shape.tokens,
+        )
+        works = {
+            "load": (True, self._load),
+            "prepare": (shape.stores and not self.trains_encoder, self._prepare),
+            "step": (True, self._step),
+            "replay": (shape.replay_clips > 0, self._replay),
+            "score": (shape.score_batch_s > 0, self._score),
+        }
         with self._mode:
-            if shape.stores and not self.trains_encoder:
-                phases.append(self._phase(shape, "prepare", self._prepare))
-            phases.append(self._phase(shape, "step", self._step))
-            if shape.replay_clips:
-                phases.append(self._phase(shape, "replay", self._replay))
-            if shape.score_batch_s:
-                phases.append(self._phase(shape, "score", self._score))
-        return MemoryEstimate(shape, tuple(phases), self._adapter, self._parameters)
+            phases = tuple(
+                self._phase(shape, name, work)
+                for name, (happens, work) in works.items()
+                if happens and only in (None, name)
+            )
+        return MemoryEstimate(shape, phases, self._adapter, self._parameters)
 
     def _phase(
         self, shape: RunShape, name: str, work: Callable[[RunShape, "_Live"], None]
@@ -183,27 +212,46 @@ class MemoryModel:
             work(shape, live)
         adapter = 4 * self._adapter
         made = {part: live.at_peak.get(part, 0) for part in _Live.PARTS}
-        states = 0
-        if shape.stores and not self.trains_encoder:
-            states = self._frames(round(shape.stored_s * SAMPLE_RATE_HZ)) * self._state_bytes()
+        stored = shape.stores and not self.trains_encoder and name != "load"
+        gone = stored and shape.releases_encoder and name != "prepare"
         parts = {
-            "weights": self._weights,
+            "weights": self._weights - (self._encoder if gone else 0),
+            "loading": self._loading(shape) if name == "load" else 0,
             "adapter": adapter,
             "gradients": adapter if trains else 0,
             # Two moments; there from the first step on.
-            "optimizer": 0 if name == "prepare" else 2 * adapter,
-            "encoder states": states,
+            "optimizer": 0 if name in ("load", "prepare") else 2 * adapter,
+            "encoder states": self._stored_bytes(shape) if stored else 0,
             **made,
             "allocator": round(_GAPS[shape.device] * sum(made.values())),
             "runtime": _RUNTIME[shape.device],
         }
         return Phase(name, parts)
 
-    def _state_bytes(self) -> int:
-        return int(self._model.encoder.config.hidden_size) * self._model.dtype.itemsize
+    def _loading(self, shape: RunShape) -> int:
+        """What loading takes on top of the weights: published files hold 32 bits."""
+        file = 4 * self._parameters
+        copied = shape.frozen_dtype != torch.float32
+        if shape.device == _CPU:
+            # In 32 bits the mapped file is the weights.
+            return file if copied else 0
+        return file + (self._weights if copied else 0)
+
+    def _load(self, shape: RunShape, live: "_Live") -> None:
+        """Nothing runs."""
+
+    def _stored_bytes(self, shape: RunShape) -> int:
+        rate = SAMPLE_RATE_HZ / self._model.samples_per_frame
+        each = self._width * self._model.dtype.itemsize
+        return round(min(shape.stored_s * rate * each, shape.stored_limit_mb * 1e6))
+
+    @property
+    def _width(self) -> int:
+        return int(self._model.encoder.config.hidden_size)
 
     def _frames(self, samples: int) -> int:
-        return self._model.frame_count(max(samples, self._model.min_samples))
+        frames: int = self._model.frame_count(max(samples, self._model.min_samples))
+        return frames
 
     def _step(self, shape: RunShape, live: "_Live") -> None:
         targets = _targets(shape.batch_size, shape.tokens)
@@ -214,7 +262,7 @@ class MemoryModel:
                 loss = head_cross_entropy_sum(hidden, self._model.head_weight, targets.targets)
                 loss = loss / targets.num_targets
         with live.part("backward"):
-            loss.backward()
+            self._differentiate(loss)
 
     def _replay(self, shape: RunShape, live: "_Live") -> None:
         targets = _targets(shape.replay_clips, shape.tokens)
@@ -226,7 +274,12 @@ class MemoryModel:
                 head = self._model.head_weight
                 pull = head_kl_sum(hidden, teacher, head, targets.targets) / targets.num_targets
         with live.part("backward"):
-            pull.backward()
+            self._differentiate(pull)
+
+    def _differentiate(self, loss: Tensor) -> None:
+        """Gradients of all that trains, made and dropped: this is no training loop."""
+        trained = [value for value in self._model.module.parameters() if value.requires_grad]
+        torch.autograd.grad(loss, trained)
 
     def _prepare(self, shape: RunShape, live: "_Live") -> None:
         with torch.inference_mode():
@@ -245,8 +298,7 @@ class MemoryModel:
             return self._encode(shape, rows, live)
         with live.part("encoder"):
             counts = [self._frames(samples) for samples in _samples(rows, shape.clip_s)]
-            width = int(self._model.encoder.config.hidden_size)
-            kept = torch.zeros(rows, max(counts), width, dtype=self._model.dtype)
+            kept = torch.zeros(rows, max(counts), self._width, dtype=self._model.dtype)
         return EncoderStates(kept, tuple(counts))
 
     def _encode(self, shape: RunShape, rows: int, live: "_Live") -> EncoderStates:
@@ -257,7 +309,7 @@ class MemoryModel:
             return self._model.encode(audio, counts)
 
 
-class _Live(TorchDispatchMode):
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the storages that operators make, by part, for as long as they live.
 
     Args:
@@ -267,7 +319,7 @@ class _Live(TorchDispatchMode):
     PARTS = ("audio", "encoder", "decoder", "logits", "backward")
 
     def __init__(self, known: Iterator[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._seen = {tensor.untyped_storage()._cdata for tensor in known}
         self._bytes = dict.fromkeys(self.PARTS, 0)
         self._part = "decoder"

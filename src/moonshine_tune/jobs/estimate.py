@@ -1,6 +1,7 @@
 """How much memory a run will take, what would fit, and settings that do: before anything loads."""
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import torch
 
+from moonshine_tune.adapter import SITES
 from moonshine_tune.catalog import lookup_model, nearest_hint
 from moonshine_tune.checkpoints import is_checkpoint_folder
 from moonshine_tune.config import RunSettings
@@ -108,20 +110,20 @@ def estimate_run(
     shape, remarks = _shape(settings, workload, kind)
     model = MemoryModel(_config(settings.model), shape)
     found = model.estimate()
-    if shape.stored_s and model.trains_encoder:
-        remarks = (*remarks, "an adapter in the encoder: no states can be stored")
 
-    def fits_clip(seconds: int) -> bool:
+    def with_clip(seconds: int) -> int:
         tokens = _tokens(settings, workload.tokens, seconds)
-        return model.estimate(clip_s=float(seconds), tokens=tokens).total <= budget.bytes
+        return model.estimate(clip_s=float(seconds), tokens=tokens).total
 
-    def fits_batch(size: int) -> bool:
-        return model.estimate(batch_size=size).total <= budget.bytes
+    # The other phases do not depend on the micro-batch.
+    others = max(phase.total for phase in found.phases if phase.name != "step")
 
-    searches = _steps_of_search(_MAX_CLIP_S) + _steps_of_search(_MAX_BATCH)
-    with progress.stage("looking for what fits", searches) as stage:
-        clip = _largest(_MAX_CLIP_S, _counted(fits_clip, stage.advance))
-        batch = _largest(_MAX_BATCH, _counted(fits_batch, stage.advance))
+    def with_batch(size: int) -> int:
+        return max(others, model.estimate(batch_size=size, only="step").total)
+
+    progress.say("looking for the longest clip and the largest batch that fit")
+    clip = _largest(_MAX_CLIP_S, budget.bytes, with_clip)
+    batch = _largest(_MAX_BATCH, budget.bytes, with_batch)
     return EstimateResult(
         model=settings.model,
         device=kind,
@@ -204,7 +206,7 @@ def _sixteen_bits(settings: RunSettings, workload: Workload) -> _Step | None:
 
 
 def _shorter_clips(settings: RunSettings, workload: Workload) -> _Step | None:
-    longest = min(workload.clip_s or settings.data.max_clip_s, settings.data.max_clip_s)
+    longest = _longest_clip(settings, workload)
     if longest <= 1:
         return None
     seconds = float(max(math.floor(longest * 0.8), 1))
@@ -292,7 +294,7 @@ def _shape(
     settings: RunSettings, workload: Workload, kind: str
 ) -> tuple[RunShape, tuple[str, ...]]:
     train, adapter = settings.train, settings.adapter
-    clip_s = min(workload.clip_s or settings.data.max_clip_s, settings.data.max_clip_s)
+    clip_s = _longest_clip(settings, workload)
     if not (math.isfinite(clip_s) and clip_s > 0):
         raise RequestError(f"a clip of {clip_s} s", hint="such as: --clip-s 15")
     if workload.tokens is not None and workload.tokens < 1:
@@ -305,13 +307,13 @@ def _shape(
     tokens = _tokens(settings, workload.tokens, clip_s)
     if workload.tokens is None:
         remarks.append(f"{tokens} tokens a clip, the most that decoding allows for that length")
-    encoder_stays = adapter.sites in ("decoder", "decoder-attention")
-    stores = settings.device.state_cache_mb > 0 and encoder_stays
-    stored_s = _stored_seconds(settings, workload) if stores else 0.0
-    if stores and workload.audio_s is None:
-        remarks.append(
-            f"stored encoder states fill device.state_cache_mb = {settings.device.state_cache_mb}"
-        )
+    storage = settings.device.state_storage
+    keeps = settings.device.state_cache_mb > 0 or storage == "disk"
+    stores = keeps and not _touches_encoder(adapter.sites)
+    audio_s = math.inf if workload.audio_s is None else workload.audio_s
+    if stores and workload.audio_s is None and storage != "disk":
+        room = settings.device.state_cache_mb
+        remarks.append(f"stored encoder states fill device.state_cache_mb = {room}")
     replays = workload.replays and settings.retain.weight > 0
     shape = RunShape(
         device=kind,
@@ -324,7 +326,9 @@ def _shape(
         clip_s=clip_s,
         tokens=tokens,
         gradient_checkpointing=train.gradient_checkpointing,
-        stored_s=stored_s,
+        stored_s=audio_s if stores else 0.0,
+        stored_limit_mb=0 if storage == "disk" else settings.device.state_cache_mb,
+        releases_encoder=stores and storage != "memory",
         replay_clips=min(settings.retain.clips_per_step, train.batch_size) if replays else 0,
         score_batch_s=(_STORED_BATCH_S if stores else _BATCH_S) if workload.scores else 0.0,
         prepare_batch_s=_PREPARE_BATCH_S,
@@ -332,42 +336,38 @@ def _shape(
     return shape, tuple(remarks)
 
 
+def _longest_clip(settings: RunSettings, workload: Workload) -> float:
+    allowed = settings.data.max_clip_s
+    return allowed if workload.clip_s is None else min(workload.clip_s, allowed)
+
+
+def _touches_encoder(sites: str) -> bool:
+    layer = "model.encoder.layers.0."
+    names = [f"{layer}self_attn.{name}_proj" for name in "qkvo"] + [f"{layer}mlp.fc1"]
+    return any(re.fullmatch(SITES[sites], name) for name in names)
+
+
 def _is_mixed(dtype: str, kind: str) -> bool:
     # As `device.choose_dtype` chooses, for devices that are not here too.
     return dtype == "bfloat16" or (dtype == "auto" and kind == "cuda")
 
 
-def _stored_seconds(settings: RunSettings, workload: Workload) -> float:
-    """Seconds of audio whose states are kept: those of the data, within the settings' bound."""
-    config = _config(settings.model)
-    width = getattr(getattr(config, "encoder_config", config), "hidden_size")  # noqa: B009
-    bytes_each = 2 if settings.device.frozen_weights == "bfloat16" else 4
-    rate = 50.0 if hasattr(config, "encoder_config") else 16_000 / 384
-    room = settings.device.state_cache_mb * 1_000_000 / (rate * width * bytes_each)
-    return room if workload.audio_s is None else min(room, workload.audio_s)
+def _largest(most: int, budget: int, total: Callable[[int], int]) -> int:
+    """The largest number from 1 to `most` whose total is within the budget, 0 where none is.
 
-
-def _steps_of_search(most: int) -> int:
-    return most.bit_length() + 1
-
-
-def _counted(
-    question: Callable[[int], bool], advance: Callable[..., None]
-) -> Callable[[int], bool]:
-    def asked(size: int) -> bool:
-        answer = question(size)
-        advance(1)
-        return answer
-
-    return asked
-
-
-def _largest(most: int, fits: Callable[[int], bool]) -> int:
-    """The largest number from 1 to `most` that fits, 0 where none does; memory grows with it."""
-    if fits(most):
+    Totals grow with the number: a straight line between what fits and what does not tells where
+    to look next, which takes about half as many looks as halving.
+    """
+    low, low_total = 0, 0
+    high, high_total = most, total(most)
+    if high_total <= budget:
         return most
-    low, high = 0, most
     while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
+        guess = low + round((high - low) * (budget - low_total) / (high_total - low_total))
+        middle = min(max(guess, low + 1), high - 1)
+        found = total(middle)
+        if found <= budget:
+            low, low_total = middle, found
+        else:
+            high, high_total = middle, found
     return low

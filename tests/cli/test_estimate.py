@@ -1,0 +1,106 @@
+"""`estimate` through the real entry point."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moonshine_tune.cli.app import app, run
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _registered() -> None:
+    if not any(command.name == "estimate" for command in app.registered_commands):
+        from moonshine_tune.cli import estimate
+
+        estimate.register(app)
+
+
+_TINY = ["estimate", "--model", "tiny", "--clip-s", "5", "--device", "cpu"]
+
+
+def _json(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
+    code = run([*arguments, "--json"])
+    return code, json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_it_tells_the_peak_by_phase_and_part(capsys: pytest.CaptureFixture[str]) -> None:
+    code, found = _json(capsys, *_TINY, "--budget-gib", "6")
+    assert code == 0
+    assert found["fits"] is True
+    assert found["model_parameters"] == 27_092_736
+    assert set(found["phases"]) == {"load", "prepare", "step", "score"}
+    for parts in found["phases"].values():
+        assert parts["total"] == sum(size for name, size in parts.items() if name != "total")
+    assert found["peak_bytes"] == max(parts["total"] for parts in found["phases"].values())
+    assert found["peak_bytes"] < found["budget_bytes"] == 6 * 2**30
+    assert found["longest_clip_s"] >= 5
+    assert found["largest_batch"] >= 8
+    assert any("tokens" in remark for remark in found["assumed"])
+
+
+def test_a_person_reads_a_table_and_a_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*_TINY, "--budget-gib", "6", "--tokens", "20"]) == 0
+    text = capsys.readouterr().out
+    for words in ("weights", "optimizer", "total", "fits 6.00 GiB", "batch 8 × 5 s × 20 tokens"):
+        assert words in text
+
+
+def test_what_does_not_fit_is_a_no(capsys: pytest.CaptureFixture[str]) -> None:
+    code, found = _json(capsys, *_TINY, "--budget-gib", "0.5")
+    assert code == 1
+    assert found["fits"] is False
+    assert found["largest_batch"] == 0
+
+
+def test_settings_reach_the_estimate(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    settings = tmp_path / "mine.yaml"
+    settings.write_text("train: {batch_size: 3}\nadapter: {rank: 4}\n", encoding="utf-8")
+    code, found = _json(
+        capsys, *_TINY, "--config", str(settings), "--set", "adapter.sites=all", "--budget-gib", "9"
+    )
+    assert code == 0
+    shape = found["shape"]
+    assert (shape["batch_size"], shape["rank"], shape["sites"]) == (3, 4, "all")
+    assert "prepare" not in found["phases"]
+
+
+def test_a_local_checkpoint_is_read_by_its_configuration_only(
+    capsys: pytest.CaptureFixture[str], saved_streaming: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / "config.json").write_bytes((saved_streaming / "config.json").read_bytes())
+    (copy / "model.safetensors").write_bytes(b"never read")
+    code, found = _json(
+        capsys, "estimate", "--model", str(copy), "--clip-s", "2", "--budget-gib", "2",
+        "--device", "mps",
+    )  # fmt: skip
+    assert code == 0
+    assert found["model_parameters"] < 1_000_000
+    assert found["device"] == "mps"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model", "tinny"], "did you mean tiny"),
+        (["--device", "tpu"], "no device is called 'tpu'"),
+        (["--budget-gib", "-1"], "a budget of -1"),
+        (["--clip-s", "0"], "a clip of 0"),
+        (["--preset", "huge"], "no preset is called 'huge'"),
+        (["--set", "train.batch=3"], "train.batch"),
+        (["--model", "."], "not a checkpoint folder"),
+    ],
+)
+def test_wrong_requests_end_with_2_and_a_plain_error(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    assert run(["estimate", "--device", "cpu", "--budget-gib", "4", *arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["estimate", "--help"]) == 0
+    assert "moonshine-tune estimate --preset" in capsys.readouterr().out
