@@ -8,6 +8,7 @@ import math
 import os
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -265,7 +266,8 @@ def overfitted(
     request: pytest.FixtureRequest,
 ) -> "tuple[SpeechModel, list[Samples], list[str]]":
     """A small model that has learnt four clips by heart, the clips, their texts. Read only."""
-    return _overfit(request.param)
+    with _on_one_thread():
+        return _overfit(request.param)
 
 
 @pytest.fixture(scope="session")
@@ -339,12 +341,21 @@ def shared_data() -> Path:
     return folder
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Small products are faster on one thread than on threads that wait for each other."""
+@contextmanager
+def _on_one_thread() -> Iterator[None]:
+    """Where other processes run beside, threads that wait for each other take 30 times as long."""
     import torch
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Small products are fastest on one thread. Asked for by whole modules."""
+    with _on_one_thread():
+        yield

@@ -230,11 +230,10 @@ def load_adapter(model: SpeechModel, path: Path, *, base_sha256: str | None = No
         RequestError: no adapter there, or it belongs to another base model.
     """
     from peft import LoraConfig, inject_adapter_in_model
-    from safetensors.torch import load_file
 
     folder = find_adapter(path)
     _check_base(folder, base_sha256)
-    fields = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    fields = _read_object(folder / CONFIG_FILE, "r", "lora_alpha", "target_modules")
     config = LoraConfig(
         r=fields["r"],
         lora_alpha=fields["lora_alpha"],
@@ -243,9 +242,9 @@ def load_adapter(model: SpeechModel, path: Path, *, base_sha256: str | None = No
         use_dora=fields.get("use_dora", False),
         bias="none",
     )
+    saved = _read_matrices(folder / WEIGHTS_FILE)
     inject_adapter_in_model(config, model.module, _NAME)
     _keep_in_32_bits(model.module)
-    saved = load_file(folder / WEIGHTS_FILE)
     own = dict(adapter_parameters(model.module))
     by_portable = {f"base_model.model.{_portable(name)}": name for name in own}
     wrong = [
@@ -264,11 +263,37 @@ def load_adapter(model: SpeechModel, path: Path, *, base_sha256: str | None = No
     return folder
 
 
+def _read_object(path: Path, *keys: str) -> dict[str, Any]:
+    """The JSON object of one of the folder's files, with these keys in it."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RequestError(f"cannot be read: {error}", where=path) from error
+    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
+    if not isinstance(content, dict) or missing:
+        raise RequestError(
+            f"not the file of a LoRA adapter: no {', '.join(missing) or 'object'} in it", where=path
+        )
+    return content
+
+
+def _read_matrices(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except SafetensorError as error:
+        raise RequestError(
+            f"damaged or cut off: {error}", where=path, hint="copy the adapter folder again"
+        ) from error
+
+
 def _check_base(folder: Path, base_sha256: str | None) -> None:
     path = folder / BASE_FILE
     if base_sha256 is None or not path.is_file():
         return
-    recorded = json.loads(path.read_text(encoding="utf-8"))
+    recorded = _read_object(path)
     if recorded.get("sha256") not in (None, base_sha256):
         raise RequestError(
             f"this adapter was trained on another base model ({recorded.get('name')}, weights "

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import nn
 
@@ -42,7 +43,7 @@ def model_type_of(folder: Path) -> str:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise RequestError(f"not JSON: {error.msg}", where=path, line=error.lineno) from error
-    kind = str(config.get("model_type"))
+    kind = str(config.get("model_type")) if isinstance(config, dict) else "None"
     if kind not in _FAMILIES:
         raise RequestError(f"model_type {kind!r} is not a Moonshine model", where=path)
     return kind
@@ -72,18 +73,31 @@ def load_checkpoint(
     if not any(folder.glob("*.safetensors")):
         raise RequestError("the checkpoint has no *.safetensors weights", where=folder)
     model_class = getattr(transformers, class_name)
-    module, info = model_class.from_pretrained(
-        folder,
-        dtype=dtype,
-        attn_implementation=attention,
-        use_safetensors=True,
-        local_files_only=True,
-        output_loading_info=True,
-    )
-    missing = [name for name in info["missing_keys"] if name != "proj_out.weight"]
-    if missing or info["mismatched_keys"]:
+    try:
+        module, info = model_class.from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation=attention,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            # Told below, by name; else transformers raises with a table on stderr.
+            ignore_mismatched_sizes=True,
+        )
+    except (OSError, ValueError, SafetensorError) as error:
         raise RequestError(
-            f"{len(missing)} tensors are missing ({', '.join(sorted(missing)[:3])} …)",
+            f"the checkpoint cannot be read: {str(error).splitlines()[0][:300]}",
+            where=folder,
+            hint="fetch the model again",
+        ) from error
+    # The head of v1 is the embedding and is stored once; the streaming family has its own.
+    tied = {"proj_out.weight"} if module.config.tie_word_embeddings else set()
+    missing = sorted(set(info["missing_keys"]) - tied)
+    other = sorted(key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])
+    if missing or other:
+        raise RequestError(
+            f"{len(missing)} tensors are missing and {len(other)} have another shape "
+            f"({', '.join([*missing, *other][:3])} …)",
             where=folder,
             hint="fetch the model again",
         )

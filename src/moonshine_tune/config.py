@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moonshine_tune.errors import ProblemsError, RequestError
 
@@ -17,7 +17,7 @@ _PRESETS = "moonshine_tune.presets"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataSettings(_Section):
@@ -115,8 +115,23 @@ class RetainSettings(_Section):
         int,
         Field(ge=1, description="Different replay clips that are heard; evenly from the manifest."),
     ] = 150
+    targets: Annotated[
+        Literal["teacher", "transcripts"],
+        Field(
+            description="What replay teaches: always what the base model says, or the transcript "
+            "where the line has a text."
+        ),
+    ] = "teacher"
+    watched_clips: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Replay clips, at most a fifth, held out as canary where none is named: "
+            "how far the adapter drifts from what the base hears. 0 = none.",
+        ),
+    ] = 20
     strengths: Annotated[
-        tuple[float, ...],
+        tuple[Annotated[float, Field(gt=0, le=1)], ...],
         Field(description="Adapter strengths tried at the end on dev and canary."),
     ] = (1.0, 0.8, 0.6)
 
@@ -151,6 +166,21 @@ class DeviceSettings(_Section):
         int,
         Field(ge=0, description="Memory for stored encoder states of a frozen encoder; 0 = none."),
     ] = 1500
+    state_storage: Annotated[
+        Literal["auto", "memory", "disk"],
+        Field(
+            description="Where they are stored; auto: in memory while state_cache_mb lasts, larger "
+            "corpora in the program's cache on disk, where later runs find them."
+        ),
+    ] = "auto"
+    state_format: Annotated[
+        Literal["float16", "bfloat16", "float32"],
+        Field(description="Number format of states on disk; bfloat16 weights make it bfloat16."),
+    ] = "float16"
+    state_disk_mb: Annotated[
+        int,
+        Field(ge=0, description="Bound of all stored states on disk; the oldest are removed."),
+    ] = 20_000
 
 
 class RunSettings(_Section):
@@ -163,12 +193,6 @@ class RunSettings(_Section):
     retain: RetainSettings = RetainSettings()
     select: SelectSettings = SelectSettings()
     device: DeviceSettings = DeviceSettings()
-
-    @model_validator(mode="after")
-    def _strengths_in_range(self) -> "RunSettings":
-        if any(not 0 < strength <= 1 for strength in self.retain.strengths):
-            raise ValueError("retain.strengths must lie in (0, 1]")
-        return self
 
 
 @dataclass(frozen=True)
@@ -210,6 +234,8 @@ def read_settings_file(path: Path) -> dict[str, Any]:
         raise RequestError("no such settings file", where=path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise RequestError(f"not UTF-8 text (byte {error.start})", where=path) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise RequestError(
@@ -240,7 +266,13 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
             raise RequestError(
                 f"--set {assignment!r} has no '='", hint="write: --set train.learning_rate=3e-4"
             )
-        value = yaml.safe_load(text)
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise RequestError(
+                f"--set {assignment!r}: the value cannot be read as YAML",
+                hint=f"put it into quotes: --set {key.strip()}='\"{text}\"'",
+            ) from error
         if isinstance(value, str):
             # YAML 1.1 reads 3e-4 as text; people mean a number.
             with suppress(ValueError):
@@ -285,7 +317,7 @@ def resolve_settings(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Resolve
     except ValidationError as error:
         for item in error.errors():
             key = ".".join(str(part) for part in item["loc"])
-            where = sources.get(key, "settings")
+            where = _source_of(key, sources)
             problems.append(f"{where}: {key} = {item['input']!r}: {item['msg']}")
         settings = RunSettings()
     if problems:
@@ -295,6 +327,15 @@ def resolve_settings(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Resolve
             hint="all settings and their meaning: docs/settings.md",
         )
     return ResolvedSettings(settings, sources)
+
+
+def _source_of(key: str, sources: Mapping[str, str]) -> str:
+    """Where a value came from, also one that lies inside of a list (`train.stages.0.steps`)."""
+    while key:
+        if key in sources:
+            return sources[key]
+        key = key.rpartition(".")[0]
+    return "settings"
 
 
 def _leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,19 +1,71 @@
 """Encoder states for training and scoring: stored once where the encoder is frozen, or made anew.
 
 A frozen encoder gives the same states in every epoch and every dev score. Stored, a decoder step
-costs a quarter of a full one. Price: 4 · width bytes a frame (tiny 48 KB, medium 154 KB a second
-of audio in 32 bits), bounded by a budget; what does not fit is encoded when it is needed.
+costs a quarter of a full one. Small corpora are kept in memory as they are: 4 · width bytes a frame
+(tiny 48 KB, medium 154 KB a second of audio in 32 bits). Larger ones go to disk in 16 bits, where
+later runs find them. What fits neither bound is encoded when it is needed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
 
-from moonshine_tune.decode import Samples, batches_by_length, fit_clip, pad_clips
+from moonshine_tune.decode import (
+    SAMPLE_RATE_HZ,
+    Samples,
+    batches_by_length,
+    fit_clip,
+    pad_clips,
+)
+from moonshine_tune.device import is_out_of_memory, release_memory
+from moonshine_tune.errors import MachineError
 from moonshine_tune.families.interface import EncoderStates, SpeechModel
-from moonshine_tune.progress import Progress
+from moonshine_tune.progress import Progress, Stage
+from moonshine_tune.state_shards import ShardWriter, StateShards
 
+_MB = 1_000_000
 _PREPARE_BATCH_S = 60.0
+
+
+def each_that_fits(
+    groups: Sequence[Sequence[int]], work: Callable[[Sequence[int]], None], device: torch.device
+) -> None:
+    """`work` on each group in order; a group that memory does not hold is halved and tried again.
+
+    Raises:
+        MachineError: one item alone does not fit.
+    """
+    waiting = [list(group) for group in reversed(groups)]
+    while waiting:
+        group = waiting.pop()
+        reason = ""
+        try:
+            work(group)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = str(error) or type(error).__name__
+        if not reason:
+            continue
+        # Outside of the except block: the traceback holds the tensors that must go.
+        release_memory(device)
+        if len(group) == 1:
+            raise MachineError(
+                f"out of memory with a single clip: {reason.splitlines()[0][:200]}",
+                hint="leave long clips out: --set data.max_clip_s=10",
+            )
+        middle = (len(group) + 1) // 2
+        waiting += [group[middle:], group[:middle]]
+
+
+@dataclass(frozen=True)
+class OnDisk:
+    """Where the states of a corpus are kept on disk: the shards, and each utterance's key there."""
+
+    shards: StateShards
+    key: Callable[[int], str]
 
 
 class StateSource:
@@ -25,6 +77,7 @@ class StateSource:
         seconds: length of each utterance, for batching.
         budget_mb: memory for stored states; 0 stores nothing, which an adapter in the encoder
             requires.
+        disk: keep the states there instead of in memory.
     """
 
     def __init__(
@@ -34,12 +87,15 @@ class StateSource:
         seconds: Sequence[float],
         *,
         budget_mb: int,
+        disk: OnDisk | None = None,
     ) -> None:
         self._model = model
         self._load = load
         self._seconds = tuple(seconds)
-        self._budget = budget_mb * 1_000_000
-        self._stored: dict[int, torch.Tensor] = {}
+        self._budget = budget_mb * _MB
+        self._disk = disk
+        self._dtype = model.dtype
+        self._stored: dict[int, Tensor] = {}
         self.stored_bytes = 0
 
     def __len__(self) -> int:
@@ -53,40 +109,35 @@ class StateSource:
     @property
     def stores(self) -> bool:
         """Whether states are kept at all."""
-        return self._budget > 0
+        return self._budget > 0 or self._disk is not None
+
+    def holds(self, indices: Sequence[int]) -> bool:
+        """Whether the states of all these are stored: the encoder is not needed for them."""
+        return all(index in self._stored for index in indices)
 
     def prepare(self, indices: Sequence[int], progress: Progress, name: str) -> int:
         """Encode and store utterances, in batches that do not depend on the training order.
 
+        Nor do they depend on what is stored already: the numbers are the same after a kill.
         Returns how many are stored; the rest did not fit the budget.
         """
-        if not self.stores:
-            return 0
-        wanted = [index for index in sorted(indices) if index not in self._stored]
-        if not wanted:
+        wanted = sorted(set(indices))
+        if not self.stores or self.holds(wanted):
             return len(self._stored)
         groups = batches_by_length([self._seconds[index] for index in wanted], _PREPARE_BATCH_S)
-        with progress.stage(name, len(wanted)) as stage:
-            for group in groups:
-                if self.stored_bytes >= self._budget:
-                    break
-                rows = [wanted[place] for place in group]
-                with torch.inference_mode():
-                    states = self._encode(rows)
-                for row, index in enumerate(rows):
-                    # Clone: a view would keep the padded batch alive.
-                    kept = states.values[row, : states.lengths[row]].to("cpu").clone()
-                    self._stored[index] = kept
-                    self.stored_bytes += kept.numel() * kept.element_size()
-                stage.advance(len(rows), f"{self.stored_bytes / 1e6:.0f} MB")
+        rows = [[wanted[place] for place in group] for group in groups]
+        if self._disk is None:
+            self._prepare_in_memory(rows, progress, name)
+        else:
+            with self._disk.shards.lock(progress):
+                self._prepare_on_disk(self._disk, rows, progress, name)
         return len(self._stored)
 
     def batch(self, indices: Sequence[int]) -> EncoderStates:
         """States of a batch on the model's device, with a graph only if the encoder trains."""
         if not self.stores:
             return self._encode(indices)
-        missing = [index for index in indices if index not in self._stored]
-        if missing:
+        if not self.holds(indices):
             with torch.no_grad():
                 return self._encode(indices)
         kept = [self._stored[index] for index in indices]
@@ -94,9 +145,94 @@ class StateSource:
         values = torch.zeros(len(kept), max(lengths), kept[0].shape[1], dtype=kept[0].dtype)
         for row, states in zip(values, kept, strict=True):
             row[: len(states)] = states
-        return EncoderStates(values.to(self._model.device), lengths)
+        # Moved in its stored format: half the way for 16 bits.
+        return EncoderStates(values.to(self._model.device).to(self._dtype), lengths)
+
+    def _prepare_in_memory(
+        self, groups: Sequence[Sequence[int]], progress: Progress, name: str
+    ) -> None:
+        with progress.stage(name, sum(map(len, groups))) as stage:
+
+            def encode(rows: Sequence[int]) -> None:
+                if self.stored_bytes < self._budget:
+                    for index, kept in self._encoded(rows):
+                        self._keep(index, kept)
+                    stage.advance(len(rows), f"{self.stored_bytes / _MB:.0f} MB")
+
+            each_that_fits(groups, encode, self._model.device)
+
+    def _prepare_on_disk(
+        self, disk: OnDisk, groups: Sequence[Sequence[int]], progress: Progress, name: str
+    ) -> None:
+        keys = {index: disk.key(index) for rows in groups for index in rows}
+        found, damaged = disk.shards.find(set(keys.values()))
+        if damaged:
+            progress.say(f"{damaged} damaged files of encoder states are removed and made again")
+        for index, key in keys.items():
+            if key in found:
+                self._keep(index, found[key])
+        missing = [index for index in keys if index not in self._stored]
+        wanted = states_bytes(
+            self._model, [self._seconds[index] for index in missing], disk.shards.dtype
+        )
+        writer = ShardWriter(disk.shards, wanted, progress)
+        with progress.stage(name, len(keys)) as stage:
+            stage.advance(len(keys) - len(missing), "found on disk")
+
+            def encode(rows: Sequence[int]) -> None:
+                self._encode_to_disk(rows, keys, writer, stage)
+
+            todo = [rows for rows in groups if not self.holds(rows)]
+            each_that_fits(todo, encode, self._model.device)
+            writer.flush()
+        for index in missing:
+            if keys[index] in writer.written:
+                self._keep(index, writer.written[keys[index]])
+        if not self.holds(missing):
+            left = sum(index not in self._stored for index in missing)
+            progress.say(f"{name}: {left} of {len(keys)} clips did not fit the cache on disk")
+
+    def _encode_to_disk(
+        self, rows: Sequence[int], keys: dict[int, str], writer: ShardWriter, stage: Stage
+    ) -> None:
+        if not writer.is_open:
+            return
+        for index, kept in self._encoded(rows):
+            if index not in self._stored:
+                writer.put(keys[index], kept)
+                stage.advance()
+
+    def _encoded(self, rows: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+        with torch.inference_mode():
+            states = self._encode(rows)
+        for row, index in enumerate(rows):
+            # Clone: a view would keep the padded batch alive.
+            yield index, states.values[row, : states.lengths[row]].to("cpu").clone()
+
+    def _keep(self, index: int, states: Tensor) -> None:
+        self._stored[index] = states
+        self.stored_bytes += states.numel() * states.element_size()
 
     def _encode(self, indices: Sequence[int]) -> EncoderStates:
         clips = [fit_clip(self._model, self._load(index)) for index in indices]
         audio, counts = pad_clips(clips, self._model.device)
         return self._model.encode(audio, counts)
+
+
+def states_bytes(model: SpeechModel, seconds: Sequence[float], dtype: torch.dtype) -> int:
+    """Bytes that the encoder states of clips of these lengths take."""
+    width = int(model.encoder.layers[0].self_attn.q_proj.weight.shape[1])
+    frames = (model.frame_count(round(length * SAMPLE_RATE_HZ)) + 1 for length in seconds)
+    return sum(frames) * width * dtype.itemsize
+
+
+def release_encoder(model: SpeechModel) -> int:
+    """Give the encoder's weights back to the system where all states are stored; returns MB.
+
+    The model can decode stored states and train its decoder, and encode nothing any more.
+    """
+    encoder: nn.Module = model.encoder
+    freed = sum(value.numel() * value.element_size() for value in encoder.parameters())
+    encoder.to("meta")
+    release_memory(model.device)
+    return freed // _MB

@@ -91,7 +91,11 @@ def complete_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
             if path.exists():
                 old = scratch.with_name(scratch.name.replace(".partial-", ".old-"))
                 path.replace(old)
-                scratch.replace(path)
+                try:
+                    scratch.replace(path)
+                except BaseException:
+                    old.replace(path)
+                    raise
                 shutil.rmtree(old, ignore_errors=True)
             else:
                 scratch.replace(path)

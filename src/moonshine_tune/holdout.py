@@ -1,10 +1,10 @@
 """A held-out set that is scored again and again during a run, decoded as deployed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from moonshine_tune.decode import DecodeLimits, batches_by_length, greedy_tokens
-from moonshine_tune.encoder_cache import StateSource
+from moonshine_tune.encoder_cache import StateSource, each_that_fits
 from moonshine_tune.families.interface import SpeechModel
 from moonshine_tune.manifest import Utterance
 from moonshine_tune.progress import Progress
@@ -33,15 +33,17 @@ def transcribe_source(
 ) -> list[str]:
     """Greedy transcripts of every utterance of a source, in its order."""
     texts = [""] * len(source)
+    groups = batches_by_length(source.seconds, _STORED_BATCH_S if source.stores else _BATCH_S)
     with progress.stage(name, len(source)) as stage:
-        for group in batches_by_length(
-            source.seconds, _STORED_BATCH_S if source.stores else _BATCH_S
-        ):
+
+        def decode(group: Sequence[int]) -> None:
             states = source.batch(group)
             tokens = greedy_tokens(model, states, [limits.tokens(source.seconds[i]) for i in group])
             for index, ids in zip(group, tokens, strict=True):
                 texts[index] = model.tokenizer.decode(ids)
             stage.advance(len(group))
+
+        each_that_fits(groups, decode, model.device)
     return texts
 
 
@@ -58,9 +60,25 @@ class Holdout:
     ) -> None:
         self.name = name
         self.utterances = tuple(utterances)
+        self._without_text = frozenset(item.id for item in utterances if item.text is None)
         self._source = source
         self._normalizer = normalizer
         self._limits = limits
+
+    @property
+    def first_heard(self) -> dict[str, str]:
+        """Texts by id that utterances without one are scored against; empty before a score."""
+        return {
+            item.id: item.text
+            for item in self.utterances
+            if item.id in self._without_text and item.text is not None
+        }
+
+    def restore_first_heard(self, texts: Mapping[str, str]) -> None:
+        """Go on with the texts that an earlier process heard first."""
+        self.utterances = tuple(
+            item.with_text(texts[item.id]) if item.id in texts else item for item in self.utterances
+        )
 
     def score(self, model: SpeechModel, progress: Progress) -> HoldoutScore:
         """Decode everything and score it.

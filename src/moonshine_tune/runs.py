@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.errors import RequestError
-from moonshine_tune.files import disk_errors, write_json_atomic
+from moonshine_tune.files import disk_errors, write_json_atomic, write_jsonl_atomic
 from moonshine_tune.provenance import command_line, git_state, platform_summary, versions
 
 SCHEMA_VERSION = 1
@@ -109,8 +109,4 @@ class RunFolder:
     def cut_metrics(self, last_step: int) -> None:
         """Drop the lines after `last_step`: a resumed run writes them again."""
         kept = [record for record in self.read_metrics() if record.get("step", 0) <= last_step]
-        with disk_errors(self.metrics_path):
-            self.metrics_path.write_text(
-                "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept),
-                encoding="utf-8",
-            )
+        write_jsonl_atomic(self.metrics_path, kept)

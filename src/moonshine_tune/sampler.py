@@ -20,6 +20,18 @@ class StepPlan:
         """All indices of the step."""
         return tuple(index for batch in self.micro_batches for index in batch)
 
+    def share(self, place: int, places: int) -> "StepPlan":
+        """What process `place` of `places` works on: every `places`-th utterance from it on.
+
+        The step's utterances come by length, so the shares weigh about the same. Micro-batches
+        are no larger than before; with fewer utterances than processes a share is empty.
+        """
+        if places == 1:
+            return self
+        size = max(len(batch) for batch in self.micro_batches)
+        mine = self.indices[place::places]
+        return StepPlan(tuple(mine[start : start + size] for start in range(0, len(mine), size)))
+
 
 class BucketSampler:
     """Length buckets: each step draws utterances of similar length, steps come in random order.

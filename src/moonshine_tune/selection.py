@@ -28,33 +28,44 @@ class SelectionRule:
         canary_bound: points that the canary may lose.
         dev_tolerance: points of dev WER that are given up for a better canary when strengths are
             compared: within it a difference is a word or two.
+        canary_tolerance: points of canary WER that are no reason to weaken an adapter.
     """
 
     base_canary: float | None
     canary_bound: float
     dev_tolerance: float = 0.25
+    canary_tolerance: float = 0.5
 
     def allows(self, candidate: Candidate) -> bool:
         """Whether the canary is held."""
-        if self.base_canary is None or candidate.canary_wer is None:
-            return True
-        return candidate.canary_wer <= self.base_canary + self.canary_bound
+        return self._lost(candidate) <= self.canary_bound
 
     def is_better(self, candidate: Candidate, best: Candidate | None) -> bool:
         """Whether `candidate` takes the place of `best`: allowed first, then dev, then canary."""
         return best is None or self._order(candidate) < self._order(best)
 
     def choose(self, candidates: Sequence[Candidate]) -> Candidate:
-        """The best of several strengths: near the lowest dev WER, the one with the best canary."""
+        """The best of several strengths.
+
+        Of those near the lowest dev WER: the strongest that costs the canary next to nothing,
+        else the one with the best canary. A weaker adapter is never free: it has learnt less.
+        """
         allowed = [item for item in candidates if self.allows(item)]
         if not allowed:
             # None holds the bound: the one that comes nearest.
             return min(candidates, key=lambda item: (item.canary_wer or 0.0, item.dev_wer))
-        near = min(item.dev_wer for item in allowed) + self.dev_tolerance
-        return min(
-            (item for item in allowed if item.dev_wer <= near),
-            key=lambda item: (item.canary_wer or 0.0, item.dev_wer, -item.strength),
-        )
+        highest = min(item.dev_wer for item in allowed) + self.dev_tolerance
+        near = [item for item in allowed if item.dev_wer <= highest]
+        kept = [item for item in near if self._lost(item) <= self.canary_tolerance]
+        if kept:
+            return max(kept, key=lambda item: item.strength)
+        return min(near, key=lambda item: (item.canary_wer or 0.0, item.dev_wer, -item.strength))
+
+    def _lost(self, item: Candidate) -> float:
+        """Points of canary WER that the candidate is worse than the base."""
+        if self.base_canary is None or item.canary_wer is None:
+            return 0.0
+        return item.canary_wer - self.base_canary
 
     def _order(self, item: Candidate) -> tuple[bool, float, float]:
         return (not self.allows(item), item.dev_wer, item.canary_wer or 0.0)

@@ -33,6 +33,8 @@ PACKAGES: tuple[Package, ...] = (
     Package("jiwer", "4.0", "counting errors"),
     Package("whisper-normalizer", "0.1.12", "English normalizer"),
     Package("pydantic", "2.9", "settings"),
+    Package("jinja2", "3.1", "report pages"),
+    Package("markupsafe", "2.1", "report pages"),
     Package("pyyaml", "6.0", "settings files"),
     Package("psutil", "6.0", "memory readings"),
     Package("platformdirs", "4.2", "the cache's place"),

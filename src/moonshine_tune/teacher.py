@@ -5,13 +5,13 @@ head turns the states into the teacher's distribution again when it is needed. N
 used, so any general audio in the right language will do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from moonshine_tune.decode import DecodeLimits, batches_by_length, greedy_tokens
-from moonshine_tune.encoder_cache import StateSource
+from moonshine_tune.encoder_cache import StateSource, each_that_fits
 from moonshine_tune.families.interface import SpeechModel
 from moonshine_tune.loss import TargetBatch, head_kl_sum, target_batch
 from moonshine_tune.progress import Progress
@@ -26,6 +26,7 @@ class ReplayTeacher:
     Args:
         source: encoder states of the replay clips.
         indices: the clips that will be drawn.
+        known: what the base is known to say to clips, as token ids; the others are decoded.
     """
 
     def __init__(
@@ -35,27 +36,44 @@ class ReplayTeacher:
         indices: Sequence[int],
         limits: DecodeLimits,
         progress: Progress,
+        *,
+        known: Mapping[int, Sequence[int]] | None = None,
     ) -> None:
         self._model = model
         self._source = source
-        self._tokens: dict[int, list[int]] = {}
+        self._limits = limits
+        self._tokens: dict[int, list[int]] = {
+            index: list(known[index]) for index in indices if known and index in known
+        }
         self._hidden: dict[int, Tensor] = {}
         seconds = [source.seconds[index] for index in indices]
+        groups = batches_by_length(seconds, _BATCH_S)
         with progress.stage("listening to replay audio", len(indices)) as stage:
-            for group in batches_by_length(seconds, _BATCH_S):
-                rows = [indices[place] for place in group]
-                self._listen(rows, limits)
+
+            def listen(rows: Sequence[int]) -> None:
+                self._listen(rows)
                 stage.advance(len(rows))
 
+            each_that_fits(
+                [[indices[place] for place in group] for group in groups], listen, model.device
+            )
+
+    @property
+    def said(self) -> dict[int, list[int]]:
+        """Token ids of what the base says to each clip."""
+        return dict(self._tokens)
+
     @torch.inference_mode()
-    def _listen(self, rows: Sequence[int], limits: DecodeLimits) -> None:
+    def _listen(self, rows: Sequence[int]) -> None:
         states = self._source.batch(rows)
-        bounds = [limits.tokens(self._source.seconds[index]) for index in rows]
-        answers = greedy_tokens(self._model, states, bounds)
-        targets = target_batch(answers, self._model.device)
+        if not all(index in self._tokens for index in rows):
+            bounds = [self._limits.tokens(self._source.seconds[index]) for index in rows]
+            answers = greedy_tokens(self._model, states, bounds)
+            self._tokens |= dict(zip(rows, answers, strict=True))
+        said = [self._tokens[index] for index in rows]
+        targets = target_batch(said, self._model.device)
         hidden = self._model.decoder_hidden(states, targets.input_ids)
-        for row, (index, tokens) in enumerate(zip(rows, answers, strict=True)):
-            self._tokens[index] = tokens
+        for row, (index, tokens) in enumerate(zip(rows, said, strict=True)):
             self._hidden[index] = hidden[row, : len(tokens) + 1].to("cpu").clone()
 
     def targets(self, indices: Sequence[int]) -> TargetBatch:

@@ -20,6 +20,7 @@ from functools import cache
 from moonshine_tune.errors import RequestError
 
 _HYPHENS = re.compile(r"(?<=\w)[-‐‑–](?=\w)")
+_ELLIPSIS = re.compile(r"…|\.{2,}")
 _SPACES = re.compile(r"\s+")
 
 
@@ -57,7 +58,9 @@ def _whisper_english() -> Callable[[str], str]:
 
 
 def _english(text: str) -> str:
-    return _SPACES.sub(" ", _whisper_english()(split_hyphens(text))).strip()
+    # Whisper's normalizer leaves a lone period of an ellipsis, which would count as a word.
+    text = _ELLIPSIS.sub(" ", split_hyphens(text))
+    return _SPACES.sub(" ", _whisper_english()(text)).strip()
 
 
 NORMALIZERS: dict[str, Normalizer] = {

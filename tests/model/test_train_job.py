@@ -126,18 +126,16 @@ def _same_adapter(first: Path, second: Path) -> bool:
 
 @pytest.fixture(scope="module", params=["streaming", "v1"])
 def finished(
-    request: pytest.FixtureRequest, speech_folder: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    speech_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    one_thread: None,
 ) -> tuple[Path, TrainResult, Content]:
     """A run to its end with canary and replay; the others are compared with it. Read only."""
     model: Path = request.getfixturevalue(f"saved_{request.param}")
     content = _content(model, speech_folder, "canary", "replay")
     out = tmp_path_factory.mktemp("runs") / request.param
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return out, train(resolve_settings([("test", content)]), out, SilentProgress()), content
-    finally:
-        torch.set_num_threads(threads)
+    return out, train(resolve_settings([("test", content)]), out, SilentProgress()), content
 
 
 Finished = tuple[Path, TrainResult, Content]

@@ -27,9 +27,7 @@ def test_an4_is_learnt_in_a_minute_and_general_speech_is_kept(
 ) -> None:
     train = _subset(shared_data / "an4" / "train.jsonl", tmp_path / "train.jsonl", 4)
     test = _subset(shared_data / "an4" / "test.jsonl", tmp_path / "test.jsonl", 2)
-    replay = _subset(
-        shared_data / "replay_audio" / "manifest.jsonl", tmp_path / "replay.jsonl", 8
-    )
+    replay = _subset(shared_data / "replay_audio" / "manifest.jsonl", tmp_path / "replay.jsonl", 8)
     canary = _subset(
         shared_data / "librispeech_other" / "manifest.jsonl", tmp_path / "canary.jsonl", 3
     )

@@ -38,9 +38,7 @@ def test_the_rebuilt_model_says_what_the_runtime_says(
     parity = compare_transcripts(heard, said, normalizer_for(None), bound=3.0)
     assert parity.clips == 9
     assert parity.passed, parity
-    assert said[5] == (
-        "Ever tried, ever failed, no matter, try again, fail again, fail better."
-    )
+    assert said[5] == ("Ever tried, ever failed, no matter, try again, fail again, fail better.")
 
 
 def test_transcripts_and_states_do_not_depend_on_the_batch(

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
 
 from moonshine_tune.audio.decode import audio_info, load_utterance
 from moonshine_tune.decode import Samples
 from moonshine_tune.errors import AudioError, RequestError
 from moonshine_tune.families.interface import SpeechModel
+from moonshine_tune.files import sha256_of
 from moonshine_tune.manifest import Utterance
 
 
@@ -30,6 +33,20 @@ class Corpus:
     def load(self, index: int) -> Samples:
         """Samples of one utterance, mono 16 kHz."""
         return load_utterance(self.utterances[index])
+
+    def content_key(self, index: int) -> str:
+        """Names what is heard in an utterance, wherever the file lies: its content and the span."""
+        utterance = self.utterances[index]
+        path = utterance.audio
+        stat = path.stat()
+        content = _content_hash(path, stat.st_size, stat.st_mtime_ns)
+        return f"{content}:{utterance.start or 0.0:g}:{utterance.end}"
+
+
+@lru_cache(maxsize=1024)
+def _content_hash(path: Path, size: int, mtime_ns: int) -> str:
+    """Hash of a file; many utterances may be spans of one, so the last ones are remembered."""
+    return sha256_of(path)
 
 
 def utterance_seconds(utterance: Utterance) -> float:

@@ -3,6 +3,7 @@
 Archives hold regular files only, sorted, below one folder, with fixed times, owners and modes.
 """
 
+import errno
 import gzip
 import hashlib
 import re
@@ -24,6 +25,8 @@ _CHUNK = 1 << 20
 _LEVEL = 6
 # A package of the largest published model holds about 0.5 GB; more than this unpacks to no use.
 _MOST_BYTES = 16_000_000_000
+# These are of the disk; any other error of the system while reading is nonsense in a header.
+_MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
 
 
 def archive_kind(path: Path) -> str | None:
@@ -141,16 +144,22 @@ def unpack(archive: Path, folder: Path) -> str:
             return _unpack_zip(archive, folder)
         return _unpack_tar(archive, folder)
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError) as error:
-        raise NegativeAnswerError(
-            f"the archive is damaged ({error})",
-            where=archive.name,
-            hint="fetch or copy it again, and compare its size with the original",
-        ) from error
-    except (UnicodeDecodeError, NotImplementedError, ValueError, RuntimeError) as error:
+        raise _damaged(archive, error) from error
+    except OSError as error:
+        if error.errno in _MACHINE_ERRORS:
+            raise
+        raise _damaged(archive, error) from error
+    except (ValueError, NotImplementedError, RuntimeError, OverflowError) as error:
         # What the standard library's readers raise for headers that make no sense.
-        raise NegativeAnswerError(
-            f"the archive is damaged ({error})", where=archive.name
-        ) from error
+        raise _damaged(archive, error) from error
+
+
+def _damaged(archive: Path, error: Exception) -> NegativeAnswerError:
+    return NegativeAnswerError(
+        f"the archive is damaged ({str(error) or type(error).__name__})",
+        where=archive.name,
+        hint="fetch or copy it again, and compare its size with the original",
+    )
 
 
 def _unpack_tar(archive: Path, folder: Path) -> str:

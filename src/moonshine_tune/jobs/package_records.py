@@ -68,11 +68,18 @@ def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Resolved settings; manifests are named by their role only."""
     result = {key: value for key, value in settings.items() if key not in ("model", "data")}
     data = {
-        key: value
-        for key, value in settings.get("data", {}).items()
-        if key not in MANIFEST_ROLES and not isinstance(value, Path)
+        key: value for key, value in settings.get("data", {}).items() if key not in MANIFEST_ROLES
     }
-    return {"model": public_name(settings.get("model", "tiny")), "data": data} | result
+    named = {"model": settings.get("model", "tiny"), "data": data} | result
+    return {key: _without_paths(value) for key, value in named.items()}
+
+
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _without_paths(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_paths(item) for item in value]
+    return public_name(value) if isinstance(value, str | Path) else value
 
 
 def public_run(record: Mapping[str, Any]) -> dict[str, Any]:

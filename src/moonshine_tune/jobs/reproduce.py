@@ -33,7 +33,7 @@ sum_of() {
 # need NAME PATH SHA256: the manifest must be named, be there and be the recorded one.
 need() {
     if [ -z "$2" ]; then
-        echo "error: say where the manifest $1 lies, in reproduce/manifests.sh" >&2
+        echo "error: say where the manifest $1 lies, in $WORK/manifests.sh" >&2
         echo "hint: or run: $1=path/to/manifest.jsonl sh $0" >&2
         exit 2
     fi
@@ -57,18 +57,21 @@ same() {
     fi
 }
 
-. "$PACKAGE/reproduce/manifests.sh"
+# A copy is what is edited: a package whose files are edited no longer passes `verify`.
+[ -f "$WORK/manifests.sh" ] || cp "$PACKAGE/reproduce/manifests.sh" "$WORK/manifests.sh"
+. "$WORK/manifests.sh"
 """
 
 _README = """\
 # Make this package again
 
 1. Install the recorded versions: `pip install -r requirements.txt` (Python {python}).
-2. Say in `manifests.sh` where the manifests lie, or set the variables in the environment.
-3. Run `sh train.sh`, `sh export.sh`, `sh evaluate.sh`, `sh benchmark.sh`, in this order.
+2. Run `sh train.sh`, `sh export.sh`, `sh evaluate.sh`, `sh benchmark.sh`, in this order.
 
-Results go to a folder beside the package, or to `$WORK`. Each manifest's fingerprint is checked
-first. On the same processor with the same versions the adapter comes out the same, byte for byte.
+Results go to `$WORK`, by default a folder beside the package. The scripts ask where the manifests
+lie: say so in `$WORK/manifests.sh`, or in the environment (`manifests.sh` has the names). Each
+manifest's fingerprint is checked first. On the same processor with the same versions the adapter
+comes out the same, byte for byte. `DEVICE=auto sh train.sh` trains on another kind of device.
 """
 
 
@@ -163,11 +166,14 @@ def _script(title: str, lines: Sequence[str]) -> str:
 
 def _train(facts: ReproduceFacts) -> str:
     roles = _roles(facts)
-    lines = [_need(role.upper(), str(facts.run["data"][role])) for role in roles]
+    # What "auto" chose then is what gives the same bytes now.
+    device = shlex.quote(str((facts.run.get("device") or {}).get("name") or "auto"))
+    lines = [f"DEVICE=${{DEVICE:-{device}}}"]
+    lines += [_need(role.upper(), str(facts.run["data"][role])) for role in roles]
     flags = " ".join(f'--{role} "${role.upper()}"' for role in roles)
     lines.append(
         '"$MOONSHINE_TUNE" train --config "$PACKAGE/reproduce/settings.yaml" '
-        f'{flags} --out "$WORK/run"'
+        f'{flags} ${{DEVICE:+--set "device.name=$DEVICE"}} --out "$WORK/run"'
     )
     lines.append(
         f'same "the adapter" "$WORK/run/adapter/adapter_model.safetensors" {facts.adapter_sha256}'

@@ -18,17 +18,21 @@ from moonshine_tune.adapter import (
     load_adapter_state,
 )
 from moonshine_tune.config import ResolvedSettings
-from moonshine_tune.device import is_out_of_memory
+from moonshine_tune.device import choose_device, choose_dtype, is_out_of_memory
 from moonshine_tune.errors import MachineError, RequestError
 from moonshine_tune.jobs.interrupt import StopRequest
 from moonshine_tune.jobs.model_opening import OpenedModel, open_model
+from moonshine_tune.jobs.processes import Processes
 from moonshine_tune.jobs.train_setup import TrainingSetup, prepare_training
 from moonshine_tune.jobs.trainer import Trainer
-from moonshine_tune.progress import Progress
+from moonshine_tune.progress import Progress, SilentProgress
 from moonshine_tune.runs import RunFolder
 from moonshine_tune.selection import Candidate, SelectionRule
-from moonshine_tune.state import load_state
 from moonshine_tune.text import normalizer_for
+
+# run.json says with this that the folder is a training run.
+_JOB = "train"
+_ENDINGS = ("finished", "early stop", "interrupted")
 
 
 @dataclass(frozen=True)
@@ -63,13 +67,22 @@ def train(
 ) -> TrainResult:
     """Train an adapter; the best one is in `out/adapter`, and the run can be resumed.
 
+    Started by `accelerate launch` or `torchrun`, all processes train one adapter: each takes its
+    share of every step, the first one scores, logs and saves, and all return the same result.
+
     Raises:
         RequestError: wrong input, an existing run folder without `resume`, another run's settings.
         MachineError: no such device, the disk is full, or only non-finite steps.
     """
     begun = time.monotonic()
     settings = resolved.settings
-    run = RunFolder.open(out) if resume else RunFolder.create(out)
+    device = choose_device(settings.device.name).device
+    processes = Processes(device, choose_dtype(device, settings.device.dtype).dtype)
+    progress = progress if processes.is_main else SilentProgress()
+    if resume:
+        run = _open_run(out)
+    else:
+        run = RunFolder.create(out) if processes.is_main else RunFolder(out)
     opened = open_model(
         settings.model,
         device=settings.device.name,
@@ -79,18 +92,20 @@ def train(
     )
     normalizer = normalizer_for(settings.data.normalizer, opened.language)
     progress.say(f"model {opened.base['name']} on {opened.device.device}: {opened.device.reason}")
-    setup = prepare_training(settings, opened, normalizer, progress)
+    setup = prepare_training(settings, opened, normalizer, progress, scores=processes.is_main)
     for remark in setup.remarks:
         progress.say(remark)
     if resume:
         _check_same_run(run, opened, setup)
-    else:
+    elif processes.is_main:
         run.write_record(
+            job=_JOB,
             settings=settings.model_dump(mode="json"),
             sources=resolved.sources,
             base=opened.base,
             device={"name": str(opened.device.device), "reason": opened.device.reason},
             dtype={"name": str(opened.dtype.dtype), "reason": opened.dtype.reason},
+            processes=processes.count,
             normalizer=normalizer.name,
             data=setup.fingerprints,
             remarks=setup.remarks,
@@ -98,20 +113,42 @@ def train(
             seed=settings.train.seed,
             status="running",
         )
-    trainer = Trainer(settings, opened, setup, run, progress)
+    trainer = Trainer(settings, opened, setup, run, processes, progress)
     stopped, steps = _loop(trainer, resume)
-    result = _finish(trainer, stopped, steps, time.monotonic() - begun)
-    run.update_record(status=stopped, result=_result_record(result))
-    trainer.board.close()
-    return result
+    result: TrainResult | None = None
+    if processes.is_main:
+        result = _finish(trainer, stopped, steps, time.monotonic() - begun)
+        run.update_record(status=stopped, result=_result_record(result))
+    trainer.close()
+    shared: TrainResult = processes.from_main(result)
+    processes.finish()
+    return shared
+
+
+def _open_run(out: Path) -> RunFolder:
+    """The folder of a run that `train` has begun, and of nothing else."""
+    run = RunFolder.open(out)
+    record = run.read_record()
+    if record.get("job") != _JOB:
+        raise RequestError(
+            "this folder was not made by `moonshine-tune train`",
+            where=run.path,
+            hint="name the folder that was given to it as --out",
+        )
+    return run
 
 
 def _check_same_run(run: RunFolder, opened: OpenedModel, setup: TrainingSetup) -> None:
     record = run.read_record()
     if record["base"]["sha256"] != opened.base["sha256"]:
-        raise RequestError("this run was started from another base model", where=run.path)
-    if record["data"] != setup.fingerprints:
-        changed = [k for k in setup.fingerprints if record["data"].get(k) != setup.fingerprints[k]]
+        raise RequestError(
+            f"this run was started from another base model, {record['base']['name']}",
+            where=run.path,
+            hint="name that one with --model, or start a new run with another --out",
+        )
+    names = sorted(record["data"].keys() | setup.fingerprints.keys())
+    changed = [name for name in names if record["data"].get(name) != setup.fingerprints.get(name)]
+    if changed:
         raise RequestError(
             f"the manifests have changed since this run began: {', '.join(changed)}",
             where=run.path,
@@ -122,46 +159,36 @@ def _check_same_run(run: RunFolder, opened: OpenedModel, setup: TrainingSetup) -
 def _loop(trainer: Trainer, resume: bool) -> tuple[str, int]:
     """The training loop. Returns why it stopped and how many steps are done."""
     settings, model, counters = trainer.settings, trainer.model, trainer.counters
+    processes = trainer.processes
     parameters = [value for _, value in adapter_parameters(model.module)]
-    step = 0
-    if resume:
-        state = load_state(trainer.run.state_dir, model, trainer.optimizer.optimizer)
-        step = state.step
-        vars(counters).update(state.counters)
-        trainer.run.cut_metrics(step)
-    else:
-        _score_baseline(trainer)
-    baseline = counters.candidate("baseline")
-    trainer.rule = SelectionRule(
-        baseline.canary_wer if baseline else None, settings.select.canary_bound
-    )
-    stopped = "finished"
+    step = _begin(trainer, resume)
     total = settings.train.steps
+    ending = 0
     with trainer.progress.stage("training", total) as stage, StopRequest() as stop:
         stage.advance(step)
-        while step < total:
+        while step < total and not (ending := processes.highest(_ending(trainer, stop))):
             begun = time.monotonic()
             model.module.train()
-            share = trainer.set_learning_rate(step)
-            sums: dict[str, float] = {}
-            out_of_memory = ""
+            share = trainer.start_step(step)
+            sums = dict.fromkeys(trainer.term_names, 0.0)
+            shortage = ""
             try:
                 for name, loss, reported in trainer.terms(step):
                     trainer.accelerator.backward(loss)
-                    sums[name] = sums.get(name, 0.0) + float(loss.detach()) * reported
+                    sums[name] += float(loss.detach()) * reported
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                out_of_memory = str(error)
-            if out_of_memory:
+                shortage = str(error) or type(error).__name__
+            if processes.highest(bool(shortage)):
                 # Outside of the except block: the traceback holds the tensors that must go.
-                trainer.back_off(step, out_of_memory)
+                trainer.back_off(step, shortage)
                 continue
+            sums = processes.add_up(parameters, sums)
             norm = float(torch.nn.utils.clip_grad_norm_(parameters, settings.train.clip_norm))
             if math.isfinite(norm) and math.isfinite(sum(sums.values())):
                 trainer.optimizer.step()
                 counters.skipped_in_a_row = 0
-                counters.losses.append(round(sums["loss"], 6))
             else:
                 counters.skipped += 1
                 counters.skipped_in_a_row += 1
@@ -174,7 +201,7 @@ def _loop(trainer: Trainer, resume: bool) -> tuple[str, int]:
                 step,
                 {
                     **sums,
-                    "gradient_norm": norm if math.isfinite(norm) else None,
+                    "gradient_norm": norm,
                     "learning_rate": settings.train.learning_rate * share,
                     "step_seconds": seconds,
                     "skipped_steps": counters.skipped,
@@ -196,18 +223,37 @@ def _loop(trainer: Trainer, resume: bool) -> tuple[str, int]:
                 _evaluate(trainer, step)
             else:
                 trainer.save_state_when_due(step)
-            if stop.wanted:
-                stopped = "interrupted"
-            elif counters.scores_without_best >= settings.select.patience:
-                stopped = "early stop"
-            if stopped != "finished":
-                trainer.save_state(step)
-                break
-    return stopped, step
+        if ending:
+            trainer.save_state(step)
+    return _ENDINGS[ending], step
+
+
+def _begin(trainer: Trainer, resume: bool) -> int:
+    """Go on from the saved state, or score the base; returns the first step to do."""
+    step = trainer.resume() if resume else None
+    if step is None:
+        if not resume:
+            trainer.start_log()
+        _score_baseline(trainer)
+        trainer.save_state(0)
+    baseline = trainer.counters.candidate("baseline")
+    trainer.rule = SelectionRule(
+        baseline.canary_wer if baseline else None, trainer.settings.select.canary_bound
+    )
+    return step or 0
+
+
+def _ending(trainer: Trainer, stop: StopRequest) -> int:
+    """Why this process would stop now, as a place in `_ENDINGS`; 0 goes on."""
+    if stop.wanted:
+        return 2
+    return int(trainer.counters.scores_without_best >= trainer.settings.select.patience)
 
 
 def _score_baseline(trainer: Trainer) -> None:
     """Score the base first: with B = 0 the adapter changes nothing, but disabled is faster."""
+    if not trainer.processes.is_main:
+        return
     with adapter_disabled(trainer.model):
         baseline = trainer.score(0).candidate
     trainer.counters.baseline = baseline.to_record()
@@ -216,7 +262,9 @@ def _score_baseline(trainer: Trainer) -> None:
 
 
 def _evaluate(trainer: Trainer, step: int) -> None:
-    """Score, keep the adapter if it is the best so far, save the state."""
+    """Score, keep the adapter if it is the best so far, save the state; the main process does."""
+    if not trainer.processes.is_main:
+        return
     scored = trainer.score(step)
     candidate = scored.candidate
     trainer.log(step, {"dev_wer": candidate.dev_wer, "canary_wer": candidate.canary_wer})
@@ -224,7 +272,8 @@ def _evaluate(trainer: Trainer, step: int) -> None:
     if is_best:
         trainer.counters.best = candidate.to_record()
         trainer.counters.scores_without_best = 0
-        trainer.save_best(scored, adapter_state(trainer.model))
+        trainer.best_state = adapter_state(trainer.model)
+        trainer.save_best(scored, trainer.best_state)
     else:
         trainer.counters.scores_without_best += 1
     trainer.save_state(step)
@@ -239,17 +288,19 @@ def _words(candidate: Candidate) -> str:
 def _finish(trainer: Trainer, stopped: str, steps: int, seconds: float) -> TrainResult:
     """Choose the strength of the best adapter and put the result together."""
     counters = trainer.counters
-    if counters.best is None:
-        # Interrupted before the first score: what there is so far is still an adapter.
-        _evaluate(trainer, steps)
     best = counters.candidate("best")
     baseline = counters.candidate("baseline")
-    if best is None or baseline is None:
+    if baseline is None:
         raise RequestError("the saved state has no baseline", where=trainer.run.state_dir)
+    if best is None:
+        # Interrupted before the first score: what there is so far is still an adapter. It is no
+        # part of the run's own scores, so that a resumed run is as one that was never stopped.
+        scored = trainer.score(steps)
+        trainer.save_best(scored, adapter_state(trainer.model))
+        best = scored.candidate
     if stopped != "interrupted":
         best = _choose_strength(trainer, best)
-    tenth = max(len(counters.losses) // 10, 1)
-    head, tail = counters.losses[:tenth], counters.losses[-tenth:]
+    head, tail = _first_and_last_losses(trainer.run)
     return TrainResult(
         run=trainer.run.path,
         adapter=trainer.run.adapter_dir,
@@ -259,8 +310,8 @@ def _finish(trainer: Trainer, stopped: str, steps: int, seconds: float) -> Train
         baseline=baseline,
         best=best,
         canary_held=trainer.rule.allows(best),
-        first_loss=sum(head) / max(len(head), 1),
-        last_loss=sum(tail) / max(len(tail), 1),
+        first_loss=head,
+        last_loss=tail,
         seconds=seconds,
         train_seconds=counters.train_seconds,
         peak_memory_mb=trainer.memory().peak_resident_mb,
@@ -268,17 +319,24 @@ def _finish(trainer: Trainer, stopped: str, steps: int, seconds: float) -> Train
     )
 
 
+def _first_and_last_losses(run: RunFolder) -> tuple[float, float]:
+    """Mean loss of the first and of the last tenth of the steps that counted, from the log."""
+    losses = [
+        float(record["loss"])
+        for record in run.read_metrics()
+        if record.get("loss") is not None and record.get("gradient_norm") is not None
+    ]
+    tenth = max(len(losses) // 10, 1)
+    head, tail = losses[:tenth], losses[-tenth:]
+    return sum(head) / max(len(head), 1), sum(tail) / max(len(tail), 1)
+
+
 def _choose_strength(trainer: Trainer, best: Candidate) -> Candidate:
     """Try weaker versions of the best adapter where a canary can tell what they are worth."""
     strengths = trainer.settings.retain.strengths
     if trainer.setup.canary is None or not strengths or strengths == (1.0,):
         return best
-    from safetensors.torch import load_file
-
-    saved = load_file(trainer.run.adapter_dir / "adapter_model.safetensors")
-    names = [name for name, _ in adapter_parameters(trainer.model.module)]
-    state = {name: saved[f"base_model.model.{name.replace('.default.', '.')}"] for name in names}
-    load_adapter_state(trainer.model, state)
+    load_adapter_state(trainer.model, trainer.best_state)
     tried = {strength: trainer.score(best.step, strength) for strength in strengths}
     for scored in tried.values():
         candidate = scored.candidate
@@ -292,7 +350,7 @@ def _choose_strength(trainer: Trainer, best: Candidate) -> Candidate:
             },
         )
     chosen = trainer.rule.choose([scored.candidate for scored in tried.values()])
-    trainer.save_best(tried[chosen.strength], state)
+    trainer.save_best(tried[chosen.strength], trainer.best_state)
     return chosen
 
 

@@ -4,29 +4,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from moonshine_tune.adapter import AdapterSummary, adapter_disabled, inject_lora
+from moonshine_tune.adapter import AdapterSummary, inject_lora
 from moonshine_tune.config import RunSettings
-from moonshine_tune.decode import DecodeLimits
-from moonshine_tune.encoder_cache import StateSource
+from moonshine_tune.encoder_cache import StateSource, release_encoder
 from moonshine_tune.errors import RequestError
-from moonshine_tune.families.interface import SpeechModel
 from moonshine_tune.holdout import Holdout
 from moonshine_tune.jobs.corpus import Corpus, build_corpus
 from moonshine_tune.jobs.model_opening import OpenedModel
+from moonshine_tune.jobs.replay import Replay, part_replay, prepare_replay
+from moonshine_tune.jobs.state_stores import StateStores
 from moonshine_tune.manifest import Manifest, Utterance, read_manifest
 from moonshine_tune.progress import Progress
-from moonshine_tune.sampler import BucketSampler, Stage, StagedSampler
+from moonshine_tune.sampler import Stage, StagedSampler
 from moonshine_tune.splits import split_by_speaker
-from moonshine_tune.teacher import ReplayTeacher
 from moonshine_tune.text import Normalizer
-
-
-@dataclass(frozen=True)
-class Replay:
-    """Replay clips, what the base says to them, and the order in which they are drawn."""
-
-    teacher: ReplayTeacher
-    sampler: BucketSampler
 
 
 @dataclass(frozen=True)
@@ -45,20 +36,32 @@ class TrainingSetup:
 
 
 def prepare_training(
-    settings: RunSettings, opened: OpenedModel, normalizer: Normalizer, progress: Progress
+    settings: RunSettings,
+    opened: OpenedModel,
+    normalizer: Normalizer,
+    progress: Progress,
+    *,
+    scores: bool = True,
 ) -> TrainingSetup:
     """Read the manifests, inject the adapter and store what a frozen encoder needs only once.
+
+    Args:
+        scores: whether this process scores dev and canary; of several processes one does.
 
     Raises:
         RequestError: a manifest is missing, or nothing in it can be used.
     """
-    data, model = settings.data, opened.model
-    if data.train is None:
+    model = opened.model
+    if settings.data.train is None:
         raise RequestError("no training manifest", hint="name it with: --train train.jsonl")
     manifests = _read_manifests(settings)
     train_utterances, dev_utterances, remarks = _train_and_dev(settings, manifests)
     corpus = build_corpus(
-        train_utterances, model, name="train", max_clip_s=data.max_clip_s, needs_text=True
+        train_utterances,
+        model,
+        name="train",
+        max_clip_s=settings.data.max_clip_s,
+        needs_text=True,
     )
     adapter = inject_lora(
         model,
@@ -68,35 +71,21 @@ def prepare_training(
         sites=settings.adapter.sites,
         seed=settings.train.seed,
     )
-    # A trained encoder gives new states every step: nothing may be stored then.
-    budget = 0 if adapter.touches_encoder else settings.device.state_cache_mb
-    states = StateSource(model, corpus.load, corpus.seconds, budget_mb=budget)
-    sampler = _sampler(settings, corpus)
     if settings.train.gradient_checkpointing:
         model.enable_gradient_checkpointing()
-    states.prepare(sampler.drawn(settings.train.steps), progress, "encoding train")
-    limit = settings.select.max_dev_utterances
-    dev, dev_remarks = _holdout(
-        "dev", dev_utterances[:limit], settings, opened, normalizer, budget, progress
-    )
-    canary: Holdout | None = None
-    canary_remarks: tuple[str, ...] = ()
-    if "canary" in manifests:
-        canary, canary_remarks = _holdout(
-            "canary",
-            manifests["canary"].utterances[:limit],
-            settings,
-            opened,
-            normalizer,
-            budget,
-            progress,
-        )
+    # A trained encoder gives new states every step: nothing may be stored then.
+    stores = StateStores(settings.device, opened, is_frozen=not adapter.touches_encoder)
+    preparation = _Preparation(settings, opened, normalizer, stores, progress)
+    replay_clips, general, name = _general_speech(manifests, settings)
+    # The small ones first: they are what memory is best spent on.
+    dev = preparation.holdout("dev", dev_utterances, scores=scores)
+    canary = preparation.holdout(name, general, scores=scores) if general else None
     replay: Replay | None = None
-    replay_remarks: tuple[str, ...] = ()
-    if "replay" in manifests and settings.retain.weight > 0:
-        replay, replay_remarks = _replay(
-            manifests["replay"].utterances, settings, model, opened.limits, budget, progress
-        )
+    if replay_clips:
+        of = len(manifests["replay"].utterances)
+        replay = preparation.replay(replay_clips, of)
+    sampler = _sampler(settings, corpus)
+    states = preparation.states("train", corpus, sampler.drawn(settings.train.steps))
     return TrainingSetup(
         corpus=corpus,
         states=states,
@@ -105,11 +94,76 @@ def prepare_training(
         canary=canary,
         replay=replay,
         adapter=adapter,
-        remarks=(
-            *remarks, *corpus.remarks, *dev_remarks, *canary_remarks, *replay_remarks,
-        ),
+        remarks=(*remarks, *corpus.remarks, *preparation.finish()),
         fingerprints={name: manifest.sha256 for name, manifest in manifests.items()},
-    )  # fmt: skip
+    )
+
+
+class _Preparation:
+    """Makes the corpora's states ready one after the other and remembers what there is to say."""
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        opened: OpenedModel,
+        normalizer: Normalizer,
+        stores: StateStores,
+        progress: Progress,
+    ) -> None:
+        self._settings, self._opened, self._normalizer = settings, opened, normalizer
+        self._stores, self._progress = stores, progress
+        self._remarks: list[str] = []
+        self._needs_encoder = False
+
+    def states(self, name: str, corpus: Corpus, drawn: Sequence[int]) -> StateSource:
+        """The stored states of a corpus."""
+        source = self._stores.source(corpus, drawn, name)
+        source.prepare(drawn, self._progress, f"encoding {name}")
+        self._needs_encoder |= not source.holds(drawn)
+        return source
+
+    def holdout(self, name: str, utterances: Sequence[Utterance], *, scores: bool) -> Holdout:
+        """A set to score; a process that does not score it encodes nothing."""
+        corpus = build_corpus(
+            utterances[: self._settings.select.max_dev_utterances],
+            self._opened.model,
+            name=name,
+            max_clip_s=self._settings.data.max_clip_s,
+            needs_text=False,
+        )
+        source = self.states(name, corpus, range(len(corpus)) if scores else ())
+        self._remarks += corpus.remarks
+        return Holdout(name, corpus.utterances, source, self._normalizer, self._opened.limits)
+
+    def replay(self, utterances: Sequence[Utterance], of: int) -> Replay:
+        """General speech to train on."""
+        replay, corpus = prepare_replay(
+            utterances, self._settings, self._opened, self._stores, self._progress, of=of
+        )
+        drawn = replay.sampler.drawn(self._settings.train.steps)
+        self._needs_encoder |= not replay.source.holds(drawn)
+        self._remarks += corpus.remarks
+        return replay
+
+    def finish(self) -> list[str]:
+        """All remarks; with every state stored, the encoder's memory is given back."""
+        self._remarks += self._stores.remarks
+        if not self._needs_encoder:
+            freed = release_encoder(self._opened.model)
+            self._remarks.append(f"encoder: {freed} MB released, all its states are stored")
+        return self._remarks
+
+
+def _general_speech(
+    manifests: dict[str, Manifest], settings: RunSettings
+) -> tuple[list[Utterance], Sequence[Utterance], str]:
+    """Clips to replay, clips to watch for drift, and what the watched ones are called."""
+    canary = manifests["canary"].utterances if "canary" in manifests else ()
+    if "replay" not in manifests or settings.retain.weight == 0:
+        return [], canary, "canary"
+    utterances = manifests["replay"].utterances
+    replayed, watched = part_replay(utterances, settings, has_canary=bool(canary))
+    return replayed, canary or watched, "canary" if canary else "held-out replay"
 
 
 def _sampler(settings: RunSettings, corpus: Corpus) -> StagedSampler:
@@ -163,54 +217,3 @@ def _train_and_dev(
         )
     remark = f"dev: no manifest given, held {len(parts.dev)} of {len(train)} utterances out"
     return parts.train, parts.dev, (*remarks, remark)
-
-
-def _holdout(
-    name: str,
-    utterances: Sequence[Utterance],
-    settings: RunSettings,
-    opened: OpenedModel,
-    normalizer: Normalizer,
-    budget_mb: int,
-    progress: Progress,
-) -> tuple[Holdout, tuple[str, ...]]:
-    corpus = build_corpus(
-        utterances,
-        opened.model,
-        name=name,
-        max_clip_s=settings.data.max_clip_s,
-        needs_text=False,
-    )
-    source = StateSource(opened.model, corpus.load, corpus.seconds, budget_mb=budget_mb)
-    source.prepare(range(len(corpus)), progress, f"encoding {name}")
-    return Holdout(name, corpus.utterances, source, normalizer, opened.limits), corpus.remarks
-
-
-def _replay(
-    utterances: Sequence[Utterance],
-    settings: RunSettings,
-    model: SpeechModel,
-    limits: DecodeLimits,
-    budget_mb: int,
-    progress: Progress,
-) -> tuple[Replay, tuple[str, ...]]:
-    count = min(len(utterances), settings.retain.max_clips)
-    chosen = [utterances[place * len(utterances) // count] for place in range(count)]
-    corpus = build_corpus(
-        chosen,
-        model,
-        name=f"replay, {count} of {len(utterances)} clips",
-        max_clip_s=settings.data.max_clip_s,
-        needs_text=False,
-    )
-    source = StateSource(model, corpus.load, corpus.seconds, budget_mb=budget_mb)
-    clips = settings.retain.clips_per_step
-    micro = min(clips, settings.train.batch_size)
-    sampler = BucketSampler(
-        corpus.seconds, batch_size=micro, accumulation=-(-clips // micro), seed=settings.train.seed
-    )
-    drawn = sampler.drawn(settings.train.steps)
-    source.prepare(drawn, progress, "encoding replay")
-    with adapter_disabled(model):
-        teacher = ReplayTeacher(model, source, drawn, limits, progress)
-    return Replay(teacher, sampler), corpus.remarks

@@ -3,9 +3,12 @@
 The order of work is in `jobs/train.py`.
 """
 
+import hashlib
+import json
+import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -17,21 +20,33 @@ from moonshine_tune.device import MemoryReading, memory_mb, release_memory
 from moonshine_tune.errors import MachineError
 from moonshine_tune.files import complete_folder, write_json_atomic, write_jsonl_atomic
 from moonshine_tune.holdout import HoldoutScore
+from moonshine_tune.jobs.board import Board
 from moonshine_tune.jobs.model_opening import OpenedModel
+from moonshine_tune.jobs.processes import Processes
 from moonshine_tune.jobs.train_setup import TrainingSetup
 from moonshine_tune.loss import head_cross_entropy_sum, target_batch
 from moonshine_tune.progress import Progress
 from moonshine_tune.runs import RunFolder
+from moonshine_tune.sampler import StepPlan
 from moonshine_tune.schedule import learning_rate_share
 from moonshine_tune.selection import Candidate, SelectionRule
-from moonshine_tune.state import TrainingState, save_state
+from moonshine_tune.state import (
+    TrainingState,
+    has_state,
+    load_state,
+    safetensors_errors,
+    save_state,
+)
+
+_SELECTION_FILE = "selection.json"
 
 
 @dataclass
 class Counters:
-    """The loop's own counters; they go into the saved state.
+    """The loop's own counters; they go into the saved state, so their size must not grow.
 
-    `micro_batch` is 0 until memory has asked for less than the settings do.
+    `micro_batch` is 0 until memory has asked for less than the settings do. `first_heard` holds the
+    base model's transcripts of a canary without texts.
     """
 
     skipped: int = 0
@@ -40,7 +55,7 @@ class Counters:
     skipped_in_a_row: int = 0
     scores_without_best: int = 0
     train_seconds: float = 0.0
-    losses: list[float] = field(default_factory=list)
+    first_heard: dict[str, str] = field(default_factory=dict)
     baseline: dict[str, Any] | None = None
     best: dict[str, Any] | None = None
 
@@ -58,7 +73,12 @@ class Scored:
 
 
 class Trainer:
-    """The parts of one run. `counters` is what the loop counts, `micro_batch` what fits memory."""
+    """The parts of one run. `counters` is what the loop counts, `micro_batch` what fits memory.
+
+    Attributes:
+        best_state: matrices of the best adapter so far.
+        term_names: the losses that a step of this run has.
+    """
 
     def __init__(
         self,
@@ -66,96 +86,70 @@ class Trainer:
         opened: OpenedModel,
         setup: TrainingSetup,
         run: RunFolder,
+        processes: Processes,
         progress: Progress,
     ) -> None:
-        from accelerate import Accelerator
-        from torch.utils.tensorboard import SummaryWriter
-
         self.settings, self.opened, self.setup = settings, opened, setup
-        self.run, self.progress = run, progress
+        self.run, self.processes, self.progress = run, processes, progress
         self.model = opened.model
-        mixed = "bf16" if opened.dtype.dtype == torch.bfloat16 else "no"
-        self.accelerator = Accelerator(
-            cpu=opened.device.device.type == "cpu", mixed_precision=mixed
-        )
-        if self.accelerator.num_processes > 1:
-            raise MachineError(
-                "training in several processes is not supported",
-                hint="start it without `accelerate launch`; one process uses one device",
-            )
+        self.accelerator = processes.accelerator
         groups = _parameter_groups(settings, opened)
         self.optimizer = self.accelerator.prepare(torch.optim.AdamW(groups))
-        self.board = SummaryWriter(str(run.tensorboard_dir))
         self.counters = Counters()
         self.rule = SelectionRule(None, settings.select.canary_bound)
+        self.best_state: dict[str, Tensor] = {}
+        self.term_names = ("loss", *_replay_terms(setup))
+        self._board: Board | None = None
         self._saved_at = time.monotonic()
 
-    def terms(self, step: int) -> Iterator[tuple[str, Tensor, float]]:
-        """The losses of one optimizer step, one forward at a time: name, loss, share reported."""
-        plan = self.setup.sampler.plan(step)
-        tokens = self.setup.corpus.tokens
-        count = sum(len(tokens[index]) + 1 for index in plan.indices)
-        for batch in self._fitting(plan.micro_batches):
-            targets = target_batch([tokens[index] for index in batch], self.model.device)
-            with self.accelerator.autocast():
-                states = self.setup.states.batch(batch)
-                hidden = self.model.decoder_hidden(states, targets.input_ids)
-                loss = head_cross_entropy_sum(hidden, self.model.head_weight, targets.targets)
-                loss = loss / count
-            yield "loss", loss, 1.0
-        replay, weight = self.setup.replay, self.settings.retain.weight
-        if replay is None:
-            return
-        replay_plan = replay.sampler.plan(step)
-        count = replay.teacher.num_targets(replay_plan.indices)
-        for batch in self._fitting(replay_plan.micro_batches):
-            with self.accelerator.autocast():
-                pull = replay.teacher.kl_sum(batch) * (weight / count)
-            yield "replay_kl", pull, 1.0 / weight
+    def resume(self) -> int | None:
+        """Put the saved state back and open the log after it; returns the next step.
 
-    def _fitting(self, batches: Sequence[Sequence[int]]) -> Iterator[Sequence[int]]:
-        """The micro-batches, cut smaller where memory has asked for it."""
-        size = self.counters.micro_batch or max(len(batch) for batch in batches)
-        for batch in batches:
-            for start in range(0, len(batch), size):
-                yield batch[start : start + size]
-
-    def back_off(self, step: int, reason: str) -> None:
-        """After out-of-memory: half the micro-batch from here on; the effective batch stays.
+        None where the run was stopped before it saved anything: it begins anew.
 
         Raises:
-            MachineError: one clip at a time does not fit; everything is saved before.
+            RequestError: no state is whole, or it belongs to another adapter shape.
         """
-        self.optimizer.zero_grad(set_to_none=True)
-        release_memory(self.model.device)
-        plan = self.setup.sampler.plan(step)
-        now = self.counters.micro_batch or max(len(batch) for batch in plan.micro_batches)
-        if now == 1:
-            self.save_state(step)
-            corpus = self.setup.corpus
-            longest = max(plan.indices, key=lambda index: corpus.seconds[index])
-            raise MachineError(
-                f"out of memory with one clip at a time; the longest clip of step {step + 1} is "
-                f"{corpus.utterances[longest].id} ({corpus.seconds[longest]:.1f} s)",
-                where=self.run.path,
-                hint="leave long clips out: --resume --set data.max_clip_s=10; "
-                f"or ask what fits: moonshine-tune estimate ({reason.splitlines()[0][:200]})",
-            )
-        self.counters.micro_batch = max(now // 2, 1)
-        self.counters.out_of_memory += 1
-        self.log(step, {"out_of_memory": 1, "micro_batch": self.counters.micro_batch})
-        self.progress.say(
-            f"out of memory at step {step + 1}: going on with {self.counters.micro_batch} clips "
-            "at a time, the same effective batch"
-        )
+        if not has_state(self.run.state_dir):
+            self.progress.say("nothing was saved yet: beginning at the first step")
+            self._open_log(-1)
+            return None
+        state = load_state(self.run.state_dir, self.model, self.optimizer.optimizer)
+        if state.remark:
+            self.progress.say(state.remark)
+        names = {item.name for item in fields(Counters)}
+        vars(self.counters).update({k: v for k, v in state.counters.items() if k in names})
+        self.best_state = state.best
+        if self.setup.canary is not None:
+            self.setup.canary.restore_first_heard(self.counters.first_heard)
+        self._restore_best()
+        self._open_log(state.step)
+        return state.step
 
-    def save_state_when_due(self, step: int) -> None:
-        """Save the state where the last one is older than the settings allow."""
-        if time.monotonic() - self._saved_at >= self.settings.train.save_every_minutes * 60:
-            self.save_state(step)
+    def start_log(self) -> None:
+        """Open the log of a new run."""
+        if self.processes.is_main:
+            self._board = Board(self.run.tensorboard_dir)
 
-    def set_learning_rate(self, step: int) -> float:
-        """Set the rates of this step; returns the share of the peak."""
+    def _open_log(self, step: int) -> None:
+        """Go on with the log after `step`: what a killed run wrote later is written again."""
+        if self.processes.is_main:
+            self.run.cut_metrics(step)
+            self._board = Board(self.run.tensorboard_dir, first_step=step + 1)
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self._board is not None:
+            self._board.close()
+
+    def start_step(self, step: int) -> float:
+        """Set the rates and the random numbers of a step; returns the share of the peak rate.
+
+        Random numbers are a function of seed, step and process: neither a resume nor a step that
+        is tried again in smaller pieces draws others.
+        """
+        text = f"{self.settings.train.seed}/{step}/{self.processes.place}"
+        torch.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big"))
         train = self.settings.train
         share = learning_rate_share(
             step,
@@ -167,16 +161,109 @@ class Trainer:
             group["lr"] = group["peak"] * share
         return share
 
+    def terms(self, step: int) -> Iterator[tuple[str, Tensor, float]]:
+        """This process's losses of an optimizer step, one forward at a time.
+
+        Each is divided by the count of the whole step, all processes together. Yields name, loss,
+        and what the loss is multiplied by to be reported.
+        """
+        plan = self.setup.sampler.plan(step)
+        tokens = self.setup.corpus.tokens
+        count = sum(len(tokens[index]) + 1 for index in plan.indices)
+        for batch in self._fitting(plan):
+            targets = target_batch([tokens[index] for index in batch], self.model.device)
+            with self.accelerator.autocast():
+                states = self.setup.states.batch(batch)
+                hidden = self.model.decoder_hidden(states, targets.input_ids)
+                loss = head_cross_entropy_sum(hidden, self.model.head_weight, targets.targets)
+                loss = loss / count
+            yield "loss", loss, 1.0
+        if self.setup.replay is not None:
+            yield from self._replay_terms(step)
+
+    def _replay_terms(self, step: int) -> Iterator[tuple[str, Tensor, float]]:
+        replay, weight = self.setup.replay, self.settings.retain.weight
+        if replay is None:
+            return
+        plan = replay.sampler.plan(step)
+        count = replay.num_targets(plan.indices)
+        for batch in self._fitting(plan):
+            taught = [index for index in batch if index not in replay.transcripts]
+            told = [index for index in batch if index in replay.transcripts]
+            if taught:
+                with self.accelerator.autocast():
+                    pull = replay.teacher.kl_sum(taught) * (weight / count)
+                yield "replay_kl", pull, 1.0 / weight
+            if told:
+                texts = [replay.transcripts[index] for index in told]
+                targets = target_batch(texts, self.model.device)
+                with self.accelerator.autocast():
+                    states = replay.source.batch(told)
+                    hidden = self.model.decoder_hidden(states, targets.input_ids)
+                    loss = head_cross_entropy_sum(hidden, self.model.head_weight, targets.targets)
+                    loss = loss * (weight / count)
+                yield "replay_loss", loss, 1.0 / weight
+
+    def _fitting(self, plan: StepPlan) -> Iterator[Sequence[int]]:
+        """This process's micro-batches, cut smaller where memory has asked for it."""
+        for batch in plan.share(self.processes.place, self.processes.count).micro_batches:
+            size = self.counters.micro_batch or len(batch)
+            for start in range(0, len(batch), size):
+                yield batch[start : start + size]
+
+    def back_off(self, step: int, reason: str) -> None:
+        """After out-of-memory: half the micro-batch from here on; the effective batch stays.
+
+        Args:
+            reason: empty in a process that had memory enough.
+
+        Raises:
+            MachineError: one clip at a time does not fit; everything is saved before.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        release_memory(self.model.device)
+        plans = [self.setup.sampler.plan(step)]
+        if self.setup.replay is not None:
+            plans.append(self.setup.replay.sampler.plan(step))
+        tried = max((len(batch) for plan in plans for batch in self._fitting(plan)), default=1)
+        tried = self.processes.highest(tried)
+        if tried == 1:
+            self.save_state(step)
+            corpus = self.setup.corpus
+            longest = max(plans[0].indices, key=lambda index: corpus.seconds[index])
+            raise MachineError(
+                f"out of memory with one clip at a time; the longest clip of step {step + 1} is "
+                f"{corpus.utterances[longest].id} ({corpus.seconds[longest]:.1f} s)",
+                where=self.run.path,
+                hint="leave long clips out: --resume --set data.max_clip_s=10; "
+                f"or ask what fits: moonshine-tune estimate ({_first_line(reason)})",
+            )
+        self.counters.micro_batch = max(tried // 2, 1)
+        self.counters.out_of_memory += 1
+        self.log(step, {"out_of_memory": 1, "micro_batch": self.counters.micro_batch})
+        self.progress.say(
+            f"out of memory at step {step + 1}: going on with {self.counters.micro_batch} clips "
+            "at a time, the same effective batch"
+        )
+
     def memory(self) -> MemoryReading:
         """Memory of this process and its device."""
         return memory_mb(self.model.device)
 
     def log(self, step: int, record: dict[str, Any]) -> None:
-        """One line of metrics.jsonl, and the same numbers for TensorBoard."""
-        self.run.append_metrics({"step": step, **record})
-        for name, value in record.items():
-            if isinstance(value, int | float):
-                self.board.add_scalar(name.replace("_", "/", 1), value, step)
+        """One line of metrics.jsonl, and the same numbers for TensorBoard.
+
+        Numbers that are not finite become null: NaN is no JSON.
+        """
+        if self._board is None:
+            return
+        clean = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in record.items()
+        }
+        self.run.append_metrics({"step": step, **clean})
+        numbers = {k: float(v) for k, v in clean.items() if isinstance(v, int | float)}
+        self._board.add(step, {k.replace("_", "/", 1): v for k, v in numbers.items()})
 
     def score(self, step: int, strength: float = 1.0) -> Scored:
         """Dev and canary WER of the adapter as it is."""
@@ -185,26 +272,65 @@ class Trainer:
             dev = self.setup.dev.score(self.model, self.progress)
             canary = self.setup.canary
             kept = canary.score(self.model, self.progress) if canary else None
+        if canary is not None:
+            self.counters.first_heard = canary.first_heard
         candidate = Candidate(step, dev.score.wer, kept.score.wer if kept else None, strength)
         return Scored(candidate, dev)
 
     def save_best(self, scored: Scored, state: dict[str, Tensor]) -> None:
         """Put the best adapter on disk, in the place of the last best, and what it heard on dev."""
-        candidate = scored.candidate
-        with complete_folder(self.run.adapter_dir, replace=True) as scratch:
-            save_adapter(
-                scratch, self.model, state, strength=candidate.strength, base=self.opened.base
-            )
-            write_json_atomic(scratch / "selection.json", candidate.to_record())
+        self._write_adapter(scored.candidate, state)
         write_jsonl_atomic(
             self.run.dev_hypotheses_path, [item.to_record() for item in scored.dev.scored]
         )
 
     def save_state(self, next_step: int) -> None:
-        """Put everything on disk that an exact resume needs."""
-        state = TrainingState(next_step, dict(vars(self.counters)))
+        """Put everything on disk that an exact resume needs; the main process does."""
+        if not self.processes.is_main:
+            return
+        state = TrainingState(next_step, dict(vars(self.counters)), self.best_state)
         save_state(self.run.state_dir, self.model, self.optimizer.optimizer, state)
         self._saved_at = time.monotonic()
+
+    def save_state_when_due(self, step: int) -> None:
+        """Save the state where the last one is older than the settings allow."""
+        if time.monotonic() - self._saved_at >= self.settings.train.save_every_minutes * 60:
+            self.save_state(step)
+
+    def _write_adapter(self, candidate: Candidate, state: dict[str, Tensor]) -> None:
+        with complete_folder(self.run.adapter_dir, replace=True) as scratch, safetensors_errors():
+            save_adapter(
+                scratch, self.model, state, strength=candidate.strength, base=self.opened.base
+            )
+            write_json_atomic(scratch / _SELECTION_FILE, candidate.to_record())
+
+    def _restore_best(self) -> None:
+        """Make `adapter/` what the state says: a kill may have come between the two."""
+        best = self.counters.candidate("best")
+        if best is None or not self.best_state or not self.processes.is_main:
+            return
+        try:
+            text = (self.run.adapter_dir / _SELECTION_FILE).read_text(encoding="utf-8")
+            is_same = json.loads(text) == best.to_record()
+        except (OSError, ValueError):
+            is_same = False
+        if not is_same:
+            self._write_adapter(best, self.best_state)
+
+
+def _replay_terms(setup: TrainingSetup) -> tuple[str, ...]:
+    if setup.replay is None:
+        return ()
+    names = []
+    if setup.replay.teacher.said:
+        names.append("replay_kl")
+    if setup.replay.transcripts:
+        names.append("replay_loss")
+    return tuple(names)
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0][:200] if text.strip() else "in another process"
 
 
 def _parameter_groups(settings: RunSettings, opened: OpenedModel) -> list[dict[str, Any]]:

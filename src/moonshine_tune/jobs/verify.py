@@ -4,7 +4,6 @@ import json
 import platform
 import tempfile
 import zlib
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,22 +106,23 @@ def verify(package: Path, progress: Progress, *, sample_bound: float | None = No
     """
     if not package.exists():
         raise RequestError("no such package", where=package)
-    with ExitStack() as stack, disk_errors(Path(tempfile.gettempdir())):
-        if package.is_dir():
-            return _verify_folder(package, package, progress, sample_bound, ())
-        if archive_kind(package) is None:
-            raise RequestError(
-                "neither a folder nor an archive",
-                where=package,
-                hint="name a folder, a .tar.gz or a .zip that `moonshine-tune package` wrote",
-            )
-        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="moonshine-tune-")))
+    if package.is_dir():
+        return _verify_folder(package, package, progress, sample_bound, ())
+    if archive_kind(package) is None:
+        raise RequestError(
+            "neither a folder nor an archive",
+            where=package,
+            hint="name a folder, a .tar.gz or a .zip that `moonshine-tune package` wrote",
+        )
+    with tempfile.TemporaryDirectory(prefix="moonshine-tune-") as scratch:
+        place = Path(scratch)
         progress.say(f"unpacking {package.name}")
         try:
-            folder = place / unpack(package, place)
+            with disk_errors(place):
+                folder = place / unpack(package, place)
+                problems = _archive_problems(package, folder)
         except NegativeAnswerError as error:
             return _no(package, str(error))
-        problems = _archive_problems(package, folder)
         return _verify_folder(package, folder, progress, sample_bound, problems)
 
 
@@ -225,6 +225,10 @@ def _try_model(
     except RequestError as error:
         problems.append(_told(folder, error))
         return False, None
+    except (ValueError, KeyError, TypeError) as error:
+        # The sums hold, so it was packed like this: by another program, or another version.
+        problems.append(f"{SAMPLE_FILE}: cannot be read ({error!r})")
+        return True, None
     if sample.first_difference is not None:
         clip, recorded, heard = sample.first_difference
         text = f"{clip}: recorded “{recorded}”, heard “{heard}”"

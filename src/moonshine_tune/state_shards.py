@@ -1,0 +1,186 @@
+"""Encoder states on disk: found again by what was said and by the encoder that heard it.
+
+Shards are safetensors files of many clips each: a run maps them into memory, so only the pages that
+a batch needs are read. Everything lies under one folder of the cache with one bound.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from moonshine_tune.files import free_disk_mb
+from moonshine_tune.machine import make_cache_folder
+from moonshine_tune.progress import Progress
+
+_MB = 1_000_000
+# A shard is written whole: larger ones lose more when a run is killed, smaller ones are many files.
+_SHARD_BYTES = 64 * _MB
+# The cache never takes the last of the disk: checkpoints must still fit.
+_FREE_DISK_MB = 2_000
+
+
+class StateShards:
+    """Encoder states of one encoder on disk: shards of many clips, each file complete or absent.
+
+    Several runs may use them at once. A file that a run has mapped stays readable for it when
+    another run evicts it.
+
+    Args:
+        root: folder of all encoders' shards; the bound counts everything in it.
+        encoder: identity of the encoder's weights, such as their hash.
+        dtype: number format on disk.
+        bound_mb: the oldest shards are evicted when more than this would be stored.
+    """
+
+    def __init__(self, root: Path, encoder: str, *, dtype: torch.dtype, bound_mb: int) -> None:
+        self.dtype = dtype
+        self._root = root
+        recipe = json.dumps([encoder, str(dtype), recipe_hash()])
+        self._folder = root / hashlib.sha256(recipe.encode()).hexdigest()[:32]
+        self._bound = bound_mb * _MB
+        self._used: set[Path] = set()
+
+    @contextmanager
+    def lock(self, progress: Progress) -> Iterator[None]:
+        """Hold the encoder's shards; a second run waits and then finds what the first has made."""
+        lock = FileLock(make_cache_folder(self._folder) / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            progress.say("another run is encoding with the same model: waiting for it")
+            lock.acquire()
+        try:
+            # Left by a run that was killed; nobody else writes while the lock is held.
+            for path in self._folder.glob(".partial-*"):
+                path.unlink(missing_ok=True)
+            yield
+        finally:
+            lock.release()
+
+    def find(self, keys: set[str]) -> tuple[dict[str, Tensor], int]:
+        """Memory-mapped states of those keys that are stored, and how many shards were damaged."""
+        found: dict[str, Tensor] = {}
+        damaged = 0
+        for path in sorted(self._folder.glob("*.safetensors")):
+            try:
+                mapped = _map(path, keys)
+            except (OSError, SafetensorError):
+                path.unlink(missing_ok=True)
+                damaged += 1
+                continue
+            if mapped:
+                found |= mapped
+                self._used.add(path)
+                # The time of last use is what eviction goes by.
+                os.utime(path)
+        return found, damaged
+
+    def make_room(self, wanted_bytes: int) -> int:
+        """Evict the shards that were unused for longest; returns how many bytes may be written."""
+        sizes = {path: path.stat() for path in self._root.glob("*/*.safetensors")}
+        stored = sum(stat.st_size for stat in sizes.values())
+        free = (free_disk_mb(self._root) - _FREE_DISK_MB) * _MB
+        bound = min(self._bound, stored + max(free, 0))
+        wanted = min(wanted_bytes, bound)
+        for path in sorted(sizes, key=lambda item: sizes[item].st_mtime_ns):
+            if stored + wanted <= bound:
+                break
+            if path not in self._used:
+                path.unlink(missing_ok=True)
+                stored -= sizes[path].st_size
+        return max(bound - stored, 0)
+
+    def add(self, states: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Write a shard; returns the same states, memory-mapped.
+
+        Raises:
+            OSError: the disk is full or cannot be written.
+        """
+        digest = hashlib.sha256("\n".join(sorted(states)).encode()).hexdigest()
+        path = self._folder / f"{digest[:32]}.safetensors"
+        handle, name = tempfile.mkstemp(prefix=".partial-", dir=self._folder)
+        os.close(handle)
+        try:
+            save_file(states, name)
+            with Path(name).open("rb") as file:
+                os.fsync(file.fileno())
+            Path(name).replace(path)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+        finally:
+            Path(name).unlink(missing_ok=True)
+        self._used.add(path)
+        return _map(path, set(states))
+
+
+class ShardWriter:
+    """Collects states into shards until the room on disk is used up."""
+
+    def __init__(self, shards: StateShards, wanted_bytes: int, progress: Progress) -> None:
+        self._shards = shards
+        self._progress = progress
+        self._room = shards.make_room(wanted_bytes) if wanted_bytes else 0
+        self._waiting: dict[str, Tensor] = {}
+        self._waiting_bytes = 0
+        self.is_open = self._room > 0
+        self.written: dict[str, Tensor] = {}
+
+    def put(self, key: str, states: Tensor) -> None:
+        """Take one clip's states, in the encoder's own format."""
+        kept = states.to(self._shards.dtype)
+        size = kept.numel() * kept.element_size()
+        if not bool(kept.isfinite().all()):
+            # Beyond float16's range: better encoded again than stored as infinity.
+            return
+        if size > self._room:
+            self.is_open = False
+            return
+        self._room -= size
+        self._waiting[key] = kept
+        self._waiting_bytes += size
+        if self._waiting_bytes >= _SHARD_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits; a disk that cannot be written ends the storing, not the run."""
+        if not self._waiting:
+            return
+        try:
+            self.written |= self._shards.add(self._waiting)
+        except OSError as error:
+            self.is_open = False
+            self._progress.say(f"encoder states cannot be stored ({error}): encoding when needed")
+        self._waiting, self._waiting_bytes = {}, 0
+
+
+def _map(path: Path, keys: set[str]) -> dict[str, Tensor]:
+    """Memory-mapped tensors of a shard; pages are read when they are used."""
+    with safe_open(str(path), framework="pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys() if key in keys}  # noqa: SIM118
+
+
+def recipe_hash(*others: str) -> str:
+    """Hash of the code that makes states out of a recording: another code, other states.
+
+    Args:
+        others: further modules of this package that what is kept depends on.
+    """
+    package = resources.files("moonshine_tune")
+    families = [path for path in package.joinpath("families").iterdir() if path.is_file()]
+    files = [package.joinpath("audio", "decode.py"), *map(package.joinpath, others)]
+    files += sorted(families, key=lambda item: item.name)
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
