@@ -13,7 +13,7 @@ import moonshine_tune
 _SRC = Path(moonshine_tune.__file__).parent
 _HEAVY = (
     "torch", "numpy", "transformers", "peft", "accelerate", "onnxruntime", "onnx", "soundfile",
-    "soxr", "moonshine_voice", "tensorboard", "tokenizers", "safetensors",
+    "soxr", "moonshine_voice", "tensorboard", "tokenizers", "safetensors", "optuna",
 )  # fmt: skip
 # Floors 0 and 1 of docs and .importlinter: they run where nothing heavy is installed.
 _LIGHT = (
@@ -23,7 +23,9 @@ _LIGHT = (
 )  # fmt: skip
 _COMMANDS = (
     "", "doctor", "models", "models list", "models fetch", "models rebuild", "data", "data import",
-    "data check", "data split", "data synth", "train", "evaluate", "export", "demo",
+    "data check", "data split", "data synth", "estimate", "train", "evaluate", "export",
+    "benchmark", "package", "verify", "report", "demo", "ablate", "ablate run", "ablate show",
+    "ablate choose", "runs", "runs list", "runs show", "runs compare", "runs clean",
 )  # fmt: skip
 
 

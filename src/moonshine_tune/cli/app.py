@@ -42,20 +42,27 @@ def _root(
 
 def _register() -> None:
     from moonshine_tune.cli import (
+        ablate,
+        benchmark,
         data,
         demo,
         doctor,
+        estimate,
         evaluate,
         export,
         models,
+        package,
         report,
+        runs,
         train,
     )
 
     app.add_typer(models.app, name="models")
     app.add_typer(data.app, name="data")
-    for module in (doctor, train, evaluate, export, report, demo):
+    for module in (doctor, estimate, train, evaluate, export, benchmark, package, report, demo):
         module.register(app)
+    ablate.register(app)
+    runs.register(app)
 
 
 _register()
