@@ -8,7 +8,7 @@ OUT ?= demo-out
 READY = $(VENV)/.ready
 READY_DEV = $(VENV)/.ready-dev
 
-.PHONY: help setup demo test lint acceptance clean
+.PHONY: help setup demo test lint acceptance bench clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -43,5 +43,8 @@ lint: $(READY_DEV)
 acceptance: $(READY_DEV)
 	$(BIN)/python -m benchmarks.acceptance
 
+bench: $(READY_DEV)
+	$(BIN)/python -m benchmarks.bench
+
 clean:
-	rm -rf $(VENV) demo-out
+	rm -rf $(VENV) demo-out bench-out .bench-tools

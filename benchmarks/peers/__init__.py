@@ -1,0 +1,1 @@
+"""What a user would pick instead, called as its users call it, each in a process of its own."""
