@@ -26,6 +26,11 @@ from moonshine_tune.manifest import Utterance
 SAMPLE_RATE_HZ = 16_000
 Samples = npt.NDArray[np.float32]
 
+AUDIO_ENDINGS = frozenset(
+    (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".mp4", ".aiff", ".aif",
+     ".au", ".caf", ".wma", ".webm", ".amr", ".3gp")
+)  # fmt: skip
+
 _FOREIGN = {".m4a", ".aac", ".mp4", ".wma", ".webm", ".amr", ".3gp", ".opus", ".mov", ".caf"}
 _DECODER_TIMEOUT_S = 600
 _BLOCK_FRAMES = 1 << 22

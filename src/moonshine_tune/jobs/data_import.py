@@ -8,10 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.audio.decode import audio_info
+from moonshine_tune.audio.decode import AUDIO_ENDINGS, audio_info
 from moonshine_tune.errors import AudioError, ProblemsError, RequestError
 from moonshine_tune.jobs.data_tables import (
-    AUDIO_ENDINGS,
     TABLE_ENDINGS,
     ColumnNames,
     Row,

@@ -8,12 +8,9 @@ from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from moonshine_tune.audio.decode import AUDIO_ENDINGS
 from moonshine_tune.errors import RequestError
 
-AUDIO_ENDINGS = frozenset(
-    (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".mp4", ".aiff", ".aif",
-     ".au", ".caf", ".wma", ".webm", ".amr", ".3gp")
-)  # fmt: skip
 TABLE_ENDINGS = (".csv", ".tsv", ".jsonl")
 
 # Names that columns go by, the likeliest first; compared without case, spaces, "_" and "-".
