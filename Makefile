@@ -25,7 +25,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 $(READY_DEV): $(READY)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[trace,ablate,postgresql]' --group dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[trace,ablate,postgresql,datasets]' --group dev
 	touch $@
 
 demo: $(READY)

@@ -6,14 +6,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from moonshine_tune.errors import ProblemsError, RequestError
 
 _PRESETS = "moonshine_tune.presets"
+# Settings that name files; in a settings file they are relative to it.
+PATH_SETTINGS = ("data.train", "data.dev", "data.canary", "data.replay", "augment.noise",
+                 "augment.rooms")  # fmt: skip
 
 
 class _Section(BaseModel):
@@ -60,6 +63,60 @@ class AdapterSettings(_Section):
     ] = "decoder"
 
 
+_Chance = Annotated[float, Field(ge=0, le=1)]
+
+
+class AugmentSettings(_Section):
+    """Training clips made harder. Recipes follow from the seed: a repeated run hears the same."""
+
+    share: Annotated[
+        float, Field(ge=0, le=1, description="Share of the draws that are changed; 0 = off.")
+    ] = 0.0
+    variants: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=100,
+            description="Changed versions of each clip, whose encoder states are stored as those "
+            "of the clip are: preparing takes so much longer, steps stay fast. 0 = a new version "
+            "at each draw, encoded each time.",
+        ),
+    ] = 4
+    noise_chance: Annotated[_Chance, Field(description="Noise, from `noise`.")] = 0.6
+    noise: Annotated[
+        Path | None, Field(description="Folder of noise recordings, or a manifest of them.")
+    ] = None
+    snr_db: Annotated[
+        tuple[float, float], Field(description="Lowest and highest signal-to-noise ratio, dB.")
+    ] = (0.0, 20.0)
+    room_chance: Annotated[_Chance, Field(description="A room, from `rooms`.")] = 0.2
+    rooms: Annotated[
+        Path | None, Field(description="Folder of room impulse responses, or a manifest of them.")
+    ] = None
+    gain_chance: Annotated[_Chance, Field(description="Louder or quieter.")] = 0.3
+    gain_db: Annotated[tuple[float, float], Field(description="Lowest and highest gain, dB.")] = (
+        -12.0,
+        6.0,
+    )
+    speed_chance: Annotated[_Chance, Field(description="Slower or faster, as a tape.")] = 0.3
+    speeds: Annotated[
+        tuple[float, float], Field(description="Slowest and fastest, as a factor of the speed.")
+    ] = (0.9, 1.1)
+    telephone_chance: Annotated[_Chance, Field(description="300–3400 Hz in 8 bits.")] = 0.05
+    clipping_chance: Annotated[_Chance, Field(description="Peaks cut off.")] = 0.05
+    masking_chance: Annotated[_Chance, Field(description="Up to three holes of 60 ms.")] = 0.1
+
+    @model_validator(mode="after")
+    def _ranges_rise(self) -> Self:
+        for name in ("snr_db", "gain_db", "speeds"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"augment.{name}: {low:g} lies above {high:g}")
+        if not 0.5 <= self.speeds[0] <= self.speeds[1] <= 2.0:
+            raise ValueError("augment.speeds: between 0.5 and 2")
+        return self
+
+
 class StageSettings(_Section):
     """One stage of a length curriculum."""
 
@@ -91,6 +148,23 @@ class TrainSettings(_Section):
             "stage its clips go on. Empty: all clips from the start."
         ),
     ] = ()
+    speaker_balance: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="How far speakers are drawn equally often: 0 by their clips, 1 equally.",
+        ),
+    ] = 0.0
+    easy_first: Annotated[
+        float,
+        Field(
+            ge=0,
+            lt=1,
+            description="Share of the steps that hear only the easier clips by the base model's "
+            "loss: half of it the easiest third, half the easier two thirds.",
+        ),
+    ] = 0.0
     gradient_checkpointing: Annotated[
         bool, Field(description="Recompute activations: a third more time, far less memory.")
     ] = False
@@ -122,6 +196,13 @@ class RetainSettings(_Section):
             "where the line has a text."
         ),
     ] = "teacher"
+    domain_weight: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="Weight of the KL to the base model on the training clips themselves.",
+        ),
+    ] = 0.0
     watched_clips: Annotated[
         int,
         Field(
@@ -149,6 +230,14 @@ class SelectSettings(_Section):
     canary_bound: Annotated[
         float, Field(ge=0, description="Points of WER that the canary may lose.")
     ] = 2.0
+    average_last: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=50,
+            description="The mean of so many last scored adapters is tried as one more; 0 = off.",
+        ),
+    ] = 0
 
 
 class DeviceSettings(_Section):
@@ -189,6 +278,7 @@ class RunSettings(_Section):
     model: Annotated[str, Field(description="Catalog name, hub id or folder.")] = "tiny"
     data: DataSettings = DataSettings()
     adapter: AdapterSettings = AdapterSettings()
+    augment: AugmentSettings = AugmentSettings()
     train: TrainSettings = TrainSettings()
     retain: RetainSettings = RetainSettings()
     select: SelectSettings = SelectSettings()
@@ -245,11 +335,11 @@ def read_settings_file(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict):
         raise RequestError("settings must be a YAML mapping", where=path)
-    data = content.get("data")
-    if isinstance(data, dict):
-        for key in ("train", "dev", "canary", "replay"):
-            if isinstance(data.get(key), str):
-                data[key] = str((path.parent / Path(data[key]).expanduser()).absolute())
+    for name in PATH_SETTINGS:
+        section, _, key = name.partition(".")
+        values = content.get(section)
+        if isinstance(values, dict) and isinstance(values.get(key), str):
+            values[key] = str((path.parent / Path(values[key]).expanduser()).absolute())
     return content
 
 

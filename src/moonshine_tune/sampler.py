@@ -5,7 +5,7 @@ would have seen.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -33,6 +33,81 @@ class StepPlan:
         return StepPlan(tuple(mine[start : start + size] for start in range(0, len(mine), size)))
 
 
+@dataclass(frozen=True)
+class Stage:
+    """A part of the run that sees some of the clips.
+
+    Attributes:
+        steps: optimizer steps of the stage.
+        max_clip_s: longest clip that it draws.
+        members: the only ones that it draws; None for all.
+    """
+
+    steps: int
+    max_clip_s: float
+    members: frozenset[int] | None = None
+
+
+# Draws the order of one epoch: as many indices as there are utterances.
+EpochOrder = Callable[[random.Random], list[int]]
+
+
+def _each_once(count: int) -> EpochOrder:
+    def order(chance: random.Random) -> list[int]:
+        found = list(range(count))
+        chance.shuffle(found)
+        return found
+
+    return order
+
+
+def balanced_order(speakers: Sequence[str | None], balance: float) -> EpochOrder:
+    """Epochs in which a speaker with n clips is drawn in proportion to n to the power 1 − balance.
+
+    A speaker's clips are all drawn before one is drawn again. Utterances without a speaker count as
+    one each: nothing says that they belong together.
+    """
+    groups: dict[str, list[int]] = {}
+    for index, speaker in enumerate(speakers):
+        groups.setdefault(speaker or f"\0{index}", []).append(index)
+    members = [groups[name] for name in sorted(groups)]
+    weights = [len(group) ** (1.0 - balance) for group in members]
+
+    def order(chance: random.Random) -> list[int]:
+        found: list[int] = []
+        # Rounded at random, so that a share below one clip an epoch comes now and then.
+        owed, scale = chance.random(), len(speakers) / sum(weights)
+        for group, weight in zip(members, weights, strict=True):
+            owed += weight * scale
+            count, owed = int(owed), owed - int(owed)
+            while count > 0:
+                found += chance.sample(group, min(count, len(group)))
+                count -= len(group)
+        found = (found + chance.sample(range(len(speakers)), 1))[: len(speakers)]
+        chance.shuffle(found)
+        return found
+
+    return order
+
+
+def easy_first_stages(losses: Sequence[float], steps: int, share: float) -> tuple[Stage, ...]:
+    """Three stages: the easiest third, the easier two thirds, all.
+
+    Args:
+        losses: the base model's loss a token on each utterance; low is easy.
+        steps: of the whole run.
+        share: of the steps that hear only a part.
+    """
+    ranked = sorted(range(len(losses)), key=lambda index: (losses[index], index))
+    early = max(round(steps * share / 2), 1)
+    parts = [frozenset(ranked[: max(len(ranked) * part // 3, 1)]) for part in (1, 2)]
+    return (
+        Stage(early, float("inf"), parts[0]),
+        Stage(early, float("inf"), parts[1]),
+        Stage(max(steps - 2 * early, 1), float("inf")),
+    )
+
+
 class BucketSampler:
     """Length buckets: each step draws utterances of similar length, steps come in random order.
 
@@ -45,6 +120,7 @@ class BucketSampler:
         batch_size: utterances in a micro-batch.
         accumulation: micro-batches in a step.
         pool_steps: steps in a pool; more saves padding, fewer mixes lengths better.
+        order: draws as many indices as there are utterances; without it, each once, shuffled.
     """
 
     def __init__(
@@ -55,7 +131,9 @@ class BucketSampler:
         accumulation: int = 1,
         seed: int = 0,
         pool_steps: int = 16,
+        order: "EpochOrder | None" = None,
     ) -> None:
+        self._order = order or _each_once(len(seconds))
         self._seconds = tuple(seconds)
         self._batch_size = batch_size
         self._per_step = batch_size * accumulation
@@ -84,8 +162,7 @@ class BucketSampler:
 
     def _epoch_steps(self, epoch: int) -> list[StepPlan]:
         chance = random.Random(f"{self._seed}/{epoch}")
-        order = list(range(len(self._seconds)))
-        chance.shuffle(order)
+        order = self._order(chance)
         steps: list[StepPlan] = []
         for start in range(0, len(order), self._pool):
             pool = sorted(
@@ -107,21 +184,13 @@ class BucketSampler:
         )
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A part of the run that sees clips up to a length.
-
-    Attributes:
-        steps: optimizer steps of the stage.
-        max_clip_s: longest clip that it draws.
-    """
-
-    steps: int
-    max_clip_s: float
-
-
 class StagedSampler:
-    """Short clips first: one bucket sampler a stage, over the clips that the stage may draw."""
+    """Short or easy clips first: one bucket sampler a stage, over the clips that it may draw.
+
+    Args:
+        speakers: of each utterance, where their share in the draws is to be balanced.
+        balance: 0 draws each utterance once an epoch, 1 each speaker equally often.
+    """
 
     def __init__(
         self,
@@ -131,10 +200,16 @@ class StagedSampler:
         batch_size: int,
         accumulation: int = 1,
         seed: int = 0,
+        speakers: Sequence[str | None] = (),
+        balance: float = 0.0,
     ) -> None:
         self._stages = tuple(stages)
         self._allowed = [
-            tuple(i for i, length in enumerate(seconds) if length <= stage.max_clip_s)
+            tuple(
+                i
+                for i, length in enumerate(seconds)
+                if length <= stage.max_clip_s and (stage.members is None or i in stage.members)
+            )
             for stage in self._stages
         ]
         self._samplers = [
@@ -143,6 +218,9 @@ class StagedSampler:
                 batch_size=batch_size,
                 accumulation=accumulation,
                 seed=seed + place,
+                order=balanced_order([speakers[index] for index in allowed], balance)
+                if balance > 0
+                else None,
             )
             for place, allowed in enumerate(self._allowed)
         ]

@@ -7,12 +7,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Candidate:
-    """An adapter at a step and strength with its scores. WER in percent; canary None if unused."""
+    """An adapter at a step and strength with its scores. WER in percent; canary None if unused.
+
+    `averaged` counts the late adapters that it is the mean of; 0 for a single one.
+    """
 
     step: int
     dev_wer: float
     canary_wer: float | None
     strength: float = 1.0
+    averaged: int = 0
 
     def to_record(self) -> dict[str, Any]:
         """As JSON data."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from moonshine_tune.adapter import adapter_disabled
 from moonshine_tune.decode import DecodeLimits, batches_by_length, greedy_tokens
 from moonshine_tune.encoder_cache import StateSource, each_that_fits
 from moonshine_tune.families.interface import SpeechModel
@@ -18,6 +19,18 @@ from moonshine_tune.progress import Progress
 
 # Stored states: only the decoder runs, and its cost a token hardly grows with the batch.
 _BATCH_S = 400.0
+
+
+def base_hidden(
+    model: SpeechModel, source: StateSource, indices: Sequence[int], input_ids: Tensor
+) -> Tensor:
+    """The frozen base's final hidden states [B, L, W] for texts on some clips, without a graph.
+
+    Made anew at each step, which costs a decoder pass: kept for every version of every clip they
+    would take the room of the encoder's states again.
+    """
+    with torch.no_grad(), adapter_disabled(model):
+        return model.decoder_hidden(source.batch(indices), input_ids)
 
 
 class ReplayTeacher:

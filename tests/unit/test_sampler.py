@@ -6,7 +6,13 @@ from itertools import pairwise
 
 import pytest
 
-from moonshine_tune.sampler import BucketSampler, Stage, StagedSampler
+from moonshine_tune.sampler import (
+    BucketSampler,
+    Stage,
+    StagedSampler,
+    balanced_order,
+    easy_first_stages,
+)
 
 
 def _seconds(count: int, seed: int = 1) -> list[float]:
@@ -142,3 +148,39 @@ def test_what_stages_will_draw_is_known_before() -> None:
 
 def test_a_stage_without_a_clip_is_seen_before_the_run() -> None:
     assert _staged([3.0, 9.0], Stage(3, 1.0), Stage(4, 30.0)).utterances_by_stage == (0, 2)
+
+
+def test_balanced_epochs_draw_speakers_equally_often() -> None:
+    speakers = ["a"] * 80 + ["b"] * 15 + ["c"] * 5
+    sampler = StagedSampler(
+        [1.0] * 100, [Stage(1, 9.0)], batch_size=10, seed=1, speakers=speakers, balance=1.0
+    )
+    drawn = [index for step in range(10) for index in sampler.plan(step).indices]
+    counts = {name: sum(speakers[index] == name for index in drawn) for name in "abc"}
+    assert sum(counts.values()) == 100
+    assert all(count in (33, 34) for count in counts.values())
+    heard = {index for index in drawn if speakers[index] == "c"}
+    assert len(heard) == 5, "all clips of a speaker before one comes again"
+    half = StagedSampler(
+        [1.0] * 100, [Stage(1, 9.0)], batch_size=10, seed=1, speakers=speakers, balance=0.5
+    )
+    halfway = [speakers[i] for step in range(10) for i in half.plan(step).indices]
+    assert halfway.count("b") == pytest.approx(100 * 15**0.5 / (80**0.5 + 15**0.5 + 5**0.5), abs=1)
+
+
+def test_utterances_without_a_speaker_count_as_one_each() -> None:
+    order = balanced_order([None, None, "a", "a"], 1.0)
+    found = [index for seed in range(300) for index in order(random.Random(seed))]
+    share = sum(index < 2 for index in found) / len(found)
+    assert share == pytest.approx(2 / 3, abs=0.05)
+
+
+def test_easy_stages_grow_from_a_third_to_all() -> None:
+    losses = [float(9 - index) for index in range(9)]
+    stages = easy_first_stages(losses, 100, 0.4)
+    assert [stage.steps for stage in stages] == [20, 20, 60]
+    sampler = StagedSampler([1.0] * 9, stages, batch_size=3, seed=0)
+    assert sampler.utterances_by_stage == (3, 6, 9)
+    assert {index for step in range(20) for index in sampler.plan(step).indices} == {6, 7, 8}
+    assert {i for step in range(20, 40) for i in sampler.plan(step).indices} == set(range(3, 9))
+    assert {i for step in range(40, 60) for i in sampler.plan(step).indices} == set(range(9))

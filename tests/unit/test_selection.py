@@ -84,6 +84,6 @@ def test_where_none_holds_it_the_nearest_is_chosen() -> None:
 def test_a_candidate_survives_json() -> None:
     candidate = Candidate(7, 8.5, None, 0.8)
     assert candidate.to_record() == {
-        "step": 7, "dev_wer": 8.5, "canary_wer": None, "strength": 0.8
+        "step": 7, "dev_wer": 8.5, "canary_wer": None, "strength": 0.8, "averaged": 0,
     }  # fmt: skip
     assert Candidate(**candidate.to_record()) == candidate

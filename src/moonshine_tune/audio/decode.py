@@ -26,6 +26,11 @@ from moonshine_tune.manifest import Utterance
 SAMPLE_RATE_HZ = 16_000
 Samples = npt.NDArray[np.float32]
 
+AUDIO_ENDINGS = frozenset(
+    (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".mp4", ".aiff", ".aif",
+     ".au", ".caf", ".wma", ".webm", ".amr", ".3gp")
+)  # fmt: skip
+
 _FOREIGN = {".m4a", ".aac", ".mp4", ".wma", ".webm", ".amr", ".3gp", ".opus", ".mov", ".caf"}
 _DECODER_TIMEOUT_S = 600
 _BLOCK_FRAMES = 1 << 22
@@ -67,20 +72,34 @@ def audio_info(path: Path) -> AudioInfo:
         return AudioInfo(file.frames / file.samplerate, file.samplerate, file.channels, kind)
 
 
-def load_audio(path: Path, *, start: float | None = None, end: float | None = None) -> Samples:
+def load_audio(
+    path: Path,
+    *,
+    start: float | None = None,
+    end: float | None = None,
+    channel: int | None = None,
+) -> Samples:
     """Samples of a recording, or of a span of it in seconds; only the span is decoded.
 
-    Channels are averaged. Samples beyond ±1 of float files stay as they are: cutting the peaks off
+    Channels are averaged, or one of them is taken, from 1. Samples beyond ±1 of float files stay
+    as they are: cutting the peaks off
     would add distortion that was not recorded.
 
     Returns:
         float32 [samples], mono, 16 kHz.
 
     Raises:
-        AudioError: missing, empty, cut off, unreadable, not finite, or the span lies outside.
+        AudioError: missing, empty, cut off, unreadable, not finite, or the span lies outside, or
+            there is no such channel.
     """
     _check_is_file(path)
     if _is_foreign(path):
+        if channel is not None and channel > 1:
+            raise AudioError(
+                f"channel {channel} of a {path.suffix} file cannot be told apart",
+                where=path,
+                hint="convert it to WAV or FLAC first",
+            )
         return _checked(_decode_foreign(path, start, end), path)
     with _opened(path) as file:
         rate = file.samplerate
@@ -92,6 +111,14 @@ def load_audio(path: Path, *, start: float | None = None, end: float | None = No
         if first:
             file.seek(first - lead_in)
         frames = _read_frames(file, last - first + lead_in, path)[lead_in:]
+    if channel is not None:
+        if channel > frames.shape[1]:
+            raise AudioError(
+                f"there is no channel {channel}: it has {frames.shape[1]}",
+                where=path,
+                hint="choose another one with --channel",
+            )
+        frames = frames[:, channel - 1 : channel]
     mono = frames.mean(axis=1, dtype=np.float32) if frames.shape[1] > 1 else frames[:, 0]
     if rate != SAMPLE_RATE_HZ and len(mono):
         mono = soxr.resample(mono, rate, SAMPLE_RATE_HZ, quality="HQ")

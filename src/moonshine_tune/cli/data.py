@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moonshine_tune.cli import synth
+from moonshine_tune.cli import audit, synth
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, plain, refuse, say, show, table
 from moonshine_tune.errors import RequestError
 
@@ -41,10 +41,24 @@ def import_command(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out wrong rows instead of refusing them all.")
     ] = False,
+    tier: Annotated[
+        str | None, typer.Option(help="Tier of TextGrid files that holds the texts.")
+    ] = None,
+    audio_out: Annotated[
+        Path | None,
+        typer.Option(help="Also write each utterance as the model hears it: mono, 16 kHz, FLAC."),
+    ] = None,
+    channel: Annotated[
+        int | None, typer.Option(help="With --audio-out: this channel, from 1, not their mean.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing manifest.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Make a manifest of a folder of recordings and their transcripts."""
+    """Make a manifest of a folder of recordings and their transcripts.
+
+    Known without being told: tables, .txt beside recordings, LibriSpeech, Common Voice, NeMo,
+    Kaldi, lhotse, folders of `datasets`, and .srt, .vtt or .TextGrid cues beside long recordings.
+    """
     from moonshine_tune.jobs.data_import import ImportRequest, import_data
     from moonshine_tune.jobs.data_tables import ColumnNames
 
@@ -57,6 +71,9 @@ def import_command(
         language=language,
         skip_bad=skip_bad,
         force=force,
+        tier=tier,
+        audio_out=audio_out,
+        channel=channel,
     )
     result = import_data(request, TerminalProgress())
     for item in result.dropped[:_SHOWN]:
@@ -195,4 +212,5 @@ def _hours(seconds: float) -> str:
     return f"{seconds / 3600:.2f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
 
 
+audit.register(app)
 synth.register(app)

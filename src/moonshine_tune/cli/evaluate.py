@@ -7,13 +7,14 @@ import typer
 
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, show, table
 from moonshine_tune.cli.options import DeviceOption, ModelOption
+from moonshine_tune.errors import RequestError
 
 if TYPE_CHECKING:
-    from moonshine_tune.jobs.evaluate import Evaluation
+    from moonshine_tune.jobs.evaluate import ConditionScore, Evaluation
 
 _EXAMPLE = (
     "Example: moonshine-tune evaluate --model tiny --adapter runs/a --manifest test.jsonl "
-    "--out eval/a"
+    "--out eval/a ; with --conditions noises/ --snr 20 --snr 5 also in noise"
 )
 
 
@@ -39,15 +40,31 @@ def evaluate(
         str | None, typer.Option(help="english-1, spelled-1 or basic-1 [default: by language].")
     ] = None,
     device: DeviceOption = "auto",
+    conditions: Annotated[
+        Path | None,
+        typer.Option(help="Folder or manifest of noises: score in each kind at each ratio too."),
+    ] = None,
+    snr: Annotated[
+        list[float] | None,
+        typer.Option(help="Signal-to-noise ratio, dB; repeatable [default: 20 10 5 0]."),
+    ] = None,
+    rooms: Annotated[
+        Path | None, typer.Option(help="With --conditions: folder of room impulse responses.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for result.json and hypotheses.jsonl.")
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Score a model: WER, CER, error kinds, an interval, worst utterances, base against adapted."""
+    from moonshine_tune.jobs.conditions import SNRS_DB, ConditionsRequest
     from moonshine_tune.jobs.evaluate import EvaluateRequest
     from moonshine_tune.jobs.evaluate import evaluate as run_evaluation
 
+    if conditions is None and (snr or rooms):
+        raise RequestError(
+            "--snr and --rooms belong to --conditions", hint="name noises: --conditions FOLDER"
+        )
     request = EvaluateRequest(
         manifest=manifest,
         model=model,
@@ -57,6 +74,9 @@ def evaluate(
         compare=compare,
         normalizer=normalizer,
         device=device,
+        conditions=ConditionsRequest(conditions, rooms, tuple(snr or SNRS_DB))
+        if conditions
+        else None,
     )
     result = run_evaluation(request, out, TerminalProgress())
     show(summary(result), result.to_record(), as_json=as_json)
@@ -87,5 +107,25 @@ def summary(result: "Evaluation") -> str:
         lines.append("hardest speakers: " + ", ".join(f"{name} {wer:.1f}" for name, wer in worst))
     for item in score.worst[:5]:
         lines.append(f"  {item.id}\n    said:  {item.reference}\n    heard: {item.hypothesis}")
+    if result.conditions:
+        lines.append(conditions_table(result.conditions))
     lines.extend(result.remarks)
     return "\n".join(lines)
+
+
+def conditions_table(conditions: "tuple[ConditionScore, ...]") -> str:
+    """A row for each kind of noise, a column for each ratio; base → adapted where both are."""
+    columns = sorted({one.snr_db for one in conditions if one.snr_db is not None}, reverse=True)
+    cells = {(one.noise, one.snr_db): one for one in conditions}
+
+    def cell(noise: str, snr: float | None) -> str:
+        one = cells.get((noise, snr))
+        if one is None:
+            return "-"
+        before = "" if one.base is None else f"{one.base.wer:.1f} → "
+        return f"{before}{one.score.wer:.1f}"
+
+    rows = []
+    for noise in dict.fromkeys(one.noise for one in conditions):
+        rows.append([noise, cell(noise, None), *(cell(noise, snr) for snr in columns)])
+    return table(["WER %", "no noise", *(f"{snr:g} dB" for snr in columns)], rows)

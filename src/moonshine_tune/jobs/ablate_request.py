@@ -8,7 +8,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from moonshine_tune.config import RunSettings, resolve_settings
+from moonshine_tune.audio.sound_bank import open_sounds
+from moonshine_tune.config import PATH_SETTINGS, RunSettings, resolve_settings
 from moonshine_tune.errors import ProblemsError, RequestError
 from moonshine_tune.files import disk_errors, write_json_atomic
 from moonshine_tune.jobs.ablate_folder import Ablation, open_ablation
@@ -211,14 +212,18 @@ def _fingerprints(settings: RunSettings, objectives: tuple[str, ...]) -> dict[st
                 hint="choosing by test data spoils it: moonshine-tune data split makes a dev set",
             )
         found[name] = manifest.sha256
+    for name, place in (("noise", settings.augment.noise), ("rooms", settings.augment.rooms)):
+        if place is not None:
+            found[name] = open_sounds(place, name).fingerprint
     return found
 
 
 def _without_paths(settings: RunSettings) -> dict[str, Any]:
     """Settings without the places of files, which differ between machines."""
     record = settings.model_dump(mode="json")
-    for name in ("train", "dev", "canary", "replay"):
-        record["data"].pop(name)
+    for name in PATH_SETTINGS:
+        section, _, key = name.partition(".")
+        record[section].pop(key)
     return record
 
 

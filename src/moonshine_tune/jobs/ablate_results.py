@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from moonshine_tune.config import PATH_SETTINGS
 from moonshine_tune.errors import NegativeAnswerError, RequestError
 from moonshine_tune.files import write_text_atomic
 from moonshine_tune.jobs.ablate import best_trial, shown_figures
@@ -287,11 +288,11 @@ def _heard(ablation: Ablation, trial: TrialRecord) -> tuple[ScoredUtterance, ...
 def _settings_text(ablation: Ablation, trial: TrialRecord, num_done: int, file: Path) -> str:
     record = ablation.trial_settings(trial.number, trial.params).settings.model_dump(mode="json")
     folder = file.absolute().parent
-    for name in ("train", "dev", "canary", "replay"):
-        told = record["data"][name]
-        if told is not None:
+    for name in PATH_SETTINGS:
+        section, _, key = name.partition(".")
+        if record[section][key] is not None:
             # Relative, as the file is read: the whole tree can be moved.
-            record["data"][name] = os.path.relpath(told, folder)
+            record[section][key] = os.path.relpath(record[section][key], folder)
     content = {
         key: {name: item for name, item in value.items() if item is not None}
         if isinstance(value, dict)

@@ -28,7 +28,7 @@ _RANGE_KEYS = ("low", "high", "step", "log")
 # Trials are compared with each other: all must be scored on the same utterances, the same way.
 _SCORING = ("data.dev", "data.dev_share", "data.canary", "data.normalizer",
             "select.max_dev_utterances", "select.canary_bound", "retain.watched_clips")  # fmt: skip
-_PATHS = ("data.train", "data.replay")
+_PATHS = ("data.train", "data.replay", "augment.noise", "augment.rooms")
 
 
 def space_names() -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 import optuna
 import sqlalchemy
 from optuna.trial import FrozenTrial
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 
 from moonshine_tune.errors import MachineError, RequestError
 
@@ -19,8 +19,22 @@ GRACE_S = 300
 
 
 def masked(url: str) -> str:
-    """A database URL without its password, fit to be written down."""
-    return make_url(url).render_as_string(hide_password=True)
+    """A database URL without its password, fit to be written down.
+
+    Raises:
+        RequestError: it is no database URL.
+    """
+    return _parsed(url).render_as_string(hide_password=True)
+
+
+def _parsed(url: str) -> URL:
+    try:
+        return make_url(url)
+    except sqlalchemy.exc.ArgumentError as error:
+        raise RequestError(
+            "--storage is not a database URL",
+            hint="such as postgresql+psycopg://user@host/database or sqlite:////path/trials.db",
+        ) from error
 
 
 @contextmanager
@@ -41,13 +55,7 @@ def storage_errors(url: str) -> Iterator[None]:
 def open_storage(
     url: str, on_stale: Callable[[optuna.Study, FrozenTrial], None] | None
 ) -> optuna.storages.RDBStorage:
-    try:
-        parsed = make_url(url)
-    except sqlalchemy.exc.ArgumentError as error:
-        raise RequestError(
-            "--storage is not a database URL",
-            hint="such as postgresql+psycopg://user@host/database or sqlite:////path/trials.db",
-        ) from error
+    parsed = _parsed(url)
     connect: dict[str, Any] = {}
     if parsed.get_backend_name() == "sqlite":
         # Another process may hold the file for a moment: wait for it.

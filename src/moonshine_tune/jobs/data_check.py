@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,8 +91,17 @@ class _Checked:
     seen: Seen
 
 
-def check_data(paths: Sequence[Path], progress: Progress) -> CheckReport:
+# Shown each clip that could be decoded, with the manifest it is from and its samples.
+Look = Callable[[Path, Clip, Samples, See], None]
+
+
+def check_data(
+    paths: Sequence[Path], progress: Progress, *, look: Look | None = None
+) -> CheckReport:
     """Check manifests; several are taken as the sides of one split.
+
+    Args:
+        look: may see more in a clip while its samples are at hand.
 
     A manifest whose `split` field has several values holds several sides itself.
 
@@ -111,7 +120,7 @@ def check_data(paths: Sequence[Path], progress: Progress) -> CheckReport:
             )
     with progress.stage("checking", sum(len(scan.utterances) for scan in scans)) as stage:
         checked = [
-            _check_manifest(name, scan, stage)
+            _check_manifest(name, scan, stage, look)
             for name, scan in zip(_short_names(paths), scans, strict=True)
         ]
     findings = [
@@ -139,7 +148,7 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
     return stems if len(set(stems)) == len(stems) else [str(path) for path in paths]
 
 
-def _check_manifest(name: str, scan: ManifestScan, stage: Stage) -> _Checked:
+def _check_manifest(name: str, scan: ManifestScan, stage: Stage, look: Look | None) -> _Checked:
     seen: Seen = {}
     see = recorder(seen)
     see_lines(scan.problems, see)
@@ -148,17 +157,22 @@ def _check_manifest(name: str, scan: ManifestScan, stage: Stage) -> _Checked:
     clips: list[Clip] = []
     infos: dict[Path, AudioInfo] = {}
     for utterance in scan.utterances:
-        clip = _read_clip(utterance, infos, see)
-        if clip is not None:
+        found = _read_clip(utterance, infos, see)
+        if found is not None:
+            clip, samples = found
             clips.append(clip)
             see_clip(clip, see)
+            if look is not None:
+                look(scan.path, clip, samples, see)
         stage.advance()
     see_rates(clips, see)
     see_copies(clips, see)
     return _Checked(name, scan, tuple(clips), seen)
 
 
-def _read_clip(utterance: Utterance, infos: dict[Path, AudioInfo], see: See) -> Clip | None:
+def _read_clip(
+    utterance: Utterance, infos: dict[Path, AudioInfo], see: See
+) -> tuple[Clip, Samples] | None:
     """Decode one utterance to its end; where that cannot be done, say why and return None."""
     path = utterance.audio
     try:
@@ -188,7 +202,7 @@ def _read_clip(utterance: Utterance, infos: dict[Path, AudioInfo], see: See) -> 
         see("unreadable", utterance.id, error.strerror or str(error))
         return None
     measures = measure_clip(samples, SAMPLE_RATE_HZ)
-    return Clip(utterance, info.sample_rate_hz, measures, _digest(samples))
+    return Clip(utterance, info.sample_rate_hz, measures, _digest(samples)), samples
 
 
 def _digest(samples: Samples) -> str:

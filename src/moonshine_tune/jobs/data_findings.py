@@ -17,6 +17,12 @@ CLIPPED_FRACTION = 0.001
 LONG_SILENCE_S = 3.0
 # A manifest's duration may be rounded to tenths of a second, or measured before trimming.
 DURATION_SLACK_S, DURATION_SLACK = 0.15, 0.05
+# `data audit` also sees: speech hardly above its noise, a level that 16 bits hold badly, a
+# converter with an offset, and a line or codec that cut off the upper band.
+NOISY_SNR_DB = 6.0
+QUIET_DBFS = -42.0
+OFFSET = 0.02
+NARROW_HZ = 4_200.0
 
 
 @dataclass(frozen=True)
@@ -155,6 +161,67 @@ RULES: dict[str, Rule] = {
         "warning",
         "the manifest's duration is not that of the recording",
         "import again, or remove the key duration",
+    ),
+    "swapped_text": Rule(
+        "warning",
+        "what the base model hears is the text of another utterance, and this text is not said",
+        "listen to both; exchange their texts, or remove them",
+    ),
+    "doubtful_text": Rule(
+        "warning",
+        "the base model is sure of hearing something else, far more so than in this corpus as a "
+        "rule",
+        "listen to these; mend the text or remove the line",
+    ),
+    "words_missing": Rule(
+        "warning",
+        "far more is said than the transcript has",
+        "listen; complete the text, or cut the recording",
+    ),
+    "words_not_said": Rule(
+        "warning",
+        "the transcript has far more than is said",
+        "listen; shorten the text, or look for the rest of the recording",
+    ),
+    "markup": Rule(
+        "warning",
+        "brackets, tags, links or placeholders: nobody says them",
+        "take them out of the text",
+    ),
+    "repeated_words": Rule(
+        "warning",
+        "a phrase three times in a row, as recognizers write when they lose their way",
+        "listen; mend the text",
+    ),
+    "mixed_numbers": Rule(
+        "warning",
+        "numbers written otherwise than in the rest of the corpus: two ways to learn for one sound",
+        "write them as the others are written",
+    ),
+    "odd_characters": Rule(
+        "warning",
+        "characters that the tokenizer has no piece for and spells byte by byte",
+        "write them in another way where they carry nothing: ’ as ', ﬁ as fi",
+    ),
+    "noisy": Rule(
+        "warning",
+        f"speech less than {NOISY_SNR_DB:g} dB above the noise (estimated)",
+        "keep them if such noise is your domain; else record closer to the mouth",
+    ),
+    "too_quiet": Rule(
+        "warning",
+        f"not even the loudest 10 ms reach {QUIET_DBFS:g} dBFS: little more than rounding is left",
+        "record at a higher level",
+    ),
+    "dc_offset": Rule(
+        "warning",
+        f"the samples lie {OFFSET:.0%} of full scale and more beside zero: a converter's fault",
+        "mend the recorder; the offset can be filtered out",
+    ),
+    "narrow_band": Rule(
+        "note",
+        f"nothing above {NARROW_HZ:g} Hz: recorded over a telephone, or by a codec",
+        "nothing, if your microphone will be the same; else record again",
     ),
     "unknown_speakers": Rule(
         "note",

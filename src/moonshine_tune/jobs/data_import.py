@@ -3,15 +3,18 @@
 import os
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.audio.decode import audio_info
+from moonshine_tune.audio.decode import AUDIO_ENDINGS, AudioInfo
 from moonshine_tune.errors import AudioError, ProblemsError, RequestError
+from moonshine_tune.jobs.data_arrow import is_dataset_folder, read_dataset_folder
+from moonshine_tune.jobs.data_convert import convert, probe
+from moonshine_tune.jobs.data_corpora import corpus_layout, read_corpus
+from moonshine_tune.jobs.data_cues import rows_beside_cues
 from moonshine_tune.jobs.data_tables import (
-    AUDIO_ENDINGS,
     TABLE_ENDINGS,
     ColumnNames,
     Row,
@@ -41,6 +44,9 @@ class ImportRequest:
         language: set on every utterance that has none.
         skip_bad: leave out rows that cannot be used, instead of refusing the whole table.
         force: replace an existing `out`.
+        tier: of TextGrid files, the one that holds the texts.
+        audio_out: folder for copies as the model hears them: mono, 16 kHz, FLAC, one a row.
+        channel: of recordings with several, from 1; needs `audio_out`. None: their mean.
     """
 
     folder: Path
@@ -51,6 +57,9 @@ class ImportRequest:
     language: str | None = None
     skip_bad: bool = False
     force: bool = False
+    tier: str | None = None
+    audio_out: Path | None = None
+    channel: int | None = None
 
 
 @dataclass(frozen=True)
@@ -100,33 +109,35 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
     """
     folder, table = _places(request)
     audio = _recordings(folder, request.out)
-    source = _find_source(folder, table, audio, request)
+    source = _find_source(folder, table, audio, request, progress)
     progress.say(f"reading {source.description}")
     finder = _RecordingFinder(folder, source.folder, audio)
+    infos = probe([_found(finder, row) for row in source.rows], progress)
     kept: list[Utterance] = []
     dropped: list[Dropped] = []
     problems: list[str] = []
     ids: set[str] = set()
     named: set[Path] = set()
-    with progress.stage("reading headers", len(source.rows)) as stage:
-        for row in source.rows:
-            made = _utterance(row, finder, folder, request, ids)
-            stage.advance()
-            if isinstance(made, Utterance):
-                named.add(made.audio)
-                ids.add(made.id)
-                kept.append(made)
-            elif made.reason in _FATAL and not request.skip_bad:
-                problems.append(f"{made.place}: {made.detail}")
-            else:
-                dropped.append(made)
-                named.update(finder.last)
+    for row in source.rows:
+        made = _utterance(row, finder, infos, request, ids)
+        if isinstance(made, Utterance):
+            named.add(made.audio)
+            ids.add(made.id)
+            kept.append(made)
+        elif made.reason in _FATAL and not request.skip_bad:
+            problems.append(f"{made.place}: {made.detail}")
+        else:
+            dropped.append(made)
+            named.update(finder.last)
     if problems:
         raise ProblemsError(
             f"{len(problems)} of {len(source.rows)} rows cannot be used",
             problems,
             hint="mend these rows, or leave them out with --skip-bad",
         )
+    if request.audio_out is not None and kept:
+        kept, failed = convert(kept, request.audio_out, request.channel, progress)
+        dropped += [Dropped(str(path), "unreadable", detail) for path, detail in failed]
     reasons = dict(Counter(item.reason for item in dropped))
     unlisted = sum(path.resolve() not in named for path in audio)
     result = ImportResult(
@@ -157,6 +168,11 @@ _FATAL = frozenset({"malformed", "missing", "with a wrong span", "with a repeate
 
 def _places(request: ImportRequest) -> tuple[Path, Path | None]:
     """Folder and table of a request, after the checks that cost nothing."""
+    if request.channel is not None and (request.audio_out is None or request.channel < 1):
+        raise RequestError(
+            "a channel can be chosen, from 1, where copies are written",
+            hint="name a folder for them with --audio-out DIR",
+        )
     folder, table = request.folder, request.table
     if table is None and folder.is_file() and folder.suffix.lower() in TABLE_ENDINGS:
         folder, table = folder.parent, folder
@@ -200,10 +216,22 @@ def _recordings(folder: Path, out: Path) -> list[Path]:
 
 
 def _find_source(
-    folder: Path, table: Path | None, audio: Sequence[Path], request: ImportRequest
+    folder: Path,
+    table: Path | None,
+    audio: Sequence[Path],
+    request: ImportRequest,
+    progress: Progress,
 ) -> Source:
     if table is not None:
         return read_table(table, request.columns, want_text=request.want_text)
+    layout = corpus_layout(folder)
+    if layout is not None:
+        return read_corpus(layout, folder, want_text=request.want_text)
+    if is_dataset_folder(folder):
+        sound = request.audio_out or request.out.parent / f"{request.out.stem}-audio"
+        return read_dataset_folder(
+            folder, sound, request.columns, progress, want_text=request.want_text
+        )
     if not request.want_text and audio:
         return rows_without_texts(folder, audio)
     tables = [
@@ -219,7 +247,11 @@ def _find_source(
             where=folder,
             hint=f"choose one with --table {tables[0]}",
         )
-    found = rows_of_trans_files(folder, audio) or rows_beside_texts(folder, audio)
+    found = (
+        rows_of_trans_files(folder, audio)
+        or rows_beside_cues(folder, audio, tier=request.tier)
+        or rows_beside_texts(folder, audio)
+    )
     if found is None:
         raise RequestError(
             f"{len(audio)} recordings and no transcripts" if audio else "no recordings",
@@ -235,7 +267,7 @@ class _RecordingFinder:
 
     def __init__(self, folder: Path, table_folder: Path, audio: Sequence[Path]) -> None:
         self._places = tuple(dict.fromkeys((folder, table_folder)))
-        self._folder = folder
+        self.folder = folder
         self._audio = audio
         self._by_name: dict[str, list[Path]] | None = None
         self.last: tuple[Path, ...] = ()
@@ -267,7 +299,7 @@ class _RecordingFinder:
         """Recordings by relative path and by bare name, each with and without its ending."""
         index: dict[str, list[Path]] = defaultdict(list)
         for path in self._audio:
-            relative = path.relative_to(self._folder)
+            relative = path.relative_to(self.folder)
             keys = {relative.as_posix(), relative.with_suffix("").as_posix(), path.name, path.stem}
             for key in sorted(keys):
                 index[_composed(key)].append(path)
@@ -278,8 +310,19 @@ def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def _found(finder: _RecordingFinder, row: Row) -> Path | None:
+    if row.problem is not None:
+        return None
+    path = finder.find(row.audio)
+    return path if isinstance(path, Path) else None
+
+
 def _utterance(
-    row: Row, finder: _RecordingFinder, folder: Path, request: ImportRequest, ids: set[str]
+    row: Row,
+    finder: _RecordingFinder,
+    infos: Mapping[Path, AudioInfo | AudioError],
+    request: ImportRequest,
+    ids: set[str],
 ) -> Utterance | Dropped:
     """The utterance of a row, or why there is none."""
     finder.last = ()
@@ -291,12 +334,15 @@ def _utterance(
     text = " ".join(str(row.values.get("text", "")).split()) if request.want_text else ""
     if request.want_text and not text:
         return Dropped(row.place, "without text", f"{row.audio}: no text")
+    info = infos[path]
+    if isinstance(info, AudioError):
+        return Dropped(row.place, "unreadable", f"{row.audio}: {info.message}")
+    if "channel" in row.extra and request.audio_out is None:
+        detail = f"{row.audio}: one channel of several; cut it out with --audio-out DIR"
+        return Dropped(row.place, "malformed", detail)
     try:
-        info = audio_info(path)
         str(path).encode("utf-8")
         text.encode("utf-8")
-    except AudioError as error:
-        return Dropped(row.place, "unreadable", f"{row.audio}: {error.message}")
     except UnicodeEncodeError:
         return Dropped(row.place, "malformed", f"{row.audio!r}: not valid Unicode")
     if info.seconds <= 0:
@@ -309,7 +355,7 @@ def _utterance(
     if named is not None and named in ids:
         return Dropped(row.place, "with a repeated id", f"id {named!r} was used already")
     utterance = Utterance(
-        id=named or _fresh_id(path, folder, ids),
+        id=named or _fresh_id(path, finder.folder, ids),
         audio=path,
         text=text or None,
         speaker=row.values.get("speaker"),

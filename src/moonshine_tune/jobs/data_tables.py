@@ -8,12 +8,9 @@ from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from moonshine_tune.audio.decode import AUDIO_ENDINGS
 from moonshine_tune.errors import RequestError
 
-AUDIO_ENDINGS = frozenset(
-    (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".mp4", ".aiff", ".aif",
-     ".au", ".caf", ".wma", ".webm", ".amr", ".3gp")
-)  # fmt: skip
 TABLE_ENDINGS = (".csv", ".tsv", ".jsonl")
 
 # Names that columns go by, the likeliest first; compared without case, spaces, "_" and "-".
@@ -88,11 +85,11 @@ def read_table(path: Path, names: ColumnNames, *, want_text: bool) -> Source:
     """
     if not path.is_file():
         raise RequestError("no such table", where=path, hint="name it with --table FILE")
-    content = _decoded(path)
+    content = decoded(path)
     if path.suffix.lower() in (".jsonl", ".json", ".ndjson"):
         return _json_lines(path, content, names, want_text=want_text)
     heading, lines = _delimited(path, content, [name for name in astuple(names) if name])
-    columns = _choose_columns(heading, names, path, want_text=want_text)
+    columns = choose_columns(heading, names, path, want_text=want_text)
     rows = []
     for number, cells in lines:
         place = f"{path}:{number}"
@@ -101,7 +98,7 @@ def read_table(path: Path, names: ColumnNames, *, want_text: bool) -> Source:
             rows.append(Row(place, "", problem=problem))
             continue
         record = dict(zip(heading, cells, strict=True))
-        rows.append(_row(place, {k: v for k, v in record.items() if v.strip()}, columns))
+        rows.append(row_of(place, {k: v for k, v in record.items() if v.strip()}, columns))
     if not rows:
         raise RequestError("the table has no rows", where=path)
     return Source(_describe(path, columns), path.parent, tuple(rows))
@@ -115,7 +112,7 @@ def rows_beside_texts(folder: Path, audio: Sequence[Path]) -> Source | None:
         values = {}
         if beside.is_file():
             found += 1
-            values["text"] = _decoded(beside)
+            values["text"] = decoded(beside)
         rows.append(Row(str(path), str(path), values))
     description = f"{found} .txt files beside {len(audio)} recordings"
     return Source(description, folder, tuple(rows)) if found else None
@@ -132,7 +129,7 @@ def rows_of_trans_files(folder: Path, audio: Sequence[Path]) -> Source | None:
     by_name = {(path.parent, path.stem): path for path in audio}
     rows = []
     for file in files:
-        for number, line in enumerate(_decoded(file).splitlines(), start=1):
+        for number, line in enumerate(decoded(file).splitlines(), start=1):
             if not line.strip():
                 continue
             name, _, text = line.strip().partition(" ")
@@ -151,7 +148,7 @@ def rows_without_texts(folder: Path, audio: Sequence[Path]) -> Source:
     return Source(f"{len(audio)} recordings without transcripts", folder, rows)
 
 
-def _decoded(path: Path) -> str:
+def decoded(path: Path) -> str:
     """Text of a file: UTF-8, or UTF-16 as Excel saves it, with or without a byte order mark."""
     raw = path.read_bytes()
     encoding = "utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
@@ -252,11 +249,11 @@ def _json_lines(path: Path, content: str, names: ColumnNames, *, want_text: bool
             records.append((number, "not a JSON object"))
     if not seen:
         raise RequestError("the table has no rows", where=path)
-    columns = _choose_columns(list(seen), names, path, want_text=want_text)
+    columns = choose_columns(list(seen), names, path, want_text=want_text)
     rows = [
         Row(f"{path}:{number}", "", problem=record)
         if isinstance(record, str)
-        else _row(f"{path}:{number}", record, columns)
+        else row_of(f"{path}:{number}", record, columns)
         for number, record in records
     ]
     return Source(_describe(path, columns), path.parent, tuple(rows))
@@ -266,7 +263,7 @@ def _simple(name: str) -> str:
     return "".join(c for c in name.casefold() if c not in " _-")
 
 
-def _choose_columns(
+def choose_columns(
     heading: Sequence[str], names: ColumnNames, path: Path, *, want_text: bool
 ) -> dict[str, str]:
     """Field → column, by the user's word first, then by the names that columns go by."""
@@ -300,7 +297,8 @@ def _choose_columns(
     return columns
 
 
-def _row(place: str, record: dict[str, Any], columns: dict[str, str]) -> Row:
+def row_of(place: str, record: dict[str, Any], columns: dict[str, str]) -> Row:
+    """The row of a record whose columns are known."""
     audio = record.get(columns["audio"])
     if not isinstance(audio, str) or not audio.strip():
         return Row(place, "", problem=f'no recording in column "{columns["audio"]}"')

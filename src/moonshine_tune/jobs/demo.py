@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -197,9 +197,10 @@ def _score_both(
                     normalizer,
                     progress,
                     model="tiny",
-                    adapter=None if model_name == "base" else "run",
                     what=f"{model_name}, {name}",
                 )
+                adapter = None if model_name == "base" else "run"
+                evaluation = replace(evaluation, adapter=adapter)
                 scores[name, model_name, transcriber.backend] = evaluation
                 folder = out / "eval" / f"{name}-{model_name}-{transcriber.backend}"
                 write_evaluation(folder, evaluation)

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from moonshine_tune.adapter import adapter_disabled, find_adapter
 from moonshine_tune.decode import TorchTranscriber
 from moonshine_tune.errors import RequestError
 from moonshine_tune.files import write_json_atomic, write_jsonl_atomic
+from moonshine_tune.jobs.conditions import CLEAN, Condition, ConditionsRequest, conditions_of
 from moonshine_tune.jobs.model_opening import open_model
 from moonshine_tune.jobs.transcribe import Transcriber, transcribe_utterances
 from moonshine_tune.manifest import Manifest, read_manifest
@@ -28,6 +29,7 @@ from moonshine_tune.score import (
 from moonshine_tune.text import Normalizer, normalizer_for
 
 RESULT_FILE, HYPOTHESES_FILE = "result.json", "hypotheses.jsonl"
+CONDITIONS_FILE = "conditions.jsonl"
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class EvaluateRequest:
     Attributes:
         backend: `torch`, or `runtime` with `runtime_dir`.
         adapter: run or adapter folder; the base is scored too, for the comparison.
+        conditions: noises and rooms to score it under too.
         compare: folder of an earlier evaluation of the same manifest, to compare with.
     """
 
@@ -49,6 +52,40 @@ class EvaluateRequest:
     normalizer: str | None = None
     device: str = "auto"
     score_base: bool = True
+    conditions: ConditionsRequest | None = None
+
+
+@dataclass(frozen=True)
+class ConditionScore:
+    """The manifest under one condition.
+
+    Attributes:
+        noise: group of noises, `clean` or `room`.
+        snr_db: None without noise.
+        base: the base model's score under the same condition, where it was scored.
+    """
+
+    noise: str
+    snr_db: float | None
+    score: Score
+    scored: tuple[ScoredUtterance, ...]
+    base: Score | None
+    comparison: PairedComparison | None
+
+    def to_record(self) -> dict[str, Any]:
+        """As JSON data."""
+        record: dict[str, Any] = {
+            "noise": self.noise,
+            "snr_db": self.snr_db,
+            "wer": round(self.score.wer, 4),
+            "ci95": [round(value, 4) for value in self.score.ci95],
+            "utterances": self.score.utterances,
+        }
+        if self.base is not None:
+            record["base"] = {"wer": round(self.base.wer, 4), "ci95": list(self.base.ci95)}
+        if self.comparison is not None:
+            record["comparison"] = comparison_record(self.comparison)
+        return record
 
 
 @dataclass(frozen=True)
@@ -67,6 +104,7 @@ class Evaluation:
     base: Score | None = None
     comparison: PairedComparison | None = None
     remarks: tuple[str, ...] = ()
+    conditions: tuple[ConditionScore, ...] = ()
 
     def to_record(self) -> dict[str, Any]:
         """The JSON document of `evaluate`."""
@@ -95,6 +133,8 @@ class Evaluation:
             record["base"] = {"wer": round(self.base.wer, 4), "ci95": list(self.base.ci95)}
         if self.comparison is not None:
             record["comparison"] = comparison_record(self.comparison)
+        if self.conditions:
+            record["conditions"] = [item.to_record() for item in self.conditions]
         if self.remarks:
             record["remarks"] = list(self.remarks)
         return record
@@ -122,17 +162,37 @@ def evaluate(request: EvaluateRequest, out: Path | None, progress: Progress) -> 
         raise RequestError(f"no back end is called {request.backend!r}", hint="torch or runtime")
     manifest = read_manifest(request.manifest)
     before = _earlier(request.compare, manifest) if request.compare else None
+    # Before the model is loaded: a folder without audio is found out at once.
+    conditions = conditions_of(request.conditions) if request.conditions else (CLEAN,)
     if request.backend == "runtime":
-        evaluation = _through_runtime(request, manifest, before, progress)
+        scored = _through_runtime(request, manifest, before, progress, conditions)
     else:
-        evaluation = _through_torch(request, manifest, before, progress)
+        scored = _through_torch(request, manifest, before, progress, conditions)
+    evaluation = scored[0]
+    if request.conditions:
+        evaluation = replace(
+            evaluation,
+            conditions=tuple(
+                ConditionScore(
+                    one.noise, one.snr_db, found.score, found.scored, found.base, found.comparison
+                )
+                for one, found in zip(conditions, scored, strict=True)
+            ),
+        )
     if out is not None:
         write_evaluation(out, evaluation)
     return evaluation
 
 
 def write_evaluation(out: Path, evaluation: Evaluation) -> None:
-    """Write result.json and, beside it, a line for each utterance."""
+    """Write result.json and, beside it, a line for each utterance (and condition)."""
+    heard = [
+        {"noise": one.noise, "snr_db": one.snr_db, **item.to_record()}
+        for one in evaluation.conditions
+        for item in one.scored
+    ]
+    if heard:
+        write_jsonl_atomic(out / CONDITIONS_FILE, heard)
     write_jsonl_atomic(out / HYPOTHESES_FILE, [item.to_record() for item in evaluation.scored])
     write_json_atomic(out / RESULT_FILE, evaluation.to_record())
 
@@ -146,7 +206,8 @@ def _through_runtime(
     manifest: Manifest,
     before: tuple[ScoredUtterance, ...] | None,
     progress: Progress,
-) -> Evaluation:
+    conditions: Sequence[Condition],
+) -> list[Evaluation]:
     if request.runtime_dir is None:
         raise RequestError(
             "the runtime back end needs a runtime folder",
@@ -159,10 +220,13 @@ def _through_runtime(
         )
     normalizer = normalizer_for(request.normalizer, _language(manifest))
     with RuntimeTranscriber(request.runtime_dir) as transcriber:
-        return score_manifest(
-            transcriber, manifest, normalizer, progress, model=str(request.runtime_dir.name),
-            before=before,
-        )  # fmt: skip
+        return [
+            score_manifest(
+                transcriber, manifest, normalizer, progress, model=str(request.runtime_dir.name),
+                before=before if one is CLEAN else None, condition=one,
+            )
+            for one in conditions
+        ]  # fmt: skip
 
 
 def _through_torch(
@@ -170,7 +234,8 @@ def _through_torch(
     manifest: Manifest,
     before: tuple[ScoredUtterance, ...] | None,
     progress: Progress,
-) -> Evaluation:
+    conditions: Sequence[Condition],
+) -> list[Evaluation]:
     adapter = find_adapter(request.adapter) if request.adapter else None
     opened = open_model(
         request.model, adapter=adapter, device=request.device, dtype="float32", progress=progress
@@ -179,22 +244,29 @@ def _through_torch(
     normalizer = normalizer_for(request.normalizer, language)
     transcriber = TorchTranscriber(opened.model, opened.limits)
     name = str(opened.base["name"])
-    if adapter is not None and request.score_base and before is None:
-        with adapter_disabled(opened.model):
-            base = score_manifest(
-                transcriber, manifest, normalizer, progress, model=name, what="base"
-            )
-        before = base.scored
-    return score_manifest(
-        transcriber,
-        manifest,
-        normalizer,
-        progress,
-        model=name,
-        adapter=None if request.adapter is None else request.adapter.name,
-        before=before,
-        what="model" if adapter is None else "adapted",
-    )
+    results = []
+    for one in conditions:
+        earlier = before if one is CLEAN else None
+        if adapter is not None and request.score_base and earlier is None:
+            with adapter_disabled(opened.model):
+                base = score_manifest(
+                    transcriber, manifest, normalizer, progress, model=name, what="base",
+                    condition=one,
+                )  # fmt: skip
+            earlier = base.scored
+        evaluation = score_manifest(
+            transcriber,
+            manifest,
+            normalizer,
+            progress,
+            model=name,
+            before=earlier,
+            what="model" if adapter is None else "adapted",
+            condition=one,
+        )
+        label = None if request.adapter is None else request.adapter.name
+        results.append(replace(evaluation, adapter=label))
+    return results
 
 
 def score_manifest(
@@ -204,14 +276,19 @@ def score_manifest(
     progress: Progress,
     *,
     model: str,
-    adapter: str | None = None,
     before: Sequence[ScoredUtterance] | None = None,
     what: str = "model",
+    condition: Condition = CLEAN,
 ) -> Evaluation:
-    """Transcribe and score one manifest with one transcriber."""
+    """Transcribe and score one manifest with one transcriber, under one condition."""
     begun = time.monotonic()
+    where = "" if condition is CLEAN else f", {condition.name}"
     heard = transcribe_utterances(
-        transcriber, manifest.utterances, progress, f"transcribing ({what}, {transcriber.backend})"
+        transcriber,
+        manifest.utterances,
+        progress,
+        f"transcribing ({what}, {transcriber.backend}{where})",
+        change=condition.change,
     )
     seconds = time.monotonic() - begun
     scored = tuple(
@@ -228,7 +305,7 @@ def score_manifest(
         normalizer=normalizer.name,
         backend=transcriber.backend,
         model=model,
-        adapter=adapter,
+        adapter=None,
         manifest_sha256=manifest.sha256,
         base=summarize(before) if before is not None else None,
         comparison=compare_paired(before, scored) if before is not None else None,

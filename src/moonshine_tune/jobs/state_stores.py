@@ -1,17 +1,35 @@
 """Where each corpus of a run keeps its encoder states, chosen by their size."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 
 from moonshine_tune.config import DeviceSettings
+from moonshine_tune.decode import Samples
 from moonshine_tune.encoder_cache import OnDisk, StateSource, states_bytes
-from moonshine_tune.jobs.corpus import Corpus
 from moonshine_tune.jobs.model_opening import OpenedModel
 from moonshine_tune.machine import cache_root
 from moonshine_tune.state_shards import StateShards
 
 _MB = 1_000_000
+
+
+class Clips(Protocol):
+    """What can be encoded: a corpus, or the versions of one."""
+
+    @property
+    def seconds(self) -> Sequence[float]:
+        """Length of each clip."""
+        ...
+
+    def load(self, index: int, /) -> Samples:
+        """Samples, mono 16 kHz."""
+        ...
+
+    def content_key(self, index: int, /) -> str:
+        """Names what is heard, wherever it lies."""
+        ...
 
 
 class StateStores:
@@ -37,7 +55,7 @@ class StateStores:
         )
         self.remarks: list[str] = []
 
-    def source(self, corpus: Corpus, drawn: Sequence[int], name: str) -> StateSource:
+    def source(self, corpus: Clips, drawn: Sequence[int], name: str) -> StateSource:
         """The source of a corpus of which the utterances `drawn` will be needed again and again."""
         model, storage = self._model, self._settings.state_storage
         seconds = [corpus.seconds[index] for index in drawn]

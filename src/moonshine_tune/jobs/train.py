@@ -269,6 +269,7 @@ def _evaluate(trainer: Trainer, step: int) -> None:
     candidate = scored.candidate
     trainer.log(step, {"dev_wer": candidate.dev_wer, "canary_wer": candidate.canary_wer})
     is_best = trainer.rule.is_better(candidate, trainer.counters.candidate("best"))
+    trainer.late.keep(step, adapter_state(trainer.model))
     if is_best:
         trainer.counters.best = candidate.to_record()
         trainer.counters.scores_without_best = 0
@@ -299,6 +300,7 @@ def _finish(trainer: Trainer, stopped: str, steps: int, seconds: float) -> Train
         trainer.save_best(scored, adapter_state(trainer.model))
         best = scored.candidate
     if stopped != "interrupted":
+        best = _try_average(trainer, best, steps)
         best = _choose_strength(trainer, best)
     head, tail = _first_and_last_losses(trainer.run)
     return TrainResult(
@@ -331,13 +333,40 @@ def _first_and_last_losses(run: RunFolder) -> tuple[float, float]:
     return sum(head) / max(len(head), 1), sum(tail) / max(len(tail), 1)
 
 
+def _try_average(trainer: Trainer, best: Candidate, steps: int) -> Candidate:
+    """Score the mean of the last adapters, where it is asked for, and keep the better one."""
+    found = trainer.late.mean(steps)
+    if found is None:
+        return best
+    state, count = found
+    load_adapter_state(trainer.model, state)
+    scored = trainer.score(steps, averaged=count)
+    candidate = scored.candidate
+    is_better = trainer.rule.is_better(candidate, best)
+    trainer.log(
+        steps,
+        {
+            "average_of": count,
+            "average_dev_wer": candidate.dev_wer,
+            "average_canary_wer": candidate.canary_wer,
+        },
+    )
+    verdict = "taken" if is_better else "not better"
+    trainer.progress.say(f"mean of the last {count}: {_words(candidate)}, {verdict}")
+    if not is_better:
+        return best
+    trainer.best_state = state
+    trainer.save_best(scored, state)
+    return candidate
+
+
 def _choose_strength(trainer: Trainer, best: Candidate) -> Candidate:
     """Try weaker versions of the best adapter where a canary can tell what they are worth."""
     strengths = trainer.settings.retain.strengths
     if trainer.setup.canary is None or not strengths or strengths == (1.0,):
         return best
     load_adapter_state(trainer.model, trainer.best_state)
-    tried = {strength: trainer.score(best.step, strength) for strength in strengths}
+    tried = {value: trainer.score(best.step, value, best.averaged) for value in strengths}
     for scored in tried.values():
         candidate = scored.candidate
         trainer.progress.say(f"strength {candidate.strength:g}: {_words(candidate)}")

@@ -10,12 +10,14 @@ from moonshine_tune.encoder_cache import StateSource, release_encoder
 from moonshine_tune.errors import RequestError
 from moonshine_tune.holdout import Holdout
 from moonshine_tune.jobs.corpus import Corpus, build_corpus
+from moonshine_tune.jobs.difficulty import base_losses
+from moonshine_tune.jobs.hearing import Hearing, open_sound_banks
 from moonshine_tune.jobs.model_opening import OpenedModel
 from moonshine_tune.jobs.replay import Replay, part_replay, prepare_replay
-from moonshine_tune.jobs.state_stores import StateStores
+from moonshine_tune.jobs.state_stores import Clips, StateStores
 from moonshine_tune.manifest import Manifest, Utterance, read_manifest
 from moonshine_tune.progress import Progress
-from moonshine_tune.sampler import Stage, StagedSampler
+from moonshine_tune.sampler import Stage, StagedSampler, easy_first_stages
 from moonshine_tune.splits import split_by_speaker
 from moonshine_tune.text import Normalizer
 
@@ -25,6 +27,7 @@ class TrainingSetup:
     """What the loop works on."""
 
     corpus: Corpus
+    hearing: Hearing
     states: StateSource
     sampler: StagedSampler
     dev: Holdout
@@ -55,6 +58,7 @@ def prepare_training(
     if settings.data.train is None:
         raise RequestError("no training manifest", hint="name it with: --train train.jsonl")
     manifests = _read_manifests(settings)
+    sounds = open_sound_banks(settings.augment)
     train_utterances, dev_utterances, remarks = _train_and_dev(settings, manifests)
     corpus = build_corpus(
         train_utterances,
@@ -84,18 +88,22 @@ def prepare_training(
     if replay_clips:
         of = len(manifests["replay"].utterances)
         replay = preparation.replay(replay_clips, of)
-    sampler = _sampler(settings, corpus)
-    states = preparation.states("train", corpus, sampler.drawn(settings.train.steps))
+    losses = base_losses(corpus, opened, progress) if settings.train.easy_first else ()
+    sampler = _sampler(settings, corpus, losses)
+    hearing = Hearing(corpus, settings.augment, sounds, seed=settings.train.seed)
+    states = preparation.heard(hearing, sampler)
     return TrainingSetup(
         corpus=corpus,
+        hearing=hearing,
         states=states,
         sampler=sampler,
         dev=dev,
         canary=canary,
         replay=replay,
         adapter=adapter,
-        remarks=(*remarks, *corpus.remarks, *preparation.finish()),
-        fingerprints={name: manifest.sha256 for name, manifest in manifests.items()},
+        remarks=(*remarks, *corpus.remarks, *hearing.remarks(), *preparation.finish()),
+        fingerprints={name: manifest.sha256 for name, manifest in manifests.items()}
+        | sounds.fingerprints(),
     )
 
 
@@ -115,7 +123,14 @@ class _Preparation:
         self._remarks: list[str] = []
         self._needs_encoder = False
 
-    def states(self, name: str, corpus: Corpus, drawn: Sequence[int]) -> StateSource:
+    def heard(self, hearing: Hearing, sampler: StagedSampler) -> StateSource:
+        """The states of all that the steps will hear; versions without end are never stored."""
+        if hearing.is_endless:
+            self._needs_encoder = True
+            return StateSource(self._opened.model, hearing.load, (), budget_mb=0)
+        return self.states("train", hearing, hearing.drawn(sampler, self._settings.train.steps))
+
+    def states(self, name: str, corpus: Clips, drawn: Sequence[int]) -> StateSource:
         """The stored states of a corpus."""
         source = self._stores.source(corpus, drawn, name)
         source.prepare(drawn, self._progress, f"encoding {name}")
@@ -166,15 +181,34 @@ def _general_speech(
     return replayed, canary or watched, "canary" if canary else "held-out replay"
 
 
-def _sampler(settings: RunSettings, corpus: Corpus) -> StagedSampler:
+def _sampler(settings: RunSettings, corpus: Corpus, losses: Sequence[float]) -> StagedSampler:
+    """The order of the utterances.
+
+    Args:
+        losses: the base model's, where easy ones come first; else empty.
+    """
     train = settings.train
     stages = [Stage(item.steps, item.max_clip_s) for item in train.stages]
+    if stages and losses:
+        raise RequestError(
+            "train.stages and train.easy_first both say what comes first", hint="set only one"
+        )
+    if losses:
+        stages = list(easy_first_stages(losses, train.steps, train.easy_first))
+    speakers = [item.speaker for item in corpus.utterances]
+    if train.speaker_balance and not any(speakers):
+        raise RequestError(
+            "train.speaker_balance needs speakers, and the manifest names none",
+            hint='add "speaker" to its lines, or leave the setting at 0',
+        )
     sampler = StagedSampler(
         corpus.seconds,
         stages or [Stage(train.steps, max(corpus.seconds))],
         batch_size=train.batch_size,
         accumulation=train.accumulation,
         seed=train.seed,
+        speakers=speakers,
+        balance=train.speaker_balance,
     )
     for stage, count in zip(stages, sampler.utterances_by_stage, strict=False):
         if not count:

@@ -21,10 +21,11 @@ from moonshine_tune.errors import MachineError
 from moonshine_tune.files import complete_folder, write_json_atomic, write_jsonl_atomic
 from moonshine_tune.holdout import HoldoutScore
 from moonshine_tune.jobs.board import Board
+from moonshine_tune.jobs.late_average import LateAdapters
 from moonshine_tune.jobs.model_opening import OpenedModel
 from moonshine_tune.jobs.processes import Processes
 from moonshine_tune.jobs.train_setup import TrainingSetup
-from moonshine_tune.loss import head_cross_entropy_sum, target_batch
+from moonshine_tune.loss import head_cross_entropy_sum, head_kl_sum, target_batch
 from moonshine_tune.progress import Progress
 from moonshine_tune.runs import RunFolder
 from moonshine_tune.sampler import StepPlan
@@ -37,6 +38,7 @@ from moonshine_tune.state import (
     safetensors_errors,
     save_state,
 )
+from moonshine_tune.teacher import base_hidden
 
 _SELECTION_FILE = "selection.json"
 
@@ -99,6 +101,7 @@ class Trainer:
         self.rule = SelectionRule(None, settings.select.canary_bound)
         self.best_state: dict[str, Tensor] = {}
         self.term_names = ("loss", *_replay_terms(setup))
+        self.late = LateAdapters(run.path, settings.select.average_last)
         self._board: Board | None = None
         self._saved_at = time.monotonic()
 
@@ -172,12 +175,20 @@ class Trainer:
         count = sum(len(tokens[index]) + 1 for index in plan.indices)
         for batch in self._fitting(plan):
             targets = target_batch([tokens[index] for index in batch], self.model.device)
+            heard = self.setup.hearing.heard(batch, step)
+            pull = self.settings.retain.domain_weight
             with self.accelerator.autocast():
-                states = self.setup.states.batch(batch)
+                states = self.setup.states.batch(heard)
                 hidden = self.model.decoder_hidden(states, targets.input_ids)
                 loss = head_cross_entropy_sum(hidden, self.model.head_weight, targets.targets)
                 loss = loss / count
-            yield "loss", loss, 1.0
+                told = float(loss.detach())
+                if pull:
+                    base = base_hidden(self.model, self.setup.states, heard, targets.input_ids)
+                    drift = head_kl_sum(hidden, base, self.model.head_weight, targets.targets)
+                    # One graph, so one sum goes back; what is reported stays the loss alone.
+                    loss = loss + drift * (pull / count)
+            yield "loss", loss, told / (float(loss.detach()) or 1.0) if pull else 1.0
         if self.setup.replay is not None:
             yield from self._replay_terms(step)
 
@@ -265,7 +276,7 @@ class Trainer:
         numbers = {k: float(v) for k, v in clean.items() if isinstance(v, int | float)}
         self._board.add(step, {k.replace("_", "/", 1): v for k, v in numbers.items()})
 
-    def score(self, step: int, strength: float = 1.0) -> Scored:
+    def score(self, step: int, strength: float = 1.0, averaged: int = 0) -> Scored:
         """Dev and canary WER of the adapter as it is."""
         self.model.module.eval()
         with adapter_strength(self.model, strength):
@@ -274,7 +285,8 @@ class Trainer:
             kept = canary.score(self.model, self.progress) if canary else None
         if canary is not None:
             self.counters.first_heard = canary.first_heard
-        candidate = Candidate(step, dev.score.wer, kept.score.wer if kept else None, strength)
+        canary_wer = kept.score.wer if kept else None
+        candidate = Candidate(step, dev.score.wer, canary_wer, strength, averaged)
         return Scored(candidate, dev)
 
     def save_best(self, scored: Scored, state: dict[str, Tensor]) -> None:

@@ -1,6 +1,6 @@
 """Transcribing manifests with either back end, batch by batch: memory holds one batch of audio."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,9 +36,17 @@ class Transcripts:
 
 
 def transcribe_utterances(
-    transcriber: Transcriber, utterances: Sequence[Utterance], progress: Progress, name: str
+    transcriber: Transcriber,
+    utterances: Sequence[Utterance],
+    progress: Progress,
+    name: str,
+    *,
+    change: Callable[[Utterance, Samples], Samples] | None = None,
 ) -> Transcripts:
     """Transcribe all of them: what is scored is exactly what the manifest lists.
+
+    Args:
+        change: what is done to each clip before it is heard.
 
     Raises:
         ProblemsError: recordings that cannot be read; all are listed.
@@ -51,7 +59,8 @@ def transcribe_utterances(
             rows: list[int] = []
             for index in group:
                 try:
-                    clips.append(load_utterance(utterances[index]))
+                    clip = load_utterance(utterances[index])
+                    clips.append(change(utterances[index], clip) if change else clip)
                     rows.append(index)
                 except AudioError as error:
                     problems.append(str(error))

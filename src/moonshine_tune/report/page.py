@@ -90,9 +90,9 @@ def _render(
     curves = learning_curves(material.run) if material.run else Curves((), None, (), 0)
     origins = origins_of(material)
     missing = (*material.missing, *not_found)
-    script = _asset("report.js")
+    script = page_asset("report.js")
     name = short(material.path.resolve().name, 80)
-    page = _environment().get_template("page.html").render(
+    page = page_environment().get_template("page.html").render(
         name=name,
         kind=_KINDS[material.kind],
         lead=_lead(material),
@@ -105,9 +105,9 @@ def _render(
         charts=[(chart, line_chart(chart)) for chart in curves.charts],
         details=details,
         origins=origins,
-        style=Markup(_asset("report.css")),  # the package's own file
+        style=Markup(page_asset("report.css")),  # the package's own file
         script=Markup(script),  # the package's own file
-        script_hash=_fingerprint(script),
+        script_hash=fingerprint_of(script),
         made=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
         version=__version__,
     )  # fmt: skip
@@ -115,7 +115,7 @@ def _render(
     return page.encode("utf-8", "replace"), missing
 
 
-def _environment() -> Environment:
+def page_environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("moonshine_tune.report", "templates"),
         autoescape=True,
@@ -151,11 +151,11 @@ def _lead(material: Material) -> str:
     return " · ".join(short(part, 80) for part in parts if part)
 
 
-def _asset(name: str) -> str:
+def page_asset(name: str) -> str:
     return (files("moonshine_tune.report") / "assets" / name).read_text(encoding="utf-8")
 
 
-def _fingerprint(text: str) -> str:
+def fingerprint_of(text: str) -> str:
     """The hash under which a content security policy lets this one script run, and no other."""
     digest = hashlib.sha256(text.encode("utf-8")).digest()
     return f"sha256-{base64.b64encode(digest).decode('ascii')}"

@@ -1,0 +1,172 @@
+"""`moonshine-tune data audit` and `data fix`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from moonshine_tune.cli.console import (
+    JsonFlag,
+    TerminalProgress,
+    plain,
+    refuse,
+    say,
+    show,
+    table,
+)
+from moonshine_tune.cli.options import DeviceOption
+
+if TYPE_CHECKING:
+    from moonshine_tune.jobs.data_audit import Audit
+    from moonshine_tune.jobs.data_fix import FixResult
+
+_EXAMPLES = 3
+_SHOWN = 10
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command(
+        "audit",
+        epilog="Example: moonshine-tune data audit train.jsonl --against test.jsonl --out audit",
+    )(audit)
+    app.command(
+        "fix",
+        epilog="Examples: moonshine-tune data fix audit ; "
+        "moonshine-tune data fix audit --out mended.jsonl --apply --also doubtful_text",
+    )(fix)
+
+
+def audit(
+    manifest: Annotated[Path, typer.Argument(help="Manifest to audit.")],
+    out: Annotated[Path, typer.Option(help="Folder for audit.html and audit.json.")],
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(help="Another side of the split, for leaks and unseen words; repeatable."),
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="Base model that listens, and whose tokenizer is asked.")
+    ] = "tiny",
+    no_model: Annotated[
+        bool, typer.Option("--no-model", help="Only what needs no model: seconds, not minutes.")
+    ] = False,
+    normalizer: Annotated[
+        str | None, typer.Option(help="english-1, spelled-1 or basic-1 [default: by language].")
+    ] = None,
+    max_listened: Annotated[
+        int, typer.Option(min=1, help="Utterances that the model listens to at most.")
+    ] = 2_000,
+    device: DeviceOption = "auto",
+    as_json: JsonFlag = False,
+) -> None:
+    """Look closely at a corpus: recordings, texts, words, doubtful transcripts, leaks, with sound.
+
+    Exit 1 where a finding is an error. `data fix` acts on the findings.
+    """
+    from moonshine_tune.files import write_json_atomic
+    from moonshine_tune.jobs.data_audit import AUDIT_FILE, PAGE_FILE, AuditRequest, audit_data
+    from moonshine_tune.report.audit_page import write_audit_page
+
+    request = AuditRequest(
+        manifest=manifest,
+        against=tuple(against or ()),
+        model=None if no_model else model,
+        device=device,
+        normalizer=normalizer,
+        max_listened=max_listened,
+    )
+    progress = TerminalProgress()
+    result = audit_data(request, progress)
+    record = plain(result.to_record())
+    write_json_atomic(out / AUDIT_FILE, record)
+    write_audit_page(result, out / PAGE_FILE, progress)
+    say(f"report: {out / PAGE_FILE}")
+    show(_audit_text(result, out), record, as_json=as_json)
+    refuse(not result.passed)
+
+
+def fix(
+    audit_folder: Annotated[Path, typer.Argument(metavar="AUDIT", help="Folder of `data audit`.")],
+    out: Annotated[Path | None, typer.Option(help="The new manifest.")] = None,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Write it; without, only what would be done is shown.")
+    ] = False,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(help="Also drop what has this finding, such as doubtful_text; repeatable."),
+    ] = None,
+    skip: Annotated[
+        list[str] | None, typer.Option(help="Leave this kind of finding alone; repeatable.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing manifest.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write a manifest without what an audit found, and say how much of it was left out."""
+    from moonshine_tune.errors import RequestError
+    from moonshine_tune.jobs.data_fix import FixRequest, fix_data
+
+    if apply and out is None:
+        raise RequestError(
+            "--apply needs a name for the new manifest", hint="name it with: --out mended.jsonl"
+        )
+    request = FixRequest(
+        audit=audit_folder,
+        out=out if apply else None,
+        also=tuple(also or ()),
+        skip=tuple(skip or ()),
+        force=force,
+    )
+    result = fix_data(request)
+    show(_fix_text(result), result, as_json=as_json)
+
+
+def _audit_text(result: "Audit", out: Path) -> str:
+    lines = []
+    for found in result.findings:
+        lines.append(f"{found.severity}: {found.kind} × {found.count:,}: {found.explanation}")
+        pairs = list(zip(found.ids, found.details, strict=True))[:_EXAMPLES]
+        lines += [f"    - {name}: {detail}" for name, detail in pairs]
+    rows = [
+        [one.name, one.unit, *(f"{one.quantiles[place]:.4g}" for place in (1, 3, 5))]
+        for one in result.distributions
+    ]
+    lines.append(table(["measure", "unit", "5 %", "median", "95 %"], rows))
+    if result.vocabulary:
+        words = result.vocabulary
+        lines.append(
+            f"{words.words:,} different words, {words.pieces_a_word:.2f} pieces a word"
+            + (f", {words.unseen_share:.1%} unseen by the others" if words.unseen else "")
+        )
+    if result.listening:
+        one = result.listening
+        lines.append(
+            f"{one.model} listened to {one.utterances:,} of {one.of:,}: "
+            f"{one.character_error_rate:.1f} % of the characters differ"
+        )
+    lines += result.advice
+    usual = sum(item.usual for item in result.fixes)
+    lines.append(
+        f"{result.utterances:,} utterances, {result.clean:,} clean; {usual:,} fixes: "
+        f"moonshine-tune data fix {out}"
+    )
+    return "\n".join(lines)
+
+
+def _fix_text(result: "FixResult") -> str:
+    done = "would be " if result.out is None else ""
+    reasons = ", ".join(f"{count:,} {kind}" for kind, count in sorted(result.dropped.items()))
+    lines = [
+        f"{done}kept {result.kept:,} of {result.lines:,}" + (f": {reasons}" if reasons else "")
+    ]
+    for action, count in sorted(result.mended.items()):
+        lines.append(f"{done}mended, {action}: {count:,}")
+    for name, before, after in result.changes[:_SHOWN]:
+        lines.append(f"  {name}: {before} → {after}")
+    if len(result.changes) > _SHOWN:
+        lines.append(f"  … and {len(result.changes) - _SHOWN:,} more; --json lists all")
+    lines.append(
+        "write it with: --out mended.jsonl --apply"
+        if result.out is None
+        else f"{result.out}\nnext: moonshine-tune data check {result.out}"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,101 @@
+"""Conditions under which a manifest is scored: as it is, in noise, in rooms.
+
+Each utterance keeps its noise, its place in the noise and its room through all ratios, so that
+conditions differ in nothing but what their name says, and a repeated evaluation hears the same.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from moonshine_tune.audio.augment import Recipe
+from moonshine_tune.audio.sound_bank import Sound, SoundBank, open_sounds
+from moonshine_tune.decode import Samples
+from moonshine_tune.errors import RequestError
+from moonshine_tune.manifest import Utterance
+
+SNRS_DB = (20.0, 10.0, 5.0, 0.0)
+Change = Callable[[Utterance, Samples], Samples]
+
+
+@dataclass(frozen=True)
+class ConditionsRequest:
+    """What to score a manifest under.
+
+    Attributes:
+        noise: folder or manifest of noises; each of its groups is a row of the grid.
+        rooms: folder or manifest of room responses; one more condition, without noise.
+        snrs_db: the columns of the grid.
+        seed: which noise each utterance gets.
+    """
+
+    noise: Path
+    rooms: Path | None = None
+    snrs_db: tuple[float, ...] = SNRS_DB
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One condition.
+
+    Attributes:
+        noise: the group of noises, `clean`, or `room`.
+        snr_db: None without noise.
+    """
+
+    noise: str
+    snr_db: float | None
+    change: Change | None
+
+    @property
+    def name(self) -> str:
+        """`street 5 dB`."""
+        return self.noise if self.snr_db is None else f"{self.noise} {self.snr_db:g} dB"
+
+
+CLEAN = Condition("clean", None, None)
+
+
+def conditions_of(request: ConditionsRequest) -> tuple[Condition, ...]:
+    """Clean, each group of noises at each ratio, and rooms where there are any.
+
+    Raises:
+        RequestError: a folder is missing or without audio, or no ratio is asked for.
+    """
+    if not request.snrs_db or len(set(request.snrs_db)) < len(request.snrs_db):
+        raise RequestError(
+            "--snr needs one or several different ratios in dB", hint="--snr 20 --snr 5 --snr 0"
+        )
+    bank = open_sounds(request.noise, "noise")
+    groups: dict[str, list[Sound]] = {}
+    for sound in bank.sounds:
+        groups.setdefault(sound.group, []).append(sound)
+    found = [CLEAN]
+    if request.rooms is not None:
+        rooms = open_sounds(request.rooms, "rooms")
+        found.append(Condition("room", None, _in_room(rooms, request.seed)))
+    for name in sorted(groups):
+        for snr in sorted(request.snrs_db, reverse=True):
+            change = _in_noise(name, groups[name], snr, request.seed)
+            found.append(Condition(name, snr, change))
+    return tuple(found)
+
+
+def _in_noise(group: str, sounds: Sequence[Sound], snr_db: float, seed: int) -> Change:
+    def change(utterance: Utterance, samples: Samples) -> Samples:
+        chance = random.Random(f"{seed}/{group}/{utterance.id}")
+        noise = sounds[chance.randrange(len(sounds))]
+        recipe = Recipe(noise=noise, noise_start=chance.random(), snr_db=snr_db)
+        return recipe.apply(samples)
+
+    return change
+
+
+def _in_room(rooms: SoundBank, seed: int) -> Change:
+    def change(utterance: Utterance, samples: Samples) -> Samples:
+        chance = random.Random(f"{seed}/room/{utterance.id}")
+        return Recipe(room=rooms.sounds[chance.randrange(len(rooms.sounds))]).apply(samples)
+
+    return change

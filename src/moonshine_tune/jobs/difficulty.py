@@ -1,0 +1,79 @@
+"""How hard each utterance is for the base model: its loss a token on the transcript.
+
+Costs one pass of encoder and decoder over the corpus; kept in the cache for later runs.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+import torch
+
+from moonshine_tune.adapter import adapter_disabled
+from moonshine_tune.decode import batches_by_length
+from moonshine_tune.encoder_cache import StateSource, each_that_fits
+from moonshine_tune.files import write_json_atomic
+from moonshine_tune.jobs.corpus import Corpus
+from moonshine_tune.jobs.model_opening import OpenedModel
+from moonshine_tune.loss import IGNORED, target_batch
+from moonshine_tune.machine import cache_root, make_cache_folder
+from moonshine_tune.progress import Progress
+from moonshine_tune.state_shards import recipe_hash
+
+_BATCH_S = 60.0
+
+
+def losses_a_token(
+    opened: OpenedModel,
+    source: StateSource,
+    tokens: Sequence[Sequence[int]],
+    progress: Progress,
+    name: str,
+) -> list[float]:
+    """Mean cross-entropy a token, end included, of the model on each text; nats.
+
+    Args:
+        source: encoder states, by the same places as `tokens`.
+    """
+    model, losses = opened.model, [0.0] * len(tokens)
+    model.module.eval()
+    with progress.stage(name, len(tokens)) as stage:
+
+        def measure(rows: Sequence[int]) -> None:
+            with torch.inference_mode():
+                states = source.batch(rows)
+                targets = target_batch([tokens[row] for row in rows], model.device)
+                logits = model.decoder_logits(states, targets.input_ids).float()
+                found = torch.nn.functional.cross_entropy(
+                    logits.transpose(1, 2), targets.targets, ignore_index=IGNORED, reduction="none"
+                ).sum(dim=1)
+            for row, loss in zip(rows, found.tolist(), strict=True):
+                losses[row] = loss / (len(tokens[row]) + 1)
+            stage.advance(len(rows))
+
+        each_that_fits(batches_by_length(source.seconds, _BATCH_S), measure, model.device)
+    return losses
+
+
+def base_losses(corpus: Corpus, opened: OpenedModel, progress: Progress) -> list[float]:
+    """The base model's loss on each utterance of a corpus; an adapter in the model is left out."""
+    identity = [
+        opened.base["sha256"],
+        str(opened.model.dtype),
+        recipe_hash("loss.py"),
+        [corpus.content_key(index) for index in range(len(corpus))],
+        corpus.tokens,
+    ]
+    name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+    path = make_cache_folder(cache_root() / "base-losses") / f"{name}.json"
+    try:
+        known = [float(value) for value in json.loads(path.read_text(encoding="utf-8"))]
+        if len(known) == len(corpus):
+            return known
+    except (OSError, ValueError, TypeError):
+        pass
+    source = StateSource(opened.model, corpus.load, corpus.seconds, budget_mb=0)
+    with adapter_disabled(opened.model):
+        losses = losses_a_token(opened, source, corpus.tokens, progress, "difficulty of train")
+    write_json_atomic(path, losses)
+    return losses

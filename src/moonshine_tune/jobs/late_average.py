@@ -1,0 +1,63 @@
+"""The last scored adapters of a run, and their mean.
+
+Each adapter near the end of a run is a noisy guess at the same place. The mean of the matrices is
+not the matrix of the mean product, but late adapters lie close together, and there the two differ
+in the second order only; whether it helps is scored like any other adapter.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from moonshine_tune.files import write_bytes_atomic
+
+FOLDER = "late"
+
+
+class LateAdapters:
+    """Keeps the last `count` scored adapters of a run on disk, as exact resume needs them.
+
+    Args:
+        run: the run folder.
+        count: how many; 0 keeps none.
+    """
+
+    def __init__(self, run: Path, count: int) -> None:
+        self._folder, self._count = run / FOLDER, count
+
+    def keep(self, step: int, state: dict[str, Tensor]) -> None:
+        """Write down the adapter that was scored at `step`; older ones than the last go."""
+        if self._count == 0:
+            return
+        write_bytes_atomic(self._path(step), save(state))
+        for old in self._steps(step)[: -self._count]:
+            self._path(old).unlink(missing_ok=True)
+
+    def mean(self, step: int) -> tuple[dict[str, Tensor], int] | None:
+        """The mean of what was kept up to `step`, and of how many; None of fewer than two."""
+        states = []
+        for kept in self._steps(step)[-self._count :] if self._count else ():
+            with suppress(OSError, SafetensorError):
+                states.append(load_file(self._path(kept)))
+        return (mean_state(states), len(states)) if len(states) > 1 else None
+
+    def _path(self, step: int) -> Path:
+        return self._folder / f"step-{step:07d}.safetensors"
+
+    def _steps(self, step: int) -> list[int]:
+        """Steps that are kept, ascending; a killed run may have left later ones behind."""
+        found = [int(path.stem.partition("-")[2]) for path in self._folder.glob("step-*")]
+        return sorted(number for number in found if number <= step)
+
+
+def mean_state(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of matrices of the same names and shapes."""
+    return {
+        name: torch.stack([state[name].double() for state in states]).mean(dim=0).to(value.dtype)
+        for name, value in states[0].items()
+    }
