@@ -19,20 +19,26 @@ from moonshine_tune.families.interface import SpeechModel
 from moonshine_tune.files import write_json_atomic
 
 _NAME = "default"
+# What DoRA calls the lengths of the weights.
+_LENGTHS = "lora_magnitude_vector"
 WEIGHTS_FILE, CONFIG_FILE, BASE_FILE = (
     "adapter_model.safetensors", "adapter_config.json", "base_model.json"
 )  # fmt: skip
 
 _DECODER = r"model\.decoder\.layers\.\d+\."
 _ENCODER = r"model\.encoder\.layers\.\d+\."
+_EVERY_ATTENTION = rf"({_DECODER}(self_attn|encoder_attn)|{_ENCODER}self_attn)\."
 SITES: dict[str, str] = {
+    "qv": rf"{_EVERY_ATTENTION}[qv]_proj",
+    "attention": rf"{_EVERY_ATTENTION}[qkvo]_proj",
+    "all": rf"{_EVERY_ATTENTION}[qkvo]_proj|({_DECODER}|{_ENCODER})mlp\.fc[12]",
     "decoder": rf"{_DECODER}((self_attn|encoder_attn)\.[qkvo]_proj|mlp\.fc[12])",
     "decoder-attention": rf"{_DECODER}(self_attn|encoder_attn)\.[qkv]_proj",
-    "attention": rf"({_DECODER}(self_attn|encoder_attn)|{_ENCODER}self_attn)\.[qv]_proj",
+    "decoder-self-attention": rf"{_DECODER}self_attn\.[qkvo]_proj",
+    "cross-attention": rf"{_DECODER}encoder_attn\.[qkvo]_proj",
     "encoder": rf"{_ENCODER}(self_attn\.[qkvo]_proj|mlp\.fc[12])",
-    "all": rf"({_DECODER}((self_attn|encoder_attn)\.[qkvo]_proj|mlp\.fc[12])"
-    rf"|{_ENCODER}(self_attn\.[qkvo]_proj|mlp\.fc[12]))",
 }
+"""Linear layers by what they are called; PEFT matches the whole name of a module."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +58,16 @@ def inject_lora(
     dropout: float = 0.0,
     sites: str = "decoder",
     seed: int = 0,
+    rslora: bool = False,
+    dora: bool = False,
 ) -> AdapterSummary:
     """Put fresh LoRA matrices into the model, in place; only they are trainable.
 
     The model computes what it did before until the first step: B starts at zero.
+
+    Args:
+        rslora: scale by alpha ÷ √rank instead of alpha ÷ rank (rank-stabilized LoRA).
+        dora: also train the length of each output's weights, apart from their direction (DoRA).
 
     Raises:
         RequestError: no such sites.
@@ -69,6 +81,8 @@ def inject_lora(
         lora_alpha=alpha,
         lora_dropout=dropout,
         target_modules=SITES[sites],
+        use_rslora=rslora,
+        use_dora=dora,
         bias="none",
     )
     state = torch.random.get_rng_state()
@@ -87,7 +101,7 @@ def _keep_in_32_bits(module: nn.Module) -> None:
 
 
 def adapter_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """The LoRA matrices by name."""
+    """The LoRA matrices by name, and DoRA's lengths where it has them."""
     return [(name, value) for name, value in module.named_parameters() if ".lora_" in name]
 
 
@@ -95,7 +109,7 @@ def summarize_adapter(model: SpeechModel) -> AdapterSummary:
     """Count what the model's adapter holds."""
     found = adapter_parameters(model.module)
     return AdapterSummary(
-        modules=len(found) // 2,
+        modules=sum(1 for _ in _layers(model)),
         parameters=sum(value.numel() for _, value in found),
         touches_encoder=any(name.startswith("model.encoder.") for name, _ in found),
     )
@@ -118,6 +132,7 @@ def has_adapter(model: SpeechModel) -> bool:
 def adapter_disabled(model: SpeechModel) -> Iterator[None]:
     """The frozen base inside the block."""
     layers = list(_layers(model))
+    trained = [value for _, value in adapter_parameters(model.module) if value.requires_grad]
     for layer in layers:
         layer.enable_adapters(False)
     try:
@@ -125,8 +140,11 @@ def adapter_disabled(model: SpeechModel) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.enable_adapters(True)
-            for matrix in (*layer.lora_A.values(), *layer.lora_B.values()):
-                matrix.requires_grad_(True)
+        # PEFT makes all of them trainable again, or none: they are put back as they were.
+        for _, value in adapter_parameters(model.module):
+            value.requires_grad_(False)
+        for value in trained:
+            value.requires_grad_(True)
 
 
 @contextmanager
@@ -134,17 +152,51 @@ def adapter_strength(model: SpeechModel, strength: float) -> Iterator[None]:
     """The adapter's effect scaled by `strength` inside the block."""
     layers = list(_layers(model))
     before = [layer.scaling[_NAME] for layer in layers]
+    lengths = {
+        name: value.detach().clone()
+        for name, value in adapter_parameters(model.module)
+        if _LENGTHS in name
+    }
     for layer, scaling in zip(layers, before, strict=True):
         layer.scaling[_NAME] = scaling * strength
+    _put(model, _weaker_lengths(model, lengths, strength))
     try:
         yield
     finally:
         for layer, scaling in zip(layers, before, strict=True):
             layer.scaling[_NAME] = scaling
+        _put(model, lengths)
+
+
+def _put(model: SpeechModel, values: dict[str, Tensor]) -> None:
+    own = dict(adapter_parameters(model.module)) if values else {}
+    with torch.no_grad():
+        for name, value in values.items():
+            own[name].copy_(value)
+
+
+@torch.no_grad()
+def _weaker_lengths(
+    model: SpeechModel, state: dict[str, Tensor], strength: float
+) -> dict[str, Tensor]:
+    """DoRA's lengths at a part of the way from the base's to the trained ones.
+
+    The matrices are weakened by their scaling; the lengths have none.
+    """
+    modules = dict(model.module.named_modules()) if strength != 1.0 else {}
+    found = {}
+    for name, trained in state.items():
+        if _LENGTHS in name and strength != 1.0:
+            layer = modules[name.partition(f".{_LENGTHS}")[0]]
+            base = layer.base_layer.weight.detach().float().norm(dim=1).to(trained.device)
+            found[name] = base + strength * (trained - base)
+        elif _LENGTHS in name:
+            found[name] = trained
+    return found
 
 
 def adapter_state(model: SpeechModel) -> dict[str, Tensor]:
-    """The LoRA matrices, detached copies on the CPU."""
+    """What the adapter has learnt, detached copies on the CPU."""
     return {
         name: value.detach().to("cpu", copy=True).contiguous()
         for name, value in adapter_parameters(model.module)
@@ -178,7 +230,7 @@ def save_adapter(
     Args:
         folder: an existing folder (usually the scratch folder of `complete_folder`).
         state: matrices of `adapter_state`.
-        strength: folded into `lora_alpha`, so that any PEFT loader gets the chosen strength.
+        strength: folded into `lora_alpha` and DoRA's lengths, so that any PEFT loader gets it.
         base: identity of the base model, checked when the adapter is loaded.
     """
     from safetensors.torch import save_file
@@ -188,6 +240,7 @@ def save_adapter(
     config["target_modules"] = _plain(config["target_modules"])
     config["base_model_name_or_path"] = base.get("name")
     config["inference_mode"] = True
+    state = state | _weaker_lengths(model, state, strength)
     written = {f"base_model.model.{_portable(name)}": value for name, value in state.items()}
     save_file(written, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     (folder / WEIGHTS_FILE).chmod(0o644)
@@ -196,7 +249,8 @@ def save_adapter(
 
 
 def _portable(name: str) -> str:
-    return name.replace(f".{_NAME}.", ".")
+    """The name in a saved file: PEFT leaves out the adapter's, and `weight` after the lengths."""
+    return name.replace(f".{_NAME}.", ".").replace(f".{_LENGTHS}.weight", f".{_LENGTHS}")
 
 
 def _plain(value: Any) -> Any:
@@ -310,5 +364,9 @@ def merged_weights(model: SpeechModel) -> dict[str, Tensor]:
     for name, module in model.module.named_modules():
         if hasattr(module, "lora_A") and _NAME in getattr(module, "lora_A", {}):
             base = module.base_layer.weight.detach().float()
-            merged[f"{name}.weight"] = base + module.get_delta_weight(_NAME).float()
+            weight = base + module.get_delta_weight(_NAME).float()
+            if _NAME in module.lora_magnitude_vector:
+                lengths = module.lora_magnitude_vector[_NAME].weight.detach().float()
+                weight = weight * (lengths / weight.norm(dim=1))[:, None]
+            merged[f"{name}.weight"] = weight
     return merged

@@ -103,7 +103,10 @@ def load_checkpoint(
         )
     module.eval()
     module.requires_grad_(False)
-    return family(module.to(device), load_tokenizer(folder))
+    model = family(module.to(device), load_tokenizer(folder))
+    if model.device.type == "mps":
+        model.make_activation_inputs_contiguous()
+    return model
 
 
 def load_tokenizer(folder: Path) -> TextTokenizer:

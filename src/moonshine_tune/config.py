@@ -58,9 +58,32 @@ class AdapterSettings(_Section):
     alpha: Annotated[float, Field(gt=0, description="Effect is scaled by alpha ÷ rank.")] = 16.0
     dropout: Annotated[float, Field(ge=0, lt=1, description="Dropout before A.")] = 0.0
     sites: Annotated[
-        Literal["decoder", "decoder-attention", "attention", "encoder", "all"],
-        Field(description="Which linear layers get an adapter."),
+        Literal[
+            "qv",
+            "attention",
+            "all",
+            "decoder",
+            "decoder-attention",
+            "decoder-self-attention",
+            "cross-attention",
+            "encoder",
+        ],
+        Field(
+            description="Which linear layers get an adapter. `qv`: queries and values of every "
+            "attention, encoder and decoder; `attention`: all four of them; `all`: with the MLPs. "
+            "In the decoder only: `decoder` (attention and MLP), `decoder-attention` (q, k, v), "
+            "`decoder-self-attention`, `cross-attention`. `encoder`: all of it there only."
+        ),
     ] = "decoder"
+    rslora: Annotated[
+        bool, Field(description="Scale by alpha ÷ √rank: for high ranks (rank-stabilized LoRA).")
+    ] = False
+    dora: Annotated[
+        bool,
+        Field(
+            description="Train lengths and directions of weights apart (DoRA); a step is slower."
+        ),
+    ] = False
 
 
 _Chance = Annotated[float, Field(ge=0, le=1)]
@@ -134,6 +157,10 @@ class TrainSettings(_Section):
     encoder_learning_rate: Annotated[
         float, Field(gt=0, description="Peak rate of encoder sites; 1e-3 goes to NaN on medium.")
     ] = 1e-4
+    lora_plus_ratio: Annotated[
+        float,
+        Field(ge=1, description="Rate of B as a multiple of that of A (LoRA+ takes about 16)."),
+    ] = 1.0
     warmup_share: Annotated[float, Field(ge=0, lt=1, description="Share of steps to warm up.")] = (
         0.1
     )
@@ -245,12 +272,28 @@ class DeviceSettings(_Section):
 
     name: Annotated[str, Field(description="auto, cpu, mps, cuda or cuda:N.")] = "auto"
     dtype: Annotated[
-        Literal["auto", "float32", "bfloat16"], Field(description="Number format of the loop.")
+        Literal["auto", "float32", "bfloat16", "float16"],
+        Field(
+            description="Number format of the arithmetic. auto: bfloat16 on GPUs that have it, "
+            "else float32; on MPS bfloat16 after doctor's gradient check has passed."
+        ),
     ] = "auto"
     frozen_weights: Annotated[
         Literal["float32", "bfloat16"],
         Field(description="Number format in which the frozen weights are kept."),
     ] = "float32"
+    clear_cache_steps: Annotated[
+        int,
+        Field(ge=0, description="Steps between clearings of MPS's cache; 0 = never."),
+    ] = 20
+    budget_gib: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            description="Memory that a run may take; without one: 9.5 GiB on MPS, nine tenths of "
+            "the GPU's memory on CUDA, nine tenths of the memory free now on the CPU.",
+        ),
+    ] = None
     state_cache_mb: Annotated[
         int,
         Field(ge=0, description="Memory for stored encoder states of a frozen encoder; 0 = none."),

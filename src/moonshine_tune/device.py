@@ -1,18 +1,26 @@
 """Choosing where and in which number format to compute, each choice with its reason."""
 
+import ctypes
 import gc
+import platform
 import re
+import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 
 from moonshine_tune.errors import MachineError, RequestError
+from moonshine_tune.format_record import is_proved_format
 from moonshine_tune.machine import peak_resident_mb, resident_mb
 
 _MB = 1_000_000
+# mallopt(3): blocks of this size and larger are mapped on their own. Its number is glibc's.
+_M_MMAP_THRESHOLD, _TIGHT_BYTES = -3, 256 * 1024
 _DTYPES = {
     "float32": torch.float32, "fp32": torch.float32,
     "bfloat16": torch.bfloat16, "bf16": torch.bfloat16,
+    "float16": torch.float16, "fp16": torch.float16,
 }  # fmt: skip
 
 
@@ -26,7 +34,7 @@ class DeviceChoice:
 
 @dataclass(frozen=True)
 class DtypeChoice:
-    """The format of the arithmetic (float32, or bfloat16 autocast) and why it was taken."""
+    """The format of the arithmetic (float32, or autocast to 16 bits) and why it was taken."""
 
     dtype: torch.dtype
     reason: str
@@ -95,21 +103,36 @@ def _why_missing(name: str) -> str | None:
 
 
 def choose_dtype(device: torch.device, wanted: str | None = None) -> DtypeChoice:
-    """The number format for `device`; `wanted` is None or "auto", "float32" or "bfloat16".
+    """The number format for `device`: None or "auto", "float32", "bfloat16" or "float16".
+
+    16 bits are never taken by themselves on MPS: silent wrong results have come with every new
+    chip and torch. bfloat16 is given there once `doctor` has compared gradients on this machine.
 
     Raises:
-        RequestError: another format. float16 is refused: it is known for NaN on these models.
-        MachineError: bfloat16 on a GPU that lacks it.
+        RequestError: another format.
+        MachineError: bfloat16 on a GPU that lacks it, or on MPS before that check has passed.
     """
     name = (wanted or "auto").strip().lower()
     if name == "auto":
         return _best_dtype(device)
     if name not in _DTYPES:
-        hint = "use auto, float32 or bfloat16"
-        if name in ("float16", "fp16", "half"):
-            hint = "float16 overflows to NaN in training here: use bfloat16 or float32"
-        raise RequestError(f"no number format {wanted!r}", hint=hint)
+        raise RequestError(
+            f"no number format {wanted!r}", hint="use auto, float32, bfloat16 or float16"
+        )
     dtype = _DTYPES[name]
+    if dtype == torch.float16:
+        reason = "asked for; it ends at 65,504: steps that overflow are left out and counted"
+        return DtypeChoice(dtype, reason)
+    if dtype == torch.bfloat16 and device.type == "mps":
+        if not is_proved_format("mps", "bfloat16", torch.__version__):
+            raise MachineError(
+                "bfloat16 has not been proved on this machine with this torch",
+                hint="compare its gradients with the CPU's first: moonshine-tune doctor "
+                "--device mps; until then: --set device.dtype=float32",
+            )
+        return DtypeChoice(
+            dtype, f"asked for; doctor's check passed with torch {torch.__version__}"
+        )
     if dtype == torch.bfloat16 and device.type == "cuda" and not _cuda_has_bfloat16():
         raise MachineError("this GPU has no bfloat16", hint="use float32")
     slow = dtype == torch.bfloat16 and device.type == "cpu"
@@ -124,7 +147,7 @@ def _best_dtype(device: torch.device) -> DtypeChoice:
     if device.type == "mps":
         return DtypeChoice(
             torch.float32,
-            "safe on MPS; bfloat16 saves about a quarter of memory, on request",
+            "safe on MPS; bfloat16 saves a quarter of memory, on request after doctor's check",
         )
     return DtypeChoice(torch.float32, "16-bit arithmetic is not faster on most CPUs")
 
@@ -149,6 +172,26 @@ def memory_mb(device: torch.device) -> MemoryReading:
     return MemoryReading(resident_mb(), peak_resident_mb(), tensors, driver)
 
 
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
+    """Arithmetic in `dtype` inside the block where the device's operators allow it."""
+    if dtype == torch.float32:
+        return nullcontext()
+    context: AbstractContextManager[object] = torch.autocast(device.type, dtype)
+    return context
+
+
+def clear_cache_in_turn(device: torch.device, step: int, every: int) -> bool:
+    """Give MPS's cache back at every `every`-th step; 0 never. Returns whether it was done.
+
+    Each new clip length leaves blocks and compiled graphs behind: tens of gigabytes of driver
+    memory have been seen beside a few that were in use.
+    """
+    if device.type != "mps" or every == 0 or step % every:
+        return False
+    torch.mps.empty_cache()
+    return True
+
+
 def release_memory(device: torch.device) -> None:
     """Give cached memory back to the system; on MPS the cache grows with every new shape."""
     gc.collect()
@@ -156,6 +199,24 @@ def release_memory(device: torch.device) -> None:
         torch.mps.empty_cache()
     elif device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+def heap_is_loose() -> bool:
+    """Whether the C library keeps large freed blocks on its heap, where they leave holes."""
+    return sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
+
+
+def keep_heap_tight() -> bool:
+    """From here on, large blocks go back to the system as soon as they are freed.
+
+    Clips of changing length leave holes in the heap of Linux's C library, which then holds two to
+    three times what lives. Price: pages are cleared again for every block, up to a third of the
+    time. Returns whether this system has the choice; elsewhere nothing is changed.
+    """
+    if not heap_is_loose():
+        return False
+    library = ctypes.CDLL(None)
+    return bool(library.mallopt(_M_MMAP_THRESHOLD, _TIGHT_BYTES))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

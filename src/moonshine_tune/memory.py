@@ -8,23 +8,21 @@ interpreter) is added from measurements and shown as parts of its own.
 """
 
 import math
-import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from moonshine_tune.adapter import adapter_parameters, inject_lora
 from moonshine_tune.decode import SAMPLE_RATE_HZ, GreedySession
 from moonshine_tune.families.interface import EncoderStates
+from moonshine_tune.live_memory import LiveMemory, make_fake
 from moonshine_tune.loss import TargetBatch, head_cross_entropy_sum, head_kl_sum
-from moonshine_tune.shapes import model_from_config
+from moonshine_tune.shapes import depth_of, model_from_config, shallower
 
 _MIB = 1 << 20
 _CPU, _CUDA, _MPS = "cpu", "cuda", "mps"
@@ -35,6 +33,11 @@ _RUNTIME = {_CPU: 600 * _MIB, _CUDA: 1100 * _MIB, _MPS: 900 * _MIB}
 # Gaps that the allocator leaves, as a share of what a phase makes and frees. CPU: measured by
 # benchmarks/estimate_accuracy.py. MPS keeps freed blocks by size; its figure is an assumption.
 _GAPS = {_CPU: 0.06, _CUDA: 0.10, _MPS: 0.25}
+# The C library of Linux keeps large blocks on its heap, where clips of changing length leave holes:
+# 1.9 to 2.3 times what lives, by the same benchmark with --loose-heap.
+_LOOSE_GAPS = 2.3
+# Models deeper than this are counted in two shallow versions: equal layers cost equal memory.
+_WHOLE_DEPTH, _SHALLOW = 6, (2, 3)
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,9 @@ class RunShape:
 
     Attributes:
         device: `cpu`, `mps` or `cuda`. MPS uses eager attention in training.
-        sites, rank, dropout: as for `adapter.inject_lora`.
+        sites, rank, dropout, dora: as for `adapter.inject_lora`.
+        loose_heap: the CPU's allocator is as Linux has it, fast and full of holes; see
+            `device.keep_heap_tight`.
         frozen_dtype: number format of the frozen weights.
         mixed: bfloat16 autocast around the forward pass.
         batch_size: clips in a micro-batch; accumulation costs no memory.
@@ -62,6 +67,8 @@ class RunShape:
     sites: str = "decoder"
     rank: int = 8
     dropout: float = 0.0
+    dora: bool = False
+    loose_heap: bool = False
     frozen_dtype: torch.dtype = torch.float32
     mixed: bool = False
     batch_size: int = 8
@@ -80,6 +87,11 @@ class RunShape:
         """Whether encoder states are kept."""
         return self.stored_s > 0
 
+    @property
+    def gaps(self) -> float:
+        """What the allocator leaves unused, as a share of what a phase makes."""
+        return _LOOSE_GAPS if self.loose_heap and self.device == _CPU else _GAPS[self.device]
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -97,6 +109,11 @@ class Phase:
     def total(self) -> int:
         """Bytes of all parts together."""
         return sum(self.parts.values())
+
+    @property
+    def made(self) -> int:
+        """Bytes that the work itself makes and frees again."""
+        return sum(self.parts[name] for name in LiveMemory.PARTS)
 
 
 @dataclass(frozen=True)
@@ -123,6 +140,15 @@ class MemoryEstimate:
         """Bytes at the peak, the process itself included."""
         return self.peak.total
 
+    def tightened(self) -> "MemoryEstimate":
+        """The same with an allocator that gives freed blocks back."""
+        shape = replace(self.shape, loose_heap=False)
+        phases = tuple(
+            Phase(phase.name, phase.parts | {"allocator": round(shape.gaps * phase.made)})
+            for phase in self.phases
+        )
+        return replace(self, shape=shape, phases=phases)
+
     @property
     def growth(self) -> int:
         """Bytes at the peak on top of a process that has loaded its libraries."""
@@ -145,11 +171,13 @@ class MemoryModel:
             model = model_from_config(
                 config, device="meta", dtype=shape.frozen_dtype, attention=attention
             )
-        summary = inject_lora(model, rank=shape.rank, dropout=shape.dropout, sites=shape.sites)
+        summary = inject_lora(
+            model, rank=shape.rank, dropout=shape.dropout, sites=shape.sites, dora=shape.dora
+        )
         self.trains_encoder = summary.touches_encoder
         self._mode = FakeTensorMode()
         with self._mode:
-            _make_fake(model.module)
+            make_fake(model.module)
             for _, value in adapter_parameters(model.module):
                 value.grad = torch.zeros_like(value)
         model.module.train()
@@ -163,6 +191,10 @@ class MemoryModel:
         self._encoder = 0 if self.trains_encoder else encoder * model.dtype.itemsize
         if shape.gradient_checkpointing:
             model.enable_gradient_checkpointing()
+        self._depth = depth_of(config)
+        self._shallow: tuple[MemoryModel, ...] = ()
+        if self._depth > _WHOLE_DEPTH:
+            self._shallow = tuple(MemoryModel(shallower(config, d), shape) for d in _SHALLOW)
 
     def _held(self) -> Iterator[Tensor]:
         module = self._model.module
@@ -187,31 +219,48 @@ class MemoryModel:
             clip_s=clip_s or self._shape.clip_s,
             tokens=tokens or self._shape.tokens,
         )
-        works = {
-            "load": (True, self._load),
-            "prepare": (shape.stores and not self.trains_encoder, self._prepare),
-            "step": (True, self._step),
-            "replay": (shape.replay_clips > 0, self._replay),
-            "score": (shape.score_batch_s > 0, self._score),
+        happening = {
+            "load": True,
+            "prepare": shape.stores and not self.trains_encoder,
+            "step": True,
+            "replay": shape.replay_clips > 0,
+            "score": shape.score_batch_s > 0,
         }
-        with self._mode:
-            phases = tuple(
-                self._phase(shape, name, work)
-                for name, (happens, work) in works.items()
-                if happens and only in (None, name)
-            )
+        phases = tuple(
+            self._phase(shape, name, self._made(shape, name))
+            for name, happens in happening.items()
+            if happens and only in (None, name)
+        )
         return MemoryEstimate(shape, phases, self._adapter, self._parameters)
 
-    def _phase(
-        self, shape: RunShape, name: str, work: Callable[[RunShape, "_Live"], None]
-    ) -> Phase:
+    def _made(self, shape: RunShape, name: str) -> dict[str, int]:
+        """What a phase makes at its peak, by part.
+
+        In the deep part of a model each layer adds the same, so two shallow versions tell what the
+        whole one takes, in a third of the time. Scoring holds one layer at a time and is quick: its
+        peak can move from one place to another with the depth, so it is counted whole.
+        """
+        if self._shallow and name in ("step", "replay", "prepare"):
+            low, high = (model._made(shape, name) for model in self._shallow)
+            further = (self._depth - _SHALLOW[0]) / (_SHALLOW[1] - _SHALLOW[0])
+            return {k: max(round(low[k] + (high[k] - low[k]) * further), 0) for k in low}
+        works: dict[str, Callable[[RunShape, LiveMemory], None]] = {
+            "prepare": self._prepare,
+            "step": self._step,
+            "replay": self._replay,
+            "score": self._score,
+        }
+        with self._mode:
+            self._model.module.train(name in ("step", "replay"))
+            live = LiveMemory(self._held())
+            with live:
+                if name in works:
+                    works[name](shape, live)
+        return {part: live.at_peak.get(part, 0) for part in LiveMemory.PARTS}
+
+    def _phase(self, shape: RunShape, name: str, made: dict[str, int]) -> Phase:
         trains = name in ("step", "replay")
-        self._model.module.train(trains)
-        live = _Live(self._held())
-        with live:
-            work(shape, live)
         adapter = 4 * self._adapter
-        made = {part: live.at_peak.get(part, 0) for part in _Live.PARTS}
         stored = shape.stores and not self.trains_encoder and name != "load"
         gone = stored and shape.releases_encoder and name != "prepare"
         parts = {
@@ -223,7 +272,7 @@ class MemoryModel:
             "optimizer": 0 if name in ("load", "prepare") else 2 * adapter,
             "encoder states": self._stored_bytes(shape) if stored else 0,
             **made,
-            "allocator": round(_GAPS[shape.device] * sum(made.values())),
+            "allocator": round(shape.gaps * sum(made.values())),
             "runtime": _RUNTIME[shape.device],
         }
         return Phase(name, parts)
@@ -236,9 +285,6 @@ class MemoryModel:
             # In 32 bits the mapped file is the weights.
             return file if copied else 0
         return file + (self._weights if copied else 0)
-
-    def _load(self, shape: RunShape, live: "_Live") -> None:
-        """Nothing runs."""
 
     def _stored_bytes(self, shape: RunShape) -> int:
         rate = SAMPLE_RATE_HZ / self._model.samples_per_frame
@@ -253,7 +299,7 @@ class MemoryModel:
         frames: int = self._model.frame_count(max(samples, self._model.min_samples))
         return frames
 
-    def _step(self, shape: RunShape, live: "_Live") -> None:
+    def _step(self, shape: RunShape, live: LiveMemory) -> None:
         targets = _targets(shape.batch_size, shape.tokens)
         with _autocast(shape):
             states = self._states(shape, shape.batch_size, live)
@@ -264,7 +310,7 @@ class MemoryModel:
         with live.part("backward"):
             self._differentiate(loss)
 
-    def _replay(self, shape: RunShape, live: "_Live") -> None:
+    def _replay(self, shape: RunShape, live: LiveMemory) -> None:
         targets = _targets(shape.replay_clips, shape.tokens)
         with _autocast(shape):
             states = self._states(shape, shape.replay_clips, live)
@@ -281,11 +327,11 @@ class MemoryModel:
         trained = [value for value in self._model.module.parameters() if value.requires_grad]
         torch.autograd.grad(loss, trained)
 
-    def _prepare(self, shape: RunShape, live: "_Live") -> None:
+    def _prepare(self, shape: RunShape, live: LiveMemory) -> None:
         with torch.inference_mode():
             self._encode(shape, _rows(shape.prepare_batch_s, shape.clip_s), live)
 
-    def _score(self, shape: RunShape, live: "_Live") -> None:
+    def _score(self, shape: RunShape, live: LiveMemory) -> None:
         rows = _rows(shape.score_batch_s, shape.clip_s)
         with torch.inference_mode():
             states = self._states(shape, rows, live)
@@ -293,7 +339,7 @@ class MemoryModel:
             with live.part("logits"):
                 session.step(torch.zeros(rows, dtype=torch.long)).argmax(dim=-1)
 
-    def _states(self, shape: RunShape, rows: int, live: "_Live") -> EncoderStates:
+    def _states(self, shape: RunShape, rows: int, live: LiveMemory) -> EncoderStates:
         if not shape.stores or self.trains_encoder:
             return self._encode(shape, rows, live)
         with live.part("encoder"):
@@ -301,95 +347,12 @@ class MemoryModel:
             kept = torch.zeros(rows, max(counts), self._width, dtype=self._model.dtype)
         return EncoderStates(kept, tuple(counts))
 
-    def _encode(self, shape: RunShape, rows: int, live: "_Live") -> EncoderStates:
+    def _encode(self, shape: RunShape, rows: int, live: LiveMemory) -> EncoderStates:
         counts = [max(count, self._model.min_samples) for count in _samples(rows, shape.clip_s)]
         with live.part("audio"):
             audio = torch.zeros(rows, max(counts))
         with live.part("encoder"):
             return self._model.encode(audio, counts)
-
-
-class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the storages that operators make, by part, for as long as they live.
-
-    Args:
-        known: tensors that are counted elsewhere.
-    """
-
-    PARTS = ("audio", "encoder", "decoder", "logits", "backward")
-
-    def __init__(self, known: Iterator[Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._seen = {tensor.untyped_storage()._cdata for tensor in known}
-        self._bytes = dict.fromkeys(self.PARTS, 0)
-        self._part = "decoder"
-        self._total = self._peak = 0
-        self.at_peak: dict[str, int] = {}
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """What is made inside the block counts to this part."""
-        before, self._part = self._part, name
-        try:
-            yield
-        finally:
-            self._part = before
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> object:
-        result = _select_all(func, args)
-        if result is None:
-            result = func(*args, **(kwargs or {}))
-        for value in tree_leaves(result):
-            if isinstance(value, Tensor):
-                self._hold(value.untyped_storage())
-        return result
-
-    def _hold(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._seen:
-            return
-        self._seen.add(key)
-        self._bytes[self._part] += size
-        self._total += size
-        if self._total > self._peak:
-            self._peak = self._total
-            self.at_peak = dict(self._bytes)
-        weakref.finalize(storage, self._drop, key, size, self._part)
-
-    def _drop(self, key: int, size: int, part: str) -> None:
-        self._seen.discard(key)
-        self._bytes[part] -= size
-        self._total -= size
-
-
-def _select_all(func: Any, args: Any) -> Tensor | None:
-    """`values[mask]` as if the mask were true everywhere: without numbers its size is not known."""
-    if func is not torch.ops.aten.index.Tensor:
-        return None
-    values, indices = args
-    if len(indices) != 1 or indices[0].dtype != torch.bool:
-        return None
-    mask = indices[0]
-    made: Tensor = values.new_empty((mask.numel(), *values.shape[mask.dim() :]))
-    return made
-
-
-def _make_fake(module: nn.Module) -> None:
-    """Turn parameters and buffers on the meta device into fake ones on the CPU; ties stay ties."""
-    made: dict[int, Tensor] = {}
-    for inner in module.modules():
-        for held in (inner._parameters, inner._buffers):
-            for name, value in held.items():
-                if value is None:
-                    continue
-                if id(value) not in made:
-                    empty = torch.empty(value.shape, dtype=value.dtype)
-                    if isinstance(value, nn.Parameter):
-                        empty = nn.Parameter(empty, requires_grad=value.requires_grad)
-                    made[id(value)] = empty
-                held[name] = made[id(value)]  # type: ignore[assignment]
 
 
 def _autocast(shape: RunShape) -> Any:

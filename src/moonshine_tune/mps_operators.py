@@ -159,6 +159,13 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if namespace == "profiler":
             # Marks in the profile (the optimizer makes them); no device sees them.
             return func(*args, **(kwargs or {}))
+        # Without gradients torch hands composite operators over whole: what they are made of is
+        # what a device sees.
+        if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
+            with self:
+                parts = func.decompose(*args, **(kwargs or {}))
+            if parts is not NotImplemented:
+                return parts
         # Operators of other packages keep their namespace, which the table does not know.
         name = name if namespace == "aten" else f"{namespace}::{name}"
         self.calls[name] = self.calls.get(name, 0) + 1

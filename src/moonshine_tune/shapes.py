@@ -5,6 +5,7 @@ from the runtime files' `streaming_config.json` and the parameter counts, which 
 with these only. Published counts of the streaming models leave the untied head out.
 """
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,39 @@ def config_of_folder(folder: Path) -> Any:
             f"the configuration cannot be used: {told[0] if told else error!r}",
             where=folder / "config.json",
         ) from error
+
+
+def depth_of(config: Any) -> int:
+    """Layers of the encoder and of the decoder; 0 where they are not equally deep."""
+    decoder = int(
+        config.decoder_num_hidden_layers
+        if config.model_type == "moonshine"
+        else config.num_hidden_layers
+    )
+    encoder = int(
+        config.encoder_num_hidden_layers
+        if config.model_type == "moonshine"
+        else config.encoder_config.num_hidden_layers
+    )
+    return decoder if decoder == encoder else 0
+
+
+def shallower(config: Any, layers: int) -> Any:
+    """The same configuration with fewer layers on both sides, at least 2.
+
+    The windows that are left are the first ones and one from the middle, so that each kind stays.
+    """
+    made = copy.deepcopy(config)
+    if config.model_type == "moonshine":
+        made.encoder_num_hidden_layers = made.decoder_num_hidden_layers = layers
+        return made
+    made.num_hidden_layers = made.encoder_config.num_hidden_layers = layers
+    windows = list(config.encoder_config.sliding_windows)
+    made.encoder_config.sliding_windows = [*windows[: layers - 1], windows[len(windows) // 2]]
+    for side in (made, made.encoder_config):
+        if getattr(side, "layer_types", None):
+            side.layer_types = side.layer_types[:layers]
+    return made
 
 
 def model_from_config(

@@ -17,7 +17,7 @@ def _registered() -> None:
         estimate.register(app)
 
 
-_TINY = ["estimate", "--model", "tiny", "--clip-s", "5", "--device", "cpu"]
+_TINY = ["estimate", "--model", "tiny", "--clip-s", "5", "--device", "cpu", "--audio-hours", "0.2"]
 
 
 def _json(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
@@ -75,7 +75,7 @@ def test_a_local_checkpoint_is_read_by_its_configuration_only(
     (copy / "model.safetensors").write_bytes(b"never read")
     code, found = _json(
         capsys, "estimate", "--model", str(copy), "--clip-s", "2", "--budget-gib", "2",
-        "--device", "mps",
+        "--device", "mps", "--audio-hours", "0.1",
     )  # fmt: skip
     assert code == 0
     assert found["model_parameters"] < 1_000_000

@@ -54,8 +54,10 @@ def _move(model: SpeechModel, seed: int = 5) -> None:
     """Give both matrices of every site values of their own, as training would."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for _name, value in adapter_parameters(model.module):
-            value.copy_(0.1 * torch.randn(value.shape, generator=generator))
+        for name, value in adapter_parameters(model.module):
+            noise = 0.1 * torch.randn(value.shape, generator=generator)
+            # Lengths move around where they began, as in training; matrices from zero.
+            value.copy_(value * (1 + noise) if "magnitude" in name else noise)
 
 
 def _saved(model: SpeechModel, folder: Path, *, strength: float = 1.0) -> Path:
@@ -72,7 +74,7 @@ def test_a_fresh_adapter_changes_nothing(
     summary = inject_lora(tiny_model, rank=4, sites=sites)
     assert torch.equal(_logits(tiny_model, audio), before)
     assert summary.modules > 0
-    assert summary.touches_encoder == (sites in ("attention", "encoder", "all"))
+    assert summary.touches_encoder == (sites in ("qv", "attention", "encoder", "all"))
     trainable = {
         name for name, value in tiny_model.module.named_parameters() if value.requires_grad
     }
@@ -86,7 +88,8 @@ def test_the_sites_are_the_layers_that_they_name(build_model: Build) -> None:
     for sites in SITES:
         counts[sites] = inject_lora(build_model("v1"), sites=sites).modules
     assert counts == {
-        "decoder": 20, "decoder-attention": 12, "attention": 12, "encoder": 12, "all": 32
+        "qv": 12, "attention": 24, "all": 32, "decoder": 20, "decoder-attention": 12,
+        "decoder-self-attention": 8, "cross-attention": 8, "encoder": 12,
     }  # fmt: skip
 
 
@@ -110,6 +113,36 @@ def test_the_seed_decides_the_matrices_and_nothing_else_is_drawn(build_model: Bu
     assert torch.equal(torch.rand(3), expected)
 
 
+KINDS = [{}, {"rslora": True}, {"dora": True}, {"rslora": True, "dora": True}]
+
+
+def _named(kind: dict[str, bool]) -> str:
+    return "+".join(kind) or "lora"
+
+
+def test_rslora_divides_by_the_root_of_the_rank(build_model: Build) -> None:
+    scalings = []
+    for rslora in (False, True):
+        model = build_model("v1")
+        inject_lora(model, rank=4, alpha=12, rslora=rslora)
+        scalings.append(model.decoder.layers[0].self_attn.q_proj.scaling["default"])
+    assert scalings == [3.0, 6.0]
+
+
+@pytest.mark.parametrize("sites", sorted(SITES))
+def test_a_fresh_dora_changes_nothing_and_trains_its_lengths(
+    tiny_model: SpeechModel, audio: tuple[Tensor, list[int]], sites: str
+) -> None:
+    before = _logits(tiny_model, audio)
+    summary = inject_lora(tiny_model, rank=4, sites=sites, dora=True)
+    torch.testing.assert_close(_logits(tiny_model, audio), before, rtol=1e-5, atol=1e-5)
+    lengths = [n for n, _ in adapter_parameters(tiny_model.module) if "magnitude" in n]
+    assert len(lengths) == summary.modules == len(adapter_parameters(tiny_model.module)) // 3
+    trainable = {n for n, value in tiny_model.module.named_parameters() if value.requires_grad}
+    assert trainable == {name for name, _ in adapter_parameters(tiny_model.module)}
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=_named)
 @pytest.mark.parametrize("sites", ["decoder", "all"])
 def test_saving_and_loading_is_exact(
     tiny_model: SpeechModel,
@@ -117,9 +150,10 @@ def test_saving_and_loading_is_exact(
     audio: tuple[Tensor, list[int]],
     tmp_path: Path,
     sites: str,
+    kind: dict[str, bool],
 ) -> None:
     before = _logits(tiny_model, audio)
-    inject_lora(tiny_model, rank=4, alpha=12, sites=sites)
+    inject_lora(tiny_model, rank=4, alpha=12, sites=sites, **kind)
     _move(tiny_model)
     adapted = _logits(tiny_model, audio)
     assert not torch.allclose(adapted, before, atol=1e-2)
@@ -130,15 +164,17 @@ def test_saving_and_loading_is_exact(
     assert not any(value.requires_grad for value in again.module.parameters())
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=_named)
 def test_plain_peft_reads_the_folder(
     tiny_model: SpeechModel,
     build_model: Build,
     audio: tuple[Tensor, list[int]],
     tmp_path: Path,
+    kind: dict[str, bool],
 ) -> None:
     from peft import PeftModel
 
-    inject_lora(tiny_model, rank=4, alpha=12, sites="all")
+    inject_lora(tiny_model, rank=4, alpha=12, sites="all", **kind)
     _move(tiny_model)
     folder = _saved(tiny_model, tmp_path / "adapter")
     other = build_model(tiny_model.family)
@@ -148,6 +184,7 @@ def test_plain_peft_reads_the_folder(
     torch.testing.assert_close(_logits(other, audio), _logits(tiny_model, audio))
 
 
+@pytest.mark.parametrize("dora", [False, True])
 @pytest.mark.parametrize("strength", [0.5, 1.0])
 def test_the_strength_is_folded_into_what_is_saved(
     tiny_model: SpeechModel,
@@ -155,8 +192,9 @@ def test_the_strength_is_folded_into_what_is_saved(
     audio: tuple[Tensor, list[int]],
     tmp_path: Path,
     strength: float,
+    dora: bool,
 ) -> None:
-    inject_lora(tiny_model, rank=4, alpha=12)
+    inject_lora(tiny_model, rank=4, alpha=12, dora=dora)
     _move(tiny_model)
     with adapter_strength(tiny_model, strength):
         wanted = _logits(tiny_model, audio)
@@ -182,6 +220,18 @@ def test_half_the_strength_is_half_the_effect(tiny_v1: SpeechModel) -> None:
     assert torch.equal(layer(given), full)
 
 
+def test_dora_at_no_strength_is_the_base(
+    tiny_model: SpeechModel, audio: tuple[Tensor, list[int]]
+) -> None:
+    before = _logits(tiny_model, audio)
+    inject_lora(tiny_model, rank=4, dora=True)
+    _move(tiny_model)
+    full = _logits(tiny_model, audio)
+    with adapter_strength(tiny_model, 1e-9):
+        torch.testing.assert_close(_logits(tiny_model, audio), before, rtol=1e-4, atol=1e-4)
+    assert torch.equal(_logits(tiny_model, audio), full)
+
+
 def test_a_disabled_adapter_is_the_base(
     tiny_model: SpeechModel, audio: tuple[Tensor, list[int]]
 ) -> None:
@@ -197,19 +247,37 @@ def test_a_disabled_adapter_is_the_base(
     assert all(value.requires_grad for _, value in adapter_parameters(tiny_model.module))
 
 
-def test_the_base_stays_frozen_after_a_disabled_block(tiny_v1: SpeechModel) -> None:
-    inject_lora(tiny_v1, rank=4)
+@pytest.mark.parametrize("dora", [False, True])
+def test_the_base_stays_frozen_after_a_disabled_block(tiny_v1: SpeechModel, dora: bool) -> None:
+    inject_lora(tiny_v1, rank=4, dora=dora)
+    before = {name for name, value in tiny_v1.module.named_parameters() if value.requires_grad}
     with adapter_disabled(tiny_v1):
         pass
     trainable = [name for name, value in tiny_v1.module.named_parameters() if value.requires_grad]
-    assert trainable
+    assert set(trainable) == before
     assert all(".lora_" in name for name in trainable)
 
 
-def test_merged_weights_compute_what_the_adapter_computes(
-    tiny_model: SpeechModel, build_model: Build, audio: tuple[Tensor, list[int]]
+def test_a_loaded_adapter_stays_frozen_after_a_disabled_block(
+    tiny_v1: SpeechModel, build_model: Build, tmp_path: Path
 ) -> None:
-    inject_lora(tiny_model, rank=4, alpha=12, sites="all")
+    inject_lora(tiny_v1, rank=4)
+    folder = _saved(tiny_v1, tmp_path / "adapter")
+    again = build_model("v1")
+    load_adapter(again, folder)
+    with adapter_disabled(again):
+        pass
+    assert not any(value.requires_grad for value in again.module.parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=_named)
+def test_merged_weights_compute_what_the_adapter_computes(
+    tiny_model: SpeechModel,
+    build_model: Build,
+    audio: tuple[Tensor, list[int]],
+    kind: dict[str, bool],
+) -> None:
+    inject_lora(tiny_model, rank=4, alpha=12, sites="all", **kind)
     _move(tiny_model)
     merged = merged_weights(tiny_model)
     plain = build_model(tiny_model.family)

@@ -3,9 +3,16 @@
 import pytest
 import torch
 
-from moonshine_tune import device, machine
-from moonshine_tune.device import choose_device, choose_dtype, memory_mb
+from moonshine_tune import device, format_record, machine
+from moonshine_tune.device import (
+    autocast,
+    choose_device,
+    choose_dtype,
+    clear_cache_in_turn,
+    memory_mb,
+)
 from moonshine_tune.errors import MachineError, RequestError
+from moonshine_tune.format_record import is_proved_format, remember_format
 
 _REASON = "not on this machine"
 
@@ -59,7 +66,6 @@ def test_a_cuda_number_beyond_the_last_is_told(monkeypatch: pytest.MonkeyPatch) 
 def test_number_formats_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_dtype(torch.device("cpu")).dtype == torch.float32
     assert choose_dtype(torch.device("mps")).dtype == torch.float32
-    assert choose_dtype(torch.device("mps"), "bf16").dtype == torch.bfloat16
     for has, expected in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(device, "_cuda_has_bfloat16", lambda has=has: has)
         assert choose_dtype(torch.device("cuda")).dtype == expected
@@ -67,10 +73,70 @@ def test_number_formats_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_dtype(torch.device("cuda"), "bfloat16")
 
 
-def test_float16_is_refused_with_the_reason() -> None:
-    with pytest.raises(RequestError) as caught:
-        choose_dtype(torch.device("cpu"), "fp16")
-    assert "NaN" in str(caught.value.hint)
+def test_float16_is_taken_only_where_it_is_asked_for() -> None:
+    for name in ("cpu", "mps"):
+        found = choose_dtype(torch.device(name), "fp16")
+        assert found.dtype == torch.float16
+        assert "65,504" in found.reason
+        assert choose_dtype(torch.device(name)).dtype != torch.float16
+    with pytest.raises(RequestError, match="no number format 'int8'"):
+        choose_dtype(torch.device("cpu"), "int8")
+
+
+def test_bfloat16_on_mps_needs_the_check_on_this_machine_with_this_torch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mps = torch.device("mps")
+    with pytest.raises(MachineError, match="not been proved") as caught:
+        choose_dtype(mps, "bfloat16")
+    assert "moonshine-tune doctor" in (caught.value.hint or "")
+    remember_format("mps", "bfloat16", torch.__version__, passed=False)
+    with pytest.raises(MachineError, match="not been proved"):
+        choose_dtype(mps, "bfloat16")
+    remember_format("mps", "bfloat16", torch.__version__, passed=True)
+    assert choose_dtype(mps, "bf16").dtype == torch.bfloat16
+    assert torch.__version__ in choose_dtype(mps, "bf16").reason
+    # Proved or not, nothing but 32 bits is ever taken by itself.
+    assert choose_dtype(mps).dtype == torch.float32
+    # Another device, another torch, another chip: nothing is known of them.
+    assert not is_proved_format("cuda", "bfloat16", torch.__version__)
+    assert not is_proved_format("mps", "bfloat16", "99.0")
+    monkeypatch.setattr(format_record, "chip_name", lambda: "Apple M99")
+    with pytest.raises(MachineError, match="not been proved"):
+        choose_dtype(mps, "bfloat16")
+
+
+def test_a_record_that_cannot_be_read_proves_nothing() -> None:
+    remember_format("mps", "bfloat16", "2.9", passed=True)
+    (machine.cache_root() / "gradient-checks.json").write_text("[1")
+    assert not is_proved_format("mps", "bfloat16", "2.9")
+    remember_format("mps", "bfloat16", "2.9", passed=True)
+    assert is_proved_format("mps", "bfloat16", "2.9")
+
+
+def test_autocast_is_that_of_the_device() -> None:
+    given = torch.randn(4, 4)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        with autocast(torch.device("cpu"), dtype):
+            assert (given @ given).dtype == dtype
+
+
+def test_the_cache_of_mps_is_cleared_in_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    cleared: list[int] = []
+    monkeypatch.setattr(torch.mps, "empty_cache", lambda: cleared.append(1))
+    mps, cpu = torch.device("mps"), torch.device("cpu")
+    turns = [step for step in range(1, 10) if clear_cache_in_turn(mps, step, 3)]
+    assert turns == [3, 6, 9]
+    assert len(cleared) == 3
+    assert not any(clear_cache_in_turn(mps, step, 0) for step in range(1, 10))
+    assert not any(clear_cache_in_turn(cpu, step, 1) for step in range(1, 10))
+
+
+def test_mps_memory_is_told_by_torch_mps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.mps, "current_allocated_memory", lambda: 3_000_000_000)
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 5_000_000_000)
+    reading = memory_mb(torch.device("mps"))
+    assert (reading.device_mb, reading.device_driver_mb) == (3000, 5000)
 
 
 def test_memory_readings_are_plausible() -> None:

@@ -1,7 +1,7 @@
 """The comparison that guards against devices that compute wrong: it must be able to say no."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -46,6 +46,49 @@ def test_a_correct_device_agrees() -> None:
     # Two number formats can never give the same to the last bit: the comparison is not empty.
     assert 0 < result.worst_difference < 1e-3
     assert result.fallback_operators == ()
+
+
+def test_bfloat16_agrees_within_its_rounding_and_faults_lie_beyond() -> None:
+    result = compare_with_cpu(_small, _CPU, mixed=True)
+    assert result.agrees
+    # Coarser than 32 bits, or the comparison would not have been in 16.
+    assert result.gradient_difference > 1e-4
+
+    def load(device: torch.device, dtype: torch.dtype) -> SpeechModel:
+        model = _small(device, dtype)
+        if dtype == torch.float32:
+            victim = dict(model.module.named_parameters())[_VICTIM]
+            victim.register_hook(lambda gradient: -gradient)
+        return model
+
+    assert not compare_with_cpu(load, _CPU, mixed=True).agrees
+
+
+@pytest.mark.parametrize("family", ["v1", "streaming"])
+def test_contiguous_inputs_change_nothing_but_the_layout(
+    build_model: Callable[..., SpeechModel], family: str
+) -> None:
+    plain, guarded = build_model(family), build_model(family)
+    guarded.make_activation_inputs_contiguous()
+    seen: list[bool] = []
+    for layer in guarded.decoder.layers:
+        layer.mlp.activation_fn.inner.register_forward_pre_hook(
+            lambda module, args: seen.append(args[0].is_contiguous())
+        )
+    slices: list[bool] = []
+    for layer in plain.decoder.layers:
+        layer.mlp.activation_fn.register_forward_pre_hook(
+            lambda module, args: slices.append(args[0].is_contiguous())
+        )
+    ids = torch.tensor([[1, 270, 280]])
+    audio = torch.randn(1, 16_000, generator=torch.Generator().manual_seed(1))
+    first, second = (
+        model.decoder_logits(model.encode(audio, [16_000]), ids) for model in (plain, guarded)
+    )
+    assert torch.equal(first, second)
+    assert all(seen) and len(seen) == 2
+    assert not any(slices) and len(slices) == 2
+    assert plain.module.state_dict().keys() == guarded.module.state_dict().keys()
 
 
 def test_one_wrong_gradient_is_found_and_named() -> None:

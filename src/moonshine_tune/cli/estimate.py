@@ -66,12 +66,22 @@ def estimate(
     layers.append(("--set", parse_assignments(assignments or [])))
     settings = resolve_settings(layers).settings
 
-    from moonshine_tune.jobs.estimate import Workload, estimate_run
+    from dataclasses import replace
 
-    audio_s = None if audio_hours is None else audio_hours * 3600
+    from moonshine_tune.jobs.estimate import estimate_run
+    from moonshine_tune.jobs.fitting import workload_of
+
+    found = workload_of(settings)
+    workload = replace(
+        found,
+        clip_s=found.clip_s if clip_s is None else clip_s,
+        tokens=tokens,
+        audio_s=found.audio_s if audio_hours is None else audio_hours * 3600,
+        replays=replay or found.replays,
+    )
     result = estimate_run(
         settings,
-        Workload(clip_s, tokens, audio_s, replay or settings.data.replay is not None),
+        workload,
         TerminalProgress(),
         device=device,
         budget_gib=budget_gib,

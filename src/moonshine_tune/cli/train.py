@@ -46,6 +46,9 @@ def train(
         list[str] | None, typer.Option("--set", help="One setting: train.learning_rate=3e-4.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Change settings until the run fits the memory.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Train a LoRA adapter: baseline first, the best adapter kept, nothing lost on Ctrl-C."""
@@ -74,7 +77,7 @@ def train(
 
     from moonshine_tune.jobs.train import train as run_training
 
-    result = run_training(settings, out, TerminalProgress(), resume=resume)
+    result = run_training(settings, out, TerminalProgress(), resume=resume, fit=fit)
     show(_summary(result), _document(result), as_json=as_json)
     if result.stopped == "interrupted":
         raise typer.Exit(130)

@@ -101,6 +101,15 @@ class SpeechModel(ABC):
             gradient_checkpointing_kwargs={"use_reentrant": False}
         )
 
+    def make_activation_inputs_contiguous(self) -> None:
+        """Hand the decoder's activations copies instead of slices.
+
+        Their input is one half of a wider tensor; on MPS the gradient of SiLU on such a slice has
+        been silently wrong. Price: a copy of a half each layer.
+        """
+        for layer in self.decoder.layers:
+            layer.mlp.activation_fn = _ContiguousInput(layer.mlp.activation_fn)
+
     @property
     def vocabulary_size(self) -> int:
         """Number of token ids."""
@@ -166,6 +175,16 @@ class SpeechModel(ABC):
     def decoder_logits(self, states: EncoderStates, input_ids: Tensor) -> Tensor:
         """Logits [B, L, V] of the next token at each place."""
         return self.project(self.decoder_hidden(states, input_ids))
+
+
+class _ContiguousInput(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, values: Tensor) -> Tensor:
+        result: Tensor = self.inner(values.contiguous())
+        return result
 
 
 def length_mask(lengths: Sequence[int], width: int, device: torch.device) -> Tensor | None:

@@ -225,6 +225,8 @@ def _gradients(settings: DoctorSettings, device: "torch.device", progress: Progr
         yield Check("compute", "gradients", FAILURE, f"no result: {_told(error)}", advice)
         return
     yield _gradient_check(result)
+    if device.type != "cpu":
+        yield _half_check(load, device)
     if device.type == "mps":
         operators = result.fallback_operators
         figure = f"{len(operators)} operators run on the CPU {' '.join(operators)}".strip()
@@ -232,6 +234,29 @@ def _gradients(settings: DoctorSettings, device: "torch.device", progress: Progr
         yield Check("compute", "MPS fallbacks", WARNING if operators else OK, figure, advice)
     else:
         yield Check("compute", "MPS fallbacks", OK, f"0: the device is {device}")
+
+
+def _half_check(load: "LoadModel", device: "torch.device") -> Check:
+    """bfloat16 on an accelerator; what comes out is remembered, and training asks for it."""
+    import torch
+
+    from moonshine_tune.format_record import remember_format
+    from moonshine_tune.gradient_check import compare_with_cpu
+
+    name = "gradients in bfloat16"
+    try:
+        result = compare_with_cpu(load, device, mixed=True)
+    except (Exception, SystemExit) as error:
+        remember_format(device.type, "bfloat16", torch.__version__, passed=False)
+        return Check("compute", name, WARNING, f"no result: {_told(error)}", "stay with float32")
+    remember_format(device.type, "bfloat16", torch.__version__, passed=result.agrees)
+    figure = (
+        f"loss differs by {result.loss_difference:.1e}, gradients by "
+        f"{result.gradient_difference:.1e}, at most {result.worst_difference:.1e}"
+    )
+    if result.agrees:
+        return Check("compute", name, OK, f"{figure}: device.dtype=bfloat16 may be used")
+    return Check("compute", name, WARNING, figure, "stay with float32 on this machine")
 
 
 def _gradient_check(result: "GradientComparison") -> Check:

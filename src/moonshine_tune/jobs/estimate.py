@@ -2,8 +2,9 @@
 
 import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from moonshine_tune.catalog import lookup_model, nearest_hint
 from moonshine_tune.checkpoints import is_checkpoint_folder
 from moonshine_tune.config import RunSettings
 from moonshine_tune.decode import TOKENS_PER_SECOND
-from moonshine_tune.device import choose_device
+from moonshine_tune.device import choose_device, heap_is_loose
 from moonshine_tune.encoder_cache import _PREPARE_BATCH_S
 from moonshine_tune.errors import MachineError, RequestError
 from moonshine_tune.holdout import _BATCH_S, _STORED_BATCH_S
@@ -27,6 +28,7 @@ GIB = 1 << 30
 MAC_16_GB_GIB = 9.5
 _MAX_CLIP_S, _MAX_BATCH = 60, 64
 _KINDS = ("cpu", "mps", "cuda")
+TIGHT_HEAP = "the heap is kept tight: about half the memory, up to a third more time"
 
 
 @dataclass(frozen=True)
@@ -77,16 +79,6 @@ class EstimateResult:
     remarks: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class FittedSettings:
-    """Settings that fit the budget, and each change with its reason (none where all fitted)."""
-
-    settings: RunSettings
-    changes: tuple[str, ...]
-    estimate: MemoryEstimate
-    budget: Budget
-
-
 def estimate_run(
     settings: RunSettings,
     workload: Workload,
@@ -105,125 +97,113 @@ def estimate_run(
         RequestError: no such model, device or clip length.
         MachineError: a device that is not here, without a budget.
     """
-    kind = _device_kind(device or settings.device.name)
-    budget = choose_budget(kind, budget_gib)
-    shape, remarks = _shape(settings, workload, kind)
-    model = MemoryModel(_config(settings.model), shape)
-    found = model.estimate()
-
-    def with_clip(seconds: int) -> int:
-        tokens = _tokens(settings, workload.tokens, seconds)
-        return model.estimate(clip_s=float(seconds), tokens=tokens).total
-
-    # The other phases do not depend on the micro-batch.
-    others = max(phase.total for phase in found.phases if phase.name != "step")
-
-    def with_batch(size: int) -> int:
-        return max(others, model.estimate(batch_size=size, only="step").total)
-
+    kind = device_kind(device or settings.device.name)
+    budget = choose_budget(kind, budget_gib or settings.device.budget_gib)
+    shape, remarks = run_shape(settings, workload, kind)
+    model = MemoryModel(model_config(settings.model), shape)
+    found = settled(model.estimate(), budget)
+    if shape.loose_heap and not found.shape.loose_heap:
+        remarks += (TIGHT_HEAP,)
+    search = _Search(model, settings, workload, found, budget.bytes)
     progress.say("looking for the longest clip and the largest batch that fit")
-    clip = _largest(_MAX_CLIP_S, budget.bytes, with_clip)
-    batch = _largest(_MAX_BATCH, budget.bytes, with_batch)
     return EstimateResult(
         model=settings.model,
         device=kind,
         estimate=found,
         budget=budget,
         fits=found.total <= budget.bytes,
-        longest_clip_s=clip,
-        largest_batch=batch,
+        longest_clip_s=search.longest_clip(),
+        largest_batch=search.largest_batch(),
         remarks=remarks,
     )
 
 
-def fit_settings(
-    settings: RunSettings,
-    workload: Workload,
-    *,
-    device: str | None = None,
-    budget_gib: float | None = None,
-) -> FittedSettings:
-    """Settings nearest to these that fit the budget, cheapest change first.
+def estimate_memory(settings: RunSettings, workload: Workload, kind: str) -> MemoryEstimate:
+    """The peak memory of a run, without looking for what else would fit.
 
-    In this order: fewer clips at a time with more accumulation (the same effective batch, only
-    slower), activations recomputed (a third more time), frozen weights in 16 bits, shorter clips
-    (data is left out). A change is kept only as far as it is needed.
-
-    Raises:
-        RequestError: nothing fits; names the smallest estimate.
+    What was counted once in this process is remembered: the trials of a search share their shapes.
     """
-    kind = _device_kind(device or settings.device.name)
-    budget = choose_budget(kind, budget_gib)
-    changes: list[str] = []
-    current, load = settings, workload
-    found = _estimate(current, load, kind)
-    for change in (_smaller_batch, _recompute, _sixteen_bits, _shorter_clips):
-        while found.total > budget.bytes:
-            step = change(current, load)
-            if step is None:
-                break
-            before = found.total
-            current, load, told = step
-            found = _estimate(current, load, kind)
-            changes.append(f"{told}: {before / GIB:.2f} → {found.total / GIB:.2f} GiB")
-    if found.total > budget.bytes:
-        raise RequestError(
-            f"{settings.model} does not fit {budget.bytes / GIB:.1f} GiB ({budget.reason}): "
-            f"{found.total / GIB:.2f} GiB with every saving",
-            hint="take a smaller model or adapter sites in the decoder only, or give more memory "
-            "with --budget-gib",
-        )
-    return FittedSettings(current, tuple(changes), found, budget)
+    shape, _ = run_shape(settings, workload, kind)
+    config = model_config(settings.model)
+    return _counted(_Counting(config.to_json_string(use_diff=False), shape, config))
 
 
-_Step = tuple[RunSettings, Workload, str]
+@dataclass(frozen=True)
+class _Counting:
+    text: str
+    shape: RunShape
+    config: Any = field(compare=False)
 
 
-def _smaller_batch(settings: RunSettings, workload: Workload) -> _Step | None:
-    train = settings.train
-    if train.batch_size == 1:
-        return None
-    size = train.batch_size // 2
-    factor = -(-train.batch_size // size)
-    changed = _with_train(settings, batch_size=size, accumulation=train.accumulation * factor)
-    told = f"train.batch_size={size}, train.accumulation={changed.train.accumulation}"
-    return changed, workload, f"{told} (about the same effective batch)"
+@lru_cache(maxsize=64)
+def _counted(what: _Counting) -> MemoryEstimate:
+    return MemoryModel(what.config, what.shape).estimate()
 
 
-def _recompute(settings: RunSettings, workload: Workload) -> _Step | None:
-    if settings.train.gradient_checkpointing:
-        return None
-    changed = _with_train(settings, gradient_checkpointing=True)
-    return changed, workload, "train.gradient_checkpointing=true (a third more time)"
+def settled(found: MemoryEstimate, budget: Budget) -> MemoryEstimate:
+    """With the allocator that the run would take: the tight one where the fast one is too wide."""
+    return found if found.total <= budget.bytes else found.tightened()
 
 
-def _sixteen_bits(settings: RunSettings, workload: Workload) -> _Step | None:
-    if settings.device.frozen_weights == "bfloat16":
-        return None
-    device = settings.device.model_copy(update={"frozen_weights": "bfloat16"})
-    changed = settings.model_copy(update={"device": device})
-    return changed, workload, "device.frozen_weights=bfloat16 (half the weights)"
+class _Search:
+    """Looks for the largest sizes that fit, with few and partial counts.
 
+    Phases that fit at the largest size are not counted again, nor those that a size does not move.
+    """
 
-def _shorter_clips(settings: RunSettings, workload: Workload) -> _Step | None:
-    longest = _longest_clip(settings, workload)
-    if longest <= 1:
-        return None
-    seconds = float(max(math.floor(longest * 0.8), 1))
-    data = settings.data.model_copy(update={"max_clip_s": seconds})
-    changed = settings.model_copy(update={"data": data})
-    tokens = None if workload.tokens is None else math.ceil(workload.tokens * seconds / longest)
-    shorter = Workload(seconds, tokens, workload.audio_s, workload.replays, workload.scores)
-    return changed, shorter, f"data.max_clip_s={seconds:g} (longer clips are left out)"
+    def __init__(
+        self,
+        model: MemoryModel,
+        settings: RunSettings,
+        workload: Workload,
+        found: MemoryEstimate,
+        budget: int,
+    ) -> None:
+        self._model, self._settings, self._workload = model, settings, workload
+        self._found, self._budget = found.tightened(), budget
+        self._shape = found.shape
 
+    def longest_clip(self) -> int:
+        """Seconds, with the batch size as it is."""
 
-def _with_train(settings: RunSettings, **values: Any) -> RunSettings:
-    return settings.model_copy(update={"train": settings.train.model_copy(update=values)})
+        def totals(seconds: int) -> dict[str, int]:
+            tokens = _tokens(self._settings, self._workload.tokens, seconds)
+            return self._totals(clip_s=float(seconds), tokens=tokens)
 
+        def at(name: str, seconds: int) -> int:
+            tokens = _tokens(self._settings, self._workload.tokens, seconds)
+            return self._totals(clip_s=float(seconds), tokens=tokens, only=name)[name]
 
-def _estimate(settings: RunSettings, workload: Workload, kind: str) -> MemoryEstimate:
-    shape, _ = _shape(settings, workload, kind)
-    return MemoryModel(_config(settings.model), shape).estimate()
+        seconds = self._shape.clip_s
+        here = int(seconds) if seconds == int(seconds) else 0
+        return self._within(_MAX_CLIP_S, totals(_MAX_CLIP_S), at, here)
+
+    def largest_batch(self) -> int:
+        """Clips in a micro-batch, with the clip length as it is."""
+        # The other phases do not depend on the micro-batch.
+        if any(p.total > self._budget for p in self._found.phases if p.name != "step"):
+            return 0
+        most = self._totals(batch_size=_MAX_BATCH, only="step")
+
+        def at(name: str, size: int) -> int:
+            return self._totals(batch_size=size, only=name)[name]
+
+        return self._within(_MAX_BATCH, most, at, self._shape.batch_size)
+
+    def _within(
+        self, most: int, at_most: dict[str, int], at: Callable[[str, int], int], here: int
+    ) -> int:
+        known = {phase.name: phase.total for phase in self._found.phases}
+        best = most
+        for name, total in at_most.items():
+            if total > self._budget and best:
+                seen = {most: total} | ({here: known[name]} if 0 < here < most else {})
+                best = min(best, _largest(most, self._budget, partial(at, name), seen))
+        return best
+
+    def _totals(self, **changes: Any) -> dict[str, int]:
+        found = self._model.estimate(**changes).tightened()
+        return {phase.name: phase.total for phase in found.phases}
 
 
 def choose_budget(kind: str, budget_gib: float | None) -> Budget:
@@ -256,7 +236,12 @@ def choose_budget(kind: str, budget_gib: float | None) -> Budget:
     return Budget(round(0.9 * available * 1_000_000), "nine tenths of the memory free now")
 
 
-def _device_kind(name: str) -> str:
+def device_kind(name: str) -> str:
+    """`cpu`, `mps` or `cuda`; what `auto` comes to is this machine's best.
+
+    Raises:
+        RequestError: no such device.
+    """
     kind = name.strip().lower().partition(":")[0]
     if kind == "auto":
         return choose_device(None).device.type
@@ -265,7 +250,12 @@ def _device_kind(name: str) -> str:
     return kind
 
 
-def _config(model: str) -> Any:
+def model_config(model: str) -> Any:
+    """The configuration of a catalog name or of a checkpoint folder.
+
+    Raises:
+        RequestError: a folder without a configuration, or a name whose shape is not known.
+    """
     record = lookup_model(model)
     folder = Path(model).expanduser()
     if folder.is_dir() and (record is None or "/" in model):
@@ -290,11 +280,12 @@ def _tokens(settings: RunSettings, told: int | None, clip_s: float) -> int:
     return max(math.ceil(clip_s * rate), 1)
 
 
-def _shape(
+def run_shape(
     settings: RunSettings, workload: Workload, kind: str
 ) -> tuple[RunShape, tuple[str, ...]]:
+    """What a run's memory depends on, and what was assumed."""
     train, adapter = settings.train, settings.adapter
-    clip_s = _longest_clip(settings, workload)
+    clip_s = longest_clip(settings, workload)
     if not (math.isfinite(clip_s) and clip_s > 0):
         raise RequestError(f"a clip of {clip_s} s", hint="such as: --clip-s 15")
     if workload.tokens is not None and workload.tokens < 1:
@@ -320,6 +311,8 @@ def _shape(
         sites=adapter.sites,
         rank=adapter.rank,
         dropout=adapter.dropout,
+        dora=adapter.dora,
+        loose_heap=kind == "cpu" and heap_is_loose(),
         frozen_dtype=getattr(torch, settings.device.frozen_weights),
         mixed=_is_mixed(settings.device.dtype, kind),
         batch_size=train.batch_size,
@@ -336,8 +329,12 @@ def _shape(
     return shape, tuple(remarks)
 
 
-def _longest_clip(settings: RunSettings, workload: Workload) -> float:
+def longest_clip(settings: RunSettings, workload: Workload) -> float:
+    """Seconds of the longest clip that a step can see."""
     allowed = settings.data.max_clip_s
+    if settings.train.stages:
+        # The clips of the longest stage that is reached.
+        allowed = min(allowed, max(stage.max_clip_s for stage in settings.train.stages))
     return allowed if workload.clip_s is None else min(workload.clip_s, allowed)
 
 
@@ -349,25 +346,44 @@ def _touches_encoder(sites: str) -> bool:
 
 def _is_mixed(dtype: str, kind: str) -> bool:
     # As `device.choose_dtype` chooses, for devices that are not here too.
-    return dtype == "bfloat16" or (dtype == "auto" and kind == "cuda")
+    return dtype in ("bfloat16", "float16") or (dtype == "auto" and kind == "cuda")
 
 
-def _largest(most: int, budget: int, total: Callable[[int], int]) -> int:
+def _largest(
+    most: int, budget: int, total: Callable[[int], int], known: Mapping[int, int] | None = None
+) -> int:
     """The largest number from 1 to `most` whose total is within the budget, 0 where none is.
 
     Totals grow with the number: a straight line between what fits and what does not tells where
-    to look next, which takes about half as many looks as halving.
+    to look next, which takes far fewer looks than halving.
+
+    Args:
+        known: totals that need no look.
     """
-    low, low_total = 0, 0
-    high, high_total = most, total(most)
-    if high_total <= budget:
+    seen = dict(known or {})
+
+    def look(size: int) -> int:
+        if size not in seen:
+            seen[size] = total(size)
+        return seen[size]
+
+    if look(most) <= budget:
         return most
+    low = max((size for size, found in seen.items() if found <= budget), default=0)
+    high = min(size for size, found in seen.items() if found > budget)
     while high - low > 1:
-        guess = low + round((high - low) * (budget - low_total) / (high_total - low_total))
+        # Through two known points; before a size is known to fit, through the two smallest.
+        anchors = sorted(seen) if not low else [low, high]
+        one, other = (anchors[0], anchors[1]) if len(anchors) > 1 else (0, high)
+        rise = (seen[other] - seen.get(one, 0)) / (other - one)
+        guess = one + math.floor((budget - seen.get(one, 0)) / rise) if rise > 0 else low + 1
         middle = min(max(guess, low + 1), high - 1)
-        found = total(middle)
-        if found <= budget:
-            low, low_total = middle, found
+        if look(middle) <= budget:
+            low = middle
+            # A straight line is right: the next size decides.
+            if high - low > 1 and look(low + 1) > budget:
+                return low
+            low = low + 1 if high - low > 1 else low
         else:
-            high, high_total = middle, found
+            high = middle
     return low

@@ -5,11 +5,14 @@ cheaper and plainer than a wrapped module that does it behind the loop's back.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from moonshine_tune.device import autocast
 
 # The others wait this long while one process scores or encodes.
 _PATIENCE = timedelta(hours=12)
@@ -20,7 +23,12 @@ class Processes:
 
     Args:
         device: where this process computes.
-        dtype: bfloat16 turns autocast on.
+        dtype: a 16-bit one turns autocast on.
+
+    Attributes:
+        loss_scale: losses are multiplied by it before the backward pass, gradients divided after.
+            float16 has nothing below 6e-8; a fixed scale does, for torch's scaler needs 64 bits,
+            which MPS lacks, and steps that overflow are left out anyway.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
@@ -31,9 +39,12 @@ class Processes:
         if AcceleratorState._shared_state and AcceleratorState().num_processes == 1:
             # An earlier run in this process may have had another device or number format.
             AcceleratorState._reset_state(reset_partial_state=True)
+        self._device, self._dtype = device, dtype
+        self.loss_scale = 1024.0 if dtype == torch.float16 else 1.0
         self.accelerator = Accelerator(
             cpu=device.type == "cpu",
-            mixed_precision="bf16" if dtype == torch.bfloat16 else "no",
+            # Autocast is `autocast` below, the same on every device.
+            mixed_precision="no",
             kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
         )
         self.count = int(self.accelerator.num_processes)
@@ -43,6 +54,17 @@ class Processes:
     def is_main(self) -> bool:
         """Whether this process scores, logs and saves."""
         return self.place == 0
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The run's number format inside the block."""
+        return autocast(self._device, self._dtype)
+
+    def unscale(self, parameters: Sequence[Tensor]) -> None:
+        """Divide the gradients by the loss scale."""
+        if self.loss_scale != 1.0:
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    parameter.grad.div_(self.loss_scale)
 
     def highest(self, value: int) -> int:
         """The highest `value` of all processes: what one of them has seen, all act on."""

@@ -20,6 +20,7 @@ from moonshine_tune.adapter import (
 from moonshine_tune.config import ResolvedSettings
 from moonshine_tune.device import choose_device, choose_dtype, is_out_of_memory
 from moonshine_tune.errors import MachineError, RequestError
+from moonshine_tune.jobs.fitting import check_memory
 from moonshine_tune.jobs.interrupt import StopRequest
 from moonshine_tune.jobs.model_opening import OpenedModel, open_model
 from moonshine_tune.jobs.processes import Processes
@@ -63,22 +64,38 @@ class TrainResult:
 
 
 def train(
-    resolved: ResolvedSettings, out: Path, progress: Progress, *, resume: bool = False
+    resolved: ResolvedSettings,
+    out: Path,
+    progress: Progress,
+    *,
+    resume: bool = False,
+    fit: bool = False,
 ) -> TrainResult:
     """Train an adapter; the best one is in `out/adapter`, and the run can be resumed.
 
     Started by `accelerate launch` or `torchrun`, all processes train one adapter: each takes its
     share of every step, the first one scores, logs and saves, and all return the same result.
 
+    Its memory is estimated before anything loads.
+
+    Args:
+        fit: where the settings do not fit the memory, change them until they do.
+
     Raises:
-        RequestError: wrong input, an existing run folder without `resume`, another run's settings.
+        RequestError: wrong input, an existing run folder without `resume`, another run's settings,
+            or a run that would not fit.
         MachineError: no such device, the disk is full, or only non-finite steps.
     """
     begun = time.monotonic()
-    settings = resolved.settings
-    device = choose_device(settings.device.name).device
-    processes = Processes(device, choose_dtype(device, settings.device.dtype).dtype)
+    device = choose_device(resolved.settings.device.name).device
+    dtype = choose_dtype(device, resolved.settings.device.dtype).dtype
+    processes = Processes(device, dtype)
     progress = progress if processes.is_main else SilentProgress()
+    memory = check_memory(resolved, fit=fit, refuse=not resume, processes=processes.count)
+    resolved = memory.resolved
+    settings = resolved.settings
+    for remark in memory.remarks:
+        progress.say(remark)
     if resume:
         run = _open_run(out)
     else:
@@ -108,7 +125,8 @@ def train(
             processes=processes.count,
             normalizer=normalizer.name,
             data=setup.fingerprints,
-            remarks=setup.remarks,
+            remarks=(*memory.remarks, *setup.remarks),
+            expected_memory_mb=memory.expected_mb,
             adapter=vars(setup.adapter),
             seed=settings.train.seed,
             status="running",
@@ -174,7 +192,7 @@ def _loop(trainer: Trainer, resume: bool) -> tuple[str, int]:
             shortage = ""
             try:
                 for name, loss, reported in trainer.terms(step):
-                    trainer.accelerator.backward(loss)
+                    trainer.accelerator.backward(loss * processes.loss_scale)
                     sums[name] += float(loss.detach()) * reported
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -185,6 +203,7 @@ def _loop(trainer: Trainer, resume: bool) -> tuple[str, int]:
                 trainer.back_off(step, shortage)
                 continue
             sums = processes.add_up(parameters, sums)
+            processes.unscale(parameters)
             norm = float(torch.nn.utils.clip_grad_norm_(parameters, settings.train.clip_norm))
             if math.isfinite(norm) and math.isfinite(sum(sums.values())):
                 trainer.optimizer.step()
@@ -212,6 +231,7 @@ def _loop(trainer: Trainer, resume: bool) -> tuple[str, int]:
             stage.advance(
                 1, f"loss {sums['loss']:.3f}, {1 / seconds:.1f} steps/s, {memory.resident_mb} MB"
             )
+            trainer.clear_cache(step)
             if counters.skipped_in_a_row >= settings.train.max_skipped_steps:
                 trainer.save_state(step)
                 raise MachineError(

@@ -74,6 +74,8 @@ def prepare_training(
         dropout=settings.adapter.dropout,
         sites=settings.adapter.sites,
         seed=settings.train.seed,
+        rslora=settings.adapter.rslora,
+        dora=settings.adapter.dora,
     )
     if settings.train.gradient_checkpointing:
         model.enable_gradient_checkpointing()

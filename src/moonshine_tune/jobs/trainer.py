@@ -16,7 +16,12 @@ from torch import Tensor
 
 from moonshine_tune.adapter import adapter_parameters, adapter_strength, save_adapter
 from moonshine_tune.config import RunSettings
-from moonshine_tune.device import MemoryReading, memory_mb, release_memory
+from moonshine_tune.device import (
+    MemoryReading,
+    clear_cache_in_turn,
+    memory_mb,
+    release_memory,
+)
 from moonshine_tune.errors import MachineError
 from moonshine_tune.files import complete_folder, write_json_atomic, write_jsonl_atomic
 from moonshine_tune.holdout import HoldoutScore
@@ -177,7 +182,7 @@ class Trainer:
             targets = target_batch([tokens[index] for index in batch], self.model.device)
             heard = self.setup.hearing.heard(batch, step)
             pull = self.settings.retain.domain_weight
-            with self.accelerator.autocast():
+            with self.processes.autocast():
                 states = self.setup.states.batch(heard)
                 hidden = self.model.decoder_hidden(states, targets.input_ids)
                 loss = head_cross_entropy_sum(hidden, self.model.head_weight, targets.targets)
@@ -202,13 +207,13 @@ class Trainer:
             taught = [index for index in batch if index not in replay.transcripts]
             told = [index for index in batch if index in replay.transcripts]
             if taught:
-                with self.accelerator.autocast():
+                with self.processes.autocast():
                     pull = replay.teacher.kl_sum(taught) * (weight / count)
                 yield "replay_kl", pull, 1.0 / weight
             if told:
                 texts = [replay.transcripts[index] for index in told]
                 targets = target_batch(texts, self.model.device)
-                with self.accelerator.autocast():
+                with self.processes.autocast():
                     states = replay.source.batch(told)
                     hidden = self.model.decoder_hidden(states, targets.input_ids)
                     loss = head_cross_entropy_sum(hidden, self.model.head_weight, targets.targets)
@@ -260,6 +265,10 @@ class Trainer:
     def memory(self) -> MemoryReading:
         """Memory of this process and its device."""
         return memory_mb(self.model.device)
+
+    def clear_cache(self, step: int) -> None:
+        """On MPS, give cached memory back now and then."""
+        clear_cache_in_turn(self.model.device, step, self.settings.device.clear_cache_steps)
 
     def log(self, step: int, record: dict[str, Any]) -> None:
         """One line of metrics.jsonl, and the same numbers for TensorBoard.
@@ -346,13 +355,15 @@ def _first_line(text: str) -> str:
 
 
 def _parameter_groups(settings: RunSettings, opened: OpenedModel) -> list[dict[str, Any]]:
-    parameters = adapter_parameters(opened.model.module)
-    sides = (
-        (settings.train.learning_rate, [p for n, p in parameters if ".encoder." not in n]),
-        (settings.train.encoder_learning_rate, [p for n, p in parameters if ".encoder." in n]),
-    )
+    """Rates by place: the encoder's, and B's apart from the others' where LoRA+ is asked for."""
+    train = settings.train
+    groups: dict[float, list[Tensor]] = {}
+    for name, value in adapter_parameters(opened.model.module):
+        rate = train.encoder_learning_rate if ".encoder." in name else train.learning_rate
+        if ".lora_B." in name:
+            rate *= train.lora_plus_ratio
+        groups.setdefault(rate, []).append(value)
     return [
-        {"params": found, "lr": rate, "peak": rate, "weight_decay": settings.train.weight_decay}
-        for rate, found in sides
-        if found
+        {"params": found, "lr": rate, "peak": rate, "weight_decay": train.weight_decay}
+        for rate, found in groups.items()
     ]
