@@ -95,6 +95,11 @@ def _summary(result: "ExportResult") -> str:
             f"{parity.wer_points:+.2f} points [{parity.wer.ci95[0]:+.2f}, "
             f"{parity.wer.ci95[1]:+.2f}]"
         )
+    if parity.chunked is not None:
+        lines.append(
+            f"fed in chunks: {parity.chunked.identical} of {parity.chunked.clips} clips as when "
+            f"fed whole, {parity.chunked.word_difference:.2f} % of the words differ"
+        )
     for said, heard in parity.examples[:3] if not parity.passed else ():
         lines.append(f"  torch:   {said}\n  runtime: {heard}")
     if not parity.passed:
