@@ -87,6 +87,8 @@ def _summary(result: "ExportResult") -> str:
         f"{parity.words} words differ (bound {parity.bound:g} %), {parity.identical} of "
         f"{parity.clips} clips identical",
     ]
+    if result.windows is not None:
+        lines.append(f"windows read as {result.windows.rule}: {result.windows.reason}")
     if parity.graphs is not None:
         lines.extend(_graph_lines(parity.graphs))
     if parity.wer is not None:

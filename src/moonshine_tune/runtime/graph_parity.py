@@ -148,7 +148,7 @@ def check_graphs(
     rule = None
     if model.family == "streaming" and clips:
         rule = window_rule(graphs, model, clips[0].samples)
-    with _windows(model, rule):
+    with windows_read_as(model, rule):
         outputs, tokens, agreement = _compare_outputs(graphs, model, clips)
     return GraphParity(
         weights_checked=checked,
@@ -204,7 +204,7 @@ def window_rule(graphs: RuntimeGraphs, model: SpeechModel, clip: Floats) -> str:
     """Which reading of the configured windows the encoder graph follows, by its outputs."""
     errors = {}
     for rule in ("exclusive", "inclusive"):
-        with _windows(model, rule):
+        with windows_read_as(model, rule):
             outputs = graphs.compare_encoder(model, clip)
         encoded = next(item for item in outputs if item.graph == "encoder.ort")
         errors[rule] = _relative(encoded)[2]
@@ -212,8 +212,8 @@ def window_rule(graphs: RuntimeGraphs, model: SpeechModel, clip: Floats) -> str:
 
 
 @contextmanager
-def _windows(model: SpeechModel, rule: str | None) -> Iterator[None]:
-    """The model with its windows read that way; transformers' own reading is exclusive."""
+def windows_read_as(model: SpeechModel, rule: str | None) -> Iterator[None]:
+    """The model with its windows read that way inside the block; transformers reads "exclusive"."""
     if rule != "inclusive":
         yield
         return
