@@ -229,4 +229,12 @@ def _base_layout(request: ExportRequest, opened: OpenedModel) -> RuntimeLayout:
             f"no runtime files of the base model {opened.base['name']} are at hand",
             hint="name them with --base-runtime DIR, or build new ones with --method trace",
         )
-    return read_layout(folder)
+    layout = read_layout(folder)
+    if layout.family != opened.model.family:
+        raise RequestError(
+            f"these are runtime files of a {layout.family} model, and the adapter is for a "
+            f"{opened.model.family} model",
+            where=folder,
+            hint="name the base's own runtime folder with --base-runtime",
+        )
+    return layout
