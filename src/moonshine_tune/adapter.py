@@ -288,12 +288,18 @@ def load_adapter(model: SpeechModel, path: Path, *, base_sha256: str | None = No
     folder = find_adapter(path)
     _check_base(folder, base_sha256)
     fields = _read_object(folder / CONFIG_FILE, "r", "lora_alpha", "target_modules")
+    _refuse_unknown_parts(fields, folder / CONFIG_FILE)
     config = LoraConfig(
         r=fields["r"],
         lora_alpha=fields["lora_alpha"],
         target_modules=fields["target_modules"],
         use_rslora=fields.get("use_rslora", False),
         use_dora=fields.get("use_dora", False),
+        rank_pattern=fields.get("rank_pattern") or {},
+        alpha_pattern=fields.get("alpha_pattern") or {},
+        layers_to_transform=fields.get("layers_to_transform"),
+        layers_pattern=fields.get("layers_pattern"),
+        exclude_modules=fields.get("exclude_modules"),
         bias="none",
     )
     saved = _read_matrices(folder / WEIGHTS_FILE)
@@ -315,6 +321,23 @@ def load_adapter(model: SpeechModel, path: Path, *, base_sha256: str | None = No
     for _name, parameter in adapter_parameters(model.module):
         parameter.requires_grad_(False)
     return folder
+
+
+def _refuse_unknown_parts(fields: dict[str, Any], path: Path) -> None:
+    """Other tools' adapters may hold more than LoRA matrices: what would be dropped is refused."""
+    known: dict[str, tuple[Any, ...]] = {
+        "peft_type": (None, "LORA"), "bias": (None, "none"), "modules_to_save": (None, []),
+        "fan_in_fan_out": (None, False), "trainable_token_indices": (None,),
+        "target_parameters": (None, []), "megatron_config": (None,), "use_qalora": (None, False),
+    }  # fmt: skip
+    wrong = [f"{key} {fields[key]!r}" for key, values in known.items()
+             if fields.get(key) not in values]  # fmt: skip
+    if wrong:
+        raise RequestError(
+            f"this adapter holds more than LoRA matrices: {', '.join(wrong)}",
+            where=path,
+            hint="merge it with the tool that made it, and name the merged checkpoint as --model",
+        )
 
 
 def _read_object(path: Path, *keys: str) -> dict[str, Any]:

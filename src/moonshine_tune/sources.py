@@ -212,11 +212,6 @@ class _Search:
         record = self.record
         if record is None or record.store is None:
             raise SourceUnreachableError("Moonshine's store does not carry this model")
-        if record.family != "v1":
-            raise SourceUnreachableError(
-                "the store has runtime files only, and those of streaming models "
-                "cannot be turned into a checkpoint"
-            )
         if self.offline:
             raise SourceUnreachableError("the network is not to be used (--offline)")
         runtime = fetch_from_store(record.store, self.cache / "store", self.progress)

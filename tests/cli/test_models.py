@@ -50,7 +50,7 @@ def test_list_shows_every_model_with_its_sources(capsys: pytest.CaptureFixture[s
     assert run(["models", "list", "--json"]) == 0
     models = {model["name"]: model for model in _last(capsys)["models"]}
     assert models["tiny"]["sources"] == ["hub", "store", "wheel"]
-    assert models["streaming-medium"]["sources"] == ["hub"]
+    assert models["streaming-medium"]["sources"] == ["hub", "store"]
     assert models["base-es"]["sources"] == ["store"]
     assert models["tiny"]["cached"] is None
 

@@ -282,11 +282,6 @@ def test_offline_asks_nobody(tmp_path: Path, index: Path, monkeypatch: pytest.Mo
     assert "models fetch tiny" in str(caught.value.hint)
 
 
-def test_a_streaming_model_is_not_promised_from_runtime_files(tmp_path: Path) -> None:
-    with pytest.raises(SourceUnreachableError, match="runtime files only"):
-        resolve_model("streaming-tiny", cache=tmp_path / "cache")
-
-
 def test_a_checkpoint_serves_without_its_runtime_folder(
     tmp_path: Path, index: Path, rebuilds: list[Path]
 ) -> None:

@@ -50,6 +50,7 @@ def _register() -> None:
         estimate,
         evaluate,
         export,
+        merge,
         models,
         package,
         report,
@@ -59,7 +60,18 @@ def _register() -> None:
 
     app.add_typer(models.app, name="models")
     app.add_typer(data.app, name="data")
-    for module in (doctor, estimate, train, evaluate, export, benchmark, package, report, demo):
+    for module in (
+        doctor,
+        estimate,
+        train,
+        evaluate,
+        export,
+        merge,
+        benchmark,
+        package,
+        report,
+        demo,
+    ):
         module.register(app)
     ablate.register(app)
     runs.register(app)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from moonshine_tune.jobs.benchmark import BenchmarkResult, Measurement
     from moonshine_tune.jobs.latency import Ratio, Spread
 
+PLOT_FILE = "latency.svg"
 _EXAMPLE = (
     "Example: moonshine-tune benchmark --runtime-dir exported --manifest test.jsonl "
     "--compare base-runtime --out bench/a"
@@ -43,7 +44,14 @@ def benchmark(
         ),
     ] = None,
     stream_clips: Annotated[int, typer.Option(help="Clips that are fed so.")] = 10,
-    out: Annotated[Path | None, typer.Option(help="Folder for benchmark.json.")] = None,
+    keyterms: Annotated[
+        Path | None,
+        typer.Option(help="Terms that the runtime listens for, one a line; streaming models."),
+    ] = None,
+    boost: Annotated[float, typer.Option(min=0, help="How strongly it listens for them.")] = 2.0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for benchmark.json and latency.svg.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure a runtime folder here: load time, latency, memory, size, WER, and against another."""
@@ -59,8 +67,15 @@ def benchmark(
         max_clips=max_clips,
         stream=stream,
         stream_clips=stream_clips,
+        keyterms=keyterms,
+        boost=boost,
     )
     result = run_benchmark(request, out, TerminalProgress())
+    if out is not None:
+        from moonshine_tune.files import write_text_atomic
+        from moonshine_tune.report.latency_plot import latency_plot
+
+        write_text_atomic(out / PLOT_FILE, latency_plot(result))
     show(summary(result), result.to_record(), as_json=as_json)
 
 
@@ -114,6 +129,10 @@ def _column(side: "Measurement") -> dict[str, str]:
     if side.score is not None:
         low, high = side.score.ci95
         column[f"WER % ({side.normalizer})"] = f"{side.score.wer:.2f} [{low:.2f}, {high:.2f}]"
+    if side.terms is not None:
+        recall = "-" if side.terms.recall is None else f"{side.terms.recall:.1f}"
+        column["key terms: recall %"] = f"{recall} of {side.terms.spoken} spoken"
+        column["key terms: false alarms"] = str(side.terms.false_alarms)
     return column
 
 

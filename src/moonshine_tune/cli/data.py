@@ -208,6 +208,43 @@ def split_command(
     show(text, result, as_json=as_json)
 
 
+@app.command(
+    "keyterms",
+    epilog="Example: moonshine-tune data keyterms train.jsonl --model streaming-tiny "
+    "--out terms.txt",
+)
+def keyterms_command(
+    sources: Annotated[list[Path], typer.Argument(help="Manifests (.jsonl) or plain texts.")],
+    model: Annotated[
+        str, typer.Option(help="Whose tokenizer decides which words are rare.")
+    ] = "tiny",
+    at_most: Annotated[
+        int, typer.Option(help="Terms at most: a long list costs the other words.")
+    ] = 100,
+    least: Annotated[int, typer.Option(help="Fewest times that a word must occur.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="File to write, one term a line.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Propose key terms: words that the model's tokenizer has no piece of its own for."""
+    from moonshine_tune.jobs.data_keyterms import propose
+
+    result = propose(
+        sources,
+        model=model,
+        progress=TerminalProgress(),
+        out=out,
+        at_most=at_most,
+        least=least,
+        force=force,
+    )
+    rows = [[item.term, str(item.count), str(item.pieces)] for item in result.terms]
+    text = table(["term", "said", "pieces"], rows)
+    if out is not None:
+        text += f"\nwrote {len(rows)} terms to {out}: take out what needs no help"
+    show(text, result.to_record(), as_json=as_json)
+
+
 def _hours(seconds: float) -> str:
     return f"{seconds / 3600:.2f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
 

@@ -11,6 +11,7 @@ from moonshine_tune.errors import RequestError
 
 if TYPE_CHECKING:
     from moonshine_tune.jobs.evaluate import ConditionScore, Evaluation
+    from moonshine_tune.jobs.evaluate_arms import KeyTermsTable
 
 _EXAMPLE = (
     "Example: moonshine-tune evaluate --model tiny --adapter runs/a --manifest test.jsonl "
@@ -38,6 +39,15 @@ def evaluate(
     ] = None,
     normalizer: Annotated[
         str | None, typer.Option(help="english-1, spelled-1 or basic-1 [default: by language].")
+    ] = None,
+    keyterms: Annotated[
+        Path | None,
+        typer.Option(help="Terms that the runtime listens for, one a line; streaming models."),
+    ] = None,
+    boost: Annotated[float, typer.Option(min=0, help="How strongly it listens for them.")] = 2.0,
+    base_runtime: Annotated[
+        Path | None,
+        typer.Option(help="Runtime folder of the base: shows adapter, key terms and both."),
     ] = None,
     device: DeviceOption = "auto",
     conditions: Annotated[
@@ -77,6 +87,9 @@ def evaluate(
         conditions=ConditionsRequest(conditions, rooms, tuple(snr or SNRS_DB))
         if conditions
         else None,
+        keyterms=keyterms,
+        boost=boost,
+        base_runtime=base_runtime,
     )
     result = run_evaluation(request, out, TerminalProgress())
     show(summary(result), result.to_record(), as_json=as_json)
@@ -102,6 +115,8 @@ def summary(result: "Evaluation") -> str:
             f"difference {change.difference:+.2f} points "
             f"[{change.ci95[0]:+.2f}, {change.ci95[1]:+.2f}]: {change.verdict}"
         )
+    if result.keyterms:
+        lines.append(_arms(result.keyterms))
     if len(score.by_speaker) > 1:
         worst = sorted(score.by_speaker.items(), key=lambda item: -item[1])[:5]
         lines.append("hardest speakers: " + ", ".join(f"{name} {wer:.1f}" for name, wer in worst))
@@ -129,3 +144,18 @@ def conditions_table(conditions: "tuple[ConditionScore, ...]") -> str:
     for noise in dict.fromkeys(one.noise for one in conditions):
         rows.append([noise, cell(noise, None), *(cell(noise, snr) for snr in columns)])
     return table(["WER %", "no noise", *(f"{snr:g} dB" for snr in columns)], rows)
+
+
+def _arms(found: "KeyTermsTable") -> str:
+    """Adapter, key terms and both, a line each."""
+    rows = []
+    for arm in found.arms:
+        recall = "-" if arm.terms.recall is None else f"{arm.terms.recall:.1f}"
+        rows.append(
+            [arm.name, f"{arm.score.wer:.2f}", f"{arm.change.difference:+.2f}",
+             f"{recall} ({arm.terms.recalled} of {arm.terms.spoken})",
+             f"{arm.terms.false_alarms} ({arm.terms.false_alarms_per_1000:.1f} in 1,000 words)"]
+        )  # fmt: skip
+    head = [f"{len(found.terms)} terms, boost {found.boost:g}", "WER", "change", "recall %",
+            "false alarms"]  # fmt: skip
+    return table(head, rows)

@@ -87,6 +87,8 @@ def _summary(result: "ExportResult") -> str:
         f"{parity.words} words differ (bound {parity.bound:g} %), {parity.identical} of "
         f"{parity.clips} clips identical",
     ]
+    if result.windows is not None:
+        lines.append(f"windows read as {result.windows.rule}: {result.windows.reason}")
     if parity.graphs is not None:
         lines.extend(_graph_lines(parity.graphs))
     if parity.wer is not None:
@@ -94,6 +96,11 @@ def _summary(result: "ExportResult") -> str:
             f"WER torch {parity.wer.before:.2f}, runtime {parity.wer.after:.2f}, difference "
             f"{parity.wer_points:+.2f} points [{parity.wer.ci95[0]:+.2f}, "
             f"{parity.wer.ci95[1]:+.2f}]"
+        )
+    if parity.chunked is not None:
+        lines.append(
+            f"fed in chunks: {parity.chunked.identical} of {parity.chunked.clips} clips as when "
+            f"fed whole, {parity.chunked.word_difference:.2f} % of the words differ"
         )
     for said, heard in parity.examples[:3] if not parity.passed else ():
         lines.append(f"  torch:   {said}\n  runtime: {heard}")

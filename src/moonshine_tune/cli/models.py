@@ -76,7 +76,7 @@ def fetch_command(
 
 @app.command("rebuild", epilog="Example: moonshine-tune models rebuild tiny-en --out tiny")
 def rebuild_command(
-    runtime_dir: Annotated[Path, typer.Argument(help="A v1 runtime folder (tiny or base).")],
+    runtime_dir: Annotated[Path, typer.Argument(help="A runtime folder of either family.")],
     out: Annotated[Path, typer.Option(help="The new checkpoint folder.")],
     as_json: JsonFlag = False,
 ) -> None:

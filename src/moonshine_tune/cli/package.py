@@ -1,4 +1,4 @@
-"""`moonshine-tune package` and `moonshine-tune verify`."""
+"""`moonshine-tune package`, `verify` and `push`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,12 +12,14 @@ _PACKAGE_EXAMPLE = (
     "--benchmark bench/a --with-sample test.jsonl --out my-model.tar.gz"
 )
 _VERIFY_EXAMPLE = "Example: moonshine-tune verify my-model.tar.gz"
+_PUSH_EXAMPLE = "Example: moonshine-tune push my-model.tar.gz --to me/tiny-air-traffic"
 
 
 def register(app: typer.Typer) -> None:
-    """Add both commands."""
+    """Add the commands."""
     app.command("package", epilog=_PACKAGE_EXAMPLE)(package)
     app.command("verify", epilog=_VERIFY_EXAMPLE)(verify)
+    app.command("push", epilog=_PUSH_EXAMPLE)(push)
 
 
 def package(
@@ -95,3 +97,19 @@ def verify(
             lines.append(f"… and {len(result.problems) - 10} more")
     show("\n".join([*lines, *result.remarks]), result.to_record(), as_json=as_json)
     refuse(not result.passed)
+
+
+def push(
+    package: Annotated[Path, typer.Argument(help="Folder or archive of `package`.")],
+    to: Annotated[str, typer.Option("--to", help="Repository on the hub: OWNER/NAME.")],
+    public: Annotated[
+        bool, typer.Option("--public", help="Let all see it [default: a new one is private].")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Send a package's adapter and model card to a model hub; recordings and files stay here."""
+    from moonshine_tune.jobs.push import push as run_push
+
+    result = run_push(package, to, TerminalProgress(), private=not public)
+    text = f"sent to {result.repo}: {', '.join(result.files)}"
+    show(text, result.to_record(), as_json=as_json)

@@ -12,7 +12,9 @@ The JSON document of `benchmark` (times in ms unless named otherwise, memory in 
      "memory_mb": {"peak", "after_load", "process"},
      "files": [{"name", "bytes", "sha256"}], "total_bytes",
      "wer": null or {"wer", "ci95", "normalizer", "utterances", "reference_words"},
-     "other": null or an object with the keys from "runtime_dir" to "wer" for the other folder,
+     "keyterms": null or {"terms", "boost", "spoken", "recalled", "recall", "false_alarms",
+                          "false_alarms_per_1000_words"},
+     "other": null or an object with the keys from "runtime_dir" to "keyterms" for the other folder,
      "ratios": null or {"latency", "median", "p95", "same_text"?, "load", "peak_memory", "size",
                 "stream"?: {"ratio", "ci95": [lo, hi] or null}},
      "same_text_clips": null or a number,
@@ -28,7 +30,7 @@ longer to say, so `same_text` is the latency ratio of those clips on which both 
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +53,13 @@ from moonshine_tune.jobs.latency import (
     paired_ratios,
     spread_of,
 )
+from moonshine_tune.keyterms import KeyTermScore, read_key_terms, score_key_terms
 from moonshine_tune.machine import chip_name, total_memory_mb
 from moonshine_tune.manifest import read_manifest
 from moonshine_tune.progress import Progress
 from moonshine_tune.provenance import platform_summary, versions
 from moonshine_tune.runtime.layout import read_layout
+from moonshine_tune.runtime.transcriber import check_takes_keyterms
 from moonshine_tune.score import (
     PairedComparison,
     Score,
@@ -90,6 +94,8 @@ class Measurement:
     scored: tuple[ScoredUtterance, ...] | None
     score: Score | None
     normalizer: str
+    terms: KeyTermScore | None = None
+    boost: float | None = None
 
     @property
     def total_bytes(self) -> int:
@@ -117,6 +123,9 @@ class Measurement:
             ],
             "total_bytes": self.total_bytes,
             "wer": self._wer_record(),
+            "keyterms": None
+            if self.terms is None
+            else {"boost": self.boost} | self.terms.to_record(),
         }
 
     def _stream_record(self) -> dict[str, Any] | None:
@@ -142,7 +151,10 @@ class Measurement:
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """A measured folder, the other one where there is one, and how they compare."""
+    """A measured folder, the other one where there is one, and how they compare.
+
+    `lengths` are the seconds of each clip, in the order of the folders' `calls`.
+    """
 
     this: Measurement
     other: Measurement | None
@@ -154,6 +166,7 @@ class BenchmarkResult:
     rounds: int
     warm_up: int
     remarks: tuple[str, ...]
+    lengths: tuple[float, ...]
 
     @property
     def same_text_clips(self) -> int | None:
@@ -208,11 +221,14 @@ def benchmark(request: BenchmarkRequest, out: Path | None, progress: Progress) -
     manifest = read_manifest(request.manifest, require_text=False)
     normalizer = normalizer_for(request.normalizer, manifest.utterances[0].language or "en")
     folders = [request.runtime_dir] + ([request.compare] if request.compare else [])
+    terms = read_key_terms(request.keyterms) if request.keyterms else ()
     for folder in folders:
-        read_layout(folder)
+        layout = read_layout(folder)
+        if terms:
+            check_takes_keyterms(layout)
     with tempfile.TemporaryDirectory(prefix="moonshine-tune-") as scratch:
         clips, remarks = prepare_clips(manifest, request, Path(scratch), progress)
-        runs = measure_folders(folders, clips, request, progress)
+        runs = measure_folders(folders, clips, request, terms, progress)
     silent = sum(clip.utterance.text is None for clip in clips)
     if silent:
         remarks.append(
@@ -220,6 +236,8 @@ def benchmark(request: BenchmarkRequest, out: Path | None, progress: Progress) -
             "so no WER is given"
         )
     measured = [_summary(run, clips, normalizer=None if silent else normalizer) for run in runs]
+    if terms and not silent:
+        measured = [_with_terms(one, terms, request.boost, normalizer) for one in measured]
     this, other = measured[0], (measured[1] if len(measured) > 1 else None)
     result = BenchmarkResult(
         this=this,
@@ -234,6 +252,7 @@ def benchmark(request: BenchmarkRequest, out: Path | None, progress: Progress) -
         rounds=request.rounds,
         warm_up=min(request.warm_up, len(clips)),
         remarks=tuple(remarks),
+        lengths=tuple(clip.seconds for clip in clips),
     )
     if out is not None:
         write_json_atomic(out / BENCHMARK_FILE, result.to_record())
@@ -288,6 +307,16 @@ def _summary(run: FolderRun, clips: list[Clip], *, normalizer: Normalizer | None
         score=None if scored is None else summarize(scored),
         normalizer="" if normalizer is None else normalizer.name,
     )
+
+
+def _with_terms(
+    measured: Measurement, terms: Sequence[str], boost: float, normalizer: Normalizer
+) -> Measurement:
+    scored = measured.scored or ()
+    found = score_key_terms(
+        terms, [item.reference for item in scored], [item.hypothesis for item in scored], normalizer
+    )
+    return replace(measured, terms=found, boost=boost)
 
 
 def _same_text(this: Measurement, other: Measurement) -> list[int]:

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from moonshine_tune.audio.decode import SAMPLE_RATE_HZ, load_utterance
 from moonshine_tune.errors import AudioError, ProblemsError
+from moonshine_tune.keyterms import DEFAULT_BOOST
 from moonshine_tune.manifest import Manifest, Utterance
 from moonshine_tune.progress import Progress
 from moonshine_tune.runtime.fresh_process import FreshProcess
@@ -28,6 +29,7 @@ class BenchmarkRequest:
         max_clips: at most so many clips, spread evenly over the lengths; None takes all.
         stream: feed chunks at the pace of speech; None does so for streaming models only.
         stream_clips: clips that are fed so; each takes as long as it lasts.
+        keyterms: file of terms that the runtime listens for; `boost` says how strongly.
     """
 
     runtime_dir: Path
@@ -40,6 +42,8 @@ class BenchmarkRequest:
     max_clips: int | None = None
     stream: bool | None = None
     stream_clips: int = 10
+    keyterms: Path | None = None
+    boost: float = DEFAULT_BOOST
 
 
 @dataclass(frozen=True)
@@ -103,18 +107,22 @@ class FolderRun:
 
 
 def measure_folders(
-    folders: list[Path], clips: list[Clip], request: BenchmarkRequest, progress: Progress
+    folders: list[Path],
+    clips: list[Clip],
+    request: BenchmarkRequest,
+    terms: Sequence[str],
+    progress: Progress,
 ) -> list[FolderRun]:
     """Load and run the folders in turn: A B, B A, A B, … so that a drift meets both alike."""
     runs = [FolderRun(folder, [], [[] for _ in clips], [""] * len(clips), []) for folder in folders]
     for turn in range(request.processes - 1):
         for run in _in_turn(runs, turn):
-            with FreshProcess(run.folder) as process:
+            with FreshProcess(run.folder, terms, request.boost) as process:
                 run.loads.append(process.load_s)
     processes: list[FreshProcess] = []
     try:
         for run in runs:
-            processes.append(FreshProcess(run.folder))
+            processes.append(FreshProcess(run.folder, terms, request.boost))
             run.loads.append(processes[-1].load_s)
         pairs = list(zip(runs, processes, strict=True))
         for clip in clips[: request.warm_up]:

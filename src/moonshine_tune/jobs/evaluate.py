@@ -12,11 +12,14 @@ from moonshine_tune.decode import TorchTranscriber
 from moonshine_tune.errors import RequestError
 from moonshine_tune.files import write_json_atomic, write_jsonl_atomic
 from moonshine_tune.jobs.conditions import CLEAN, Condition, ConditionsRequest, conditions_of
+from moonshine_tune.jobs.evaluate_arms import KeyTermsTable, comparison_record, key_terms_arm
 from moonshine_tune.jobs.model_opening import open_model
 from moonshine_tune.jobs.transcribe import Transcriber, transcribe_utterances
+from moonshine_tune.keyterms import DEFAULT_BOOST, read_key_terms
 from moonshine_tune.manifest import Manifest, read_manifest
 from moonshine_tune.progress import Progress
-from moonshine_tune.runtime.transcriber import RuntimeTranscriber
+from moonshine_tune.runtime.layout import read_layout
+from moonshine_tune.runtime.transcriber import RuntimeTranscriber, check_takes_keyterms
 from moonshine_tune.score import (
     ErrorCounts,
     PairedComparison,
@@ -41,6 +44,9 @@ class EvaluateRequest:
         adapter: run or adapter folder; the base is scored too, for the comparison.
         conditions: noises and rooms to score it under too.
         compare: folder of an earlier evaluation of the same manifest, to compare with.
+        keyterms: file of terms that the runtime listens for; `boost` says how strongly. The
+            same files are scored without them too.
+        base_runtime: the base's runtime folder, scored in the same way: adapter, key terms, both.
     """
 
     manifest: Path
@@ -53,6 +59,9 @@ class EvaluateRequest:
     device: str = "auto"
     score_base: bool = True
     conditions: ConditionsRequest | None = None
+    keyterms: Path | None = None
+    boost: float = DEFAULT_BOOST
+    base_runtime: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +114,7 @@ class Evaluation:
     comparison: PairedComparison | None = None
     remarks: tuple[str, ...] = ()
     conditions: tuple[ConditionScore, ...] = ()
+    keyterms: KeyTermsTable | None = None
 
     def to_record(self) -> dict[str, Any]:
         """The JSON document of `evaluate`."""
@@ -135,21 +145,11 @@ class Evaluation:
             record["comparison"] = comparison_record(self.comparison)
         if self.conditions:
             record["conditions"] = [item.to_record() for item in self.conditions]
+        if self.keyterms is not None:
+            record["keyterms"] = self.keyterms.to_record()
         if self.remarks:
             record["remarks"] = list(self.remarks)
         return record
-
-
-def comparison_record(comparison: PairedComparison) -> dict[str, Any]:
-    """A paired comparison as JSON data."""
-    return {
-        "before": round(comparison.before, 4),
-        "after": round(comparison.after, 4),
-        "difference": round(comparison.difference, 4),
-        "ci95": [round(value, 4) for value in comparison.ci95],
-        "relative_change": round(comparison.relative_change, 2),
-        "verdict": comparison.verdict,
-    }
 
 
 def evaluate(request: EvaluateRequest, out: Path | None, progress: Progress) -> Evaluation:
@@ -160,6 +160,16 @@ def evaluate(request: EvaluateRequest, out: Path | None, progress: Progress) -> 
     """
     if request.backend not in ("torch", "runtime"):
         raise RequestError(f"no back end is called {request.backend!r}", hint="torch or runtime")
+    if request.backend == "torch" and (request.keyterms or request.base_runtime):
+        raise RequestError(
+            "key terms are applied by the runtime",
+            hint="name the exported folder: --runtime-dir D --keyterms terms.txt",
+        )
+    if request.conditions and (request.keyterms or request.base_runtime):
+        raise RequestError(
+            "key terms and noise conditions are scored one at a time",
+            hint="leave out --conditions, or --keyterms and --base-runtime",
+        )
     manifest = read_manifest(request.manifest)
     before = _earlier(request.compare, manifest) if request.compare else None
     # Before the model is loaded: a folder without audio is found out at once.
@@ -219,6 +229,8 @@ def _through_runtime(
             hint="export the adapter first, then score it with --runtime-dir alone",
         )
     normalizer = normalizer_for(request.normalizer, _language(manifest))
+    if request.keyterms is not None or request.base_runtime is not None:
+        return [_arms(request, request.runtime_dir, manifest, normalizer, before, progress)]
     with RuntimeTranscriber(request.runtime_dir) as transcriber:
         return [
             score_manifest(
@@ -227,6 +239,62 @@ def _through_runtime(
             )
             for one in conditions
         ]  # fmt: skip
+
+
+def _arms(
+    request: EvaluateRequest,
+    runtime_dir: Path,
+    manifest: Manifest,
+    normalizer: Normalizer,
+    before: tuple[ScoredUtterance, ...] | None,
+    progress: Progress,
+) -> Evaluation:
+    """Score base and adapted folder, each without and with the key terms.
+
+    The evaluation is of the adapted folder with the key terms; it is compared with the first arm.
+    """
+    terms = read_key_terms(request.keyterms) if request.keyterms else ()
+    folders = {"adapter" if request.base_runtime else "model": runtime_dir}
+    if request.base_runtime:
+        folders = {"base": request.base_runtime} | folders
+    if terms:
+        for folder in folders.values():
+            check_takes_keyterms(read_layout(folder))
+    arms: list[tuple[str, Evaluation]] = []
+    for name, folder in folders.items():
+        with RuntimeTranscriber(folder, boost=request.boost) as transcriber:
+            arms.append((name, _heard(transcriber, folder, manifest, normalizer, progress, name)))
+            if terms:
+                transcriber.set_keyterms(terms)
+                title = _with_terms(name)
+                found = _heard(transcriber, folder, manifest, normalizer, progress, title)
+                arms.append((title, found))
+    first, last = arms[0][1], arms[-1][1]
+    reference = before or first.scored
+    rows = tuple(
+        key_terms_arm(title, found.scored, terms, normalizer, first.scored) for title, found in arms
+    )
+    return replace(
+        last,
+        base=summarize(reference),
+        comparison=compare_paired(reference, last.scored),
+        keyterms=KeyTermsTable(terms, request.boost, rows),
+    )
+
+
+def _heard(
+    transcriber: RuntimeTranscriber,
+    folder: Path,
+    manifest: Manifest,
+    normalizer: Normalizer,
+    progress: Progress,
+    what: str,
+) -> Evaluation:
+    return score_manifest(transcriber, manifest, normalizer, progress, model=folder.name, what=what)
+
+
+def _with_terms(name: str) -> str:
+    return {"base": "key terms", "adapter": "adapter and key terms"}.get(name, "key terms")
 
 
 def _through_torch(

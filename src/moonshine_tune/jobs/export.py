@@ -1,24 +1,34 @@
 """From an adapter to files that the Moonshine runtime loads, with the proof that they are equal."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.adapter import find_adapter, merged_weights
-from moonshine_tune.decode import TorchTranscriber
+import numpy as np
+
+from moonshine_tune.adapter import (
+    WEIGHTS_FILE,
+    adapter_disabled,
+    find_adapter,
+    merged_weights,
+)
+from moonshine_tune.audio.decode import load_utterance
+from moonshine_tune.decode import TorchTranscriber, fit_clip
 from moonshine_tune.errors import RequestError
-from moonshine_tune.files import complete_folder, write_json_atomic
+from moonshine_tune.files import complete_folder, sha256_of, write_json_atomic
 from moonshine_tune.jobs.export_parity import check_parity, parity_record, parity_utterances
 from moonshine_tune.jobs.model_opening import OpenedModel, open_model
 from moonshine_tune.jobs.transcribe import transcribe_utterances
-from moonshine_tune.manifest import read_manifest
+from moonshine_tune.manifest import Utterance, read_manifest
 from moonshine_tune.progress import Progress
 from moonshine_tune.provenance import versions
 from moonshine_tune.runs import RunFolder
 from moonshine_tune.runtime.calibration import input_moments
 from moonshine_tune.runtime.graft import GraftReport, graft
-from moonshine_tune.runtime.graph_parity import merged_state
+from moonshine_tune.runtime.graph_parity import merged_state, window_rule, windows_read_as
+from moonshine_tune.runtime.graphs import open_graphs
 from moonshine_tune.runtime.layout import RuntimeLayout, read_layout
 from moonshine_tune.runtime.parity import DEFAULT_BOUND, ParityResult
 from moonshine_tune.runtime.quantized import Doubles
@@ -54,6 +64,14 @@ class ExportRequest:
 
 
 @dataclass(frozen=True)
+class WindowChoice:
+    """How a traced streaming encoder reads its windows, and why so."""
+
+    rule: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class ExportResult:
     """The exported folder with its proof; `graft` tells what was written, by either method."""
 
@@ -64,6 +82,7 @@ class ExportResult:
     method: str = "graft"
     quantize: str | None = None
     calibrated: bool = False
+    windows: WindowChoice | None = None
 
     def to_record(self) -> dict[str, Any]:
         """The JSON document of `export`, which also lies in the folder as export.json."""
@@ -72,6 +91,9 @@ class ExportResult:
             "method": self.method,
             "quantize": self.quantize,
             "calibrated": self.calibrated,
+            "windows": None
+            if self.windows is None
+            else {"rule": self.windows.rule, "reason": self.windows.reason},
             "matrices": self.graft.matrices,
             "changed": self.graft.changed,
             "changed_files": list(self.graft.changed_files),
@@ -100,21 +122,28 @@ def export(request: ExportRequest, out: Path, progress: Progress) -> ExportResul
     )
     layout = _base_layout(request, opened) if request.method == "graft" else None
     moments = _moments(opened, request.calibrate, progress) if request.calibrate else None
+    windows = _choose_windows(request, opened, utterances) if layout is None else None
     begun = time.monotonic()
     with complete_folder(out) as scratch:
         if layout is not None:
             report = graft_adapter(opened, layout, scratch, moments=moments)
         else:
-            report = _trace(opened, scratch, request.quantize)
+            report = _trace(opened, scratch, request.quantize, windows)
         seconds = time.monotonic() - begun
         parity = check_parity(opened, scratch, utterances, request.parity_bound, progress)
         result = ExportResult(
             out, report, parity, seconds, request.method,
-            request.quantize if layout is None else None, moments is not None,
+            request.quantize if layout is None else None, moments is not None, windows,
         )  # fmt: skip
         write_json_atomic(
             scratch / "export.json",
-            result.to_record() | {"runtime_dir": ".", "base": opened.base, "versions": versions()},
+            result.to_record()
+            | {
+                "runtime_dir": ".",
+                "base": opened.base,
+                "adapter_sha256": sha256_of(adapter / WEIGHTS_FILE),
+                "versions": versions(),
+            },
         )
     return result
 
@@ -136,11 +165,34 @@ def graft_adapter(
     return graft(layout, base, merged, out, moments=moments)
 
 
-def _trace(opened: OpenedModel, out: Path, scheme: str) -> GraftReport:
+def _choose_windows(
+    request: ExportRequest, opened: OpenedModel, utterances: Sequence[Utterance]
+) -> WindowChoice | None:
+    """The window rule of a traced encoder: that of the base's own graph, where one is at hand."""
+    model = opened.model
+    if model.family != "streaming":
+        return None
+    folder = request.base_runtime or opened.resolved.runtime_dir
+    if folder is None:
+        return WindowChoice("exclusive", "no runtime files of the base at hand: as torch computes")
+    model.module.to("cpu")
+    clip = np.ascontiguousarray(fit_clip(model, load_utterance(utterances[0])))
+    with adapter_disabled(model):
+        rule = window_rule(open_graphs(read_layout(folder)), model, clip)
+    model.module.to(opened.device.device)
+    return WindowChoice(
+        rule, f"the hidden states of the base's encoder graph say so ({folder.name})"
+    )
+
+
+def _trace(
+    opened: OpenedModel, out: Path, scheme: str, windows: WindowChoice | None
+) -> GraftReport:
     from moonshine_tune.runtime.trace import trace
 
     merged = {name: value.cpu().numpy() for name, value in merged_weights(opened.model).items()}
-    return trace(opened.model, merged_state(opened.model, merged), out, scheme=scheme)
+    with windows_read_as(opened.model, windows.rule if windows else None):
+        return trace(opened.model, merged_state(opened.model, merged), out, scheme=scheme)
 
 
 def _moments(opened: OpenedModel, manifest: Path, progress: Progress) -> dict[str, Doubles]:
@@ -177,4 +229,12 @@ def _base_layout(request: ExportRequest, opened: OpenedModel) -> RuntimeLayout:
             f"no runtime files of the base model {opened.base['name']} are at hand",
             hint="name them with --base-runtime DIR, or build new ones with --method trace",
         )
-    return read_layout(folder)
+    layout = read_layout(folder)
+    if layout.family != opened.model.family:
+        raise RequestError(
+            f"these are runtime files of a {layout.family} model, and the adapter is for a "
+            f"{opened.model.family} model",
+            where=folder,
+            hint="name the base's own runtime folder with --base-runtime",
+        )
+    return layout

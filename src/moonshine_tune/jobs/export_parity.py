@@ -23,12 +23,19 @@ from moonshine_tune.runtime.graph_parity import (
     merged_state,
 )
 from moonshine_tune.runtime.layout import read_layout
-from moonshine_tune.runtime.parity import ParityResult, compare_transcripts, compare_wer
+from moonshine_tune.runtime.parity import (
+    ChunkedParity,
+    ParityResult,
+    compare_chunked,
+    compare_transcripts,
+    compare_wer,
+)
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber
-from moonshine_tune.text import normalizer_for
+from moonshine_tune.text import Normalizer, normalizer_for
 
 _PARITY_CLIPS = 40
 _GRAPH_CLIPS = 4
+_CHUNKED_CLIPS = 8
 
 
 def parity_utterances(run: Path, manifest: Path | None) -> tuple[Utterance, ...]:
@@ -67,13 +74,37 @@ def check_parity(
     transcriber = TorchTranscriber(opened.model, opened.limits)
     said = transcribe_utterances(transcriber, utterances, progress, "parity (torch)").texts
     graphs = _check_graphs(opened, runtime_dir, utterances, said)
+    normalizer = normalizer_for(None, opened.language)
     with RuntimeTranscriber(runtime_dir) as runtime:
         heard = transcribe_utterances(runtime, utterances, progress, "parity (runtime)").texts
-    normalizer = normalizer_for(None, opened.language)
+        chunked = None
+        if opened.model.family == "streaming":
+            chunked = _chunked(runtime, utterances, heard, normalizer, bound)
     names = [utterance.id for utterance in utterances]
     result = compare_transcripts(said, heard, normalizer, bound=bound, names=names)
     references = [utterance.text for utterance in utterances]
-    return replace(result, graphs=graphs, wer=compare_wer(references, said, heard, normalizer))
+    return replace(
+        result,
+        graphs=graphs,
+        wer=compare_wer(references, said, heard, normalizer),
+        chunked=chunked,
+    )
+
+
+def _chunked(
+    runtime: RuntimeTranscriber,
+    utterances: Sequence[Utterance],
+    heard: Sequence[str],
+    normalizer: Normalizer,
+    bound: float,
+) -> ChunkedParity:
+    """A few clips once more, fed in chunks."""
+    rows = _spread(heard, _CHUNKED_CLIPS)
+    texts = [runtime.transcribe_in_chunks(load_utterance(utterances[row])) for row in rows]
+    return compare_chunked(
+        [heard[row] for row in rows], texts, normalizer, bound=bound,
+        names=[utterances[row].id for row in rows],
+    )  # fmt: skip
 
 
 def _check_graphs(
@@ -92,18 +123,18 @@ def _check_graphs(
             np.ascontiguousarray(fit_clip(model, load_utterance(utterances[i]))),
             said[i],
         )
-        for i in _spread(said)
+        for i in _spread(said, _GRAPH_CLIPS)
     ]
     return check_graphs(read_layout(runtime_dir), model, merged_state(model, merged), clips)
 
 
-def _spread(said: Sequence[str]) -> list[int]:
+def _spread(said: Sequence[str], at_most: int) -> list[int]:
     """A few clips in which something was heard, from the shortest text to the longest."""
     rows = sorted((i for i, text in enumerate(said) if text), key=lambda i: (len(said[i]), i))
-    if len(rows) <= _GRAPH_CLIPS:
+    if len(rows) <= at_most:
         return rows
     last = len(rows) - 1
-    return [rows[round(place * last / (_GRAPH_CLIPS - 1))] for place in range(_GRAPH_CLIPS)]
+    return [rows[round(place * last / (at_most - 1))] for place in range(at_most)]
 
 
 def parity_record(parity: ParityResult) -> dict[str, Any]:
@@ -125,6 +156,13 @@ def parity_record(parity: ParityResult) -> dict[str, Any]:
             "difference": round(parity.wer_points, 4),
             "ci95": [round(value, 4) for value in parity.wer.ci95],
             "kept": parity.wer_is_kept,
+        }
+    if parity.chunked is not None:
+        record["chunked"] = {
+            "word_difference": round(parity.chunked.word_difference, 4),
+            "clips": parity.chunked.clips,
+            "identical": parity.chunked.identical,
+            "words": parity.chunked.words,
         }
     if parity.graphs is not None:
         record |= _graphs_record(parity.graphs)

@@ -80,10 +80,10 @@ def _entry(record: ModelRecord, cache: Path) -> ModelEntry:
 
 def trainable_sources(record: ModelRecord) -> tuple[str, ...]:
     """The sources that can give a trainable checkpoint of this model."""
-    # The store has runtime files; those of streaming models cannot be turned back.
     ways = {
         "hub": bool(record.hub_ids),
-        "store": record.store is not None and record.family == "v1",
+        # It has runtime files, which are turned back into a checkpoint.
+        "store": record.store is not None,
         "wheel": record.in_wheel,
     }
     return tuple(name for name, open_ in ways.items() if open_)
@@ -131,10 +131,10 @@ def fetch_model(
 
 
 def rebuild_model(runtime_dir: Path, out: Path) -> RebuildResult:
-    """Turn a v1 runtime folder into a trainable checkpoint at `out`, complete or absent.
+    """Turn a runtime folder into a trainable checkpoint at `out`, complete or absent.
 
     Raises:
-        RequestError: not a v1 runtime folder, or `out` exists.
+        RequestError: not a runtime folder, or `out` exists.
     """
     _refuse_existing(out)
     if not runtime_dir.is_dir():

@@ -162,6 +162,7 @@ def _write(gathered: PackageInputs, folder: Path, name: str, progress: Progress)
         runtime_sha256=runtime_sha256,
         evaluations=gathered.evaluations,
         benchmark=gathered.benchmark,
+        export=gathered.export,
     )
     for title, text in reproduce_files(facts).items():
         path = folder / REPRODUCE_FOLDER / title

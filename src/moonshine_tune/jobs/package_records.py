@@ -18,14 +18,14 @@ _RUN_KEYS = ("schema_version", "created", "sources", "device", "dtype", "normali
              "seed", "status", "versions", "git", "result")  # fmt: skip
 _EVALUATION_KEYS = ("wer", "cer", "substitutions", "deletions", "insertions", "reference_words",
                     "utterances", "audio_seconds", "rtf", "normalizer", "ci95", "backend",
-                    "manifest_sha256", "base", "comparison")  # fmt: skip
+                    "manifest_sha256", "base", "comparison", "keyterms")  # fmt: skip
 _PARITY_KEYS = ("passed", "word_difference", "bound", "clips", "identical", "words")
 _EXPORT_KEYS = ("method", "matrices", "changed", "changed_files", "worst_step_error", "sha256",
-                "adapter_sha256", "versions")  # fmt: skip
+                "adapter_sha256", "quantize", "calibrated", "windows", "versions")  # fmt: skip
 _BENCHMARK_KEYS = ("schema_version", "manifest_sha256", "clips", "audio_seconds", "rounds",
                    "warm_up_clips", "machine", "versions", "family", "load_ms", "load_processes",
                    "latency_ms", "rtf", "by_length", "stream", "memory_mb", "files", "total_bytes",
-                   "wer", "ratios", "same_text_clips", "wer_comparison")  # fmt: skip
+                   "wer", "keyterms", "ratios", "same_text_clips", "wer_comparison")  # fmt: skip
 _BASE_KEYS = ("family", "source", "revision", "sha256")
 _SECRET_WORDS = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "API_KEY", "APIKEY",
                  "ACCESS_KEY", "PRIVATE_KEY")  # fmt: skip

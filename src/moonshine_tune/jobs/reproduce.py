@@ -85,6 +85,7 @@ class ReproduceFacts:
         runtime_sha256: hash of each runtime file.
         evaluations: by name.
         benchmark: where one was made.
+        export: how the runtime files were made, where it is recorded.
     """
 
     run: Mapping[str, Any]
@@ -92,6 +93,7 @@ class ReproduceFacts:
     runtime_sha256: Mapping[str, str]
     evaluations: Mapping[str, Mapping[str, Any]]
     benchmark: Mapping[str, Any] | None
+    export: Mapping[str, Any] | None = None
 
 
 def reproduce_files(facts: ReproduceFacts) -> dict[str, str]:
@@ -218,13 +220,24 @@ def _evaluate(facts: ReproduceFacts, tests: Mapping[str, str]) -> str:
 def _export(facts: ReproduceFacts) -> str:
     lines = [
         "# Add --base-runtime DIR where the base's runtime files came from elsewhere.",
-        f'"$MOONSHINE_TUNE" export --run "$WORK/run" --model {_model(facts)} '
+        f'"$MOONSHINE_TUNE" export --run "$WORK/run" --model {_model(facts)} {_method(facts)}'
         '--out "$WORK/runtime" "$@"',
     ]
     for name, digest in facts.runtime_sha256.items():
         quoted = shlex.quote(name)
         lines.append(f'same runtime/{quoted} "$WORK/runtime/"{quoted} {digest}')
     return _script("Write the runtime files again.", lines)
+
+
+def _method(facts: ReproduceFacts) -> str:
+    """The flags that the recorded export was made with, each with a space behind it."""
+    record = facts.export or {}
+    words = []
+    if record.get("method") == "trace":
+        words += ["--method trace", f"--quantize {shlex.quote(str(record.get('quantize')))}"]
+    if record.get("calibrated"):
+        words.append('--calibrate "${CALIBRATE:?the manifest that steered the rounding}"')
+    return "".join(f"{word} " for word in words)
 
 
 def _benchmark(facts: ReproduceFacts, tests: Mapping[str, str]) -> str:

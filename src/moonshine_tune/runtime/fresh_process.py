@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -34,17 +35,21 @@ class FreshProcess:
         loaded_mb: peak memory after loading, in MB.
 
     Raises:
-        RequestError: the runtime refuses the files, or breaks down while it loads them.
+        RequestError: the runtime refuses the files, or breaks down while it loads them; or key
+            terms for a v1 model.
         MachineError: the runtime does not load here, or the process died later.
     """
 
-    def __init__(self, runtime_dir: Path) -> None:
+    def __init__(self, runtime_dir: Path, keyterms: Sequence[str] = (), boost: float = 2.0) -> None:
         layout = read_layout(runtime_dir)
+        if keyterms:
+            runtime_transcriber.check_takes_keyterms(layout)
         self._folder = runtime_dir
         request = {
             "folder": str(runtime_dir.absolute()),
             "arch": runtime_transcriber._arch_name(layout),
-            "options": runtime_transcriber._OPTIONS,
+            "options": runtime_transcriber._OPTIONS | {"keyterm_boost": float(boost)},
+            "keyterms": list(keyterms),
         }
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         self._process = subprocess.Popen(

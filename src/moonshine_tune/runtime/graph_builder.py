@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from moonshine_tune.errors import MachineError
-from moonshine_tune.files import disk_errors
 from moonshine_tune.runtime.quantized import Floats, Grid
 
 OPSET, IR_VERSION = 18, 10
@@ -223,7 +222,7 @@ class GraphBuilder:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.optimized_model_filepath = str(path)
         options.add_session_config_entry("session.save_model_format", "ORT")
-        with disk_errors(path):
+        try:
             onnxruntime.InferenceSession(
                 data,
                 options,
@@ -231,6 +230,12 @@ class GraphBuilder:
                 # Its layout exists on x86 processors only: the file would not load on others.
                 disabled_optimizers=["NchwcTransformer"],
             )
+        except Exception as error:  # onnxruntime has a tree of its own, for a full disk too
+            raise MachineError(
+                f"onnxruntime cannot write this graph: {str(error).strip().splitlines()[0][:200]}",
+                where=path,
+                hint="free some disk space there, or choose another folder with --out",
+            ) from error
 
 
 def eight_bit_grid(matrix: Floats, axis: int | None) -> Grid:

@@ -19,7 +19,12 @@ from moonshine_tune.runtime.graphs import RuntimeGraphs, StageOutput, encode_cli
 from moonshine_tune.runtime.layout import RuntimeLayout
 from moonshine_tune.runtime.naming import name_tensors
 from moonshine_tune.runtime.ort_file import OrtFile
-from moonshine_tune.runtime.quantized import FloatTensor, quantized_tensors
+from moonshine_tune.runtime.quantized import (
+    FloatTensor,
+    float_tensors,
+    folded_step,
+    quantized_tensors,
+)
 from moonshine_tune.runtime.tokenizer_writer import tokenizer_difference
 
 Floats = npt.NDArray[np.float32]
@@ -148,7 +153,7 @@ def check_graphs(
     rule = None
     if model.family == "streaming" and clips:
         rule = window_rule(graphs, model, clips[0].samples)
-    with _windows(model, rule):
+    with windows_read_as(model, rule):
         outputs, tokens, agreement = _compare_outputs(graphs, model, clips)
     return GraphParity(
         weights_checked=checked,
@@ -190,6 +195,10 @@ def compare_weights(
         away = float(np.linalg.norm(stored.reshape(wanted.shape) - wanted))
         if isinstance(item.tensor, FloatTensor):
             bound = _FLOAT_ERROR * size + 1e-6
+            step = folded_step(item.tensor.dequantize(item.file)) if away > bound else None
+            if step is not None:
+                steps = np.broadcast_to(step, item.tensor.values.shape)
+                bound = _ERROR_STEPS * float(np.linalg.norm(steps)) + 1e-6
         else:
             laid = wanted.T if item.form == "transposed" else wanted
             grid = item.tensor.fitting_grid(laid.reshape(item.tensor.values.shape), item.file)
@@ -204,7 +213,7 @@ def window_rule(graphs: RuntimeGraphs, model: SpeechModel, clip: Floats) -> str:
     """Which reading of the configured windows the encoder graph follows, by its outputs."""
     errors = {}
     for rule in ("exclusive", "inclusive"):
-        with _windows(model, rule):
+        with windows_read_as(model, rule):
             outputs = graphs.compare_encoder(model, clip)
         encoded = next(item for item in outputs if item.graph == "encoder.ort")
         errors[rule] = _relative(encoded)[2]
@@ -212,8 +221,8 @@ def window_rule(graphs: RuntimeGraphs, model: SpeechModel, clip: Floats) -> str:
 
 
 @contextmanager
-def _windows(model: SpeechModel, rule: str | None) -> Iterator[None]:
-    """The model with its windows read that way; transformers' own reading is exclusive."""
+def windows_read_as(model: SpeechModel, rule: str | None) -> Iterator[None]:
+    """The model with its windows read that way inside the block; transformers reads "exclusive"."""
     if rule != "inclusive":
         yield
         return
@@ -273,9 +282,17 @@ def _relative(item: StageOutput) -> tuple[float, float, float]:
 
 
 def _band(layout: RuntimeLayout, graph: str) -> float:
-    file = OrtFile.read(layout.folder / graph)
-    eight_bit = next(iter(quantized_tensors(file)), None) is not None
-    return _EIGHT_BIT_BAND if eight_bit else _FLOAT_BAND
+    names = [graph]
+    if graph == "frontend.model.ort":
+        names.append("frontend.weights.ort")
+    for file in (OrtFile.read(layout.folder / name) for name in names):
+        if next(iter(quantized_tensors(file)), None) is not None:
+            return _EIGHT_BIT_BAND
+        if graph.startswith("frontend") and any(
+            folded_step(tensor.dequantize(file)) is not None for tensor in float_tensors(file)
+        ):
+            return _EIGHT_BIT_BAND
+    return _FLOAT_BAND
 
 
 def merged_state(model: SpeechModel, merged: Mapping[str, Floats]) -> dict[str, Floats]:

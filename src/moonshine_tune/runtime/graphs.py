@@ -105,7 +105,9 @@ class V1Graphs(RuntimeGraphs):
         }
         for key, item in inputs.items():
             if key.startswith("past_key_values."):
-                feeds[key] = np.zeros((1, item.shape[1], 0, item.shape[3]), np.float32)
+                # The runtime hands in a place of zeros that is no past; a graph that looks at it
+                # is wrong, and shows it here.
+                feeds[key] = np.ones((1, item.shape[1], 1, item.shape[3]), np.float32)
         rows = []
         for token in [BOS_ID, *tokens]:
             outputs = self.run(name, feeds | {"input_ids": _ids([token])})

@@ -28,7 +28,9 @@ class RuntimeLayout:
 
 def is_runtime_folder(folder: Path) -> bool:
     """Whether the folder holds runtime files of either family."""
-    return (folder / "encoder_model.ort").is_file() or (folder / "decoder_kv.ort").is_file()
+    names = ("encoder_model", "decoder_kv")
+    # A folder of .onnx files is taken for one too, so that what is wrong with it can be said.
+    return any((folder / f"{name}.{end}").is_file() for name in names for end in ("ort", "onnx"))
 
 
 def read_layout(folder: Path) -> RuntimeLayout:
@@ -39,11 +41,18 @@ def read_layout(folder: Path) -> RuntimeLayout:
     """
     if not folder.is_dir():
         raise RequestError("no such runtime folder", where=folder)
-    streaming = (folder / "decoder_kv.ort").is_file()
+    streaming = any((folder / f"decoder_kv.{ending}").is_file() for ending in ("ort", "onnx"))
     expected: tuple[str, ...] = STREAMING_FILES if streaming else V1_FILES
     if streaming and (folder / "frontend.model.ort").is_file():
         expected = ("frontend.model.ort", "frontend.weights.ort", *STREAMING_FILES[1:])
     missing = [name for name in expected if not (folder / name).is_file()]
+    plain = [name for name in missing if (folder / name).with_suffix(".onnx").is_file()]
+    if plain:
+        raise RequestError(
+            f"the runtime loads .ort files, and this folder has .onnx instead: {', '.join(plain)}",
+            where=folder,
+            hint="convert each with: python -m onnxruntime.tools.convert_onnx_models_to_ort FILE",
+        )
     if missing:
         raise RequestError(
             f"not a complete Moonshine runtime folder: {', '.join(missing)} missing",

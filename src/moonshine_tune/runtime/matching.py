@@ -20,6 +20,7 @@ from moonshine_tune.runtime.quantized import (
     FloatTensor,
     QuantizedTensor,
     float_tensors,
+    folded_step,
     quantized_tensors,
 )
 
@@ -114,12 +115,14 @@ class _Candidates:
         candidates = self._views.get(shape, [])
         if not candidates:
             return []
-        values, bound = _sample(tensor, file)
+        # In floats that were 8-bit once, values are as far off as if they still were.
+        step = folded_step(tensor.dequantize(file)) if isinstance(tensor, FloatTensor) else None
+        values, bound = _sample(tensor, file, step)
         places = np.unravel_index(_places(tensor), shape)
         likely = [c for c in candidates if np.all(np.abs(values - c[2][places]) <= bound)]
         if not likely:
             return []
-        stored, bounds = _whole(tensor, file)
+        stored, bounds = _whole(tensor, file, step)
         stored, bounds = stored.reshape(shape), bounds.reshape(shape)
         found: dict[str, str] = {}
         for key, form, view in likely:
@@ -134,19 +137,25 @@ def _places(tensor: QuantizedTensor | FloatTensor) -> npt.NDArray[np.intp]:
     return np.arange(0, size, max(size // _PROBES, 1))
 
 
-def _sample(tensor: QuantizedTensor | FloatTensor, file: OrtFile) -> tuple[Floats, Floats]:
+def _sample(
+    tensor: QuantizedTensor | FloatTensor, file: OrtFile, step: Floats | None
+) -> tuple[Floats, Floats]:
     places = _places(tensor)
     if isinstance(tensor, FloatTensor):
-        values = tensor.dequantize(file).reshape(-1)[places]
-        return values, _float_bound(values, tensor.values.dtype)
+        whole, bounds = _whole(tensor, file, step)
+        return whole.reshape(-1)[places], bounds.reshape(-1)[places]
     values = tensor.values_at(file, places)
     steps = np.broadcast_to(tensor.step(file), tensor.values.shape).reshape(-1)[places]
     return values, _step_bound(values, steps, tensor)
 
 
-def _whole(tensor: QuantizedTensor | FloatTensor, file: OrtFile) -> tuple[Floats, Floats]:
+def _whole(
+    tensor: QuantizedTensor | FloatTensor, file: OrtFile, step: Floats | None
+) -> tuple[Floats, Floats]:
     values = tensor.dequantize(file)
     if isinstance(tensor, FloatTensor):
+        if step is not None:
+            return values, np.broadcast_to(_WITHIN_STEPS * step + np.float32(1e-7), values.shape)
         return values, _float_bound(values, tensor.values.dtype)
     return values, np.broadcast_to(_step_bound(values, tensor.step(file), tensor), values.shape)
 

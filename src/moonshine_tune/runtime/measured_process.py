@@ -4,7 +4,8 @@ It is as close to an application as Python comes: it imports moonshine-voice and
 library, neither torch nor numpy nor onnxruntime (reading an `.ort` file here would add 230 MB to
 the figure that is to be measured, so the parent says what architecture the folder holds).
 
-Protocol, one JSON object a line. Argument: `{"folder","arch","options"}`. First answer: `{"ready",
+Protocol, one JSON object a line. Argument: `{"folder","arch","options",
+"keyterms"}`. First answer: `{"ready",
 "load_s","process_mb","loaded_mb"}`. Then, for each line on stdin:
 `{"do":"clip","path"}` → `{"seconds","text"}`;
 `{"do":"stream","path","chunk_s"}` → `{"seconds","text"}`, fed at the pace of speech, seconds from
@@ -39,6 +40,8 @@ def main() -> None:
             request["folder"], getattr(ModelArch, request["arch"]), options=request["options"]
         )
         load_s = time.perf_counter() - begun
+        if request.get("keyterms"):
+            transcriber.set_keyterms(request["keyterms"])
     except Exception as error:
         # A native library lies behind this: whatever it raises is the answer.
         _answer(answers, {"error": f"{type(error).__name__}: {error}"})

@@ -14,6 +14,8 @@ from moonshine_tune.runtime.ort_file import Node, OrtFile
 from moonshine_tune.runtime.quantized import FloatTensor
 
 _MULTIPLY = ("MatMul", "FusedMatMul")
+# onnxruntime fuses a bias with the activation behind it.
+_ADDITIONS = ("Add", "BiasGelu")
 _NORMS = ("LayerNormalization", "SkipLayerNormalization")
 _ENCODER, _DECODER = "model.encoder", "model.decoder"
 
@@ -203,7 +205,7 @@ def _added(graph: GraphMap, node: Node) -> Sequence[str]:
     step: Node | None = node
     # Behind an integer product come its scales first.
     while step is not None:
-        addition = graph.after(step, ("Add",))
+        addition = graph.after(step, _ADDITIONS)
         if addition is not None:
             return addition.inputs
         step = graph.after(step, ("Cast", "Mul"))

@@ -22,6 +22,18 @@ WER_POINTS = 0.5
 
 
 @dataclass(frozen=True)
+class ChunkedParity:
+    """Clips fed in chunks as from a microphone, against the same clips fed whole."""
+
+    word_difference: float
+    bound: float
+    clips: int
+    identical: int
+    words: int
+    first_clip: str | None
+
+
+@dataclass(frozen=True)
 class ParityResult:
     """Words that differ, in percent of torch's words, and the clips where they do.
 
@@ -29,6 +41,7 @@ class ParityResult:
         examples: (torch's text, the runtime's) of the first clips that differ.
         graphs: weights, outputs and tokens graph by graph, where they were compared.
         wer: torch's WER against the runtime's, where the clips have texts.
+        chunked: for streaming models, clips fed in chunks against the same clips fed whole.
     """
 
     word_difference: float
@@ -40,6 +53,7 @@ class ParityResult:
     first_clip: str | None = None
     graphs: GraphParity | None = None
     wer: PairedComparison | None = None
+    chunked: ChunkedParity | None = None
 
     @property
     def passed(self) -> bool:
@@ -59,6 +73,12 @@ class ParityResult:
             )
         if not self.wer_is_kept:
             return f"WER: the runtime's is {self.wer_points:+.2f} points off (bound {WER_POINTS:g})"
+        if self.chunked is not None and self.chunked.word_difference > self.chunked.bound:
+            return (
+                f"streaming: fed in chunks, {self.chunked.word_difference:.2f} % of "
+                f"{self.chunked.words} words differ from whole clips (bound "
+                f"{self.chunked.bound:g} %), first on clip {self.chunked.first_clip}"
+            )
         return None
 
     @property
@@ -106,6 +126,21 @@ def compare_transcripts(
         words=counts.reference,
         examples=tuple(examples[:5]),
         first_clip=names[differing[0]] if names and differing else None,
+    )
+
+
+def compare_chunked(
+    whole: Sequence[str],
+    chunked: Sequence[str],
+    normalizer: Normalizer,
+    *,
+    bound: float,
+    names: Sequence[str],
+) -> ChunkedParity:
+    """Word difference of chunked feeding against whole clips, both by the runtime."""
+    found = compare_transcripts(whole, chunked, normalizer, bound=bound, names=names)
+    return ChunkedParity(
+        found.word_difference, bound, found.clips, found.identical, found.words, found.first_clip
     )
 
 

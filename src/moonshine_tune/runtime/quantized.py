@@ -21,6 +21,7 @@ Doubles = npt.NDArray[np.float64]
 
 # Share of a step within which a value counts as lying on the grid.
 _ON_GRID = 1e-3
+_FOLDED_ON_GRID = 0.02
 
 
 @dataclass(frozen=True)
@@ -201,6 +202,26 @@ class FloatTensor:
         """Bytes to write (offset → bytes) so that the file holds `weights`."""
         del file, dither
         return {self.values.offset: weights.astype(self.values.dtype).tobytes()}
+
+
+def folded_step(values: Floats) -> Floats | None:
+    """The quantization step of floats that were 8-bit once, shaped to broadcast; else None.
+
+    A converter that folds constants turns a Cast-Mul-Add chain into its result: floats that lie on
+    256 levels in each channel.
+    """
+    if values.ndim < 2:
+        return None
+    for axis in range(values.ndim):
+        others = tuple(place for place in range(values.ndim) if place != axis)
+        reach = np.ptp(values, axis=others, keepdims=True).astype(np.float64)
+        # Rounding of the zero point may have cut one level off.
+        for levels in (255, 254):
+            step = np.where(reach == 0, 1.0, reach / levels)
+            places = values / step
+            if np.all(np.abs(places - np.rint(places)) < _FOLDED_ON_GRID):
+                return np.asarray(step, np.float32)
+    return None
 
 
 def quantized_tensors(file: OrtFile) -> Iterator[QuantizedTensor]:

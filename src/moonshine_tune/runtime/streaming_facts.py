@@ -77,6 +77,9 @@ def rotary_dims_and_theta(graph: GraphMap) -> tuple[int, float]:
             item = graph.file.by_name.get(name)
             if item is not None and item.dtype == "<f4" and item.size > 4:
                 frequencies = np.asarray(graph.file.array(item), np.float64).reshape(-1)
+                if frequencies[0] == frequencies[1]:
+                    # One for each dimension: pairs are equal, and 0 turns nothing.
+                    frequencies = frequencies[frequencies > 0][::2]
                 # The first is 1, the i-th theta^(-2i / dims).
                 dims = 2 * len(frequencies)
                 return dims, float(frequencies[1]) ** (-dims / 2)

@@ -80,8 +80,8 @@ def _group_norm(graph: GraphBuilder, weights: Weights, x: str, epsilon: float) -
 def _decoder(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuilder:
     """Tokens, encoder states and caches to logits and caches.
 
-    Only the cross-attention's keys and values differ between the first step and the later ones:
-    they alone lie in the branches.
+    Keys and values are what differs between the first step and the later ones: they alone lie in
+    the branches. What the runtime hands in as past at the first step is no past: a row of zeros.
     """
     attention = model.decoder.layers[0].self_attn
     table = weights[f"{_DECODER}.embed_tokens.weight"]
@@ -103,8 +103,8 @@ def _decoder(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuilder:
                     f"past_key_values.{index}.{side}.{kind}", ["batch_size", heads, length, width]
                 )
     cached = graph.input("use_cache_branch", [1], "BOOL")
-    cross = _cross_attention(graph, weights, model, states, past, cached)
-    new, before = graph.length(tokens, 1), graph.length(past[0]["decoder.key"], 2)
+    known, cross = _known_keys_and_values(graph, weights, model, states, past, cached)
+    new, before = graph.length(tokens, 1), graph.length(known[0][0], 2)
     mask = causal_mask(graph, new, before)
     rotary = Rotary(graph, model.decoder.rotary_emb.inv_freq.cpu().numpy(), width)
     rotary.at(graph.arange(before, graph.op("Add", before, new)))
@@ -114,8 +114,8 @@ def _decoder(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuilder:
         name = f"{_DECODER}.layers.{index}"
         x = layers.norm(hidden, f"{name}.input_layernorm")
         query, key, value = (layers.heads(x, f"{name}.self_attn.{kind}_proj") for kind in "qkv")
-        key = graph.op("Concat", past[index]["decoder.key"], rotary.turn(key), axis=2)
-        value = graph.op("Concat", past[index]["decoder.value"], value, axis=2)
+        key = graph.op("Concat", known[index][0], rotary.turn(key), axis=2)
+        value = graph.op("Concat", known[index][1], value, axis=2)
         x = layers.attention_out(rotary.turn(query), key, value, mask, f"{name}.self_attn")
         hidden = graph.op("Add", hidden, x)
         x = layers.norm(hidden, f"{name}.post_attention_layernorm")
@@ -138,27 +138,39 @@ def _decoder(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuilder:
     return graph
 
 
-def _cross_attention(
+Pairs = list[tuple[str, str]]
+
+
+def _known_keys_and_values(
     graph: GraphBuilder,
     weights: Weights,
     model: SpeechModel,
     states: str,
     past: list[dict[str, str]],
     cached: str,
-) -> list[tuple[str, str]]:
-    """Keys and values of the encoder states, layer by layer: handed on, or made at the start."""
+) -> tuple[Pairs, Pairs]:
+    """Keys and values of the tokens so far, and of the encoder states, layer by layer.
+
+    At the first step there are no tokens so far, and those of the states are made; later all are
+    handed on.
+    """
     first, later = graph.branch("first_step"), graph.branch("later_steps")
-    layers = Layers(first, weights, model.decoder.layers[0].encoder_attn)
-    heads = model.decoder.layers[0].encoder_attn.k_proj.out_features // layers.head_width
-    dims = ["batch_size", heads, "length", layers.head_width]
+    attention = model.decoder.layers[0].encoder_attn
+    layers = Layers(first, weights, attention)
+    heads, width = attention.k_proj.out_features // layers.head_width, layers.head_width
+    nothing = first.constant(np.zeros((1, heads, 0, width), np.float32), name="no_tokens")
+    dims = ["batch_size", heads, "length", width]
     count = 0
-    for index, old in enumerate(past):
-        for kind in ("key", "value"):
-            name = f"{_DECODER}.layers.{index}.encoder_attn.{kind[0]}_proj"
-            first.output(f"first_{count}", layers.heads(states, name), dims)
-            later.output(f"later_{count}", old[f"encoder.{kind}"], dims)
-            count += 1
+    for side in ("decoder", "encoder"):
+        for index, old in enumerate(past):
+            for kind in ("key", "value"):
+                name = f"{_DECODER}.layers.{index}.encoder_attn.{kind[0]}_proj"
+                fresh = nothing if side == "decoder" else layers.heads(states, name)
+                first.output(f"first_{count}", fresh, dims)
+                later.output(f"later_{count}", old[f"{side}.{kind}"], dims)
+                count += 1
     made = graph.ops(
         "If", count, cached, then_branch=later.as_branch(), else_branch=first.as_branch()
     )
-    return [(made[2 * index], made[2 * index + 1]) for index in range(len(past))]
+    pairs = list(zip(made[::2], made[1::2], strict=True))
+    return pairs[: len(past)], pairs[len(past) :]

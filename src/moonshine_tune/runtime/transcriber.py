@@ -15,6 +15,7 @@ from moonshine_tune.runtime.ort_file import OrtFile
 SAMPLE_RATE_HZ = 16_000
 # Clips are cut already: the voice-activity detector would only cut them again, and costs accuracy.
 _OPTIONS = {"vad_threshold": 0.0, "vad_max_segment_duration": 100000}
+_CHUNKED_UPDATE_S, _NEVER_S = 0.5, 1e9
 _V1_ARCHS = {288: "TINY", 416: "BASE"}
 _STREAMING_ARCHS = {320: "TINY_STREAMING", 620: "SMALL_STREAMING", 768: "MEDIUM_STREAMING"}
 
@@ -24,8 +25,22 @@ class RuntimeTranscriber:
 
     backend = "runtime"
 
-    def __init__(self, runtime_dir: Path) -> None:
+    def __init__(
+        self, runtime_dir: Path, *, keyterms: Sequence[str] = (), boost: float = 2.0
+    ) -> None:
+        """Load the folder.
+
+        Args:
+            keyterms: terms to listen for, in the spelling wanted; streaming models only.
+            boost: how strongly; the runtime takes it when the model is loaded.
+
+        Raises:
+            RequestError: the runtime refuses the files, or key terms for a v1 model.
+            MachineError: the runtime does not load here.
+        """
         layout = read_layout(runtime_dir)
+        if keyterms:
+            check_takes_keyterms(layout)
         try:
             from moonshine_voice import ModelArch, Transcriber
         except (ImportError, OSError) as error:
@@ -37,8 +52,10 @@ class RuntimeTranscriber:
             self._transcriber: Any = Transcriber(
                 str(runtime_dir),
                 getattr(ModelArch, _arch_name(layout)),
-                options=dict(_OPTIONS),
+                options=_OPTIONS | {"keyterm_boost": float(boost)},
             )
+            if keyterms:
+                self.set_keyterms(keyterms)
         except Exception as error:
             raise RequestError(
                 f"the Moonshine runtime refuses these files: {error}", where=runtime_dir
@@ -52,6 +69,35 @@ class RuntimeTranscriber:
         transcript = self._transcriber.transcribe_without_streaming(
             samples.tolist(), SAMPLE_RATE_HZ
         )
+        return " ".join(line.text.strip() for line in transcript.lines).strip()
+
+    def set_keyterms(self, keyterms: Sequence[str]) -> None:
+        """Listen for these terms from now on; an empty list turns it off."""
+        self._transcriber.set_keyterms(list(keyterms))
+
+    def transcribe_in_chunks(
+        self, samples: npt.NDArray[np.float32], *, chunk_s: float = 0.1
+    ) -> str:
+        """The transcript of a clip that is fed piece by piece, as from a microphone but at once.
+
+        Raises:
+            RequestError: the runtime gave no final transcript.
+        """
+        size = max(round(chunk_s * SAMPLE_RATE_HZ), 1)
+        every = max(round(_CHUNKED_UPDATE_S / chunk_s), 1)
+        # The binding's own updates come at times that depend on the machine's speed: none of them.
+        stream = self._transcriber.create_stream(update_interval=_NEVER_S)
+        try:
+            stream.start()
+            for number, first in enumerate(range(0, len(samples), size), start=1):
+                stream.add_audio(samples[first : first + size].tolist(), SAMPLE_RATE_HZ)
+                if number % every == 0:
+                    stream.update_transcription()
+            transcript = stream.stop()
+        finally:
+            stream.close()
+        if transcript is None:
+            raise RequestError("the stream gave no final transcript")
         return " ".join(line.text.strip() for line in transcript.lines).strip()
 
     def close(self) -> None:
@@ -68,6 +114,20 @@ class RuntimeTranscriber:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def check_takes_keyterms(layout: RuntimeLayout) -> None:
+    """Refuse key terms where the runtime cannot apply them.
+
+    Raises:
+        RequestError: the model is of the v1 family.
+    """
+    if layout.family != "streaming":
+        raise RequestError(
+            f"the runtime applies key terms to streaming models only; this one is {layout.family}",
+            where=layout.folder,
+            hint="adapt the model to the words instead, or use a streaming model",
+        )
 
 
 def _arch_name(layout: RuntimeLayout) -> str:

@@ -1,0 +1,34 @@
+"""`moonshine-tune merge`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moonshine_tune.cli.console import JsonFlag, TerminalProgress, show
+from moonshine_tune.cli.options import OutFolder
+
+_EXAMPLE = "Example: moonshine-tune merge --run runs/a --out merged"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("merge", epilog=_EXAMPLE)(merge)
+
+
+def merge(
+    run: Annotated[Path, typer.Option(help="Run folder, or adapter folder with --model.")],
+    out: OutFolder,
+    model: Annotated[str | None, typer.Option(help="Base model [default: the run's].")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Add an adapter to its base: a plain checkpoint that transformers loads without PEFT."""
+    from moonshine_tune.jobs.merge import merge as run_merge
+
+    result = run_merge(run, out, progress=TerminalProgress(), model=model)
+    text = (
+        f"merged {result.changed} of {result.tensors} tensors of {result.base}\n"
+        f"checkpoint  {result.checkpoint_dir}\n"
+        f"train on it or score it with: --model {result.checkpoint_dir}"
+    )
+    show(text, result.to_record(), as_json=as_json)

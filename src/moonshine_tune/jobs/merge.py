@@ -1,0 +1,130 @@
+"""A plain checkpoint with the adapter's effect added: what transformers loads without PEFT."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from moonshine_tune.adapter import WEIGHTS_FILE as ADAPTER_FILE
+from moonshine_tune.adapter import find_adapter, merged_weights
+from moonshine_tune.errors import ProblemsError, RequestError
+from moonshine_tune.files import complete_folder, sha256_of, write_json_atomic
+from moonshine_tune.jobs.model_opening import OpenedModel, open_model
+from moonshine_tune.progress import Progress
+from moonshine_tune.runs import RunFolder
+
+WEIGHTS_FILE = "model.safetensors"
+_COPIED = (
+    "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class MergeResult:
+    """The written checkpoint: tensors in it, how many the adapter changed, the weights' hash."""
+
+    checkpoint_dir: Path
+    tensors: int
+    changed: int
+    sha256: str
+    base: str
+
+    def to_record(self) -> dict[str, Any]:
+        """The JSON document of `merge`."""
+        return {
+            "checkpoint_dir": str(self.checkpoint_dir),
+            "base": self.base,
+            "tensors": self.tensors,
+            "changed": self.changed,
+            "sha256": self.sha256,
+        }
+
+
+def merge(run: Path, out: Path, *, progress: Progress, model: str | None = None) -> MergeResult:
+    """Write the base checkpoint with the adapter of `run` merged into it, complete or absent.
+
+    Args:
+        run: run folder, or an adapter folder together with `model`.
+
+    Raises:
+        RequestError: no adapter, one of another base, or `out` exists.
+        ProblemsError: the merged tensors are not those of the base.
+    """
+    if out.exists():
+        raise RequestError("there is something already", where=out, hint="choose another --out")
+    adapter = find_adapter(run)
+    opened = open_model(
+        model or _model_of(run), adapter=adapter, device="cpu", dtype="float32", progress=progress
+    )
+    state = base_state(opened)
+    merged = merged_weights(opened.model)
+    changed = merge_into(state, merged)
+    source = opened.resolved.checkpoint_dir
+    with complete_folder(out) as scratch:
+        from safetensors.torch import save_file
+
+        save_file(state, scratch / WEIGHTS_FILE, metadata={"format": "pt"})
+        (scratch / WEIGHTS_FILE).chmod(0o644)
+        for name in _COPIED:
+            if (source / name).is_file():
+                shutil.copyfile(source / name, scratch / name)
+        digest = sha256_of(scratch / WEIGHTS_FILE)
+        write_json_atomic(
+            scratch / "merged.json",
+            {
+                "base": opened.base,
+                "adapter_sha256": sha256_of(adapter / ADAPTER_FILE),
+                "tensors": len(state),
+                "changed": changed,
+            },
+        )
+    return MergeResult(out, len(state), changed, digest, str(opened.base["name"]))
+
+
+def base_state(opened: OpenedModel) -> dict[str, Tensor]:
+    """Every tensor of the base's files by name, as it is stored there."""
+    from safetensors.torch import load_file
+
+    state: dict[str, Tensor] = {}
+    for path in sorted(opened.resolved.checkpoint_dir.glob("*.safetensors")):
+        state.update(load_file(path))
+    return state
+
+
+def merge_into(state: dict[str, Tensor], merged: Mapping[str, Tensor]) -> int:
+    """Put merged tensors in the place of the base's, in its number format; returns how many.
+
+    Raises:
+        ProblemsError: a merged tensor has no place in the base, or another shape; lists all.
+    """
+    problems = [f"{name}: the base has none" for name in merged if name not in state]
+    problems += [
+        f"{name}: {tuple(value.shape)} instead of {tuple(state[name].shape)}"
+        for name, value in merged.items()
+        if name in state and value.shape != state[name].shape
+    ]
+    if problems:
+        raise ProblemsError(
+            f"{len(problems)} merged tensors are not those of the base checkpoint",
+            sorted(problems),
+            hint="this adapter sits where the base has no tensor of its own; export it with "
+            "--method trace",
+        )
+    for name, value in merged.items():
+        state[name] = value.to(state[name].dtype).contiguous()
+    return len(merged)
+
+
+def _model_of(run: Path) -> str:
+    if not (run / "run.json").is_file():
+        raise RequestError(
+            "an adapter folder does not name its base model here",
+            where=run,
+            hint="name it with: --model tiny",
+        )
+    settings = RunFolder.open(run).read_record().get("settings", {})
+    return str(settings.get("model", "tiny"))
