@@ -52,6 +52,7 @@ def _register() -> None:
         export,
         models,
         package,
+        plan,
         report,
         runs,
         train,
@@ -62,6 +63,7 @@ def _register() -> None:
     for module in (doctor, estimate, train, evaluate, export, benchmark, package, report, demo):
         module.register(app)
     ablate.register(app)
+    plan.register(app)
     runs.register(app)
 
 
