@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from moonshine_tune.adapter import adapter_parameters, adapter_strength, save_adapter
-from moonshine_tune.config import RunSettings
+from moonshine_tune.config import RunSettings, leaves
 from moonshine_tune.device import MemoryReading, memory_mb, release_memory
 from moonshine_tune.errors import MachineError
 from moonshine_tune.files import complete_folder, write_json_atomic, write_jsonl_atomic
@@ -23,6 +23,7 @@ from moonshine_tune.holdout import HoldoutScore
 from moonshine_tune.jobs.board import Board
 from moonshine_tune.jobs.model_opening import OpenedModel
 from moonshine_tune.jobs.processes import Processes
+from moonshine_tune.jobs.tracker import Tracker
 from moonshine_tune.jobs.train_setup import TrainingSetup
 from moonshine_tune.loss import head_cross_entropy_sum, target_batch
 from moonshine_tune.progress import Progress
@@ -100,6 +101,7 @@ class Trainer:
         self.best_state: dict[str, Tensor] = {}
         self.term_names = ("loss", *_replay_terms(setup))
         self._board: Board | None = None
+        self._tracker: Tracker | None = None
         self._saved_at = time.monotonic()
 
     def resume(self) -> int | None:
@@ -130,17 +132,26 @@ class Trainer:
         """Open the log of a new run."""
         if self.processes.is_main:
             self._board = Board(self.run.tensorboard_dir)
+            self._open_tracker()
 
     def _open_log(self, step: int) -> None:
         """Go on with the log after `step`: what a killed run wrote later is written again."""
         if self.processes.is_main:
             self.run.cut_metrics(step)
             self._board = Board(self.run.tensorboard_dir, first_step=step + 1)
+            self._open_tracker()
+
+    def _open_tracker(self) -> None:
+        if self.settings.tracker:
+            told = dict(leaves(self.settings.model_dump(mode="json")))
+            self._tracker = Tracker(self.settings.tracker, self.run.path, told, self.progress)
 
     def close(self) -> None:
         """Close what is open."""
         if self._board is not None:
             self._board.close()
+        if self._tracker is not None:
+            self._tracker.close()
 
     def start_step(self, step: int) -> float:
         """Set the rates and the random numbers of a step; returns the share of the peak rate.
@@ -264,6 +275,9 @@ class Trainer:
         self.run.append_metrics({"step": step, **clean})
         numbers = {k: float(v) for k, v in clean.items() if isinstance(v, int | float)}
         self._board.add(step, {k.replace("_", "/", 1): v for k, v in numbers.items()})
+        if self._tracker is not None:
+            self._tracker.add(step, numbers)
+        self.progress.figures(step, numbers)
 
     def score(self, step: int, strength: float = 1.0) -> Scored:
         """Dev and canary WER of the adapter as it is."""
@@ -274,6 +288,7 @@ class Trainer:
             kept = canary.score(self.model, self.progress) if canary else None
         if canary is not None:
             self.counters.first_heard = canary.first_heard
+        self.progress.heard([(item.reference, item.hypothesis) for item in dev.scored[:3]])
         candidate = Candidate(step, dev.score.wer, kept.score.wer if kept else None, strength)
         return Scored(candidate, dev)
 
