@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.errors import RequestError, TuneError
-from moonshine_tune.jobs.plan_file import AblatePhase, Plan, ShipPhase, TrainPhase
+from moonshine_tune.jobs.plan_file import ROLES, AblatePhase, Plan, ShipPhase, TrainPhase
 from moonshine_tune.jobs.plan_gates import PlanGate, gates_of
 from moonshine_tune.jobs.plan_record import (
     DONE,
@@ -258,6 +258,9 @@ class _Runner:
                 "source": self._plan.source,
                 "order": list(self._plan.order),
                 "settings": self._plan.settings.model_dump(mode="json"),
+                "manifests": {
+                    role: str(path) for role in ROLES if (path := self._context.data(role))
+                },
             },
             **summary_record(self._plan, self._record, phases, self._folder.path),
         )

@@ -4,16 +4,16 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from moonshine_tune.encoder_cache import StateSource
+from moonshine_tune.adapter import adapter_parameters
+from moonshine_tune.config import DeviceSettings
 from moonshine_tune.errors import RequestError
 from moonshine_tune.holdout import transcribe_source
 from moonshine_tune.jobs.corpus import build_corpus
 from moonshine_tune.jobs.model_opening import OpenedModel
+from moonshine_tune.jobs.state_stores import StateStores
 from moonshine_tune.manifest import read_manifest
 from moonshine_tune.progress import Progress
 from moonshine_tune.runs import RunFolder
-
-_STATES_MB = 500
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,14 @@ def check_reload(
     corpus = build_corpus(
         tuple(utterances), reloaded.model, name="dev", max_clip_s=1e9, needs_text=False
     )
-    source = StateSource(reloaded.model, corpus.load, corpus.seconds, budget_mb=_STATES_MB)
+    # Encoder states are kept as the run kept them: in other batches, or rounded otherwise, a word
+    # on the edge could tip.
+    record = RunFolder.open(run).read_record()
+    device = DeviceSettings.model_validate(record.get("settings", {}).get("device", {}))
+    names = [name for name, _ in adapter_parameters(reloaded.model.module)]
+    frozen = not any(".encoder." in name for name in names)
+    stores = StateStores(device, reloaded, is_frozen=frozen)
+    source = stores.source(corpus, range(len(corpus)), "dev")
     source.prepare(range(len(corpus)), progress, "encoding dev")
     again = transcribe_source(
         reloaded.model, source, reloaded.limits, progress, "reading dev again"
