@@ -319,6 +319,13 @@ class RunSettings(_Section):
     """All settings of `train`."""
 
     model: Annotated[str, Field(description="Catalog name, hub id or folder.")] = "tiny"
+    tracker: Annotated[
+        str | None,
+        Field(
+            description="Also send the figures to a tracker that Accelerate knows: wandb, mlflow, "
+            "trackio, comet_ml, …; TensorBoard's files are written always."
+        ),
+    ] = None
     data: DataSettings = DataSettings()
     adapter: AdapterSettings = AdapterSettings()
     augment: AugmentSettings = AugmentSettings()
@@ -433,9 +440,9 @@ def resolve_settings(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Resolve
     merged: dict[str, Any] = {}
     sources: dict[str, str] = {}
     problems: list[str] = []
-    known = {key for key, _ in _leaves(RunSettings().model_dump())}
+    known = {key for key, _ in leaves(RunSettings().model_dump())}
     for source, content in layers:
-        for key, value in _leaves(content):
+        for key, value in leaves(content):
             if key not in known:
                 problems.append(f"{source}: no setting is called {key!r}{_nearest(key, known)}")
                 continue
@@ -471,10 +478,11 @@ def _source_of(key: str, sources: Mapping[str, str]) -> str:
     return "settings"
 
 
-def _leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested settings, each with its dotted name."""
     for key, value in content.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

@@ -1,6 +1,6 @@
 """How a job tells what it is doing, without knowing who listens."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -24,6 +24,14 @@ class Progress(Protocol):
         """Open a stage of `total` steps, as a context manager."""
         ...
 
+    def figures(self, step: int, values: Mapping[str, float]) -> None:
+        """Take the figures of a training step or score, by name, for curves."""
+        ...
+
+    def heard(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Take some of the last transcripts: what was said and what was heard."""
+        ...
+
 
 class StageContext(Protocol):
     """A stage as a context manager."""
@@ -38,6 +46,12 @@ class SilentProgress:
 
     def say(self, text: str) -> None:
         """Drop the line."""
+
+    def figures(self, step: int, values: Mapping[str, float]) -> None:
+        """Drop them."""
+
+    def heard(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Drop them."""
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Stage]:

@@ -53,6 +53,7 @@ def _register() -> None:
         merge,
         models,
         package,
+        plan,
         report,
         runs,
         train,
@@ -74,6 +75,7 @@ def _register() -> None:
     ):
         module.register(app)
     ablate.register(app)
+    plan.register(app)
     runs.register(app)
 
 

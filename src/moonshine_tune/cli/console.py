@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from moonshine_tune.cli.live import LiveBoard
 from moonshine_tune.errors import TuneError
 from moonshine_tune.progress import Stage
 
@@ -92,6 +93,17 @@ class TerminalProgress:
         self._clock = clock
         self._live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._bars: Any = None
+        self._board = LiveBoard()
+
+    def figures(self, step: int, values: Mapping[str, float]) -> None:
+        """Curves under the bar; plain logs have them in the bar's own lines."""
+        if self._live:
+            self._board.add(values)
+
+    def heard(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """The last transcripts, under the curves."""
+        if self._live:
+            self._board.hear(pairs)
 
     def say(self, text: str) -> None:
         """Show one line, above the bar where there is one."""
@@ -116,7 +128,16 @@ class TerminalProgress:
             TimeRemainingColumn,
         )
 
-        with Progress(
+        board = self._board
+
+        class Bars(Progress):
+            def get_renderables(self) -> Iterable[Any]:
+                """The bar and, while something trains, what is under it."""
+                yield from super().get_renderables()
+                if not board.is_empty:
+                    yield board
+
+        with Bars(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -130,6 +151,8 @@ class TerminalProgress:
                 yield _LiveStage(bars, bars.add_task(name, total=total, note=""))
             finally:
                 self._bars = None
+                # What the next stage trains is another run.
+                self._board = LiveBoard()
 
 
 class _LiveStage:

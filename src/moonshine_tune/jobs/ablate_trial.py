@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from moonshine_tune.config import ResolvedSettings
 from moonshine_tune.environment import apply_environment_defaults
 from moonshine_tune.errors import TuneError
-from moonshine_tune.progress import Progress, Stage
+from moonshine_tune.progress import Progress, SilentProgress, Stage
 from moonshine_tune.runs import RunFolder
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -230,7 +230,7 @@ class _PrunedError(Exception):
         self.step, self.dev_wer = step, dev_wer
 
 
-class _LogProgress:
+class _LogProgress(SilentProgress):
     """Progress into the trial's log, which also watches the run's scores and may end it."""
 
     def __init__(self, job: TrialJob, judge: Judge) -> None:

@@ -1,6 +1,5 @@
 """The whole way in minutes: prepare, baseline, train, reload, export, evaluate, and the gates."""
 
-import json
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,20 +7,17 @@ from typing import Any
 
 from moonshine_tune.config import read_preset, resolve_settings
 from moonshine_tune.decode import TorchTranscriber
-from moonshine_tune.encoder_cache import StateSource
 from moonshine_tune.errors import RequestError
 from moonshine_tune.files import write_json_atomic
-from moonshine_tune.holdout import transcribe_source
-from moonshine_tune.jobs.corpus import build_corpus
 from moonshine_tune.jobs.demo_data import DemoData, make_demo_data
 from moonshine_tune.jobs.evaluate import Evaluation, score_manifest, write_evaluation
 from moonshine_tune.jobs.export import ExportRequest, ExportResult, export
 from moonshine_tune.jobs.model_opening import OpenedModel, open_model
+from moonshine_tune.jobs.reload_check import check_reload
 from moonshine_tune.jobs.train import TrainResult, train
 from moonshine_tune.machine import cache_root, peak_resident_mb
 from moonshine_tune.manifest import read_manifest
 from moonshine_tune.progress import Progress
-from moonshine_tune.runs import RunFolder
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber
 from moonshine_tune.score import compare_paired
 from moonshine_tune.sources import resolve_model
@@ -119,7 +115,7 @@ def demo(out: Path, progress: Progress, *, seed: int = 0) -> DemoResult:
     clock.lap("train")
     progress.say("4/6 adapter read back from disk")
     reloaded = open_model("tiny", adapter=trained.adapter, progress=progress)
-    reload_figure, reload_exact = _reload(trained, reloaded, data, progress)
+    reloads = check_reload(trained.run, reloaded, data.dev, progress)
     clock.lap("evaluate")
     progress.say("5/6 export and parity")
     exported = export(ExportRequest(run=trained.run, manifest=data.test), out / "runtime", progress)
@@ -130,7 +126,7 @@ def demo(out: Path, progress: Progress, *, seed: int = 0) -> DemoResult:
     gates = (
         _training_gates(trained)
         + _score_gates(scores)
-        + (Gate("adapter reloads", reload_exact, reload_figure, "every transcript the same"),)
+        + (Gate("adapter reloads", reloads.exact, reloads.figure, "every transcript the same"),)
         + _export_gates(exported)
     )
     result = DemoResult(
@@ -205,32 +201,6 @@ def _score_both(
                 folder = out / "eval" / f"{name}-{model_name}-{transcriber.backend}"
                 write_evaluation(folder, evaluation)
     return scores
-
-
-def _reload(
-    trained: TrainResult, reloaded: OpenedModel, data: DemoData, progress: Progress
-) -> tuple[str, bool]:
-    """Does the adapter on disk say on the dev set what the adapter in memory said?"""
-    path = RunFolder(trained.run).dev_hypotheses_path
-    lines = path.read_text(encoding="utf-8").splitlines()
-    heard = {record["id"]: record["hypothesis"] for record in map(json.loads, lines)}
-    corpus = build_corpus(
-        read_manifest(data.dev).utterances,
-        reloaded.model,
-        name="dev",
-        max_clip_s=30.0,
-        needs_text=False,
-    )
-    source = StateSource(reloaded.model, corpus.load, corpus.seconds, budget_mb=500)
-    source.prepare(range(len(corpus)), progress, "encoding dev")
-    again = transcribe_source(
-        reloaded.model, source, reloaded.limits, progress, "reading dev again"
-    )
-    same = sum(
-        heard[utterance.id] == text
-        for utterance, text in zip(corpus.utterances, again, strict=True)
-    )
-    return f"{same} of {len(heard)} transcripts the same", same == len(heard) == len(again)
 
 
 def _training_gates(trained: TrainResult) -> tuple[Gate, ...]:

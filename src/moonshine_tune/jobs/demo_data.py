@@ -42,9 +42,21 @@ class DemoData:
     canary: Path
 
 
-def make_demo_data(assets: WheelAssets, out: Path, seed: int, progress: Progress) -> DemoData:
-    """Synthesize the domain and cut the recordings, complete or not at all."""
-    sentences = phraseology_split(train=NUM_TRAIN, dev=NUM_DEV, test=NUM_TEST, seed=seed)
+def make_demo_data(
+    assets: WheelAssets,
+    out: Path,
+    seed: int,
+    progress: Progress,
+    *,
+    counts: tuple[int, int, int] = (NUM_TRAIN, NUM_DEV, NUM_TEST),
+) -> DemoData:
+    """Synthesize the domain and cut the recordings, complete or not at all.
+
+    Args:
+        counts: sentences to train on, to choose by and to test with.
+    """
+    train, dev, test = counts
+    sentences = phraseology_split(train=train, dev=dev, test=test, seed=seed)
     general = general_sentences()
     with complete_folder(out) as scratch:
         for name, texts, voices in (

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from moonshine_tune.adapter import adapter_parameters, adapter_strength, save_adapter
-from moonshine_tune.config import RunSettings
+from moonshine_tune.config import RunSettings, leaves
 from moonshine_tune.device import (
     MemoryReading,
     clear_cache_in_turn,
@@ -29,6 +29,7 @@ from moonshine_tune.jobs.board import Board
 from moonshine_tune.jobs.late_average import LateAdapters
 from moonshine_tune.jobs.model_opening import OpenedModel
 from moonshine_tune.jobs.processes import Processes
+from moonshine_tune.jobs.tracker import Tracker
 from moonshine_tune.jobs.train_setup import TrainingSetup
 from moonshine_tune.loss import head_cross_entropy_sum, head_kl_sum, target_batch
 from moonshine_tune.progress import Progress
@@ -108,6 +109,7 @@ class Trainer:
         self.term_names = ("loss", *_replay_terms(setup))
         self.late = LateAdapters(run.path, settings.select.average_last)
         self._board: Board | None = None
+        self._tracker: Tracker | None = None
         self._saved_at = time.monotonic()
 
     def resume(self) -> int | None:
@@ -138,17 +140,26 @@ class Trainer:
         """Open the log of a new run."""
         if self.processes.is_main:
             self._board = Board(self.run.tensorboard_dir)
+            self._open_tracker()
 
     def _open_log(self, step: int) -> None:
         """Go on with the log after `step`: what a killed run wrote later is written again."""
         if self.processes.is_main:
             self.run.cut_metrics(step)
             self._board = Board(self.run.tensorboard_dir, first_step=step + 1)
+            self._open_tracker()
+
+    def _open_tracker(self) -> None:
+        if self.settings.tracker:
+            told = dict(leaves(self.settings.model_dump(mode="json")))
+            self._tracker = Tracker(self.settings.tracker, self.run.path, told, self.progress)
 
     def close(self) -> None:
         """Close what is open."""
         if self._board is not None:
             self._board.close()
+        if self._tracker is not None:
+            self._tracker.close()
 
     def start_step(self, step: int) -> float:
         """Set the rates and the random numbers of a step; returns the share of the peak rate.
@@ -284,6 +295,9 @@ class Trainer:
         self.run.append_metrics({"step": step, **clean})
         numbers = {k: float(v) for k, v in clean.items() if isinstance(v, int | float)}
         self._board.add(step, {k.replace("_", "/", 1): v for k, v in numbers.items()})
+        if self._tracker is not None:
+            self._tracker.add(step, numbers)
+        self.progress.figures(step, numbers)
 
     def score(self, step: int, strength: float = 1.0, averaged: int = 0) -> Scored:
         """Dev and canary WER of the adapter as it is."""
@@ -295,6 +309,7 @@ class Trainer:
         if canary is not None:
             self.counters.first_heard = canary.first_heard
         canary_wer = kept.score.wer if kept else None
+        self.progress.heard([(item.reference, item.hypothesis) for item in dev.scored[:3]])
         candidate = Candidate(step, dev.score.wer, canary_wer, strength, averaged)
         return Scored(candidate, dev)
 

@@ -118,6 +118,12 @@ class Recordings:
         for folder in (self._root, *self._root.parents[:2]):
             for pattern in ("*.jsonl", "data/*.jsonl", "data/*/manifest.jsonl"):
                 found += sorted(folder.glob(pattern))[:_MAX_NEARBY]
+        # Where the phases of a plan put theirs.
+        for pattern in (
+            "phases/*/data/*/manifest.jsonl",
+            "phases/*/conditions/audio/*/manifest.jsonl",
+        ):
+            found = sorted(self._root.glob(pattern))[:_MAX_NEARBY] + found
         return found[:_MAX_NEARBY]
 
     def _hash(self, path: Path) -> str:

@@ -141,7 +141,7 @@ def _sources(material: Material) -> list[_Source]:
     """The sets to look into: of a set heard by two back ends, the runtime, which users hear."""
     found = []
     run = material.run
-    if material.kind == "run" and run is not None and run.dev:
+    if material.kind in ("run", "ablation") and run is not None and run.dev:
         prints = mapping(run.record.get("data"))
         known = tuple(str(prints[name]) for name in ("dev", "train") if name in prints)
         normalizer = str(run.record.get("normalizer") or "")
@@ -189,7 +189,9 @@ def _recordings(
     material: Material, source: _Source, recordings: Recordings, ids: tuple[str, ...]
 ) -> Mapping[str, Utterance]:
     named: list[Path] = []
-    if material.run is not None and material.kind == "run":
+    told = mapping(mapping(material.demo.get("plan")).get("manifests"))
+    named += [Path(path) for path in told.values() if isinstance(path, str)]
+    if material.run is not None and material.kind in ("run", "ablation"):
         data = mapping(mapping(material.run.record.get("settings")).get("data"))
         named = [Path(path) for key in ("dev", "train") if isinstance(path := data.get(key), str)]
     for fingerprint in source.fingerprints:

@@ -286,3 +286,57 @@ def interval_strip(before: Interval | None, after: Interval | None, highest: flo
             )
     parts.append("</svg>")
     return Markup("".join(parts))  # numbers only
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One point of a scatter; `kind` is `main`, `best` or `faint`."""
+
+    name: str
+    x: float
+    y: float
+    kind: str = "main"
+
+
+def scatter(title: str, x_name: str, y_name: str, dots: Sequence[Dot]) -> Markup:
+    """Named points, as one `<svg>` element; an empty text where there are none to draw."""
+    known = [d for d in dots if clean(d.x) is not None and clean(d.y) is not None]
+    if not known:
+        return Markup("")
+    x_ticks = nice_ticks(min(d.x for d in known), max(d.x for d in known), 5)
+    y_ticks = nice_ticks(min(d.y for d in known), max(d.y for d in known))
+    scale = _Scale(x_ticks[0], x_ticks[-1], y_ticks[0], y_ticks[-1])
+    bottom = HEIGHT - _BOTTOM
+    parts = [
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" class="scatter chart" '
+        f'aria-label="{escape(f"{title}: {len(known)} points")}">'
+    ]
+    for value in y_ticks:
+        parts.append(
+            f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{scale.y(value)}" '
+            f'y2="{scale.y(value)}"/><text class="tick" x="{_LEFT - 6}" y="{scale.y(value)}" '
+            f'dy="0.32em" text-anchor="end">{tick_label(value)}</text>'
+        )
+    for value in x_ticks:
+        parts.append(
+            f'<text class="tick" x="{scale.x(value)}" y="{bottom + 16}" '
+            f'text-anchor="middle">{tick_label(value)}</text>'
+        )
+    parts.append(
+        f'<line class="axis" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{bottom}" y2="{bottom}"/>'
+        f'<text class="tick" x="{WIDTH - _RIGHT}" y="{HEIGHT - 3}" text-anchor="end">'
+        f'{escape(x_name)}</text><text class="tick" x="{_LEFT + 4}" y="{_TOP + 2}">'
+        f"{escape(y_name)}</text>"
+    )
+    for dot in known:
+        x, y = scale.x(dot.x), scale.y(dot.y)
+        ring = f'<circle class="best" cx="{x}" cy="{y}" r="7"/>' if dot.kind == "best" else ""
+        left = float(x) > WIDTH - _RIGHT - 30
+        parts.append(
+            f'{ring}<circle class="dot {escape(dot.kind)}" cx="{x}" cy="{y}" r="3.6">'
+            f"<title>{escape(dot.name)}</title></circle>"
+            f'<text class="dot-name" x="{x}" y="{y}" dx="{-9 if left else 9}" dy="0.32em" '
+            f'text-anchor="{"end" if left else "start"}">{escape(dot.name)}</text>'
+        )
+    parts.append("</svg>")
+    return Markup("".join(parts))  # texts are escaped above, the rest are numbers

@@ -67,17 +67,28 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Gate:
-    """A promise: `passed` is None where it was not measured or says nothing."""
+    """A promise: `passed` is None where it was not measured or says nothing.
+
+    `group` is the phase of a plan, `note` why it says nothing.
+    """
 
     name: str
     passed: bool | None
     figure: str
     bound: str
+    group: str = ""
+    verdict: str = ""
+    note: str = ""
 
     @property
     def word(self) -> str:
         """The verdict in a word."""
-        return {True: "passed", False: "FAILED", None: "open"}[self.passed]
+        return self.verdict or {True: "passed", False: "FAILED", None: "open"}[self.passed]
+
+    @property
+    def kind(self) -> str:
+        """Passed, failed or open, for the style sheet."""
+        return {True: "passed", False: "failed", None: "open"}[self.passed]
 
 
 @dataclass(frozen=True)
@@ -94,7 +105,8 @@ class Tile:
 
 def contrasts(material: Material) -> tuple[Contrast, ...]:
     """All pairs of base and adapted that the folder holds, the sets in their order."""
-    found = _of_run(material.run) if material.run and material.kind == "run" else []
+    alone = material.run is not None and material.kind in ("run", "ablation")
+    found = _of_run(material.run) if material.run and alone else []
     named = [part for part in material.evaluations if part.model]
     places = dict.fromkeys((part.set_name, part.backend) for part in named)
     order = {"domain": 0, "canary": 1, "torch": 0, "runtime": 1}
@@ -272,7 +284,11 @@ def gates_of(material: Material) -> tuple[Gate, ...]:
         name, figure, bound = (
             short(str(record.get(key, "–"))) for key in ("name", "figure", "bound")
         )
-        found.append(Gate(name, passed if isinstance(passed, bool) else None, figure, bound))
+        group, verdict, note = (
+            short(str(record.get(key) or ""), 120) for key in ("phase", "verdict", "note")
+        )
+        holds = passed if isinstance(passed, bool) else None
+        found.append(Gate(name, holds, figure, bound, group, verdict, note))
     return tuple(found) or (_gates_of_run(material.run) if material.run else ())
 
 
@@ -325,13 +341,15 @@ def tiles_of(
     if gates:
         passed, measured = sum(gate.passed is True for gate in gates), len(gates)
         failed = [gate.name for gate in gates if gate.passed is False]
+        blind = sum(gate.verdict == "not meaningful" for gate in gates)
         detail = f"failed: {', '.join(failed)}" if failed else ""
+        detail = detail or (f"{blind} not meaningful" if blind else "")
         found.append(
             Tile(
                 "Gates passed", str(passed), f"of {measured}", "", detail, "worse" if failed else ""
             )
         )
-    return (*found, *_cost_tiles(material))[:4]
+    return (*found, *_speed_tiles(material), *_cost_tiles(material))[:4]
 
 
 def _rate_tile(row: Contrast) -> Tile:
@@ -353,6 +371,25 @@ def _rate_tile(row: Contrast) -> Tile:
         return Tile(label, f"{row.after.wer:.1f}", "%", f"{row.before.wer:.1f}", detail)
     kind = "better" if row.difference < 0 else "worse" if row.difference > 0.005 else ""
     return Tile(label, f"{row.after.wer:.1f}", "%", f"{row.before.wer:.1f}", detail, kind)
+
+
+def _speed_tiles(material: Material) -> list[Tile]:
+    """What a benchmark alone is about."""
+    if material.kind != "benchmark":
+        return []
+    this = material.benchmark
+    latency, memory = mapping(this.get("latency_ms")), mapping(this.get("memory_mb"))
+    found = []
+    for label, value, unit in (
+        ("95 % answered within", number(latency.get("p95")), "ms"),
+        ("Median latency", number(latency.get("median")), "ms"),
+        ("Peak memory", number(memory.get("peak")), "MB"),
+        ("WER", number(mapping(this.get("wer")).get("wer")), "%"),
+    ):
+        if clean(value) is not None and value is not None:
+            digits = 1 if unit == "%" else 0
+            found.append(Tile(label, f"{value:,.{digits}f}", unit))
+    return found
 
 
 def _cost_tiles(material: Material) -> list[Tile]:

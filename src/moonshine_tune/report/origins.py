@@ -42,6 +42,7 @@ class Origins:
 def origins_of(material: Material) -> Origins:
     """From run.json, or from result.json where there is no run."""
     record = material.run.record if material.run else {}
+    record = record or material.benchmark
     chosen, defaults = _settings(record)
     return Origins(
         settings=chosen,
@@ -159,6 +160,8 @@ def _versions(record: Mapping[str, Any]) -> Table | None:
 
 def _recipes(material: Material) -> tuple[Recipe, ...]:
     found: list[Recipe] = []
+    if material.kind == "plan":
+        found += _of_plan(material.demo)
     if material.run is not None and material.run.record:
         found += _of_run(material.run, material.kind)
     if material.kind == "evaluation":
@@ -166,11 +169,33 @@ def _recipes(material: Material) -> tuple[Recipe, ...]:
     return tuple(found)
 
 
+def _of_plan(plan: Mapping[str, Any]) -> Iterator[Recipe]:
+    """The plan's file again: what is done in its folder stays done."""
+    settings = mapping(mapping(plan.get("plan")).get("settings"))
+    if settings:
+        text = yaml.safe_dump(_told(settings), sort_keys=False, allow_unicode=True)
+        yield Recipe(
+            "The whole plan",
+            "moonshine-tune plan run plan.yaml --out plan-out",
+            "plan.yaml",
+            short(text, 20_000),
+        )
+
+
+def _told(value: Any, inside: str = "") -> Any:
+    """Without what was not said; a gate that was set to off is said."""
+    if isinstance(value, dict):
+        off = "off" if inside == "gates" else None
+        filled = {k: off if v is None else _told(v, str(k)) for k, v in value.items()}
+        return {k: v for k, v in filled.items() if v is not None and v != {} and v != []}
+    return [_told(item) for item in value] if isinstance(value, list) else value
+
+
 def _of_run(run: RunPart, kind: str) -> Iterator[Recipe]:
     words = [str(word) for word in sequence(run.record.get("command"))]
     # A run that was started from Python has that program's words here, which are no command.
     if len(words) > 1 and words[1] in _COMMANDS:
-        what = "demonstration" if kind == "demo" else "run"
+        what = {"demo": "demonstration", "plan": "plan's training"}.get(kind, "run")
         yield Recipe(f"The command of this {what}", short(shlex.join(words), 4000))
     settings = run.record.get("settings")
     if isinstance(settings, dict) and settings:

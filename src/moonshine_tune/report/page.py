@@ -1,4 +1,4 @@
-"""One self-contained page for a run, an evaluation or a demonstration.
+"""One self-contained page for whatever a job left behind: a run, a benchmark, a whole plan.
 
 It loads nothing: styles, script, drawings and sound lie in the file, and its content security
 policy forbids the browser any request. Texts from the folder are escaped by the template engine.
@@ -9,6 +9,7 @@ import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from moonshine_tune.progress import Progress
 from moonshine_tune.report.clips import ClipBox, Recordings
 from moonshine_tune.report.curves import Curves, learning_curves
 from moonshine_tune.report.details import details_of
-from moonshine_tune.report.figures import line_chart
+from moonshine_tune.report.figures import Chart, line_chart
 from moonshine_tune.report.headline import contrasts, gates_of, headline_table, tiles_of
 from moonshine_tune.report.origins import origins_of
+from moonshine_tune.report.phases import phase_table, speed_tables, trials_of
 from moonshine_tune.report.reading import Material, mapping, read_material
 from moonshine_tune.report.tables import short
 
@@ -32,7 +34,19 @@ REPORT_FILE = "report.html"
 # Mail servers and chat tools take this much; everything but the sound stays far below 1.5 MB.
 MAX_BYTES = 6_000_000
 _CLIP_BUDGET = 4_400_000
-_KINDS = {"demo": "Demonstration", "run": "Training run", "evaluation": "Evaluation"}
+_KINDS = {
+    "plan": "Plan", "demo": "Demonstration", "run": "Training run", "ablation": "Ablation",
+    "benchmark": "Benchmark", "evaluation": "Evaluation",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Learning:
+    """The curves of one run, drawn; `name` is its phase where a plan has several."""
+
+    name: str
+    curves: Curves
+    charts: tuple[tuple[Chart, Markup], ...]
 
 
 @dataclass(frozen=True)
@@ -40,7 +54,7 @@ class ReportResult:
     """A report that was written.
 
     Attributes:
-        kind: `demo`, `run` or `evaluation`.
+        kind: `plan`, `demo`, `run`, `ablation`, `benchmark` or `evaluation`.
         num_clips: recordings that can be played in it.
         missing: one sentence for each part that the folder lacks.
     """
@@ -58,7 +72,7 @@ def write_report(
     """Write the report of a folder.
 
     Args:
-        path: a run, evaluation or demonstration folder; parts of it may be missing.
+        path: folder of any job; parts of it may be missing.
         out: the file; without it, `report.html` in the folder.
         manifest: where the recordings are named, if the report cannot find it by itself.
 
@@ -87,11 +101,11 @@ def _render(
 ) -> tuple[bytes, tuple[str, ...]]:
     details, not_found = details_of(material, recordings, box, progress)
     rows, gates = contrasts(material), gates_of(material)
-    curves = learning_curves(material.run) if material.run else Curves((), None, (), 0)
+    learning = _learning(material)
     origins = origins_of(material)
     missing = (*material.missing, *not_found)
     script = page_asset("report.js")
-    name = short(material.path.resolve().name, 80)
+    name = short(str(material.demo.get("name") or material.path.resolve().name), 80)
     page = page_environment().get_template("page.html").render(
         name=name,
         kind=_KINDS[material.kind],
@@ -101,8 +115,11 @@ def _render(
         tiles=tiles_of(material, rows, gates),
         headline=headline_table(rows),
         gates=gates,
-        curves=curves,
-        charts=[(chart, line_chart(chart)) for chart in curves.charts],
+        gate_groups=[(name, list(members)) for name, members in groupby(gates, lambda g: g.group)],
+        learning=learning,
+        phases=phase_table(material),
+        trials=trials_of(material),
+        speed=speed_tables(material),
         details=details,
         origins=origins,
         style=Markup(page_asset("report.css")),  # the package's own file
@@ -113,6 +130,20 @@ def _render(
     )  # fmt: skip
     # Half of a character, which JSON can hold and UTF-8 cannot, becomes a question mark.
     return page.encode("utf-8", "replace"), missing
+
+
+def _learning(material: Material) -> list[Learning]:
+    """The curves of each run that there is; those of a plan by the name of their phase."""
+    runs = [("", material.run)] if material.run else []
+    if material.others and material.run:
+        runs = [(material.run.path.parent.name, material.run), *material.others]
+    found = []
+    for name, run in runs:
+        curves = learning_curves(run) if run else None
+        if curves is not None and (curves.charts or curves.strengths):
+            charts = tuple((chart, line_chart(chart)) for chart in curves.charts)
+            found.append(Learning(short(name, 60), curves, charts))
+    return found
 
 
 def page_environment() -> Environment:
@@ -141,7 +172,7 @@ def _lead(material: Material) -> str:
     one: Any = material.evaluations[0].result if material.kind == "evaluation" else {}
     base = mapping(record.get("base")).get("name") or one.get("model")
     device = mapping(record.get("device")).get("name") or one.get("backend")
-    made = str(record.get("created") or "")[:10]
+    made = str(material.demo.get("created") or record.get("created") or "")[:10]
     parts = [
         f"model {base}" if base else "",
         f"adapter {one['adapter']}" if one.get("adapter") else "",

@@ -1,11 +1,12 @@
 """Reads a folder that a job left behind, whole or torn: what is there is taken, the rest is named.
 
-Three kinds are known: a run, an evaluation, and a demonstration, which holds both.
+Kinds: a run, an evaluation, a benchmark, an ablation; a demonstration, which holds a run and
+evaluations; a plan, which holds all of them.
 """
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from moonshine_tune.errors import RequestError
 from moonshine_tune.runs import RunFolder
 from moonshine_tune.score import ErrorCounts, ScoredUtterance
 
-_HINT = "name a folder that train, evaluate or demo was given as --out"
+_HINT = "name a folder that train, evaluate, demo, ablate, benchmark or plan was given as --out"
 _COUNTS = ("substitutions", "deletions", "insertions", "reference_words",
            "character_errors", "reference_characters")  # fmt: skip
 _SETS = ("domain", "canary")
@@ -53,12 +54,22 @@ class RunPart:
 
 
 @dataclass(frozen=True)
+class SearchPart:
+    """The folder of an ablation: its own record, and its trials."""
+
+    record: Mapping[str, Any]
+    trials: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True)
 class Material:
     """Everything that a report is made of.
 
     Attributes:
-        kind: `demo`, `run` or `evaluation`.
+        kind: `plan`, `demo`, `run`, `ablation`, `benchmark` or `evaluation`.
+        demo: content of demo.json, or of plan.json, which says more of the same.
         missing: one sentence for each part that is not there or cannot be read.
+        others: further runs of a plan, by the phase that made them.
     """
 
     path: Path
@@ -67,6 +78,9 @@ class Material:
     evaluations: tuple[EvaluationPart, ...]
     demo: Mapping[str, Any]
     missing: tuple[str, ...]
+    search: SearchPart | None = None
+    benchmark: Mapping[str, Any] = field(default_factory=dict)
+    others: tuple[tuple[str, RunPart], ...] = ()
 
 
 def read_material(path: Path) -> Material:
@@ -78,8 +92,12 @@ def read_material(path: Path) -> Material:
     if not path.is_dir():
         what = "a file, not a folder" if path.exists() else "no such folder"
         raise RequestError(what, where=path, hint=_HINT)
-    reader = _Reader(path)
+    reader = Reader(path)
     kind = _kind_of(path)
+    if kind == "plan":
+        return read_plan_material(path, reader)
+    search: SearchPart | None = None
+    benchmark: Mapping[str, Any] = {}
     run: RunPart | None = None
     evaluations: tuple[EvaluationPart, ...] = ()
     demo: Mapping[str, Any] = {}
@@ -94,12 +112,25 @@ def read_material(path: Path) -> Material:
     elif kind == "run":
         run = reader.run(path)
         evaluations = reader.evaluations(path / "eval")
+    elif kind == "ablation":
+        search = reader.search(path)
+        run = best_run(path, search, reader)
+    elif kind == "benchmark":
+        benchmark = reader.record(path / "benchmark.json")
     else:
         evaluations = (reader.evaluation(path, path.resolve().name, "", ""),)
-    return Material(path, kind, run, evaluations, demo, tuple(reader.missing))
+    return Material(
+        path, kind, run, evaluations, demo, tuple(reader.missing), search, benchmark
+    )  # fmt: skip
 
 
 def _kind_of(path: Path) -> str:
+    if (path / "plan.json").exists() or (path / "phases").is_dir():
+        return "plan"
+    if (path / "ablation.json").exists() or (path / "trials.json").exists():
+        return "ablation"
+    if (path / "benchmark.json").exists():
+        return "benchmark"
     if (path / "demo.json").exists() or _is_run(path / "run"):
         return "demo"
     if _is_run(path):
@@ -141,7 +172,68 @@ def sequence(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-class _Reader:
+def best_run(path: Path, search: SearchPart, reader: "Reader") -> RunPart | None:
+    """The run of the trial with the lowest dev WER among those that hold the canary."""
+    done = [
+        (not mapping(trial.get("figures")).get("canary_held", True), wer, place)
+        for trial in search.trials
+        if trial.get("state") == "finished"
+        and (wer := number(mapping(trial.get("figures")).get("dev_wer"))) is not None
+        and (place := number(trial.get("number"))) is not None
+    ]
+    for *_, place in sorted(done):
+        folder = path / "trials" / f"{int(place):04d}"
+        if folder.is_dir():
+            return reader.run(folder)
+    if done:
+        reader.missing.append("trials/ holds no folder of a finished trial: no curves")
+    return None
+
+
+def read_plan_material(path: Path, reader: "Reader") -> Material:
+    """A plan: the run that is shipped with its evaluations, and what the other phases made."""
+    plan = reader.record(path / "plan.json")
+    phases = {
+        name: mapping(body)
+        for name, body in mapping(
+            mapping(mapping(plan.get("plan")).get("settings")).get("phases")
+        ).items()
+    }
+    places = sorted(item for item in (path / "phases").glob("*/") if item.is_dir())
+    kinds = {item.name: str(phases.get(item.name, {}).get("kind", "")) for item in places}
+    shipped = next((n for n, body in phases.items() if body.get("kind") == "ship"), None)
+    runs = {item.name: item / "run" for item in places if _is_run(item / "run")}
+    source = str(phases.get(shipped or "", {}).get("source") or next(iter(runs), ""))
+    searches = [item / "search" for item in places if (item / "search").is_dir()]
+    search = reader.search(searches[0]) if searches else None
+    if source in runs:
+        run: RunPart | None = reader.run(runs.pop(source))
+    else:
+        run = best_run(searches[0], search, reader) if searches and search else None
+    evaluations = [
+        part
+        for name in (source, shipped)
+        if name and (path / "phases" / name / "eval").is_dir()
+        for part in reader.evaluations(path / "phases" / name / "eval")
+    ]
+    for item in places:
+        if (item / "conditions" / "eval").is_dir():
+            evaluations += reader.evaluations(item / "conditions" / "eval")
+    bench = [item / "benchmark" / "benchmark.json" for item in places if kinds[item.name] == "ship"]
+    return Material(
+        path=path,
+        kind="plan",
+        run=run,
+        evaluations=tuple(evaluations),
+        demo=plan,
+        missing=tuple(reader.missing),
+        search=search,
+        benchmark=reader.record(bench[0]) if bench and bench[0].parent.is_dir() else {},
+        others=tuple((name, reader.run(folder)) for name, folder in runs.items()),
+    )
+
+
+class Reader:
     """Reads files below one folder and keeps a list of what could not be had."""
 
     def __init__(self, root: Path) -> None:
@@ -158,6 +250,19 @@ class _Reader:
             self.record(run.adapter_dir / "selection.json"),
             tuple(self._lines(run.dev_hypotheses_path, _scored)),
         )
+
+    def search(self, path: Path) -> SearchPart:
+        """An ablation's record and its trials, from trials.json."""
+        record = self.record(path / "ablation.json")
+        trials: object = []
+        text = self._text(path / "trials.json")
+        try:
+            trials = json.loads(text) if text is not None else []
+        except (ValueError, RecursionError) as error:
+            self.missing.append(
+                f"{self._short(path / 'trials.json')} is torn or not JSON ({_brief(error)})"
+            )
+        return SearchPart(record, tuple(mapping(item) for item in sequence(trials)))
 
     def evaluations(self, folder: Path) -> tuple[EvaluationPart, ...]:
         """All evaluations in `eval/`; a demonstration names them `<set>-<model>-<backend>`."""

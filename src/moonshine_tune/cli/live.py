@@ -1,0 +1,86 @@
+"""What a terminal shows under the bar while a model trains: curves, memory, last transcripts."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_WIDTH = 32
+_MAX_TEXT = 76
+# Name in the log, title, unit, decimals; `step_seconds` is shown as steps a second.
+_CURVES = (
+    ("loss", "loss", "", 3),
+    ("dev_wer", "dev WER", " %", 2),
+    ("canary_wer", "canary WER", " %", 2),
+    ("step_seconds", "speed", " steps/s", 2),
+    ("memory_resident_mb", "memory", " MB", 0),
+    ("memory_device_mb", "memory, device", " MB", 0),
+)
+
+
+def sparkline(values: Sequence[float], width: int = _WIDTH) -> str:
+    """Values as block characters; neighbours are averaged where they are many."""
+    if not values:
+        return ""
+    size = max(-(-len(values) // width), 1)
+    means = [
+        sum(values[at : at + size]) / len(values[at : at + size])
+        for at in range(0, len(values), size)
+    ]
+    low, high = min(means), max(means)
+    if high <= low:
+        return _BLOCKS[0] * len(means)
+    top = len(_BLOCKS) - 1
+    return "".join(_BLOCKS[round((value - low) / (high - low) * top)] for value in means)
+
+
+class LiveBoard:
+    """Curves and transcripts so far; Rich asks it how it looks now."""
+
+    def __init__(self) -> None:
+        self._curves: dict[str, list[float]] = {name: [] for name, *_ in _CURVES}
+        self._heard: list[tuple[str, str]] = []
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to show."""
+        return not self._heard and not any(self._curves.values())
+
+    def add(self, values: Mapping[str, float]) -> None:
+        """Take the figures of a step or of a score."""
+        for name, value in values.items():
+            if name in self._curves:
+                seconds = name == "step_seconds"
+                self._curves[name].append(1 / max(value, 1e-9) if seconds else value)
+
+    def hear(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Take the last transcripts."""
+        self._heard = list(pairs)
+
+    def lines(self) -> list[tuple[str, str, str]]:
+        """Rows: title, curve, last value with the best or highest one."""
+        rows = []
+        for name, title, unit, digits in _CURVES:
+            values = self._curves[name]
+            if not values or (name == "memory_device_mb" and not any(values)):
+                continue
+            told = f"{values[-1]:,.{digits}f}{unit}"
+            if name.endswith("_wer"):
+                told += f"  (first {values[0]:.{digits}f}, lowest {min(values):.{digits}f})"
+            elif name.startswith("memory"):
+                told += f"  (highest {max(values):,.0f})"
+            rows.append((title, sparkline(values), told))
+        return rows
+
+    def __rich__(self) -> Any:
+        from rich.table import Table
+        from rich.text import Text
+
+        grid = Table.grid(padding=(0, 2))
+        for title, curve, told in self.lines():
+            grid.add_row(Text(title, "dim"), Text(curve, "cyan"), Text(told))
+        for said, heard in self._heard:
+            grid.add_row(Text("said", "dim"), Text(said[:_MAX_TEXT], overflow="ellipsis"), "")
+            same = said.strip().lower() == heard.strip().lower()
+            style = "green" if same else "yellow"
+            grid.add_row(Text("heard", "dim"), Text(heard[:_MAX_TEXT] or "(nothing)", style), "")
+        return grid

@@ -1,0 +1,453 @@
+"""The file of a plan: phases as a graph of jobs, each with gates, checked as a whole.
+
+Everything wrong in it is reported together, before anything runs: unknown keys and phases with the
+nearest name, loops with their path, files that do not exist, gates without a figure.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from moonshine_tune.config import preset_names, read_preset, resolve_settings
+from moonshine_tune.errors import ProblemsError, RequestError, TuneError
+from moonshine_tune.jobs.ablate_space_file import read_space
+
+STAND_IN = "stand-in"
+"""Model name for a small streaming model with random weights: the ways of a large one, no sense."""
+
+ROLES = ("train", "dev", "test", "canary", "dev_canary", "replay")
+SYNTHESIZED = ("train", "dev", "test", "canary", "general", "replay")
+
+
+def _off_as_none(value: object) -> object:
+    """`off`, which YAML 1.1 reads as false, leaves a gate out."""
+    if value is False or value == "off":
+        return None
+    if value is True:
+        raise ValueError("a number, or off")
+    return value
+
+
+_Figure = Annotated[float | None, BeforeValidator(_off_as_none)]
+_Count = Annotated[int | None, BeforeValidator(_off_as_none)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class _Phase(_Section):
+    needs: Annotated[
+        tuple[str, ...], Field(description="Phases that must have passed before this one starts.")
+    ] = ()
+
+
+class SynthesizePhase(_Phase):
+    """Speech without recordings: phraseology and general speech by synthetic voices."""
+
+    kind: Literal["synthesize"]
+    train: Annotated[int, Field(ge=8, le=2000, description="Sentences to train on.")] = 100
+    dev: Annotated[int, Field(ge=2, description="Sentences that choose the adapter.")] = 16
+    test: Annotated[int, Field(ge=2, description="Sentences that judge it.")] = 32
+    seed: Annotated[int, Field(ge=0, description="Seed of sentences and voices.")] = 0
+
+
+class DoctorPhase(_Phase):
+    """Whether this machine can train: `moonshine-tune doctor`."""
+
+    kind: Literal["doctor"]
+    model: Annotated[str | None, Field(description="Model of the gradient check.")] = None
+
+
+class TrainGates(_Section):
+    """Bounds of a training phase. A gate that is not wanted is set to `off`."""
+
+    out_of_memory: Annotated[
+        _Count, Field(description="Times that a step may run out of memory.")
+    ] = 3
+    holdout: Annotated[
+        _Figure,
+        Field(description="Points of WER: the 95 % interval of the change lies below this."),
+    ] = 0.0
+    canary_points: Annotated[
+        _Figure, Field(description="Points of WER that the canary may lose.")
+    ] = 2.0
+    hours: Annotated[_Figure, Field(description="Hours that training may take.")] = None
+
+
+class TrainPhase(_Phase):
+    """Train, score on test and canary against the base, read the adapter back."""
+
+    kind: Literal["train"]
+    model: Annotated[str, Field(description="Catalog name, folder, or `stand-in`.")] = "tiny"
+    preset: Annotated[str | None, Field(description="A shipped preset.")] = None
+    settings: Annotated[dict[str, Any], Field(description="Settings on top of the preset.")] = {}
+    utterances: Annotated[
+        int | None, Field(ge=8, description="Train on so many only, spread over the manifest.")
+    ] = None
+    gates: TrainGates = TrainGates()
+
+
+class AblateGates(_Section):
+    """Bounds of an ablation."""
+
+    trials: Annotated[_Count, Field(description="Trials that must have finished.")] = 2
+    canary_points: Annotated[
+        _Figure, Field(description="Points that the chosen one's canary may lose.")
+    ] = 2.0
+    condition_points: Annotated[
+        _Figure,
+        Field(description="Points of WER that no condition may lose against the base."),
+    ] = 1.0
+
+
+class AblatePhase(_Phase):
+    """Search settings, choose a trial by what was measured, hear it under other conditions."""
+
+    kind: Literal["ablate"]
+    model: Annotated[str, Field(description="Catalog name, folder, or `stand-in`.")] = "tiny"
+    preset: Annotated[str | None, Field(description="A shipped preset under the search.")] = None
+    settings: Annotated[dict[str, Any], Field(description="Settings under the search.")] = {}
+    space: Annotated[str, Field(description="YAML file, or a shipped search space.")] = "quick"
+    trials: Annotated[int, Field(ge=1, description="Trials in all.")] = 12
+    steps: Annotated[int | None, Field(ge=1, description="Steps of each trial.")] = None
+    conditions: Annotated[
+        tuple[Literal["fast", "slow", "quiet", "noise-20dB", "noise-10dB", "telephone"], ...],
+        Field(description="How the test set is changed to see what the adapter stands."),
+    ] = ()
+    gates: AblateGates = AblateGates()
+
+
+class ShipGates(_Section):
+    """Bounds of what is shipped."""
+
+    parity: Annotated[
+        float, Field(gt=0, description="Percent of words in which runtime and torch may differ.")
+    ] = 5.0
+    canary_points: Annotated[
+        _Figure, Field(description="Points that the canary may lose, runtime.")
+    ] = 2.0
+    p95_ms: Annotated[_Figure, Field(description="95 % of the clips are answered within this.")] = (
+        None
+    )
+    peak_memory_mb: Annotated[
+        _Figure, Field(description="Most memory that the runtime may hold.")
+    ] = None
+
+
+class ShipPhase(_Phase):
+    """Export, quantize, benchmark, package, verify."""
+
+    kind: Literal["ship"]
+    source: Annotated[str, Field(description="The phase whose adapter is shipped.")]
+    method: Annotated[
+        Literal["graft", "trace"], Field(description="As `moonshine-tune export --method`.")
+    ] = "graft"
+    benchmark_clips: Annotated[int, Field(ge=2, description="Clips that are timed.")] = 24
+    rounds: Annotated[int, Field(ge=1, description="Timed calls of each clip.")] = 3
+    sample: Annotated[
+        bool, Field(description="Pack three test clips, as audio, for `verify` elsewhere.")
+    ] = False
+    gates: ShipGates = ShipGates()
+
+
+Phase = Annotated[
+    SynthesizePhase | DoctorPhase | TrainPhase | AblatePhase | ShipPhase,
+    Field(discriminator="kind"),
+]
+KINDS: dict[str, type[_Phase]] = {
+    "synthesize": SynthesizePhase,
+    "doctor": DoctorPhase,
+    "train": TrainPhase,
+    "ablate": AblatePhase,
+    "ship": ShipPhase,
+}
+
+
+class DataSection(_Section):
+    """Manifests: paths relative to the plan's file, or `PHASE:NAME` of a synthesize phase."""
+
+    train: Annotated[str, Field(description="What is trained on.")]
+    test: Annotated[str, Field(description="What judges; no choice is made on it.")]
+    dev: Annotated[
+        str | None, Field(description="What chooses; without one, speakers are held out of train.")
+    ] = None
+    canary: Annotated[
+        str | None, Field(description="General speech, with texts, that must not get worse.")
+    ] = None
+    dev_canary: Annotated[
+        str | None,
+        Field(description="Canary that the choice of the adapter sees; without one, `canary`."),
+    ] = None
+    replay: Annotated[
+        str | None, Field(description="General speech, no texts needed; the base teaches on it.")
+    ] = None
+    normalizer: Annotated[str | None, Field(description="Normalizer of all scores.")] = None
+
+
+class PlanSettings(_Section):
+    """All of a plan."""
+
+    name: Annotated[str, Field(min_length=1, description="What the report is titled.")]
+    data: DataSection
+    phases: Annotated[dict[str, Phase], Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan that was read and checked.
+
+    Attributes:
+        source: its file, or the name of a shipped one.
+        folder: what paths in it are relative to.
+        order: names of the phases, each after those it needs.
+    """
+
+    source: str
+    folder: Path
+    settings: PlanSettings
+    order: tuple[str, ...]
+
+    def needs(self, name: str) -> tuple[str, ...]:
+        """All phases that `name` needs: those it names, and those whose results it reads."""
+        return _needs(name, self.settings)
+
+
+def plan_names() -> tuple[str, ...]:
+    """Names of the plans that ship with the package."""
+    files = (resources.files("moonshine_tune") / "plans").iterdir()
+    return tuple(sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml")))
+
+
+def read_plan(name: str) -> Plan:
+    """A plan by the path of its file, or by the name of a shipped one.
+
+    Raises:
+        RequestError: there is no such file or name, or it is not YAML.
+        ProblemsError: everything that is wrong in it, together.
+    """
+    path = Path(name)
+    if path.is_file():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise RequestError(f"not UTF-8 text (byte {error.start})", where=path) from error
+        folder = path.absolute().parent
+    elif name in plan_names():
+        text = (resources.files("moonshine_tune") / "plans" / f"{name}.yaml").read_text("utf-8")
+        folder = Path().absolute()
+    else:
+        raise RequestError(
+            "no such plan",
+            where=path,
+            hint="write one with: moonshine-tune plan init, or run a shipped one: "
+            + ", ".join(plan_names()),
+        )
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise RequestError(
+            f"not YAML: {getattr(error, 'problem', error)}",
+            where=path,
+            line=mark.line + 1 if mark else None,
+        ) from error
+    if not isinstance(content, dict):
+        raise RequestError("a plan must be a YAML mapping", where=path)
+    return check_plan(content, source=name, folder=folder)
+
+
+def check_plan(content: Mapping[str, Any], *, source: str, folder: Path) -> Plan:
+    """A plan from its content.
+
+    Raises:
+        ProblemsError: everything that is wrong in it, together.
+    """
+    problems = list(_gates_without_figure(content))
+    settings: PlanSettings | None = None
+    try:
+        settings = PlanSettings.model_validate(_with_kinds(content))
+    except ValidationError as error:
+        # What has no figure is named above, in better words.
+        told = {problem.split(" ")[0] for problem in problems}
+        found = [_in_words(dict(item), content) for item in error.errors()]
+        problems += [text for text in found if text.split(" ")[0].rstrip(":") not in told]
+    if settings is not None:
+        problems += [
+            *_wrong_needs(settings), *_wrong_files(settings, folder), *_wrong_settings(settings)
+        ]  # fmt: skip
+    loop = _loop_in(settings) if settings is not None and not problems else None
+    if loop:
+        problems.append(f"phases wait for each other in a loop: {' → '.join(loop)}")
+    if problems or settings is None:
+        raise ProblemsError(
+            f"the plan {source} cannot be carried out",
+            problems,
+            hint="what may stand in a plan: docs/reference/plan.md",
+        )
+    return Plan(source, folder, settings, _in_order(settings))
+
+
+def _with_kinds(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A phase that is called after a kind needs no `kind`."""
+    phases = content.get("phases")
+    if not isinstance(phases, dict):
+        return dict(content)
+    filled = {}
+    for name, phase in phases.items():
+        body = {} if phase is None else phase
+        if isinstance(body, dict) and "kind" not in body and name in KINDS:
+            body = {"kind": name, **body}
+        filled[str(name)] = body
+    return {**content, "phases": filled}
+
+
+def _gates_without_figure(content: Mapping[str, Any]) -> Iterator[str]:
+    phases = content.get("phases")
+    for name, phase in phases.items() if isinstance(phases, dict) else ():
+        gates = phase.get("gates") if isinstance(phase, dict) else None
+        for gate, figure in gates.items() if isinstance(gates, dict) else ():
+            if figure is None:
+                yield f"phases.{name}.gates.{gate} has no figure: give one, or write off"
+
+
+def _in_words(item: Mapping[str, Any], content: Mapping[str, Any]) -> str:
+    """One fault that pydantic found, with the nearest name where a key is not known."""
+    place = [str(part) for part in item["loc"]]
+    if len(place) > 2 and place[0] == "phases" and place[2] in KINDS:
+        del place[2]  # pydantic names the kind where it looks into it
+    key = ".".join(place)
+    if item["type"] == "extra_forbidden":
+        return f"{key}: not known here{_nearest(place[-1], _known_keys(place, content))}"
+    if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        phase = item["input"] if isinstance(item["input"], Mapping) else {}
+        kind = str(phase.get("kind", place[-1]))
+        return f"{key}: no kind of phase is called {kind!r}{_nearest(kind, tuple(KINDS))}"
+    if item["type"] == "missing":
+        return f"{key}: is missing"
+    return f"{key} = {item['input']!r}: {item['msg']}"
+
+
+def _known_keys(place: Sequence[str], content: Mapping[str, Any]) -> tuple[str, ...]:
+    """Keys that are allowed beside the last of `place`."""
+    model: type[BaseModel] = PlanSettings
+    if place[0] == "data" and len(place) > 1:
+        model = DataSection
+    elif place[0] == "phases" and len(place) > 2:
+        phase = (content.get("phases") or {}).get(place[1]) or {}
+        model = KINDS.get(str(phase.get("kind", place[1])), _Phase)
+        if len(place) > 3 and "gates" in model.model_fields:
+            gates = model.model_fields["gates"].annotation
+            model = gates if isinstance(gates, type) else model
+    return tuple(model.model_fields)
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+
+
+def _wrong_needs(settings: PlanSettings) -> Iterator[str]:
+    phases = settings.phases
+    for name, phase in phases.items():
+        for needed in phase.needs:
+            if needed not in phases:
+                near = _nearest(needed, tuple(phases))
+                yield f"phases.{name}.needs: no phase is called {needed!r}{near}"
+        if isinstance(phase, ShipPhase):
+            source = phases.get(phase.source)
+            if source is None:
+                yield (
+                    f"phases.{name}.source: no phase is called {phase.source!r}"
+                    f"{_nearest(phase.source, tuple(phases))}"
+                )
+            elif not isinstance(source, TrainPhase | AblatePhase):
+                yield f"phases.{name}.source: {phase.source} trains nothing that can be shipped"
+
+
+def _wrong_files(settings: PlanSettings, folder: Path) -> Iterator[str]:
+    for role in ROLES:
+        value = getattr(settings.data, role)
+        if value is None:
+            continue
+        phase, colon, item = value.partition(":")
+        if colon and isinstance(settings.phases.get(phase), SynthesizePhase):
+            if item not in SYNTHESIZED:
+                near = _nearest(item, SYNTHESIZED)
+                yield f"data.{role} = {value!r}: {phase} makes no {item!r}{near}"
+        elif not (folder / Path(value).expanduser()).is_file():
+            yield f"data.{role}: no such manifest: {value}"
+
+
+def _wrong_settings(settings: PlanSettings) -> Iterator[str]:
+    """Presets, spaces and settings of training, which have readers of their own."""
+    for name, phase in settings.phases.items():
+        if not isinstance(phase, TrainPhase | AblatePhase):
+            continue
+        if phase.preset is not None and phase.preset not in preset_names():
+            near = _nearest(phase.preset, preset_names())
+            yield f"phases.{name}.preset: none is called {phase.preset!r}{near}"
+            continue
+        try:
+            preset = read_preset(phase.preset) if phase.preset else {}
+            resolve_settings([("preset", preset), (f"phases.{name}.settings", phase.settings)])
+        except ProblemsError as error:
+            yield from error.problems
+        if isinstance(phase, AblatePhase):
+            try:
+                read_space(phase.space)
+            except TuneError as error:
+                yield f"phases.{name}.space: {error.message}"
+
+
+def _needs(name: str, settings: PlanSettings) -> tuple[str, ...]:
+    phase = settings.phases[name]
+    found = list(phase.needs)
+    if isinstance(phase, ShipPhase):
+        found.append(phase.source)
+    if not isinstance(phase, SynthesizePhase | DoctorPhase):
+        for role in ROLES:
+            maker = (getattr(settings.data, role) or "").partition(":")
+            if maker[1] and isinstance(settings.phases.get(maker[0]), SynthesizePhase):
+                found.append(maker[0])
+    return tuple(dict.fromkeys(found))
+
+
+def _loop_in(settings: PlanSettings) -> list[str] | None:
+    """The path of a loop, or None."""
+    done: set[str] = set()
+
+    def visit(name: str, path: list[str]) -> list[str] | None:
+        if name in path:
+            return [*path[path.index(name) :], name]
+        if name in done:
+            return None
+        for needed in _needs(name, settings):
+            found = visit(needed, [*path, name])
+            if found:
+                return found
+        done.add(name)
+        return None
+
+    return next((found for name in settings.phases if (found := visit(name, []))), None)
+
+
+def _in_order(settings: PlanSettings) -> tuple[str, ...]:
+    """As written, but each phase after those it needs."""
+    order: list[str] = []
+
+    def add(name: str) -> None:
+        if name not in order:
+            for needed in _needs(name, settings):
+                add(needed)
+            order.append(name)
+
+    for name in settings.phases:
+        add(name)
+    return tuple(order)

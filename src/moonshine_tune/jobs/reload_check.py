@@ -1,0 +1,76 @@
+"""Does an adapter on disk say what the adapter in memory said?"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from moonshine_tune.adapter import adapter_parameters
+from moonshine_tune.config import DeviceSettings
+from moonshine_tune.errors import RequestError
+from moonshine_tune.holdout import transcribe_source
+from moonshine_tune.jobs.corpus import build_corpus
+from moonshine_tune.jobs.model_opening import OpenedModel
+from moonshine_tune.jobs.state_stores import StateStores
+from moonshine_tune.manifest import read_manifest
+from moonshine_tune.progress import Progress
+from moonshine_tune.runs import RunFolder
+
+
+@dataclass(frozen=True)
+class ReloadCheck:
+    """Transcripts of the dev set: how many there are, and how many are the same as before."""
+
+    utterances: int
+    same: int
+
+    @property
+    def exact(self) -> bool:
+        """Whether every transcript is the same."""
+        return 0 < self.utterances == self.same
+
+    @property
+    def figure(self) -> str:
+        """In words."""
+        return f"{self.same} of {self.utterances} transcripts the same"
+
+
+def check_reload(
+    run: Path, reloaded: OpenedModel, manifest: Path, progress: Progress
+) -> ReloadCheck:
+    """Transcribe what the run wrote down when it kept its best adapter, and compare.
+
+    Args:
+        reloaded: the model with the adapter, read back from disk.
+        manifest: of the dev set, or of the training set where dev was held out of it.
+
+    Raises:
+        RequestError: the run wrote no transcripts, or the manifest has none of its utterances.
+    """
+    path = RunFolder(run).dev_hypotheses_path
+    if not path.is_file():
+        raise RequestError("the run has no transcripts of its dev set", where=path)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    heard = {record["id"]: record["hypothesis"] for record in map(json.loads, lines)}
+    utterances = [u for u in read_manifest(manifest).utterances if u.id in heard]
+    if not utterances:
+        raise RequestError("none of the run's dev utterances is in this manifest", where=manifest)
+    corpus = build_corpus(
+        tuple(utterances), reloaded.model, name="dev", max_clip_s=1e9, needs_text=False
+    )
+    # Encoder states are kept as the run kept them: in other batches, or rounded otherwise, a word
+    # on the edge could tip.
+    record = RunFolder.open(run).read_record()
+    device = DeviceSettings.model_validate(record.get("settings", {}).get("device", {}))
+    names = [name for name, _ in adapter_parameters(reloaded.model.module)]
+    frozen = not any(".encoder." in name for name in names)
+    stores = StateStores(device, reloaded, is_frozen=frozen)
+    source = stores.source(corpus, range(len(corpus)), "dev")
+    source.prepare(range(len(corpus)), progress, "encoding dev")
+    again = transcribe_source(
+        reloaded.model, source, reloaded.limits, progress, "reading dev again"
+    )
+    same = sum(
+        heard[utterance.id] == text
+        for utterance, text in zip(corpus.utterances, again, strict=True)
+    )
+    return ReloadCheck(len(heard), same)
