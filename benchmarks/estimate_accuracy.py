@@ -170,7 +170,7 @@ def train_and_measure(case: Case, folder: Path) -> dict[str, Any]:
 
     from moonshine_tune.adapter import adapter_parameters, inject_lora
     from moonshine_tune.checkpoints import load_checkpoint
-    from moonshine_tune.decode import GreedySession
+    from moonshine_tune.decode_session import GreedySession
     from moonshine_tune.encoder_cache import StateSource, release_encoder
     from moonshine_tune.loss import head_cross_entropy_sum, head_kl_sum, target_batch
     from moonshine_tune.progress import SilentProgress

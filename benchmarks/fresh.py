@@ -4,10 +4,21 @@ import json
 import os
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+# Starts a command, waits for it, and prints what it took, as JSON.
+_LAUNCHER = """
+import json, os, subprocess, sys, time
+begun = time.monotonic()
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE)
+printed = process.stdout.read().decode("utf-8", "replace")
+_, status, usage = os.wait4(process.pid, 0)
+seconds = time.monotonic() - begun
+code = os.waitstatus_to_exitcode(status)
+print(json.dumps({"seconds": seconds, "peak": usage.ru_maxrss, "code": code, "printed": printed}))
+"""
 
 
 @dataclass(frozen=True)
@@ -40,20 +51,23 @@ def run_fresh(command: list[str], log: Path, *, extra_path: Path | None = None) 
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as file:
-        begun = time.monotonic()
-        process = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
-        _pid, status, usage = os.wait4(process.pid, 0)
-        seconds = time.monotonic() - begun
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"exit code {process.returncode}: {' '.join(command)}\nsee {log}")
+        # Linux counts the memory of whoever started a process as that process's own: a small
+        # launcher in between keeps this program's libraries out of the figure.
+        launcher = [sys.executable, "-S", "-c", _LAUNCHER, *command]
+        answer = subprocess.run(
+            launcher, env=environment, stdout=subprocess.PIPE, stderr=file, check=True
+        )
+    told = json.loads(answer.stdout)
+    log.write_text(told["printed"] + log.read_text("utf-8", "replace"), encoding="utf-8")
+    if told["code"]:
+        raise RuntimeError(f"exit code {told['code']}: {' '.join(command)}\nsee {log}")
     # Linux counts KiB, macOS bytes.
     scale = 1e6 if sys.platform == "darwin" else 1e6 / 1024
-    return Measured(seconds, usage.ru_maxrss / scale, _last_document(log))
+    return Measured(told["seconds"], told["peak"] / scale, _last_document(told["printed"]))
 
 
-def _last_document(log: Path) -> dict[str, Any]:
-    for line in reversed(log.read_text(encoding="utf-8", errors="replace").splitlines()):
+def _last_document(printed: str) -> dict[str, Any]:
+    for line in reversed(printed.splitlines()):
         if line.startswith("{"):
             document: dict[str, Any] = json.loads(line)
             return document

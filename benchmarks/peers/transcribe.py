@@ -11,6 +11,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,8 @@ def _official(model: Path, batch_size: int) -> Callable[[Clips], list[str]]:
     from transformers import AutoProcessor, MoonshineForConditionalGeneration
 
     module = MoonshineForConditionalGeneration.from_pretrained(model)
-    processor = AutoProcessor.from_pretrained(model)
+    # Clips of different lengths in one batch: without this the processor refuses them.
+    processor = partial(AutoProcessor.from_pretrained(model), padding=True)
 
     def run(clips: Clips) -> list[str]:
         texts: list[str] = transcribe(module, processor, clips, "cpu", batch_size=batch_size)

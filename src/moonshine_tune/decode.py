@@ -1,13 +1,8 @@
-"""Greedy decoding as the runtime does it, for any number of clips.
-
-The step is our own: one token for all rows at once over preallocated keys and values. transformers'
-`generate` costs several times as much per token in Python overhead on models this small.
-"""
+"""Greedy decoding as the runtime does it, for any number of clips."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,17 +10,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from moonshine_tune.families.interface import (
-    BOS_ID,
-    EOS_ID,
-    EncoderStates,
-    SpeechModel,
-    additive_mask,
-)
+from moonshine_tune.decode_session import GreedySession
+from moonshine_tune.families.interface import BOS_ID, EOS_ID, EncoderStates, SpeechModel
 
 SAMPLE_RATE_HZ = 16_000
 TOKENS_PER_SECOND = 6.5
 TOKENS_PER_SECOND_NON_LATIN = 13.0
+
+# Seconds of padded audio that are encoded at a time, and the share of a batch below which the rows
+# that are done leave it.
+_ENCODE_S = 40.0
+_LEAVE_SHARE = 0.6
 
 Samples = npt.NDArray[np.float32]
 
@@ -45,102 +40,82 @@ class DecodeLimits:
         return max(math.ceil(seconds * self.tokens_per_second), 1)
 
 
-class GreedySession:
-    """Keys and values of a batch under way."""
-
-    def __init__(self, model: SpeechModel, states: EncoderStates, max_tokens: int) -> None:
-        self._model = model
-        self._layers = model.decoder.layers
-        attended = model.attended_states(states)
-        self._rows = attended.shape[0]
-        self._cross = [
-            (self._heads(layer.encoder_attn.k_proj(attended), layer.encoder_attn),
-             self._heads(layer.encoder_attn.v_proj(attended), layer.encoder_attn))
-            for layer in self._layers
-        ]  # fmt: skip
-        mask = states.mask()
-        self._mask = None if mask is None else additive_mask(mask, attended.dtype)[:, None, None]
-        first = self._layers[0].self_attn
-        heads = self._cross[0][0].shape[1]
-        shape = (self._rows, heads, max_tokens, first.head_dim)
-        self._past = [(attended.new_empty(shape), attended.new_empty(shape)) for _ in self._layers]
-        places = torch.arange(max_tokens, device=attended.device)[None]
-        self._cos, self._sin = model.decoder.rotary_emb(attended, position_ids=places)
-        self._at = 0
-
-    def step(self, tokens: Tensor) -> Tensor:
-        """Feed one token a row, [B]; returns the logits of the next, [B, V]."""
-        model, at = self._model, self._at
-        cos, sin = self._cos[:, at : at + 1], self._sin[:, at : at + 1]
-        hidden = model.decoder.embed_tokens(tokens[:, None])
-        for layer, past, cross in zip(self._layers, self._past, self._cross, strict=True):
-            attn = layer.self_attn
-            normed = layer.input_layernorm(hidden)
-            query = self._heads(attn.q_proj(normed), attn)
-            key = self._heads(attn.k_proj(normed), attn)
-            query, key = model.rotate(query, key, cos, sin)
-            past[0][:, :, at : at + 1] = key
-            past[1][:, :, at : at + 1] = self._heads(attn.v_proj(normed), attn)
-            hidden = hidden + attn.o_proj(
-                self._attend(
-                    query, past[0][:, :, : at + 1], past[1][:, :, : at + 1], None, attn.scaling
-                )
-            )
-            attn = layer.encoder_attn
-            query = self._heads(attn.q_proj(layer.post_attention_layernorm(hidden)), attn)
-            hidden = hidden + attn.o_proj(self._attend(query, *cross, self._mask, attn.scaling))
-            hidden = hidden + layer.mlp(layer.final_layernorm(hidden))
-        self._at += 1
-        return model.project(model.decoder.norm(hidden))[:, 0]
-
-    def keep(self, rows: Tensor) -> None:
-        """Go on with some rows only."""
-        self._rows = len(rows)
-        self._cross = [(key[rows], value[rows]) for key, value in self._cross]
-        self._past = [(key[rows], value[rows]) for key, value in self._past]
-        if self._mask is not None:
-            self._mask = self._mask[rows]
-
-    def _heads(self, projected: Tensor, attention: Any) -> Tensor:
-        rows, length, _ = projected.shape
-        return projected.view(rows, length, -1, attention.head_dim).transpose(1, 2)
-
-    @staticmethod
-    def _attend(
-        query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float
-    ) -> Tensor:
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
-        rows, _, length, _ = mixed.shape
-        return mixed.transpose(1, 2).reshape(rows, length, -1)
-
-
 @torch.inference_mode()
 def greedy_tokens(
     model: SpeechModel, states: EncoderStates, limits: Sequence[int]
 ) -> list[list[int]]:
     """Token ids of each row, without start and end, at most `limits[row]` of them."""
     longest = min(max(limits), model.max_tokens)
-    session = GreedySession(model, states, longest)
     answers: list[list[int]] = [[] for _ in limits]
-    alive = list(range(len(limits)))
-    tokens = torch.full((len(alive),), BOS_ID, device=model.device)
+    # The session wants neighbours of one length; what comes sorted stays as it is.
+    rows = sorted(range(len(limits)), key=lambda row: states.lengths[row])
+    in_order = rows == list(range(len(rows)))
+    session = GreedySession(model, states if in_order else states.select(rows), longest)
+    going = list(range(len(rows)))
+    tokens = torch.full((len(rows),), BOS_ID, device=model.device)
     for _ in range(longest):
         tokens = session.step(tokens).argmax(dim=-1)
-        going = []
-        for place, (row, token) in enumerate(zip(alive, tokens.tolist(), strict=True)):
+        found, still = tokens.tolist(), []
+        for place in going:
+            row, token = rows[place], found[place]
             if token == EOS_ID:
                 continue
             answers[row].append(token)
             if len(answers[row]) < min(limits[row], longest):
-                going.append(place)
+                still.append(place)
+        going = still
         if not going:
             break
-        if len(going) < len(alive):
-            kept = torch.tensor(going, device=model.device)
-            session.keep(kept)
-            tokens = tokens[kept]
-            alive = [alive[place] for place in going]
+        stay = _staying(going, len(rows), free_to_trim=model.device.type == "cpu")
+        if len(stay) < len(rows):
+            session.keep(stay)
+            tokens = tokens[torch.tensor(stay, device=model.device)]
+            rows = [rows[place] for place in stay]
+            at = {place: index for index, place in enumerate(stay)}
+            going = [at[place] for place in going]
     return answers
+
+
+def _staying(going: Sequence[int], count: int, *, free_to_trim: bool) -> Sequence[int]:
+    """Rows that stay in the batch: those that go on, and perhaps some that are done.
+
+    To take rows out of the middle copies the keys and values of all others: done when few are left.
+    At the ends it copies nothing, but every new shape costs a device that compiles for shapes.
+    """
+    if len(going) <= _LEAVE_SHARE * count:
+        return going
+    return range(going[0], going[-1] + 1) if free_to_trim else range(count)
+
+
+def encode_clips(model: SpeechModel, clips: Sequence[Samples]) -> EncoderStates:
+    """Encoder states of clips, encoded a few at a time and laid together.
+
+    The encoder's memory grows with the audio at once and its speed does not; the decoder reads all
+    of its weights for every token, for one clip as for fifty.
+    """
+    parts = []
+    for group in _neighbours([len(clip) for clip in clips], int(_ENCODE_S * SAMPLE_RATE_HZ)):
+        audio, counts = pad_clips([clips[index] for index in group], model.device)
+        parts.append(model.encode(audio, counts))
+    if len(parts) == 1:
+        return parts[0]
+    most = max(part.values.shape[1] for part in parts)
+    values = [F.pad(part.values, (0, 0, 0, most - part.values.shape[1])) for part in parts]
+    return EncoderStates(torch.cat(values), tuple(n for part in parts for n in part.lengths))
+
+
+def _neighbours(sizes: Sequence[int], limit: int) -> list[list[int]]:
+    """Indices in their order, cut so that each group padded to its longest stays below `limit`."""
+    groups: list[list[int]] = []
+    longest = 0
+    for index, size in enumerate(sizes):
+        longest = max(longest, size)
+        if groups and longest * (len(groups[-1]) + 1) <= limit:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+            longest = size
+    return groups
 
 
 def pad_clips(clips: Sequence[Samples], device: torch.device) -> tuple[Tensor, list[int]]:
@@ -175,9 +150,7 @@ def transcribe_batch(
     model: SpeechModel, clips: Sequence[Samples], limits: DecodeLimits
 ) -> list[str]:
     """Greedy transcripts of clips that are decoded together."""
-    fitted = [fit_clip(model, clip) for clip in clips]
-    audio, counts = pad_clips(fitted, model.device)
-    states = model.encode(audio, counts)
+    states = encode_clips(model, [fit_clip(model, clip) for clip in clips])
     tokens = greedy_tokens(
         model, states, [limits.tokens(len(clip) / SAMPLE_RATE_HZ) for clip in clips]
     )

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from moonshine_tune.adapter import adapter_parameters, inject_lora
-from moonshine_tune.decode import SAMPLE_RATE_HZ, GreedySession
+from moonshine_tune.decode import SAMPLE_RATE_HZ
+from moonshine_tune.decode_session import GreedySession
 from moonshine_tune.families.interface import EncoderStates
 from moonshine_tune.live_memory import LiveMemory, make_fake
 from moonshine_tune.loss import TargetBatch, head_cross_entropy_sum, head_kl_sum

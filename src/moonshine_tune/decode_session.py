@@ -1,0 +1,184 @@
+"""One decoder step for a whole batch, over keys and values that are laid out once.
+
+The step is our own: `generate` costs several times as much per token in Python overhead on models
+this small. What remains is reading memory: all weights for each step, and the keys and values of
+each clip's frames. So clips of about one length lie together in a span, and no span is wider than
+its own longest clip.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from moonshine_tune.families.interface import EncoderStates, SpeechModel, additive_mask
+
+# A span's longest clip over its shortest, and the rows that are worth the calls of one more span.
+_SPREAD = 1.25
+_LEAST_ROWS = 4
+
+_Pair = tuple[Tensor, Tensor]
+
+
+@dataclass
+class _Span:
+    """Rows that are attended together.
+
+    Attributes:
+        cross: keys and values of the encoder's frames, a pair a layer, [R, heads, T, head width].
+        past: keys and values of the tokens so far, room for all, [R, heads, tokens, head width].
+        mask: [R, 1, 1, T], added; None where all rows are of one length.
+    """
+
+    rows: int
+    cross: list[_Pair]
+    past: list[_Pair]
+    mask: Tensor | None
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with some rows; a run of them is a view, others are copied."""
+        if len(rows) == self.rows:
+            return
+        kept: Any
+        if rows[-1] - rows[0] + 1 == len(rows):
+            kept = slice(rows[0], rows[-1] + 1)
+        else:
+            kept = torch.tensor(rows, device=self.cross[0][0].device)
+        self.cross = [(key[kept], value[kept]) for key, value in self.cross]
+        self.past = [(key[kept], value[kept]) for key, value in self.past]
+        if self.mask is not None:
+            self.mask = self.mask[kept]
+        self.rows = len(rows)
+
+
+class GreedySession:
+    """Keys and values of a batch under way.
+
+    Args:
+        states: clips in ascending order of length are the fastest; any order is right.
+        max_tokens: most steps that will be asked for.
+    """
+
+    def __init__(self, model: SpeechModel, states: EncoderStates, max_tokens: int) -> None:
+        self._model = model
+        self._layers = model.decoder.layers
+        self._spans = [
+            self._span(start, states.lengths[start:stop], states, max_tokens)
+            for start, stop in _span_borders(states)
+        ]
+        reference = self._spans[0].cross[0][0]
+        places = torch.arange(max_tokens, device=reference.device)[None]
+        self._cos, self._sin = model.decoder.rotary_emb(reference, position_ids=places)
+        self._at = 0
+
+    def _span(
+        self, start: int, lengths: Sequence[int], states: EncoderStates, max_tokens: int
+    ) -> _Span:
+        part = EncoderStates(
+            states.values[start : start + len(lengths), : max(lengths)], tuple(lengths)
+        )
+        attended = self._model.attended_states(part)
+        cross = [
+            (_heads(layer.encoder_attn.k_proj(attended), layer.encoder_attn),
+             _heads(layer.encoder_attn.v_proj(attended), layer.encoder_attn))
+            for layer in self._layers
+        ]  # fmt: skip
+        head_dim = self._layers[0].self_attn.head_dim
+        shape = (len(lengths), cross[0][0].shape[1], max_tokens, head_dim)
+        past = [(attended.new_empty(shape), attended.new_empty(shape)) for _ in self._layers]
+        mask = part.mask()
+        added = None if mask is None else additive_mask(mask, attended.dtype)[:, None, None]
+        return _Span(len(lengths), cross, past, added)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Feed one token a row, [B]; returns the logits of the next, [B, V]."""
+        model, at = self._model, self._at
+        cos, sin = self._cos[:, at : at + 1], self._sin[:, at : at + 1]
+        hidden = model.decoder.embed_tokens(tokens[:, None])
+        for number, layer in enumerate(self._layers):
+            attn = layer.self_attn
+            normed = layer.input_layernorm(hidden)
+            query = _heads(attn.q_proj(normed), attn)
+            key = _heads(attn.k_proj(normed), attn)
+            query, key = model.rotate(query, key, cos, sin)
+            value = _heads(attn.v_proj(normed), attn)
+            mixed = self._attend_past(number, query, key, value, attn.scaling)
+            hidden = hidden + attn.o_proj(mixed)
+            attn = layer.encoder_attn
+            query = _heads(attn.q_proj(layer.post_attention_layernorm(hidden)), attn)
+            hidden = hidden + attn.o_proj(self._attend_frames(number, query, attn.scaling))
+            hidden = hidden + layer.mlp(layer.final_layernorm(hidden))
+        self._at += 1
+        return model.project(model.decoder.norm(hidden))[:, 0]
+
+    def _attend_past(
+        self, number: int, query: Tensor, key: Tensor, value: Tensor, scaling: float
+    ) -> Tensor:
+        at, start, mixed = self._at, 0, []
+        for span in self._spans:
+            rows = slice(start, start + span.rows)
+            keys, values = span.past[number]
+            keys[:, :, at : at + 1] = key[rows]
+            values[:, :, at : at + 1] = value[rows]
+            mixed.append(
+                F.scaled_dot_product_attention(
+                    query[rows], keys[:, :, : at + 1], values[:, :, : at + 1], scale=scaling
+                )
+            )
+            start = rows.stop
+        return _joined(mixed)
+
+    def _attend_frames(self, number: int, query: Tensor, scaling: float) -> Tensor:
+        start, mixed = 0, []
+        for span in self._spans:
+            rows = slice(start, start + span.rows)
+            keys, values = span.cross[number]
+            mixed.append(
+                F.scaled_dot_product_attention(
+                    query[rows], keys, values, attn_mask=span.mask, scale=scaling
+                )
+            )
+            start = rows.stop
+        return _joined(mixed)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with some rows only, in ascending order."""
+        start, left = 0, []
+        for span in self._spans:
+            own = [row - start for row in rows if start <= row < start + span.rows]
+            start += span.rows
+            if own:
+                span.keep(own)
+                left.append(span)
+        self._spans = left
+
+
+def _span_borders(states: EncoderStates) -> list[tuple[int, int]]:
+    """Where runs of rows of about one length begin and end."""
+    lengths = states.lengths
+    # Elsewhere memory is fast and every call has a price.
+    spread = _SPREAD if states.values.device.type == "cpu" else float("inf")
+    starts = [0]
+    for row, length in enumerate(lengths):
+        inside = lengths[starts[-1] : row]
+        if len(inside) < _LEAST_ROWS:
+            continue
+        if length > spread * min(inside) or max(inside) > spread * length:
+            starts.append(row)
+    return list(zip(starts, [*starts[1:], len(lengths)], strict=True))
+
+
+def _heads(projected: Tensor, attention: Any) -> Tensor:
+    rows, length, _ = projected.shape
+    split = projected.view(rows, length, -1, attention.head_dim).transpose(1, 2)
+    # Read once a token: a head's frames one after the other are a quarter faster than in strides.
+    return split.contiguous()
+
+
+def _joined(mixed: Sequence[Tensor]) -> Tensor:
+    whole = mixed[0] if len(mixed) == 1 else torch.cat(list(mixed))
+    rows, _, length, _ = whole.shape
+    return whole.transpose(1, 2).reshape(rows, length, -1)
