@@ -19,6 +19,7 @@ from moonshine_tune.errors import (
     ProblemsError,
     RequestError,
 )
+from moonshine_tune.files import write_json_atomic
 from moonshine_tune.jobs.ablate import AblationResult, run_ablation
 from moonshine_tune.jobs.ablate_folder import open_ablation
 from moonshine_tune.jobs.ablate_request import AblateRequest
@@ -426,6 +427,45 @@ def test_choice_with_reason_and_settings_file(request_of: Make) -> None:
     text = bound.settings_file.read_text()
     assert str(result.path.parent) not in text, "paths are relative"
     assert "moonshine-tune train --config chosen.yaml" in text.splitlines()[1]
+
+
+def test_latency_is_measured_for_the_choice_where_it_was_not_before(
+    request_of: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rank 8 is best here; made slow, it must give way, and the reason says so."""
+    measured: list[str] = []
+
+    def measure(run: RunFolder, settings: Any, progress: Progress) -> float:
+        measured.append(run.path.name)
+        return 1.2 if settings.adapter.rank == 8 else 1.01
+
+    monkeypatch.setattr("moonshine_tune.jobs.ablate_results.measure_latency", measure)
+    result = _run(request_of(_GRID, sampler="grid"), FakeTrain())
+    free = choose(result.path, Bounds())
+    assert free.params["adapter.rank"] == 8 and not measured
+    bound = choose(result.path, Bounds(max_latency=1.05))
+    assert bound.params["adapter.rank"] == 4
+    assert bound.figures["latency"] == 1.01
+    assert "4 of 6 finished trials keep to 1.05 times the base's latency" in bound.reasons
+    assert len(measured) == 6
+    with pytest.raises(NegativeAnswerError, match="times the base's latency"):
+        choose(result.path, Bounds(max_latency=1.0))
+
+
+def test_latency_as_an_objective_is_measured_by_each_trial(
+    request_of: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(run: RunFolder, settings: Any, progress: Progress) -> float:
+        ratio = 1 + settings.adapter.rank / 100
+        write_json_atomic(run.path / "latency.json", {"ratio": ratio})
+        return float(ratio)
+
+    monkeypatch.setattr("moonshine_tune.jobs.ablate_trial.measure_latency", measure)
+    result = _run(request_of(trials=4, objectives=("dev_wer", "latency")), FakeTrain())
+    for trial in result.trials:
+        assert trial.figures["latency"] == 1 + trial.params["adapter.rank"] / 100
+    # What was measured is not measured again: the real function would load a model.
+    assert choose(result.path, Bounds(max_latency=1.17)).number
 
 
 def test_no_choice_is_a_no(request_of: Make) -> None:
