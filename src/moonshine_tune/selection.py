@@ -1,5 +1,6 @@
 """Which adapter is the best: lowest dev WER among those that keep the canary within its bound."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -32,6 +33,7 @@ class SelectionRule:
         canary_bound: points that the canary may lose.
         dev_tolerance: points of dev WER that are given up for a better canary when strengths are
             compared: within it a difference is a word or two.
+        dev_words: words of the dev set; of a small one a larger difference is noise. 0: unknown.
         canary_tolerance: points of canary WER that are no reason to weaken an adapter.
     """
 
@@ -39,6 +41,7 @@ class SelectionRule:
     canary_bound: float
     dev_tolerance: float = 0.25
     canary_tolerance: float = 0.5
+    dev_words: int = 0
 
     def allows(self, candidate: Candidate) -> bool:
         """Whether the canary is held."""
@@ -48,22 +51,42 @@ class SelectionRule:
         """Whether `candidate` takes the place of `best`: allowed first, then dev, then canary."""
         return best is None or self._order(candidate) < self._order(best)
 
+    def is_as_good(self, candidate: Candidate, best: Candidate) -> bool:
+        """Whether `candidate` holds the canary and dev does not show that it is worse than `best`.
+
+        For the mean of late adapters: the lowest of eight scores of a small dev set is partly
+        luck, which a mean is free of.
+        """
+        if self.allows(best) and not self.allows(candidate):
+            return False
+        return candidate.dev_wer <= best.dev_wer + self._noise(candidate, best)
+
     def choose(self, candidates: Sequence[Candidate]) -> Candidate:
         """The best of several strengths.
 
-        Of those near the lowest dev WER: the strongest that costs the canary next to nothing,
-        else the one with the best canary. A weaker adapter is never free: it has learnt less.
+        Of those that dev does not show to be worse than the lowest: the strongest that costs the
+        canary next to nothing, else the one with the best canary. A weaker adapter is never free:
+        it has learnt less.
         """
         allowed = [item for item in candidates if self.allows(item)]
         if not allowed:
             # None holds the bound: the one that comes nearest.
             return min(candidates, key=lambda item: (item.canary_wer or 0.0, item.dev_wer))
-        highest = min(item.dev_wer for item in allowed) + self.dev_tolerance
-        near = [item for item in allowed if item.dev_wer <= highest]
+        lowest = min(allowed, key=lambda item: item.dev_wer)
+        near = [
+            item for item in allowed if item.dev_wer <= lowest.dev_wer + self._noise(item, lowest)
+        ]
         kept = [item for item in near if self._lost(item) <= self.canary_tolerance]
         if kept:
             return max(kept, key=lambda item: item.strength)
         return min(near, key=lambda item: (item.canary_wer or 0.0, item.dev_wer, -item.strength))
+
+    def _noise(self, one: Candidate, other: Candidate) -> float:
+        """Points of dev WER that say nothing: a standard deviation of a difference of counts."""
+        if not self.dev_words:
+            return self.dev_tolerance
+        errors = (one.dev_wer + other.dev_wer) / 100 * self.dev_words
+        return max(self.dev_tolerance, 100 * math.sqrt(errors) / self.dev_words)
 
     def _lost(self, item: Candidate) -> float:
         """Points of canary WER that the candidate is worse than the base."""

@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 import pytest
+from tests.made_up_training import FakeTrain, wer_of
 
 from moonshine_tune.config import ResolvedSettings
 from moonshine_tune.errors import (
@@ -18,7 +19,7 @@ from moonshine_tune.errors import (
     ProblemsError,
     RequestError,
 )
-from moonshine_tune.files import write_json_atomic, write_jsonl_atomic
+from moonshine_tune.files import write_json_atomic
 from moonshine_tune.jobs.ablate import AblationResult, run_ablation
 from moonshine_tune.jobs.ablate_folder import open_ablation
 from moonshine_tune.jobs.ablate_request import AblateRequest
@@ -47,61 +48,6 @@ class _Said(SilentProgress):
 
     def say(self, text: str) -> None:
         self.lines.append(text)
-
-
-def _wer_of(resolved: ResolvedSettings) -> float:
-    settings = resolved.settings
-    return 5.0 + abs(settings.adapter.rank - 8) + 2000 * abs(settings.train.learning_rate - 5e-4)
-
-
-class FakeTrain:
-    """Leaves a run folder as `train` does; dev WER depends on the settings in a known way."""
-
-    def __init__(self, act: Callable[[int, int], None] | None = None) -> None:
-        self.ran: list[tuple[ResolvedSettings, Path, bool]] = []
-        self._act = act or (lambda trial, step: None)
-
-    def __call__(
-        self, resolved: ResolvedSettings, out: Path, progress: Progress, *, resume: bool = False
-    ) -> None:
-        self.ran.append((resolved, out, resume))
-        trial, settings, wer = len(self.ran), resolved.settings, _wer_of(resolved)
-        run = RunFolder.open(out) if resume else RunFolder.create(out)
-        begin = 0
-        if resume:
-            begin = json.loads((run.state_dir / "state.json").read_text())["step"]
-        else:
-            record = {"job": "train", "settings": settings.model_dump(mode="json")}
-            write_json_atomic(run.record_path, {**record, "sources": {}, "status": "running"})
-            run.append_metrics({"step": 0, "dev_wer": 20.0, "canary_wer": 10.0})
-        run.state_dir.mkdir(exist_ok=True)
-        steps = settings.train.steps
-        for step in range(begin + 25, steps + 1, 25):
-            self._act(trial, step)
-            now = wer + (steps - step) / 10
-            run.append_metrics({"step": step, "dev_wer": now, "canary_wer": 10.0})
-            (run.state_dir / "state.json").write_text(json.dumps({"step": step}))
-            progress.say(f"step {step}")
-        run.adapter_dir.mkdir(exist_ok=True)
-        (run.adapter_dir / "adapter_model.safetensors").write_bytes(b"0" * settings.adapter.rank)
-        errors = round(wer)
-        write_jsonl_atomic(run.dev_hypotheses_path, [_line(n, errors) for n in range(20)])
-        candidate = {"step": steps, "dev_wer": wer, "strength": 1.0,
-                     "canary_wer": 10.0 + settings.adapter.rank / 10}  # fmt: skip
-        run.update_record(
-            status="finished",
-            result={
-                "baseline": {"step": 0, "dev_wer": 20.0, "canary_wer": 10.0, "strength": 1.0},
-                "best": candidate, "canary_held": True, "steps": steps, "seconds": 2.0,
-                "train_seconds": 1.0, "peak_memory_mb": 100, "skipped_steps": 0,
-            },
-        )  # fmt: skip
-
-
-def _line(number: int, errors: int) -> dict[str, Any]:
-    return {"id": f"u{number}", "reference": "a b c", "hypothesis": "a b", "substitutions": errors,
-            "deletions": 0, "insertions": 0, "reference_words": 30, "character_errors": 1,
-            "reference_characters": 5}  # fmt: skip
 
 
 @pytest.fixture
@@ -157,7 +103,7 @@ def test_a_search_finds_the_best_and_begins_with_the_starting_settings(request_o
     third = result.trials[2]
     ran = train.ran[2][0]
     assert third.params["adapter.rank"] == ran.settings.adapter.rank
-    assert third.figures["dev_wer"] == pytest.approx(_wer_of(ran), abs=1e-3)
+    assert third.figures["dev_wer"] == pytest.approx(wer_of(ran), abs=1e-3)
     assert third.figures["canary_loss"] == pytest.approx(ran.settings.adapter.rank / 10)
     assert ran.sources["adapter.rank"] == "trial 3"
     copy = json.loads((result.path / "trials.json").read_text())
@@ -290,7 +236,7 @@ def test_a_trial_that_ended_before_it_was_written_down_is_not_trained_again(
     result = _run(request, train)
     assert result.counts == {"finished": 3}
     assert len(train.ran) == 1
-    assert result.trials[1].figures["dev_wer"] == pytest.approx(_wer_of(settings), abs=1e-3)
+    assert result.trials[1].figures["dev_wer"] == pytest.approx(wer_of(settings), abs=1e-3)
 
 
 def test_a_living_search_keeps_its_trials(request_of: Make) -> None:
@@ -322,7 +268,7 @@ def test_bad_trials_are_pruned_by_the_median_of_the_others(request_of: Make) -> 
         assert last["dev_wer"] == trial.figures["dev_wer"]
         # All curves of the made-up training are parallel, so that the ends rank as the scores do;
         # the median is that of the trials that were not stopped themselves.
-        ends = [_wer_of(resolved) for resolved, _, _ in train.ran[: trial.number]]
+        ends = [wer_of(resolved) for resolved, _, _ in train.ran[: trial.number]]
         whole = [one.number for one in result.trials if one.state == "finished"]
         assert ends[-1] >= median(ends[n - 1] for n in whole if n < trial.number)
 
@@ -481,6 +427,45 @@ def test_choice_with_reason_and_settings_file(request_of: Make) -> None:
     text = bound.settings_file.read_text()
     assert str(result.path.parent) not in text, "paths are relative"
     assert "moonshine-tune train --config chosen.yaml" in text.splitlines()[1]
+
+
+def test_latency_is_measured_for_the_choice_where_it_was_not_before(
+    request_of: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rank 8 is best here; made slow, it must give way, and the reason says so."""
+    measured: list[str] = []
+
+    def measure(run: RunFolder, settings: Any, progress: Progress) -> float:
+        measured.append(run.path.name)
+        return 1.2 if settings.adapter.rank == 8 else 1.01
+
+    monkeypatch.setattr("moonshine_tune.jobs.ablate_results.measure_latency", measure)
+    result = _run(request_of(_GRID, sampler="grid"), FakeTrain())
+    free = choose(result.path, Bounds())
+    assert free.params["adapter.rank"] == 8 and not measured
+    bound = choose(result.path, Bounds(max_latency=1.05))
+    assert bound.params["adapter.rank"] == 4
+    assert bound.figures["latency"] == 1.01
+    assert "4 of 6 finished trials keep to 1.05 times the base's latency" in bound.reasons
+    assert len(measured) == 6
+    with pytest.raises(NegativeAnswerError, match="times the base's latency"):
+        choose(result.path, Bounds(max_latency=1.0))
+
+
+def test_latency_as_an_objective_is_measured_by_each_trial(
+    request_of: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(run: RunFolder, settings: Any, progress: Progress) -> float:
+        ratio = 1 + settings.adapter.rank / 100
+        write_json_atomic(run.path / "latency.json", {"ratio": ratio})
+        return float(ratio)
+
+    monkeypatch.setattr("moonshine_tune.jobs.ablate_trial.measure_latency", measure)
+    result = _run(request_of(trials=4, objectives=("dev_wer", "latency")), FakeTrain())
+    for trial in result.trials:
+        assert trial.figures["latency"] == 1 + trial.params["adapter.rank"] / 100
+    # What was measured is not measured again: the real function would load a model.
+    assert choose(result.path, Bounds(max_latency=1.17)).number
 
 
 def test_no_choice_is_a_no(request_of: Make) -> None:

@@ -1,5 +1,7 @@
 """Which adapter is the best: the canary is a bound, the dev set decides."""
 
+from dataclasses import replace
+
 import pytest
 
 from moonshine_tune.selection import Candidate, SelectionRule
@@ -87,3 +89,27 @@ def test_a_candidate_survives_json() -> None:
         "step": 7, "dev_wer": 8.5, "canary_wer": None, "strength": 0.8, "averaged": 0,
     }  # fmt: skip
     assert Candidate(**candidate.to_record()) == candidate
+
+
+# --- what a small dev set cannot tell
+
+
+def test_the_mean_may_lie_above_the_luckiest_score_by_what_is_noise() -> None:
+    best, mean = Candidate(100, 0.82, 10.4), Candidate(200, 1.09, 10.0, averaged=3)
+    assert replace(_RULE, dev_words=366).is_as_good(mean, best), "one word of 366 is 0.27 points"
+    assert not replace(_RULE, dev_words=36_600).is_as_good(mean, best)
+    far = Candidate(200, 2.46, 10.0, averaged=3)
+    assert not replace(_RULE, dev_words=366).is_as_good(far, best), "three words against nine"
+
+
+def test_a_mean_that_loses_the_canary_is_not_as_good() -> None:
+    held, lost = Candidate(1, 8.0, 12.0), Candidate(2, 7.0, 12.1, averaged=3)
+    assert not _RULE.is_as_good(lost, held)
+    assert _RULE.is_as_good(lost, Candidate(1, 8.0, 13.0))
+
+
+def test_three_words_of_a_small_dev_set_do_not_weaken_an_adapter() -> None:
+    """14 errors of 362 words at full strength, 11 at 0.6; the canary is held by both."""
+    tried = [Candidate(5, 3.87, 10.0, 1.0), Candidate(5, 3.04, 10.0, 0.6)]
+    assert replace(_RULE, dev_words=362).choose(tried).strength == 1.0
+    assert replace(_RULE, dev_words=36_200).choose(tried).strength == 0.6

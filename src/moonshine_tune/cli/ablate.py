@@ -72,7 +72,9 @@ def run(
     ] = None,
     objective: Annotated[
         list[str] | None,
-        typer.Option(help="dev_wer [default], canary_loss, adapter_mb, train_seconds; repeatable."),
+        typer.Option(
+            help="dev_wer [default], canary_loss, latency, adapter_mb, train_seconds; repeatable."
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the search [default: 0].")] = None,
     storage: _StorageOption = None,
@@ -129,7 +131,9 @@ def show_trials(
     show(_view_summary(view), view, as_json=as_json)
 
 
-@app.command(epilog="Example: moonshine-tune ablate choose ablation --max-canary 0.5")
+@app.command(
+    epilog="Example: moonshine-tune ablate choose ablation --max-canary 0.5 --max-latency 1.05"
+)
 def choose(
     folder: _FolderArgument,
     max_canary: Annotated[
@@ -137,6 +141,10 @@ def choose(
     ] = None,
     max_seconds: Annotated[float | None, typer.Option(help="Seconds of training.")] = None,
     max_adapter_mb: Annotated[float | None, typer.Option(help="Size of the adapter, MB.")] = None,
+    max_latency: Annotated[
+        float | None,
+        typer.Option(help="Latency of the exported files as a multiple of the base's; measured."),
+    ] = None,
     out: Annotated[
         _OptionalPath, typer.Option(help="Settings file [default: chosen.yaml in the folder].")
     ] = None,
@@ -147,8 +155,8 @@ def choose(
     from moonshine_tune.jobs.ablate_results import Bounds
     from moonshine_tune.jobs.ablate_results import choose as run_choice
 
-    bounds = Bounds(max_canary, max_seconds, max_adapter_mb)
-    chosen = run_choice(folder, bounds, out=out, storage=storage)
+    bounds = Bounds(max_canary, max_seconds, max_adapter_mb, max_latency)
+    chosen = run_choice(folder, bounds, out=out, storage=storage, progress=TerminalProgress())
     show(_choice_summary(chosen), chosen, as_json=as_json)
 
 
@@ -195,7 +203,7 @@ def _run_summary(result: "AblationResult") -> str:
 
 def _view_summary(view: "AblationView") -> str:
     names = list(view.dimensions)
-    headers = ["trial", "state", "dev WER", "canary", "adapter MB", "train s", *names]
+    headers = ["trial", "state", "dev WER", "canary", "latency", "adapter MB", "train s", *names]
     rows = []
     for trial in sorted(view.trials, key=_by_score):
         marks = ("*" if trial.number in view.front else "") + (
@@ -223,8 +231,8 @@ def _by_score(trial: "TrialRecord") -> tuple[bool, float, int]:
 
 def _cells(trial: "TrialRecord") -> list[str]:
     """The figures of a trial; a pruned one has only the dev WER at which it was stopped."""
-    formats = (("dev_wer", "{:.2f}"), ("canary_loss", "{:+.2f}"), ("adapter_mb", "{:.2f}"),
-               ("train_seconds", "{:.0f}"))  # fmt: skip
+    formats = (("dev_wer", "{:.2f}"), ("canary_loss", "{:+.2f}"), ("latency", "{:.2f}"),
+               ("adapter_mb", "{:.2f}"), ("train_seconds", "{:.0f}"))  # fmt: skip
     cells = []
     for name, form in formats:
         figure = trial.figures.get(name)

@@ -215,6 +215,7 @@ class _Search:
             log=path / "logs" / f"{claim.number:04d}.log",
             lock=self._ablation.locks / f"trial-{claim.number:04d}.lock",
             threads=max(_cores() // workers, 1) if workers > 1 else 0,
+            times_export="latency" in self._ablation.objectives,
         )
         self._progress.say(f"trial {claim.number} begins: {shown_params(claim.params)}")
         if workers == 0:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,20 @@ from moonshine_tune.errors import NegativeAnswerError, RequestError
 from moonshine_tune.files import write_text_atomic
 from moonshine_tune.jobs.ablate import best_trial, shown_figures
 from moonshine_tune.jobs.ablate_folder import Ablation, open_ablation, storage_url
+from moonshine_tune.jobs.ablate_latency import measure_latency
 from moonshine_tune.jobs.ablate_sampling import OBJECTIVES
 from moonshine_tune.jobs.ablate_storage import storage_errors
 from moonshine_tune.jobs.ablate_study import TrialBook, TrialRecord
 from moonshine_tune.jobs.run_reading import read_scored
+from moonshine_tune.progress import Progress, SilentProgress
 from moonshine_tune.runs import RunFolder
 from moonshine_tune.score import PairedComparison, ScoredUtterance, compare_paired
 from moonshine_tune.selection import SelectionRule
 
 SETTINGS_FILE = "chosen.yaml"
 _UNITS = {"dev_wer": "points of dev WER", "canary_loss": "points of canary WER",
-          "adapter_mb": "MB of adapter", "train_seconds": "s of training"}  # fmt: skip
+          "latency": "times the base's latency", "adapter_mb": "MB of adapter",
+          "train_seconds": "s of training"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,14 @@ class Bounds:
         max_canary: points of WER that the canary may lose; None: the bound of the settings.
         max_seconds: seconds of training.
         max_adapter_mb: size of the adapter.
+        max_latency: latency of the exported files over the base's; what a trial has not measured
+            is measured for the choice.
     """
 
     max_canary: float | None = None
     max_seconds: float | None = None
     max_adapter_mb: float | None = None
+    max_latency: float | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,12 @@ def show_ablation(
 
 
 def choose(
-    path: Path, bounds: Bounds, *, out: Path | None = None, storage: str | None = None
+    path: Path,
+    bounds: Bounds,
+    *,
+    out: Path | None = None,
+    storage: str | None = None,
+    progress: Progress | None = None,
 ) -> Chosen:
     """Choose a trial and write its settings, ready for `train --config`.
 
@@ -138,7 +149,12 @@ def choose(
             where=path,
             hint=f"go on with: moonshine-tune ablate run --out {path}",
         )
-    allowed, reasons = _within(done, bounds)
+    # Latency last: what is out for another reason need not be measured.
+    allowed, reasons = _within(done, replace(bounds, max_latency=None))
+    if bounds.max_latency is not None:
+        allowed = [_timed(ablation, item, progress or SilentProgress()) for item in allowed]
+        allowed, more = _within(allowed, Bounds(max_latency=bounds.max_latency))
+        reasons += more
     found, why = _preferred(allowed)
     reasons += why
     reasons += _remarks_on_pairs(ablation, found, allowed)
@@ -201,6 +217,7 @@ def _within(done: Sequence[TrialRecord], bounds: Bounds) -> tuple[list[TrialReco
         "canary_loss": bounds.max_canary,
         "train_seconds": bounds.max_seconds,
         "adapter_mb": bounds.max_adapter_mb,
+        "latency": bounds.max_latency,
     }
     for name, limit in limits.items():
         if limit is None:
@@ -222,7 +239,7 @@ def _within(done: Sequence[TrialRecord], bounds: Bounds) -> tuple[list[TrialReco
             f"{len(kept)} of {len(allowed)} finished trials keep to {limit:g} {_UNITS[name]}"
         )
         allowed = kept
-    if bounds.max_canary is None:
+    if bounds.max_canary is None and bounds.max_latency is None:
         held = [trial for trial in allowed if trial.figures.get("canary_held", True)]
         if len(held) < len(allowed):
             reasons.append(
@@ -231,6 +248,23 @@ def _within(done: Sequence[TrialRecord], bounds: Bounds) -> tuple[list[TrialReco
             )
         allowed = held or allowed
     return allowed, reasons
+
+
+def _timed(ablation: Ablation, trial: TrialRecord, progress: Progress) -> TrialRecord:
+    """The trial with the latency of its exported files."""
+    if trial.figures.get("latency") is not None:
+        return trial
+    settings = ablation.trial_settings(trial.number, trial.params).settings
+    run = RunFolder(ablation.trial_folder(trial.number))
+    if not run.adapter_dir.is_dir():
+        raise RequestError(
+            f"the adapter of trial {trial.number} is not here, so that it cannot be timed",
+            where=run.path,
+            hint="search with --objective latency, which measures it where it was trained",
+        )
+    progress.say(f"trial {trial.number}: timing its exported files")
+    latency = measure_latency(run, settings, progress)
+    return replace(trial, figures={**trial.figures, "latency": latency})
 
 
 def _preferred(allowed: Sequence[TrialRecord]) -> tuple[TrialRecord, list[str]]:

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial
 
 from moonshine_tune.jobs.ablate_space import Dimension, Scalar, SearchSpace
 
-OBJECTIVES = ("dev_wer", "canary_loss", "adapter_mb", "train_seconds")
+OBJECTIVES = ("dev_wer", "canary_loss", "latency", "adapter_mb", "train_seconds")
 SAMPLERS = ("tpe", "random", "grid")
 PRUNERS = ("none", "median")
 

@@ -1,5 +1,6 @@
 """The database of trials: opened, and its troubles as plain errors."""
 
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,10 @@ from moonshine_tune.errors import MachineError, RequestError
 # short time is work done twice when a laptop sleeps; of a long one, waiting.
 HEARTBEAT_S = 30
 GRACE_S = 300
+# Of two processes that find an empty database, both make its tables and one is refused: it finds
+# them made when it looks again.
+_PAUSES_S = (0.2, 0.5, 1.0, 2.0)
+_MADE_TWICE = (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError)
 
 
 def masked(url: str) -> str:
@@ -62,8 +67,9 @@ def open_storage(
         connect = {"connect_args": {"timeout": 60}}
     else:
         connect = {"pool_pre_ping": True}
-    try:
-        with storage_errors(url), warnings.catch_warnings():
+
+    def opened() -> optuna.storages.RDBStorage:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return optuna.storages.RDBStorage(
                 url,
@@ -72,6 +78,15 @@ def open_storage(
                 grace_period=GRACE_S if on_stale else None,
                 heartbeat_stale_trial_callback=on_stale,
             )
+
+    try:
+        with storage_errors(url):
+            for pause in _PAUSES_S:
+                try:
+                    return opened()
+                except _MADE_TWICE:
+                    time.sleep(pause)
+            return opened()
     except ImportError as error:
         raise MachineError(
             f"the driver for {parsed.drivername} is not installed",

@@ -85,15 +85,7 @@ class TrialBook:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._storage = open_storage(url, self._on_stale if shared else None)
         with storage_errors(url):
-            known = plan.name in optuna.get_all_study_names(self._storage)
-            self._study = optuna.create_study(
-                study_name=plan.name,
-                storage=self._storage,
-                directions=["minimize"] * len(plan.objectives),
-                sampler=sampler_of(plan, 0),
-                pruner=pruner_of(plan),
-                load_if_exists=True,
-            )
+            self._study, is_new = _open_study(plan, self._storage)
             if len(self._study.directions) != len(plan.objectives):
                 raise RequestError(
                     f"the study {plan.name} has other objectives",
@@ -104,7 +96,7 @@ class TrialBook:
                 self._lock = FileLock(_lock_of(locks, owner))
                 self._lock.acquire()
                 self._reseed()
-                if not known and plan.start is not None and plan.sampler != "grid":
+                if is_new and plan.start is not None and plan.sampler != "grid":
                     self._study.enqueue_trial(dict(plan.start))
 
     def close(self) -> None:
@@ -314,6 +306,23 @@ class TrialBook:
 
     def _stored(self, claim: Claim) -> FrozenTrial:
         return self._storage.get_trial(self._id(claim.trial.number))
+
+
+def _open_study(plan: StudyPlan, storage: optuna.storages.RDBStorage) -> tuple[optuna.Study, bool]:
+    """The study, and whether this process has made it: of several that begin at once, one does."""
+    sampler, pruner = sampler_of(plan, 0), pruner_of(plan)
+    directions = [optuna.study.StudyDirection.MINIMIZE] * len(plan.objectives)
+    try:
+        made = optuna.create_study(
+            study_name=plan.name, storage=storage, directions=directions, sampler=sampler,
+            pruner=pruner,
+        )  # fmt: skip
+    except optuna.exceptions.DuplicatedStudyError:
+        found = optuna.load_study(
+            study_name=plan.name, storage=storage, sampler=sampler, pruner=pruner
+        )
+        return found, False
+    return made, True
 
 
 def _record(number: int, found: FrozenTrial) -> TrialRecord:

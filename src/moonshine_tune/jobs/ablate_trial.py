@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from moonshine_tune.config import ResolvedSettings
 from moonshine_tune.environment import apply_environment_defaults
 from moonshine_tune.errors import TuneError
+from moonshine_tune.jobs.ablate_latency import measure_latency, read_latency
 from moonshine_tune.progress import Progress, SilentProgress, Stage
 from moonshine_tune.runs import RunFolder
 
@@ -47,7 +48,10 @@ Judge = Callable[[int, float], bool]
 
 @dataclass(frozen=True)
 class TrialJob:
-    """What a trial process is given. `lock` keeps a second process out of the folder."""
+    """What a trial process is given. `lock` keeps a second process out of the folder.
+
+    `times_export`: the exported files are to be timed against the base's too.
+    """
 
     number: int
     settings: ResolvedSettings
@@ -55,6 +59,7 @@ class TrialJob:
     log: Path
     lock: Path
     threads: int = 0
+    times_export: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,10 +87,13 @@ def run_trial(job: TrialJob, train: TrainFunction, judge: Judge) -> Outcome:
         with FileLock(job.lock, timeout=_WAIT_FOR_FOLDER_S), _LogProgress(job, judge) as progress:
             state = _state_of(job)
             if state == "done":
-                return Outcome("finished", figures_of(run))
+                return _finished(job, run, progress)
             if state == "new" and job.folder.exists():
                 shutil.rmtree(job.folder)
             train(job.settings, job.folder, progress, resume=state == "begun")
+            if run.read_record().get("status") not in _DONE:
+                return Outcome("interrupted")
+            return _finished(job, run, progress)
     except _PrunedError as pruned:
         _mark(run, "pruned")
         return Outcome("pruned", {"dev_wer": pruned.dev_wer, "steps": pruned.step})
@@ -98,9 +106,11 @@ def run_trial(job: TrialJob, train: TrainFunction, judge: Judge) -> Outcome:
         _mark(run, "failed", text)
         _log_trace(job.log)
         return Outcome("failed", error=text)
-    record = run.read_record()
-    if record.get("status") not in _DONE:
-        return Outcome("interrupted")
+
+
+def _finished(job: TrialJob, run: RunFolder, progress: Progress) -> Outcome:
+    if job.times_export:
+        measure_latency(run, job.settings.settings, progress)
     return Outcome("finished", figures_of(run))
 
 
@@ -117,6 +127,7 @@ def figures_of(run: RunFolder) -> dict[str, Any]:
         "canary_wer": None if after is None else round(after, 4),
         "canary_loss": loss,
         "canary_held": result["canary_held"],
+        "latency": read_latency(run),
         "strength": best["strength"],
         "best_step": best["step"],
         "steps": result["steps"],

@@ -5,7 +5,7 @@ Forward, backward, clip, step, log, evaluate, save, stop, in that order, in `_lo
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -354,7 +354,7 @@ def _first_and_last_losses(run: RunFolder) -> tuple[float, float]:
 
 
 def _try_average(trainer: Trainer, best: Candidate, steps: int) -> Candidate:
-    """Score the mean of the last adapters, where it is asked for, and keep the better one."""
+    """Score the mean of the last adapters, where it is asked for, and keep it if it is as good."""
     found = trainer.late.mean(steps)
     if found is None:
         return best
@@ -362,7 +362,8 @@ def _try_average(trainer: Trainer, best: Candidate, steps: int) -> Candidate:
     load_adapter_state(trainer.model, state)
     scored = trainer.score(steps, averaged=count)
     candidate = scored.candidate
-    is_better = trainer.rule.is_better(candidate, best)
+    trainer.rule = replace(trainer.rule, dev_words=scored.dev.score.words.reference)
+    is_taken = trainer.rule.is_as_good(candidate, best)
     trainer.log(
         steps,
         {
@@ -371,9 +372,9 @@ def _try_average(trainer: Trainer, best: Candidate, steps: int) -> Candidate:
             "average_canary_wer": candidate.canary_wer,
         },
     )
-    verdict = "taken" if is_better else "not better"
+    verdict = "taken" if is_taken else "not as good"
     trainer.progress.say(f"mean of the last {count}: {_words(candidate)}, {verdict}")
-    if not is_better:
+    if not is_taken:
         return best
     trainer.best_state = state
     trainer.save_best(scored, state)
@@ -398,6 +399,8 @@ def _choose_strength(trainer: Trainer, best: Candidate) -> Candidate:
                 "strength_canary_wer": candidate.canary_wer,
             },
         )
+    words = next(iter(tried.values())).dev.score.words.reference
+    trainer.rule = replace(trainer.rule, dev_words=words)
     chosen = trainer.rule.choose([scored.candidate for scored in tried.values()])
     trainer.save_best(tried[chosen.strength], trainer.best_state)
     return chosen
