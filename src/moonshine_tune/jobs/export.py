@@ -272,6 +272,9 @@ def _check(request: ExportRequest) -> None:
             where=request.checkpoint,
             hint="name it with --model, or build new files with --method trace",
         )
+    if request.base_runtime is not None:
+        # Before the model is loaded: a wrong folder is said at once.
+        read_layout(request.base_runtime)
     if request.calibrate is not None and (request.method == "trace" or request.run is None):
         raise RequestError(
             "calibration belongs to grafting an adapter", hint="leave out --calibrate"
