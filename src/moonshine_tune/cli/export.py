@@ -104,6 +104,8 @@ def _summary(result: "ExportResult") -> str:
             f"{parity.wer_points:+.2f} points [{parity.wer.ci95[0]:+.2f}, "
             f"{parity.wer.ci95[1]:+.2f}]"
         )
+    else:
+        lines.append("no WER was compared: not every clip has a text")
     if parity.chunked is not None:
         lines.append(
             f"fed in chunks: {parity.chunked.identical} of {parity.chunked.clips} clips as when "
