@@ -158,8 +158,9 @@ def test_a_float_trace_of_an_adapter_passes_the_whole_gate(
     ]  # fmt: skip
     assert parity["weights"]["checked"] == 160 and parity["tokens"]["agreement"] == 1.0
     assert parity["clips"] == 2
-    # Fed in chunks it may be allowed a token more before it is stopped.
-    assert parity["chunked"]["clips"] == 2 and parity["chunked"]["word_difference"] < 15
+    # Fed in chunks a clip may be allowed a token more before it is stopped.
+    assert parity["chunked"]["clips"] == 2
+    assert parity["chunked"]["word_difference"] <= float(_LIMIT_BOUND)
     record = json.loads((tmp_path / "out" / "export.json").read_text())
     assert record["method"] == "trace" and len(record["adapter_sha256"]) == 64
 
