@@ -44,6 +44,7 @@ lint: $(READY_DEV)
 
 acceptance: $(READY_DEV)
 	$(BIN)/python -m benchmarks.acceptance
+	$(BIN)/python -m pytest -q -m slow
 
 bench: $(READY_DEV)
 	$(BIN)/python -m benchmarks.bench

@@ -109,10 +109,12 @@ def as_table(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
-def _install_peers() -> None:
-    if not TOOLS.is_dir():
-        words = ["install", "--quiet", "--no-deps", "--target", str(TOOLS), *PEER_PACKAGES]
+def install_peers(tools: Path) -> Path:
+    """The folder of the peers' packages, installed where it is missing."""
+    if not tools.is_dir():
+        words = ["install", "--quiet", "--no-deps", "--target", str(tools), *PEER_PACKAGES]
         subprocess.run([sys.executable, "-m", "pip", *words], check=True)
+    return tools.absolute()
 
 
 def main() -> int:
@@ -127,8 +129,7 @@ def main() -> int:
         print(f"skipped: the recordings are not here: {SHARED}", file=sys.stderr)
         return 3
     apply_environment_defaults()
-    _install_peers()
-    shop = Workshop(options.out, SHARED, TOOLS.absolute(), full=options.full)
+    shop = Workshop(options.out, SHARED, install_peers(TOOLS), full=options.full)
     results: list[Result] = []
     record: dict[str, Any] = {}
     for comparison in COMPARISONS:

@@ -5,11 +5,11 @@ breaks Moonshine. The adapter is injected into the transformers module in place.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -383,13 +383,34 @@ def _check_base(folder: Path, base_sha256: str | None) -> None:
 @torch.no_grad()
 def merged_weights(model: SpeechModel) -> dict[str, Tensor]:
     """Weights with the adapter's effect added, [out, in] in 32 bits, by `….weight` name."""
-    merged = {}
-    for name, module in model.module.named_modules():
-        if hasattr(module, "lora_A") and _NAME in getattr(module, "lora_A", {}):
-            base = module.base_layer.weight.detach().float()
-            weight = base + module.get_delta_weight(_NAME).float()
-            if _NAME in module.lora_magnitude_vector:
-                lengths = module.lora_magnitude_vector[_NAME].weight.detach().float()
-                weight = weight * (lengths / weight.norm(dim=1))[:, None]
-            merged[f"{name}.weight"] = weight
-    return merged
+    return dict(LazyMerged(model))
+
+
+class LazyMerged(Mapping[str, Tensor]):
+    """`merged_weights`, each made when it is asked for: all of medium's take half a gigabyte."""
+
+    def __init__(self, model: SpeechModel) -> None:
+        self._modules = {
+            f"{name}.weight": module
+            for name, module in model.module.named_modules()
+            if hasattr(module, "lora_A") and _NAME in getattr(module, "lora_A", {})
+        }
+
+    def __getitem__(self, name: str) -> Tensor:
+        module: Any = self._modules[name]
+        base = self.base(name)
+        weight = base + module.get_delta_weight(_NAME).float()
+        if _NAME in module.lora_magnitude_vector:
+            lengths = module.lora_magnitude_vector[_NAME].weight.detach().float()
+            weight = weight * (lengths / weight.norm(dim=1))[:, None]
+        return cast(Tensor, weight)
+
+    def base(self, name: str) -> Tensor:
+        """The weight without the adapter, in 32 bits; the model's own memory where it is so."""
+        return cast(Tensor, self._modules[name].base_layer.weight.detach().float())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._modules)
+
+    def __len__(self) -> int:
+        return len(self._modules)

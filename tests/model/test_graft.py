@@ -302,3 +302,17 @@ def test_every_piece_is_spelled_as_the_runtime_spells_it(
     for sign in (".", "4", ","):
         assert ids[sign] > 258
         assert pieces[ids[sign]] == sign.encode()
+
+
+def test_the_written_tokenizer_is_the_published_one_to_the_last_byte(
+    real_tiny: ResolvedModel, wheel_assets: WheelAssets, tmp_path: Path
+) -> None:
+    """Runtime file → checkpoint's tokenizer.json → runtime file."""
+    from moonshine_tune.checkpoints import load_tokenizer
+    from moonshine_tune.runtime.tokenizer_writer import tokenizer_difference, write_tokenizer_bin
+
+    raw = load_tokenizer(real_tiny.checkpoint_dir).raw
+    write_tokenizer_bin(raw, tmp_path / "tokenizer.bin")
+    published = wheel_assets.runtime_dir / "tokenizer.bin"
+    assert filecmp.cmp(tmp_path / "tokenizer.bin", published, shallow=False)
+    assert tokenizer_difference(published, raw) is None

@@ -18,7 +18,7 @@ from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.runtime.naming import name_tensors
 from moonshine_tune.runtime.ort_file import OrtFile
 from moonshine_tune.runtime.quantized import QuantizedTensor, quantized_tensors
-from moonshine_tune.runtime.rebuild import rebuild_checkpoint
+from moonshine_tune.runtime.rebuild import read_weights, rebuild_checkpoint
 from moonshine_tune.runtime.streaming_facts import encoder_windows
 from moonshine_tune.runtime.trace import trace
 
@@ -185,6 +185,34 @@ def test_every_kind_of_tensor_can_be_grafted(
     assert found.weights_checked >= len(base) - 1
     if scheme == "none":
         assert max(item.relative for item in found.outputs) < 1e-4
+
+
+@pytest.mark.parametrize("family", _FAMILIES)
+def test_what_was_grafted_reads_back_to_half_a_step(
+    folders: Path, build_model: Build, tmp_path: Path, family: str
+) -> None:
+    """Graft, then read as a rebuild does: every tensor is the tuned one, to half a step."""
+    base = _stored(build_model(family))
+    chance = np.random.default_rng(4)
+    tuned = {
+        key: (value + 0.1 * value.std() * chance.standard_normal(value.shape)).astype(np.float32)
+        for key, value in base.items()
+    }
+    layout = read_layout(folders / f"{family}-int8")
+    (tmp_path / "out").mkdir()
+    graft(layout, base, tuned, tmp_path / "out")
+    grafted = read_layout(tmp_path / "out")
+    again = read_weights(grafted)
+    assert again.keys() - {_LOG_K} == tuned.keys()
+    quantized = {item.key: item for item in name_tensors(grafted)
+                 if isinstance(item.tensor, QuantizedTensor)}  # fmt: skip
+    assert len(quantized) > 20
+    for key, wanted in tuned.items():
+        item = quantized.get(key)
+        bound = 1e-5
+        if item is not None:
+            bound = 0.501 * float(item.tensor.step(item.file).max())
+        assert np.abs(again[key].reshape(wanted.shape) - wanted).max() <= bound, key
 
 
 def test_a_change_of_one_norm_writes_one_file(

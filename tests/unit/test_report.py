@@ -242,6 +242,31 @@ def test_evaluation_alone(tmp_path: Path) -> None:
     assert "Base" not in page.text
 
 
+def test_key_terms_stand_beside_the_adapter_and_both(tmp_path: Path) -> None:
+    folder = _evaluation_folder(tmp_path / "e", [("one two", "one to"), ("three", "three")])
+    result = json.loads((folder / "result.json").read_text())
+    names = ("base", "key terms", "adapter", EVIL)
+    result["keyterms"] = {
+        "boost": 2.5, "terms": 7,
+        "arms": [
+            {"arm": name, "wer": 40.0 - 9.25 * place, "spoken": 8, "recalled": 2 * place,
+             "recall": 25.0 * place, "false_alarms": place, "false_alarms_per_1000_words": 1.5,
+             "change": {"difference": -9.25 * place, "ci95": [-12.0, -3.0]}}
+            for place, name in enumerate(names)
+        ],
+    }  # fmt: skip
+    _write_json(folder / "result.json", result)
+    _result, page = _report(folder)
+    assert not page.faults and "key-terms" in [one.get("id") for one in page.all("section")]
+    for figure in ("40.00", "21.50", "−18.50", "−12.00 to −3.00", "4 of 8", "50.0", "7 terms",
+                   "boost 2.5", "1.5 in 1,000 words", EVIL):  # fmt: skip
+        assert figure in page.text, figure
+    # An odd record takes the table away, not the page.
+    for odd in ("x", [], {"arms": "x"}, {"arms": [3, {}]}, {"arms": [{"wer": "x", "change": 1}]}):
+        _write_json(folder / "result.json", result | {"keyterms": odd})
+        assert _report(folder)[1].text
+
+
 def test_a_run_with_an_evaluation_inside_stays_a_run(tmp_path: Path) -> None:
     run = _run_folder(tmp_path / "a")
     _evaluation_folder(run / "eval" / "test", [("one two", "one to")])

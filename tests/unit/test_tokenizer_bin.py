@@ -7,6 +7,7 @@ from tokenizers import Tokenizer
 
 from moonshine_tune.errors import RequestError
 from moonshine_tune.runtime.tokenizer_bin import read_pieces, tokenizer_json
+from moonshine_tune.runtime.tokenizer_writer import write_tokenizer_bin
 
 
 def _packed(pieces: list[bytes]) -> bytes:
@@ -82,3 +83,14 @@ def test_a_piece_that_occurs_twice_keeps_its_first_id() -> None:
     tokenizer = Tokenizer.from_str(tokenizer_json(_vocabulary("▁", "a", "▁a", "▁a")))
     ids = tokenizer.encode("a", add_special_tokens=False).ids
     assert ids == [261]
+
+
+def test_a_tokenizer_is_written_as_it_was_read(tmp_path: Path) -> None:
+    pieces = _vocabulary("▁", "x", "▁x", "東京", "y" * 127, "z" * 128, "w" * 300, "v" * 32_767)
+    tokenizer = Tokenizer.from_str(tokenizer_json(pieces))
+    write_tokenizer_bin(tokenizer, tmp_path / "tokenizer.bin")
+    assert (tmp_path / "tokenizer.bin").read_bytes() == _packed(pieces)
+    longer = Tokenizer.from_str(tokenizer_json([*pieces, b"u" * 32_768]))
+    with pytest.raises(RequestError, match=f"id {len(pieces)} is too long"):
+        write_tokenizer_bin(longer, tmp_path / "longer.bin")
+    assert not (tmp_path / "longer.bin").exists()

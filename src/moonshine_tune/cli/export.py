@@ -32,8 +32,14 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
-    run: Annotated[Path, typer.Option(help="Run folder, or adapter folder with --model.")],
     out: OutFolder,
+    run: Annotated[
+        Path | None, typer.Option(help="Run folder, or adapter folder with --model.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Instead of --run: a fully tuned checkpoint; --model names its base."),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Base model [default: the run's].")] = None,
     base_runtime: Annotated[
         Path | None, typer.Option(help="Runtime folder of the base [default: the model's].")
@@ -63,6 +69,7 @@ def export(
 
     request = ExportRequest(
         run=run,
+        checkpoint=checkpoint,
         model=model,
         base_runtime=base_runtime,
         manifest=manifest,
@@ -79,7 +86,7 @@ def export(
 
 def _summary(result: "ExportResult") -> str:
     parity, report = result.parity, result.graft
-    what = "tensors built" if result.method == "trace" else "matrices adapted"
+    what = "tensors built" if result.method == "trace" else "tensors adapted"
     lines = [
         f"wrote {result.runtime_dir}: {report.changed} of {report.matrices} {what} in "
         f"{', '.join(report.changed_files) or 'no file'}, {result.seconds:.1f} s",
@@ -97,6 +104,8 @@ def _summary(result: "ExportResult") -> str:
             f"{parity.wer_points:+.2f} points [{parity.wer.ci95[0]:+.2f}, "
             f"{parity.wer.ci95[1]:+.2f}]"
         )
+    else:
+        lines.append("no WER was compared: not every clip has a text")
     if parity.chunked is not None:
         lines.append(
             f"fed in chunks: {parity.chunked.identical} of {parity.chunked.clips} clips as when "

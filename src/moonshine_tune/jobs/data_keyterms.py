@@ -77,7 +77,8 @@ def propose(
 
 def _texts(path: Path) -> list[str]:
     if path.suffix.lower() in _MANIFEST_ENDINGS:
-        manifest = read_manifest(path, require_text=False)
+        # Only the texts are read: the recordings may lie elsewhere.
+        manifest = read_manifest(path, require_text=False, check_files=False)
         found = [item.text for item in manifest.utterances if item.text]
     else:
         try:

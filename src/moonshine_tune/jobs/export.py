@@ -1,26 +1,31 @@
 """From an adapter to files that the Moonshine runtime loads, with the proof that they are equal."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from moonshine_tune.adapter import (
     WEIGHTS_FILE,
+    LazyMerged,
     adapter_disabled,
     find_adapter,
+    has_adapter,
     merged_weights,
 )
 from moonshine_tune.audio.decode import load_utterance
+from moonshine_tune.checkpoints import load_checkpoint
 from moonshine_tune.decode import TorchTranscriber, fit_clip
 from moonshine_tune.errors import RequestError
 from moonshine_tune.files import complete_folder, sha256_of, write_json_atomic
 from moonshine_tune.jobs.export_parity import check_parity, parity_record, parity_utterances
-from moonshine_tune.jobs.model_opening import OpenedModel, open_model
+from moonshine_tune.jobs.model_opening import OpenedModel, base_identity, open_model
 from moonshine_tune.jobs.transcribe import transcribe_utterances
+from moonshine_tune.jobs.tuned_checkpoint import tuned_tensors
 from moonshine_tune.manifest import Utterance, read_manifest
 from moonshine_tune.progress import Progress
 from moonshine_tune.provenance import versions
@@ -31,7 +36,8 @@ from moonshine_tune.runtime.graph_parity import merged_state, window_rule, windo
 from moonshine_tune.runtime.graphs import open_graphs
 from moonshine_tune.runtime.layout import RuntimeLayout, read_layout
 from moonshine_tune.runtime.parity import DEFAULT_BOUND, ParityResult
-from moonshine_tune.runtime.quantized import Doubles
+from moonshine_tune.runtime.quantized import Doubles, Floats
+from moonshine_tune.sources import ResolvedModel, resolve_model
 
 METHODS = ("graft", "trace")
 SCHEMES = ("int8", "none")
@@ -43,7 +49,9 @@ class ExportRequest:
     """What is to be exported.
 
     Attributes:
-        run: run folder, or adapter folder together with `model`.
+        run: run folder, or adapter folder together with `model`; None with `checkpoint`.
+        checkpoint: fully tuned or merged `save_pretrained` folder, instead of `run`.
+        model: the base; a graft of `checkpoint` needs it.
         base_runtime: runtime folder of the base; None takes the one that came with the model.
         manifest: clips for the parity gate; None takes the run's dev set.
         parity_bound: words that may differ, in percent.
@@ -52,8 +60,9 @@ class ExportRequest:
         quantize: scheme of traced graphs: "int8" or "none".
     """
 
-    run: Path
+    run: Path | None = None
     model: str | None = None
+    checkpoint: Path | None = None
     base_runtime: Path | None = None
     manifest: Path | None = None
     parity_bound: float = DEFAULT_BOUND
@@ -114,21 +123,20 @@ def export(request: ExportRequest, out: Path, progress: Progress) -> ExportResul
         MachineError: a trace, and the package onnx is missing.
     """
     _check(request)
-    adapter = find_adapter(request.run)
-    model_name = request.model or _model_of(request.run)
     utterances = parity_utterances(request.run, request.manifest)
-    opened = open_model(
-        model_name, adapter=adapter, device=request.device, dtype="float32", progress=progress
-    )
-    layout = _base_layout(request, opened) if request.method == "graft" else None
+    subject = _open(request, progress)
+    opened = subject.opened
+    layout = _base_layout(request, subject) if request.method == "graft" else None
     moments = _moments(opened, request.calibrate, progress) if request.calibrate else None
-    windows = _choose_windows(request, opened, utterances) if layout is None else None
+    windows = _choose_windows(request, subject, utterances) if layout is None else None
     begun = time.monotonic()
     with complete_folder(out) as scratch:
-        if layout is not None:
+        if layout is None:
+            report = _trace(opened, scratch, request.quantize, windows)
+        elif has_adapter(opened.model):
             report = graft_adapter(opened, layout, scratch, moments=moments)
         else:
-            report = _trace(opened, scratch, request.quantize, windows)
+            report = _graft_checkpoint(subject, layout, scratch)
         seconds = time.monotonic() - begun
         parity = check_parity(opened, scratch, utterances, request.parity_bound, progress)
         result = ExportResult(
@@ -137,15 +145,43 @@ def export(request: ExportRequest, out: Path, progress: Progress) -> ExportResul
         )  # fmt: skip
         write_json_atomic(
             scratch / "export.json",
-            result.to_record()
-            | {
-                "runtime_dir": ".",
-                "base": opened.base,
-                "adapter_sha256": sha256_of(adapter / WEIGHTS_FILE),
-                "versions": versions(),
-            },
+            result.to_record() | {"runtime_dir": ".", **subject.identity, "versions": versions()},
         )
     return result
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """The trained model, opened, and its base; `identity` names both in export.json."""
+
+    opened: OpenedModel
+    base: ResolvedModel
+    identity: dict[str, Any]
+
+
+def _open(request: ExportRequest, progress: Progress) -> _Subject:
+    if request.run is not None:
+        adapter = find_adapter(request.run)
+        name = request.model or _model_of(request.run)
+        opened = open_model(
+            name, adapter=adapter, device=request.device, dtype="float32", progress=progress
+        )
+        identity = {"base": opened.base, "adapter_sha256": sha256_of(adapter / WEIGHTS_FILE)}
+        return _Subject(opened, opened.resolved, identity)
+    opened = open_model(
+        str(request.checkpoint), device=request.device, dtype="float32", progress=progress
+    )
+    identity = {"base": opened.base, "checkpoint_sha256": opened.base["sha256"]}
+    if request.model is None:
+        return _Subject(opened, opened.resolved, identity)
+    base = resolve_model(request.model, progress=progress)
+    return _Subject(opened, base, identity | {"base": base_identity(base)})
+
+
+def _graft_checkpoint(subject: _Subject, layout: RuntimeLayout, out: Path) -> GraftReport:
+    """Graft every tensor in which a fully tuned checkpoint differs from its base."""
+    tensors = tuned_tensors(load_checkpoint(subject.base.checkpoint_dir), subject.opened.model)
+    return graft(layout, tensors.before, tensors.after, out, others=tensors.others)
 
 
 def graft_adapter(
@@ -156,23 +192,37 @@ def graft_adapter(
     moments: dict[str, Doubles] | None = None,
 ) -> GraftReport:
     """Graft the adapter that is in the model into a copy of `layout` at `out`."""
-    merged = {name: value.cpu().numpy() for name, value in merged_weights(opened.model).items()}
-    modules = dict(opened.model.module.named_modules())
-    base = {
-        name: modules[name.removesuffix(".weight")].base_layer.weight.detach().float().cpu().numpy()
-        for name in merged
-    }
-    return graft(layout, base, merged, out, moments=moments)
+    merged = LazyMerged(opened.model)
+    base = {name: merged.base(name).cpu().numpy() for name in merged}
+    return graft(layout, base, _Arrays(merged), out, moments=moments)
+
+
+class _Arrays(Mapping[str, Floats]):
+    """Tensors as arrays on the CPU, one at a time."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+
+    def __getitem__(self, name: str) -> Floats:
+        found: Floats = self._tensors[name].cpu().numpy()
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
 
 
 def _choose_windows(
-    request: ExportRequest, opened: OpenedModel, utterances: Sequence[Utterance]
+    request: ExportRequest, subject: _Subject, utterances: Sequence[Utterance]
 ) -> WindowChoice | None:
     """The window rule of a traced encoder: that of the base's own graph, where one is at hand."""
+    opened = subject.opened
     model = opened.model
     if model.family != "streaming":
         return None
-    folder = request.base_runtime or opened.resolved.runtime_dir
+    folder = request.base_runtime or subject.base.runtime_dir
     if folder is None:
         return WindowChoice("exclusive", "no runtime files of the base at hand: as torch computes")
     model.module.to("cpu")
@@ -211,9 +261,23 @@ def _check(request: ExportRequest) -> None:
     ):
         if value not in known:
             raise RequestError(f"no {what} is called {value!r}", hint=f"one of: {', '.join(known)}")
-    if request.method == "trace" and request.calibrate is not None:
+    if (request.run is None) == (request.checkpoint is None):
         raise RequestError(
-            "calibration belongs to grafting", hint="leave out --calibrate, or --method trace"
+            "name what is to be exported, once",
+            hint="--run RUN for an adapter, or --checkpoint DIR for a fully tuned model",
+        )
+    if request.checkpoint is not None and request.method == "graft" and request.model is None:
+        raise RequestError(
+            "a fully tuned checkpoint does not name the base that it was tuned from",
+            where=request.checkpoint,
+            hint="name it with --model, or build new files with --method trace",
+        )
+    if request.base_runtime is not None:
+        # Before the model is loaded: a wrong folder is said at once.
+        read_layout(request.base_runtime)
+    if request.calibrate is not None and (request.method == "trace" or request.run is None):
+        raise RequestError(
+            "calibration belongs to grafting an adapter", hint="leave out --calibrate"
         )
 
 
@@ -222,18 +286,19 @@ def _model_of(run: Path) -> str:
     return str(settings.get("model", "tiny"))
 
 
-def _base_layout(request: ExportRequest, opened: OpenedModel) -> RuntimeLayout:
-    folder = request.base_runtime or opened.resolved.runtime_dir
+def _base_layout(request: ExportRequest, subject: _Subject) -> RuntimeLayout:
+    folder = request.base_runtime or subject.base.runtime_dir
     if folder is None:
         raise RequestError(
-            f"no runtime files of the base model {opened.base['name']} are at hand",
+            f"no runtime files of the base model {subject.base.name} are at hand",
             hint="name them with --base-runtime DIR, or build new ones with --method trace",
         )
     layout = read_layout(folder)
-    if layout.family != opened.model.family:
+    family = subject.opened.model.family
+    if layout.family != family:
         raise RequestError(
-            f"these are runtime files of a {layout.family} model, and the adapter is for a "
-            f"{opened.model.family} model",
+            f"these are runtime files of a {layout.family} model, and the trained model is a "
+            f"{family} model",
             where=folder,
             hint="name the base's own runtime folder with --base-runtime",
         )

@@ -38,14 +38,14 @@ _GRAPH_CLIPS = 4
 _CHUNKED_CLIPS = 8
 
 
-def parity_utterances(run: Path, manifest: Path | None) -> tuple[Utterance, ...]:
+def parity_utterances(run: Path | None, manifest: Path | None) -> tuple[Utterance, ...]:
     """Clips for the gate: those of the manifest, else of the run's dev or training set.
 
     Raises:
         RequestError: no manifest is known, or it cannot be read.
     """
     path = manifest
-    if path is None and (run / "run.json").is_file():
+    if path is None and run is not None and (run / "run.json").is_file():
         data = RunFolder.open(run).read_record().get("settings", {}).get("data", {})
         named = data.get("dev") or data.get("train")
         path = Path(named) if named else None

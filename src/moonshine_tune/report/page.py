@@ -25,6 +25,7 @@ from moonshine_tune.report.curves import Curves, learning_curves
 from moonshine_tune.report.details import details_of
 from moonshine_tune.report.figures import Chart, line_chart
 from moonshine_tune.report.headline import contrasts, gates_of, headline_table, tiles_of
+from moonshine_tune.report.key_terms import key_terms_tables
 from moonshine_tune.report.origins import origins_of
 from moonshine_tune.report.phases import phase_table, speed_tables, trials_of
 from moonshine_tune.report.reading import Material, mapping, read_material
@@ -119,6 +120,7 @@ def _render(
         learning=learning,
         phases=phase_table(material),
         trials=trials_of(material),
+        key_terms=key_terms_tables(material),
         speed=speed_tables(material),
         details=details,
         origins=origins,
