@@ -1,14 +1,16 @@
 # Everything starts here. On a fresh machine with Python 3.11 or 3.12, make and a package index:
 #   make demo   set up, then adapt the real tiny model to a domain and prove it
 #   make test   set up, then all checks and tests
+#   make docs   build the documentation into site/
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 OUT ?= demo-out
 READY = $(VENV)/.ready
 READY_DEV = $(VENV)/.ready-dev
+READY_DOCS = $(VENV)/.ready-docs
 
-.PHONY: help setup demo test lint acceptance bench clean
+.PHONY: help setup demo test lint coverage docs acceptance bench clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -28,6 +30,10 @@ $(READY_DEV): $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[trace,ablate,postgresql,datasets]' --group dev
 	touch $@
 
+$(READY_DOCS): $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group docs
+	touch $@
+
 demo: $(READY)
 	$(BIN)/moonshine-tune demo --out $(OUT)
 
@@ -40,6 +46,14 @@ lint: $(READY_DEV)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Without the real model, so that it takes minutes; the floor stands in pyproject.toml.
+coverage: $(READY_DEV)
+	$(BIN)/python -m pytest -q -m 'not real_model' --cov --cov-report=term --cov-report=html
+
+docs: $(READY_DOCS)
+	$(BIN)/python -m moonshine_tune.cli.reference docs
+	$(BIN)/mkdocs build --strict
+
 acceptance: $(READY_DEV)
 	$(BIN)/python -m benchmarks.acceptance
 
@@ -47,4 +61,4 @@ bench: $(READY_DEV)
 	$(BIN)/python -m benchmarks.bench
 
 clean:
-	rm -rf $(VENV) demo-out bench-out .bench-tools
+	rm -rf $(VENV) demo-out bench-out site htmlcov .coverage .bench-tools
