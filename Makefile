@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 OUT ?= demo-out
+# Each loads models of its own: about 2 GB of memory apiece.
+TEST_PROCESSES ?= 2
 READY = $(VENV)/.ready
 READY_DEV = $(VENV)/.ready-dev
 READY_DOCS = $(VENV)/.ready-docs
@@ -38,7 +40,7 @@ demo: $(READY)
 	$(BIN)/moonshine-tune demo --out $(OUT)
 
 test: lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile
 
 lint: $(READY_DEV)
 	$(BIN)/ruff check .
