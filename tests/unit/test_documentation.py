@@ -155,3 +155,17 @@ def test_the_navigation_holds_every_page() -> None:
     there = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
     there = {name for name in there if not name.startswith("decisions/")} | set(_MADE)
     assert there - named == set()
+
+
+def test_the_workflow_calls_what_exists() -> None:
+    """Targets of the Makefile, and commands with their options."""
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())["jobs"]
+    lines = "\n".join(step.get("run", "") for job in jobs.values() for step in job["steps"])
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"^make ([\w-]+)", lines, re.MULTILINE)
+    assert {"test", "coverage", "docs"} <= set(targets)
+    assert [name for name in targets if f"\n{name}:" not in makefile] == []
+    called = commands_of(lines)
+    assert any(line.startswith("moonshine-tune doctor") for line in called)
+    known = _known_options()
+    assert [fault for line in called for fault in command_line_faults(line, known)] == []
