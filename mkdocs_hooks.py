@@ -1,4 +1,4 @@
-"""Pages of the site that are not written in docs/: three from the root, and the list of decisions.
+"""Pages of the site that are not written in docs/, and the end of its navigation.
 
 README, CONTRIBUTING and CHANGELOG lie where people and forges look for them; here they become
 pages of the site, so that nothing is written twice.
@@ -8,11 +8,27 @@ import re
 from pathlib import Path
 from typing import Any
 
+import yaml
 from mkdocs.structure.files import File, Files
 
 ROOT_PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md",
               "CHANGELOG.md": "changelog.md"}  # fmt: skip
 _ROOT = Path(__file__).parent
+
+
+def on_config(config: Any) -> Any:
+    """Complete the navigation before anything is read."""
+    config.nav = complete_navigation(config.nav)
+    return config
+
+
+def complete_navigation(nav: list[Any]) -> list[Any]:
+    """The navigation with guides that it does not name, at the end of Guides, by file name."""
+    written = yaml.safe_dump(nav)
+    unnamed = [p.name for p in sorted((_ROOT / "docs").glob("*.md")) if p.name not in written]
+    return [
+        {"Guides": [*entry["Guides"], *unnamed]} if "Guides" in entry else entry for entry in nav
+    ]
 
 
 def on_files(files: Files, *, config: Any) -> Files:
