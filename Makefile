@@ -1,6 +1,7 @@
 # Everything starts here. On a fresh machine with Python 3.11 or 3.12, make and a package index:
 #   make demo   set up, then adapt the real tiny model to a domain and prove it
 #   make test   set up, then all checks and tests
+#   make docs   build the documentation into site/
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -9,8 +10,9 @@ OUT ?= demo-out
 TEST_PROCESSES ?= 2
 READY = $(VENV)/.ready
 READY_DEV = $(VENV)/.ready-dev
+READY_DOCS = $(VENV)/.ready-docs
 
-.PHONY: help setup demo test lint acceptance bench clean
+.PHONY: help setup demo test lint coverage docs acceptance bench clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -30,6 +32,10 @@ $(READY_DEV): $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[trace,ablate,postgresql,datasets]' --group dev
 	touch $@
 
+$(READY_DOCS): $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group docs
+	touch $@
+
 demo: $(READY)
 	$(BIN)/moonshine-tune demo --out $(OUT)
 
@@ -42,6 +48,14 @@ lint: $(READY_DEV)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Without the real model, so that it takes minutes; the floor stands in pyproject.toml.
+coverage: $(READY_DEV)
+	$(BIN)/python -m pytest -q -m 'not real_model' --cov --cov-report=term --cov-report=html
+
+docs: $(READY_DOCS)
+	$(BIN)/python -m moonshine_tune.cli.reference docs
+	$(BIN)/mkdocs build --strict
+
 acceptance: $(READY_DEV)
 	$(BIN)/python -m benchmarks.acceptance
 	$(BIN)/python -m pytest -q -m slow
@@ -50,4 +64,4 @@ bench: $(READY_DEV)
 	$(BIN)/python -m benchmarks.bench
 
 clean:
-	rm -rf $(VENV) demo-out bench-out .bench-tools
+	rm -rf $(VENV) demo-out bench-out site htmlcov .coverage .bench-tools

@@ -1,6 +1,7 @@
 """`data split` through the real entry point."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -201,3 +202,15 @@ def test_a_failed_write_leaves_the_old_splits_whole(
     document = split(source, "--out", out, "--seed", "9", "--force", code=3, capsys=capsys)
     assert "full" in document["error"]["message"]
     assert contents(out) == before
+
+
+def test_the_next_command_is_named_and_can_be_pasted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write(tmp_path / "all.jsonl", records())
+    out = tmp_path / "my split"
+    capsys.readouterr()
+    assert run(["data", "split", str(source), "--out", str(out), "--dev", "0"]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith("next: moonshine-tune train ")
+    assert shlex.split(said)[-4:] == ["--train", str(out / "train.jsonl"), "--out", "runs/first"]

@@ -55,3 +55,8 @@ def test_a_row_with_a_cell_too_many_is_a_problem_of_its_own(tmp_path: Path) -> N
     source = read(tmp_path, "file,text\na.wav,one, two\nb.wav,three\n")
     assert [row.problem is None for row in source.rows] == [False, True]
     assert source.rows[0].place.endswith(":2")
+
+
+def test_the_speaker_may_be_called_who(tmp_path: Path) -> None:
+    source = read(tmp_path, "file,text,who\na.wav,fine,Anna\n")
+    assert [row.values["speaker"] for row in source.rows] == ["Anna"]

@@ -1,5 +1,6 @@
 """`moonshine-tune data`: import, check, split and synthesize recordings."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -205,7 +206,15 @@ def split_command(
         text += f"\n{len(shared):,} {what} on more than one side"
     if result.leaks.texts and not disjoint_texts:
         say("hint: where sentences should be new to the model, split with --disjoint-texts")
+    text += "\n" + _after_split(out, {side.name for side in result.sides if side.utterances})
     show(text, result, as_json=as_json)
+
+
+def _after_split(out: Path, sides: set[str]) -> str:
+    """The next command; paths are quoted as a shell wants them."""
+    dev = f" --dev {shlex.quote(str(out / 'dev.jsonl'))}" if "dev" in sides else ""
+    train = shlex.quote(str(out / "train.jsonl"))
+    return f"next: moonshine-tune train --preset tiny --train {train}{dev} --out runs/first"
 
 
 @app.command(

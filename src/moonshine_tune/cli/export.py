@@ -1,5 +1,6 @@
 """`moonshine-tune export`."""
 
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -115,6 +116,13 @@ def _summary(result: "ExportResult") -> str:
         lines.append(f"  torch:   {said}\n  runtime: {heard}")
     if not parity.passed:
         lines.append(f"first difference: {parity.first_difference}\ndo not ship these files")
+        lines.append(
+            "hint: a model that still errs in many words guesses, and guesses differ: train longer "
+            "or on more speech; --calibrate train.jsonl rounds closer"
+        )
+    else:
+        folder = shlex.quote(str(result.runtime_dir))
+        lines.append(f"next: moonshine-tune evaluate --runtime-dir {folder} --manifest test.jsonl")
     return "\n".join(lines)
 
 

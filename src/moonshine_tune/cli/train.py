@@ -1,5 +1,6 @@
 """`moonshine-tune train`."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -115,4 +116,7 @@ def _summary(result: "TrainResult") -> str:
     if result.stopped == "interrupted":
         lines.append(f"everything is saved; go on with: moonshine-tune train --resume "
                      f"--out {result.run}")  # fmt: skip
+    else:
+        run = shlex.quote(str(result.run))
+        lines.append(f"next: moonshine-tune evaluate --adapter {run} --manifest test.jsonl")
     return "\n".join(lines)

@@ -21,7 +21,7 @@ _NAMES = {
     "text": ("text", "transcript", "transcription", "sentence", "rawtranscription",
              "normalizedtext", "utterance", "reference", "words", "prompt"),
     "speaker": ("speaker", "speakerid", "speakername", "clientid", "spk", "spkid", "reader",
-                "readerid", "userid", "user"),
+                "readerid", "userid", "user", "who", "voice"),
     "id": ("id", "uttid", "utteranceid", "uid"),
     "start": ("start", "starttime", "offset", "begin"),
     "end": ("end", "endtime"),
