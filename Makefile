@@ -7,6 +7,8 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 OUT ?= demo-out
 PLAN_OUT ?= plan-out
+# Each loads models of its own: about 2 GB of memory apiece.
+TEST_PROCESSES ?= 2
 READY = $(VENV)/.ready
 READY_DEV = $(VENV)/.ready-dev
 
@@ -40,7 +42,7 @@ plan: $(READY)
 	test ! -f $(PLAN_OUT)/plan.json || $(BIN)/moonshine-tune report $(PLAN_OUT); exit $$code
 
 test: lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile
 
 lint: $(READY_DEV)
 	$(BIN)/ruff check .

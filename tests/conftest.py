@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 Samples = npt.NDArray[np.float32]
 
+# One thread for each of the processes that share the tests: more of them wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 _ROOT = Path(__file__).resolve().parents[1]
 _CHARACTERS = "▁abcdefghijklmnopqrstuvwxyz'.,?-0123456789"
 _NEAR = {"localhost", "127.0.0.1", "::1", "0.0.0.0", ""}

@@ -42,6 +42,8 @@ PACKAGES: tuple[Package, ...] = (
     Package("huggingface-hub", "0.34", "the model hub"),
     Package("rich", "13.9", "progress bars"),
     Package("tensorboard", "2.18", "curves"),
+    Package("praatio", "6.2", "TextGrid cues", needed=False),
+    Package("pysubs2", "1.8", "SRT and VTT cues", needed=False),
     Package("onnxruntime", "1.22", "rebuild and export", needed=False),
     Package("moonshine-voice", "0.1.5", "the runtime: evaluation as deployed", needed=False),
     Package("espeakng-loader", "0.2.4", "data synth and the demo", needed=False),

@@ -166,12 +166,12 @@ def test_all_problems_are_told_at_once_with_their_sources() -> None:
         _resolve(
             preset={"train": {"steps": 0}},
             file={"adapter": {"rnk": 4, "dropout": 1.5}},
-            flag={"device": {"dtype": "float16"}},
+            flag={"device": {"dtype": "float64"}},
         )
     problems = caught.value.problems
     assert len(problems) == 4
     for start in ("file: no setting is called 'adapter.rnk'", "preset: train.steps = 0: ",
-                  "file: adapter.dropout = 1.5: ", "flag: device.dtype = 'float16': "):  # fmt: skip
+                  "file: adapter.dropout = 1.5: ", "flag: device.dtype = 'float64': "):  # fmt: skip
         assert any(problem.startswith(start) for problem in problems), start
     assert "docs/settings.md" in (caught.value.hint or "")
 
@@ -186,7 +186,7 @@ def test_all_problems_are_told_at_once_with_their_sources() -> None:
         ("adapter.sites", "decoders"), ("data.dev_share", 0.5), ("data.max_clip_s", 0),
         ("data.max_clip_s", float("inf")), ("retain.weight", -0.1), ("retain.weight", float("nan")),
         ("retain.strengths", [1.0, 0.0]), ("retain.strengths", [1.5]),
-        ("select.canary_bound", -1), ("select.patience", 0), ("device.dtype", "float16"),
+        ("select.canary_bound", -1), ("select.patience", 0), ("device.dtype", "float64"),
         ("device.state_cache_mb", -1), ("train.stages", [{"steps": 1}]),
         ("train.stages", [{"steps": 1, "max_clip_s": 8, "rate": 2}]),
     ],

@@ -140,7 +140,9 @@ def workload_of(settings: RunSettings) -> Workload:
 
 
 def _lengths(path: Any, settings: RunSettings) -> list[float]:
-    utterances: Sequence[Utterance] = read_manifest(path, require_text=False).utterances
+    # The same faults as when the run reads its data, so that they are told together.
+    taught = path in (settings.data.train, settings.data.dev)
+    utterances: Sequence[Utterance] = read_manifest(path, require_text=taught).utterances
     found = []
     for utterance in utterances:
         try:
