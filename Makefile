@@ -1,18 +1,20 @@
 # Everything starts here. On a fresh machine with Python 3.11 or 3.12, make and a package index:
 #   make demo   set up, then adapt the real tiny model to a domain and prove it
+#   make plan   set up, then a whole plan of five phases at demonstration size, and its report
 #   make test   set up, then all checks and tests
 #   make docs   build the documentation into site/
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 OUT ?= demo-out
+PLAN_OUT ?= plan-out
 # Each loads models of its own: about 2 GB of memory apiece.
 TEST_PROCESSES ?= 2
 READY = $(VENV)/.ready
 READY_DEV = $(VENV)/.ready-dev
 READY_DOCS = $(VENV)/.ready-docs
 
-.PHONY: help setup demo test lint coverage docs acceptance bench clean
+.PHONY: help setup demo plan test lint coverage docs acceptance bench clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -39,6 +41,12 @@ $(READY_DOCS): $(READY)
 demo: $(READY)
 	$(BIN)/moonshine-tune demo --out $(OUT)
 
+# The report is written whether or not the gates hold; the exit code stays the plan's. The same
+# command goes on with a plan that was interrupted.
+plan: $(READY)
+	code=0; $(BIN)/moonshine-tune plan run demo --out $(PLAN_OUT) || code=$$?; \
+	test ! -f $(PLAN_OUT)/plan.json || $(BIN)/moonshine-tune report $(PLAN_OUT); exit $$code
+
 test: lint
 	$(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile
 
@@ -64,4 +72,4 @@ bench: $(READY_DEV)
 	$(BIN)/python -m benchmarks.bench
 
 clean:
-	rm -rf $(VENV) demo-out bench-out site htmlcov .coverage .bench-tools
+	rm -rf $(VENV) demo-out plan-out bench-out site htmlcov .coverage .bench-tools

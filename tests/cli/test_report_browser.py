@@ -152,3 +152,27 @@ def test_nothing_is_wider_than_the_screen(browser: Any, width: int) -> None:
     wide = browser.execute_script("return document.documentElement.scrollWidth")
     assert wide <= width
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_search_opens_without_complaint_and_sorts(browser: Any, tmp_path: Path) -> None:
+    """Its drawing has points without steps, which the arrow keys do not walk."""
+    (tmp_path / "ablation.json").write_text("{}")
+    trials = [
+        {"number": number, "state": "finished", "params": {"adapter.rank": 2**number},
+         "figures": {"dev_wer": 40.0 - number, "canary_loss": 0.5, "canary_held": True}}
+        for number in (1, 2, 3)
+    ]  # fmt: skip
+    (tmp_path / "trials.json").write_text(json.dumps(trials))
+    browser.get_log("browser")
+    browser.get(write_report(tmp_path, None, SilentProgress()).report.as_uri())
+    assert browser.execute_script("return document.documentElement.dataset.ready") == "true"
+    assert browser.get_log("browser") == []
+    read = (
+        "return [...document.querySelector('table.trials').tBodies[0].rows]"
+        ".map((row) => row.cells[0].firstChild.textContent.trim())"
+    )
+    browser.find_elements("css selector", "table.trials .sort")[1].click()
+    assert browser.execute_script(read) == ["1", "2", "3"]  # the highest WER first
+    browser.find_elements("css selector", "table.trials .sort")[1].click()
+    assert browser.execute_script(read) == ["3", "2", "1"]
+    browser.back()

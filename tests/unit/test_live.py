@@ -9,8 +9,8 @@ from moonshine_tune.cli.console import TerminalProgress
 from moonshine_tune.cli.live import LiveBoard, sparkline
 
 
-def _drawn(board: LiveBoard) -> str:
-    console = Console(file=io.StringIO(), width=140, color_system=None)
+def _drawn(board: LiveBoard, width: int = 140) -> str:
+    console = Console(file=io.StringIO(), width=width, color_system=None)
     console.print(board)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
@@ -39,6 +39,20 @@ def test_the_board_shows_curves_memory_and_transcripts() -> None:
         assert piece in text
     assert "device" not in text
     assert "gradient" not in text
+
+
+def test_long_transcripts_push_nothing_aside_on_a_narrow_terminal() -> None:
+    board = LiveBoard()
+    for step in range(40):
+        board.add({"dev_wer": 100.0 - step, "loss": 1.0 + step, "memory_resident_mb": 12_345.0})
+    board.hear([("descend " * 30, "the send " * 30)])
+    lines = _drawn(board, width=80).splitlines()
+    assert len(lines) == 5  # each row in one line
+    assert all(len(line.rstrip()) <= 80 for line in lines)
+    assert any("(first 100.00, lowest 61.00)" in line for line in lines)
+    assert lines[-2].startswith("said  ")
+    assert lines[-1].startswith("heard  ")
+    assert "…" in lines[-1]
 
 
 def test_without_a_terminal_there_are_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
-_WIDTH = 32
-_MAX_TEXT = 76
+# Title, curve and the longest figures fit a terminal of 80 columns.
+_WIDTH = 24
 # Name in the log, title, unit, decimals; `step_seconds` is shown as steps a second.
 _CURVES = (
     ("loss", "loss", "", 3),
@@ -72,15 +72,20 @@ class LiveBoard:
         return rows
 
     def __rich__(self) -> Any:
+        from rich.console import Group
         from rich.table import Table
         from rich.text import Text
 
-        grid = Table.grid(padding=(0, 2))
+        # Two tables: a long transcript would push the figures to the far side of the screen.
+        curves, heard = Table.grid(padding=(0, 2)), Table.grid(padding=(0, 2), expand=True)
         for title, curve, told in self.lines():
-            grid.add_row(Text(title, "dim"), Text(curve, "cyan"), Text(told))
-        for said, heard in self._heard:
-            grid.add_row(Text("said", "dim"), Text(said[:_MAX_TEXT], overflow="ellipsis"), "")
-            same = said.strip().lower() == heard.strip().lower()
-            style = "green" if same else "yellow"
-            grid.add_row(Text("heard", "dim"), Text(heard[:_MAX_TEXT] or "(nothing)", style), "")
-        return grid
+            curves.add_row(Text(title, "dim"), Text(curve, "cyan"), Text(told, no_wrap=True))
+        heard.add_column(no_wrap=True, width=len("canary WER"))
+        heard.add_column(no_wrap=True, ratio=1)
+        for said, text in self._heard:
+            style = "green" if said.strip().lower() == text.strip().lower() else "yellow"
+            heard.add_row(Text("said", "dim"), Text(said, overflow="ellipsis"))
+            heard.add_row(
+                Text("heard", "dim"), Text(text or "(nothing)", style, overflow="ellipsis")
+            )
+        return Group(curves, heard)

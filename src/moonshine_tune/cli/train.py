@@ -46,6 +46,9 @@ def train(
     assignments: Annotated[
         list[str] | None, typer.Option("--set", help="One setting: train.learning_rate=3e-4.")
     ] = None,
+    tracker: Annotated[
+        str | None, typer.Option(help="Send the figures to wandb, mlflow, trackio, … as well.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
     fit: Annotated[
         bool, typer.Option("--fit", help="Change settings until the run fits the memory.")
@@ -67,7 +70,8 @@ def train(
         layers.append((f"preset {preset}", read_preset(preset)))
     if config:
         layers.append((f"file {config.name}", read_settings_file(config)))
-    flags: dict[str, Any] = {"model": model} if model else {}
+    words = {"model": model, "tracker": tracker}
+    flags: dict[str, Any] = {key: word for key, word in words.items() if word}
     named = {"train": train_manifest, "dev": dev, "replay": replay, "canary": canary}
     paths = {key: str(path.absolute()) for key, path in named.items() if path}
     if paths:

@@ -220,16 +220,18 @@ def read_plan_material(path: Path, reader: "Reader") -> Material:
         if (item / "conditions" / "eval").is_dir():
             evaluations += reader.evaluations(item / "conditions" / "eval")
     bench = [item / "benchmark" / "benchmark.json" for item in places if kinds[item.name] == "ship"]
+    benchmark = reader.record(bench[0]) if bench and bench[0].parent.is_dir() else {}
+    others = tuple((name, reader.run(folder)) for name, folder in runs.items())
     return Material(
         path=path,
         kind="plan",
         run=run,
         evaluations=tuple(evaluations),
         demo=plan,
-        missing=tuple(reader.missing),
+        missing=tuple(reader.missing),  # last: every part above may name something
         search=search,
-        benchmark=reader.record(bench[0]) if bench and bench[0].parent.is_dir() else {},
-        others=tuple((name, reader.run(folder)) for name, folder in runs.items()),
+        benchmark=benchmark,
+        others=others,
     )
 
 

@@ -156,7 +156,7 @@
 
   theme();
   all("button.sort").forEach((button) => button.addEventListener("click", () => sortBy(button)));
-  all("svg.chart").forEach(chart);
+  all("svg.chart[data-points]").forEach(chart);
   all("[data-set]").forEach(filter);
   all("button.copy").forEach(copying);
   // One voice at a time.
