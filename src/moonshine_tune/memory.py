@@ -241,7 +241,11 @@ class MemoryModel:
         whole one takes, in a third of the time. Scoring holds one layer at a time and is quick: its
         peak can move from one place to another with the depth, so it is counted whole.
         """
-        if self._shallow and name in ("step", "replay", "prepare"):
+        encodes_frozen = not (self.trains_encoder or shape.stores)
+        # A frozen encoder that runs in the step has a peak of its own, which does not grow with the
+        # depth and hides the decoder's in a shallow model: counted whole too.
+        shortens = name == "prepare" or (name in ("step", "replay") and not encodes_frozen)
+        if self._shallow and shortens:
             low, high = (model._made(shape, name) for model in self._shallow)
             further = (self._depth - _SHALLOW[0]) / (_SHALLOW[1] - _SHALLOW[0])
             return {k: max(round(low[k] + (high[k] - low[k]) * further), 0) for k in low}

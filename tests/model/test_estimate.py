@@ -313,7 +313,8 @@ def test_a_deep_model_is_counted_in_two_shallow_ones(
         deep.encoder_num_hidden_layers = deep.decoder_num_hidden_layers = 7
     else:
         deep.num_hidden_layers = deep.encoder_config.num_hidden_layers = 7
-        deep.encoder_config.sliding_windows = [(16, 4)] * 2 + [(16, 0)] * 3 + [(16, 4)] * 2
+        ahead = ((16, 4),) * 2
+        deep.encoder_config.sliding_windows = (*ahead, *((16, 0),) * 3, *ahead)
         for side in (deep, deep.encoder_config):
             if getattr(side, "layer_types", None):
                 side.layer_types = side.layer_types[:1] * 7
@@ -354,7 +355,7 @@ _PROCESS = 600 << 20
 
 def test_what_fits_is_the_largest_that_fits(saved_v1: Path) -> None:
     load = Workload(clip_s=4.0, scores=False, audio_s=60.0)
-    budget = (_PROCESS + (12 << 20)) / GIB
+    budget = (_PROCESS + (15 << 20)) / GIB
     result = estimate_run(
         _settings(model=str(saved_v1)), load, SilentProgress(), device="cpu", budget_gib=budget
     )

@@ -101,7 +101,8 @@ def estimate_run(
         MachineError: a device that is not here, without a budget.
     """
     kind = device_kind(device or settings.device.name)
-    budget = choose_budget(kind, budget_gib or settings.device.budget_gib)
+    told = settings.device.budget_gib if budget_gib is None else budget_gib
+    budget = choose_budget(kind, told)
     shape, remarks = run_shape(settings, workload, kind)
     model = MemoryModel(model_config(settings.model), shape)
     found = settled(model.estimate(), budget)

@@ -175,7 +175,8 @@ def fit_settings(
         RequestError: nothing fits; names the smallest estimate.
     """
     kind = device_kind(device or settings.device.name)
-    budget = choose_budget(kind, budget_gib or settings.device.budget_gib)
+    allowed = settings.device.budget_gib if budget_gib is None else budget_gib
+    budget = choose_budget(kind, allowed)
     changes: list[str] = []
     current, load = settings, workload
     found = settled(estimate_memory(current, load, kind), budget)
