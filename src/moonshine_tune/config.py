@@ -34,6 +34,10 @@ class DataSettings(_Section):
     dev_share: Annotated[
         float, Field(gt=0, lt=0.5, description="Share of train held out where dev is missing.")
     ] = 0.1
+    shared_speakers: Annotated[
+        bool,
+        Field(description="Let dev share speakers with train: its WER then flatters by points."),
+    ] = False
     canary: Annotated[
         Path | None,
         Field(

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moonshine_tune.decode_session import GreedySession
+from moonshine_tune.device import in_few_sizes
 from moonshine_tune.families.interface import BOS_ID, EOS_ID, EncoderStates, SpeechModel
 
 SAMPLE_RATE_HZ = 16_000
@@ -118,10 +119,18 @@ def _neighbours(sizes: Sequence[int], limit: int) -> list[list[int]]:
     return groups
 
 
-def pad_clips(clips: Sequence[Samples], device: torch.device) -> tuple[Tensor, list[int]]:
-    """Clips as one zero-padded batch [B, S] and their sample counts."""
+def pad_clips(
+    clips: Sequence[Samples], device: torch.device, *, few_sizes: bool = False
+) -> tuple[Tensor, list[int]]:
+    """Clips as one zero-padded batch [B, S] and their sample counts.
+
+    Args:
+        few_sizes: pad on to the next size of `in_few_sizes`; no result depends on it.
+    """
     counts = [len(clip) for clip in clips]
-    batch = np.zeros((len(clips), max(counts)), dtype=np.float32)
+    longest = max(counts)
+    width = in_few_sizes(longest) if few_sizes else longest
+    batch = np.zeros((len(clips), width), dtype=np.float32)
     for row, clip in zip(batch, clips, strict=True):
         row[: len(clip)] = clip
     return torch.from_numpy(batch).to(device), counts

@@ -201,6 +201,26 @@ def release_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
+def takes_lists(device: torch.device) -> bool:
+    """Whether the optimizer and the clipping of gradients hand all tensors over at once there.
+
+    On CUDA that saves a launch for each of some hundred small matrices. Elsewhere one by one, said
+    outright: left to itself torch clips in lists on the CPU and not on MPS, and what a CPU shows of
+    a step would not be what MPS is asked for.
+    """
+    return device.type == "cuda"
+
+
+def in_few_sizes(length: int) -> int:
+    """`length` rounded up to one of eight sizes an octave: at most an eighth more, 6 % on average.
+
+    Every new shape leaves blocks in the allocator and kernels in the libraries' caches. From half a
+    second to half a minute these are 48 sizes instead of as many as there are clips.
+    """
+    step = 1 << max(length.bit_length() - 4, 0)
+    return -(-length // step) * step
+
+
 def heap_is_loose() -> bool:
     """Whether the C library keeps large freed blocks on its heap, where they leave holes."""
     return sys.platform == "linux" and platform.libc_ver()[0] == "glibc"

@@ -19,7 +19,7 @@ from moonshine_tune.decode import (
     fit_clip,
     pad_clips,
 )
-from moonshine_tune.device import is_out_of_memory, release_memory
+from moonshine_tune.device import in_few_sizes, is_out_of_memory, release_memory
 from moonshine_tune.errors import MachineError
 from moonshine_tune.families.interface import EncoderStates, SpeechModel
 from moonshine_tune.progress import Progress, Stage
@@ -142,7 +142,8 @@ class StateSource:
                 return self._encode(indices)
         kept = [self._stored[index] for index in indices]
         lengths = tuple(len(states) for states in kept)
-        values = torch.zeros(len(kept), max(lengths), kept[0].shape[1], dtype=kept[0].dtype)
+        width = in_few_sizes(max(lengths))
+        values = torch.zeros(len(kept), width, kept[0].shape[1], dtype=kept[0].dtype)
         for row, states in zip(values, kept, strict=True):
             row[: len(states)] = states
         # Moved in its stored format: half the way for 16 bits.
@@ -215,7 +216,7 @@ class StateSource:
 
     def _encode(self, indices: Sequence[int]) -> EncoderStates:
         clips = [fit_clip(self._model, self._load(index)) for index in indices]
-        audio, counts = pad_clips(clips, self._model.device)
+        audio, counts = pad_clips(clips, self._model.device, few_sizes=True)
         return self._model.encode(audio, counts)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from moonshine_tune.device import in_few_sizes
 from moonshine_tune.families.interface import BOS_ID, EOS_ID
 
 IGNORED = -100
@@ -30,12 +31,18 @@ class TargetBatch:
     num_targets: int
 
 
-def target_batch(texts: Sequence[Sequence[int]], device: torch.device | str) -> TargetBatch:
+def target_batch(
+    texts: Sequence[Sequence[int]], device: torch.device | str, *, few_sizes: bool = False
+) -> TargetBatch:
     """Explicit decoder inputs [bos] + text and targets text + [eos].
 
     Made here and never left to the model's `labels`: transformers before 5.15 shifts those twice.
+
+    Args:
+        few_sizes: pad on to the next size of `in_few_sizes`; no loss depends on it.
     """
     longest = max(len(text) for text in texts) + 1
+    longest = in_few_sizes(longest) if few_sizes else longest
     inputs = torch.full((len(texts), longest), EOS_ID)
     targets = torch.full((len(texts), longest), IGNORED)
     for row, text in enumerate(texts):

@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from moonshine_tune.adapter import adapter_parameters, inject_lora
 from moonshine_tune.decode import SAMPLE_RATE_HZ
 from moonshine_tune.decode_session import GreedySession
+from moonshine_tune.device import in_few_sizes
 from moonshine_tune.families.interface import EncoderStates
 from moonshine_tune.live_memory import LiveMemory, make_fake
 from moonshine_tune.loss import TargetBatch, head_cross_entropy_sum, head_kl_sum
@@ -241,7 +242,11 @@ class MemoryModel:
         whole one takes, in a third of the time. Scoring holds one layer at a time and is quick: its
         peak can move from one place to another with the depth, so it is counted whole.
         """
-        if self._shallow and name in ("step", "replay", "prepare"):
+        encodes_frozen = not (self.trains_encoder or shape.stores)
+        # A frozen encoder that runs in the step has a peak of its own, which does not grow with the
+        # depth and hides the decoder's in a shallow model: counted whole too.
+        shortens = name == "prepare" or (name in ("step", "replay") and not encodes_frozen)
+        if self._shallow and shortens:
             low, high = (model._made(shape, name) for model in self._shallow)
             further = (self._depth - _SHALLOW[0]) / (_SHALLOW[1] - _SHALLOW[0])
             return {k: max(round(low[k] + (high[k] - low[k]) * further), 0) for k in low}
@@ -345,13 +350,14 @@ class MemoryModel:
             return self._encode(shape, rows, live)
         with live.part("encoder"):
             counts = [self._frames(samples) for samples in _samples(rows, shape.clip_s)]
-            kept = torch.zeros(rows, max(counts), self._width, dtype=self._model.dtype)
+            width = in_few_sizes(max(counts))
+            kept = torch.zeros(rows, width, self._width, dtype=self._model.dtype)
         return EncoderStates(kept, tuple(counts))
 
     def _encode(self, shape: RunShape, rows: int, live: LiveMemory) -> EncoderStates:
         counts = [max(count, self._model.min_samples) for count in _samples(rows, shape.clip_s)]
         with live.part("audio"):
-            audio = torch.zeros(rows, max(counts))
+            audio = torch.zeros(rows, in_few_sizes(max(counts)))
         with live.part("encoder"):
             return self._model.encode(audio, counts)
 
@@ -371,5 +377,5 @@ def _samples(rows: int, clip_s: float) -> list[int]:
 
 
 def _targets(rows: int, tokens: int) -> TargetBatch:
-    ids = torch.zeros(rows, tokens + 1, dtype=torch.long)
+    ids = torch.zeros(rows, in_few_sizes(tokens + 1), dtype=torch.long)
     return TargetBatch(ids, torch.zeros_like(ids), rows * (tokens + 1))

@@ -156,8 +156,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> object:
         namespace, _, name = str(func.name()).partition("::")
-        if namespace == "profiler":
-            # Marks in the profile (the optimizer makes them); no device sees them.
+        if namespace in ("profiler", "prim"):
+            # Marks in the profile (the optimizer makes them) and questions about a tensor, such as
+            # where it is: no device sees them.
             return func(*args, **(kwargs or {}))
         # Without gradients torch hands composite operators over whole: what they are made of is
         # what a device sees.

@@ -148,8 +148,9 @@ def shallower(config: Any, layers: int) -> Any:
         made.encoder_num_hidden_layers = made.decoder_num_hidden_layers = layers
         return made
     made.num_hidden_layers = made.encoder_config.num_hidden_layers = layers
-    windows = list(config.encoder_config.sliding_windows)
-    made.encoder_config.sliding_windows = [*windows[: layers - 1], windows[len(windows) // 2]]
+    windows = [tuple(window) for window in config.encoder_config.sliding_windows]
+    kept = (*windows[: layers - 1], windows[len(windows) // 2])
+    made.encoder_config.sliding_windows = kept
     for side in (made, made.encoder_config):
         if getattr(side, "layer_types", None):
             side.layer_types = side.layer_types[:layers]

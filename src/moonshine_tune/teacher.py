@@ -91,7 +91,8 @@ class ReplayTeacher:
 
     def targets(self, indices: Sequence[int]) -> TargetBatch:
         """The teacher's text for some clips."""
-        return target_batch([self._tokens[index] for index in indices], self._model.device)
+        said = [self._tokens[index] for index in indices]
+        return target_batch(said, self._model.device, few_sizes=True)
 
     def num_targets(self, indices: Sequence[int]) -> int:
         """Tokens, ends included, that the teacher said to some clips."""

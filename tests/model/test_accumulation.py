@@ -34,10 +34,10 @@ def run_steps(
     def run(batch_size: int, accumulation: int) -> tuple[list[Tensor], list[dict[str, Any]]]:
         gradients: list[Tensor] = []
 
-        def watch(parameters: list[Tensor], bound: float) -> Tensor:
+        def watch(parameters: list[Tensor], bound: float, **how: bool) -> Tensor:
             if not gradients:
                 gradients.extend(p.grad.clone() for p in parameters if p.grad is not None)
-            return _CLIP(parameters, bound)
+            return _CLIP(parameters, bound, **how)
 
         monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", watch)
         content = {

@@ -151,3 +151,14 @@ def test_the_machine_tells_its_chip_and_memory() -> None:
     available = machine.available_memory_mb()
     assert available is not None
     assert 0 < available <= machine.total_memory_mb()
+
+
+def test_few_sizes_are_few_and_near() -> None:
+    """Eight an octave at most, never smaller, at most an eighth more, and their own next size."""
+    lengths = range(8_000, 480_001)
+    sizes = {device.in_few_sizes(length) for length in lengths}
+    assert len(sizes) <= 50
+    for length in (1, 2, 7, 9, 15, 17, 8_001, 479_999):
+        size = device.in_few_sizes(length)
+        assert length <= size <= length * 9 / 8
+        assert device.in_few_sizes(size) == size

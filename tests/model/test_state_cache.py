@@ -251,7 +251,10 @@ def test_what_does_not_fit_is_encoded_when_needed(
     fresh = _prepared(tiny_v1, clips, None)
     for index in range(5):
         kept, made = source.batch([index]), fresh.batch([index])
-        torch.testing.assert_close(kept.values, made.values, rtol=1e-5, atol=1e-5)
+        # What lies past a clip's own frames is padding, of another width where it is encoded.
+        own = slice(0, made.lengths[0])
+        assert kept.lengths == made.lengths
+        torch.testing.assert_close(kept.values[:, own], made.values[:, own], rtol=1e-5, atol=1e-5)
     total = sum(path.stat().st_size for path in _files(tmp_path))
     assert total <= 1_010_000
 

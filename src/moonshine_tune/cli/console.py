@@ -35,13 +35,23 @@ def plain(value: Any) -> Any:
 
 
 def show(text: str, document: Any, *, as_json: bool) -> None:
-    """Print a result: `text` for people, or with `as_json` the document as one line of JSON."""
+    """Print a result: `text` for people, or with `as_json` the document as one line of JSON.
+
+    Of several processes that train together only the first one prints.
+    """
+    if not _is_first_process():
+        return
     if as_json:
         say(text)
         sys.stdout.write(json.dumps(plain(document), ensure_ascii=False) + "\n")
     else:
         sys.stdout.write(text.rstrip("\n") + "\n")
     sys.stdout.flush()
+
+
+def _is_first_process() -> bool:
+    """By what `torchrun` and `accelerate launch` tell each process; alone, it is the first."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def say(text: str) -> None:
@@ -55,7 +65,7 @@ def report_error(error: TuneError, *, as_json: bool) -> int:
     say(f"error: {error}")
     if error.hint:
         say(f"hint: {error.hint}")
-    if as_json:
+    if as_json and _is_first_process():
         document = {
             "error": {
                 "message": error.message,

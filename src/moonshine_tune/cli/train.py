@@ -41,7 +41,7 @@ def train(
     canary: Annotated[
         _OptionalPath, typer.Option(help="General speech that must not get worse.")
     ] = None,
-    preset: Annotated[str | None, typer.Option(help="A shipped preset: tiny, tiny-proof.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Shipped: tiny, medium-pilot, …")] = None,
     config: Annotated[_OptionalPath, typer.Option(help="YAML settings file.")] = None,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", help="One setting: train.learning_rate=3e-4.")

@@ -40,6 +40,8 @@ class Workload:
         tokens: of its text; None takes the most that a clip of that length can have.
         audio_s: seconds of audio (training, dev, canary and replay) whose encoder states would be
             kept; None assumes that they fill `device.state_cache_mb`.
+        score_s: seconds of audio in the largest set that is scored during the run; None assumes
+            that it fills a batch of the scorer.
         replays: the run has replay audio.
         scores: the dev set is scored during the run.
     """
@@ -49,6 +51,7 @@ class Workload:
     audio_s: float | None = None
     replays: bool = False
     scores: bool = True
+    score_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,8 @@ def estimate_run(
         MachineError: a device that is not here, without a budget.
     """
     kind = device_kind(device or settings.device.name)
-    budget = choose_budget(kind, budget_gib or settings.device.budget_gib)
+    told = settings.device.budget_gib if budget_gib is None else budget_gib
+    budget = choose_budget(kind, told)
     shape, remarks = run_shape(settings, workload, kind)
     model = MemoryModel(model_config(settings.model), shape)
     found = settled(model.estimate(), budget)
@@ -306,6 +310,9 @@ def run_shape(
         room = settings.device.state_cache_mb
         remarks.append(f"stored encoder states fill device.state_cache_mb = {room}")
     replays = workload.replays and settings.retain.weight > 0
+    scored = math.inf if workload.score_s is None else max(workload.score_s, clip_s)
+    if not workload.scores:
+        scored = 0.0
     shape = RunShape(
         device=kind,
         sites=adapter.sites,
@@ -323,8 +330,8 @@ def run_shape(
         stored_limit_mb=0 if storage == "disk" else settings.device.state_cache_mb,
         releases_encoder=stores and storage != "memory",
         replay_clips=min(settings.retain.clips_per_step, train.batch_size) if replays else 0,
-        score_batch_s=(_STORED_BATCH_S if stores else _BATCH_S) if workload.scores else 0.0,
-        prepare_batch_s=_PREPARE_BATCH_S,
+        score_batch_s=min(_STORED_BATCH_S if stores else _BATCH_S, scored) if scored else 0.0,
+        prepare_batch_s=min(_PREPARE_BATCH_S, max(audio_s, clip_s)),
     )
     return shape, tuple(remarks)
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from moonshine_tune.config import ResolvedSettings, RunSettings
@@ -130,12 +130,19 @@ def workload_of(settings: RunSettings) -> Workload:
     if data.train is None:
         return Workload()
     named = (data.train, data.dev, data.canary, data.replay)
-    lengths = [_lengths(path, settings) for path in named if path is not None]
-    every = [length for found in lengths for length in found]
+    lengths = {path: _lengths(path, settings) for path in named if path is not None}
+    every = [length for found in lengths.values() for length in found]
     if not every:
         return Workload(replays=data.replay is not None)
+    # The teacher listens to replay in the scorer's batches. Without a dev manifest any clips of
+    # train are held out: no bound then.
+    listened = (data.dev, data.canary, data.replay)
+    scored = [sum(lengths[path]) for path in listened if path is not None]
     return Workload(
-        clip_s=max(every), audio_s=sum(every), replays=data.replay is not None, tokens=None
+        clip_s=max(every),
+        audio_s=sum(every),
+        replays=data.replay is not None,
+        score_s=max(scored) if data.dev is not None else None,
     )
 
 
@@ -170,7 +177,8 @@ def fit_settings(
         RequestError: nothing fits; names the smallest estimate.
     """
     kind = device_kind(device or settings.device.name)
-    budget = choose_budget(kind, budget_gib or settings.device.budget_gib)
+    allowed = settings.device.budget_gib if budget_gib is None else budget_gib
+    budget = choose_budget(kind, allowed)
     changes: list[str] = []
     current, load = settings, workload
     found = settled(estimate_memory(current, load, kind), budget)
@@ -230,7 +238,9 @@ def _shorter_clips(settings: RunSettings, workload: Workload) -> _Step | None:
     data = settings.data.model_copy(update={"max_clip_s": seconds})
     changed = settings.model_copy(update={"data": data})
     tokens = None if workload.tokens is None else math.ceil(workload.tokens * seconds / longest)
-    shorter = Workload(seconds, tokens, workload.audio_s, workload.replays, workload.scores)
+    # What is scored loses its long clips too: as much as if all lengths were equally common.
+    scored = None if workload.score_s is None else workload.score_s * seconds / longest
+    shorter = replace(workload, clip_s=seconds, tokens=tokens, score_s=scored)
     return changed, shorter, f"data.max_clip_s={seconds:g} (longer clips are left out)"
 
 

@@ -18,7 +18,7 @@ from moonshine_tune.adapter import (
     load_adapter_state,
 )
 from moonshine_tune.config import ResolvedSettings
-from moonshine_tune.device import choose_device, choose_dtype, is_out_of_memory
+from moonshine_tune.device import choose_device, choose_dtype, is_out_of_memory, takes_lists
 from moonshine_tune.errors import MachineError, RequestError
 from moonshine_tune.jobs.fitting import check_memory
 from moonshine_tune.jobs.interrupt import StopRequest
@@ -204,7 +204,11 @@ def _loop(trainer: Trainer, resume: bool) -> tuple[str, int]:
                 continue
             sums = processes.add_up(parameters, sums)
             processes.unscale(parameters)
-            norm = float(torch.nn.utils.clip_grad_norm_(parameters, settings.train.clip_norm))
+            norm = float(
+                torch.nn.utils.clip_grad_norm_(
+                    parameters, settings.train.clip_norm, foreach=takes_lists(model.device)
+                )
+            )
             if math.isfinite(norm) and math.isfinite(sum(sums.values())):
                 trainer.optimizer.step()
                 counters.skipped_in_a_row = 0

@@ -18,7 +18,7 @@ from moonshine_tune.jobs.state_stores import Clips, StateStores
 from moonshine_tune.manifest import Manifest, Utterance, read_manifest
 from moonshine_tune.progress import Progress
 from moonshine_tune.sampler import Stage, StagedSampler, easy_first_stages
-from moonshine_tune.splits import split_by_speaker
+from moonshine_tune.splits import find_leaks, split_by_speaker
 from moonshine_tune.text import Normalizer
 
 
@@ -244,7 +244,8 @@ def _train_and_dev(
     )
     train = manifests["train"].utterances
     if "dev" in manifests:
-        return train, manifests["dev"].utterances, remarks
+        dev = manifests["dev"].utterances
+        return train, dev, (*remarks, *_check_apart(settings, train, dev))
     parts = split_by_speaker(train, dev=settings.data.dev_share, test=0.0, seed=settings.train.seed)
     if not parts.dev or not parts.train:
         raise RequestError(
@@ -253,3 +254,33 @@ def _train_and_dev(
         )
     remark = f"dev: no manifest given, held {len(parts.dev)} of {len(train)} utterances out"
     return parts.train, parts.dev, (*remarks, remark)
+
+
+def _check_apart(
+    settings: RunSettings, train: Sequence[Utterance], dev: Sequence[Utterance]
+) -> tuple[str, ...]:
+    """Refuse a dev set that flatters; one voice alone has no other, which is said instead."""
+    leaks = find_leaks({"train": train, "dev": dev})
+    spans = {(item.audio, item.start, item.end) for item in train}
+    same = [item.id for item in dev if (item.audio, item.start, item.end) in spans]
+    if same:
+        raise RequestError(
+            f"{len(same)} of {len(dev)} dev clips are training clips too, such as {same[0]}",
+            where=settings.data.dev,
+            hint="split anew: moonshine-tune data split; or leave --dev out",
+        )
+    shared = [leak.value for leak in leaks.speakers]
+    if not shared:
+        return ()
+    named = ", ".join(shared[:3]) + (", …" if len(shared) > 3 else "")
+    if len({item.speaker or item.session for item in train}) == 1:
+        return (f"dev: spoken by the one voice of train ({named}): says nothing about others",)
+    if not settings.data.shared_speakers:
+        raise RequestError(
+            f"dev shares {len(shared)} speakers with train ({named}): its WER would flatter by "
+            "several points",
+            where=settings.data.dev,
+            hint="split by speaker: moonshine-tune data split; where these very voices are the "
+            "ones to be served: --set data.shared_speakers=true",
+        )
+    return (f"dev: shares {len(shared)} speakers with train ({named}), as allowed",)

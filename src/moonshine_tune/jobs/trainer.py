@@ -21,6 +21,7 @@ from moonshine_tune.device import (
     clear_cache_in_turn,
     memory_mb,
     release_memory,
+    takes_lists,
 )
 from moonshine_tune.errors import MachineError
 from moonshine_tune.files import complete_folder, write_json_atomic, write_jsonl_atomic
@@ -102,7 +103,8 @@ class Trainer:
         self.model = opened.model
         self.accelerator = processes.accelerator
         groups = _parameter_groups(settings, opened)
-        self.optimizer = self.accelerator.prepare(torch.optim.AdamW(groups))
+        optimizer = torch.optim.AdamW(groups, foreach=takes_lists(self.model.device))
+        self.optimizer = self.accelerator.prepare(optimizer)
         self.counters = Counters()
         self.rule = SelectionRule(None, settings.select.canary_bound)
         self.best_state: dict[str, Tensor] = {}
@@ -190,7 +192,8 @@ class Trainer:
         tokens = self.setup.corpus.tokens
         count = sum(len(tokens[index]) + 1 for index in plan.indices)
         for batch in self._fitting(plan):
-            targets = target_batch([tokens[index] for index in batch], self.model.device)
+            texts = [tokens[index] for index in batch]
+            targets = target_batch(texts, self.model.device, few_sizes=True)
             heard = self.setup.hearing.heard(batch, step)
             pull = self.settings.retain.domain_weight
             with self.processes.autocast():
@@ -223,7 +226,7 @@ class Trainer:
                 yield "replay_kl", pull, 1.0 / weight
             if told:
                 texts = [replay.transcripts[index] for index in told]
-                targets = target_batch(texts, self.model.device)
+                targets = target_batch(texts, self.model.device, few_sizes=True)
                 with self.processes.autocast():
                     states = replay.source.batch(told)
                     hidden = self.model.decoder_hidden(states, targets.input_ids)
