@@ -23,7 +23,7 @@ from pathlib import Path
 
 _TIMED_CHARTS = ("Memory", "Speed")
 _TIMED_SECTIONS = ("speed",)
-_UNITS = r"(?:ms|s|min|h|MB|steps/s|x)"
+_UNITS = r"(?:ms|s|min|h|MB|GB|GiB|steps/s|x)"
 _MASKS = (
     (re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?(?:[+-]\d\d:\d\d|Z)?)?"), "DATE"),
     (re.compile(rf"[+−-]?\d[\d,.]*\s?{_UNITS}\b"), "TIME"),

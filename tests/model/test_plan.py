@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarks.plan_kill import facts
 
 from moonshine_tune.errors import MachineError
 from moonshine_tune.jobs import plan_work
@@ -13,6 +14,7 @@ from moonshine_tune.jobs.plan import PlanResult, plan_status, run_plan
 from moonshine_tune.jobs.plan_file import Plan, check_plan
 from moonshine_tune.jobs.plan_record import PlanFolder
 from moonshine_tune.progress import SilentProgress
+from moonshine_tune.report.page import write_report
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -104,11 +106,12 @@ def test_only_what_depends_on_a_change_runs_again(
     assert run_plan(changed, out, _QUIET).ran[0] == "proof/train"
 
 
-def test_a_kill_in_training_goes_on_and_comes_to_the_same(
+def test_two_kills_go_on_and_end_in_the_same_report(
     make_plan: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = run_plan(make_plan(), tmp_path / "whole", _QUIET)
-    out = tmp_path / "killed"
+    """Once in training, once in a later step of the next phase."""
+    whole = run_plan(make_plan(), tmp_path / "whole" / "plan", _QUIET)
+    out = tmp_path / "killed" / "plan"
     from moonshine_tune.jobs.trainer import Trainer
 
     log, seen = Trainer.log, []
@@ -125,13 +128,36 @@ def test_a_kill_in_training_goes_on_and_comes_to_the_same(
         run_plan(make_plan(), out, _QUIET)
     state = plan_status(make_plan(), out, _QUIET).phases[0]
     assert (state.state, state.why, state.next) == ("interrupted", "in train", "go on with train")
+    score, scored = plan_work.score_torch, []
+
+    def score_and_die(*words: Any) -> Any:
+        scored.append(words)
+        if len(scored) == 2:
+            raise SystemExit("killed again")
+        return score(*words)
+
+    monkeypatch.setattr(plan_work, "score_torch", score_and_die)
+    with pytest.raises(SystemExit, match="again"):
+        run_plan(make_plan(), out, _QUIET)
+    assert seen[3:5] == [3, 4]  # from the state of step 2 on
+    state = plan_status(make_plan(), out, _QUIET).phases[1]
+    assert (state.state, state.next) == ("interrupted", "run score torch")
     again = run_plan(make_plan(), out, _QUIET)
     assert again.passed
-    assert seen[3:5] == [3, 4]  # from the state of step 2 on
+    assert again.ran == ("pilot/score torch",)
     assert _figures(again) == _figures(whole)
     record = PlanFolder(out).read()
     assert record is not None
     assert record.phase("proof").steps["train"].starts == 2
+    told, expected = (_told(folder) for folder in (out, tmp_path / "whole" / "plan"))
+    assert len(expected) > 100
+    assert told == expected
+
+
+def _told(folder: Path) -> list[str]:
+    """What the report says, without the name of the folder above it."""
+    report = write_report(folder, None, _QUIET).report
+    return [line.replace(str(folder), "PLAN") for line in facts(report)]
 
 
 def _figures(result: PlanResult) -> list[tuple[str, str, str]]:
