@@ -25,7 +25,7 @@ _SOUNDS: dict[str, Callable[[Samples], Samples]] = {
     "silent": lambda samples: np.zeros_like(samples),
     "clipped": lambda samples: np.clip(samples / np.abs(samples).max() * 8.0, -1.0, 1.0),
     "noisy": lambda samples: _with_hiss(samples, 0.0),
-    "too_quiet": lambda samples: samples / np.abs(samples).max() * 0.004,
+    "too_quiet": lambda samples: samples * (0.0025 / _loudest(samples)),
     "dc_offset": lambda samples: samples * 0.5 + 0.1,
     "far_too_short": lambda samples: samples[:800],
     "long_silence": lambda samples: np.concatenate([samples, np.zeros(64_000, np.float32)]),
@@ -46,6 +46,12 @@ _PAIRED = ("swapped_text", "doubtful_text", "duplicate_audio", "conflicting_text
 _EACH = 4
 
 
+def _loudest(samples: Samples) -> float:
+    """Level of the loudest 10 ms: a single click can stand far above all speech."""
+    frames = samples[: len(samples) // 160 * 160].reshape(-1, 160)
+    return float(np.sqrt((frames**2).mean(axis=1)).max())
+
+
 def _with_hiss(samples: Samples, snr_db: float) -> Samples:
     noise = np.random.default_rng(1).standard_normal(len(samples)).astype(np.float32)
     power = float(np.mean(samples**2))
@@ -64,13 +70,13 @@ class _Planted:
             for one in chosen
         ]  # fmt: skip
         # The longest are what words can be missing from; the rest in any order.
-        order = sorted(range(_COUNT), key=lambda place: -(chosen[place].duration or 0))
+        order = sorted(self.lines, key=lambda line: -line["duration"])
         self.long, self.rest = order[:60], order[60:]
         random.Random(7).shuffle(self.rest)
 
     def take(self, kind: str) -> list[dict[str, Any]]:
         source = self.long if kind in ("words_missing", "words_not_said") else self.rest
-        found = [self.lines[source.pop(0)] for _ in range(_EACH)]
+        found = [source.pop(0) for _ in range(_EACH)]
         self.expected[kind] |= {line["id"] for line in found}
         return found
 
