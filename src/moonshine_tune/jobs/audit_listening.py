@@ -27,7 +27,7 @@ _STORED_MB = 400
 _FEWEST = 20
 # Beyond so many robust standard deviations, and at least so many nats a token.
 _DEVIATIONS, _LEAST_NATS = 3.5, 1.0
-_SURE, _OTHER = 0.5, 0.5
+_SURE, _OTHER = 0.4, 0.5
 # A text that is so many times longer than what is heard, and by so many characters.
 _LONGER, _LONGER_BY = 1.7, 10
 _FITS = 0.3
