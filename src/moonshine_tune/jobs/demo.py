@@ -262,7 +262,8 @@ def _export_gates(exported: ExportResult) -> tuple[Gate, ...]:
         Gate(
             "parity",
             parity.passed,
-            f"{parity.word_difference:.2f} % of {parity.words} words differ",
+            parity.first_difference
+            or f"{parity.word_difference:.2f} % of {parity.words} words differ",
             f"{parity.bound:g} % at most",
         ),
     )

@@ -88,8 +88,12 @@ class ParityResult:
 
     @property
     def wer_is_kept(self) -> bool:
-        """Whether the runtime's WER is at most half a point above torch's, or not shown to be."""
-        return self.wer is None or self.wer_points <= WER_POINTS or self.wer.ci95[0] <= 0
+        """Whether the runtime's WER is at most half a point above torch's, or not shown to be.
+
+        Shown is what the whole interval says: a few hundred words move by a point when eight-bit
+        activations tip four of them, the base's own files included.
+        """
+        return self.wer is None or min(self.wer_points, self.wer.ci95[0]) <= WER_POINTS
 
 
 def compare_transcripts(

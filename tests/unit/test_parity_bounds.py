@@ -1,0 +1,27 @@
+"""When a difference in WER stops an export."""
+
+import pytest
+
+from moonshine_tune.runtime.parity import ParityResult
+from moonshine_tune.score import PairedComparison
+
+
+def _with_wer(difference: float, low: float, high: float) -> ParityResult:
+    wer = PairedComparison(3.0, 3.0 + difference, difference, (low, high), "worse")
+    return ParityResult(1.0, 5.0, 40, 36, 370, (), wer=wer)
+
+
+@pytest.mark.parametrize(
+    ("difference", "low", "high"),
+    [(0.5, 0.2, 0.9), (1.35, 0.27, 2.57), (0.6, -0.1, 1.2), (-4.0, -6.0, -2.0)],
+)
+def test_a_loss_that_may_be_half_a_point_is_kept(
+    difference: float, low: float, high: float
+) -> None:
+    assert _with_wer(difference, low, high).passed
+
+
+def test_a_loss_that_is_surely_more_stops_the_export() -> None:
+    result = _with_wer(3.0, 0.6, 5.0)
+    assert not result.passed
+    assert "+3.00 points" in (result.first_difference or "")
