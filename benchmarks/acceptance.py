@@ -41,6 +41,22 @@ def an4(out: Path, steps: int | None) -> dict[str, Any]:
 
 def alphanumeric(out: Path, steps: int | None) -> dict[str, Any]:
     """Spelled letters and digits: 148 clips of one speaker, 72 of another for the test."""
+    parts = alphanumeric_parts(out)
+    return _adapt_and_score(
+        out / "an",
+        {
+            "train": parts["train"],
+            "dev": parts["dev"],
+            "canary": SHARED / "ljspeech" / "manifest.jsonl",
+        },
+        parts["test"],
+        steps,
+        {"wer": 12.0, "canary_points": 2.0},
+    )
+
+
+def alphanumeric_parts(out: Path) -> dict[str, Path]:
+    """Write the manifests `train`, `dev` and `test` of the spelled alphabet."""
     manifest = read_manifest(SHARED / "alphanumeric" / "manifest.jsonl")
     train = [item for item in manifest.utterances if item.split == "train"]
     # One speaker only: every ninth clip chooses the adapter, the other speaker judges it.
@@ -51,17 +67,7 @@ def alphanumeric(out: Path, steps: int | None) -> dict[str, Any]:
     }
     for name, utterances in parts.items():
         write_manifest(out / f"{name}.jsonl", [replace(item, split=name) for item in utterances])
-    return _adapt_and_score(
-        out / "an",
-        {
-            "train": out / "train.jsonl",
-            "dev": out / "dev.jsonl",
-            "canary": SHARED / "ljspeech" / "manifest.jsonl",
-        },
-        out / "test.jsonl",
-        steps,
-        {"wer": 12.0, "canary_points": 2.0},
-    )
+    return {name: out / f"{name}.jsonl" for name in parts}
 
 
 def _adapt_and_score(

@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.acceptance import SHARED
+from benchmarks.acceptance import SHARED, alphanumeric_parts
 from moonshine_tune.cli.console import TerminalProgress
 from moonshine_tune.config import parse_assignments, read_preset, resolve_settings
 from moonshine_tune.environment import apply_environment_defaults
@@ -93,18 +93,9 @@ def _data(corpus: str, out: Path) -> tuple[dict[str, str], Path]:
     if corpus == "an4":
         folder = SHARED / "an4"
         return {"train": str(folder / "train.jsonl"), "replay": replay}, folder / "test.jsonl"
-    manifest = read_manifest(SHARED / "alphanumeric" / "manifest.jsonl")
-    own = [item for item in manifest.utterances if item.split == "train"]
-    # One speaker only: every ninth clip chooses the adapter, the other speaker judges it.
-    parts = {
-        "dev": own[::9],
-        "train": [item for place, item in enumerate(own) if place % 9],
-        "test": [item for item in manifest.utterances if item.split == "test"],
-    }
-    for name, utterances in parts.items():
-        write_manifest(out / f"{name}.jsonl", [replace(item, split=name) for item in utterances])
-    paths = {name: str(out / f"{name}.jsonl") for name in ("train", "dev")}
-    return {**paths, "replay": replay}, out / "test.jsonl"
+    parts = alphanumeric_parts(out)
+    paths = {name: str(parts[name]) for name in ("train", "dev")}
+    return {**paths, "replay": replay}, parts["test"]
 
 
 def split_noises(out: Path) -> tuple[Path, Path]:

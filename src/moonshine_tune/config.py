@@ -4,7 +4,6 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -12,8 +11,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from moonshine_tune.errors import ProblemsError, RequestError
+from moonshine_tune.yaml_files import read_shipped, read_yaml, shipped_names
 
-_PRESETS = "moonshine_tune.presets"
 # Settings that name files; in a settings file they are relative to it.
 PATH_SETTINGS = ("data.train", "data.dev", "data.canary", "data.replay", "augment.noise",
                  "augment.rooms")  # fmt: skip
@@ -349,8 +348,7 @@ class ResolvedSettings:
 
 def preset_names() -> tuple[str, ...]:
     """Names of the presets that ship with the package."""
-    files = resources.files(_PRESETS).iterdir()
-    return tuple(sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml")))
+    return shipped_names("presets")
 
 
 def read_preset(name: str) -> dict[str, Any]:
@@ -364,8 +362,7 @@ def read_preset(name: str) -> dict[str, Any]:
             f"no preset is called {name!r}{_nearest(name, preset_names())}",
             hint=f"one of: {', '.join(preset_names())}",
         )
-    text = (resources.files(_PRESETS) / f"{name}.yaml").read_text(encoding="utf-8")
-    return dict(yaml.safe_load(text) or {})
+    return dict(read_shipped("presets", name) or {})
 
 
 def read_settings_file(path: Path) -> dict[str, Any]:
@@ -376,17 +373,7 @@ def read_settings_file(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise RequestError("no such settings file", where=path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise RequestError(f"not UTF-8 text (byte {error.start})", where=path) from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise RequestError(
-            f"not YAML: {getattr(error, 'problem', error)}",
-            where=path,
-            line=mark.line + 1 if mark else None,
-        ) from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise RequestError("settings must be a YAML mapping", where=path)
     for name in PATH_SETTINGS:

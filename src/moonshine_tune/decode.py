@@ -95,7 +95,7 @@ def encode_clips(model: SpeechModel, clips: Sequence[Samples]) -> EncoderStates:
     of its weights for every token, for one clip as for fifty.
     """
     parts = []
-    for group in _neighbours([len(clip) for clip in clips], int(_ENCODE_S * SAMPLE_RATE_HZ)):
+    for group in _neighbours([len(clip) for clip in clips], _ENCODE_S * SAMPLE_RATE_HZ):
         audio, counts = pad_clips([clips[index] for index in group], model.device)
         parts.append(model.encode(audio, counts))
     if len(parts) == 1:
@@ -105,10 +105,10 @@ def encode_clips(model: SpeechModel, clips: Sequence[Samples]) -> EncoderStates:
     return EncoderStates(torch.cat(values), tuple(n for part in parts for n in part.lengths))
 
 
-def _neighbours(sizes: Sequence[int], limit: int) -> list[list[int]]:
-    """Indices in their order, cut so that each group padded to its longest stays below `limit`."""
+def _neighbours(sizes: Sequence[float], limit: float) -> list[list[int]]:
+    """Indices in their order, cut so that each group padded to its longest is within `limit`."""
     groups: list[list[int]] = []
-    longest = 0
+    longest = 0.0
     for index, size in enumerate(sizes):
         longest = max(longest, size)
         if groups and longest * (len(groups[-1]) + 1) <= limit:
@@ -138,14 +138,9 @@ def pad_clips(
 
 def batches_by_length(seconds: Sequence[float], max_batch_s: float) -> list[list[int]]:
     """Indices grouped by similar length, each within `max_batch_s` of padded audio (memory)."""
-    groups: list[list[int]] = []
-    current: list[int] = []
-    for index in sorted(range(len(seconds)), key=lambda i: (seconds[i], i)):
-        if current and seconds[index] * (len(current) + 1) > max_batch_s:
-            groups.append(current)
-            current = []
-        current.append(index)
-    return [*groups, current] if current else groups
+    order = sorted(range(len(seconds)), key=lambda i: (seconds[i], i))
+    groups = _neighbours([seconds[index] for index in order], max_batch_s)
+    return [[order[place] for place in group] for group in groups]
 
 
 def fit_clip(model: SpeechModel, clip: Samples) -> Samples:

@@ -15,7 +15,6 @@ from safetensors.numpy import load_file, save_file
 from moonshine_tune.adapter import adapter_parameters, adapter_state, inject_lora, save_adapter
 from moonshine_tune.audio.decode import load_audio, write_audio
 from moonshine_tune.checkpoints import load_checkpoint
-from moonshine_tune.cli.app import run
 from moonshine_tune.errors import ProblemsError
 from moonshine_tune.families.interface import SpeechModel
 from moonshine_tune.jobs.model_opening import base_identity
@@ -32,18 +31,6 @@ pytestmark = [pytest.mark.real_model, pytest.mark.usefixtures("one_thread")]
 Answer = tuple[int, dict[str, Any]]
 Build = Callable[..., SpeechModel]
 _SAID = "Ever tried, ever failed, no matter, try again, fail again, fail better."
-
-
-@pytest.fixture
-def ask(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
-    """Run a command with --json: exit code and document."""
-
-    def run_json(*words: str | Path) -> Answer:
-        capsys.readouterr()
-        code = run([*(str(word) for word in words), "--json"])
-        return code, json.loads(capsys.readouterr().out.strip().splitlines()[-1])
-
-    return run_json
 
 
 @pytest.fixture(scope="module")

@@ -21,18 +21,6 @@ pytestmark = pytest.mark.real_model
 Answer = tuple[int, dict[str, Any]]
 
 
-@pytest.fixture
-def ask(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
-    """Run a command with --json: exit code and document."""
-
-    def run_json(*words: str | Path) -> Answer:
-        capsys.readouterr()
-        code = run([*(str(word) for word in words), "--json"])
-        return code, json.loads(capsys.readouterr().out.strip().splitlines()[-1])
-
-    return run_json
-
-
 @pytest.fixture(scope="module")
 def domain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train, dev and test of a little air-traffic phraseology, in a folder with an awkward name."""

@@ -19,7 +19,6 @@ from benchmarks.random_model import save_random_model
 from moonshine_tune.adapter import adapter_parameters, adapter_state, inject_lora, save_adapter
 from moonshine_tune.audio.decode import load_audio, write_audio
 from moonshine_tune.checkpoints import load_checkpoint
-from moonshine_tune.cli.app import run
 from moonshine_tune.decode import DecodeLimits, TorchTranscriber
 from moonshine_tune.errors import RequestError
 from moonshine_tune.families.interface import SpeechModel
@@ -67,18 +66,6 @@ def clips(place: Path) -> list[Floats]:
 @pytest.fixture(scope="module")
 def model(place: Path) -> SpeechModel:
     return load_checkpoint(place / "base")
-
-
-@pytest.fixture
-def ask(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
-    """Run a command with --json: exit code and document."""
-
-    def run_json(*words: str | Path) -> Answer:
-        capsys.readouterr()
-        code = run([*(str(word) for word in words), "--json"])
-        return code, json.loads(capsys.readouterr().out.strip().splitlines()[-1])
-
-    return run_json
 
 
 def test_the_runtime_says_what_torch_says_whole_and_in_chunks(

@@ -4,11 +4,9 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
 
 from moonshine_tune.config import RunSettings, read_preset, resolve_settings
@@ -22,6 +20,7 @@ from moonshine_tune.jobs.ablate_space import (
     flattened,
     nested,
 )
+from moonshine_tune.yaml_files import read_shipped, read_yaml, shipped_names
 
 _KEYS = ("preset", "settings", "space")
 _RANGE_KEYS = ("low", "high", "step", "log")
@@ -33,8 +32,7 @@ _PATHS = ("data.train", "data.replay", "augment.noise", "augment.rooms")
 
 def space_names() -> tuple[str, ...]:
     """Names of the search spaces that ship with the package."""
-    files = (resources.files("moonshine_tune") / "spaces").iterdir()
-    return tuple(sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml")))
+    return shipped_names("spaces")
 
 
 def read_space(name: str) -> SearchSpace:
@@ -47,24 +45,14 @@ def read_space(name: str) -> SearchSpace:
     """
     path = Path(name)
     if name in space_names() and not path.is_file():
-        text = (resources.files("moonshine_tune") / "spaces" / f"{name}.yaml").read_text("utf-8")
-        return _Reader(name, None).read(yaml.safe_load(text))
+        return _Reader(name, None).read(read_shipped("spaces", name))
     if not path.is_file():
         raise RequestError(
             "no such search space",
             where=path,
             hint=f"name a YAML file, or one that is shipped: {', '.join(space_names())}",
         )
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        raise RequestError(
-            f"not YAML: {getattr(error, 'problem', error)}",
-            where=path,
-            line=mark.line + 1 if mark else None,
-        ) from error
-    return _Reader(path.name, path.parent).read(content)
+    return _Reader(path.name, path.parent).read(read_yaml(path))
 
 
 def setting_types(section: type[BaseModel] = RunSettings, prefix: str = "") -> dict[str, Any]:

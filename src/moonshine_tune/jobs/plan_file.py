@@ -7,16 +7,15 @@ nearest name, loops with their path, files that do not exist, gates without a fi
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from moonshine_tune.config import preset_names, read_preset, resolve_settings
 from moonshine_tune.errors import ProblemsError, RequestError, TuneError
 from moonshine_tune.jobs.ablate_space_file import read_space
+from moonshine_tune.yaml_files import read_shipped, read_yaml, shipped_names
 
 STAND_IN = "stand-in"
 """Model name for a small streaming model with random weights: the ways of a large one, no sense."""
@@ -221,8 +220,7 @@ class Plan:
 
 def plan_names() -> tuple[str, ...]:
     """Names of the plans that ship with the package."""
-    files = (resources.files("moonshine_tune") / "plans").iterdir()
-    return tuple(sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml")))
+    return shipped_names("plans")
 
 
 def read_plan(name: str) -> Plan:
@@ -234,13 +232,10 @@ def read_plan(name: str) -> Plan:
     """
     path = Path(name)
     if path.is_file():
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise RequestError(f"not UTF-8 text (byte {error.start})", where=path) from error
+        content = read_yaml(path)
         folder = path.absolute().parent
     elif name in plan_names():
-        text = (resources.files("moonshine_tune") / "plans" / f"{name}.yaml").read_text("utf-8")
+        content = read_shipped("plans", name)
         folder = Path().absolute()
     else:
         raise RequestError(
@@ -249,15 +244,6 @@ def read_plan(name: str) -> Plan:
             hint="write one with: moonshine-tune plan init, or run a shipped one: "
             + ", ".join(plan_names()),
         )
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise RequestError(
-            f"not YAML: {getattr(error, 'problem', error)}",
-            where=path,
-            line=mark.line + 1 if mark else None,
-        ) from error
     if not isinstance(content, dict):
         raise RequestError("a plan must be a YAML mapping", where=path)
     return check_plan(content, source=name, folder=folder)
