@@ -396,6 +396,7 @@ class LazyMerged(Mapping[str, Tensor]):
             if hasattr(module, "lora_A") and _NAME in getattr(module, "lora_A", {})
         }
 
+    @torch.no_grad()
     def __getitem__(self, name: str) -> Tensor:
         module: Any = self._modules[name]
         base = self.base(name)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -138,14 +139,14 @@ def scan_manifest(
         content = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise RequestError(f"not UTF-8 text (byte {error.start})", where=path) from error
-    folder = path.parent.resolve()
+    recordings = _Recordings(path.parent)
     utterances: list[Utterance] = []
     problems: list[LineProblem] = []
     first_line: dict[str, int] = {}
     for number, line in enumerate(content.split("\n"), start=1):
         if not line.strip():
             continue
-        parsed = _parse_line(line, number, folder)
+        parsed = _parse_line(line, number, recordings)
         if isinstance(parsed, str):
             problems.append(LineProblem(number, "bad_line", parsed))
         elif require_text and parsed.text is None:
@@ -155,7 +156,7 @@ def scan_manifest(
             problems.append(LineProblem(number, "duplicate_id", message, parsed.id))
         else:
             first_line[parsed.id] = number
-            if check_files and not _is_file(parsed.audio):
+            if check_files and not recordings.is_there(parsed.audio):
                 message = f"no such recording: {parsed.audio}"
                 problems.append(LineProblem(number, "missing_recording", message, parsed.id))
             else:
@@ -194,12 +195,56 @@ def read_manifest(path: Path, *, require_text: bool = True, check_files: bool = 
     return Manifest(path, scan.utterances, scan.sha256, remarks)
 
 
-def _is_file(path: Path) -> bool:
-    """Whether the file is there; a name that no disk can hold is not."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False
+class _Recordings:
+    """The places of a manifest's recordings.
+
+    A manifest names thousands of files in a few folders, or thousands of spans of a few files:
+    each folder is resolved once and each file looked for once. Resolving every line's path by
+    itself made two thirds of the time of opening a large manifest.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.resolve()
+        self._folders: dict[Path, Path] = {}
+        self._places: dict[str, Path] = {}
+        self._regular: dict[Path, bool] = {}
+
+    def place(self, audio: str) -> Path:
+        """The absolute path of a recording, links followed.
+
+        Raises:
+            OSError, ValueError, RuntimeError: it is no path.
+        """
+        known = self._places.get(audio)
+        if known is None:
+            known = self._places[audio] = self._resolved(audio)
+        return known
+
+    def _resolved(self, audio: str) -> Path:
+        named = self._folder / Path(audio).expanduser()
+        folder, name = named.parent, named.name
+        if name in ("", ".."):
+            return named.resolve()
+        if folder not in self._folders:
+            self._folders[folder] = folder.resolve()
+        path = self._folders[folder] / name
+        try:
+            mode = path.lstat().st_mode
+        except OSError:
+            mode = 0
+        if stat.S_ISLNK(mode):
+            return path.resolve()
+        self._regular[path] = stat.S_ISREG(mode)
+        return path
+
+    def is_there(self, path: Path) -> bool:
+        """Whether the file is there; a name that no disk can hold is not."""
+        if path not in self._regular:
+            try:
+                self._regular[path] = path.is_file()
+            except OSError:
+                self._regular[path] = False
+        return self._regular[path]
 
 
 def _parse_record(line: str) -> dict[str, Any] | str:
@@ -221,7 +266,7 @@ def _parse_record(line: str) -> dict[str, Any] | str:
     return record
 
 
-def _parse_line(line: str, number: int, folder: Path) -> Utterance | str:
+def _parse_line(line: str, number: int, recordings: _Recordings) -> Utterance | str:
     """An utterance, or a sentence that says what is wrong with the line."""
     record = _parse_record(line)
     if isinstance(record, str):
@@ -233,7 +278,7 @@ def _parse_line(line: str, number: int, folder: Path) -> Utterance | str:
     if fault:
         return fault
     try:
-        path = (folder / Path(audio).expanduser()).resolve()
+        path = recordings.place(audio)
     except (OSError, ValueError, RuntimeError):
         return f'"audio" is {audio!r}, which is no path'
     start, end, duration = _span(record)

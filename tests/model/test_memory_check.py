@@ -10,18 +10,28 @@ from typing import Any
 import pytest
 import soundfile
 
+from moonshine_tune.config import ResolvedSettings, RunSettings
 from moonshine_tune.device import heap_is_loose
 from moonshine_tune.errors import RequestError
 from moonshine_tune.jobs import fitting
 from moonshine_tune.jobs import train as train_module
-from moonshine_tune.jobs.estimate import GIB, estimate_memory
-from moonshine_tune.jobs.fitting import check_memory, workload_of
+from moonshine_tune.jobs.estimate import GIB, Workload, estimate_memory
+from moonshine_tune.jobs.fitting import MemoryCheck
 from moonshine_tune.jobs.train import train
+from moonshine_tune.jobs.train_data import read_training_data
 from moonshine_tune.progress import SilentProgress
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 _PROCESS = 600 << 20
+
+
+def workload_of(settings: RunSettings) -> Workload:
+    return fitting.workload_of(settings, read_training_data(settings.data))
+
+
+def check_memory(resolved: ResolvedSettings, **options: Any) -> MemoryCheck:
+    return fitting.check_memory(resolved, read_training_data(resolved.settings.data), **options)
 
 
 def _part(training: Any, share: float, *names: str, **changes: Any) -> Any:
@@ -138,6 +148,7 @@ def test_the_heap_is_kept_tight_only_where_that_is_needed(
 
 _HOLES = """
 import sys
+from moonshine_tune.config import ResolvedSettings, RunSettings
 from moonshine_tune.device import keep_heap_tight
 from moonshine_tune.machine import resident_mb
 import torch

@@ -17,8 +17,10 @@ from moonshine_tune.audio.decode import load_audio, write_audio
 from moonshine_tune.checkpoints import load_checkpoint
 from moonshine_tune.errors import ProblemsError
 from moonshine_tune.families.interface import SpeechModel
+from moonshine_tune.jobs.export_rounding import clips_of_run
 from moonshine_tune.jobs.model_opening import base_identity
 from moonshine_tune.jobs.tuned_checkpoint import tuned_tensors
+from moonshine_tune.runs import RunFolder
 from moonshine_tune.runtime.graph_parity import merged_state
 from moonshine_tune.runtime.layout import STREAMING_FILES
 from moonshine_tune.runtime.ort_file import OrtFile
@@ -57,6 +59,60 @@ def adapter(real_tiny: ResolvedModel, tmp_path_factory: pytest.TempPathFactory) 
                 value.copy_(2e-4 * torch.randn(value.shape, generator=chance))
     save_adapter(folder, model, adapter_state(model), base=base_identity(real_tiny))
     return folder
+
+
+# --- rounding
+
+
+def _rounded(
+    ask: Callable[..., Answer], adapter: Path, clips: Path, out: Path, *words: object
+) -> dict[str, Any]:
+    code, found = ask("export", "--run", adapter, "--model", "tiny", "--manifest",
+                      clips / "texts.jsonl", "--out", out, *words)  # fmt: skip
+    assert code == 0, found
+    return found
+
+
+def test_rounding_that_was_steered_by_clips_is_closer(
+    adapter: Path, clips: Path, ask: Callable[..., Answer], tmp_path: Path
+) -> None:
+    """The adapter alone names no manifests: dithered, unless a manifest is given."""
+    alone = _rounded(ask, adapter, clips, tmp_path / "alone")
+    assert alone["rounding"].startswith("dithered") and not alone["calibrated"]
+    assert alone["worst_step_error"] <= 1.01
+    plain = _rounded(ask, adapter, clips, tmp_path / "plain", "--calibrate", "none")
+    assert plain["sha256"] == alone["sha256"] and plain["calibrate"] == "none"
+    steered = _rounded(
+        ask, adapter, clips, tmp_path / "steered", "--calibrate", clips / "texts.jsonl"
+    )
+    assert steered["rounding"] == "errors made to cancel on 1 clips of texts.jsonl"
+
+    def off(found: dict[str, Any]) -> float:
+        return next(g["relative"] for g in found["parity"]["graphs"] if g["output"] == "logits")
+
+    assert off(steered) < off(plain)
+
+
+def test_a_runs_own_clips_are_found_where_they_still_are(tmp_path: Path) -> None:
+    write_audio(tmp_path / "a.wav", np.zeros(8_000, np.float32))
+    for name, count in (("train", 60), ("replay", 3)):
+        lines = [{"id": f"{name}{n}", "audio": "a.wav", "duration": 0.5 if n else 30.0}
+                 for n in range(count)]  # fmt: skip
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    run = RunFolder.create(tmp_path / "run")
+    data = {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "replay")}
+    run.write_record(settings={"data": data | {"dev": None}})
+    found = clips_of_run(run.path)
+    taught = [item.id for item in found if item.id.startswith("train/")]
+    assert len(taught) == 24 and len(set(taught)) == 24
+    # The long one is left out.
+    assert [item.id for item in found[24:]] == ["replay/replay1", "replay/replay2"]
+    (tmp_path / "replay.jsonl").unlink()
+    assert len(clips_of_run(run.path)) == 24
+    (tmp_path / "train.jsonl").unlink()
+    assert clips_of_run(run.path) == []
+    assert clips_of_run(tmp_path) == []
 
 
 # --- fully tuned

@@ -24,7 +24,7 @@ def clip(path: Path, seconds: float = 0.5, rate: int = 16_000) -> Path:
 
 def run_import(folder: Path, **options: object) -> tuple[ImportResult, tuple[Utterance, ...]]:
     out = folder.parent / "out.jsonl"
-    request = ImportRequest(folder=folder, out=out, **options)  # type: ignore[arg-type]
+    request = ImportRequest(place=folder, out=out, **options)  # type: ignore[arg-type]
     result = import_data(request, SilentProgress())
     return result, read_manifest(out, require_text=False).utterances
 
@@ -236,7 +236,7 @@ def test_an_existing_manifest_is_replaced_only_by_force(corpus: Path) -> None:
 def test_a_table_is_never_replaced_by_its_manifest(corpus: Path) -> None:
     table = corpus / "t.jsonl"
     table.write_text('{"audio": "a.wav", "text": "x"}\n')
-    request = ImportRequest(folder=corpus, out=table, table=table, force=True)
+    request = ImportRequest(place=corpus, out=table, table=table, force=True)
     with pytest.raises(RequestError, match="replace the table"):
         import_data(request, SilentProgress())
 

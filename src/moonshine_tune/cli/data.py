@@ -23,10 +23,18 @@ _EXAMPLES = 3
 
 @app.command(
     "import",
-    epilog="Example: moonshine-tune data import recordings --table words.csv --out train.jsonl",
+    epilog="Examples: moonshine-tune data import recordings --table words.csv --out train.jsonl ; "
+    "moonshine-tune data import hf://owner/name --dataset-config en --split train --limit 2000 "
+    "--out train.jsonl",
 )
 def import_command(
-    folder: Annotated[Path, typer.Argument(help="Folder of recordings, or a table beside them.")],
+    folder: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of recordings, a table beside them, or hf://OWNER/NAME: a dataset of the "
+            "Hugging Face hub."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Manifest to write, such as train.jsonl.")],
     table: Annotated[
         Path | None,
@@ -52,6 +60,18 @@ def import_command(
     channel: Annotated[
         int | None, typer.Option(help="With --audio-out: this channel, from 1, not their mean.")
     ] = None,
+    dataset_config: Annotated[
+        str | None, typer.Option(help="Configuration of a hub dataset, often a language.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Split of a hub dataset, such as train; else all.")
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a hub dataset.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Rows of each split of a hub dataset, and no more.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing manifest.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -59,12 +79,24 @@ def import_command(
 
     Known without being told: tables, .txt beside recordings, LibriSpeech, Common Voice, NeMo,
     Kaldi, lhotse, folders of `datasets`, and .srt, .vtt or .TextGrid cues beside long recordings.
+    Datasets of the hub are streamed: only the rows that are asked for are fetched.
     """
+    from moonshine_tune.jobs.data_hub import HUB_PREFIX, HubDataset
     from moonshine_tune.jobs.data_import import ImportRequest, import_data
     from moonshine_tune.jobs.data_tables import ColumnNames
 
+    place: Path | HubDataset = Path(folder)
+    if folder.startswith(HUB_PREFIX):
+        name = folder.removeprefix(HUB_PREFIX)
+        place = HubDataset(name, dataset_config, split, revision, limit)
+    elif any(value is not None for value in (dataset_config, split, revision, limit)):
+        raise RequestError(
+            "--dataset-config, --split, --revision and --limit belong to a dataset of the hub",
+            where=folder,
+            hint="name it as hf://OWNER/NAME",
+        )
     request = ImportRequest(
-        folder=folder,
+        place=place,
         out=out,
         table=table,
         columns=ColumnNames(audio=audio_column, text=text_column, speaker=speaker_column),

@@ -68,10 +68,12 @@ def estimate(
 
     from dataclasses import replace
 
-    from moonshine_tune.jobs.estimate import estimate_run
+    from moonshine_tune.jobs.estimate import Workload, estimate_run
     from moonshine_tune.jobs.fitting import workload_of
+    from moonshine_tune.jobs.train_data import read_training_data
 
-    found = workload_of(settings)
+    named = settings.data.train is not None
+    found = workload_of(settings, read_training_data(settings.data)) if named else Workload()
     workload = replace(
         found,
         clip_s=found.clip_s if clip_s is None else clip_s,

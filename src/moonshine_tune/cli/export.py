@@ -55,9 +55,12 @@ def export(
         _Method, typer.Option(help="graft: patch the base's files; trace: build new graphs.")
     ] = _Method.graft,
     calibrate: Annotated[
-        Path | None,
-        typer.Option(help="Graft: clips that steer the rounding; closer to torch, but slower."),
-    ] = None,
+        str,
+        typer.Option(
+            help="Graft: clips that steer the rounding. auto: the run's own where that is of use; "
+            "none: faster, less close to torch; or a manifest."
+        ),
+    ] = "auto",
     quantize: Annotated[
         _Scheme, typer.Option(help="Trace: 8-bit weights and activations, or floats.")
     ] = _Scheme.int8,
@@ -95,6 +98,8 @@ def _summary(result: "ExportResult") -> str:
         f"{parity.words} words differ (bound {parity.bound:g} %), {parity.identical} of "
         f"{parity.clips} clips identical",
     ]
+    if result.rounding is not None:
+        lines.append(f"rounding: {result.rounding.reason}")
     if result.windows is not None:
         lines.append(f"windows read as {result.windows.rule}: {result.windows.reason}")
     if parity.graphs is not None:
@@ -118,7 +123,7 @@ def _summary(result: "ExportResult") -> str:
         lines.append(f"first difference: {parity.first_difference}\ndo not ship these files")
         lines.append(
             "hint: a model that still errs in many words guesses, and guesses differ: train longer "
-            "or on more speech; --calibrate train.jsonl rounds closer"
+            "or on more speech"
         )
     else:
         folder = shlex.quote(str(result.runtime_dir))

@@ -123,12 +123,13 @@ def _rows_of(
         for start in range(0, batch.num_rows, _BATCH_ROWS):
             for record in batch.slice(start, _BATCH_ROWS).to_pylist():
                 number += 1
-                yield _row(f"{path}, row {number}", record, columns, split, sound)
+                yield row_of_record(f"{path}, row {number}", record, columns, split, sound)
 
 
-def _row(
+def row_of_record(
     place: str, record: dict[str, Any], columns: dict[str, str], split: str | None, sound: Path
 ) -> Row:
+    """The row of a record; a recording that lies in it is written to a file below `sound`."""
     audio = record[columns["audio"]]
     if isinstance(audio, dict):
         content, name = audio.get("bytes"), str(audio.get("path") or "")

@@ -14,6 +14,7 @@ from moonshine_tune.jobs.data_arrow import is_dataset_folder, read_dataset_folde
 from moonshine_tune.jobs.data_convert import convert, probe
 from moonshine_tune.jobs.data_corpora import corpus_layout, read_corpus
 from moonshine_tune.jobs.data_cues import rows_beside_cues
+from moonshine_tune.jobs.data_hub import HubDataset, read_hub_dataset
 from moonshine_tune.jobs.data_tables import (
     TABLE_ENDINGS,
     ColumnNames,
@@ -36,7 +37,7 @@ class ImportRequest:
     """What to import.
 
     Attributes:
-        folder: holds the recordings; or itself a table, beside which they lie.
+        place: a folder of recordings; or a table, beside which they lie; or a dataset of the hub.
         out: the manifest to write.
         table: CSV, TSV or JSONL; without one, the folder is searched for transcripts.
         columns: columns named by the user.
@@ -49,7 +50,7 @@ class ImportRequest:
         channel: of recordings with several, from 1; needs `audio_out`. None: their mean.
     """
 
-    folder: Path
+    place: Path | HubDataset
     out: Path
     table: Path | None = None
     columns: ColumnNames = field(default_factory=ColumnNames)
@@ -107,9 +108,8 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
         RequestError: no folder, no transcripts, an existing manifest, or nothing that can be used.
         ProblemsError: rows that cannot be used; all are listed with file and line.
     """
-    folder, table = _places(request)
-    audio = _recordings(folder, request.out)
-    source = _find_source(folder, table, audio, request, progress)
+    _check(request)
+    folder, audio, source = _read_source(request, progress)
     progress.say(f"reading {source.description}")
     finder = _RecordingFinder(folder, source.folder, audio)
     infos = probe([_found(finder, row) for row in source.rows], progress)
@@ -166,20 +166,12 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
 _FATAL = frozenset({"malformed", "missing", "with a wrong span", "with a repeated id"})
 
 
-def _places(request: ImportRequest) -> tuple[Path, Path | None]:
-    """Folder and table of a request, after the checks that cost nothing."""
+def _check(request: ImportRequest) -> None:
+    """Refuse what cannot be, before anything is read."""
     if request.channel is not None and (request.audio_out is None or request.channel < 1):
         raise RequestError(
             "a channel can be chosen, from 1, where copies are written",
             hint="name a folder for them with --audio-out DIR",
-        )
-    folder, table = request.folder, request.table
-    if table is None and folder.is_file() and folder.suffix.lower() in TABLE_ENDINGS:
-        folder, table = folder.parent, folder
-    if not folder.is_dir():
-        what = "a file, not a folder" if folder.exists() else "no such folder"
-        raise RequestError(
-            what, where=folder, hint="give the folder of recordings: data import FOLDER --out F"
         )
     if request.out.is_dir():
         raise RequestError(
@@ -187,7 +179,8 @@ def _places(request: ImportRequest) -> tuple[Path, Path | None]:
             where=request.out,
             hint=f"name a file, such as --out {request.out / 'train.jsonl'}",
         )
-    if table is not None and request.out.exists() and request.out.samefile(table):
+    table = request.table or request.place
+    if isinstance(table, Path) and table.is_file() and _is_same_file(request.out, table):
         raise RequestError(
             "the manifest would replace the table that it is made from",
             where=request.out,
@@ -199,7 +192,35 @@ def _places(request: ImportRequest) -> tuple[Path, Path | None]:
             where=request.out,
             hint="choose another name with --out, or replace it with --force",
         )
-    return folder, table
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    return one.exists() and one.samefile(other)
+
+
+def _read_source(request: ImportRequest, progress: Progress) -> tuple[Path, Sequence[Path], Source]:
+    """The folder of the recordings, those that were found in it, and the rows."""
+    if isinstance(request.place, HubDataset):
+        sound = _sound_folder(request)
+        source = read_hub_dataset(
+            request.place, sound, request.columns, progress, want_text=request.want_text
+        )
+        return sound, (), source
+    folder, table = request.place, request.table
+    if table is None and folder.is_file() and folder.suffix.lower() in TABLE_ENDINGS:
+        folder, table = folder.parent, folder
+    if not folder.is_dir():
+        what = "a file, not a folder" if folder.exists() else "no such folder"
+        raise RequestError(
+            what, where=folder, hint="give the folder of recordings: data import FOLDER --out F"
+        )
+    audio = _recordings(folder, request.out)
+    return folder, audio, _find_source(folder, table, audio, request, progress)
+
+
+def _sound_folder(request: ImportRequest) -> Path:
+    """Where recordings go that lie in a table."""
+    return request.audio_out or request.out.parent / f"{request.out.stem}-audio"
 
 
 def _recordings(folder: Path, out: Path) -> list[Path]:
@@ -228,9 +249,12 @@ def _find_source(
     if layout is not None:
         return read_corpus(layout, folder, want_text=request.want_text)
     if is_dataset_folder(folder):
-        sound = request.audio_out or request.out.parent / f"{request.out.stem}-audio"
         return read_dataset_folder(
-            folder, sound, request.columns, progress, want_text=request.want_text
+            folder,
+            _sound_folder(request),
+            request.columns,
+            progress,
+            want_text=request.want_text,
         )
     if not request.want_text and audio:
         return rows_without_texts(folder, audio)

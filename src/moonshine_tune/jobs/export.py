@@ -19,18 +19,17 @@ from moonshine_tune.adapter import (
 )
 from moonshine_tune.audio.decode import load_utterance
 from moonshine_tune.checkpoints import load_checkpoint
-from moonshine_tune.decode import TorchTranscriber, fit_clip
+from moonshine_tune.decode import fit_clip
 from moonshine_tune.errors import RequestError
 from moonshine_tune.files import complete_folder, sha256_of, write_json_atomic
 from moonshine_tune.jobs.export_parity import check_parity, parity_record, parity_utterances
+from moonshine_tune.jobs.export_rounding import AUTO, NONE, Rounding, choose_rounding
 from moonshine_tune.jobs.model_opening import OpenedModel, base_identity, open_model
-from moonshine_tune.jobs.transcribe import transcribe_utterances
 from moonshine_tune.jobs.tuned_checkpoint import tuned_tensors
-from moonshine_tune.manifest import Utterance, read_manifest
+from moonshine_tune.manifest import Utterance
 from moonshine_tune.progress import Progress
 from moonshine_tune.provenance import versions
 from moonshine_tune.runs import RunFolder
-from moonshine_tune.runtime.calibration import input_moments
 from moonshine_tune.runtime.graft import GraftReport, graft
 from moonshine_tune.runtime.graph_parity import merged_state, window_rule, windows_read_as
 from moonshine_tune.runtime.graphs import open_graphs
@@ -41,7 +40,6 @@ from moonshine_tune.sources import ResolvedModel, resolve_model
 
 METHODS = ("graft", "trace")
 SCHEMES = ("int8", "none")
-_CALIBRATION_CLIPS = 24
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,8 @@ class ExportRequest:
         manifest: clips for the parity gate; None takes the run's dev set.
         parity_bound: words that may differ, in percent.
         method: "graft" writes into a copy of the base runtime folder; "trace" builds new graphs.
-        calibrate: clips whose inputs steer the rounding of a graft; None rounds without.
+        calibrate: clips that steer the rounding of a graft: "auto" takes the run's own where that
+            is of use, "none" rounds without, a path names a manifest.
         quantize: scheme of traced graphs: "int8" or "none".
     """
 
@@ -68,7 +67,7 @@ class ExportRequest:
     parity_bound: float = DEFAULT_BOUND
     device: str = "auto"
     method: str = "graft"
-    calibrate: Path | None = None
+    calibrate: str | Path = AUTO
     quantize: str = "int8"
 
 
@@ -90,7 +89,7 @@ class ExportResult:
     seconds: float
     method: str = "graft"
     quantize: str | None = None
-    calibrated: bool = False
+    rounding: Rounding | None = None
     windows: WindowChoice | None = None
 
     def to_record(self) -> dict[str, Any]:
@@ -99,7 +98,9 @@ class ExportResult:
             "runtime_dir": str(self.runtime_dir),
             "method": self.method,
             "quantize": self.quantize,
-            "calibrated": self.calibrated,
+            "calibrated": self.rounding is not None and self.rounding.moments is not None,
+            "calibrate": None if self.rounding is None else self.rounding.asked,
+            "rounding": None if self.rounding is None else self.rounding.reason,
             "windows": None
             if self.windows is None
             else {"rule": self.windows.rule, "reason": self.windows.reason},
@@ -127,21 +128,23 @@ def export(request: ExportRequest, out: Path, progress: Progress) -> ExportResul
     subject = _open(request, progress)
     opened = subject.opened
     layout = _base_layout(request, subject) if request.method == "graft" else None
-    moments = _moments(opened, request.calibrate, progress) if request.calibrate else None
     windows = _choose_windows(request, subject, utterances) if layout is None else None
     begun = time.monotonic()
+    rounding: Rounding | None = None
     with complete_folder(out) as scratch:
         if layout is None:
             report = _trace(opened, scratch, request.quantize, windows)
         elif has_adapter(opened.model):
-            report = graft_adapter(opened, layout, scratch, moments=moments)
+            rounding = choose_rounding(request.calibrate, request.run, opened, layout, progress)
+            progress.say(f"rounding: {rounding.reason}")
+            report = graft_adapter(opened, layout, scratch, moments=rounding.moments)
         else:
             report = _graft_checkpoint(subject, layout, scratch)
         seconds = time.monotonic() - begun
         parity = check_parity(opened, scratch, utterances, request.parity_bound, progress)
         result = ExportResult(
             out, report, parity, seconds, request.method,
-            request.quantize if layout is None else None, moments is not None, windows,
+            request.quantize if layout is None else None, rounding, windows,
         )  # fmt: skip
         write_json_atomic(
             scratch / "export.json",
@@ -245,15 +248,6 @@ def _trace(
         return trace(opened.model, merged_state(opened.model, merged), out, scheme=scheme)
 
 
-def _moments(opened: OpenedModel, manifest: Path, progress: Progress) -> dict[str, Doubles]:
-    """What the adapted matrices see while the model transcribes some clips."""
-    utterances = read_manifest(manifest, require_text=False).utterances[:_CALIBRATION_CLIPS]
-    transcriber = TorchTranscriber(opened.model, opened.limits)
-    with input_moments(opened.model, list(merged_weights(opened.model))) as moments:
-        transcribe_utterances(transcriber, utterances, progress, "calibration")
-    return moments.matrices()
-
-
 def _check(request: ExportRequest) -> None:
     for what, value, known in (
         ("method", request.method, METHODS),
@@ -275,7 +269,8 @@ def _check(request: ExportRequest) -> None:
     if request.base_runtime is not None:
         # Before the model is loaded: a wrong folder is said at once.
         read_layout(request.base_runtime)
-    if request.calibrate is not None and (request.method == "trace" or request.run is None):
+    named = request.calibrate not in (AUTO, NONE)
+    if named and (request.method == "trace" or request.run is None):
         raise RequestError(
             "calibration belongs to grafting an adapter", hint="leave out --calibrate"
         )

@@ -1,14 +1,12 @@
 """Whether a run fits its memory, asked before anything loads, and settings that do."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from moonshine_tune.config import ResolvedSettings, RunSettings
 from moonshine_tune.device import keep_heap_tight
-from moonshine_tune.errors import AudioError, RequestError
-from moonshine_tune.jobs.corpus import utterance_seconds
+from moonshine_tune.errors import RequestError
 from moonshine_tune.jobs.estimate import (
     GIB,
     TIGHT_HEAP,
@@ -21,7 +19,8 @@ from moonshine_tune.jobs.estimate import (
     model_config,
     settled,
 )
-from moonshine_tune.manifest import Utterance, read_manifest
+from moonshine_tune.jobs.train_data import TrainingData
+from moonshine_tune.manifest import Manifest
 from moonshine_tune.memory import MemoryEstimate
 
 
@@ -54,7 +53,12 @@ class MemoryCheck:
 
 
 def check_memory(
-    resolved: ResolvedSettings, *, fit: bool = False, refuse: bool = True, processes: int = 1
+    resolved: ResolvedSettings,
+    data: TrainingData,
+    *,
+    fit: bool = False,
+    refuse: bool = True,
+    processes: int = 1,
 ) -> MemoryCheck:
     """The estimate of a run on its own manifests, and its settings made to fit where asked for.
 
@@ -66,14 +70,14 @@ def check_memory(
         processes: that share this machine's memory.
 
     Raises:
-        RequestError: it does not fit, or nothing does; a manifest is missing.
+        RequestError: it does not fit, or nothing does.
     """
     settings = resolved.settings
     try:
         model_config(settings.model)
     except RequestError as error:
         return MemoryCheck(resolved, None, (f"memory: not estimated, {error.message}",))
-    workload = workload_of(settings)
+    workload = workload_of(settings, data)
     kind = device_kind(settings.device.name)
     budget = choose_budget(kind, settings.device.budget_gib)
     if kind == "cpu" and processes > 1:
@@ -120,44 +124,28 @@ def _with_sources(resolved: ResolvedSettings, fitted: RunSettings) -> ResolvedSe
     return ResolvedSettings(fitted, resolved.sources | changed)
 
 
-def workload_of(settings: RunSettings) -> Workload:
-    """What a run works on, by its manifests and, where those do not tell, the files' headers.
-
-    Raises:
-        RequestError: a manifest is missing or wrong.
-    """
-    data = settings.data
-    if data.train is None:
-        return Workload()
-    named = (data.train, data.dev, data.canary, data.replay)
-    lengths = {path: _lengths(path, settings) for path in named if path is not None}
+def workload_of(settings: RunSettings, data: TrainingData) -> Workload:
+    """What a run works on, by the lengths of its utterances."""
+    longest = settings.data.max_clip_s
+    lengths = {name: _lengths(manifest, longest) for name, manifest in data.by_name.items()}
     every = [length for found in lengths.values() for length in found]
+    replays = data.replay is not None
     if not every:
-        return Workload(replays=data.replay is not None)
+        return Workload(replays=replays)
     # The teacher listens to replay in the scorer's batches. Without a dev manifest any clips of
     # train are held out: no bound then.
-    listened = (data.dev, data.canary, data.replay)
-    scored = [sum(lengths[path]) for path in listened if path is not None]
+    scored = [sum(found) for name, found in lengths.items() if name != "train"]
     return Workload(
         clip_s=max(every),
         audio_s=sum(every),
-        replays=data.replay is not None,
+        replays=replays,
         score_s=max(scored) if data.dev is not None else None,
     )
 
 
-def _lengths(path: Any, settings: RunSettings) -> list[float]:
-    # The same faults as when the run reads its data, so that they are told together.
-    taught = path in (settings.data.train, settings.data.dev)
-    utterances: Sequence[Utterance] = read_manifest(path, require_text=taught).utterances
-    found = []
-    for utterance in utterances:
-        try:
-            found.append(utterance_seconds(utterance))
-        except AudioError:
-            # Told and counted when the corpus is built.
-            continue
-    return [length for length in found if 0 < length <= settings.data.max_clip_s]
+def _lengths(manifest: Manifest, longest: float) -> list[float]:
+    known = (utterance.known_seconds for utterance in manifest.utterances)
+    return [length for length in known if length is not None and 0 < length <= longest]
 
 
 def fit_settings(

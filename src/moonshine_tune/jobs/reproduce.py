@@ -235,7 +235,9 @@ def _method(facts: ReproduceFacts) -> str:
     words = []
     if record.get("method") == "trace":
         words += ["--method trace", f"--quantize {shlex.quote(str(record.get('quantize')))}"]
-    if record.get("calibrated"):
+    if record.get("calibrate") == "none":
+        words.append("--calibrate none")
+    if record.get("calibrate") == "manifest":
         words.append('--calibrate "${CALIBRATE:?the manifest that steered the rounding}"')
     return "".join(f"{word} " for word in words)
 

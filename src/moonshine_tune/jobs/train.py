@@ -24,6 +24,7 @@ from moonshine_tune.jobs.fitting import check_memory
 from moonshine_tune.jobs.interrupt import StopRequest
 from moonshine_tune.jobs.model_opening import OpenedModel, open_model
 from moonshine_tune.jobs.processes import Processes
+from moonshine_tune.jobs.train_data import read_training_data
 from moonshine_tune.jobs.train_setup import TrainingSetup, prepare_training
 from moonshine_tune.jobs.trainer import Trainer
 from moonshine_tune.progress import Progress, SilentProgress
@@ -91,7 +92,8 @@ def train(
     dtype = choose_dtype(device, resolved.settings.device.dtype).dtype
     processes = Processes(device, dtype)
     progress = progress if processes.is_main else SilentProgress()
-    memory = check_memory(resolved, fit=fit, refuse=not resume, processes=processes.count)
+    data = read_training_data(resolved.settings.data)
+    memory = check_memory(resolved, data, fit=fit, refuse=not resume, processes=processes.count)
     resolved = memory.resolved
     settings = resolved.settings
     for remark in memory.remarks:
@@ -109,7 +111,7 @@ def train(
     )
     normalizer = normalizer_for(settings.data.normalizer, opened.language)
     progress.say(f"model {opened.base['name']} on {opened.device.device}: {opened.device.reason}")
-    setup = prepare_training(settings, opened, normalizer, progress, scores=processes.is_main)
+    setup = prepare_training(settings, data, opened, normalizer, progress, scores=processes.is_main)
     for remark in setup.remarks:
         progress.say(remark)
     if resume:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from moonshine_tune.adapter import AdapterSummary, inject_lora
 from moonshine_tune.config import RunSettings
@@ -15,7 +14,8 @@ from moonshine_tune.jobs.hearing import Hearing, open_sound_banks
 from moonshine_tune.jobs.model_opening import OpenedModel
 from moonshine_tune.jobs.replay import Replay, part_replay, prepare_replay
 from moonshine_tune.jobs.state_stores import Clips, StateStores
-from moonshine_tune.manifest import Manifest, Utterance, read_manifest
+from moonshine_tune.jobs.train_data import TrainingData
+from moonshine_tune.manifest import Utterance
 from moonshine_tune.progress import Progress
 from moonshine_tune.sampler import Stage, StagedSampler, easy_first_stages
 from moonshine_tune.splits import find_leaks, split_by_speaker
@@ -40,26 +40,24 @@ class TrainingSetup:
 
 def prepare_training(
     settings: RunSettings,
+    data: TrainingData,
     opened: OpenedModel,
     normalizer: Normalizer,
     progress: Progress,
     *,
     scores: bool = True,
 ) -> TrainingSetup:
-    """Read the manifests, inject the adapter and store what a frozen encoder needs only once.
+    """Inject the adapter and store what a frozen encoder needs only once.
 
     Args:
         scores: whether this process scores dev and canary; of several processes one does.
 
     Raises:
-        RequestError: a manifest is missing, or nothing in it can be used.
+        RequestError: nothing in a manifest can be used, or dev flatters.
     """
     model = opened.model
-    if settings.data.train is None:
-        raise RequestError("no training manifest", hint="name it with: --train train.jsonl")
-    manifests = _read_manifests(settings)
     sounds = open_sound_banks(settings.augment)
-    train_utterances, dev_utterances, remarks = _train_and_dev(settings, manifests)
+    train_utterances, dev_utterances, remarks = _train_and_dev(settings, data)
     corpus = build_corpus(
         train_utterances,
         model,
@@ -82,14 +80,13 @@ def prepare_training(
     # A trained encoder gives new states every step: nothing may be stored then.
     stores = StateStores(settings.device, opened, is_frozen=not adapter.touches_encoder)
     preparation = _Preparation(settings, opened, normalizer, stores, progress)
-    replay_clips, general, name = _general_speech(manifests, settings)
+    replay_clips, general, name = _general_speech(data, settings)
     # The small ones first: they are what memory is best spent on.
     dev = preparation.holdout("dev", dev_utterances, scores=scores)
     canary = preparation.holdout(name, general, scores=scores) if general else None
     replay: Replay | None = None
-    if replay_clips:
-        of = len(manifests["replay"].utterances)
-        replay = preparation.replay(replay_clips, of)
+    if replay_clips and data.replay is not None:
+        replay = preparation.replay(replay_clips, len(data.replay))
     losses = base_losses(corpus, opened, progress) if settings.train.easy_first else ()
     sampler = _sampler(settings, corpus, losses)
     hearing = Hearing(corpus, settings.augment, sounds, seed=settings.train.seed)
@@ -104,7 +101,7 @@ def prepare_training(
         replay=replay,
         adapter=adapter,
         remarks=(*remarks, *corpus.remarks, *hearing.remarks(), *preparation.finish()),
-        fingerprints={name: manifest.sha256 for name, manifest in manifests.items()}
+        fingerprints={name: manifest.sha256 for name, manifest in data.by_name.items()}
         | sounds.fingerprints(),
     )
 
@@ -172,14 +169,13 @@ class _Preparation:
 
 
 def _general_speech(
-    manifests: dict[str, Manifest], settings: RunSettings
+    data: TrainingData, settings: RunSettings
 ) -> tuple[list[Utterance], Sequence[Utterance], str]:
     """Clips to replay, clips to watch for drift, and what the watched ones are called."""
-    canary = manifests["canary"].utterances if "canary" in manifests else ()
-    if "replay" not in manifests or settings.retain.weight == 0:
+    canary = data.canary.utterances if data.canary else ()
+    if data.replay is None or settings.retain.weight == 0:
         return [], canary, "canary"
-    utterances = manifests["replay"].utterances
-    replayed, watched = part_replay(utterances, settings, has_canary=bool(canary))
+    replayed, watched = part_replay(data.replay.utterances, settings, has_canary=bool(canary))
     return replayed, canary or watched, "canary" if canary else "held-out replay"
 
 
@@ -221,30 +217,16 @@ def _sampler(settings: RunSettings, corpus: Corpus, losses: Sequence[float]) -> 
     return sampler
 
 
-def _read_manifests(settings: RunSettings) -> dict[str, Manifest]:
-    named: dict[str, Path | None] = {
-        "train": settings.data.train,
-        "dev": settings.data.dev,
-        "canary": settings.data.canary,
-        "replay": settings.data.replay,
-    }
-    return {
-        name: read_manifest(path, require_text=name in ("train", "dev"))
-        for name, path in named.items()
-        if path is not None
-    }
-
-
 def _train_and_dev(
-    settings: RunSettings, manifests: dict[str, Manifest]
+    settings: RunSettings, data: TrainingData
 ) -> tuple[Sequence[Utterance], Sequence[Utterance], tuple[str, ...]]:
     """The two sides; without a dev manifest, speakers are held out of the training one."""
     remarks = tuple(
-        f"{name}: {remark}" for name, manifest in manifests.items() for remark in manifest.remarks
+        f"{name}: {remark}" for name, found in data.by_name.items() for remark in found.remarks
     )
-    train = manifests["train"].utterances
-    if "dev" in manifests:
-        dev = manifests["dev"].utterances
+    train = data.train.utterances
+    if data.dev is not None:
+        dev = data.dev.utterances
         return train, dev, (*remarks, *_check_apart(settings, train, dev))
     parts = split_by_speaker(train, dev=settings.data.dev_share, test=0.0, seed=settings.train.seed)
     if not parts.dev or not parts.train:

@@ -7,6 +7,7 @@ old one. Which stored tensor that is, is decided by content (`matching`).
 
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import numpy as np
 from moonshine_tune.errors import ProblemsError
 from moonshine_tune.files import sha256_of
 from moonshine_tune.runtime.layout import RuntimeLayout
-from moonshine_tune.runtime.matching import Match, find_matches, is_constant
+from moonshine_tune.runtime.matching import MATRIX_THREADS, Match, find_matches, is_constant
 from moonshine_tune.runtime.ort_file import OrtFile
 from moonshine_tune.runtime.quantized import Doubles, Floats, QuantizedTensor
 from moonshine_tune.runtime.rounding import compensated_levels
@@ -67,8 +68,13 @@ def graft(
     changed: set[str] = set()
     changed_files: list[str] = []
     worst = 0.0
-    unlike = {key for key, value in merged.items() if not np.array_equal(base[key], value)}
-    _refuse_constant([key for key in unlike if is_constant(base[key])])
+    _refuse_constant(
+        [
+            key
+            for key in merged
+            if is_constant(base[key]) and not np.array_equal(base[key], merged[key])
+        ]
+    )
     for name in layout.files:
         source = layout.folder / name
         shutil.copyfile(source, out / name)
@@ -77,18 +83,26 @@ def graft(
         file = OrtFile.read(source)
         matches = find_matches(file, base, others)
         found |= {match.key for match in matches}
-        written = [match for match in matches if match.key in unlike]
-        if not written:
-            continue
-        changes: dict[int, bytes] = {}
-        for match in written:
-            before, after = base[match.key], merged[match.key]
-            changes |= _changes(match, before, after, file, (moments or {}).get(match.key))
-            changed.add(match.key)
-        patched = OrtFile(file.patched(changes), source)
-        worst = max(worst, *(_step_error(match, merged[match.key], patched) for match in written))
-        (out / name).write_bytes(patched.data)
-        changed_files.append(name)
+        patched = file.copy()
+
+        def write(match: Match, file: OrtFile = file, patched: OrtFile = patched) -> float | None:
+            """Its step error; None where training left the tensor as it was."""
+            before, after = base[match.key], merged.get(match.key)
+            if after is None or np.array_equal(before, after):
+                return None
+            wanted = match.to_file(after)
+            tensor_moments = (moments or {}).get(match.key)
+            patched.write(_changes(match, before, after, wanted, file, tensor_moments))
+            return _step_error(match, wanted, patched)
+
+        with ThreadPoolExecutor(MATRIX_THREADS) as pool:
+            errors = list(pool.map(write, matches))
+        written = [pair for pair in zip(matches, errors, strict=True) if pair[1] is not None]
+        if written:
+            worst = max(worst, *(error for _, error in written if error is not None))
+            changed |= {match.key for match, _ in written}
+            (out / name).write_bytes(patched.data)
+            changed_files.append(name)
     _refuse_missing(sorted(set(base) - found), len(base), layout)
     return GraftReport(
         matrices=len(found),
@@ -99,16 +113,36 @@ def graft(
     )
 
 
+def lies_on_grid(layout: RuntimeLayout, some: Mapping[str, Floats]) -> bool:
+    """Whether a base's tensors are the very values that the files hold, as a rebuilt base's are.
+
+    Args:
+        some: tensors of the base; the first that is found in a graph decides.
+    """
+    for name in layout.files:
+        if name.endswith(".ort"):
+            file = OrtFile.read(layout.folder / name)
+            for match in find_matches(file, some):
+                tensor, values = match.tensor, match.view(some[match.key])
+                return isinstance(tensor, QuantizedTensor) and tensor.holds_exactly(values, file)
+    return False
+
+
 def _changes(
-    match: Match, base: Floats, merged: Floats, file: OrtFile, moments: Doubles | None
+    match: Match,
+    base: Floats,
+    merged: Floats,
+    wanted: Floats,
+    file: OrtFile,
+    moments: Doubles | None,
 ) -> dict[int, bytes]:
-    """Bytes to write so that the stored tensor holds the merged one."""
-    tensor, wanted = match.tensor, match.to_file(merged)
+    """Bytes to write so that the stored tensor holds the merged one, `wanted` in its layout."""
+    tensor = match.tensor
     if not isinstance(tensor, QuantizedTensor):
         return tensor.requantize(wanted, file)
     if moments is None or merged.ndim != 2:
         # A base that was rebuilt from these very files lies on their grid.
-        dither = tensor.holds_exactly(match.to_file(base), file)
+        dither = tensor.holds_exactly(match.view(base), file)
         return tensor.requantize(wanted, file, dither=dither)
     grid = tensor.fitting_grid(wanted, file)
     turned = match.form == "transposed"
@@ -116,12 +150,14 @@ def _changes(
     return tensor.encode(np.ascontiguousarray(levels.T if turned else levels), grid)
 
 
-def _step_error(match: Match, merged: Floats, patched: OrtFile) -> float:
+def _step_error(match: Match, wanted: Floats, patched: OrtFile) -> float:
     """Read the patched bytes back and compare them with what was meant, in steps."""
     if not isinstance(match.tensor, QuantizedTensor):
         return 0.0
-    away = np.abs(match.tensor.dequantize(patched) - match.to_file(merged))
-    return float((away / match.tensor.step(patched)).max())
+    away = match.tensor.dequantize(patched)
+    away -= wanted
+    away /= match.tensor.step(patched)
+    return float(np.abs(away, out=away).max())
 
 
 def _refuse_constant(keys: list[str]) -> None:

@@ -6,7 +6,9 @@ value agrees within half a quantization step, as it lies, transposed, or with on
 streaming encoder's norms store gamma + 1).
 """
 
+import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +29,11 @@ from moonshine_tune.runtime.quantized import (
 # Rounding puts a value at most half a step away; the rest is room for 32-bit arithmetic.
 _WITHIN_STEPS = 0.51
 _PROBES = 257
+_BLOCK = 64
 # Room for a value that went through 32 or 16 bits, as a share of its size.
 _ROUNDING = {"<f4": 1e-6, "<f2": 1e-3}
+# numpy lets go of the interpreter; more at once would hold too many tensors in memory.
+MATRIX_THREADS = min(os.cpu_count() or 1, 4)
 TIED = frozenset({"model.decoder.embed_tokens.weight", "proj_out.weight"})
 """Names of one and the same matrix where a model's output head is tied to its embedding."""
 
@@ -44,9 +49,19 @@ class Match:
     key: str
     form: str
 
+    def view(self, weights: Floats) -> Floats:
+        """A checkpoint's tensor in the shape that it has in the file; copied only where it must."""
+        return _formed(weights, self.form).reshape(self.tensor.values.shape)
+
     def to_file(self, weights: Floats) -> Floats:
-        """A checkpoint's tensor in the layout of the file."""
-        return np.ascontiguousarray(_formed(weights, self.form)).reshape(self.tensor.values.shape)
+        """A checkpoint's tensor in the layout of the file, in memory of its own."""
+        view = self.view(weights)
+        if view.flags.c_contiguous:
+            return view.copy()
+        laid = np.empty(view.shape, view.dtype)
+        for rows in _blocks(len(view)):
+            laid[rows] = view[rows]
+        return laid
 
     def to_checkpoint(self, stored: Floats, shape: tuple[int, ...]) -> Floats:
         """A tensor of the file in the checkpoint's layout."""
@@ -71,8 +86,10 @@ def find_matches(
     """
     candidates = _Candidates({**(others or {}), **wanted})
     matches: list[Match] = []
-    for tensor in _stored(file, any(value.ndim != 2 for value in wanted.values())):
-        fitting = candidates.fitting(tensor, file)
+    tensors = list(_stored(file, any(value.ndim != 2 for value in wanted.values())))
+    with ThreadPoolExecutor(MATRIX_THREADS) as pool:
+        found = list(pool.map(lambda tensor: candidates.fitting(tensor, file), tensors))
+    for tensor, fitting in zip(tensors, found, strict=True):
         keys = {key for key, _ in fitting}
         if not keys & set(wanted):
             continue
@@ -126,7 +143,10 @@ class _Candidates:
         stored, bounds = stored.reshape(shape), bounds.reshape(shape)
         found: dict[str, str] = {}
         for key, form, view in likely:
-            if key not in found and np.all(np.abs(stored - view) <= bounds):
+            if key not in found and all(
+                np.all(np.abs(stored[rows] - view[rows]) <= bounds[rows])
+                for rows in _blocks(shape[0])
+            ):
                 found[key] = form
         return list(found.items())
 
@@ -177,10 +197,18 @@ def _formed(weights: Floats, form: str) -> Floats:
     return weights + np.float32(1) if form == "plus-one" else weights
 
 
+def _blocks(rows: int) -> Iterator[slice]:
+    """Rows in blocks: a transposed matrix is read a few cache lines at a time."""
+    for start in range(0, rows, _BLOCK):
+        yield slice(start, start + _BLOCK)
+
+
 def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(size for size in shape if size != 1)
 
 
 def is_constant(values: npt.NDArray[Any]) -> bool:
     """Whether all values are equal: such a tensor cannot be recognized by its content."""
-    return bool(np.all(values == values.flat[0]))
+    first = values.flat[0]
+    # Most differ at once.
+    return bool(np.all(values.flat[:_PROBES] == first) and np.all(values == first))

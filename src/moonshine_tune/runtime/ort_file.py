@@ -54,10 +54,15 @@ class Node:
 class OrtFile:
     """An `.ort` file in memory: initializers and nodes of its graph and all its branches."""
 
-    def __init__(self, data: bytes, path: Path) -> None:
+    def __init__(
+        self,
+        data: bytes | bytearray,
+        path: Path,
+        tables: tuple[tuple[Initializer, ...], tuple[Node, ...]] | None = None,
+    ) -> None:
         self.data = data
         self.path = path
-        self.initializers, self.nodes = _parse(data, path)
+        self.initializers, self.nodes = tables or _parse(bytes(data), path)
 
     @classmethod
     def read(cls, path: Path) -> "OrtFile":
@@ -82,17 +87,31 @@ class OrtFile:
         """The values of an initializer, as a read-only view of the file."""
         if isinstance(item, str):
             item = self.by_name[item]
-        raw = self.data[item.offset : item.offset + item.size]
-        return np.frombuffer(raw, dtype=item.dtype).reshape(item.shape)
+        count = item.size // np.dtype(item.dtype).itemsize
+        found = np.frombuffer(self.data, item.dtype, count, item.offset).reshape(item.shape)
+        found.flags.writeable = False
+        return found
+
+    def copy(self) -> "OrtFile":
+        """The same file in memory of its own, which `write` may change."""
+        return OrtFile(bytearray(self.data), self.path, (self.initializers, self.nodes))
+
+    def write(self, changes: Mapping[int, bytes]) -> None:
+        """Write `changes` (offset → bytes) over the bytes of a `copy`; its length never changes.
+
+        Raises:
+            ValueError: a change leaves the file.
+        """
+        for offset, raw in changes.items():
+            if offset < 0 or offset + len(raw) > len(self.data):
+                raise ValueError(f"patch of {len(raw)} bytes at {offset} leaves the file")
+            memoryview(self.data)[offset : offset + len(raw)] = raw
 
     def patched(self, changes: Mapping[int, bytes]) -> bytes:
-        """The file with `changes` (offset → bytes) written over it; its length never changes."""
-        result = bytearray(self.data)
-        for offset, raw in changes.items():
-            if offset < 0 or offset + len(raw) > len(result):
-                raise ValueError(f"patch of {len(raw)} bytes at {offset} leaves the file")
-            result[offset : offset + len(raw)] = raw
-        return bytes(result)
+        """The bytes of the file with `changes` (offset → bytes) written over them."""
+        copy = self.copy()
+        copy.write(changes)
+        return bytes(copy.data)
 
 
 def _parse(data: bytes, path: Path) -> tuple[tuple[Initializer, ...], tuple[Node, ...]]:

@@ -39,10 +39,8 @@ class Grid:
     low: int
     high: int
 
-    def levels(
-        self, weights: Floats, chance: npt.NDArray[np.float64] | None = None
-    ) -> npt.NDArray[np.int32]:
-        """The nearest level of each weight.
+    def levels(self, weights: Floats, chance: npt.NDArray[np.float64] | None = None) -> Floats:
+        """The nearest level of each weight, whole numbers.
 
         Args:
             chance: numbers from 0 to below 1, one a weight: each weight is rounded up or down by
@@ -50,12 +48,15 @@ class Grid:
         """
         # In 32 bits, as onnxruntime's own quantizer rounds: an untouched weight keeps its byte.
         steps = np.asarray(weights, np.float32) / self.scale.astype(np.float32)
-        nearest = np.rint(steps)
-        if chance is not None:
-            dithered = np.floor(steps + chance)
+        if chance is None:
+            nearest = np.rint(steps, out=steps)
+        else:
+            nearest = np.rint(steps)
+            dithered = np.floor(steps + chance).astype(np.float32)
             # A weight that lies on the grid already is not moved by the error of the division.
             nearest = np.where(np.abs(steps - nearest) < _ON_GRID, nearest, dithered)
-        return np.clip(nearest + self.zero, self.low, self.high).astype(np.int32)
+        nearest += self.zero.astype(np.float32)
+        return np.clip(nearest, self.low, self.high, out=nearest)
 
     def transposed(self) -> "Grid":
         """The grid of the transposed matrix."""
@@ -96,9 +97,13 @@ class QuantizedTensor:
             scale = np.broadcast_to(scale, self.values.shape).reshape(-1)[places]
             zero = np.broadcast_to(zero, self.values.shape).reshape(-1)[places]
         if self.adds_float:
-            return (levels.astype(np.float32) * scale + zero.astype(np.float32)).astype(np.float32)
-        steps = levels.astype(np.int32) - zero.astype(np.int32)
-        return (steps.astype(np.float32) * scale).astype(np.float32)
+            scaled: Floats = np.multiply(levels, scale, dtype=np.float32)
+            scaled += zero.astype(np.float32)
+            return scaled
+        # Whole numbers below 2^24: exact in 32 bits.
+        steps: Floats = np.subtract(levels, zero, dtype=np.float32)
+        steps *= scale
+        return steps
 
     def step(self, file: OrtFile) -> Floats:
         """The quantization step, shaped to broadcast against the tensor."""
@@ -170,16 +175,11 @@ class QuantizedTensor:
         steps = np.broadcast_to(self.step(file), self.values.shape)
         # A few places settle it for a float base, which lies beside the grid nearly everywhere.
         few = np.arange(0, weights.size, max(weights.size // _PROBES, 1))
-        for places in (few, None):
-            wanted, bound = (
-                (weights, steps)
-                if places is None
-                else (weights.reshape(-1)[places], steps.flat[places])
-            )
-            away = np.abs(self.values_at(file, places) - wanted)
-            if not np.all(away <= _ON_GRID * bound):
-                return False
-        return True
+        wanted = weights[np.unravel_index(few, weights.shape)]
+        bound = steps[np.unravel_index(few, weights.shape)]
+        if not np.all(np.abs(self.values_at(file, few) - wanted) <= _ON_GRID * bound):
+            return False
+        return bool(np.all(np.abs(self.dequantize(file) - weights) <= _ON_GRID * steps))
 
     @property
     def _by_axis(self) -> bool:
