@@ -268,7 +268,7 @@ class MemoryModel:
         trains = name in ("step", "replay")
         adapter = 4 * self._adapter
         stored = shape.stores and not self.trains_encoder and name != "load"
-        gone = stored and shape.releases_encoder and name != "prepare"
+        gone = stored and shape.releases_encoder and name != "prepare" and not _is_mapped(shape)
         parts = {
             "weights": self._weights - (self._encoder if gone else 0),
             "loading": self._loading(shape) if name == "load" else 0,
@@ -286,11 +286,10 @@ class MemoryModel:
     def _loading(self, shape: RunShape) -> int:
         """What loading takes on top of the weights: published files hold 32 bits."""
         file = 4 * self._parameters
+        if _is_mapped(shape):
+            return 0
         copied = shape.frozen_dtype != torch.float32
-        if shape.device == _CPU:
-            # In 32 bits the mapped file is the weights.
-            return file if copied else 0
-        return file + (self._weights if copied else 0)
+        return file + (self._weights if copied and shape.device != _CPU else 0)
 
     def _stored_bytes(self, shape: RunShape) -> int:
         rate = SAMPLE_RATE_HZ / self._model.samples_per_frame
@@ -360,6 +359,15 @@ class MemoryModel:
             audio = torch.zeros(rows, in_few_sizes(max(counts)))
         with live.part("encoder"):
             return self._model.encode(audio, counts)
+
+
+def _is_mapped(shape: RunShape) -> bool:
+    """Whether the mapped checkpoint itself is the weights: on the CPU in 32 bits.
+
+    It stays mapped as long as one of its tensors is in use, so that an encoder that is given back
+    still counts as resident; the system takes its pages when it needs them.
+    """
+    return shape.device == _CPU and shape.frozen_dtype == torch.float32
 
 
 def _autocast(shape: RunShape) -> Any:
