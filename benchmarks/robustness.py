@@ -2,13 +2,15 @@
 
     python -m benchmarks.robustness recipe --out D [--corpus an4] [--seeds 0 1 2] [--set k=v ...]
     python -m benchmarks.robustness noise --out D [--set k=v ...]
+    python -m benchmarks.robustness arms --out D [--arms NAME ...]
     python -m benchmarks.robustness show --out D
 
 `recipe` trains preset tiny with the untranscribed replay audio as the only general speech and
 scores the corpus's test and LibriSpeech test-other. `noise` trains AN4 once more with augmentation
-and scores both adapters on the test in noises that neither has heard. Each run is a folder of D and
-is not made again when it is there; a killed one goes on. Prints one line of JSON at the end; exit
-code 1 if a goal is missed.
+and scores both adapters on the test in noises that neither has heard. `arms` trains AN4 with a
+hundred steps, one way of keeping general speech or of ordering the clips against the other. Each
+run is a folder of D and is not made again when it is there; a killed one goes on. Prints one line
+of JSON at the end; exit code 1 if a goal is missed.
 """
 
 import argparse
@@ -34,6 +36,28 @@ MAX_TRAIN_SECONDS = 600.0
 # Whole recordings: all pieces of the kitchen are one, so none of them is trained on.
 HELD_OUT = ("boat", "coffee_shop", "rain", "train", "kitchen", "noise2", "noise4")
 SNRS_DB = (20.0, 10.0, 5.0, 0.0)
+_LJSPEECH = str(SHARED / "ljspeech" / "manifest.jsonl")
+_FORGETFUL: dict[str, Any] = {"retain": {"weight": 0.0}}
+# What each arm changes of the preset; all with a hundred steps and no mean of adapters.
+ARMS: dict[str, dict[str, Any]] = {
+    "preset": {},
+    "nothing": _FORGETFUL,
+    "weaker pull": {"retain": {"weight": 1.0, "clips_per_step": 4}},
+    "domain pull": {"retain": {"weight": 0.0, "domain_weight": 1.0}},
+    "both pulls": {"retain": {"domain_weight": 0.3}},
+    "transcripts": {"data": {"replay": _LJSPEECH}, "retain": {"targets": "transcripts"}},
+    "teacher on the same": {"data": {"replay": _LJSPEECH}},
+    "mean of three": {"select": {"average_last": 3}},
+    "rsLoRA": {"adapter": {"rslora": True}},
+    "DoRA": {"adapter": {"dora": True}},
+    "LoRA+": {"train": {"lora_plus_ratio": 8.0}},
+    "easy first": {"train": {"easy_first": 0.5}},
+    "short first": {"train": {"stages": [{"steps": 50, "max_clip_s": 3.0},
+                                         {"steps": 50, "max_clip_s": 30.0}]}},
+    "balanced speakers": {"train": {"speaker_balance": 1.0}},
+}  # fmt: skip
+_ARM = {"train": {"steps": 100}, "select": {"every_steps": 25, "average_last": 0},
+        "retain": {"strengths": [1.0]}}  # fmt: skip
 AUGMENTED = {"augment": {"share": 0.5, "noise_chance": 1.0, "room_chance": 0.0}}
 
 
@@ -168,6 +192,13 @@ def _row(clean: Any, augmented: Any) -> dict[str, Any]:
     }
 
 
+def arms(out: Path, names: Sequence[str]) -> None:
+    """One short run of each arm."""
+    for name in names:
+        layers = [("arms", _ARM), (f"arm {name}", ARMS[name])]
+        train_and_score("an4", 0, out / "arms" / name.replace(" ", "-"), layers)
+
+
 def summary(out: Path) -> dict[str, Any]:
     """All that is in the folder, with the goals that are met and missed."""
     figures: dict[str, Any] = {}
@@ -201,6 +232,13 @@ def summary(out: Path) -> dict[str, Any]:
         goals.append(_goal("noise: relative change at 5 dB", gain, -0.2))
         lost = found["lost_on_clean_points"]
         goals.append(_goal("noise: points lost on clean speech", lost, 0.3))
+    compared = sorted(out.glob("arms/*/result.json"))
+    if compared:
+        read = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in compared}
+        figures["arms"] = {
+            name: {key: round(run[key], 2) for key in ("wer", "canary_points", "train_seconds")}
+            for name, run in read.items()
+        }
     return {**figures, "goals": goals, "passed": all(goal["passed"] for goal in goals)}
 
 
@@ -218,10 +256,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["recipe", "noise", "show"])
+    parser.add_argument("what", choices=["recipe", "noise", "arms", "show"])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--corpus", nargs="+", choices=CORPORA, default=list(CORPORA))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
     if not SHARED.is_dir():
@@ -235,6 +274,8 @@ def main() -> int:
                 train_and_score(corpus, seed, options.out / f"{corpus}-{seed}", extra)
     elif options.what == "noise":
         noise(options.out, extra)
+    elif options.what == "arms":
+        arms(options.out, options.arms)
     figures = summary(options.out)
     for goal in figures["goals"]:
         print(f"{goal['name']}: {goal['figure']:g} of at most {goal['bound']:g}: "

@@ -5,11 +5,11 @@ breaks Moonshine. The adapter is injected into the transformers module in place.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from moonshine_tune.errors import RequestError
 from moonshine_tune.families.interface import SpeechModel
 from moonshine_tune.files import write_json_atomic
 
-_NAME = "default"
+ADAPTER_NAME = "default"
 # What DoRA calls the lengths of the weights.
 _LENGTHS = "lora_magnitude_vector"
 WEIGHTS_FILE, CONFIG_FILE, BASE_FILE = (
@@ -87,7 +87,7 @@ def inject_lora(
     )
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)
-    inject_adapter_in_model(config, model.module, _NAME)
+    inject_adapter_in_model(config, model.module, ADAPTER_NAME)
     torch.random.set_rng_state(state)
     _keep_in_32_bits(model.module)
     return summarize_adapter(model)
@@ -151,20 +151,20 @@ def adapter_disabled(model: SpeechModel) -> Iterator[None]:
 def adapter_strength(model: SpeechModel, strength: float) -> Iterator[None]:
     """The adapter's effect scaled by `strength` inside the block."""
     layers = list(_layers(model))
-    before = [layer.scaling[_NAME] for layer in layers]
+    before = [layer.scaling[ADAPTER_NAME] for layer in layers]
     lengths = {
         name: value.detach().clone()
         for name, value in adapter_parameters(model.module)
         if _LENGTHS in name
     }
     for layer, scaling in zip(layers, before, strict=True):
-        layer.scaling[_NAME] = scaling * strength
+        layer.scaling[ADAPTER_NAME] = scaling * strength
     _put(model, _weaker_lengths(model, lengths, strength))
     try:
         yield
     finally:
         for layer, scaling in zip(layers, before, strict=True):
-            layer.scaling[_NAME] = scaling
+            layer.scaling[ADAPTER_NAME] = scaling
         _put(model, lengths)
 
 
@@ -250,7 +250,7 @@ def save_adapter(
 
 def _portable(name: str) -> str:
     """The name in a saved file: PEFT leaves out the adapter's, and `weight` after the lengths."""
-    return name.replace(f".{_NAME}.", ".").replace(f".{_LENGTHS}.weight", f".{_LENGTHS}")
+    return name.replace(f".{ADAPTER_NAME}.", ".").replace(f".{_LENGTHS}.weight", f".{_LENGTHS}")
 
 
 def _plain(value: Any) -> Any:
@@ -303,7 +303,7 @@ def load_adapter(model: SpeechModel, path: Path, *, base_sha256: str | None = No
         bias="none",
     )
     saved = _read_matrices(folder / WEIGHTS_FILE)
-    inject_adapter_in_model(config, model.module, _NAME)
+    inject_adapter_in_model(config, model.module, ADAPTER_NAME)
     _keep_in_32_bits(model.module)
     own = dict(adapter_parameters(model.module))
     by_portable = {f"base_model.model.{_portable(name)}": name for name in own}
@@ -378,40 +378,3 @@ def _check_base(folder: Path, base_sha256: str | None) -> None:
             where=folder,
             hint=f"run it with: --model {recorded.get('name')}",
         )
-
-
-@torch.no_grad()
-def merged_weights(model: SpeechModel) -> dict[str, Tensor]:
-    """Weights with the adapter's effect added, [out, in] in 32 bits, by `….weight` name."""
-    return dict(LazyMerged(model))
-
-
-class LazyMerged(Mapping[str, Tensor]):
-    """`merged_weights`, each made when it is asked for: all of medium's take half a gigabyte."""
-
-    def __init__(self, model: SpeechModel) -> None:
-        self._modules = {
-            f"{name}.weight": module
-            for name, module in model.module.named_modules()
-            if hasattr(module, "lora_A") and _NAME in getattr(module, "lora_A", {})
-        }
-
-    @torch.no_grad()
-    def __getitem__(self, name: str) -> Tensor:
-        module: Any = self._modules[name]
-        base = self.base(name)
-        weight = base + module.get_delta_weight(_NAME).float()
-        if _NAME in module.lora_magnitude_vector:
-            lengths = module.lora_magnitude_vector[_NAME].weight.detach().float()
-            weight = weight * (lengths / weight.norm(dim=1))[:, None]
-        return cast(Tensor, weight)
-
-    def base(self, name: str) -> Tensor:
-        """The weight without the adapter, in 32 bits; the model's own memory where it is so."""
-        return cast(Tensor, self._modules[name].base_layer.weight.detach().float())
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._modules)
-
-    def __len__(self) -> int:
-        return len(self._modules)

@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from moonshine_tune.config import RunSettings, preset_names, read_preset
+from moonshine_tune.config import preset_names, read_preset
+from moonshine_tune.settings import RunSettings
 
 _HEAD = """# Settings
 

@@ -26,12 +26,12 @@ from moonshine_tune.adapter import (
     inject_lora,
     load_adapter,
     load_adapter_state,
-    merged_weights,
     save_adapter,
 )
 from moonshine_tune.decode import Samples, pad_clips
 from moonshine_tune.errors import RequestError
 from moonshine_tune.families.interface import SpeechModel
+from moonshine_tune.merged import merged_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

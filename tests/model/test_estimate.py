@@ -12,7 +12,7 @@ from transformers import AutoConfig
 from moonshine_tune import memory as memory_module
 from moonshine_tune.adapter import inject_lora
 from moonshine_tune.catalog import MODELS, find_model
-from moonshine_tune.config import RunSettings, preset_names, read_preset, resolve_settings
+from moonshine_tune.config import preset_names, read_preset, resolve_settings
 from moonshine_tune.errors import MachineError, RequestError
 from moonshine_tune.families.interface import SpeechModel
 from moonshine_tune.jobs.estimate import (
@@ -28,6 +28,7 @@ from moonshine_tune.jobs.fitting import fit_settings
 from moonshine_tune.loss import head_cross_entropy_sum, target_batch
 from moonshine_tune.memory import MemoryEstimate, MemoryModel, Phase, RunShape
 from moonshine_tune.progress import SilentProgress
+from moonshine_tune.settings import RunSettings
 from moonshine_tune.shapes import (
     SHAPES,
     model_from_config,
@@ -215,13 +216,15 @@ def test_stored_states_cost_memory_once_and_spare_the_encoder(family: str) -> No
     assert _phase(stored, "score").parts["audio"] == 0
     bounded = _estimate(family, stored_s=3600.0, stored_limit_mb=5)
     assert _phase(bounded, "step").parts["encoder states"] == 5_000_000
-    released = _estimate(family, stored_s=3600.0, releases_encoder=True)
     with torch.device("meta"):
         encoder = model_from_config(_config(family), device="meta").encoder
-    spared = 4 * sum(value.numel() for value in encoder.parameters())
-    kept = _phase(stored, "step").parts["weights"]
-    assert kept - _phase(released, "step").parts["weights"] == spared
-    assert _phase(released, "prepare").parts["weights"] == kept
+    size = sum(value.numel() for value in encoder.parameters())
+    # On the CPU in 32 bits the file stays mapped as a whole.
+    for shape, spared in (({}, 0), ({"frozen_dtype": torch.bfloat16}, 2 * size),
+                          ({"device": "mps"}, 4 * size)):  # fmt: skip
+        released = _estimate(family, stored_s=3600.0, releases_encoder=True, **shape)
+        kept = _phase(released, "prepare").parts["weights"]
+        assert kept - _phase(released, "step").parts["weights"] == spared
 
 
 def test_an_adapter_in_the_encoder_stores_nothing() -> None:

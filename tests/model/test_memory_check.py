@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import soundfile
 
-from moonshine_tune.config import ResolvedSettings, RunSettings
+from moonshine_tune.config import ResolvedSettings
 from moonshine_tune.device import heap_is_loose
 from moonshine_tune.errors import RequestError
 from moonshine_tune.jobs import fitting
@@ -20,6 +20,7 @@ from moonshine_tune.jobs.fitting import MemoryCheck
 from moonshine_tune.jobs.train import train
 from moonshine_tune.jobs.train_data import read_training_data
 from moonshine_tune.progress import SilentProgress
+from moonshine_tune.settings import RunSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -148,7 +149,8 @@ def test_the_heap_is_kept_tight_only_where_that_is_needed(
 
 _HOLES = """
 import sys
-from moonshine_tune.config import ResolvedSettings, RunSettings
+from moonshine_tune.config import ResolvedSettings
+from moonshine_tune.settings import RunSettings
 from moonshine_tune.device import keep_heap_tight
 from moonshine_tune.machine import resident_mb
 import torch

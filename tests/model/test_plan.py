@@ -10,8 +10,9 @@ from benchmarks.plan_kill import facts
 
 from moonshine_tune.errors import MachineError
 from moonshine_tune.jobs import plan_work
-from moonshine_tune.jobs.plan import PlanResult, plan_status, run_plan
+from moonshine_tune.jobs.plan import plan_status, run_plan
 from moonshine_tune.jobs.plan_file import Plan, check_plan
+from moonshine_tune.jobs.plan_outcome import PlanResult
 from moonshine_tune.jobs.plan_record import PlanFolder
 from moonshine_tune.progress import SilentProgress
 from moonshine_tune.report.page import write_report

@@ -13,7 +13,6 @@ from pydantic.fields import FieldInfo
 import moonshine_tune
 from moonshine_tune.config import (
     ResolvedSettings,
-    RunSettings,
     parse_assignments,
     preset_names,
     read_preset,
@@ -21,6 +20,7 @@ from moonshine_tune.config import (
     resolve_settings,
 )
 from moonshine_tune.errors import ProblemsError, RequestError
+from moonshine_tune.settings import RunSettings
 from moonshine_tune.settings_reference import settings_reference
 
 _SRC = Path(moonshine_tune.__file__).parent
@@ -303,7 +303,7 @@ def _attributes_read() -> set[str]:
     """Names of all attributes that the package reads anywhere outside of the settings module."""
     if not _READ:
         for path in _SRC.rglob("*.py"):
-            if path.name != "config.py":
+            if path.name != "settings.py":
                 tree = ast.parse(path.read_text(encoding="utf-8"))
                 _READ.update(n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute))
     return _READ

@@ -9,7 +9,7 @@ import typer
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, refuse, show, table
 
 if TYPE_CHECKING:
-    from moonshine_tune.jobs.plan import PlanResult
+    from moonshine_tune.jobs.plan_outcome import PlanResult
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -10,7 +10,7 @@ from moonshine_tune.cli.console import JsonFlag, TerminalProgress, refuse, show,
 from moonshine_tune.cli.options import OutFolder
 
 if TYPE_CHECKING:
-    from moonshine_tune.jobs.train import TrainResult
+    from moonshine_tune.jobs.train_finish import TrainResult
 
 _EXAMPLE = (
     "Example: moonshine-tune train --preset tiny --train train.jsonl --dev dev.jsonl "

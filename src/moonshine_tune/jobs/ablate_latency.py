@@ -4,12 +4,12 @@ import json
 import tempfile
 from pathlib import Path
 
-from moonshine_tune.config import RunSettings
 from moonshine_tune.errors import RequestError
 from moonshine_tune.files import write_json_atomic
 from moonshine_tune.manifest import read_manifest, write_manifest
 from moonshine_tune.progress import Progress
 from moonshine_tune.runs import RunFolder
+from moonshine_tune.settings import RunSettings
 
 LATENCY_FILE = "latency.json"
 # Enough for a ratio within a few percent; both folders are timed in turn, clip by clip.

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from moonshine_tune.config import RunSettings
 from moonshine_tune.errors import ProblemsError, RequestError
+from moonshine_tune.settings import RunSettings
 
 Scalar = str | int | float | bool | None
 Layers = tuple[tuple[str, Mapping[str, Any]], ...]

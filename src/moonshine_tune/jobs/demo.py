@@ -14,7 +14,8 @@ from moonshine_tune.jobs.evaluate import Evaluation, score_manifest, write_evalu
 from moonshine_tune.jobs.export import ExportRequest, ExportResult, export
 from moonshine_tune.jobs.model_opening import OpenedModel, open_model
 from moonshine_tune.jobs.reload_check import check_reload
-from moonshine_tune.jobs.train import TrainResult, train
+from moonshine_tune.jobs.train import train
+from moonshine_tune.jobs.train_finish import TrainResult
 from moonshine_tune.machine import cache_root, peak_resident_mb
 from moonshine_tune.manifest import read_manifest
 from moonshine_tune.progress import Progress

@@ -9,14 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from moonshine_tune.adapter import (
-    WEIGHTS_FILE,
-    LazyMerged,
-    adapter_disabled,
-    find_adapter,
-    has_adapter,
-    merged_weights,
-)
+from moonshine_tune.adapter import WEIGHTS_FILE, adapter_disabled, find_adapter, has_adapter
 from moonshine_tune.audio.decode import load_utterance
 from moonshine_tune.checkpoints import load_checkpoint
 from moonshine_tune.decode import fit_clip
@@ -27,6 +20,7 @@ from moonshine_tune.jobs.export_rounding import AUTO, NONE, Rounding, choose_rou
 from moonshine_tune.jobs.model_opening import OpenedModel, base_identity, open_model
 from moonshine_tune.jobs.tuned_checkpoint import tuned_tensors
 from moonshine_tune.manifest import Utterance
+from moonshine_tune.merged import LazyMerged, merged_weights
 from moonshine_tune.progress import Progress
 from moonshine_tune.provenance import versions
 from moonshine_tune.runs import RunFolder

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from moonshine_tune.jobs.plan_file import (
+from moonshine_tune.jobs.plan_record import PhaseRecord
+from moonshine_tune.jobs.plan_settings import (
     STAND_IN,
     AblatePhase,
     DoctorPhase,
@@ -16,7 +17,6 @@ from moonshine_tune.jobs.plan_file import (
     SynthesizePhase,
     TrainPhase,
 )
-from moonshine_tune.jobs.plan_record import PhaseRecord
 
 PASSED, FAILED, NOT_MEANINGFUL, NOT_MEASURED = (
     "passed", "FAILED", "not meaningful", "not measured",

@@ -6,7 +6,7 @@ from typing import Any
 
 from moonshine_tune import __version__
 from moonshine_tune.errors import RequestError
-from moonshine_tune.jobs.plan_file import ShipPhase
+from moonshine_tune.jobs.plan_settings import ShipPhase
 from moonshine_tune.jobs.plan_steps import (
     Context,
     Step,

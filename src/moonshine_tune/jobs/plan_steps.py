@@ -12,21 +12,21 @@ from typing import Any
 from moonshine_tune import __version__
 from moonshine_tune.config import ResolvedSettings, read_preset, resolve_settings
 from moonshine_tune.errors import RequestError
-from moonshine_tune.jobs.plan_file import (
-    STAND_IN,
-    AblatePhase,
-    DoctorPhase,
-    Plan,
-    ShipPhase,
-    SynthesizePhase,
-    TrainPhase,
-)
+from moonshine_tune.jobs.plan_file import Plan
 from moonshine_tune.jobs.plan_record import (
     Fingerprints,
     PlanFolder,
     PlanRecord,
     StepRecord,
     of_value,
+)
+from moonshine_tune.jobs.plan_settings import (
+    STAND_IN,
+    AblatePhase,
+    DoctorPhase,
+    ShipPhase,
+    SynthesizePhase,
+    TrainPhase,
 )
 from moonshine_tune.machine import chip_name, total_memory_mb
 from moonshine_tune.progress import Progress

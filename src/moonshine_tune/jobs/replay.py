@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moonshine_tune.adapter import adapter_disabled
-from moonshine_tune.config import RunSettings
 from moonshine_tune.encoder_cache import StateSource
 from moonshine_tune.files import write_json_atomic
 from moonshine_tune.jobs.corpus import Corpus, build_corpus
@@ -17,6 +16,7 @@ from moonshine_tune.machine import cache_root, make_cache_folder
 from moonshine_tune.manifest import Utterance
 from moonshine_tune.progress import Progress
 from moonshine_tune.sampler import BucketSampler
+from moonshine_tune.settings import RunSettings
 from moonshine_tune.state_shards import recipe_hash
 from moonshine_tune.teacher import ReplayTeacher
 

@@ -5,9 +5,7 @@ Forward, backward, clip, step, log, evaluate, save, stop, in that order, in `_lo
 
 import math
 import time
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,7 +13,6 @@ from moonshine_tune.adapter import (
     adapter_disabled,
     adapter_parameters,
     adapter_state,
-    load_adapter_state,
 )
 from moonshine_tune.config import ResolvedSettings
 from moonshine_tune.device import choose_device, choose_dtype, is_out_of_memory, takes_lists
@@ -25,43 +22,17 @@ from moonshine_tune.jobs.interrupt import StopRequest
 from moonshine_tune.jobs.model_opening import OpenedModel, open_model
 from moonshine_tune.jobs.processes import Processes
 from moonshine_tune.jobs.train_data import read_training_data
+from moonshine_tune.jobs.train_finish import TrainResult, finish_training, in_words, result_record
 from moonshine_tune.jobs.train_setup import TrainingSetup, prepare_training
 from moonshine_tune.jobs.trainer import Trainer
 from moonshine_tune.progress import Progress, SilentProgress
 from moonshine_tune.runs import RunFolder
-from moonshine_tune.selection import Candidate, SelectionRule
+from moonshine_tune.selection import SelectionRule
 from moonshine_tune.text import normalizer_for
 
 # run.json says with this that the folder is a training run.
 _JOB = "train"
 _ENDINGS = ("finished", "early stop", "interrupted")
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a run came to.
-
-    Attributes:
-        stopped: `finished`, `early stop`, or `interrupted` (resumable).
-        canary_held: whether the chosen adapter keeps the canary within its bound.
-        first_loss, last_loss: mean cross-entropy a token, in nats, over the first and the last
-            tenth of the steps.
-    """
-
-    run: Path
-    adapter: Path
-    stopped: str
-    steps: int
-    skipped_steps: int
-    baseline: Candidate
-    best: Candidate
-    canary_held: bool
-    first_loss: float
-    last_loss: float
-    seconds: float
-    train_seconds: float
-    peak_memory_mb: int
-    remarks: tuple[str, ...]
 
 
 def train(
@@ -137,8 +108,8 @@ def train(
     stopped, steps = _loop(trainer, resume)
     result: TrainResult | None = None
     if processes.is_main:
-        result = _finish(trainer, stopped, steps, time.monotonic() - begun)
-        run.update_record(status=stopped, result=_result_record(result))
+        result = finish_training(trainer, stopped, steps, time.monotonic() - begun)
+        run.update_record(status=stopped, result=result_record(result))
     trainer.close()
     shared: TrainResult = processes.from_main(result)
     processes.finish()
@@ -284,7 +255,7 @@ def _score_baseline(trainer: Trainer) -> None:
         baseline = trainer.score(0).candidate
     trainer.counters.baseline = baseline.to_record()
     trainer.log(0, {"dev_wer": baseline.dev_wer, "canary_wer": baseline.canary_wer})
-    trainer.progress.say(f"baseline: {_words(baseline)}")
+    trainer.progress.say(f"baseline: {in_words(baseline)}")
 
 
 def _evaluate(trainer: Trainer, step: int) -> None:
@@ -304,124 +275,4 @@ def _evaluate(trainer: Trainer, step: int) -> None:
     else:
         trainer.counters.scores_without_best += 1
     trainer.save_state(step)
-    trainer.progress.say(f"step {step}: {_words(candidate)}{', best so far' if is_best else ''}")
-
-
-def _words(candidate: Candidate) -> str:
-    canary = "" if candidate.canary_wer is None else f", canary {candidate.canary_wer:.2f}"
-    return f"dev WER {candidate.dev_wer:.2f}{canary}"
-
-
-def _finish(trainer: Trainer, stopped: str, steps: int, seconds: float) -> TrainResult:
-    """Choose the strength of the best adapter and put the result together."""
-    counters = trainer.counters
-    best = counters.candidate("best")
-    baseline = counters.candidate("baseline")
-    if baseline is None:
-        raise RequestError("the saved state has no baseline", where=trainer.run.state_dir)
-    if best is None:
-        # Interrupted before the first score: what there is so far is still an adapter. It is no
-        # part of the run's own scores, so that a resumed run is as one that was never stopped.
-        scored = trainer.score(steps)
-        trainer.save_best(scored, adapter_state(trainer.model))
-        best = scored.candidate
-    if stopped != "interrupted":
-        best = _try_average(trainer, best, steps)
-        best = _choose_strength(trainer, best)
-    head, tail = _first_and_last_losses(trainer.run)
-    return TrainResult(
-        run=trainer.run.path,
-        adapter=trainer.run.adapter_dir,
-        stopped=stopped,
-        steps=steps,
-        skipped_steps=counters.skipped,
-        baseline=baseline,
-        best=best,
-        canary_held=trainer.rule.allows(best),
-        first_loss=head,
-        last_loss=tail,
-        seconds=seconds,
-        train_seconds=counters.train_seconds,
-        peak_memory_mb=trainer.memory().peak_resident_mb,
-        remarks=trainer.setup.remarks,
-    )
-
-
-def _first_and_last_losses(run: RunFolder) -> tuple[float, float]:
-    """Mean loss of the first and of the last tenth of the steps that counted, from the log."""
-    losses = [
-        float(record["loss"])
-        for record in run.read_metrics()
-        if record.get("loss") is not None and record.get("gradient_norm") is not None
-    ]
-    tenth = max(len(losses) // 10, 1)
-    head, tail = losses[:tenth], losses[-tenth:]
-    return sum(head) / max(len(head), 1), sum(tail) / max(len(tail), 1)
-
-
-def _try_average(trainer: Trainer, best: Candidate, steps: int) -> Candidate:
-    """Score the mean of the last adapters, where it is asked for, and keep it if it is as good."""
-    found = trainer.late.mean(steps)
-    if found is None:
-        return best
-    state, count = found
-    load_adapter_state(trainer.model, state)
-    scored = trainer.score(steps, averaged=count)
-    candidate = scored.candidate
-    trainer.rule = replace(trainer.rule, dev_words=scored.dev.score.words.reference)
-    is_taken = trainer.rule.is_as_good(candidate, best)
-    trainer.log(
-        steps,
-        {
-            "average_of": count,
-            "average_dev_wer": candidate.dev_wer,
-            "average_canary_wer": candidate.canary_wer,
-        },
-    )
-    verdict = "taken" if is_taken else "not as good"
-    trainer.progress.say(f"mean of the last {count}: {_words(candidate)}, {verdict}")
-    if not is_taken:
-        return best
-    trainer.best_state = state
-    trainer.save_best(scored, state)
-    return candidate
-
-
-def _choose_strength(trainer: Trainer, best: Candidate) -> Candidate:
-    """Try weaker versions of the best adapter where a canary can tell what they are worth."""
-    strengths = trainer.settings.retain.strengths
-    if trainer.setup.canary is None or not strengths or strengths == (1.0,):
-        return best
-    load_adapter_state(trainer.model, trainer.best_state)
-    tried = {value: trainer.score(best.step, value, best.averaged) for value in strengths}
-    for scored in tried.values():
-        candidate = scored.candidate
-        trainer.progress.say(f"strength {candidate.strength:g}: {_words(candidate)}")
-        trainer.log(
-            best.step,
-            {
-                "strength": candidate.strength,
-                "strength_dev_wer": candidate.dev_wer,
-                "strength_canary_wer": candidate.canary_wer,
-            },
-        )
-    words = next(iter(tried.values())).dev.score.words.reference
-    trainer.rule = replace(trainer.rule, dev_words=words)
-    chosen = trainer.rule.choose([scored.candidate for scored in tried.values()])
-    trainer.save_best(tried[chosen.strength], trainer.best_state)
-    return chosen
-
-
-def _result_record(result: TrainResult) -> dict[str, Any]:
-    return {
-        "steps": result.steps,
-        "skipped_steps": result.skipped_steps,
-        "baseline": result.baseline.to_record(),
-        "best": result.best.to_record(),
-        "canary_held": result.canary_held,
-        "first_loss": result.first_loss,
-        "last_loss": result.last_loss,
-        "seconds": round(result.seconds, 1),
-        "train_seconds": round(result.train_seconds, 1),
-        "peak_memory_mb": result.peak_memory_mb,
-    }
+    trainer.progress.say(f"step {step}: {in_words(candidate)}{', best so far' if is_best else ''}")

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from moonshine_tune.config import DataSettings
 from moonshine_tune.errors import AudioError, RequestError
 from moonshine_tune.jobs.corpus import utterance_seconds
 from moonshine_tune.manifest import Manifest, Utterance, read_manifest
+from moonshine_tune.settings import DataSettings
 
 
 @dataclass(frozen=True)

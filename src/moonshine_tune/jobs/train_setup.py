@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from moonshine_tune.adapter import AdapterSummary, inject_lora
-from moonshine_tune.config import RunSettings
 from moonshine_tune.encoder_cache import StateSource, release_encoder
 from moonshine_tune.errors import RequestError
 from moonshine_tune.holdout import Holdout
@@ -18,6 +17,7 @@ from moonshine_tune.jobs.train_data import TrainingData
 from moonshine_tune.manifest import Utterance
 from moonshine_tune.progress import Progress
 from moonshine_tune.sampler import Stage, StagedSampler, easy_first_stages
+from moonshine_tune.settings import RunSettings
 from moonshine_tune.splits import find_leaks, split_by_speaker
 from moonshine_tune.text import Normalizer
 

@@ -11,7 +11,7 @@ from moonshine_tune.report.figures import nice_ticks, tick_label
 WIDTH, HEIGHT = 640, 360
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 20, 44, 48
 # Told apart in black and white too: the first is filled, the second is open.
-_COLOURS = ("#1f6feb", "#d1570b")
+_COLOURS = ("#1f6feb", "#d1570b", "#1a7f37")
 _STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#333}.t{font-size:14px;font-weight:600}"
     ".g{stroke:#ddd}.a{stroke:#666}svg{background:#fff}"
@@ -35,8 +35,12 @@ def latency_plot(result: BenchmarkResult) -> str:
     return draw(series)
 
 
-def draw(series: Sequence[tuple[str, Sequence[Point]]]) -> str:
-    """The plot of named points (seconds of a clip, milliseconds until its text)."""
+def draw(
+    series: Sequence[tuple[str, Sequence[Point]]],
+    title: str = "Latency by clip length",
+    units: tuple[str, str] = ("seconds of speech", "ms"),
+) -> str:
+    """A plot of named points; `units` are those of x and y."""
     x_ticks = nice_ticks(0.0, max(x for _, points in series for x, _ in points), 6)
     y_ticks = nice_ticks(0.0, max(y for _, points in series for _, y in points), 5)
 
@@ -48,8 +52,8 @@ def draw(series: Sequence[tuple[str, Sequence[Point]]]) -> str:
 
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">',
-        f"<title>Latency by clip length</title><style>{_STYLE}</style>",
-        f'<text class="t" x="{_LEFT}" y="20">Latency by clip length</text>',
+        f"<title>{escape(title)}</title><style>{_STYLE}</style>",
+        f'<text class="t" x="{_LEFT}" y="20">{escape(title)}</text>',
     ]
     for value in y_ticks:
         y = place(0, value)[1]
@@ -67,8 +71,8 @@ def draw(series: Sequence[tuple[str, Sequence[Point]]]) -> str:
         )
     parts.append(
         f'<line class="a" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{bottom}" y2="{bottom}"/>'
-        f'<text x="{WIDTH - _RIGHT}" y="{HEIGHT - 8}" text-anchor="end">seconds of speech</text>'
-        f'<text x="{_LEFT - 8}" y="{_TOP - 10}" text-anchor="end">ms</text>'
+        f'<text x="{WIDTH - _RIGHT}" y="{HEIGHT - 8}" text-anchor="end">{escape(units[0])}</text>'
+        f'<text x="{_LEFT - 8}" y="{_TOP - 10}" text-anchor="end">{escape(units[1])}</text>'
     )
     for index, (name, points) in enumerate(series):
         colour = _COLOURS[index % len(_COLOURS)]

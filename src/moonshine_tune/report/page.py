@@ -21,10 +21,12 @@ from moonshine_tune.errors import RequestError
 from moonshine_tune.files import write_bytes_atomic
 from moonshine_tune.progress import Progress
 from moonshine_tune.report.clips import ClipBox, Recordings
+from moonshine_tune.report.contrasts import contrasts
 from moonshine_tune.report.curves import Curves, learning_curves
 from moonshine_tune.report.details import details_of
 from moonshine_tune.report.figures import Chart, line_chart
-from moonshine_tune.report.headline import contrasts, gates_of, headline_table, tiles_of
+from moonshine_tune.report.gates import gates_of
+from moonshine_tune.report.headline import headline_table, tiles_of
 from moonshine_tune.report.key_terms import key_terms_tables
 from moonshine_tune.report.origins import origins_of
 from moonshine_tune.report.phases import phase_table, speed_tables, trials_of

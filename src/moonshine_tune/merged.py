@@ -1,0 +1,47 @@
+"""Weights with an adapter's effect added, as files and runtimes hold them."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from moonshine_tune.adapter import ADAPTER_NAME
+from moonshine_tune.families.interface import SpeechModel
+
+
+@torch.no_grad()
+def merged_weights(model: SpeechModel) -> dict[str, Tensor]:
+    """Weights with the adapter's effect added, [out, in] in 32 bits, by `….weight` name."""
+    return dict(LazyMerged(model))
+
+
+class LazyMerged(Mapping[str, Tensor]):
+    """`merged_weights`, each made when it is asked for: all of medium's take half a gigabyte."""
+
+    def __init__(self, model: SpeechModel) -> None:
+        self._modules = {
+            f"{name}.weight": module
+            for name, module in model.module.named_modules()
+            if hasattr(module, "lora_A") and ADAPTER_NAME in getattr(module, "lora_A", {})
+        }
+
+    @torch.no_grad()
+    def __getitem__(self, name: str) -> Tensor:
+        module: Any = self._modules[name]
+        base = self.base(name)
+        weight = base + module.get_delta_weight(ADAPTER_NAME).float()
+        if ADAPTER_NAME in module.lora_magnitude_vector:
+            lengths = module.lora_magnitude_vector[ADAPTER_NAME].weight.detach().float()
+            weight = weight * (lengths / weight.norm(dim=1))[:, None]
+        return cast(Tensor, weight)
+
+    def base(self, name: str) -> Tensor:
+        """The weight without the adapter, in 32 bits; the model's own memory where it is so."""
+        return cast(Tensor, self._modules[name].base_layer.weight.detach().float())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._modules)
+
+    def __len__(self) -> int:
+        return len(self._modules)
