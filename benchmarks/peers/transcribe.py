@@ -11,11 +11,13 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
+
+from moonshine_tune.environment import apply_environment_defaults
 
 Clips = list[np.ndarray]
 
@@ -23,12 +25,13 @@ Clips = list[np.ndarray]
 def _ours(model: Path) -> Callable[[Clips], list[str]]:
     from moonshine_tune.checkpoints import load_checkpoint
     from moonshine_tune.decode import DecodeLimits, TorchTranscriber, batches_by_length
+    from moonshine_tune.jobs.transcribe import BATCH_S
 
     transcriber = TorchTranscriber(load_checkpoint(model), DecodeLimits())
 
     def transcribe(clips: Clips) -> list[str]:
         texts = [""] * len(clips)
-        for group in batches_by_length([len(clip) / 16_000 for clip in clips], 120.0):
+        for group in batches_by_length([len(clip) / 16_000 for clip in clips], BATCH_S):
             heard = transcriber.transcribe([clips[index] for index in group])
             for index, text in zip(group, heard, strict=True):
                 texts[index] = text
@@ -42,11 +45,18 @@ def _official(model: Path, batch_size: int) -> Callable[[Clips], list[str]]:
     from transformers import AutoProcessor, MoonshineForConditionalGeneration
 
     module = MoonshineForConditionalGeneration.from_pretrained(model)
-    # Clips of different lengths in one batch: without this the processor refuses them.
-    processor = partial(AutoProcessor.from_pretrained(model), padding=True)
+    own = AutoProcessor.from_pretrained(model)
+
+    class Padding:
+        """Clips of different lengths in one batch: without padding the processor refuses them."""
+
+        batch_decode = own.batch_decode
+
+        def __call__(self, *args: Any, **options: Any) -> Any:
+            return own(*args, padding=True, **options)
 
     def run(clips: Clips) -> list[str]:
-        texts: list[str] = transcribe(module, processor, clips, "cpu", batch_size=batch_size)
+        texts: list[str] = transcribe(module, Padding(), clips, "cpu", batch_size=batch_size)
         return texts
 
     return run
@@ -67,6 +77,8 @@ def main() -> None:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--batch-size", type=int, default=16)
     options = parser.parse_args()
+    if options.way == "ours":
+        apply_environment_defaults()
     rows = [json.loads(line) for line in options.manifest.read_text("utf-8").splitlines()]
     clips = []
     for row in rows:

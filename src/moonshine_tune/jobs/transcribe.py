@@ -12,7 +12,7 @@ from moonshine_tune.manifest import Utterance
 from moonshine_tune.progress import Progress
 
 # Keys and values of the decoder: 0.14 GB for tiny, 0.9 GB for medium.
-_BATCH_S = 240.0
+BATCH_S = 240.0
 
 
 class Transcriber(Protocol):
@@ -55,7 +55,7 @@ def transcribe_utterances(
     seconds, problems = _lengths(utterances)
     texts = [""] * len(utterances)
     with progress.stage(name, len(utterances)) as stage:
-        for group in batches_by_length(seconds, _BATCH_S):
+        for group in batches_by_length(seconds, BATCH_S):
             clips: list[Samples] = []
             rows: list[int] = []
             for index in group:
