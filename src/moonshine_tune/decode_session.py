@@ -6,21 +6,41 @@ each clip's frames. So clips of about one length lie together in a span, and no 
 its own longest clip.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moonshine_tune.families.interface import EncoderStates, SpeechModel, additive_mask
+from moonshine_tune.packed import Linear, packed
 
 # A span's longest clip over its shortest, and the rows that are worth the calls of one more span.
 _SPREAD = 1.25
 _LEAST_ROWS = 4
+# Below this, laying the weights out takes longer than it saves.
+_LEAST_PACKED = 4
 
 _Pair = tuple[Tensor, Tensor]
+
+
+class _Products:
+    """The products of one layer's step."""
+
+    def __init__(self, layer: Any, linear: Callable[[nn.Module], Linear]) -> None:
+        own, frames, mlp = layer.self_attn, layer.encoder_attn, layer.mlp
+        self.query, self.key, self.value = map(linear, (own.q_proj, own.k_proj, own.v_proj))
+        self.out, self.frame_query = linear(own.o_proj), linear(frames.q_proj)
+        self.frame_out = linear(frames.o_proj)
+        self._wide, self._narrow = linear(mlp.fc1), linear(mlp.fc2)
+        self._activation = mlp.activation_fn
+
+    def feed_forward(self, hidden: Tensor) -> Tensor:
+        """Both families' gated block: [gated, gate]."""
+        gated, gate = self._wide(hidden).chunk(2, dim=-1)
+        return self._narrow(self._activation(gate) * gated)
 
 
 @dataclass
@@ -65,6 +85,10 @@ class GreedySession:
     def __init__(self, model: SpeechModel, states: EncoderStates, max_tokens: int) -> None:
         self._model = model
         self._layers = model.decoder.layers
+        few = len(states.lengths) < _LEAST_PACKED
+        linear: Callable[[nn.Module], Linear] = (lambda module: module) if few else packed
+        self._products = [_Products(layer, linear) for layer in self._layers]
+        self._head = linear(model.module.proj_out)
         self._spans = [
             self._span(start, states.lengths[start:stop], states, max_tokens)
             for start, stop in _span_borders(states)
@@ -99,20 +123,20 @@ class GreedySession:
         cos, sin = self._cos[:, at : at + 1], self._sin[:, at : at + 1]
         hidden = model.decoder.embed_tokens(tokens[:, None])
         for number, layer in enumerate(self._layers):
-            attn = layer.self_attn
+            attn, products = layer.self_attn, self._products[number]
             normed = layer.input_layernorm(hidden)
-            query = _heads(attn.q_proj(normed), attn)
-            key = _heads(attn.k_proj(normed), attn)
+            query = _heads(products.query(normed), attn)
+            key = _heads(products.key(normed), attn)
             query, key = model.rotate(query, key, cos, sin)
-            value = _heads(attn.v_proj(normed), attn)
+            value = _heads(products.value(normed), attn)
             mixed = self._attend_past(number, query, key, value, attn.scaling)
-            hidden = hidden + attn.o_proj(mixed)
+            hidden = hidden + products.out(mixed)
             attn = layer.encoder_attn
-            query = _heads(attn.q_proj(layer.post_attention_layernorm(hidden)), attn)
-            hidden = hidden + attn.o_proj(self._attend_frames(number, query, attn.scaling))
-            hidden = hidden + layer.mlp(layer.final_layernorm(hidden))
+            query = _heads(products.frame_query(layer.post_attention_layernorm(hidden)), attn)
+            hidden = hidden + products.frame_out(self._attend_frames(number, query, attn.scaling))
+            hidden = hidden + products.feed_forward(layer.final_layernorm(hidden))
         self._at += 1
-        return model.project(model.decoder.norm(hidden))[:, 0]
+        return self._head(model.decoder.norm(hidden))[:, 0]
 
     def _attend_past(
         self, number: int, query: Tensor, key: Tensor, value: Tensor, scaling: float

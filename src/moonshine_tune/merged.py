@@ -16,6 +16,22 @@ def merged_weights(model: SpeechModel) -> dict[str, Tensor]:
     return dict(LazyMerged(model))
 
 
+@torch.no_grad()
+def effective_weight(module: Any) -> Tensor:
+    """The weight that a linear layer computes with, its adapter's effect added, in 32 bits.
+
+    An adapter that is switched off has none.
+    """
+    weight: Tensor = getattr(module, "base_layer", module).weight.detach().float()
+    if ADAPTER_NAME not in getattr(module, "lora_A", {}) or module.disable_adapters:
+        return weight
+    weight = weight + module.get_delta_weight(ADAPTER_NAME).float()
+    if ADAPTER_NAME in module.lora_magnitude_vector:
+        lengths = module.lora_magnitude_vector[ADAPTER_NAME].weight.detach().float()
+        weight = weight * (lengths / weight.norm(dim=1))[:, None]
+    return weight
+
+
 class LazyMerged(Mapping[str, Tensor]):
     """`merged_weights`, each made when it is asked for: all of medium's take half a gigabyte."""
 
@@ -26,15 +42,8 @@ class LazyMerged(Mapping[str, Tensor]):
             if hasattr(module, "lora_A") and ADAPTER_NAME in getattr(module, "lora_A", {})
         }
 
-    @torch.no_grad()
     def __getitem__(self, name: str) -> Tensor:
-        module: Any = self._modules[name]
-        base = self.base(name)
-        weight = base + module.get_delta_weight(ADAPTER_NAME).float()
-        if ADAPTER_NAME in module.lora_magnitude_vector:
-            lengths = module.lora_magnitude_vector[ADAPTER_NAME].weight.detach().float()
-            weight = weight * (lengths / weight.norm(dim=1))[:, None]
-        return cast(Tensor, weight)
+        return effective_weight(self._modules[name])
 
     def base(self, name: str) -> Tensor:
         """The weight without the adapter, in 32 bits; the model's own memory where it is so."""

@@ -10,6 +10,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoConfig
 
+from moonshine_tune import packed
 from moonshine_tune.adapter import SITES, adapter_disabled, adapter_parameters, inject_lora
 from moonshine_tune.config import preset_names, read_preset, resolve_settings
 from moonshine_tune.decode import greedy_tokens
@@ -60,6 +61,12 @@ def _audio() -> torch.Tensor:
     for row, length in zip(audio, _LENGTHS, strict=True):
         row[:length] = 0.1 * torch.randn(length, generator=generator)
     return audio
+
+
+@pytest.fixture(autouse=True)
+def _as_on_mps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only weights on the CPU are laid out anew for decoding."""
+    monkeypatch.setattr(packed, "_can_be_packed", lambda weight: False)
 
 
 def _teacher(model: SpeechModel, states: EncoderStates, tokens: torch.Tensor) -> torch.Tensor:
