@@ -56,7 +56,8 @@ def compare(comparison: Comparison, shop: Workshop, pairs: int) -> Result:
             label = f"{comparison.name}-{side.label}-{number}"
             command = side.command(shop, label)
             print(f"{label}: {' '.join(command)}", file=sys.stderr)
-            run = run_fresh(command, shop.out / "logs" / f"{label}.log", extra_path=side.packages)
+            tools = shop.tools if side.needs_tools else None
+            run = run_fresh(command, shop.out / "logs" / f"{label}.log", extra_path=tools)
             print(f"  {side.seconds(run):.2f} s, {run.peak_mb:.0f} MB", file=sys.stderr)
             runs.append(run)
     ratios = [
