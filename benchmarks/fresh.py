@@ -29,11 +29,13 @@ class Measured:
         seconds: wall time of the whole process, start-up and loading included.
         peak_mb: its peak resident memory, MB of 10^6 bytes.
         told: the JSON document that it printed last; empty where it printed none.
+        printed: all that it printed to its standard output.
     """
 
     seconds: float
     peak_mb: float
     told: dict[str, Any]
+    printed: str = ""
 
 
 def run_fresh(command: list[str], log: Path, *, extra_path: Path | None = None) -> Measured:
@@ -63,7 +65,8 @@ def run_fresh(command: list[str], log: Path, *, extra_path: Path | None = None) 
         raise RuntimeError(f"exit code {told['code']}: {' '.join(command)}\nsee {log}")
     # Linux counts KiB, macOS bytes.
     scale = 1e6 if sys.platform == "darwin" else 1e6 / 1024
-    return Measured(told["seconds"], told["peak"] / scale, _last_document(told["printed"]))
+    printed = told["printed"]
+    return Measured(told["seconds"], told["peak"] / scale, _last_document(printed), printed)
 
 
 def _last_document(printed: str) -> dict[str, Any]:

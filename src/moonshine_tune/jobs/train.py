@@ -82,7 +82,9 @@ def train(
     )
     normalizer = normalizer_for(settings.data.normalizer, opened.language)
     progress.say(f"model {opened.base['name']} on {opened.device.device}: {opened.device.reason}")
+    preparing = time.monotonic()
     setup = prepare_training(settings, data, opened, normalizer, progress, scores=processes.is_main)
+    prepare_seconds = time.monotonic() - preparing
     for remark in setup.remarks:
         progress.say(remark)
     if resume:
@@ -108,7 +110,7 @@ def train(
     stopped, steps = _loop(trainer, resume)
     result: TrainResult | None = None
     if processes.is_main:
-        result = finish_training(trainer, stopped, steps, time.monotonic() - begun)
+        result = finish_training(trainer, stopped, steps, time.monotonic() - begun, prepare_seconds)
         run.update_record(status=stopped, result=result_record(result))
     trainer.close()
     shared: TrainResult = processes.from_main(result)

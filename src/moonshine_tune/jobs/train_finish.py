@@ -20,6 +20,7 @@ class TrainResult:
         canary_held: whether the chosen adapter keeps the canary within its bound.
         first_loss, last_loss: mean cross-entropy a token, in nats, over the first and the last
             tenth of the steps.
+        train_seconds, prepare_seconds: the steps alone; and what was stored before them.
     """
 
     run: Path
@@ -34,6 +35,7 @@ class TrainResult:
     last_loss: float
     seconds: float
     train_seconds: float
+    prepare_seconds: float
     peak_memory_mb: int
     remarks: tuple[str, ...]
 
@@ -44,7 +46,9 @@ def in_words(candidate: Candidate) -> str:
     return f"dev WER {candidate.dev_wer:.2f}{canary}"
 
 
-def finish_training(trainer: Trainer, stopped: str, steps: int, seconds: float) -> TrainResult:
+def finish_training(
+    trainer: Trainer, stopped: str, steps: int, seconds: float, prepare_seconds: float
+) -> TrainResult:
     """Choose the strength of the best adapter and put the result together."""
     counters = trainer.counters
     best = counters.candidate("best")
@@ -74,6 +78,7 @@ def finish_training(trainer: Trainer, stopped: str, steps: int, seconds: float) 
         last_loss=tail,
         seconds=seconds,
         train_seconds=counters.train_seconds,
+        prepare_seconds=prepare_seconds,
         peak_memory_mb=trainer.memory().peak_resident_mb,
         remarks=trainer.setup.remarks,
     )
@@ -156,5 +161,6 @@ def result_record(result: TrainResult) -> dict[str, Any]:
         "last_loss": result.last_loss,
         "seconds": round(result.seconds, 1),
         "train_seconds": round(result.train_seconds, 1),
+        "prepare_seconds": round(result.prepare_seconds, 1),
         "peak_memory_mb": result.peak_memory_mb,
     }
