@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 from torch import nn
 
@@ -15,6 +15,7 @@ from moonshine_tune.families.interface import SpeechModel, TextTokenizer
 from moonshine_tune.families.streaming import StreamingSpeechModel
 from moonshine_tune.families.v1 import V1SpeechModel
 
+_ENCODER = "model.encoder."
 _FAMILIES: dict[str, tuple[str, Callable[[nn.Module, TextTokenizer], SpeechModel]]] = {
     "moonshine": ("MoonshineForConditionalGeneration", V1SpeechModel),
     "moonshine_streaming": ("MoonshineStreamingForConditionalGeneration", StreamingSpeechModel),
@@ -101,12 +102,30 @@ def load_checkpoint(
             where=folder,
             hint="fetch the model again",
         )
+    if torch.device(device).type == "cpu" and dtype == torch.float32:
+        _map_encoder_apart(module, folder)
     module.eval()
     module.requires_grad_(False)
     model = family(module.to(device), load_tokenizer(folder))
     if model.device.type == "mps":
         model.make_activation_inputs_contiguous()
     return model
+
+
+def _map_encoder_apart(module: nn.Module, folder: Path) -> None:
+    """Give the encoder a mapping of the file to itself.
+
+    In 32 bits the mapped file is the weights, and a mapping stays resident as long as one tensor of
+    it is in use: with one for all, an encoder that is given back would keep its memory. What is
+    never read through a mapping takes none.
+    """
+    wanted = {name: value for name, value in module.named_parameters() if name.startswith(_ENCODER)}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in wanted.keys() & set(file.keys()):
+                stored = file.get_tensor(name)
+                if stored.dtype == torch.float32 and stored.shape == wanted[name].shape:
+                    wanted[name].data = stored
 
 
 def load_tokenizer(folder: Path) -> TextTokenizer:

@@ -20,8 +20,10 @@ from moonshine_tune.packed import Linear, packed
 # A span's longest clip over its shortest, and the rows that are worth the calls of one more span.
 _SPREAD = 1.25
 _LEAST_ROWS = 4
-# Below this, laying the weights out takes longer than it saves.
+# With fewer rows, laying the weights out takes longer than it saves; larger decoders are not worth
+# a second copy in memory, only their heads are.
 _LEAST_PACKED = 4
+_MOST_PACKED_BYTES = 128_000_000
 
 _Pair = tuple[Tensor, Tensor]
 
@@ -85,10 +87,11 @@ class GreedySession:
     def __init__(self, model: SpeechModel, states: EncoderStates, max_tokens: int) -> None:
         self._model = model
         self._layers = model.decoder.layers
-        few = len(states.lengths) < _LEAST_PACKED
-        linear: Callable[[nn.Module], Linear] = (lambda module: module) if few else packed
-        self._products = [_Products(layer, linear) for layer in self._layers]
-        self._head = linear(model.module.proj_out)
+        many = len(states.lengths) >= _LEAST_PACKED
+        size = sum(value.numel() * value.element_size() for value in self._layers.parameters())
+        layers = packed if many and size <= _MOST_PACKED_BYTES else _as_it_is
+        self._products = [_Products(layer, layers) for layer in self._layers]
+        self._head = (packed if many else _as_it_is)(model.module.proj_out)
         self._spans = [
             self._span(start, states.lengths[start:stop], states, max_tokens)
             for start, stop in _span_borders(states)
@@ -178,6 +181,10 @@ class GreedySession:
                 span.keep(own)
                 left.append(span)
         self._spans = left
+
+
+def _as_it_is(module: nn.Module) -> Linear:
+    return module
 
 
 def _span_borders(states: EncoderStates) -> list[tuple[int, int]]:

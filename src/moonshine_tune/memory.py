@@ -268,9 +268,12 @@ class MemoryModel:
         trains = name in ("step", "replay")
         adapter = 4 * self._adapter
         stored = shape.stores and not self.trains_encoder and name != "load"
-        gone = stored and shape.releases_encoder and name != "prepare" and not _is_mapped(shape)
+        gone = stored and shape.releases_encoder and name != "prepare"
+        # The teacher listens before the steps' clips are encoded: then all weights have been read.
+        unread = name == "prepare" and _is_mapped(shape) and not shape.replay_clips
+        absent = self._encoder if gone else self._weights - self._encoder if unread else 0
         parts = {
-            "weights": self._weights - (self._encoder if gone else 0),
+            "weights": self._weights - absent,
             "loading": self._loading(shape) if name == "load" else 0,
             "adapter": adapter,
             "gradients": adapter if trains else 0,
@@ -362,11 +365,7 @@ class MemoryModel:
 
 
 def _is_mapped(shape: RunShape) -> bool:
-    """Whether the mapped checkpoint itself is the weights: on the CPU in 32 bits.
-
-    It stays mapped as long as one of its tensors is in use, so that an encoder that is given back
-    still counts as resident; the system takes its pages when it needs them.
-    """
+    """Whether the mapped checkpoint itself is the weights, which are read when they are used."""
     return shape.device == _CPU and shape.frozen_dtype == torch.float32
 
 

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -63,6 +64,18 @@ def test_the_number_format_is_the_one_asked_for(folder: Path) -> None:
     model = load_checkpoint(folder, dtype=torch.bfloat16, attention="eager")
     assert model.dtype == torch.bfloat16
     assert model.device == torch.device("cpu")
+
+
+def test_the_encoder_has_a_mapping_of_its_own(folder: Path) -> None:
+    """So that its memory goes back when it does."""
+    model = load_checkpoint(folder)
+
+    def storages(module: Any) -> set[int]:
+        return {value.untyped_storage().data_ptr() for value in module.parameters()}
+
+    assert not storages(model.encoder) & (storages(model.decoder) | {
+        model.head_weight.untyped_storage().data_ptr()
+    })  # fmt: skip
 
 
 def test_the_interface_tells_the_shapes(folder: Path, family: str) -> None:

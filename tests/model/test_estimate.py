@@ -219,12 +219,17 @@ def test_stored_states_cost_memory_once_and_spare_the_encoder(family: str) -> No
     with torch.device("meta"):
         encoder = model_from_config(_config(family), device="meta").encoder
     size = sum(value.numel() for value in encoder.parameters())
-    # On the CPU in 32 bits the file stays mapped as a whole.
-    for shape, spared in (({}, 0), ({"frozen_dtype": torch.bfloat16}, 2 * size),
+    kept = _phase(stored, "step").parts["weights"]
+    for shape, spared in (({}, 4 * size), ({"frozen_dtype": torch.bfloat16}, 2 * size),
                           ({"device": "mps"}, 4 * size)):  # fmt: skip
         released = _estimate(family, stored_s=3600.0, releases_encoder=True, **shape)
-        kept = _phase(released, "prepare").parts["weights"]
-        assert kept - _phase(released, "step").parts["weights"] == spared
+        whole = _phase(released, "load").parts["weights"]
+        assert whole - _phase(released, "step").parts["weights"] == spared
+    assert _phase(stored, "load").parts["weights"] == kept
+    # On the CPU in 32 bits the mapped file is read where it is used.
+    assert _phase(stored, "prepare").parts["weights"] == 4 * size
+    taught = _estimate(family, stored_s=3600.0, replay_clips=2)
+    assert _phase(taught, "prepare").parts["weights"] == kept
 
 
 def test_an_adapter_in_the_encoder_stores_nothing() -> None:
