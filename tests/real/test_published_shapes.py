@@ -24,6 +24,11 @@ _SHAPES = ("tiny", "base", "streaming-tiny", "streaming-small", "streaming-mediu
 _LOG_K = "model.encoder.embedder.comp.log_k"
 
 
+def _words(text: str) -> list[str]:
+    """Random weights say halves of characters: one side writes U+FFFD for them, the other "?"."""
+    return text.replace("\ufffd", "").replace("?", "").split()
+
+
 @pytest.mark.parametrize("scheme", ["none", "int8"])
 @pytest.mark.parametrize("name", _SHAPES)
 def test_a_published_shape(
