@@ -196,6 +196,11 @@ def train_and_measure(case: Case, folder: Path) -> dict[str, Any]:
         count = round(seconds[index] * 16_000)
         return chance.standard_normal(count, dtype=np.float32) * np.float32(0.1)
 
+    if case.replay_clips:
+        # As a run does: the teacher listens, and reads all weights, before the clips are encoded.
+        with torch.inference_mode():
+            heard = model.encode(torch.zeros(1, 16_000), [16_000])
+            GreedySession(model, heard, 2).step(torch.ones(1, dtype=torch.long))
     budget = 10_000 if case.stored_s else 0
     source = StateSource(model, load, seconds, budget_mb=budget)
     source.prepare(range(clips), SilentProgress(), "states")
