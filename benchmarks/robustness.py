@@ -37,11 +37,10 @@ MAX_TRAIN_SECONDS = 600.0
 HELD_OUT = ("boat", "coffee_shop", "rain", "train", "kitchen", "noise2", "noise4")
 SNRS_DB = (20.0, 10.0, 5.0, 0.0)
 _LJSPEECH = str(SHARED / "ljspeech" / "manifest.jsonl")
-_FORGETFUL: dict[str, Any] = {"retain": {"weight": 0.0}}
 # What each arm changes of the preset; all with a hundred steps and no mean of adapters.
 ARMS: dict[str, dict[str, Any]] = {
     "preset": {},
-    "nothing": _FORGETFUL,
+    "nothing": {"retain": {"weight": 0.0}},
     "weaker pull": {"retain": {"weight": 1.0, "clips_per_step": 4}},
     "domain pull": {"retain": {"weight": 0.0, "domain_weight": 1.0}},
     "both pulls": {"retain": {"domain_weight": 0.3}},

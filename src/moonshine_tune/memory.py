@@ -271,7 +271,11 @@ class MemoryModel:
         gone = stored and shape.releases_encoder and name != "prepare"
         # The teacher listens before the steps' clips are encoded: then all weights have been read.
         unread = name == "prepare" and _is_mapped(shape) and not shape.replay_clips
-        absent = self._encoder if gone else self._weights - self._encoder if unread else 0
+        absent = 0
+        if gone:
+            absent = self._encoder
+        elif unread:
+            absent = self._weights - self._encoder
         parts = {
             "weights": self._weights - absent,
             "loading": self._loading(shape) if name == "load" else 0,

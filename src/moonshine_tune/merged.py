@@ -16,20 +16,25 @@ def merged_weights(model: SpeechModel) -> dict[str, Tensor]:
     return dict(LazyMerged(model))
 
 
+def base_weight(module: Any) -> Tensor:
+    """A linear layer's weight without any adapter, in 32 bits; its own memory where it is so."""
+    return cast(Tensor, getattr(module, "base_layer", module).weight.detach().float())
+
+
 @torch.no_grad()
 def effective_weight(module: Any) -> Tensor:
     """The weight that a linear layer computes with, its adapter's effect added, in 32 bits.
 
     An adapter that is switched off has none.
     """
-    weight: Tensor = getattr(module, "base_layer", module).weight.detach().float()
+    weight = base_weight(module)
     if ADAPTER_NAME not in getattr(module, "lora_A", {}) or module.disable_adapters:
         return weight
     weight = weight + module.get_delta_weight(ADAPTER_NAME).float()
     if ADAPTER_NAME in module.lora_magnitude_vector:
         lengths = module.lora_magnitude_vector[ADAPTER_NAME].weight.detach().float()
         weight = weight * (lengths / weight.norm(dim=1))[:, None]
-    return weight
+    return cast(Tensor, weight)
 
 
 class LazyMerged(Mapping[str, Tensor]):
@@ -47,7 +52,7 @@ class LazyMerged(Mapping[str, Tensor]):
 
     def base(self, name: str) -> Tensor:
         """The weight without the adapter, in 32 bits; the model's own memory where it is so."""
-        return cast(Tensor, self._modules[name].base_layer.weight.detach().float())
+        return base_weight(self._modules[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._modules)

@@ -26,11 +26,12 @@ def packed(module: nn.Module) -> Linear:
     That is the module itself where it is no linear layer, where somebody listens to it through a
     hook, or where there is no such kernel: other devices and number formats.
     """
-    weight: Any = getattr(getattr(module, "base_layer", module), "weight", None)
+    layer: Any = getattr(module, "base_layer", module)
+    weight = getattr(layer, "weight", None)
     if not _can_be_packed(weight) or module._forward_hooks or module._forward_pre_hooks:
         return module
     merged = effective_weight(module)
-    bias = getattr(getattr(module, "base_layer", module), "bias", None)
+    bias = getattr(layer, "bias", None)
     if isinstance(weight, FakeTensor):
         # The memory estimate: there are no numbers to lay out, but the copy takes room.
         merged = merged.clone()

@@ -7,7 +7,7 @@ a second import writes nothing twice.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +80,9 @@ def _rows_of(
 ) -> Iterator[Row]:
     records = _records(wanted, split)
     columns: dict[str, str] = {}
-    told = _SPLITS.get(split.partition("[")[0], split.partition("[")[0])
-    for number in range(1, (wanted.limit or 1 << 62) + 1):
+    name = split.partition("[")[0]
+    told = _SPLITS.get(name, name)
+    for number in count(1):
         record = _asked(wanted, lambda: next(records, None))
         if record is None:
             return

@@ -13,9 +13,7 @@ from moonshine_tune.report.reading import (
     number,
     sequence,
 )
-from moonshine_tune.report.tables import (
-    short,
-)
+from moonshine_tune.report.tables import short
 from moonshine_tune.score import ScoredUtterance, compare_paired, summarize
 
 

@@ -11,9 +11,7 @@ from moonshine_tune.report.reading import (
     number,
     sequence,
 )
-from moonshine_tune.report.tables import (
-    short,
-)
+from moonshine_tune.report.tables import short
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -84,23 +85,14 @@ def graft(
         matches = find_matches(file, base, others)
         found |= {match.key for match in matches}
         patched = file.copy()
-
-        def write(match: Match, file: OrtFile = file, patched: OrtFile = patched) -> float | None:
-            """Its step error; None where training left the tensor as it was."""
-            before, after = base[match.key], merged.get(match.key)
-            if after is None or np.array_equal(before, after):
-                return None
-            wanted = match.to_file(after)
-            tensor_moments = (moments or {}).get(match.key)
-            patched.write(_changes(match, before, after, wanted, file, tensor_moments))
-            return _step_error(match, wanted, patched)
-
+        write = partial(_write, base=base, merged=merged, moments=moments or {}, file=file,
+                        patched=patched)  # fmt: skip
         with ThreadPoolExecutor(MATRIX_THREADS) as pool:
-            errors = list(pool.map(write, matches))
-        written = [pair for pair in zip(matches, errors, strict=True) if pair[1] is not None]
+            errors = zip(matches, pool.map(write, matches), strict=True)
+            written = [(match.key, error) for match, error in errors if error is not None]
         if written:
-            worst = max(worst, *(error for _, error in written if error is not None))
-            changed |= {match.key for match, _ in written}
+            worst = max(worst, *(error for _, error in written))
+            changed |= {key for key, _ in written}
             (out / name).write_bytes(patched.data)
             changed_files.append(name)
     _refuse_missing(sorted(set(base) - found), len(base), layout)
@@ -126,6 +118,24 @@ def lies_on_grid(layout: RuntimeLayout, some: Mapping[str, Floats]) -> bool:
                 tensor, values = match.tensor, match.view(some[match.key])
                 return isinstance(tensor, QuantizedTensor) and tensor.holds_exactly(values, file)
     return False
+
+
+def _write(
+    match: Match,
+    *,
+    base: Mapping[str, Floats],
+    merged: Mapping[str, Floats],
+    moments: Mapping[str, Doubles],
+    file: OrtFile,
+    patched: OrtFile,
+) -> float | None:
+    """Write one tensor into `patched`; its step error, or None where training left it as it was."""
+    before, after = base[match.key], merged.get(match.key)
+    if after is None or np.array_equal(before, after):
+        return None
+    wanted = match.to_file(after)
+    patched.write(_changes(match, before, after, wanted, file, moments.get(match.key)))
+    return _step_error(match, wanted, patched)
 
 
 def _changes(
