@@ -1,12 +1,15 @@
-"""Encoder states for training and scoring: stored once where the encoder is frozen, or made anew.
+"""Encoder states for training and scoring: what does not change is stored once.
 
 A frozen encoder gives the same states in every epoch and every dev score. Stored, a decoder step
-costs a quarter of a full one. Small corpora are kept in memory as they are: 4 · width bytes a frame
-(tiny 48 KB, medium 154 KB a second of audio in 32 bits). Larger ones go to disk in 16 bits, where
-later runs find them. What fits neither bound is encoded when it is needed.
+costs a quarter of a full one. Where the encoder trains, its front end is frozen still: what its
+layers read is stored, of the same size, and the audio is decoded and convolved once. Small corpora
+are kept in memory as they are: 4 · width bytes a frame (tiny 48 KB, medium 154 KB a second of audio
+in 32 bits). Larger ones go to disk in 16 bits, where later runs find them. What fits neither bound
+is encoded when it is needed.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -73,10 +76,10 @@ class StateSource:
 
     Args:
         model: its encoder is run in whatever mode it is in.
+        trains_encoder: keep what the front end makes, instead of the states.
         load: samples of an utterance, mono 16 kHz.
         seconds: length of each utterance, for batching.
-        budget_mb: memory for stored states; 0 stores nothing, which an adapter in the encoder
-            requires.
+        budget_mb: memory for what is stored; 0 stores nothing.
         disk: keep the states there instead of in memory.
     """
 
@@ -88,8 +91,10 @@ class StateSource:
         *,
         budget_mb: int,
         disk: OnDisk | None = None,
+        trains_encoder: bool = False,
     ) -> None:
         self._model = model
+        self._trains_encoder = trains_encoder
         self._load = load
         self._seconds = tuple(seconds)
         self._budget = budget_mb * _MB
@@ -108,11 +113,16 @@ class StateSource:
 
     @property
     def stores(self) -> bool:
-        """Whether states are kept at all."""
+        """Whether anything is kept at all."""
         return self._budget > 0 or self._disk is not None
 
+    @property
+    def skips_encoder(self) -> bool:
+        """Whether what is stored are the encoder's states: only the decoder runs then."""
+        return self.stores and not self._trains_encoder
+
     def holds(self, indices: Sequence[int]) -> bool:
-        """Whether the states of all these are stored: the encoder is not needed for them."""
+        """Whether all these are stored: their audio is not needed any more."""
         return all(index in self._stored for index in indices)
 
     def prepare(self, indices: Sequence[int], progress: Progress, name: str) -> int:
@@ -135,11 +145,14 @@ class StateSource:
 
     def batch(self, indices: Sequence[int]) -> EncoderStates:
         """States of a batch on the model's device, with a graph only if the encoder trains."""
-        if not self.stores:
-            return self._encode(indices)
         if not self.holds(indices):
-            with torch.no_grad():
-                return self._encode(indices)
+            # Nothing flows back into a frozen encoder: without a graph it forgets as it goes.
+            with nullcontext() if self._trains_encoder else torch.no_grad():
+                return self._model.encode(*self._audio(indices))
+        stored = self._stored_batch(indices)
+        return self._model.encoder_layers(stored) if self._trains_encoder else stored
+
+    def _stored_batch(self, indices: Sequence[int]) -> EncoderStates:
         kept = [self._stored[index] for index in indices]
         lengths = tuple(len(states) for states in kept)
         width = in_few_sizes(max(lengths))
@@ -205,19 +218,21 @@ class StateSource:
 
     def _encoded(self, rows: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
         with torch.inference_mode():
-            states = self._encode(rows)
+            audio, counts = self._audio(rows)
+            make = self._model.front_end if self._trains_encoder else self._model.encode
+            states = make(audio, counts)
         for row, index in enumerate(rows):
+            own = states.values[row, : states.lengths[row]].to("cpu")
             # Clone: a view would keep the padded batch alive.
-            yield index, states.values[row, : states.lengths[row]].to("cpu").clone()
+            yield index, own.clone(memory_format=torch.contiguous_format)
 
     def _keep(self, index: int, states: Tensor) -> None:
         self._stored[index] = states
         self.stored_bytes += states.numel() * states.element_size()
 
-    def _encode(self, indices: Sequence[int]) -> EncoderStates:
+    def _audio(self, indices: Sequence[int]) -> tuple[Tensor, list[int]]:
         clips = [fit_clip(self._model, self._load(index)) for index in indices]
-        audio, counts = pad_clips(clips, self._model.device, few_sizes=True)
-        return self._model.encode(audio, counts)
+        return pad_clips(clips, self._model.device, few_sizes=True)
 
 
 def states_bytes(model: SpeechModel, seconds: Sequence[float], dtype: torch.dtype) -> int:

@@ -33,7 +33,9 @@ def transcribe_source(
 ) -> list[str]:
     """Greedy transcripts of every utterance of a source, in its order."""
     texts = [""] * len(source)
-    groups = batches_by_length(source.seconds, _STORED_BATCH_S if source.stores else _BATCH_S)
+    groups = batches_by_length(
+        source.seconds, _STORED_BATCH_S if source.skips_encoder else _BATCH_S
+    )
     with progress.stage(name, len(source)) as stage:
 
         def decode(group: Sequence[int]) -> None:

@@ -56,7 +56,8 @@ class RunShape:
         batch_size: clips in a micro-batch; accumulation costs no memory.
         clip_s: the longest clip, seconds.
         tokens: of its text.
-        stored_s: seconds of audio whose encoder states are kept; 0 encodes in every step.
+        stored_s: seconds of audio whose encoder states are kept, or the front end's features where
+            the encoder trains; 0 encodes in every step.
         stored_limit_mb: the most memory for them, in MB of 10^6 bytes; more is kept on disk.
         releases_encoder: with all states stored, the encoder is given back after `prepare`.
         replay_clips: clips of a micro-batch on which the base model teaches; 0 for none.
@@ -86,7 +87,7 @@ class RunShape:
 
     @property
     def stores(self) -> bool:
-        """Whether encoder states are kept."""
+        """Whether encoder states, or the front end's features, are kept."""
         return self.stored_s > 0
 
     @property
@@ -223,7 +224,7 @@ class MemoryModel:
         )
         happening = {
             "load": True,
-            "prepare": shape.stores and not self.trains_encoder,
+            "prepare": shape.stores,
             "step": True,
             "replay": shape.replay_clips > 0,
             "score": shape.score_batch_s > 0,
@@ -242,10 +243,9 @@ class MemoryModel:
         whole one takes, in a third of the time. Scoring holds one layer at a time and is quick: its
         peak can move from one place to another with the depth, so it is counted whole.
         """
-        encodes_frozen = not (self.trains_encoder or shape.stores)
-        # A frozen encoder that runs in the step has a peak of its own, which does not grow with the
-        # depth and hides the decoder's in a shallow model: counted whole too.
-        shortens = name == "prepare" or (name in ("step", "replay") and not encodes_frozen)
+        # Where a step hears audio, the front end, or all of a frozen encoder, has a peak of its
+        # own, which does not grow with the depth and hides the layers' in a shallow model.
+        shortens = name == "prepare" or (name in ("step", "replay") and shape.stores)
         if self._shallow and shortens:
             low, high = (model._made(shape, name) for model in self._shallow)
             further = (self._depth - _SHALLOW[0]) / (_SHALLOW[1] - _SHALLOW[0])
@@ -267,7 +267,7 @@ class MemoryModel:
     def _phase(self, shape: RunShape, name: str, made: dict[str, int]) -> Phase:
         trains = name in ("step", "replay")
         adapter = 4 * self._adapter
-        stored = shape.stores and not self.trains_encoder and name != "load"
+        stored = shape.stores and name != "load"
         gone = stored and shape.releases_encoder and name != "prepare"
         # The teacher listens before the steps' clips are encoded: then all weights have been read.
         unread = name == "prepare" and _is_mapped(shape) and not shape.replay_clips
@@ -341,7 +341,10 @@ class MemoryModel:
 
     def _prepare(self, shape: RunShape, live: LiveMemory) -> None:
         with torch.inference_mode():
-            self._encode(shape, _rows(shape.prepare_batch_s, shape.clip_s), live)
+            audio, counts = self._audio(shape, _rows(shape.prepare_batch_s, shape.clip_s), live)
+            with live.part("encoder"):
+                make = self._model.front_end if self.trains_encoder else self._model.encode
+                make(audio, counts)
 
     def _score(self, shape: RunShape, live: LiveMemory) -> None:
         rows = _rows(shape.score_batch_s, shape.clip_s)
@@ -352,20 +355,21 @@ class MemoryModel:
                 session.step(torch.zeros(rows, dtype=torch.long)).argmax(dim=-1)
 
     def _states(self, shape: RunShape, rows: int, live: LiveMemory) -> EncoderStates:
-        if not shape.stores or self.trains_encoder:
-            return self._encode(shape, rows, live)
+        if not shape.stores:
+            audio, samples = self._audio(shape, rows, live)
+            with live.part("encoder"):
+                return self._model.encode(audio, samples)
         with live.part("encoder"):
             counts = [self._frames(samples) for samples in _samples(rows, shape.clip_s)]
             width = in_few_sizes(max(counts))
             kept = torch.zeros(rows, width, self._width, dtype=self._model.dtype)
-        return EncoderStates(kept, tuple(counts))
+            stored = EncoderStates(kept, tuple(counts))
+            return self._model.encoder_layers(stored) if self.trains_encoder else stored
 
-    def _encode(self, shape: RunShape, rows: int, live: LiveMemory) -> EncoderStates:
+    def _audio(self, shape: RunShape, rows: int, live: LiveMemory) -> tuple[Tensor, list[int]]:
         counts = [max(count, self._model.min_samples) for count in _samples(rows, shape.clip_s)]
         with live.part("audio"):
-            audio = torch.zeros(rows, in_few_sizes(max(counts)))
-        with live.part("encoder"):
-            return self._model.encode(audio, counts)
+            return torch.zeros(rows, in_few_sizes(max(counts))), counts
 
 
 def _is_mapped(shape: RunShape) -> bool:

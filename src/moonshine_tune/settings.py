@@ -287,7 +287,11 @@ class DeviceSettings(_Section):
     ] = None
     state_cache_mb: Annotated[
         int,
-        Field(ge=0, description="Memory for stored encoder states of a frozen encoder; 0 = none."),
+        Field(
+            ge=0,
+            description="Memory for stored encoder states, or, where the encoder trains, for what "
+            "its layers read; 0 = none.",
+        ),
     ] = 1500
     state_storage: Annotated[
         Literal["auto", "memory", "disk"],

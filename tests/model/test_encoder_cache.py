@@ -24,8 +24,16 @@ def clips(make_clip: Callable[..., Samples]) -> list[Samples]:
     return [make_clip(seconds, seed) for seed, seconds in enumerate(_SECONDS)]
 
 
-def _source(model: SpeechModel, clips: Sequence[Samples], budget_mb: int) -> StateSource:
-    return StateSource(model, lambda index: clips[index], _SECONDS, budget_mb=budget_mb)
+def _source(
+    model: SpeechModel, clips: Sequence[Samples], budget_mb: int, *, trains_encoder: bool = False
+) -> StateSource:
+    return StateSource(
+        model,
+        lambda index: clips[index],
+        _SECONDS,
+        budget_mb=budget_mb,
+        trains_encoder=trains_encoder,
+    )
 
 
 def _close(one: EncoderStates, other: EncoderStates) -> bool:
@@ -37,10 +45,12 @@ def _close(one: EncoderStates, other: EncoderStates) -> bool:
     )
 
 
+@pytest.mark.parametrize("trains_encoder", [False, True])
 def test_stored_states_are_those_of_the_encoder(
-    tiny_model: SpeechModel, clips: list[Samples]
+    tiny_model: SpeechModel, clips: list[Samples], trains_encoder: bool
 ) -> None:
-    stored, fresh = _source(tiny_model, clips, 100), _source(tiny_model, clips, 0)
+    stored = _source(tiny_model, clips, 100, trains_encoder=trains_encoder)
+    fresh = _source(tiny_model, clips, 0)
     assert stored.prepare(range(5), SilentProgress(), "encoding") == 5
     assert fresh.prepare(range(5), SilentProgress(), "encoding") == 0
     assert (stored.stores, fresh.stores) == (True, False)
@@ -49,8 +59,9 @@ def test_stored_states_are_those_of_the_encoder(
             assert _close(stored.batch(rows), fresh.batch(rows))
 
 
+@pytest.mark.parametrize("trains_encoder", [False, True])
 def test_clips_are_read_once_where_states_are_stored(
-    tiny_model: SpeechModel, clips: list[Samples]
+    tiny_model: SpeechModel, clips: list[Samples], trains_encoder: bool
 ) -> None:
     read: list[int] = []
 
@@ -58,7 +69,7 @@ def test_clips_are_read_once_where_states_are_stored(
         read.append(index)
         return clips[index]
 
-    source = StateSource(tiny_model, load, _SECONDS, budget_mb=100)
+    source = StateSource(tiny_model, load, _SECONDS, budget_mb=100, trains_encoder=trains_encoder)
     source.prepare([0, 2, 3], SilentProgress(), "encoding")
     assert sorted(read) == [0, 2, 3]
     source.batch([0, 3])
@@ -87,11 +98,36 @@ def test_a_frozen_encoder_gives_no_graph_and_a_trained_one_does(
     tiny_model: SpeechModel, clips: list[Samples]
 ) -> None:
     tiny_model.encoder.requires_grad_(True)
-    stored, fresh = _source(tiny_model, clips, 100), _source(tiny_model, clips, 0)
-    stored.prepare([0], SilentProgress(), "encoding")
-    assert not stored.batch([0]).values.requires_grad
-    assert not stored.batch([1]).values.requires_grad
-    assert fresh.batch([0]).values.requires_grad
+    for trains_encoder in (False, True):
+        stored = _source(tiny_model, clips, 100, trains_encoder=trains_encoder)
+        stored.prepare([0], SilentProgress(), "encoding")
+        for row in (0, 1):
+            assert stored.batch([row]).values.requires_grad == trains_encoder
+    assert _source(tiny_model, clips, 0, trains_encoder=True).batch([0]).values.requires_grad
+
+
+def test_a_trained_encoder_learns_the_same_from_stored_features(
+    tiny_model: SpeechModel, clips: list[Samples]
+) -> None:
+    """Gradients of its layers, and states that follow their weights."""
+    layers = tiny_model.encoder.layers.requires_grad_(True)
+    rows = [1, 0, 3]
+    gradients = []
+    for budget in (0, 100):
+        source = _source(tiny_model, clips, budget, trains_encoder=True)
+        source.prepare(rows, SilentProgress(), "encoding")
+        states = source.batch(rows)
+        own = [states.values[row, :length] for row, length in enumerate(states.lengths)]
+        loss = torch.cat(own).square().mean()
+        gradients.append(torch.autograd.grad(loss, list(layers.parameters()), allow_unused=True))
+    for fresh, stored in zip(*gradients, strict=True):
+        assert (fresh is None) == (stored is None)
+        assert fresh is None or torch.allclose(fresh, stored, atol=1e-5)
+    with torch.no_grad():
+        before = source.batch(rows)
+        layers[0].self_attn.v_proj.weight.mul_(1.5)
+        assert not _close(source.batch(rows), before)
+        assert _close(source.batch(rows), _source(tiny_model, clips, 0).batch(rows))
 
 
 # --- held-out sets on top of it

@@ -232,11 +232,16 @@ def test_stored_states_cost_memory_once_and_spare_the_encoder(family: str) -> No
     assert _phase(taught, "prepare").parts["weights"] == kept
 
 
-def test_an_adapter_in_the_encoder_stores_nothing() -> None:
-    found = _estimate(sites="all", stored_s=3600.0, releases_encoder=True)
-    assert {phase.name for phase in found.phases} == {"load", "step", "score"}
-    assert _phase(found, "step").parts["encoder states"] == 0
-    assert _phase(found, "step").parts["weights"] == _phase(found, "load").parts["weights"]
+def test_an_adapter_in_the_encoder_stores_what_its_layers_read() -> None:
+    """No less than a frozen encoder's states, but the encoder stays, and its layers run."""
+    shape = {"stored_s": 3600.0, "releases_encoder": True}
+    trained, frozen = _estimate(sites="all", **shape), _estimate(sites="decoder", **shape)
+    assert {phase.name for phase in trained.phases} == {"load", "prepare", "step", "score"}
+    step, of_frozen = _phase(trained, "step"), _phase(frozen, "step")
+    assert step.parts["encoder states"] == of_frozen.parts["encoder states"] > 0
+    assert step.parts["weights"] == _phase(trained, "load").parts["weights"]
+    assert step.parts["encoder"] > of_frozen.parts["encoder"]
+    assert step.parts["audio"] == 0 < _phase(trained, "prepare").parts["audio"]
 
 
 def test_replay_is_a_phase_of_its_own() -> None:
@@ -412,7 +417,12 @@ def test_a_straight_line_takes_three_looks() -> None:
 
 def test_settings_are_changed_until_they_fit_cheapest_first(saved_v1: Path) -> None:
     settings = _settings(model=str(saved_v1), train__batch_size=8, adapter__sites="all")
-    load = Workload(clip_s=20.0, scores=False)
+    many = Workload(clip_s=20.0, scores=False, audio_s=36_000.0)
+    full = estimate_memory(settings, many, "cpu").tightened()
+    mapped = fit_settings(settings, many, device="cpu", budget_gib=(full.total - 1) / GIB)
+    assert mapped.settings.device.state_storage == "disk"
+    assert [change.split(" ")[0] for change in mapped.changes] == ["device.state_storage=disk"]
+    load = Workload(clip_s=20.0, scores=False, audio_s=60.0)
     plain = estimate_memory(settings, load, "cpu").tightened()
     roomy = fit_settings(settings, load, device="cpu", budget_gib=50)
     assert roomy.settings == settings and roomy.changes == ()

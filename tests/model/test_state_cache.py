@@ -282,14 +282,24 @@ def test_size_decides_where_states_go(
     assert not any("on disk" in remark for remark in large.remarks)
 
 
-def test_an_encoder_that_trains_stores_nothing(training: Any, tmp_path: Path) -> None:
+def test_an_encoder_that_trains_stores_what_its_layers_read(training: Any, tmp_path: Path) -> None:
+    """Apart from the states of a frozen one, which another run may keep for the same clips."""
     settings = training.settings(
         adapter__sites="all", device__state_storage="disk", train__steps=2,
         train__learning_rate=1e-3,
     )  # fmt: skip
     result = train(settings, tmp_path / "run", SilentProgress())
-    assert not _files(cache_root() / "encoder-states")
+    features = set(_files(cache_root() / "encoder-states"))
+    assert any("what the encoder's layers read on disk" in remark for remark in result.remarks)
     assert not any("released" in remark for remark in result.remarks)
+    train(
+        training.settings(device__state_storage="disk", train__steps=2),
+        tmp_path / "decoder",
+        SilentProgress(),
+    )
+    states = set(_files(cache_root() / "encoder-states")) - features
+    assert {path.parent for path in states}.isdisjoint({path.parent for path in features})
+    assert states
 
 
 # --- never half there

@@ -18,7 +18,7 @@ BOS_ID, EOS_ID = 1, 2
 
 @dataclass(frozen=True)
 class EncoderStates:
-    """Encoder output of a batch.
+    """Encoder output of a batch, or what the encoder's layers read: both have the same shape.
 
     Attributes:
         values: [B, T, W]; frames past a clip's own length hold no meaning.
@@ -97,9 +97,12 @@ class SpeechModel(ABC):
 
         Non-reentrant: the reentrant kind gives no gradient where only adapters train.
         """
-        self.module.gradient_checkpointing_enable(
-            gradient_checkpointing_kwargs={"use_reentrant": False}
-        )
+        kind = {"use_reentrant": False}
+        if hasattr(self.module, "activation_checkpointing_enable"):
+            self.module.activation_checkpointing_enable(kind)
+        else:
+            # Before transformers 5.2x it had this name.
+            self.module.gradient_checkpointing_enable(kind)
 
     def make_activation_inputs_contiguous(self) -> None:
         """Hand the decoder's activations copies instead of slices.
@@ -135,8 +138,16 @@ class SpeechModel(ABC):
         """Encoder frames of a clip that is encoded alone."""
 
     @abstractmethod
+    def front_end(self, audio: Tensor, num_samples: Sequence[int]) -> EncoderStates:
+        """What the encoder's layers read of a zero-padded batch [B, S]; no adapter sits here."""
+
+    @abstractmethod
+    def encoder_layers(self, features: EncoderStates) -> EncoderStates:
+        """The encoder's layers over what the front end made; `features` stay as they are."""
+
     def encode(self, audio: Tensor, num_samples: Sequence[int]) -> EncoderStates:
         """Encode a zero-padded batch [B, S]; what a clip gives does not depend on the others."""
+        return self.encoder_layers(self.front_end(audio, num_samples))
 
     @abstractmethod
     def attended_states(self, states: EncoderStates) -> Tensor:

@@ -49,15 +49,19 @@ class StreamingSpeechModel(SpeechModel):
             frames = (frames + 1) // 2
         return frames
 
-    def encode(self, audio: Tensor, num_samples: Sequence[int]) -> EncoderStates:
-        """Encode [B, S] → states at 50 frames a second; a rest shorter than 5 ms is left out."""
-        encoder, embedder = self.encoder, self.encoder.embedder
+    def front_end(self, audio: Tensor, num_samples: Sequence[int]) -> EncoderStates:
+        """[B, S] → 50 frames a second; a rest shorter than 5 ms is left out."""
+        embedder = self.encoder.embedder
         usable = audio.shape[1] // self._frame_samples * self._frame_samples
         frames = audio[:, :usable].to(self.dtype).reshape(len(audio), -1, self._frame_samples)
         features = F.silu(embedder.linear(embedder.comp(embedder.cmvn(frames)))).transpose(1, 2)
         features = F.silu(embedder.conv1(features)[0])
         hidden = embedder.conv2(features)[0].transpose(1, 2)
-        lengths = tuple(self.frame_count(count) for count in num_samples)
+        return EncoderStates(hidden, tuple(self.frame_count(count) for count in num_samples))
+
+    def encoder_layers(self, features: EncoderStates) -> EncoderStates:
+        """Attention within each layer's window."""
+        encoder, hidden, lengths = self.encoder, features.values, features.lengths
         masks = self._window_masks(lengths, hidden)
         for index, layer in enumerate(encoder.layers):
             hidden = layer(hidden, attention_mask=masks[self._window(index)])

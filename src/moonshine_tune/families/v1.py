@@ -44,15 +44,19 @@ class V1SpeechModel(SpeechModel):
         """Encoder frames of a clip that is encoded alone."""
         return _after(num_samples, len(_KERNELS))
 
-    def encode(self, audio: Tensor, num_samples: Sequence[int]) -> EncoderStates:
-        """Encode [B, S] → states at 41.7 frames a second."""
+    def front_end(self, audio: Tensor, num_samples: Sequence[int]) -> EncoderStates:
+        """Three convolutions over [B, S] → 41.7 frames a second."""
         encoder = self.encoder
         features = torch.tanh(encoder.conv1(audio.to(self.dtype)[:, None]))
         own = [_after(count, 1) for count in num_samples]
         features = _group_norm(features, own, encoder.groupnorm)
         features = F.gelu(encoder.conv2(features))
         hidden = F.gelu(encoder.conv3(features)).transpose(1, 2)
-        lengths = tuple(self.frame_count(count) for count in num_samples)
+        return EncoderStates(hidden, tuple(self.frame_count(count) for count in num_samples))
+
+    def encoder_layers(self, features: EncoderStates) -> EncoderStates:
+        """Attention over the whole clip."""
+        encoder, hidden, lengths = self.encoder, features.values, features.lengths
         mask = length_mask(lengths, hidden.shape[1], hidden.device)
         attention_mask = None if mask is None else additive_mask(mask, hidden.dtype)[:, None, None]
         positions = torch.arange(hidden.shape[1], device=hidden.device)[None]

@@ -304,11 +304,11 @@ def run_shape(
         remarks.append(f"{tokens} tokens a clip, the most that decoding allows for that length")
     storage = settings.device.state_storage
     keeps = settings.device.state_cache_mb > 0 or storage == "disk"
-    stores = keeps and not _touches_encoder(adapter.sites)
+    skips_encoder = keeps and not _touches_encoder(adapter.sites)
     audio_s = math.inf if workload.audio_s is None else workload.audio_s
-    if stores and workload.audio_s is None and storage != "disk":
+    if keeps and workload.audio_s is None and storage != "disk":
         room = settings.device.state_cache_mb
-        remarks.append(f"stored encoder states fill device.state_cache_mb = {room}")
+        remarks.append(f"what is stored fills device.state_cache_mb = {room}")
     replays = workload.replays and settings.retain.weight > 0
     scored = math.inf if workload.score_s is None else max(workload.score_s, clip_s)
     if not workload.scores:
@@ -326,11 +326,11 @@ def run_shape(
         clip_s=clip_s,
         tokens=tokens,
         gradient_checkpointing=train.gradient_checkpointing,
-        stored_s=audio_s if stores else 0.0,
+        stored_s=audio_s if keeps else 0.0,
         stored_limit_mb=0 if storage == "disk" else settings.device.state_cache_mb,
-        releases_encoder=stores and storage != "memory",
+        releases_encoder=skips_encoder and storage != "memory",
         replay_clips=min(settings.retain.clips_per_step, train.batch_size) if replays else 0,
-        score_batch_s=min(_STORED_BATCH_S if stores else _BATCH_S, scored) if scored else 0.0,
+        score_batch_s=min(_STORED_BATCH_S if skips_encoder else _BATCH_S, scored),
         prepare_batch_s=min(_PREPARE_BATCH_S, max(audio_s, clip_s)),
     )
     return shape, tuple(remarks)

@@ -158,9 +158,10 @@ def fit_settings(
 ) -> FittedSettings:
     """Settings nearest to these that fit the budget, cheapest change first.
 
-    In this order: fewer clips at a time with more accumulation (the same effective batch, only
-    slower), activations recomputed (a third more time), frozen weights in 16 bits, shorter clips
-    (data is left out). A change is kept only as far as it is needed.
+    In this order: encoder states on disk instead of in memory (in 16 bits), fewer clips at a time
+    with more accumulation (the same effective batch, only slower), activations recomputed (a third
+    more time), frozen weights in 16 bits, shorter clips (data is left out). A change is kept only
+    as far as it is needed.
 
     Raises:
         RequestError: nothing fits; names the smallest estimate.
@@ -171,7 +172,7 @@ def fit_settings(
     changes: list[str] = []
     current, load = settings, workload
     found = settled(estimate_memory(current, load, kind), budget)
-    for change in (_smaller_batch, _recompute, _sixteen_bits, _shorter_clips):
+    for change in (_states_on_disk, _smaller_batch, _recompute, _sixteen_bits, _shorter_clips):
         while found.total > budget.bytes:
             step = change(current, load)
             if step is None:
@@ -190,7 +191,19 @@ def fit_settings(
     return FittedSettings(current, tuple(changes), found, budget)
 
 
+# States of ten minutes are small beside everything else, even of medium (92 MB).
+_FEW_SECONDS = 600.0
+
 _Step = tuple[RunSettings, Workload, str]
+
+
+def _states_on_disk(settings: RunSettings, workload: Workload) -> _Step | None:
+    few = workload.audio_s is not None and workload.audio_s <= _FEW_SECONDS
+    if few or settings.device.state_storage == "disk" or not settings.device.state_cache_mb:
+        return None
+    device = settings.device.model_copy(update={"state_storage": "disk"})
+    changed = settings.model_copy(update={"device": device})
+    return changed, workload, "device.state_storage=disk (mapped, in 16 bits)"
 
 
 def _smaller_batch(settings: RunSettings, workload: Workload) -> _Step | None:

@@ -1,6 +1,6 @@
 """Where each corpus of a run keeps its encoder states, chosen by their size."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -36,20 +36,23 @@ class StateStores:
     """Gives each corpus its source of encoder states, all within one budget of memory.
 
     Args:
-        is_frozen: whether the encoder stays as it is; else nothing may be stored.
+        trains_encoder: keep what the encoder's front end makes instead of its states.
     """
 
-    def __init__(self, settings: DeviceSettings, opened: OpenedModel, *, is_frozen: bool) -> None:
+    def __init__(
+        self, settings: DeviceSettings, opened: OpenedModel, *, trains_encoder: bool
+    ) -> None:
         self._settings = settings
         self._model = opened.model
-        self._is_frozen = is_frozen
+        self._trains_encoder = trains_encoder
         self._left_mb = settings.state_cache_mb
         wanted = getattr(torch, settings.state_format)
         # Weights in bfloat16 give states in bfloat16: kept as they are, nothing is rounded.
         dtype = torch.bfloat16 if opened.model.dtype == torch.bfloat16 else wanted
+        part = " front end" if trains_encoder else ""
         self._shards = StateShards(
             cache_root() / "encoder-states",
-            f"{opened.base['sha256']} {opened.model.dtype}",
+            f"{opened.base['sha256']} {opened.model.dtype}{part}",
             dtype=dtype,
             bound_mb=settings.state_disk_mb,
         )
@@ -61,15 +64,31 @@ class StateStores:
         seconds = [corpus.seconds[index] for index in drawn]
         needed_mb = -(-states_bytes(model, seconds, model.dtype) // _MB)
         is_asked = self._settings.state_cache_mb > 0 or storage == "disk"
-        if not self._is_frozen or not is_asked:
-            return StateSource(model, corpus.load, corpus.seconds, budget_mb=0)
+        if not is_asked:
+            return self._make(corpus)
         if storage == "memory" or (storage == "auto" and needed_mb <= self._left_mb):
             budget = self._left_mb
             self._left_mb = max(budget - needed_mb, 0)
-            return StateSource(model, corpus.load, corpus.seconds, budget_mb=budget)
+            return self._make(corpus, budget_mb=budget)
         on_disk_mb = -(-states_bytes(model, seconds, self._shards.dtype) // _MB)
         reason = "asked for" if storage == "disk" else f"{needed_mb} MB are too many for memory"
         kind = str(self._shards.dtype).removeprefix("torch.")
-        self.remarks.append(f"{name}: encoder states on disk, {on_disk_mb} MB in {kind}: {reason}")
-        disk = OnDisk(self._shards, corpus.content_key)
-        return StateSource(model, corpus.load, corpus.seconds, budget_mb=0, disk=disk)
+        what = "what the encoder's layers read" if self._trains_encoder else "encoder states"
+        self.remarks.append(f"{name}: {what} on disk, {on_disk_mb} MB in {kind}: {reason}")
+        return self._make(corpus, disk=OnDisk(self._shards, corpus.content_key))
+
+    def endless(self, load: Callable[[int], Samples]) -> StateSource:
+        """The source of clips that are never heard twice."""
+        return StateSource(self._model, load, (), budget_mb=0, trains_encoder=self._trains_encoder)
+
+    def _make(
+        self, corpus: Clips, *, budget_mb: int = 0, disk: OnDisk | None = None
+    ) -> StateSource:
+        return StateSource(
+            self._model,
+            corpus.load,
+            corpus.seconds,
+            budget_mb=budget_mb,
+            disk=disk,
+            trains_encoder=self._trains_encoder,
+        )

@@ -77,9 +77,15 @@ def prepare_training(
     )
     if settings.train.gradient_checkpointing:
         model.enable_gradient_checkpointing()
-    # A trained encoder gives new states every step: nothing may be stored then.
-    stores = StateStores(settings.device, opened, is_frozen=not adapter.touches_encoder)
-    preparation = _Preparation(settings, opened, normalizer, stores, progress)
+    stores = StateStores(settings.device, opened, trains_encoder=adapter.touches_encoder)
+    preparation = _Preparation(
+        settings,
+        opened,
+        normalizer,
+        stores,
+        progress,
+        needs_encoder=adapter.touches_encoder,
+    )
     replay_clips, general, name = _general_speech(data, settings)
     # The small ones first: they are what memory is best spent on.
     dev = preparation.holdout("dev", dev_utterances, scores=scores)
@@ -116,17 +122,19 @@ class _Preparation:
         normalizer: Normalizer,
         stores: StateStores,
         progress: Progress,
+        *,
+        needs_encoder: bool,
     ) -> None:
         self._settings, self._opened, self._normalizer = settings, opened, normalizer
         self._stores, self._progress = stores, progress
         self._remarks: list[str] = []
-        self._needs_encoder = False
+        self._needs_encoder = needs_encoder
 
     def heard(self, hearing: Hearing, sampler: StagedSampler) -> StateSource:
         """The states of all that the steps will hear; versions without end are never stored."""
         if hearing.is_endless:
             self._needs_encoder = True
-            return StateSource(self._opened.model, hearing.load, (), budget_mb=0)
+            return self._stores.endless(hearing.load)
         return self.states("train", hearing, hearing.drawn(sampler, self._settings.train.steps))
 
     def states(self, name: str, corpus: Clips, drawn: Sequence[int]) -> StateSource:
