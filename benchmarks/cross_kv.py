@@ -18,7 +18,7 @@ import torch
 
 from moonshine_tune.adapter import inject_lora
 from moonshine_tune.families.interface import EncoderStates
-from moonshine_tune.loss import head_cross_entropy_sum, target_batch
+from moonshine_tune.loss import FrozenHead, head_cross_entropy_sum, target_batch
 from moonshine_tune.shapes import model_from_config, published_config
 
 _ROUNDS = 5
@@ -46,7 +46,7 @@ def measure(name: str, clips: int, clip_s: float, tokens: int) -> dict[str, Any]
 
     def step() -> None:
         hidden = model.decoder_hidden(states, targets.input_ids)
-        head_cross_entropy_sum(hidden, model.head_weight, targets.targets).backward()
+        head_cross_entropy_sum(hidden, FrozenHead(model.head_weight), targets.targets).backward()
 
     def keys_and_values() -> None:
         with torch.no_grad():

@@ -150,7 +150,7 @@ def _warm_up() -> None:
     from transformers import AutoConfig
 
     from moonshine_tune.adapter import inject_lora
-    from moonshine_tune.loss import head_cross_entropy_sum, target_batch
+    from moonshine_tune.loss import FrozenHead, head_cross_entropy_sum, target_batch
     from moonshine_tune.shapes import model_from_config, published_config
 
     published_config("streaming-tiny")
@@ -163,7 +163,7 @@ def _warm_up() -> None:
     inject_lora(model, sites="all")
     targets = target_batch([[3, 4, 5]], "cpu")
     hidden = model.decoder_hidden(model.encode(torch.zeros(1, 8000), [8000]), targets.input_ids)
-    head_cross_entropy_sum(hidden, model.head_weight, targets.targets).backward()
+    head_cross_entropy_sum(hidden, FrozenHead(model.head_weight), targets.targets).backward()
     torch.optim.AdamW([p for p in model.module.parameters() if p.requires_grad]).step()
 
 
@@ -176,7 +176,7 @@ def train_and_measure(case: Case, folder: Path) -> dict[str, Any]:
     from moonshine_tune.checkpoints import load_checkpoint
     from moonshine_tune.decode_session import GreedySession
     from moonshine_tune.encoder_cache import StateSource, release_encoder
-    from moonshine_tune.loss import head_cross_entropy_sum, head_kl_sum, target_batch
+    from moonshine_tune.loss import FrozenHead, head_cross_entropy_sum, head_kl_sum, target_batch
     from moonshine_tune.progress import SilentProgress
 
     _warm_up()
@@ -217,20 +217,22 @@ def train_and_measure(case: Case, folder: Path) -> dict[str, Any]:
         taken += size
         return rows
 
+    head = FrozenHead(model.head_weight, laid_out=True)
+
     def terms() -> Any:
         for _ in range(2):
             targets = target_batch([[300 + i for i in range(case.tokens)]] * case.batch_size, "cpu")
             with torch.autocast("cpu", torch.bfloat16, enabled=case.mixed):
                 states = source.batch(batch(case.batch_size))
                 hidden = model.decoder_hidden(states, targets.input_ids)
-                loss = head_cross_entropy_sum(hidden, model.head_weight, targets.targets)
+                loss = head_cross_entropy_sum(hidden, head, targets.targets)
             yield loss / targets.num_targets
         if case.replay_clips:
             rows = case.replay_clips
             targets = target_batch([[300 + i for i in range(case.tokens)]] * rows, "cpu")
             hidden = model.decoder_hidden(source.batch(batch(rows)), targets.input_ids)
             teacher = torch.randn_like(hidden)
-            yield head_kl_sum(hidden, teacher, model.head_weight, targets.targets) / 100
+            yield head_kl_sum(hidden, teacher, head, targets.targets) / 100
 
     model.module.train()
     started = time.monotonic()

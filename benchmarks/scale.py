@@ -32,7 +32,7 @@ from moonshine_tune.decode_session import GreedySession
 from moonshine_tune.encoder_cache import StateSource
 from moonshine_tune.environment import apply_environment_defaults
 from moonshine_tune.families.interface import SpeechModel
-from moonshine_tune.loss import head_cross_entropy_sum, target_batch
+from moonshine_tune.loss import FrozenHead, head_cross_entropy_sum, target_batch
 from moonshine_tune.machine import cache_root, chip_name
 from moonshine_tune.manifest import read_manifest
 from moonshine_tune.progress import SilentProgress
@@ -151,7 +151,7 @@ def step_seconds(model: SpeechModel, clip_s: float, tokens: int) -> float:
 
     def step() -> None:
         hidden = model.decoder_hidden(states, targets.input_ids)
-        loss = head_cross_entropy_sum(hidden, model.head_weight, targets.targets)
+        loss = head_cross_entropy_sum(hidden, FrozenHead(model.head_weight), targets.targets)
         (loss / targets.num_targets).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

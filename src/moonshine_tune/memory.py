@@ -23,7 +23,7 @@ from moonshine_tune.decode_session import GreedySession
 from moonshine_tune.device import in_few_sizes
 from moonshine_tune.families.interface import EncoderStates
 from moonshine_tune.live_memory import LiveMemory, make_fake
-from moonshine_tune.loss import TargetBatch, head_cross_entropy_sum, head_kl_sum
+from moonshine_tune.loss import FrozenHead, TargetBatch, head_cross_entropy_sum, head_kl_sum
 from moonshine_tune.shapes import depth_of, model_from_config, shallower
 
 _MIB = 1 << 20
@@ -100,9 +100,10 @@ class RunShape:
 class Phase:
     """The memory of one phase of a run at its peak, in bytes by part.
 
-    Parts: weights, loading (copies and file pages that are gone afterwards), adapter, gradients,
-    optimizer, encoder states (those stored), audio, encoder, decoder and logits (what their
-    forward passes hold at the peak), backward, allocator, runtime.
+    Parts: weights, laid out (the output head's copies for the CPU's kernels), loading (copies and
+    file pages that are gone afterwards), adapter, gradients, optimizer, encoder states (those
+    stored), audio, encoder, decoder and logits (what their forward passes hold at the peak),
+    backward, allocator, runtime.
     """
 
     name: str
@@ -183,6 +184,8 @@ class MemoryModel:
             make_fake(model.module)
             for _, value in adapter_parameters(model.module):
                 value.grad = torch.zeros_like(value)
+            head = FrozenHead(model.head_weight, laid_out=shape.device == _CPU)
+            self._laid_out = head.copied_bytes
         model.module.train()
         self._model = model
         self._adapter = summary.parameters
@@ -278,6 +281,7 @@ class MemoryModel:
             absent = self._weights - self._encoder
         parts = {
             "weights": self._weights - absent,
+            "laid out": 0 if name in ("load", "prepare") else self._laid_out,
             "loading": self._loading(shape) if name == "load" else 0,
             "adapter": adapter,
             "gradients": adapter if trains else 0,
@@ -317,7 +321,8 @@ class MemoryModel:
             states = self._states(shape, shape.batch_size, live)
             hidden = self._model.decoder_hidden(states, targets.input_ids)
             with live.part("logits"):
-                loss = head_cross_entropy_sum(hidden, self._model.head_weight, targets.targets)
+                head = FrozenHead(self._model.head_weight)
+                loss = head_cross_entropy_sum(hidden, head, targets.targets)
                 loss = loss / targets.num_targets
         with live.part("backward"):
             self._differentiate(loss)
@@ -329,7 +334,7 @@ class MemoryModel:
             hidden = self._model.decoder_hidden(states, targets.input_ids)
             with live.part("logits"):
                 teacher = torch.zeros_like(hidden)
-                head = self._model.head_weight
+                head = FrozenHead(self._model.head_weight)
                 pull = head_kl_sum(hidden, teacher, head, targets.targets) / targets.num_targets
         with live.part("backward"):
             self._differentiate(pull)

@@ -1,4 +1,4 @@
-"""Linear layers in the layout of the CPU's matrix kernels, for weights read at every token.
+"""Linear layers in the layout of the CPU's matrix kernels, for weights read again and again.
 
 With a few rows, torch's own product reads a matrix at a fraction of the memory's speed. oneDNN's
 kernel on a weight that was laid out for it once takes half to a third of the time: 3.4 instead of
@@ -28,15 +28,21 @@ def packed(module: nn.Module) -> Linear:
     """
     layer: Any = getattr(module, "base_layer", module)
     weight = getattr(layer, "weight", None)
-    if not _can_be_packed(weight) or module._forward_hooks or module._forward_pre_hooks:
+    if not can_be_laid_out(weight) or module._forward_hooks or module._forward_pre_hooks:
         return module
-    merged = effective_weight(module)
-    bias = getattr(layer, "bias", None)
+    return product_with(effective_weight(module), getattr(layer, "bias", None))
+
+
+def product_with(weight: Tensor, bias: Tensor | None = None) -> Linear:
+    """rows [..., in] → rows · Wᵀ + bias, with a copy of W [out, in] that is laid out for it.
+
+    Without a graph: whoever wants gradients makes them. For weights that `can_be_laid_out`.
+    """
     if isinstance(weight, FakeTensor):
         # The memory estimate: there are no numbers to lay out, but the copy takes room.
-        merged = merged.clone()
-        return lambda rows: F.linear(rows, merged, bias)
-    laid = torch.ops.mkldnn._reorder_linear_weight(merged)
+        copied = weight.clone()
+        return lambda rows: F.linear(rows, copied, bias)
+    laid = torch.ops.mkldnn._reorder_linear_weight(weight)
 
     def multiply(rows: Tensor) -> Tensor:
         product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, laid, bias, "none", [], "")
@@ -45,7 +51,8 @@ def packed(module: nn.Module) -> Linear:
     return multiply
 
 
-def _can_be_packed(weight: Any) -> bool:
+def can_be_laid_out(weight: Any) -> bool:
+    """Whether there is such a kernel for a weight: 32 bits, on the CPU, in this torch."""
     return (
         isinstance(weight, Tensor)
         and weight.ndim == 2

@@ -9,10 +9,13 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from moonshine_tune.errors import RequestError
 from moonshine_tune.manifest import Utterance
 from moonshine_tune.text import normalizer_for
+
+_Item = TypeVar("_Item")
 
 # Orders that are tried for each side; the one that comes closest to its share is taken. One order
 # alone misses a share of 10 % by up to 10 points where a few speakers speak most of the time.
@@ -106,6 +109,12 @@ def split_by_speaker(
     if disjoint_texts:
         remarks.extend(_drop_shared_texts(sides))
     return Splits(tuple(sides["train"]), tuple(sides["dev"]), tuple(sides["test"]), tuple(remarks))
+
+
+def evenly_chosen(items: Sequence[_Item], count: int) -> list[_Item]:
+    """`count` of them, or all where there are fewer, at even distances in their order."""
+    count = min(count, len(items))
+    return [items[place * len(items) // count] for place in range(count)]
 
 
 def _voice(utterance: Utterance) -> _Node:

@@ -14,7 +14,7 @@ from moonshine_tune.adapter import adapter_disabled
 from moonshine_tune.decode import DecodeLimits, batches_by_length, greedy_tokens
 from moonshine_tune.encoder_cache import StateSource, each_that_fits
 from moonshine_tune.families.interface import SpeechModel
-from moonshine_tune.loss import TargetBatch, head_kl_sum, target_batch
+from moonshine_tune.loss import FrozenHead, TargetBatch, head_kl_sum, target_batch
 from moonshine_tune.progress import Progress
 
 # Stored states: only the decoder runs, and its cost a token hardly grows with the batch.
@@ -98,7 +98,7 @@ class ReplayTeacher:
         """Tokens, ends included, that the teacher said to some clips."""
         return sum(len(self._tokens[index]) + 1 for index in indices)
 
-    def kl_sum(self, indices: Sequence[int]) -> Tensor:
+    def kl_sum(self, indices: Sequence[int], head: FrozenHead) -> Tensor:
         """Σ KL(base ‖ adapted) over every token of the teacher's text for some clips."""
         targets = self.targets(indices)
         kept = [self._hidden[index] for index in indices]
@@ -108,4 +108,4 @@ class ReplayTeacher:
             row[: len(states)] = states
         adapted = self._model.decoder_hidden(self._source.batch(indices), targets.input_ids)
         teacher = hidden.to(adapted.device, adapted.dtype)
-        return head_kl_sum(adapted, teacher, self._model.head_weight, targets.targets)
+        return head_kl_sum(adapted, teacher, head, targets.targets)

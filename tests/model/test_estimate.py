@@ -25,7 +25,7 @@ from moonshine_tune.jobs.estimate import (
     estimate_run,
 )
 from moonshine_tune.jobs.fitting import fit_settings
-from moonshine_tune.loss import head_cross_entropy_sum, target_batch
+from moonshine_tune.loss import FrozenHead, head_cross_entropy_sum, target_batch
 from moonshine_tune.memory import MemoryEstimate, MemoryModel, Phase, RunShape
 from moonshine_tune.progress import SilentProgress
 from moonshine_tune.settings import RunSettings
@@ -153,7 +153,7 @@ def _really_saved(model: SpeechModel) -> int:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         states = model.encode(torch.randn(2, samples[0]), samples)
         hidden = model.decoder_hidden(states, targets.input_ids)
-        loss = head_cross_entropy_sum(hidden, model.head_weight, targets.targets)
+        loss = head_cross_entropy_sum(hidden, FrozenHead(model.head_weight), targets.targets)
     assert torch.isfinite(loss)
     return sum(size for _, size in sizes.values())
 

@@ -6,10 +6,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
+import moonshine_tune.loss as loss_module
 from moonshine_tune.decode import DecodeLimits, Samples, pad_clips, transcribe_batch
 from moonshine_tune.families.interface import BOS_ID, EOS_ID, SpeechModel
 from moonshine_tune.loss import (
     IGNORED,
+    FrozenHead,
     cross_entropy_sum,
     head_cross_entropy_sum,
     head_kl_sum,
@@ -134,18 +136,20 @@ def _kl_by_torch(
 # 100 places are less than a chunk, 400 several and a rest.
 @pytest.mark.parametrize(("rows", "length"), [(1, 1), (4, 25), (8, 50)])
 @pytest.mark.parametrize("kind", ["cross-entropy", "kl"])
+@pytest.mark.parametrize("laid_out", [False, True])
 def test_value_and_gradient_are_those_of_the_whole_logits(
-    rows: int, length: int, kind: str
+    rows: int, length: int, kind: str, laid_out: bool
 ) -> None:
     weight, targets, teacher = _head(), _targets(rows, length), _hidden(rows, length, 9)
     mine, theirs = _hidden(rows, length, 1), _hidden(rows, length, 1)
     mine.requires_grad_(True)
     theirs.requires_grad_(True)
+    head = FrozenHead(weight, laid_out=laid_out)
     if kind == "kl":
-        found = head_kl_sum(mine, teacher, weight, targets)
+        found = head_kl_sum(mine, teacher, head, targets)
         wanted = _kl_by_torch(theirs, teacher, weight, targets)
     else:
-        found = head_cross_entropy_sum(mine, weight, targets)
+        found = head_cross_entropy_sum(mine, head, targets)
         wanted = cross_entropy_sum(theirs @ weight.T, targets)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
     # Divided and weighted afterwards, as the loop does.
@@ -158,20 +162,36 @@ def test_value_and_gradient_are_those_of_the_whole_logits(
 
 def test_the_frozen_head_gets_no_gradient() -> None:
     hidden, weight = _hidden(2, 3, 1).requires_grad_(True), _head().requires_grad_(True)
-    _backward(head_cross_entropy_sum(hidden, weight, _targets(2, 3)))
+    _backward(head_cross_entropy_sum(hidden, FrozenHead(weight), _targets(2, 3)))
     assert hidden.grad is not None
     assert weight.grad is None
+
+
+def test_a_head_is_laid_out_where_that_is_cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel is called, and neither a large head nor one of 16 bits is copied."""
+    calls: list[torch.Size] = []
+    real = loss_module.product_with
+    monkeypatch.setattr(
+        loss_module, "product_with", lambda weight: calls.append(weight.shape) or real(weight)
+    )
+    weight = _head()
+    FrozenHead(weight)
+    FrozenHead(weight.bfloat16(), laid_out=True)
+    FrozenHead(torch.empty(32_768, 640), laid_out=True)
+    assert not calls
+    FrozenHead(weight, laid_out=True)
+    assert calls == [weight.shape, weight.T.shape]
 
 
 def test_kl_of_equal_states_is_zero_and_never_below() -> None:
     hidden, weight, targets = _hidden(3, 7, 5), _head(), _targets(3, 7)
     still = hidden.clone().requires_grad_(True)
-    loss = head_kl_sum(still, hidden, weight, targets)
+    loss = head_kl_sum(still, hidden, FrozenHead(weight), targets)
     assert float(loss.detach()) == pytest.approx(0, abs=1e-5)
     _backward(loss)
     assert still.grad is not None
     assert float(still.grad.abs().max()) < 1e-5
-    assert float(head_kl_sum(hidden.flip(-1), hidden, weight, targets)) > 0.1
+    assert float(head_kl_sum(hidden.flip(-1), hidden, FrozenHead(weight), targets)) > 0.1
 
 
 def test_kl_is_that_of_the_teacher_to_the_student() -> None:
@@ -182,16 +202,16 @@ def test_kl_is_that_of_the_teacher_to_the_student() -> None:
         torch.log(torch.tensor([[[0.9, 0.1]]])),
     )
     expected = 0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5)
-    found = head_kl_sum(student, teacher, weight, torch.tensor([[0]]))
+    found = head_kl_sum(student, teacher, FrozenHead(weight), torch.tensor([[0]]))
     assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
 def test_half_precision_states_give_a_loss_in_32_bits() -> None:
     hidden, weight, targets = _hidden(4, 40, 3), _head(), _targets(4, 40)
     rough = hidden.bfloat16().requires_grad_(True)
-    found = head_cross_entropy_sum(rough, weight.bfloat16(), targets)
+    found = head_cross_entropy_sum(rough, FrozenHead(weight.bfloat16()), targets)
     assert found.dtype == torch.float32
-    exact = head_cross_entropy_sum(hidden, weight, targets)
+    exact = head_cross_entropy_sum(hidden, FrozenHead(weight), targets)
     assert float(found.detach()) == pytest.approx(float(exact), rel=1e-2)
     _backward(found)
     assert rough.grad is not None

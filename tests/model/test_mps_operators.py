@@ -10,7 +10,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoConfig
 
-from moonshine_tune import packed
+import moonshine_tune.loss as loss_module
+import moonshine_tune.packed as packed_module
 from moonshine_tune.adapter import SITES, adapter_disabled, adapter_parameters, inject_lora
 from moonshine_tune.config import preset_names, read_preset, resolve_settings
 from moonshine_tune.decode import greedy_tokens
@@ -18,7 +19,7 @@ from moonshine_tune.device import takes_lists
 from moonshine_tune.families.interface import EncoderStates, SpeechModel
 from moonshine_tune.jobs import model_opening
 from moonshine_tune.jobs.train import train
-from moonshine_tune.loss import head_cross_entropy_sum, head_kl_sum, target_batch
+from moonshine_tune.loss import FrozenHead, head_cross_entropy_sum, head_kl_sum, target_batch
 from moonshine_tune.mps_operators import OperatorReport, record_operators, support
 from moonshine_tune.progress import SilentProgress
 from moonshine_tune.shapes import model_from_config
@@ -66,7 +67,8 @@ def _audio() -> torch.Tensor:
 @pytest.fixture(autouse=True)
 def _as_on_mps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only weights on the CPU are laid out anew for decoding."""
-    monkeypatch.setattr(packed, "_can_be_packed", lambda weight: False)
+    for module in (packed_module, loss_module):
+        monkeypatch.setattr(module, "can_be_laid_out", lambda weight: False)
 
 
 def _teacher(model: SpeechModel, states: EncoderStates, tokens: torch.Tensor) -> torch.Tensor:
@@ -85,7 +87,7 @@ def _train(model: SpeechModel, optimizer: torch.optim.Optimizer, *, mixed: bool 
             states = model.encode(_audio(), _LENGTHS)
             hidden = _teacher(model, states, targets.input_ids)
             adapted = model.decoder_hidden(states, targets.input_ids)
-            loss = head_cross_entropy_sum(adapted, model.head_weight, targets.targets)
+            loss = head_cross_entropy_sum(adapted, FrozenHead(model.head_weight), targets.targets)
             loss = loss / targets.num_targets
         loss.backward()
         with autocast:
@@ -93,7 +95,7 @@ def _train(model: SpeechModel, optimizer: torch.optim.Optimizer, *, mixed: bool 
             states = model.encode(_audio(), _LENGTHS)
             adapted = model.decoder_hidden(states, targets.input_ids)
             teacher = hidden.to(adapted.dtype)
-            pull = head_kl_sum(adapted, teacher, model.head_weight, targets.targets)
+            pull = head_kl_sum(adapted, teacher, FrozenHead(model.head_weight), targets.targets)
             pull = pull / targets.num_targets
         pull.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=takes_lists(model.device))

@@ -8,7 +8,7 @@ import pytest
 
 from moonshine_tune.errors import RequestError
 from moonshine_tune.manifest import Utterance, seconds_of
-from moonshine_tune.splits import Splits, find_leaks, split_by_speaker
+from moonshine_tune.splits import Splits, evenly_chosen, find_leaks, split_by_speaker
 
 
 def corpus(num_speakers: int = 20, each: int = 10, seed: int = 1) -> list[Utterance]:
@@ -211,3 +211,13 @@ def test_a_session_shared_by_the_unnamed_is_a_leak() -> None:
     second = Utterance("b", Path("/b.wav"), session="monday")
     leaks = find_leaks({"train": [first], "test": [second]})
     assert [leak.value for leak in leaks.speakers] == ["session monday"]
+
+
+@pytest.mark.parametrize(
+    ("have", "count", "chosen"),
+    [(10, 5, [0, 2, 4, 6, 8]), (9, 5, [0, 1, 3, 5, 7]), (3, 5, [0, 1, 2]), (4, 0, []), (0, 2, [])],
+)
+def test_evenly_chosen_items_reach_from_the_first_to_the_last(
+    have: int, count: int, chosen: list[int]
+) -> None:
+    assert evenly_chosen(range(have), count) == chosen

@@ -38,6 +38,7 @@ from moonshine_tune.jobs.data_fix import Fix, fixes_for
 from moonshine_tune.jobs.model_opening import open_model
 from moonshine_tune.manifest import Utterance, read_manifest, scan_manifest
 from moonshine_tune.progress import Progress
+from moonshine_tune.splits import evenly_chosen
 from moonshine_tune.text import normalizer_for
 
 _SEVERITIES = ("error", "warning", "note")
@@ -207,8 +208,7 @@ def _with_model(
     texts = [normalizer(item.text) for item in usable if item.text]
     vocabulary = vocabulary_of(texts, encode, known)
     told = [item for item in usable if item.text]
-    count = min(len(told), request.max_listened)
-    chosen = [told[place * len(told) // count] for place in range(count)]
+    chosen = evenly_chosen(told, request.max_listened)
     corpus = build_corpus(chosen, opened.model, name="listening", max_clip_s=30.0, needs_text=True)
     heard = listen(corpus, opened, normalizer, progress)
     see_doubtful(heard, normalizer, see)

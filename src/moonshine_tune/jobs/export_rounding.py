@@ -16,6 +16,7 @@ from moonshine_tune.runtime.calibration import input_moments
 from moonshine_tune.runtime.graft import lies_on_grid
 from moonshine_tune.runtime.layout import RuntimeLayout
 from moonshine_tune.runtime.quantized import Doubles
+from moonshine_tune.splits import evenly_chosen
 
 AUTO, NONE = "auto", "none"
 # As many of what was taught as of general speech: steered by the domain alone, the files lose
@@ -60,7 +61,7 @@ def choose_rounding(
         return Rounding(NONE, None, "each weight by itself, as asked for")
     if calibrate != AUTO:
         manifest = read_manifest(Path(calibrate), require_text=False)
-        utterances = _spread(manifest.utterances, _CLIPS_NAMED)
+        utterances = evenly_chosen(manifest.utterances, _CLIPS_NAMED)
         moments = _moments(utterances, opened, progress)
         told = f"errors made to cancel on {len(utterances)} clips of {manifest.path.name}"
         return Rounding("manifest", moments, told)
@@ -91,12 +92,9 @@ def clips_of_run(run: Path | None) -> list[Utterance]:
             # Moved or changed since: rounding does without.
             continue
         short = [item for item in utterances if (item.known_seconds or 0.0) <= _MAX_CLIP_S]
-        found += [replace(item, id=f"{name}/{item.id}") for item in _spread(short, _CLIPS_EACH)]
+        chosen = evenly_chosen(short, _CLIPS_EACH)
+        found += [replace(item, id=f"{name}/{item.id}") for item in chosen]
     return found
-
-
-def _spread(utterances: Sequence[Utterance], count: int) -> list[Utterance]:
-    return list(utterances[:: max(len(utterances) // count, 1)][:count])
 
 
 def _moments(

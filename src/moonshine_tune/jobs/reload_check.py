@@ -62,8 +62,8 @@ def check_reload(
     record = RunFolder.open(run).read_record()
     device = DeviceSettings.model_validate(record.get("settings", {}).get("device", {}))
     names = [name for name, _ in adapter_parameters(reloaded.model.module)]
-    frozen = not any(".encoder." in name for name in names)
-    stores = StateStores(device, reloaded, is_frozen=frozen)
+    trains_encoder = any(".encoder." in name for name in names)
+    stores = StateStores(device, reloaded, trains_encoder=trains_encoder)
     source = stores.source(corpus, range(len(corpus)), "dev")
     source.prepare(range(len(corpus)), progress, "encoding dev")
     again = transcribe_source(

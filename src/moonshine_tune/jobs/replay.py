@@ -17,6 +17,7 @@ from moonshine_tune.manifest import Utterance
 from moonshine_tune.progress import Progress
 from moonshine_tune.sampler import BucketSampler
 from moonshine_tune.settings import RunSettings
+from moonshine_tune.splits import evenly_chosen
 from moonshine_tune.state_shards import recipe_hash
 from moonshine_tune.teacher import ReplayTeacher
 
@@ -55,10 +56,9 @@ def part_replay(
     watched = min(settings.retain.watched_clips, len(utterances) // 5)
     if has_canary or watched < _FEWEST_WATCHED:
         watched = 0
-    held = {place * len(utterances) // watched for place in range(watched)}
+    held = set(evenly_chosen(range(len(utterances)), watched))
     rest = [item for place, item in enumerate(utterances) if place not in held]
-    count = min(len(rest), settings.retain.max_clips)
-    chosen = [rest[place * len(rest) // count] for place in range(count)]
+    chosen = evenly_chosen(rest, settings.retain.max_clips)
     return chosen, [replace(utterances[place], text=None) for place in sorted(held)]
 
 

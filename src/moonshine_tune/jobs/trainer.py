@@ -22,6 +22,7 @@ from moonshine_tune.device import (
     memory_mb,
     release_memory,
     takes_lists,
+    trim_heap,
 )
 from moonshine_tune.errors import MachineError
 from moonshine_tune.files import complete_folder, write_json_atomic, write_jsonl_atomic
@@ -32,7 +33,7 @@ from moonshine_tune.jobs.model_opening import OpenedModel
 from moonshine_tune.jobs.processes import Processes
 from moonshine_tune.jobs.tracker import Tracker
 from moonshine_tune.jobs.train_setup import TrainingSetup
-from moonshine_tune.loss import head_cross_entropy_sum, head_kl_sum, target_batch
+from moonshine_tune.loss import FrozenHead, head_cross_entropy_sum, head_kl_sum, target_batch
 from moonshine_tune.progress import Progress
 from moonshine_tune.runs import RunFolder
 from moonshine_tune.sampler import StepPlan
@@ -106,6 +107,7 @@ class Trainer:
         groups = _parameter_groups(settings, opened)
         optimizer = torch.optim.AdamW(groups, foreach=takes_lists(self.model.device))
         self.optimizer = self.accelerator.prepare(optimizer)
+        self._head = FrozenHead(self.model.head_weight, laid_out=True)
         self.counters = Counters()
         self.rule = SelectionRule(None, settings.select.canary_bound)
         self.best_state: dict[str, Tensor] = {}
@@ -200,12 +202,12 @@ class Trainer:
             with self.processes.autocast():
                 states = self.setup.states.batch(heard)
                 hidden = self.model.decoder_hidden(states, targets.input_ids)
-                loss = head_cross_entropy_sum(hidden, self.model.head_weight, targets.targets)
+                loss = head_cross_entropy_sum(hidden, self._head, targets.targets)
                 loss = loss / count
                 told = float(loss.detach())
                 if pull:
                     base = base_hidden(self.model, self.setup.states, heard, targets.input_ids)
-                    drift = head_kl_sum(hidden, base, self.model.head_weight, targets.targets)
+                    drift = head_kl_sum(hidden, base, self._head, targets.targets)
                     # One graph, so one sum goes back; what is reported stays the loss alone.
                     loss = loss + drift * (pull / count)
             yield "loss", loss, told / (float(loss.detach()) or 1.0) if pull else 1.0
@@ -223,7 +225,7 @@ class Trainer:
             told = [index for index in batch if index in replay.transcripts]
             if taught:
                 with self.processes.autocast():
-                    pull = replay.teacher.kl_sum(taught) * (weight / count)
+                    pull = replay.teacher.kl_sum(taught, self._head) * (weight / count)
                 yield "replay_kl", pull, 1.0 / weight
             if told:
                 texts = [replay.transcripts[index] for index in told]
@@ -231,7 +233,7 @@ class Trainer:
                 with self.processes.autocast():
                     states = replay.source.batch(told)
                     hidden = self.model.decoder_hidden(states, targets.input_ids)
-                    loss = head_cross_entropy_sum(hidden, self.model.head_weight, targets.targets)
+                    loss = head_cross_entropy_sum(hidden, self._head, targets.targets)
                     loss = loss * (weight / count)
                 yield "replay_loss", loss, 1.0 / weight
 
@@ -306,6 +308,7 @@ class Trainer:
     def score(self, step: int, strength: float = 1.0, averaged: int = 0) -> Scored:
         """Dev and canary WER of the adapter as it is."""
         self.model.module.eval()
+        trim_heap()
         with adapter_strength(self.model, strength):
             dev = self.setup.dev.score(self.model, self.progress)
             canary = self.setup.canary

@@ -14,6 +14,8 @@ from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 360, 208
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 12, 34
+# Room above a scatter for what its upright axis is called.
+_NAME = 16
 _MAX_POINTS = 300
 # Beyond this a value is a fault of the run; drawn, it would flatten all the others.
 _LARGEST = 1e12
@@ -197,10 +199,15 @@ def _bound(chart: Chart, scale: _Scale) -> list[str]:
         return []
     y = scale.y(chart.bound.value)
     below = float(y) < _TOP + 14
+    middle = float(y) + (10 if below else -8)
+    ends = [scale.y(drawn[-1]) for series in chart.series if (drawn := _values(series.points))]
+    # At the right, where the curves end, unless one ends in the very place.
+    is_free = all(abs(float(end) - middle) > 14 for end in ends)
+    x, anchor = (WIDTH - _RIGHT, "end") if is_free else (_LEFT + 4, "start")
     return [
         f'<line class="bound" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>'
-        f'<text class="bound-name" x="{WIDTH - _RIGHT}" y="{y}" dy="{"1.1em" if below else "-4"}" '
-        f'text-anchor="end">{escape(chart.bound.name)}</text>'
+        f'<text class="bound-name" x="{x}" y="{y}" dy="{"1.1em" if below else "-4"}" '
+        f'text-anchor="{anchor}">{escape(chart.bound.name)}</text>'
     ]
 
 
@@ -308,7 +315,7 @@ def scatter(title: str, x_name: str, y_name: str, dots: Sequence[Dot]) -> Markup
     scale = _Scale(x_ticks[0], x_ticks[-1], y_ticks[0], y_ticks[-1])
     bottom = HEIGHT - _BOTTOM
     parts = [
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" class="scatter chart" '
+        f'<svg viewBox="0 {-_NAME} {WIDTH} {HEIGHT + _NAME}" role="img" class="scatter chart" '
         f'aria-label="{escape(f"{title}: {len(known)} points")}">'
     ]
     for value in y_ticks:
@@ -325,7 +332,7 @@ def scatter(title: str, x_name: str, y_name: str, dots: Sequence[Dot]) -> Markup
     parts.append(
         f'<line class="axis" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{bottom}" y2="{bottom}"/>'
         f'<text class="tick" x="{WIDTH - _RIGHT}" y="{HEIGHT - 3}" text-anchor="end">'
-        f'{escape(x_name)}</text><text class="tick" x="{_LEFT + 4}" y="{_TOP + 2}">'
+        f'{escape(x_name)}</text><text class="tick" x="{_LEFT - 24}" y="-4">'
         f"{escape(y_name)}</text>"
     )
     for dot in known:
