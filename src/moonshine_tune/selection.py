@@ -1,4 +1,9 @@
-"""Which adapter is the best: lowest dev WER among those that keep the canary within its bound."""
+"""Which adapter is the best: lowest dev WER among those that keep the canary within its bound.
+
+Where training is augmented, dev is heard as it is and changed in the same way, and both count
+alike: on clean clips alone an adapter that has just begun to hear through noise is as good as the
+one that has learnt it.
+"""
 
 import math
 from collections.abc import Sequence
@@ -11,6 +16,7 @@ class Candidate:
     """An adapter at a step and strength with its scores. WER in percent; canary None if unused.
 
     `averaged` counts the late adapters that it is the mean of; 0 for a single one.
+    `dev_augmented_wer` is that of dev with every clip changed; None where nothing is augmented.
     """
 
     step: int
@@ -18,6 +24,14 @@ class Candidate:
     canary_wer: float | None
     strength: float = 1.0
     averaged: int = 0
+    dev_augmented_wer: float | None = None
+
+    @property
+    def judged_wer(self) -> float:
+        """What it is chosen by: dev as recorded and, where it is heard so, changed."""
+        if self.dev_augmented_wer is None:
+            return self.dev_wer
+        return (self.dev_wer + self.dev_augmented_wer) / 2
 
     def to_record(self) -> dict[str, Any]:
         """As JSON data."""
@@ -33,7 +47,7 @@ class SelectionRule:
         canary_bound: points that the canary may lose.
         dev_tolerance: points of dev WER that are given up for a better canary when strengths are
             compared: within it a difference is a word or two.
-        dev_words: words of the dev set; of a small one a larger difference is noise. 0: unknown.
+        dev_words: words that dev is judged by; of few a larger difference is noise. 0: unknown.
         canary_tolerance: points of canary WER that are no reason to weaken an adapter.
     """
 
@@ -59,7 +73,7 @@ class SelectionRule:
         """
         if self.allows(best) and not self.allows(candidate):
             return False
-        return candidate.dev_wer <= best.dev_wer + self._noise(candidate, best)
+        return candidate.judged_wer <= best.judged_wer + self._noise(candidate, best)
 
     def choose(self, candidates: Sequence[Candidate]) -> Candidate:
         """The best of several strengths.
@@ -71,21 +85,23 @@ class SelectionRule:
         allowed = [item for item in candidates if self.allows(item)]
         if not allowed:
             # None holds the bound: the one that comes nearest.
-            return min(candidates, key=lambda item: (item.canary_wer or 0.0, item.dev_wer))
-        lowest = min(allowed, key=lambda item: item.dev_wer)
+            return min(candidates, key=lambda item: (item.canary_wer or 0.0, item.judged_wer))
+        lowest = min(allowed, key=lambda item: item.judged_wer)
         near = [
-            item for item in allowed if item.dev_wer <= lowest.dev_wer + self._noise(item, lowest)
+            item
+            for item in allowed
+            if item.judged_wer <= lowest.judged_wer + self._noise(item, lowest)
         ]
         kept = [item for item in near if self._lost(item) <= self.canary_tolerance]
         if kept:
             return max(kept, key=lambda item: item.strength)
-        return min(near, key=lambda item: (item.canary_wer or 0.0, item.dev_wer, -item.strength))
+        return min(near, key=lambda item: (item.canary_wer or 0.0, item.judged_wer, -item.strength))
 
     def _noise(self, one: Candidate, other: Candidate) -> float:
         """Points of dev WER that say nothing: a standard deviation of a difference of counts."""
         if not self.dev_words:
             return self.dev_tolerance
-        errors = (one.dev_wer + other.dev_wer) / 100 * self.dev_words
+        errors = (one.judged_wer + other.judged_wer) / 100 * self.dev_words
         return max(self.dev_tolerance, 100 * math.sqrt(errors) / self.dev_words)
 
     def _lost(self, item: Candidate) -> float:
@@ -95,4 +111,4 @@ class SelectionRule:
         return item.canary_wer - self.base_canary
 
     def _order(self, item: Candidate) -> tuple[bool, float, float]:
-        return (not self.allows(item), item.dev_wer, item.canary_wer or 0.0)
+        return (not self.allows(item), item.judged_wer, item.canary_wer or 0.0)

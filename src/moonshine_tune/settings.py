@@ -96,6 +96,13 @@ class AugmentSettings(_Section):
             "at each draw, encoded each time.",
         ),
     ] = 4
+    dev: Annotated[
+        bool,
+        Field(
+            description="Score dev with every clip changed too, and choose the adapter by both: on "
+            "clean clips alone one that has just begun to hear through noise looks as good.",
+        ),
+    ] = True
     noise_chance: Annotated[_Chance, Field(description="Noise, from `noise`.")] = 0.6
     noise: Annotated[
         Path | None, Field(description="Folder of noise recordings, or a manifest of them.")

@@ -17,9 +17,13 @@ from safetensors.torch import load_file
 from moonshine_tune.adapter import WEIGHTS_FILE
 from moonshine_tune.config import ResolvedSettings, resolve_settings
 from moonshine_tune.errors import ProblemsError, RequestError
+from moonshine_tune.jobs.corpus import build_corpus
+from moonshine_tune.jobs.hearing import ChangedOnce, Hearing, open_sound_banks
 from moonshine_tune.jobs.late_average import LateAdapters, mean_state
 from moonshine_tune.jobs.train import train
+from moonshine_tune.manifest import read_manifest
 from moonshine_tune.progress import SilentProgress
+from moonshine_tune.settings import AugmentSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -118,6 +122,48 @@ def test_a_resumed_run_hears_what_an_unbroken_one_hears(
     one = load_file(tmp_path / "whole" / "adapter" / WEIGHTS_FILE)
     other = load_file(tmp_path / "cut" / "adapter" / WEIGHTS_FILE)
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_dev_is_heard_as_it_is_and_changed(
+    settings: Make, noise_folder: Path, tmp_path: Path
+) -> None:
+    """What is called the dev WER stays that of the clips as recorded."""
+    told = {"augment__share": 0.5, "augment__noise": str(noise_folder),
+            "augment__snr_db": (-30.0, -30.0), "augment__noise_chance": 1.0,
+            "select__average_last": 2}  # fmt: skip
+    result = train(settings(**told), tmp_path / "both", SilentProgress())
+    alone = train(settings(**told, augment__dev=False), tmp_path / "alone", SilentProgress())
+    assert _losses(tmp_path / "both") == _losses(tmp_path / "alone")
+    assert result.baseline.dev_wer == alone.baseline.dev_wer
+    assert alone.best.dev_augmented_wer is alone.baseline.dev_augmented_wer is None
+    assert result.baseline.dev_augmented_wer is not None
+    lines = [json.loads(x) for x in (tmp_path / "both" / "metrics.jsonl").read_text().splitlines()]
+    scores = [line for line in lines if "dev_wer" in line]
+    assert len(scores) == 3 and all("dev_augmented_wer" in line for line in scores)
+    assert any("average_dev_augmented_wer" in line for line in lines)
+    heard = (tmp_path / "both" / "eval" / "dev.jsonl").read_text().splitlines()
+    assert len(heard) == len((tmp_path / "alone" / "eval" / "dev.jsonl").read_text().splitlines())
+
+
+def test_a_changed_clip_of_dev_is_another_sound_and_the_same_each_time(
+    speech_folder: Path, noise_folder: Path, tiny_v1: Any
+) -> None:
+    corpus = build_corpus(
+        read_manifest(speech_folder / "dev.jsonl").utterances, tiny_v1, name="dev",
+        max_clip_s=30.0, needs_text=True,
+    )  # fmt: skip
+    augment = AugmentSettings(share=0.5, noise=noise_folder, noise_chance=1.0)
+    first, again = (
+        ChangedOnce(Hearing(corpus, augment, open_sound_banks(augment), seed=3), len(corpus))
+        for _ in range(2)
+    )
+    for index in range(len(corpus)):
+        sound = first.load(index)
+        assert np.array_equal(sound, again.load(index))
+        assert first.content_key(index) == again.content_key(index) != corpus.content_key(index)
+        assert first.seconds[index] == pytest.approx(len(sound) / 16_000, abs=1e-3)
+        own = corpus.load(index)
+        assert len(sound) != len(own) or not np.allclose(sound, own, atol=1e-4)
 
 
 def test_an_adapter_in_the_encoder_hears_augmented_clips_too(

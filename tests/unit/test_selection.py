@@ -87,6 +87,7 @@ def test_a_candidate_survives_json() -> None:
     candidate = Candidate(7, 8.5, None, 0.8)
     assert candidate.to_record() == {
         "step": 7, "dev_wer": 8.5, "canary_wer": None, "strength": 0.8, "averaged": 0,
+        "dev_augmented_wer": None,
     }  # fmt: skip
     assert Candidate(**candidate.to_record()) == candidate
 
@@ -113,3 +114,19 @@ def test_three_words_of_a_small_dev_set_do_not_weaken_an_adapter() -> None:
     tried = [Candidate(5, 3.87, 10.0, 1.0), Candidate(5, 3.04, 10.0, 0.6)]
     assert replace(_RULE, dev_words=362).choose(tried).strength == 1.0
     assert replace(_RULE, dev_words=36_200).choose(tried).strength == 0.6
+
+
+# --- dev as it is, and changed as training was
+
+
+def test_both_halves_of_dev_count_alike() -> None:
+    """One word better on clean clips does not make up for what is lost in noise."""
+    early = Candidate(75, 0.5, 10.0, dev_augmented_wer=9.0)
+    late = Candidate(200, 1.4, 10.0, dev_augmented_wer=5.0)
+    assert (early.judged_wer, late.judged_wer) == pytest.approx((4.75, 3.2))
+    assert _best(early, late) == late
+    plain = replace(early, dev_augmented_wer=None), replace(late, dev_augmented_wer=None)
+    assert _best(*plain) == plain[0]
+    rule = replace(_RULE, dev_words=1000)
+    assert rule.is_as_good(late, early) and not rule.is_as_good(early, late)
+    assert rule.choose([early, replace(late, strength=0.6)]).step == 200

@@ -37,7 +37,8 @@ def report(
 def _summary(result: "ReportResult") -> str:
     lines = [
         f"{result.report}",
-        f"{result.kind}, {result.num_bytes / 1e6:.1f} MB, {result.num_clips} recordings to play",
+        f"{result.kind}, {result.num_bytes / 1e6:.1f} MB, {result.num_clips} "
+        f"{'recording' if result.num_clips == 1 else 'recordings'} to play",
     ]
     if result.missing:
         lines.append("missing, and named in the report:")

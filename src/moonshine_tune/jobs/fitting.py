@@ -130,6 +130,9 @@ def workload_of(settings: RunSettings, data: TrainingData) -> Workload:
     longest = settings.data.max_clip_s
     lengths = {name: _lengths(manifest, longest) for name, manifest in data.by_name.items()}
     every = [length for found in lengths.values() for length in found]
+    # Stored states of changed versions take room as the clips' own do.
+    augment = settings.augment
+    versions = {"train": 1 + augment.variants, "dev": 1 + augment.dev} if augment.share else {}
     replays = data.replay is not None
     if not every:
         return Workload(replays=replays)
@@ -138,7 +141,7 @@ def workload_of(settings: RunSettings, data: TrainingData) -> Workload:
     scored = [sum(found) for name, found in lengths.items() if name != "train"]
     return Workload(
         clip_s=max(every),
-        audio_s=sum(every),
+        audio_s=sum(versions.get(name, 1) * sum(found) for name, found in lengths.items()),
         replays=replays,
         score_s=max(scored) if data.dev is not None else None,
     )

@@ -169,6 +169,26 @@ class Hearing:
         return step + 1 if self.is_endless else 1 + chance.randrange(self._variants)
 
 
+class ChangedOnce:
+    """Every clip of a corpus in its first augmented version, as clips of their own."""
+
+    def __init__(self, hearing: Hearing, count: int) -> None:
+        self._hearing, self._count = hearing, count
+
+    @property
+    def seconds(self) -> Sequence[float]:
+        """Length of each clip as it is changed."""
+        return [self._hearing.length(self._count + index) for index in range(self._count)]
+
+    def load(self, index: int) -> Samples:
+        """Samples of a changed clip."""
+        return self._hearing.load(self._count + index)
+
+    def content_key(self, index: int) -> str:
+        """Names what is heard: the clip's content and the recipe."""
+        return self._hearing.content_key(self._count + index)
+
+
 class _Lengths(Sequence[float]):
     """Lengths of versions, each worked out when it is asked for."""
 

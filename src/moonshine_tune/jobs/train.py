@@ -254,10 +254,10 @@ def _score_baseline(trainer: Trainer) -> None:
     if not trainer.processes.is_main:
         return
     with adapter_disabled(trainer.model):
-        baseline = trainer.score(0).candidate
-    trainer.counters.baseline = baseline.to_record()
-    trainer.log(0, {"dev_wer": baseline.dev_wer, "canary_wer": baseline.canary_wer})
-    trainer.progress.say(f"baseline: {in_words(baseline)}")
+        scored = trainer.score(0)
+    trainer.counters.baseline = scored.candidate.to_record()
+    trainer.log(0, scored.figures())
+    trainer.progress.say(f"baseline: {in_words(scored.candidate)}")
 
 
 def _evaluate(trainer: Trainer, step: int) -> None:
@@ -266,7 +266,7 @@ def _evaluate(trainer: Trainer, step: int) -> None:
         return
     scored = trainer.score(step)
     candidate = scored.candidate
-    trainer.log(step, {"dev_wer": candidate.dev_wer, "canary_wer": candidate.canary_wer})
+    trainer.log(step, scored.figures())
     is_best = trainer.rule.is_better(candidate, trainer.counters.candidate("best"))
     trainer.late.keep(step, adapter_state(trainer.model))
     if is_best:

@@ -43,7 +43,9 @@ class TrainResult:
 def in_words(candidate: Candidate) -> str:
     """Its scores, for a line of the log."""
     canary = "" if candidate.canary_wer is None else f", canary {candidate.canary_wer:.2f}"
-    return f"dev WER {candidate.dev_wer:.2f}{canary}"
+    hard = candidate.dev_augmented_wer
+    changed = "" if hard is None else f", augmented {hard:.2f}"
+    return f"dev WER {candidate.dev_wer:.2f}{changed}{canary}"
 
 
 def finish_training(
@@ -105,16 +107,9 @@ def _try_average(trainer: Trainer, best: Candidate, steps: int) -> Candidate:
     load_adapter_state(trainer.model, state)
     scored = trainer.score(steps, averaged=count)
     candidate = scored.candidate
-    trainer.rule = replace(trainer.rule, dev_words=scored.dev.score.words.reference)
+    trainer.rule = replace(trainer.rule, dev_words=scored.words)
     is_taken = trainer.rule.is_as_good(candidate, best)
-    trainer.log(
-        steps,
-        {
-            "average_of": count,
-            "average_dev_wer": candidate.dev_wer,
-            "average_canary_wer": candidate.canary_wer,
-        },
-    )
+    trainer.log(steps, {"average_of": count, **scored.figures("average_")})
     verdict = "taken" if is_taken else "not as good"
     trainer.progress.say(f"mean of the last {count}: {in_words(candidate)}, {verdict}")
     if not is_taken:
@@ -134,16 +129,9 @@ def _choose_strength(trainer: Trainer, best: Candidate) -> Candidate:
     for scored in tried.values():
         candidate = scored.candidate
         trainer.progress.say(f"strength {candidate.strength:g}: {in_words(candidate)}")
-        trainer.log(
-            best.step,
-            {
-                "strength": candidate.strength,
-                "strength_dev_wer": candidate.dev_wer,
-                "strength_canary_wer": candidate.canary_wer,
-            },
-        )
-    words = next(iter(tried.values())).dev.score.words.reference
-    trainer.rule = replace(trainer.rule, dev_words=words)
+        told = {"strength": candidate.strength, **scored.figures("strength_")}
+        trainer.log(best.step, told)
+    trainer.rule = replace(trainer.rule, dev_words=next(iter(tried.values())).words)
     chosen = trainer.rule.choose([scored.candidate for scored in tried.values()])
     trainer.save_best(tried[chosen.strength], trainer.best_state)
     return chosen

@@ -1,5 +1,6 @@
 """What the training loop needs, made ready: corpora, stored states, teacher, holdouts."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from moonshine_tune.errors import RequestError
 from moonshine_tune.holdout import Holdout
 from moonshine_tune.jobs.corpus import Corpus, build_corpus
 from moonshine_tune.jobs.difficulty import base_losses
-from moonshine_tune.jobs.hearing import Hearing, open_sound_banks
+from moonshine_tune.jobs.hearing import ChangedOnce, Hearing, Sounds, open_sound_banks
 from moonshine_tune.jobs.model_opening import OpenedModel
 from moonshine_tune.jobs.replay import Replay, part_replay, prepare_replay
 from moonshine_tune.jobs.state_stores import Clips, StateStores
@@ -31,6 +32,7 @@ class TrainingSetup:
     states: StateSource
     sampler: StagedSampler
     dev: Holdout
+    dev_augmented: Holdout | None
     canary: Holdout | None
     replay: Replay | None
     adapter: AdapterSummary
@@ -89,6 +91,9 @@ def prepare_training(
     replay_clips, general, name = _general_speech(data, settings)
     # The small ones first: they are what memory is best spent on.
     dev = preparation.holdout("dev", dev_utterances, scores=scores)
+    dev_augmented: Holdout | None = None
+    if settings.augment.share and settings.augment.dev:
+        dev_augmented = preparation.augmented(dev, sounds, scores=scores)
     canary = preparation.holdout(name, general, scores=scores) if general else None
     replay: Replay | None = None
     if replay_clips and data.replay is not None:
@@ -103,6 +108,7 @@ def prepare_training(
         states=states,
         sampler=sampler,
         dev=dev,
+        dev_augmented=dev_augmented,
         canary=canary,
         replay=replay,
         adapter=adapter,
@@ -155,6 +161,17 @@ class _Preparation:
         )
         source = self.states(name, corpus, range(len(corpus)) if scores else ())
         self._remarks += corpus.remarks
+        return Holdout(name, corpus.utterances, source, self._normalizer, self._opened.limits)
+
+    def augmented(self, dev: Holdout, sounds: Sounds, *, scores: bool) -> Holdout:
+        """Dev with every clip changed as training changes some, from the same sounds."""
+        name = "augmented dev"
+        corpus = build_corpus(
+            dev.utterances, self._opened.model, name=name, max_clip_s=math.inf, needs_text=False
+        )
+        hearing = Hearing(corpus, self._settings.augment, sounds, seed=self._settings.train.seed)
+        changed = ChangedOnce(hearing, len(corpus))
+        source = self.states(name, changed, range(len(corpus)) if scores else ())
         return Holdout(name, corpus.utterances, source, self._normalizer, self._opened.limits)
 
     def replay(self, utterances: Sequence[Utterance], of: int) -> Replay:

@@ -82,6 +82,19 @@ class Scored:
     candidate: Candidate
     dev: HoldoutScore
 
+    @property
+    def words(self) -> int:
+        """Words of dev that the candidate is judged by."""
+        times = 1 if self.candidate.dev_augmented_wer is None else 2
+        return self.dev.score.words.reference * times
+
+    def figures(self, prefix: str = "") -> dict[str, float | None]:
+        """Its scores for the log."""
+        told = {"dev_wer": self.candidate.dev_wer, "canary_wer": self.candidate.canary_wer}
+        if self.candidate.dev_augmented_wer is not None:
+            told["dev_augmented_wer"] = self.candidate.dev_augmented_wer
+        return {f"{prefix}{name}": value for name, value in told.items()}
+
 
 class Trainer:
     """The parts of one run. `counters` is what the loop counts, `micro_batch` what fits memory.
@@ -306,18 +319,21 @@ class Trainer:
         self.progress.figures(step, numbers)
 
     def score(self, step: int, strength: float = 1.0, averaged: int = 0) -> Scored:
-        """Dev and canary WER of the adapter as it is."""
+        """Dev and canary WER of the adapter as it is; dev once more changed, where training is."""
         self.model.module.eval()
         trim_heap()
         with adapter_strength(self.model, strength):
             dev = self.setup.dev.score(self.model, self.progress)
+            changed = self.setup.dev_augmented
+            hard = changed.score(self.model, self.progress) if changed else None
             canary = self.setup.canary
             kept = canary.score(self.model, self.progress) if canary else None
         if canary is not None:
             self.counters.first_heard = canary.first_heard
         canary_wer = kept.score.wer if kept else None
         self.progress.heard([(item.reference, item.hypothesis) for item in dev.scored[:3]])
-        candidate = Candidate(step, dev.score.wer, canary_wer, strength, averaged)
+        hard_wer = hard.score.wer if hard else None
+        candidate = Candidate(step, dev.score.wer, canary_wer, strength, averaged, hard_wer)
         return Scored(candidate, dev)
 
     def save_best(self, scored: Scored, state: dict[str, Tensor]) -> None:
