@@ -20,7 +20,8 @@ from benchmarks.acceptance import SHARED
 from moonshine_tune.cli.console import TerminalProgress
 from moonshine_tune.config import read_preset, resolve_settings
 from moonshine_tune.environment import apply_environment_defaults
-from moonshine_tune.jobs.evaluate import EvaluateRequest, Evaluation, evaluate
+from moonshine_tune.jobs.evaluate import EvaluateRequest, evaluate
+from moonshine_tune.jobs.evaluation import Evaluation
 from moonshine_tune.jobs.export import ExportRequest, export
 from moonshine_tune.jobs.train import train
 from moonshine_tune.score import compare_paired

@@ -5,7 +5,7 @@ counts as insertions.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from moonshine_tune.text import Normalizer
 
 _RESAMPLES = 1000
 _SEED = 20_260_101
+_COUNTS = ("substitutions", "deletions", "insertions", "reference_words",
+           "character_errors", "reference_characters")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,30 @@ class ScoredUtterance:
             "reference_characters": self.characters.reference,
         }
         return record | ({"speaker": self.speaker} if self.speaker else {})
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "ScoredUtterance":
+        """What `to_record` has written.
+
+        Raises:
+            TypeError, KeyError, ValueError: a field is missing or of the wrong kind.
+        """
+        identifier, reference, heard = record["id"], record["reference"], record["hypothesis"]
+        counts = [record[name] for name in _COUNTS]
+        if not all(isinstance(text, str) for text in (identifier, reference, heard)):
+            raise TypeError("texts must be strings")
+        if not all(isinstance(count, int) and 0 <= count < 1 << 40 for count in counts):
+            raise ValueError("counts must be whole numbers")
+        substitutions, deletions, insertions, words, character_errors, characters = counts
+        speaker = record.get("speaker")
+        return cls(
+            identifier,
+            reference,
+            heard,
+            words=ErrorCounts(substitutions, deletions, insertions, words),
+            characters=ErrorCounts(substitutions=character_errors, reference=characters),
+            speaker=speaker if isinstance(speaker, str) else None,
+        )
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def test_clips_longer_than_the_budget_are_left_out_and_counted(
     """Nothing else is left to save: one clip at a time, recomputed, 16 bits."""
     least = {
         "adapter__sites": "all", "train__batch_size": 1, "train__gradient_checkpointing": True,
-        "device__frozen_weights": "bfloat16", "train__steps": 2,
+        "device__frozen_weights": "bfloat16", "train__steps": 2, "device__state_cache_mb": 0,
     }  # fmt: skip
     settings = _part(training, 0.95, **least)
     with pytest.raises(RequestError, match="clips of"):

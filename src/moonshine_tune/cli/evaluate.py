@@ -10,8 +10,8 @@ from moonshine_tune.cli.options import DeviceOption, ModelOption
 from moonshine_tune.errors import RequestError
 
 if TYPE_CHECKING:
-    from moonshine_tune.jobs.evaluate import ConditionScore, Evaluation
     from moonshine_tune.jobs.evaluate_arms import KeyTermsTable
+    from moonshine_tune.jobs.evaluation import ConditionScore, Evaluation
 
 _EXAMPLE = (
     "Example: moonshine-tune evaluate --model tiny --adapter runs/a --manifest test.jsonl "

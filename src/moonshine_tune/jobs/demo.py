@@ -10,7 +10,8 @@ from moonshine_tune.decode import TorchTranscriber
 from moonshine_tune.errors import RequestError
 from moonshine_tune.files import write_json_atomic
 from moonshine_tune.jobs.demo_data import DemoData, make_demo_data
-from moonshine_tune.jobs.evaluate import Evaluation, score_manifest, write_evaluation
+from moonshine_tune.jobs.evaluate import score_manifest
+from moonshine_tune.jobs.evaluation import Evaluation, write_evaluation
 from moonshine_tune.jobs.export import ExportRequest, ExportResult, export
 from moonshine_tune.jobs.model_opening import OpenedModel, open_model
 from moonshine_tune.jobs.reload_check import check_reload

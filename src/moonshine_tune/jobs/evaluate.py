@@ -1,18 +1,21 @@
 """Scoring a model on a manifest: through torch or through the runtime, base against adapted."""
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from moonshine_tune.adapter import adapter_disabled, find_adapter
 from moonshine_tune.decode import TorchTranscriber
 from moonshine_tune.errors import RequestError
-from moonshine_tune.files import write_json_atomic, write_jsonl_atomic
 from moonshine_tune.jobs.conditions import CLEAN, Condition, ConditionsRequest, conditions_of
-from moonshine_tune.jobs.evaluate_arms import KeyTermsTable, comparison_record, key_terms_arm
+from moonshine_tune.jobs.evaluate_arms import KeyTermsTable, key_terms_arm
+from moonshine_tune.jobs.evaluation import (
+    ConditionScore,
+    Evaluation,
+    earlier_evaluation,
+    write_evaluation,
+)
 from moonshine_tune.jobs.model_opening import open_model
 from moonshine_tune.jobs.transcribe import Transcriber, transcribe_utterances
 from moonshine_tune.keyterms import DEFAULT_BOOST, read_key_terms
@@ -21,18 +24,12 @@ from moonshine_tune.progress import Progress
 from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber, check_takes_keyterms
 from moonshine_tune.score import (
-    ErrorCounts,
-    PairedComparison,
-    Score,
     ScoredUtterance,
     compare_paired,
     score_utterance,
     summarize,
 )
 from moonshine_tune.text import Normalizer, normalizer_for
-
-RESULT_FILE, HYPOTHESES_FILE = "result.json", "hypotheses.jsonl"
-CONDITIONS_FILE = "conditions.jsonl"
 
 
 @dataclass(frozen=True)
@@ -64,94 +61,6 @@ class EvaluateRequest:
     base_runtime: Path | None = None
 
 
-@dataclass(frozen=True)
-class ConditionScore:
-    """The manifest under one condition.
-
-    Attributes:
-        noise: group of noises, `clean` or `room`.
-        snr_db: None without noise.
-        base: the base model's score under the same condition, where it was scored.
-    """
-
-    noise: str
-    snr_db: float | None
-    score: Score
-    scored: tuple[ScoredUtterance, ...]
-    base: Score | None
-    comparison: PairedComparison | None
-
-    def to_record(self) -> dict[str, Any]:
-        """As JSON data."""
-        record: dict[str, Any] = {
-            "noise": self.noise,
-            "snr_db": self.snr_db,
-            "wer": round(self.score.wer, 4),
-            "ci95": [round(value, 4) for value in self.score.ci95],
-            "utterances": self.score.utterances,
-        }
-        if self.base is not None:
-            record["base"] = {"wer": round(self.base.wer, 4), "ci95": list(self.base.ci95)}
-        if self.comparison is not None:
-            record["comparison"] = comparison_record(self.comparison)
-        return record
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A scored manifest."""
-
-    score: Score
-    scored: tuple[ScoredUtterance, ...]
-    audio_seconds: float
-    seconds: float
-    normalizer: str
-    backend: str
-    model: str
-    adapter: str | None
-    manifest_sha256: str
-    base: Score | None = None
-    comparison: PairedComparison | None = None
-    remarks: tuple[str, ...] = ()
-    conditions: tuple[ConditionScore, ...] = ()
-    keyterms: KeyTermsTable | None = None
-
-    def to_record(self) -> dict[str, Any]:
-        """The JSON document of `evaluate`."""
-        words = self.score.words
-        record: dict[str, Any] = {
-            "wer": round(self.score.wer, 4),
-            "cer": round(self.score.cer, 4),
-            "substitutions": words.substitutions,
-            "deletions": words.deletions,
-            "insertions": words.insertions,
-            "reference_words": words.reference,
-            "utterances": self.score.utterances,
-            "audio_seconds": round(self.audio_seconds, 2),
-            "seconds": round(self.seconds, 2),
-            "rtf": round(self.seconds / self.audio_seconds, 5) if self.audio_seconds else 0.0,
-            "normalizer": self.normalizer,
-            "ci95": [round(value, 4) for value in self.score.ci95],
-            "backend": self.backend,
-            "model": self.model,
-            "adapter": self.adapter,
-            "manifest_sha256": self.manifest_sha256,
-            "by_speaker": {name: round(wer, 4) for name, wer in self.score.by_speaker.items()},
-            "worst": [item.to_record() for item in self.score.worst],
-        }
-        if self.base is not None:
-            record["base"] = {"wer": round(self.base.wer, 4), "ci95": list(self.base.ci95)}
-        if self.comparison is not None:
-            record["comparison"] = comparison_record(self.comparison)
-        if self.conditions:
-            record["conditions"] = [item.to_record() for item in self.conditions]
-        if self.keyterms is not None:
-            record["keyterms"] = self.keyterms.to_record()
-        if self.remarks:
-            record["remarks"] = list(self.remarks)
-        return record
-
-
 def evaluate(request: EvaluateRequest, out: Path | None, progress: Progress) -> Evaluation:
     """Score a manifest; with `out`, write result.json and hypotheses.jsonl there.
 
@@ -171,7 +80,7 @@ def evaluate(request: EvaluateRequest, out: Path | None, progress: Progress) -> 
             hint="leave out --conditions, or --keyterms and --base-runtime",
         )
     manifest = read_manifest(request.manifest)
-    before = _earlier(request.compare, manifest) if request.compare else None
+    before = earlier_evaluation(request.compare, manifest) if request.compare else None
     # Before the model is loaded: a folder without audio is found out at once.
     conditions = conditions_of(request.conditions) if request.conditions else (CLEAN,)
     if request.backend == "runtime":
@@ -192,19 +101,6 @@ def evaluate(request: EvaluateRequest, out: Path | None, progress: Progress) -> 
     if out is not None:
         write_evaluation(out, evaluation)
     return evaluation
-
-
-def write_evaluation(out: Path, evaluation: Evaluation) -> None:
-    """Write result.json and, beside it, a line for each utterance (and condition)."""
-    heard = [
-        {"noise": one.noise, "snr_db": one.snr_db, **item.to_record()}
-        for one in evaluation.conditions
-        for item in one.scored
-    ]
-    if heard:
-        write_jsonl_atomic(out / CONDITIONS_FILE, heard)
-    write_jsonl_atomic(out / HYPOTHESES_FILE, [item.to_record() for item in evaluation.scored])
-    write_json_atomic(out / RESULT_FILE, evaluation.to_record())
 
 
 def _language(manifest: Manifest) -> str:
@@ -378,41 +274,4 @@ def score_manifest(
         base=summarize(before) if before is not None else None,
         comparison=compare_paired(before, scored) if before is not None else None,
         remarks=manifest.remarks,
-    )
-
-
-def _earlier(folder: Path, manifest: Manifest) -> tuple[ScoredUtterance, ...]:
-    """The utterances of an earlier evaluation, which must be of the same manifest."""
-    path = folder / HYPOTHESES_FILE
-    if not path.is_file():
-        raise RequestError(
-            "no earlier evaluation here",
-            where=folder,
-            hint="name the --out folder of an earlier `moonshine-tune evaluate`",
-        )
-    scored = tuple(_scored(json.loads(line)) for line in path.read_text("utf-8").splitlines())
-    if {item.id for item in scored} != {item.id for item in manifest.utterances}:
-        raise RequestError(
-            "the earlier evaluation is of other utterances",
-            where=folder,
-            hint="compare evaluations of the same manifest",
-        )
-    return scored
-
-
-def _scored(record: dict[str, Any]) -> ScoredUtterance:
-    return ScoredUtterance(
-        id=record["id"],
-        reference=record["reference"],
-        hypothesis=record["hypothesis"],
-        words=ErrorCounts(
-            record["substitutions"],
-            record["deletions"],
-            record["insertions"],
-            record["reference_words"],
-        ),
-        characters=ErrorCounts(
-            substitutions=record["character_errors"], reference=record["reference_characters"]
-        ),
-        speaker=record.get("speaker"),
     )

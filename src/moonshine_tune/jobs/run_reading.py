@@ -10,14 +10,12 @@ from typing import Any
 
 from moonshine_tune.errors import RequestError, TuneError
 from moonshine_tune.runs import RunFolder
-from moonshine_tune.score import ErrorCounts, ScoredUtterance
+from moonshine_tune.score import ScoredUtterance
 
 # A live run writes each step. The price of a long time: a run that was killed counts as running
 # for so long. Of a short one: a run on a laptop that sleeps is taken for dead, and cleaned away.
 _QUIET_S = 24 * 3600
 _ENDED = ("finished", "early stop")
-_COUNTS = ("substitutions", "deletions", "insertions", "reference_words",
-           "character_errors", "reference_characters")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -136,23 +134,10 @@ def read_scored(path: Path) -> tuple[ScoredUtterance, ...]:
     found = []
     for place, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
-            found.append(_scored(json.loads(line)))
+            found.append(ScoredUtterance.from_record(json.loads(line)))
         except (ValueError, KeyError, TypeError) as error:
             raise RequestError("not a scored utterance", where=path, line=place) from error
     return tuple(found)
-
-
-def _scored(record: dict[str, Any]) -> ScoredUtterance:
-    counts = [int(record[name]) for name in _COUNTS]
-    substitutions, deletions, insertions, words, character_errors, characters = counts
-    return ScoredUtterance(
-        id=str(record["id"]),
-        reference=str(record["reference"]),
-        hypothesis=str(record["hypothesis"]),
-        words=ErrorCounts(substitutions, deletions, insertions, words),
-        characters=ErrorCounts(substitutions=character_errors, reference=characters),
-        speaker=record.get("speaker"),
-    )
 
 
 def _status(record: Mapping[str, Any], problem: str, changed: float) -> tuple[str, bool]:

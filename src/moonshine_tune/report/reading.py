@@ -13,11 +13,9 @@ from typing import Any
 
 from moonshine_tune.errors import RequestError
 from moonshine_tune.runs import RunFolder
-from moonshine_tune.score import ErrorCounts, ScoredUtterance
+from moonshine_tune.score import ScoredUtterance
 
 _HINT = "name a folder that train, evaluate, demo, ablate, benchmark or plan was given as --out"
-_COUNTS = ("substitutions", "deletions", "insertions", "reference_words",
-           "character_errors", "reference_characters")  # fmt: skip
 _SETS = ("domain", "canary")
 _MODELS = ("base", "adapted")
 _BACKENDS = ("torch", "runtime")
@@ -250,7 +248,7 @@ class Reader:
             self.record(run.record_path),
             tuple(self._lines(run.metrics_path, dict)),
             self.record(run.adapter_dir / "selection.json"),
-            tuple(self._lines(run.dev_hypotheses_path, _scored)),
+            tuple(self._lines(run.dev_hypotheses_path, ScoredUtterance.from_record)),
         )
 
     def search(self, path: Path) -> SearchPart:
@@ -292,7 +290,7 @@ class Reader:
 
     def evaluation(self, path: Path, set_name: str, model: str, backend: str) -> EvaluationPart:
         result = self.record(path / "result.json")
-        scored = tuple(self._lines(path / "hypotheses.jsonl", _scored))
+        scored = tuple(self._lines(path / "hypotheses.jsonl", ScoredUtterance.from_record))
         return EvaluationPart(set_name, model, backend, result, scored)
 
     def record(self, path: Path) -> Mapping[str, Any]:
@@ -344,27 +342,3 @@ class Reader:
 
 def _brief(error: Exception) -> str:
     return error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__
-
-
-def _scored(record: dict[str, Any]) -> ScoredUtterance:
-    """A line of hypotheses.jsonl.
-
-    Raises:
-        TypeError, KeyError, ValueError: a field is missing or of the wrong kind.
-    """
-    identifier, reference, heard = record["id"], record["reference"], record["hypothesis"]
-    counts = [record[name] for name in _COUNTS]
-    if not all(isinstance(text, str) for text in (identifier, reference, heard)):
-        raise TypeError("texts must be strings")
-    if not all(isinstance(count, int) and 0 <= count < 1 << 40 for count in counts):
-        raise ValueError("counts must be whole numbers")
-    substitutions, deletions, insertions, words, character_errors, characters = counts
-    speaker = record.get("speaker")
-    return ScoredUtterance(
-        id=identifier,
-        reference=reference,
-        hypothesis=heard,
-        words=ErrorCounts(substitutions, deletions, insertions, words),
-        characters=ErrorCounts(substitutions=character_errors, reference=characters),
-        speaker=speaker if isinstance(speaker, str) else None,
-    )
