@@ -88,13 +88,14 @@ def _lines(out: Path) -> int:
     return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
+@pytest.mark.parametrize("sites", ["decoder", "all"])
 def test_kill_9_at_random_moments_changes_nothing(
-    training: Any, tmp_path: Path, start: Callable[..., Any]
+    training: Any, tmp_path: Path, start: Callable[..., Any], sites: str
 ) -> None:
     """The state is saved after every step, so that kills often come while it is written."""
     settings = training.settings(
         "canary", "replay", train__steps=24, select__every_steps=6, select__patience=99,
-        train__save_every_minutes=1e-6, device__state_storage="disk",
+        train__save_every_minutes=1e-6, device__state_storage="disk", adapter__sites=sites,
     )  # fmt: skip
     first = start(settings, tmp_path / "warm")
     first.join()

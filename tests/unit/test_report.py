@@ -232,6 +232,22 @@ def test_run_shows_its_own_gates_and_settings(tmp_path: Path) -> None:
     assert len(page.all("svg")) >= 8
 
 
+def test_dev_that_is_heard_augmented_too_has_a_curve_of_its_own(tmp_path: Path) -> None:
+    plain = _report(_run_folder(tmp_path / "a"))[1]
+    run = _run_folder(tmp_path / "b")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    told = [line | ({"dev_augmented_wer": 61.5} if "dev_wer" in line else {}) for line in lines]
+    _write_lines(run / "metrics.jsonl", told)
+    changed = _report(run)[1]
+    names = {
+        page: [json.loads(svg["data-points"])[0][0] for svg in page.all("svg")
+               if svg.get("aria-label", "").startswith("Dev WER")]
+        for page in (plain, changed)
+    }  # fmt: skip
+    assert names == {plain: ["Dev WER"], changed: ["augmented"]}
+    assert "every clip of dev augmented" in changed.text
+
+
 def test_evaluation_alone(tmp_path: Path) -> None:
     folder = _evaluation_folder(tmp_path / "e", [("one two", "one to"), ("three", "three")])
     result, page = _report(folder)

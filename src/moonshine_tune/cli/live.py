@@ -10,6 +10,7 @@ _WIDTH = 24
 _CURVES = (
     ("loss", "loss", "", 3),
     ("dev_wer", "dev WER", " %", 2),
+    ("dev_augmented_wer", "augmented", " %", 2),
     ("canary_wer", "canary WER", " %", 2),
     ("step_seconds", "speed", " steps/s", 2),
     ("memory_resident_mb", "memory", " MB", 0),

@@ -1,7 +1,7 @@
 """The learning curves of a run, from the lines of metrics.jsonl."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from moonshine_tune.report.figures import Bound, Chart, Point, Series, clean, smoothed, thinned
@@ -37,7 +37,7 @@ def learning_curves(run: RunPart) -> Curves:
     scores = [line for line in lines if "dev_wer" in line]
     best = number(run.selection.get("step"))
     candidates = (
-        _scores("Dev WER", "%", scores, "dev_wer", None, best),
+        _dev(scores, best),
         _scores("Canary WER", "%", scores, "canary_wer", _canary_bound(settings, scores), best),
         _noisy("Training loss", "", steps, _field("loss")),
         _noisy("Replay divergence", "KL", steps, _field("replay_kl")),
@@ -69,6 +69,17 @@ def _speed(line: Record) -> float | None:
 
 def _points(lines: Sequence[Record], value: Callable[[Record], float | None]) -> list[Point]:
     return [(float(line["step"]), value(line)) for line in lines]
+
+
+def _dev(lines: Sequence[Record], best: float | None) -> Chart:
+    """Dev as recorded, and in grey with every clip changed, where a run scores that too."""
+    chart = _scores("Dev WER", "%", lines, "dev_wer", None, best)
+    changed = tuple(_points(lines, _field("dev_augmented_wer")))
+    if all(value is None for _, value in changed):
+        return chart
+    (own,) = chart.series
+    series = (Series("augmented", changed, "second"), replace(own, name="as recorded"))
+    return replace(chart, series=series, note="grey: every clip of dev augmented")
 
 
 def _scores(
