@@ -149,9 +149,11 @@ def step_seconds(model: SpeechModel, clip_s: float, tokens: int) -> float:
     states = _states(model, clip_s)
     targets = target_batch([[300 + place for place in range(tokens)]] * _BATCH, "cpu")
 
+    head = FrozenHead(model.head_weight, laid_out=True)
+
     def step() -> None:
         hidden = model.decoder_hidden(states, targets.input_ids)
-        loss = head_cross_entropy_sum(hidden, FrozenHead(model.head_weight), targets.targets)
+        loss = head_cross_entropy_sum(hidden, head, targets.targets)
         (loss / targets.num_targets).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -20,6 +20,9 @@ from moonshine_tune.progress import Progress
 _BATCH_ROWS = 256
 _MAGIC = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3"}
 
+# How the library names splits, and what they are called here.
+SPLIT_NAMES = {"train": "train", "validation": "dev", "valid": "dev", "dev": "dev", "test": "test"}
+
 
 def is_dataset_folder(folder: Path) -> bool:
     """Whether `datasets` wrote this folder, or it holds Parquet files and no other tables."""
@@ -80,9 +83,7 @@ def _parquet(folder: Path) -> list[Path]:
 
 def _split_of(path: Path) -> str | None:
     """`train` of `train-00000-of-00002.parquet`."""
-    name = path.stem.partition("-")[0]
-    known = {"train": "train", "validation": "dev", "dev": "dev", "test": "test"}
-    return known.get(name)
+    return SPLIT_NAMES.get(path.stem.partition("-")[0])
 
 
 def _batches(path: Path) -> Iterator[Any]:

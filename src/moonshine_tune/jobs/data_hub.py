@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.errors import MachineError, RequestError
-from moonshine_tune.jobs.data_arrow import row_of_record
+from moonshine_tune.jobs.data_arrow import SPLIT_NAMES, row_of_record
 from moonshine_tune.jobs.data_tables import ColumnNames, Row, Source, choose_columns
 from moonshine_tune.progress import Progress
 
 HUB_PREFIX = "hf://"
 # Names of splits as the hub has them, and as manifests do.
-_SPLITS = {"validation": "dev", "valid": "dev"}
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def _rows_of(
     records = _records(wanted, split)
     columns: dict[str, str] = {}
     name = split.partition("[")[0]
-    told = _SPLITS.get(name, name)
+    told = SPLIT_NAMES.get(name, name)
     for number in count(1):
         record = _asked(wanted, lambda: next(records, None))
         if record is None:
