@@ -327,10 +327,17 @@ def _span(record: dict[str, Any]) -> tuple[float | None, float | None, float | N
     return start, end, duration
 
 
-def to_record(utterance: Utterance, folder: Path) -> dict[str, Any]:
-    """The JSON object of an utterance in a manifest that lies in `folder`."""
-    folder = folder.resolve()
-    audio = utterance.audio
+def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
+    """Write a manifest, complete or not at all; recordings below its folder get relative paths."""
+    folder, recordings = path.parent.resolve(), _Recordings(path.parent)
+    write_jsonl_atomic(path, [_to_record(item, folder, recordings) for item in utterances])
+
+
+def _to_record(utterance: Utterance, folder: Path, recordings: _Recordings) -> dict[str, Any]:
+    """The JSON object of an utterance in a manifest that lies in `folder`, links followed."""
+    # Of one form with the folder: a path from where the program runs, or through a link, would be
+    # written as it is, and point to nothing once a scratch folder has its name.
+    audio = recordings.place(str(utterance.audio.absolute()))
     record: dict[str, Any] = {
         "id": utterance.id,
         "audio": str(audio.relative_to(folder) if audio.is_relative_to(folder) else audio),
@@ -340,11 +347,6 @@ def to_record(utterance: Utterance, folder: Path) -> dict[str, Any]:
         if value is not None:
             record[name] = value
     return record | utterance.extra
-
-
-def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
-    """Write a manifest, complete or not at all; recordings below its folder get relative paths."""
-    write_jsonl_atomic(path, [to_record(utterance, path.parent) for utterance in utterances])
 
 
 def seconds_of(utterances: Sequence[Utterance]) -> float:

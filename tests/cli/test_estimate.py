@@ -63,7 +63,12 @@ def test_settings_reach_the_estimate(capsys: pytest.CaptureFixture[str], tmp_pat
     assert code == 0
     shape = found["shape"]
     assert (shape["batch_size"], shape["rank"], shape["sites"]) == (3, 4, "all")
-    assert "prepare" not in found["phases"]
+    assert "prepare" in found["phases"], "what the encoder's layers read is stored"
+    code, found = _json(
+        capsys, *_TINY, "--config", str(settings), "--set", "device.state_cache_mb=0",
+        "--budget-gib", "9",
+    )  # fmt: skip
+    assert code == 0 and "prepare" not in found["phases"]
 
 
 def test_a_local_checkpoint_is_read_by_its_configuration_only(

@@ -166,3 +166,23 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     first, second = map(json.loads, path.read_text(encoding="utf-8").splitlines())
     assert first["audio"] == "ü 1.wav"
     assert second["audio"] == str(outside.resolve())
+
+
+@pytest.mark.parametrize("way", ["absolute", "from here", "through a link"])
+def test_recordings_beside_a_manifest_are_written_relative_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """However the folder is named: it may be a scratch folder that gets another name."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "home")
+    monkeypatch.chdir(tmp_path)
+    folder = {"absolute": tmp_path / "home", "from here": Path("home"),
+              "through a link": tmp_path / "link"}[way] / "scratch"  # fmt: skip
+    (folder / "audio").mkdir(parents=True)
+    (folder / "audio" / "a.wav").write_bytes(b"")
+    utterance = Utterance("a", folder / "audio" / "a.wav", text="one")
+    write_manifest(folder / "manifest.jsonl", [utterance])
+    assert json.loads((folder / "manifest.jsonl").read_text())["audio"] == "audio/a.wav"
+    folder.rename(folder.with_name("named"))
+    (found,) = read_manifest(folder.with_name("named") / "manifest.jsonl").utterances
+    assert found.audio == tmp_path.resolve() / "home" / "named" / "audio" / "a.wav"
