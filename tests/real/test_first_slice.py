@@ -34,12 +34,12 @@ def domain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(domain: Path, real_tiny: object, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A short run: 45 steps of 8 utterances."""
+    """A short run: 75 steps of 8 utterances."""
     out = tmp_path_factory.mktemp("runs") / "a"
     code = run(
         ["train", "--preset", "demo", "--train", str(domain / "train" / "manifest.jsonl"),
          "--dev", str(domain / "dev" / "manifest.jsonl"), "--out", str(out),
-         "--set", "train.steps=45", "--set", "select.every_steps=15"]
+         "--set", "train.steps=75", "--set", "select.every_steps=25"]
     )  # fmt: skip
     assert code == 0
     return out
@@ -72,7 +72,7 @@ def test_a_run_folder_explains_itself(trained: Path) -> None:
     assert record["base"]["name"] == "tiny"
     assert record["result"]["last_loss"] < record["result"]["first_loss"]
     steps = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
-    assert [item["step"] for item in steps if "loss" in item] == list(range(1, 46))
+    assert [item["step"] for item in steps if "loss" in item] == list(range(1, 76))
     assert {"adapter", "state", "tensorboard", "eval"} <= {path.name for path in trained.iterdir()}
     assert not list(trained.rglob("*.partial-*"))
 
