@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -116,6 +117,25 @@ def test_trials_differ_also_after_a_search_was_continued(request_of: Make) -> No
         _run(request_of(trials=trials, sampler="random"), train)
     rates = [resolved.settings.train.learning_rate for resolved, _, _ in train.ran]
     assert len(set(rates)) == 9
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_a_search_that_was_cut_has_the_trials_of_an_unbroken_one(
+    request_of: Make, tmp_path: Path, sampler: str
+) -> None:
+    """Continued after three trials, one of them begun twice: a kill changes no draw."""
+    whole = _run(request_of(trials=9, sampler=sampler, out=tmp_path / "whole"), FakeTrain())
+
+    def act(trial: int, step: int) -> None:
+        if trial == 4 and step == 50:
+            raise KeyboardInterrupt
+
+    cut = request_of(trials=9, sampler=sampler, out=tmp_path / "cut")
+    _run(replace(cut, trials=2), FakeTrain())
+    _run(cut, FakeTrain(act))
+    result = _run(cut, FakeTrain())
+    assert [trial.params for trial in result.trials] == [trial.params for trial in whole.trials]
+    assert result.best == whole.best
 
 
 def test_a_grid_runs_every_point_once(request_of: Make) -> None:

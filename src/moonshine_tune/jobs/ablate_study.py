@@ -95,7 +95,6 @@ class TrialBook:
                 locks.mkdir(parents=True, exist_ok=True)
                 self._lock = FileLock(_lock_of(locks, owner))
                 self._lock.acquire()
-                self._reseed()
                 if is_new and plan.start is not None and plan.sampler != "grid":
                     self._study.enqueue_trial(dict(plan.start))
 
@@ -128,6 +127,7 @@ class TrialBook:
         with warnings.catch_warnings():
             # Optuna would rather beat the heart itself; `beat` does it here.
             warnings.simplefilter("ignore")
+            self._reseed()
             trial = self._study.ask()
         trial.set_user_attr("owner", self._owner)
         self.beat(trial)
@@ -237,9 +237,11 @@ class TrialBook:
         return self._study.get_trials(deepcopy=False)
 
     def _reseed(self) -> None:
-        """A search that goes on must not draw again what it drew before."""
+        """Random numbers of the next trial: by its number, so that a search that was killed goes on
+        with the trials that an unbroken one has. Processes that share a study draw apart."""
+        begun = sum(trial.state != TrialState.WAITING for trial in originals(self._trials()))
         salt = self._owner if self._shared else ""
-        seed = zlib.crc32(f"{self.plan.seed} {len(self._trials())} {salt}".encode())
+        seed = zlib.crc32(f"{self.plan.seed} {begun} {salt}".encode())
         self._study.sampler = sampler_of(self.plan, seed)
 
     def _tell(self, claim: Claim, state: TrialState, values: Sequence[float] | None) -> bool:
