@@ -132,7 +132,8 @@ def main() -> int:
     whole, killed = asked.out / "whole", asked.out / "killed"
     code, (seconds,) = _carry_out(plan, whole, [])
     print(f"undisturbed: exit code {code}, {seconds:.0f} s")
-    moments = sorted(random.Random(seed).uniform(0.05, 0.95) for _ in range(asked.kills))
+    chance = random.Random(seed)
+    moments = sorted(chance.uniform(0.05, 0.95) for _ in range(asked.kills))
     ends = [seconds * moment for moment in moments]
     lasts = [end - start for start, end in zip([0.0, *ends], ends, strict=False)]
     again, spent = _carry_out(plan, killed, lasts)
