@@ -170,15 +170,17 @@ class Hearing:
 
 
 class ChangedOnce:
-    """Every clip of a corpus in its first augmented version, as clips of their own."""
+    """Every clip of a corpus in its first augmented version, as clips of their own.
+
+    Attributes:
+        seconds: length of each clip as it is changed.
+    """
 
     def __init__(self, hearing: Hearing, count: int) -> None:
         self._hearing, self._count = hearing, count
-
-    @property
-    def seconds(self) -> Sequence[float]:
-        """Length of each clip as it is changed."""
-        return [self._hearing.length(self._count + index) for index in range(self._count)]
+        self.seconds: Sequence[float] = tuple(
+            hearing.length(count + index) for index in range(count)
+        )
 
     def load(self, index: int) -> Samples:
         """Samples of a changed clip."""

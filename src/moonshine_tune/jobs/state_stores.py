@@ -44,7 +44,7 @@ class StateStores:
     ) -> None:
         self._settings = settings
         self._model = opened.model
-        self._trains_encoder = trains_encoder
+        self.trains_encoder = trains_encoder
         self._left_mb = settings.state_cache_mb
         wanted = getattr(torch, settings.state_format)
         # Weights in bfloat16 give states in bfloat16: kept as they are, nothing is rounded.
@@ -73,13 +73,13 @@ class StateStores:
         on_disk_mb = -(-states_bytes(model, seconds, self._shards.dtype) // _MB)
         reason = "asked for" if storage == "disk" else f"{needed_mb} MB are too many for memory"
         kind = str(self._shards.dtype).removeprefix("torch.")
-        what = "what the encoder's layers read" if self._trains_encoder else "encoder states"
+        what = "what the encoder's layers read" if self.trains_encoder else "encoder states"
         self.remarks.append(f"{name}: {what} on disk, {on_disk_mb} MB in {kind}: {reason}")
         return self._make(corpus, disk=OnDisk(self._shards, corpus.content_key))
 
     def endless(self, load: Callable[[int], Samples]) -> StateSource:
         """The source of clips that are never heard twice."""
-        return StateSource(self._model, load, (), budget_mb=0, trains_encoder=self._trains_encoder)
+        return StateSource(self._model, load, (), budget_mb=0, trains_encoder=self.trains_encoder)
 
     def _make(
         self, corpus: Clips, *, budget_mb: int = 0, disk: OnDisk | None = None
@@ -90,5 +90,5 @@ class StateStores:
             corpus.seconds,
             budget_mb=budget_mb,
             disk=disk,
-            trains_encoder=self._trains_encoder,
+            trains_encoder=self.trains_encoder,
         )

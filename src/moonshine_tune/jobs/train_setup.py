@@ -80,14 +80,7 @@ def prepare_training(
     if settings.train.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     stores = StateStores(settings.device, opened, trains_encoder=adapter.touches_encoder)
-    preparation = _Preparation(
-        settings,
-        opened,
-        normalizer,
-        stores,
-        progress,
-        needs_encoder=adapter.touches_encoder,
-    )
+    preparation = _Preparation(settings, opened, normalizer, stores, progress)
     replay_clips, general, name = _general_speech(data, settings)
     # The small ones first: they are what memory is best spent on.
     dev = preparation.holdout("dev", dev_utterances, scores=scores)
@@ -128,13 +121,11 @@ class _Preparation:
         normalizer: Normalizer,
         stores: StateStores,
         progress: Progress,
-        *,
-        needs_encoder: bool,
     ) -> None:
         self._settings, self._opened, self._normalizer = settings, opened, normalizer
         self._stores, self._progress = stores, progress
         self._remarks: list[str] = []
-        self._needs_encoder = needs_encoder
+        self._needs_encoder = stores.trains_encoder
 
     def heard(self, hearing: Hearing, sampler: StagedSampler) -> StateSource:
         """The states of all that the steps will hear; versions without end are never stored."""
