@@ -54,6 +54,7 @@ def compare(comparison: Comparison, shop: Workshop, pairs: int) -> Result:
     for number in range(pairs):
         for side, runs in ((comparison.ours, ours), (comparison.peer, peer)):
             label = f"{comparison.name}-{side.label}-{number}"
+            shop.forget_run(label)
             command = side.command(shop, label)
             print(f"{label}: {' '.join(command)}", file=sys.stderr)
             tools = shop.tools if side.needs_tools else None

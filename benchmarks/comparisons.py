@@ -1,12 +1,13 @@
 """What is compared with what: the commands of both sides, their data, and the goals."""
 
 import json
-import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import soundfile
 
@@ -55,6 +56,11 @@ class Workshop:
                 source = Path(self.tiny.checkpoint_dir) / extra
                 (folder / extra).write_bytes(source.read_bytes())
         return folder
+
+    def forget_run(self, label: str) -> None:
+        """Remove what an earlier benchmark wrote under that label: a run is never written over."""
+        for name in (label, f"{label}-work"):
+            shutil.rmtree(self.out / "runs" / name, ignore_errors=True)
 
     def clips(self, corpus: str, count: int) -> Path:
         """A manifest of WAV files: every n-th utterance of a corpus, longest span first taken."""
@@ -160,9 +166,12 @@ def _loop(run: Measured) -> float:
 
 
 def _official_loop(run: Measured) -> float:
-    """The loop by the rate that it prints; it stores nothing before."""
-    step, rate = re.findall(r"step\s+(\d+) .*\(([\d.]+) steps/s\)", run.printed)[-1]
-    return int(step) / float(rate)
+    """From its words before the first step to those after the last; it stores nothing before.
+
+    The rate that it prints has one digit behind the point: 0.4 steps/s are 80 or 103 seconds.
+    """
+    begun = next(second for second, line in run.lines if line.startswith("before training"))
+    return next(second for second, line in run.lines if "steps/s" in line) - begun
 
 
 def _steps(shop: Workshop, manifest: Path) -> int:
@@ -170,12 +179,14 @@ def _steps(shop: Workshop, manifest: Path) -> int:
     return clips // _BATCH * _EPOCHS
 
 
-def _train(shop: Workshop, label: str, model: Path, manifest: Path, sites: str) -> list[str]:
+def _train(
+    shop: Workshop, label: str, model: Path, manifest: Path, sites: str, **more: Any
+) -> list[str]:
     settings = {
         "adapter.sites": sites, "adapter.rank": 8, "adapter.alpha": 8, "train.batch_size": _BATCH,
         "train.steps": _steps(shop, manifest), "train.learning_rate": 1e-3,
         "select.every_steps": _steps(shop, manifest), "retain.weight": 0,
-        "data.shared_speakers": True,
+        "data.shared_speakers": True, **more,
     }  # fmt: skip
     given = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     return [_PYTHON, "-m", "moonshine_tune", "train", "--model", str(model), "--train",
@@ -192,17 +203,22 @@ def _official(shop: Workshop, label: str, model: Path, manifest: Path) -> list[s
             "--work-dir", str(shop.out / "runs" / f"{label}-work")]  # fmt: skip
 
 
-def _training(name: str, clips: int, goal: float, memory: float | None, pairs: int) -> Comparison:
+def _training(
+    name: str, clips: int, goal: float, memory: float | None, pairs: int, frozen: str = "float32"
+) -> Comparison:
     def ours(shop: Workshop, label: str) -> list[str]:
-        manifest = shop.clips("an4", clips)
-        return _train(shop, label, shop.streaming(name), manifest, "decoder-self-attention")
+        manifest, model = shop.clips("an4", clips), shop.streaming(name)
+        kind = {"device.frozen_weights": frozen}
+        return _train(shop, label, model, manifest, "decoder-self-attention", **kind)
 
     def peer(shop: Workshop, label: str) -> list[str]:
         return _official(shop, label, shop.streaming(name), shop.clips("an4", clips))
 
+    in_16_bits = frozen != "float32"
     return Comparison(
-        name=f"train-{name}",
-        what=f"steps of {name}, decoder self-attention, {_EPOCHS} epochs, caches included",
+        name=f"train-{name}{'-16-bit' if in_16_bits else ''}",
+        what=f"steps of {name}, decoder self-attention, {_EPOCHS} epochs, caches included"
+        + (f"; frozen weights in {frozen}, the peer's in float32" if in_16_bits else ""),
         ours=Side("ours", ours, _loop),
         peer=Side("official", peer, _official_loop, needs_tools=True),
         least_ratio=goal,
@@ -274,4 +290,6 @@ COMPARISONS: tuple[Comparison, ...] = (
     _tiny_training(240),
     _training("streaming-tiny", 240, 3.0, None, 5),
     _training("streaming-medium", 96, 4.0, 0.6, 3),
+    _training("streaming-tiny", 240, 3.0, None, 5, frozen="bfloat16"),
+    _training("streaming-medium", 96, 4.0, 0.6, 3, frozen="bfloat16"),
 )

@@ -13,11 +13,13 @@ _LAUNCHER = """
 import json, os, subprocess, sys, time
 begun = time.monotonic()
 process = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE)
-printed = process.stdout.read().decode("utf-8", "replace")
+lines = []
+for line in process.stdout:
+    lines.append((time.monotonic() - begun, line.decode("utf-8", "replace")))
 _, status, usage = os.wait4(process.pid, 0)
 seconds = time.monotonic() - begun
 code = os.waitstatus_to_exitcode(status)
-print(json.dumps({"seconds": seconds, "peak": usage.ru_maxrss, "code": code, "printed": printed}))
+print(json.dumps({"seconds": seconds, "peak": usage.ru_maxrss, "code": code, "lines": lines}))
 """
 
 
@@ -29,13 +31,13 @@ class Measured:
         seconds: wall time of the whole process, start-up and loading included.
         peak_mb: its peak resident memory, MB of 10^6 bytes.
         told: the JSON document that it printed last; empty where it printed none.
-        printed: all that it printed to its standard output.
+        lines: what it printed to its standard output, each line with the second it came in.
     """
 
     seconds: float
     peak_mb: float
     told: dict[str, Any]
-    printed: str = ""
+    lines: tuple[tuple[float, str], ...] = ()
 
 
 def run_fresh(command: list[str], log: Path, *, extra_path: Path | None = None) -> Measured:
@@ -47,7 +49,7 @@ def run_fresh(command: list[str], log: Path, *, extra_path: Path | None = None) 
     Raises:
         RuntimeError: it failed; names the log.
     """
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     if extra_path is not None:
         paths = [environment.get("PYTHONPATH", ""), str(extra_path)]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
@@ -60,13 +62,14 @@ def run_fresh(command: list[str], log: Path, *, extra_path: Path | None = None) 
             launcher, env=environment, stdout=subprocess.PIPE, stderr=file, check=True
         )
     told = json.loads(answer.stdout)
-    log.write_text(told["printed"] + log.read_text("utf-8", "replace"), encoding="utf-8")
+    printed = "".join(line for _, line in told["lines"])
+    log.write_text(printed + log.read_text("utf-8", "replace"), encoding="utf-8")
     if told["code"]:
         raise RuntimeError(f"exit code {told['code']}: {' '.join(command)}\nsee {log}")
     # Linux counts KiB, macOS bytes.
     scale = 1e6 if sys.platform == "darwin" else 1e6 / 1024
-    printed = told["printed"]
-    return Measured(told["seconds"], told["peak"] / scale, _last_document(printed), printed)
+    lines = tuple((second, line) for second, line in told["lines"])
+    return Measured(told["seconds"], told["peak"] / scale, _last_document(printed), lines)
 
 
 def _last_document(printed: str) -> dict[str, Any]:

@@ -8,14 +8,19 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
-from torch import nn
+from torch import Tensor, nn
 
+from moonshine_tune.attention import use_own_attention
+from moonshine_tune.cross_attention import use_frames_directly
 from moonshine_tune.errors import RequestError
 from moonshine_tune.families.interface import SpeechModel, TextTokenizer
 from moonshine_tune.families.streaming import StreamingSpeechModel
 from moonshine_tune.families.v1 import V1SpeechModel
+from moonshine_tune.frozen_linear import use_frozen_linear
 
 _ENCODER = "model.encoder."
+# Of a checkpoint's file, while its numbers are converted.
+MOST_MAPPED_BYTES = 64_000_000
 _FAMILIES: dict[str, tuple[str, Callable[[nn.Module, TextTokenizer], SpeechModel]]] = {
     "moonshine": ("MoonshineForConditionalGeneration", V1SpeechModel),
     "moonshine_streaming": ("MoonshineStreamingForConditionalGeneration", StreamingSpeechModel),
@@ -67,6 +72,7 @@ def load_checkpoint(
         RequestError: not a Moonshine checkpoint, or tensors or the tokenizer are missing.
     """
     import transformers
+    from transformers import AutoConfig
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
@@ -75,8 +81,12 @@ def load_checkpoint(
         raise RequestError("the checkpoint has no *.safetensors weights", where=folder)
     model_class = getattr(transformers, class_name)
     try:
+        # In 32 bits the file itself is mapped, and nothing is read before it is used.
+        converted = None if dtype == torch.float32 else _converted_weights(folder, dtype)
         module, info = model_class.from_pretrained(
-            folder,
+            folder if converted is None else None,
+            config=AutoConfig.from_pretrained(folder, local_files_only=True),
+            state_dict=converted,
             dtype=dtype,
             attn_implementation=attention,
             use_safetensors=True,
@@ -106,10 +116,32 @@ def load_checkpoint(
         _map_encoder_apart(module, folder)
     module.eval()
     module.requires_grad_(False)
-    model = family(module.to(device), load_tokenizer(folder))
+    model = family(_with_own_parts(module.to(device)), load_tokenizer(folder))
     if model.device.type == "mps":
         model.make_activation_inputs_contiguous()
     return model
+
+
+def _converted_weights(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
+    """All tensors of a checkpoint in another number format.
+
+    The mapped file is let go of again and again: what has been read of it counts as this process's
+    memory, which would be twice the weights' own size for medium in 16 bits.
+    """
+    weights: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        left: list[str] | None = None
+        while left is None or left:
+            taken = 0
+            with safe_open(path, framework="pt") as file:
+                left = list(file.keys()) if left is None else left
+                while left and taken < MOST_MAPPED_BYTES:
+                    name = left.pop()
+                    stored = file.get_tensor(name)
+                    taken += stored.numel() * stored.element_size()
+                    weights[name] = stored.to(dtype, copy=True)
+                    del stored
+    return weights
 
 
 def _map_encoder_apart(module: nn.Module, folder: Path) -> None:
@@ -148,4 +180,12 @@ def wrap_module(module: nn.Module, tokenizer: TextTokenizer) -> SpeechModel:
     kind = str(getattr(module.config, "model_type", None))
     if kind not in _FAMILIES:
         raise RequestError(f"model_type {kind!r} is not a Moonshine model")
-    return _FAMILIES[kind][1](module, tokenizer)
+    return _FAMILIES[kind][1](_with_own_parts(module), tokenizer)
+
+
+def _with_own_parts(module: nn.Module) -> nn.Module:
+    """The module, computing the same with this program's faster products and attention."""
+    use_frozen_linear(module)
+    use_own_attention(module)
+    use_frames_directly(module)
+    return module

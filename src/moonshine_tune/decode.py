@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moonshine_tune.decode_session import GreedySession
-from moonshine_tune.device import in_few_sizes
+from moonshine_tune.device import batch_width
 from moonshine_tune.families.interface import BOS_ID, EOS_ID, EncoderStates, SpeechModel
 
 SAMPLE_RATE_HZ = 16_000
@@ -125,11 +125,11 @@ def pad_clips(
     """Clips as one zero-padded batch [B, S] and their sample counts.
 
     Args:
-        few_sizes: pad on to the next size of `in_few_sizes`; no result depends on it.
+        few_sizes: pad on as `batch_width` has it; no result depends on it.
     """
     counts = [len(clip) for clip in clips]
     longest = max(counts)
-    width = in_few_sizes(longest) if few_sizes else longest
+    width = batch_width(longest, device) if few_sizes else longest
     batch = np.zeros((len(clips), width), dtype=np.float32)
     for row, clip in zip(batch, clips, strict=True):
         row[: len(clip)] = clip

@@ -169,7 +169,9 @@ def memory_mb(device: torch.device) -> MemoryReading:
     elif device.type == "cuda":
         tensors = torch.cuda.memory_allocated(device) // _MB
         driver = torch.cuda.memory_reserved(device) // _MB
-    return MemoryReading(resident_mb(), peak_resident_mb(), tensors, driver)
+    resident = resident_mb()
+    # The system notes a peak a little later than it gives the pages.
+    return MemoryReading(resident, max(resident, peak_resident_mb()), tensors, driver)
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
@@ -222,6 +224,14 @@ def takes_lists(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
+def updates_at_once(device: torch.device) -> bool:
+    """Whether the optimizer's whole update is one kernel there.
+
+    On the CPU that takes 1.2 ms for an adapter of 112 matrices instead of 6.5.
+    """
+    return device.type == "cpu"
+
+
 def in_few_sizes(length: int) -> int:
     """`length` rounded up to one of eight sizes an octave: at most an eighth more, 6 % on average.
 
@@ -230,6 +240,14 @@ def in_few_sizes(length: int) -> int:
     """
     step = 1 << max(length.bit_length() - 4, 0)
     return -(-length // step) * step
+
+
+def batch_width(longest: int, device: torch.device) -> int:
+    """The length to which a batch of audio or frames is padded: of few sizes where that helps.
+
+    A CPU computes what is padded on, and a new shape costs it half a millisecond.
+    """
+    return longest if device.type == "cpu" else in_few_sizes(longest)
 
 
 def heap_is_loose() -> bool:

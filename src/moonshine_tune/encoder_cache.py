@@ -22,14 +22,20 @@ from moonshine_tune.decode import (
     fit_clip,
     pad_clips,
 )
-from moonshine_tune.device import in_few_sizes, is_out_of_memory, release_memory
+from moonshine_tune.device import batch_width, is_out_of_memory, release_memory
 from moonshine_tune.errors import MachineError
 from moonshine_tune.families.interface import EncoderStates, SpeechModel
 from moonshine_tune.progress import Progress, Stage
 from moonshine_tune.state_shards import ShardWriter, StateShards
 
 _MB = 1_000_000
-_PREPARE_BATCH_S = 60.0
+# A thousand frames keep a CPU busy, and clips of one batch differ less; a GPU wants more of them.
+_PREPARE_BATCH_CPU_S, _PREPARE_BATCH_S = 20.0, 60.0
+
+
+def prepare_batch_s(device: torch.device) -> float:
+    """Padded audio that is encoded together when states are stored."""
+    return _PREPARE_BATCH_CPU_S if device.type == "cpu" else _PREPARE_BATCH_S
 
 
 def each_that_fits(
@@ -134,7 +140,8 @@ class StateSource:
         wanted = sorted(set(indices))
         if not self.stores or self.holds(wanted):
             return len(self._stored)
-        groups = batches_by_length([self._seconds[index] for index in wanted], _PREPARE_BATCH_S)
+        batch_s = prepare_batch_s(self._model.device)
+        groups = batches_by_length([self._seconds[index] for index in wanted], batch_s)
         rows = [[wanted[place] for place in group] for group in groups]
         if self._disk is None:
             self._prepare_in_memory(rows, progress, name)
@@ -155,7 +162,7 @@ class StateSource:
     def _stored_batch(self, indices: Sequence[int]) -> EncoderStates:
         kept = [self._stored[index] for index in indices]
         lengths = tuple(len(states) for states in kept)
-        width = in_few_sizes(max(lengths))
+        width = batch_width(max(lengths), self._model.device)
         values = torch.zeros(len(kept), width, kept[0].shape[1], dtype=kept[0].dtype)
         for row, states in zip(values, kept, strict=True):
             row[: len(states)] = states

@@ -10,13 +10,11 @@ from torch.nn import functional as F
 
 from moonshine_tune.device import in_few_sizes
 from moonshine_tune.families.interface import BOS_ID, EOS_ID
-from moonshine_tune.packed import Linear, can_be_laid_out, product_with
+from moonshine_tune.frozen_linear import frozen_product
 
 IGNORED = -100
 # Places whose logits exist at a time: 128 x 32,768 numbers are 17 MB in 32 bits.
 _CHUNK = 128
-# Of a larger head (medium's has 84 MB) two further copies would be a tenth of all that a run takes.
-_MOST_LAID_OUT_BYTES = 64_000_000
 
 
 @dataclass(frozen=True)
@@ -75,35 +73,18 @@ class FrozenHead:
 
     Args:
         weight: [V, decoder width].
-        laid_out: make copies for the CPU's matrix kernels, one for each way, where they are worth
-            their memory: a third less time for the head, itself a third of a decoder's step.
     """
 
-    def __init__(self, weight: Tensor, *, laid_out: bool = False) -> None:
-        self._weight = weight
-        self._laid: tuple[Linear, Linear] | None = None
-        small = weight.numel() * weight.element_size() <= _MOST_LAID_OUT_BYTES
-        if laid_out and small and can_be_laid_out(weight):
-            with torch.no_grad():
-                turned = weight.detach().T.contiguous()
-                self._laid = product_with(weight.detach()), product_with(turned)
-
-    @property
-    def copied_bytes(self) -> int:
-        """Memory that the copies take."""
-        return 2 * self._weight.numel() * self._weight.element_size() if self._laid else 0
+    def __init__(self, weight: Tensor) -> None:
+        self._weight = weight.detach()
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[N, W] → [N, V] in 32 bits; no graph."""
-        if self._laid is not None and hidden.dtype == torch.float32:
-            return self._laid[0](hidden)
-        return (hidden @ self._weight.T).float()
+        return frozen_product(hidden, self._weight).float()
 
     def gradient(self, excess: Tensor) -> Tensor:
         """Gradient of the logits [N, V] → of the hidden states [N, W]."""
-        if self._laid is not None and excess.dtype == torch.float32:
-            return self._laid[1](excess)
-        return excess.to(self._weight.dtype) @ self._weight
+        return frozen_product(excess.to(self._weight.dtype), self._weight.T)
 
 
 class _HeadLoss(torch.autograd.Function):

@@ -18,9 +18,10 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from moonshine_tune.adapter import adapter_parameters, inject_lora
+from moonshine_tune.checkpoints import MOST_MAPPED_BYTES
 from moonshine_tune.decode import SAMPLE_RATE_HZ
 from moonshine_tune.decode_session import GreedySession
-from moonshine_tune.device import in_few_sizes
+from moonshine_tune.device import batch_width, in_few_sizes
 from moonshine_tune.families.interface import EncoderStates
 from moonshine_tune.live_memory import LiveMemory, make_fake
 from moonshine_tune.loss import FrozenHead, TargetBatch, head_cross_entropy_sum, head_kl_sum
@@ -100,10 +101,9 @@ class RunShape:
 class Phase:
     """The memory of one phase of a run at its peak, in bytes by part.
 
-    Parts: weights, laid out (the output head's copies for the CPU's kernels), loading (copies and
-    file pages that are gone afterwards), adapter, gradients, optimizer, encoder states (those
-    stored), audio, encoder, decoder and logits (what their forward passes hold at the peak),
-    backward, allocator, runtime.
+    Parts: weights, loading (copies and file pages that are gone afterwards), adapter, gradients,
+    optimizer, encoder states (those stored), audio, encoder, decoder and logits (what their forward
+    passes hold at the peak), backward, allocator, runtime.
     """
 
     name: str
@@ -184,8 +184,6 @@ class MemoryModel:
             make_fake(model.module)
             for _, value in adapter_parameters(model.module):
                 value.grad = torch.zeros_like(value)
-            head = FrozenHead(model.head_weight, laid_out=shape.device == _CPU)
-            self._laid_out = head.copied_bytes
         model.module.train()
         self._model = model
         self._adapter = summary.parameters
@@ -281,7 +279,6 @@ class MemoryModel:
             absent = self._weights - self._encoder
         parts = {
             "weights": self._weights - absent,
-            "laid out": 0 if name in ("load", "prepare") else self._laid_out,
             "loading": self._loading(shape) if name == "load" else 0,
             "adapter": adapter,
             "gradients": adapter if trains else 0,
@@ -296,11 +293,12 @@ class MemoryModel:
 
     def _loading(self, shape: RunShape) -> int:
         """What loading takes on top of the weights: published files hold 32 bits."""
-        file = 4 * self._parameters
         if _is_mapped(shape):
             return 0
-        copied = shape.frozen_dtype != torch.float32
-        return file + (self._weights if copied and shape.device != _CPU else 0)
+        file = 4 * self._parameters
+        if shape.frozen_dtype == torch.float32:
+            return file
+        return min(file, MOST_MAPPED_BYTES) + (self._weights if shape.device != _CPU else 0)
 
     def _stored_bytes(self, shape: RunShape) -> int:
         rate = SAMPLE_RATE_HZ / self._model.samples_per_frame
@@ -366,7 +364,7 @@ class MemoryModel:
                 return self._model.encode(audio, samples)
         with live.part("encoder"):
             counts = [self._frames(samples) for samples in _samples(rows, shape.clip_s)]
-            width = in_few_sizes(max(counts))
+            width = batch_width(max(counts), torch.device(shape.device))
             kept = torch.zeros(rows, width, self._width, dtype=self._model.dtype)
             stored = EncoderStates(kept, tuple(counts))
             return self._model.encoder_layers(stored) if self.trains_encoder else stored
@@ -374,7 +372,8 @@ class MemoryModel:
     def _audio(self, shape: RunShape, rows: int, live: LiveMemory) -> tuple[Tensor, list[int]]:
         counts = [max(count, self._model.min_samples) for count in _samples(rows, shape.clip_s)]
         with live.part("audio"):
-            return torch.zeros(rows, in_few_sizes(max(counts))), counts
+            width = batch_width(max(counts), torch.device(shape.device))
+            return torch.zeros(rows, width), counts
 
 
 def _is_mapped(shape: RunShape) -> bool:

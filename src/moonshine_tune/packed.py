@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
+from moonshine_tune.frozen_linear import is_for_onednn, onednn_product
 from moonshine_tune.merged import effective_weight
 
 Linear = Callable[[Tensor], Tensor]
@@ -24,42 +25,22 @@ def packed(module: nn.Module) -> Linear:
     """A linear layer with its adapter, for inference, as the fastest call that is at hand.
 
     That is the module itself where it is no linear layer, where somebody listens to it through a
-    hook, or where there is no such kernel: other devices and number formats.
+    hook, or where there is no such kernel: other devices; nor in 16 bits, whose steps an adapter
+    that is added to the weight would be rounded to.
     """
     layer: Any = getattr(module, "base_layer", module)
-    weight = getattr(layer, "weight", None)
-    if not can_be_laid_out(weight) or module._forward_hooks or module._forward_pre_hooks:
+    weight: Any = getattr(layer, "weight", None)
+    listened = module._forward_hooks or module._forward_pre_hooks
+    if listened or not is_for_onednn(weight) or weight.dtype != torch.float32:
         return module
-    return product_with(effective_weight(module), getattr(layer, "bias", None))
+    return _laid_out(effective_weight(module), getattr(layer, "bias", None))
 
 
-def product_with(weight: Tensor, bias: Tensor | None = None) -> Linear:
-    """rows [..., in] → rows · Wᵀ + bias, with a copy of W [out, in] that is laid out for it.
-
-    Without a graph: whoever wants gradients makes them. For weights that `can_be_laid_out`.
-    """
+def _laid_out(weight: Tensor, bias: Tensor | None) -> Linear:
+    """rows [..., in] → rows · Wᵀ + bias, with a copy of W [out, in] that is laid out for it."""
     if isinstance(weight, FakeTensor):
         # The memory estimate: there are no numbers to lay out, but the copy takes room.
         copied = weight.clone()
         return lambda rows: F.linear(rows, copied, bias)
     laid = torch.ops.mkldnn._reorder_linear_weight(weight)
-
-    def multiply(rows: Tensor) -> Tensor:
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, laid, bias, "none", [], "")
-        return product
-
-    return multiply
-
-
-def can_be_laid_out(weight: Any) -> bool:
-    """Whether there is such a kernel for a weight: 32 bits, on the CPU, in this torch."""
-    return (
-        isinstance(weight, Tensor)
-        and weight.ndim == 2
-        and weight.device.type == "cpu"
-        and weight.dtype == torch.float32
-        and bool(torch._C._has_mkldnn)
-        # Not promised by torch: its compiler calls them.
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-    )
+    return lambda rows: onednn_product(rows, laid, bias)

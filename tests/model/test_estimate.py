@@ -12,6 +12,7 @@ from transformers import AutoConfig
 from moonshine_tune import memory as memory_module
 from moonshine_tune.adapter import inject_lora
 from moonshine_tune.catalog import MODELS, find_model
+from moonshine_tune.checkpoints import MOST_MAPPED_BYTES
 from moonshine_tune.config import preset_names, read_preset, resolve_settings
 from moonshine_tune.errors import MachineError, RequestError
 from moonshine_tune.families.interface import SpeechModel
@@ -189,19 +190,24 @@ def test_memory_moves_with_each_thing_that_it_depends_on() -> None:
     assert changed(tokens=24) > step
     assert changed(gradient_checkpointing=True) < 0.7 * step
     assert changed(sites="decoder") < step
-    assert changed(frozen_dtype=torch.bfloat16) < step
+    halves = {"frozen_dtype": torch.bfloat16}
+    assert changed(device="mps", **halves) < changed(device="mps")
+    # On the CPU attention trains in 32 bits all the same.
+    assert 0.9 * step < changed(**halves) < 1.1 * step
     assert changed(dropout=0.1) > step
     assert changed(device="mps") > step  # eager attention keeps its weights
     bigger = _estimate(sites="all", rank=8)
     assert bigger.adapter_parameters == 4 * _estimate(sites="all").adapter_parameters
 
 
-def test_16_bit_weights_are_half_but_loading_them_is_not() -> None:
+def test_16_bit_weights_are_half_and_loading_them_takes_a_bounded_part() -> None:
     wide, narrow = _estimate(), _estimate(frozen_dtype=torch.bfloat16)
     halves = _phase(narrow, "step").parts["weights"] / _phase(wide, "step").parts["weights"]
     assert 0.49 < halves < 0.52
     assert _phase(wide, "load").parts["loading"] == 0  # the mapped file is the weights
+    # The whole file where it is small.
     assert _phase(narrow, "load").parts["loading"] == 4 * narrow.model_parameters
+    assert 4 * narrow.model_parameters < MOST_MAPPED_BYTES
 
 
 @pytest.mark.parametrize("family", ["v1", "streaming"])

@@ -6,7 +6,6 @@ from collections.abc import Callable
 import pytest
 import torch
 
-import moonshine_tune.loss as loss_module
 from moonshine_tune.decode import DecodeLimits, Samples, pad_clips, transcribe_batch
 from moonshine_tune.families.interface import BOS_ID, EOS_ID, SpeechModel
 from moonshine_tune.loss import (
@@ -136,15 +135,14 @@ def _kl_by_torch(
 # 100 places are less than a chunk, 400 several and a rest.
 @pytest.mark.parametrize(("rows", "length"), [(1, 1), (4, 25), (8, 50)])
 @pytest.mark.parametrize("kind", ["cross-entropy", "kl"])
-@pytest.mark.parametrize("laid_out", [False, True])
 def test_value_and_gradient_are_those_of_the_whole_logits(
-    rows: int, length: int, kind: str, laid_out: bool
+    rows: int, length: int, kind: str
 ) -> None:
     weight, targets, teacher = _head(), _targets(rows, length), _hidden(rows, length, 9)
     mine, theirs = _hidden(rows, length, 1), _hidden(rows, length, 1)
     mine.requires_grad_(True)
     theirs.requires_grad_(True)
-    head = FrozenHead(weight, laid_out=laid_out)
+    head = FrozenHead(weight)
     if kind == "kl":
         found = head_kl_sum(mine, teacher, head, targets)
         wanted = _kl_by_torch(theirs, teacher, weight, targets)
@@ -165,22 +163,6 @@ def test_the_frozen_head_gets_no_gradient() -> None:
     _backward(head_cross_entropy_sum(hidden, FrozenHead(weight), _targets(2, 3)))
     assert hidden.grad is not None
     assert weight.grad is None
-
-
-def test_a_head_is_laid_out_where_that_is_cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel is called, and neither a large head nor one of 16 bits is copied."""
-    calls: list[torch.Size] = []
-    real = loss_module.product_with
-    monkeypatch.setattr(
-        loss_module, "product_with", lambda weight: calls.append(weight.shape) or real(weight)
-    )
-    weight = _head()
-    FrozenHead(weight)
-    FrozenHead(weight.bfloat16(), laid_out=True)
-    FrozenHead(torch.empty(32_768, 640), laid_out=True)
-    assert not calls
-    FrozenHead(weight, laid_out=True)
-    assert calls == [weight.shape, weight.T.shape]
 
 
 def test_kl_of_equal_states_is_zero_and_never_below() -> None:

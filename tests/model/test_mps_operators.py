@@ -10,7 +10,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoConfig
 
-import moonshine_tune.loss as loss_module
+import moonshine_tune.frozen_linear as frozen_linear_module
+import moonshine_tune.jobs.trainer as trainer_module
 import moonshine_tune.packed as packed_module
 from moonshine_tune.adapter import SITES, adapter_disabled, adapter_parameters, inject_lora
 from moonshine_tune.config import preset_names, read_preset, resolve_settings
@@ -66,9 +67,10 @@ def _audio() -> torch.Tensor:
 
 @pytest.fixture(autouse=True)
 def _as_on_mps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only weights on the CPU are laid out anew for decoding."""
-    for module in (packed_module, loss_module):
-        monkeypatch.setattr(module, "can_be_laid_out", lambda weight: False)
+    """Only weights on the CPU go through oneDNN, and only its optimizer is one kernel."""
+    monkeypatch.setattr(trainer_module, "updates_at_once", lambda device: False)
+    for module in (packed_module, frozen_linear_module):
+        monkeypatch.setattr(module, "is_for_onednn", lambda weight: False)
 
 
 def _teacher(model: SpeechModel, states: EncoderStates, tokens: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Moonshine streaming (tiny, small, medium): causal front end, sliding windows, untied head."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from transformers.models.moonshine_streaming.modeling_moonshine_streaming import
     apply_rotary_pos_emb,
 )
 
+from moonshine_tune.attention import WindowBlocks, takes_blocks
 from moonshine_tune.families.interface import (
     EncoderStates,
     SpeechModel,
@@ -73,15 +74,28 @@ class StreamingSpeechModel(SpeechModel):
 
     def _window_masks(
         self, lengths: Sequence[int], hidden: Tensor
-    ) -> dict[tuple[int, int], Tensor]:
-        """One additive mask for each distinct window, [B or 1, 1, T, T]."""
+    ) -> Mapping[tuple[int, int], Tensor | WindowBlocks]:
+        """One mask for each distinct window: blocks for long clips, else [B or 1, 1, T, T]."""
+        width = hidden.shape[1]
+        if takes_blocks(self.encoder.config, width):
+            own = length_mask(lengths, width, hidden.device)
+            # transformers' rule: both bounds are strict.
+            return {
+                (left, right): WindowBlocks.of(left - 1, max(right - 1, 0), own, width, hidden)
+                for left, right in self._windows()
+            }
+        return self._whole_masks(lengths, hidden)
+
+    def _windows(self) -> set[tuple[int, int]]:
+        return {self._window(index) for index in range(len(self.encoder.layers))}
+
+    def _whole_masks(self, lengths: Sequence[int], hidden: Tensor) -> dict[tuple[int, int], Tensor]:
         places = torch.arange(hidden.shape[1], device=hidden.device)
         distance = places[:, None] - places[None, :]
         own = length_mask(lengths, hidden.shape[1], hidden.device)
         masks = {}
-        for window in {self._window(i) for i in range(len(self.encoder.layers))}:
+        for window in self._windows():
             left, right = window
-            # transformers' rule: both bounds are strict.
             allowed = ((distance >= 0) & (distance < left)) | ((distance < 0) & (-distance < right))
             allowed = allowed[None, None]
             if own is not None:

@@ -23,6 +23,7 @@ from moonshine_tune.device import (
     release_memory,
     takes_lists,
     trim_heap,
+    updates_at_once,
 )
 from moonshine_tune.errors import MachineError
 from moonshine_tune.files import complete_folder, write_json_atomic, write_jsonl_atomic
@@ -118,9 +119,12 @@ class Trainer:
         self.model = opened.model
         self.accelerator = processes.accelerator
         groups = _parameter_groups(settings, opened)
-        optimizer = torch.optim.AdamW(groups, foreach=takes_lists(self.model.device))
+        device = self.model.device
+        optimizer = torch.optim.AdamW(
+            groups, foreach=takes_lists(device), fused=updates_at_once(device)
+        )
         self.optimizer = self.accelerator.prepare(optimizer)
-        self._head = FrozenHead(self.model.head_weight, laid_out=True)
+        self._head = FrozenHead(self.model.head_weight)
         self.counters = Counters()
         self.rule = SelectionRule(None, settings.select.canary_bound)
         self.best_state: dict[str, Tensor] = {}

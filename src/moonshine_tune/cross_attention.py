@@ -1,0 +1,161 @@
+"""The decoder's attention to frozen frames, without making keys and values of them.
+
+A query meets a key q · (K x) and a value's share p · (V x). Where the frames x get no gradient, K
+and V can go to the other side: (q K) · x and (p x) · Vᵀ, with the frames as they are. A text has
+fewer tokens than the audio has frames, so that is a third of the work for short phrases and two
+thirds for long sentences, and no layer keeps keys and values for the backward pass. An adapter of
+K or V is a second, narrow pair of the same kind: its A makes r numbers of each frame.
+"""
+
+from dataclasses import dataclass
+from functools import cache, reduce
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from moonshine_tune.frozen_linear import FrozenLinear
+
+# Above it the work is more than that of keys and values: each head reads the frames' whole width.
+_MOST_SHARE = 0.75
+
+
+def use_frames_directly(module: Any) -> None:
+    """Let the decoder layers of a transformers model attend like that wherever they can."""
+    for layer in module.model.decoder.layers:
+        kind: Any = type(layer.encoder_attn)
+        if not issubclass(kind, _FrameAttention):
+            layer.encoder_attn.__class__ = _attending_directly(kind)
+
+
+@cache
+def _attending_directly(kind: type[nn.Module]) -> type[nn.Module]:
+    return type(kind.__name__, (_FrameAttention, kind), {})
+
+
+class _FrameAttention(nn.Module):
+    """Goes in front of a cross-attention of transformers, which does what this cannot."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: Any = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+        key_value_states: Tensor | None = None,
+        **options: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        attention: Any = self
+        frames = key_value_states
+        is_cached = past_key_values is not None
+        if is_cached or frames is None or not _is_for(attention, hidden_states, frames):
+            whole: tuple[Tensor, Tensor | None] = super().forward(
+                hidden_states,
+                position_embeddings=position_embeddings,
+                attention_mask=attention_mask,
+                past_key_values=past_key_values,
+                key_value_states=frames,
+                **options,
+            )
+            return whole
+        rows, length, _ = hidden_states.shape
+        query = attention.q_proj(hidden_states).view(rows, length, -1, attention.head_dim)
+        query = query * attention.scaling
+        frames = frames.to(query.dtype)
+        keys = _parts(attention.k_proj, query, frames)
+        scores = reduce(torch.add, [part.scores(query) for part in keys])
+        if attention_mask is not None:
+            scores = scores + _added(attention_mask)
+        shares = scores.softmax(dim=-1)
+        values = _parts(attention.v_proj, query, frames)
+        mixed = reduce(torch.add, [part.mixed(shares) for part in values])
+        return attention.o_proj(mixed.to(query.dtype).reshape(rows, length, -1)), None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A product that would make keys or values: `frames` [B, T, W], `weight` [heads, d, W]."""
+
+    frames: Tensor
+    weight: Tensor
+
+    def scores(self, query: Tensor) -> Tensor:
+        """[B, L, heads, d] → [B, heads · L, T] in 32 bits."""
+        wide = _spread(query.to(self.weight.dtype), self.weight)
+        return torch.bmm(wide, self.frames.transpose(1, 2)).float()
+
+    def mixed(self, shares: Tensor) -> Tensor:
+        """[B, heads · L, T] → [B, L, heads, d]."""
+        return _gather(torch.bmm(shares.to(self.frames.dtype), self.frames), self.weight)
+
+
+def _parts(layer: Any, query: Tensor, frames: Tensor) -> list[_Part]:
+    """The frozen matrix of a layer, and its adapter's where it has one that is switched on."""
+    shape = (query.shape[2], query.shape[3], -1)
+    base = getattr(layer, "base_layer", layer)
+    parts = [_Part(frames, base.weight.to(query.dtype).view(shape))]
+    name = _adapter_of(layer)
+    if name is not None:
+        down, up = layer.lora_A[name], layer.lora_B[name]
+        narrow = down(layer.lora_dropout[name](frames.to(down.weight.dtype)))
+        parts.append(_Part(narrow * layer.scaling[name], up.weight.to(narrow.dtype).view(shape)))
+    return parts
+
+
+def _is_for(attention: Any, hidden: Tensor, frames: Tensor) -> bool:
+    share = hidden.shape[1] / frames.shape[1] + hidden.shape[1] / attention.head_dim
+    return (
+        share < _MOST_SHARE
+        and not frames.requires_grad
+        and attention.num_key_value_groups == 1
+        and not (attention.training and attention.attention_dropout)
+        and _is_simple(attention.k_proj)
+        and _is_simple(attention.v_proj)
+    )
+
+
+def _is_simple(layer: Any) -> bool:
+    """Whether it is a frozen matrix, with LoRA's two or without, and nobody listens to it."""
+    base = getattr(layer, "base_layer", layer)
+    if not isinstance(base, FrozenLinear) or base.bias is not None or base.weight.requires_grad:
+        return False
+    if any(part._forward_hooks or part._forward_pre_hooks for part in (layer, base)):
+        return False
+    if base is layer:
+        return True
+    names = layer.active_adapters
+    # DoRA scales the whole product.
+    return not layer.merged and len(names) == 1 and names[0] not in layer.lora_magnitude_vector
+
+
+def _adapter_of(layer: Any) -> str | None:
+    """The name of the adapter that a layer has and computes with."""
+    if not hasattr(layer, "lora_A") or layer.disable_adapters:
+        return None
+    name: str = layer.active_adapters[0]
+    return name if name in layer.lora_A else None
+
+
+def _added(mask: Tensor) -> Tensor:
+    """[B, 1, L, T], the same for every token → [B, 1, T] in 32 bits, to be added."""
+    mask = mask[:, 0, :1]
+    if mask.dtype != torch.bool:
+        return mask.float()
+    zero = torch.zeros((), device=mask.device)
+    return torch.where(mask, zero, torch.finfo(torch.float32).min)
+
+
+def _spread(narrow: Tensor, weight: Tensor) -> Tensor:
+    """Each head's [B, L, heads, d] times its own weight [heads, d, W] → [B, heads · L, W]."""
+    rows, length, heads, width = narrow.shape
+    wide = torch.bmm(narrow.permute(2, 0, 1, 3).reshape(heads, rows * length, width), weight)
+    return wide.view(heads, rows, length, -1).transpose(0, 1).reshape(rows, heads * length, -1)
+
+
+def _gather(wide: Tensor, weight: Tensor) -> Tensor:
+    """The way back: [B, heads · L, W] times the turned weights → [B, L, heads, d]."""
+    rows, heads = len(wide), len(weight)
+    by_head = wide.view(rows, heads, -1, wide.shape[2]).transpose(0, 1)
+    length = by_head.shape[2]
+    narrow = torch.bmm(by_head.reshape(heads, rows * length, -1), weight.transpose(1, 2))
+    return narrow.view(heads, rows, length, -1).permute(1, 2, 0, 3)
