@@ -190,10 +190,8 @@ def test_memory_moves_with_each_thing_that_it_depends_on() -> None:
     assert changed(tokens=24) > step
     assert changed(gradient_checkpointing=True) < 0.7 * step
     assert changed(sites="decoder") < step
-    halves = {"frozen_dtype": torch.bfloat16}
-    assert changed(device="mps", **halves) < changed(device="mps")
-    # On the CPU attention trains in 32 bits all the same.
-    assert 0.9 * step < changed(**halves) < 1.1 * step
+    # Adapters and attention compute in 32 bits all the same.
+    assert 0.9 * step < changed(frozen_dtype=torch.bfloat16) < 1.1 * step
     assert changed(dropout=0.1) > step
     assert changed(device="mps") > step  # eager attention keeps its weights
     bigger = _estimate(sites="all", rank=8)
