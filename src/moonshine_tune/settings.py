@@ -278,7 +278,10 @@ class DeviceSettings(_Section):
     ] = "auto"
     frozen_weights: Annotated[
         Literal["float32", "bfloat16"],
-        Field(description="Number format in which the frozen weights are kept."),
+        Field(
+            description="Number format of the frozen weights. bfloat16: half the memory, and "
+            "down to half the time on CPUs that multiply it (AVX512-BF16, AMX)."
+        ),
     ] = "float32"
     clear_cache_steps: Annotated[
         int,

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+import moonshine_tune.checkpoints as checkpoints
 from moonshine_tune.checkpoints import (
     is_checkpoint_folder,
     load_checkpoint,
@@ -64,6 +66,30 @@ def test_the_number_format_is_the_one_asked_for(folder: Path) -> None:
     model = load_checkpoint(folder, dtype=torch.bfloat16, attention="eager")
     assert model.dtype == torch.bfloat16
     assert model.device == torch.device("cpu")
+
+
+@pytest.mark.parametrize("most_bytes", [1, 64_000_000])
+def test_16_bit_weights_are_read_in_parts(
+    folder: Path, most_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every weight is the rounded one, however often the file is opened and let go of."""
+    opened: list[Path] = []
+
+    def listening(path: Path, framework: str) -> Any:
+        opened.append(Path(path))
+        return safe_open(path, framework=framework)
+
+    monkeypatch.setattr(checkpoints, "safe_open", listening)
+    monkeypatch.setattr(checkpoints, "MOST_MAPPED_BYTES", most_bytes)
+    whole, halves = load_checkpoint(folder), load_checkpoint(folder, dtype=torch.bfloat16)
+    weights = dict(whole.module.named_parameters())
+    for name, value in halves.module.named_parameters():
+        assert torch.equal(value, weights[name].to(torch.bfloat16)), name
+    for name, value in whole.module.named_buffers():
+        assert torch.equal(dict(halves.module.named_buffers())[name], value), name
+    stored = len(load_file(folder / "model.safetensors"))
+    # One opening was the whole model's, for its encoder.
+    assert len(opened) == 1 + (stored if most_bytes == 1 else 1)
 
 
 def test_the_encoder_has_a_mapping_of_its_own(folder: Path) -> None:

@@ -153,6 +153,11 @@ def test_the_machine_tells_its_chip_and_memory() -> None:
     assert 0 < available <= machine.total_memory_mb()
 
 
+def test_a_cpu_pads_no_further_than_the_longest() -> None:
+    assert device.batch_width(1001, torch.device("cpu")) == 1001
+    assert device.batch_width(1001, torch.device("meta")) == device.in_few_sizes(1001) > 1001
+
+
 def test_few_sizes_are_few_and_near() -> None:
     """Eight an octave at most, never smaller, at most an eighth more, and their own next size."""
     lengths = range(8_000, 480_001)

@@ -1,0 +1,136 @@
+"""What each part of our own inside transformers' layers saves: a step with it and without, in turn.
+
+    python -m benchmarks.own_parts [--models streaming-medium tiny] [--rounds 8]
+
+Models of the published shapes with random weights, eight clips, LoRA of rank 8; short phrases as in
+AN4 and sentences as in LibriSpeech. Prints a table: milliseconds with all parts, and the median of
+the rounds' ratios without each.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+import moonshine_tune.attention as attention
+import moonshine_tune.cross_attention as cross_attention
+import moonshine_tune.frozen_linear as frozen_linear
+from moonshine_tune.adapter import inject_lora
+from moonshine_tune.environment import apply_environment_defaults
+from moonshine_tune.families.interface import EncoderStates
+from moonshine_tune.loss import FrozenHead, head_cross_entropy_sum, target_batch
+from moonshine_tune.shapes import model_from_config, published_config
+
+_CLIPS = 8
+# Module, name, and the value that switches the part off.
+PARTS = {
+    "oneDNN": (frozen_linear, "is_for_onednn", lambda weight: False),
+    "frames read directly": (cross_attention, "_MOST_SHARE", 0.0),
+    "windows in blocks": (attention, "_LEAST_FRAMES", 10**9),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a step is given: seconds of a clip, its tokens, and where the adapter sits."""
+
+    name: str
+    clip_s: float
+    tokens: int
+    sites: str
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def encodes(self) -> bool:
+        """Whether the encoder is a part of the step."""
+        return self.sites == "qv"
+
+
+CASES = (
+    Case("phrases, stored states", 3.0, 8, "decoder-self-attention"),
+    Case("phrases, stored states, bfloat16", 3.0, 8, "decoder-self-attention", torch.bfloat16),
+    Case("phrases, stored states, preset's sites", 3.0, 8, "decoder"),
+    Case("sentences, stored states", 8.0, 24, "decoder"),
+    Case("sentences, encoder too", 8.0, 24, "qv"),
+)
+
+
+@contextmanager
+def without(part: str) -> Iterator[None]:
+    """Switch a part off inside the block; an empty name leaves all as they are."""
+    if not part:
+        yield
+        return
+    module, name, off = PARTS[part]
+    before = getattr(module, name)
+    setattr(module, name, off)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
+
+
+def make_step(name: str, case: Case) -> Callable[[], None]:
+    """A forward and backward pass of that case."""
+    model = model_from_config(published_config(name), dtype=case.dtype)
+    inject_lora(model, rank=8, sites=case.sites)
+    model.module.train()
+    samples = round(case.clip_s * 16_000)
+    frames, width = model.frame_count(samples), int(model.encoder.config.hidden_size)
+    states = EncoderStates(
+        torch.randn(_CLIPS, frames, width).to(case.dtype), (frames - 3,) + (frames,) * (_CLIPS - 1)
+    )
+    audio, counts = 0.1 * torch.randn(_CLIPS, samples), [samples] * _CLIPS
+    targets = target_batch([list(range(300, 300 + case.tokens))] * _CLIPS, "cpu")
+    head = FrozenHead(model.head_weight)
+
+    def step() -> None:
+        heard = model.encode(audio, counts) if case.encodes else states
+        hidden = model.decoder_hidden(heard, targets.input_ids)
+        head_cross_entropy_sum(hidden, head, targets.targets).backward()
+
+    return step
+
+
+def measure(step: Callable[[], None], rounds: int) -> tuple[float, dict[str, float]]:
+    """Seconds with all parts, and for each part the ratio of the time without it."""
+    names = ("", *PARTS)
+    taken: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds + 1):
+        for name in names:
+            with without(name):
+                begun = time.perf_counter()
+                step()
+            if number:
+                taken[name].append(time.perf_counter() - begun)
+    ratios = {
+        part: statistics.median(b / a for a, b in zip(taken[""], taken[part], strict=True))
+        for part in PARTS
+    }
+    return statistics.median(taken[""]), ratios
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--models", nargs="+", default=["streaming-medium", "streaming-tiny", "tiny"]
+    )
+    parser.add_argument("--rounds", type=int, default=8)
+    options = parser.parse_args()
+    apply_environment_defaults()
+    print(f"| a step of eight clips | ms | {' | '.join(f'without {part}' for part in PARTS)} |")
+    print("|---|---|" + "---|" * len(PARTS))
+    for name in options.models:
+        for case in CASES:
+            seconds, ratios = measure(make_step(name, case), options.rounds)
+            told = " | ".join(f"{ratios[part]:.2f} ×" for part in PARTS)
+            print(f"| {name}: {case.name} | {seconds * 1000:.0f} | {told} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
