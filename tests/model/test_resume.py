@@ -309,6 +309,8 @@ def test_a_full_disk_is_a_plain_error_and_the_last_state_loads(
             state_module, "save_file", full_later(state_module.save_file, SafetensorError(_FULL))
         )
     elif place == "adapter":
+        # What is saved is the best so far: the last score is.
+        monkeypatch.setattr(trainer_module.SelectionRule, "is_better", lambda *_: True)
         real = trainer_module.save_adapter
         monkeypatch.setattr(
             trainer_module, "save_adapter", full_later(real, SafetensorError(_FULL))
