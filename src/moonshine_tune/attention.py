@@ -25,6 +25,12 @@ _LEAST_FRAMES = 192
 _Attend = Callable[..., tuple[Tensor, Tensor | None]]
 
 
+def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where attention is allowed, the lowest number elsewhere; for eager and fused attention."""
+    zero = torch.zeros((), dtype=dtype, device=allowed.device)
+    return torch.where(allowed, zero, torch.finfo(dtype).min)
+
+
 def use_own_attention(module: Any) -> None:
     """Put these functions around the kernel that a transformers model was made with."""
     name = str(module.config._attn_implementation)
@@ -53,13 +59,14 @@ class WindowBlocks:
     mask: Tensor
 
     @staticmethod
-    def of(before: int, after: int, own: Tensor | None, width: int, like: Tensor) -> "WindowBlocks":
-        """The blocks of a batch whose clips are `width` frames wide.
+    def of(before: int, after: int, own: Tensor | None, like: Tensor) -> "WindowBlocks":
+        """The blocks of a batch [B, T, W].
 
         Args:
-            own: [B, width], true where a frame belongs to its clip; None where all do.
-            like: gives device and number format.
+            own: [B, T], true where a frame belongs to its clip; None where all do.
+            like: the batch; gives device and number format too.
         """
+        width = like.shape[1]
         count = -(-width // _BLOCK)
         query = torch.arange(_BLOCK, device=like.device)[:, None]
         key = torch.arange(-before, _BLOCK + after, device=like.device)[None, :]
@@ -68,8 +75,7 @@ class WindowBlocks:
         keys = _neighbourhoods(there[:, None, :, None], count, before, after)[..., 0]
         # A frame past its clip may look at itself, so that no row is fully masked.
         allowed = (near & keys) | (key == query)
-        zero = torch.zeros((), dtype=like.dtype, device=like.device)
-        added = torch.where(allowed, zero, torch.finfo(like.dtype).min)
+        added = additive_mask(allowed, like.dtype)
         shape = (like.shape[0], count, _BLOCK, key.shape[1])
         return WindowBlocks(before, after, added.expand(shape).flatten(0, 1)[:, None])
 

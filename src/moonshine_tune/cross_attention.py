@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from moonshine_tune.attention import additive_mask
 from moonshine_tune.frozen_linear import FrozenLinear
 
 # Above it the work is more than that of keys and values: each head reads the frames' whole width.
@@ -139,10 +140,7 @@ def _adapter_of(layer: Any) -> str | None:
 def _added(mask: Tensor) -> Tensor:
     """[B, 1, L, T], the same for every token → [B, 1, T] in 32 bits, to be added."""
     mask = mask[:, 0, :1]
-    if mask.dtype != torch.bool:
-        return mask.float()
-    zero = torch.zeros((), device=mask.device)
-    return torch.where(mask, zero, torch.finfo(torch.float32).min)
+    return additive_mask(mask, torch.float32) if mask.dtype == torch.bool else mask.float()
 
 
 def _spread(narrow: Tensor, weight: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moonshine_tune.families.interface import EncoderStates, SpeechModel, additive_mask
+from moonshine_tune.attention import additive_mask
+from moonshine_tune.families.interface import EncoderStates, SpeechModel
 from moonshine_tune.packed import Linear, packed
 
 # A span's longest clip over its shortest, and the rows that are worth the calls of one more span.

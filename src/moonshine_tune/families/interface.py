@@ -204,9 +204,3 @@ def length_mask(lengths: Sequence[int], width: int, device: torch.device) -> Ten
         return None
     ends = torch.tensor(lengths, device=device)
     return torch.arange(width, device=device)[None, :] < ends[:, None]
-
-
-def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where attention is allowed, the lowest number elsewhere; for eager and fused attention."""
-    zero = torch.zeros((), dtype=dtype, device=allowed.device)
-    return torch.where(allowed, zero, torch.finfo(dtype).min)

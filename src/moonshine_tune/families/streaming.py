@@ -9,11 +9,10 @@ from transformers.models.moonshine_streaming.modeling_moonshine_streaming import
     apply_rotary_pos_emb,
 )
 
-from moonshine_tune.attention import WindowBlocks, takes_blocks
+from moonshine_tune.attention import WindowBlocks, additive_mask, takes_blocks
 from moonshine_tune.families.interface import (
     EncoderStates,
     SpeechModel,
-    additive_mask,
     length_mask,
 )
 
@@ -76,23 +75,21 @@ class StreamingSpeechModel(SpeechModel):
         self, lengths: Sequence[int], hidden: Tensor
     ) -> Mapping[tuple[int, int], Tensor | WindowBlocks]:
         """One mask for each distinct window: blocks for long clips, else [B or 1, 1, T, T]."""
-        width = hidden.shape[1]
-        if takes_blocks(self.encoder.config, width):
-            own = length_mask(lengths, width, hidden.device)
+        own = length_mask(lengths, hidden.shape[1], hidden.device)
+        if takes_blocks(self.encoder.config, hidden.shape[1]):
             # transformers' rule: both bounds are strict.
             return {
-                (left, right): WindowBlocks.of(left - 1, max(right - 1, 0), own, width, hidden)
+                (left, right): WindowBlocks.of(left - 1, max(right - 1, 0), own, hidden)
                 for left, right in self._windows()
             }
-        return self._whole_masks(lengths, hidden)
+        return self._whole_masks(own, hidden)
 
     def _windows(self) -> set[tuple[int, int]]:
         return {self._window(index) for index in range(len(self.encoder.layers))}
 
-    def _whole_masks(self, lengths: Sequence[int], hidden: Tensor) -> dict[tuple[int, int], Tensor]:
+    def _whole_masks(self, own: Tensor | None, hidden: Tensor) -> dict[tuple[int, int], Tensor]:
         places = torch.arange(hidden.shape[1], device=hidden.device)
         distance = places[:, None] - places[None, :]
-        own = length_mask(lengths, hidden.shape[1], hidden.device)
         masks = {}
         for window in self._windows():
             left, right = window

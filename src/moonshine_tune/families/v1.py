@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.models.moonshine.modeling_moonshine import apply_rotary_pos_emb
 
+from moonshine_tune.attention import additive_mask
 from moonshine_tune.families.interface import (
     EncoderStates,
     SpeechModel,
-    additive_mask,
     length_mask,
 )
 
