@@ -25,13 +25,13 @@ Clips = list[np.ndarray]
 def _ours(model: Path) -> Callable[[Clips], list[str]]:
     from moonshine_tune.checkpoints import load_checkpoint
     from moonshine_tune.decode import DecodeLimits, TorchTranscriber, batches_by_length
-    from moonshine_tune.jobs.transcribe import BATCH_S
 
     transcriber = TorchTranscriber(load_checkpoint(model), DecodeLimits())
 
     def transcribe(clips: Clips) -> list[str]:
         texts = [""] * len(clips)
-        for group in batches_by_length([len(clip) / 16_000 for clip in clips], BATCH_S):
+        seconds = [len(clip) / 16_000 for clip in clips]
+        for group in batches_by_length(seconds, transcriber.batch_s, padded=False):
             heard = transcriber.transcribe([clips[index] for index in group])
             for index, text in zip(group, heard, strict=True):
                 texts[index] = text

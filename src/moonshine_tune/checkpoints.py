@@ -17,6 +17,7 @@ from moonshine_tune.families.interface import SpeechModel, TextTokenizer
 from moonshine_tune.families.streaming import StreamingSpeechModel
 from moonshine_tune.families.v1 import V1SpeechModel
 from moonshine_tune.frozen_linear import use_frozen_linear
+from moonshine_tune.rotary import use_complex_positions
 
 _ENCODER = "model.encoder."
 # Of a checkpoint's file, while its numbers are converted.
@@ -188,4 +189,5 @@ def _with_own_parts(module: nn.Module) -> nn.Module:
     use_frozen_linear(module)
     use_own_attention(module)
     use_frames_directly(module)
+    use_complex_positions(module)
     return module

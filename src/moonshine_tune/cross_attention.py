@@ -8,13 +8,13 @@ K or V is a second, narrow pair of the same kind: its A makes r numbers of each 
 """
 
 from dataclasses import dataclass
-from functools import cache, reduce
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from moonshine_tune.attention import additive_mask
+from moonshine_tune.attention import additive_mask, put_in_front
 from moonshine_tune.frozen_linear import FrozenLinear
 
 # Above it the work is more than that of keys and values: each head reads the frames' whole width.
@@ -24,14 +24,7 @@ _MOST_SHARE = 0.75
 def use_frames_directly(module: Any) -> None:
     """Let the decoder layers of a transformers model attend like that wherever they can."""
     for layer in module.model.decoder.layers:
-        kind: Any = type(layer.encoder_attn)
-        if not issubclass(kind, _FrameAttention):
-            layer.encoder_attn.__class__ = _attending_directly(kind)
-
-
-@cache
-def _attending_directly(kind: type[nn.Module]) -> type[nn.Module]:
-    return type(kind.__name__, (_FrameAttention, kind), {})
+        put_in_front(_FrameAttention, layer.encoder_attn)
 
 
 class _FrameAttention(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from moonshine_tune.decode_session import GreedySession
+from moonshine_tune.decode_session import GreedySession, bytes_per_frame
 from moonshine_tune.device import batch_width
 from moonshine_tune.families.interface import BOS_ID, EOS_ID, EncoderStates, SpeechModel
 
@@ -18,10 +18,15 @@ SAMPLE_RATE_HZ = 16_000
 TOKENS_PER_SECOND = 6.5
 TOKENS_PER_SECOND_NON_LATIN = 13.0
 
-# Seconds of padded audio that are encoded at a time, and the share of a batch below which the rows
-# that are done leave it.
-_ENCODE_S = 40.0
+# Padded audio that is encoded together. A thousand frames keep a CPU busy, and clips of one batch
+# differ less; a GPU wants more of them.
+_ENCODE_CPU_S, _ENCODE_S = 20.0, 60.0
+# The share of a batch below which the rows that are done leave it.
 _LEAVE_SHARE = 0.6
+# Audio that is decoded together. A token reads all weights of the decoder, for one clip as for
+# fifty, so small models take more of it, until their keys and values take this much memory.
+_DECODE_S = 240.0
+_DECODE_BYTES = 256_000_000
 
 Samples = npt.NDArray[np.float32]
 
@@ -88,6 +93,11 @@ def _staying(going: Sequence[int], count: int, *, free_to_trim: bool) -> Sequenc
     return range(going[0], going[-1] + 1) if free_to_trim else range(count)
 
 
+def encode_batch_s(device: torch.device) -> float:
+    """Seconds of padded audio that are encoded together."""
+    return _ENCODE_CPU_S if device.type == "cpu" else _ENCODE_S
+
+
 def encode_clips(model: SpeechModel, clips: Sequence[Samples]) -> EncoderStates:
     """Encoder states of clips, encoded a few at a time and laid together.
 
@@ -95,27 +105,33 @@ def encode_clips(model: SpeechModel, clips: Sequence[Samples]) -> EncoderStates:
     of its weights for every token, for one clip as for fifty.
     """
     parts = []
-    for group in _neighbours([len(clip) for clip in clips], _ENCODE_S * SAMPLE_RATE_HZ):
+    for group in _neighbours(
+        [len(clip) for clip in clips], encode_batch_s(model.device) * SAMPLE_RATE_HZ
+    ):
         audio, counts = pad_clips([clips[index] for index in group], model.device)
         parts.append(model.encode(audio, counts))
     if len(parts) == 1:
         return parts[0]
-    most = max(part.values.shape[1] for part in parts)
-    values = [F.pad(part.values, (0, 0, 0, most - part.values.shape[1])) for part in parts]
+    width = max(part.values.shape[1] for part in parts)
+    values = [F.pad(part.values, (0, 0, 0, width - part.values.shape[1])) for part in parts]
     return EncoderStates(torch.cat(values), tuple(n for part in parts for n in part.lengths))
 
 
-def _neighbours(sizes: Sequence[float], limit: float) -> list[list[int]]:
-    """Indices in their order, cut so that each group padded to its longest is within `limit`."""
+def _neighbours(sizes: Sequence[float], limit: float, *, padded: bool = True) -> list[list[int]]:
+    """Indices in their order, cut so that each group is within `limit`.
+
+    Args:
+        padded: each member counts as much as the longest of its group.
+    """
     groups: list[list[int]] = []
-    longest = 0.0
+    longest = total = 0.0
     for index, size in enumerate(sizes):
-        longest = max(longest, size)
-        if groups and longest * (len(groups[-1]) + 1) <= limit:
+        longest, total = max(longest, size), total + size
+        if groups and (longest * (len(groups[-1]) + 1) if padded else total) <= limit:
             groups[-1].append(index)
         else:
             groups.append([index])
-            longest = size
+            longest = total = size
     return groups
 
 
@@ -136,10 +152,16 @@ def pad_clips(
     return torch.from_numpy(batch).to(device), counts
 
 
-def batches_by_length(seconds: Sequence[float], max_batch_s: float) -> list[list[int]]:
-    """Indices grouped by similar length, each within `max_batch_s` of padded audio (memory)."""
+def batches_by_length(
+    seconds: Sequence[float], max_batch_s: float, *, padded: bool = True
+) -> list[list[int]]:
+    """Indices grouped by similar length, each within `max_batch_s` of audio (memory).
+
+    Args:
+        padded: count it as padded to the longest clip of the group.
+    """
     order = sorted(range(len(seconds)), key=lambda i: (seconds[i], i))
-    groups = _neighbours([seconds[index] for index in order], max_batch_s)
+    groups = _neighbours([seconds[index] for index in order], max_batch_s, padded=padded)
     return [[order[place] for place in group] for group in groups]
 
 
@@ -168,6 +190,12 @@ class TorchTranscriber:
 
     def __init__(self, model: SpeechModel, limits: DecodeLimits) -> None:
         self._model, self._limits = model, limits
+
+    @property
+    def batch_s(self) -> float:
+        """Seconds of audio that are best handed over at a time."""
+        frame_s = self._model.samples_per_frame / SAMPLE_RATE_HZ
+        return max(_DECODE_S, _DECODE_BYTES / bytes_per_frame(self._model) * frame_s)
 
     def transcribe(self, clips: Sequence[Samples]) -> list[str]:
         """Transcripts of clips, mono float32 at 16 kHz, decoded together."""

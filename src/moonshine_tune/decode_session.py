@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from moonshine_tune.attention import additive_mask
 from moonshine_tune.families.interface import EncoderStates, SpeechModel
-from moonshine_tune.packed import Linear, packed
+from moonshine_tune.packed import Linear, packed, packed_together
+from moonshine_tune.rotary import Turns
 
 # A span's longest clip over its shortest, and the rows that are worth the calls of one more span.
 _SPREAD = 1.25
@@ -32,12 +33,14 @@ _Pair = tuple[Tensor, Tensor]
 class _Products:
     """The products of one layer's step."""
 
-    def __init__(self, layer: Any, linear: Callable[[nn.Module], Linear]) -> None:
+    def __init__(self, layer: Any, *, is_packed: bool) -> None:
         own, frames, mlp = layer.self_attn, layer.encoder_attn, layer.mlp
-        self.query, self.key, self.value = map(linear, (own.q_proj, own.k_proj, own.v_proj))
-        self.out, self.frame_query = linear(own.o_proj), linear(frames.q_proj)
-        self.frame_out = linear(frames.o_proj)
-        self._wide, self._narrow = linear(mlp.fc1), linear(mlp.fc2)
+        one = packed if is_packed else _as_it_is
+        together = packed_together if is_packed else _each_as_it_is
+        self.query_key_value = together((own.q_proj, own.k_proj, own.v_proj))
+        self.out, self.frame_query = one(own.o_proj), one(frames.q_proj)
+        self.frame_out = one(frames.o_proj)
+        self._wide, self._narrow = one(mlp.fc1), one(mlp.fc2)
         self._activation = mlp.activation_fn
 
     def feed_forward(self, hidden: Tensor) -> Tensor:
@@ -48,30 +51,23 @@ class _Products:
 
 @dataclass
 class _Span:
-    """Rows that are attended together.
+    """Rows whose frames are attended together.
 
     Attributes:
         cross: keys and values of the encoder's frames, a pair a layer, [R, heads, T, head width].
-        past: keys and values of the tokens so far, room for all, [R, heads, tokens, head width].
         mask: [R, 1, 1, T], added; None where all rows are of one length.
     """
 
     rows: int
     cross: list[_Pair]
-    past: list[_Pair]
     mask: Tensor | None
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with some rows; a run of them is a view, others are copied."""
+        """Go on with some rows."""
         if len(rows) == self.rows:
             return
-        kept: Any
-        if rows[-1] - rows[0] + 1 == len(rows):
-            kept = slice(rows[0], rows[-1] + 1)
-        else:
-            kept = torch.tensor(rows, device=self.cross[0][0].device)
+        kept = _kept(rows, self.cross[0][0].device)
         self.cross = [(key[kept], value[kept]) for key, value in self.cross]
-        self.past = [(key[kept], value[kept]) for key, value in self.past]
         if self.mask is not None:
             self.mask = self.mask[kept]
         self.rows = len(rows)
@@ -90,21 +86,25 @@ class GreedySession:
         self._layers = model.decoder.layers
         many = len(states.lengths) >= _LEAST_PACKED
         size = sum(value.numel() * value.element_size() for value in self._layers.parameters())
-        layers = packed if many and size <= _MOST_PACKED_BYTES else _as_it_is
-        self._products = [_Products(layer, layers) for layer in self._layers]
+        fits = many and size <= _MOST_PACKED_BYTES
+        self._products = [_Products(layer, is_packed=fits) for layer in self._layers]
         self._head = (packed if many else _as_it_is)(model.module.proj_out)
         self._spans = [
-            self._span(start, states.lengths[start:stop], states, max_tokens)
+            self._span(start, states.lengths[start:stop], states)
             for start, stop in _span_borders(states)
         ]
         reference = self._spans[0].cross[0][0]
+        # Keys and values of the tokens so far, room for all.
+        shape = (len(states.lengths), reference.shape[1], max_tokens, reference.shape[3])
+        self._past = [
+            (reference.new_empty(shape), reference.new_empty(shape)) for _ in self._layers
+        ]
         places = torch.arange(max_tokens, device=reference.device)[None]
-        self._cos, self._sin = model.decoder.rotary_emb(reference, position_ids=places)
+        cos, sin = model.decoder.rotary_emb(reference, position_ids=places)
+        self._turns = Turns.of(cos, sin, self._layers[0].self_attn.head_dim)
         self._at = 0
 
-    def _span(
-        self, start: int, lengths: Sequence[int], states: EncoderStates, max_tokens: int
-    ) -> _Span:
+    def _span(self, start: int, lengths: Sequence[int], states: EncoderStates) -> _Span:
         part = EncoderStates(
             states.values[start : start + len(lengths), : max(lengths)], tuple(lengths)
         )
@@ -114,26 +114,23 @@ class GreedySession:
              _heads(layer.encoder_attn.v_proj(attended), layer.encoder_attn))
             for layer in self._layers
         ]  # fmt: skip
-        head_dim = self._layers[0].self_attn.head_dim
-        shape = (len(lengths), cross[0][0].shape[1], max_tokens, head_dim)
-        past = [(attended.new_empty(shape), attended.new_empty(shape)) for _ in self._layers]
         mask = part.mask()
         added = None if mask is None else additive_mask(mask, attended.dtype)[:, None, None]
-        return _Span(len(lengths), cross, past, added)
+        return _Span(len(lengths), cross, added)
 
     def step(self, tokens: Tensor) -> Tensor:
         """Feed one token a row, [B]; returns the logits of the next, [B, V]."""
-        model, at = self._model, self._at
-        cos, sin = self._cos[:, at : at + 1], self._sin[:, at : at + 1]
+        model, turns = self._model, self._turns.at(self._at)
         hidden = model.decoder.embed_tokens(tokens[:, None])
         for number, layer in enumerate(self._layers):
             attn, products = layer.self_attn, self._products[number]
-            normed = layer.input_layernorm(hidden)
-            query = _heads(products.query(normed), attn)
-            key = _heads(products.key(normed), attn)
-            query, key = model.rotate(query, key, cos, sin)
-            value = _heads(products.value(normed), attn)
-            mixed = self._attend_past(number, query, key, value, attn.scaling)
+            query, key, value = (
+                part.view(len(tokens), 1, -1, attn.head_dim)
+                for part in products.query_key_value(layer.input_layernorm(hidden))
+            )
+            mixed = self._attend_past(
+                number, turns.turn(query), turns.turn(key), value, attn.scaling
+            )
             hidden = hidden + products.out(mixed)
             attn = layer.encoder_attn
             query = _heads(products.frame_query(layer.post_attention_layernorm(hidden)), attn)
@@ -145,19 +142,14 @@ class GreedySession:
     def _attend_past(
         self, number: int, query: Tensor, key: Tensor, value: Tensor, scaling: float
     ) -> Tensor:
-        at, start, mixed = self._at, 0, []
-        for span in self._spans:
-            rows = slice(start, start + span.rows)
-            keys, values = span.past[number]
-            keys[:, :, at : at + 1] = key[rows]
-            values[:, :, at : at + 1] = value[rows]
-            mixed.append(
-                F.scaled_dot_product_attention(
-                    query[rows], keys[:, :, : at + 1], values[:, :, : at + 1], scale=scaling
-                )
-            )
-            start = rows.stop
-        return _joined(mixed)
+        keys, values = self._past[number]
+        keys[:, :, self._at] = key[:, 0]
+        values[:, :, self._at] = value[:, 0]
+        so_far = slice(0, self._at + 1)
+        mixed = F.scaled_dot_product_attention(
+            query.transpose(1, 2), keys[:, :, so_far], values[:, :, so_far], scale=scaling
+        )
+        return _joined([mixed])
 
     def _attend_frames(self, number: int, query: Tensor, scaling: float) -> Tensor:
         start, mixed = 0, []
@@ -174,6 +166,8 @@ class GreedySession:
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with some rows only, in ascending order."""
+        kept = _kept(rows, self._past[0][0].device)
+        self._past = [(key[kept], value[kept]) for key, value in self._past]
         start, left = 0, []
         for span in self._spans:
             own = [row - start for row in rows if start <= row < start + span.rows]
@@ -184,8 +178,25 @@ class GreedySession:
         self._spans = left
 
 
+def bytes_per_frame(model: SpeechModel) -> int:
+    """What a session keeps of one encoder frame: a key and a value in every layer."""
+    weights: list[Tensor] = [layer.encoder_attn.k_proj.weight for layer in model.decoder.layers]
+    return 2 * sum(len(weight) * weight.element_size() for weight in weights)
+
+
+def _kept(rows: Sequence[int], device: torch.device) -> Any:
+    """An index of rows in ascending order: a run of them makes views, others are copied."""
+    if rows[-1] - rows[0] + 1 == len(rows):
+        return slice(rows[0], rows[-1] + 1)
+    return torch.tensor(rows, device=device)
+
+
 def _as_it_is(module: nn.Module) -> Linear:
     return module
+
+
+def _each_as_it_is(modules: Sequence[nn.Module]) -> Callable[[Tensor], Sequence[Tensor]]:
+    return lambda rows: [module(rows) for module in modules]
 
 
 def _span_borders(states: EncoderStates) -> list[tuple[int, int]]:

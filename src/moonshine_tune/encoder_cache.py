@@ -19,6 +19,7 @@ from moonshine_tune.decode import (
     SAMPLE_RATE_HZ,
     Samples,
     batches_by_length,
+    encode_batch_s,
     fit_clip,
     pad_clips,
 )
@@ -29,13 +30,6 @@ from moonshine_tune.progress import Progress, Stage
 from moonshine_tune.state_shards import ShardWriter, StateShards
 
 _MB = 1_000_000
-# A thousand frames keep a CPU busy, and clips of one batch differ less; a GPU wants more of them.
-_PREPARE_BATCH_CPU_S, _PREPARE_BATCH_S = 20.0, 60.0
-
-
-def prepare_batch_s(device: torch.device) -> float:
-    """Padded audio that is encoded together when states are stored."""
-    return _PREPARE_BATCH_CPU_S if device.type == "cpu" else _PREPARE_BATCH_S
 
 
 def each_that_fits(
@@ -140,7 +134,7 @@ class StateSource:
         wanted = sorted(set(indices))
         if not self.stores or self.holds(wanted):
             return len(self._stored)
-        batch_s = prepare_batch_s(self._model.device)
+        batch_s = encode_batch_s(self._model.device)
         groups = batches_by_length([self._seconds[index] for index in wanted], batch_s)
         rows = [[wanted[place] for place in group] for group in groups]
         if self._disk is None:

@@ -7,7 +7,7 @@ adapter is added to the weight on the way, which saves its three products a laye
 the decoder's weights while a batch is decoded.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -28,12 +28,31 @@ def packed(module: nn.Module) -> Linear:
     hook, or where there is no such kernel: other devices; nor in 16 bits, whose steps an adapter
     that is added to the weight would be rounded to.
     """
-    layer: Any = getattr(module, "base_layer", module)
-    weight: Any = getattr(layer, "weight", None)
-    listened = module._forward_hooks or module._forward_pre_hooks
-    if listened or not is_for_onednn(weight) or weight.dtype != torch.float32:
+    if not _can_be_packed(module):
         return module
-    return _laid_out(effective_weight(module), getattr(layer, "bias", None))
+    return _laid_out(effective_weight(module), getattr(_base(module), "bias", None))
+
+
+def packed_together(modules: Sequence[nn.Module]) -> Callable[[Tensor], Sequence[Tensor]]:
+    """Linear layers that read the same rows as one product: a small one costs mostly its call."""
+    joint = all(_can_be_packed(module) for module in modules)
+    if not joint or any(getattr(_base(module), "bias", None) is not None for module in modules):
+        each = [packed(module) for module in modules]
+        return lambda rows: [layer(rows) for layer in each]
+    weights = [effective_weight(module) for module in modules]
+    together = _laid_out(torch.cat(weights), None)
+    sizes = [len(weight) for weight in weights]
+    return lambda rows: torch.split(together(rows), sizes, dim=-1)
+
+
+def _can_be_packed(module: nn.Module) -> bool:
+    weight: Any = getattr(_base(module), "weight", None)
+    listened = module._forward_hooks or module._forward_pre_hooks
+    return not listened and is_for_onednn(weight) and weight.dtype == torch.float32
+
+
+def _base(module: nn.Module) -> Any:
+    return getattr(module, "base_layer", module)
 
 
 def _laid_out(weight: Tensor, bias: Tensor | None) -> Linear:

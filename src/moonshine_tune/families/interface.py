@@ -153,10 +153,6 @@ class SpeechModel(ABC):
     def attended_states(self, states: EncoderStates) -> Tensor:
         """What the decoder's cross-attention reads, [B, T, decoder width]."""
 
-    @abstractmethod
-    def rotate(self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        """Apply the family's rotary position embedding to [B, heads, L, head width]."""
-
     def decoder_hidden(self, states: EncoderStates, input_ids: Tensor) -> Tensor:
         """Final hidden states of the decoder for `input_ids` [B, L] → [B, L, decoder width].
 

@@ -5,9 +5,6 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers.models.moonshine_streaming.modeling_moonshine_streaming import (
-    apply_rotary_pos_emb,
-)
 
 from moonshine_tune.attention import WindowBlocks, additive_mask, takes_blocks
 from moonshine_tune.families.interface import (
@@ -108,8 +105,3 @@ class StreamingSpeechModel(SpeechModel):
         places = torch.arange(states.values.shape[1], device=states.values.device)
         projected: Tensor = decoder.proj(states.values + decoder.pos_emb(places))
         return projected
-
-    def rotate(self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        """Rotary positions of the streaming decoder."""
-        rotated: tuple[Tensor, Tensor] = apply_rotary_pos_emb(query, key, cos, sin)
-        return rotated

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.models.moonshine.modeling_moonshine import apply_rotary_pos_emb
 
 from moonshine_tune.attention import additive_mask
 from moonshine_tune.families.interface import (
@@ -47,7 +46,7 @@ class V1SpeechModel(SpeechModel):
     def front_end(self, audio: Tensor, num_samples: Sequence[int]) -> EncoderStates:
         """Three convolutions over [B, S] → 41.7 frames a second."""
         encoder = self.encoder
-        features = torch.tanh(encoder.conv1(audio.to(self.dtype)[:, None]))
+        features = encoder.conv1(audio.to(self.dtype)[:, None]).tanh_()
         own = [_after(count, 1) for count in num_samples]
         features = _group_norm(features, own, encoder.groupnorm)
         features = F.gelu(encoder.conv2(features))
@@ -74,11 +73,6 @@ class V1SpeechModel(SpeechModel):
         """The encoder states as they are."""
         return states.values
 
-    def rotate(self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        """Rotary positions on interleaved pairs of the first 32 dimensions of a head."""
-        rotated: tuple[Tensor, Tensor] = apply_rotary_pos_emb(query, key, cos, sin)
-        return rotated
-
 
 def _after(num_samples: int, num_convolutions: int) -> int:
     length = num_samples
@@ -88,17 +82,39 @@ def _after(num_samples: int, num_convolutions: int) -> int:
 
 
 def _group_norm(features: Tensor, own: Sequence[int], norm: nn.GroupNorm) -> Tensor:
-    """Group norm of one group over [B, C, N], statistics over the first `own[i]` frames only."""
-    mask = length_mask(own, features.shape[2], features.device)
-    if mask is None:
+    """Group norm of one group over [B, C, N], statistics over the first `own[i]` frames only.
+
+    `features` are overwritten unless they train: they are the largest thing in a transcription, and
+    a second one of their kind takes longer to get from the system than to fill.
+    """
+    if all(length == features.shape[2] for length in own):
         normed: Tensor = norm(features)
         return normed
-    weights = mask[:, None, :].to(features.dtype)
-    # Statistics in 32 bits: the sum runs over a million numbers.
-    values, weights32 = features.float(), weights.float()
-    count = weights32.sum(dim=(1, 2), keepdim=True) * features.shape[1]
-    mean = (values * weights32).sum(dim=(1, 2), keepdim=True) / count
-    variance = (((values - mean) * weights32) ** 2).sum(dim=(1, 2), keepdim=True) / count
-    scaled = ((values - mean) * torch.rsqrt(variance + norm.eps)).to(features.dtype)
-    # What lies past the clip is zeroed, so that padding never grows large.
-    return (scaled * norm.weight[:, None] + norm.bias[:, None]) * weights
+    if features.requires_grad:
+        features = features.clone()
+    _zero_past(features, own)
+    # By channels and not in 16 bits: one sum over a million numbers would lose four digits.
+    wide = features.float() if features.dtype.itemsize == 2 else features
+    counts = torch.tensor(own, device=features.device) * features.shape[1]
+    mean = wide.sum(dim=2).sum(dim=1) / counts
+    variance = torch.linalg.vector_norm(wide, dim=2).square().sum(dim=1) / counts - mean.square()
+    scale = torch.rsqrt(variance.clamp(min=0.0) + norm.eps)[:, None, None] * norm.weight[:, None]
+    shift = norm.bias[:, None] - mean[:, None, None] * scale
+    if features.requires_grad:
+        scaled = (wide * scale + shift).to(features.dtype)
+    else:
+        scaled = wide.mul_(scale).add_(shift).to(features.dtype)
+    # Again, so that padding never grows large.
+    _zero_past(scaled, own)
+    return scaled
+
+
+def _zero_past(features: Tensor, own: Sequence[int]) -> None:
+    """Zero what lies past each clip's own frames in [B, C, N]."""
+    if features.device.type == "cpu":
+        for row, length in enumerate(own):
+            features[row, :, length:] = 0.0
+        return
+    mask = length_mask(own, features.shape[2], features.device)
+    if mask is not None:
+        features.masked_fill_(~mask[:, None, :], 0.0)

@@ -13,9 +13,8 @@ import torch
 from moonshine_tune.adapter import SITES
 from moonshine_tune.catalog import lookup_model, nearest_hint
 from moonshine_tune.checkpoints import is_checkpoint_folder
-from moonshine_tune.decode import TOKENS_PER_SECOND
+from moonshine_tune.decode import TOKENS_PER_SECOND, encode_batch_s
 from moonshine_tune.device import choose_device, heap_is_loose
-from moonshine_tune.encoder_cache import prepare_batch_s
 from moonshine_tune.errors import MachineError, RequestError
 from moonshine_tune.holdout import _BATCH_S, _STORED_BATCH_S
 from moonshine_tune.machine import available_memory_mb
@@ -331,7 +330,7 @@ def run_shape(
         releases_encoder=skips_encoder and storage != "memory",
         replay_clips=min(settings.retain.clips_per_step, train.batch_size) if replays else 0,
         score_batch_s=min(_STORED_BATCH_S if skips_encoder else _BATCH_S, scored),
-        prepare_batch_s=min(prepare_batch_s(torch.device(kind)), max(audio_s, clip_s)),
+        prepare_batch_s=min(encode_batch_s(torch.device(kind)), max(audio_s, clip_s)),
     )
     return shape, tuple(remarks)
 

@@ -11,9 +11,6 @@ from moonshine_tune.jobs.corpus import utterance_seconds
 from moonshine_tune.manifest import Utterance
 from moonshine_tune.progress import Progress
 
-# Keys and values of the decoder: 0.14 GB for tiny, 0.9 GB for medium.
-BATCH_S = 240.0
-
 
 class Transcriber(Protocol):
     """What both back ends offer."""
@@ -21,6 +18,11 @@ class Transcriber(Protocol):
     @property
     def backend(self) -> str:
         """`torch` or `runtime`."""
+        ...
+
+    @property
+    def batch_s(self) -> float:
+        """Seconds of audio that are best handed over at a time."""
         ...
 
     def transcribe(self, clips: Sequence[Samples]) -> list[str]:
@@ -55,7 +57,7 @@ def transcribe_utterances(
     seconds, problems = _lengths(utterances)
     texts = [""] * len(utterances)
     with progress.stage(name, len(utterances)) as stage:
-        for group in batches_by_length(seconds, BATCH_S):
+        for group in batches_by_length(seconds, transcriber.batch_s, padded=False):
             clips: list[Samples] = []
             rows: list[int] = []
             for index in group:

@@ -24,6 +24,8 @@ class RuntimeTranscriber:
     """A loaded runtime folder. Close it, or use it as a context manager."""
 
     backend = "runtime"
+    # It hears one clip after the other: this is how much audio is read ahead.
+    batch_s = 240.0
 
     def __init__(
         self, runtime_dir: Path, *, keyterms: Sequence[str] = (), boost: float = 2.0
