@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from moonshine_tune.adapted_linear import AdaptedLinear
+from moonshine_tune.attention import put_in_front
 from moonshine_tune.errors import RequestError
 from moonshine_tune.families.interface import SpeechModel
 from moonshine_tune.files import write_json_atomic
@@ -72,7 +74,7 @@ def inject_lora(
     Raises:
         RequestError: no such sites.
     """
-    from peft import LoraConfig, inject_adapter_in_model
+    from peft import LoraConfig
 
     if sites not in SITES:
         raise RequestError(f"no adapter sites are called {sites!r}", hint=f"one of: {list(SITES)}")
@@ -87,17 +89,21 @@ def inject_lora(
     )
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)
-    inject_adapter_in_model(config, model.module, ADAPTER_NAME)
+    _inject(config, model)
     torch.random.set_rng_state(state)
-    _keep_in_32_bits(model.module)
     return summarize_adapter(model)
 
 
-def _keep_in_32_bits(module: nn.Module) -> None:
+def _inject(config: Any, model: SpeechModel) -> None:
     """Adapter weights train in 32 bits, whatever the frozen weights are kept in."""
-    for _name, parameter in adapter_parameters(module):
+    from peft import inject_adapter_in_model
+
+    inject_adapter_in_model(config, model.module, ADAPTER_NAME)
+    for _name, parameter in adapter_parameters(model.module):
         parameter.data = parameter.data.float()
         parameter.requires_grad_(True)
+    for layer in _layers(model):
+        put_in_front(AdaptedLinear, layer)
 
 
 def adapter_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -283,7 +289,7 @@ def load_adapter(model: SpeechModel, path: Path, *, base_sha256: str | None = No
     Raises:
         RequestError: no adapter there, or it belongs to another base model.
     """
-    from peft import LoraConfig, inject_adapter_in_model
+    from peft import LoraConfig
 
     folder = find_adapter(path)
     _check_base(folder, base_sha256)
@@ -303,8 +309,7 @@ def load_adapter(model: SpeechModel, path: Path, *, base_sha256: str | None = No
         bias="none",
     )
     saved = _read_matrices(folder / WEIGHTS_FILE)
-    inject_adapter_in_model(config, model.module, ADAPTER_NAME)
-    _keep_in_32_bits(model.module)
+    _inject(config, model)
     own = dict(adapter_parameters(model.module))
     by_portable = {f"base_model.model.{_portable(name)}": name for name in own}
     wrong = [

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from moonshine_tune.adapted_linear import plain_adapter
 from moonshine_tune.attention import additive_mask, put_in_front
 from moonshine_tune.frozen_linear import FrozenLinear
 
@@ -88,7 +89,7 @@ def _parts(layer: Any, query: Tensor, frames: Tensor) -> list[_Part]:
     shape = (query.shape[2], query.shape[3], -1)
     base = getattr(layer, "base_layer", layer)
     parts = [_Part(frames, base.weight.to(query.dtype).view(shape))]
-    name = _adapter_of(layer)
+    name = plain_adapter(layer) if base is not layer else None
     if name is not None:
         down, up = layer.lora_A[name], layer.lora_B[name]
         narrow = down(layer.lora_dropout[name](frames.to(down.weight.dtype)))
@@ -117,17 +118,7 @@ def _is_simple(layer: Any) -> bool:
         return False
     if base is layer:
         return True
-    names = layer.active_adapters
-    # DoRA scales the whole product.
-    return not layer.merged and len(names) == 1 and names[0] not in layer.lora_magnitude_vector
-
-
-def _adapter_of(layer: Any) -> str | None:
-    """The name of the adapter that a layer has and computes with."""
-    if not hasattr(layer, "lora_A") or layer.disable_adapters:
-        return None
-    name: str = layer.active_adapters[0]
-    return name if name in layer.lora_A else None
+    return not layer.merged and (layer.disable_adapters or plain_adapter(layer) is not None)
 
 
 def _added(mask: Tensor) -> Tensor:

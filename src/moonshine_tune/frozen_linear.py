@@ -29,12 +29,23 @@ def is_for_onednn(weight: Any) -> bool:
 
 def frozen_product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """rows [..., in] · Wᵀ + bias, of a weight [out, in] and a bias that do not train."""
-    if not is_for_onednn(weight) or rows.dtype != weight.dtype or torch.is_autocast_enabled("cpu"):
+    if not _takes_onednn(rows, weight):
         return F.linear(rows, weight, bias)
     if torch.is_grad_enabled() and rows.requires_grad:
         product: Tensor = _Product.apply(rows, weight, bias)  # type: ignore[no-untyped-call]
         return product
     return onednn_product(rows, weight, bias)
+
+
+def product_without_graph(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`frozen_product` for a function that has a gradient of its own."""
+    product = onednn_product if _takes_onednn(rows, weight) else F.linear
+    return product(rows, weight, bias)
+
+
+def _takes_onednn(rows: Tensor, weight: Tensor) -> bool:
+    same = rows.dtype == weight.dtype and not torch.is_autocast_enabled("cpu")
+    return same and is_for_onednn(weight)
 
 
 def onednn_product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -10,6 +10,7 @@ from moonshine_tune.decode import (
     DecodeLimits,
     GreedySession,
     Samples,
+    TorchTranscriber,
     batches_by_length,
     greedy_tokens,
     pad_clips,
@@ -121,6 +122,24 @@ def test_groups_hold_every_clip_once_and_stay_within_their_seconds() -> None:
     assert sorted(index for group in groups for index in group) == list(range(200))
     assert all(max(seconds[i] for i in group) * len(group) <= 60.0 for group in groups)
     assert len(groups) < 100
+
+
+def test_groups_by_what_clips_have_themselves() -> None:
+    """Decoding pads no clip past its span, so short ones count for what they are."""
+    seconds = [30.0, *[1.0] * 20]
+    assert len(batches_by_length(seconds, 60.0, padded=False)) == 1
+    groups = batches_by_length([*seconds, 11.0], 60.0, padded=False)
+    assert [sum([*seconds, 11.0][i] for i in group) for group in groups] == [31.0, 30.0]
+
+
+def test_small_models_take_more_audio_at_a_time(tiny_model: SpeechModel) -> None:
+    """Until keys and values of all frames take a quarter of a gigabyte."""
+    model = tiny_model
+    frames = TorchTranscriber(model, DecodeLimits()).batch_s * 16_000 / model.samples_per_frame
+    states = EncoderStates(torch.zeros(1, 10, model.encoder.config.hidden_size), (10,))
+    session = GreedySession(model, states, 1)
+    kept = sum(part.nbytes for span in session._spans for pair in span.cross for part in pair)
+    assert frames * kept / 10 == pytest.approx(256e6)
 
 
 def test_a_clip_longer_than_a_batch_goes_alone() -> None:

@@ -14,7 +14,7 @@ from moonshine_tune.adapter import (
     inject_lora,
 )
 from moonshine_tune.families.interface import SpeechModel
-from moonshine_tune.packed import packed
+from moonshine_tune.packed import packed, packed_together
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -75,3 +75,18 @@ def test_the_module_itself_where_it_must_be() -> None:
     assert heard == [1], "whoever listens to a layer hears it"
     hook.remove()
     assert packed(listened) is not listened
+
+
+@pytest.mark.parametrize("kind", ["plain", "bias", "hook"])
+def test_layers_over_the_same_rows(kind: str) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(48, width, bias=kind == "bias") for width in (80, 16, 32)]
+    heard: list[object] = []
+    if kind == "hook":
+        layers[1].register_forward_hook(lambda *told: heard.append(told))
+    call = packed_together(layers)
+    rows = torch.randn(6, 1, 48)
+    with torch.inference_mode():
+        for found, layer in zip(call(rows), layers, strict=True):
+            torch.testing.assert_close(found, layer(rows), rtol=1e-5, atol=1e-5)
+    assert len(heard) == (2 if kind == "hook" else 0)
