@@ -17,9 +17,11 @@ from unittest import mock
 
 import torch
 
+import moonshine_tune.adapted_linear as adapted_linear
 import moonshine_tune.attention as attention
 import moonshine_tune.cross_attention as cross_attention
 import moonshine_tune.frozen_linear as frozen_linear
+import moonshine_tune.rotary as rotary
 from moonshine_tune.adapter import inject_lora
 from moonshine_tune.environment import apply_environment_defaults
 from moonshine_tune.families.interface import EncoderStates
@@ -32,6 +34,8 @@ PARTS = {
     "oneDNN": (frozen_linear, "is_for_onednn", lambda weight: False),
     "frames read directly": (cross_attention, "_MOST_SHARE", 0.0),
     "windows in blocks": (attention, "_LEAST_FRAMES", 10**9),
+    "complex positions": (rotary, "_is_for", lambda attention, positions: False),
+    "adapters in one function": (adapted_linear, "plain_adapter", lambda layer: None),
 }
 
 

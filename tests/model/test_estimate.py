@@ -190,8 +190,8 @@ def test_memory_moves_with_each_thing_that_it_depends_on() -> None:
     assert changed(tokens=24) > step
     assert changed(gradient_checkpointing=True) < 0.7 * step
     assert changed(sites="decoder") < step
-    # Adapters and attention compute in 32 bits all the same.
-    assert 0.9 * step < changed(frozen_dtype=torch.bfloat16) < 1.1 * step
+    # Adapters keep what they read in its own 16 bits; attention computes in 32 all the same.
+    assert 0.7 * step < changed(frozen_dtype=torch.bfloat16) < 0.9 * step
     assert changed(dropout=0.1) > step
     assert changed(device="mps") > step  # eager attention keeps its weights
     bigger = _estimate(sites="all", rank=8)
