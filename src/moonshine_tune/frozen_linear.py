@@ -2,7 +2,7 @@
 
 torch hands 32-bit products on x86 to MKL, which takes slower paths on processors that are not
 Intel's: 115 to 170 GFLOP/s on two cores of an AMD EPYC where oneDNN's kernel reaches 180 to 215 on
-the very same matrices, in place. In 16 bits torch calls oneDNN too, and adds the bias apart.
+the very same matrices, in place. In 16 bits torch calls oneDNN by itself.
 """
 
 from typing import Any
@@ -18,12 +18,11 @@ def is_for_onednn(weight: Any) -> bool:
         isinstance(weight, Tensor)
         and weight.ndim == 2
         and weight.device.type == "cpu"
-        and weight.dtype in (torch.float32, torch.bfloat16)
+        and weight.dtype == torch.float32
         and bool(torch._C._has_mkldnn)
         # Not promised by torch: its compiler calls them.
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-        and (weight.dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
     )
 
 

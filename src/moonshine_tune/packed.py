@@ -48,7 +48,7 @@ def packed_together(modules: Sequence[nn.Module]) -> Callable[[Tensor], Sequence
 def _can_be_packed(module: nn.Module) -> bool:
     weight: Any = getattr(_base(module), "weight", None)
     listened = module._forward_hooks or module._forward_pre_hooks
-    return not listened and is_for_onednn(weight) and weight.dtype == torch.float32
+    return not listened and is_for_onednn(weight)
 
 
 def _base(module: nn.Module) -> Any:
