@@ -93,7 +93,7 @@ def _adapt_and_score(
         EvaluateRequest(canary_manifest, adapter=trained.run), out / "eval-canary", progress
     )
     assert domain.comparison and canary.comparison
-    figures = {
+    figures: dict[str, Any] = {
         "base_wer": domain.comparison.before,
         "wer": domain.score.wer,
         "ci95": domain.score.ci95,

@@ -49,7 +49,8 @@ def measure(name: str, clips: int, clip_s: float, tokens: int) -> dict[str, Any]
 
     def step() -> None:
         hidden = model.decoder_hidden(states, targets.input_ids)
-        head_cross_entropy_sum(hidden, FrozenHead(model.head_weight), targets.targets).backward()
+        loss = head_cross_entropy_sum(hidden, FrozenHead(model.head_weight), targets.targets)
+        loss.backward()  # type: ignore[no-untyped-call]
 
     def keys_and_values() -> None:
         with torch.no_grad():

@@ -163,7 +163,8 @@ def _warm_up() -> None:
     inject_lora(model, sites="all")
     targets = target_batch([[3, 4, 5]], "cpu")
     hidden = model.decoder_hidden(model.encode(torch.zeros(1, 8000), [8000]), targets.input_ids)
-    head_cross_entropy_sum(hidden, FrozenHead(model.head_weight), targets.targets).backward()
+    loss = head_cross_entropy_sum(hidden, FrozenHead(model.head_weight), targets.targets)
+    loss.backward()  # type: ignore[no-untyped-call]
     torch.optim.AdamW([p for p in model.module.parameters() if p.requires_grad]).step()
 
 
@@ -183,7 +184,7 @@ def train_and_measure(case: Case, folder: Path) -> dict[str, Any]:
     gc.collect()
     begun = _resident()
     model = load_checkpoint(folder, dtype=getattr(torch, case.frozen))
-    inject_lora(model, rank=case.rank, sites=case.sites)
+    adapter = inject_lora(model, rank=case.rank, sites=case.sites)
     if case.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     loaded = _peak() - begun
@@ -202,7 +203,9 @@ def train_and_measure(case: Case, folder: Path) -> dict[str, Any]:
             heard = model.encode(torch.zeros(1, 16_000), [16_000])
             GreedySession(model, heard, 2).step(torch.ones(1, dtype=torch.long))
     budget = 10_000 if case.stored_s else 0
-    source = StateSource(model, load, seconds, budget_mb=budget)
+    source = StateSource(
+        model, load, seconds, budget_mb=budget, trains_encoder=adapter.touches_encoder
+    )
     source.prepare(range(clips), SilentProgress(), "states")
     prepared = _peak() - begun
     if case.stored_s:
@@ -217,7 +220,7 @@ def train_and_measure(case: Case, folder: Path) -> dict[str, Any]:
         taken += size
         return rows
 
-    head = FrozenHead(model.head_weight, laid_out=True)
+    head = FrozenHead(model.head_weight)
 
     def terms() -> Any:
         for _ in range(2):

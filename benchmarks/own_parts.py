@@ -86,7 +86,8 @@ def make_step(name: str, case: Case) -> Callable[[], None]:
     def step() -> None:
         heard = model.encode(audio, counts) if case.encodes else states
         hidden = model.decoder_hidden(heard, targets.input_ids)
-        head_cross_entropy_sum(hidden, head, targets.targets).backward()
+        loss = head_cross_entropy_sum(hidden, head, targets.targets)
+        loss.backward()  # type: ignore[no-untyped-call]
 
     return step
 

@@ -53,7 +53,7 @@ def take(page: Path, width: int = WIDTH, height: int = HEIGHT) -> bytes:
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         chrome.get(page.absolute().as_uri())
-        told = chrome.get_log("browser")
+        told = chrome.get_log("browser")  # type: ignore[no-untyped-call]
         if told:
             raise RuntimeError(f"the page complains: {told}")
         shot = chrome.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})

@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def manifests(sizes: Sequence[int]) -> list[Curve]:
     for rows in sizes:
         with tempfile.TemporaryDirectory() as name:
             path = write_rows(Path(name), rows)
-            opened.append((rows, timed(lambda path=path: read_manifest(path), 1)))
+            opened.append((rows, timed(partial(read_manifest, path), 1)))
             found = read_manifest(path).utterances
         seconds = [item.known_seconds or 0.0 for item in found]
 
@@ -115,7 +116,7 @@ def clip_lengths(model: SpeechModel, lengths: Sequence[float]) -> list[Curve]:
     for seconds in lengths:
         tokens = round(_TOKENS_A_SECOND * seconds)
         steps.append((seconds, step_seconds(model, seconds, tokens)))
-        heard.append((seconds, timed(lambda s=seconds, t=tokens: _hear(model, s, t))))
+        heard.append((seconds, timed(partial(_hear, model, seconds, tokens))))
     return [Curve("clip length", f"training step, {_BATCH} clips", "s", tuple(steps)),
             Curve("clip length", f"transcription, {_BATCH} clips", "s", tuple(heard))]  # fmt: skip
 
@@ -127,11 +128,11 @@ def model_sizes(names: Sequence[str]) -> list[Curve]:
         model = model_from_config(published_config(name))
         size = sum(value.numel() for value in model.module.parameters()) / 1e6
         states = _states(model, 10.0)
-        found["encode"].append((size, timed(lambda m=model: _states(m, 10.0))))
+        found["encode"].append((size, timed(partial(_states, model, 10.0))))
         with torch.inference_mode():
             session = GreedySession(model, states, 64)
             tokens = torch.ones(_BATCH, dtype=torch.long)
-            found["token"].append((size, timed(lambda s=session, t=tokens: s.step(t), 20)))
+            found["token"].append((size, timed(partial(session.step, tokens), 20)))
         inject_lora(model, sites="decoder")
         found["step"].append((size, step_seconds(model, 10.0, 40)))
         print(f"{name}: {size:.0f} M", file=sys.stderr)
@@ -149,12 +150,12 @@ def step_seconds(model: SpeechModel, clip_s: float, tokens: int) -> float:
     states = _states(model, clip_s)
     targets = target_batch([[300 + place for place in range(tokens)]] * _BATCH, "cpu")
 
-    head = FrozenHead(model.head_weight, laid_out=True)
+    head = FrozenHead(model.head_weight)
 
     def step() -> None:
         hidden = model.decoder_hidden(states, targets.input_ids)
         loss = head_cross_entropy_sum(hidden, head, targets.targets)
-        (loss / targets.num_targets).backward()
+        (loss / targets.num_targets).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
