@@ -56,6 +56,51 @@ def takes_blocks(config: Any, frames: int) -> bool:
     return str(config._attn_implementation).startswith(_PREFIX) and frames >= _LEAST_FRAMES
 
 
+class OwnAttention(nn.Module):
+    """Goes in front of an attention of transformers, which does what `attend` leaves to it."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: Any = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+        key_value_states: Tensor | None = None,
+        **options: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """As transformers calls it; what keeps a cache of keys is left to transformers."""
+        if past_key_values is None:
+            own = self.attend(
+                hidden_states, position_embeddings, attention_mask, key_value_states, options
+            )
+            if own is not None:
+                return own
+        whole: tuple[Tensor, Tensor | None] = super().forward(
+            hidden_states,
+            position_embeddings=position_embeddings,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            key_value_states=key_value_states,
+            **options,
+        )
+        return whole
+
+    def attend(
+        self,
+        hidden: Tensor,
+        positions: Any,
+        mask: Tensor | None,
+        frames: Tensor | None,
+        options: dict[str, Any],
+    ) -> tuple[Tensor, Tensor | None] | None:
+        """[B, L, W] → the same and the shares, if they are at hand; None where it is not for this.
+
+        Args:
+            frames: what cross-attention reads; None in self-attention.
+        """
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
 class WindowBlocks:
     """Attention to a window of frames, cut into blocks of queries: its price grows with the length.

@@ -12,10 +12,10 @@ from functools import reduce
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from moonshine_tune.adapted_linear import plain_adapter
-from moonshine_tune.attention import additive_mask, put_in_front
+from moonshine_tune.attention import OwnAttention, additive_mask, put_in_front
 from moonshine_tune.frozen_linear import FrozenLinear
 
 # Above it the work is more than that of keys and values: each head reads the frames' whole width.
@@ -28,39 +28,26 @@ def use_frames_directly(module: Any) -> None:
         put_in_front(_FrameAttention, layer.encoder_attn)
 
 
-class _FrameAttention(nn.Module):
-    """Goes in front of a cross-attention of transformers, which does what this cannot."""
-
-    def forward(
+class _FrameAttention(OwnAttention):
+    def attend(
         self,
-        hidden_states: Tensor,
-        position_embeddings: Any = None,
-        attention_mask: Tensor | None = None,
-        past_key_values: Any = None,
-        key_value_states: Tensor | None = None,
-        **options: Any,
-    ) -> tuple[Tensor, Tensor | None]:
+        hidden: Tensor,
+        positions: Any,
+        mask: Tensor | None,
+        frames: Tensor | None,
+        options: dict[str, Any],
+    ) -> tuple[Tensor, Tensor | None] | None:
         attention: Any = self
-        frames = key_value_states
-        is_cached = past_key_values is not None
-        if is_cached or frames is None or not _is_for(attention, hidden_states, frames):
-            whole: tuple[Tensor, Tensor | None] = super().forward(
-                hidden_states,
-                position_embeddings=position_embeddings,
-                attention_mask=attention_mask,
-                past_key_values=past_key_values,
-                key_value_states=frames,
-                **options,
-            )
-            return whole
-        rows, length, _ = hidden_states.shape
-        query = attention.q_proj(hidden_states).view(rows, length, -1, attention.head_dim)
+        if frames is None or not _is_for(attention, hidden, frames):
+            return None
+        rows, length, _ = hidden.shape
+        query = attention.q_proj(hidden).view(rows, length, -1, attention.head_dim)
         query = query * attention.scaling
         frames = frames.to(query.dtype)
         keys = _parts(attention.k_proj, query, frames)
         scores = reduce(torch.add, [part.scores(query) for part in keys])
-        if attention_mask is not None:
-            scores = scores + _added(attention_mask)
+        if mask is not None:
+            scores = scores + _added(mask)
         shares = scores.softmax(dim=-1)
         values = _parts(attention.v_proj, query, frames)
         mixed = reduce(torch.add, [part.mixed(shares) for part in values])

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.moonshine.modeling_moonshine import eager_attention_forward
 
-from moonshine_tune.attention import put_in_front
+from moonshine_tune.attention import OwnAttention, put_in_front
 
 
 @dataclass(frozen=True)
@@ -105,36 +105,24 @@ class _Rotary(nn.Module):
         return Positions(super().forward(*args, **options))
 
 
-class _SelfAttention(nn.Module):
-    """Goes in front of a self-attention of transformers, which does what this cannot."""
-
-    def forward(
+class _SelfAttention(OwnAttention):
+    def attend(
         self,
-        hidden_states: Tensor,
-        position_embeddings: Any = None,
-        attention_mask: Tensor | None = None,
-        past_key_values: Any = None,
-        key_value_states: Tensor | None = None,
-        **options: Any,
-    ) -> tuple[Tensor, Tensor | None]:
+        hidden: Tensor,
+        positions: Any,
+        mask: Tensor | None,
+        frames: Tensor | None,
+        options: dict[str, Any],
+    ) -> tuple[Tensor, Tensor | None] | None:
         attention: Any = self
-        is_plain = past_key_values is None and key_value_states is None
-        if not is_plain or not _is_for(attention, position_embeddings):
-            whole: tuple[Tensor, Tensor | None] = super().forward(
-                hidden_states,
-                position_embeddings=position_embeddings,
-                attention_mask=attention_mask,
-                past_key_values=past_key_values,
-                key_value_states=key_value_states,
-                **options,
-            )
-            return whole
-        rows, length, _ = hidden_states.shape
+        if frames is not None or not _is_for(attention, positions):
+            return None
+        rows, length, _ = hidden.shape
         query, key, value = (
-            layer(hidden_states).view(rows, length, -1, attention.head_dim)
+            layer(hidden).view(rows, length, -1, attention.head_dim)
             for layer in (attention.q_proj, attention.k_proj, attention.v_proj)
         )
-        turns = position_embeddings.turns(attention.head_dim)
+        turns = positions.turns(attention.head_dim)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(
             attention.config._attn_implementation, eager_attention_forward
         )
@@ -143,10 +131,10 @@ class _SelfAttention(nn.Module):
             turns.turn(query).transpose(1, 2),
             turns.turn(key).transpose(1, 2),
             value.transpose(1, 2),
-            attention_mask,
+            mask,
             dropout=attention.attention_dropout if attention.training else 0.0,
             scaling=attention.scaling,
-            is_causal=attention.is_causal and attention_mask is None and length > 1,
+            is_causal=attention.is_causal and mask is None and length > 1,
             **options,
         )
         return attention.o_proj(mixed.reshape(rows, length, -1)), shares
