@@ -6,7 +6,7 @@ each clip's frames. So clips of about one length lie together in a span, and no 
 its own longest clip.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from moonshine_tune.attention import additive_mask
 from moonshine_tune.families.interface import EncoderStates, SpeechModel
-from moonshine_tune.packed import Linear, packed, packed_together
+from moonshine_tune.packed import Linear, packed, packed_together, side_by_side
 from moonshine_tune.rotary import Turns
 
 # A span's longest clip over its shortest, and the rows that are worth the calls of one more span.
@@ -36,7 +36,7 @@ class _Products:
     def __init__(self, layer: Any, *, is_packed: bool) -> None:
         own, frames, mlp = layer.self_attn, layer.encoder_attn, layer.mlp
         one = packed if is_packed else _as_it_is
-        together = packed_together if is_packed else _each_as_it_is
+        together = packed_together if is_packed else side_by_side
         self.query_key_value = together((own.q_proj, own.k_proj, own.v_proj))
         self.out, self.frame_query = one(own.o_proj), one(frames.q_proj)
         self.frame_out = one(frames.o_proj)
@@ -193,10 +193,6 @@ def _kept(rows: Sequence[int], device: torch.device) -> Any:
 
 def _as_it_is(module: nn.Module) -> Linear:
     return module
-
-
-def _each_as_it_is(modules: Sequence[nn.Module]) -> Callable[[Tensor], Sequence[Tensor]]:
-    return lambda rows: [module(rows) for module in modules]
 
 
 def _span_borders(states: EncoderStates) -> list[tuple[int, int]]:

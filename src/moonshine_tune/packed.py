@@ -37,12 +37,16 @@ def packed_together(modules: Sequence[nn.Module]) -> Callable[[Tensor], Sequence
     """Linear layers that read the same rows as one product: a small one costs mostly its call."""
     joint = all(_can_be_packed(module) for module in modules)
     if not joint or any(getattr(_base(module), "bias", None) is not None for module in modules):
-        each = [packed(module) for module in modules]
-        return lambda rows: [layer(rows) for layer in each]
+        return side_by_side([packed(module) for module in modules])
     weights = [effective_weight(module) for module in modules]
     together = _laid_out(torch.cat(weights), None)
     sizes = [len(weight) for weight in weights]
     return lambda rows: torch.split(together(rows), sizes, dim=-1)
+
+
+def side_by_side(layers: Sequence[Linear]) -> Callable[[Tensor], Sequence[Tensor]]:
+    """Layers that read the same rows, each by itself."""
+    return lambda rows: [layer(rows) for layer in layers]
 
 
 def _can_be_packed(module: nn.Module) -> bool:

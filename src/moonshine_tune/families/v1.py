@@ -87,12 +87,14 @@ def _group_norm(features: Tensor, own: Sequence[int], norm: nn.GroupNorm) -> Ten
     `features` are overwritten unless they train: they are the largest thing in a transcription, and
     a second one of their kind takes longer to get from the system than to fill.
     """
-    if all(length == features.shape[2] for length in own):
+    mask = length_mask(own, features.shape[2], features.device)
+    if mask is None:
         normed: Tensor = norm(features)
         return normed
+    past = ~mask[:, None, :]
     if features.requires_grad:
         features = features.clone()
-    _zero_past(features, own)
+    _zero_past(features, own, past)
     # By channels and not in 16 bits: one sum over a million numbers would lose four digits.
     wide = features.float() if features.dtype.itemsize == 2 else features
     counts = torch.tensor(own, device=features.device) * features.shape[1]
@@ -105,16 +107,15 @@ def _group_norm(features: Tensor, own: Sequence[int], norm: nn.GroupNorm) -> Ten
     else:
         scaled = wide.mul_(scale).add_(shift).to(features.dtype)
     # Again, so that padding never grows large.
-    _zero_past(scaled, own)
+    _zero_past(scaled, own, past)
     return scaled
 
 
-def _zero_past(features: Tensor, own: Sequence[int]) -> None:
-    """Zero what lies past each clip's own frames in [B, C, N]."""
-    if features.device.type == "cpu":
-        for row, length in enumerate(own):
-            features[row, :, length:] = 0.0
+def _zero_past(features: Tensor, own: Sequence[int], past: Tensor) -> None:
+    """Zero what lies past each clip's own frames in [B, C, N]; `past` [B, 1, N] says where too."""
+    if features.device.type != "cpu":
+        features.masked_fill_(past, 0.0)
         return
-    mask = length_mask(own, features.shape[2], features.device)
-    if mask is not None:
-        features.masked_fill_(~mask[:, None, :], 0.0)
+    # Only what changes is touched: a thirtieth of the time.
+    for row, length in enumerate(own):
+        features[row, :, length:] = 0.0
