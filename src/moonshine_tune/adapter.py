@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from moonshine_tune.adapted_linear import AdaptedLinear
-from moonshine_tune.attention import put_in_front
 from moonshine_tune.errors import RequestError
 from moonshine_tune.families.interface import SpeechModel
 from moonshine_tune.files import write_json_atomic
+from moonshine_tune.in_front import put_in_front
 
 ADAPTER_NAME = "default"
 # What DoRA calls the lengths of the weights.

@@ -6,7 +6,6 @@ nothing to add to goes on to that kernel.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -30,18 +29,6 @@ def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
     """0 where attention is allowed, the lowest number elsewhere; for eager and fused attention."""
     zero = torch.zeros((), dtype=dtype, device=allowed.device)
     return torch.where(allowed, zero, torch.finfo(dtype).min)
-
-
-def put_in_front(own: Any, module: nn.Module) -> None:
-    """Let a module compute by the class `own`, which may hand on to what the module was."""
-    if not isinstance(module, own):
-        kind: Any = type(module)
-        module.__class__ = _in_front(own, kind)
-
-
-@cache
-def _in_front(own: Any, kind: Any) -> Any:
-    return type(kind.__name__, (own, kind), {})
 
 
 def use_own_attention(module: Any) -> None:
