@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.acceptance import SHARED
 from moonshine_tune.cli.console import TerminalProgress
-from moonshine_tune.environment import apply_environment_defaults
+from moonshine_tune.core.environment import apply_environment_defaults
 from moonshine_tune.manifest import read_manifest, write_manifest
 from moonshine_tune.splits import split_by_speaker
 

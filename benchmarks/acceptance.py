@@ -17,7 +17,7 @@ from typing import Any
 
 from moonshine_tune.cli.console import TerminalProgress
 from moonshine_tune.config import read_preset, resolve_settings
-from moonshine_tune.environment import apply_environment_defaults
+from moonshine_tune.core.environment import apply_environment_defaults
 from moonshine_tune.manifest import read_manifest, write_manifest
 
 SHARED = Path(

@@ -22,8 +22,8 @@ from typing import Any
 from benchmarks.acceptance import SHARED
 from benchmarks.comparisons import COMPARISONS, Comparison, Workshop
 from benchmarks.fresh import Measured, run_fresh
-from moonshine_tune.machine import chip_name
-from moonshine_tune.provenance import platform_summary, versions
+from moonshine_tune.core.hardware import chip_name
+from moonshine_tune.core.provenance import platform_summary, versions
 
 TOOLS = Path(".bench-tools")
 # What the peers need beyond this program's own packages; none of them touches torch.

@@ -14,9 +14,9 @@ import soundfile
 from benchmarks.fresh import Measured
 from benchmarks.random_model import save_random_model
 from moonshine_tune.audio.decode import load_utterance
-from moonshine_tune.machine import cache_root
+from moonshine_tune.core.hardware import cache_root
 from moonshine_tune.manifest import Utterance, read_manifest
-from moonshine_tune.progress import SilentProgress
+from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.sources import ResolvedModel, resolve_model
 
 _PYTHON = sys.executable

@@ -178,7 +178,7 @@ def train_and_measure(case: Case, folder: Path) -> dict[str, Any]:
     from moonshine_tune.decode_session import GreedySession
     from moonshine_tune.encoder_cache import StateSource, release_encoder
     from moonshine_tune.loss import FrozenHead, head_cross_entropy_sum, head_kl_sum, target_batch
-    from moonshine_tune.progress import SilentProgress
+    from moonshine_tune.core.progress import SilentProgress
 
     _warm_up()
     gc.collect()
@@ -276,7 +276,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.child is not None:
         if not options.loose_heap:
-            from moonshine_tune.device import keep_heap_tight
+            from moonshine_tune.core.device import keep_heap_tight
 
             keep_heap_tight()
         case = Case(**json.loads(options.child))

@@ -36,8 +36,8 @@ from moonshine_tune.adapter import adapter_parameters, adapter_state, inject_lor
 from moonshine_tune.cli.console import TerminalProgress
 from moonshine_tune.jobs.export import graft_adapter
 from moonshine_tune.jobs.model_opening import base_identity, open_model
-from moonshine_tune.machine import cache_root, chip_name
-from moonshine_tune.progress import SilentProgress
+from moonshine_tune.core.hardware import cache_root, chip_name
+from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.runtime.graft import graft
 from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.runtime.rebuild import read_weights

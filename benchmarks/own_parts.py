@@ -23,7 +23,7 @@ import moonshine_tune.cross_attention as cross_attention
 import moonshine_tune.frozen_linear as frozen_linear
 import moonshine_tune.rotary as rotary
 from moonshine_tune.adapter import inject_lora
-from moonshine_tune.environment import apply_environment_defaults
+from moonshine_tune.core.environment import apply_environment_defaults
 from moonshine_tune.families.interface import EncoderStates
 from moonshine_tune.loss import FrozenHead, head_cross_entropy_sum, target_batch
 from moonshine_tune.shapes import model_from_config, published_config

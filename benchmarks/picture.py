@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from moonshine_tune.progress import SilentProgress
+from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.report.page import write_report
 
 WIDTH, HEIGHT = 1400, 1000

@@ -9,8 +9,8 @@ import torch
 
 from moonshine_tune.checkpoints import load_tokenizer
 from moonshine_tune.families.interface import SpeechModel
-from moonshine_tune.machine import cache_root
-from moonshine_tune.progress import SilentProgress
+from moonshine_tune.core.hardware import cache_root
+from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.shapes import model_from_config, published_config
 from moonshine_tune.sources import resolve_model
 

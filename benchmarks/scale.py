@@ -31,12 +31,12 @@ from moonshine_tune.adapter import adapter_parameters, inject_lora
 from moonshine_tune.checkpoints import load_checkpoint
 from moonshine_tune.decode_session import GreedySession
 from moonshine_tune.encoder_cache import StateSource
-from moonshine_tune.environment import apply_environment_defaults
+from moonshine_tune.core.environment import apply_environment_defaults
 from moonshine_tune.families.interface import SpeechModel
 from moonshine_tune.loss import FrozenHead, head_cross_entropy_sum, target_batch
-from moonshine_tune.machine import cache_root, chip_name
+from moonshine_tune.core.hardware import cache_root, chip_name
 from moonshine_tune.manifest import read_manifest
-from moonshine_tune.progress import SilentProgress
+from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.report.latency_plot import draw
 from moonshine_tune.sampler import BucketSampler
 from moonshine_tune.shapes import model_from_config, published_config

@@ -311,8 +311,8 @@ def speech_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def wheel_assets() -> "WheelAssets":
     """Runtime files and recordings of the pinned wheel, downloaded where they are missing."""
-    from moonshine_tune.errors import SourceUnreachableError
-    from moonshine_tune.progress import SilentProgress
+    from moonshine_tune.core.errors import SourceUnreachableError
+    from moonshine_tune.core.progress import SilentProgress
     from moonshine_tune.wheel import fetch_wheel_assets
 
     try:
@@ -330,7 +330,7 @@ def real_tiny(wheel_assets: "WheelAssets") -> "ResolvedModel":
 
 
 def _real_cache() -> Path:
-    from moonshine_tune.machine import cache_root
+    from moonshine_tune.core.hardware import cache_root
 
     return Path(_TOLD_CACHE).expanduser().absolute() if _TOLD_CACHE else cache_root()
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from moonshine_tune.environment import apply_environment_defaults
+from moonshine_tune.core.environment import apply_environment_defaults
 
 Clips = list[np.ndarray]
 

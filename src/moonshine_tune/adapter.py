@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from moonshine_tune.adapted_linear import AdaptedLinear
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.families.interface import SpeechModel
-from moonshine_tune.files import write_json_atomic
+from moonshine_tune.core.files import write_json_atomic
 from moonshine_tune.in_front import put_in_front
 
 ADAPTER_NAME = "default"

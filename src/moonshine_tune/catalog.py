@@ -7,7 +7,7 @@ Moonshine's own store from the catalog inside moonshine-voice 0.1.5.
 import difflib
 from dataclasses import dataclass
 
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 
 ORGANIZATIONS = ("moonshine-ai", "UsefulSensors")
 """Hub organizations in the order in which they are tried: today's name, then the former one."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from moonshine_tune.attention import use_own_attention
 from moonshine_tune.cross_attention import use_frames_directly
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.families.interface import SpeechModel, TextTokenizer
 from moonshine_tune.families.streaming import StreamingSpeechModel
 from moonshine_tune.families.v1 import V1SpeechModel

@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from moonshine_tune.errors import ProblemsError, RequestError
+from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.settings import RunSettings
-from moonshine_tune.yaml_files import read_shipped, read_yaml, shipped_names
+from moonshine_tune.core.yaml import read_shipped, read_yaml, shipped_names
 
 # Settings that name files; in a settings file they are relative to it.
 PATH_SETTINGS = ("data.train", "data.dev", "data.canary", "data.replay", "augment.noise",

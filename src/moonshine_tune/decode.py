@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moonshine_tune.decode_session import GreedySession, bytes_per_frame
-from moonshine_tune.device import batch_width
+from moonshine_tune.core.device import batch_width
 from moonshine_tune.families.interface import BOS_ID, EOS_ID, EncoderStates, SpeechModel
 
 SAMPLE_RATE_HZ = 16_000

@@ -23,10 +23,10 @@ from moonshine_tune.decode import (
     fit_clip,
     pad_clips,
 )
-from moonshine_tune.device import batch_width, is_out_of_memory, release_memory
-from moonshine_tune.errors import MachineError
+from moonshine_tune.core.device import batch_width, is_out_of_memory, release_memory
+from moonshine_tune.core.errors import MachineError
 from moonshine_tune.families.interface import EncoderStates, SpeechModel
-from moonshine_tune.progress import Progress, Stage
+from moonshine_tune.core.progress import Progress, Stage
 from moonshine_tune.state_shards import ShardWriter, StateShards
 
 _MB = 1_000_000

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models
 from torch import Tensor
 
 from moonshine_tune.checkpoints import wrap_module
-from moonshine_tune.device import autocast
+from moonshine_tune.core.device import autocast
 from moonshine_tune.families.interface import SpeechModel, TextTokenizer
 from moonshine_tune.loss import cross_entropy_sum, target_batch
 

@@ -7,7 +7,7 @@ from moonshine_tune.decode import DecodeLimits, batches_by_length, greedy_tokens
 from moonshine_tune.encoder_cache import StateSource, each_that_fits
 from moonshine_tune.families.interface import SpeechModel
 from moonshine_tune.manifest import Utterance
-from moonshine_tune.progress import Progress
+from moonshine_tune.core.progress import Progress
 from moonshine_tune.score import Score, ScoredUtterance, score_utterance, summarize
 from moonshine_tune.text import Normalizer
 

@@ -4,9 +4,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from moonshine_tune.errors import SourceUnreachableError
-from moonshine_tune.network import growth_shown, why_unreachable
-from moonshine_tune.progress import Progress
+from moonshine_tune.core.errors import SourceUnreachableError
+from moonshine_tune.core.network import growth_shown, why_unreachable
+from moonshine_tune.core.progress import Progress
 
 # Weights as safetensors only: nothing that would have to be unpickled is ever downloaded.
 PATTERNS = (

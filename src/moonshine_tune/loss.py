@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from moonshine_tune.device import in_few_sizes
+from moonshine_tune.core.device import in_few_sizes
 from moonshine_tune.families.interface import BOS_ID, EOS_ID
 from moonshine_tune.frozen_linear import frozen_product
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.errors import ProblemsError, RequestError
-from moonshine_tune.files import write_jsonl_atomic
+from moonshine_tune.core.errors import ProblemsError, RequestError
+from moonshine_tune.core.files import write_jsonl_atomic
 
 # Keys with a meaning of their own; every other key is kept in `Utterance.extra`.
 RESERVED_KEYS = ("id", "audio", "audio_filepath", "text", "speaker", "duration", "start", "end",

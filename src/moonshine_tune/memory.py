@@ -21,7 +21,7 @@ from moonshine_tune.adapter import adapter_parameters, inject_lora
 from moonshine_tune.checkpoints import MOST_MAPPED_BYTES
 from moonshine_tune.decode import SAMPLE_RATE_HZ
 from moonshine_tune.decode_session import GreedySession
-from moonshine_tune.device import batch_width, in_few_sizes
+from moonshine_tune.core.device import batch_width, in_few_sizes
 from moonshine_tune.families.interface import EncoderStates
 from moonshine_tune.live_memory import LiveMemory, make_fake
 from moonshine_tune.loss import FrozenHead, TargetBatch, head_cross_entropy_sum, head_kl_sum

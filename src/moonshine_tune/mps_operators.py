@@ -17,7 +17,7 @@ import yaml
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from moonshine_tune.errors import MachineError
+from moonshine_tune.core.errors import MachineError
 
 _TABLE = Path("packaged/ATen/native/native_functions.yaml")
 _COMPOSITE = frozenset(

@@ -14,7 +14,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 
 MIN_WORDS, MAX_WORDS = 5, 18
 

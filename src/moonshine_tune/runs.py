@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.errors import RequestError
-from moonshine_tune.files import disk_errors, write_json_atomic, write_jsonl_atomic
-from moonshine_tune.provenance import command_line, git_state, platform_summary, versions
+from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.files import disk_errors, write_json_atomic, write_jsonl_atomic
+from moonshine_tune.core.provenance import command_line, git_state, platform_summary, versions
 
 SCHEMA_VERSION = 1
 

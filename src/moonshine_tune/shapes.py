@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models
 
 from moonshine_tune.catalog import ModelRecord, find_model
 from moonshine_tune.checkpoints import model_type_of, wrap_module
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.families.interface import SpeechModel, TextTokenizer
 
 VOCABULARY_SIZE = 32_768

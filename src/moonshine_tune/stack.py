@@ -5,7 +5,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-from moonshine_tune.provenance import package_version
+from moonshine_tune.core.provenance import package_version
 
 _IMPORT_LIMIT_S = 180
 

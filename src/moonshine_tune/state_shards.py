@@ -19,9 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from moonshine_tune.files import free_disk_mb
-from moonshine_tune.machine import make_cache_folder
-from moonshine_tune.progress import Progress
+from moonshine_tune.core.files import free_disk_mb
+from moonshine_tune.core.hardware import make_cache_folder
+from moonshine_tune.core.progress import Progress
 
 _MB = 1_000_000
 # A shard is written whole: larger ones lose more when a run is killed, smaller ones are many files.

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 
 _HYPHENS = re.compile(r"(?<=\w)[-‐‑–](?=\w)")
 _ELLIPSIS = re.compile(r"…|\.{2,}")

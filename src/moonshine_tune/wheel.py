@@ -17,11 +17,11 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from moonshine_tune.errors import MachineError, SourceUnreachableError
-from moonshine_tune.files import complete_folder, disk_errors, sha256_of
-from moonshine_tune.machine import make_cache_folder
-from moonshine_tune.network import growth_shown
-from moonshine_tune.progress import Progress
+from moonshine_tune.core.errors import MachineError, SourceUnreachableError
+from moonshine_tune.core.files import complete_folder, disk_errors, sha256_of
+from moonshine_tune.core.hardware import make_cache_folder
+from moonshine_tune.core.network import growth_shown
+from moonshine_tune.core.progress import Progress
 
 REQUIREMENT = "moonshine-voice==0.1.0"
 _PLATFORM = "manylinux_2_34_x86_64"

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from moonshine_tune import provenance, stack
+from moonshine_tune import stack
+from moonshine_tune.core import provenance
 from moonshine_tune.cli.app import run
-from moonshine_tune.environment import DEFAULTS
+from moonshine_tune.core.environment import DEFAULTS
 from moonshine_tune.jobs import doctor
 
 _ROOT = Path(__file__).parents[2]

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from moonshine_tune import hub, network
+from moonshine_tune import hub
+from moonshine_tune.core import network
 from moonshine_tune.cli.app import run
 from moonshine_tune.runtime import rebuild
 from moonshine_tune.runtime.layout import V1_FILES

@@ -76,7 +76,7 @@ def test_loads_no_torch(evaluation: Path) -> None:
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from moonshine_tune.progress import SilentProgress\n"
+        "from moonshine_tune.core.progress import SilentProgress\n"
         "from moonshine_tune.report.page import write_report\n"
         f"write_report(Path({str(evaluation)!r}), None, SilentProgress())\n"
         "sys.exit('torch' in sys.modules)\n"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moonshine_tune.progress import SilentProgress
+from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.report.page import write_report
 from moonshine_tune.score import score_utterance
 from moonshine_tune.text import normalizer_for

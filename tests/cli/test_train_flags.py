@@ -8,7 +8,7 @@ import pytest
 
 from moonshine_tune.cli.app import run
 from moonshine_tune.config import ResolvedSettings
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from moonshine_tune.config import ResolvedSettings, resolve_settings
-from moonshine_tune.progress import SilentProgress, Stage
+from moonshine_tune.core.progress import SilentProgress, Stage
 
 
 class Watcher(SilentProgress):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from moonshine_tune.config import resolve_settings
 from moonshine_tune.jobs.train import train
-from moonshine_tune.progress import SilentProgress
+from moonshine_tune.core.progress import SilentProgress
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

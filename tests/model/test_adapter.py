@@ -29,7 +29,7 @@ from moonshine_tune.adapter import (
     save_adapter,
 )
 from moonshine_tune.decode import Samples, pad_clips
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.families.interface import SpeechModel
 from moonshine_tune.merged import merged_weights
 

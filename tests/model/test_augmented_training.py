@@ -16,13 +16,13 @@ from safetensors.torch import load_file
 
 from moonshine_tune.adapter import WEIGHTS_FILE
 from moonshine_tune.config import ResolvedSettings, resolve_settings
-from moonshine_tune.errors import ProblemsError, RequestError
+from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.jobs.corpus import build_corpus
 from moonshine_tune.jobs.hearing import ChangedOnce, Hearing, open_sound_banks
 from moonshine_tune.jobs.late_average import LateAdapters, mean_state
 from moonshine_tune.jobs.train import train
 from moonshine_tune.manifest import read_manifest
-from moonshine_tune.progress import SilentProgress
+from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.settings import AugmentSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -20,7 +20,7 @@ from moonshine_tune.checkpoints import (
     wrap_module,
 )
 from moonshine_tune.decode import DecodeLimits, Samples, transcribe_batch
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.families.interface import SpeechModel
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.jobs.conditions import ConditionsRequest, conditions_of
 from moonshine_tune.jobs.evaluate import EvaluateRequest, evaluate
 from moonshine_tune.manifest import Utterance
-from moonshine_tune.progress import SilentProgress
+from moonshine_tune.core.progress import SilentProgress
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

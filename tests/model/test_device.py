@@ -3,16 +3,18 @@
 import pytest
 import torch
 
-from moonshine_tune import device, format_record, machine
-from moonshine_tune.device import (
+from moonshine_tune.core import device
+from moonshine_tune.core import precision as format_record
+from moonshine_tune.core import hardware as machine
+from moonshine_tune.core.device import (
     autocast,
     choose_device,
     choose_dtype,
     clear_cache_in_turn,
     memory_mb,
 )
-from moonshine_tune.errors import MachineError, RequestError
-from moonshine_tune.format_record import is_proved_format, remember_format
+from moonshine_tune.core.errors import MachineError, RequestError
+from moonshine_tune.core.precision import is_proved_format, remember_format
 
 _REASON = "not on this machine"
 

@@ -10,7 +10,7 @@ from moonshine_tune.encoder_cache import StateSource
 from moonshine_tune.families.interface import EncoderStates, SpeechModel
 from moonshine_tune.holdout import Holdout, transcribe_source
 from moonshine_tune.manifest import Utterance
-from moonshine_tune.progress import SilentProgress
+from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.text import normalizer_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -8,8 +8,8 @@ import numpy.typing as npt
 import pytest
 from safetensors.numpy import load_file
 
-from moonshine_tune.errors import ProblemsError, RequestError
-from moonshine_tune.files import sha256_of
+from moonshine_tune.core.errors import ProblemsError, RequestError
+from moonshine_tune.core.files import sha256_of
 from moonshine_tune.runtime.graft import graft
 from moonshine_tune.runtime.layout import STREAMING_FILES, RuntimeLayout, read_layout
 from moonshine_tune.runtime.ort_file import OrtFile

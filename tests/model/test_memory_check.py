@@ -11,15 +11,15 @@ import pytest
 import soundfile
 
 from moonshine_tune.config import ResolvedSettings
-from moonshine_tune.device import heap_is_loose
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.device import heap_is_loose
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.jobs import fitting
 from moonshine_tune.jobs import train as train_module
 from moonshine_tune.jobs.estimate import GIB, Workload, estimate_memory
 from moonshine_tune.jobs.fitting import MemoryCheck
 from moonshine_tune.jobs.train import train
 from moonshine_tune.jobs.train_data import read_training_data
-from moonshine_tune.progress import SilentProgress
+from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.settings import RunSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -151,8 +151,8 @@ _HOLES = """
 import sys
 from moonshine_tune.config import ResolvedSettings
 from moonshine_tune.settings import RunSettings
-from moonshine_tune.device import keep_heap_tight
-from moonshine_tune.machine import resident_mb
+from moonshine_tune.core.device import keep_heap_tight
+from moonshine_tune.core.hardware import resident_mb
 import torch
 if sys.argv[1] == "tight":
     keep_heap_tight()
@@ -178,8 +178,8 @@ def test_a_tight_heap_gives_freed_blocks_back() -> None:
 
 
 _FREED = """
-from moonshine_tune.device import trim_heap
-from moonshine_tune.machine import resident_mb
+from moonshine_tune.core.device import trim_heap
+from moonshine_tune.core.hardware import resident_mb
 import torch
 blocks = [torch.ones(12_000) for _ in range(4000)]
 kept = torch.ones(12_000)

@@ -14,11 +14,11 @@ from moonshine_tune.adapter import CONFIG_FILE, load_adapter
 from moonshine_tune.checkpoints import load_checkpoint
 from moonshine_tune.cli.app import run
 from moonshine_tune.decode import Samples, pad_clips
-from moonshine_tune.errors import ProblemsError, RequestError
+from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.families.interface import SpeechModel
 from moonshine_tune.jobs.merge import merge, merge_into
 from moonshine_tune.merged import merged_weights
-from moonshine_tune.progress import SilentProgress
+from moonshine_tune.core.progress import SilentProgress
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.runtime.ort_file import OrtFile
 from moonshine_tune.runtime.quantized import quantized_tensors

@@ -12,7 +12,7 @@ import pytest
 from moonshine_tune.jobs.package import package
 from moonshine_tune.jobs.package_inputs import PackageRequest
 from moonshine_tune.jobs.train import train
-from moonshine_tune.progress import SilentProgress
+from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.wheel import WheelAssets
 
 pytestmark = [pytest.mark.real_model, pytest.mark.usefixtures("one_thread")]

@@ -15,10 +15,10 @@ from safetensors import SafetensorError
 
 from moonshine_tune import state as state_module
 from moonshine_tune.config import ResolvedSettings
-from moonshine_tune.errors import MachineError, RequestError
+from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.jobs import trainer as trainer_module
 from moonshine_tune.jobs.train import train
-from moonshine_tune.progress import SilentProgress
+from moonshine_tune.core.progress import SilentProgress
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

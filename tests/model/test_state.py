@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from moonshine_tune.adapter import adapter_parameters, adapter_state, inject_lora
-from moonshine_tune.errors import MachineError, RequestError
+from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.families.interface import SpeechModel
 from moonshine_tune.state import TrainingState, load_state, save_state
 

@@ -20,8 +20,8 @@ from moonshine_tune.encoder_cache import OnDisk, StateSource, release_encoder, s
 from moonshine_tune.families.interface import SpeechModel
 from moonshine_tune.families.streaming import StreamingSpeechModel
 from moonshine_tune.jobs.train import train
-from moonshine_tune.machine import cache_root
-from moonshine_tune.progress import SilentProgress
+from moonshine_tune.core.hardware import cache_root
+from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.state_shards import ShardWriter, StateShards
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
-from moonshine_tune.errors import ProblemsError
+from moonshine_tune.core.errors import ProblemsError
 from moonshine_tune.runtime.graft import graft
 from moonshine_tune.runtime.layout import RuntimeLayout
 from moonshine_tune.runtime.matching import find_matches

@@ -6,10 +6,10 @@ from typing import Any
 import accelerate.tracking
 import pytest
 
-from moonshine_tune.errors import MachineError, RequestError
+from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.jobs import tracker as tracker_module
 from moonshine_tune.jobs.train import train
-from moonshine_tune.progress import SilentProgress
+from moonshine_tune.core.progress import SilentProgress
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

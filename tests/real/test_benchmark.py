@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from moonshine_tune.audio.decode import load_audio, write_audio
 from moonshine_tune.cli import benchmark as benchmark_cli
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.jobs.benchmark import benchmark
 from moonshine_tune.jobs.benchmark_timing import BenchmarkRequest
-from moonshine_tune.progress import SilentProgress
+from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.runtime.fresh_process import FreshProcess
 from moonshine_tune.wheel import WheelAssets
 

@@ -20,7 +20,7 @@ from moonshine_tune.adapter import adapter_parameters, adapter_state, inject_lor
 from moonshine_tune.audio.decode import load_audio, write_audio
 from moonshine_tune.checkpoints import load_checkpoint
 from moonshine_tune.decode import DecodeLimits, TorchTranscriber
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.families.interface import SpeechModel
 from moonshine_tune.jobs.model_opening import base_identity
 from moonshine_tune.runtime.graph_parity import merged_state

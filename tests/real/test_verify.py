@@ -11,7 +11,7 @@ from moonshine_tune.jobs.package import package
 from moonshine_tune.jobs.package_archive import write_sums
 from moonshine_tune.jobs.package_inputs import PackageRequest
 from moonshine_tune.jobs.verify import verify
-from moonshine_tune.progress import SilentProgress
+from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.wheel import WheelAssets
 
 pytestmark = pytest.mark.real_model

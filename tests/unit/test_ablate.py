@@ -14,20 +14,20 @@ import pytest
 from tests.made_up_training import FakeTrain, wer_of
 
 from moonshine_tune.config import ResolvedSettings
-from moonshine_tune.errors import (
+from moonshine_tune.core.errors import (
     MachineError,
     NegativeAnswerError,
     ProblemsError,
     RequestError,
 )
-from moonshine_tune.files import write_json_atomic
+from moonshine_tune.core.files import write_json_atomic
 from moonshine_tune.jobs.ablate import AblationResult, run_ablation
 from moonshine_tune.jobs.ablate_folder import open_ablation
 from moonshine_tune.jobs.ablate_request import AblateRequest
 from moonshine_tune.jobs.ablate_results import Bounds, choose, pareto_front, show_ablation
 from moonshine_tune.jobs.ablate_space_file import read_space
 from moonshine_tune.jobs.ablate_study import TrialBook, TrialRecord
-from moonshine_tune.progress import Progress, SilentProgress
+from moonshine_tune.core.progress import Progress, SilentProgress
 from moonshine_tune.runs import RunFolder
 
 _SPACE = """

@@ -21,7 +21,7 @@ from moonshine_tune.jobs.ablate import run_ablation
 from moonshine_tune.jobs.ablate_request import AblateRequest
 from moonshine_tune.jobs.ablate_results import show_ablation
 from moonshine_tune.jobs.ablate_space_file import read_space
-from moonshine_tune.progress import SilentProgress
+from moonshine_tune.core.progress import SilentProgress
 
 _ROOT = Path(__file__).resolve().parents[2]
 _SPACE = """
@@ -37,7 +37,7 @@ from pathlib import Path
 from moonshine_tune.jobs.ablate import run_ablation
 from moonshine_tune.jobs.ablate_request import AblateRequest
 from moonshine_tune.jobs.ablate_space_file import read_space
-from moonshine_tune.progress import SilentProgress
+from moonshine_tune.core.progress import SilentProgress
 from tests.made_up_training import FakeTrain
 
 folder, trials, seconds, crashes, storage = sys.argv[1:]

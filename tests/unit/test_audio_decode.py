@@ -18,7 +18,7 @@ from moonshine_tune.audio.decode import (
     load_utterance,
     write_audio,
 )
-from moonshine_tune.errors import AudioError
+from moonshine_tune.core.errors import AudioError
 from moonshine_tune.manifest import Utterance
 
 SECONDS = 2.0

@@ -20,7 +20,7 @@ from moonshine_tune.audio.effects import (
     speech_power,
 )
 from moonshine_tune.audio.sound_bank import open_sounds
-from moonshine_tune.errors import ProblemsError, RequestError
+from moonshine_tune.core.errors import ProblemsError, RequestError
 
 Samples = npt.NDArray[np.float32]
 MakeClip = Callable[..., Samples]

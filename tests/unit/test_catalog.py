@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from moonshine_tune.catalog import MODELS, find_model, known_names, lookup_model
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 
 
 def test_names_and_hub_ids_are_unique() -> None:

@@ -19,7 +19,7 @@ from moonshine_tune.config import (
     read_settings_file,
     resolve_settings,
 )
-from moonshine_tune.errors import ProblemsError, RequestError
+from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.settings import RunSettings
 from moonshine_tune.settings_reference import settings_reference
 

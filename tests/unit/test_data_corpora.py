@@ -11,12 +11,12 @@ import pytest
 import soundfile as sf
 
 from moonshine_tune.audio.decode import load_audio
-from moonshine_tune.errors import ProblemsError, RequestError
+from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.jobs import data_convert
 from moonshine_tune.jobs.data_cues import read_cues
 from moonshine_tune.jobs.data_import import ImportRequest, ImportResult, import_data
 from moonshine_tune.manifest import Utterance, read_manifest
-from moonshine_tune.progress import SilentProgress
+from moonshine_tune.core.progress import SilentProgress
 
 
 def _clip(path: Path, seconds: float = 0.5, rate: int = 16_000, channels: int = 1) -> Path:

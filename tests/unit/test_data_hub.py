@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from moonshine_tune.errors import MachineError, RequestError
+from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.jobs import data_hub
 from moonshine_tune.jobs.data_hub import HubDataset
 from moonshine_tune.jobs.data_import import ImportRequest, import_data
 from moonshine_tune.manifest import read_manifest
-from moonshine_tune.progress import SilentProgress
+from moonshine_tune.core.progress import SilentProgress
 
 pytest.importorskip("datasets")
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from moonshine_tune.errors import ProblemsError, RequestError
+from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.jobs.data_import import ImportRequest, ImportResult, import_data
 from moonshine_tune.jobs.data_tables import ColumnNames
 from moonshine_tune.manifest import Utterance, read_manifest
-from moonshine_tune.progress import SilentProgress
+from moonshine_tune.core.progress import SilentProgress
 
 
 def clip(path: Path, seconds: float = 0.5, rate: int = 16_000) -> Path:

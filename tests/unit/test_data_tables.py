@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.jobs.data_tables import ColumnNames, Source, read_table
 
 

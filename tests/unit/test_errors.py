@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from moonshine_tune import errors
-from moonshine_tune.errors import (
+from moonshine_tune.core import errors
+from moonshine_tune.core.errors import (
     AudioError,
     MachineError,
     NegativeAnswerError,

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from moonshine_tune.errors import MachineError, RequestError, TuneError
-from moonshine_tune.files import (
+from moonshine_tune.core.errors import MachineError, RequestError, TuneError
+from moonshine_tune.core.files import (
     complete_folder,
     disk_errors,
     free_disk_mb,

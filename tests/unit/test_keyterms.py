@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from moonshine_tune.errors import ProblemsError, RequestError
+from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.keyterms import propose_key_terms, read_key_terms, score_key_terms
 from moonshine_tune.text import normalizer_for
 

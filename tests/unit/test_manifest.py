@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from moonshine_tune.errors import ProblemsError, RequestError
+from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.manifest import (
     Utterance,
     read_manifest,

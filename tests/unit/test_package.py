@@ -24,15 +24,15 @@ from typer.testing import CliRunner
 from moonshine_tune.audio.decode import write_audio
 from moonshine_tune.cli import package as package_cli
 from moonshine_tune.config import read_settings_file, resolve_settings
-from moonshine_tune.errors import MachineError, NegativeAnswerError, ProblemsError, RequestError
-from moonshine_tune.files import sha256_of
+from moonshine_tune.core.errors import MachineError, NegativeAnswerError, ProblemsError, RequestError
+from moonshine_tune.core.files import sha256_of
 from moonshine_tune.jobs import verify as verify_job
 from moonshine_tune.jobs.package import package
 from moonshine_tune.jobs.package_archive import files_below, write_sums
 from moonshine_tune.jobs.package_inputs import PackageRequest
 from moonshine_tune.jobs.package_records import public_name
 from moonshine_tune.jobs.verify import verify
-from moonshine_tune.progress import SilentProgress
+from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.runtime import transcriber as runtime_transcriber
 from moonshine_tune.runtime.layout import STREAMING_FILES
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.general_sentences import general_sentences
 from moonshine_tune.phraseology import (
     MAX_WORDS,

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from moonshine_tune.cli.app import run
-from moonshine_tune.errors import ProblemsError, RequestError
+from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.jobs.plan_file import check_plan, plan_names, read_plan
 from moonshine_tune.jobs.plan_gates import gates_of
 from moonshine_tune.jobs.plan_init import PlanAnswers, plan_text, write_plan

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.manifest import Utterance
-from moonshine_tune.progress import SilentProgress
+from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.report.clips import ClipBox
 from moonshine_tune.report.page import MAX_BYTES, ReportResult, write_report
 from moonshine_tune.score import ScoredUtterance, score_utterance, summarize

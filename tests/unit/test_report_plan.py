@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from moonshine_tune.progress import SilentProgress
+from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.report.page import MAX_BYTES, write_report
 from moonshine_tune.score import score_utterance, summarize
 from moonshine_tune.text import normalizer_for

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from moonshine_tune.errors import MachineError, RequestError
+from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.runs import SCHEMA_VERSION, RunFolder
 
 

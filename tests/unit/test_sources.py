@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from moonshine_tune import hub, network, sources, wheel
-from moonshine_tune.errors import MachineError, RequestError, SourceUnreachableError
-from moonshine_tune.files import sha256_of
-from moonshine_tune.progress import SilentProgress
+from moonshine_tune import hub, sources, wheel
+from moonshine_tune.core import network
+from moonshine_tune.core.errors import MachineError, RequestError, SourceUnreachableError
+from moonshine_tune.core.files import sha256_of
+from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.runtime import rebuild
 from moonshine_tune.sources import cached_model, rebuild_once, resolve_model
 

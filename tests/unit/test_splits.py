@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.manifest import Utterance, seconds_of
 from moonshine_tune.splits import Splits, evenly_chosen, find_leaks, split_by_speaker
 

@@ -17,14 +17,14 @@ from moonshine_tune.audio.synth import (
     VOICE_SETS,
     SpeechSynthesizer,
 )
-from moonshine_tune.errors import AudioError, MachineError, ProblemsError, RequestError
+from moonshine_tune.core.errors import AudioError, MachineError, ProblemsError, RequestError
 from moonshine_tune.jobs.data_synth import (
     Delivery,
     choose_sentences,
     synthesize_corpus,
 )
 from moonshine_tune.manifest import read_manifest
-from moonshine_tune.progress import SilentProgress
+from moonshine_tune.core.progress import SilentProgress
 
 SENTENCE = "Lufthansa four six five two, descend to flight level three one zero."
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.text import NORMALIZERS, normalizer_for, split_hyphens
 
 

@@ -19,8 +19,8 @@ import numpy.typing as npt
 import soundfile as sf
 import soxr
 
-from moonshine_tune.errors import AudioError
-from moonshine_tune.files import write_bytes_atomic
+from moonshine_tune.core.errors import AudioError
+from moonshine_tune.core.files import write_bytes_atomic
 from moonshine_tune.manifest import Utterance
 
 SAMPLE_RATE_HZ = 16_000

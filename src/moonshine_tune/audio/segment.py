@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from moonshine_tune.errors import AudioError
+from moonshine_tune.core.errors import AudioError
 
 Samples = npt.NDArray[np.float32]
 

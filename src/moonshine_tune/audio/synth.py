@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from moonshine_tune.errors import AudioError, MachineError
+from moonshine_tune.core.errors import AudioError, MachineError
 
 SAMPLE_RATE_HZ = 16_000
 # Peak of every utterance: −3 dB below full scale, so that augmentation has headroom.

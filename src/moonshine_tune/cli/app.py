@@ -9,9 +9,9 @@ import typer
 
 from moonshine_tune import __version__
 from moonshine_tune.cli.console import report_error, say
-from moonshine_tune.environment import apply_environment_defaults
-from moonshine_tune.errors import TuneError
-from moonshine_tune.files import disk_errors
+from moonshine_tune.core.environment import apply_environment_defaults
+from moonshine_tune.core.errors import TuneError
+from moonshine_tune.core.files import disk_errors
 
 app = typer.Typer(
     name="moonshine-tune",

@@ -63,7 +63,7 @@ def audit(
 
     Exit 1 where a finding is an error. `data fix` acts on the findings.
     """
-    from moonshine_tune.files import write_json_atomic
+    from moonshine_tune.core.files import write_json_atomic
     from moonshine_tune.jobs.data_audit import AUDIT_FILE, PAGE_FILE, AuditRequest, audit_data
     from moonshine_tune.report.audit_page import write_audit_page
 
@@ -102,7 +102,7 @@ def fix(
     as_json: JsonFlag = False,
 ) -> None:
     """Write a manifest without what an audit found, and say how much of it was left out."""
-    from moonshine_tune.errors import RequestError
+    from moonshine_tune.core.errors import RequestError
     from moonshine_tune.jobs.data_fix import FixRequest, fix_data
 
     if apply and out is None:

@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from moonshine_tune.cli.live import LiveBoard
-from moonshine_tune.errors import TuneError
-from moonshine_tune.progress import Stage
+from moonshine_tune.core.errors import TuneError
+from moonshine_tune.core.progress import Stage
 
 JsonFlag = Annotated[
     bool, typer.Option("--json", help="Print one JSON document as the last line of stdout.")

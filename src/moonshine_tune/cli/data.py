@@ -8,7 +8,7 @@ import typer
 
 from moonshine_tune.cli import audit, synth
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, plain, refuse, say, show, table
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 
 if TYPE_CHECKING:
     from moonshine_tune.jobs.data_check import CheckReport
@@ -143,7 +143,7 @@ def check_command(
     as_json: JsonFlag = False,
 ) -> None:
     """Look for what spoils training or scores; exit 1 where there is an error."""
-    from moonshine_tune.files import write_json_atomic
+    from moonshine_tune.core.files import write_json_atomic
     from moonshine_tune.jobs.data_check import check_data
 
     paths = [*(manifests or []), *(path for path in (train, dev, test) if path is not None)]

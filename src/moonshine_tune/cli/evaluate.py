@@ -7,7 +7,7 @@ import typer
 
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, show, table
 from moonshine_tune.cli.options import DeviceOption, ModelOption
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 
 if TYPE_CHECKING:
     from moonshine_tune.jobs.evaluate_arms import KeyTermsTable

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, show
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 
 _EPILOG = (
     "Example: moonshine-tune data synth --grammar atc --count 60 --voice-set train --out atc-train"

@@ -18,8 +18,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.errors import ProblemsError, RequestError
-from moonshine_tune.files import write_json_atomic
+from moonshine_tune.core.errors import ProblemsError, RequestError
+from moonshine_tune.core.files import write_json_atomic
 from moonshine_tune.jobs.ablate_folder import Ablation, storage_url
 from moonshine_tune.jobs.ablate_request import AblateRequest, prepare_ablation
 from moonshine_tune.jobs.ablate_storage import HEARTBEAT_S, storage_errors
@@ -31,8 +31,8 @@ from moonshine_tune.jobs.ablate_trial import (
     child_main,
     run_trial,
 )
-from moonshine_tune.jobs.interrupt import StopRequest
-from moonshine_tune.progress import Progress, Stage
+from moonshine_tune.core.signals import StopRequest
+from moonshine_tune.core.progress import Progress, Stage
 
 _TICK_S = 0.5
 # A small space is used up when so many draws in a row were trained before.

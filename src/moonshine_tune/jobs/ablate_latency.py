@@ -4,10 +4,10 @@ import json
 import tempfile
 from pathlib import Path
 
-from moonshine_tune.errors import RequestError
-from moonshine_tune.files import write_json_atomic
+from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.files import write_json_atomic
 from moonshine_tune.manifest import read_manifest, write_manifest
-from moonshine_tune.progress import Progress
+from moonshine_tune.core.progress import Progress
 from moonshine_tune.runs import RunFolder
 from moonshine_tune.settings import RunSettings
 

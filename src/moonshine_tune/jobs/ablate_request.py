@@ -10,8 +10,8 @@ from filelock import FileLock
 
 from moonshine_tune.audio.sound_bank import open_sounds
 from moonshine_tune.config import PATH_SETTINGS, resolve_settings
-from moonshine_tune.errors import ProblemsError, RequestError
-from moonshine_tune.files import disk_errors, write_json_atomic
+from moonshine_tune.core.errors import ProblemsError, RequestError
+from moonshine_tune.core.files import disk_errors, write_json_atomic
 from moonshine_tune.jobs.ablate_folder import Ablation, open_ablation
 from moonshine_tune.jobs.ablate_sampling import OBJECTIVES, PRUNERS, SAMPLERS
 from moonshine_tune.jobs.ablate_space import Layers, SearchSpace, flattened, nested

@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from moonshine_tune.config import PATH_SETTINGS
-from moonshine_tune.errors import NegativeAnswerError, RequestError
-from moonshine_tune.files import write_text_atomic
+from moonshine_tune.core.errors import NegativeAnswerError, RequestError
+from moonshine_tune.core.files import write_text_atomic
 from moonshine_tune.jobs.ablate import best_trial, shown_figures
 from moonshine_tune.jobs.ablate_folder import Ablation, open_ablation, storage_url
 from moonshine_tune.jobs.ablate_latency import measure_latency
@@ -18,7 +18,7 @@ from moonshine_tune.jobs.ablate_sampling import OBJECTIVES
 from moonshine_tune.jobs.ablate_storage import storage_errors
 from moonshine_tune.jobs.ablate_study import TrialBook, TrialRecord
 from moonshine_tune.jobs.run_reading import read_scored
-from moonshine_tune.progress import Progress, SilentProgress
+from moonshine_tune.core.progress import Progress, SilentProgress
 from moonshine_tune.runs import RunFolder
 from moonshine_tune.score import PairedComparison, ScoredUtterance, compare_paired
 from moonshine_tune.selection import SelectionRule

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from moonshine_tune.config import read_preset, resolve_settings
-from moonshine_tune.errors import ProblemsError, RequestError
+from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.jobs.ablate_space import (
     Choice,
     Dimension,
@@ -21,7 +21,7 @@ from moonshine_tune.jobs.ablate_space import (
     nested,
 )
 from moonshine_tune.settings import RunSettings
-from moonshine_tune.yaml_files import read_shipped, read_yaml, shipped_names
+from moonshine_tune.core.yaml import read_shipped, read_yaml, shipped_names
 
 _KEYS = ("preset", "settings", "space")
 _RANGE_KEYS = ("low", "high", "step", "log")

@@ -11,7 +11,7 @@ import sqlalchemy
 from optuna.trial import FrozenTrial
 from sqlalchemy.engine import URL, make_url
 
-from moonshine_tune.errors import MachineError, RequestError
+from moonshine_tune.core.errors import MachineError, RequestError
 
 # A trial whose machine has not been heard of for GRACE_S is given to another one. The price of a
 # short time is work done twice when a laptop sleeps; of a long one, waiting.

@@ -22,10 +22,10 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 from moonshine_tune.config import ResolvedSettings
-from moonshine_tune.environment import apply_environment_defaults
-from moonshine_tune.errors import TuneError
+from moonshine_tune.core.environment import apply_environment_defaults
+from moonshine_tune.core.errors import TuneError
 from moonshine_tune.jobs.ablate_latency import measure_latency, read_latency
-from moonshine_tune.progress import Progress, SilentProgress, Stage
+from moonshine_tune.core.progress import Progress, SilentProgress, Stage
 from moonshine_tune.runs import RunFolder
 
 WEIGHTS_FILE = "adapter_model.safetensors"

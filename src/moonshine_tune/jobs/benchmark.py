@@ -34,8 +34,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.errors import RequestError
-from moonshine_tune.files import sha256_of, write_json_atomic
+from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.files import sha256_of, write_json_atomic
 from moonshine_tune.jobs.benchmark_timing import (
     CHUNK_S,
     BenchmarkRequest,
@@ -54,10 +54,10 @@ from moonshine_tune.jobs.latency import (
     spread_of,
 )
 from moonshine_tune.keyterms import KeyTermScore, read_key_terms, score_key_terms
-from moonshine_tune.machine import chip_name, total_memory_mb
+from moonshine_tune.core.hardware import chip_name, total_memory_mb
 from moonshine_tune.manifest import read_manifest
-from moonshine_tune.progress import Progress
-from moonshine_tune.provenance import platform_summary, versions
+from moonshine_tune.core.progress import Progress
+from moonshine_tune.core.provenance import platform_summary, versions
 from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.runtime.transcriber import check_takes_keyterms
 from moonshine_tune.score import (

@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from moonshine_tune.files import disk_errors
+from moonshine_tune.core.files import disk_errors
 
 
 class Board:

@@ -6,9 +6,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.jobs.run_reading import RunSummary, read_run, read_scored
-from moonshine_tune.progress import Progress
+from moonshine_tune.core.progress import Progress
 from moonshine_tune.runs import RunFolder
 from moonshine_tune.score import (
     PairedComparison,

@@ -37,7 +37,7 @@ from moonshine_tune.jobs.data_findings import (
 from moonshine_tune.jobs.data_fix import Fix, fixes_for
 from moonshine_tune.jobs.model_opening import open_model
 from moonshine_tune.manifest import Utterance, read_manifest, scan_manifest
-from moonshine_tune.progress import Progress
+from moonshine_tune.core.progress import Progress
 from moonshine_tune.splits import evenly_chosen
 from moonshine_tune.text import normalizer_for
 

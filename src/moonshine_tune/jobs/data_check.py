@@ -17,7 +17,7 @@ from moonshine_tune.audio.decode import (
     audio_info,
     load_utterance,
 )
-from moonshine_tune.errors import AudioError, RequestError
+from moonshine_tune.core.errors import AudioError, RequestError
 from moonshine_tune.jobs.data_faults import (
     Clip,
     See,
@@ -34,7 +34,7 @@ from moonshine_tune.jobs.data_faults import (
 )
 from moonshine_tune.jobs.data_findings import DURATION_SLACK_S, RULES, Finding, make_finding
 from moonshine_tune.manifest import ManifestScan, Utterance, scan_manifest
-from moonshine_tune.progress import Progress, Stage
+from moonshine_tune.core.progress import Progress, Stage
 from moonshine_tune.splits import Leak, find_leaks
 
 _SEVERITIES = ("error", "warning", "note")

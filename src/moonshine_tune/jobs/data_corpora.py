@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.jobs.data_tables import ColumnNames, Row, Source, decoded, read_table
 
 _CV_SPLITS = ("train", "dev", "test")

@@ -14,7 +14,7 @@ from praatio import textgrid
 from praatio.data_classes.interval_tier import IntervalTier
 from praatio.utilities.errors import PraatioException
 
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.jobs.data_tables import Row, Source, decoded
 
 CUE_ENDINGS = (".srt", ".vtt", ".textgrid")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.jobs.data_faults import Clip
 from moonshine_tune.jobs.data_findings import RULES, Finding
 from moonshine_tune.manifest import Utterance, scan_manifest, write_manifest

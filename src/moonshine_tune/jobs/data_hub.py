@@ -11,10 +11,10 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.errors import MachineError, RequestError
+from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.jobs.data_arrow import SPLIT_NAMES, row_of_record
 from moonshine_tune.jobs.data_tables import ColumnNames, Row, Source, choose_columns
-from moonshine_tune.progress import Progress
+from moonshine_tune.core.progress import Progress
 
 HUB_PREFIX = "hf://"
 # Names of splits as the hub has them, and as manifests do.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.audio.decode import AUDIO_ENDINGS, AudioInfo
-from moonshine_tune.errors import AudioError, ProblemsError, RequestError
+from moonshine_tune.core.errors import AudioError, ProblemsError, RequestError
 from moonshine_tune.jobs.data_arrow import is_dataset_folder, read_dataset_folder
 from moonshine_tune.jobs.data_convert import convert, probe
 from moonshine_tune.jobs.data_corpora import corpus_layout, read_corpus
@@ -26,7 +26,7 @@ from moonshine_tune.jobs.data_tables import (
     rows_without_texts,
 )
 from moonshine_tune.manifest import RESERVED_KEYS, Utterance, seconds_of, write_manifest
-from moonshine_tune.progress import Progress
+from moonshine_tune.core.progress import Progress
 
 # Manifests round times to milliseconds; a span may pass the end of its recording by this much.
 _SPAN_SLACK_S = 0.1

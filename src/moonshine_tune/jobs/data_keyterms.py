@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.errors import RequestError
-from moonshine_tune.files import write_text_atomic
+from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.files import write_text_atomic
 from moonshine_tune.keyterms import ProposedTerm, propose_key_terms
 from moonshine_tune.manifest import read_manifest
-from moonshine_tune.progress import Progress
+from moonshine_tune.core.progress import Progress
 
 _MANIFEST_ENDINGS = (".jsonl", ".json")
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from moonshine_tune.errors import RequestError
-from moonshine_tune.files import disk_errors
+from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.files import disk_errors
 from moonshine_tune.manifest import Utterance, read_manifest, seconds_of, write_manifest
-from moonshine_tune.progress import Progress
+from moonshine_tune.core.progress import Progress
 from moonshine_tune.splits import Leaks, Splits, find_leaks, split_by_speaker
 
 SIDES = ("train", "dev", "test")

@@ -16,13 +16,13 @@ from moonshine_tune.audio.synth import (
     SAMPLE_RATE_HZ,
     SpeechSynthesizer,
 )
-from moonshine_tune.errors import ProblemsError, RequestError
-from moonshine_tune.files import complete_folder, write_json_atomic
+from moonshine_tune.core.errors import ProblemsError, RequestError
+from moonshine_tune.core.files import complete_folder, write_json_atomic
 from moonshine_tune.general_sentences import general_sentences
 from moonshine_tune.manifest import Utterance, seconds_of, write_manifest
 from moonshine_tune.phraseology import phraseology_sentences
-from moonshine_tune.progress import Progress
-from moonshine_tune.provenance import package_version, versions
+from moonshine_tune.core.progress import Progress
+from moonshine_tune.core.provenance import package_version, versions
 
 GRAMMARS = ("atc", "general")
 AUDIO_FORMATS = ("wav", "flac")

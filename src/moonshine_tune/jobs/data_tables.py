@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.audio.decode import AUDIO_ENDINGS
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 
 TABLE_ENDINGS = (".csv", ".tsv", ".jsonl")
 

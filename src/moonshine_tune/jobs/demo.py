@@ -7,8 +7,8 @@ from typing import Any
 
 from moonshine_tune.config import read_preset, resolve_settings
 from moonshine_tune.decode import TorchTranscriber
-from moonshine_tune.errors import RequestError
-from moonshine_tune.files import write_json_atomic
+from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.files import write_json_atomic
 from moonshine_tune.jobs.demo_data import DemoData, make_demo_data
 from moonshine_tune.jobs.evaluate import score_manifest
 from moonshine_tune.jobs.evaluation import Evaluation, write_evaluation
@@ -17,9 +17,9 @@ from moonshine_tune.jobs.model_opening import OpenedModel, open_model
 from moonshine_tune.jobs.reload_check import check_reload
 from moonshine_tune.jobs.train import train
 from moonshine_tune.jobs.train_finish import TrainResult
-from moonshine_tune.machine import cache_root, peak_resident_mb
+from moonshine_tune.core.hardware import cache_root, peak_resident_mb
 from moonshine_tune.manifest import read_manifest
-from moonshine_tune.progress import Progress
+from moonshine_tune.core.progress import Progress
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber
 from moonshine_tune.score import compare_paired
 from moonshine_tune.sources import resolve_model

@@ -16,18 +16,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moonshine_tune import __version__
-from moonshine_tune.environment import DEFAULTS
-from moonshine_tune.errors import TuneError
-from moonshine_tune.files import free_disk_mb
-from moonshine_tune.machine import (
+from moonshine_tune.core.environment import DEFAULTS
+from moonshine_tune.core.errors import TuneError
+from moonshine_tune.core.files import free_disk_mb
+from moonshine_tune.core.hardware import (
     available_memory_mb,
     cache_root,
     chip_name,
     python_version,
     total_memory_mb,
 )
-from moonshine_tune.network import why_unreachable
-from moonshine_tune.progress import Progress
+from moonshine_tune.core.network import why_unreachable
+from moonshine_tune.core.progress import Progress
 from moonshine_tune.stack import REPLACED, installed_packages, why_not_importable
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def _compute(settings: DoctorSettings, progress: Progress) -> _Checks:
         return
     yield Check("compute", "torch loads", OK, torch.__version__)
     yield from _accelerators()
-    from moonshine_tune.device import choose_device, choose_dtype
+    from moonshine_tune.core.device import choose_device, choose_dtype
 
     try:
         choice = choose_device(settings.device)
@@ -240,7 +240,7 @@ def _half_check(load: "LoadModel", device: "torch.device") -> Check:
     """bfloat16 on an accelerator; what comes out is remembered, and training asks for it."""
     import torch
 
-    from moonshine_tune.format_record import remember_format
+    from moonshine_tune.core.precision import remember_format
     from moonshine_tune.gradient_check import compare_with_cpu
 
     name = "gradients in bfloat16"

@@ -14,12 +14,12 @@ from moonshine_tune.adapter import SITES
 from moonshine_tune.catalog import lookup_model, nearest_hint
 from moonshine_tune.checkpoints import is_checkpoint_folder
 from moonshine_tune.decode import TOKENS_PER_SECOND, encode_batch_s
-from moonshine_tune.device import choose_device, heap_is_loose
-from moonshine_tune.errors import MachineError, RequestError
+from moonshine_tune.core.device import choose_device, heap_is_loose
+from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.holdout import _BATCH_S, _STORED_BATCH_S
-from moonshine_tune.machine import available_memory_mb
+from moonshine_tune.core.hardware import available_memory_mb
 from moonshine_tune.memory import MemoryEstimate, MemoryModel, RunShape
-from moonshine_tune.progress import Progress
+from moonshine_tune.core.progress import Progress
 from moonshine_tune.settings import RunSettings
 from moonshine_tune.shapes import config_of_folder, published_config
 

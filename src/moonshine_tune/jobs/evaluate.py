@@ -7,7 +7,7 @@ from pathlib import Path
 
 from moonshine_tune.adapter import adapter_disabled, find_adapter
 from moonshine_tune.decode import TorchTranscriber
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.jobs.conditions import CLEAN, Condition, ConditionsRequest, conditions_of
 from moonshine_tune.jobs.evaluate_arms import KeyTermsTable, key_terms_arm
 from moonshine_tune.jobs.evaluation import (
@@ -20,7 +20,7 @@ from moonshine_tune.jobs.model_opening import open_model
 from moonshine_tune.jobs.transcribe import Transcriber, transcribe_utterances
 from moonshine_tune.keyterms import DEFAULT_BOOST, read_key_terms
 from moonshine_tune.manifest import Manifest, read_manifest
-from moonshine_tune.progress import Progress
+from moonshine_tune.core.progress import Progress
 from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber, check_takes_keyterms
 from moonshine_tune.score import (

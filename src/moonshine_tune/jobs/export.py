@@ -13,16 +13,16 @@ from moonshine_tune.adapter import WEIGHTS_FILE, adapter_disabled, find_adapter,
 from moonshine_tune.audio.decode import load_utterance
 from moonshine_tune.checkpoints import load_checkpoint
 from moonshine_tune.decode import fit_clip
-from moonshine_tune.errors import RequestError
-from moonshine_tune.files import complete_folder, sha256_of, write_json_atomic
+from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.files import complete_folder, sha256_of, write_json_atomic
 from moonshine_tune.jobs.export_parity import check_parity, parity_record, parity_utterances
 from moonshine_tune.jobs.export_rounding import AUTO, NONE, Rounding, choose_rounding
 from moonshine_tune.jobs.model_opening import OpenedModel, base_identity, open_model
 from moonshine_tune.jobs.tuned_checkpoint import tuned_tensors
 from moonshine_tune.manifest import Utterance
 from moonshine_tune.merged import LazyMerged, merged_weights
-from moonshine_tune.progress import Progress
-from moonshine_tune.provenance import versions
+from moonshine_tune.core.progress import Progress
+from moonshine_tune.core.provenance import versions
 from moonshine_tune.runs import RunFolder
 from moonshine_tune.runtime.graft import GraftReport, graft
 from moonshine_tune.runtime.graph_parity import merged_state, window_rule, windows_read_as

@@ -9,12 +9,12 @@ import numpy as np
 
 from moonshine_tune.audio.decode import load_utterance
 from moonshine_tune.decode import TorchTranscriber, fit_clip
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.jobs.model_opening import OpenedModel
 from moonshine_tune.jobs.transcribe import transcribe_utterances
 from moonshine_tune.manifest import Utterance, read_manifest
 from moonshine_tune.merged import merged_weights
-from moonshine_tune.progress import Progress
+from moonshine_tune.core.progress import Progress
 from moonshine_tune.runs import RunFolder
 from moonshine_tune.runtime.graph_parity import (
     GraphParity,

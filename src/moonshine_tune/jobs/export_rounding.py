@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moonshine_tune.decode import TorchTranscriber
-from moonshine_tune.errors import TuneError
+from moonshine_tune.core.errors import TuneError
 from moonshine_tune.jobs.model_opening import OpenedModel
 from moonshine_tune.jobs.transcribe import transcribe_utterances
 from moonshine_tune.manifest import Utterance, read_manifest
 from moonshine_tune.merged import LazyMerged
-from moonshine_tune.progress import Progress
+from moonshine_tune.core.progress import Progress
 from moonshine_tune.runs import RunFolder
 from moonshine_tune.runtime.calibration import input_moments
 from moonshine_tune.runtime.graft import lies_on_grid

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from moonshine_tune.config import ResolvedSettings
-from moonshine_tune.device import keep_heap_tight
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.device import keep_heap_tight
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.jobs.estimate import (
     GIB,
     TIGHT_HEAP,

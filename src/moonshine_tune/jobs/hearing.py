@@ -13,7 +13,7 @@ from typing import overload
 from moonshine_tune.audio.augment import Augmenter, Chances, Recipe
 from moonshine_tune.audio.sound_bank import SoundBank, open_sounds
 from moonshine_tune.decode import Samples
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.jobs.corpus import Corpus
 from moonshine_tune.sampler import StagedSampler
 from moonshine_tune.settings import AugmentSettings

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from moonshine_tune.files import write_bytes_atomic
+from moonshine_tune.core.files import write_bytes_atomic
 
 FOLDER = "late"
 

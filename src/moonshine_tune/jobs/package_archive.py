@@ -15,8 +15,8 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from moonshine_tune.errors import NegativeAnswerError, RequestError
-from moonshine_tune.files import sha256_of, write_text_atomic
+from moonshine_tune.core.errors import NegativeAnswerError, RequestError
+from moonshine_tune.core.files import sha256_of, write_text_atomic
 
 SUMS_FILE = "SHA256SUMS"
 _SUM_LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.audio.decode import SAMPLE_RATE_HZ, load_utterance
-from moonshine_tune.errors import AudioError, NegativeAnswerError, RequestError
-from moonshine_tune.files import sha256_of
+from moonshine_tune.core.errors import AudioError, NegativeAnswerError, RequestError
+from moonshine_tune.core.files import sha256_of
 from moonshine_tune.jobs.package_records import (
     MANIFEST_ROLES,
     manifest_record,

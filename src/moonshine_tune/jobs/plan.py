@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from moonshine_tune.errors import RequestError, TuneError
+from moonshine_tune.core.errors import RequestError, TuneError
 from moonshine_tune.jobs.plan_file import Plan
 from moonshine_tune.jobs.plan_gates import PlanGate, gates_of
 from moonshine_tune.jobs.plan_outcome import PhaseState, PlanResult, summary_record
@@ -27,8 +27,8 @@ from moonshine_tune.jobs.plan_record import (
 )
 from moonshine_tune.jobs.plan_settings import ROLES
 from moonshine_tune.jobs.plan_steps import Context, Step, steps_of
-from moonshine_tune.machine import peak_resident_mb
-from moonshine_tune.progress import Progress
+from moonshine_tune.core.hardware import peak_resident_mb
+from moonshine_tune.core.progress import Progress
 
 _HINT_STATUS = "moonshine-tune plan status"
 

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from moonshine_tune.config import preset_names, read_preset, resolve_settings
-from moonshine_tune.errors import ProblemsError, RequestError, TuneError
+from moonshine_tune.core.errors import ProblemsError, RequestError, TuneError
 from moonshine_tune.jobs.ablate_space_file import read_space
 from moonshine_tune.jobs.plan_settings import (
     KINDS,
@@ -28,7 +28,7 @@ from moonshine_tune.jobs.plan_settings import (
     SynthesizePhase,
     TrainPhase,
 )
-from moonshine_tune.yaml_files import read_shipped, read_yaml, shipped_names
+from moonshine_tune.core.yaml import read_shipped, read_yaml, shipped_names
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune import __version__
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.jobs.plan_settings import ShipPhase
 from moonshine_tune.jobs.plan_steps import (
     Context,

@@ -11,7 +11,7 @@ from typing import Any
 
 from moonshine_tune import __version__
 from moonshine_tune.config import ResolvedSettings, read_preset, resolve_settings
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.jobs.plan_file import Plan
 from moonshine_tune.jobs.plan_record import (
     Fingerprints,
@@ -28,9 +28,9 @@ from moonshine_tune.jobs.plan_settings import (
     SynthesizePhase,
     TrainPhase,
 )
-from moonshine_tune.machine import chip_name, total_memory_mb
-from moonshine_tune.progress import Progress
-from moonshine_tune.provenance import platform_summary, versions
+from moonshine_tune.core.hardware import chip_name, total_memory_mb
+from moonshine_tune.core.progress import Progress
+from moonshine_tune.core.provenance import platform_summary, versions
 from moonshine_tune.sources import ResolvedModel, resolve_model
 
 Result = dict[str, Any]

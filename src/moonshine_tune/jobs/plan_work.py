@@ -18,8 +18,8 @@ from moonshine_tune.audio.decode import (
 )
 from moonshine_tune.config import ResolvedSettings
 from moonshine_tune.decode import TorchTranscriber
-from moonshine_tune.errors import NegativeAnswerError, RequestError
-from moonshine_tune.files import complete_folder
+from moonshine_tune.core.errors import NegativeAnswerError, RequestError
+from moonshine_tune.core.files import complete_folder
 from moonshine_tune.jobs.ablate import run_ablation
 from moonshine_tune.jobs.ablate_request import AblateRequest
 from moonshine_tune.jobs.ablate_results import Bounds, choose
@@ -32,7 +32,7 @@ from moonshine_tune.jobs.model_opening import OpenedModel, open_model
 from moonshine_tune.jobs.reload_check import check_reload
 from moonshine_tune.jobs.train import train
 from moonshine_tune.manifest import Manifest, read_manifest, write_manifest
-from moonshine_tune.progress import Progress
+from moonshine_tune.core.progress import Progress
 from moonshine_tune.runs import RunFolder
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber
 from moonshine_tune.score import compare_paired
@@ -60,7 +60,7 @@ def look_at_machine(model: str | None, out: Path, progress: Progress) -> Result:
 
 def synthesize(counts: tuple[int, int, int], seed: int, out: Path, progress: Progress) -> Result:
     """Air-traffic speech and general speech, as the demonstration has it."""
-    from moonshine_tune.machine import cache_root
+    from moonshine_tune.core.hardware import cache_root
     from moonshine_tune.wheel import fetch_wheel_assets
 
     data = make_demo_data(

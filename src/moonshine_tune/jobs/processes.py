@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moonshine_tune.device import autocast
+from moonshine_tune.core.device import autocast
 
 # The others wait this long while one process scores or encodes.
 _PATIENCE = timedelta(hours=12)

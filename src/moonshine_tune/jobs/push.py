@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from moonshine_tune.errors import NegativeAnswerError, RequestError, SourceUnreachableError
+from moonshine_tune.core.errors import NegativeAnswerError, RequestError, SourceUnreachableError
 from moonshine_tune.jobs.package_archive import unpack
 from moonshine_tune.jobs.verify import verify
-from moonshine_tune.progress import Progress
+from moonshine_tune.core.progress import Progress
 
 _FILES = {
     "README.md": "README.md",

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moonshine_tune.adapter import adapter_parameters
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.holdout import transcribe_source
 from moonshine_tune.jobs.corpus import build_corpus
 from moonshine_tune.jobs.model_opening import OpenedModel
 from moonshine_tune.jobs.state_stores import StateStores
 from moonshine_tune.manifest import read_manifest
-from moonshine_tune.progress import Progress
+from moonshine_tune.core.progress import Progress
 from moonshine_tune.runs import RunFolder
 from moonshine_tune.settings import DeviceSettings
 

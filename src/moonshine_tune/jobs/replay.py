@@ -8,13 +8,13 @@ from pathlib import Path
 
 from moonshine_tune.adapter import adapter_disabled
 from moonshine_tune.encoder_cache import StateSource
-from moonshine_tune.files import write_json_atomic
+from moonshine_tune.core.files import write_json_atomic
 from moonshine_tune.jobs.corpus import Corpus, build_corpus
 from moonshine_tune.jobs.model_opening import OpenedModel
 from moonshine_tune.jobs.state_stores import StateStores
-from moonshine_tune.machine import cache_root, make_cache_folder
+from moonshine_tune.core.hardware import cache_root, make_cache_folder
 from moonshine_tune.manifest import Utterance
-from moonshine_tune.progress import Progress
+from moonshine_tune.core.progress import Progress
 from moonshine_tune.sampler import BucketSampler
 from moonshine_tune.settings import RunSettings
 from moonshine_tune.splits import evenly_chosen

@@ -7,8 +7,8 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.errors import RequestError
-from moonshine_tune.files import disk_errors
+from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.files import disk_errors
 from moonshine_tune.jobs.run_reading import RunSummary, find_runs, is_run, read_run, read_scored
 from moonshine_tune.runs import RunFolder
 from moonshine_tune.score import Score, summarize

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.errors import RequestError, TuneError
+from moonshine_tune.core.errors import RequestError, TuneError
 from moonshine_tune.runs import RunFolder
 from moonshine_tune.score import ScoredUtterance
 

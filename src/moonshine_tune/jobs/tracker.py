@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.errors import MachineError, RequestError
-from moonshine_tune.progress import Progress
+from moonshine_tune.core.errors import MachineError, RequestError
+from moonshine_tune.core.progress import Progress
 
 PROJECT = "moonshine-tune"
 _PACKAGES = {"comet_ml": "comet_ml", "tensorboard": "tensorboard"}

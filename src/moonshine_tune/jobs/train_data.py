@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from moonshine_tune.errors import AudioError, RequestError
+from moonshine_tune.core.errors import AudioError, RequestError
 from moonshine_tune.jobs.corpus import utterance_seconds
 from moonshine_tune.manifest import Manifest, Utterance, read_manifest
 from moonshine_tune.settings import DataSettings

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from moonshine_tune.adapter import AdapterSummary, inject_lora
 from moonshine_tune.encoder_cache import StateSource, release_encoder
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.holdout import Holdout
 from moonshine_tune.jobs.corpus import Corpus, build_corpus
 from moonshine_tune.jobs.difficulty import base_losses
@@ -16,7 +16,7 @@ from moonshine_tune.jobs.replay import Replay, part_replay, prepare_replay
 from moonshine_tune.jobs.state_stores import Clips, StateStores
 from moonshine_tune.jobs.train_data import TrainingData
 from moonshine_tune.manifest import Utterance
-from moonshine_tune.progress import Progress
+from moonshine_tune.core.progress import Progress
 from moonshine_tune.sampler import Stage, StagedSampler, easy_first_stages
 from moonshine_tune.settings import RunSettings
 from moonshine_tune.splits import find_leaks, split_by_speaker

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from moonshine_tune.adapter import adapter_parameters, adapter_strength, save_adapter
 from moonshine_tune.config import leaves
-from moonshine_tune.device import (
+from moonshine_tune.core.device import (
     MemoryReading,
     clear_cache_in_turn,
     memory_mb,
@@ -25,8 +25,8 @@ from moonshine_tune.device import (
     trim_heap,
     updates_at_once,
 )
-from moonshine_tune.errors import MachineError
-from moonshine_tune.files import complete_folder, write_json_atomic, write_jsonl_atomic
+from moonshine_tune.core.errors import MachineError
+from moonshine_tune.core.files import complete_folder, write_json_atomic, write_jsonl_atomic
 from moonshine_tune.holdout import HoldoutScore
 from moonshine_tune.jobs.board import Board
 from moonshine_tune.jobs.late_average import LateAdapters
@@ -35,7 +35,7 @@ from moonshine_tune.jobs.processes import Processes
 from moonshine_tune.jobs.tracker import Tracker
 from moonshine_tune.jobs.train_setup import TrainingSetup
 from moonshine_tune.loss import FrozenHead, head_cross_entropy_sum, head_kl_sum, target_batch
-from moonshine_tune.progress import Progress
+from moonshine_tune.core.progress import Progress
 from moonshine_tune.runs import RunFolder
 from moonshine_tune.sampler import StepPlan
 from moonshine_tune.schedule import learning_rate_share

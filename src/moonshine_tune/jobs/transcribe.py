@@ -6,10 +6,10 @@ from typing import Protocol
 
 from moonshine_tune.audio.decode import load_utterance
 from moonshine_tune.decode import Samples, batches_by_length
-from moonshine_tune.errors import AudioError, ProblemsError
+from moonshine_tune.core.errors import AudioError, ProblemsError
 from moonshine_tune.jobs.corpus import utterance_seconds
 from moonshine_tune.manifest import Utterance
-from moonshine_tune.progress import Progress
+from moonshine_tune.core.progress import Progress
 
 
 class Transcriber(Protocol):

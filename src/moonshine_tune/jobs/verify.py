@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.audio.decode import load_audio
-from moonshine_tune.errors import NegativeAnswerError, RequestError, TuneError
-from moonshine_tune.files import disk_errors, sha256_of
+from moonshine_tune.core.errors import NegativeAnswerError, RequestError, TuneError
+from moonshine_tune.core.files import disk_errors, sha256_of
 from moonshine_tune.jobs.package import PACKAGE_FILE, SAMPLE_FILE
 from moonshine_tune.jobs.package_archive import (
     SUMS_FILE,
@@ -20,8 +20,8 @@ from moonshine_tune.jobs.package_archive import (
     read_sums,
     unpack,
 )
-from moonshine_tune.progress import Progress
-from moonshine_tune.provenance import package_version
+from moonshine_tune.core.progress import Progress
+from moonshine_tune.core.provenance import package_version
 from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber
 from moonshine_tune.score import ErrorCounts, score_utterance

@@ -17,9 +17,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from moonshine_tune import __version__
-from moonshine_tune.errors import RequestError
-from moonshine_tune.files import write_bytes_atomic
-from moonshine_tune.progress import Progress
+from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.files import write_bytes_atomic
+from moonshine_tune.core.progress import Progress
 from moonshine_tune.report.clips import ClipBox, Recordings
 from moonshine_tune.report.contrasts import contrasts
 from moonshine_tune.report.curves import Curves, learning_curves

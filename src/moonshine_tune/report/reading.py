@@ -11,7 +11,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.runs import RunFolder
 from moonshine_tune.score import ScoredUtterance
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from moonshine_tune.errors import MachineError, RequestError
+from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.runtime import transcriber as runtime_transcriber
 from moonshine_tune.runtime.layout import read_layout
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from moonshine_tune.errors import ProblemsError
-from moonshine_tune.files import sha256_of
+from moonshine_tune.core.errors import ProblemsError
+from moonshine_tune.core.files import sha256_of
 from moonshine_tune.runtime.layout import RuntimeLayout
 from moonshine_tune.runtime.matching import MATRIX_THREADS, Match, find_matches, is_constant
 from moonshine_tune.runtime.ort_file import OrtFile

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from moonshine_tune.errors import MachineError
+from moonshine_tune.core.errors import MachineError
 from moonshine_tune.runtime.quantized import Floats, Grid
 
 OPSET, IR_VERSION = 18, 10

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.runtime.ort_file import Node, OrtFile
 from moonshine_tune.runtime.quantized import (
     Floats,

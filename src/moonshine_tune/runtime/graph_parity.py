@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.families.interface import EncoderStates, SpeechModel
 from moonshine_tune.runtime.graphs import RuntimeGraphs, StageOutput, encode_clip, open_graphs
 from moonshine_tune.runtime.layout import RuntimeLayout

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.families.interface import BOS_ID, EncoderStates, SpeechModel
 from moonshine_tune.runtime.layout import RuntimeLayout
 

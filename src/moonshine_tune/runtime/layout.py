@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 
 V1_FILES = ("encoder_model.ort", "decoder_model_merged.ort", "tokenizer.bin")
 STREAMING_FILES = (

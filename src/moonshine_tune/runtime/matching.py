@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moonshine_tune.errors import ProblemsError
+from moonshine_tune.core.errors import ProblemsError
 from moonshine_tune.runtime.ort_file import OrtFile
 from moonshine_tune.runtime.quantized import (
     Floats,

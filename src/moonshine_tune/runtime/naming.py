@@ -7,7 +7,7 @@ way that the data takes tells: which product feeds the left side of an attention
 import re
 from collections.abc import Iterator
 
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.runtime.graph_map import GraphMap, NamedTensor
 from moonshine_tune.runtime.layout import RuntimeLayout
 from moonshine_tune.runtime.naming_streaming import name_streaming_tensors

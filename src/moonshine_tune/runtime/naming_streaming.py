@@ -7,7 +7,7 @@ is left in between, in order, are the two layers of the feed-forward part.
 
 from collections.abc import Iterator, Sequence
 
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.runtime.graph_map import GraphMap, Linear, NamedTensor, only
 from moonshine_tune.runtime.layout import RuntimeLayout
 from moonshine_tune.runtime.ort_file import Node, OrtFile

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 
 # onnx.TensorProto.DataType → numpy
 _DTYPES: dict[int, str] = {

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save_file
 
-from moonshine_tune.errors import RequestError
-from moonshine_tune.files import complete_folder, sha256_of, write_json_atomic, write_text_atomic
+from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.files import complete_folder, sha256_of, write_json_atomic, write_text_atomic
 from moonshine_tune.runtime.graph_map import GraphMap
 from moonshine_tune.runtime.layout import RuntimeLayout, read_layout
 from moonshine_tune.runtime.naming import name_tensors

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from moonshine_tune.catalog import StoreKey
-from moonshine_tune.errors import SourceUnreachableError
-from moonshine_tune.network import why_unreachable
-from moonshine_tune.progress import Progress
+from moonshine_tune.core.errors import SourceUnreachableError
+from moonshine_tune.core.network import why_unreachable
+from moonshine_tune.core.progress import Progress
 
 STORE_URL = "https://download.moonshine.ai/"
 _PARTS = 200

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.runtime.graph_map import GraphMap
 from moonshine_tune.runtime.layout import RuntimeLayout
 from moonshine_tune.runtime.ort_file import Initializer, OrtFile

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 
 UNKNOWN_ID, BOS_ID, EOS_ID = 0, 1, 2
 _FIRST_BYTE_ID = 3

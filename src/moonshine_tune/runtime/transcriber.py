@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moonshine_tune.errors import MachineError, RequestError
+from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.runtime.layout import RuntimeLayout, read_layout
 from moonshine_tune.runtime.ort_file import OrtFile
 

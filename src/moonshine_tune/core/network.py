@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from moonshine_tune.progress import Progress
+from moonshine_tune.core.progress import Progress
 
 _PROBE_S = 3.0
 # A stuck name look-up ignores the socket's timeout, so the thread is given up on after this.

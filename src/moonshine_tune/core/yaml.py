@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 
 
 def shipped_names(folder: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from moonshine_tune.errors import RequestError
+from moonshine_tune.core.errors import RequestError
 
 _MB = 1_000_000
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")

@@ -8,8 +8,8 @@ import json
 import platform
 from typing import Any
 
-from moonshine_tune.files import write_json_atomic
-from moonshine_tune.machine import cache_root, chip_name, make_cache_folder
+from moonshine_tune.core.files import write_json_atomic
+from moonshine_tune.core.hardware import cache_root, chip_name, make_cache_folder
 
 _FILE = "gradient-checks.json"
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.errors import MachineError, RequestError
+from moonshine_tune.core.errors import MachineError, RequestError
 
 _CHUNK = 1 << 20
 
