@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.cli.console import TerminalProgress
-from moonshine_tune.config import read_preset, resolve_settings
+from moonshine_tune.config.resolve import read_preset, resolve_settings
 from moonshine_tune.core.environment import apply_environment_defaults
 from moonshine_tune.manifest import read_manifest, write_manifest
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.acceptance import SHARED
 from moonshine_tune.cli.console import TerminalProgress
-from moonshine_tune.config import read_preset, resolve_settings
+from moonshine_tune.config.resolve import read_preset, resolve_settings
 from moonshine_tune.core.environment import apply_environment_defaults
 from moonshine_tune.jobs.evaluate import EvaluateRequest, evaluate
 from moonshine_tune.jobs.evaluation import Evaluation

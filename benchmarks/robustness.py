@@ -24,7 +24,7 @@ from typing import Any
 
 from benchmarks.acceptance import SHARED, alphanumeric_parts
 from moonshine_tune.cli.console import TerminalProgress
-from moonshine_tune.config import parse_assignments, read_preset, resolve_settings
+from moonshine_tune.config.resolve import parse_assignments, read_preset, resolve_settings
 from moonshine_tune.core.environment import apply_environment_defaults
 from moonshine_tune.core.files import write_json_atomic
 from moonshine_tune.manifest import read_manifest, write_manifest

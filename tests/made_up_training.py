@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.config import ResolvedSettings
+from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.core.files import write_json_atomic, write_jsonl_atomic
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.runs import RunFolder

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from moonshine_tune.cli.app import run
-from moonshine_tune.config import ResolvedSettings
+from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.core.errors import RequestError
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from moonshine_tune.config import ResolvedSettings, resolve_settings
+from moonshine_tune.config.resolve import ResolvedSettings, resolve_settings
 from moonshine_tune.core.progress import SilentProgress, Stage
 
 

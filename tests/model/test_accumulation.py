@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from moonshine_tune.config import resolve_settings
+from moonshine_tune.config.resolve import resolve_settings
 from moonshine_tune.jobs.train import train
 from moonshine_tune.core.progress import SilentProgress
 

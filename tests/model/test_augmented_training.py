@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from moonshine_tune.adapter import WEIGHTS_FILE
-from moonshine_tune.config import ResolvedSettings, resolve_settings
+from moonshine_tune.config.resolve import ResolvedSettings, resolve_settings
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.jobs.corpus import build_corpus
 from moonshine_tune.jobs.hearing import ChangedOnce, Hearing, open_sound_banks
@@ -23,7 +23,7 @@ from moonshine_tune.jobs.late_average import LateAdapters, mean_state
 from moonshine_tune.jobs.train import train
 from moonshine_tune.manifest import read_manifest
 from moonshine_tune.core.progress import SilentProgress
-from moonshine_tune.settings import AugmentSettings
+from moonshine_tune.config.settings import AugmentSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

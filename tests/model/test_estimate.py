@@ -13,7 +13,7 @@ from moonshine_tune import memory as memory_module
 from moonshine_tune.adapter import inject_lora
 from moonshine_tune.catalog import MODELS, find_model
 from moonshine_tune.checkpoints import MOST_MAPPED_BYTES
-from moonshine_tune.config import preset_names, read_preset, resolve_settings
+from moonshine_tune.config.resolve import preset_names, read_preset, resolve_settings
 from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.families.interface import SpeechModel
 from moonshine_tune.jobs.estimate import (
@@ -29,7 +29,7 @@ from moonshine_tune.jobs.fitting import fit_settings
 from moonshine_tune.loss import FrozenHead, head_cross_entropy_sum, target_batch
 from moonshine_tune.memory import MemoryEstimate, MemoryModel, Phase, RunShape
 from moonshine_tune.core.progress import SilentProgress
-from moonshine_tune.settings import RunSettings
+from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.shapes import (
     SHAPES,
     model_from_config,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import soundfile
 
-from moonshine_tune.config import ResolvedSettings
+from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.core.device import heap_is_loose
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.jobs import fitting
@@ -20,7 +20,7 @@ from moonshine_tune.jobs.fitting import MemoryCheck
 from moonshine_tune.jobs.train import train
 from moonshine_tune.jobs.train_data import read_training_data
 from moonshine_tune.core.progress import SilentProgress
-from moonshine_tune.settings import RunSettings
+from moonshine_tune.config.settings import RunSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -149,8 +149,8 @@ def test_the_heap_is_kept_tight_only_where_that_is_needed(
 
 _HOLES = """
 import sys
-from moonshine_tune.config import ResolvedSettings
-from moonshine_tune.settings import RunSettings
+from moonshine_tune.config.resolve import ResolvedSettings
+from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.device import keep_heap_tight
 from moonshine_tune.core.hardware import resident_mb
 import torch

@@ -14,7 +14,7 @@ import moonshine_tune.frozen_linear as frozen_linear_module
 import moonshine_tune.jobs.trainer as trainer_module
 import moonshine_tune.packed as packed_module
 from moonshine_tune.adapter import SITES, adapter_disabled, adapter_parameters, inject_lora
-from moonshine_tune.config import preset_names, read_preset, resolve_settings
+from moonshine_tune.config.resolve import preset_names, read_preset, resolve_settings
 from moonshine_tune.decode import greedy_tokens
 from moonshine_tune.core.device import takes_lists
 from moonshine_tune.families.interface import EncoderStates, SpeechModel

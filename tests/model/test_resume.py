@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 
 from moonshine_tune import state as state_module
-from moonshine_tune.config import ResolvedSettings
+from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.jobs import trainer as trainer_module
 from moonshine_tune.jobs.train import train

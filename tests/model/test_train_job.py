@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from moonshine_tune.adapter import CONFIG_FILE, WEIGHTS_FILE, load_adapter
 from moonshine_tune.checkpoints import load_checkpoint
-from moonshine_tune.config import ResolvedSettings, resolve_settings
+from moonshine_tune.config.resolve import ResolvedSettings, resolve_settings
 from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.jobs import trainer as trainer_module
 from moonshine_tune.jobs.train import train

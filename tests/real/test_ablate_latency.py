@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from moonshine_tune.adapter import adapter_state, inject_lora, save_adapter
-from moonshine_tune.config import resolve_settings
+from moonshine_tune.config.resolve import resolve_settings
 from moonshine_tune.jobs.ablate_latency import measure_latency, read_latency
 from moonshine_tune.jobs.model_opening import open_model
 from moonshine_tune.manifest import read_manifest, write_manifest

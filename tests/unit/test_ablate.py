@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tests.made_up_training import FakeTrain, wer_of
 
-from moonshine_tune.config import ResolvedSettings
+from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.core.errors import (
     MachineError,
     NegativeAnswerError,
@@ -421,7 +421,7 @@ def test_importances_name_what_mattered(request_of: Make) -> None:
 
 
 def test_choice_with_reason_and_settings_file(request_of: Make) -> None:
-    from moonshine_tune.config import read_settings_file, resolve_settings
+    from moonshine_tune.config.resolve import read_settings_file, resolve_settings
 
     train = FakeTrain()
     result = _run(request_of(trials=12), train)

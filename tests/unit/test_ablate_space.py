@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from moonshine_tune.config import resolve_settings
+from moonshine_tune.config.resolve import resolve_settings
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.jobs.ablate_space import SearchSpace
 from moonshine_tune.jobs.ablate_space_file import read_space, space_names
-from moonshine_tune.settings import RunSettings
+from moonshine_tune.config.settings import RunSettings
 
 
 def _space(tmp_path: Path, text: str) -> SearchSpace:

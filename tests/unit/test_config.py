@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 import moonshine_tune
-from moonshine_tune.config import (
+from moonshine_tune.config.resolve import (
     ResolvedSettings,
     parse_assignments,
     preset_names,
@@ -20,8 +20,8 @@ from moonshine_tune.config import (
     resolve_settings,
 )
 from moonshine_tune.core.errors import ProblemsError, RequestError
-from moonshine_tune.settings import RunSettings
-from moonshine_tune.settings_reference import settings_reference
+from moonshine_tune.config.settings import RunSettings
+from moonshine_tune.cli.settings_reference import settings_reference
 
 _SRC = Path(moonshine_tune.__file__).parent
 _DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -315,5 +315,5 @@ _READ: set[str] = set()
 def test_the_settings_page_is_up_to_date() -> None:
     written = (_DOCS / "settings.md").read_text(encoding="utf-8")
     assert written == settings_reference(), (
-        "run: python -m moonshine_tune.settings_reference > docs/settings.md"
+        "run: python -m moonshine_tune.cli.settings_reference > docs/settings.md"
     )

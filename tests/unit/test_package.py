@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 from moonshine_tune.audio.decode import write_audio
 from moonshine_tune.cli import package as package_cli
-from moonshine_tune.config import read_settings_file, resolve_settings
+from moonshine_tune.config.resolve import read_settings_file, resolve_settings
 from moonshine_tune.core.errors import MachineError, NegativeAnswerError, ProblemsError, RequestError
 from moonshine_tune.core.files import sha256_of
 from moonshine_tune.jobs import verify as verify_job

@@ -168,7 +168,7 @@ def _layers(
     assignments: list[str],
 ) -> tuple[tuple[str, Mapping[str, Any]], ...]:
     """Settings of the command line, weakest first."""
-    from moonshine_tune.config import parse_assignments, read_preset, read_settings_file
+    from moonshine_tune.config.resolve import parse_assignments, read_preset, read_settings_file
 
     layers: list[tuple[str, Mapping[str, Any]]] = []
     if preset:

@@ -50,7 +50,7 @@ def estimate(
 
     No weights are fetched or read. Exit code 1 where the run would not fit.
     """
-    from moonshine_tune.config import (
+    from moonshine_tune.config.resolve import (
         parse_assignments,
         read_preset,
         read_settings_file,

@@ -13,7 +13,7 @@ import typer
 from moonshine_tune.core import errors
 from moonshine_tune.cli.app import app
 from moonshine_tune.core.files import write_text_atomic
-from moonshine_tune.settings_reference import settings_reference
+from moonshine_tune.cli.settings_reference import settings_reference
 
 _REMARK = "<!-- Generated: python -m moonshine_tune.cli.reference docs -->\n"
 _COMMANDS_HEAD = """# Command line

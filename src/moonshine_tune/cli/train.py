@@ -56,7 +56,7 @@ def train(
     as_json: JsonFlag = False,
 ) -> None:
     """Train a LoRA adapter: baseline first, the best adapter kept, nothing lost on Ctrl-C."""
-    from moonshine_tune.config import (
+    from moonshine_tune.config.resolve import (
         parse_assignments,
         read_preset,
         read_settings_file,

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from moonshine_tune.config import PATH_SETTINGS
+from moonshine_tune.config.resolve import PATH_SETTINGS
 from moonshine_tune.core.errors import NegativeAnswerError, RequestError
 from moonshine_tune.core.files import write_text_atomic
 from moonshine_tune.jobs.ablate import best_trial, shown_figures

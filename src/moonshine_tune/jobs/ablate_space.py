@@ -19,7 +19,7 @@ from itertools import product
 from typing import Any
 
 from moonshine_tune.core.errors import ProblemsError, RequestError
-from moonshine_tune.settings import RunSettings
+from moonshine_tune.config.settings import RunSettings
 
 Scalar = str | int | float | bool | None
 Layers = tuple[tuple[str, Mapping[str, Any]], ...]

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from moonshine_tune.config import read_preset, resolve_settings
+from moonshine_tune.config.resolve import read_preset, resolve_settings
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.jobs.ablate_space import (
     Choice,
@@ -20,7 +20,7 @@ from moonshine_tune.jobs.ablate_space import (
     flattened,
     nested,
 )
-from moonshine_tune.settings import RunSettings
+from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.yaml import read_shipped, read_yaml, shipped_names
 
 _KEYS = ("preset", "settings", "space")

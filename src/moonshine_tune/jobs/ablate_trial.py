@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
-from moonshine_tune.config import ResolvedSettings
+from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.core.environment import apply_environment_defaults
 from moonshine_tune.core.errors import TuneError
 from moonshine_tune.jobs.ablate_latency import measure_latency, read_latency

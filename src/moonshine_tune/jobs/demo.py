@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.config import read_preset, resolve_settings
+from moonshine_tune.config.resolve import read_preset, resolve_settings
 from moonshine_tune.decode import TorchTranscriber
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import write_json_atomic

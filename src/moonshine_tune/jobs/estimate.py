@@ -20,7 +20,7 @@ from moonshine_tune.holdout import _BATCH_S, _STORED_BATCH_S
 from moonshine_tune.core.hardware import available_memory_mb
 from moonshine_tune.memory import MemoryEstimate, MemoryModel, RunShape
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.settings import RunSettings
+from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.shapes import config_of_folder, published_config
 
 GIB = 1 << 30

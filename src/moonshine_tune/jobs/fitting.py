@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from moonshine_tune.config import ResolvedSettings
+from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.core.device import keep_heap_tight
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.jobs.estimate import (
@@ -22,7 +22,7 @@ from moonshine_tune.jobs.estimate import (
 from moonshine_tune.jobs.train_data import TrainingData
 from moonshine_tune.manifest import Manifest
 from moonshine_tune.memory import MemoryEstimate
-from moonshine_tune.settings import RunSettings
+from moonshine_tune.config.settings import RunSettings
 
 
 @dataclass(frozen=True)

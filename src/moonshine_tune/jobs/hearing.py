@@ -16,7 +16,7 @@ from moonshine_tune.decode import Samples
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.jobs.corpus import Corpus
 from moonshine_tune.sampler import StagedSampler
-from moonshine_tune.settings import AugmentSettings
+from moonshine_tune.config.settings import AugmentSettings
 
 
 @dataclass(frozen=True)

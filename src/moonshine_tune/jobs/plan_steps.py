@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune import __version__
-from moonshine_tune.config import ResolvedSettings, read_preset, resolve_settings
+from moonshine_tune.config.resolve import ResolvedSettings, read_preset, resolve_settings
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.jobs.plan_file import Plan
 from moonshine_tune.jobs.plan_record import (

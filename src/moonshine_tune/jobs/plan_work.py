@@ -16,7 +16,7 @@ from moonshine_tune.audio.decode import (
     load_utterance,
     write_audio,
 )
-from moonshine_tune.config import ResolvedSettings
+from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.decode import TorchTranscriber
 from moonshine_tune.core.errors import NegativeAnswerError, RequestError
 from moonshine_tune.core.files import complete_folder

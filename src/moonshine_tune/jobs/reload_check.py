@@ -13,7 +13,7 @@ from moonshine_tune.jobs.state_stores import StateStores
 from moonshine_tune.manifest import read_manifest
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.runs import RunFolder
-from moonshine_tune.settings import DeviceSettings
+from moonshine_tune.config.settings import DeviceSettings
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from moonshine_tune.core.hardware import cache_root, make_cache_folder
 from moonshine_tune.manifest import Utterance
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.sampler import BucketSampler
-from moonshine_tune.settings import RunSettings
+from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.splits import evenly_chosen
 from moonshine_tune.state_shards import recipe_hash
 from moonshine_tune.teacher import ReplayTeacher

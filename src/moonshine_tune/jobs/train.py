@@ -14,7 +14,7 @@ from moonshine_tune.adapter import (
     adapter_parameters,
     adapter_state,
 )
-from moonshine_tune.config import ResolvedSettings
+from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.core.device import choose_device, choose_dtype, is_out_of_memory, takes_lists
 from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.jobs.fitting import check_memory

@@ -18,7 +18,7 @@ from moonshine_tune.jobs.train_data import TrainingData
 from moonshine_tune.manifest import Utterance
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.sampler import Stage, StagedSampler, easy_first_stages
-from moonshine_tune.settings import RunSettings
+from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.splits import find_leaks, split_by_speaker
 from moonshine_tune.text import Normalizer
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from moonshine_tune.adapter import adapter_parameters, adapter_strength, save_adapter
-from moonshine_tune.config import leaves
+from moonshine_tune.config.resolve import leaves
 from moonshine_tune.core.device import (
     MemoryReading,
     clear_cache_in_turn,
@@ -40,7 +40,7 @@ from moonshine_tune.runs import RunFolder
 from moonshine_tune.sampler import StepPlan
 from moonshine_tune.schedule import learning_rate_share
 from moonshine_tune.selection import Candidate, SelectionRule
-from moonshine_tune.settings import RunSettings
+from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.state import (
     TrainingState,
     has_state,

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from moonshine_tune.report.reading import Material, RunPart, mapping, sequence
 from moonshine_tune.report.tables import Cell, Column, Table, short, text_cell
-from moonshine_tune.settings import RunSettings
+from moonshine_tune.config.settings import RunSettings
 
 _MAX_ROWS = 300
 _COMMANDS = ("train", "demo", "plan", "ablate")

@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from moonshine_tune.core.errors import ProblemsError, RequestError
-from moonshine_tune.settings import RunSettings
+from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.yaml import read_shipped, read_yaml, shipped_names
 
 # Settings that name files; in a settings file they are relative to it.

@@ -1,6 +1,6 @@
 """The settings page of the documentation, generated from the settings themselves.
 
-`python -m moonshine_tune.settings_reference > docs/settings.md` writes it; a test compares.
+`python -m moonshine_tune.cli.settings_reference > docs/settings.md` writes it; a test compares.
 """
 
 import sys
@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from moonshine_tune.config import preset_names, read_preset
-from moonshine_tune.settings import RunSettings
+from moonshine_tune.config.resolve import preset_names, read_preset
+from moonshine_tune.config.settings import RunSettings
 
 _HEAD = """# Settings
 
