@@ -23,8 +23,8 @@ from typing import Any
 from benchmarks.acceptance import SHARED
 from moonshine_tune.cli.console import TerminalProgress
 from moonshine_tune.core.environment import apply_environment_defaults
-from moonshine_tune.manifest import read_manifest, write_manifest
-from moonshine_tune.splits import split_by_speaker
+from moonshine_tune.corpus.manifest import read_manifest, write_manifest
+from moonshine_tune.corpus.splits import split_by_speaker
 
 _SPACE = """\
 preset: tiny
@@ -105,7 +105,7 @@ def main() -> int:
         return 3
     apply_environment_defaults()
     from moonshine_tune.jobs.ablate_results import Bounds, choose, show_ablation
-    from moonshine_tune.score import compare_paired
+    from moonshine_tune.metrics.wer import compare_paired
 
     out = options.out
     words = [*prepare(out), "--steps", str(options.steps)]

@@ -18,7 +18,7 @@ from typing import Any
 from moonshine_tune.cli.console import TerminalProgress
 from moonshine_tune.config.resolve import read_preset, resolve_settings
 from moonshine_tune.core.environment import apply_environment_defaults
-from moonshine_tune.manifest import read_manifest, write_manifest
+from moonshine_tune.corpus.manifest import read_manifest, write_manifest
 
 SHARED = Path(
     os.environ.get(

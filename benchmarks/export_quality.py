@@ -24,7 +24,7 @@ from moonshine_tune.jobs.evaluate import EvaluateRequest, evaluate
 from moonshine_tune.jobs.evaluation import Evaluation
 from moonshine_tune.jobs.export import ExportRequest, export
 from moonshine_tune.jobs.train import train
-from moonshine_tune.score import compare_paired
+from moonshine_tune.metrics.wer import compare_paired
 
 _POINTS = 0.5
 

@@ -18,9 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.manifest import read_manifest
-from moonshine_tune.sampler import BucketSampler
-from moonshine_tune.splits import find_leaks, split_by_speaker
+from moonshine_tune.corpus.manifest import read_manifest
+from moonshine_tune.corpus.sampler import BucketSampler
+from moonshine_tune.corpus.splits import find_leaks, split_by_speaker
 
 _FILES, _STEPS = 1000, 1000
 _MAX_OPEN_S, _MAX_MB = 30.0, 1000.0

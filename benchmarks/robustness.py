@@ -27,7 +27,7 @@ from moonshine_tune.cli.console import TerminalProgress
 from moonshine_tune.config.resolve import parse_assignments, read_preset, resolve_settings
 from moonshine_tune.core.environment import apply_environment_defaults
 from moonshine_tune.core.files import write_json_atomic
-from moonshine_tune.manifest import read_manifest, write_manifest
+from moonshine_tune.corpus.manifest import read_manifest, write_manifest
 
 CORPORA = ("an4", "alphanumeric")
 # Highest test WER and points of canary that are aimed at, of the mean over the seeds.
@@ -181,7 +181,7 @@ def _in_noise(arm: Path, noises: Path) -> Sequence[Any]:
 
 
 def _row(clean: Any, augmented: Any) -> dict[str, Any]:
-    from moonshine_tune.score import compare_paired
+    from moonshine_tune.metrics.wer import compare_paired
 
     pair = compare_paired(clean.scored, augmented.scored)
     return {

@@ -35,10 +35,10 @@ from moonshine_tune.core.environment import apply_environment_defaults
 from moonshine_tune.families.interface import SpeechModel
 from moonshine_tune.loss import FrozenHead, head_cross_entropy_sum, target_batch
 from moonshine_tune.core.hardware import cache_root, chip_name
-from moonshine_tune.manifest import read_manifest
+from moonshine_tune.corpus.manifest import read_manifest
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.report.latency_plot import draw
-from moonshine_tune.sampler import BucketSampler
+from moonshine_tune.corpus.sampler import BucketSampler
 from moonshine_tune.shapes import model_from_config, published_config
 from moonshine_tune.sources import resolve_model
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from moonshine_tune.decode import DecodeLimits, batches_by_length, greedy_tokens
 from moonshine_tune.encoder_cache import StateSource, each_that_fits
 from moonshine_tune.families.interface import SpeechModel
-from moonshine_tune.manifest import Utterance
+from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.score import Score, ScoredUtterance, score_utterance, summarize
-from moonshine_tune.text import Normalizer
+from moonshine_tune.metrics.wer import Score, ScoredUtterance, score_utterance, summarize
+from moonshine_tune.corpus.normalizers import Normalizer
 
 _BATCH_S = 120.0
 # From stored states only the decoder runs, and its cost a token hardly grows with the batch.

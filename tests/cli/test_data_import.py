@@ -11,7 +11,7 @@ import pytest
 import soundfile as sf
 
 from moonshine_tune.cli.app import run
-from moonshine_tune.manifest import read_manifest
+from moonshine_tune.corpus.manifest import read_manifest
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from moonshine_tune.cli.app import run
 from moonshine_tune.jobs import data_split
-from moonshine_tune.manifest import read_manifest, write_manifest
+from moonshine_tune.corpus.manifest import read_manifest, write_manifest
 
 
 def write(path: Path, records: list[dict[str, Any]]) -> Path:

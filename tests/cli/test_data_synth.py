@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from moonshine_tune.cli.app import run
-from moonshine_tune.manifest import read_manifest
+from moonshine_tune.corpus.manifest import read_manifest
 
 pytest.importorskip("espeakng_loader", reason="the package espeakng-loader is missing")
 

@@ -15,8 +15,8 @@ import pytest
 
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.report.page import write_report
-from moonshine_tune.score import score_utterance
-from moonshine_tune.text import normalizer_for
+from moonshine_tune.metrics.wer import score_utterance
+from moonshine_tune.corpus.normalizers import normalizer_for
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="Selenium is not installed")
 _CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -21,7 +21,7 @@ from moonshine_tune.jobs.corpus import build_corpus
 from moonshine_tune.jobs.hearing import ChangedOnce, Hearing, open_sound_banks
 from moonshine_tune.jobs.late_average import LateAdapters, mean_state
 from moonshine_tune.jobs.train import train
-from moonshine_tune.manifest import read_manifest
+from moonshine_tune.corpus.manifest import read_manifest
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.config.settings import AugmentSettings
 

@@ -13,7 +13,7 @@ import soundfile
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.jobs.conditions import ConditionsRequest, conditions_of
 from moonshine_tune.jobs.evaluate import EvaluateRequest, evaluate
-from moonshine_tune.manifest import Utterance
+from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.core.progress import SilentProgress
 
 pytestmark = pytest.mark.usefixtures("one_thread")

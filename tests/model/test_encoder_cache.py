@@ -9,9 +9,9 @@ from moonshine_tune.decode import DecodeLimits, Samples, transcribe_batch
 from moonshine_tune.encoder_cache import StateSource
 from moonshine_tune.families.interface import EncoderStates, SpeechModel
 from moonshine_tune.holdout import Holdout, transcribe_source
-from moonshine_tune.manifest import Utterance
+from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.core.progress import SilentProgress
-from moonshine_tune.text import normalizer_for
+from moonshine_tune.corpus.normalizers import normalizer_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -27,7 +27,7 @@ from moonshine_tune.runtime.parity import compare_chunked, compare_transcripts
 from moonshine_tune.runtime.quantized import QuantizedTensor
 from moonshine_tune.runtime.tokenizer_bin import read_pieces
 from moonshine_tune.runtime.trace import trace
-from moonshine_tune.text import normalizer_for
+from moonshine_tune.corpus.normalizers import normalizer_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,7 +8,7 @@ from moonshine_tune.adapter import adapter_state, inject_lora, save_adapter
 from moonshine_tune.config.resolve import resolve_settings
 from moonshine_tune.jobs.ablate_latency import measure_latency, read_latency
 from moonshine_tune.jobs.model_opening import open_model
-from moonshine_tune.manifest import read_manifest, write_manifest
+from moonshine_tune.corpus.manifest import read_manifest, write_manifest
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.runs import RunFolder
 from moonshine_tune.sources import ResolvedModel

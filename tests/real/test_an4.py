@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from moonshine_tune.cli.app import run
-from moonshine_tune.manifest import read_manifest, write_manifest
+from moonshine_tune.corpus.manifest import read_manifest, write_manifest
 from moonshine_tune.sources import ResolvedModel
 
 pytestmark = [pytest.mark.real_model, pytest.mark.shared_data]

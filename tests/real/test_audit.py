@@ -12,9 +12,9 @@ import numpy.typing as npt
 import pytest
 import soundfile
 
-from moonshine_tune.audio.decode import load_audio
+from moonshine_tune.audio.io import load_audio
 from moonshine_tune.cli.app import run
-from moonshine_tune.manifest import Utterance, read_manifest
+from moonshine_tune.corpus.manifest import Utterance, read_manifest
 
 pytestmark = [pytest.mark.real_model, pytest.mark.shared_data]
 

@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from moonshine_tune.audio.decode import load_audio, write_audio
+from moonshine_tune.audio.io import load_audio, write_audio
 from moonshine_tune.cli import benchmark as benchmark_cli
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.jobs.benchmark import benchmark

@@ -13,7 +13,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from moonshine_tune.adapter import adapter_parameters, adapter_state, inject_lora, save_adapter
-from moonshine_tune.audio.decode import load_audio, write_audio
+from moonshine_tune.audio.io import load_audio, write_audio
 from moonshine_tune.checkpoints import load_checkpoint
 from moonshine_tune.core.errors import ProblemsError
 from moonshine_tune.families.interface import SpeechModel

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from moonshine_tune.cli.app import run
-from moonshine_tune.manifest import read_manifest, write_manifest
+from moonshine_tune.corpus.manifest import read_manifest, write_manifest
 
 pytestmark = pytest.mark.real_model
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moonshine_tune.audio.decode import SAMPLE_RATE_HZ, load_audio
+from moonshine_tune.audio.io import SAMPLE_RATE_HZ, load_audio
 from moonshine_tune.checkpoints import load_checkpoint
 from moonshine_tune.decode import DecodeLimits, TorchTranscriber
 from moonshine_tune.runtime.parity import compare_transcripts
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber
 from moonshine_tune.sources import ResolvedModel
-from moonshine_tune.text import normalizer_for
+from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.wheel import WheelAssets
 
 pytestmark = pytest.mark.real_model

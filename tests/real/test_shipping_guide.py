@@ -9,7 +9,7 @@ import click
 import pytest
 import typer
 
-from moonshine_tune.audio.decode import load_audio, write_audio
+from moonshine_tune.audio.io import load_audio, write_audio
 from moonshine_tune.cli.app import app
 from moonshine_tune.wheel import WheelAssets
 

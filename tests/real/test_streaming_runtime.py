@@ -17,7 +17,7 @@ import torch
 from benchmarks.random_model import save_random_model
 
 from moonshine_tune.adapter import adapter_parameters, adapter_state, inject_lora, save_adapter
-from moonshine_tune.audio.decode import load_audio, write_audio
+from moonshine_tune.audio.io import load_audio, write_audio
 from moonshine_tune.checkpoints import load_checkpoint
 from moonshine_tune.decode import DecodeLimits, TorchTranscriber
 from moonshine_tune.core.errors import RequestError
@@ -29,7 +29,7 @@ from moonshine_tune.runtime.quantized import quantized_tensors
 from moonshine_tune.runtime.trace import trace
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber
 from moonshine_tune.sources import resolve_model
-from moonshine_tune.text import normalizer_for
+from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.wheel import WheelAssets
 
 pytestmark = [pytest.mark.real_model, pytest.mark.usefixtures("one_thread")]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from moonshine_tune.audio.decode import (
+from moonshine_tune.audio.io import (
     SAMPLE_RATE_HZ,
     DecoderMissingError,
     audio_info,
@@ -19,7 +19,7 @@ from moonshine_tune.audio.decode import (
     write_audio,
 )
 from moonshine_tune.core.errors import AudioError
-from moonshine_tune.manifest import Utterance
+from moonshine_tune.corpus.manifest import Utterance
 
 SECONDS = 2.0
 

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from moonshine_tune.audio.audit import clipped_fraction, frame_levels_dbfs, measure_clip
+from moonshine_tune.audio.measure import clipped_fraction, frame_levels_dbfs, measure_clip
 
 RATE = 16_000
 

@@ -19,7 +19,7 @@ from moonshine_tune.audio.effects import (
     piece_of,
     speech_power,
 )
-from moonshine_tune.audio.sound_bank import open_sounds
+from moonshine_tune.audio.noise_bank import open_sounds
 from moonshine_tune.core.errors import ProblemsError, RequestError
 
 Samples = npt.NDArray[np.float32]

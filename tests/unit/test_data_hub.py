@@ -12,7 +12,7 @@ from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.jobs import data_hub
 from moonshine_tune.jobs.data_hub import HubDataset
 from moonshine_tune.jobs.data_import import ImportRequest, import_data
-from moonshine_tune.manifest import read_manifest
+from moonshine_tune.corpus.manifest import read_manifest
 from moonshine_tune.core.progress import SilentProgress
 
 pytest.importorskip("datasets")

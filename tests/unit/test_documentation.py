@@ -19,7 +19,7 @@ from tests.documentation import (
 )
 
 from moonshine_tune.cli.reference import reference_pages, walk_commands
-from moonshine_tune.manifest import RESERVED_KEYS
+from moonshine_tune.corpus.manifest import RESERVED_KEYS
 
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 _CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)

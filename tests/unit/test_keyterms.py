@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from moonshine_tune.core.errors import ProblemsError, RequestError
-from moonshine_tune.keyterms import propose_key_terms, read_key_terms, score_key_terms
-from moonshine_tune.text import normalizer_for
+from moonshine_tune.corpus.keyterms import propose_key_terms, read_key_terms, score_key_terms
+from moonshine_tune.corpus.normalizers import normalizer_for
 
 _RULE = normalizer_for("spelled-1")
 

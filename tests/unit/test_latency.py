@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from moonshine_tune.jobs.latency import bands_of, bootstrap_ratio, paired_ratios, percentile
+from moonshine_tune.metrics.latency import bands_of, bootstrap_ratio, paired_ratios, percentile
 
 
 def test_percentiles_lie_between_neighbours() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from moonshine_tune.core.errors import ProblemsError, RequestError
-from moonshine_tune.manifest import (
+from moonshine_tune.corpus.manifest import (
     Utterance,
     read_manifest,
     scan_manifest,

@@ -21,7 +21,7 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-from moonshine_tune.audio.decode import write_audio
+from moonshine_tune.audio.io import write_audio
 from moonshine_tune.cli import package as package_cli
 from moonshine_tune.config.resolve import read_settings_file, resolve_settings
 from moonshine_tune.core.errors import MachineError, NegativeAnswerError, ProblemsError, RequestError

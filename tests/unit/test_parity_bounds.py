@@ -3,7 +3,7 @@
 import pytest
 
 from moonshine_tune.runtime.parity import ParityResult
-from moonshine_tune.score import PairedComparison
+from moonshine_tune.metrics.wer import PairedComparison
 
 
 def _with_wer(difference: float, low: float, high: float) -> ParityResult:

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.manifest import Utterance
+from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.report.clips import ClipBox
 from moonshine_tune.report.page import MAX_BYTES, ReportResult, write_report
-from moonshine_tune.score import ScoredUtterance, score_utterance, summarize
-from moonshine_tune.text import normalizer_for
+from moonshine_tune.metrics.wer import ScoredUtterance, score_utterance, summarize
+from moonshine_tune.corpus.normalizers import normalizer_for
 
 SPELLED = normalizer_for("spelled-1")
 EVIL = '<img src=x onerror="alert(1)"></script><script>alert(2)</script>&amp;\'"'

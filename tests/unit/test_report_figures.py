@@ -27,8 +27,8 @@ from moonshine_tune.report.figures import (
     thinned,
     tick_label,
 )
-from moonshine_tune.score import ScoredUtterance, score_utterance
-from moonshine_tune.text import normalizer_for
+from moonshine_tune.metrics.wer import ScoredUtterance, score_utterance
+from moonshine_tune.corpus.normalizers import normalizer_for
 
 SPELLED = normalizer_for("spelled-1")
 

@@ -8,8 +8,8 @@ import pytest
 
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.report.page import MAX_BYTES, write_report
-from moonshine_tune.score import score_utterance, summarize
-from moonshine_tune.text import normalizer_for
+from moonshine_tune.metrics.wer import score_utterance, summarize
+from moonshine_tune.corpus.normalizers import normalizer_for
 
 EVIL = '<img src=x onerror="alert(1)">'
 _SPELLED = normalizer_for("spelled-1")

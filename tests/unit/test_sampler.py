@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from moonshine_tune.sampler import (
+from moonshine_tune.corpus.sampler import (
     BucketSampler,
     Stage,
     StagedSampler,

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 
 import pytest
 
-from moonshine_tune.score import (
+from moonshine_tune.metrics.wer import (
     ErrorCounts,
     ScoredUtterance,
     compare_paired,
     score_utterance,
     summarize,
 )
-from moonshine_tune.text import normalizer_for
+from moonshine_tune.corpus.normalizers import normalizer_for
 
 _BASIC = normalizer_for("basic-1")
 

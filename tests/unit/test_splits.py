@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.manifest import Utterance, seconds_of
-from moonshine_tune.splits import Splits, evenly_chosen, find_leaks, split_by_speaker
+from moonshine_tune.corpus.manifest import Utterance, seconds_of
+from moonshine_tune.corpus.splits import Splits, evenly_chosen, find_leaks, split_by_speaker
 
 
 def corpus(num_speakers: int = 20, each: int = 10, seed: int = 1) -> list[Utterance]:

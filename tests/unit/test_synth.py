@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from moonshine_tune.audio import synth
-from moonshine_tune.audio.synth import (
+from moonshine_tune.audio import tts as synth
+from moonshine_tune.audio.tts import (
     PEAK,
     SAMPLE_RATE_HZ,
     VOICE_SETS,
@@ -23,7 +23,7 @@ from moonshine_tune.jobs.data_synth import (
     choose_sentences,
     synthesize_corpus,
 )
-from moonshine_tune.manifest import read_manifest
+from moonshine_tune.corpus.manifest import read_manifest
 from moonshine_tune.core.progress import SilentProgress
 
 SENTENCE = "Lufthansa four six five two, descend to flight level three one zero."

@@ -3,7 +3,7 @@
 import pytest
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.text import NORMALIZERS, normalizer_for, split_hyphens
+from moonshine_tune.corpus.normalizers import NORMALIZERS, normalizer_for, split_hyphens
 
 
 @pytest.mark.parametrize(

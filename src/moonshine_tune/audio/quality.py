@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from moonshine_tune.audio.audit import frame_levels_dbfs
-from moonshine_tune.audio.decode import SAMPLE_RATE_HZ
+from moonshine_tune.audio.measure import frame_levels_dbfs
+from moonshine_tune.audio.io import SAMPLE_RATE_HZ
 
 Samples = npt.NDArray[np.float32]
 

@@ -9,7 +9,7 @@ from moonshine_tune.cli.console import JsonFlag, TerminalProgress, show, table
 
 if TYPE_CHECKING:
     from moonshine_tune.jobs.benchmark import BenchmarkResult, Measurement
-    from moonshine_tune.jobs.latency import Ratio, Spread
+    from moonshine_tune.metrics.latency import Ratio, Spread
 
 PLOT_FILE = "latency.svg"
 _EXAMPLE = (
@@ -112,7 +112,7 @@ def summary(result: "BenchmarkResult") -> str:
 
 
 def _column(side: "Measurement") -> dict[str, str]:
-    from moonshine_tune.jobs.latency import spread_of
+    from moonshine_tune.metrics.latency import spread_of
 
     column = {
         "load": _times(spread_of(side.loads)),

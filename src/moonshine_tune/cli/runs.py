@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from moonshine_tune.jobs.compare import Pair, RunsComparison
     from moonshine_tune.jobs.run_list import Cleaning, RunDetails
     from moonshine_tune.jobs.run_reading import RunSummary
-    from moonshine_tune.score import Score
+    from moonshine_tune.metrics.wer import Score
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="List, show, compare and clean runs."

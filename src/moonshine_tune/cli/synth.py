@@ -77,7 +77,7 @@ def synth(
 
 
 def _voices(named: str | None, voice_set: str) -> tuple[str, ...]:
-    from moonshine_tune.audio.synth import VOICE_SETS
+    from moonshine_tune.audio.tts import VOICE_SETS
 
     if named is not None:
         return tuple(name.strip() for name in named.split(",") if name.strip())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import write_json_atomic
-from moonshine_tune.manifest import read_manifest, write_manifest
+from moonshine_tune.corpus.manifest import read_manifest, write_manifest
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.runs import RunFolder
 from moonshine_tune.config.settings import RunSettings

@@ -8,7 +8,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from moonshine_tune.audio.sound_bank import open_sounds
+from moonshine_tune.audio.noise_bank import open_sounds
 from moonshine_tune.config.resolve import PATH_SETTINGS, resolve_settings
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.files import disk_errors, write_json_atomic
@@ -16,7 +16,7 @@ from moonshine_tune.jobs.ablate_folder import Ablation, open_ablation
 from moonshine_tune.jobs.ablate_sampling import OBJECTIVES, PRUNERS, SAMPLERS
 from moonshine_tune.jobs.ablate_space import Layers, SearchSpace, flattened, nested
 from moonshine_tune.jobs.ablate_storage import masked
-from moonshine_tune.manifest import read_manifest
+from moonshine_tune.corpus.manifest import read_manifest
 from moonshine_tune.config.settings import RunSettings
 
 _EXPLICIT = ("flag", "--set")

@@ -20,7 +20,7 @@ from moonshine_tune.jobs.ablate_study import TrialBook, TrialRecord
 from moonshine_tune.jobs.run_reading import read_scored
 from moonshine_tune.core.progress import Progress, SilentProgress
 from moonshine_tune.runs import RunFolder
-from moonshine_tune.score import PairedComparison, ScoredUtterance, compare_paired
+from moonshine_tune.metrics.wer import PairedComparison, ScoredUtterance, compare_paired
 from moonshine_tune.selection import SelectionRule
 
 SETTINGS_FILE = "chosen.yaml"

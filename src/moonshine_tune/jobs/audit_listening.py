@@ -19,7 +19,7 @@ from moonshine_tune.jobs.data_faults import See, shortened, spoken_length
 from moonshine_tune.jobs.difficulty import losses_a_token
 from moonshine_tune.jobs.model_opening import OpenedModel
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.text import Normalizer
+from moonshine_tune.corpus.normalizers import Normalizer
 
 # States of a clip are used three times: 400 MB hold two hours of tiny's.
 _STORED_MB = 400

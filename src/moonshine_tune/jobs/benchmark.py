@@ -44,7 +44,7 @@ from moonshine_tune.jobs.benchmark_timing import (
     measure_folders,
     prepare_clips,
 )
-from moonshine_tune.jobs.latency import (
+from moonshine_tune.metrics.latency import (
     Band,
     Ratio,
     Spread,
@@ -53,14 +53,14 @@ from moonshine_tune.jobs.latency import (
     paired_ratios,
     spread_of,
 )
-from moonshine_tune.keyterms import KeyTermScore, read_key_terms, score_key_terms
+from moonshine_tune.corpus.keyterms import KeyTermScore, read_key_terms, score_key_terms
 from moonshine_tune.core.hardware import chip_name, total_memory_mb
-from moonshine_tune.manifest import read_manifest
+from moonshine_tune.corpus.manifest import read_manifest
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import platform_summary, versions
 from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.runtime.transcriber import check_takes_keyterms
-from moonshine_tune.score import (
+from moonshine_tune.metrics.wer import (
     PairedComparison,
     Score,
     ScoredUtterance,
@@ -68,7 +68,7 @@ from moonshine_tune.score import (
     score_utterance,
     summarize,
 )
-from moonshine_tune.text import Normalizer, normalizer_for
+from moonshine_tune.corpus.normalizers import Normalizer, normalizer_for
 
 BENCHMARK_FILE = "benchmark.json"
 SCHEMA_VERSION = 1

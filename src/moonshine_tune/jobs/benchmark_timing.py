@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from moonshine_tune.audio.decode import SAMPLE_RATE_HZ, load_utterance
+from moonshine_tune.audio.io import SAMPLE_RATE_HZ, load_utterance
 from moonshine_tune.core.errors import AudioError, ProblemsError
-from moonshine_tune.keyterms import DEFAULT_BOOST
-from moonshine_tune.manifest import Manifest, Utterance
+from moonshine_tune.corpus.keyterms import DEFAULT_BOOST
+from moonshine_tune.corpus.manifest import Manifest, Utterance
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.runtime.fresh_process import FreshProcess
 from moonshine_tune.runtime.layout import read_layout

@@ -10,7 +10,7 @@ from moonshine_tune.core.errors import RequestError
 from moonshine_tune.jobs.run_reading import RunSummary, read_run, read_scored
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.runs import RunFolder
-from moonshine_tune.score import (
+from moonshine_tune.metrics.wer import (
     PairedComparison,
     Score,
     ScoredUtterance,

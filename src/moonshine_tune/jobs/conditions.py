@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moonshine_tune.audio.augment import Recipe
-from moonshine_tune.audio.sound_bank import Sound, SoundBank, open_sounds
+from moonshine_tune.audio.noise_bank import Sound, SoundBank, open_sounds
 from moonshine_tune.decode import Samples
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.manifest import Utterance
+from moonshine_tune.corpus.manifest import Utterance
 
 SNRS_DB = (20.0, 10.0, 5.0, 0.0)
 Change = Callable[[Utterance, Samples], Samples]

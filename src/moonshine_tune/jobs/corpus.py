@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from moonshine_tune.audio.decode import audio_info, load_utterance
+from moonshine_tune.audio.io import audio_info, load_utterance
 from moonshine_tune.decode import Samples
 from moonshine_tune.core.errors import AudioError, RequestError
 from moonshine_tune.families.interface import SpeechModel
 from moonshine_tune.core.files import sha256_of
-from moonshine_tune.manifest import Utterance
+from moonshine_tune.corpus.manifest import Utterance
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.audio.decode import AUDIO_ENDINGS
+from moonshine_tune.audio.io import AUDIO_ENDINGS
 from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.core.files import write_bytes_atomic
 from moonshine_tune.jobs.data_tables import ColumnNames, Row, Source, choose_columns, row_of

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.audio.decode import Samples
+from moonshine_tune.audio.io import Samples
 from moonshine_tune.audio.quality import Quality, measure_quality
 from moonshine_tune.jobs.audit_listening import Heard, listen, see_doubtful
 from moonshine_tune.jobs.audit_texts import (
@@ -36,10 +36,10 @@ from moonshine_tune.jobs.data_findings import (
 )
 from moonshine_tune.jobs.data_fix import Fix, fixes_for
 from moonshine_tune.jobs.model_opening import open_model
-from moonshine_tune.manifest import Utterance, read_manifest, scan_manifest
+from moonshine_tune.corpus.manifest import Utterance, read_manifest, scan_manifest
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.splits import evenly_chosen
-from moonshine_tune.text import normalizer_for
+from moonshine_tune.corpus.splits import evenly_chosen
+from moonshine_tune.corpus.normalizers import normalizer_for
 
 _SEVERITIES = ("error", "warning", "note")
 AUDIT_FILE, PAGE_FILE = "audit.json", "audit.html"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from moonshine_tune.audio.audit import measure_clip
-from moonshine_tune.audio.decode import (
+from moonshine_tune.audio.measure import measure_clip
+from moonshine_tune.audio.io import (
     SAMPLE_RATE_HZ,
     AudioInfo,
     DecoderMissingError,
@@ -33,9 +33,9 @@ from moonshine_tune.jobs.data_faults import (
     shortened,
 )
 from moonshine_tune.jobs.data_findings import DURATION_SLACK_S, RULES, Finding, make_finding
-from moonshine_tune.manifest import ManifestScan, Utterance, scan_manifest
+from moonshine_tune.corpus.manifest import ManifestScan, Utterance, scan_manifest
 from moonshine_tune.core.progress import Progress, Stage
-from moonshine_tune.splits import Leak, find_leaks
+from moonshine_tune.corpus.splits import Leak, find_leaks
 
 _SEVERITIES = ("error", "warning", "note")
 

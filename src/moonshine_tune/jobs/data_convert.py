@@ -12,10 +12,10 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from moonshine_tune.audio.decode import AudioInfo, audio_info, load_audio, write_audio
+from moonshine_tune.audio.io import AudioInfo, audio_info, load_audio, write_audio
 from moonshine_tune.core.errors import AudioError
 from moonshine_tune.core.files import sha256_of
-from moonshine_tune.manifest import Utterance
+from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.core.progress import Progress
 
 # Named in each copy, so that copies of an older way of converting are not taken for these.

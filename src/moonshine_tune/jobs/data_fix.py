@@ -15,7 +15,7 @@ from typing import Any
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.jobs.data_faults import Clip
 from moonshine_tune.jobs.data_findings import RULES, Finding
-from moonshine_tune.manifest import Utterance, scan_manifest, write_manifest
+from moonshine_tune.corpus.manifest import Utterance, scan_manifest, write_manifest
 
 # What cannot be used at all, or would spoil a score.
 _DROPPED = ("unreadable", "empty_audio", "silent", "span_outside", "far_too_short", "missing_text",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.audio.decode import AUDIO_ENDINGS, AudioInfo
+from moonshine_tune.audio.io import AUDIO_ENDINGS, AudioInfo
 from moonshine_tune.core.errors import AudioError, ProblemsError, RequestError
 from moonshine_tune.jobs.data_arrow import is_dataset_folder, read_dataset_folder
 from moonshine_tune.jobs.data_convert import convert, probe
@@ -25,7 +25,7 @@ from moonshine_tune.jobs.data_tables import (
     rows_of_trans_files,
     rows_without_texts,
 )
-from moonshine_tune.manifest import RESERVED_KEYS, Utterance, seconds_of, write_manifest
+from moonshine_tune.corpus.manifest import RESERVED_KEYS, Utterance, seconds_of, write_manifest
 from moonshine_tune.core.progress import Progress
 
 # Manifests round times to milliseconds; a span may pass the end of its recording by this much.

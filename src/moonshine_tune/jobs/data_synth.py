@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from moonshine_tune.audio.synth import (
+from moonshine_tune.audio.tts import (
     PERCENT_RANGE,
     RATE_RANGE_WPM,
     SAMPLE_RATE_HZ,
@@ -19,7 +19,7 @@ from moonshine_tune.audio.synth import (
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.files import complete_folder, write_json_atomic
 from moonshine_tune.general_sentences import general_sentences
-from moonshine_tune.manifest import Utterance, seconds_of, write_manifest
+from moonshine_tune.corpus.manifest import Utterance, seconds_of, write_manifest
 from moonshine_tune.phraseology import phraseology_sentences
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import package_version, versions

@@ -8,7 +8,7 @@ from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.audio.decode import AUDIO_ENDINGS
+from moonshine_tune.audio.io import AUDIO_ENDINGS
 from moonshine_tune.core.errors import RequestError
 
 TABLE_ENDINGS = (".csv", ".tsv", ".jsonl")

@@ -18,12 +18,12 @@ from moonshine_tune.jobs.reload_check import check_reload
 from moonshine_tune.jobs.train import train
 from moonshine_tune.jobs.train_finish import TrainResult
 from moonshine_tune.core.hardware import cache_root, peak_resident_mb
-from moonshine_tune.manifest import read_manifest
+from moonshine_tune.corpus.manifest import read_manifest
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber
-from moonshine_tune.score import compare_paired
+from moonshine_tune.metrics.wer import compare_paired
 from moonshine_tune.sources import resolve_model
-from moonshine_tune.text import normalizer_for
+from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.wheel import fetch_wheel_assets
 
 NORMALIZER = "spelled-1"

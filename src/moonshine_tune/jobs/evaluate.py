@@ -18,18 +18,18 @@ from moonshine_tune.jobs.evaluation import (
 )
 from moonshine_tune.jobs.model_opening import open_model
 from moonshine_tune.jobs.transcribe import Transcriber, transcribe_utterances
-from moonshine_tune.keyterms import DEFAULT_BOOST, read_key_terms
-from moonshine_tune.manifest import Manifest, read_manifest
+from moonshine_tune.corpus.keyterms import DEFAULT_BOOST, read_key_terms
+from moonshine_tune.corpus.manifest import Manifest, read_manifest
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber, check_takes_keyterms
-from moonshine_tune.score import (
+from moonshine_tune.metrics.wer import (
     ScoredUtterance,
     compare_paired,
     score_utterance,
     summarize,
 )
-from moonshine_tune.text import Normalizer, normalizer_for
+from moonshine_tune.corpus.normalizers import Normalizer, normalizer_for
 
 
 @dataclass(frozen=True)

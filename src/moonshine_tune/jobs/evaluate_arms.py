@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from typing import Any
 
-from moonshine_tune.keyterms import KeyTermScore, score_key_terms
-from moonshine_tune.score import (
+from moonshine_tune.corpus.keyterms import KeyTermScore, score_key_terms
+from moonshine_tune.metrics.wer import (
     PairedComparison,
     Score,
     ScoredUtterance,
     compare_paired,
     summarize,
 )
-from moonshine_tune.text import Normalizer
+from moonshine_tune.corpus.normalizers import Normalizer
 
 
 @dataclass(frozen=True)

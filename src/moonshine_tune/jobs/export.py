@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from moonshine_tune.adapter import WEIGHTS_FILE, adapter_disabled, find_adapter, has_adapter
-from moonshine_tune.audio.decode import load_utterance
+from moonshine_tune.audio.io import load_utterance
 from moonshine_tune.checkpoints import load_checkpoint
 from moonshine_tune.decode import fit_clip
 from moonshine_tune.core.errors import RequestError
@@ -19,7 +19,7 @@ from moonshine_tune.jobs.export_parity import check_parity, parity_record, parit
 from moonshine_tune.jobs.export_rounding import AUTO, NONE, Rounding, choose_rounding
 from moonshine_tune.jobs.model_opening import OpenedModel, base_identity, open_model
 from moonshine_tune.jobs.tuned_checkpoint import tuned_tensors
-from moonshine_tune.manifest import Utterance
+from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.merged import LazyMerged, merged_weights
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import versions

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from moonshine_tune.audio.decode import load_utterance
+from moonshine_tune.audio.io import load_utterance
 from moonshine_tune.decode import TorchTranscriber, fit_clip
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.jobs.model_opening import OpenedModel
 from moonshine_tune.jobs.transcribe import transcribe_utterances
-from moonshine_tune.manifest import Utterance, read_manifest
+from moonshine_tune.corpus.manifest import Utterance, read_manifest
 from moonshine_tune.merged import merged_weights
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.runs import RunFolder
@@ -31,7 +31,7 @@ from moonshine_tune.runtime.parity import (
     compare_wer,
 )
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber
-from moonshine_tune.text import Normalizer, normalizer_for
+from moonshine_tune.corpus.normalizers import Normalizer, normalizer_for
 
 _PARITY_CLIPS = 40
 _GRAPH_CLIPS = 4

@@ -8,7 +8,7 @@ from moonshine_tune.decode import TorchTranscriber
 from moonshine_tune.core.errors import TuneError
 from moonshine_tune.jobs.model_opening import OpenedModel
 from moonshine_tune.jobs.transcribe import transcribe_utterances
-from moonshine_tune.manifest import Utterance, read_manifest
+from moonshine_tune.corpus.manifest import Utterance, read_manifest
 from moonshine_tune.merged import LazyMerged
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.runs import RunFolder
@@ -16,7 +16,7 @@ from moonshine_tune.runtime.calibration import input_moments
 from moonshine_tune.runtime.graft import lies_on_grid
 from moonshine_tune.runtime.layout import RuntimeLayout
 from moonshine_tune.runtime.quantized import Doubles
-from moonshine_tune.splits import evenly_chosen
+from moonshine_tune.corpus.splits import evenly_chosen
 
 AUTO, NONE = "auto", "none"
 # As many of what was taught as of general speech: steered by the domain alone, the files lose

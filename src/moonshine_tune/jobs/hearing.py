@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import overload
 
 from moonshine_tune.audio.augment import Augmenter, Chances, Recipe
-from moonshine_tune.audio.sound_bank import SoundBank, open_sounds
+from moonshine_tune.audio.noise_bank import SoundBank, open_sounds
 from moonshine_tune.decode import Samples
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.jobs.corpus import Corpus
-from moonshine_tune.sampler import StagedSampler
+from moonshine_tune.corpus.sampler import StagedSampler
 from moonshine_tune.config.settings import AugmentSettings
 
 

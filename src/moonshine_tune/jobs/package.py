@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune import __version__
-from moonshine_tune.audio.decode import load_audio, load_utterance, write_audio
+from moonshine_tune.audio.io import load_audio, load_utterance, write_audio
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import (
     complete_folder,
@@ -49,7 +49,7 @@ from moonshine_tune.jobs.package_records import (
 )
 from moonshine_tune.jobs.reproduce import FOLDER as REPRODUCE_FOLDER
 from moonshine_tune.jobs.reproduce import ReproduceFacts, reproduce_files
-from moonshine_tune.manifest import Utterance
+from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import package_version, versions
 from moonshine_tune.runtime import transcriber as runtime_transcriber

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.audio.decode import SAMPLE_RATE_HZ, load_utterance
+from moonshine_tune.audio.io import SAMPLE_RATE_HZ, load_utterance
 from moonshine_tune.core.errors import AudioError, NegativeAnswerError, RequestError
 from moonshine_tune.core.files import sha256_of
 from moonshine_tune.jobs.package_records import (
@@ -17,7 +17,7 @@ from moonshine_tune.jobs.package_records import (
     public_run,
     read_json,
 )
-from moonshine_tune.manifest import Utterance, read_manifest
+from moonshine_tune.corpus.manifest import Utterance, read_manifest
 from moonshine_tune.runs import RunFolder
 from moonshine_tune.runtime.layout import RuntimeLayout, read_layout
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from moonshine_tune.adapter import adapter_disabled, find_adapter
-from moonshine_tune.audio.decode import (
+from moonshine_tune.audio.io import (
     SAMPLE_RATE_HZ,
     Samples,
     change_tempo,
@@ -31,12 +31,12 @@ from moonshine_tune.jobs.evaluation import Evaluation, write_evaluation
 from moonshine_tune.jobs.model_opening import OpenedModel, open_model
 from moonshine_tune.jobs.reload_check import check_reload
 from moonshine_tune.jobs.train import train
-from moonshine_tune.manifest import Manifest, read_manifest, write_manifest
+from moonshine_tune.corpus.manifest import Manifest, read_manifest, write_manifest
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.runs import RunFolder
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber
-from moonshine_tune.score import compare_paired
-from moonshine_tune.text import Normalizer, normalizer_for
+from moonshine_tune.metrics.wer import compare_paired
+from moonshine_tune.corpus.normalizers import Normalizer, normalizer_for
 
 Result = dict[str, Any]
 

@@ -13,11 +13,11 @@ from moonshine_tune.jobs.corpus import Corpus, build_corpus
 from moonshine_tune.jobs.model_opening import OpenedModel
 from moonshine_tune.jobs.state_stores import StateStores
 from moonshine_tune.core.hardware import cache_root, make_cache_folder
-from moonshine_tune.manifest import Utterance
+from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.sampler import BucketSampler
+from moonshine_tune.corpus.sampler import BucketSampler
 from moonshine_tune.config.settings import RunSettings
-from moonshine_tune.splits import evenly_chosen
+from moonshine_tune.corpus.splits import evenly_chosen
 from moonshine_tune.state_shards import recipe_hash
 from moonshine_tune.teacher import ReplayTeacher
 

@@ -28,7 +28,7 @@ from moonshine_tune.jobs.trainer import Trainer
 from moonshine_tune.core.progress import Progress, SilentProgress
 from moonshine_tune.runs import RunFolder
 from moonshine_tune.selection import SelectionRule
-from moonshine_tune.text import normalizer_for
+from moonshine_tune.corpus.normalizers import normalizer_for
 
 # run.json says with this that the folder is a training run.
 _JOB = "train"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from moonshine_tune.core.errors import AudioError, RequestError
 from moonshine_tune.jobs.corpus import utterance_seconds
-from moonshine_tune.manifest import Manifest, Utterance, read_manifest
+from moonshine_tune.corpus.manifest import Manifest, Utterance, read_manifest
 from moonshine_tune.config.settings import DataSettings
 
 

@@ -15,12 +15,12 @@ from moonshine_tune.jobs.model_opening import OpenedModel
 from moonshine_tune.jobs.replay import Replay, part_replay, prepare_replay
 from moonshine_tune.jobs.state_stores import Clips, StateStores
 from moonshine_tune.jobs.train_data import TrainingData
-from moonshine_tune.manifest import Utterance
+from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.sampler import Stage, StagedSampler, easy_first_stages
+from moonshine_tune.corpus.sampler import Stage, StagedSampler, easy_first_stages
 from moonshine_tune.config.settings import RunSettings
-from moonshine_tune.splits import find_leaks, split_by_speaker
-from moonshine_tune.text import Normalizer
+from moonshine_tune.corpus.splits import find_leaks, split_by_speaker
+from moonshine_tune.corpus.normalizers import Normalizer
 
 
 @dataclass(frozen=True)

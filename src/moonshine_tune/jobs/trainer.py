@@ -37,7 +37,7 @@ from moonshine_tune.jobs.train_setup import TrainingSetup
 from moonshine_tune.loss import FrozenHead, head_cross_entropy_sum, head_kl_sum, target_batch
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.runs import RunFolder
-from moonshine_tune.sampler import StepPlan
+from moonshine_tune.corpus.sampler import StepPlan
 from moonshine_tune.schedule import learning_rate_share
 from moonshine_tune.selection import Candidate, SelectionRule
 from moonshine_tune.config.settings import RunSettings

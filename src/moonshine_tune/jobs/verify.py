@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.audio.decode import load_audio
+from moonshine_tune.audio.io import load_audio
 from moonshine_tune.core.errors import NegativeAnswerError, RequestError, TuneError
 from moonshine_tune.core.files import disk_errors, sha256_of
 from moonshine_tune.jobs.package import PACKAGE_FILE, SAMPLE_FILE
@@ -24,8 +24,8 @@ from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import package_version
 from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber
-from moonshine_tune.score import ErrorCounts, score_utterance
-from moonshine_tune.text import normalizer_for
+from moonshine_tune.metrics.wer import ErrorCounts, score_utterance
+from moonshine_tune.corpus.normalizers import normalizer_for
 
 # 8-bit sums differ between processor families in the last digit, which can tip a word.
 _BOUND_ELSEWHERE = 10.0

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import soundfile as sf
 
-from moonshine_tune.audio.decode import SAMPLE_RATE_HZ, Samples, load_audio
+from moonshine_tune.audio.io import SAMPLE_RATE_HZ, Samples, load_audio
 from moonshine_tune.core.errors import TuneError
 from moonshine_tune.core.files import sha256_of
-from moonshine_tune.manifest import ManifestScan, Utterance, scan_manifest
+from moonshine_tune.corpus.manifest import ManifestScan, Utterance, scan_manifest
 
 MAX_CLIP_S = 30.0
 _LARGEST_MANIFEST = 64 << 20

@@ -14,7 +14,7 @@ from moonshine_tune.report.reading import (
     sequence,
 )
 from moonshine_tune.report.tables import short
-from moonshine_tune.score import ScoredUtterance, compare_paired, summarize
+from moonshine_tune.metrics.wer import ScoredUtterance, compare_paired, summarize
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from markupsafe import escape
 
 from moonshine_tune.jobs.benchmark import BenchmarkResult
-from moonshine_tune.jobs.latency import percentile
+from moonshine_tune.metrics.latency import percentile
 from moonshine_tune.report.figures import nice_ticks, tick_label
 
 WIDTH, HEIGHT = 640, 360

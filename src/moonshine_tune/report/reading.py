@@ -13,7 +13,7 @@ from typing import Any
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.runs import RunFolder
-from moonshine_tune.score import ScoredUtterance
+from moonshine_tune.metrics.wer import ScoredUtterance
 
 _HINT = "name a folder that train, evaluate, demo, ablate, benchmark or plan was given as --out"
 _SETS = ("domain", "canary")

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from moonshine_tune.score import ErrorCounts
+from moonshine_tune.metrics.wer import ErrorCounts
 
 # A value of a torn or odd file must not fill the page.
 _LONGEST_TEXT = 400

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from moonshine_tune.runtime.graph_parity import GraphParity
-from moonshine_tune.score import (
+from moonshine_tune.metrics.wer import (
     ErrorCounts,
     PairedComparison,
     ScoredUtterance,
     compare_paired,
     score_utterance,
 )
-from moonshine_tune.text import Normalizer
+from moonshine_tune.corpus.normalizers import Normalizer
 
 DEFAULT_BOUND = 5.0
 WER_POINTS = 0.5

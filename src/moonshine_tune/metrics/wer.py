@@ -11,7 +11,7 @@ from typing import Any
 
 import jiwer
 
-from moonshine_tune.text import Normalizer
+from moonshine_tune.corpus.normalizers import Normalizer
 
 _RESAMPLES = 1000
 _SEED = 20_260_101

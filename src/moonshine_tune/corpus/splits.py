@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.manifest import Utterance
-from moonshine_tune.text import normalizer_for
+from moonshine_tune.corpus.manifest import Utterance
+from moonshine_tune.corpus.normalizers import normalizer_for
 
 _Item = TypeVar("_Item")
 

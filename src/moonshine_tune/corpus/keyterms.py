@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.core.errors import ProblemsError, RequestError
-from moonshine_tune.text import Normalizer
+from moonshine_tune.corpus.normalizers import Normalizer
 
 DEFAULT_BOOST = 2.0
 # A word: letters, marks and digits, with what may stand inside one.

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from moonshine_tune.audio.decode import AUDIO_ENDINGS, load_audio
+from moonshine_tune.audio.io import AUDIO_ENDINGS, load_audio
 from moonshine_tune.core.errors import AudioError, ProblemsError, RequestError
 from moonshine_tune.core.files import sha256_of
-from moonshine_tune.manifest import read_manifest
+from moonshine_tune.corpus.manifest import read_manifest
 
 Samples = npt.NDArray[np.float32]
 

@@ -21,7 +21,7 @@ import soxr
 
 from moonshine_tune.core.errors import AudioError
 from moonshine_tune.core.files import write_bytes_atomic
-from moonshine_tune.manifest import Utterance
+from moonshine_tune.corpus.manifest import Utterance
 
 SAMPLE_RATE_HZ = 16_000
 Samples = npt.NDArray[np.float32]
