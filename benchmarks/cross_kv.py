@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-import moonshine_tune.cross_attention as cross_attention
-from moonshine_tune.adapter import inject_lora
-from moonshine_tune.families.interface import EncoderStates
-from moonshine_tune.loss import FrozenHead, head_cross_entropy_sum, target_batch
+import moonshine_tune.models.kernels.cross_attention as cross_attention
+from moonshine_tune.models.lora import inject_lora
+from moonshine_tune.models.base import EncoderStates
+from moonshine_tune.models.losses import FrozenHead, head_cross_entropy_sum, target_batch
 from moonshine_tune.shapes import model_from_config, published_config
 
 _ROUNDS = 5

@@ -149,8 +149,8 @@ def _warm_up() -> None:
     import torch
     from transformers import AutoConfig
 
-    from moonshine_tune.adapter import inject_lora
-    from moonshine_tune.loss import FrozenHead, head_cross_entropy_sum, target_batch
+    from moonshine_tune.models.lora import inject_lora
+    from moonshine_tune.models.losses import FrozenHead, head_cross_entropy_sum, target_batch
     from moonshine_tune.shapes import model_from_config, published_config
 
     published_config("streaming-tiny")
@@ -173,11 +173,11 @@ def train_and_measure(case: Case, folder: Path) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from moonshine_tune.adapter import adapter_parameters, inject_lora
-    from moonshine_tune.checkpoints import load_checkpoint
+    from moonshine_tune.models.lora import adapter_parameters, inject_lora
+    from moonshine_tune.models.checkpoint import load_checkpoint
     from moonshine_tune.decode_session import GreedySession
     from moonshine_tune.encoder_cache import StateSource, release_encoder
-    from moonshine_tune.loss import FrozenHead, head_cross_entropy_sum, head_kl_sum, target_batch
+    from moonshine_tune.models.losses import FrozenHead, head_cross_entropy_sum, head_kl_sum, target_batch
     from moonshine_tune.core.progress import SilentProgress
 
     _warm_up()

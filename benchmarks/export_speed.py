@@ -32,7 +32,7 @@ from benchmarks.bench import TOOLS, install_peers
 from benchmarks.fresh import run_fresh
 from benchmarks.public_export import Step, export_publicly
 from benchmarks.random_model import save_random_model
-from moonshine_tune.adapter import adapter_parameters, adapter_state, inject_lora, save_adapter
+from moonshine_tune.models.lora import adapter_parameters, adapter_state, inject_lora, save_adapter
 from moonshine_tune.cli.console import TerminalProgress
 from moonshine_tune.jobs.export import graft_adapter
 from moonshine_tune.jobs.model_opening import base_identity, open_model

@@ -25,7 +25,7 @@ from typing import Any
 import onnx
 import onnxruntime
 
-from moonshine_tune.checkpoints import load_tokenizer
+from moonshine_tune.models.checkpoint import load_tokenizer
 from moonshine_tune.runtime.tokenizer_writer import write_tokenizer_bin
 
 GRAPHS = ("frontend", "encoder", "adapter", "cross_kv", "decoder_kv")

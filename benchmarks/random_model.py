@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from moonshine_tune.checkpoints import load_tokenizer
-from moonshine_tune.families.interface import SpeechModel
+from moonshine_tune.models.checkpoint import load_tokenizer
+from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.core.hardware import cache_root
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.shapes import model_from_config, published_config

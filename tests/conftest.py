@@ -19,7 +19,7 @@ import pytest
 if TYPE_CHECKING:
     from torch import nn
 
-    from moonshine_tune.families.interface import SpeechModel, TextTokenizer
+    from moonshine_tune.models.base import SpeechModel, TextTokenizer
     from moonshine_tune.sources import ResolvedModel
     from moonshine_tune.wheel import WheelAssets
 
@@ -79,7 +79,7 @@ def _characters_tokenizer() -> "TextTokenizer":
     """One token a character, every other character as its bytes; ids 0, 1, 2 are special."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
-    from moonshine_tune.families.interface import TextTokenizer
+    from moonshine_tune.models.base import TextTokenizer
 
     special = ["<unk>", "<s>", "</s>"]
     words = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *_CHARACTERS]
@@ -156,7 +156,7 @@ def build_tiny(family: str, *, seed: int = 0) -> "SpeechModel":
     import torch
     from transformers import AutoModelForSpeechSeq2Seq
 
-    from moonshine_tune.checkpoints import wrap_module
+    from moonshine_tune.models.checkpoint import wrap_module
 
     tokenizer = _characters_tokenizer()
     vocabulary = -(-tokenizer.vocabulary_size // 8) * 8
@@ -247,7 +247,7 @@ def _overfit(family: str) -> "tuple[SpeechModel, list[Samples], list[str]]":
     import torch
 
     from moonshine_tune.decode import pad_clips
-    from moonshine_tune.loss import cross_entropy_sum, target_batch
+    from moonshine_tune.models.losses import cross_entropy_sum, target_batch
 
     model = build_tiny(family, seed=1)
     clips = [clip_of(0.9 + 0.4 * seed, seed) for seed in range(len(OVERFIT_TEXTS))]

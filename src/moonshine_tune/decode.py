@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from moonshine_tune.decode_session import GreedySession, bytes_per_frame
 from moonshine_tune.core.device import batch_width
-from moonshine_tune.families.interface import BOS_ID, EOS_ID, EncoderStates, SpeechModel
+from moonshine_tune.models.base import BOS_ID, EOS_ID, EncoderStates, SpeechModel
 
 SAMPLE_RATE_HZ = 16_000
 TOKENS_PER_SECOND = 6.5

@@ -25,7 +25,7 @@ from moonshine_tune.decode import (
 )
 from moonshine_tune.core.device import batch_width, is_out_of_memory, release_memory
 from moonshine_tune.core.errors import MachineError
-from moonshine_tune.families.interface import EncoderStates, SpeechModel
+from moonshine_tune.models.base import EncoderStates, SpeechModel
 from moonshine_tune.core.progress import Progress, Stage
 from moonshine_tune.state_shards import ShardWriter, StateShards
 

@@ -15,10 +15,10 @@ import torch
 from tokenizers import Tokenizer, models
 from torch import Tensor
 
-from moonshine_tune.checkpoints import wrap_module
+from moonshine_tune.models.checkpoint import wrap_module
 from moonshine_tune.core.device import autocast
-from moonshine_tune.families.interface import SpeechModel, TextTokenizer
-from moonshine_tune.loss import cross_entropy_sum, target_batch
+from moonshine_tune.models.base import SpeechModel, TextTokenizer
+from moonshine_tune.models.losses import cross_entropy_sum, target_batch
 
 # Float rounding over a dozen layers gives about 1e-6 in the loss and 1e-5 in the gradients; the
 # faults that were reported gave 1e-1 and more. The bounds lie well apart from both.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from moonshine_tune.decode import DecodeLimits, batches_by_length, greedy_tokens
 from moonshine_tune.encoder_cache import StateSource, each_that_fits
-from moonshine_tune.families.interface import SpeechModel
+from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.metrics.wer import Score, ScoredUtterance, score_utterance, summarize

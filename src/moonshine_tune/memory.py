@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from moonshine_tune.adapter import adapter_parameters, inject_lora
-from moonshine_tune.checkpoints import MOST_MAPPED_BYTES
+from moonshine_tune.models.lora import adapter_parameters, inject_lora
+from moonshine_tune.models.checkpoint import MOST_MAPPED_BYTES
 from moonshine_tune.decode import SAMPLE_RATE_HZ
 from moonshine_tune.decode_session import GreedySession
 from moonshine_tune.core.device import batch_width, in_few_sizes
-from moonshine_tune.families.interface import EncoderStates
+from moonshine_tune.models.base import EncoderStates
 from moonshine_tune.live_memory import LiveMemory, make_fake
-from moonshine_tune.loss import FrozenHead, TargetBatch, head_cross_entropy_sum, head_kl_sum
+from moonshine_tune.models.losses import FrozenHead, TargetBatch, head_cross_entropy_sum, head_kl_sum
 from moonshine_tune.shapes import depth_of, model_from_config, shallower
 
 _MIB = 1 << 20

@@ -14,9 +14,9 @@ import torch
 from tokenizers import Tokenizer, models
 
 from moonshine_tune.catalog import ModelRecord, find_model
-from moonshine_tune.checkpoints import model_type_of, wrap_module
+from moonshine_tune.models.checkpoint import model_type_of, wrap_module
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.families.interface import SpeechModel, TextTokenizer
+from moonshine_tune.models.base import SpeechModel, TextTokenizer
 
 VOCABULARY_SIZE = 32_768
 

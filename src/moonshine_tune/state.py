@@ -19,9 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from moonshine_tune.adapter import adapter_parameters, adapter_state, load_adapter_state
+from moonshine_tune.models.lora import adapter_parameters, adapter_state, load_adapter_state
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.families.interface import SpeechModel
+from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.core.files import complete_folder, sha256_of, write_json_atomic
 
 _TENSORS, _COUNTERS, _PREVIOUS = "state.safetensors", "state.json", "previous"

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from moonshine_tune.adapter import adapter_disabled
+from moonshine_tune.models.lora import adapter_disabled
 from moonshine_tune.decode import DecodeLimits, batches_by_length, greedy_tokens
 from moonshine_tune.encoder_cache import StateSource, each_that_fits
-from moonshine_tune.families.interface import SpeechModel
-from moonshine_tune.loss import FrozenHead, TargetBatch, head_kl_sum, target_batch
+from moonshine_tune.models.base import SpeechModel
+from moonshine_tune.models.losses import FrozenHead, TargetBatch, head_kl_sum, target_batch
 from moonshine_tune.core.progress import Progress
 
 # Stored states: only the decoder runs, and its cost a token hardly grows with the batch.

@@ -161,7 +161,7 @@ def test_the_real_wheel_becomes_a_checkpoint_that_loads(
     again = _last(capsys)
     assert again["source"] == "cache"
     assert again["revision"] == first["revision"]
-    from moonshine_tune.checkpoints import load_checkpoint
+    from moonshine_tune.models.checkpoint import load_checkpoint
 
     model = load_checkpoint(Path(again["checkpoint_dir"]))
     assert sum(weight.numel() for weight in model.module.parameters()) == 27_092_736

@@ -7,10 +7,10 @@ import torch
 from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 
-import moonshine_tune.adapted_linear as adapted_linear
-from moonshine_tune.adapted_linear import AdaptedLinear
-from moonshine_tune.adapter import adapter_disabled, inject_lora
-from moonshine_tune.families.interface import SpeechModel
+import moonshine_tune.models.kernels.lora_linear as adapted_linear
+from moonshine_tune.models.kernels.lora_linear import AdaptedLinear
+from moonshine_tune.models.lora import adapter_disabled, inject_lora
+from moonshine_tune.models.base import SpeechModel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

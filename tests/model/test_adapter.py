@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from moonshine_tune.adapter import (
+from moonshine_tune.models.lora import (
     BASE_FILE,
     CONFIG_FILE,
     SITES,
@@ -30,8 +30,8 @@ from moonshine_tune.adapter import (
 )
 from moonshine_tune.decode import Samples, pad_clips
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.families.interface import SpeechModel
-from moonshine_tune.merged import merged_weights
+from moonshine_tune.models.base import SpeechModel
+from moonshine_tune.models.merge import merged_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

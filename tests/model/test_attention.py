@@ -5,12 +5,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
-import moonshine_tune.attention as attention
-from moonshine_tune.adapter import adapter_parameters, inject_lora
-from moonshine_tune.attention import WindowBlocks
+import moonshine_tune.models.kernels.attention as attention
+from moonshine_tune.models.lora import adapter_parameters, inject_lora
+from moonshine_tune.models.kernels.attention import WindowBlocks
 from moonshine_tune.decode import Samples, pad_clips
-from moonshine_tune.families.interface import EncoderStates, SpeechModel
-from moonshine_tune.loss import FrozenHead, head_cross_entropy_sum, target_batch
+from moonshine_tune.models.base import EncoderStates, SpeechModel
+from moonshine_tune.models.losses import FrozenHead, head_cross_entropy_sum, target_batch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -14,7 +14,7 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 
-from moonshine_tune.adapter import WEIGHTS_FILE
+from moonshine_tune.models.lora import WEIGHTS_FILE
 from moonshine_tune.config.resolve import ResolvedSettings, resolve_settings
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.jobs.corpus import build_corpus

@@ -11,8 +11,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-import moonshine_tune.checkpoints as checkpoints
-from moonshine_tune.checkpoints import (
+import moonshine_tune.models.checkpoint as checkpoints
+from moonshine_tune.models.checkpoint import (
     is_checkpoint_folder,
     load_checkpoint,
     load_tokenizer,
@@ -21,7 +21,7 @@ from moonshine_tune.checkpoints import (
 )
 from moonshine_tune.decode import DecodeLimits, Samples, transcribe_batch
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.families.interface import SpeechModel
+from moonshine_tune.models.base import SpeechModel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 import torch
 
-import moonshine_tune.cross_attention as cross_attention
-from moonshine_tune.adapter import (
+import moonshine_tune.models.kernels.cross_attention as cross_attention
+from moonshine_tune.models.lora import (
     adapter_disabled,
     adapter_parameters,
     adapter_strength,
     inject_lora,
 )
-from moonshine_tune.families.interface import EncoderStates, SpeechModel
-from moonshine_tune.loss import FrozenHead, head_cross_entropy_sum, target_batch
+from moonshine_tune.models.base import EncoderStates, SpeechModel
+from moonshine_tune.models.losses import FrozenHead, head_cross_entropy_sum, target_batch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -16,7 +16,7 @@ from moonshine_tune.decode import (
     pad_clips,
     transcribe_batch,
 )
-from moonshine_tune.families.interface import BOS_ID, EOS_ID, EncoderStates, SpeechModel
+from moonshine_tune.models.base import BOS_ID, EOS_ID, EncoderStates, SpeechModel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

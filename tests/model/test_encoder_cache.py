@@ -7,7 +7,7 @@ import torch
 
 from moonshine_tune.decode import DecodeLimits, Samples, transcribe_batch
 from moonshine_tune.encoder_cache import StateSource
-from moonshine_tune.families.interface import EncoderStates, SpeechModel
+from moonshine_tune.models.base import EncoderStates, SpeechModel
 from moonshine_tune.holdout import Holdout, transcribe_source
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.core.progress import SilentProgress

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from moonshine_tune.decode import DecodeLimits, Samples, fit_clip, pad_clips, transcribe_batch
-from moonshine_tune.families.interface import EncoderStates, SpeechModel
-from moonshine_tune.loss import cross_entropy_sum, target_batch
+from moonshine_tune.models.base import EncoderStates, SpeechModel
+from moonshine_tune.models.losses import cross_entropy_sum, target_batch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

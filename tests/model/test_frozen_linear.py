@@ -5,10 +5,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-import moonshine_tune.frozen_linear as frozen_linear
-from moonshine_tune.adapter import inject_lora
-from moonshine_tune.families.interface import SpeechModel
-from moonshine_tune.frozen_linear import FrozenLinear, frozen_product, use_frozen_linear
+import moonshine_tune.models.kernels.frozen_linear as frozen_linear
+from moonshine_tune.models.lora import inject_lora
+from moonshine_tune.models.base import SpeechModel
+from moonshine_tune.models.kernels.frozen_linear import FrozenLinear, frozen_product, use_frozen_linear
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,8 +8,8 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import AutoConfig, AutoModelForSpeechSeq2Seq
 
-from moonshine_tune.checkpoints import wrap_module
-from moonshine_tune.families.interface import SpeechModel, TextTokenizer
+from moonshine_tune.models.checkpoint import wrap_module
+from moonshine_tune.models.base import SpeechModel, TextTokenizer
 from moonshine_tune.gradient_check import compare_with_cpu
 
 _CPU = torch.device("cpu")

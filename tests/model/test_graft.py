@@ -264,7 +264,7 @@ def test_a_folder_of_empty_files_is_one_plain_error(tmp_path: Path) -> None:
 
 
 def test_every_text_comes_back_from_the_rebuilt_tokenizer(real_tiny: ResolvedModel) -> None:
-    from moonshine_tune.checkpoints import load_tokenizer
+    from moonshine_tune.models.checkpoint import load_tokenizer
 
     tokenizer = load_tokenizer(real_tiny.checkpoint_dir)
     texts = [
@@ -289,7 +289,7 @@ def test_every_text_comes_back_from_the_rebuilt_tokenizer(real_tiny: ResolvedMod
 def test_every_piece_is_spelled_as_the_runtime_spells_it(
     real_tiny: ResolvedModel, wheel_assets: WheelAssets
 ) -> None:
-    from moonshine_tune.checkpoints import load_tokenizer
+    from moonshine_tune.models.checkpoint import load_tokenizer
 
     pieces = read_pieces(wheel_assets.runtime_dir / "tokenizer.bin")
     raw = load_tokenizer(real_tiny.checkpoint_dir).raw
@@ -308,7 +308,7 @@ def test_the_written_tokenizer_is_the_published_one_to_the_last_byte(
     real_tiny: ResolvedModel, wheel_assets: WheelAssets, tmp_path: Path
 ) -> None:
     """Runtime file → checkpoint's tokenizer.json → runtime file."""
-    from moonshine_tune.checkpoints import load_tokenizer
+    from moonshine_tune.models.checkpoint import load_tokenizer
     from moonshine_tune.runtime.tokenizer_writer import tokenizer_difference, write_tokenizer_bin
 
     raw = load_tokenizer(real_tiny.checkpoint_dir).raw

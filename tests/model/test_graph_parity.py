@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.families.interface import SpeechModel
+from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.runtime.graph_map import NamedTensor
 from moonshine_tune.runtime.graph_parity import (
     GraphParity,

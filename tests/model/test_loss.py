@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from moonshine_tune.decode import DecodeLimits, Samples, pad_clips, transcribe_batch
-from moonshine_tune.families.interface import BOS_ID, EOS_ID, SpeechModel
-from moonshine_tune.loss import (
+from moonshine_tune.models.base import BOS_ID, EOS_ID, SpeechModel
+from moonshine_tune.models.losses import (
     IGNORED,
     FrozenHead,
     cross_entropy_sum,

@@ -10,14 +10,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from moonshine_tune.adapter import CONFIG_FILE, load_adapter
-from moonshine_tune.checkpoints import load_checkpoint
+from moonshine_tune.models.lora import CONFIG_FILE, load_adapter
+from moonshine_tune.models.checkpoint import load_checkpoint
 from moonshine_tune.cli.app import run
 from moonshine_tune.decode import Samples, pad_clips
 from moonshine_tune.core.errors import ProblemsError, RequestError
-from moonshine_tune.families.interface import SpeechModel
+from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.jobs.merge import merge, merge_into
-from moonshine_tune.merged import merged_weights
+from moonshine_tune.models.merge import merged_weights
 from moonshine_tune.core.progress import SilentProgress
 
 pytestmark = pytest.mark.usefixtures("one_thread")

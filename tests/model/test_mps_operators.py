@@ -10,17 +10,17 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoConfig
 
-import moonshine_tune.frozen_linear as frozen_linear_module
+import moonshine_tune.models.kernels.frozen_linear as frozen_linear_module
 import moonshine_tune.jobs.trainer as trainer_module
-import moonshine_tune.packed as packed_module
-from moonshine_tune.adapter import SITES, adapter_disabled, adapter_parameters, inject_lora
+import moonshine_tune.models.kernels.packed_linear as packed_module
+from moonshine_tune.models.lora import SITES, adapter_disabled, adapter_parameters, inject_lora
 from moonshine_tune.config.resolve import preset_names, read_preset, resolve_settings
 from moonshine_tune.decode import greedy_tokens
 from moonshine_tune.core.device import takes_lists
-from moonshine_tune.families.interface import EncoderStates, SpeechModel
+from moonshine_tune.models.base import EncoderStates, SpeechModel
 from moonshine_tune.jobs import model_opening
 from moonshine_tune.jobs.train import train
-from moonshine_tune.loss import FrozenHead, head_cross_entropy_sum, head_kl_sum, target_batch
+from moonshine_tune.models.losses import FrozenHead, head_cross_entropy_sum, head_kl_sum, target_batch
 from moonshine_tune.mps_operators import OperatorReport, record_operators, support
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.shapes import model_from_config

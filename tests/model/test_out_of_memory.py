@@ -14,8 +14,8 @@ from moonshine_tune import holdout as holdout_module
 from moonshine_tune import teacher as teacher_module
 from moonshine_tune.encoder_cache import each_that_fits
 from moonshine_tune.core.errors import MachineError
-from moonshine_tune.families.interface import SpeechModel
-from moonshine_tune.families.v1 import V1SpeechModel
+from moonshine_tune.models.base import SpeechModel
+from moonshine_tune.models.v1 import V1SpeechModel
 from moonshine_tune.jobs.train import train
 from moonshine_tune.core.progress import SilentProgress
 

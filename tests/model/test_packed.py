@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from moonshine_tune.adapter import (
+from moonshine_tune.models.lora import (
     adapter_disabled,
     adapter_parameters,
     adapter_strength,
     inject_lora,
 )
-from moonshine_tune.families.interface import SpeechModel
-from moonshine_tune.packed import packed, packed_together
+from moonshine_tune.models.base import SpeechModel
+from moonshine_tune.models.kernels.packed_linear import packed, packed_together
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

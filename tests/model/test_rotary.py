@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from transformers.models.moonshine.modeling_moonshine import apply_rotary_pos_emb
 
-import moonshine_tune.rotary as rotary
-from moonshine_tune.adapter import adapter_parameters, inject_lora
-from moonshine_tune.families.interface import SpeechModel
-from moonshine_tune.loss import FrozenHead, head_cross_entropy_sum, target_batch
-from moonshine_tune.rotary import Turns
+import moonshine_tune.models.kernels.rotary as rotary
+from moonshine_tune.models.lora import adapter_parameters, inject_lora
+from moonshine_tune.models.base import SpeechModel
+from moonshine_tune.models.losses import FrozenHead, head_cross_entropy_sum, target_batch
+from moonshine_tune.models.kernels.rotary import Turns
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

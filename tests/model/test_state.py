@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from moonshine_tune.adapter import adapter_parameters, adapter_state, inject_lora
+from moonshine_tune.models.lora import adapter_parameters, adapter_state, inject_lora
 from moonshine_tune.core.errors import MachineError, RequestError
-from moonshine_tune.families.interface import SpeechModel
+from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.state import TrainingState, load_state, save_state
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 
 from moonshine_tune import state_shards as shards_module
 from moonshine_tune.encoder_cache import OnDisk, StateSource, release_encoder, states_bytes
-from moonshine_tune.families.interface import SpeechModel
-from moonshine_tune.families.streaming import StreamingSpeechModel
+from moonshine_tune.models.base import SpeechModel
+from moonshine_tune.models.streaming import StreamingSpeechModel
 from moonshine_tune.jobs.train import train
 from moonshine_tune.core.hardware import cache_root
 from moonshine_tune.core.progress import SilentProgress

@@ -9,9 +9,9 @@ import numpy.typing as npt
 import pytest
 from safetensors.numpy import load_file
 
-from moonshine_tune.checkpoints import load_checkpoint
+from moonshine_tune.models.checkpoint import load_checkpoint
 from moonshine_tune.core.errors import ProblemsError, RequestError
-from moonshine_tune.families.interface import SpeechModel
+from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.runtime.graft import graft
 from moonshine_tune.runtime.graph_parity import GraphParity, ParityClip, check_graphs, merged_state
 from moonshine_tune.runtime.layout import read_layout

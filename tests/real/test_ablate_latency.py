@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from moonshine_tune.adapter import adapter_state, inject_lora, save_adapter
+from moonshine_tune.models.lora import adapter_state, inject_lora, save_adapter
 from moonshine_tune.config.resolve import resolve_settings
 from moonshine_tune.jobs.ablate_latency import measure_latency, read_latency
 from moonshine_tune.jobs.model_opening import open_model

@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from moonshine_tune.adapter import adapter_parameters, adapter_state, inject_lora, save_adapter
+from moonshine_tune.models.lora import adapter_parameters, adapter_state, inject_lora, save_adapter
 from moonshine_tune.audio.io import load_audio, write_audio
-from moonshine_tune.checkpoints import load_checkpoint
+from moonshine_tune.models.checkpoint import load_checkpoint
 from moonshine_tune.core.errors import ProblemsError
-from moonshine_tune.families.interface import SpeechModel
+from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.jobs.export_rounding import clips_of_run
 from moonshine_tune.jobs.model_opening import base_identity
 from moonshine_tune.jobs.tuned_checkpoint import tuned_tensors

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moonshine_tune.audio.io import SAMPLE_RATE_HZ, load_audio
-from moonshine_tune.checkpoints import load_checkpoint
+from moonshine_tune.models.checkpoint import load_checkpoint
 from moonshine_tune.decode import DecodeLimits, TorchTranscriber
 from moonshine_tune.runtime.parity import compare_transcripts
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber

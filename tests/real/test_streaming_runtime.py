@@ -16,12 +16,12 @@ import pytest
 import torch
 from benchmarks.random_model import save_random_model
 
-from moonshine_tune.adapter import adapter_parameters, adapter_state, inject_lora, save_adapter
+from moonshine_tune.models.lora import adapter_parameters, adapter_state, inject_lora, save_adapter
 from moonshine_tune.audio.io import load_audio, write_audio
-from moonshine_tune.checkpoints import load_checkpoint
+from moonshine_tune.models.checkpoint import load_checkpoint
 from moonshine_tune.decode import DecodeLimits, TorchTranscriber
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.families.interface import SpeechModel
+from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.jobs.model_opening import base_identity
 from moonshine_tune.runtime.graph_parity import merged_state
 from moonshine_tune.runtime.ort_file import OrtFile

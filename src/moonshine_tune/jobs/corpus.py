@@ -8,7 +8,7 @@ from pathlib import Path
 from moonshine_tune.audio.io import audio_info, load_utterance
 from moonshine_tune.decode import Samples
 from moonshine_tune.core.errors import AudioError, RequestError
-from moonshine_tune.families.interface import SpeechModel
+from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.core.files import sha256_of
 from moonshine_tune.corpus.manifest import Utterance
 

@@ -51,7 +51,7 @@ def propose(
     Raises:
         RequestError: nothing to read, or `out` exists.
     """
-    from moonshine_tune.checkpoints import load_tokenizer
+    from moonshine_tune.models.checkpoint import load_tokenizer
     from moonshine_tune.sources import resolve_model
 
     if out is not None and out.exists() and not force:

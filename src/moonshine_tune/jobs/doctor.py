@@ -33,7 +33,7 @@ from moonshine_tune.stack import REPLACED, installed_packages, why_not_importabl
 if TYPE_CHECKING:
     import torch
 
-    from moonshine_tune.families.interface import SpeechModel
+    from moonshine_tune.models.base import SpeechModel
     from moonshine_tune.gradient_check import GradientComparison, LoadModel
 
 OK, WARNING, FAILURE = "ok", "warning", "failure"
@@ -275,7 +275,7 @@ def _gradient_check(result: "GradientComparison") -> Check:
 
 def _model_to_check(settings: DoctorSettings, progress: Progress) -> "tuple[LoadModel, Check]":
     """How to load the model of the gradient check, and the finding that says which it is."""
-    from moonshine_tune.checkpoints import load_checkpoint
+    from moonshine_tune.models.checkpoint import load_checkpoint
     from moonshine_tune.gradient_check import random_model
     from moonshine_tune.sources import cached_model, resolve_model
 

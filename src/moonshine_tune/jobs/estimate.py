@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from moonshine_tune.adapter import SITES
+from moonshine_tune.models.lora import SITES
 from moonshine_tune.catalog import lookup_model, nearest_hint
-from moonshine_tune.checkpoints import is_checkpoint_folder
+from moonshine_tune.models.checkpoint import is_checkpoint_folder
 from moonshine_tune.decode import TOKENS_PER_SECOND, encode_batch_s
 from moonshine_tune.core.device import choose_device, heap_is_loose
 from moonshine_tune.core.errors import MachineError, RequestError

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from moonshine_tune.adapter import adapter_disabled, find_adapter
+from moonshine_tune.models.lora import adapter_disabled, find_adapter
 from moonshine_tune.decode import TorchTranscriber
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.jobs.conditions import CLEAN, Condition, ConditionsRequest, conditions_of

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from moonshine_tune.adapter import WEIGHTS_FILE, adapter_disabled, find_adapter, has_adapter
+from moonshine_tune.models.lora import WEIGHTS_FILE, adapter_disabled, find_adapter, has_adapter
 from moonshine_tune.audio.io import load_utterance
-from moonshine_tune.checkpoints import load_checkpoint
+from moonshine_tune.models.checkpoint import load_checkpoint
 from moonshine_tune.decode import fit_clip
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import complete_folder, sha256_of, write_json_atomic
@@ -20,7 +20,7 @@ from moonshine_tune.jobs.export_rounding import AUTO, NONE, Rounding, choose_rou
 from moonshine_tune.jobs.model_opening import OpenedModel, base_identity, open_model
 from moonshine_tune.jobs.tuned_checkpoint import tuned_tensors
 from moonshine_tune.corpus.manifest import Utterance
-from moonshine_tune.merged import LazyMerged, merged_weights
+from moonshine_tune.models.merge import LazyMerged, merged_weights
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import versions
 from moonshine_tune.runs import RunFolder

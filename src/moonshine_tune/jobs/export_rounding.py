@@ -9,7 +9,7 @@ from moonshine_tune.core.errors import TuneError
 from moonshine_tune.jobs.model_opening import OpenedModel
 from moonshine_tune.jobs.transcribe import transcribe_utterances
 from moonshine_tune.corpus.manifest import Utterance, read_manifest
-from moonshine_tune.merged import LazyMerged
+from moonshine_tune.models.merge import LazyMerged
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.runs import RunFolder
 from moonshine_tune.runtime.calibration import input_moments

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from moonshine_tune.adapter import adapter_disabled, find_adapter
+from moonshine_tune.models.lora import adapter_disabled, find_adapter
 from moonshine_tune.audio.io import (
     SAMPLE_RATE_HZ,
     Samples,

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from moonshine_tune.adapter import adapter_parameters
+from moonshine_tune.models.lora import adapter_parameters
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.holdout import transcribe_source
 from moonshine_tune.jobs.corpus import build_corpus

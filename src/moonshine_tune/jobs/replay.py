@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from moonshine_tune.adapter import adapter_disabled
+from moonshine_tune.models.lora import adapter_disabled
 from moonshine_tune.encoder_cache import StateSource
 from moonshine_tune.core.files import write_json_atomic
 from moonshine_tune.jobs.corpus import Corpus, build_corpus

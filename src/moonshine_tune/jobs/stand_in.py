@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from moonshine_tune.checkpoints import load_tokenizer
+from moonshine_tune.models.checkpoint import load_tokenizer
 from moonshine_tune.core.files import complete_folder
 
 _SEED = 20_260_101

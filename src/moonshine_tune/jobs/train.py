@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from moonshine_tune.adapter import (
+from moonshine_tune.models.lora import (
     adapter_disabled,
     adapter_parameters,
     adapter_state,

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.adapter import adapter_state, load_adapter_state
+from moonshine_tune.models.lora import adapter_state, load_adapter_state
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.jobs.trainer import Trainer
 from moonshine_tune.runs import RunFolder

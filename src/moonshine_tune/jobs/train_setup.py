@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from moonshine_tune.adapter import AdapterSummary, inject_lora
+from moonshine_tune.models.lora import AdapterSummary, inject_lora
 from moonshine_tune.encoder_cache import StateSource, release_encoder
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.holdout import Holdout

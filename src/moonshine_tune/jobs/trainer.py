@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moonshine_tune.adapter import adapter_parameters, adapter_strength, save_adapter
+from moonshine_tune.models.lora import adapter_parameters, adapter_strength, save_adapter
 from moonshine_tune.config.resolve import leaves
 from moonshine_tune.core.device import (
     MemoryReading,
@@ -34,7 +34,7 @@ from moonshine_tune.jobs.model_opening import OpenedModel
 from moonshine_tune.jobs.processes import Processes
 from moonshine_tune.jobs.tracker import Tracker
 from moonshine_tune.jobs.train_setup import TrainingSetup
-from moonshine_tune.loss import FrozenHead, head_cross_entropy_sum, head_kl_sum, target_batch
+from moonshine_tune.models.losses import FrozenHead, head_cross_entropy_sum, head_kl_sum, target_batch
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.runs import RunFolder
 from moonshine_tune.corpus.sampler import StepPlan

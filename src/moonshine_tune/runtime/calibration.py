@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from moonshine_tune.families.interface import SpeechModel
+from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.runtime.quantized import Doubles
 
 

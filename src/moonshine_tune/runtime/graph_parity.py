@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.families.interface import EncoderStates, SpeechModel
+from moonshine_tune.models.base import EncoderStates, SpeechModel
 from moonshine_tune.runtime.graphs import RuntimeGraphs, StageOutput, encode_clip, open_graphs
 from moonshine_tune.runtime.layout import RuntimeLayout
 from moonshine_tune.runtime.naming import name_tensors

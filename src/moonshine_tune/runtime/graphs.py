@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.families.interface import BOS_ID, EncoderStates, SpeechModel
+from moonshine_tune.models.base import BOS_ID, EncoderStates, SpeechModel
 from moonshine_tune.runtime.layout import RuntimeLayout
 
 Floats = npt.NDArray[np.float32]

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.families.interface import SpeechModel
+from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.core.files import sha256_of
 from moonshine_tune.runtime.graft import GraftReport
 from moonshine_tune.runtime.layout import read_layout

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from moonshine_tune.families.interface import BOS_ID, EOS_ID, SpeechModel
+from moonshine_tune.models.base import BOS_ID, EOS_ID, SpeechModel
 from moonshine_tune.core.files import write_json_atomic
 from moonshine_tune.runtime.graph_builder import GraphBuilder
 from moonshine_tune.runtime.trace_layers import Layers, Rotary, causal_mask

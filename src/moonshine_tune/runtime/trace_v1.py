@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from moonshine_tune.families.interface import SpeechModel
+from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.runtime.graph_builder import GraphBuilder, LinearLayer
 from moonshine_tune.runtime.trace_layers import Layers, Rotary, causal_mask
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from moonshine_tune.frozen_linear import FrozenLinear, product_without_graph
+from moonshine_tune.models.kernels.frozen_linear import FrozenLinear, product_without_graph
 
 
 def plain_adapter(layer: Any) -> str | None:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moonshine_tune.attention import additive_mask
-from moonshine_tune.families.interface import (
+from moonshine_tune.models.kernels.attention import additive_mask
+from moonshine_tune.models.base import (
     EncoderStates,
     SpeechModel,
     length_mask,

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moonshine_tune.adapted_linear import plain_adapter
-from moonshine_tune.attention import OwnAttention, additive_mask
-from moonshine_tune.frozen_linear import FrozenLinear
-from moonshine_tune.in_front import put_in_front
+from moonshine_tune.models.kernels.lora_linear import plain_adapter
+from moonshine_tune.models.kernels.attention import OwnAttention, additive_mask
+from moonshine_tune.models.kernels.frozen_linear import FrozenLinear
+from moonshine_tune.models.kernels.override import put_in_front
 
 # Above it the work is more than that of keys and values: each head reads the frames' whole width.
 _MOST_SHARE = 0.75

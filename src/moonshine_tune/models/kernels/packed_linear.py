@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
-from moonshine_tune.frozen_linear import is_for_onednn, onednn_product
-from moonshine_tune.merged import effective_weight
+from moonshine_tune.models.kernels.frozen_linear import is_for_onednn, onednn_product
+from moonshine_tune.models.merge import effective_weight
 
 Linear = Callable[[Tensor], Tensor]
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moonshine_tune.core.device import in_few_sizes
-from moonshine_tune.families.interface import BOS_ID, EOS_ID
-from moonshine_tune.frozen_linear import frozen_product
+from moonshine_tune.models.base import BOS_ID, EOS_ID
+from moonshine_tune.models.kernels.frozen_linear import frozen_product
 
 IGNORED = -100
 # Places whose logits exist at a time: 128 x 32,768 numbers are 17 MB in 32 bits.

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.moonshine.modeling_moonshine import eager_attention_forward
 
-from moonshine_tune.attention import OwnAttention
-from moonshine_tune.in_front import put_in_front
+from moonshine_tune.models.kernels.attention import OwnAttention
+from moonshine_tune.models.kernels.override import put_in_front
 
 
 @dataclass(frozen=True)
