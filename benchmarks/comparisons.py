@@ -17,7 +17,7 @@ from moonshine_tune.audio.io import load_utterance
 from moonshine_tune.core.hardware import cache_root
 from moonshine_tune.corpus.manifest import Utterance, read_manifest
 from moonshine_tune.core.progress import SilentProgress
-from moonshine_tune.sources import ResolvedModel, resolve_model
+from moonshine_tune.registry.resolve import ResolvedModel, resolve_model
 
 _PYTHON = sys.executable
 _BATCH = 8

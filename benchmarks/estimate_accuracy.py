@@ -92,7 +92,7 @@ def _shape(case: Case, loose: bool) -> Any:
 def estimate(case: Case, loose: bool) -> dict[str, Any]:
     """Estimated growth in MB, the phase that has the peak, and the seconds that it took."""
     from moonshine_tune.memory import MemoryModel
-    from moonshine_tune.shapes import published_config
+    from moonshine_tune.registry.published_configs import published_config
 
     begun = time.monotonic()
     found = MemoryModel(published_config(case.model), _shape(case, loose)).estimate()
@@ -122,7 +122,7 @@ def save_random(name: str, folder: Path) -> Path:
     target = folder / name
     if not (target / "tokenizer.json").is_file():
         code = (
-            "import sys; from moonshine_tune.shapes import *; "
+            "import sys; from moonshine_tune.registry.published_configs import *; "
             "m = model_from_config(published_config(sys.argv[1])); "
             "m.module.save_pretrained(sys.argv[2]); "
             "m.tokenizer.raw.save(sys.argv[2] + '/tokenizer.json')"
@@ -151,7 +151,7 @@ def _warm_up() -> None:
 
     from moonshine_tune.models.lora import inject_lora
     from moonshine_tune.models.losses import FrozenHead, head_cross_entropy_sum, target_batch
-    from moonshine_tune.shapes import model_from_config, published_config
+    from moonshine_tune.registry.published_configs import model_from_config, published_config
 
     published_config("streaming-tiny")
     small = AutoConfig.for_model(

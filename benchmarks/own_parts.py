@@ -26,7 +26,7 @@ from moonshine_tune.models.lora import inject_lora
 from moonshine_tune.core.environment import apply_environment_defaults
 from moonshine_tune.models.base import EncoderStates
 from moonshine_tune.models.losses import FrozenHead, head_cross_entropy_sum, target_batch
-from moonshine_tune.shapes import model_from_config, published_config
+from moonshine_tune.registry.published_configs import model_from_config, published_config
 
 _CLIPS = 8
 # Module, name, and the value that switches the part off.

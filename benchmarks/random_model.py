@@ -11,8 +11,8 @@ from moonshine_tune.models.checkpoint import load_tokenizer
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.core.hardware import cache_root
 from moonshine_tune.core.progress import SilentProgress
-from moonshine_tune.shapes import model_from_config, published_config
-from moonshine_tune.sources import resolve_model
+from moonshine_tune.registry.published_configs import model_from_config, published_config
+from moonshine_tune.registry.resolve import resolve_model
 
 
 def random_model(name: str, *, seed: int = 0) -> SpeechModel:

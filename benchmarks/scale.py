@@ -39,8 +39,8 @@ from moonshine_tune.corpus.manifest import read_manifest
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.report.latency_plot import draw
 from moonshine_tune.corpus.sampler import BucketSampler
-from moonshine_tune.shapes import model_from_config, published_config
-from moonshine_tune.sources import resolve_model
+from moonshine_tune.registry.published_configs import model_from_config, published_config
+from moonshine_tune.registry.resolve import resolve_model
 
 _TOKENS_A_SECOND = 4
 _BATCH = 8

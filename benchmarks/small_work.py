@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 from tokenizers import Tokenizer, decoders, models
 
-from moonshine_tune.shapes import model_from_config
+from moonshine_tune.registry.published_configs import model_from_config
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 

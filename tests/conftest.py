@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from moonshine_tune.models.base import SpeechModel, TextTokenizer
-    from moonshine_tune.sources import ResolvedModel
-    from moonshine_tune.wheel import WheelAssets
+    from moonshine_tune.registry.resolve import ResolvedModel
+    from moonshine_tune.registry.wheel import WheelAssets
 
 Samples = npt.NDArray[np.float32]
 
@@ -313,7 +313,7 @@ def wheel_assets() -> "WheelAssets":
     """Runtime files and recordings of the pinned wheel, downloaded where they are missing."""
     from moonshine_tune.core.errors import SourceUnreachableError
     from moonshine_tune.core.progress import SilentProgress
-    from moonshine_tune.wheel import fetch_wheel_assets
+    from moonshine_tune.registry.wheel import fetch_wheel_assets
 
     try:
         return fetch_wheel_assets(_real_cache(), SilentProgress())
@@ -324,7 +324,7 @@ def wheel_assets() -> "WheelAssets":
 @pytest.fixture(scope="session")
 def real_tiny(wheel_assets: "WheelAssets") -> "ResolvedModel":
     """The real tiny, rebuilt from the wheel's runtime files and kept in the program's cache."""
-    from moonshine_tune.sources import resolve_model
+    from moonshine_tune.registry.resolve import resolve_model
 
     return resolve_model("tiny", cache=_real_cache(), sources=("cache", "wheel"))
 

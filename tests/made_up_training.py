@@ -10,7 +10,7 @@ from typing import Any
 from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.core.files import write_json_atomic, write_jsonl_atomic
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.runs import RunFolder
+from moonshine_tune.runs.folder import RunFolder
 
 
 def wer_of(resolved: ResolvedSettings) -> float:

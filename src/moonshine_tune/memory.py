@@ -25,7 +25,7 @@ from moonshine_tune.core.device import batch_width, in_few_sizes
 from moonshine_tune.models.base import EncoderStates
 from moonshine_tune.live_memory import LiveMemory, make_fake
 from moonshine_tune.models.losses import FrozenHead, TargetBatch, head_cross_entropy_sum, head_kl_sum
-from moonshine_tune.shapes import depth_of, model_from_config, shallower
+from moonshine_tune.registry.published_configs import depth_of, model_from_config, shallower
 
 _MIB = 1 << 20
 _CPU, _CUDA, _MPS = "cpu", "cuda", "mps"

@@ -11,7 +11,7 @@ from transformers import AutoConfig
 
 from moonshine_tune import memory as memory_module
 from moonshine_tune.models.lora import inject_lora
-from moonshine_tune.catalog import MODELS, find_model
+from moonshine_tune.registry.catalog import MODELS, find_model
 from moonshine_tune.models.checkpoint import MOST_MAPPED_BYTES
 from moonshine_tune.config.resolve import preset_names, read_preset, resolve_settings
 from moonshine_tune.core.errors import MachineError, RequestError
@@ -30,7 +30,7 @@ from moonshine_tune.models.losses import FrozenHead, head_cross_entropy_sum, tar
 from moonshine_tune.memory import MemoryEstimate, MemoryModel, Phase, RunShape
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.config.settings import RunSettings
-from moonshine_tune.shapes import (
+from moonshine_tune.registry.published_configs import (
     SHAPES,
     model_from_config,
     published_config,

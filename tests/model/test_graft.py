@@ -15,9 +15,9 @@ from moonshine_tune.runtime.layout import STREAMING_FILES, RuntimeLayout, read_l
 from moonshine_tune.runtime.ort_file import OrtFile
 from moonshine_tune.runtime.quantized import quantized_tensors
 from moonshine_tune.runtime.rebuild import rebuild_checkpoint
-from moonshine_tune.runtime.tokenizer_bin import read_pieces
-from moonshine_tune.sources import ResolvedModel
-from moonshine_tune.wheel import WheelAssets
+from moonshine_tune.runtime.tokenizer import read_pieces
+from moonshine_tune.registry.resolve import ResolvedModel
+from moonshine_tune.registry.wheel import WheelAssets
 
 pytestmark = pytest.mark.real_model
 

@@ -25,7 +25,7 @@ from moonshine_tune.runtime.naming import name_tensors
 from moonshine_tune.runtime.ort_file import OrtFile
 from moonshine_tune.runtime.parity import compare_chunked, compare_transcripts
 from moonshine_tune.runtime.quantized import QuantizedTensor
-from moonshine_tune.runtime.tokenizer_bin import read_pieces
+from moonshine_tune.runtime.tokenizer import read_pieces
 from moonshine_tune.runtime.trace import trace
 from moonshine_tune.corpus.normalizers import normalizer_for
 

@@ -18,12 +18,12 @@ from moonshine_tune.config.resolve import preset_names, read_preset, resolve_set
 from moonshine_tune.decode import greedy_tokens
 from moonshine_tune.core.device import takes_lists
 from moonshine_tune.models.base import EncoderStates, SpeechModel
-from moonshine_tune.jobs import model_opening
+from moonshine_tune.registry import open as model_opening
 from moonshine_tune.jobs.train import train
 from moonshine_tune.models.losses import FrozenHead, head_cross_entropy_sum, head_kl_sum, target_batch
 from moonshine_tune.mps_operators import OperatorReport, record_operators, support
 from moonshine_tune.core.progress import SilentProgress
-from moonshine_tune.shapes import model_from_config
+from moonshine_tune.registry.published_configs import model_from_config
 
 _TEXTS = [[300, 301, 302, 303], [304, 305]]
 _LENGTHS = [16_000, 11_200]

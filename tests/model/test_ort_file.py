@@ -9,7 +9,7 @@ from moonshine_tune.core.errors import RequestError
 from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.runtime.ort_file import OrtFile
 from moonshine_tune.runtime.quantized import quantized_tensors
-from moonshine_tune.wheel import WheelAssets
+from moonshine_tune.registry.wheel import WheelAssets
 
 _ENCODER = "encoder_model.ort"
 

@@ -13,7 +13,7 @@ from moonshine_tune.jobs.package import package
 from moonshine_tune.jobs.package_inputs import PackageRequest
 from moonshine_tune.jobs.train import train
 from moonshine_tune.core.progress import SilentProgress
-from moonshine_tune.wheel import WheelAssets
+from moonshine_tune.registry.wheel import WheelAssets
 
 pytestmark = [pytest.mark.real_model, pytest.mark.usefixtures("one_thread")]
 

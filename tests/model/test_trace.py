@@ -19,7 +19,7 @@ from moonshine_tune.runtime.naming import name_tensors
 from moonshine_tune.runtime.ort_file import OrtFile
 from moonshine_tune.runtime.quantized import QuantizedTensor, quantized_tensors
 from moonshine_tune.runtime.rebuild import read_weights, rebuild_checkpoint
-from moonshine_tune.runtime.streaming_facts import encoder_windows
+from moonshine_tune.runtime.streaming_config import encoder_windows
 from moonshine_tune.runtime.trace import trace
 
 pytestmark = pytest.mark.usefixtures("one_thread")

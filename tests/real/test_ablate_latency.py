@@ -7,11 +7,11 @@ import pytest
 from moonshine_tune.models.lora import adapter_state, inject_lora, save_adapter
 from moonshine_tune.config.resolve import resolve_settings
 from moonshine_tune.jobs.ablate_latency import measure_latency, read_latency
-from moonshine_tune.jobs.model_opening import open_model
+from moonshine_tune.registry.open import open_model
 from moonshine_tune.corpus.manifest import read_manifest, write_manifest
 from moonshine_tune.core.progress import SilentProgress
-from moonshine_tune.runs import RunFolder
-from moonshine_tune.sources import ResolvedModel
+from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.registry.resolve import ResolvedModel
 
 pytestmark = [pytest.mark.real_model, pytest.mark.shared_data]
 

@@ -8,7 +8,7 @@ import pytest
 
 from moonshine_tune.cli.app import run
 from moonshine_tune.corpus.manifest import read_manifest, write_manifest
-from moonshine_tune.sources import ResolvedModel
+from moonshine_tune.registry.resolve import ResolvedModel
 
 pytestmark = [pytest.mark.real_model, pytest.mark.shared_data]
 

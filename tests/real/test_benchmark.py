@@ -17,7 +17,7 @@ from moonshine_tune.jobs.benchmark import benchmark
 from moonshine_tune.jobs.benchmark_timing import BenchmarkRequest
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.runtime.fresh_process import FreshProcess
-from moonshine_tune.wheel import WheelAssets
+from moonshine_tune.registry.wheel import WheelAssets
 
 pytestmark = pytest.mark.real_model
 

@@ -18,15 +18,15 @@ from moonshine_tune.models.checkpoint import load_checkpoint
 from moonshine_tune.core.errors import ProblemsError
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.jobs.export_rounding import clips_of_run
-from moonshine_tune.jobs.model_opening import base_identity
+from moonshine_tune.registry.open import base_identity
 from moonshine_tune.jobs.tuned_checkpoint import tuned_tensors
-from moonshine_tune.runs import RunFolder
+from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runtime.graph_parity import merged_state
 from moonshine_tune.runtime.layout import STREAMING_FILES
 from moonshine_tune.runtime.ort_file import OrtFile
 from moonshine_tune.runtime.trace import trace
-from moonshine_tune.sources import ResolvedModel
-from moonshine_tune.wheel import WheelAssets
+from moonshine_tune.registry.resolve import ResolvedModel
+from moonshine_tune.registry.wheel import WheelAssets
 
 pytestmark = [pytest.mark.real_model, pytest.mark.usefixtures("one_thread")]
 

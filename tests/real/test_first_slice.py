@@ -101,7 +101,7 @@ def test_export_passes_parity_and_the_runtime_scores_the_same(
 
 def read_runtime_dir() -> str:
     """The base runtime folder of tiny in the cache."""
-    from moonshine_tune.sources import resolve_model
+    from moonshine_tune.registry.resolve import resolve_model
 
     return str(resolve_model("tiny", sources=("cache", "wheel")).runtime_dir)
 
@@ -133,7 +133,7 @@ def test_an_adapter_of_another_base_is_refused(
 ) -> None:
     from safetensors.numpy import load_file, save_file
 
-    from moonshine_tune.sources import resolve_model
+    from moonshine_tune.registry.resolve import resolve_model
 
     other = tmp_path / "other"
     shutil.copytree(resolve_model("tiny", sources=("cache", "wheel")).checkpoint_dir, other)

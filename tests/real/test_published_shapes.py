@@ -16,7 +16,7 @@ from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.runtime.rebuild import read_weights, rebuild_checkpoint
 from moonshine_tune.runtime.trace import trace
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber
-from moonshine_tune.wheel import WheelAssets
+from moonshine_tune.registry.wheel import WheelAssets
 
 pytestmark = [pytest.mark.real_model, pytest.mark.slow]
 

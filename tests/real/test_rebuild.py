@@ -10,9 +10,9 @@ from moonshine_tune.models.checkpoint import load_checkpoint
 from moonshine_tune.decode import DecodeLimits, TorchTranscriber
 from moonshine_tune.runtime.parity import compare_transcripts
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber
-from moonshine_tune.sources import ResolvedModel
+from moonshine_tune.registry.resolve import ResolvedModel
 from moonshine_tune.corpus.normalizers import normalizer_for
-from moonshine_tune.wheel import WheelAssets
+from moonshine_tune.registry.wheel import WheelAssets
 
 pytestmark = pytest.mark.real_model
 

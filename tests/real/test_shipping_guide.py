@@ -11,7 +11,7 @@ import typer
 
 from moonshine_tune.audio.io import load_audio, write_audio
 from moonshine_tune.cli.app import app
-from moonshine_tune.wheel import WheelAssets
+from moonshine_tune.registry.wheel import WheelAssets
 
 pytestmark = pytest.mark.real_model
 

@@ -22,15 +22,15 @@ from moonshine_tune.models.checkpoint import load_checkpoint
 from moonshine_tune.decode import DecodeLimits, TorchTranscriber
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.models.base import SpeechModel
-from moonshine_tune.jobs.model_opening import base_identity
+from moonshine_tune.registry.open import base_identity
 from moonshine_tune.runtime.graph_parity import merged_state
 from moonshine_tune.runtime.ort_file import OrtFile
 from moonshine_tune.runtime.quantized import quantized_tensors
 from moonshine_tune.runtime.trace import trace
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber
-from moonshine_tune.sources import resolve_model
+from moonshine_tune.registry.resolve import resolve_model
 from moonshine_tune.corpus.normalizers import normalizer_for
-from moonshine_tune.wheel import WheelAssets
+from moonshine_tune.registry.wheel import WheelAssets
 
 pytestmark = [pytest.mark.real_model, pytest.mark.usefixtures("one_thread")]
 

@@ -12,7 +12,7 @@ from moonshine_tune.jobs.package_archive import write_sums
 from moonshine_tune.jobs.package_inputs import PackageRequest
 from moonshine_tune.jobs.verify import verify
 from moonshine_tune.core.progress import SilentProgress
-from moonshine_tune.wheel import WheelAssets
+from moonshine_tune.registry.wheel import WheelAssets
 
 pytestmark = pytest.mark.real_model
 

@@ -28,7 +28,7 @@ from moonshine_tune.jobs.ablate_results import Bounds, choose, pareto_front, sho
 from moonshine_tune.jobs.ablate_space_file import read_space
 from moonshine_tune.jobs.ablate_study import TrialBook, TrialRecord
 from moonshine_tune.core.progress import Progress, SilentProgress
-from moonshine_tune.runs import RunFolder
+from moonshine_tune.runs.folder import RunFolder
 
 _SPACE = """
 settings: {train: {steps: 100}, select: {every_steps: 25}}

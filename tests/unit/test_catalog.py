@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from moonshine_tune.catalog import MODELS, find_model, known_names, lookup_model
+from moonshine_tune.registry.catalog import MODELS, find_model, known_names, lookup_model
 from moonshine_tune.core.errors import RequestError
 
 
@@ -71,7 +71,7 @@ def test_the_store_keys_are_those_of_the_runtime_package() -> None:
 
 def test_the_catalog_loads_nothing_heavy() -> None:
     code = (
-        "import sys, moonshine_tune.catalog; "
+        "import sys, moonshine_tune.registry.catalog; "
         "print([m for m in ('torch', 'numpy', 'transformers') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from moonshine_tune.core.errors import MachineError, RequestError
-from moonshine_tune.runs import SCHEMA_VERSION, RunFolder
+from moonshine_tune.runs.folder import SCHEMA_VERSION, RunFolder
 
 
 @pytest.fixture

@@ -14,13 +14,15 @@ from typing import Any
 
 import pytest
 
-from moonshine_tune import hub, sources, wheel
+from moonshine_tune.registry import hub
+from moonshine_tune.registry import resolve as sources
+from moonshine_tune.registry import wheel
 from moonshine_tune.core import network
 from moonshine_tune.core.errors import MachineError, RequestError, SourceUnreachableError
 from moonshine_tune.core.files import sha256_of
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.runtime import rebuild
-from moonshine_tune.sources import cached_model, rebuild_once, resolve_model
+from moonshine_tune.registry.resolve import cached_model, rebuild_once, resolve_model
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +88,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         error = "" if found else "ERROR: No matching distribution found for it"
         return SimpleNamespace(returncode=0 if found else 1, stdout="", stderr=error)
 
-    monkeypatch.setattr("moonshine_tune.wheel.subprocess.run", run)
+    monkeypatch.setattr("moonshine_tune.registry.wheel.subprocess.run", run)
     return folder
 
 
@@ -277,7 +279,7 @@ def test_offline_asks_nobody(tmp_path: Path, index: Path, monkeypatch: pytest.Mo
         pytest.fail("the network was used")
 
     monkeypatch.setattr(network, "_ask", forbidden)
-    monkeypatch.setattr("moonshine_tune.wheel.subprocess.run", forbidden)
+    monkeypatch.setattr("moonshine_tune.registry.wheel.subprocess.run", forbidden)
     with pytest.raises(SourceUnreachableError) as caught:
         resolve_model("tiny", cache=tmp_path / "cache", offline=True)
     assert "models fetch tiny" in str(caught.value.hint)
@@ -436,7 +438,7 @@ def slow(runtime_dir, out):
     time.sleep(0.5); (out / "model.safetensors").write_bytes(b"w")
     with open({str(log)!r}, "a") as file: file.write("x")
 rebuild.rebuild_checkpoint = slow
-from moonshine_tune.sources import resolve_model
+from moonshine_tune.registry.resolve import resolve_model
 print(resolve_model({str(runtime)!r}, cache=Path({str(cache)!r})).checkpoint_dir)
 """
     both = [
@@ -460,7 +462,7 @@ def test_two_threads_at_once_unpack_the_wheel_once(
         time.sleep(0.2)
         return run(command, **options)
 
-    monkeypatch.setattr("moonshine_tune.wheel.subprocess.run", slow)
+    monkeypatch.setattr("moonshine_tune.registry.wheel.subprocess.run", slow)
     threads = [
         threading.Thread(target=wheel.fetch_wheel_assets, args=(tmp_path / "c", SilentProgress()))
         for _ in range(2)

@@ -20,7 +20,7 @@ class _Source(StrEnum):
 @app.command("list", epilog="Example: moonshine-tune models list --json")
 def list_command(as_json: JsonFlag = False) -> None:
     """Show every Moonshine model: family, language, size, what is on this disk, sources."""
-    from moonshine_tune.jobs.models import list_models
+    from moonshine_tune.registry.manage import list_models
 
     entries = list_models()
     rows = [
@@ -53,7 +53,7 @@ def fetch_command(
     as_json: JsonFlag = False,
 ) -> None:
     """Bring a model onto this disk from the first source that has it."""
-    from moonshine_tune.jobs.models import fetch_model
+    from moonshine_tune.registry.manage import fetch_model
 
     report = fetch_model(
         name,
@@ -81,7 +81,7 @@ def rebuild_command(
     as_json: JsonFlag = False,
 ) -> None:
     """Turn the Moonshine runtime's 8-bit files into a trainable checkpoint with its tokenizer."""
-    from moonshine_tune.jobs.models import rebuild_model
+    from moonshine_tune.registry.manage import rebuild_model
 
     result = rebuild_model(runtime_dir, out)
     text = (

@@ -8,9 +8,9 @@ import typer
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, show, table
 
 if TYPE_CHECKING:
-    from moonshine_tune.jobs.compare import Pair, RunsComparison
-    from moonshine_tune.jobs.run_list import Cleaning, RunDetails
-    from moonshine_tune.jobs.run_reading import RunSummary
+    from moonshine_tune.runs.compare import Pair, RunsComparison
+    from moonshine_tune.runs.manage import Cleaning, RunDetails
+    from moonshine_tune.runs.summary import RunSummary
     from moonshine_tune.metrics.wer import Score
 
 app = typer.Typer(
@@ -36,7 +36,7 @@ def list_(
     as_json: JsonFlag = False,
 ) -> None:
     """List all runs at or below a folder, the lowest dev WER first."""
-    from moonshine_tune.jobs.run_list import list_runs
+    from moonshine_tune.runs.manage import list_runs
 
     runs = list_runs(folder, sort=sort, status=status, model=model)
     show(_list_summary(folder, runs), runs, as_json=as_json)
@@ -47,7 +47,7 @@ def show_(
     run: Annotated[Path, typer.Argument(help="Run folder.")], as_json: JsonFlag = False
 ) -> None:
     """Show one run: settings with their sources, scores, curve."""
-    from moonshine_tune.jobs.run_list import show_run
+    from moonshine_tune.runs.manage import show_run
 
     details = show_run(run)
     show(_details(details), details, as_json=as_json)
@@ -62,7 +62,7 @@ def compare(
     as_json: JsonFlag = False,
 ) -> None:
     """Compare runs: settings that differ, scores with intervals, what got better and worse."""
-    from moonshine_tune.jobs.compare import compare_runs
+    from moonshine_tune.runs.compare import compare_runs
 
     result = compare_runs(runs, TerminalProgress())
     show(_comparison(result, changed), result, as_json=as_json)
@@ -78,7 +78,7 @@ def clean(
     as_json: JsonFlag = False,
 ) -> None:
     """Remove all runs but the best. One that may still be at work is kept."""
-    from moonshine_tune.jobs.run_list import clean_runs
+    from moonshine_tune.runs.manage import clean_runs
 
     done = clean_runs(folder, keep=keep, dry_run=dry_run)
     show(_cleaned(done, dry_run), done, as_json=as_json)

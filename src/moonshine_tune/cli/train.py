@@ -90,7 +90,7 @@ def train(
 
 
 def _settings_of_run(out: Path) -> dict[str, Any]:
-    from moonshine_tune.runs import RunFolder
+    from moonshine_tune.runs.folder import RunFolder
 
     settings: dict[str, Any] = RunFolder.open(out).read_record()["settings"]
     return settings

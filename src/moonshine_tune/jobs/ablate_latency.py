@@ -8,7 +8,7 @@ from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import write_json_atomic
 from moonshine_tune.corpus.manifest import read_manifest, write_manifest
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.runs import RunFolder
+from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.config.settings import RunSettings
 
 LATENCY_FILE = "latency.json"
@@ -40,7 +40,7 @@ def measure_latency(run: RunFolder, settings: RunSettings, progress: Progress) -
     from moonshine_tune.jobs.benchmark import benchmark
     from moonshine_tune.jobs.benchmark_timing import BenchmarkRequest
     from moonshine_tune.jobs.export import graft_adapter
-    from moonshine_tune.jobs.model_opening import open_model
+    from moonshine_tune.registry.open import open_model
     from moonshine_tune.runtime.layout import read_layout
 
     if settings.data.dev is None:

@@ -17,9 +17,9 @@ from moonshine_tune.jobs.ablate_latency import measure_latency
 from moonshine_tune.jobs.ablate_sampling import OBJECTIVES
 from moonshine_tune.jobs.ablate_storage import storage_errors
 from moonshine_tune.jobs.ablate_study import TrialBook, TrialRecord
-from moonshine_tune.jobs.run_reading import read_scored
+from moonshine_tune.runs.summary import read_scored
 from moonshine_tune.core.progress import Progress, SilentProgress
-from moonshine_tune.runs import RunFolder
+from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.metrics.wer import PairedComparison, ScoredUtterance, compare_paired
 from moonshine_tune.selection import SelectionRule
 

@@ -26,7 +26,7 @@ from moonshine_tune.core.environment import apply_environment_defaults
 from moonshine_tune.core.errors import TuneError
 from moonshine_tune.jobs.ablate_latency import measure_latency, read_latency
 from moonshine_tune.core.progress import Progress, SilentProgress, Stage
-from moonshine_tune.runs import RunFolder
+from moonshine_tune.runs.folder import RunFolder
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 _DONE = ("finished", "early stop")

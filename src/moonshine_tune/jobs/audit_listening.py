@@ -17,7 +17,7 @@ from moonshine_tune.holdout import transcribe_source
 from moonshine_tune.jobs.corpus import Corpus
 from moonshine_tune.jobs.data_faults import See, shortened, spoken_length
 from moonshine_tune.jobs.difficulty import losses_a_token
-from moonshine_tune.jobs.model_opening import OpenedModel
+from moonshine_tune.registry.open import OpenedModel
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.normalizers import Normalizer
 

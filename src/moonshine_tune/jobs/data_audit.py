@@ -35,7 +35,7 @@ from moonshine_tune.jobs.data_findings import (
     make_finding,
 )
 from moonshine_tune.jobs.data_fix import Fix, fixes_for
-from moonshine_tune.jobs.model_opening import open_model
+from moonshine_tune.registry.open import open_model
 from moonshine_tune.corpus.manifest import Utterance, read_manifest, scan_manifest
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.splits import evenly_chosen

@@ -52,7 +52,7 @@ def propose(
         RequestError: nothing to read, or `out` exists.
     """
     from moonshine_tune.models.checkpoint import load_tokenizer
-    from moonshine_tune.sources import resolve_model
+    from moonshine_tune.registry.resolve import resolve_model
 
     if out is not None and out.exists() and not force:
         raise RequestError("the file exists already", where=out, hint="replace it with --force")

@@ -13,7 +13,7 @@ from moonshine_tune.jobs.demo_data import DemoData, make_demo_data
 from moonshine_tune.jobs.evaluate import score_manifest
 from moonshine_tune.jobs.evaluation import Evaluation, write_evaluation
 from moonshine_tune.jobs.export import ExportRequest, ExportResult, export
-from moonshine_tune.jobs.model_opening import OpenedModel, open_model
+from moonshine_tune.registry.open import OpenedModel, open_model
 from moonshine_tune.jobs.reload_check import check_reload
 from moonshine_tune.jobs.train import train
 from moonshine_tune.jobs.train_finish import TrainResult
@@ -22,9 +22,9 @@ from moonshine_tune.corpus.manifest import read_manifest
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber
 from moonshine_tune.metrics.wer import compare_paired
-from moonshine_tune.sources import resolve_model
+from moonshine_tune.registry.resolve import resolve_model
 from moonshine_tune.corpus.normalizers import normalizer_for
-from moonshine_tune.wheel import fetch_wheel_assets
+from moonshine_tune.registry.wheel import fetch_wheel_assets
 
 NORMALIZER = "spelled-1"
 _RELATIVE_FALL = 80.0

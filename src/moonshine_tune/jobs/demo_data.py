@@ -14,7 +14,7 @@ from moonshine_tune.jobs.data_synth import synthesize_corpus
 from moonshine_tune.corpus.manifest import Utterance, read_manifest, write_manifest
 from moonshine_tune.phraseology import phraseology_split
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.wheel import WheelAssets
+from moonshine_tune.registry.wheel import WheelAssets
 
 NUM_TRAIN, NUM_DEV, NUM_TEST = 240, 24, 48
 _VOICES_PER_SENTENCE = 2

@@ -14,7 +14,7 @@ from moonshine_tune.decode import batches_by_length
 from moonshine_tune.encoder_cache import StateSource, each_that_fits
 from moonshine_tune.core.files import write_json_atomic
 from moonshine_tune.jobs.corpus import Corpus
-from moonshine_tune.jobs.model_opening import OpenedModel
+from moonshine_tune.registry.open import OpenedModel
 from moonshine_tune.models.losses import IGNORED, target_batch
 from moonshine_tune.core.hardware import cache_root, make_cache_folder
 from moonshine_tune.core.progress import Progress

@@ -277,7 +277,7 @@ def _model_to_check(settings: DoctorSettings, progress: Progress) -> "tuple[Load
     """How to load the model of the gradient check, and the finding that says which it is."""
     from moonshine_tune.models.checkpoint import load_checkpoint
     from moonshine_tune.gradient_check import random_model
-    from moonshine_tune.sources import cached_model, resolve_model
+    from moonshine_tune.registry.resolve import cached_model, resolve_model
 
     found, refusal = None, None
     try:
@@ -347,8 +347,8 @@ def _sources(settings: DoctorSettings) -> _Checks:
     if settings.offline:
         yield Check("sources", "network", OK, "not asked (--offline)")
         return
-    from moonshine_tune.hub import hub_endpoint, offline_by_environment
-    from moonshine_tune.runtime.store import STORE_URL
+    from moonshine_tune.registry.hub import hub_endpoint, offline_by_environment
+    from moonshine_tune.registry.moonshine_store import STORE_URL
 
     forbidden = offline_by_environment()
     addresses = {"hub": hub_endpoint(), "Moonshine's store": STORE_URL}
@@ -359,7 +359,7 @@ def _sources(settings: DoctorSettings) -> _Checks:
         refused = why_unreachable(url)
         advice = "tiny also comes from the package index" if refused else ""
         yield Check("sources", name, WARNING if refused else OK, refused or "reachable", advice)
-    from moonshine_tune.wheel import why_index_unreachable
+    from moonshine_tune.registry.wheel import why_index_unreachable
 
     refused = why_index_unreachable()
     advice = "only needed to fetch tiny for the first time" if refused else ""

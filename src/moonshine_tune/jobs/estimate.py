@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from moonshine_tune.models.lora import SITES
-from moonshine_tune.catalog import lookup_model, nearest_hint
+from moonshine_tune.registry.catalog import lookup_model, nearest_hint
 from moonshine_tune.models.checkpoint import is_checkpoint_folder
 from moonshine_tune.decode import TOKENS_PER_SECOND, encode_batch_s
 from moonshine_tune.core.device import choose_device, heap_is_loose
@@ -21,7 +21,7 @@ from moonshine_tune.core.hardware import available_memory_mb
 from moonshine_tune.memory import MemoryEstimate, MemoryModel, RunShape
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.config.settings import RunSettings
-from moonshine_tune.shapes import config_of_folder, published_config
+from moonshine_tune.registry.published_configs import config_of_folder, published_config
 
 GIB = 1 << 30
 MAC_16_GB_GIB = 9.5

@@ -16,7 +16,7 @@ from moonshine_tune.jobs.evaluation import (
     earlier_evaluation,
     write_evaluation,
 )
-from moonshine_tune.jobs.model_opening import open_model
+from moonshine_tune.registry.open import open_model
 from moonshine_tune.jobs.transcribe import Transcriber, transcribe_utterances
 from moonshine_tune.corpus.keyterms import DEFAULT_BOOST, read_key_terms
 from moonshine_tune.corpus.manifest import Manifest, read_manifest

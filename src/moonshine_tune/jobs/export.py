@@ -17,20 +17,20 @@ from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import complete_folder, sha256_of, write_json_atomic
 from moonshine_tune.jobs.export_parity import check_parity, parity_record, parity_utterances
 from moonshine_tune.jobs.export_rounding import AUTO, NONE, Rounding, choose_rounding
-from moonshine_tune.jobs.model_opening import OpenedModel, base_identity, open_model
+from moonshine_tune.registry.open import OpenedModel, base_identity, open_model
 from moonshine_tune.jobs.tuned_checkpoint import tuned_tensors
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.models.merge import LazyMerged, merged_weights
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import versions
-from moonshine_tune.runs import RunFolder
+from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runtime.graft import GraftReport, graft
 from moonshine_tune.runtime.graph_parity import merged_state, window_rule, windows_read_as
-from moonshine_tune.runtime.graphs import open_graphs
+from moonshine_tune.runtime.sessions import open_graphs
 from moonshine_tune.runtime.layout import RuntimeLayout, read_layout
 from moonshine_tune.runtime.parity import DEFAULT_BOUND, ParityResult
 from moonshine_tune.runtime.quantized import Doubles, Floats
-from moonshine_tune.sources import ResolvedModel, resolve_model
+from moonshine_tune.registry.resolve import ResolvedModel, resolve_model
 
 METHODS = ("graft", "trace")
 SCHEMES = ("int8", "none")

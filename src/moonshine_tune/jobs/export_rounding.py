@@ -6,12 +6,12 @@ from pathlib import Path
 
 from moonshine_tune.decode import TorchTranscriber
 from moonshine_tune.core.errors import TuneError
-from moonshine_tune.jobs.model_opening import OpenedModel
+from moonshine_tune.registry.open import OpenedModel
 from moonshine_tune.jobs.transcribe import transcribe_utterances
 from moonshine_tune.corpus.manifest import Utterance, read_manifest
 from moonshine_tune.models.merge import LazyMerged
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.runs import RunFolder
+from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runtime.calibration import input_moments
 from moonshine_tune.runtime.graft import lies_on_grid
 from moonshine_tune.runtime.layout import RuntimeLayout

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from moonshine_tune.catalog import ModelRecord, lookup_model
+from moonshine_tune.registry.catalog import ModelRecord, lookup_model
 
 _UNSAFE = re.compile(r"[\r\n|`<>]+")
 

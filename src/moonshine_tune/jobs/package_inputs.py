@@ -18,7 +18,7 @@ from moonshine_tune.jobs.package_records import (
     read_json,
 )
 from moonshine_tune.corpus.manifest import Utterance, read_manifest
-from moonshine_tune.runs import RunFolder
+from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runtime.layout import RuntimeLayout, read_layout
 
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"

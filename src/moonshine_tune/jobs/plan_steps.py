@@ -31,7 +31,7 @@ from moonshine_tune.jobs.plan_settings import (
 from moonshine_tune.core.hardware import chip_name, total_memory_mb
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import platform_summary, versions
-from moonshine_tune.sources import ResolvedModel, resolve_model
+from moonshine_tune.registry.resolve import ResolvedModel, resolve_model
 
 Result = dict[str, Any]
 
@@ -163,7 +163,7 @@ def _synthesize(name: str, phase: SynthesizePhase, ctx: Context) -> Iterator[Ste
 
 
 def _stand_in(name: str, ctx: Context) -> Iterator[Step]:
-    from moonshine_tune.jobs.stand_in import make_stand_in
+    from moonshine_tune.registry.random_model import make_stand_in
 
     tokenizer, out = ctx.model("tiny").checkpoint_dir, ctx.stand_in(name)
 

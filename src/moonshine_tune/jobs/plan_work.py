@@ -28,12 +28,12 @@ from moonshine_tune.jobs.doctor import FAILURE, WARNING, DoctorSettings, examine
 from moonshine_tune.jobs.evaluate import score_manifest
 from moonshine_tune.jobs.evaluate_arms import comparison_record
 from moonshine_tune.jobs.evaluation import Evaluation, write_evaluation
-from moonshine_tune.jobs.model_opening import OpenedModel, open_model
+from moonshine_tune.registry.open import OpenedModel, open_model
 from moonshine_tune.jobs.reload_check import check_reload
 from moonshine_tune.jobs.train import train
 from moonshine_tune.corpus.manifest import Manifest, read_manifest, write_manifest
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.runs import RunFolder
+from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber
 from moonshine_tune.metrics.wer import compare_paired
 from moonshine_tune.corpus.normalizers import Normalizer, normalizer_for
@@ -61,7 +61,7 @@ def look_at_machine(model: str | None, out: Path, progress: Progress) -> Result:
 def synthesize(counts: tuple[int, int, int], seed: int, out: Path, progress: Progress) -> Result:
     """Air-traffic speech and general speech, as the demonstration has it."""
     from moonshine_tune.core.hardware import cache_root
-    from moonshine_tune.wheel import fetch_wheel_assets
+    from moonshine_tune.registry.wheel import fetch_wheel_assets
 
     data = make_demo_data(
         fetch_wheel_assets(cache_root(), progress), out, seed, progress, counts=counts

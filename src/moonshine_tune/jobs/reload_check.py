@@ -8,11 +8,11 @@ from moonshine_tune.models.lora import adapter_parameters
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.holdout import transcribe_source
 from moonshine_tune.jobs.corpus import build_corpus
-from moonshine_tune.jobs.model_opening import OpenedModel
+from moonshine_tune.registry.open import OpenedModel
 from moonshine_tune.jobs.state_stores import StateStores
 from moonshine_tune.corpus.manifest import read_manifest
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.runs import RunFolder
+from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.config.settings import DeviceSettings
 
 

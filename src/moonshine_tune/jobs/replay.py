@@ -10,7 +10,7 @@ from moonshine_tune.models.lora import adapter_disabled
 from moonshine_tune.encoder_cache import StateSource
 from moonshine_tune.core.files import write_json_atomic
 from moonshine_tune.jobs.corpus import Corpus, build_corpus
-from moonshine_tune.jobs.model_opening import OpenedModel
+from moonshine_tune.registry.open import OpenedModel
 from moonshine_tune.jobs.state_stores import StateStores
 from moonshine_tune.core.hardware import cache_root, make_cache_folder
 from moonshine_tune.corpus.manifest import Utterance

@@ -11,7 +11,7 @@ from moonshine_tune.holdout import Holdout
 from moonshine_tune.jobs.corpus import Corpus, build_corpus
 from moonshine_tune.jobs.difficulty import base_losses
 from moonshine_tune.jobs.hearing import ChangedOnce, Hearing, Sounds, open_sound_banks
-from moonshine_tune.jobs.model_opening import OpenedModel
+from moonshine_tune.registry.open import OpenedModel
 from moonshine_tune.jobs.replay import Replay, part_replay, prepare_replay
 from moonshine_tune.jobs.state_stores import Clips, StateStores
 from moonshine_tune.jobs.train_data import TrainingData

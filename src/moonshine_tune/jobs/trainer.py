@@ -30,13 +30,13 @@ from moonshine_tune.core.files import complete_folder, write_json_atomic, write_
 from moonshine_tune.holdout import HoldoutScore
 from moonshine_tune.jobs.board import Board
 from moonshine_tune.jobs.late_average import LateAdapters
-from moonshine_tune.jobs.model_opening import OpenedModel
+from moonshine_tune.registry.open import OpenedModel
 from moonshine_tune.jobs.processes import Processes
 from moonshine_tune.jobs.tracker import Tracker
 from moonshine_tune.jobs.train_setup import TrainingSetup
 from moonshine_tune.models.losses import FrozenHead, head_cross_entropy_sum, head_kl_sum, target_batch
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.runs import RunFolder
+from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.corpus.sampler import StepPlan
 from moonshine_tune.schedule import learning_rate_share
 from moonshine_tune.selection import Candidate, SelectionRule

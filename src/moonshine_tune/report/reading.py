@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.runs import RunFolder
+from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.metrics.wer import ScoredUtterance
 
 _HINT = "name a folder that train, evaluate, demo, ablate, benchmark or plan was given as --out"

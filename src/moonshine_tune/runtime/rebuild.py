@@ -21,13 +21,13 @@ from moonshine_tune.runtime.layout import RuntimeLayout, read_layout
 from moonshine_tune.runtime.naming import name_tensors
 from moonshine_tune.runtime.naming_streaming import frontend_map
 from moonshine_tune.runtime.ort_file import OrtFile
-from moonshine_tune.runtime.streaming_facts import (
+from moonshine_tune.runtime.streaming_config import (
     compression_log_k,
     encoder_windows,
     read_streaming_config,
     rotary_dims_and_theta,
 )
-from moonshine_tune.runtime.tokenizer_bin import read_pieces, tokenizer_json
+from moonshine_tune.runtime.tokenizer import read_pieces, tokenizer_json
 
 Weights = dict[str, npt.NDArray[np.float32]]
 

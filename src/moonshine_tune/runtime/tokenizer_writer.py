@@ -6,7 +6,7 @@ from typing import Any
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import write_bytes_atomic
-from moonshine_tune.runtime.tokenizer_bin import read_pieces
+from moonshine_tune.runtime.tokenizer import read_pieces
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _LONGEST = 128 * 256 - 1

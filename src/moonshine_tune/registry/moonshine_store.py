@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from moonshine_tune.catalog import StoreKey
+from moonshine_tune.registry.catalog import StoreKey
 from moonshine_tune.core.errors import SourceUnreachableError
 from moonshine_tune.core.network import why_unreachable
 from moonshine_tune.core.progress import Progress

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.jobs.run_reading import RunSummary, read_run, read_scored
+from moonshine_tune.runs.summary import RunSummary, read_run, read_scored
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.runs import RunFolder
+from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.metrics.wer import (
     PairedComparison,
     Score,

@@ -13,7 +13,7 @@ from moonshine_tune.core.device import DeviceChoice, DtypeChoice, choose_device,
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.core.files import sha256_of
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.sources import ResolvedModel, resolve_model
+from moonshine_tune.registry.resolve import ResolvedModel, resolve_model
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.core.errors import RequestError, TuneError
-from moonshine_tune.runs import RunFolder
+from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.metrics.wer import ScoredUtterance
 
 # A live run writes each step. The price of a long time: a run that was killed counts as running

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models
 
-from moonshine_tune.catalog import ModelRecord, find_model
+from moonshine_tune.registry.catalog import ModelRecord, find_model
 from moonshine_tune.models.checkpoint import model_type_of, wrap_module
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.models.base import SpeechModel, TextTokenizer
