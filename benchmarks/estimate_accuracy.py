@@ -175,8 +175,8 @@ def train_and_measure(case: Case, folder: Path) -> dict[str, Any]:
 
     from moonshine_tune.models.lora import adapter_parameters, inject_lora
     from moonshine_tune.models.checkpoint import load_checkpoint
-    from moonshine_tune.decode_session import GreedySession
-    from moonshine_tune.encoder_cache import StateSource, release_encoder
+    from moonshine_tune.inference.decoder_session import GreedySession
+    from moonshine_tune.inference.encoder_cache import StateSource, release_encoder
     from moonshine_tune.models.losses import FrozenHead, head_cross_entropy_sum, head_kl_sum, target_batch
     from moonshine_tune.core.progress import SilentProgress
 

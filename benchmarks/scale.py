@@ -29,8 +29,8 @@ import torch
 from benchmarks.large_manifest import write_rows
 from moonshine_tune.models.lora import adapter_parameters, inject_lora
 from moonshine_tune.models.checkpoint import load_checkpoint
-from moonshine_tune.decode_session import GreedySession
-from moonshine_tune.encoder_cache import StateSource
+from moonshine_tune.inference.decoder_session import GreedySession
+from moonshine_tune.inference.encoder_cache import StateSource
 from moonshine_tune.core.environment import apply_environment_defaults
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.models.losses import FrozenHead, head_cross_entropy_sum, target_batch

@@ -246,7 +246,7 @@ OVERFIT_TEXTS = ("one", "it was the best of times", "two cities", "all of it")
 def _overfit(family: str) -> "tuple[SpeechModel, list[Samples], list[str]]":
     import torch
 
-    from moonshine_tune.decode import pad_clips
+    from moonshine_tune.inference.greedy import pad_clips
     from moonshine_tune.models.losses import cross_entropy_sum, target_batch
 
     model = build_tiny(family, seed=1)

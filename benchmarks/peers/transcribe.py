@@ -24,7 +24,7 @@ Clips = list[np.ndarray]
 
 def _ours(model: Path) -> Callable[[Clips], list[str]]:
     from moonshine_tune.models.checkpoint import load_checkpoint
-    from moonshine_tune.decode import DecodeLimits, TorchTranscriber, batches_by_length
+    from moonshine_tune.inference.greedy import DecodeLimits, TorchTranscriber, batches_by_length
 
     transcriber = TorchTranscriber(load_checkpoint(model), DecodeLimits())
 

@@ -19,8 +19,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from moonshine_tune.models.lora import adapter_parameters, inject_lora
 from moonshine_tune.models.checkpoint import MOST_MAPPED_BYTES
-from moonshine_tune.decode import SAMPLE_RATE_HZ
-from moonshine_tune.decode_session import GreedySession
+from moonshine_tune.inference.greedy import SAMPLE_RATE_HZ
+from moonshine_tune.inference.decoder_session import GreedySession
 from moonshine_tune.core.device import batch_width, in_few_sizes
 from moonshine_tune.models.base import EncoderStates
 from moonshine_tune.live_memory import LiveMemory, make_fake

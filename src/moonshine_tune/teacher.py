@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from moonshine_tune.models.lora import adapter_disabled
-from moonshine_tune.decode import DecodeLimits, batches_by_length, greedy_tokens
-from moonshine_tune.encoder_cache import StateSource, each_that_fits
+from moonshine_tune.inference.greedy import DecodeLimits, batches_by_length, greedy_tokens
+from moonshine_tune.inference.encoder_cache import StateSource, each_that_fits
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.models.losses import FrozenHead, TargetBatch, head_kl_sum, target_batch
 from moonshine_tune.core.progress import Progress

@@ -28,7 +28,7 @@ from moonshine_tune.models.lora import (
     load_adapter_state,
     save_adapter,
 )
-from moonshine_tune.decode import Samples, pad_clips
+from moonshine_tune.inference.greedy import Samples, pad_clips
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.models.merge import merged_weights

@@ -8,7 +8,7 @@ import torch
 import moonshine_tune.models.kernels.attention as attention
 from moonshine_tune.models.lora import adapter_parameters, inject_lora
 from moonshine_tune.models.kernels.attention import WindowBlocks
-from moonshine_tune.decode import Samples, pad_clips
+from moonshine_tune.inference.greedy import Samples, pad_clips
 from moonshine_tune.models.base import EncoderStates, SpeechModel
 from moonshine_tune.models.losses import FrozenHead, head_cross_entropy_sum, target_batch
 

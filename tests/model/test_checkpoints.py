@@ -19,7 +19,7 @@ from moonshine_tune.models.checkpoint import (
     model_type_of,
     wrap_module,
 )
-from moonshine_tune.decode import DecodeLimits, Samples, transcribe_batch
+from moonshine_tune.inference.greedy import DecodeLimits, Samples, transcribe_batch
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.models.base import SpeechModel
 

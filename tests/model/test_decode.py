@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from moonshine_tune.decode import (
+from moonshine_tune.inference.greedy import (
     DecodeLimits,
     GreedySession,
     Samples,

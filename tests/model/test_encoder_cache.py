@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 
-from moonshine_tune.decode import DecodeLimits, Samples, transcribe_batch
-from moonshine_tune.encoder_cache import StateSource
+from moonshine_tune.inference.greedy import DecodeLimits, Samples, transcribe_batch
+from moonshine_tune.inference.encoder_cache import StateSource
 from moonshine_tune.models.base import EncoderStates, SpeechModel
-from moonshine_tune.holdout import Holdout, transcribe_source
+from moonshine_tune.inference.scored_set import Holdout, transcribe_source
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.corpus.normalizers import normalizer_for

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from moonshine_tune.decode import DecodeLimits, Samples, fit_clip, pad_clips, transcribe_batch
+from moonshine_tune.inference.greedy import DecodeLimits, Samples, fit_clip, pad_clips, transcribe_batch
 from moonshine_tune.models.base import EncoderStates, SpeechModel
 from moonshine_tune.models.losses import cross_entropy_sum, target_batch
 

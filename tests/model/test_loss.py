@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from moonshine_tune.decode import DecodeLimits, Samples, pad_clips, transcribe_batch
+from moonshine_tune.inference.greedy import DecodeLimits, Samples, pad_clips, transcribe_batch
 from moonshine_tune.models.base import BOS_ID, EOS_ID, SpeechModel
 from moonshine_tune.models.losses import (
     IGNORED,

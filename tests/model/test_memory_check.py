@@ -18,7 +18,7 @@ from moonshine_tune.jobs import train as train_module
 from moonshine_tune.jobs.estimate import GIB, Workload, estimate_memory
 from moonshine_tune.jobs.fitting import MemoryCheck
 from moonshine_tune.jobs.train import train
-from moonshine_tune.jobs.train_data import read_training_data
+from moonshine_tune.inference.train_data import read_training_data
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.config.settings import RunSettings
 

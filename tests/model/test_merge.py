@@ -13,7 +13,7 @@ from torch import Tensor
 from moonshine_tune.models.lora import CONFIG_FILE, load_adapter
 from moonshine_tune.models.checkpoint import load_checkpoint
 from moonshine_tune.cli.app import run
-from moonshine_tune.decode import Samples, pad_clips
+from moonshine_tune.inference.greedy import Samples, pad_clips
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.jobs.merge import merge, merge_into

@@ -15,7 +15,7 @@ import moonshine_tune.jobs.trainer as trainer_module
 import moonshine_tune.models.kernels.packed_linear as packed_module
 from moonshine_tune.models.lora import SITES, adapter_disabled, adapter_parameters, inject_lora
 from moonshine_tune.config.resolve import preset_names, read_preset, resolve_settings
-from moonshine_tune.decode import greedy_tokens
+from moonshine_tune.inference.greedy import greedy_tokens
 from moonshine_tune.core.device import takes_lists
 from moonshine_tune.models.base import EncoderStates, SpeechModel
 from moonshine_tune.registry import open as model_opening

@@ -9,7 +9,7 @@ from benchmarks.random_model import random_model
 from safetensors.numpy import load_file
 
 from moonshine_tune.audio.io import load_audio
-from moonshine_tune.decode import DecodeLimits, TorchTranscriber, fit_clip
+from moonshine_tune.inference.greedy import DecodeLimits, TorchTranscriber, fit_clip
 from moonshine_tune.runtime.graft import graft
 from moonshine_tune.runtime.graph_parity import ParityClip, check_graphs, merged_state
 from moonshine_tune.runtime.layout import read_layout

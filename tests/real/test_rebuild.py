@@ -7,7 +7,7 @@ import pytest
 
 from moonshine_tune.audio.io import SAMPLE_RATE_HZ, load_audio
 from moonshine_tune.models.checkpoint import load_checkpoint
-from moonshine_tune.decode import DecodeLimits, TorchTranscriber
+from moonshine_tune.inference.greedy import DecodeLimits, TorchTranscriber
 from moonshine_tune.runtime.parity import compare_transcripts
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber
 from moonshine_tune.registry.resolve import ResolvedModel
@@ -46,7 +46,7 @@ def test_transcripts_and_states_do_not_depend_on_the_batch(
 ) -> None:
     import torch
 
-    from moonshine_tune.decode import pad_clips
+    from moonshine_tune.inference.greedy import pad_clips
 
     model = load_checkpoint(real_tiny.checkpoint_dir)
     clips = [pieces[5][: 4 * SAMPLE_RATE_HZ], *pieces]

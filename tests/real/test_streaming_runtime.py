@@ -19,7 +19,7 @@ from benchmarks.random_model import save_random_model
 from moonshine_tune.models.lora import adapter_parameters, adapter_state, inject_lora, save_adapter
 from moonshine_tune.audio.io import load_audio, write_audio
 from moonshine_tune.models.checkpoint import load_checkpoint
-from moonshine_tune.decode import DecodeLimits, TorchTranscriber
+from moonshine_tune.inference.greedy import DecodeLimits, TorchTranscriber
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.registry.open import base_identity

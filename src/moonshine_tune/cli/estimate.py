@@ -70,7 +70,7 @@ def estimate(
 
     from moonshine_tune.jobs.estimate import Workload, estimate_run
     from moonshine_tune.jobs.fitting import workload_of
-    from moonshine_tune.jobs.train_data import read_training_data
+    from moonshine_tune.inference.train_data import read_training_data
 
     named = settings.data.train is not None
     found = workload_of(settings, read_training_data(settings.data)) if named else Workload()

@@ -22,7 +22,7 @@ from moonshine_tune.jobs.audit_texts import (
     see_writing,
     vocabulary_of,
 )
-from moonshine_tune.jobs.corpus import build_corpus
+from moonshine_tune.inference.dataset import build_corpus
 from moonshine_tune.jobs.data_check import CheckReport, check_data
 from moonshine_tune.jobs.data_faults import Clip, See, Seen, plain_text, recorder, spoken_length
 from moonshine_tune.jobs.data_findings import (

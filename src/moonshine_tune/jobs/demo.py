@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.config.resolve import read_preset, resolve_settings
-from moonshine_tune.decode import TorchTranscriber
+from moonshine_tune.inference.greedy import TorchTranscriber
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import write_json_atomic
 from moonshine_tune.jobs.demo_data import DemoData, make_demo_data

@@ -13,10 +13,10 @@ import torch
 from moonshine_tune.models.lora import SITES
 from moonshine_tune.registry.catalog import lookup_model, nearest_hint
 from moonshine_tune.models.checkpoint import is_checkpoint_folder
-from moonshine_tune.decode import TOKENS_PER_SECOND, encode_batch_s
+from moonshine_tune.inference.greedy import TOKENS_PER_SECOND, encode_batch_s
 from moonshine_tune.core.device import choose_device, heap_is_loose
 from moonshine_tune.core.errors import MachineError, RequestError
-from moonshine_tune.holdout import _BATCH_S, _STORED_BATCH_S
+from moonshine_tune.inference.scored_set import _BATCH_S, _STORED_BATCH_S
 from moonshine_tune.core.hardware import available_memory_mb
 from moonshine_tune.memory import MemoryEstimate, MemoryModel, RunShape
 from moonshine_tune.core.progress import Progress

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moonshine_tune.models.lora import adapter_disabled, find_adapter
-from moonshine_tune.decode import TorchTranscriber
+from moonshine_tune.inference.greedy import TorchTranscriber
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.jobs.conditions import CLEAN, Condition, ConditionsRequest, conditions_of
 from moonshine_tune.jobs.evaluate_arms import KeyTermsTable, key_terms_arm
@@ -17,7 +17,7 @@ from moonshine_tune.jobs.evaluation import (
     write_evaluation,
 )
 from moonshine_tune.registry.open import open_model
-from moonshine_tune.jobs.transcribe import Transcriber, transcribe_utterances
+from moonshine_tune.inference.transcribe import Transcriber, transcribe_utterances
 from moonshine_tune.corpus.keyterms import DEFAULT_BOOST, read_key_terms
 from moonshine_tune.corpus.manifest import Manifest, read_manifest
 from moonshine_tune.core.progress import Progress

@@ -12,7 +12,7 @@ from torch import Tensor
 from moonshine_tune.models.lora import WEIGHTS_FILE, adapter_disabled, find_adapter, has_adapter
 from moonshine_tune.audio.io import load_utterance
 from moonshine_tune.models.checkpoint import load_checkpoint
-from moonshine_tune.decode import fit_clip
+from moonshine_tune.inference.greedy import fit_clip
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import complete_folder, sha256_of, write_json_atomic
 from moonshine_tune.jobs.export_parity import check_parity, parity_record, parity_utterances

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from moonshine_tune.audio.io import load_utterance
-from moonshine_tune.decode import TorchTranscriber, fit_clip
+from moonshine_tune.inference.greedy import TorchTranscriber, fit_clip
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.registry.open import OpenedModel
-from moonshine_tune.jobs.transcribe import transcribe_utterances
+from moonshine_tune.inference.transcribe import transcribe_utterances
 from moonshine_tune.corpus.manifest import Utterance, read_manifest
 from moonshine_tune.models.merge import merged_weights
 from moonshine_tune.core.progress import Progress

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from moonshine_tune.decode import TorchTranscriber
+from moonshine_tune.inference.greedy import TorchTranscriber
 from moonshine_tune.core.errors import TuneError
 from moonshine_tune.registry.open import OpenedModel
-from moonshine_tune.jobs.transcribe import transcribe_utterances
+from moonshine_tune.inference.transcribe import transcribe_utterances
 from moonshine_tune.corpus.manifest import Utterance, read_manifest
 from moonshine_tune.models.merge import LazyMerged
 from moonshine_tune.core.progress import Progress

@@ -19,7 +19,7 @@ from moonshine_tune.jobs.estimate import (
     model_config,
     settled,
 )
-from moonshine_tune.jobs.train_data import TrainingData
+from moonshine_tune.inference.train_data import TrainingData
 from moonshine_tune.corpus.manifest import Manifest
 from moonshine_tune.memory import MemoryEstimate
 from moonshine_tune.config.settings import RunSettings

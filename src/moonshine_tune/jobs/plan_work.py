@@ -17,7 +17,7 @@ from moonshine_tune.audio.io import (
     write_audio,
 )
 from moonshine_tune.config.resolve import ResolvedSettings
-from moonshine_tune.decode import TorchTranscriber
+from moonshine_tune.inference.greedy import TorchTranscriber
 from moonshine_tune.core.errors import NegativeAnswerError, RequestError
 from moonshine_tune.core.files import complete_folder
 from moonshine_tune.jobs.ablate import run_ablation

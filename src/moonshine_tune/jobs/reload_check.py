@@ -6,10 +6,10 @@ from pathlib import Path
 
 from moonshine_tune.models.lora import adapter_parameters
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.holdout import transcribe_source
-from moonshine_tune.jobs.corpus import build_corpus
+from moonshine_tune.inference.scored_set import transcribe_source
+from moonshine_tune.inference.dataset import build_corpus
 from moonshine_tune.registry.open import OpenedModel
-from moonshine_tune.jobs.state_stores import StateStores
+from moonshine_tune.inference.encoder_cache_budget import StateStores
 from moonshine_tune.corpus.manifest import read_manifest
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.runs.folder import RunFolder

@@ -21,7 +21,7 @@ from moonshine_tune.jobs.fitting import check_memory
 from moonshine_tune.core.signals import StopRequest
 from moonshine_tune.registry.open import OpenedModel, open_model
 from moonshine_tune.jobs.processes import Processes
-from moonshine_tune.jobs.train_data import read_training_data
+from moonshine_tune.inference.train_data import read_training_data
 from moonshine_tune.jobs.train_finish import TrainResult, finish_training, in_words, result_record
 from moonshine_tune.jobs.train_setup import TrainingSetup, prepare_training
 from moonshine_tune.jobs.trainer import Trainer

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from moonshine_tune.models.lora import AdapterSummary, inject_lora
-from moonshine_tune.encoder_cache import StateSource, release_encoder
+from moonshine_tune.inference.encoder_cache import StateSource, release_encoder
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.holdout import Holdout
-from moonshine_tune.jobs.corpus import Corpus, build_corpus
-from moonshine_tune.jobs.difficulty import base_losses
+from moonshine_tune.inference.scored_set import Holdout
+from moonshine_tune.inference.dataset import Corpus, build_corpus
+from moonshine_tune.inference.token_losses import base_losses
 from moonshine_tune.jobs.hearing import ChangedOnce, Hearing, Sounds, open_sound_banks
 from moonshine_tune.registry.open import OpenedModel
 from moonshine_tune.jobs.replay import Replay, part_replay, prepare_replay
-from moonshine_tune.jobs.state_stores import Clips, StateStores
-from moonshine_tune.jobs.train_data import TrainingData
+from moonshine_tune.inference.encoder_cache_budget import Clips, StateStores
+from moonshine_tune.inference.train_data import TrainingData
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.sampler import Stage, StagedSampler, easy_first_stages

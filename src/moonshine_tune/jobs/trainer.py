@@ -27,7 +27,7 @@ from moonshine_tune.core.device import (
 )
 from moonshine_tune.core.errors import MachineError
 from moonshine_tune.core.files import complete_folder, write_json_atomic, write_jsonl_atomic
-from moonshine_tune.holdout import HoldoutScore
+from moonshine_tune.inference.scored_set import HoldoutScore
 from moonshine_tune.jobs.board import Board
 from moonshine_tune.jobs.late_average import LateAdapters
 from moonshine_tune.registry.open import OpenedModel

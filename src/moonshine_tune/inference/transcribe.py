@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from moonshine_tune.audio.io import load_utterance
-from moonshine_tune.decode import Samples, batches_by_length
+from moonshine_tune.inference.greedy import Samples, batches_by_length
 from moonshine_tune.core.errors import AudioError, ProblemsError
-from moonshine_tune.jobs.corpus import utterance_seconds
+from moonshine_tune.inference.dataset import utterance_seconds
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.core.progress import Progress
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from moonshine_tune.decode import DecodeLimits, batches_by_length, greedy_tokens
-from moonshine_tune.encoder_cache import StateSource, each_that_fits
+from moonshine_tune.inference.greedy import DecodeLimits, batches_by_length, greedy_tokens
+from moonshine_tune.inference.encoder_cache import StateSource, each_that_fits
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.core.progress import Progress

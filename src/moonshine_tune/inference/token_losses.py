@@ -10,15 +10,15 @@ from collections.abc import Sequence
 import torch
 
 from moonshine_tune.models.lora import adapter_disabled
-from moonshine_tune.decode import batches_by_length
-from moonshine_tune.encoder_cache import StateSource, each_that_fits
+from moonshine_tune.inference.greedy import batches_by_length
+from moonshine_tune.inference.encoder_cache import StateSource, each_that_fits
 from moonshine_tune.core.files import write_json_atomic
-from moonshine_tune.jobs.corpus import Corpus
+from moonshine_tune.inference.dataset import Corpus
 from moonshine_tune.registry.open import OpenedModel
 from moonshine_tune.models.losses import IGNORED, target_batch
 from moonshine_tune.core.hardware import cache_root, make_cache_folder
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.state_shards import recipe_hash
+from moonshine_tune.inference.encoder_cache_disk import recipe_hash
 
 _BATCH_S = 60.0
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from moonshine_tune.decode import (
+from moonshine_tune.inference.greedy import (
     SAMPLE_RATE_HZ,
     Samples,
     batches_by_length,
@@ -27,7 +27,7 @@ from moonshine_tune.core.device import batch_width, is_out_of_memory, release_me
 from moonshine_tune.core.errors import MachineError
 from moonshine_tune.models.base import EncoderStates, SpeechModel
 from moonshine_tune.core.progress import Progress, Stage
-from moonshine_tune.state_shards import ShardWriter, StateShards
+from moonshine_tune.inference.encoder_cache_disk import ShardWriter, StateShards
 
 _MB = 1_000_000
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from moonshine_tune.decode_session import GreedySession, bytes_per_frame
+from moonshine_tune.inference.decoder_session import GreedySession, bytes_per_frame
 from moonshine_tune.core.device import batch_width
 from moonshine_tune.models.base import BOS_ID, EOS_ID, EncoderStates, SpeechModel
 
