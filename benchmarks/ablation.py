@@ -84,7 +84,7 @@ def _ended(out: Path) -> int:
 
 def score(out: Path, number: int) -> Any:
     """The AN4 test through the adapter of a trial."""
-    from moonshine_tune.jobs.evaluate import EvaluateRequest, evaluate
+    from moonshine_tune.evaluation.evaluate import EvaluateRequest, evaluate
 
     run = out / "ablation" / "trials" / f"{number:04d}"
     request = EvaluateRequest(SHARED / "an4" / "test.jsonl", adapter=run, score_base=False)

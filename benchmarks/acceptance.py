@@ -77,7 +77,7 @@ def _adapt_and_score(
     steps: int | None,
     bounds: dict[str, float],
 ) -> dict[str, Any]:
-    from moonshine_tune.jobs.evaluate import EvaluateRequest, evaluate
+    from moonshine_tune.evaluation.evaluate import EvaluateRequest, evaluate
     from moonshine_tune.jobs.train import train
 
     progress = TerminalProgress()

@@ -20,9 +20,9 @@ from benchmarks.acceptance import SHARED
 from moonshine_tune.cli.console import TerminalProgress
 from moonshine_tune.config.resolve import read_preset, resolve_settings
 from moonshine_tune.core.environment import apply_environment_defaults
-from moonshine_tune.jobs.evaluate import EvaluateRequest, evaluate
-from moonshine_tune.jobs.evaluation import Evaluation
-from moonshine_tune.jobs.export import ExportRequest, export
+from moonshine_tune.evaluation.evaluate import EvaluateRequest, evaluate
+from moonshine_tune.evaluation.results import Evaluation
+from moonshine_tune.export.run import ExportRequest, export
 from moonshine_tune.jobs.train import train
 from moonshine_tune.metrics.wer import compare_paired
 

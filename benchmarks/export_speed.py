@@ -34,11 +34,11 @@ from benchmarks.public_export import Step, export_publicly
 from benchmarks.random_model import save_random_model
 from moonshine_tune.models.lora import adapter_parameters, adapter_state, inject_lora, save_adapter
 from moonshine_tune.cli.console import TerminalProgress
-from moonshine_tune.jobs.export import graft_adapter
+from moonshine_tune.export.run import graft_adapter
 from moonshine_tune.registry.open import base_identity, open_model
 from moonshine_tune.core.hardware import cache_root, chip_name
 from moonshine_tune.core.progress import SilentProgress
-from moonshine_tune.runtime.graft import graft
+from moonshine_tune.export.graft import graft
 from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.runtime.rebuild import read_weights
 from moonshine_tune.registry.resolve import resolve_model

@@ -71,7 +71,7 @@ def train_and_score(
     record = out / "result.json"
     if record.is_file():
         return dict(json.loads(record.read_text(encoding="utf-8")))
-    from moonshine_tune.jobs.evaluate import EvaluateRequest, evaluate
+    from moonshine_tune.evaluation.evaluate import EvaluateRequest, evaluate
     from moonshine_tune.jobs.train import train
 
     progress = TerminalProgress()
@@ -168,8 +168,8 @@ def noise(out: Path, extra: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, A
 
 
 def _in_noise(arm: Path, noises: Path) -> Sequence[Any]:
-    from moonshine_tune.jobs.conditions import ConditionsRequest
-    from moonshine_tune.jobs.evaluate import EvaluateRequest, evaluate
+    from moonshine_tune.evaluation.noise_conditions import ConditionsRequest
+    from moonshine_tune.evaluation.evaluate import EvaluateRequest, evaluate
 
     request = EvaluateRequest(
         SHARED / "an4" / "test.jsonl",

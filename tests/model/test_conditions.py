@@ -11,8 +11,8 @@ import pytest
 import soundfile
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.jobs.conditions import ConditionsRequest, conditions_of
-from moonshine_tune.jobs.evaluate import EvaluateRequest, evaluate
+from moonshine_tune.evaluation.noise_conditions import ConditionsRequest, conditions_of
+from moonshine_tune.evaluation.evaluate import EvaluateRequest, evaluate
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.core.progress import SilentProgress
 

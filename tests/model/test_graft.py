@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.files import sha256_of
-from moonshine_tune.runtime.graft import graft
+from moonshine_tune.export.graft import graft
 from moonshine_tune.runtime.layout import STREAMING_FILES, RuntimeLayout, read_layout
 from moonshine_tune.runtime.ort_file import OrtFile
 from moonshine_tune.runtime.quantized import quantized_tensors

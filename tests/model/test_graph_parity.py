@@ -13,7 +13,7 @@ import pytest
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.runtime.graph_map import NamedTensor
-from moonshine_tune.runtime.graph_parity import (
+from moonshine_tune.export.parity.graphs import (
     GraphParity,
     ParityClip,
     check_graphs,
@@ -23,10 +23,10 @@ from moonshine_tune.runtime.graph_parity import (
 from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.runtime.naming import name_tensors
 from moonshine_tune.runtime.ort_file import OrtFile
-from moonshine_tune.runtime.parity import compare_chunked, compare_transcripts
+from moonshine_tune.export.parity.transcripts import compare_chunked, compare_transcripts
 from moonshine_tune.runtime.quantized import QuantizedTensor
 from moonshine_tune.runtime.tokenizer import read_pieces
-from moonshine_tune.runtime.trace import trace
+from moonshine_tune.export.graphs import trace
 from moonshine_tune.corpus.normalizers import normalizer_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -222,7 +222,7 @@ def test_the_first_difference_goes_from_the_files_up(
 def test_what_is_measured_is_plain_json(
     sound: Path, check: Callable[[Path, str], GraphParity]
 ) -> None:
-    from moonshine_tune.jobs.export_parity import parity_record
+    from moonshine_tune.export.parity.gate import parity_record
 
     graphs = check(sound / "v1", "v1")
     fine = compare_transcripts(["a"], ["a"], normalizer_for("spelled-1"))

@@ -16,7 +16,7 @@ from moonshine_tune.cli.app import run
 from moonshine_tune.inference.greedy import Samples, pad_clips
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.models.base import SpeechModel
-from moonshine_tune.jobs.merge import merge, merge_into
+from moonshine_tune.export.merged_checkpoint import merge, merge_into
 from moonshine_tune.models.merge import merged_weights
 from moonshine_tune.core.progress import SilentProgress
 

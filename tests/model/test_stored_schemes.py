@@ -10,9 +10,9 @@ import pytest
 from onnx import helper, numpy_helper
 
 from moonshine_tune.core.errors import ProblemsError
-from moonshine_tune.runtime.graft import graft
+from moonshine_tune.export.graft import graft
 from moonshine_tune.runtime.layout import RuntimeLayout
-from moonshine_tune.runtime.matching import find_matches
+from moonshine_tune.export.matching import find_matches
 from moonshine_tune.runtime.ort_file import OrtFile
 from moonshine_tune.runtime.quantized import QuantizedTensor
 

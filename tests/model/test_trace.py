@@ -12,15 +12,15 @@ from safetensors.numpy import load_file
 from moonshine_tune.models.checkpoint import load_checkpoint
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.models.base import SpeechModel
-from moonshine_tune.runtime.graft import graft
-from moonshine_tune.runtime.graph_parity import GraphParity, ParityClip, check_graphs, merged_state
+from moonshine_tune.export.graft import graft
+from moonshine_tune.export.parity.graphs import GraphParity, ParityClip, check_graphs, merged_state
 from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.runtime.naming import name_tensors
 from moonshine_tune.runtime.ort_file import OrtFile
 from moonshine_tune.runtime.quantized import QuantizedTensor, quantized_tensors
 from moonshine_tune.runtime.rebuild import read_weights, rebuild_checkpoint
 from moonshine_tune.runtime.streaming_config import encoder_windows
-from moonshine_tune.runtime.trace import trace
+from moonshine_tune.export.graphs import trace
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 from moonshine_tune.audio.io import load_audio, write_audio
 from moonshine_tune.cli import benchmark as benchmark_cli
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.jobs.benchmark import benchmark
-from moonshine_tune.jobs.benchmark_timing import BenchmarkRequest
+from moonshine_tune.evaluation.benchmark.run import benchmark
+from moonshine_tune.evaluation.benchmark.timing import BenchmarkRequest
 from moonshine_tune.core.progress import SilentProgress
-from moonshine_tune.runtime.fresh_process import FreshProcess
+from moonshine_tune.evaluation.benchmark.process import FreshProcess
 from moonshine_tune.registry.wheel import WheelAssets
 
 pytestmark = pytest.mark.real_model

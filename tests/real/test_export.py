@@ -17,14 +17,14 @@ from moonshine_tune.audio.io import load_audio, write_audio
 from moonshine_tune.models.checkpoint import load_checkpoint
 from moonshine_tune.core.errors import ProblemsError
 from moonshine_tune.models.base import SpeechModel
-from moonshine_tune.jobs.export_rounding import clips_of_run
+from moonshine_tune.export.calibration import clips_of_run
 from moonshine_tune.registry.open import base_identity
-from moonshine_tune.jobs.tuned_checkpoint import tuned_tensors
+from moonshine_tune.export.tuned_checkpoint import tuned_tensors
 from moonshine_tune.runs.folder import RunFolder
-from moonshine_tune.runtime.graph_parity import merged_state
+from moonshine_tune.export.parity.graphs import merged_state
 from moonshine_tune.runtime.layout import STREAMING_FILES
 from moonshine_tune.runtime.ort_file import OrtFile
-from moonshine_tune.runtime.trace import trace
+from moonshine_tune.export.graphs import trace
 from moonshine_tune.registry.resolve import ResolvedModel
 from moonshine_tune.registry.wheel import WheelAssets
 
@@ -278,7 +278,7 @@ def test_a_full_disk_leaves_nothing_behind(
             raise OSError(errno.ENOSPC, "No space left on device")
         copy(source, target)
 
-    monkeypatch.setattr("moonshine_tune.runtime.graft.shutil.copyfile", full)
+    monkeypatch.setattr("moonshine_tune.export.graft.shutil.copyfile", full)
     (tmp_path / "place").mkdir()
     code, found = ask("export", "--run", adapter, "--model", "tiny", "--manifest",
                       clips / "texts.jsonl", "--out", tmp_path / "place" / "out")  # fmt: skip

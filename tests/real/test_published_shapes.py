@@ -10,11 +10,11 @@ from safetensors.numpy import load_file
 
 from moonshine_tune.audio.io import load_audio
 from moonshine_tune.inference.greedy import DecodeLimits, TorchTranscriber, fit_clip
-from moonshine_tune.runtime.graft import graft
-from moonshine_tune.runtime.graph_parity import ParityClip, check_graphs, merged_state
+from moonshine_tune.export.graft import graft
+from moonshine_tune.export.parity.graphs import ParityClip, check_graphs, merged_state
 from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.runtime.rebuild import read_weights, rebuild_checkpoint
-from moonshine_tune.runtime.trace import trace
+from moonshine_tune.export.graphs import trace
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber
 from moonshine_tune.registry.wheel import WheelAssets
 

@@ -8,7 +8,7 @@ import pytest
 from moonshine_tune.audio.io import SAMPLE_RATE_HZ, load_audio
 from moonshine_tune.models.checkpoint import load_checkpoint
 from moonshine_tune.inference.greedy import DecodeLimits, TorchTranscriber
-from moonshine_tune.runtime.parity import compare_transcripts
+from moonshine_tune.export.parity.transcripts import compare_transcripts
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber
 from moonshine_tune.registry.resolve import ResolvedModel
 from moonshine_tune.corpus.normalizers import normalizer_for

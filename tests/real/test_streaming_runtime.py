@@ -23,10 +23,10 @@ from moonshine_tune.inference.greedy import DecodeLimits, TorchTranscriber
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.registry.open import base_identity
-from moonshine_tune.runtime.graph_parity import merged_state
+from moonshine_tune.export.parity.graphs import merged_state
 from moonshine_tune.runtime.ort_file import OrtFile
 from moonshine_tune.runtime.quantized import quantized_tensors
-from moonshine_tune.runtime.trace import trace
+from moonshine_tune.export.graphs import trace
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber
 from moonshine_tune.registry.resolve import resolve_model
 from moonshine_tune.corpus.normalizers import normalizer_for

@@ -8,7 +8,7 @@ import typer
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, show, table
 
 if TYPE_CHECKING:
-    from moonshine_tune.jobs.benchmark import BenchmarkResult, Measurement
+    from moonshine_tune.evaluation.benchmark.run import BenchmarkResult, Measurement
     from moonshine_tune.metrics.latency import Ratio, Spread
 
 PLOT_FILE = "latency.svg"
@@ -55,8 +55,8 @@ def benchmark(
     as_json: JsonFlag = False,
 ) -> None:
     """Measure a runtime folder here: load time, latency, memory, size, WER, and against another."""
-    from moonshine_tune.jobs.benchmark import benchmark as run_benchmark
-    from moonshine_tune.jobs.benchmark_timing import BenchmarkRequest
+    from moonshine_tune.evaluation.benchmark.run import benchmark as run_benchmark
+    from moonshine_tune.evaluation.benchmark.timing import BenchmarkRequest
 
     request = BenchmarkRequest(
         runtime_dir=runtime_dir,

@@ -10,8 +10,8 @@ from moonshine_tune.cli.options import DeviceOption, ModelOption
 from moonshine_tune.core.errors import RequestError
 
 if TYPE_CHECKING:
-    from moonshine_tune.jobs.evaluate_arms import KeyTermsTable
-    from moonshine_tune.jobs.evaluation import ConditionScore, Evaluation
+    from moonshine_tune.evaluation.arms import KeyTermsTable
+    from moonshine_tune.evaluation.results import ConditionScore, Evaluation
 
 _EXAMPLE = (
     "Example: moonshine-tune evaluate --model tiny --adapter runs/a --manifest test.jsonl "
@@ -67,9 +67,9 @@ def evaluate(
     as_json: JsonFlag = False,
 ) -> None:
     """Score a model: WER, CER, error kinds, an interval, worst utterances, base against adapted."""
-    from moonshine_tune.jobs.conditions import SNRS_DB, ConditionsRequest
-    from moonshine_tune.jobs.evaluate import EvaluateRequest
-    from moonshine_tune.jobs.evaluate import evaluate as run_evaluation
+    from moonshine_tune.evaluation.noise_conditions import SNRS_DB, ConditionsRequest
+    from moonshine_tune.evaluation.evaluate import EvaluateRequest
+    from moonshine_tune.evaluation.evaluate import evaluate as run_evaluation
 
     if conditions is None and (snr or rooms):
         raise RequestError(

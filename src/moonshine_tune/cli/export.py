@@ -11,8 +11,8 @@ from moonshine_tune.cli.console import JsonFlag, TerminalProgress, refuse, show
 from moonshine_tune.cli.options import DeviceOption, OutFolder
 
 if TYPE_CHECKING:
-    from moonshine_tune.jobs.export import ExportResult
-    from moonshine_tune.runtime.graph_parity import GraphParity
+    from moonshine_tune.export.run import ExportResult
+    from moonshine_tune.export.parity.graphs import GraphParity
 
 _EXAMPLE = "Example: moonshine-tune export --run runs/a --out exported --manifest test.jsonl"
 
@@ -68,8 +68,8 @@ def export(
     as_json: JsonFlag = False,
 ) -> None:
     """Write files that the Moonshine runtime loads, and prove them equal to the trained model."""
-    from moonshine_tune.jobs.export import ExportRequest
-    from moonshine_tune.jobs.export import export as run_export
+    from moonshine_tune.export.run import ExportRequest
+    from moonshine_tune.export.run import export as run_export
 
     request = ExportRequest(
         run=run,

@@ -23,7 +23,7 @@ def merge(
     as_json: JsonFlag = False,
 ) -> None:
     """Add an adapter to its base: a plain checkpoint that transformers loads without PEFT."""
-    from moonshine_tune.jobs.merge import merge as run_merge
+    from moonshine_tune.export.merged_checkpoint import merge as run_merge
 
     result = run_merge(run, out, progress=TerminalProgress(), model=model)
     text = (

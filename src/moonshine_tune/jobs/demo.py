@@ -10,11 +10,11 @@ from moonshine_tune.inference.greedy import TorchTranscriber
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import write_json_atomic
 from moonshine_tune.jobs.demo_data import DemoData, make_demo_data
-from moonshine_tune.jobs.evaluate import score_manifest
-from moonshine_tune.jobs.evaluation import Evaluation, write_evaluation
-from moonshine_tune.jobs.export import ExportRequest, ExportResult, export
+from moonshine_tune.evaluation.evaluate import score_manifest
+from moonshine_tune.evaluation.results import Evaluation, write_evaluation
+from moonshine_tune.export.run import ExportRequest, ExportResult, export
 from moonshine_tune.registry.open import OpenedModel, open_model
-from moonshine_tune.jobs.reload_check import check_reload
+from moonshine_tune.evaluation.reload_check import check_reload
 from moonshine_tune.jobs.train import train
 from moonshine_tune.jobs.train_finish import TrainResult
 from moonshine_tune.core.hardware import cache_root, peak_resident_mb

@@ -77,7 +77,7 @@ def _runtime_print(folder: Path, ctx: Context) -> str:
 
 
 def _export(phase: ShipPhase, run: Path, model: str, test: Path, out: Path, ctx: Context) -> Result:
-    from moonshine_tune.jobs.export import ExportRequest, export
+    from moonshine_tune.export.run import ExportRequest, export
 
     request = ExportRequest(
         run=run,
@@ -106,8 +106,8 @@ def _score(base_dir: Path | None, runtime: Path, out: Path, ctx: Context) -> Res
 def _benchmark(
     phase: ShipPhase, runtime: Path, base_dir: Path | None, test: Path, out: Path, ctx: Context
 ) -> Result:
-    from moonshine_tune.jobs.benchmark import benchmark
-    from moonshine_tune.jobs.benchmark_timing import BenchmarkRequest
+    from moonshine_tune.evaluation.benchmark.run import benchmark
+    from moonshine_tune.evaluation.benchmark.timing import BenchmarkRequest
 
     request = BenchmarkRequest(
         runtime_dir=runtime,

@@ -25,11 +25,11 @@ from moonshine_tune.jobs.ablate_request import AblateRequest
 from moonshine_tune.jobs.ablate_results import Bounds, choose
 from moonshine_tune.jobs.demo_data import make_demo_data
 from moonshine_tune.jobs.doctor import FAILURE, WARNING, DoctorSettings, examine
-from moonshine_tune.jobs.evaluate import score_manifest
-from moonshine_tune.jobs.evaluate_arms import comparison_record
-from moonshine_tune.jobs.evaluation import Evaluation, write_evaluation
+from moonshine_tune.evaluation.evaluate import score_manifest
+from moonshine_tune.evaluation.arms import comparison_record
+from moonshine_tune.evaluation.results import Evaluation, write_evaluation
 from moonshine_tune.registry.open import OpenedModel, open_model
-from moonshine_tune.jobs.reload_check import check_reload
+from moonshine_tune.evaluation.reload_check import check_reload
 from moonshine_tune.jobs.train import train
 from moonshine_tune.corpus.manifest import Manifest, read_manifest, write_manifest
 from moonshine_tune.core.progress import Progress

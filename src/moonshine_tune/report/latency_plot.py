@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from markupsafe import escape
 
-from moonshine_tune.jobs.benchmark import BenchmarkResult
+from moonshine_tune.evaluation.benchmark.run import BenchmarkResult
 from moonshine_tune.metrics.latency import percentile
 from moonshine_tune.report.figures import nice_ticks, tick_label
 

@@ -10,7 +10,7 @@ from moonshine_tune.core.errors import AudioError, ProblemsError
 from moonshine_tune.corpus.keyterms import DEFAULT_BOOST
 from moonshine_tune.corpus.manifest import Manifest, Utterance
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.runtime.fresh_process import FreshProcess
+from moonshine_tune.evaluation.benchmark.process import FreshProcess
 from moonshine_tune.runtime.layout import read_layout
 
 CHUNK_S = 0.1

@@ -36,7 +36,7 @@ from typing import Any
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import sha256_of, write_json_atomic
-from moonshine_tune.jobs.benchmark_timing import (
+from moonshine_tune.evaluation.benchmark.timing import (
     CHUNK_S,
     BenchmarkRequest,
     Clip,

@@ -12,8 +12,8 @@ from moonshine_tune.corpus.manifest import Utterance, read_manifest
 from moonshine_tune.models.merge import LazyMerged
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.runs.folder import RunFolder
-from moonshine_tune.runtime.calibration import input_moments
-from moonshine_tune.runtime.graft import lies_on_grid
+from moonshine_tune.export.calibration_clips import input_moments
+from moonshine_tune.export.graft import lies_on_grid
 from moonshine_tune.runtime.layout import RuntimeLayout
 from moonshine_tune.runtime.quantized import Doubles
 from moonshine_tune.corpus.splits import evenly_chosen

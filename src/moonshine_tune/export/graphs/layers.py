@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moonshine_tune.runtime.graph_builder import GraphBuilder, LinearLayer
+from moonshine_tune.export.graphs.builder import GraphBuilder, LinearLayer
 
 Floats = npt.NDArray[np.float32]
 

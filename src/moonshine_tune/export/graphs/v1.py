@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from moonshine_tune.models.base import SpeechModel
-from moonshine_tune.runtime.graph_builder import GraphBuilder, LinearLayer
-from moonshine_tune.runtime.trace_layers import Layers, Rotary, causal_mask
+from moonshine_tune.export.graphs.builder import GraphBuilder, LinearLayer
+from moonshine_tune.export.graphs.layers import Layers, Rotary, causal_mask
 
 Floats = npt.NDArray[np.float32]
 Weights = Mapping[str, Floats]

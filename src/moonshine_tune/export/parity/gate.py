@@ -16,14 +16,14 @@ from moonshine_tune.corpus.manifest import Utterance, read_manifest
 from moonshine_tune.models.merge import merged_weights
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.runs.folder import RunFolder
-from moonshine_tune.runtime.graph_parity import (
+from moonshine_tune.export.parity.graphs import (
     GraphParity,
     ParityClip,
     check_graphs,
     merged_state,
 )
 from moonshine_tune.runtime.layout import read_layout
-from moonshine_tune.runtime.parity import (
+from moonshine_tune.export.parity.transcripts import (
     ChunkedParity,
     ParityResult,
     compare_chunked,

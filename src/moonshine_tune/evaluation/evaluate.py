@@ -8,9 +8,9 @@ from pathlib import Path
 from moonshine_tune.models.lora import adapter_disabled, find_adapter
 from moonshine_tune.inference.greedy import TorchTranscriber
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.jobs.conditions import CLEAN, Condition, ConditionsRequest, conditions_of
-from moonshine_tune.jobs.evaluate_arms import KeyTermsTable, key_terms_arm
-from moonshine_tune.jobs.evaluation import (
+from moonshine_tune.evaluation.noise_conditions import CLEAN, Condition, ConditionsRequest, conditions_of
+from moonshine_tune.evaluation.arms import KeyTermsTable, key_terms_arm
+from moonshine_tune.evaluation.results import (
     ConditionScore,
     Evaluation,
     earlier_evaluation,

@@ -6,8 +6,8 @@ import numpy as np
 
 from moonshine_tune.core.errors import ProblemsError
 from moonshine_tune.models.base import SpeechModel
-from moonshine_tune.runtime.graph_parity import merged_state
-from moonshine_tune.runtime.matching import TIED
+from moonshine_tune.export.parity.graphs import merged_state
+from moonshine_tune.export.matching import TIED
 from moonshine_tune.runtime.quantized import Floats
 
 

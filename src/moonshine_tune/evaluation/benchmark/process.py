@@ -14,7 +14,7 @@ from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.runtime import transcriber as runtime_transcriber
 from moonshine_tune.runtime.layout import read_layout
 
-_MODULE = "moonshine_tune.runtime.measured_process"
+_MODULE = "moonshine_tune.evaluation.benchmark.worker"
 _PATIENCE_S = 10.0
 
 

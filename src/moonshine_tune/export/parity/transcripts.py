@@ -7,7 +7,7 @@ differ; more than a few percent means that something else was exported than was 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from moonshine_tune.runtime.graph_parity import GraphParity
+from moonshine_tune.export.parity.graphs import GraphParity
 from moonshine_tune.metrics.wer import (
     ErrorCounts,
     PairedComparison,
