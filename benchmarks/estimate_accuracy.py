@@ -80,7 +80,7 @@ CASES = (
 def _shape(case: Case, loose: bool) -> Any:
     import torch
 
-    from moonshine_tune.memory import RunShape
+    from moonshine_tune.memory.model import RunShape
 
     values = {k: v for k, v in asdict(case).items() if k not in ("model", "frozen")}
     frozen = getattr(torch, case.frozen)
@@ -91,7 +91,7 @@ def _shape(case: Case, loose: bool) -> Any:
 
 def estimate(case: Case, loose: bool) -> dict[str, Any]:
     """Estimated growth in MB, the phase that has the peak, and the seconds that it took."""
-    from moonshine_tune.memory import MemoryModel
+    from moonshine_tune.memory.model import MemoryModel
     from moonshine_tune.registry.published_configs import published_config
 
     begun = time.monotonic()

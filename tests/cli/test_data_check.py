@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from moonshine_tune.cli.app import run
-from moonshine_tune.jobs.data_faults import in_capitals, spoken_length
+from moonshine_tune.data.checks.detectors import in_capitals, spoken_length
 
 RATE = 16_000
 Samples = npt.NDArray[np.float32]

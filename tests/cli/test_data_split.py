@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from moonshine_tune.cli.app import run
-from moonshine_tune.jobs import data_split
+from moonshine_tune.data import split as data_split
 from moonshine_tune.corpus.manifest import read_manifest, write_manifest
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from moonshine_tune import stack
+from moonshine_tune.doctor import dependencies as stack
 from moonshine_tune.core import provenance
 from moonshine_tune.cli.app import run
 from moonshine_tune.core.environment import DEFAULTS
-from moonshine_tune.jobs import doctor
+from moonshine_tune.doctor import run as doctor
 
 _ROOT = Path(__file__).parents[2]
 
@@ -41,7 +41,7 @@ def _by_name(report: dict[str, Any]) -> dict[str, dict[str, str]]:
 
 
 def _agreeing() -> Any:
-    from moonshine_tune.gradient_check import GradientComparison
+    from moonshine_tune.doctor.gradients import GradientComparison
 
     return GradientComparison("cpu", "cpu float64", 2.0, 2.0, 0.0, 0.0, "w", 0.0, (), 0.1)
 
@@ -126,7 +126,7 @@ def test_a_missing_package_matters_as_much_as_training_needs_it(
 ) -> None:
     real = provenance.package_version
     monkeypatch.setattr(stack, "package_version", lambda n: None if n == package else real(n))
-    monkeypatch.setattr("moonshine_tune.gradient_check.compare_with_cpu", lambda *_: _agreeing())
+    monkeypatch.setattr("moonshine_tune.doctor.gradients.compare_with_cpu", lambda *_: _agreeing())
     told, report = _examined(capsys)
     check = _by_name(report)[package]
     assert (told, check["status"]) == (code, status)
@@ -140,7 +140,7 @@ def test_a_runtime_that_does_not_load_is_a_warning(
     monkeypatch.setattr(
         doctor, "why_not_importable", lambda m: "OSError: no lib" if "voice" in m else None
     )
-    monkeypatch.setattr("moonshine_tune.gradient_check.compare_with_cpu", lambda *_: _agreeing())
+    monkeypatch.setattr("moonshine_tune.doctor.gradients.compare_with_cpu", lambda *_: _agreeing())
     code, report = _examined(capsys)
     assert code == 0
     assert _by_name(report)["moonshine-voice loads"]["status"] == "warning"
@@ -157,7 +157,7 @@ def test_wrong_gradients_mean_that_this_machine_cannot_train(
     wrong: dict[str, float],
 ) -> None:
     result = replace(_agreeing(), **wrong)
-    monkeypatch.setattr("moonshine_tune.gradient_check.compare_with_cpu", lambda *_: result)
+    monkeypatch.setattr("moonshine_tune.doctor.gradients.compare_with_cpu", lambda *_: result)
     code, report = _examined(capsys)
     assert code == 3
     assert "computes wrong" in _by_name(report)["gradients"]["advice"]
@@ -170,7 +170,7 @@ def test_a_check_that_breaks_is_a_finding_and_the_others_go_on(
         raise OSError("no such counter")
 
     monkeypatch.setattr(doctor, "chip_name", burst)
-    monkeypatch.setattr("moonshine_tune.gradient_check.compare_with_cpu", lambda *_: _agreeing())
+    monkeypatch.setattr("moonshine_tune.doctor.gradients.compare_with_cpu", lambda *_: _agreeing())
     code, report = _examined(capsys)
     checks = _by_name(report)
     assert code == 0
@@ -182,7 +182,7 @@ def test_a_check_that_breaks_is_a_finding_and_the_others_go_on(
 def test_a_full_disk_is_a_failure_and_a_low_one_a_warning(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, no_children: None
 ) -> None:
-    monkeypatch.setattr("moonshine_tune.gradient_check.compare_with_cpu", lambda *_: _agreeing())
+    monkeypatch.setattr("moonshine_tune.doctor.gradients.compare_with_cpu", lambda *_: _agreeing())
     for free, status, expected in ((3_000, "warning", 0), (900, "failure", 3)):
         monkeypatch.setattr(doctor, "free_disk_mb", lambda place, free=free: free)
         code, report = _examined(capsys)
@@ -204,7 +204,7 @@ def test_other_pythons_are_told(
     no_children: None,
     minor: int,
 ) -> None:
-    monkeypatch.setattr("moonshine_tune.gradient_check.compare_with_cpu", lambda *_: _agreeing())
+    monkeypatch.setattr("moonshine_tune.doctor.gradients.compare_with_cpu", lambda *_: _agreeing())
     monkeypatch.setattr(doctor, "python_version", lambda: (3, minor))
     code, report = _examined(capsys)
     expected = (3, "failure") if minor == 10 else (0, "warning")
@@ -214,7 +214,7 @@ def test_other_pythons_are_told(
 def test_the_environment_tells_our_defaults_from_yours(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, no_children: None
 ) -> None:
-    monkeypatch.setattr("moonshine_tune.gradient_check.compare_with_cpu", lambda *_: _agreeing())
+    monkeypatch.setattr("moonshine_tune.doctor.gradients.compare_with_cpu", lambda *_: _agreeing())
     monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", "77")
     monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
     _, report = _examined(capsys)
@@ -235,7 +235,7 @@ def test_nothing_names_the_user_or_the_machine(monkeypatch: pytest.MonkeyPatch) 
 def test_the_text_form_ends_with_the_verdict(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, no_children: None
 ) -> None:
-    monkeypatch.setattr("moonshine_tune.gradient_check.compare_with_cpu", lambda *_: _agreeing())
+    monkeypatch.setattr("moonshine_tune.doctor.gradients.compare_with_cpu", lambda *_: _agreeing())
     assert run(["doctor", "--offline"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].startswith("this machine can train")

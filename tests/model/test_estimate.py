@@ -9,14 +9,14 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from moonshine_tune import memory as memory_module
+from moonshine_tune.memory import model as memory_module
 from moonshine_tune.models.lora import inject_lora
 from moonshine_tune.registry.catalog import MODELS, find_model
 from moonshine_tune.models.checkpoint import MOST_MAPPED_BYTES
 from moonshine_tune.config.resolve import preset_names, read_preset, resolve_settings
 from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.models.base import SpeechModel
-from moonshine_tune.jobs.estimate import (
+from moonshine_tune.memory.estimate import (
     GIB,
     MAC_16_GB_GIB,
     Workload,
@@ -25,9 +25,9 @@ from moonshine_tune.jobs.estimate import (
     estimate_memory,
     estimate_run,
 )
-from moonshine_tune.jobs.fitting import fit_settings
+from moonshine_tune.memory.fit import fit_settings
 from moonshine_tune.models.losses import FrozenHead, head_cross_entropy_sum, target_batch
-from moonshine_tune.memory import MemoryEstimate, MemoryModel, Phase, RunShape
+from moonshine_tune.memory.model import MemoryEstimate, MemoryModel, Phase, RunShape
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.registry.published_configs import (

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForSpeechSeq2Seq
 
 from moonshine_tune.models.checkpoint import wrap_module
 from moonshine_tune.models.base import SpeechModel, TextTokenizer
-from moonshine_tune.gradient_check import compare_with_cpu
+from moonshine_tune.doctor.gradients import compare_with_cpu
 
 _CPU = torch.device("cpu")
 _VICTIM = "model.decoder.layers.0.mlp.fc2.weight"

@@ -13,10 +13,10 @@ import soundfile
 from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.core.device import heap_is_loose
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.jobs import fitting
+from moonshine_tune.memory import fit as fitting
 from moonshine_tune.jobs import train as train_module
-from moonshine_tune.jobs.estimate import GIB, Workload, estimate_memory
-from moonshine_tune.jobs.fitting import MemoryCheck
+from moonshine_tune.memory.estimate import GIB, Workload, estimate_memory
+from moonshine_tune.memory.fit import MemoryCheck
 from moonshine_tune.jobs.train import train
 from moonshine_tune.inference.train_data import read_training_data
 from moonshine_tune.core.progress import SilentProgress
@@ -136,7 +136,7 @@ def test_processes_share_the_memory(training: Any) -> None:
 def test_the_heap_is_kept_tight_only_where_that_is_needed(
     training: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("moonshine_tune.jobs.estimate.heap_is_loose", lambda: True)
+    monkeypatch.setattr("moonshine_tune.memory.estimate.heap_is_loose", lambda: True)
     kept: list[bool] = []
     monkeypatch.setattr(fitting, "keep_heap_tight", lambda: kept.append(True) or True)
     assert not any("heap" in said for said in check_memory(training.settings()).remarks)

@@ -21,7 +21,7 @@ from moonshine_tune.models.base import EncoderStates, SpeechModel
 from moonshine_tune.registry import open as model_opening
 from moonshine_tune.jobs.train import train
 from moonshine_tune.models.losses import FrozenHead, head_cross_entropy_sum, head_kl_sum, target_batch
-from moonshine_tune.mps_operators import OperatorReport, record_operators, support
+from moonshine_tune.doctor.mps_operators import OperatorReport, record_operators, support
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.registry.published_configs import model_from_config
 

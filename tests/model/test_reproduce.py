@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from moonshine_tune.jobs.package import package
-from moonshine_tune.jobs.package_inputs import PackageRequest
+from moonshine_tune.release.package import package
+from moonshine_tune.release.inputs import PackageRequest
 from moonshine_tune.jobs.train import train
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.registry.wheel import WheelAssets

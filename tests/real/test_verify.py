@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from moonshine_tune.jobs.package import package
-from moonshine_tune.jobs.package_archive import write_sums
-from moonshine_tune.jobs.package_inputs import PackageRequest
-from moonshine_tune.jobs.verify import verify
+from moonshine_tune.release.package import package
+from moonshine_tune.release.archive import write_sums
+from moonshine_tune.release.inputs import PackageRequest
+from moonshine_tune.release.verify import verify
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.registry.wheel import WheelAssets
 

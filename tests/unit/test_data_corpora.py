@@ -12,9 +12,9 @@ import soundfile as sf
 
 from moonshine_tune.audio.io import load_audio
 from moonshine_tune.core.errors import ProblemsError, RequestError
-from moonshine_tune.jobs import data_convert
-from moonshine_tune.jobs.data_cues import read_cues
-from moonshine_tune.jobs.data_import import ImportRequest, ImportResult, import_data
+from moonshine_tune.data.importers import convert as data_convert
+from moonshine_tune.data.importers.cues import read_cues
+from moonshine_tune.data.importers.run import ImportRequest, ImportResult, import_data
 from moonshine_tune.corpus.manifest import Utterance, read_manifest
 from moonshine_tune.core.progress import SilentProgress
 

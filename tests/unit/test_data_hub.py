@@ -9,9 +9,9 @@ import pytest
 import soundfile as sf
 
 from moonshine_tune.core.errors import MachineError, RequestError
-from moonshine_tune.jobs import data_hub
-from moonshine_tune.jobs.data_hub import HubDataset
-from moonshine_tune.jobs.data_import import ImportRequest, import_data
+from moonshine_tune.data.importers import huggingface as data_hub
+from moonshine_tune.data.importers.huggingface import HubDataset
+from moonshine_tune.data.importers.run import ImportRequest, import_data
 from moonshine_tune.corpus.manifest import read_manifest
 from moonshine_tune.core.progress import SilentProgress
 
@@ -124,7 +124,7 @@ def test_without_a_network_the_machine_cannot(
 
 
 def test_no_column_of_text(dataset: Path, tmp_path: Path) -> None:
-    from moonshine_tune.jobs.data_tables import ColumnNames
+    from moonshine_tune.data.importers.tables import ColumnNames
 
     wanted = HubDataset(str(dataset), split="train")
     with pytest.raises(RequestError, match="no column is called 'words'"):

@@ -10,8 +10,8 @@ import pytest
 import soundfile as sf
 
 from moonshine_tune.core.errors import ProblemsError, RequestError
-from moonshine_tune.jobs.data_import import ImportRequest, ImportResult, import_data
-from moonshine_tune.jobs.data_tables import ColumnNames
+from moonshine_tune.data.importers.run import ImportRequest, ImportResult, import_data
+from moonshine_tune.data.importers.tables import ColumnNames
 from moonshine_tune.corpus.manifest import Utterance, read_manifest
 from moonshine_tune.core.progress import SilentProgress
 

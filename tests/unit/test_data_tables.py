@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.jobs.data_tables import ColumnNames, Source, read_table
+from moonshine_tune.data.importers.tables import ColumnNames, Source, read_table
 
 
 def read(folder: Path, content: str, name: str = "words.csv", **columns: str) -> Source:

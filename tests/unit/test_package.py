@@ -26,12 +26,12 @@ from moonshine_tune.cli import package as package_cli
 from moonshine_tune.config.resolve import read_settings_file, resolve_settings
 from moonshine_tune.core.errors import MachineError, NegativeAnswerError, ProblemsError, RequestError
 from moonshine_tune.core.files import sha256_of
-from moonshine_tune.jobs import verify as verify_job
-from moonshine_tune.jobs.package import package
-from moonshine_tune.jobs.package_archive import files_below, write_sums
-from moonshine_tune.jobs.package_inputs import PackageRequest
-from moonshine_tune.jobs.package_records import public_name
-from moonshine_tune.jobs.verify import verify
+from moonshine_tune.release import verify as verify_job
+from moonshine_tune.release.package import package
+from moonshine_tune.release.archive import files_below, write_sums
+from moonshine_tune.release.inputs import PackageRequest
+from moonshine_tune.release.records import public_name
+from moonshine_tune.release.verify import verify
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.runtime import transcriber as runtime_transcriber
 from moonshine_tune.runtime.layout import STREAMING_FILES
@@ -349,7 +349,7 @@ def test_a_full_disk_leaves_nothing_behind(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     # The last thing that is written: everything else lies there already.
-    monkeypatch.setattr("moonshine_tune.jobs.package.write_sums", full)
+    monkeypatch.setattr("moonshine_tune.release.package.write_sums", full)
     (tmp_path / "out").mkdir()
     with pytest.raises(MachineError, match="disk is full") as caught:
         package(made.request(), tmp_path / "out" / name, _QUIET)
@@ -509,7 +509,7 @@ def test_a_tar_that_reaches_outside_is_refused_before_anything_is_written(
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     written: list[Path] = []
     monkeypatch.setattr(
-        "moonshine_tune.jobs.package_archive._write", lambda path, _: written.append(path)
+        "moonshine_tune.release.archive._write", lambda path, _: written.append(path)
     )
     _tar_of(tmp_path / "p.tar.gz", *members)
     with pytest.raises(RequestError) as caught:

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.general_sentences import general_sentences
-from moonshine_tune.phraseology import (
+from moonshine_tune.data.synthesis.general_sentences import general_sentences
+from moonshine_tune.data.synthesis.atc_grammar import (
     MAX_WORDS,
     MIN_WORDS,
     phraseology_sentences,

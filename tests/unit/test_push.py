@@ -8,10 +8,10 @@ import pytest
 
 from moonshine_tune.cli.app import run
 from moonshine_tune.core.errors import NegativeAnswerError, RequestError, SourceUnreachableError
-from moonshine_tune.jobs import push as push_job
-from moonshine_tune.jobs import verify as verify_job
-from moonshine_tune.jobs.package_archive import pack, write_sums
-from moonshine_tune.jobs.push import push
+from moonshine_tune.release import push as push_job
+from moonshine_tune.release import verify as verify_job
+from moonshine_tune.release.archive import pack, write_sums
+from moonshine_tune.release.push import push
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.runtime.layout import V1_FILES
 

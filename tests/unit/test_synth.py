@@ -18,7 +18,7 @@ from moonshine_tune.audio.tts import (
     SpeechSynthesizer,
 )
 from moonshine_tune.core.errors import AudioError, MachineError, ProblemsError, RequestError
-from moonshine_tune.jobs.data_synth import (
+from moonshine_tune.data.synthesis.corpus import (
     Delivery,
     choose_sentences,
     synthesize_corpus,

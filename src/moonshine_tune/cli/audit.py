@@ -17,8 +17,8 @@ from moonshine_tune.cli.console import (
 from moonshine_tune.cli.options import DeviceOption
 
 if TYPE_CHECKING:
-    from moonshine_tune.jobs.data_audit import Audit
-    from moonshine_tune.jobs.data_fix import FixResult
+    from moonshine_tune.data.checks.audit import Audit
+    from moonshine_tune.data.checks.fix import FixResult
 
 _EXAMPLES = 3
 _SHOWN = 10
@@ -64,7 +64,7 @@ def audit(
     Exit 1 where a finding is an error. `data fix` acts on the findings.
     """
     from moonshine_tune.core.files import write_json_atomic
-    from moonshine_tune.jobs.data_audit import AUDIT_FILE, PAGE_FILE, AuditRequest, audit_data
+    from moonshine_tune.data.checks.audit import AUDIT_FILE, PAGE_FILE, AuditRequest, audit_data
     from moonshine_tune.report.audit_page import write_audit_page
 
     request = AuditRequest(
@@ -103,7 +103,7 @@ def fix(
 ) -> None:
     """Write a manifest without what an audit found, and say how much of it was left out."""
     from moonshine_tune.core.errors import RequestError
-    from moonshine_tune.jobs.data_fix import FixRequest, fix_data
+    from moonshine_tune.data.checks.fix import FixRequest, fix_data
 
     if apply and out is None:
         raise RequestError(

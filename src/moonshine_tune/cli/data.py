@@ -11,7 +11,7 @@ from moonshine_tune.cli.console import JsonFlag, TerminalProgress, plain, refuse
 from moonshine_tune.core.errors import RequestError
 
 if TYPE_CHECKING:
-    from moonshine_tune.jobs.data_check import CheckReport
+    from moonshine_tune.data.checks.check import CheckReport
 
 app = typer.Typer(
     no_args_is_help=True, help="Import, check, split and synthesize recordings with transcripts."
@@ -81,9 +81,9 @@ def import_command(
     Kaldi, lhotse, folders of `datasets`, and .srt, .vtt or .TextGrid cues beside long recordings.
     Datasets of the hub are streamed: only the rows that are asked for are fetched.
     """
-    from moonshine_tune.jobs.data_hub import HUB_PREFIX, HubDataset
-    from moonshine_tune.jobs.data_import import ImportRequest, import_data
-    from moonshine_tune.jobs.data_tables import ColumnNames
+    from moonshine_tune.data.importers.huggingface import HUB_PREFIX, HubDataset
+    from moonshine_tune.data.importers.run import ImportRequest, import_data
+    from moonshine_tune.data.importers.tables import ColumnNames
 
     place: Path | HubDataset = Path(folder)
     if folder.startswith(HUB_PREFIX):
@@ -144,7 +144,7 @@ def check_command(
 ) -> None:
     """Look for what spoils training or scores; exit 1 where there is an error."""
     from moonshine_tune.core.files import write_json_atomic
-    from moonshine_tune.jobs.data_check import check_data
+    from moonshine_tune.data.checks.check import check_data
 
     paths = [*(manifests or []), *(path for path in (train, dev, test) if path is not None)]
     if not paths:
@@ -209,7 +209,7 @@ def split_command(
     as_json: JsonFlag = False,
 ) -> None:
     """Split a manifest into train, dev and test, so that no speaker lies on two sides."""
-    from moonshine_tune.jobs.data_split import SplitRequest, split_data
+    from moonshine_tune.data.split import SplitRequest, split_data
 
     request = SplitRequest(
         manifest=manifest,
@@ -268,7 +268,7 @@ def keyterms_command(
     as_json: JsonFlag = False,
 ) -> None:
     """Propose key terms: words that the model's tokenizer has no piece of its own for."""
-    from moonshine_tune.jobs.data_keyterms import propose
+    from moonshine_tune.data.keyterms import propose
 
     result = propose(
         sources,

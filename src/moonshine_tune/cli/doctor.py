@@ -8,7 +8,7 @@ import typer
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, show
 
 if TYPE_CHECKING:
-    from moonshine_tune.jobs.doctor import DoctorReport
+    from moonshine_tune.doctor.run import DoctorReport
 
 _CANNOT = 3
 _MARKS = {"ok": "ok  ", "warning": "warn", "failure": "FAIL"}
@@ -41,7 +41,7 @@ def doctor(
     Exit code 3 where it cannot. The output names neither you nor your machine: paste it into an
     issue as it is.
     """
-    from moonshine_tune.jobs.doctor import DoctorSettings, examine
+    from moonshine_tune.doctor.run import DoctorSettings, examine
 
     settings = DoctorSettings(model, fetch, offline, out, device)
     report = examine(settings, TerminalProgress())

@@ -8,7 +8,7 @@ import typer
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, refuse, show, table
 
 if TYPE_CHECKING:
-    from moonshine_tune.jobs.estimate import EstimateResult
+    from moonshine_tune.memory.estimate import EstimateResult
 
 _EXAMPLE = "Example: moonshine-tune estimate --preset medium-pilot --device mps --clip-s 15"
 
@@ -68,8 +68,8 @@ def estimate(
 
     from dataclasses import replace
 
-    from moonshine_tune.jobs.estimate import Workload, estimate_run
-    from moonshine_tune.jobs.fitting import workload_of
+    from moonshine_tune.memory.estimate import Workload, estimate_run
+    from moonshine_tune.memory.fit import workload_of
     from moonshine_tune.inference.train_data import read_training_data
 
     named = settings.data.train is not None

@@ -45,8 +45,8 @@ def package(
     as_json: JsonFlag = False,
 ) -> None:
     """Put a model, its card, its proofs and the way to make it again into one folder or archive."""
-    from moonshine_tune.jobs.package import package as run_package
-    from moonshine_tune.jobs.package_inputs import PackageRequest
+    from moonshine_tune.release.package import package as run_package
+    from moonshine_tune.release.inputs import PackageRequest
 
     request = PackageRequest(
         run=run,
@@ -81,7 +81,7 @@ def verify(
     as_json: JsonFlag = False,
 ) -> None:
     """Check that a package is whole, that its model loads here and says what it said before."""
-    from moonshine_tune.jobs.verify import verify as run_verify
+    from moonshine_tune.release.verify import verify as run_verify
 
     result = run_verify(package, TerminalProgress(), sample_bound=sample_bound)
     if result.passed:
@@ -108,7 +108,7 @@ def push(
     as_json: JsonFlag = False,
 ) -> None:
     """Send a package's adapter and model card to a model hub; recordings and files stay here."""
-    from moonshine_tune.jobs.push import push as run_push
+    from moonshine_tune.release.push import push as run_push
 
     result = run_push(package, to, TerminalProgress(), private=not public)
     text = f"sent to {result.repo}: {', '.join(result.files)}"

@@ -51,7 +51,7 @@ def synth(
     json: JsonFlag = False,
 ) -> None:
     """Speak sentences in many voices (espeak-ng, offline) into a corpus with a manifest."""
-    from moonshine_tune.jobs.data_synth import Delivery, choose_sentences, synthesize_corpus
+    from moonshine_tune.data.synthesis.corpus import Delivery, choose_sentences, synthesize_corpus
 
     progress = TerminalProgress()
     chosen_voices = _voices(voices, voice_set)

@@ -125,8 +125,8 @@ def _benchmark(
 def _package(
     phase: ShipPhase, run: Path, runtime: Path, test: Path, out: Path, ctx: Context
 ) -> Result:
-    from moonshine_tune.jobs.package import package
-    from moonshine_tune.jobs.package_inputs import PackageRequest
+    from moonshine_tune.release.package import package
+    from moonshine_tune.release.inputs import PackageRequest
 
     scores = runtime.parent / "eval"
     request = PackageRequest(
@@ -144,7 +144,7 @@ def _package(
 
 
 def _verify(archive: Path, ctx: Context) -> Result:
-    from moonshine_tune.jobs.verify import verify
+    from moonshine_tune.release.verify import verify
 
     result = verify(archive, ctx.progress)
     return {

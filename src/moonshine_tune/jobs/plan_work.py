@@ -24,7 +24,7 @@ from moonshine_tune.jobs.ablate import run_ablation
 from moonshine_tune.jobs.ablate_request import AblateRequest
 from moonshine_tune.jobs.ablate_results import Bounds, choose
 from moonshine_tune.jobs.demo_data import make_demo_data
-from moonshine_tune.jobs.doctor import FAILURE, WARNING, DoctorSettings, examine
+from moonshine_tune.doctor.run import FAILURE, WARNING, DoctorSettings, examine
 from moonshine_tune.evaluation.evaluate import score_manifest
 from moonshine_tune.evaluation.arms import comparison_record
 from moonshine_tune.evaluation.results import Evaluation, write_evaluation

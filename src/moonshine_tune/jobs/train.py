@@ -17,7 +17,7 @@ from moonshine_tune.models.lora import (
 from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.core.device import choose_device, choose_dtype, is_out_of_memory, takes_lists
 from moonshine_tune.core.errors import MachineError, RequestError
-from moonshine_tune.jobs.fitting import check_memory
+from moonshine_tune.memory.fit import check_memory
 from moonshine_tune.core.signals import StopRequest
 from moonshine_tune.registry.open import OpenedModel, open_model
 from moonshine_tune.jobs.processes import Processes

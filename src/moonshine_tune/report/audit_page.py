@@ -17,8 +17,8 @@ from moonshine_tune.report.page import fingerprint_of, page_asset, page_environm
 from moonshine_tune.report.tables import Cell, Column, Table, number_cell, short, text_cell
 
 if TYPE_CHECKING:
-    from moonshine_tune.jobs.data_audit import Audit, Distribution
-    from moonshine_tune.jobs.data_findings import Finding
+    from moonshine_tune.data.checks.audit import Audit, Distribution
+    from moonshine_tune.data.checks.rules import Finding
 
 _CLIP_BUDGET = 4_400_000
 # Of each finding; the JSON beside the page has all.

@@ -15,7 +15,7 @@ from praatio.data_classes.interval_tier import IntervalTier
 from praatio.utilities.errors import PraatioException
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.jobs.data_tables import Row, Source, decoded
+from moonshine_tune.data.importers.tables import Row, Source, decoded
 
 CUE_ENDINGS = (".srt", ".vtt", ".textgrid")
 # Cues are timed by hand: so much of an overlap is no sign that a time is wrong.

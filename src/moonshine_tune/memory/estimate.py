@@ -18,7 +18,7 @@ from moonshine_tune.core.device import choose_device, heap_is_loose
 from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.inference.scored_set import _BATCH_S, _STORED_BATCH_S
 from moonshine_tune.core.hardware import available_memory_mb
-from moonshine_tune.memory import MemoryEstimate, MemoryModel, RunShape
+from moonshine_tune.memory.model import MemoryEstimate, MemoryModel, RunShape
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.registry.published_configs import config_of_folder, published_config

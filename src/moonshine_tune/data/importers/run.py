@@ -10,12 +10,12 @@ from typing import Any
 
 from moonshine_tune.audio.io import AUDIO_ENDINGS, AudioInfo
 from moonshine_tune.core.errors import AudioError, ProblemsError, RequestError
-from moonshine_tune.jobs.data_arrow import is_dataset_folder, read_dataset_folder
-from moonshine_tune.jobs.data_convert import convert, probe
-from moonshine_tune.jobs.data_corpora import corpus_layout, read_corpus
-from moonshine_tune.jobs.data_cues import rows_beside_cues
-from moonshine_tune.jobs.data_hub import HubDataset, read_hub_dataset
-from moonshine_tune.jobs.data_tables import (
+from moonshine_tune.data.importers.arrow import is_dataset_folder, read_dataset_folder
+from moonshine_tune.data.importers.convert import convert, probe
+from moonshine_tune.data.importers.corpora import corpus_layout, read_corpus
+from moonshine_tune.data.importers.cues import rows_beside_cues
+from moonshine_tune.data.importers.huggingface import HubDataset, read_hub_dataset
+from moonshine_tune.data.importers.tables import (
     TABLE_ENDINGS,
     ColumnNames,
     Row,

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from moonshine_tune.core.errors import NegativeAnswerError, RequestError, SourceUnreachableError
-from moonshine_tune.jobs.package_archive import unpack
-from moonshine_tune.jobs.verify import verify
+from moonshine_tune.release.archive import unpack
+from moonshine_tune.release.verify import verify
 from moonshine_tune.core.progress import Progress
 
 _FILES = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from moonshine_tune.audio.measure import ClipMeasures
 from moonshine_tune.audio.io import SAMPLE_RATE_HZ
-from moonshine_tune.jobs.data_findings import (
+from moonshine_tune.data.checks.rules import (
     CLIPPED_FRACTION,
     DURATION_SLACK,
     DURATION_SLACK_S,

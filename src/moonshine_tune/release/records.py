@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.core.errors import ProblemsError, RequestError
-from moonshine_tune.jobs.package_archive import files_below
+from moonshine_tune.release.archive import files_below
 from moonshine_tune.corpus.manifest import read_manifest, seconds_of
 
 MANIFEST_ROLES = ("train", "dev", "replay", "canary")

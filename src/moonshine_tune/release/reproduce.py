@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from moonshine_tune.jobs.package_records import MANIFEST_ROLES
+from moonshine_tune.release.records import MANIFEST_ROLES
 
 FOLDER = "reproduce"
 _LOCAL_VERSION = re.compile(r"\+.*$")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.jobs.data_tables import ColumnNames, Row, Source, decoded, read_table
+from moonshine_tune.data.importers.tables import ColumnNames, Row, Source, decoded, read_table
 
 _CV_SPLITS = ("train", "dev", "test")
 _CV_KEPT = ("accents", "gender", "age")

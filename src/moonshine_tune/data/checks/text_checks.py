@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from moonshine_tune.jobs.data_faults import See, in_capitals, plain_text, shortened
+from moonshine_tune.data.checks.detectors import See, in_capitals, plain_text, shortened
 from moonshine_tune.corpus.manifest import Utterance
 
 _DIGITS = re.compile(r"\d")

@@ -18,7 +18,7 @@ from moonshine_tune.audio.io import (
     load_utterance,
 )
 from moonshine_tune.core.errors import AudioError, RequestError
-from moonshine_tune.jobs.data_faults import (
+from moonshine_tune.data.checks.detectors import (
     Clip,
     See,
     Seen,
@@ -32,7 +32,7 @@ from moonshine_tune.jobs.data_faults import (
     see_texts,
     shortened,
 )
-from moonshine_tune.jobs.data_findings import DURATION_SLACK_S, RULES, Finding, make_finding
+from moonshine_tune.data.checks.rules import DURATION_SLACK_S, RULES, Finding, make_finding
 from moonshine_tune.corpus.manifest import ManifestScan, Utterance, scan_manifest
 from moonshine_tune.core.progress import Progress, Stage
 from moonshine_tune.corpus.splits import Leak, find_leaks

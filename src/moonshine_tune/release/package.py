@@ -25,8 +25,8 @@ from moonshine_tune.core.files import (
     write_jsonl_atomic,
     write_text_atomic,
 )
-from moonshine_tune.jobs.model_card import CardFacts, model_card
-from moonshine_tune.jobs.package_archive import (
+from moonshine_tune.release.model_card import CardFacts, model_card
+from moonshine_tune.release.archive import (
     SUMS_FILE,
     archive_kind,
     archive_stem,
@@ -34,21 +34,21 @@ from moonshine_tune.jobs.package_archive import (
     pack,
     write_sums,
 )
-from moonshine_tune.jobs.package_inputs import (
+from moonshine_tune.release.inputs import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     PackageInputs,
     PackageRequest,
     gather_inputs,
 )
-from moonshine_tune.jobs.package_records import (
+from moonshine_tune.release.records import (
     public_base,
     public_name,
     read_json,
     refuse_secrets,
 )
-from moonshine_tune.jobs.reproduce import FOLDER as REPRODUCE_FOLDER
-from moonshine_tune.jobs.reproduce import ReproduceFacts, reproduce_files
+from moonshine_tune.release.reproduce import FOLDER as REPRODUCE_FOLDER
+from moonshine_tune.release.reproduce import ReproduceFacts, reproduce_files
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import package_version, versions

@@ -7,7 +7,7 @@ from typing import Any
 from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.core.device import keep_heap_tight
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.jobs.estimate import (
+from moonshine_tune.memory.estimate import (
     GIB,
     TIGHT_HEAP,
     Budget,
@@ -21,7 +21,7 @@ from moonshine_tune.jobs.estimate import (
 )
 from moonshine_tune.inference.train_data import TrainingData
 from moonshine_tune.corpus.manifest import Manifest
-from moonshine_tune.memory import MemoryEstimate
+from moonshine_tune.memory.model import MemoryEstimate
 from moonshine_tune.config.settings import RunSettings
 
 

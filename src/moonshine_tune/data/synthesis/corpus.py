@@ -18,9 +18,9 @@ from moonshine_tune.audio.tts import (
 )
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.files import complete_folder, write_json_atomic
-from moonshine_tune.general_sentences import general_sentences
+from moonshine_tune.data.synthesis.general_sentences import general_sentences
 from moonshine_tune.corpus.manifest import Utterance, seconds_of, write_manifest
-from moonshine_tune.phraseology import phraseology_sentences
+from moonshine_tune.data.synthesis.atc_grammar import phraseology_sentences
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import package_version, versions
 

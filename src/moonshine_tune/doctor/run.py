@@ -28,13 +28,13 @@ from moonshine_tune.core.hardware import (
 )
 from moonshine_tune.core.network import why_unreachable
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.stack import REPLACED, installed_packages, why_not_importable
+from moonshine_tune.doctor.dependencies import REPLACED, installed_packages, why_not_importable
 
 if TYPE_CHECKING:
     import torch
 
     from moonshine_tune.models.base import SpeechModel
-    from moonshine_tune.gradient_check import GradientComparison, LoadModel
+    from moonshine_tune.doctor.gradients import GradientComparison, LoadModel
 
 OK, WARNING, FAILURE = "ok", "warning", "failure"
 _LITTLE_MEMORY_MB = 7_500
@@ -216,7 +216,7 @@ def _accelerators() -> _Checks:
 def _gradients(settings: DoctorSettings, device: "torch.device", progress: Progress) -> _Checks:
     load, model = _model_to_check(settings, progress)
     yield model
-    from moonshine_tune.gradient_check import compare_with_cpu
+    from moonshine_tune.doctor.gradients import compare_with_cpu
 
     try:
         result = compare_with_cpu(load, device)
@@ -241,7 +241,7 @@ def _half_check(load: "LoadModel", device: "torch.device") -> Check:
     import torch
 
     from moonshine_tune.core.precision import remember_format
-    from moonshine_tune.gradient_check import compare_with_cpu
+    from moonshine_tune.doctor.gradients import compare_with_cpu
 
     name = "gradients in bfloat16"
     try:
@@ -276,7 +276,7 @@ def _gradient_check(result: "GradientComparison") -> Check:
 def _model_to_check(settings: DoctorSettings, progress: Progress) -> "tuple[LoadModel, Check]":
     """How to load the model of the gradient check, and the finding that says which it is."""
     from moonshine_tune.models.checkpoint import load_checkpoint
-    from moonshine_tune.gradient_check import random_model
+    from moonshine_tune.doctor.gradients import random_model
     from moonshine_tune.registry.resolve import cached_model, resolve_model
 
     found, refusal = None, None

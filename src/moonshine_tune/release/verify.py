@@ -11,8 +11,8 @@ from typing import Any
 from moonshine_tune.audio.io import load_audio
 from moonshine_tune.core.errors import NegativeAnswerError, RequestError, TuneError
 from moonshine_tune.core.files import disk_errors, sha256_of
-from moonshine_tune.jobs.package import PACKAGE_FILE, SAMPLE_FILE
-from moonshine_tune.jobs.package_archive import (
+from moonshine_tune.release.package import PACKAGE_FILE, SAMPLE_FILE
+from moonshine_tune.release.archive import (
     SUMS_FILE,
     archive_kind,
     files_below,

@@ -12,8 +12,8 @@ from typing import Any
 
 from moonshine_tune.audio.io import Samples
 from moonshine_tune.audio.quality import Quality, measure_quality
-from moonshine_tune.jobs.audit_listening import Heard, listen, see_doubtful
-from moonshine_tune.jobs.audit_texts import (
+from moonshine_tune.data.checks.model_checks import Heard, listen, see_doubtful
+from moonshine_tune.data.checks.text_checks import (
     Conventions,
     Vocabulary,
     advice_on,
@@ -23,9 +23,9 @@ from moonshine_tune.jobs.audit_texts import (
     vocabulary_of,
 )
 from moonshine_tune.inference.dataset import build_corpus
-from moonshine_tune.jobs.data_check import CheckReport, check_data
-from moonshine_tune.jobs.data_faults import Clip, See, Seen, plain_text, recorder, spoken_length
-from moonshine_tune.jobs.data_findings import (
+from moonshine_tune.data.checks.check import CheckReport, check_data
+from moonshine_tune.data.checks.detectors import Clip, See, Seen, plain_text, recorder, spoken_length
+from moonshine_tune.data.checks.rules import (
     NARROW_HZ,
     NOISY_SNR_DB,
     OFFSET,
@@ -34,7 +34,7 @@ from moonshine_tune.jobs.data_findings import (
     Finding,
     make_finding,
 )
-from moonshine_tune.jobs.data_fix import Fix, fixes_for
+from moonshine_tune.data.checks.fix import Fix, fixes_for
 from moonshine_tune.registry.open import open_model
 from moonshine_tune.corpus.manifest import Utterance, read_manifest, scan_manifest
 from moonshine_tune.core.progress import Progress

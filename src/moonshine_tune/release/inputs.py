@@ -8,7 +8,7 @@ from typing import Any
 from moonshine_tune.audio.io import SAMPLE_RATE_HZ, load_utterance
 from moonshine_tune.core.errors import AudioError, NegativeAnswerError, RequestError
 from moonshine_tune.core.files import sha256_of
-from moonshine_tune.jobs.package_records import (
+from moonshine_tune.release.records import (
     MANIFEST_ROLES,
     manifest_record,
     public_benchmark,

@@ -14,7 +14,7 @@ from typing import Any
 from moonshine_tune.audio.io import AUDIO_ENDINGS
 from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.core.files import write_bytes_atomic
-from moonshine_tune.jobs.data_tables import ColumnNames, Row, Source, choose_columns, row_of
+from moonshine_tune.data.importers.tables import ColumnNames, Row, Source, choose_columns, row_of
 from moonshine_tune.core.progress import Progress
 
 _BATCH_ROWS = 256

@@ -23,7 +23,7 @@ from moonshine_tune.inference.greedy import SAMPLE_RATE_HZ
 from moonshine_tune.inference.decoder_session import GreedySession
 from moonshine_tune.core.device import batch_width, in_few_sizes
 from moonshine_tune.models.base import EncoderStates
-from moonshine_tune.live_memory import LiveMemory, make_fake
+from moonshine_tune.memory.live_storage import LiveMemory, make_fake
 from moonshine_tune.models.losses import FrozenHead, TargetBatch, head_cross_entropy_sum, head_kl_sum
 from moonshine_tune.registry.published_configs import depth_of, model_from_config, shallower
 
