@@ -78,7 +78,7 @@ def _adapt_and_score(
     bounds: dict[str, float],
 ) -> dict[str, Any]:
     from moonshine_tune.evaluation.evaluate import EvaluateRequest, evaluate
-    from moonshine_tune.jobs.train import train
+    from moonshine_tune.training.run import train
 
     progress = TerminalProgress()
     data = {name: str(path) for name, path in manifests.items()}

@@ -72,7 +72,7 @@ def train_and_score(
     if record.is_file():
         return dict(json.loads(record.read_text(encoding="utf-8")))
     from moonshine_tune.evaluation.evaluate import EvaluateRequest, evaluate
-    from moonshine_tune.jobs.train import train
+    from moonshine_tune.training.run import train
 
     progress = TerminalProgress()
     out.mkdir(parents=True, exist_ok=True)

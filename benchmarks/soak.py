@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.small_work import save_small_model, write_clips
 from moonshine_tune.config.resolve import resolve_settings
 from moonshine_tune.core.environment import apply_environment_defaults
-from moonshine_tune.jobs.train import train
+from moonshine_tune.training.run import train
 from moonshine_tune.core.progress import SilentProgress
 
 _WINDOW, _BOUND = 100, 2.0

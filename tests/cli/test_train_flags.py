@@ -20,9 +20,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[ResolvedSettings]:
         seen.append(settings)
         raise RequestError("not here")
 
-    job = ModuleType("moonshine_tune.jobs.train")
+    job = ModuleType("moonshine_tune.training.run")
     job.train = refuse  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "moonshine_tune.jobs.train", job)
+    monkeypatch.setitem(sys.modules, "moonshine_tune.training.run", job)
     return seen
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from moonshine_tune.config.resolve import resolve_settings
-from moonshine_tune.jobs.train import train
+from moonshine_tune.training.run import train
 from moonshine_tune.core.progress import SilentProgress
 
 pytestmark = pytest.mark.usefixtures("one_thread")

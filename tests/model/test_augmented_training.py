@@ -18,9 +18,9 @@ from moonshine_tune.models.lora import WEIGHTS_FILE
 from moonshine_tune.config.resolve import ResolvedSettings, resolve_settings
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.inference.dataset import build_corpus
-from moonshine_tune.jobs.hearing import ChangedOnce, Hearing, open_sound_banks
-from moonshine_tune.jobs.late_average import LateAdapters, mean_state
-from moonshine_tune.jobs.train import train
+from moonshine_tune.training.augmentation import ChangedOnce, Hearing, open_sound_banks
+from moonshine_tune.training.late_average import LateAdapters, mean_state
+from moonshine_tune.training.run import train
 from moonshine_tune.corpus.manifest import read_manifest
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.config.settings import AugmentSettings

@@ -14,10 +14,10 @@ from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.core.device import heap_is_loose
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.memory import fit as fitting
-from moonshine_tune.jobs import train as train_module
+from moonshine_tune.training import run as train_module
 from moonshine_tune.memory.estimate import GIB, Workload, estimate_memory
 from moonshine_tune.memory.fit import MemoryCheck
-from moonshine_tune.jobs.train import train
+from moonshine_tune.training.run import train
 from moonshine_tune.inference.train_data import read_training_data
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.config.settings import RunSettings

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoConfig
 
 import moonshine_tune.models.kernels.frozen_linear as frozen_linear_module
-import moonshine_tune.jobs.trainer as trainer_module
+import moonshine_tune.training.trainer as trainer_module
 import moonshine_tune.models.kernels.packed_linear as packed_module
 from moonshine_tune.models.lora import SITES, adapter_disabled, adapter_parameters, inject_lora
 from moonshine_tune.config.resolve import preset_names, read_preset, resolve_settings
@@ -19,7 +19,7 @@ from moonshine_tune.inference.greedy import greedy_tokens
 from moonshine_tune.core.device import takes_lists
 from moonshine_tune.models.base import EncoderStates, SpeechModel
 from moonshine_tune.registry import open as model_opening
-from moonshine_tune.jobs.train import train
+from moonshine_tune.training.run import train
 from moonshine_tune.models.losses import FrozenHead, head_cross_entropy_sum, head_kl_sum, target_batch
 from moonshine_tune.doctor.mps_operators import OperatorReport, record_operators, support
 from moonshine_tune.core.progress import SilentProgress

@@ -11,12 +11,12 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
 from moonshine_tune.inference import scored_set as holdout_module
-from moonshine_tune import teacher as teacher_module
+from moonshine_tune.training import teacher as teacher_module
 from moonshine_tune.inference.encoder_cache import each_that_fits
 from moonshine_tune.core.errors import MachineError
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.models.v1 import V1SpeechModel
-from moonshine_tune.jobs.train import train
+from moonshine_tune.training.run import train
 from moonshine_tune.core.progress import SilentProgress
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -113,7 +113,7 @@ def test_two_kills_go_on_and_end_in_the_same_report(
     """Once in training, once in a later step of the next phase."""
     whole = run_plan(make_plan(), tmp_path / "whole" / "plan", _QUIET)
     out = tmp_path / "killed" / "plan"
-    from moonshine_tune.jobs.trainer import Trainer
+    from moonshine_tune.training.trainer import Trainer
 
     log, seen = Trainer.log, []
 

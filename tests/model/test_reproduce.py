@@ -11,7 +11,7 @@ import pytest
 
 from moonshine_tune.release.package import package
 from moonshine_tune.release.inputs import PackageRequest
-from moonshine_tune.jobs.train import train
+from moonshine_tune.training.run import train
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.registry.wheel import WheelAssets
 

@@ -13,11 +13,11 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from moonshine_tune import state as state_module
+from moonshine_tune.training import resume as state_module
 from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.core.errors import MachineError, RequestError
-from moonshine_tune.jobs import trainer as trainer_module
-from moonshine_tune.jobs.train import train
+from moonshine_tune.training import trainer as trainer_module
+from moonshine_tune.training.run import train
 from moonshine_tune.core.progress import SilentProgress
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -65,7 +65,7 @@ def start(
     context = multiprocessing.get_context("forkserver")
     # Imported once; each process is then a fork that starts at once.
     context.set_forkserver_preload(
-        ["moonshine_tune.jobs.train", "peft", "accelerate", "transformers"]
+        ["moonshine_tune.training.run", "peft", "accelerate", "transformers"]
     )
     cache = tmp_path_factory.mktemp("killed-cache")
     patch = pytest.MonkeyPatch()

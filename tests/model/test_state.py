@@ -10,7 +10,7 @@ import torch
 from moonshine_tune.models.lora import adapter_parameters, adapter_state, inject_lora
 from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.models.base import SpeechModel
-from moonshine_tune.state import TrainingState, load_state, save_state
+from moonshine_tune.training.resume import TrainingState, load_state, save_state
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -89,7 +89,7 @@ def test_an_older_state_stays_when_the_new_one_fails(
     def full(*_rest: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("moonshine_tune.state.save_file", full)
+    monkeypatch.setattr("moonshine_tune.training.resume.save_file", full)
     with pytest.raises(MachineError, match="disk is full"):
         save_state(tmp_path / "state", model, optimizer, TrainingState(2, {}))
     assert load_state(tmp_path / "state", *_start(build_model)).step == 1

@@ -19,7 +19,7 @@ from moonshine_tune.inference import encoder_cache_disk as shards_module
 from moonshine_tune.inference.encoder_cache import OnDisk, StateSource, release_encoder, states_bytes
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.models.streaming import StreamingSpeechModel
-from moonshine_tune.jobs.train import train
+from moonshine_tune.training.run import train
 from moonshine_tune.core.hardware import cache_root
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.inference.encoder_cache_disk import ShardWriter, StateShards

@@ -7,8 +7,8 @@ import accelerate.tracking
 import pytest
 
 from moonshine_tune.core.errors import MachineError, RequestError
-from moonshine_tune.jobs import tracker as tracker_module
-from moonshine_tune.jobs.train import train
+from moonshine_tune.training import loggers as tracker_module
+from moonshine_tune.training.run import train
 from moonshine_tune.core.progress import SilentProgress
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -17,9 +17,9 @@ from moonshine_tune.models.lora import CONFIG_FILE, WEIGHTS_FILE, load_adapter
 from moonshine_tune.models.checkpoint import load_checkpoint
 from moonshine_tune.config.resolve import ResolvedSettings, resolve_settings
 from moonshine_tune.core.errors import MachineError, RequestError
-from moonshine_tune.jobs import trainer as trainer_module
-from moonshine_tune.jobs.train import train
-from moonshine_tune.jobs.train_finish import TrainResult
+from moonshine_tune.training import trainer as trainer_module
+from moonshine_tune.training.run import train
+from moonshine_tune.training.finish import TrainResult
 from moonshine_tune.models.losses import head_cross_entropy_sum
 from moonshine_tune.core.progress import SilentProgress, Stage
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from moonshine_tune.selection import Candidate, SelectionRule
+from moonshine_tune.training.selection import Candidate, SelectionRule
 
 _RULE = SelectionRule(base_canary=10.0, canary_bound=2.0)
 

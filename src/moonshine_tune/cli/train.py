@@ -10,7 +10,7 @@ from moonshine_tune.cli.console import JsonFlag, TerminalProgress, refuse, show,
 from moonshine_tune.cli.options import OutFolder
 
 if TYPE_CHECKING:
-    from moonshine_tune.jobs.train_finish import TrainResult
+    from moonshine_tune.training.finish import TrainResult
 
 _EXAMPLE = (
     "Example: moonshine-tune train --preset tiny --train train.jsonl --dev dev.jsonl "
@@ -80,7 +80,7 @@ def train(
     layers.append(("--set", parse_assignments(assignments or [])))
     settings = resolve_settings(layers)
 
-    from moonshine_tune.jobs.train import train as run_training
+    from moonshine_tune.training.run import train as run_training
 
     result = run_training(settings, out, TerminalProgress(), resume=resume, fit=fit)
     show(_summary(result), _document(result), as_json=as_json)

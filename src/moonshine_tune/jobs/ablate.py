@@ -231,7 +231,7 @@ class _Search:
     def _run_here(self, claim: Claim, job: TrialJob, stop: StopRequest) -> None:
         train = self._train
         if train is None:
-            from moonshine_tune.jobs.train import train as real_train
+            from moonshine_tune.training.run import train as real_train
 
             train = real_train
         begun = time.monotonic()

@@ -21,7 +21,7 @@ from moonshine_tune.runs.summary import read_scored
 from moonshine_tune.core.progress import Progress, SilentProgress
 from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.metrics.wer import PairedComparison, ScoredUtterance, compare_paired
-from moonshine_tune.selection import SelectionRule
+from moonshine_tune.training.selection import SelectionRule
 
 SETTINGS_FILE = "chosen.yaml"
 _UNITS = {"dev_wer": "points of dev WER", "canary_loss": "points of canary WER",

@@ -159,7 +159,7 @@ def child_main(connection: Connection, job: TrialJob, train: TrainFunction | Non
     outcome = Outcome("interrupted")
     try:
         if train is None:
-            from moonshine_tune.jobs.train import train as real_train
+            from moonshine_tune.training.run import train as real_train
 
             train = real_train
 

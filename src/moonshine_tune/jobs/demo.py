@@ -15,8 +15,8 @@ from moonshine_tune.evaluation.results import Evaluation, write_evaluation
 from moonshine_tune.export.run import ExportRequest, ExportResult, export
 from moonshine_tune.registry.open import OpenedModel, open_model
 from moonshine_tune.evaluation.reload_check import check_reload
-from moonshine_tune.jobs.train import train
-from moonshine_tune.jobs.train_finish import TrainResult
+from moonshine_tune.training.run import train
+from moonshine_tune.training.finish import TrainResult
 from moonshine_tune.core.hardware import cache_root, peak_resident_mb
 from moonshine_tune.corpus.manifest import read_manifest
 from moonshine_tune.core.progress import Progress

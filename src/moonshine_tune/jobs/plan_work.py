@@ -30,7 +30,7 @@ from moonshine_tune.evaluation.arms import comparison_record
 from moonshine_tune.evaluation.results import Evaluation, write_evaluation
 from moonshine_tune.registry.open import OpenedModel, open_model
 from moonshine_tune.evaluation.reload_check import check_reload
-from moonshine_tune.jobs.train import train
+from moonshine_tune.training.run import train
 from moonshine_tune.corpus.manifest import Manifest, read_manifest, write_manifest
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.runs.folder import RunFolder

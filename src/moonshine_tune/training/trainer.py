@@ -28,27 +28,27 @@ from moonshine_tune.core.device import (
 from moonshine_tune.core.errors import MachineError
 from moonshine_tune.core.files import complete_folder, write_json_atomic, write_jsonl_atomic
 from moonshine_tune.inference.scored_set import HoldoutScore
-from moonshine_tune.jobs.board import Board
-from moonshine_tune.jobs.late_average import LateAdapters
+from moonshine_tune.training.board import Board
+from moonshine_tune.training.late_average import LateAdapters
 from moonshine_tune.registry.open import OpenedModel
-from moonshine_tune.jobs.processes import Processes
-from moonshine_tune.jobs.tracker import Tracker
-from moonshine_tune.jobs.train_setup import TrainingSetup
+from moonshine_tune.training.distributed import Processes
+from moonshine_tune.training.loggers import Tracker
+from moonshine_tune.training.prepare import TrainingSetup
 from moonshine_tune.models.losses import FrozenHead, head_cross_entropy_sum, head_kl_sum, target_batch
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.corpus.sampler import StepPlan
-from moonshine_tune.schedule import learning_rate_share
-from moonshine_tune.selection import Candidate, SelectionRule
+from moonshine_tune.training.schedule import learning_rate_share
+from moonshine_tune.training.selection import Candidate, SelectionRule
 from moonshine_tune.config.settings import RunSettings
-from moonshine_tune.state import (
+from moonshine_tune.training.resume import (
     TrainingState,
     has_state,
     load_state,
     safetensors_errors,
     save_state,
 )
-from moonshine_tune.teacher import base_hidden
+from moonshine_tune.training.teacher import base_hidden
 
 _SELECTION_FILE = "selection.json"
 

@@ -10,9 +10,9 @@ from moonshine_tune.core.errors import RequestError
 from moonshine_tune.inference.scored_set import Holdout
 from moonshine_tune.inference.dataset import Corpus, build_corpus
 from moonshine_tune.inference.token_losses import base_losses
-from moonshine_tune.jobs.hearing import ChangedOnce, Hearing, Sounds, open_sound_banks
+from moonshine_tune.training.augmentation import ChangedOnce, Hearing, Sounds, open_sound_banks
 from moonshine_tune.registry.open import OpenedModel
-from moonshine_tune.jobs.replay import Replay, part_replay, prepare_replay
+from moonshine_tune.training.replay import Replay, part_replay, prepare_replay
 from moonshine_tune.inference.encoder_cache_budget import Clips, StateStores
 from moonshine_tune.inference.train_data import TrainingData
 from moonshine_tune.corpus.manifest import Utterance

@@ -19,7 +19,7 @@ from moonshine_tune.corpus.sampler import BucketSampler
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.corpus.splits import evenly_chosen
 from moonshine_tune.inference.encoder_cache_disk import recipe_hash
-from moonshine_tune.teacher import ReplayTeacher
+from moonshine_tune.training.teacher import ReplayTeacher
 
 # A canary of a clip or two says nothing: a single word would be 10 % of it.
 _FEWEST_WATCHED = 5
