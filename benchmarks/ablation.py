@@ -104,7 +104,7 @@ def main() -> int:
         print(f"skipped: the recordings are not here: {SHARED}", file=sys.stderr)
         return 3
     apply_environment_defaults()
-    from moonshine_tune.jobs.ablate_results import Bounds, choose, show_ablation
+    from moonshine_tune.ablation.results import Bounds, choose, show_ablation
     from moonshine_tune.metrics.wer import compare_paired
 
     out = options.out

@@ -9,11 +9,11 @@ import pytest
 from benchmarks.plan_kill import facts
 
 from moonshine_tune.core.errors import MachineError
-from moonshine_tune.jobs import plan_work
-from moonshine_tune.jobs.plan import plan_status, run_plan
-from moonshine_tune.jobs.plan_file import Plan, check_plan
-from moonshine_tune.jobs.plan_outcome import PlanResult
-from moonshine_tune.jobs.plan_record import PlanFolder
+from moonshine_tune.plan import actions as plan_work
+from moonshine_tune.plan.run import plan_status, run_plan
+from moonshine_tune.plan.schema import Plan, check_plan
+from moonshine_tune.plan.status import PlanResult
+from moonshine_tune.plan.state import PlanFolder
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.report.page import write_report
 

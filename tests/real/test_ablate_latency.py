@@ -6,7 +6,7 @@ import pytest
 
 from moonshine_tune.models.lora import adapter_state, inject_lora, save_adapter
 from moonshine_tune.config.resolve import resolve_settings
-from moonshine_tune.jobs.ablate_latency import measure_latency, read_latency
+from moonshine_tune.ablation.latency import measure_latency, read_latency
 from moonshine_tune.registry.open import open_model
 from moonshine_tune.corpus.manifest import read_manifest, write_manifest
 from moonshine_tune.core.progress import SilentProgress

@@ -21,12 +21,12 @@ from moonshine_tune.core.errors import (
     RequestError,
 )
 from moonshine_tune.core.files import write_json_atomic
-from moonshine_tune.jobs.ablate import AblationResult, run_ablation
-from moonshine_tune.jobs.ablate_folder import open_ablation
-from moonshine_tune.jobs.ablate_request import AblateRequest
-from moonshine_tune.jobs.ablate_results import Bounds, choose, pareto_front, show_ablation
-from moonshine_tune.jobs.ablate_space_file import read_space
-from moonshine_tune.jobs.ablate_study import TrialBook, TrialRecord
+from moonshine_tune.ablation.run import AblationResult, run_ablation
+from moonshine_tune.ablation.folder import open_ablation
+from moonshine_tune.ablation.request import AblateRequest
+from moonshine_tune.ablation.results import Bounds, choose, pareto_front, show_ablation
+from moonshine_tune.ablation.space_file import read_space
+from moonshine_tune.ablation.study import TrialBook, TrialRecord
 from moonshine_tune.core.progress import Progress, SilentProgress
 from moonshine_tune.runs.folder import RunFolder
 
@@ -459,7 +459,7 @@ def test_latency_is_measured_for_the_choice_where_it_was_not_before(
         measured.append(run.path.name)
         return 1.2 if settings.adapter.rank == 8 else 1.01
 
-    monkeypatch.setattr("moonshine_tune.jobs.ablate_results.measure_latency", measure)
+    monkeypatch.setattr("moonshine_tune.ablation.results.measure_latency", measure)
     result = _run(request_of(_GRID, sampler="grid"), FakeTrain())
     free = choose(result.path, Bounds())
     assert free.params["adapter.rank"] == 8 and not measured
@@ -480,7 +480,7 @@ def test_latency_as_an_objective_is_measured_by_each_trial(
         write_json_atomic(run.path / "latency.json", {"ratio": ratio})
         return float(ratio)
 
-    monkeypatch.setattr("moonshine_tune.jobs.ablate_trial.measure_latency", measure)
+    monkeypatch.setattr("moonshine_tune.ablation.trial.measure_latency", measure)
     result = _run(request_of(trials=4, objectives=("dev_wer", "latency")), FakeTrain())
     for trial in result.trials:
         assert trial.figures["latency"] == 1 + trial.params["adapter.rank"] / 100

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 from tests.made_up_training import dies_with_rank_two
 
-from moonshine_tune.jobs.ablate import run_ablation
-from moonshine_tune.jobs.ablate_request import AblateRequest
-from moonshine_tune.jobs.ablate_results import show_ablation
-from moonshine_tune.jobs.ablate_space_file import read_space
+from moonshine_tune.ablation.run import run_ablation
+from moonshine_tune.ablation.request import AblateRequest
+from moonshine_tune.ablation.results import show_ablation
+from moonshine_tune.ablation.space_file import read_space
 from moonshine_tune.core.progress import SilentProgress
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -34,9 +34,9 @@ space:
 _WORKER = """
 import os, sys, time
 from pathlib import Path
-from moonshine_tune.jobs.ablate import run_ablation
-from moonshine_tune.jobs.ablate_request import AblateRequest
-from moonshine_tune.jobs.ablate_space_file import read_space
+from moonshine_tune.ablation.run import run_ablation
+from moonshine_tune.ablation.request import AblateRequest
+from moonshine_tune.ablation.space_file import read_space
 from moonshine_tune.core.progress import SilentProgress
 from tests.made_up_training import FakeTrain
 

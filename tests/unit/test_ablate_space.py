@@ -6,8 +6,8 @@ import pytest
 
 from moonshine_tune.config.resolve import resolve_settings
 from moonshine_tune.core.errors import ProblemsError, RequestError
-from moonshine_tune.jobs.ablate_space import SearchSpace
-from moonshine_tune.jobs.ablate_space_file import read_space, space_names
+from moonshine_tune.ablation.space import SearchSpace
+from moonshine_tune.ablation.space_file import read_space, space_names
 from moonshine_tune.config.settings import RunSettings
 
 

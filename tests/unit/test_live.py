@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from moonshine_tune.cli.console import TerminalProgress
-from moonshine_tune.cli.live import LiveBoard, sparkline
+from moonshine_tune.cli.live_view import LiveBoard, sparkline
 
 
 def _drawn(board: LiveBoard, width: int = 140) -> str:

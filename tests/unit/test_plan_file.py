@@ -12,10 +12,10 @@ import yaml
 
 from moonshine_tune.cli.app import run
 from moonshine_tune.core.errors import ProblemsError, RequestError
-from moonshine_tune.jobs.plan_file import check_plan, plan_names, read_plan
-from moonshine_tune.jobs.plan_gates import gates_of
-from moonshine_tune.jobs.plan_init import PlanAnswers, plan_text, write_plan
-from moonshine_tune.jobs.plan_record import (
+from moonshine_tune.plan.schema import check_plan, plan_names, read_plan
+from moonshine_tune.plan.gates import gates_of
+from moonshine_tune.plan.init import PlanAnswers, plan_text, write_plan
+from moonshine_tune.plan.state import (
     Fingerprints,
     PhaseRecord,
     PlanFolder,
@@ -230,7 +230,7 @@ def test_the_second_run_is_told_who_holds_the_folder(
     out = tmp_path / "out"
     code = (
         "import sys, pathlib\n"
-        "from moonshine_tune.jobs.plan_record import PlanFolder\n"
+        "from moonshine_tune.plan.state import PlanFolder\n"
         f"with PlanFolder(pathlib.Path({str(out)!r})).locked():\n"
         "    print('held', flush=True)\n"
         "    sys.stdin.readline()\n"

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from moonshine_tune.audio.canary_recording import TWO_CITIES_SPANS
+from moonshine_tune.demo.canary_recording import TWO_CITIES_SPANS
 from moonshine_tune.audio.segment import find_pauses, split_at_pauses
 from moonshine_tune.core.errors import AudioError
 

@@ -10,9 +10,9 @@ from moonshine_tune.cli.console import JsonFlag, TerminalProgress, refuse, show,
 from moonshine_tune.cli.options import OutFolder
 
 if TYPE_CHECKING:
-    from moonshine_tune.jobs.ablate import AblationResult
-    from moonshine_tune.jobs.ablate_results import AblationView, Chosen
-    from moonshine_tune.jobs.ablate_study import TrialRecord
+    from moonshine_tune.ablation.run import AblationResult
+    from moonshine_tune.ablation.results import AblationView, Chosen
+    from moonshine_tune.ablation.study import TrialRecord
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -88,9 +88,9 @@ def run(
     Each trial is a run folder in OUT/trials. One that crashes or runs out of memory is recorded and
     the search goes on. Test data is never opened.
     """
-    from moonshine_tune.jobs.ablate import run_ablation
-    from moonshine_tune.jobs.ablate_request import AblateRequest
-    from moonshine_tune.jobs.ablate_space_file import read_space
+    from moonshine_tune.ablation.run import run_ablation
+    from moonshine_tune.ablation.request import AblateRequest
+    from moonshine_tune.ablation.space_file import read_space
 
     named = {"train": train, "dev": dev, "canary": canary, "replay": replay}
     request = AblateRequest(
@@ -125,7 +125,7 @@ def show_trials(
     as_json: JsonFlag = False,
 ) -> None:
     """Show all trials, the Pareto front, and which settings mattered."""
-    from moonshine_tune.jobs.ablate_results import show_ablation
+    from moonshine_tune.ablation.results import show_ablation
 
     view = show_ablation(folder, storage=storage, objectives=objective or ())
     show(_view_summary(view), view, as_json=as_json)
@@ -152,8 +152,8 @@ def choose(
     as_json: JsonFlag = False,
 ) -> None:
     """Choose a trial by what was measured; say why, and write its settings for `train --config`."""
-    from moonshine_tune.jobs.ablate_results import Bounds
-    from moonshine_tune.jobs.ablate_results import choose as run_choice
+    from moonshine_tune.ablation.results import Bounds
+    from moonshine_tune.ablation.results import choose as run_choice
 
     bounds = Bounds(max_canary, max_seconds, max_adapter_mb, max_latency)
     chosen = run_choice(folder, bounds, out=out, storage=storage, progress=TerminalProgress())

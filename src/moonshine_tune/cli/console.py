@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from moonshine_tune.cli.live import LiveBoard
+from moonshine_tune.cli.live_view import LiveBoard
 from moonshine_tune.core.errors import TuneError
 from moonshine_tune.core.progress import Stage
 

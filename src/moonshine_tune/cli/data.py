@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moonshine_tune.cli import audit, synth
+from moonshine_tune.cli import data_audit as audit
+from moonshine_tune.cli import data_synth as synth
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, plain, refuse, say, show, table
 from moonshine_tune.core.errors import RequestError
 

@@ -8,7 +8,7 @@ import typer
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, refuse, show, table
 
 if TYPE_CHECKING:
-    from moonshine_tune.jobs.demo import DemoResult
+    from moonshine_tune.demo.run import DemoResult
 
 
 def register(app: typer.Typer) -> None:
@@ -24,7 +24,7 @@ def demo(
     as_json: JsonFlag = False,
 ) -> None:
     """Adapt the real tiny model to air-traffic phraseology and prove it, in a few minutes."""
-    from moonshine_tune.jobs.demo import demo as run_demo
+    from moonshine_tune.demo.run import demo as run_demo
 
     result = run_demo(out, TerminalProgress(), seed=seed)
     show(_summary(result), result.to_record(), as_json=as_json)

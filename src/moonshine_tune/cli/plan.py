@@ -9,7 +9,7 @@ import typer
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, refuse, show, table
 
 if TYPE_CHECKING:
-    from moonshine_tune.jobs.plan_outcome import PlanResult
+    from moonshine_tune.plan.status import PlanResult
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,8 +45,8 @@ def run(
 
     A phase that is done is not run again unless what it depends on has another content.
     """
-    from moonshine_tune.jobs.plan import run_plan
-    from moonshine_tune.jobs.plan_file import read_plan
+    from moonshine_tune.plan.run import run_plan
+    from moonshine_tune.plan.schema import read_plan
 
     result = run_plan(read_plan(plan), out, TerminalProgress(), only=only or (), force=force)
     show(_summary(result), result.to_record(), as_json=as_json)
@@ -57,8 +57,8 @@ def run(
 @app.command(epilog="Example: moonshine-tune plan status plan.yaml --out plan-out")
 def status(plan: _PlanArgument, out: _OutOption = _OUT, as_json: JsonFlag = False) -> None:
     """Show what is done, what failed and why, and what the next run would do."""
-    from moonshine_tune.jobs.plan import plan_status
-    from moonshine_tune.jobs.plan_file import read_plan
+    from moonshine_tune.plan.run import plan_status
+    from moonshine_tune.plan.schema import read_plan
 
     result = plan_status(read_plan(plan), out, TerminalProgress())
     show(_summary(result), result.to_record(), as_json=as_json)
@@ -92,7 +92,7 @@ def init(
     as_json: JsonFlag = False,
 ) -> None:
     """Write a commented plan: from a few questions, or from flags."""
-    from moonshine_tune.jobs.plan_init import PlanAnswers, default_answers, write_plan
+    from moonshine_tune.plan.init import PlanAnswers, default_answers, write_plan
 
     told: dict[str, Any] = {
         "model": model, "train": train, "dev": dev, "test": test, "canary": canary,

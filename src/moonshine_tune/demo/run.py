@@ -9,7 +9,7 @@ from moonshine_tune.config.resolve import read_preset, resolve_settings
 from moonshine_tune.inference.greedy import TorchTranscriber
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import write_json_atomic
-from moonshine_tune.jobs.demo_data import DemoData, make_demo_data
+from moonshine_tune.demo.data import DemoData, make_demo_data
 from moonshine_tune.evaluation.evaluate import score_manifest
 from moonshine_tune.evaluation.results import Evaluation, write_evaluation
 from moonshine_tune.export.run import ExportRequest, ExportResult, export

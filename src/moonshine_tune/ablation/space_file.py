@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from moonshine_tune.config.resolve import read_preset, resolve_settings
 from moonshine_tune.core.errors import ProblemsError, RequestError
-from moonshine_tune.jobs.ablate_space import (
+from moonshine_tune.ablation.space import (
     Choice,
     Dimension,
     Range,

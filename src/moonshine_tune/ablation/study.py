@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.jobs.ablate_sampling import (
+from moonshine_tune.ablation.sampling import (
     StudyPlan,
     originals,
     pruner_of,
@@ -26,8 +26,8 @@ from moonshine_tune.jobs.ablate_sampling import (
     suggest,
     trial_numbers,
 )
-from moonshine_tune.jobs.ablate_space import Scalar
-from moonshine_tune.jobs.ablate_storage import GRACE_S, open_storage, storage_errors
+from moonshine_tune.ablation.space import Scalar
+from moonshine_tune.ablation.storage import GRACE_S, open_storage, storage_errors
 
 _MAX_CRASHES = 1
 _MAX_RETRIES = 20

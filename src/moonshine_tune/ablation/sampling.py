@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
-from moonshine_tune.jobs.ablate_space import Dimension, Scalar, SearchSpace
+from moonshine_tune.ablation.space import Dimension, Scalar, SearchSpace
 
 OBJECTIVES = ("dev_wer", "canary_loss", "latency", "adapter_mb", "train_seconds")
 SAMPLERS = ("tpe", "random", "grid")

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.jobs.plan_file import Plan
-from moonshine_tune.jobs.plan_gates import PlanGate
-from moonshine_tune.jobs.plan_record import (
+from moonshine_tune.plan.schema import Plan
+from moonshine_tune.plan.gates import PlanGate
+from moonshine_tune.plan.state import (
     DONE,
     FAILED,
     PhaseRecord,
     PlanFolder,
     PlanRecord,
 )
-from moonshine_tune.jobs.plan_settings import AblatePhase, ShipPhase, TrainPhase
+from moonshine_tune.plan.settings import AblatePhase, ShipPhase, TrainPhase
 
 
 @dataclass(frozen=True)

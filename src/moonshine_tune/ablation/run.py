@@ -20,11 +20,11 @@ from typing import Any
 
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.files import write_json_atomic
-from moonshine_tune.jobs.ablate_folder import Ablation, storage_url
-from moonshine_tune.jobs.ablate_request import AblateRequest, prepare_ablation
-from moonshine_tune.jobs.ablate_storage import HEARTBEAT_S, storage_errors
-from moonshine_tune.jobs.ablate_study import Claim, TrialBook, TrialRecord
-from moonshine_tune.jobs.ablate_trial import (
+from moonshine_tune.ablation.folder import Ablation, storage_url
+from moonshine_tune.ablation.request import AblateRequest, prepare_ablation
+from moonshine_tune.ablation.storage import HEARTBEAT_S, storage_errors
+from moonshine_tune.ablation.study import Claim, TrialBook, TrialRecord
+from moonshine_tune.ablation.trial import (
     Outcome,
     TrainFunction,
     TrialJob,

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from moonshine_tune.jobs.plan_record import PhaseRecord
-from moonshine_tune.jobs.plan_settings import (
+from moonshine_tune.plan.state import PhaseRecord
+from moonshine_tune.plan.settings import (
     STAND_IN,
     AblatePhase,
     DoctorPhase,

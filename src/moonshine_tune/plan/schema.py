@@ -14,8 +14,8 @@ from pydantic import BaseModel, ValidationError
 
 from moonshine_tune.config.resolve import preset_names, read_preset, resolve_settings
 from moonshine_tune.core.errors import ProblemsError, RequestError, TuneError
-from moonshine_tune.jobs.ablate_space_file import read_space
-from moonshine_tune.jobs.plan_settings import (
+from moonshine_tune.ablation.space_file import read_space
+from moonshine_tune.plan.settings import (
     KINDS,
     ROLES,
     SYNTHESIZED,

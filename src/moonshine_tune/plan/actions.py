@@ -20,10 +20,10 @@ from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.inference.greedy import TorchTranscriber
 from moonshine_tune.core.errors import NegativeAnswerError, RequestError
 from moonshine_tune.core.files import complete_folder
-from moonshine_tune.jobs.ablate import run_ablation
-from moonshine_tune.jobs.ablate_request import AblateRequest
-from moonshine_tune.jobs.ablate_results import Bounds, choose
-from moonshine_tune.jobs.demo_data import make_demo_data
+from moonshine_tune.ablation.run import run_ablation
+from moonshine_tune.ablation.request import AblateRequest
+from moonshine_tune.ablation.results import Bounds, choose
+from moonshine_tune.demo.data import make_demo_data
 from moonshine_tune.doctor.run import FAILURE, WARNING, DoctorSettings, examine
 from moonshine_tune.evaluation.evaluate import score_manifest
 from moonshine_tune.evaluation.arms import comparison_record

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.core.environment import apply_environment_defaults
 from moonshine_tune.core.errors import TuneError
-from moonshine_tune.jobs.ablate_latency import measure_latency, read_latency
+from moonshine_tune.ablation.latency import measure_latency, read_latency
 from moonshine_tune.core.progress import Progress, SilentProgress, Stage
 from moonshine_tune.runs.folder import RunFolder
 

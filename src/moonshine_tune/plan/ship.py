@@ -6,8 +6,8 @@ from typing import Any
 
 from moonshine_tune import __version__
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.jobs.plan_settings import ShipPhase
-from moonshine_tune.jobs.plan_steps import (
+from moonshine_tune.plan.settings import ShipPhase
+from moonshine_tune.plan.steps import (
     Context,
     Step,
     adapter_print,
@@ -97,7 +97,7 @@ def _export(phase: ShipPhase, run: Path, model: str, test: Path, out: Path, ctx:
 
 
 def _score(base_dir: Path | None, runtime: Path, out: Path, ctx: Context) -> Result:
-    from moonshine_tune.jobs.plan_work import score_runtime
+    from moonshine_tune.plan.actions import score_runtime
 
     normalizer = ctx.plan.settings.data.normalizer
     return score_runtime(base_dir, runtime, judged(ctx), normalizer, out, ctx.progress)

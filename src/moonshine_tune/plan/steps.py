@@ -12,15 +12,15 @@ from typing import Any
 from moonshine_tune import __version__
 from moonshine_tune.config.resolve import ResolvedSettings, read_preset, resolve_settings
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.jobs.plan_file import Plan
-from moonshine_tune.jobs.plan_record import (
+from moonshine_tune.plan.schema import Plan
+from moonshine_tune.plan.state import (
     Fingerprints,
     PlanFolder,
     PlanRecord,
     StepRecord,
     of_value,
 )
-from moonshine_tune.jobs.plan_settings import (
+from moonshine_tune.plan.settings import (
     STAND_IN,
     AblatePhase,
     DoctorPhase,
@@ -135,7 +135,7 @@ def this_machine() -> str:
 
 
 def _doctor(name: str, phase: DoctorPhase, ctx: Context) -> Iterator[Step]:
-    from moonshine_tune.jobs.plan_work import look_at_machine
+    from moonshine_tune.plan.actions import look_at_machine
 
     yield Step(
         "doctor",
@@ -148,7 +148,7 @@ def _doctor(name: str, phase: DoctorPhase, ctx: Context) -> Iterator[Step]:
 
 
 def _synthesize(name: str, phase: SynthesizePhase, ctx: Context) -> Iterator[Step]:
-    from moonshine_tune.jobs.plan_work import synthesize
+    from moonshine_tune.plan.actions import synthesize
 
     out = ctx.folder.phase_dir(name) / "data"
     counts = (phase.train, phase.dev, phase.test)
@@ -195,7 +195,7 @@ def _settings(
 
 
 def _train(name: str, phase: TrainPhase, ctx: Context) -> Iterator[Step]:
-    from moonshine_tune.jobs.plan_work import read_back, spread_subset, train_adapter
+    from moonshine_tune.plan.actions import read_back, spread_subset, train_adapter
 
     place = ctx.folder.phase_dir(name)
     model = phase.model
@@ -247,7 +247,7 @@ def _train(name: str, phase: TrainPhase, ctx: Context) -> Iterator[Step]:
 
 
 def _torch(ctx: Context, model: str, run: Path, out: Path) -> Result:
-    from moonshine_tune.jobs.plan_work import score_torch
+    from moonshine_tune.plan.actions import score_torch
 
     normalizer = ctx.plan.settings.data.normalizer
     return score_torch(model, run, judged(ctx), normalizer, out, ctx.progress)
@@ -284,9 +284,9 @@ def score_step(
 
 
 def _ablate(name: str, phase: AblatePhase, ctx: Context) -> Iterator[Step]:
-    from moonshine_tune.jobs.ablate_request import AblateRequest
-    from moonshine_tune.jobs.ablate_space_file import read_space
-    from moonshine_tune.jobs.plan_work import choose_trial, hear_conditions, search
+    from moonshine_tune.ablation.request import AblateRequest
+    from moonshine_tune.ablation.space_file import read_space
+    from moonshine_tune.plan.actions import choose_trial, hear_conditions, search
 
     place = ctx.folder.phase_dir(name)
     model = phase.model
@@ -383,6 +383,6 @@ def source_run(ctx: Context, name: str) -> tuple[Path, str]:
 
 
 def _ship(name: str, phase: ShipPhase, ctx: Context) -> Iterator[Step]:
-    from moonshine_tune.jobs.plan_ship import ship_steps
+    from moonshine_tune.plan.ship import ship_steps
 
     yield from ship_steps(name, phase, ctx)

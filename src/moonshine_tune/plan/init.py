@@ -9,7 +9,7 @@ import yaml
 
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.files import write_text_atomic
-from moonshine_tune.jobs.plan_file import check_plan
+from moonshine_tune.plan.schema import check_plan
 
 _PILOT_PRESETS = {"medium": "medium-pilot", "streaming-medium": "medium-pilot"}
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from moonshine_tune.audio.canary_recording import TWO_CITIES_SPANS
+from moonshine_tune.demo.canary_recording import TWO_CITIES_SPANS
 from moonshine_tune.audio.io import SAMPLE_RATE_HZ, change_tempo, load_audio, write_audio
 from moonshine_tune.audio.segment import split_at_pauses
 from moonshine_tune.audio.tts import DEV_VOICES, TEST_VOICES, TRAIN_VOICES

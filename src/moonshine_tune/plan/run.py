@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from moonshine_tune.core.errors import RequestError, TuneError
-from moonshine_tune.jobs.plan_file import Plan
-from moonshine_tune.jobs.plan_gates import PlanGate, gates_of
-from moonshine_tune.jobs.plan_outcome import PhaseState, PlanResult, summary_record
-from moonshine_tune.jobs.plan_record import (
+from moonshine_tune.plan.schema import Plan
+from moonshine_tune.plan.gates import PlanGate, gates_of
+from moonshine_tune.plan.status import PhaseState, PlanResult, summary_record
+from moonshine_tune.plan.state import (
     DONE,
     FAILED,
     RUNNING,
@@ -25,8 +25,8 @@ from moonshine_tune.jobs.plan_record import (
     changed_inputs,
     new_record,
 )
-from moonshine_tune.jobs.plan_settings import ROLES
-from moonshine_tune.jobs.plan_steps import Context, Step, steps_of
+from moonshine_tune.plan.settings import ROLES
+from moonshine_tune.plan.steps import Context, Step, steps_of
 from moonshine_tune.core.hardware import peak_resident_mb
 from moonshine_tune.core.progress import Progress
 
@@ -143,7 +143,7 @@ class _Runner:
             del phase.steps[gone]
 
     def _run(self, name: str, phase: PhaseRecord, step: Step, before: StepRecord | None) -> None:
-        from moonshine_tune.jobs.plan_work import StoppedError
+        from moonshine_tune.plan.actions import StoppedError
 
         same = before is not None and not changed_inputs(before.inputs, step.inputs)
         goes_on = bool(same and step.goes_on and before and before.state in (RUNNING, FAILED))
