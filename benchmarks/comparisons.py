@@ -15,8 +15,8 @@ from benchmarks.fresh import Measured
 from benchmarks.random_model import save_random_model
 from moonshine_tune.audio.io import load_utterance
 from moonshine_tune.core.hardware import cache_root
-from moonshine_tune.corpus.manifest import Utterance, read_manifest
 from moonshine_tune.core.progress import SilentProgress
+from moonshine_tune.corpus.manifest import Utterance, read_manifest
 from moonshine_tune.registry.resolve import ResolvedModel, resolve_model
 
 _PYTHON = sys.executable

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 import moonshine_tune.models.kernels.cross_attention as cross_attention
-from moonshine_tune.models.lora import inject_lora
 from moonshine_tune.models.base import EncoderStates
+from moonshine_tune.models.lora import inject_lora
 from moonshine_tune.models.losses import FrozenHead, head_cross_entropy_sum, target_batch
 from moonshine_tune.registry.published_configs import model_from_config, published_config
 

@@ -173,12 +173,17 @@ def train_and_measure(case: Case, folder: Path) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from moonshine_tune.models.lora import adapter_parameters, inject_lora
-    from moonshine_tune.models.checkpoint import load_checkpoint
+    from moonshine_tune.core.progress import SilentProgress
     from moonshine_tune.inference.decoder_session import GreedySession
     from moonshine_tune.inference.encoder_cache import StateSource, release_encoder
-    from moonshine_tune.models.losses import FrozenHead, head_cross_entropy_sum, head_kl_sum, target_batch
-    from moonshine_tune.core.progress import SilentProgress
+    from moonshine_tune.models.checkpoint import load_checkpoint
+    from moonshine_tune.models.lora import adapter_parameters, inject_lora
+    from moonshine_tune.models.losses import (
+        FrozenHead,
+        head_cross_entropy_sum,
+        head_kl_sum,
+        target_batch,
+    )
 
     _warm_up()
     gc.collect()

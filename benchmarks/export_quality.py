@@ -23,8 +23,8 @@ from moonshine_tune.core.environment import apply_environment_defaults
 from moonshine_tune.evaluation.evaluate import EvaluateRequest, evaluate
 from moonshine_tune.evaluation.results import Evaluation
 from moonshine_tune.export.run import ExportRequest, export
-from moonshine_tune.training.run import train
 from moonshine_tune.metrics.wer import compare_paired
+from moonshine_tune.training.run import train
 
 _POINTS = 0.5
 

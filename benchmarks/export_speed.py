@@ -32,16 +32,16 @@ from benchmarks.bench import TOOLS, install_peers
 from benchmarks.fresh import run_fresh
 from benchmarks.public_export import Step, export_publicly
 from benchmarks.random_model import save_random_model
-from moonshine_tune.models.lora import adapter_parameters, adapter_state, inject_lora, save_adapter
 from moonshine_tune.cli.console import TerminalProgress
-from moonshine_tune.export.run import graft_adapter
-from moonshine_tune.registry.open import base_identity, open_model
 from moonshine_tune.core.hardware import cache_root, chip_name
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.export.graft import graft
+from moonshine_tune.export.run import graft_adapter
+from moonshine_tune.models.lora import adapter_parameters, adapter_state, inject_lora, save_adapter
+from moonshine_tune.registry.open import base_identity, open_model
+from moonshine_tune.registry.resolve import resolve_model
 from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.runtime.rebuild import read_weights
-from moonshine_tune.registry.resolve import resolve_model
 
 # Seconds of a graft; our time over the official one; memory beyond the base's 32-bit weights.
 _SECONDS = {"tiny": 1.5, "streaming-tiny": 1.5, "streaming-medium": 10.0}

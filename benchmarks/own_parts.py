@@ -17,14 +17,14 @@ from unittest import mock
 
 import torch
 
-import moonshine_tune.models.kernels.lora_linear as adapted_linear
 import moonshine_tune.models.kernels.attention as attention
 import moonshine_tune.models.kernels.cross_attention as cross_attention
 import moonshine_tune.models.kernels.frozen_linear as frozen_linear
+import moonshine_tune.models.kernels.lora_linear as adapted_linear
 import moonshine_tune.models.kernels.rotary as rotary
-from moonshine_tune.models.lora import inject_lora
 from moonshine_tune.core.environment import apply_environment_defaults
 from moonshine_tune.models.base import EncoderStates
+from moonshine_tune.models.lora import inject_lora
 from moonshine_tune.models.losses import FrozenHead, head_cross_entropy_sum, target_batch
 from moonshine_tune.registry.published_configs import model_from_config, published_config
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from moonshine_tune.models.checkpoint import load_tokenizer
-from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.core.hardware import cache_root
 from moonshine_tune.core.progress import SilentProgress
+from moonshine_tune.models.base import SpeechModel
+from moonshine_tune.models.checkpoint import load_tokenizer
 from moonshine_tune.registry.published_configs import model_from_config, published_config
 from moonshine_tune.registry.resolve import resolve_model
 

@@ -168,8 +168,8 @@ def noise(out: Path, extra: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, A
 
 
 def _in_noise(arm: Path, noises: Path) -> Sequence[Any]:
-    from moonshine_tune.evaluation.noise_conditions import ConditionsRequest
     from moonshine_tune.evaluation.evaluate import EvaluateRequest, evaluate
+    from moonshine_tune.evaluation.noise_conditions import ConditionsRequest
 
     request = EvaluateRequest(
         SHARED / "an4" / "test.jsonl",

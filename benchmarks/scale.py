@@ -27,20 +27,20 @@ import numpy as np
 import torch
 
 from benchmarks.large_manifest import write_rows
-from moonshine_tune.models.lora import adapter_parameters, inject_lora
-from moonshine_tune.models.checkpoint import load_checkpoint
+from moonshine_tune.core.environment import apply_environment_defaults
+from moonshine_tune.core.hardware import cache_root, chip_name
+from moonshine_tune.core.progress import SilentProgress
+from moonshine_tune.corpus.manifest import read_manifest
+from moonshine_tune.corpus.sampler import BucketSampler
 from moonshine_tune.inference.decoder_session import GreedySession
 from moonshine_tune.inference.encoder_cache import StateSource
-from moonshine_tune.core.environment import apply_environment_defaults
 from moonshine_tune.models.base import SpeechModel
+from moonshine_tune.models.checkpoint import load_checkpoint
+from moonshine_tune.models.lora import adapter_parameters, inject_lora
 from moonshine_tune.models.losses import FrozenHead, head_cross_entropy_sum, target_batch
-from moonshine_tune.core.hardware import cache_root, chip_name
-from moonshine_tune.corpus.manifest import read_manifest
-from moonshine_tune.core.progress import SilentProgress
-from moonshine_tune.report.latency_plot import draw
-from moonshine_tune.corpus.sampler import BucketSampler
 from moonshine_tune.registry.published_configs import model_from_config, published_config
 from moonshine_tune.registry.resolve import resolve_model
+from moonshine_tune.report.latency_plot import draw
 
 _TOKENS_A_SECOND = 4
 _BATCH = 8

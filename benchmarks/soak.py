@@ -19,8 +19,8 @@ from typing import Any
 from benchmarks.small_work import save_small_model, write_clips
 from moonshine_tune.config.resolve import resolve_settings
 from moonshine_tune.core.environment import apply_environment_defaults
-from moonshine_tune.training.run import train
 from moonshine_tune.core.progress import SilentProgress
+from moonshine_tune.training.run import train
 
 _WINDOW, _BOUND = 100, 2.0
 

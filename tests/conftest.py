@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from tests.command_line import ask  # noqa: F401
+from tests.training_runs import streaming_training, training  # noqa: F401
 
 if TYPE_CHECKING:
     from torch import nn
@@ -246,7 +248,7 @@ OVERFIT_TEXTS = ("one", "it was the best of times", "two cities", "all of it")
 def _overfit(family: str) -> "tuple[SpeechModel, list[Samples], list[str]]":
     import torch
 
-    from moonshine_tune.inference.greedy import pad_clips
+    from moonshine_tune.inference.batching import pad_clips
     from moonshine_tune.models.losses import cross_entropy_sum, target_batch
 
     model = build_tiny(family, seed=1)

@@ -23,8 +23,10 @@ Clips = list[np.ndarray]
 
 
 def _ours(model: Path) -> Callable[[Clips], list[str]]:
+    from moonshine_tune.inference.batching import batches_by_length
+    from moonshine_tune.inference.transcribe import TorchTranscriber
+    from moonshine_tune.models.base import DecodeLimits
     from moonshine_tune.models.checkpoint import load_checkpoint
-    from moonshine_tune.inference.greedy import DecodeLimits, TorchTranscriber, batches_by_length
 
     transcriber = TorchTranscriber(load_checkpoint(model), DecodeLimits())
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from moonshine_tune.cli.app import run
-from moonshine_tune.data import split as data_split
 from moonshine_tune.corpus.manifest import read_manifest, write_manifest
+from moonshine_tune.data import split as data_split
 
 
 def write(path: Path, records: list[dict[str, Any]]) -> Path:

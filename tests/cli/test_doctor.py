@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from moonshine_tune.doctor import dependencies as stack
-from moonshine_tune.core import provenance
 from moonshine_tune.cli.app import run
+from moonshine_tune.core import provenance
 from moonshine_tune.core.environment import DEFAULTS
+from moonshine_tune.doctor import dependencies as stack
 from moonshine_tune.doctor import run as doctor
 
 _ROOT = Path(__file__).parents[2]

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from moonshine_tune.registry import hub
-from moonshine_tune.core import network
 from moonshine_tune.cli.app import run
+from moonshine_tune.core import network
+from moonshine_tune.registry import hub
 from moonshine_tune.runtime import rebuild
 from moonshine_tune.runtime.layout import V1_FILES
 

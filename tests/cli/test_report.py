@@ -9,8 +9,8 @@ import pytest
 
 from moonshine_tune.cli import app as cli
 from moonshine_tune.cli import report
-from moonshine_tune.metrics.wer import score_utterance
 from moonshine_tune.corpus.normalizers import normalizer_for
+from moonshine_tune.metrics.wer import score_utterance
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from moonshine_tune.cli.app import run
-from moonshine_tune.metrics.wer import score_utterance
 from moonshine_tune.corpus.normalizers import normalizer_for
+from moonshine_tune.metrics.wer import score_utterance
 
 _SPELLED = normalizer_for("spelled-1")
 

@@ -11,12 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.config.resolve import ResolvedSettings, resolve_settings
-from moonshine_tune.core.errors import RequestError
 from moonshine_tune.ablation.sampling import StudyPlan
 from moonshine_tune.ablation.space import Scalar, SearchSpace, flattened
-from moonshine_tune.core.provenance import command_line, git_state, platform_summary, versions
+from moonshine_tune.config.resolve import ResolvedSettings, resolve_settings
 from moonshine_tune.config.settings import RunSettings
+from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.provenance import command_line, git_state, platform_summary, versions
 
 SCHEMA_VERSION = 1
 

@@ -4,12 +4,12 @@ import json
 import tempfile
 from pathlib import Path
 
+from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import write_json_atomic
-from moonshine_tune.corpus.manifest import read_manifest, write_manifest
 from moonshine_tune.core.progress import Progress
+from moonshine_tune.corpus.manifest import read_manifest, write_manifest
 from moonshine_tune.runs.folder import RunFolder
-from moonshine_tune.config.settings import RunSettings
 
 LATENCY_FILE = "latency.json"
 # Enough for a ratio within a few percent; both folders are timed in turn, clip by clip.

@@ -8,16 +8,16 @@ from typing import Any
 
 from filelock import FileLock
 
-from moonshine_tune.audio.noise_bank import open_sounds
-from moonshine_tune.config.resolve import PATH_SETTINGS, resolve_settings
-from moonshine_tune.core.errors import ProblemsError, RequestError
-from moonshine_tune.core.files import disk_errors, write_json_atomic
 from moonshine_tune.ablation.folder import Ablation, open_ablation
 from moonshine_tune.ablation.sampling import OBJECTIVES, PRUNERS, SAMPLERS
 from moonshine_tune.ablation.space import Layers, SearchSpace, flattened, nested
 from moonshine_tune.ablation.storage import masked
-from moonshine_tune.corpus.manifest import read_manifest
+from moonshine_tune.audio.noise_bank import open_sounds
+from moonshine_tune.config.resolve import PATH_SETTINGS, resolve_settings
 from moonshine_tune.config.settings import RunSettings
+from moonshine_tune.core.errors import ProblemsError, RequestError
+from moonshine_tune.core.files import disk_errors, write_json_atomic
+from moonshine_tune.corpus.manifest import read_manifest
 
 _EXPLICIT = ("flag", "--set")
 _USUAL_TRIALS = 20

@@ -8,19 +8,19 @@ from typing import Any
 
 import yaml
 
-from moonshine_tune.config.resolve import PATH_SETTINGS
-from moonshine_tune.core.errors import NegativeAnswerError, RequestError
-from moonshine_tune.core.files import write_text_atomic
-from moonshine_tune.ablation.run import best_trial, shown_figures
 from moonshine_tune.ablation.folder import Ablation, open_ablation, storage_url
 from moonshine_tune.ablation.latency import measure_latency
+from moonshine_tune.ablation.run import best_trial, shown_figures
 from moonshine_tune.ablation.sampling import OBJECTIVES
 from moonshine_tune.ablation.storage import storage_errors
 from moonshine_tune.ablation.study import TrialBook, TrialRecord
-from moonshine_tune.runs.summary import read_scored
+from moonshine_tune.config.resolve import PATH_SETTINGS
+from moonshine_tune.core.errors import NegativeAnswerError, RequestError
+from moonshine_tune.core.files import write_text_atomic
 from moonshine_tune.core.progress import Progress, SilentProgress
-from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.metrics.wer import PairedComparison, ScoredUtterance, compare_paired
+from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.runs.summary import read_scored
 from moonshine_tune.training.selection import SelectionRule
 
 SETTINGS_FILE = "chosen.yaml"

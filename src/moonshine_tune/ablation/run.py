@@ -18,8 +18,6 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.core.errors import ProblemsError, RequestError
-from moonshine_tune.core.files import write_json_atomic
 from moonshine_tune.ablation.folder import Ablation, storage_url
 from moonshine_tune.ablation.request import AblateRequest, prepare_ablation
 from moonshine_tune.ablation.storage import HEARTBEAT_S, storage_errors
@@ -31,8 +29,10 @@ from moonshine_tune.ablation.trial import (
     child_main,
     run_trial,
 )
-from moonshine_tune.core.signals import StopRequest
+from moonshine_tune.core.errors import ProblemsError, RequestError
+from moonshine_tune.core.files import write_json_atomic
 from moonshine_tune.core.progress import Progress, Stage
+from moonshine_tune.core.signals import StopRequest
 
 _TICK_S = 0.5
 # A small space is used up when so many draws in a row were trained before.
@@ -75,7 +75,7 @@ def run_ablation(
     """Search, or go on with a search; every trial is a run folder in `out/trials`.
 
     Args:
-        train: what trains a trial; None for `jobs.train.train`.
+        train: what trains a trial; None for `training.run.train`.
 
     Raises:
         RequestError, ProblemsError: wrong input, another search in the folder, or the first trials

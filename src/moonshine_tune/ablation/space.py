@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.config.settings import RunSettings
+from moonshine_tune.core.errors import ProblemsError, RequestError
 
 Scalar = str | int | float | bool | None
 Layers = tuple[tuple[str, Mapping[str, Any]], ...]

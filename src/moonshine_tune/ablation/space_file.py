@@ -9,8 +9,6 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from moonshine_tune.config.resolve import read_preset, resolve_settings
-from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.ablation.space import (
     Choice,
     Dimension,
@@ -20,7 +18,9 @@ from moonshine_tune.ablation.space import (
     flattened,
     nested,
 )
+from moonshine_tune.config.resolve import read_preset, resolve_settings
 from moonshine_tune.config.settings import RunSettings
+from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.yaml import read_shipped, read_yaml, shipped_names
 
 _KEYS = ("preset", "settings", "space")
@@ -33,7 +33,7 @@ _PATHS = ("data.train", "data.replay", "augment.noise", "augment.rooms")
 
 def space_names() -> tuple[str, ...]:
     """Names of the search spaces that ship with the package."""
-    return shipped_names("spaces")
+    return shipped_names("ablation/spaces")
 
 
 def read_space(name: str) -> SearchSpace:
@@ -46,7 +46,7 @@ def read_space(name: str) -> SearchSpace:
     """
     path = Path(name)
     if name in space_names() and not path.is_file():
-        return _Reader(name, None).read(read_shipped("spaces", name))
+        return _Reader(name, None).read(read_shipped("ablation/spaces", name))
     if not path.is_file():
         raise RequestError(
             "no such search space",

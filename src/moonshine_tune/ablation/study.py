@@ -17,7 +17,6 @@ import optuna
 from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
-from moonshine_tune.core.errors import RequestError
 from moonshine_tune.ablation.sampling import (
     StudyPlan,
     originals,
@@ -28,6 +27,7 @@ from moonshine_tune.ablation.sampling import (
 )
 from moonshine_tune.ablation.space import Scalar
 from moonshine_tune.ablation.storage import GRACE_S, open_storage, storage_errors
+from moonshine_tune.core.errors import RequestError
 
 _MAX_CRASHES = 1
 _MAX_RETRIES = 20

@@ -21,10 +21,10 @@ from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
+from moonshine_tune.ablation.latency import measure_latency, read_latency
 from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.core.environment import apply_environment_defaults
 from moonshine_tune.core.errors import TuneError
-from moonshine_tune.ablation.latency import measure_latency, read_latency
 from moonshine_tune.core.progress import Progress, SilentProgress, Stage
 from moonshine_tune.runs.folder import RunFolder
 
@@ -35,7 +35,7 @@ _WAIT_FOR_FOLDER_S = 120.0
 
 
 class TrainFunction(Protocol):
-    """What trains: `jobs.train.train`, or anything that leaves such a run folder behind."""
+    """What trains: `training.run.train`, or anything that leaves such a run folder behind."""
 
     def __call__(
         self, resolved: ResolvedSettings, out: Path, progress: Progress, *, resume: bool = False

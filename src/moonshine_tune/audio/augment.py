@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moonshine_tune.audio.io import SAMPLE_RATE_HZ, change_tempo
 from moonshine_tune.audio.effects import (
     add_noise,
     changed_gain,
@@ -21,7 +20,9 @@ from moonshine_tune.audio.effects import (
     over_telephone,
     piece_of,
 )
+from moonshine_tune.audio.io import change_tempo
 from moonshine_tune.audio.noise_bank import Sound, SoundBank
+from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 
 Samples = npt.NDArray[np.float32]
 

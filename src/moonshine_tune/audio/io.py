@@ -19,12 +19,10 @@ import numpy.typing as npt
 import soundfile as sf
 import soxr
 
+from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
 from moonshine_tune.core.errors import AudioError
 from moonshine_tune.core.files import write_bytes_atomic
 from moonshine_tune.corpus.manifest import Utterance
-
-SAMPLE_RATE_HZ = 16_000
-Samples = npt.NDArray[np.float32]
 
 AUDIO_ENDINGS = frozenset(
     (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".mp4", ".aiff", ".aif",

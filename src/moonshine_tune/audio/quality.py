@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moonshine_tune.audio.measure import frame_levels_dbfs
-from moonshine_tune.audio.io import SAMPLE_RATE_HZ
+from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 
 Samples = npt.NDArray[np.float32]
 

@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 from moonshine_tune.core.errors import AudioError
 
 Samples = npt.NDArray[np.float32]
@@ -46,7 +47,7 @@ class Pause:
 
 
 def find_pauses(
-    samples: Samples, sample_rate_hz: int = 16_000, *, min_pause_s: float = _MIN_PAUSE_S
+    samples: Samples, sample_rate_hz: int = SAMPLE_RATE_HZ, *, min_pause_s: float = _MIN_PAUSE_S
 ) -> tuple[Pause, ...]:
     """The pauses of a recording, in order, accurate to 10 ms.
 
@@ -66,7 +67,7 @@ def find_pauses(
 
 def split_at_pauses(
     samples: Samples,
-    sample_rate_hz: int = 16_000,
+    sample_rate_hz: int = SAMPLE_RATE_HZ,
     *,
     max_s: float = 10.0,
     min_s: float = 1.0,

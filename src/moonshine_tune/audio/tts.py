@@ -22,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
+from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 from moonshine_tune.core.errors import AudioError, MachineError
 
-SAMPLE_RATE_HZ = 16_000
 # Peak of every utterance: −3 dB below full scale, so that augmentation has headroom.
 PEAK = 10 ** (-3 / 20)
 RATE_RANGE_WPM = (80, 450)
@@ -75,7 +75,7 @@ class SpeechSynthesizer:
                 "speech synthesis needs a system that can fork",
                 hint="run it on macOS or Linux, or under WSL",
             )
-        script = Path(__file__).with_name("espeak_process.py")
+        script = Path(__file__).with_name("espeak_worker.py")
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(script), str(library), str(data)],
             stdin=subprocess.PIPE,

@@ -10,8 +10,8 @@ from moonshine_tune.cli.console import JsonFlag, TerminalProgress, refuse, show,
 from moonshine_tune.cli.options import OutFolder
 
 if TYPE_CHECKING:
-    from moonshine_tune.ablation.run import AblationResult
     from moonshine_tune.ablation.results import AblationView, Chosen
+    from moonshine_tune.ablation.run import AblationResult
     from moonshine_tune.ablation.study import TrialRecord
 
 app = typer.Typer(
@@ -88,8 +88,8 @@ def run(
     Each trial is a run folder in OUT/trials. One that crashes or runs out of memory is recorded and
     the search goes on. Test data is never opened.
     """
-    from moonshine_tune.ablation.run import run_ablation
     from moonshine_tune.ablation.request import AblateRequest
+    from moonshine_tune.ablation.run import run_ablation
     from moonshine_tune.ablation.space_file import read_space
 
     named = {"train": train, "dev": dev, "canary": canary, "replay": replay}

@@ -68,9 +68,9 @@ def estimate(
 
     from dataclasses import replace
 
+    from moonshine_tune.inference.train_data import read_training_data
     from moonshine_tune.memory.estimate import Workload, estimate_run
     from moonshine_tune.memory.fit import workload_of
-    from moonshine_tune.inference.train_data import read_training_data
 
     named = settings.data.train is not None
     found = workload_of(settings, read_training_data(settings.data)) if named else Workload()

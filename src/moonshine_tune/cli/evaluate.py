@@ -67,9 +67,9 @@ def evaluate(
     as_json: JsonFlag = False,
 ) -> None:
     """Score a model: WER, CER, error kinds, an interval, worst utterances, base against adapted."""
-    from moonshine_tune.evaluation.noise_conditions import SNRS_DB, ConditionsRequest
     from moonshine_tune.evaluation.evaluate import EvaluateRequest
     from moonshine_tune.evaluation.evaluate import evaluate as run_evaluation
+    from moonshine_tune.evaluation.noise_conditions import SNRS_DB, ConditionsRequest
 
     if conditions is None and (snr or rooms):
         raise RequestError(

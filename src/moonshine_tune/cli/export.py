@@ -11,8 +11,8 @@ from moonshine_tune.cli.console import JsonFlag, TerminalProgress, refuse, show
 from moonshine_tune.cli.options import DeviceOption, OutFolder
 
 if TYPE_CHECKING:
-    from moonshine_tune.export.run import ExportResult
     from moonshine_tune.export.parity.graphs import GraphParity
+    from moonshine_tune.export.run import ExportResult
 
 _EXAMPLE = "Example: moonshine-tune export --run runs/a --out exported --manifest test.jsonl"
 

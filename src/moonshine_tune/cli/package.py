@@ -45,8 +45,8 @@ def package(
     as_json: JsonFlag = False,
 ) -> None:
     """Put a model, its card, its proofs and the way to make it again into one folder or archive."""
-    from moonshine_tune.release.package import package as run_package
     from moonshine_tune.release.inputs import PackageRequest
+    from moonshine_tune.release.package import package as run_package
 
     request = PackageRequest(
         run=run,

@@ -10,10 +10,10 @@ from typing import Any
 
 import typer
 
-from moonshine_tune.core import errors
 from moonshine_tune.cli.app import app
-from moonshine_tune.core.files import write_text_atomic
 from moonshine_tune.cli.settings_reference import settings_reference
+from moonshine_tune.core import errors
+from moonshine_tune.core.files import write_text_atomic
 
 _REMARK = "<!-- Generated: python -m moonshine_tune.cli.reference docs -->\n"
 _COMMANDS_HEAD = """# Command line

@@ -8,10 +8,10 @@ import typer
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, show, table
 
 if TYPE_CHECKING:
+    from moonshine_tune.metrics.wer import Score
     from moonshine_tune.runs.compare import Pair, RunsComparison
     from moonshine_tune.runs.manage import Cleaning, RunDetails
     from moonshine_tune.runs.summary import RunSummary
-    from moonshine_tune.metrics.wer import Score
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="List, show, compare and clean runs."

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.config.settings import RunSettings
+from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.yaml import read_shipped, read_yaml, shipped_names
 
 # Settings that name files; in a settings file they are relative to it.
@@ -29,7 +29,7 @@ class ResolvedSettings:
 
 def preset_names() -> tuple[str, ...]:
     """Names of the presets that ship with the package."""
-    return shipped_names("presets")
+    return shipped_names("config/presets")
 
 
 def read_preset(name: str) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def read_preset(name: str) -> dict[str, Any]:
             f"no preset is called {name!r}{_nearest(name, preset_names())}",
             hint=f"one of: {', '.join(preset_names())}",
         )
-    return dict(read_shipped("presets", name) or {})
+    return dict(read_shipped("config/presets", name) or {})
 
 
 def read_settings_file(path: Path) -> dict[str, Any]:

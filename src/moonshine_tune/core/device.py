@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from moonshine_tune.core.errors import MachineError, RequestError
-from moonshine_tune.core.precision import is_proved_format
 from moonshine_tune.core.hardware import peak_resident_mb, resident_mb
+from moonshine_tune.core.precision import is_proved_format
 
 _MB = 1_000_000
 # mallopt(3): blocks of this size and larger are mapped on their own. Its number is glibc's.

@@ -7,9 +7,9 @@ from typing import Any
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import write_text_atomic
+from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.keyterms import ProposedTerm, propose_key_terms
 from moonshine_tune.corpus.manifest import read_manifest
-from moonshine_tune.core.progress import Progress
 
 _MANIFEST_ENDINGS = (".jsonl", ".json")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import disk_errors
-from moonshine_tune.corpus.manifest import Utterance, read_manifest, seconds_of, write_manifest
 from moonshine_tune.core.progress import Progress
+from moonshine_tune.corpus.manifest import Utterance, read_manifest, seconds_of, write_manifest
 from moonshine_tune.corpus.splits import Leaks, Splits, find_leaks, split_by_speaker
 
 SIDES = ("train", "dev", "test")

@@ -4,16 +4,17 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from moonshine_tune.demo.canary_recording import TWO_CITIES_SPANS
-from moonshine_tune.audio.io import SAMPLE_RATE_HZ, change_tempo, load_audio, write_audio
+from moonshine_tune.audio.io import change_tempo, load_audio, write_audio
+from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 from moonshine_tune.audio.segment import split_at_pauses
 from moonshine_tune.audio.tts import DEV_VOICES, TEST_VOICES, TRAIN_VOICES
 from moonshine_tune.core.files import complete_folder
-from moonshine_tune.data.synthesis.general_sentences import general_sentences
-from moonshine_tune.data.synthesis.corpus import synthesize_corpus
+from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import Utterance, read_manifest, write_manifest
 from moonshine_tune.data.synthesis.atc_grammar import phraseology_split
-from moonshine_tune.core.progress import Progress
+from moonshine_tune.data.synthesis.corpus import synthesize_corpus
+from moonshine_tune.data.synthesis.general_sentences import general_sentences
+from moonshine_tune.demo.canary_recording import TWO_CITIES_SPANS
 from moonshine_tune.registry.wheel import WheelAssets
 
 NUM_TRAIN, NUM_DEV, NUM_TEST = 240, 24, 48

@@ -6,25 +6,25 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.config.resolve import read_preset, resolve_settings
-from moonshine_tune.inference.greedy import TorchTranscriber
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import write_json_atomic
+from moonshine_tune.core.hardware import cache_root, peak_resident_mb
+from moonshine_tune.core.progress import Progress
+from moonshine_tune.corpus.manifest import read_manifest
+from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.demo.data import DemoData, make_demo_data
 from moonshine_tune.evaluation.evaluate import score_manifest
+from moonshine_tune.evaluation.reload_check import check_reload
 from moonshine_tune.evaluation.results import Evaluation, write_evaluation
 from moonshine_tune.export.run import ExportRequest, ExportResult, export
-from moonshine_tune.registry.open import OpenedModel, open_model
-from moonshine_tune.evaluation.reload_check import check_reload
-from moonshine_tune.training.run import train
-from moonshine_tune.training.finish import TrainResult
-from moonshine_tune.core.hardware import cache_root, peak_resident_mb
-from moonshine_tune.corpus.manifest import read_manifest
-from moonshine_tune.core.progress import Progress
-from moonshine_tune.runtime.transcriber import RuntimeTranscriber
+from moonshine_tune.inference.transcribe import TorchTranscriber
 from moonshine_tune.metrics.wer import compare_paired
+from moonshine_tune.registry.open import OpenedModel, open_model
 from moonshine_tune.registry.resolve import resolve_model
-from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.registry.wheel import fetch_wheel_assets
+from moonshine_tune.runtime.transcriber import RuntimeTranscriber
+from moonshine_tune.training.finish import TrainResult
+from moonshine_tune.training.run import train
 
 NORMALIZER = "spelled-1"
 _RELATIVE_FALL = 80.0

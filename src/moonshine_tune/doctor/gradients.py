@@ -15,9 +15,10 @@ import torch
 from tokenizers import Tokenizer, models
 from torch import Tensor
 
-from moonshine_tune.models.checkpoint import wrap_module
+from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 from moonshine_tune.core.device import autocast
 from moonshine_tune.models.base import SpeechModel, TextTokenizer
+from moonshine_tune.models.checkpoint import wrap_module
 from moonshine_tune.models.losses import cross_entropy_sum, target_batch
 
 # Float rounding over a dozen layers gives about 1e-6 in the loss and 1e-5 in the gradients; the
@@ -28,7 +29,6 @@ GRADIENT_BOUND = 1e-2
 # percents, a single small tensor by more.
 MIXED_LOSS_BOUND, MIXED_GRADIENT_BOUND, MIXED_TENSOR_BOUND = 2e-2, 0.1, 0.5
 
-_SAMPLE_RATE_HZ = 16_000
 # Two clips of unlike length, so that the masks are at work too.
 _CLIP_SECONDS = (1.6, 1.1)
 _TOKENS_PER_CLIP = (12, 7)
@@ -160,7 +160,7 @@ def _loss_and_gradients(
 
 def _clips() -> tuple[Tensor, list[int]]:
     """[2, S] seeded noise under a slow envelope, zero-padded, and each clip's own samples."""
-    lengths = [int(seconds * _SAMPLE_RATE_HZ) // 80 * 80 for seconds in _CLIP_SECONDS]
+    lengths = [int(seconds * SAMPLE_RATE_HZ) // 80 * 80 for seconds in _CLIP_SECONDS]
     generator = torch.Generator().manual_seed(7)
     audio = torch.zeros(len(lengths), max(lengths), dtype=torch.float64)
     for row, length in enumerate(lengths):

@@ -33,8 +33,8 @@ from moonshine_tune.doctor.dependencies import REPLACED, installed_packages, why
 if TYPE_CHECKING:
     import torch
 
-    from moonshine_tune.models.base import SpeechModel
     from moonshine_tune.doctor.gradients import GradientComparison, LoadModel
+    from moonshine_tune.models.base import SpeechModel
 
 OK, WARNING, FAILURE = "ok", "warning", "failure"
 _LITTLE_MEMORY_MB = 7_500
@@ -275,8 +275,8 @@ def _gradient_check(result: "GradientComparison") -> Check:
 
 def _model_to_check(settings: DoctorSettings, progress: Progress) -> "tuple[LoadModel, Check]":
     """How to load the model of the gradient check, and the finding that says which it is."""
-    from moonshine_tune.models.checkpoint import load_checkpoint
     from moonshine_tune.doctor.gradients import random_model
+    from moonshine_tune.models.checkpoint import load_checkpoint
     from moonshine_tune.registry.resolve import cached_model, resolve_model
 
     found, refusal = None, None

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moonshine_tune.corpus.keyterms import KeyTermScore, score_key_terms
+from moonshine_tune.corpus.normalizers import Normalizer
 from moonshine_tune.metrics.wer import (
     PairedComparison,
     Score,
@@ -11,7 +12,6 @@ from moonshine_tune.metrics.wer import (
     compare_paired,
     summarize,
 )
-from moonshine_tune.corpus.normalizers import Normalizer
 
 
 @dataclass(frozen=True)

@@ -5,31 +5,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from moonshine_tune.models.lora import adapter_disabled, find_adapter
-from moonshine_tune.inference.greedy import TorchTranscriber
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.evaluation.noise_conditions import CLEAN, Condition, ConditionsRequest, conditions_of
+from moonshine_tune.core.progress import Progress
+from moonshine_tune.corpus.keyterms import DEFAULT_BOOST, read_key_terms
+from moonshine_tune.corpus.manifest import Manifest, read_manifest
+from moonshine_tune.corpus.normalizers import Normalizer, normalizer_for
 from moonshine_tune.evaluation.arms import KeyTermsTable, key_terms_arm
+from moonshine_tune.evaluation.noise_conditions import (
+    CLEAN,
+    Condition,
+    ConditionsRequest,
+    conditions_of,
+)
 from moonshine_tune.evaluation.results import (
     ConditionScore,
     Evaluation,
     earlier_evaluation,
     write_evaluation,
 )
-from moonshine_tune.registry.open import open_model
-from moonshine_tune.inference.transcribe import Transcriber, transcribe_utterances
-from moonshine_tune.corpus.keyterms import DEFAULT_BOOST, read_key_terms
-from moonshine_tune.corpus.manifest import Manifest, read_manifest
-from moonshine_tune.core.progress import Progress
-from moonshine_tune.runtime.layout import read_layout
-from moonshine_tune.runtime.transcriber import RuntimeTranscriber, check_takes_keyterms
+from moonshine_tune.inference.transcribe import TorchTranscriber, Transcriber, transcribe_utterances
 from moonshine_tune.metrics.wer import (
     ScoredUtterance,
     compare_paired,
     score_utterance,
     summarize,
 )
-from moonshine_tune.corpus.normalizers import Normalizer, normalizer_for
+from moonshine_tune.models.lora import adapter_disabled, find_adapter
+from moonshine_tune.registry.open import open_model
+from moonshine_tune.runtime.layout import read_layout
+from moonshine_tune.runtime.transcriber import RuntimeTranscriber, check_takes_keyterms
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from moonshine_tune.audio.augment import Recipe
 from moonshine_tune.audio.noise_bank import Sound, SoundBank, open_sounds
-from moonshine_tune.inference.greedy import Samples
+from moonshine_tune.audio.samples import Samples
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.corpus.manifest import Utterance
 

@@ -4,16 +4,16 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from moonshine_tune.models.lora import adapter_parameters
-from moonshine_tune.core.errors import RequestError
-from moonshine_tune.inference.scored_set import transcribe_source
-from moonshine_tune.inference.dataset import build_corpus
-from moonshine_tune.registry.open import OpenedModel
-from moonshine_tune.inference.encoder_cache_budget import StateStores
-from moonshine_tune.corpus.manifest import read_manifest
-from moonshine_tune.core.progress import Progress
-from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.config.settings import DeviceSettings
+from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.progress import Progress
+from moonshine_tune.corpus.manifest import read_manifest
+from moonshine_tune.inference.dataset import build_corpus
+from moonshine_tune.inference.encoder_cache_budget import StateStores
+from moonshine_tune.inference.scored_set import transcribe_source
+from moonshine_tune.models.lora import adapter_parameters
+from moonshine_tune.registry.open import OpenedModel
+from moonshine_tune.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)

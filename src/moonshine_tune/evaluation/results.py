@@ -6,14 +6,14 @@ from typing import Any
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import write_json_atomic, write_jsonl_atomic
-from moonshine_tune.evaluation.arms import KeyTermsTable, comparison_record
-from moonshine_tune.runs.summary import read_scored
 from moonshine_tune.corpus.manifest import Manifest
+from moonshine_tune.evaluation.arms import KeyTermsTable, comparison_record
 from moonshine_tune.metrics.wer import (
     PairedComparison,
     Score,
     ScoredUtterance,
 )
+from moonshine_tune.runs.summary import read_scored
 
 RESULT_FILE, HYPOTHESES_FILE = "result.json", "hypotheses.jsonl"
 CONDITIONS_FILE = "conditions.jsonl"

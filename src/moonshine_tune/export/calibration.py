@@ -4,19 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from moonshine_tune.inference.greedy import TorchTranscriber
 from moonshine_tune.core.errors import TuneError
-from moonshine_tune.registry.open import OpenedModel
-from moonshine_tune.inference.transcribe import transcribe_utterances
-from moonshine_tune.corpus.manifest import Utterance, read_manifest
-from moonshine_tune.models.merge import LazyMerged
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.corpus.manifest import Utterance, read_manifest
+from moonshine_tune.corpus.splits import evenly_chosen
 from moonshine_tune.export.calibration_clips import input_moments
 from moonshine_tune.export.graft import lies_on_grid
+from moonshine_tune.inference.transcribe import TorchTranscriber, transcribe_utterances
+from moonshine_tune.models.merge import LazyMerged
+from moonshine_tune.registry.open import OpenedModel
+from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runtime.layout import RuntimeLayout
 from moonshine_tune.runtime.quantized import Doubles
-from moonshine_tune.corpus.splits import evenly_chosen
 
 AUTO, NONE = "auto", "none"
 # As many of what was taught as of general speech: steered by the domain alone, the files lose

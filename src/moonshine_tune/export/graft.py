@@ -16,11 +16,11 @@ import numpy as np
 
 from moonshine_tune.core.errors import ProblemsError
 from moonshine_tune.core.files import sha256_of
-from moonshine_tune.runtime.layout import RuntimeLayout
 from moonshine_tune.export.matching import MATRIX_THREADS, Match, find_matches, is_constant
+from moonshine_tune.export.rounding import compensated_levels
+from moonshine_tune.runtime.layout import RuntimeLayout
 from moonshine_tune.runtime.ort_file import OrtFile
 from moonshine_tune.runtime.quantized import Doubles, Floats, QuantizedTensor
-from moonshine_tune.export.rounding import compensated_levels
 
 
 @dataclass(frozen=True)

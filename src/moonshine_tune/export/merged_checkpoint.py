@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
-from moonshine_tune.models.lora import WEIGHTS_FILE as ADAPTER_FILE
-from moonshine_tune.models.lora import find_adapter
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.files import complete_folder, sha256_of, write_json_atomic
-from moonshine_tune.registry.open import OpenedModel, open_model
-from moonshine_tune.models.merge import merged_weights
 from moonshine_tune.core.progress import Progress
+from moonshine_tune.models.lora import WEIGHTS_FILE as ADAPTER_FILE
+from moonshine_tune.models.lora import find_adapter
+from moonshine_tune.models.merge import merged_weights
+from moonshine_tune.registry.open import OpenedModel, open_model
 from moonshine_tune.runs.folder import RunFolder
 
 WEIGHTS_FILE = "model.safetensors"

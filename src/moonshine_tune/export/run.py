@@ -9,28 +9,28 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from moonshine_tune.models.lora import WEIGHTS_FILE, adapter_disabled, find_adapter, has_adapter
 from moonshine_tune.audio.io import load_utterance
-from moonshine_tune.models.checkpoint import load_checkpoint
-from moonshine_tune.inference.greedy import fit_clip
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import complete_folder, sha256_of, write_json_atomic
-from moonshine_tune.export.parity.gate import check_parity, parity_record, parity_utterances
-from moonshine_tune.export.calibration import AUTO, NONE, Rounding, choose_rounding
-from moonshine_tune.registry.open import OpenedModel, base_identity, open_model
-from moonshine_tune.export.tuned_checkpoint import tuned_tensors
-from moonshine_tune.corpus.manifest import Utterance
-from moonshine_tune.models.merge import LazyMerged, merged_weights
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import versions
-from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.corpus.manifest import Utterance
+from moonshine_tune.export.calibration import AUTO, NONE, Rounding, choose_rounding
 from moonshine_tune.export.graft import GraftReport, graft
+from moonshine_tune.export.parity.gate import check_parity, parity_record, parity_utterances
 from moonshine_tune.export.parity.graphs import merged_state, window_rule, windows_read_as
-from moonshine_tune.runtime.sessions import open_graphs
-from moonshine_tune.runtime.layout import RuntimeLayout, read_layout
 from moonshine_tune.export.parity.transcripts import DEFAULT_BOUND, ParityResult
-from moonshine_tune.runtime.quantized import Doubles, Floats
+from moonshine_tune.export.tuned_checkpoint import tuned_tensors
+from moonshine_tune.inference.batching import fit_clip
+from moonshine_tune.models.checkpoint import load_checkpoint
+from moonshine_tune.models.lora import WEIGHTS_FILE, adapter_disabled, find_adapter, has_adapter
+from moonshine_tune.models.merge import LazyMerged, merged_weights
+from moonshine_tune.registry.open import OpenedModel, base_identity, open_model
 from moonshine_tune.registry.resolve import ResolvedModel, resolve_model
+from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.runtime.layout import RuntimeLayout, read_layout
+from moonshine_tune.runtime.quantized import Doubles, Floats
+from moonshine_tune.runtime.sessions import open_graphs
 
 METHODS = ("graft", "trace")
 SCHEMES = ("int8", "none")

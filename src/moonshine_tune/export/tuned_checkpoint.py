@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from moonshine_tune.core.errors import ProblemsError
-from moonshine_tune.models.base import SpeechModel
-from moonshine_tune.export.parity.graphs import merged_state
 from moonshine_tune.export.matching import TIED
+from moonshine_tune.export.parity.graphs import merged_state
+from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.runtime.quantized import Floats
 
 

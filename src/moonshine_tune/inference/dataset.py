@@ -6,11 +6,11 @@ from functools import lru_cache
 from pathlib import Path
 
 from moonshine_tune.audio.io import audio_info, load_utterance
-from moonshine_tune.inference.greedy import Samples
+from moonshine_tune.audio.samples import Samples
 from moonshine_tune.core.errors import AudioError, RequestError
-from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.core.files import sha256_of
 from moonshine_tune.corpus.manifest import Utterance
+from moonshine_tune.models.base import SpeechModel
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moonshine_tune.models.kernels.attention import additive_mask
 from moonshine_tune.models.base import EncoderStates, SpeechModel
-from moonshine_tune.models.kernels.packed_linear import Linear, packed, packed_together, side_by_side
+from moonshine_tune.models.kernels.attention import additive_mask
+from moonshine_tune.models.kernels.packed_linear import (
+    Linear,
+    packed,
+    packed_together,
+    side_by_side,
+)
 from moonshine_tune.models.kernels.rotary import Turns
 
 # A span's longest clip over its shortest, and the rows that are worth the calls of one more span.

@@ -15,52 +15,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from moonshine_tune.inference.greedy import (
-    SAMPLE_RATE_HZ,
-    Samples,
+from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
+from moonshine_tune.core.device import batch_width, release_memory
+from moonshine_tune.core.progress import Progress, Stage
+from moonshine_tune.inference.batching import (
     batches_by_length,
+    each_that_fits,
     encode_batch_s,
     fit_clip,
     pad_clips,
 )
-from moonshine_tune.core.device import batch_width, is_out_of_memory, release_memory
-from moonshine_tune.core.errors import MachineError
-from moonshine_tune.models.base import EncoderStates, SpeechModel
-from moonshine_tune.core.progress import Progress, Stage
 from moonshine_tune.inference.encoder_cache_disk import ShardWriter, StateShards
+from moonshine_tune.models.base import EncoderStates, SpeechModel
 
 _MB = 1_000_000
-
-
-def each_that_fits(
-    groups: Sequence[Sequence[int]], work: Callable[[Sequence[int]], None], device: torch.device
-) -> None:
-    """`work` on each group in order; a group that memory does not hold is halved and tried again.
-
-    Raises:
-        MachineError: one item alone does not fit.
-    """
-    waiting = [list(group) for group in reversed(groups)]
-    while waiting:
-        group = waiting.pop()
-        reason = ""
-        try:
-            work(group)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            reason = str(error) or type(error).__name__
-        if not reason:
-            continue
-        # Outside of the except block: the traceback holds the tensors that must go.
-        release_memory(device)
-        if len(group) == 1:
-            raise MachineError(
-                f"out of memory with a single clip: {reason.splitlines()[0][:200]}",
-                hint="leave long clips out: --set data.max_clip_s=10",
-            )
-        middle = (len(group) + 1) // 2
-        waiting += [group[middle:], group[:middle]]
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from typing import Protocol
 
 import torch
 
-from moonshine_tune.inference.greedy import Samples
-from moonshine_tune.inference.encoder_cache import OnDisk, StateSource, states_bytes
-from moonshine_tune.registry.open import OpenedModel
-from moonshine_tune.core.hardware import cache_root
+from moonshine_tune.audio.samples import Samples
 from moonshine_tune.config.settings import DeviceSettings
+from moonshine_tune.core.hardware import cache_root
+from moonshine_tune.inference.encoder_cache import OnDisk, StateSource, states_bytes
 from moonshine_tune.inference.encoder_cache_disk import StateShards
+from moonshine_tune.registry.open import OpenedModel
 
 _MB = 1_000_000
 

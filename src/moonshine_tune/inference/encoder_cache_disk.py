@@ -170,17 +170,21 @@ def _map(path: Path, keys: set[str]) -> dict[str, Tensor]:
         return {key: file.get_tensor(key) for key in file.keys() if key in keys}  # noqa: SIM118
 
 
+# Code whose results the stored states are: a change of it makes them anew.
+_STATE_CODE = (
+    "audio/io.py", "models/base.py", "models/v1.py", "models/streaming.py",
+    "models/kernels/attention.py",
+)  # fmt: skip
+
+
 def recipe_hash(*others: str) -> str:
     """Hash of the code that makes states out of a recording: another code, other states.
 
     Args:
-        others: further modules of this package that what is kept depends on.
+        others: further files of this package that what is kept depends on.
     """
     package = resources.files("moonshine_tune")
-    families = [path for path in package.joinpath("families").iterdir() if path.is_file()]
-    files = [package.joinpath("audio", "decode.py"), *map(package.joinpath, others)]
-    files += sorted(families, key=lambda item: item.name)
     digest = hashlib.sha256()
-    for path in files:
-        digest.update(path.read_bytes())
+    for path in (*_STATE_CODE, *others):
+        digest.update(package.joinpath(*path.split("/")).read_bytes())
     return digest.hexdigest()

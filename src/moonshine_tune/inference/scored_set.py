@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from moonshine_tune.inference.greedy import DecodeLimits, batches_by_length, greedy_tokens
-from moonshine_tune.inference.encoder_cache import StateSource, each_that_fits
-from moonshine_tune.models.base import SpeechModel
-from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.metrics.wer import Score, ScoredUtterance, score_utterance, summarize
+from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.corpus.normalizers import Normalizer
+from moonshine_tune.inference.batching import batches_by_length, each_that_fits
+from moonshine_tune.inference.encoder_cache import StateSource
+from moonshine_tune.inference.greedy import greedy_tokens
+from moonshine_tune.metrics.wer import Score, ScoredUtterance, score_utterance, summarize
+from moonshine_tune.models.base import DecodeLimits, SpeechModel
 
 _BATCH_S = 120.0
 # From stored states only the decoder runs, and its cost a token hardly grows with the batch.

@@ -9,16 +9,16 @@ from collections.abc import Sequence
 
 import torch
 
-from moonshine_tune.models.lora import adapter_disabled
-from moonshine_tune.inference.greedy import batches_by_length
-from moonshine_tune.inference.encoder_cache import StateSource, each_that_fits
 from moonshine_tune.core.files import write_json_atomic
-from moonshine_tune.inference.dataset import Corpus
-from moonshine_tune.registry.open import OpenedModel
-from moonshine_tune.models.losses import IGNORED, target_batch
 from moonshine_tune.core.hardware import cache_root, make_cache_folder
 from moonshine_tune.core.progress import Progress
+from moonshine_tune.inference.batching import batches_by_length, each_that_fits
+from moonshine_tune.inference.dataset import Corpus
+from moonshine_tune.inference.encoder_cache import StateSource
 from moonshine_tune.inference.encoder_cache_disk import recipe_hash
+from moonshine_tune.models.lora import adapter_disabled
+from moonshine_tune.models.losses import IGNORED, target_batch
+from moonshine_tune.registry.open import OpenedModel
 
 _BATCH_S = 60.0
 
@@ -60,7 +60,7 @@ def base_losses(corpus: Corpus, opened: OpenedModel, progress: Progress) -> list
     identity = [
         opened.base["sha256"],
         str(opened.model.dtype),
-        recipe_hash("loss.py"),
+        recipe_hash("models/losses.py"),
         [corpus.content_key(index) for index in range(len(corpus))],
         corpus.tokens,
     ]

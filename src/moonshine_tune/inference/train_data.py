@@ -3,10 +3,10 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from moonshine_tune.core.errors import AudioError, RequestError
-from moonshine_tune.inference.dataset import utterance_seconds
-from moonshine_tune.corpus.manifest import Manifest, Utterance, read_manifest
 from moonshine_tune.config.settings import DataSettings
+from moonshine_tune.core.errors import AudioError, RequestError
+from moonshine_tune.corpus.manifest import Manifest, Utterance, read_manifest
+from moonshine_tune.inference.dataset import utterance_seconds
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
+
 from moonshine_tune.audio.io import load_utterance
-from moonshine_tune.inference.greedy import Samples, batches_by_length
+from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
 from moonshine_tune.core.errors import AudioError, ProblemsError
-from moonshine_tune.inference.dataset import utterance_seconds
-from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.core.progress import Progress
+from moonshine_tune.corpus.manifest import Utterance
+from moonshine_tune.inference.batching import batches_by_length, encode_clips, fit_clip
+from moonshine_tune.inference.dataset import utterance_seconds
+from moonshine_tune.inference.decoder_session import bytes_per_frame
+from moonshine_tune.inference.greedy import greedy_tokens
+from moonshine_tune.models.base import DecodeLimits, SpeechModel
+
+# Audio that is decoded together. A token reads all weights of the decoder, for one clip as for
+# fifty, so small models take more of it, until their keys and values take this much memory.
+_DECODE_S = 240.0
+_DECODE_BYTES = 256_000_000
 
 
 class Transcriber(Protocol):
@@ -28,6 +39,37 @@ class Transcriber(Protocol):
     def transcribe(self, clips: Sequence[Samples]) -> list[str]:
         """One text a clip; clips are mono float32 at 16 kHz."""
         ...
+
+
+@torch.inference_mode()
+def transcribe_batch(
+    model: SpeechModel, clips: Sequence[Samples], limits: DecodeLimits
+) -> list[str]:
+    """Greedy transcripts of clips that are decoded together."""
+    states = encode_clips(model, [fit_clip(model, clip) for clip in clips])
+    tokens = greedy_tokens(
+        model, states, [limits.tokens(len(clip) / SAMPLE_RATE_HZ) for clip in clips]
+    )
+    return [model.tokenizer.decode(ids) for ids in tokens]
+
+
+class TorchTranscriber:
+    """A model in memory behind the interface that the runtime's transcriber has too."""
+
+    backend = "torch"
+
+    def __init__(self, model: SpeechModel, limits: DecodeLimits) -> None:
+        self._model, self._limits = model, limits
+
+    @property
+    def batch_s(self) -> float:
+        """Seconds of audio that are best handed over at a time."""
+        frame_s = self._model.samples_per_frame / SAMPLE_RATE_HZ
+        return max(_DECODE_S, _DECODE_BYTES / bytes_per_frame(self._model) * frame_s)
+
+    def transcribe(self, clips: Sequence[Samples]) -> list[str]:
+        """Transcripts of clips, mono float32 at 16 kHz, decoded together."""
+        return transcribe_batch(self._model, clips, self._limits)
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,18 @@ from typing import Any
 
 import torch
 
-from moonshine_tune.models.lora import SITES
-from moonshine_tune.registry.catalog import lookup_model, nearest_hint
-from moonshine_tune.models.checkpoint import is_checkpoint_folder
-from moonshine_tune.inference.greedy import TOKENS_PER_SECOND, encode_batch_s
+from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.device import choose_device, heap_is_loose
 from moonshine_tune.core.errors import MachineError, RequestError
-from moonshine_tune.inference.scored_set import _BATCH_S, _STORED_BATCH_S
 from moonshine_tune.core.hardware import available_memory_mb
-from moonshine_tune.memory.model import MemoryEstimate, MemoryModel, RunShape
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.config.settings import RunSettings
+from moonshine_tune.inference.batching import encode_batch_s
+from moonshine_tune.inference.scored_set import _BATCH_S, _STORED_BATCH_S
+from moonshine_tune.memory.model import MemoryEstimate, MemoryModel, RunShape
+from moonshine_tune.models.base import TOKENS_PER_SECOND
+from moonshine_tune.models.checkpoint import is_checkpoint_folder
+from moonshine_tune.models.lora import SITES
+from moonshine_tune.registry.catalog import lookup_model, nearest_hint
 from moonshine_tune.registry.published_configs import config_of_folder, published_config
 
 GIB = 1 << 30

@@ -5,8 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from moonshine_tune.config.resolve import ResolvedSettings
+from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.device import keep_heap_tight
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.corpus.manifest import Manifest
+from moonshine_tune.inference.train_data import TrainingData
 from moonshine_tune.memory.estimate import (
     GIB,
     TIGHT_HEAP,
@@ -19,10 +22,7 @@ from moonshine_tune.memory.estimate import (
     model_config,
     settled,
 )
-from moonshine_tune.inference.train_data import TrainingData
-from moonshine_tune.corpus.manifest import Manifest
 from moonshine_tune.memory.model import MemoryEstimate
-from moonshine_tune.config.settings import RunSettings
 
 
 @dataclass(frozen=True)

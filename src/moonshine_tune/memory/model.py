@@ -17,14 +17,19 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from moonshine_tune.models.lora import adapter_parameters, inject_lora
-from moonshine_tune.models.checkpoint import MOST_MAPPED_BYTES
-from moonshine_tune.inference.greedy import SAMPLE_RATE_HZ
-from moonshine_tune.inference.decoder_session import GreedySession
+from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 from moonshine_tune.core.device import batch_width, in_few_sizes
-from moonshine_tune.models.base import EncoderStates
+from moonshine_tune.inference.decoder_session import GreedySession
 from moonshine_tune.memory.live_storage import LiveMemory, make_fake
-from moonshine_tune.models.losses import FrozenHead, TargetBatch, head_cross_entropy_sum, head_kl_sum
+from moonshine_tune.models.base import EncoderStates
+from moonshine_tune.models.checkpoint import MOST_MAPPED_BYTES
+from moonshine_tune.models.lora import adapter_parameters, inject_lora
+from moonshine_tune.models.losses import (
+    FrozenHead,
+    TargetBatch,
+    head_cross_entropy_sum,
+    head_kl_sum,
+)
 from moonshine_tune.registry.published_configs import depth_of, model_from_config, shallower
 
 _MIB = 1 << 20

@@ -4,6 +4,7 @@ Everything above works on a `SpeechModel`; only the modules of this package know
 class names. Shapes: B clips, S samples, T encoder frames, W encoder width, L tokens, V vocabulary.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,23 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 BOS_ID, EOS_ID = 1, 2
+TOKENS_PER_SECOND = 6.5
+TOKENS_PER_SECOND_NON_LATIN = 13.0
+
+
+@dataclass(frozen=True)
+class DecodeLimits:
+    """How long an answer may grow, from each clip's own length.
+
+    Attributes:
+        tokens_per_second: 6.5 for Latin scripts, 13 for others, as the runtime has it.
+    """
+
+    tokens_per_second: float = TOKENS_PER_SECOND
+
+    def tokens(self, seconds: float) -> int:
+        """Most tokens for a clip of that length."""
+        return max(math.ceil(seconds * self.tokens_per_second), 1)
 
 
 @dataclass(frozen=True)

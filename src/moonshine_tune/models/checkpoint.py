@@ -10,14 +10,14 @@ from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from moonshine_tune.models.kernels.attention import use_own_attention
-from moonshine_tune.models.kernels.cross_attention import use_frames_directly
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.models.base import SpeechModel, TextTokenizer
-from moonshine_tune.models.streaming import StreamingSpeechModel
-from moonshine_tune.models.v1 import V1SpeechModel
+from moonshine_tune.models.kernels.attention import use_own_attention
+from moonshine_tune.models.kernels.cross_attention import use_frames_directly
 from moonshine_tune.models.kernels.frozen_linear import use_frozen_linear
 from moonshine_tune.models.kernels.rotary import use_complex_positions
+from moonshine_tune.models.streaming import StreamingSpeechModel
+from moonshine_tune.models.v1 import V1SpeechModel
 
 _ENCODER = "model.encoder."
 # Of a checkpoint's file, while its numbers are converted.

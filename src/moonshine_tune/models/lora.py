@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from moonshine_tune.models.kernels.lora_linear import AdaptedLinear
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.core.files import write_json_atomic
+from moonshine_tune.models.base import SpeechModel
+from moonshine_tune.models.kernels.lora_linear import AdaptedLinear
 from moonshine_tune.models.kernels.override import put_in_front
 
 ADAPTER_NAME = "default"

@@ -6,8 +6,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from moonshine_tune.models.lora import ADAPTER_NAME
 from moonshine_tune.models.base import SpeechModel
+from moonshine_tune.models.lora import ADAPTER_NAME
 
 
 @torch.no_grad()

@@ -8,35 +8,30 @@ from typing import Any
 
 import numpy as np
 
-from moonshine_tune.models.lora import adapter_disabled, find_adapter
-from moonshine_tune.audio.io import (
-    SAMPLE_RATE_HZ,
-    Samples,
-    change_tempo,
-    load_utterance,
-    write_audio,
-)
-from moonshine_tune.config.resolve import ResolvedSettings
-from moonshine_tune.inference.greedy import TorchTranscriber
-from moonshine_tune.core.errors import NegativeAnswerError, RequestError
-from moonshine_tune.core.files import complete_folder
-from moonshine_tune.ablation.run import run_ablation
 from moonshine_tune.ablation.request import AblateRequest
 from moonshine_tune.ablation.results import Bounds, choose
+from moonshine_tune.ablation.run import run_ablation
+from moonshine_tune.audio.io import change_tempo, load_utterance, write_audio
+from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
+from moonshine_tune.config.resolve import ResolvedSettings
+from moonshine_tune.core.errors import NegativeAnswerError, RequestError
+from moonshine_tune.core.files import complete_folder
+from moonshine_tune.core.progress import Progress
+from moonshine_tune.corpus.manifest import Manifest, read_manifest, write_manifest
+from moonshine_tune.corpus.normalizers import Normalizer, normalizer_for
 from moonshine_tune.demo.data import make_demo_data
 from moonshine_tune.doctor.run import FAILURE, WARNING, DoctorSettings, examine
-from moonshine_tune.evaluation.evaluate import score_manifest
 from moonshine_tune.evaluation.arms import comparison_record
-from moonshine_tune.evaluation.results import Evaluation, write_evaluation
-from moonshine_tune.registry.open import OpenedModel, open_model
+from moonshine_tune.evaluation.evaluate import score_manifest
 from moonshine_tune.evaluation.reload_check import check_reload
-from moonshine_tune.training.run import train
-from moonshine_tune.corpus.manifest import Manifest, read_manifest, write_manifest
-from moonshine_tune.core.progress import Progress
+from moonshine_tune.evaluation.results import Evaluation, write_evaluation
+from moonshine_tune.inference.transcribe import TorchTranscriber
+from moonshine_tune.metrics.wer import compare_paired
+from moonshine_tune.models.lora import adapter_disabled, find_adapter
+from moonshine_tune.registry.open import OpenedModel, open_model
 from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber
-from moonshine_tune.metrics.wer import compare_paired
-from moonshine_tune.corpus.normalizers import Normalizer, normalizer_for
+from moonshine_tune.training.run import train
 
 Result = dict[str, Any]
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from moonshine_tune.plan.state import PhaseRecord
 from moonshine_tune.plan.settings import (
     STAND_IN,
     AblatePhase,
@@ -17,6 +16,7 @@ from moonshine_tune.plan.settings import (
     SynthesizePhase,
     TrainPhase,
 )
+from moonshine_tune.plan.state import PhaseRecord
 
 PASSED, FAILED, NOT_MEANINGFUL, NOT_MEASURED = (
     "passed", "FAILED", "not meaningful", "not measured",

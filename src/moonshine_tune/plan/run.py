@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from moonshine_tune.core.errors import RequestError, TuneError
-from moonshine_tune.plan.schema import Plan
+from moonshine_tune.core.hardware import peak_resident_mb
+from moonshine_tune.core.progress import Progress
 from moonshine_tune.plan.gates import PlanGate, gates_of
-from moonshine_tune.plan.status import PhaseState, PlanResult, summary_record
+from moonshine_tune.plan.schema import Plan
+from moonshine_tune.plan.settings import ROLES
 from moonshine_tune.plan.state import (
     DONE,
     FAILED,
@@ -25,10 +27,8 @@ from moonshine_tune.plan.state import (
     changed_inputs,
     new_record,
 )
-from moonshine_tune.plan.settings import ROLES
+from moonshine_tune.plan.status import PhaseState, PlanResult, summary_record
 from moonshine_tune.plan.steps import Context, Step, steps_of
-from moonshine_tune.core.hardware import peak_resident_mb
-from moonshine_tune.core.progress import Progress
 
 _HINT_STATUS = "moonshine-tune plan status"
 

@@ -12,9 +12,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from moonshine_tune.ablation.space_file import read_space
 from moonshine_tune.config.resolve import preset_names, read_preset, resolve_settings
 from moonshine_tune.core.errors import ProblemsError, RequestError, TuneError
-from moonshine_tune.ablation.space_file import read_space
+from moonshine_tune.core.yaml import read_shipped, read_yaml, shipped_names
 from moonshine_tune.plan.settings import (
     KINDS,
     ROLES,
@@ -28,7 +29,6 @@ from moonshine_tune.plan.settings import (
     SynthesizePhase,
     TrainPhase,
 )
-from moonshine_tune.core.yaml import read_shipped, read_yaml, shipped_names
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Plan:
 
 def plan_names() -> tuple[str, ...]:
     """Names of the plans that ship with the package."""
-    return shipped_names("plans")
+    return shipped_names("plan/plans")
 
 
 def read_plan(name: str) -> Plan:
@@ -68,7 +68,7 @@ def read_plan(name: str) -> Plan:
         content = read_yaml(path)
         folder = path.absolute().parent
     elif name in plan_names():
-        content = read_shipped("plans", name)
+        content = read_shipped("plan/plans", name)
         folder = Path().absolute()
     else:
         raise RequestError(

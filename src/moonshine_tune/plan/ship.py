@@ -125,8 +125,8 @@ def _benchmark(
 def _package(
     phase: ShipPhase, run: Path, runtime: Path, test: Path, out: Path, ctx: Context
 ) -> Result:
-    from moonshine_tune.release.package import package
     from moonshine_tune.release.inputs import PackageRequest
+    from moonshine_tune.release.package import package
 
     scores = runtime.parent / "eval"
     request = PackageRequest(

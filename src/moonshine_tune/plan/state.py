@@ -18,8 +18,8 @@ from filelock import FileLock, Timeout
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import disk_errors, sha256_of, write_json_atomic
-from moonshine_tune.corpus.manifest import scan_manifest
 from moonshine_tune.core.provenance import command_line, git_state, platform_summary, versions
+from moonshine_tune.corpus.manifest import scan_manifest
 
 SCHEMA_VERSION = 1
 PLAN_FILE = "plan.json"

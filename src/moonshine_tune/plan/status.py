@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.plan.schema import Plan
 from moonshine_tune.plan.gates import PlanGate
+from moonshine_tune.plan.schema import Plan
+from moonshine_tune.plan.settings import AblatePhase, ShipPhase, TrainPhase
 from moonshine_tune.plan.state import (
     DONE,
     FAILED,
@@ -14,7 +15,6 @@ from moonshine_tune.plan.state import (
     PlanFolder,
     PlanRecord,
 )
-from moonshine_tune.plan.settings import AblatePhase, ShipPhase, TrainPhase
 
 
 @dataclass(frozen=True)

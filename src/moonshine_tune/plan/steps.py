@@ -12,14 +12,10 @@ from typing import Any
 from moonshine_tune import __version__
 from moonshine_tune.config.resolve import ResolvedSettings, read_preset, resolve_settings
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.hardware import chip_name, total_memory_mb
+from moonshine_tune.core.progress import Progress
+from moonshine_tune.core.provenance import platform_summary, versions
 from moonshine_tune.plan.schema import Plan
-from moonshine_tune.plan.state import (
-    Fingerprints,
-    PlanFolder,
-    PlanRecord,
-    StepRecord,
-    of_value,
-)
 from moonshine_tune.plan.settings import (
     STAND_IN,
     AblatePhase,
@@ -28,9 +24,13 @@ from moonshine_tune.plan.settings import (
     SynthesizePhase,
     TrainPhase,
 )
-from moonshine_tune.core.hardware import chip_name, total_memory_mb
-from moonshine_tune.core.progress import Progress
-from moonshine_tune.core.provenance import platform_summary, versions
+from moonshine_tune.plan.state import (
+    Fingerprints,
+    PlanFolder,
+    PlanRecord,
+    StepRecord,
+    of_value,
+)
 from moonshine_tune.registry.resolve import ResolvedModel, resolve_model
 
 Result = dict[str, Any]

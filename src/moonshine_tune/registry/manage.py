@@ -5,14 +5,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from moonshine_tune.registry.catalog import MODELS, ModelRecord
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import complete_folder
-from moonshine_tune.registry.hub import cached_on_hub_disk
 from moonshine_tune.core.hardware import cache_root
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.runtime.layout import is_runtime_folder
+from moonshine_tune.registry.catalog import MODELS, ModelRecord
+from moonshine_tune.registry.hub import cached_on_hub_disk
 from moonshine_tune.registry.resolve import Attempt, cached_model, resolve_model
+from moonshine_tune.runtime.layout import is_runtime_folder
 
 # What belongs to this program's cache and not into a copy: it names folders of this machine.
 _CACHE_RECORD = "source.json"

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from moonshine_tune.registry.catalog import StoreKey
 from moonshine_tune.core.errors import SourceUnreachableError
 from moonshine_tune.core.network import why_unreachable
 from moonshine_tune.core.progress import Progress
+from moonshine_tune.registry.catalog import StoreKey
 
 STORE_URL = "https://download.moonshine.ai/"
 _PARTS = 200

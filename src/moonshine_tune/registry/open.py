@@ -6,13 +6,12 @@ from typing import Any
 
 import torch
 
-from moonshine_tune.models.lora import load_adapter
-from moonshine_tune.models.checkpoint import load_checkpoint
-from moonshine_tune.inference.greedy import TOKENS_PER_SECOND, DecodeLimits
 from moonshine_tune.core.device import DeviceChoice, DtypeChoice, choose_device, choose_dtype
-from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.core.files import sha256_of
 from moonshine_tune.core.progress import Progress
+from moonshine_tune.models.base import TOKENS_PER_SECOND, DecodeLimits, SpeechModel
+from moonshine_tune.models.checkpoint import load_checkpoint
+from moonshine_tune.models.lora import load_adapter
 from moonshine_tune.registry.resolve import ResolvedModel, resolve_model
 
 

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, models
 
-from moonshine_tune.registry.catalog import ModelRecord, find_model
-from moonshine_tune.models.checkpoint import model_type_of, wrap_module
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.models.base import SpeechModel, TextTokenizer
+from moonshine_tune.models.checkpoint import model_type_of, wrap_module
+from moonshine_tune.registry.catalog import ModelRecord, find_model
 
 VOCABULARY_SIZE = 32_768
 

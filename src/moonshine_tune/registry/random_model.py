@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from moonshine_tune.models.checkpoint import load_tokenizer
 from moonshine_tune.core.files import complete_folder
+from moonshine_tune.models.checkpoint import load_tokenizer
 
 _SEED = 20_260_101
 

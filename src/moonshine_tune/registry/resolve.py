@@ -15,15 +15,15 @@ from typing import Any
 
 from filelock import FileLock
 
-from moonshine_tune.registry.catalog import ModelRecord, lookup_model, nearest_hint
 from moonshine_tune.core.errors import RequestError, SourceUnreachableError, TuneError
 from moonshine_tune.core.files import complete_folder, disk_errors, sha256_of, write_json_atomic
-from moonshine_tune.registry.hub import fetch_from_hub
 from moonshine_tune.core.hardware import cache_root, make_cache_folder
 from moonshine_tune.core.progress import Progress, SilentProgress
-from moonshine_tune.runtime.layout import is_runtime_folder, read_layout
+from moonshine_tune.registry.catalog import ModelRecord, lookup_model, nearest_hint
+from moonshine_tune.registry.hub import fetch_from_hub
 from moonshine_tune.registry.moonshine_store import fetch_from_store
 from moonshine_tune.registry.wheel import cached_wheel_assets, fetch_wheel_assets
+from moonshine_tune.runtime.layout import is_runtime_folder, read_layout
 
 SOURCES = ("cache", "hub", "store", "wheel")
 """Sources of a catalog name, in the order in which they are tried."""

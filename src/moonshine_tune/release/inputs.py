@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.audio.io import SAMPLE_RATE_HZ, load_utterance
+from moonshine_tune.audio.io import load_utterance
+from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 from moonshine_tune.core.errors import AudioError, NegativeAnswerError, RequestError
 from moonshine_tune.core.files import sha256_of
+from moonshine_tune.corpus.manifest import Utterance, read_manifest
 from moonshine_tune.release.records import (
     MANIFEST_ROLES,
     manifest_record,
@@ -17,7 +19,6 @@ from moonshine_tune.release.records import (
     public_run,
     read_json,
 )
-from moonshine_tune.corpus.manifest import Utterance, read_manifest
 from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runtime.layout import RuntimeLayout, read_layout
 

@@ -38,7 +38,7 @@ class CardFacts:
 
 def model_card(facts: CardFacts) -> str:
     """The text of README.md."""
-    template = resources.files("moonshine_tune.jobs").joinpath("model_card.md")
+    template = resources.files("moonshine_tune.release").joinpath("model_card.md")
     base = facts.run.get("base", {})
     record = lookup_model(str(base.get("name", "")))
     sample = f", but for {facts.sample_clips} test clips in `sample/`" if facts.sample_clips else ""

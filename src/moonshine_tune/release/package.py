@@ -25,7 +25,9 @@ from moonshine_tune.core.files import (
     write_jsonl_atomic,
     write_text_atomic,
 )
-from moonshine_tune.release.model_card import CardFacts, model_card
+from moonshine_tune.core.progress import Progress
+from moonshine_tune.core.provenance import package_version, versions
+from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.release.archive import (
     SUMS_FILE,
     archive_kind,
@@ -41,6 +43,7 @@ from moonshine_tune.release.inputs import (
     PackageRequest,
     gather_inputs,
 )
+from moonshine_tune.release.model_card import CardFacts, model_card
 from moonshine_tune.release.records import (
     public_base,
     public_name,
@@ -49,9 +52,6 @@ from moonshine_tune.release.records import (
 )
 from moonshine_tune.release.reproduce import FOLDER as REPRODUCE_FOLDER
 from moonshine_tune.release.reproduce import ReproduceFacts, reproduce_files
-from moonshine_tune.corpus.manifest import Utterance
-from moonshine_tune.core.progress import Progress
-from moonshine_tune.core.provenance import package_version, versions
 from moonshine_tune.runtime import transcriber as runtime_transcriber
 
 SCHEMA_VERSION = 1

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from moonshine_tune.core.errors import NegativeAnswerError, RequestError, SourceUnreachableError
+from moonshine_tune.core.progress import Progress
 from moonshine_tune.release.archive import unpack
 from moonshine_tune.release.verify import verify
-from moonshine_tune.core.progress import Progress
 
 _FILES = {
     "README.md": "README.md",

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.core.errors import ProblemsError, RequestError
-from moonshine_tune.release.archive import files_below
 from moonshine_tune.corpus.manifest import read_manifest, seconds_of
+from moonshine_tune.release.archive import files_below
 
 MANIFEST_ROLES = ("train", "dev", "replay", "canary")
 _RUN_KEYS = ("schema_version", "created", "sources", "device", "dtype", "normalizer", "data",

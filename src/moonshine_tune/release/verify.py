@@ -11,7 +11,10 @@ from typing import Any
 from moonshine_tune.audio.io import load_audio
 from moonshine_tune.core.errors import NegativeAnswerError, RequestError, TuneError
 from moonshine_tune.core.files import disk_errors, sha256_of
-from moonshine_tune.release.package import PACKAGE_FILE, SAMPLE_FILE
+from moonshine_tune.core.progress import Progress
+from moonshine_tune.core.provenance import package_version
+from moonshine_tune.corpus.normalizers import normalizer_for
+from moonshine_tune.metrics.wer import ErrorCounts, score_utterance
 from moonshine_tune.release.archive import (
     SUMS_FILE,
     archive_kind,
@@ -20,12 +23,9 @@ from moonshine_tune.release.archive import (
     read_sums,
     unpack,
 )
-from moonshine_tune.core.progress import Progress
-from moonshine_tune.core.provenance import package_version
+from moonshine_tune.release.package import PACKAGE_FILE, SAMPLE_FILE
 from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber
-from moonshine_tune.metrics.wer import ErrorCounts, score_utterance
-from moonshine_tune.corpus.normalizers import normalizer_for
 
 # 8-bit sums differ between processor families in the last digit, which can tip a word.
 _BOUND_ELSEWHERE = 10.0

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import jiwer
 
-from moonshine_tune.metrics.wer import ErrorCounts, ScoredUtterance
 from moonshine_tune.corpus.normalizers import Normalizer
+from moonshine_tune.metrics.wer import ErrorCounts, ScoredUtterance
 
 # Longer transcripts are loops of the decoder: their beginning shows it, all of it fills the page.
 MAX_TOKENS = 160

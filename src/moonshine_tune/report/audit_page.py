@@ -9,8 +9,8 @@ from markupsafe import Markup, escape
 
 from moonshine_tune import __version__
 from moonshine_tune.core.files import write_bytes_atomic
-from moonshine_tune.corpus.manifest import Utterance, scan_manifest
 from moonshine_tune.core.progress import Progress
+from moonshine_tune.corpus.manifest import Utterance, scan_manifest
 from moonshine_tune.report.clips import Clip, ClipBox
 from moonshine_tune.report.figures import HEIGHT, WIDTH, nice_ticks, tick_label
 from moonshine_tune.report.page import fingerprint_of, page_asset, page_environment

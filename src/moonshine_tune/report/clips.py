@@ -8,7 +8,8 @@ from pathlib import Path
 
 import soundfile as sf
 
-from moonshine_tune.audio.io import SAMPLE_RATE_HZ, Samples, load_audio
+from moonshine_tune.audio.io import load_audio
+from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
 from moonshine_tune.core.errors import TuneError
 from moonshine_tune.core.files import sha256_of
 from moonshine_tune.corpus.manifest import ManifestScan, Utterance, scan_manifest

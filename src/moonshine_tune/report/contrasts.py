@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from moonshine_tune.metrics.wer import ScoredUtterance, compare_paired, summarize
 from moonshine_tune.report.figures import Interval, clean
 from moonshine_tune.report.reading import (
     EvaluationPart,
@@ -14,7 +15,6 @@ from moonshine_tune.report.reading import (
     sequence,
 )
 from moonshine_tune.report.tables import short
-from moonshine_tune.metrics.wer import ScoredUtterance, compare_paired, summarize
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.core.progress import Progress
+from moonshine_tune.corpus.manifest import Utterance
+from moonshine_tune.corpus.normalizers import Normalizer, normalizer_for
+from moonshine_tune.metrics.wer import ScoredUtterance
 from moonshine_tune.report.alignment import (
     MAX_TOKENS,
     Group,
@@ -33,8 +35,6 @@ from moonshine_tune.report.tables import (
     short,
     text_cell,
 )
-from moonshine_tune.metrics.wer import ScoredUtterance
-from moonshine_tune.corpus.normalizers import Normalizer, normalizer_for
 
 _MAX_CONFUSIONS = 12
 _MISTAKES = {

@@ -9,9 +9,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.report.reading import Material, RunPart, mapping, sequence
 from moonshine_tune.report.tables import Cell, Column, Table, short, text_cell
-from moonshine_tune.config.settings import RunSettings
 
 _MAX_ROWS = 300
 _COMMANDS = ("train", "demo", "plan", "ablate")

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.metrics.wer import ScoredUtterance
+from moonshine_tune.runs.folder import RunFolder
 
 _HINT = "name a folder that train, evaluate, demo, ablate, benchmark or plan was given as --out"
 _SETS = ("domain", "canary")

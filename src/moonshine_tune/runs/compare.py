@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.runs.summary import RunSummary, read_run, read_scored
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.metrics.wer import (
     PairedComparison,
     Score,
@@ -17,6 +15,8 @@ from moonshine_tune.metrics.wer import (
     compare_paired,
     summarize,
 )
+from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.runs.summary import RunSummary, read_run, read_scored
 
 _SETS = ("dev", "canary")
 _DATA = ("train", "dev", "canary", "replay")

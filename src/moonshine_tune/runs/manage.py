@@ -9,9 +9,9 @@ from typing import Any
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import disk_errors
-from moonshine_tune.runs.summary import RunSummary, find_runs, is_run, read_run, read_scored
-from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.metrics.wer import Score, summarize
+from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.runs.summary import RunSummary, find_runs, is_run, read_run, read_scored
 
 SORTS = ("wer", "canary", "created", "seconds", "name")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.core.errors import RequestError, TuneError
-from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.metrics.wer import ScoredUtterance
+from moonshine_tune.runs.folder import RunFolder
 
 # A live run writes each step. The price of a long time: a run that was killed counts as running
 # for so long. Of a short one: a run on a laptop that sleeps is taken for dead, and cleaned away.

@@ -14,8 +14,14 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save_file
 
+from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.core.files import complete_folder, sha256_of, write_json_atomic, write_text_atomic
+from moonshine_tune.core.files import (
+    complete_folder,
+    sha256_of,
+    write_json_atomic,
+    write_text_atomic,
+)
 from moonshine_tune.runtime.graph_map import GraphMap
 from moonshine_tune.runtime.layout import RuntimeLayout, read_layout
 from moonshine_tune.runtime.naming import name_tensors
@@ -37,7 +43,6 @@ _NUM_HEADS = 8
 _ROTARY_FACTOR = {288: 0.9, 416: 0.62}
 _LAYER = re.compile(r"layers\.(\d+)\.")
 _LOG_K = "model.encoder.embedder.comp.log_k"
-_SAMPLE_RATE_HZ = 16_000
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ _PROCESSOR_CONFIG: dict[str, Any] = {
     "padding_side": "right",
     "padding_value": 0.0,
     "return_attention_mask": True,
-    "sampling_rate": _SAMPLE_RATE_HZ,
+    "sampling_rate": SAMPLE_RATE_HZ,
 }
 
 
@@ -179,8 +184,8 @@ def _streaming_config(weights: Weights, layout: RuntimeLayout) -> dict[str, Any]
         "intermediate_size": _rows(weights, "model.encoder.layers.0.mlp.fc1.weight"),
         "num_hidden_layers": _layers(weights, "encoder"),
         "hidden_act": "gelu",
-        "sample_rate": _SAMPLE_RATE_HZ,
-        "frame_ms": 1000 * int(stated["frame_len"]) / _SAMPLE_RATE_HZ,
+        "sample_rate": SAMPLE_RATE_HZ,
+        "frame_ms": 1000 * int(stated["frame_len"]) / SAMPLE_RATE_HZ,
         # transformers' bounds are exclusive, the graphs' inclusive.
         "sliding_windows": [[behind + 1, ahead + 1] for behind, ahead in windows],
         **attention(query.shape[0] // heads),

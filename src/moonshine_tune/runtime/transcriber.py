@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.runtime.layout import RuntimeLayout, read_layout
 from moonshine_tune.runtime.ort_file import OrtFile
 
-SAMPLE_RATE_HZ = 16_000
 # Clips are cut already: the voice-activity detector would only cut them again, and costs accuracy.
 _OPTIONS = {"vad_threshold": 0.0, "vad_max_segment_duration": 100000}
 _CHUNKED_UPDATE_S, _NEVER_S = 0.5, 1e9

@@ -12,11 +12,11 @@ from typing import overload
 
 from moonshine_tune.audio.augment import Augmenter, Chances, Recipe
 from moonshine_tune.audio.noise_bank import SoundBank, open_sounds
-from moonshine_tune.inference.greedy import Samples
-from moonshine_tune.core.errors import RequestError
-from moonshine_tune.inference.dataset import Corpus
-from moonshine_tune.corpus.sampler import StagedSampler
+from moonshine_tune.audio.samples import Samples
 from moonshine_tune.config.settings import AugmentSettings
+from moonshine_tune.core.errors import RequestError
+from moonshine_tune.corpus.sampler import StagedSampler
+from moonshine_tune.inference.dataset import Corpus
 
 
 @dataclass(frozen=True)

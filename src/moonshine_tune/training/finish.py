@@ -4,11 +4,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.models.lora import adapter_state, load_adapter_state
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.training.trainer import Trainer
+from moonshine_tune.models.lora import adapter_state, load_adapter_state
 from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.training.selection import Candidate
+from moonshine_tune.training.trainer import Trainer
 
 
 @dataclass(frozen=True)

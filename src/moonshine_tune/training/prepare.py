@@ -4,23 +4,23 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from moonshine_tune.models.lora import AdapterSummary, inject_lora
-from moonshine_tune.inference.encoder_cache import StateSource, release_encoder
-from moonshine_tune.core.errors import RequestError
-from moonshine_tune.inference.scored_set import Holdout
-from moonshine_tune.inference.dataset import Corpus, build_corpus
-from moonshine_tune.inference.token_losses import base_losses
-from moonshine_tune.training.augmentation import ChangedOnce, Hearing, Sounds, open_sound_banks
-from moonshine_tune.registry.open import OpenedModel
-from moonshine_tune.training.replay import Replay, part_replay, prepare_replay
-from moonshine_tune.inference.encoder_cache_budget import Clips, StateStores
-from moonshine_tune.inference.train_data import TrainingData
-from moonshine_tune.corpus.manifest import Utterance
-from moonshine_tune.core.progress import Progress
-from moonshine_tune.corpus.sampler import Stage, StagedSampler, easy_first_stages
 from moonshine_tune.config.settings import RunSettings
-from moonshine_tune.corpus.splits import find_leaks, split_by_speaker
+from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.progress import Progress
+from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.corpus.normalizers import Normalizer
+from moonshine_tune.corpus.sampler import Stage, StagedSampler, easy_first_stages
+from moonshine_tune.corpus.splits import find_leaks, split_by_speaker
+from moonshine_tune.inference.dataset import Corpus, build_corpus
+from moonshine_tune.inference.encoder_cache import StateSource, release_encoder
+from moonshine_tune.inference.encoder_cache_budget import Clips, StateStores
+from moonshine_tune.inference.scored_set import Holdout
+from moonshine_tune.inference.token_losses import base_losses
+from moonshine_tune.inference.train_data import TrainingData
+from moonshine_tune.models.lora import AdapterSummary, inject_lora
+from moonshine_tune.registry.open import OpenedModel
+from moonshine_tune.training.augmentation import ChangedOnce, Hearing, Sounds, open_sound_banks
+from moonshine_tune.training.replay import Replay, part_replay, prepare_replay
 
 
 @dataclass(frozen=True)

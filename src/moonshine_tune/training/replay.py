@@ -6,19 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from moonshine_tune.models.lora import adapter_disabled
-from moonshine_tune.inference.encoder_cache import StateSource
-from moonshine_tune.core.files import write_json_atomic
-from moonshine_tune.inference.dataset import Corpus, build_corpus
-from moonshine_tune.registry.open import OpenedModel
-from moonshine_tune.inference.encoder_cache_budget import StateStores
-from moonshine_tune.core.hardware import cache_root, make_cache_folder
-from moonshine_tune.corpus.manifest import Utterance
-from moonshine_tune.core.progress import Progress
-from moonshine_tune.corpus.sampler import BucketSampler
 from moonshine_tune.config.settings import RunSettings
+from moonshine_tune.core.files import write_json_atomic
+from moonshine_tune.core.hardware import cache_root, make_cache_folder
+from moonshine_tune.core.progress import Progress
+from moonshine_tune.corpus.manifest import Utterance
+from moonshine_tune.corpus.sampler import BucketSampler
 from moonshine_tune.corpus.splits import evenly_chosen
+from moonshine_tune.inference.dataset import Corpus, build_corpus
+from moonshine_tune.inference.encoder_cache import StateSource
+from moonshine_tune.inference.encoder_cache_budget import StateStores
 from moonshine_tune.inference.encoder_cache_disk import recipe_hash
+from moonshine_tune.models.lora import adapter_disabled
+from moonshine_tune.registry.open import OpenedModel
 from moonshine_tune.training.teacher import ReplayTeacher
 
 # A canary of a clip or two says nothing: a single word would be 10 % of it.
@@ -115,7 +115,7 @@ def _listen(
         str(opened.model.dtype),
         str(opened.device.device.type),
         opened.limits.tokens_per_second,
-        recipe_hash("decode.py"),
+        recipe_hash("inference/greedy.py", "inference/decoder_session.py"),
         [corpus.content_key(index) for index in taught],
     ]
     name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]

@@ -19,10 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from moonshine_tune.models.lora import adapter_parameters, adapter_state, load_adapter_state
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.core.files import complete_folder, sha256_of, write_json_atomic
+from moonshine_tune.models.base import SpeechModel
+from moonshine_tune.models.lora import adapter_parameters, adapter_state, load_adapter_state
 
 _TENSORS, _COUNTERS, _PREVIOUS = "state.safetensors", "state.json", "previous"
 # Folders that a process leaves behind when it is killed while it swaps a state in.

@@ -9,26 +9,26 @@ from pathlib import Path
 
 import torch
 
+from moonshine_tune.config.resolve import ResolvedSettings
+from moonshine_tune.core.device import choose_device, choose_dtype, is_out_of_memory, takes_lists
+from moonshine_tune.core.errors import MachineError, RequestError
+from moonshine_tune.core.progress import Progress, SilentProgress
+from moonshine_tune.core.signals import StopRequest
+from moonshine_tune.corpus.normalizers import normalizer_for
+from moonshine_tune.inference.train_data import read_training_data
+from moonshine_tune.memory.fit import check_memory
 from moonshine_tune.models.lora import (
     adapter_disabled,
     adapter_parameters,
     adapter_state,
 )
-from moonshine_tune.config.resolve import ResolvedSettings
-from moonshine_tune.core.device import choose_device, choose_dtype, is_out_of_memory, takes_lists
-from moonshine_tune.core.errors import MachineError, RequestError
-from moonshine_tune.memory.fit import check_memory
-from moonshine_tune.core.signals import StopRequest
 from moonshine_tune.registry.open import OpenedModel, open_model
+from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.training.distributed import Processes
-from moonshine_tune.inference.train_data import read_training_data
 from moonshine_tune.training.finish import TrainResult, finish_training, in_words, result_record
 from moonshine_tune.training.prepare import TrainingSetup, prepare_training
-from moonshine_tune.training.trainer import Trainer
-from moonshine_tune.core.progress import Progress, SilentProgress
-from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.training.selection import SelectionRule
-from moonshine_tune.corpus.normalizers import normalizer_for
+from moonshine_tune.training.trainer import Trainer
 
 # run.json says with this that the folder is a training run.
 _JOB = "train"

@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from moonshine_tune.models.lora import adapter_disabled
-from moonshine_tune.inference.greedy import DecodeLimits, batches_by_length, greedy_tokens
-from moonshine_tune.inference.encoder_cache import StateSource, each_that_fits
-from moonshine_tune.models.base import SpeechModel
-from moonshine_tune.models.losses import FrozenHead, TargetBatch, head_kl_sum, target_batch
 from moonshine_tune.core.progress import Progress
+from moonshine_tune.inference.batching import batches_by_length, each_that_fits
+from moonshine_tune.inference.encoder_cache import StateSource
+from moonshine_tune.inference.greedy import greedy_tokens
+from moonshine_tune.models.base import DecodeLimits, SpeechModel
+from moonshine_tune.models.lora import adapter_disabled
+from moonshine_tune.models.losses import FrozenHead, TargetBatch, head_kl_sum, target_batch
 
 # Stored states: only the decoder runs, and its cost a token hardly grows with the batch.
 _BATCH_S = 400.0

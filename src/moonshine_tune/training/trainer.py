@@ -1,6 +1,6 @@
 """One training run held together: its losses, its scores, what it saves.
 
-The order of work is in `jobs/train.py`.
+The order of work is in `training/run.py`.
 """
 
 import hashlib
@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moonshine_tune.models.lora import adapter_parameters, adapter_strength, save_adapter
 from moonshine_tune.config.resolve import leaves
+from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.device import (
     MemoryReading,
     clear_cache_in_turn,
@@ -27,20 +27,23 @@ from moonshine_tune.core.device import (
 )
 from moonshine_tune.core.errors import MachineError
 from moonshine_tune.core.files import complete_folder, write_json_atomic, write_jsonl_atomic
+from moonshine_tune.core.progress import Progress
+from moonshine_tune.corpus.sampler import StepPlan
 from moonshine_tune.inference.scored_set import HoldoutScore
-from moonshine_tune.training.board import Board
-from moonshine_tune.training.late_average import LateAdapters
+from moonshine_tune.models.lora import adapter_parameters, adapter_strength, save_adapter
+from moonshine_tune.models.losses import (
+    FrozenHead,
+    head_cross_entropy_sum,
+    head_kl_sum,
+    target_batch,
+)
 from moonshine_tune.registry.open import OpenedModel
+from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.training.board import Board
 from moonshine_tune.training.distributed import Processes
+from moonshine_tune.training.late_average import LateAdapters
 from moonshine_tune.training.loggers import Tracker
 from moonshine_tune.training.prepare import TrainingSetup
-from moonshine_tune.models.losses import FrozenHead, head_cross_entropy_sum, head_kl_sum, target_batch
-from moonshine_tune.core.progress import Progress
-from moonshine_tune.runs.folder import RunFolder
-from moonshine_tune.corpus.sampler import StepPlan
-from moonshine_tune.training.schedule import learning_rate_share
-from moonshine_tune.training.selection import Candidate, SelectionRule
-from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.training.resume import (
     TrainingState,
     has_state,
@@ -48,6 +51,8 @@ from moonshine_tune.training.resume import (
     safetensors_errors,
     save_state,
 )
+from moonshine_tune.training.schedule import learning_rate_share
+from moonshine_tune.training.selection import Candidate, SelectionRule
 from moonshine_tune.training.teacher import base_hidden
 
 _SELECTION_FILE = "selection.json"

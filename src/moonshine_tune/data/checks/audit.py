@@ -10,9 +10,32 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.audio.io import Samples
 from moonshine_tune.audio.quality import Quality, measure_quality
+from moonshine_tune.audio.samples import Samples
+from moonshine_tune.core.progress import Progress
+from moonshine_tune.corpus.manifest import Utterance, read_manifest, scan_manifest
+from moonshine_tune.corpus.normalizers import normalizer_for
+from moonshine_tune.corpus.splits import evenly_chosen
+from moonshine_tune.data.checks.check import CheckReport, check_data
+from moonshine_tune.data.checks.detectors import (
+    Clip,
+    See,
+    Seen,
+    plain_text,
+    recorder,
+    spoken_length,
+)
+from moonshine_tune.data.checks.fix import Fix, fixes_for
 from moonshine_tune.data.checks.model_checks import Heard, listen, see_doubtful
+from moonshine_tune.data.checks.rules import (
+    NARROW_HZ,
+    NOISY_SNR_DB,
+    OFFSET,
+    QUIET_DBFS,
+    RULES,
+    Finding,
+    make_finding,
+)
 from moonshine_tune.data.checks.text_checks import (
     Conventions,
     Vocabulary,
@@ -23,23 +46,7 @@ from moonshine_tune.data.checks.text_checks import (
     vocabulary_of,
 )
 from moonshine_tune.inference.dataset import build_corpus
-from moonshine_tune.data.checks.check import CheckReport, check_data
-from moonshine_tune.data.checks.detectors import Clip, See, Seen, plain_text, recorder, spoken_length
-from moonshine_tune.data.checks.rules import (
-    NARROW_HZ,
-    NOISY_SNR_DB,
-    OFFSET,
-    QUIET_DBFS,
-    RULES,
-    Finding,
-    make_finding,
-)
-from moonshine_tune.data.checks.fix import Fix, fixes_for
 from moonshine_tune.registry.open import open_model
-from moonshine_tune.corpus.manifest import Utterance, read_manifest, scan_manifest
-from moonshine_tune.core.progress import Progress
-from moonshine_tune.corpus.splits import evenly_chosen
-from moonshine_tune.corpus.normalizers import normalizer_for
 
 _SEVERITIES = ("error", "warning", "note")
 AUDIT_FILE, PAGE_FILE = "audit.json", "audit.html"

@@ -8,16 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from moonshine_tune.audio.io import AudioInfo, DecoderMissingError, audio_info, load_utterance
 from moonshine_tune.audio.measure import measure_clip
-from moonshine_tune.audio.io import (
-    SAMPLE_RATE_HZ,
-    AudioInfo,
-    DecoderMissingError,
-    Samples,
-    audio_info,
-    load_utterance,
-)
+from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
 from moonshine_tune.core.errors import AudioError, RequestError
+from moonshine_tune.core.progress import Progress, Stage
+from moonshine_tune.corpus.manifest import ManifestScan, Utterance, scan_manifest
+from moonshine_tune.corpus.splits import Leak, find_leaks
 from moonshine_tune.data.checks.detectors import (
     Clip,
     See,
@@ -33,9 +30,6 @@ from moonshine_tune.data.checks.detectors import (
     shortened,
 )
 from moonshine_tune.data.checks.rules import DURATION_SLACK_S, RULES, Finding, make_finding
-from moonshine_tune.corpus.manifest import ManifestScan, Utterance, scan_manifest
-from moonshine_tune.core.progress import Progress, Stage
-from moonshine_tune.corpus.splits import Leak, find_leaks
 
 _SEVERITIES = ("error", "warning", "note")
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moonshine_tune.audio.measure import ClipMeasures
-from moonshine_tune.audio.io import SAMPLE_RATE_HZ
+from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
+from moonshine_tune.corpus.manifest import LineProblem, Utterance
+from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.data.checks.rules import (
     CLIPPED_FRACTION,
     DURATION_SLACK,
@@ -18,8 +20,6 @@ from moonshine_tune.data.checks.rules import (
     SHORT_S,
     SHORTEST_S,
 )
-from moonshine_tune.corpus.manifest import LineProblem, Utterance
-from moonshine_tune.corpus.normalizers import normalizer_for
 
 # Below this many clips a median says little about what is usual.
 _FEWEST_FOR_RATES = 20

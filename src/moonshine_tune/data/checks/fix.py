@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.corpus.manifest import Utterance, scan_manifest, write_manifest
 from moonshine_tune.data.checks.detectors import Clip
 from moonshine_tune.data.checks.rules import RULES, Finding
-from moonshine_tune.corpus.manifest import Utterance, scan_manifest, write_manifest
 
 # What cannot be used at all, or would spoil a score.
 _DROPPED = ("unreadable", "empty_audio", "silent", "span_outside", "far_too_short", "missing_text",

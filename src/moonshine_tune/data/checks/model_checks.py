@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 import jiwer
 
-from moonshine_tune.inference.encoder_cache import StateSource
-from moonshine_tune.inference.scored_set import transcribe_source
-from moonshine_tune.inference.dataset import Corpus
-from moonshine_tune.data.checks.detectors import See, shortened, spoken_length
-from moonshine_tune.inference.token_losses import losses_a_token
-from moonshine_tune.registry.open import OpenedModel
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.normalizers import Normalizer
+from moonshine_tune.data.checks.detectors import See, shortened, spoken_length
+from moonshine_tune.inference.dataset import Corpus
+from moonshine_tune.inference.encoder_cache import StateSource
+from moonshine_tune.inference.scored_set import transcribe_source
+from moonshine_tune.inference.token_losses import losses_a_token
+from moonshine_tune.registry.open import OpenedModel
 
 # States of a clip are used three times: 400 MB hold two hours of tiny's.
 _STORED_MB = 400

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from moonshine_tune.data.checks.detectors import See, in_capitals, plain_text, shortened
 from moonshine_tune.corpus.manifest import Utterance
+from moonshine_tune.data.checks.detectors import See, in_capitals, plain_text, shortened
 
 _DIGITS = re.compile(r"\d")
 _PUNCTUATION = re.compile(r"[.,;:!?…]")

@@ -14,8 +14,8 @@ from typing import Any
 from moonshine_tune.audio.io import AUDIO_ENDINGS
 from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.core.files import write_bytes_atomic
-from moonshine_tune.data.importers.tables import ColumnNames, Row, Source, choose_columns, row_of
 from moonshine_tune.core.progress import Progress
+from moonshine_tune.data.importers.tables import ColumnNames, Row, Source, choose_columns, row_of
 
 _BATCH_ROWS = 256
 _MAGIC = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3"}

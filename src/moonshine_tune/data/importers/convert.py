@@ -15,8 +15,8 @@ from pathlib import Path
 from moonshine_tune.audio.io import AudioInfo, audio_info, load_audio, write_audio
 from moonshine_tune.core.errors import AudioError
 from moonshine_tune.core.files import sha256_of
-from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.core.progress import Progress
+from moonshine_tune.corpus.manifest import Utterance
 
 # Named in each copy, so that copies of an older way of converting are not taken for these.
 _RECIPE = "mono-16k-flac-1"

@@ -10,6 +10,8 @@ from typing import Any
 
 from moonshine_tune.audio.io import AUDIO_ENDINGS, AudioInfo
 from moonshine_tune.core.errors import AudioError, ProblemsError, RequestError
+from moonshine_tune.core.progress import Progress
+from moonshine_tune.corpus.manifest import RESERVED_KEYS, Utterance, seconds_of, write_manifest
 from moonshine_tune.data.importers.arrow import is_dataset_folder, read_dataset_folder
 from moonshine_tune.data.importers.convert import convert, probe
 from moonshine_tune.data.importers.corpora import corpus_layout, read_corpus
@@ -25,8 +27,6 @@ from moonshine_tune.data.importers.tables import (
     rows_of_trans_files,
     rows_without_texts,
 )
-from moonshine_tune.corpus.manifest import RESERVED_KEYS, Utterance, seconds_of, write_manifest
-from moonshine_tune.core.progress import Progress
 
 # Manifests round times to milliseconds; a span may pass the end of its recording by this much.
 _SPAN_SLACK_S = 0.1

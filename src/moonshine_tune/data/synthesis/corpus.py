@@ -10,19 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from moonshine_tune.audio.tts import (
-    PERCENT_RANGE,
-    RATE_RANGE_WPM,
-    SAMPLE_RATE_HZ,
-    SpeechSynthesizer,
-)
+from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
+from moonshine_tune.audio.tts import PERCENT_RANGE, RATE_RANGE_WPM, SpeechSynthesizer
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.files import complete_folder, write_json_atomic
-from moonshine_tune.data.synthesis.general_sentences import general_sentences
-from moonshine_tune.corpus.manifest import Utterance, seconds_of, write_manifest
-from moonshine_tune.data.synthesis.atc_grammar import phraseology_sentences
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import package_version, versions
+from moonshine_tune.corpus.manifest import Utterance, seconds_of, write_manifest
+from moonshine_tune.data.synthesis.atc_grammar import phraseology_sentences
+from moonshine_tune.data.synthesis.general_sentences import general_sentences
 
 GRAMMARS = ("atc", "general")
 AUDIO_FORMATS = ("wav", "flac")

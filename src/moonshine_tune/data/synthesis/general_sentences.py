@@ -11,6 +11,6 @@ from importlib import resources
 @cache
 def general_sentences() -> tuple[str, ...]:
     """About 120 distinct sentences of 6 to 25 words, cased and punctuated."""
-    source = resources.files("moonshine_tune") / "sentences" / "general_en.txt"
+    source = resources.files("moonshine_tune.data.synthesis") / "sentences" / "general_en.txt"
     lines = source.read_text(encoding="utf-8").splitlines()
     return tuple(line.strip() for line in lines if line.strip())

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.runtime import transcriber as runtime_transcriber
 from moonshine_tune.runtime.layout import read_layout
@@ -73,12 +74,19 @@ class FreshProcess:
 
     def transcribe(self, clip: Path) -> Heard:
         """Transcribe a file of float32 samples (mono, 16 kHz) and time the call."""
-        answer = self._ask({"do": "clip", "path": str(clip)})
+        answer = self._ask({"do": "clip", "path": str(clip), "sample_rate_hz": SAMPLE_RATE_HZ})
         return Heard(float(answer["seconds"]), str(answer["text"]))
 
     def stream(self, clip: Path, chunk_s: float) -> Heard:
         """Feed the clip in real time; seconds are from the end of speech to the final text."""
-        answer = self._ask({"do": "stream", "path": str(clip), "chunk_s": chunk_s})
+        answer = self._ask(
+            {
+                "do": "stream",
+                "path": str(clip),
+                "sample_rate_hz": SAMPLE_RATE_HZ,
+                "chunk_s": chunk_s,
+            }
+        )
         return Heard(float(answer["seconds"]), str(answer["text"]))
 
     def peak_mb(self) -> float:

@@ -36,6 +36,12 @@ from typing import Any
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import sha256_of, write_json_atomic
+from moonshine_tune.core.hardware import chip_name, total_memory_mb
+from moonshine_tune.core.progress import Progress
+from moonshine_tune.core.provenance import platform_summary, versions
+from moonshine_tune.corpus.keyterms import KeyTermScore, read_key_terms, score_key_terms
+from moonshine_tune.corpus.manifest import read_manifest
+from moonshine_tune.corpus.normalizers import Normalizer, normalizer_for
 from moonshine_tune.evaluation.benchmark.timing import (
     CHUNK_S,
     BenchmarkRequest,
@@ -53,13 +59,6 @@ from moonshine_tune.metrics.latency import (
     paired_ratios,
     spread_of,
 )
-from moonshine_tune.corpus.keyterms import KeyTermScore, read_key_terms, score_key_terms
-from moonshine_tune.core.hardware import chip_name, total_memory_mb
-from moonshine_tune.corpus.manifest import read_manifest
-from moonshine_tune.core.progress import Progress
-from moonshine_tune.core.provenance import platform_summary, versions
-from moonshine_tune.runtime.layout import read_layout
-from moonshine_tune.runtime.transcriber import check_takes_keyterms
 from moonshine_tune.metrics.wer import (
     PairedComparison,
     Score,
@@ -68,7 +67,8 @@ from moonshine_tune.metrics.wer import (
     score_utterance,
     summarize,
 )
-from moonshine_tune.corpus.normalizers import Normalizer, normalizer_for
+from moonshine_tune.runtime.layout import read_layout
+from moonshine_tune.runtime.transcriber import check_takes_keyterms
 
 BENCHMARK_FILE = "benchmark.json"
 SCHEMA_VERSION = 1

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from moonshine_tune.audio.io import SAMPLE_RATE_HZ, load_utterance
+from moonshine_tune.audio.io import load_utterance
+from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 from moonshine_tune.core.errors import AudioError, ProblemsError
+from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.keyterms import DEFAULT_BOOST
 from moonshine_tune.corpus.manifest import Manifest, Utterance
-from moonshine_tune.core.progress import Progress
 from moonshine_tune.evaluation.benchmark.process import FreshProcess
 from moonshine_tune.runtime.layout import read_layout
 

@@ -7,11 +7,11 @@ the figure that is to be measured, so the parent says what architecture the fold
 Protocol, one JSON object a line. Argument: `{"folder","arch","options",
 "keyterms"}`. First answer: `{"ready",
 "load_s","process_mb","loaded_mb"}`. Then, for each line on stdin:
-`{"do":"clip","path"}` → `{"seconds","text"}`;
-`{"do":"stream","path","chunk_s"}` → `{"seconds","text"}`, fed at the pace of speech, seconds from
-the end of speech to the final text;
+`{"do":"clip","path","sample_rate_hz"}` → `{"seconds","text"}`;
+`{"do":"stream","path","sample_rate_hz","chunk_s"}` → `{"seconds","text"}`, fed at the pace of
+speech, seconds from the end of speech to the final text;
 `{"do":"memory"}` → `{"peak_mb"}`.
-Any failure answers `{"error"}`. Clips are files of float32 samples, mono at 16 kHz.
+Any failure answers `{"error"}`. Clips are files of float32 samples, mono.
 """
 
 import array
@@ -23,7 +23,6 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-_SAMPLE_RATE_HZ = 16_000
 _MB = 1_000_000
 
 
@@ -94,29 +93,30 @@ def _do(transcriber: Any, request: dict[str, Any]) -> dict[str, Any]:
     samples = array.array("f")
     samples.frombytes(Path(request["path"]).read_bytes())
     if request["do"] == "stream":
-        return _stream(transcriber, samples.tolist(), request["chunk_s"])
+        return _stream(transcriber, samples.tolist(), request)
     clip = samples.tolist()
     begun = time.perf_counter()
-    transcript = transcriber.transcribe_without_streaming(clip, _SAMPLE_RATE_HZ)
+    transcript = transcriber.transcribe_without_streaming(clip, request["sample_rate_hz"])
     seconds = time.perf_counter() - begun
     return {"seconds": seconds, "text": _text(transcript)}
 
 
-def _stream(transcriber: Any, clip: list[float], chunk_s: float) -> dict[str, Any]:
+def _stream(transcriber: Any, clip: list[float], request: dict[str, Any]) -> dict[str, Any]:
     """Feed the clip as a microphone would: each chunk when its last sample has been spoken."""
-    size = max(round(chunk_s * _SAMPLE_RATE_HZ), 1)
+    rate_hz = request["sample_rate_hz"]
+    size = max(round(request["chunk_s"] * rate_hz), 1)
     stream = transcriber.create_stream()
     try:
         stream.start()
         begun = time.perf_counter()
         for first in range(0, len(clip), size):
             chunk = clip[first : first + size]
-            spoken = begun + (first + len(chunk)) / _SAMPLE_RATE_HZ
+            spoken = begun + (first + len(chunk)) / rate_hz
             time.sleep(max(spoken - time.perf_counter(), 0.0))
-            stream.add_audio(chunk, _SAMPLE_RATE_HZ)
+            stream.add_audio(chunk, rate_hz)
         transcript = stream.stop()
         # From the end of speech, not from the last call: a model that lags behind shows it.
-        seconds = time.perf_counter() - begun - len(clip) / _SAMPLE_RATE_HZ
+        seconds = time.perf_counter() - begun - len(clip) / rate_hz
     finally:
         stream.close()
     if transcript is None:

@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.core.files import sha256_of
 from moonshine_tune.export.graft import GraftReport
-from moonshine_tune.runtime.layout import read_layout
-from moonshine_tune.runtime.tokenizer_writer import write_tokenizer_bin
 from moonshine_tune.export.graphs.streaming import write_streaming_graphs
 from moonshine_tune.export.graphs.v1 import write_v1_graphs
+from moonshine_tune.models.base import SpeechModel
+from moonshine_tune.runtime.layout import read_layout
+from moonshine_tune.runtime.tokenizer_writer import write_tokenizer_bin
 
 Floats = npt.NDArray[np.float32]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from moonshine_tune.models.base import BOS_ID, EOS_ID, SpeechModel
 from moonshine_tune.core.files import write_json_atomic
 from moonshine_tune.export.graphs.builder import GraphBuilder
 from moonshine_tune.export.graphs.layers import Layers, Rotary, causal_mask
+from moonshine_tune.models.base import BOS_ID, EOS_ID, SpeechModel
 
 Floats = npt.NDArray[np.float32]
 Weights = Mapping[str, Floats]

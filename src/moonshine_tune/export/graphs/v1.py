@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.export.graphs.builder import GraphBuilder, LinearLayer
 from moonshine_tune.export.graphs.layers import Layers, Rotary, causal_mask
+from moonshine_tune.models.base import SpeechModel
 
 Floats = npt.NDArray[np.float32]
 Weights = Mapping[str, Floats]

@@ -8,21 +8,16 @@ from typing import Any
 import numpy as np
 
 from moonshine_tune.audio.io import load_utterance
-from moonshine_tune.inference.greedy import TorchTranscriber, fit_clip
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.registry.open import OpenedModel
-from moonshine_tune.inference.transcribe import transcribe_utterances
-from moonshine_tune.corpus.manifest import Utterance, read_manifest
-from moonshine_tune.models.merge import merged_weights
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.corpus.manifest import Utterance, read_manifest
+from moonshine_tune.corpus.normalizers import Normalizer, normalizer_for
 from moonshine_tune.export.parity.graphs import (
     GraphParity,
     ParityClip,
     check_graphs,
     merged_state,
 )
-from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.export.parity.transcripts import (
     ChunkedParity,
     ParityResult,
@@ -30,8 +25,13 @@ from moonshine_tune.export.parity.transcripts import (
     compare_transcripts,
     compare_wer,
 )
+from moonshine_tune.inference.batching import fit_clip
+from moonshine_tune.inference.transcribe import TorchTranscriber, transcribe_utterances
+from moonshine_tune.models.merge import merged_weights
+from moonshine_tune.registry.open import OpenedModel
+from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber
-from moonshine_tune.corpus.normalizers import Normalizer, normalizer_for
 
 _PARITY_CLIPS = 40
 _GRAPH_CLIPS = 4

@@ -15,7 +15,6 @@ import torch
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.models.base import EncoderStates, SpeechModel
-from moonshine_tune.runtime.sessions import RuntimeGraphs, StageOutput, encode_clip, open_graphs
 from moonshine_tune.runtime.layout import RuntimeLayout
 from moonshine_tune.runtime.naming import name_tensors
 from moonshine_tune.runtime.ort_file import OrtFile
@@ -25,6 +24,7 @@ from moonshine_tune.runtime.quantized import (
     folded_step,
     quantized_tensors,
 )
+from moonshine_tune.runtime.sessions import RuntimeGraphs, StageOutput, encode_clip, open_graphs
 from moonshine_tune.runtime.tokenizer_writer import tokenizer_difference
 
 Floats = npt.NDArray[np.float32]

@@ -7,6 +7,7 @@ differ; more than a few percent means that something else was exported than was 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from moonshine_tune.corpus.normalizers import Normalizer
 from moonshine_tune.export.parity.graphs import GraphParity
 from moonshine_tune.metrics.wer import (
     ErrorCounts,
@@ -15,7 +16,6 @@ from moonshine_tune.metrics.wer import (
     compare_paired,
     score_utterance,
 )
-from moonshine_tune.corpus.normalizers import Normalizer
 
 DEFAULT_BOUND = 5.0
 WER_POINTS = 0.5

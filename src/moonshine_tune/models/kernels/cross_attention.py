@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moonshine_tune.models.kernels.lora_linear import plain_adapter
 from moonshine_tune.models.kernels.attention import OwnAttention, additive_mask
 from moonshine_tune.models.kernels.frozen_linear import FrozenLinear
+from moonshine_tune.models.kernels.lora_linear import plain_adapter
 from moonshine_tune.models.kernels.override import put_in_front
 
 # Above it the work is more than that of keys and values: each head reads the frames' whole width.

@@ -1,0 +1,126 @@
+"""Clips in batches: padded, grouped by length, and made smaller when memory runs out."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
+from moonshine_tune.core.device import batch_width, is_out_of_memory, release_memory
+from moonshine_tune.core.errors import MachineError
+from moonshine_tune.models.base import EncoderStates, SpeechModel
+
+# Padded audio that is encoded together. A thousand frames keep a CPU busy, and clips of one batch
+# differ less; a GPU wants more of them.
+_ENCODE_CPU_S, _ENCODE_S = 20.0, 60.0
+
+
+def encode_batch_s(device: torch.device) -> float:
+    """Seconds of padded audio that are encoded together."""
+    return _ENCODE_CPU_S if device.type == "cpu" else _ENCODE_S
+
+
+def encode_clips(model: SpeechModel, clips: Sequence[Samples]) -> EncoderStates:
+    """Encoder states of clips, encoded a few at a time and laid together.
+
+    The encoder's memory grows with the audio at once and its speed does not; the decoder reads all
+    of its weights for every token, for one clip as for fifty.
+    """
+    parts = []
+    for group in _neighbours(
+        [len(clip) for clip in clips], encode_batch_s(model.device) * SAMPLE_RATE_HZ
+    ):
+        audio, counts = pad_clips([clips[index] for index in group], model.device)
+        parts.append(model.encode(audio, counts))
+    if len(parts) == 1:
+        return parts[0]
+    width = max(part.values.shape[1] for part in parts)
+    values = [F.pad(part.values, (0, 0, 0, width - part.values.shape[1])) for part in parts]
+    return EncoderStates(torch.cat(values), tuple(n for part in parts for n in part.lengths))
+
+
+def _neighbours(sizes: Sequence[float], limit: float, *, padded: bool = True) -> list[list[int]]:
+    """Indices in their order, cut so that each group is within `limit`.
+
+    Args:
+        padded: each member counts as much as the longest of its group.
+    """
+    groups: list[list[int]] = []
+    longest = total = 0.0
+    for index, size in enumerate(sizes):
+        longest, total = max(longest, size), total + size
+        if groups and (longest * (len(groups[-1]) + 1) if padded else total) <= limit:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+            longest = total = size
+    return groups
+
+
+def pad_clips(
+    clips: Sequence[Samples], device: torch.device, *, few_sizes: bool = False
+) -> tuple[Tensor, list[int]]:
+    """Clips as one zero-padded batch [B, S] and their sample counts.
+
+    Args:
+        few_sizes: pad on as `batch_width` has it; no result depends on it.
+    """
+    counts = [len(clip) for clip in clips]
+    longest = max(counts)
+    width = batch_width(longest, device) if few_sizes else longest
+    batch = np.zeros((len(clips), width), dtype=np.float32)
+    for row, clip in zip(batch, clips, strict=True):
+        row[: len(clip)] = clip
+    return torch.from_numpy(batch).to(device), counts
+
+
+def batches_by_length(
+    seconds: Sequence[float], max_batch_s: float, *, padded: bool = True
+) -> list[list[int]]:
+    """Indices grouped by similar length, each within `max_batch_s` of audio (memory).
+
+    Args:
+        padded: count it as padded to the longest clip of the group.
+    """
+    order = sorted(range(len(seconds)), key=lambda i: (seconds[i], i))
+    groups = _neighbours([seconds[index] for index in order], max_batch_s, padded=padded)
+    return [[order[place] for place in group] for group in groups]
+
+
+def fit_clip(model: SpeechModel, clip: Samples) -> Samples:
+    """The clip, padded with silence to the shortest length that the model can encode."""
+    missing = model.min_samples - len(clip)
+    return clip if missing <= 0 else np.pad(clip, (0, missing))
+
+
+def each_that_fits(
+    groups: Sequence[Sequence[int]], work: Callable[[Sequence[int]], None], device: torch.device
+) -> None:
+    """`work` on each group in order; a group that memory does not hold is halved and tried again.
+
+    Raises:
+        MachineError: one item alone does not fit.
+    """
+    waiting = [list(group) for group in reversed(groups)]
+    while waiting:
+        group = waiting.pop()
+        reason = ""
+        try:
+            work(group)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = str(error) or type(error).__name__
+        if not reason:
+            continue
+        # Outside of the except block: the traceback holds the tensors that must go.
+        release_memory(device)
+        if len(group) == 1:
+            raise MachineError(
+                f"out of memory with a single clip: {reason.splitlines()[0][:200]}",
+                hint="leave long clips out: --set data.max_clip_s=10",
+            )
+        middle = (len(group) + 1) // 2
+        waiting += [group[middle:], group[:middle]]

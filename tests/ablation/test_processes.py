@@ -1,0 +1,225 @@
+"""Searches in processes of their own: killed, continued, side by side on SQLite and PostgreSQL."""
+
+import json
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.made_up_training import dies_with_rank_two
+
+from moonshine_tune.ablation.request import AblateRequest
+from moonshine_tune.ablation.results import show_ablation
+from moonshine_tune.ablation.run import run_ablation
+from moonshine_tune.ablation.space_file import read_space
+from moonshine_tune.core.progress import SilentProgress
+
+_ROOT = Path(__file__).resolve().parents[2]
+_SPACE = """
+settings: {train: {steps: 100}, select: {every_steps: 25}}
+space:
+  adapter.rank: [2, 4, 8, 16]
+  train.learning_rate: {low: 1e-4, high: 2e-3, log: true}
+"""
+# One process of a search. Each training is noted in a file that all processes append to.
+_WORKER = """
+import os, sys, time
+from pathlib import Path
+from moonshine_tune.ablation.run import run_ablation
+from moonshine_tune.ablation.request import AblateRequest
+from moonshine_tune.ablation.space_file import read_space
+from moonshine_tune.core.progress import SilentProgress
+from tests.made_up_training import FakeTrain
+
+folder, trials, seconds, crashes, storage = sys.argv[1:]
+
+def train(resolved, out, progress, *, resume=False):
+    with open(Path(folder) / "ran.txt", "a") as file:
+        file.write(f"{out.name} {os.getpid()} {int(resume)}\\n")
+    if out.name == crashes:
+        raise ValueError("made up")
+    made_up = FakeTrain(lambda trial, step: time.sleep(float(seconds)))
+    made_up(resolved, out, progress, resume=resume)
+
+data = {name: f"{folder}/{name}.jsonl" for name in ("train", "dev")}
+result = run_ablation(
+    AblateRequest(
+        Path(folder) / "ablation", read_space(f"{folder}/space.yaml"), (("flag", {"data": data}),),
+        trials=int(trials), workers=0, storage=storage or None,
+    ),
+    SilentProgress(),
+    train=train,
+)
+print(result.stopped)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "clip.wav").write_bytes(b"")
+    for name in ("train", "dev"):
+        # Equal data and an equal space are one study: no test may find that of another.
+        line = {"id": f"{name} of {tmp_path.name}", "audio": "clip.wav", "text": "one"}
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(line) + "\n")
+    (tmp_path / "space.yaml").write_text(_SPACE)
+    (tmp_path / "worker.py").write_text(_WORKER)
+    return tmp_path
+
+
+def _start(
+    folder: Path, *, trials: int, seconds: float = 0.05, crashes: str = "", storage: str = ""
+) -> "subprocess.Popen[str]":
+    paths = os.pathsep.join((str(_ROOT / "src"), str(_ROOT)))
+    return subprocess.Popen(
+        [sys.executable, str(folder / "worker.py"), str(folder), str(trials), str(seconds), crashes,
+         storage],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": paths},
+    )  # fmt: skip
+
+
+def _end(process: "subprocess.Popen[str]") -> str:
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    return out.strip()
+
+
+def _ran(folder: Path) -> list[tuple[str, str, bool]]:
+    """Trial, process and whether it went on from a saved state, of each training so far."""
+    path = folder / "ran.txt"
+    rows = [line.split() for line in path.read_text().splitlines()] if path.is_file() else []
+    return [(row[0], row[1], row[2] == "1") for row in rows]
+
+
+def _wait_for(folder: Path, trainings: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(_ran(folder)) < trainings:
+        assert time.monotonic() < deadline, "the search does not get on"
+        time.sleep(0.01)
+
+
+def _states(folder: Path) -> dict[int, str]:
+    return {trial.number: trial.state for trial in show_ablation(folder / "ablation").trials}
+
+
+def test_a_search_that_is_killed_halfway_goes_on_and_loses_nothing(folder: Path) -> None:
+    first = _start(folder, trials=6, seconds=0.15)
+    _wait_for(folder, 3)
+    time.sleep(0.25)  # into the third trial, after its first score
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    before = _states(folder)
+    assert list(before.values()).count("finished") == 2
+    assert before[3] == "running"
+    assert _end(_start(folder, trials=6, seconds=0.0)) == "finished"
+    assert _states(folder) == dict.fromkeys(range(1, 7), "finished")
+    ran = _ran(folder)
+    assert Counter(name for name, _, _ in ran) == {f"{n:04d}": 1 + (n == 3) for n in range(1, 7)}
+    again = [resumed for name, _, resumed in ran if name == "0003"]
+    assert again == [False, True], "the trial under way goes on from its saved state"
+
+
+def test_a_trial_that_takes_its_process_with_it_is_recorded(folder: Path) -> None:
+    (folder / "space.yaml").write_text("space: {adapter.rank: [2, 8]}\n")
+    data = {name: str(folder / f"{name}.jsonl") for name in ("train", "dev")}
+    result = run_ablation(
+        AblateRequest(
+            folder / "ablation",
+            read_space(str(folder / "space.yaml")),
+            (("flag", {"data": data}),),
+            sampler="grid",
+            workers=1,
+        ),
+        SilentProgress(),
+        train=dies_with_rank_two,
+    )
+    assert result.counts == {"finished": 1, "failed": 1}
+    failed = next(trial for trial in result.trials if trial.state == "failed")
+    assert failed.params == {"adapter.rank": 2}
+    assert failed.remark == "its process was killed: the system may have run out of memory"
+
+
+def _postgresql_programs() -> Path | None:
+    found = shutil.which("initdb")
+    places = [Path(found).resolve().parent] if found else []
+    places += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    return next((place for place in places if (place / "postgres").exists()), None)
+
+
+@pytest.fixture(scope="module")
+def postgresql() -> Iterator[str]:
+    """URL of a server of this test alone, on a socket in a folder of its own."""
+    programs = _postgresql_programs()
+    if programs is None:
+        pytest.skip("no PostgreSQL server programs on this machine (Debian: postgresql)")
+    pytest.importorskip("psycopg", reason="the extra `postgresql` is not installed")
+    user: dict[str, Any] = {}
+    place = Path(tempfile.mkdtemp(prefix="pg-"))
+    if os.getuid() == 0:
+        # The server refuses to run as root.
+        names = {item.pw_name for item in pwd.getpwall()}
+        user = {"user": "postgres" if "postgres" in names else "nobody"}
+        shutil.chown(place, user["user"])
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **user}
+    server: subprocess.Popen[bytes] | None = None
+    try:
+        subprocess.run(
+            [programs / "initdb", "-D", place / "data", "-U", "tester", "-A", "trust", "-N",
+             "--locale=C", "--encoding=UTF8"],
+            check=True, timeout=60, cwd=place, **quiet,
+        )  # fmt: skip
+        server = subprocess.Popen(
+            [programs / "postgres", "-D", place / "data", "-k", place, "-c", "listen_addresses=",
+             "-c", "fsync=off", "-c", "max_connections=20", "-c", "shared_buffers=1MB"],
+            cwd=place, **quiet,
+        )  # fmt: skip
+        deadline = time.monotonic() + 30
+        while not (place / ".s.PGSQL.5432").exists():
+            assert server.poll() is None, "the server ended at once"
+            assert time.monotonic() < deadline, "the server does not start"
+            time.sleep(0.05)
+        yield f"postgresql+psycopg://tester@/postgres?host={place}"
+    finally:
+        if server is not None:
+            server.send_signal(signal.SIGINT)
+            server.wait(timeout=30)
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def test_two_processes_on_one_postgresql_lose_and_double_no_trial(
+    folder: Path, postgresql: str
+) -> None:
+    workers = [_start(folder, trials=10, crashes="0004", storage=postgresql) for _ in range(2)]
+    assert [_end(worker) for worker in workers] == ["finished", "finished"]
+    states = _states(folder)
+    assert states == {n: "failed" if n == 4 else "finished" for n in range(1, 11)}
+    ran = _ran(folder)
+    assert sorted(name for name, _, _ in ran) == [f"{n:04d}" for n in range(1, 11)]
+    assert len({process for _, process, _ in ran}) == 2, "both have worked"
+    trials = show_ablation(folder / "ablation").trials
+    assert len({json.dumps(dict(trial.params)) for trial in trials}) == 10
+    assert trials[3].remark == "ValueError: made up"
+
+
+def test_one_of_two_processes_on_one_postgresql_is_killed(folder: Path, postgresql: str) -> None:
+    doomed = _start(folder, trials=6, seconds=5.0, storage=postgresql)
+    _wait_for(folder, 1)
+    other = _start(folder, trials=6, storage=postgresql)
+    _wait_for(folder, 3)
+    doomed.send_signal(signal.SIGKILL)
+    doomed.communicate()
+    assert _end(other) == "finished"
+    # The other one looks for the dead every half minute; here the next search finds them at once.
+    assert _end(_start(folder, trials=6, storage=postgresql)) == "finished"
+    assert _states(folder) == dict.fromkeys(range(1, 7), "finished")
+    tried = Counter(name for name, _, _ in _ran(folder))
+    assert sorted(tried.values()) == [1, 1, 1, 1, 1, 2]

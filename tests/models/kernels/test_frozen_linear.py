@@ -1,0 +1,91 @@
+"""Frozen layers through oneDNN: torch's own products and gradients, and torch where it must be."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import moonshine_tune.models.kernels.frozen_linear as frozen_linear
+from moonshine_tune.models.base import SpeechModel
+from moonshine_tune.models.kernels.frozen_linear import (
+    FrozenLinear,
+    frozen_product,
+    use_frozen_linear,
+)
+from moonshine_tune.models.lora import inject_lora
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def _layer(*, bias: bool = True) -> nn.Linear:
+    torch.manual_seed(0)
+    layer = nn.Linear(24, 40, bias=bias).requires_grad_(False)
+    use_frozen_linear(layer)
+    return layer
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
+    """The rows that went through the kernel."""
+    heard: list[torch.Size] = []
+    real = frozen_linear.onednn_product
+
+    def listening(
+        rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        heard.append(rows.shape)
+        return real(rows, weight, bias)
+
+    monkeypatch.setattr(frozen_linear, "onednn_product", listening)
+    return heard
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(24,), (3, 24), (2, 5, 24), (0, 24)])
+def test_products_and_gradients_are_torchs(
+    calls: list[torch.Size], shape: tuple[int, ...], bias: bool
+) -> None:
+    layer = _layer(bias=bias)
+    mine = torch.randn(shape).requires_grad_(True)
+    theirs = mine.detach().clone().requires_grad_(True)
+    found, wanted = layer(mine), F.linear(theirs, layer.weight, layer.bias)
+    upstream = torch.randn(found.shape)
+    found.backward(upstream)
+    wanted.backward(upstream)
+    assert len(calls) == 2
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    assert mine.grad is not None
+    torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_rows_that_lie_elsewhere_in_memory(calls: list[torch.Size]) -> None:
+    layer = _layer()
+    turned = torch.randn(4, 24, 7).transpose(1, 2)
+    part = torch.randn(4, 9, 48)[:, 1:8, ::2]
+    for rows in (turned, part):
+        torch.testing.assert_close(
+            layer(rows), F.linear(rows, layer.weight, layer.bias), rtol=1e-5, atol=1e-5
+        )
+    assert len(calls) == 2
+
+
+def test_torchs_own_where_it_must_be(calls: list[torch.Size]) -> None:
+    rows = torch.randn(3, 24)
+    trained = _layer().requires_grad_(True)
+    trained(rows).sum().backward()
+    assert trained.weight.grad is not None, "a weight that trains gets its gradient"
+    for dtype in (torch.float64, torch.bfloat16):
+        assert _layer().to(dtype)(rows.to(dtype)).dtype == dtype
+    with torch.autocast("cpu", torch.bfloat16):
+        assert _layer()(rows).dtype == torch.bfloat16
+    frozen_product(rows.double(), torch.randn(40, 24).double())
+    assert not calls
+
+
+def test_a_model_is_made_of_them_with_an_adapter_or_without(tiny_model: SpeechModel) -> None:
+    kinds = {type(layer) for layer in tiny_model.module.modules() if isinstance(layer, nn.Linear)}
+    assert kinds == {FrozenLinear}
+    inject_lora(tiny_model, rank=2, sites="decoder")
+    attention = tiny_model.decoder.layers[0].self_attn
+    assert type(attention.q_proj.base_layer) is FrozenLinear
+    assert type(attention.q_proj.lora_A["default"]) is nn.Linear, "what trains is torch's own"

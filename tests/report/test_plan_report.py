@@ -1,0 +1,177 @@
+"""Reports of plans, ablations and benchmarks: what is there is shown, what is torn is named."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moonshine_tune.core.progress import SilentProgress
+from moonshine_tune.corpus.normalizers import normalizer_for
+from moonshine_tune.metrics.wer import score_utterance, summarize
+from moonshine_tune.report.page import MAX_BYTES, write_report
+
+EVIL = '<img src=x onerror="alert(1)">'
+_SPELLED = normalizer_for("spelled-1")
+
+
+def _write(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def _run(path: Path) -> None:
+    _write(path / "run.json", {"settings": {"model": "tiny"}, "status": "finished"})
+    lines: list[dict[str, Any]] = [{"step": 0, "dev_wer": 50.0}]
+    lines += [{"step": step, "loss": 2 / step, "step_seconds": 1} for step in range(1, 9)]
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _search(path: Path) -> None:
+    trials: list[dict[str, Any]] = [
+        {"number": number, "state": "finished", "params": {"adapter.rank": rank},
+         "figures": {"dev_wer": wer, "canary_loss": lost, "canary_held": lost < 2}}
+        for number, rank, wer, lost in ((1, 8, 30.0, 0.5), (2, 16, 20.0, 1.0), (3, 64, 10.0, 9.0))
+    ]  # fmt: skip
+    trials.append({"number": 4, "state": "failed", "params": {"adapter.rank": 4}, "figures": {}})
+    _write(path / "ablation.json", {"kind": "ablation", "command": ["moonshine-tune", "ablate"]})
+    _write(path / "trials.json", trials)
+    _run(path / "trials" / "0002")
+
+
+def _side(factor: float) -> dict[str, Any]:
+    return {
+        "latency_ms": {"median": 100 * factor, "p95": 200 * factor, "max": 250 * factor},
+        "load_ms": {"median": 50.0},
+        "rtf": 0.1,
+        "memory_mb": {"peak": 210.0},
+        "total_bytes": 43_000_000,
+        "wer": {"wer": 12.0},
+        "by_length": [
+            {"from_s": 2, "to_s": 5, "clips": 4,
+             "latency_ms": {"median": 90 * factor, "p95": 150 * factor}},
+        ],
+    }  # fmt: skip
+
+
+def _benchmark(path: Path) -> None:
+    ratios = {"median": {"ratio": 0.9, "ci95": [0.8, 1.1]}}
+    rest = {"clips": 4, "rounds": 3, "machine": {"chip": EVIL}, "ratios": ratios}
+    _write(path / "benchmark.json", {**_side(0.9), **rest, "other": _side(1.0)})
+
+
+def _evaluation(path: Path, heard: str) -> None:
+    scored = [score_utterance("u0", "one two three", heard, _SPELLED, speaker=EVIL)]
+    score = summarize(scored)
+    result = {
+        "wer": score.wer,
+        "ci95": list(score.ci95),
+        "utterances": 1,
+        "normalizer": "spelled-1",
+    }
+    _write(path / "result.json", result)
+    (path / "hypotheses.jsonl").write_text(json.dumps(scored[0].to_record()) + "\n")
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    """A plan of which the proof is done, the pilot says nothing and the export failed."""
+    path = tmp_path / "plan"
+    kinds = {"proof": "train", "pilot": "train", "ablation": "ablate", "ship": "ship"}
+    phases: dict[str, Any] = {name: {"kind": kind} for name, kind in kinds.items()}
+    phases["ship"]["source"] = "proof"
+    told = [
+        ("proof", "done", "", "passed", "30.00 → 10.00"),
+        ("pilot", "done", "", "not meaningful", "120.00 → 130.00"),
+        ("ablation", "done", "", "passed", "3 of 4 finished"),
+        ("ship", "failed", f"parity: 40 % {EVIL}", "FAILED", "40 %"),
+    ]
+    gates = [
+        {"phase": name, "name": f"{name} holds", "verdict": verdict, "figure": figure,
+         "passed": {"passed": True, "FAILED": False}.get(verdict), "bound": "10",
+         "note": "the weights are random" if verdict == "not meaningful" else ""}
+        for name, _, _, verdict, figure in told
+    ]  # fmt: skip
+    _write(
+        path / "plan.json",
+        {
+            "kind": "plan", "name": f"Plan {EVIL}", "gates": gates, "peak_memory_mb": 900,
+            "plan": {"source": "demo", "settings": {"phases": phases}},
+            "phases": [
+                {"name": name, "kind": kinds[name], "state": state, "why": why, "seconds": 9.0,
+                 "steps": [{"name": "train"}], "forced": ["proof is failed"] * (name == "pilot"),
+                 "gates": [gate for gate in gates if gate["phase"] == name]}
+                for name, state, why, *_ in told
+            ],
+            "record": {"ablation": {"steps": {"choose": {"result": {"reasons": ["rank pays"]}}}}},
+        },
+    )  # fmt: skip
+    _run(path / "phases" / "proof" / "run")
+    _run(path / "phases" / "pilot" / "run")
+    _search(path / "phases" / "ablation" / "search")
+    for model, heard in (("base", "won too three"), ("adapted", "one two three")):
+        _evaluation(path / "phases" / "proof" / "eval" / f"domain-{model}-torch", heard)
+    _benchmark(path / "phases" / "ship" / "benchmark")
+    return path
+
+
+def _page(path: Path) -> tuple[str, tuple[str, ...], str]:
+    result = write_report(path, None, SilentProgress())
+    assert result.num_bytes <= MAX_BYTES <= 6_000_000
+    return result.kind, result.missing, result.report.read_text(encoding="utf-8")
+
+
+def test_a_plan_shows_phases_gates_trials_speed_and_every_run(plan: Path) -> None:
+    kind, _, page = _page(plan)
+    assert kind == "plan"
+    for piece in ("1 not meaningful", "the weights are random", "started although proof is failed",
+                  "rank pays", "0.80 to 1.10", "2 to 5 s", "What each trial gains"):  # fmt: skip
+        assert piece in page, piece
+    assert page.count('class="run-name"') == 2
+
+
+def test_what_names_and_reasons_hold_stays_text(plan: Path) -> None:
+    _, _, page = _page(plan)
+    assert EVIL not in page
+    assert page.count("&lt;img src=x onerror=") >= 3
+
+
+def test_the_best_trial_is_one_that_holds_the_canary(tmp_path: Path) -> None:
+    _search(tmp_path / "search")
+    kind, missing, page = _page(tmp_path / "search")
+    assert (kind, [line for line in missing if "trials" not in line]) == ("ablation", [])
+    best = page.index("the best")
+    row = page[page.rindex("<tr", 0, best) : page.index("</tr>", best)]
+    assert "20.00" in row
+    assert page.count("</title></circle>") == 3  # the failed one has no figures and no point
+
+
+def test_a_benchmark_alone(tmp_path: Path) -> None:
+    _benchmark(tmp_path / "b")
+    kind, missing, page = _page(tmp_path / "b")
+    assert (kind, missing) == ("benchmark", ())
+    assert "latency, median" in page
+    assert EVIL not in page
+
+
+@pytest.mark.parametrize(
+    ("torn", "named"),
+    [
+        ("plan.json", "plan.json"),
+        ("phases/proof/run/run.json", "phases/proof/run/run.json"),
+        ("phases/ablation/search/trials.json", "trials.json"),
+        ("phases/ship/benchmark/benchmark.json", "benchmark.json"),
+        ("phases/pilot/run/run.json", "phases/pilot/run/run.json"),
+        ("phases/proof/eval/domain-base-torch/hypotheses.jsonl", "hypotheses.jsonl"),
+    ],
+)
+def test_a_torn_plan_shows_the_rest_and_names_what_is_missing(
+    plan: Path, torn: str, named: str
+) -> None:
+    file = plan / torn
+    file.write_text(file.read_text()[: file.stat().st_size // 2])
+    kind, missing, page = _page(plan)
+    assert kind == "plan"
+    assert any(named in line for line in missing), missing
+    assert "This folder is not complete" in page
+    assert 'id="learning"' in page

@@ -1,0 +1,240 @@
+"""A device that runs full now and then costs time, and changes nothing else."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensor
+
+from moonshine_tune.core.errors import MachineError
+from moonshine_tune.core.progress import SilentProgress
+from moonshine_tune.inference import scored_set as holdout_module
+from moonshine_tune.inference.batching import each_that_fits
+from moonshine_tune.models.base import SpeechModel
+from moonshine_tune.models.v1 import V1SpeechModel
+from moonshine_tune.training import teacher as teacher_module
+from moonshine_tune.training.run import train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+ERRORS = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("MPS backend out of memory (MPS allocated: 9.00 GB, other allocations: 1 GB)"),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you "
+        "tried to allocate 8 bytes. Error code 12 (Cannot allocate memory)"
+    ),
+    # Python's own has no words at all.
+    MemoryError(),
+]
+NAMES = ["cuda", "mps", "cpu", "python"]
+
+
+def _calm(training: Any, *names: str, **changes: Any) -> Any:
+    """Without dropout, whose masks hang on how a step is cut."""
+    return training.settings(*names, adapter__dropout=0.0, **changes)
+
+
+def _same_path(training: Any, one: Path, other: Path) -> None:
+    """Every step of two runs alike to the precision of the sums."""
+    pairs = list(zip(training.steps(one), training.steps(other), strict=True))
+    assert len(pairs) == 12
+    for first, second in pairs:
+        assert second[0] == first[0]
+        assert second[1] == pytest.approx(first[1], rel=1e-4)
+        assert second[2] == pytest.approx(first[2], rel=1e-2, abs=1e-5)
+        assert second[4] == pytest.approx(first[4], rel=1e-3)
+    assert [s[0] for s in training.scores(one)] == [s[0] for s in training.scores(other)]
+
+
+@pytest.fixture(scope="module")
+def plain(training: Any, tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
+    """The run that never runs out. Read only."""
+    out = tmp_path_factory.mktemp("plain") / "run"
+    train(_calm(training, "replay"), out, SilentProgress())
+    return out
+
+
+def _failing(
+    real: Callable[..., Any], fails: Callable[[int], bool], error: BaseException
+) -> Callable[..., Any]:
+    """`real`, with `error` instead at the calls that `fails` names."""
+    calls = 0
+
+    def called(*given: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if fails(calls):
+            raise error
+        return real(*given, **named)
+
+    return called
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=NAMES)
+def test_one_shortage_in_a_forward_pass(
+    training: Any,
+    plain: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+) -> None:
+    # The 11th call is the replay part of step 5: the gradients of its first part must go.
+    real = SpeechModel.decoder_hidden
+    monkeypatch.setattr(SpeechModel, "decoder_hidden", _failing(real, lambda n: n == 11, error))
+    watcher = training.Watcher()
+    result = train(_calm(training, "replay"), tmp_path / "run", watcher)
+    assert (result.stopped, result.steps, result.skipped_steps) == ("finished", 12, 0)
+    assert sum("out of memory at step" in said for said in watcher.said) == 1
+    assert sum("out_of_memory" in line for line in training.lines(tmp_path / "run")) == 1
+    _same_path(training, plain, tmp_path / "run")
+
+
+def test_a_shortage_in_a_backward_pass(
+    training: Any, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the gradients are there already when it comes."""
+    from accelerate import Accelerator
+
+    real = Accelerator.backward
+
+    def late(self: Any, loss: torch.Tensor) -> None:
+        real(self, loss)
+        calls.append(1)
+        if len(calls) in (4, 9):
+            raise ERRORS[0]
+
+    calls: list[int] = []
+    monkeypatch.setattr(Accelerator, "backward", late)
+    train(_calm(training, "replay"), tmp_path / "run", SilentProgress())
+    monkeypatch.undo()
+    _same_path(training, plain, tmp_path / "run")
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_shortages_at_random_steps(
+    training: Any, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    chance = random.Random(seed)
+    # Four clips can be halved twice.
+    moments = set(chance.sample(range(3, 25), 2))
+    real = SpeechModel.decoder_hidden
+    monkeypatch.setattr(
+        SpeechModel, "decoder_hidden", _failing(real, lambda n: n in moments, ERRORS[0])
+    )
+    watcher = training.Watcher()
+    result = train(_calm(training, "replay"), tmp_path / "run", watcher)
+    assert (result.steps, result.skipped_steps) == (12, 0)
+    said = [
+        text.split("with ")[1].split(" clips")[0] for text in watcher.said if "going on" in text
+    ]
+    assert said == ["2", "1"]
+    _same_path(training, plain, tmp_path / "run")
+
+
+def test_the_smaller_size_is_kept_by_a_resume(
+    training: Any, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import signal
+
+    real = SpeechModel.decoder_hidden
+    monkeypatch.setattr(SpeechModel, "decoder_hidden", _failing(real, lambda n: n == 6, ERRORS[1]))
+    settings = _calm(training, "replay")
+    out = tmp_path / "run"
+    train(settings, out, training.Watcher(6, lambda: signal.raise_signal(signal.SIGINT)))
+    monkeypatch.undo()
+    sizes: list[int] = []
+
+    def watch(self: SpeechModel, states: Any, input_ids: torch.Tensor) -> Any:
+        if torch.is_grad_enabled():
+            sizes.append(len(input_ids))
+        return real(self, states, input_ids)
+
+    monkeypatch.setattr(SpeechModel, "decoder_hidden", watch)
+    train(settings, out, SilentProgress(), resume=True)
+    assert max(sizes) == 2
+    _same_path(training, plain, out)
+
+
+def test_a_clip_that_never_fits_is_named_and_the_state_is_saved(
+    training: Any, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    real = SpeechModel.decoder_hidden
+    monkeypatch.setattr(SpeechModel, "decoder_hidden", _failing(real, lambda n: n > 12, ERRORS[0]))
+    settings = _calm(training, "replay")
+    with pytest.raises(MachineError, match=r"longest clip of step \d+ is train-\d") as caught:
+        train(settings, out, SilentProgress())
+    assert caught.value.exit_code == 3
+    assert "data.max_clip_s" in (caught.value.hint or "")
+    step = json.loads((out / "state" / "state.json").read_text())["step"]
+    assert step == training.steps(out)[-1][0] > 0
+    monkeypatch.undo()
+    train(settings, out, SilentProgress(), resume=True)
+    _same_path(training, plain, out)
+
+
+# --- outside of the steps
+
+
+def test_a_shortage_while_scoring_or_listening_changes_no_answer(
+    training: Any, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (holdout_module, teacher_module):
+        real = module.greedy_tokens
+        monkeypatch.setattr(module, "greedy_tokens", _failing(real, lambda n: n == 1, ERRORS[0]))
+    train(_calm(training, "replay"), tmp_path / "run", SilentProgress())
+    _same_path(training, plain, tmp_path / "run")
+    assert training.scores(tmp_path / "run") == training.scores(plain)
+
+
+@pytest.mark.parametrize("storage", ["memory", "disk"])
+def test_a_shortage_while_encoding(
+    training: Any,
+    plain: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    storage: str,
+) -> None:
+    real = V1SpeechModel.encode
+    monkeypatch.setattr(V1SpeechModel, "encode", _failing(real, lambda n: n == 3, ERRORS[2]))
+    settings = _calm(
+        training, "replay", device__state_storage=storage, device__state_format="float32"
+    )
+    train(settings, tmp_path / "run", SilentProgress())
+    _same_path(training, plain, tmp_path / "run")
+
+
+def test_a_single_clip_that_does_not_fit_when_encoding_is_a_plain_error(
+    training: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = V1SpeechModel.encode
+
+    def full(model: Any, audio: Any, counts: Any) -> Any:
+        if isinstance(audio, FakeTensor):  # The estimate only counts.
+            return real(model, audio, counts)
+        raise ERRORS[0]
+
+    monkeypatch.setattr(V1SpeechModel, "encode", full)
+    with pytest.raises(MachineError, match="out of memory with a single clip") as caught:
+        train(_calm(training), tmp_path / "run", SilentProgress())
+    assert "max_clip_s" in (caught.value.hint or "")
+
+
+def test_groups_are_halved_until_they_fit_in_order() -> None:
+    done: list[list[int]] = []
+
+    def work(group: Any) -> None:
+        if len(group) > 2:
+            raise ERRORS[0]
+        done.append(list(group))
+
+    each_that_fits([[1, 2, 3, 4, 5], [6]], work, torch.device("cpu"))
+    assert [item for group in done for item in group] == [1, 2, 3, 4, 5, 6]
+    assert max(map(len, done)) == 2
+    with pytest.raises(ZeroDivisionError):
+        each_that_fits([[1]], lambda group: 1 / 0, torch.device("cpu"))  # type: ignore[arg-type]
