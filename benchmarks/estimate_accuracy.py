@@ -281,9 +281,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.child is not None:
         if not options.loose_heap:
-            from moonshine_tune.core.device import keep_heap_tight
+            from moonshine_tune.core.device import return_freed_memory_to_os
 
-            keep_heap_tight()
+            return_freed_memory_to_os()
         case = Case(**json.loads(options.child))
         print(json.dumps(train_and_measure(case, options.model_dir)))
         return

@@ -6,10 +6,10 @@ import pytest
 from rich.console import Console
 
 from moonshine_tune.cli.console import TerminalProgress
-from moonshine_tune.cli.live_view import LiveBoard, sparkline
+from moonshine_tune.cli.live_view import LiveView, sparkline
 
 
-def _drawn(board: LiveBoard, width: int = 140) -> str:
+def _drawn(board: LiveView, width: int = 140) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None)
     console.print(board)
     return console.file.getvalue()  # type: ignore[attr-defined]
@@ -25,7 +25,7 @@ def test_sparklines_go_from_low_to_high() -> None:
 
 
 def test_the_board_shows_curves_memory_and_transcripts() -> None:
-    board = LiveBoard()
+    board = LiveView()
     assert board.is_empty
     board.add({"dev_wer": 40.0, "canary_wer": 5.0})
     for step in range(1, 5):
@@ -42,7 +42,7 @@ def test_the_board_shows_curves_memory_and_transcripts() -> None:
 
 
 def test_long_transcripts_push_nothing_aside_on_a_narrow_terminal() -> None:
-    board = LiveBoard()
+    board = LiveView()
     for step in range(40):
         board.add({"dev_wer": 100.0 - step, "loss": 1.0 + step, "memory_resident_mb": 12_345.0})
     board.hear([("descend " * 30, "the send " * 30)])

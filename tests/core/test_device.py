@@ -10,7 +10,7 @@ from moonshine_tune.core.device import (
     autocast,
     choose_device,
     choose_dtype,
-    clear_cache_in_turn,
+    clear_cache_every,
     memory_mb,
 )
 from moonshine_tune.core.errors import MachineError, RequestError
@@ -127,11 +127,11 @@ def test_the_cache_of_mps_is_cleared_in_its_turn(monkeypatch: pytest.MonkeyPatch
     cleared: list[int] = []
     monkeypatch.setattr(torch.mps, "empty_cache", lambda: cleared.append(1))
     mps, cpu = torch.device("mps"), torch.device("cpu")
-    turns = [step for step in range(1, 10) if clear_cache_in_turn(mps, step, 3)]
+    turns = [step for step in range(1, 10) if clear_cache_every(mps, step, 3)]
     assert turns == [3, 6, 9]
     assert len(cleared) == 3
-    assert not any(clear_cache_in_turn(mps, step, 0) for step in range(1, 10))
-    assert not any(clear_cache_in_turn(cpu, step, 1) for step in range(1, 10))
+    assert not any(clear_cache_every(mps, step, 0) for step in range(1, 10))
+    assert not any(clear_cache_every(cpu, step, 1) for step in range(1, 10))
 
 
 def test_mps_memory_is_told_by_torch_mps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,15 +157,15 @@ def test_the_machine_tells_its_chip_and_memory() -> None:
 
 def test_a_cpu_pads_no_further_than_the_longest() -> None:
     assert device.batch_width(1001, torch.device("cpu")) == 1001
-    assert device.batch_width(1001, torch.device("meta")) == device.in_few_sizes(1001) > 1001
+    assert device.batch_width(1001, torch.device("meta")) == device.round_up_to_bucket(1001) > 1001
 
 
 def test_few_sizes_are_few_and_near() -> None:
     """Eight an octave at most, never smaller, at most an eighth more, and their own next size."""
     lengths = range(8_000, 480_001)
-    sizes = {device.in_few_sizes(length) for length in lengths}
+    sizes = {device.round_up_to_bucket(length) for length in lengths}
     assert len(sizes) <= 50
     for length in (1, 2, 7, 9, 15, 17, 8_001, 479_999):
-        size = device.in_few_sizes(length)
+        size = device.round_up_to_bucket(length)
         assert length <= size <= length * 9 / 8
-        assert device.in_few_sizes(size) == size
+        assert device.round_up_to_bucket(size) == size

@@ -8,7 +8,7 @@ import pytest
 
 from moonshine_tune.corpus.sampler import (
     BucketSampler,
-    Stage,
+    CurriculumStage,
     StagedSampler,
     balanced_order,
     easy_first_stages,
@@ -113,20 +113,22 @@ def test_what_will_be_drawn_is_known_before() -> None:
 # --- stages
 
 
-def _staged(seconds: list[float], *stages: Stage) -> StagedSampler:
+def _staged(seconds: list[float], *stages: CurriculumStage) -> StagedSampler:
     return StagedSampler(seconds, stages, batch_size=4, accumulation=1, seed=1)
 
 
 def test_one_stage_over_everything_is_the_plain_sampler() -> None:
     seconds = _seconds(30)
-    staged = _staged(seconds, Stage(10, max(seconds)))
+    staged = _staged(seconds, CurriculumStage(10, max(seconds)))
     plain = BucketSampler(seconds, batch_size=4, seed=1)
     assert [staged.plan(step) for step in range(25)] == [plain.plan(step) for step in range(25)]
 
 
 def test_each_stage_draws_only_what_it_may() -> None:
     seconds = _seconds(80)
-    staged = _staged(seconds, Stage(10, 5.0), Stage(15, 12.0), Stage(5, 30.0))
+    staged = _staged(
+        seconds, CurriculumStage(10, 5.0), CurriculumStage(15, 12.0), CurriculumStage(5, 30.0)
+    )
     assert staged.utterances_by_stage == (
         sum(s <= 5 for s in seconds), sum(s <= 12 for s in seconds), 80
     )  # fmt: skip
@@ -141,19 +143,28 @@ def test_each_stage_draws_only_what_it_may() -> None:
 
 def test_what_stages_will_draw_is_known_before() -> None:
     seconds = _seconds(80)
-    staged = _staged(seconds, Stage(3, 5.0), Stage(4, 12.0), Stage(5, 30.0))
+    staged = _staged(
+        seconds, CurriculumStage(3, 5.0), CurriculumStage(4, 12.0), CurriculumStage(5, 30.0)
+    )
     for steps in (0, 1, 3, 5, 7, 9, 60):
         assert staged.drawn(steps) == tuple(sorted(set(_drawn(staged, 0, steps)))), steps
 
 
 def test_a_stage_without_a_clip_is_seen_before_the_run() -> None:
-    assert _staged([3.0, 9.0], Stage(3, 1.0), Stage(4, 30.0)).utterances_by_stage == (0, 2)
+    assert _staged(
+        [3.0, 9.0], CurriculumStage(3, 1.0), CurriculumStage(4, 30.0)
+    ).utterances_by_stage == (0, 2)
 
 
 def test_balanced_epochs_draw_speakers_equally_often() -> None:
     speakers = ["a"] * 80 + ["b"] * 15 + ["c"] * 5
     sampler = StagedSampler(
-        [1.0] * 100, [Stage(1, 9.0)], batch_size=10, seed=1, speakers=speakers, balance=1.0
+        [1.0] * 100,
+        [CurriculumStage(1, 9.0)],
+        batch_size=10,
+        seed=1,
+        speakers=speakers,
+        balance=1.0,
     )
     drawn = [index for step in range(10) for index in sampler.plan(step).indices]
     counts = {name: sum(speakers[index] == name for index in drawn) for name in "abc"}
@@ -162,7 +173,12 @@ def test_balanced_epochs_draw_speakers_equally_often() -> None:
     heard = {index for index in drawn if speakers[index] == "c"}
     assert len(heard) == 5, "all clips of a speaker before one comes again"
     half = StagedSampler(
-        [1.0] * 100, [Stage(1, 9.0)], batch_size=10, seed=1, speakers=speakers, balance=0.5
+        [1.0] * 100,
+        [CurriculumStage(1, 9.0)],
+        batch_size=10,
+        seed=1,
+        speakers=speakers,
+        balance=0.5,
     )
     halfway = [speakers[i] for step in range(10) for i in half.plan(step).indices]
     assert halfway.count("b") == pytest.approx(100 * 15**0.5 / (80**0.5 + 15**0.5 + 5**0.5), abs=1)

@@ -14,7 +14,7 @@ import moonshine_tune.models.kernels.frozen_linear as frozen_linear_module
 import moonshine_tune.models.kernels.packed_linear as packed_module
 import moonshine_tune.training.trainer as trainer_module
 from moonshine_tune.config.resolve import preset_names, read_preset, resolve_settings
-from moonshine_tune.core.device import takes_lists
+from moonshine_tune.core.device import supports_foreach
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.doctor.mps_operators import OperatorReport, record_operators, support
 from moonshine_tune.inference.greedy import greedy_tokens
@@ -73,7 +73,7 @@ def _audio() -> torch.Tensor:
 @pytest.fixture(autouse=True)
 def _as_on_mps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only weights on the CPU go through oneDNN, and only its optimizer is one kernel."""
-    monkeypatch.setattr(trainer_module, "updates_at_once", lambda device: False)
+    monkeypatch.setattr(trainer_module, "supports_fused", lambda device: False)
     for module in (packed_module, frozen_linear_module):
         monkeypatch.setattr(module, "is_for_onednn", lambda weight: False)
 
@@ -105,13 +105,13 @@ def _train(model: SpeechModel, optimizer: torch.optim.Optimizer, *, mixed: bool 
             pull = head_kl_sum(adapted, teacher, FrozenHead(model.head_weight), targets.targets)
             pull = pull / targets.num_targets
         pull.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=takes_lists(model.device))
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=supports_foreach(model.device))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
 
 def _adamw(model: SpeechModel, **choice: bool) -> torch.optim.AdamW:
-    choice = choice or {"foreach": takes_lists(model.device)}
+    choice = choice or {"foreach": supports_foreach(model.device)}
     return torch.optim.AdamW([value for _, value in adapter_parameters(model.module)], **choice)
 
 
@@ -236,8 +236,8 @@ def test_every_way_of_adamw_runs_on_mps(choice: dict[str, bool]) -> None:
 
 def test_steps_are_asked_of_mps_as_they_are_of_the_cpu() -> None:
     """One by one on both, said outright: what the recorder sees here is what MPS would get."""
-    assert not takes_lists(torch.device("cpu")) and not takes_lists(torch.device("mps"))
-    assert takes_lists(torch.device("cuda"))
+    assert not supports_foreach(torch.device("cpu")) and not supports_foreach(torch.device("mps"))
+    assert supports_foreach(torch.device("cuda"))
     model = _model("v1", "eager")
     inject_lora(model, rank=2)
     report = record_operators(lambda: _train(model, _adamw(model)))

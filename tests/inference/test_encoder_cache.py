@@ -10,7 +10,7 @@ from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.inference.encoder_cache import StateSource
-from moonshine_tune.inference.scored_set import Holdout, transcribe_source
+from moonshine_tune.inference.scored_set import ScoredSet, transcribe_source
 from moonshine_tune.inference.transcribe import transcribe_batch
 from moonshine_tune.models.base import DecodeLimits, EncoderStates, SpeechModel
 
@@ -155,7 +155,7 @@ def test_lines_without_text_are_scored_against_the_first_answer(
         Utterance(f"u{i}", audio=__file__, text="far" if i == 1 else None)  # type: ignore[arg-type]
         for i in range(5)
     ]
-    holdout = Holdout(
+    holdout = ScoredSet(
         "canary", utterances, _source(tiny_model, clips, 100), normalizer_for("basic-1"),
         DecodeLimits(),
     )  # fmt: skip

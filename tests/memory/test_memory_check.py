@@ -12,7 +12,7 @@ import soundfile
 
 from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.config.settings import RunSettings
-from moonshine_tune.core.device import heap_is_loose
+from moonshine_tune.core.device import heap_keeps_freed_memory
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.inference.train_data import read_training_data
@@ -136,9 +136,9 @@ def test_processes_share_the_memory(training: Any) -> None:
 def test_the_heap_is_kept_tight_only_where_that_is_needed(
     training: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("moonshine_tune.memory.estimate.heap_is_loose", lambda: True)
+    monkeypatch.setattr("moonshine_tune.memory.estimate.heap_keeps_freed_memory", lambda: True)
     kept: list[bool] = []
-    monkeypatch.setattr(fitting, "keep_heap_tight", lambda: kept.append(True) or True)
+    monkeypatch.setattr(fitting, "return_freed_memory_to_os", lambda: kept.append(True) or True)
     assert not any("heap" in said for said in check_memory(training.settings()).remarks)
     assert not kept
     # What lives fits, the holes beside it do not.
@@ -151,11 +151,11 @@ _HOLES = """
 import sys
 from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.config.settings import RunSettings
-from moonshine_tune.core.device import keep_heap_tight
+from moonshine_tune.core.device import return_freed_memory_to_os
 from moonshine_tune.core.hardware import resident_mb
 import torch
 if sys.argv[1] == "tight":
-    keep_heap_tight()
+    return_freed_memory_to_os()
 kept = []
 for round_ in range(60):
     size = 300_000 + 37_000 * (round_ % 13)
@@ -166,7 +166,9 @@ print(resident_mb())
 """
 
 
-@pytest.mark.skipif(not heap_is_loose(), reason="only the C library of Linux leaves such holes")
+@pytest.mark.skipif(
+    not heap_keeps_freed_memory(), reason="only the C library of Linux leaves such holes"
+)
 def test_a_tight_heap_gives_freed_blocks_back() -> None:
     found = {}
     for way in ("tight", "loose"):
@@ -190,7 +192,9 @@ print(before - resident_mb())
 """
 
 
-@pytest.mark.skipif(not heap_is_loose(), reason="only the C library of Linux keeps such pages")
+@pytest.mark.skipif(
+    not heap_keeps_freed_memory(), reason="only the C library of Linux keeps such pages"
+)
 def test_free_pages_go_back_to_the_system() -> None:
     """190 MB in small blocks, freed below one that is still held."""
     done = subprocess.run(

@@ -213,14 +213,14 @@ def test_fingerprints_follow_content_and_not_time(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"one")
     manifest = tmp_path / "m.jsonl"
     manifest.write_text('{"audio": "a.wav", "text": "one"}\n')
-    prints = Fingerprints(tmp_path / "prints.json")
-    first = prints.manifest(manifest)
-    prints.save()
+    fingerprints = Fingerprints(tmp_path / "prints.json")
+    first = fingerprints.manifest(manifest)
+    fingerprints.save()
     os.utime(tmp_path / "a.wav", (1, 1))
     assert Fingerprints(tmp_path / "prints.json").manifest(manifest) == first
     (tmp_path / "a.wav").write_bytes(b"two")
     assert Fingerprints(tmp_path / "prints.json").manifest(manifest) != first
-    assert prints.manifest(tmp_path / "none.jsonl") == "missing"
+    assert fingerprints.manifest(tmp_path / "none.jsonl") == "missing"
     assert changed_inputs({"a": "1", "b": "2"}, {"a": "1", "c": "3"}) == ["b", "c"]
 
 

@@ -9,7 +9,7 @@ import pytest
 from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.metrics.wer import ScoredUtterance, score_utterance
 from moonshine_tune.report.alignment import (
-    Pair,
+    ScoredPair,
     Token,
     align,
     by_length,
@@ -149,16 +149,16 @@ def test_alignment_of_nothing() -> None:
 
 
 @pytest.fixture
-def pairs() -> Callable[[list[tuple[str, str, str]]], list[Pair]]:
-    def make(rows: list[tuple[str, str, str]]) -> list[Pair]:
+def pairs() -> Callable[[list[tuple[str, str, str]]], list[ScoredPair]]:
+    def make(rows: list[tuple[str, str, str]]) -> list[ScoredPair]:
         before = _scored([(said, first) for said, first, _ in rows])
         after = _scored([(said, second) for said, _, second in rows])
-        return [Pair(b, a) for a, b in zip(before, after, strict=True)]
+        return [ScoredPair(b, a) for a, b in zip(before, after, strict=True)]
 
     return make
 
 
-def test_choice_of_utterances(pairs: Callable[..., list[Pair]]) -> None:
+def test_choice_of_utterances(pairs: Callable[..., list[ScoredPair]]) -> None:
     rows = [("a b c", "a b c", "x y z"), ("a b c", "x y z", "a b c"), ("a b c", "a b x", "a b x"),
             ("a b c", "a b c", "a b c")]  # fmt: skip
     assert choose(pairs(rows), 5) == {
@@ -169,7 +169,7 @@ def test_choice_of_utterances(pairs: Callable[..., list[Pair]]) -> None:
     assert choose(pairs(rows), 1) == {"u0": ("damaged", "worst"), "u1": ("improved",)}
 
 
-def test_confusions_count_both_sides(pairs: Callable[..., list[Pair]]) -> None:
+def test_confusions_count_both_sides(pairs: Callable[..., list[ScoredPair]]) -> None:
     found = confusions(pairs([("two b", "to b", "to"), ("two", "to", "two")]), SPELLED, 5)
     (swapped,), total = found["substituted"]
     assert (swapped.said, swapped.heard, swapped.before, swapped.after, total) == (
@@ -179,7 +179,7 @@ def test_confusions_count_both_sides(pairs: Callable[..., list[Pair]]) -> None:
     assert found["inserted"] == ((), 0)
 
 
-def test_groups_add_counts_and_divide_once(pairs: Callable[..., list[Pair]]) -> None:
+def test_groups_add_counts_and_divide_once(pairs: Callable[..., list[ScoredPair]]) -> None:
     members = pairs([("a", "a", "x"), ("a b c d e f", "a b c d e f", "a b c d e f")])
     (group,) = by_speaker(members)
     assert (group.name, group.utterances) == ("ann", 2)

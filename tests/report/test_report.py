@@ -18,7 +18,7 @@ from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.metrics.wer import ScoredUtterance, score_utterance, summarize
-from moonshine_tune.report.clips import ClipBox
+from moonshine_tune.report.clips import EmbeddedClips
 from moonshine_tune.report.page import MAX_BYTES, ReportResult, write_report
 
 SPELLED = normalizer_for("spelled-1")
@@ -400,7 +400,7 @@ def test_sound_beyond_the_budget_is_left_out_and_said(tmp_path: Path) -> None:
     _tone(tmp_path / "a.wav", 2.0)
     _tone(tmp_path / "long.wav", 31.0)
     first = Utterance("a", tmp_path / "a.wav")
-    box = ClipBox(40_000)
+    box = EmbeddedClips(40_000)
     clips = [box.embed(first) for _ in range(20)]
     assert sum(len(clip.source) for clip in clips) <= 40_000
     assert box.embedded == sum(bool(clip.source) for clip in clips) < 20

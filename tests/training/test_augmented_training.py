@@ -21,7 +21,7 @@ from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.corpus.manifest import read_manifest
 from moonshine_tune.inference.dataset import build_corpus
 from moonshine_tune.models.lora import WEIGHTS_FILE
-from moonshine_tune.training.augmentation import ChangedOnce, Hearing, open_sound_banks
+from moonshine_tune.training.augmentation import AugmentedDataset, ChangedOnce, open_sound_banks
 from moonshine_tune.training.late_average import LateAdapters, mean_state
 from moonshine_tune.training.run import train
 
@@ -154,7 +154,9 @@ def test_a_changed_clip_of_dev_is_another_sound_and_the_same_each_time(
     )  # fmt: skip
     augment = AugmentSettings(share=0.5, noise=noise_folder, noise_chance=1.0)
     first, again = (
-        ChangedOnce(Hearing(corpus, augment, open_sound_banks(augment), seed=3), len(corpus))
+        ChangedOnce(
+            AugmentedDataset(corpus, augment, open_sound_banks(augment), seed=3), len(corpus)
+        )
         for _ in range(2)
     )
     for index in range(len(corpus)):

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from moonshine_tune.core.errors import MachineError
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.inference import scored_set as holdout_module
-from moonshine_tune.inference.batching import each_that_fits
+from moonshine_tune.inference.batching import run_with_oom_backoff
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.models.v1 import V1SpeechModel
 from moonshine_tune.training import teacher as teacher_module
@@ -233,8 +233,8 @@ def test_groups_are_halved_until_they_fit_in_order() -> None:
             raise ERRORS[0]
         done.append(list(group))
 
-    each_that_fits([[1, 2, 3, 4, 5], [6]], work, torch.device("cpu"))
+    run_with_oom_backoff([[1, 2, 3, 4, 5], [6]], work, torch.device("cpu"))
     assert [item for group in done for item in group] == [1, 2, 3, 4, 5, 6]
     assert max(map(len, done)) == 2
     with pytest.raises(ZeroDivisionError):
-        each_that_fits([[1]], lambda group: 1 / 0, torch.device("cpu"))  # type: ignore[arg-type]
+        run_with_oom_backoff([[1]], lambda group: 1 / 0, torch.device("cpu"))  # type: ignore[arg-type]

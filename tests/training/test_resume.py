@@ -316,7 +316,7 @@ def test_a_full_disk_is_a_plain_error_and_the_last_state_loads(
             trainer_module, "save_adapter", full_later(real, SafetensorError(_FULL))
         )
     else:
-        board = trainer_module.Board
+        board = trainer_module.TensorBoardLogger
         monkeypatch.setattr(
             board, "_write", full_later(board._write, MachineError("the disk is full"))
         )

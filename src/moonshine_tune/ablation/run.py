@@ -32,7 +32,7 @@ from moonshine_tune.ablation.trial import (
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.files import write_json_atomic
 from moonshine_tune.core.progress import Progress, Stage
-from moonshine_tune.core.signals import StopRequest
+from moonshine_tune.core.signals import GracefulInterrupt
 
 _TICK_S = 0.5
 # A small space is used up when so many draws in a row were trained before.
@@ -153,14 +153,14 @@ class _Search:
         name, total = (
             ("trials", limit) if limit else ("search, seconds", round((minutes or 0) * 60))
         )
-        with self._progress.stage(name, total) as stage, StopRequest() as stop:
+        with self._progress.stage(name, total) as stage, GracefulInterrupt() as stop:
             try:
                 self._advance(stage)
                 return self._work(stage, stop)
             finally:
                 self._end_all()
 
-    def _work(self, stage: Stage, stop: StopRequest) -> str:
+    def _work(self, stage: Stage, stop: GracefulInterrupt) -> str:
         while True:
             if stop.wanted:
                 self._ask_to_stop()
@@ -180,7 +180,7 @@ class _Search:
             return "time is up"
         return "finished"
 
-    def _begin_more(self, stop: StopRequest) -> None:
+    def _begin_more(self, stop: GracefulInterrupt) -> None:
         """Claim and start trials until all workers are busy or nothing is left."""
         while len(self._running) < max(self._request.workers, 1):
             if stop.wanted or self._used_up or self._time_is_up():
@@ -198,7 +198,7 @@ class _Search:
             self._twins = 0
             self._begin(claim, stop)
 
-    def _begin(self, claim: Claim, stop: StopRequest) -> None:
+    def _begin(self, claim: Claim, stop: GracefulInterrupt) -> None:
         try:
             settings = self._ablation.trial_settings(claim.number, claim.params)
         except ProblemsError as error:
@@ -228,7 +228,7 @@ class _Search:
         theirs.close()
         self._running[ours] = _Running(claim, process, time.monotonic())
 
-    def _run_here(self, claim: Claim, job: TrialJob, stop: StopRequest) -> None:
+    def _run_here(self, claim: Claim, job: TrialJob, stop: GracefulInterrupt) -> None:
         train = self._train
         if train is None:
             from moonshine_tune.training.run import train as real_train
@@ -241,7 +241,7 @@ class _Search:
         stop.wanted = stop.wanted or outcome.kind == "interrupted"
         self._write_down(claim, outcome, time.monotonic() - begun, stop)
 
-    def _listen(self, connection: Connection, stop: StopRequest) -> None:
+    def _listen(self, connection: Connection, stop: GracefulInterrupt) -> None:
         """Take one message of a trial process, or notice its death."""
         item = self._running[connection]
         try:
@@ -258,7 +258,7 @@ class _Search:
         self._write_down(item.claim, message[1], time.monotonic() - item.begun, stop)
 
     def _write_down(
-        self, claim: Claim, outcome: Outcome, seconds: float, stop: StopRequest
+        self, claim: Claim, outcome: Outcome, seconds: float, stop: GracefulInterrupt
     ) -> None:
         """Into the database, and a line for people."""
         what = f"trial {claim.number}"
@@ -282,7 +282,7 @@ class _Search:
             self._progress.say(f"{what}: failed: {outcome.error}")
             self._check_alike()
 
-    def _write_down_death(self, item: _Running, stop: StopRequest) -> None:
+    def _write_down_death(self, item: _Running, stop: GracefulInterrupt) -> None:
         code = item.process.exitcode or 0
         if code == -signal.SIGKILL:
             why = "its process was killed: the system may have run out of memory"

@@ -21,7 +21,7 @@ from moonshine_tune.audio.effects import (
     piece_of,
 )
 from moonshine_tune.audio.io import change_tempo
-from moonshine_tune.audio.noise_bank import Sound, SoundBank
+from moonshine_tune.audio.noise_bank import NoiseBank, Sound
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 
 Samples = npt.NDArray[np.float32]
@@ -123,7 +123,7 @@ class Augmenter:
     """
 
     def __init__(
-        self, chances: Chances, *, noises: SoundBank | None, rooms: SoundBank | None, seed: int
+        self, chances: Chances, *, noises: NoiseBank | None, rooms: NoiseBank | None, seed: int
     ) -> None:
         self._chances, self._noises, self._rooms, self._seed = chances, noises, rooms, seed
 
@@ -156,5 +156,5 @@ class Augmenter:
         )
 
 
-def _pick(bank: SoundBank | None, place: float) -> Sound | None:
+def _pick(bank: NoiseBank | None, place: float) -> Sound | None:
     return None if bank is None else bank.sounds[int(place * len(bank.sounds))]

@@ -40,7 +40,7 @@ class Sound:
 
 
 @dataclass(frozen=True)
-class SoundBank:
+class NoiseBank:
     """Sounds in the order of their names: a seed picks the same one on any machine."""
 
     place: Path
@@ -53,7 +53,7 @@ class SoundBank:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def open_sounds(place: Path, what: str) -> SoundBank:
+def open_sounds(place: Path, what: str) -> NoiseBank:
     """The sounds of a folder (and the folders in it), or of a manifest.
 
     Args:
@@ -97,7 +97,7 @@ def open_sounds(place: Path, what: str) -> SoundBank:
             problems,
             hint="remove them from the folder",
         )
-    return SoundBank(place, tuple(sounds))
+    return NoiseBank(place, tuple(sounds))
 
 
 def _group(name: str) -> str:

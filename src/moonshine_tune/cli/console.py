@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from moonshine_tune.cli.live_view import LiveBoard
+from moonshine_tune.cli.live_view import LiveView
 from moonshine_tune.core.errors import TuneError
 from moonshine_tune.core.progress import Stage
 
@@ -103,7 +103,7 @@ class TerminalProgress:
         self._clock = clock
         self._live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._bars: Any = None
-        self._board = LiveBoard()
+        self._board = LiveView()
 
     def figures(self, step: int, values: Mapping[str, float]) -> None:
         """Curves under the bar; plain logs have them in the bar's own lines."""
@@ -162,7 +162,7 @@ class TerminalProgress:
             finally:
                 self._bars = None
                 # What the next stage trains is another run.
-                self._board = LiveBoard()
+                self._board = LiveView()
 
 
 class _LiveStage:

@@ -34,7 +34,7 @@ def sparkline(values: Sequence[float], width: int = _WIDTH) -> str:
     return "".join(_BLOCKS[round((value - low) / (high - low) * top)] for value in means)
 
 
-class LiveBoard:
+class LiveView:
     """Curves and transcripts so far; Rich asks it how it looks now."""
 
     def __init__(self) -> None:

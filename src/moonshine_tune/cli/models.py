@@ -11,7 +11,7 @@ from moonshine_tune.cli.console import JsonFlag, TerminalProgress, show, table
 app = typer.Typer(no_args_is_help=True, help="List, fetch and rebuild Moonshine models.")
 
 
-class _Source(StrEnum):
+class _SourceName(StrEnum):
     wheel = "wheel"
     hub = "hub"
     store = "store"
@@ -45,7 +45,7 @@ def fetch_command(
         Path | None, typer.Option(help="Copy the checkpoint to this new folder.")
     ] = None,
     source: Annotated[
-        _Source | None, typer.Option(help="Try only this source, and not the cache.")
+        _SourceName | None, typer.Option(help="Try only this source, and not the cache.")
     ] = None,
     offline: Annotated[
         bool, typer.Option("--offline", help="Use what is on this disk only.")

@@ -9,7 +9,7 @@ from moonshine_tune.cli.console import JsonFlag, TerminalProgress, show, table
 
 if TYPE_CHECKING:
     from moonshine_tune.metrics.wer import Score
-    from moonshine_tune.runs.compare import Pair, RunsComparison
+    from moonshine_tune.runs.compare import RunPair, RunsComparison
     from moonshine_tune.runs.manage import Cleaning, RunDetails
     from moonshine_tune.runs.summary import RunSummary
 
@@ -181,7 +181,7 @@ def _comparison(result: "RunsComparison", changed: int) -> str:
     return "\n".join(lines)
 
 
-def _pair(pair: "Pair", changed: int) -> list[str]:
+def _pair(pair: "RunPair", changed: int) -> list[str]:
     found = pair.comparison
     lines = [
         f"{pair.which}, {pair.before} → {pair.after}, {pair.utterances} utterances: "

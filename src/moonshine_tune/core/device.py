@@ -182,7 +182,7 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
     return context
 
 
-def clear_cache_in_turn(device: torch.device, step: int, every: int) -> bool:
+def clear_cache_every(device: torch.device, step: int, every: int) -> bool:
     """Give MPS's cache back at every `every`-th step; 0 never. Returns whether it was done.
 
     Each new clip length leaves blocks and compiled graphs behind: tens of gigabytes of driver
@@ -210,11 +210,11 @@ def trim_heap() -> None:
     What a step has freed lies on the heap, where a large block does not fit: scoring's would come
     on top of it. Price: milliseconds, and the pages are cleared again when they are next used.
     """
-    if heap_is_loose():
+    if heap_keeps_freed_memory():
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def takes_lists(device: torch.device) -> bool:
+def supports_foreach(device: torch.device) -> bool:
     """Whether the optimizer and the clipping of gradients hand all tensors over at once there.
 
     On CUDA that saves a launch for each of some hundred small matrices. Elsewhere one by one, said
@@ -224,7 +224,7 @@ def takes_lists(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def updates_at_once(device: torch.device) -> bool:
+def supports_fused(device: torch.device) -> bool:
     """Whether the optimizer's whole update is one kernel there.
 
     On the CPU that takes 1.2 ms for an adapter of 112 matrices instead of 6.5.
@@ -232,7 +232,7 @@ def updates_at_once(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-def in_few_sizes(length: int) -> int:
+def round_up_to_bucket(length: int) -> int:
     """`length` rounded up to one of eight sizes an octave: at most an eighth more, 6 % on average.
 
     Every new shape leaves blocks in the allocator and kernels in the libraries' caches. From half a
@@ -247,22 +247,22 @@ def batch_width(longest: int, device: torch.device) -> int:
 
     A CPU computes what is padded on, and a new shape costs it half a millisecond.
     """
-    return longest if device.type == "cpu" else in_few_sizes(longest)
+    return longest if device.type == "cpu" else round_up_to_bucket(longest)
 
 
-def heap_is_loose() -> bool:
+def heap_keeps_freed_memory() -> bool:
     """Whether the C library keeps large freed blocks on its heap, where they leave holes."""
     return sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
 
 
-def keep_heap_tight() -> bool:
+def return_freed_memory_to_os() -> bool:
     """From here on, large blocks go back to the system as soon as they are freed.
 
     Clips of changing length leave holes in the heap of Linux's C library, which then holds two to
     three times what lives. Price: pages are cleared again for every block, up to a third of the
     time. Returns whether this system has the choice; elsewhere nothing is changed.
     """
-    if not heap_is_loose():
+    if not heap_keeps_freed_memory():
         return False
     library = ctypes.CDLL(None)
     return bool(library.mallopt(_M_MMAP_THRESHOLD, _TIGHT_BYTES))

@@ -6,7 +6,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 
-class StopRequest:
+class GracefulInterrupt:
     """Context manager that turns SIGINT and SIGTERM into a flag while it is open."""
 
     _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -15,7 +15,7 @@ class StopRequest:
         self.wanted = False
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> "StopRequest":
+    def __enter__(self) -> "GracefulInterrupt":
         # Python allows handlers in the main thread only; elsewhere the flag stays false.
         if threading.current_thread() is threading.main_thread():
             for number in self._SIGNALS:

@@ -34,7 +34,7 @@ class StepPlan:
 
 
 @dataclass(frozen=True)
-class Stage:
+class CurriculumStage:
     """A part of the run that sees some of the clips.
 
     Attributes:
@@ -90,7 +90,9 @@ def balanced_order(speakers: Sequence[str | None], balance: float) -> EpochOrder
     return order
 
 
-def easy_first_stages(losses: Sequence[float], steps: int, share: float) -> tuple[Stage, ...]:
+def easy_first_stages(
+    losses: Sequence[float], steps: int, share: float
+) -> tuple[CurriculumStage, ...]:
     """Three stages: the easiest third, the easier two thirds, all.
 
     Args:
@@ -102,9 +104,9 @@ def easy_first_stages(losses: Sequence[float], steps: int, share: float) -> tupl
     early = max(round(steps * share / 2), 1)
     parts = [frozenset(ranked[: max(len(ranked) * part // 3, 1)]) for part in (1, 2)]
     return (
-        Stage(early, float("inf"), parts[0]),
-        Stage(early, float("inf"), parts[1]),
-        Stage(max(steps - 2 * early, 1), float("inf")),
+        CurriculumStage(early, float("inf"), parts[0]),
+        CurriculumStage(early, float("inf"), parts[1]),
+        CurriculumStage(max(steps - 2 * early, 1), float("inf")),
     )
 
 
@@ -195,7 +197,7 @@ class StagedSampler:
     def __init__(
         self,
         seconds: Sequence[float],
-        stages: Sequence[Stage],
+        stages: Sequence[CurriculumStage],
         *,
         batch_size: int,
         accumulation: int = 1,
@@ -231,7 +233,7 @@ class StagedSampler:
         return tuple(len(allowed) for allowed in self._allowed)
 
     def stage_at(self, step: int) -> tuple[int, int]:
-        """Stage of a step and the step's place in it; the last stage has no end."""
+        """CurriculumStage of a step and the step's place in it; the last stage has no end."""
         for number, stage in enumerate(self._stages[:-1]):
             if step < stage.steps:
                 return number, step

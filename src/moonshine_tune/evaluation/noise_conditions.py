@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moonshine_tune.audio.augment import Recipe
-from moonshine_tune.audio.noise_bank import Sound, SoundBank, open_sounds
+from moonshine_tune.audio.noise_bank import NoiseBank, Sound, open_sounds
 from moonshine_tune.audio.samples import Samples
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.corpus.manifest import Utterance
@@ -93,7 +93,7 @@ def _in_noise(group: str, sounds: Sequence[Sound], snr_db: float, seed: int) -> 
     return change
 
 
-def _in_room(rooms: SoundBank, seed: int) -> Change:
+def _in_room(rooms: NoiseBank, seed: int) -> Change:
     def change(utterance: Utterance, samples: Samples) -> Samples:
         chance = random.Random(f"{seed}/room/{utterance.id}")
         return Recipe(room=rooms.sounds[chance.randrange(len(rooms.sounds))]).apply(samples)

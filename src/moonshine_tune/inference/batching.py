@@ -60,16 +60,16 @@ def _neighbours(sizes: Sequence[float], limit: float, *, padded: bool = True) ->
 
 
 def pad_clips(
-    clips: Sequence[Samples], device: torch.device, *, few_sizes: bool = False
+    clips: Sequence[Samples], device: torch.device, *, pad_to_bucket: bool = False
 ) -> tuple[Tensor, list[int]]:
     """Clips as one zero-padded batch [B, S] and their sample counts.
 
     Args:
-        few_sizes: pad on as `batch_width` has it; no result depends on it.
+        pad_to_bucket: pad on as `batch_width` has it; no result depends on it.
     """
     counts = [len(clip) for clip in clips]
     longest = max(counts)
-    width = batch_width(longest, device) if few_sizes else longest
+    width = batch_width(longest, device) if pad_to_bucket else longest
     batch = np.zeros((len(clips), width), dtype=np.float32)
     for row, clip in zip(batch, clips, strict=True):
         row[: len(clip)] = clip
@@ -95,7 +95,7 @@ def fit_clip(model: SpeechModel, clip: Samples) -> Samples:
     return clip if missing <= 0 else np.pad(clip, (0, missing))
 
 
-def each_that_fits(
+def run_with_oom_backoff(
     groups: Sequence[Sequence[int]], work: Callable[[Sequence[int]], None], device: torch.device
 ) -> None:
     """`work` on each group in order; a group that memory does not hold is halved and tried again.

@@ -14,7 +14,7 @@ from moonshine_tune.models.base import SpeechModel
 
 
 @dataclass(frozen=True)
-class Corpus:
+class SpeechDataset:
     """Usable utterances; `remarks` count what was left out and why.
 
     Attributes:
@@ -65,7 +65,7 @@ def build_corpus(
     name: str,
     max_clip_s: float,
     needs_text: bool,
-) -> Corpus:
+) -> SpeechDataset:
     """Keep what can be used; what is left out is counted with its reason.
 
     Raises:
@@ -104,4 +104,4 @@ def build_corpus(
         raise RequestError(
             f"nothing is left to use. {remark}", hint="look closer with: moonshine-tune data check"
         )
-    return Corpus(tuple(kept), tuple(seconds), tuple(tokens), (remark,))
+    return SpeechDataset(tuple(kept), tuple(seconds), tuple(tokens), (remark,))

@@ -22,7 +22,7 @@ from moonshine_tune.models.kernels.packed_linear import (
     packed_together,
     side_by_side,
 )
-from moonshine_tune.models.kernels.rotary import Turns
+from moonshine_tune.models.kernels.rotary import RotaryTables
 
 # A span's longest clip over its shortest, and the rows that are worth the calls of one more span.
 _SPREAD = 1.25
@@ -106,7 +106,7 @@ class GreedySession:
         ]
         places = torch.arange(max_tokens, device=reference.device)[None]
         cos, sin = model.decoder.rotary_emb(reference, position_ids=places)
-        self._turns = Turns.of(cos, sin, self._layers[0].self_attn.head_dim)
+        self._turns = RotaryTables.of(cos, sin, self._layers[0].self_attn.head_dim)
         self._at = 0
 
     def _span(self, start: int, lengths: Sequence[int], states: EncoderStates) -> _Span:

@@ -20,10 +20,10 @@ from moonshine_tune.core.device import batch_width, release_memory
 from moonshine_tune.core.progress import Progress, Stage
 from moonshine_tune.inference.batching import (
     batches_by_length,
-    each_that_fits,
     encode_batch_s,
     fit_clip,
     pad_clips,
+    run_with_oom_backoff,
 )
 from moonshine_tune.inference.encoder_cache_disk import ShardWriter, StateShards
 from moonshine_tune.models.base import EncoderStates, SpeechModel
@@ -142,7 +142,7 @@ class StateSource:
                         self._keep(index, kept)
                     stage.advance(len(rows), f"{self.stored_bytes / _MB:.0f} MB")
 
-            each_that_fits(groups, encode, self._model.device)
+            run_with_oom_backoff(groups, encode, self._model.device)
 
     def _prepare_on_disk(
         self, disk: OnDisk, groups: Sequence[Sequence[int]], progress: Progress, name: str
@@ -166,7 +166,7 @@ class StateSource:
                 self._encode_to_disk(rows, keys, writer, stage)
 
             todo = [rows for rows in groups if not self.holds(rows)]
-            each_that_fits(todo, encode, self._model.device)
+            run_with_oom_backoff(todo, encode, self._model.device)
             writer.flush()
         for index in missing:
             if keys[index] in writer.written:
@@ -201,7 +201,7 @@ class StateSource:
 
     def _audio(self, indices: Sequence[int]) -> tuple[Tensor, list[int]]:
         clips = [fit_clip(self._model, self._load(index)) for index in indices]
-        return pad_clips(clips, self._model.device, few_sizes=True)
+        return pad_clips(clips, self._model.device, pad_to_bucket=True)
 
 
 def states_bytes(model: SpeechModel, seconds: Sequence[float], dtype: torch.dtype) -> int:

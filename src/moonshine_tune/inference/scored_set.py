@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.corpus.normalizers import Normalizer
-from moonshine_tune.inference.batching import batches_by_length, each_that_fits
+from moonshine_tune.inference.batching import batches_by_length, run_with_oom_backoff
 from moonshine_tune.inference.encoder_cache import StateSource
 from moonshine_tune.inference.greedy import greedy_tokens
 from moonshine_tune.metrics.wer import Score, ScoredUtterance, score_utterance, summarize
@@ -46,11 +46,11 @@ def transcribe_source(
                 texts[index] = model.tokenizer.decode(ids)
             stage.advance(len(group))
 
-        each_that_fits(groups, decode, model.device)
+        run_with_oom_backoff(groups, decode, model.device)
     return texts
 
 
-class Holdout:
+class ScoredSet:
     """Utterances with references, and the encoder states to decode them from."""
 
     def __init__(
@@ -69,7 +69,7 @@ class Holdout:
         self._limits = limits
 
     @property
-    def first_heard(self) -> dict[str, str]:
+    def baseline_hypotheses(self) -> dict[str, str]:
         """Texts by id that utterances without one are scored against; empty before a score."""
         return {
             item.id: item.text

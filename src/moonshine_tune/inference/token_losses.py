@@ -12,8 +12,8 @@ import torch
 from moonshine_tune.core.files import write_json_atomic
 from moonshine_tune.core.hardware import cache_root, make_cache_folder
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.inference.batching import batches_by_length, each_that_fits
-from moonshine_tune.inference.dataset import Corpus
+from moonshine_tune.inference.batching import batches_by_length, run_with_oom_backoff
+from moonshine_tune.inference.dataset import SpeechDataset
 from moonshine_tune.inference.encoder_cache import StateSource
 from moonshine_tune.inference.encoder_cache_disk import recipe_hash
 from moonshine_tune.models.lora import adapter_disabled
@@ -23,7 +23,7 @@ from moonshine_tune.registry.open import OpenedModel
 _BATCH_S = 60.0
 
 
-def losses_a_token(
+def mean_token_losses(
     opened: OpenedModel,
     source: StateSource,
     tokens: Sequence[Sequence[int]],
@@ -51,11 +51,11 @@ def losses_a_token(
                 losses[row] = loss / (len(tokens[row]) + 1)
             stage.advance(len(rows))
 
-        each_that_fits(batches_by_length(source.seconds, _BATCH_S), measure, model.device)
+        run_with_oom_backoff(batches_by_length(source.seconds, _BATCH_S), measure, model.device)
     return losses
 
 
-def base_losses(corpus: Corpus, opened: OpenedModel, progress: Progress) -> list[float]:
+def base_losses(corpus: SpeechDataset, opened: OpenedModel, progress: Progress) -> list[float]:
     """The base model's loss on each utterance of a corpus; an adapter in the model is left out."""
     identity = [
         opened.base["sha256"],
@@ -74,6 +74,6 @@ def base_losses(corpus: Corpus, opened: OpenedModel, progress: Progress) -> list
         pass
     source = StateSource(opened.model, corpus.load, corpus.seconds, budget_mb=0)
     with adapter_disabled(opened.model):
-        losses = losses_a_token(opened, source, corpus.tokens, progress, "difficulty of train")
+        losses = mean_token_losses(opened, source, corpus.tokens, progress, "difficulty of train")
     write_json_atomic(path, losses)
     return losses

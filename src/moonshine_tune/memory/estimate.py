@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from moonshine_tune.config.settings import RunSettings
-from moonshine_tune.core.device import choose_device, heap_is_loose
+from moonshine_tune.core.device import choose_device, heap_keeps_freed_memory
 from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.core.hardware import available_memory_mb
 from moonshine_tune.core.progress import Progress
@@ -108,7 +108,7 @@ def estimate_run(
     found = settled(model.estimate(), budget)
     if shape.loose_heap and not found.shape.loose_heap:
         remarks += (TIGHT_HEAP,)
-    search = _Search(model, settings, workload, found, budget.bytes)
+    search = _BatchSearch(model, settings, workload, found, budget.bytes)
     progress.say("looking for the longest clip and the largest batch that fit")
     return EstimateResult(
         model=settings.model,
@@ -149,7 +149,7 @@ def settled(found: MemoryEstimate, budget: Budget) -> MemoryEstimate:
     return found if found.total <= budget.bytes else found.tightened()
 
 
-class _Search:
+class _BatchSearch:
     """Looks for the largest sizes that fit, with few and partial counts.
 
     Phases that fit at the largest size are not counted again, nor those that a size does not move.
@@ -319,7 +319,7 @@ def run_shape(
         rank=adapter.rank,
         dropout=adapter.dropout,
         dora=adapter.dora,
-        loose_heap=kind == "cpu" and heap_is_loose(),
+        loose_heap=kind == "cpu" and heap_keeps_freed_memory(),
         frozen_dtype=getattr(torch, settings.device.frozen_weights),
         mixed=_is_mixed(settings.device.dtype, kind),
         batch_size=train.batch_size,

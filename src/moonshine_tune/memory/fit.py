@@ -6,7 +6,7 @@ from typing import Any
 
 from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.config.settings import RunSettings
-from moonshine_tune.core.device import keep_heap_tight
+from moonshine_tune.core.device import return_freed_memory_to_os
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.corpus.manifest import Manifest
 from moonshine_tune.inference.train_data import TrainingData
@@ -97,7 +97,7 @@ def check_memory(
         f"{budget.bytes / GIB:.2f} GiB: {budget.reason}",
         *(f"memory: {change}" for change in changes),
     ]
-    if kind == "cpu" and not found.shape.loose_heap and keep_heap_tight():
+    if kind == "cpu" and not found.shape.loose_heap and return_freed_memory_to_os():
         remarks.append(f"memory: {TIGHT_HEAP}")
     return MemoryCheck(resolved, found, tuple(remarks))
 

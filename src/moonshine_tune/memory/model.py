@@ -18,7 +18,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
-from moonshine_tune.core.device import batch_width, in_few_sizes
+from moonshine_tune.core.device import batch_width, round_up_to_bucket
 from moonshine_tune.inference.decoder_session import GreedySession
 from moonshine_tune.memory.live_storage import LiveMemory, make_fake
 from moonshine_tune.models.base import EncoderStates
@@ -56,7 +56,7 @@ class RunShape:
         device: `cpu`, `mps` or `cuda`. MPS uses eager attention in training.
         sites, rank, dropout, dora: as for `adapter.inject_lora`.
         loose_heap: the CPU's allocator is as Linux has it, fast and full of holes; see
-            `device.keep_heap_tight`.
+            `device.return_freed_memory_to_os`.
         frozen_dtype: number format of the frozen weights.
         mixed: bfloat16 autocast around the forward pass.
         batch_size: clips in a micro-batch; accumulation costs no memory.
@@ -401,5 +401,5 @@ def _samples(rows: int, clip_s: float) -> list[int]:
 
 
 def _targets(rows: int, tokens: int) -> TargetBatch:
-    ids = torch.zeros(rows, in_few_sizes(tokens + 1), dtype=torch.long)
+    ids = torch.zeros(rows, round_up_to_bucket(tokens + 1), dtype=torch.long)
     return TargetBatch(ids, torch.zeros_like(ids), rows * (tokens + 1))

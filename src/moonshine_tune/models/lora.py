@@ -18,7 +18,7 @@ from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import write_json_atomic
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.models.kernels.lora_linear import AdaptedLinear
-from moonshine_tune.models.kernels.override import put_in_front
+from moonshine_tune.models.kernels.override import patch_forward
 
 ADAPTER_NAME = "default"
 # What DoRA calls the lengths of the weights.
@@ -103,7 +103,7 @@ def _inject(config: Any, model: SpeechModel) -> None:
         parameter.data = parameter.data.float()
         parameter.requires_grad_(True)
     for layer in _layers(model):
-        put_in_front(AdaptedLinear, layer)
+        patch_forward(AdaptedLinear, layer)
 
 
 def adapter_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:

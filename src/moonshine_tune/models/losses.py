@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from moonshine_tune.core.device import in_few_sizes
+from moonshine_tune.core.device import round_up_to_bucket
 from moonshine_tune.models.base import BOS_ID, EOS_ID
 from moonshine_tune.models.kernels.frozen_linear import frozen_product
 
@@ -33,17 +33,17 @@ class TargetBatch:
 
 
 def target_batch(
-    texts: Sequence[Sequence[int]], device: torch.device | str, *, few_sizes: bool = False
+    texts: Sequence[Sequence[int]], device: torch.device | str, *, pad_to_bucket: bool = False
 ) -> TargetBatch:
     """Explicit decoder inputs [bos] + text and targets text + [eos].
 
     Made here and never left to the model's `labels`: transformers before 5.15 shifts those twice.
 
     Args:
-        few_sizes: pad on to the next size of `in_few_sizes`; no loss depends on it.
+        pad_to_bucket: pad on to the next size of `round_up_to_bucket`; no loss depends on it.
     """
     longest = max(len(text) for text in texts) + 1
-    longest = in_few_sizes(longest) if few_sizes else longest
+    longest = round_up_to_bucket(longest) if pad_to_bucket else longest
     inputs = torch.full((len(texts), longest), EOS_ID)
     targets = torch.full((len(texts), longest), IGNORED)
     for row, text in enumerate(texts):

@@ -29,11 +29,11 @@ _Figure = Annotated[float | None, BeforeValidator(_off_as_none)]
 _Count = Annotated[int | None, BeforeValidator(_off_as_none)]
 
 
-class _Section(BaseModel):
+class _PlanSection(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class PhaseSettings(_Section):
+class PhaseSettings(_PlanSection):
     needs: Annotated[
         tuple[str, ...], Field(description="Phases that must have passed before this one starts.")
     ] = ()
@@ -56,7 +56,7 @@ class DoctorPhase(PhaseSettings):
     model: Annotated[str | None, Field(description="Model of the gradient check.")] = None
 
 
-class TrainGates(_Section):
+class TrainGates(_PlanSection):
     """Bounds of a training phase. A gate that is not wanted is set to `off`."""
 
     out_of_memory: Annotated[
@@ -85,7 +85,7 @@ class TrainPhase(PhaseSettings):
     gates: TrainGates = TrainGates()
 
 
-class AblateGates(_Section):
+class AblateGates(_PlanSection):
     """Bounds of an ablation."""
 
     trials: Annotated[_Count, Field(description="Trials that must have finished.")] = 2
@@ -115,7 +115,7 @@ class AblatePhase(PhaseSettings):
     gates: AblateGates = AblateGates()
 
 
-class ShipGates(_Section):
+class ShipGates(_PlanSection):
     """Bounds of what is shipped."""
 
     parity: Annotated[
@@ -163,7 +163,7 @@ KINDS: dict[str, type[PhaseSettings]] = {
 }
 
 
-class DataSection(_Section):
+class DataSection(_PlanSection):
     """Manifests: paths relative to the plan's file, or `PHASE:NAME` of a synthesize phase."""
 
     train: Annotated[str, Field(description="What is trained on.")]
@@ -184,7 +184,7 @@ class DataSection(_Section):
     normalizer: Annotated[str | None, Field(description="Normalizer of all scores.")] = None
 
 
-class PlanSettings(_Section):
+class PlanSettings(_PlanSection):
     """All of a plan."""
 
     name: Annotated[str, Field(min_length=1, description="What the report is titled.")]

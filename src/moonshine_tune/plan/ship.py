@@ -49,7 +49,7 @@ def ship_steps(name: str, phase: ShipPhase, ctx: Context) -> Iterator[Step]:
          "settings": f"{phase.benchmark_clips} clips, {phase.rounds} rounds"},
         None,
         lambda _: _benchmark(phase, runtime, base_dir, test, bench, ctx),
-        lambda: ctx.prints.file(bench / "benchmark.json"),
+        lambda: ctx.fingerprints.file(bench / "benchmark.json"),
     )  # fmt: skip
     archive = place / f"{run.parent.name if run.name == 'run' else name}.tar.gz"
     yield Step(
@@ -59,7 +59,7 @@ def ship_steps(name: str, phase: ShipPhase, ctx: Context) -> Iterator[Step]:
          "benchmark": ctx.done(name, "benchmark").output, "program": __version__},
         archive,
         lambda _: _package(phase, run, runtime, test, archive, ctx),
-        lambda: ctx.prints.file(archive),
+        lambda: ctx.fingerprints.file(archive),
     )  # fmt: skip
     yield Step(
         "verify",
@@ -73,7 +73,7 @@ def ship_steps(name: str, phase: ShipPhase, ctx: Context) -> Iterator[Step]:
 
 def _runtime_print(folder: Path, ctx: Context) -> str:
     """Of the files that the runtime loads: export.json holds times."""
-    return ctx.prints.folder(folder, ("*.ort", "*.bin", "streaming_config.json"))
+    return ctx.fingerprints.folder(folder, ("*.ort", "*.bin", "streaming_config.json"))
 
 
 def _export(phase: ShipPhase, run: Path, model: str, test: Path, out: Path, ctx: Context) -> Result:

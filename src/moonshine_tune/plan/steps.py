@@ -65,7 +65,7 @@ class Context:
     plan: Plan
     folder: PlanFolder
     record: PlanRecord
-    prints: Fingerprints
+    fingerprints: Fingerprints
     progress: Progress
     offline: bool = False
 
@@ -82,7 +82,7 @@ class Context:
     def data_inputs(self, *roles: str) -> dict[str, str]:
         """Fingerprints of manifests with their recordings, by `data.ROLE`."""
         found = {f"data.{role}": self.data(role) for role in roles}
-        return {name: self.prints.manifest(path) for name, path in found.items() if path}
+        return {name: self.fingerprints.manifest(path) for name, path in found.items() if path}
 
     def model(self, name: str) -> ResolvedModel:
         """The model on this disk."""
@@ -91,7 +91,7 @@ class Context:
     def model_inputs(self, name: str) -> dict[str, str]:
         """Fingerprint of a model's files."""
         return {
-            "model": self.prints.folder(
+            "model": self.fingerprints.folder(
                 self.model(name).checkpoint_dir, ("*.json", "*.safetensors")
             )
         }
@@ -158,7 +158,7 @@ def _synthesize(name: str, phase: SynthesizePhase, ctx: Context) -> Iterator[Ste
         {"settings": of_value([counts, phase.seed, __version__])},
         out,
         lambda _: synthesize(counts, phase.seed, out, ctx.progress),
-        lambda: ctx.prints.folder(out),
+        lambda: ctx.fingerprints.folder(out),
     )
 
 
@@ -171,9 +171,9 @@ def _stand_in(name: str, ctx: Context) -> Iterator[Step]:
         make_stand_in(tokenizer, out)
         return {"weights": "random"}
 
-    tokens = ctx.prints.file(tokenizer / "tokenizer.json")
+    tokens = ctx.fingerprints.file(tokenizer / "tokenizer.json")
     inputs = {"tokenizer": tokens, "program": __version__}
-    yield Step("stand-in", "prepare", inputs, out, work, lambda: ctx.prints.folder(out))
+    yield Step("stand-in", "prepare", inputs, out, work, lambda: ctx.fingerprints.folder(out))
 
 
 def _settings(
@@ -211,9 +211,9 @@ def _train(name: str, phase: TrainPhase, ctx: Context) -> Iterator[Step]:
             trained_on | {"utterances": str(count)},
             manifest,
             lambda _: spread_subset(whole, count, place / "train.jsonl"),
-            lambda: ctx.prints.manifest(place / "train.jsonl"),
+            lambda: ctx.fingerprints.manifest(place / "train.jsonl"),
         )
-        trained_on = {"data.train": ctx.prints.manifest(place / "train.jsonl")}
+        trained_on = {"data.train": ctx.fingerprints.manifest(place / "train.jsonl")}
     resolved, settings = _settings(phase, model, ctx, manifest)
     run = place / "run"
     # A phase that others wait for proves something about this machine.
@@ -255,7 +255,7 @@ def _torch(ctx: Context, model: str, run: Path, out: Path) -> Result:
 
 def adapter_print(run: Path, ctx: Context) -> str:
     """Fingerprint of the adapter of a run."""
-    return ctx.prints.folder(run / "adapter", ("*.safetensors", "selection.json"))
+    return ctx.fingerprints.folder(run / "adapter", ("*.safetensors", "selection.json"))
 
 
 def judged(ctx: Context) -> dict[str, Path]:
@@ -279,7 +279,7 @@ def score_step(
         },
         None,
         lambda _: work(out),
-        lambda: ctx.prints.folder(out, (f"*-{backend}/hypotheses.jsonl",)),
+        lambda: ctx.fingerprints.folder(out, (f"*-{backend}/hypotheses.jsonl",)),
     )
 
 
@@ -319,7 +319,7 @@ def _ablate(name: str, phase: AblatePhase, ctx: Context) -> Iterator[Step]:
          **ctx.data_inputs("train", "dev", "canary", "dev_canary", "replay")},
         out,
         run_search,
-        lambda: ctx.prints.folder(out, ("trials/*/adapter/*.safetensors",)),
+        lambda: ctx.fingerprints.folder(out, ("trials/*/adapter/*.safetensors",)),
         goes_on=True,
     )  # fmt: skip
     found = ctx.done(name, "search")
@@ -330,7 +330,7 @@ def _ablate(name: str, phase: AblatePhase, ctx: Context) -> Iterator[Step]:
         {"search": found.output, "bound": str(bound)},
         None,
         lambda _: choose_trial(out, bound, found.result["trials"]),
-        lambda: ctx.prints.file(out / "chosen.yaml"),
+        lambda: ctx.fingerprints.file(out / "chosen.yaml"),
     )
     chosen = ctx.done(name, "choose").result.get("run")
     if phase.conditions and chosen:
@@ -348,7 +348,7 @@ def _ablate(name: str, phase: AblatePhase, ctx: Context) -> Iterator[Step]:
             lambda _: hear_conditions(
                 model, run, test, phase.conditions, normalizer, heard, ctx.progress
             ),
-            lambda: ctx.prints.folder(heard / "eval", ("*/hypotheses.jsonl",)),
+            lambda: ctx.fingerprints.folder(heard / "eval", ("*/hypotheses.jsonl",)),
         )  # fmt: skip
 
 

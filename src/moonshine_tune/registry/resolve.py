@@ -90,7 +90,7 @@ def resolve_model(
             f"no model is called {name_or_path!r}, and no such folder exists",
             hint=nearest_hint(name_or_path),
         )
-    search = _Search(name_or_path, record, cache, offline, listener)
+    search = _ModelSearch(name_or_path, record, cache, offline, listener)
     return search.run(sources or SOURCES)
 
 
@@ -102,7 +102,7 @@ def cached_model(name: str, *, cache: Path | None = None) -> ResolvedModel | Non
         return None
 
 
-class _Search:
+class _ModelSearch:
     """Tries sources one after the other for one model."""
 
     def __init__(

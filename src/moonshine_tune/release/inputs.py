@@ -91,11 +91,11 @@ def gather_inputs(request: PackageRequest) -> PackageInputs:
     export = _export_record(request, layout, record, adapter_dir)
     benchmark = _benchmark_record(request.benchmark, layout)
     data = record.get("settings", {}).get("data", {})
-    prints = record.get("data", {})
+    fingerprints = record.get("data", {})
     manifests = [
-        manifest_record(role, prints.get(role), data.get(role))
+        manifest_record(role, fingerprints.get(role), data.get(role))
         for role in MANIFEST_ROLES
-        if prints.get(role) or data.get(role)
+        if fingerprints.get(role) or data.get(role)
     ]
     return PackageInputs(
         run=public_run(record),

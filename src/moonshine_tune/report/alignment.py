@@ -30,7 +30,7 @@ class Token:
 
 
 @dataclass(frozen=True)
-class Pair:
+class ScoredPair:
     """One utterance as two systems heard it; `before` is None where there is only one."""
 
     after: ScoredUtterance
@@ -85,13 +85,13 @@ def align(reference: str, hypothesis: str, normalizer: Normalizer) -> tuple[Toke
 
 def pair_up(
     before: Sequence[ScoredUtterance], after: Sequence[ScoredUtterance]
-) -> tuple[Pair, ...]:
+) -> tuple[ScoredPair, ...]:
     """Each utterance of `after` with the same of `before`, where there is one."""
     earlier = {item.id: item for item in before}
-    return tuple(Pair(item, earlier.get(item.id)) for item in after)
+    return tuple(ScoredPair(item, earlier.get(item.id)) for item in after)
 
 
-def choose(pairs: Sequence[Pair], count: int) -> dict[str, tuple[str, ...]]:
+def choose(pairs: Sequence[ScoredPair], count: int) -> dict[str, tuple[str, ...]]:
     """Ids of the utterances to show, each with why: `damaged`, `worst`, `improved`.
 
     Args:
@@ -113,7 +113,7 @@ def choose(pairs: Sequence[Pair], count: int) -> dict[str, tuple[str, ...]]:
 
 
 def confusions(
-    pairs: Sequence[Pair], normalizer: Normalizer, count: int
+    pairs: Sequence[ScoredPair], normalizer: Normalizer, count: int
 ) -> dict[str, tuple[tuple[Confusion, ...], int]]:
     """The most frequent mistakes of each kind, what the later system still makes first.
 
@@ -144,18 +144,18 @@ def _mistakes(
     return found
 
 
-def by_speaker(pairs: Sequence[Pair]) -> tuple[Group, ...]:
+def by_speaker(pairs: Sequence[ScoredPair]) -> tuple[Group, ...]:
     """Error counts of each speaker that has a name, by name."""
-    groups: dict[str, list[Pair]] = {}
+    groups: dict[str, list[ScoredPair]] = {}
     for pair in pairs:
         if pair.after.speaker:
             groups.setdefault(pair.after.speaker, []).append(pair)
     return _groups(groups)
 
 
-def by_length(pairs: Sequence[Pair]) -> tuple[Group, ...]:
+def by_length(pairs: Sequence[ScoredPair]) -> tuple[Group, ...]:
     """Error counts of short and long utterances, by words of the reference."""
-    groups: dict[str, list[Pair]] = {}
+    groups: dict[str, list[ScoredPair]] = {}
     for low, high in _LENGTHS:
         name = f"{low}–{high} words" if high else f"{low} words or more"
         within = [p for p in pairs if low <= p.after.words.reference <= (high or 1 << 60)]
@@ -164,7 +164,7 @@ def by_length(pairs: Sequence[Pair]) -> tuple[Group, ...]:
     return _groups(groups)
 
 
-def _groups(groups: Mapping[str, Sequence[Pair]]) -> tuple[Group, ...]:
+def _groups(groups: Mapping[str, Sequence[ScoredPair]]) -> tuple[Group, ...]:
     found = []
     for name, pairs in groups.items():
         earlier = [pair.before.words for pair in pairs if pair.before]

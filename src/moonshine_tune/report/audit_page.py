@@ -11,7 +11,7 @@ from moonshine_tune import __version__
 from moonshine_tune.core.files import write_bytes_atomic
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import Utterance, scan_manifest
-from moonshine_tune.report.clips import Clip, ClipBox
+from moonshine_tune.report.clips import EmbeddedClip, EmbeddedClips
 from moonshine_tune.report.figures import HEIGHT, WIDTH, nice_ticks, tick_label
 from moonshine_tune.report.page import fingerprint_of, page_asset, page_environment
 from moonshine_tune.report.tables import Cell, Column, Table, number_cell, short, text_cell
@@ -37,7 +37,7 @@ class Example:
     detail: str
     said: str
     heard: str
-    clip: Clip
+    clip: EmbeddedClip
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def write_audit_page(audit: "Audit", target: Path, progress: Progress) -> int:
     scan = scan_manifest(audit.manifest, require_text=False, check_files=False)
     by_id = {item.id: item for item in scan.utterances}
     heard = {one.id: one.text for one in audit.listening.heard} if audit.listening else {}
-    box = ClipBox(_CLIP_BUDGET)
+    box = EmbeddedClips(_CLIP_BUDGET)
     with progress.stage("writing the page", len(audit.findings)) as stage:
         parts = []
         for found in audit.findings:
@@ -83,7 +83,7 @@ def write_audit_page(audit: "Audit", target: Path, progress: Progress) -> int:
 
 
 def _part(
-    found: "Finding", by_id: dict[str, Utterance], heard: dict[str, str], box: ClipBox
+    found: "Finding", by_id: dict[str, Utterance], heard: dict[str, str], box: EmbeddedClips
 ) -> Part:
     examples = []
     for name, detail in list(zip(found.ids, found.details, strict=True))[:_PLAYED]:

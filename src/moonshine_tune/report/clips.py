@@ -20,7 +20,7 @@ _MAX_NEARBY = 50
 
 
 @dataclass(frozen=True)
-class Clip:
+class EmbeddedClip:
     """A player's content, or the reason why there is none.
 
     Attributes:
@@ -33,7 +33,7 @@ class Clip:
     reason: str = ""
 
 
-class ClipBox:
+class EmbeddedClips:
     """Embeds clips until its budget of characters is spent; `used` are those spent so far."""
 
     def __init__(self, budget: int) -> None:
@@ -41,26 +41,26 @@ class ClipBox:
         self.used = 0
         self.embedded = 0
 
-    def embed(self, utterance: Utterance | None) -> Clip:
+    def embed(self, utterance: Utterance | None) -> EmbeddedClip:
         """The clip of one utterance: mono, 16 kHz, as the model hears it, MP3 where possible."""
         if utterance is None:
-            return Clip("", 0.0, "no recording found")
+            return EmbeddedClip("", 0.0, "no recording found")
         seconds = utterance.known_seconds or 0.0
         if seconds > MAX_CLIP_S:
-            return Clip("", seconds, f"longer than {MAX_CLIP_S:g} s")
+            return EmbeddedClip("", seconds, f"longer than {MAX_CLIP_S:g} s")
         try:
             samples = load_audio(utterance.audio, start=utterance.start, end=utterance.end)
         except TuneError as error:
-            return Clip("", seconds, error.message)
+            return EmbeddedClip("", seconds, error.message)
         seconds = len(samples) / SAMPLE_RATE_HZ
         if seconds > MAX_CLIP_S:
-            return Clip("", seconds, f"longer than {MAX_CLIP_S:g} s")
+            return EmbeddedClip("", seconds, f"longer than {MAX_CLIP_S:g} s")
         source = _data_uri(samples)
         if len(source) > self._budget - self.used:
-            return Clip("", seconds, "left out to keep this file small")
+            return EmbeddedClip("", seconds, "left out to keep this file small")
         self.used += len(source)
         self.embedded += 1
-        return Clip(source, seconds)
+        return EmbeddedClip(source, seconds)
 
 
 def _data_uri(samples: Samples) -> str:

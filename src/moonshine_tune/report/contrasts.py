@@ -8,7 +8,7 @@ from moonshine_tune.metrics.wer import ScoredUtterance, compare_paired, summariz
 from moonshine_tune.report.figures import Interval, clean
 from moonshine_tune.report.reading import (
     EvaluationPart,
-    Material,
+    ReportInput,
     RunPart,
     mapping,
     number,
@@ -50,11 +50,11 @@ class Contrast:
     verdict: str = ""
 
 
-def contrasts(material: Material) -> tuple[Contrast, ...]:
+def contrasts(report_input: ReportInput) -> tuple[Contrast, ...]:
     """All pairs of base and adapted that the folder holds, the sets in their order."""
-    alone = material.run is not None and material.kind in ("run", "ablation")
-    found = contrasts_of_run(material.run) if material.run and alone else []
-    named = [part for part in material.evaluations if part.model]
+    alone = report_input.run is not None and report_input.kind in ("run", "ablation")
+    found = contrasts_of_run(report_input.run) if report_input.run and alone else []
+    named = [part for part in report_input.evaluations if part.model]
     places = dict.fromkeys((part.set_name, part.backend) for part in named)
     order = {"domain": 0, "canary": 1, "torch": 0, "runtime": 1}
     for set_name, backend in sorted(
@@ -62,8 +62,8 @@ def contrasts(material: Material) -> tuple[Contrast, ...]:
     ):
         sides = {p.model: p for p in named if (p.set_name, p.backend) == (set_name, backend)}
         found.append(_contrast(set_name, backend, sides.get("base"), sides.get("adapted")))
-    found += [_of_one(part) for part in material.evaluations if not part.model]
-    found += [] if named else _of_demo(material.demo)
+    found += [_of_one(part) for part in report_input.evaluations if not part.model]
+    found += [] if named else _of_demo(report_input.demo)
     return tuple(row for row in found if row.before or row.after)
 
 

@@ -12,7 +12,7 @@ from moonshine_tune.metrics.wer import ScoredUtterance
 from moonshine_tune.report.alignment import (
     MAX_TOKENS,
     Group,
-    Pair,
+    ScoredPair,
     Token,
     align,
     by_length,
@@ -21,9 +21,9 @@ from moonshine_tune.report.alignment import (
     confusions,
     pair_up,
 )
-from moonshine_tune.report.clips import Clip, ClipBox, Recordings
+from moonshine_tune.report.clips import EmbeddedClip, EmbeddedClips, Recordings
 from moonshine_tune.report.figures import Interval, interval_strip
-from moonshine_tune.report.reading import Material, mapping
+from moonshine_tune.report.reading import ReportInput, mapping
 from moonshine_tune.report.tables import (
     Cell,
     Column,
@@ -49,7 +49,7 @@ _MANY, _FEW = 6, 3
 
 
 @dataclass(frozen=True)
-class Heard:
+class TranscriptRow:
     """One system's transcript of a card. `num_hidden` words are cut off at the end."""
 
     model: str
@@ -67,8 +67,8 @@ class Card:
     speaker: str
     said: str
     tags: tuple[str, ...]
-    heard: tuple[Heard, ...]
-    clip: Clip
+    heard: tuple[TranscriptRow, ...]
+    clip: EmbeddedClip
 
 
 @dataclass(frozen=True)
@@ -88,18 +88,18 @@ class SetDetails:
 
 
 @dataclass(frozen=True)
-class _Source:
+class _TranscriptSource:
     """One set as it was read, before anything is made of it."""
 
     name: str
     backend: str
     normalizer: str
     fingerprints: tuple[str, ...]
-    pairs: tuple[Pair, ...]
+    pairs: tuple[ScoredPair, ...]
 
 
 def details_of(
-    material: Material, recordings: Recordings, box: ClipBox, progress: Progress
+    report_input: ReportInput, recordings: Recordings, box: EmbeddedClips, progress: Progress
 ) -> tuple[tuple[SetDetails, ...], tuple[str, ...]]:
     """All sets with their details, and a sentence for each thing that could not be had.
 
@@ -108,7 +108,7 @@ def details_of(
     """
     found: list[SetDetails] = []
     missing: list[str] = []
-    sources = _sources(material)
+    sources = _sources(report_input)
     if len(sources) > _MAX_SETS:
         names = ", ".join(short(source.name, 40) for source in sources[_MAX_SETS:][:10])
         missing.append(f"what was heard is shown of {_MAX_SETS} sets only, not of {names}")
@@ -120,7 +120,7 @@ def details_of(
                            "not known to this version, english-1 is used")  # fmt: skip
             normalizer = normalizer_for("english-1")
         chosen = choose(source.pairs, _FEW if source.name == "canary" else _MANY)
-        by_id = _recordings(material, source, recordings, tuple(chosen))
+        by_id = _recordings(report_input, source, recordings, tuple(chosen))
         if chosen and not by_id:
             missing.append(
                 f"{source.name}: no manifest with these recordings was found, so there are no "
@@ -137,16 +137,18 @@ def details_of(
     return tuple(found), tuple(missing)
 
 
-def _sources(material: Material) -> list[_Source]:
+def _sources(report_input: ReportInput) -> list[_TranscriptSource]:
     """The sets to look into: of a set heard by two back ends, the runtime, which users hear."""
     found = []
-    run = material.run
-    if material.kind in ("run", "ablation") and run is not None and run.dev:
-        prints = mapping(run.record.get("data"))
-        known = tuple(str(prints[name]) for name in ("dev", "train") if name in prints)
+    run = report_input.run
+    if report_input.kind in ("run", "ablation") and run is not None and run.dev:
+        fingerprints = mapping(run.record.get("data"))
+        known = tuple(str(fingerprints[name]) for name in ("dev", "train") if name in fingerprints)
         normalizer = str(run.record.get("normalizer") or "")
-        found.append(_Source("dev", "torch", normalizer, known, _unique(pair_up((), run.dev))))
-    named = [part for part in material.evaluations if part.model]
+        found.append(
+            _TranscriptSource("dev", "torch", normalizer, known, _unique(pair_up((), run.dev)))
+        )
+    named = [part for part in report_input.evaluations if part.model]
     for name in sorted({part.set_name for part in named}, key=lambda n: (n != "domain", n)):
         parts = [part for part in named if part.set_name == name and part.scored]
         backend = "runtime" if any(p.backend == "runtime" for p in parts) else "torch"
@@ -155,10 +157,10 @@ def _sources(material: Material) -> list[_Source]:
             continue
         pairs = pair_up(sides.get("base", ()), sides.get("adapted") or sides["base"])
         if "adapted" not in sides:
-            pairs = tuple(Pair(pair.after, None) for pair in pairs)
+            pairs = tuple(ScoredPair(pair.after, None) for pair in pairs)
         results = [part.result for part in parts]
         found.append(
-            _Source(
+            _TranscriptSource(
                 name,
                 backend,
                 next((str(r["normalizer"]) for r in results if r.get("normalizer")), ""),
@@ -166,10 +168,10 @@ def _sources(material: Material) -> list[_Source]:
                 _unique(pairs),
             )
         )
-    for part in (part for part in material.evaluations if not part.model and part.scored):
+    for part in (part for part in report_input.evaluations if not part.model and part.scored):
         result = part.result
         found.append(
-            _Source(
+            _TranscriptSource(
                 part.set_name,
                 str(result.get("backend", "")),
                 str(result.get("normalizer") or ""),
@@ -180,19 +182,22 @@ def _sources(material: Material) -> list[_Source]:
     return found
 
 
-def _unique(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
+def _unique(pairs: Sequence[ScoredPair]) -> tuple[ScoredPair, ...]:
     """One of each id: a torn file may hold a line twice."""
     return tuple({pair.after.id: pair for pair in pairs}.values())
 
 
 def _recordings(
-    material: Material, source: _Source, recordings: Recordings, ids: tuple[str, ...]
+    report_input: ReportInput,
+    source: _TranscriptSource,
+    recordings: Recordings,
+    ids: tuple[str, ...],
 ) -> Mapping[str, Utterance]:
     named: list[Path] = []
-    told = mapping(mapping(material.demo.get("plan")).get("manifests"))
+    told = mapping(mapping(report_input.demo.get("plan")).get("manifests"))
     named += [Path(path) for path in told.values() if isinstance(path, str)]
-    if material.run is not None and material.kind in ("run", "ablation"):
-        data = mapping(mapping(material.run.record.get("settings")).get("data"))
+    if report_input.run is not None and report_input.kind in ("run", "ablation"):
+        data = mapping(mapping(report_input.run.record.get("settings")).get("data"))
         named = [Path(path) for key in ("dev", "train") if isinstance(path := data.get(key), str)]
     for fingerprint in source.fingerprints:
         found = recordings.find(fingerprint, ids, named)
@@ -201,7 +206,9 @@ def _recordings(
     return recordings.find("", ids)
 
 
-def _card(pair: Pair, tags: tuple[str, ...], normalizer: Normalizer, clip: Clip) -> Card:
+def _card(
+    pair: ScoredPair, tags: tuple[str, ...], normalizer: Normalizer, clip: EmbeddedClip
+) -> Card:
     heard = [_heard("base", pair.before, normalizer)] if pair.before else []
     heard.append(_heard("adapted" if pair.before else "heard", pair.after, normalizer))
     return Card(
@@ -214,17 +221,17 @@ def _card(pair: Pair, tags: tuple[str, ...], normalizer: Normalizer, clip: Clip)
     )
 
 
-def _heard(model: str, item: ScoredUtterance, normalizer: Normalizer) -> Heard:
+def _heard(model: str, item: ScoredUtterance, normalizer: Normalizer) -> TranscriptRow:
     tokens = tuple(
         Token(token.kind, short(token.said, 60), short(token.heard, 60))
         for token in align(item.reference, item.hypothesis, normalizer)
     )
     hidden = max(len(tokens) - MAX_TOKENS, 0)
-    return Heard(model, item.words.errors, item.words.rate, tokens[:MAX_TOKENS], hidden)
+    return TranscriptRow(model, item.words.errors, item.words.rate, tokens[:MAX_TOKENS], hidden)
 
 
 def _set_details(
-    source: _Source, normalizer: Normalizer, cards: list[Card], order: list[str]
+    source: _TranscriptSource, normalizer: Normalizer, cards: list[Card], order: list[str]
 ) -> SetDetails:
     places = {identifier: place for place, identifier in enumerate(order)}
     ordered = sorted(cards, key=lambda card: places.get(card.id, len(places)))
@@ -245,7 +252,7 @@ def _set_details(
 
 
 def _confusion_tables(
-    pairs: Sequence[Pair], normalizer: Normalizer, compared: bool
+    pairs: Sequence[ScoredPair], normalizer: Normalizer, compared: bool
 ) -> tuple[Table, ...]:
     """A table for each kind of mistake that was made."""
     found = []
@@ -253,7 +260,7 @@ def _confusion_tables(
         if not mistakes:
             continue
         columns = [] if kind == "inserted" else [Column("Said")]
-        columns += [] if kind == "deleted" else [Column("Heard")]
+        columns += [] if kind == "deleted" else [Column("TranscriptRow")]
         columns += [Column("Base", "number")] if compared else []
         columns += [Column("Adapted" if compared else "Times", "number")]
         rows = []

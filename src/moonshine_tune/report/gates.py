@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from moonshine_tune.report.contrasts import contrasts_of_run
 from moonshine_tune.report.figures import clean
 from moonshine_tune.report.reading import (
-    Material,
+    ReportInput,
     RunPart,
     mapping,
     number,
@@ -40,10 +40,10 @@ class Gate:
         return {True: "passed", False: "failed", None: "open"}[self.passed]
 
 
-def gates_of(material: Material) -> tuple[Gate, ...]:
+def gates_of(report_input: ReportInput) -> tuple[Gate, ...]:
     """The gates of a demonstration, or what a run by itself can be held to."""
     found = []
-    for record in map(mapping, sequence(material.demo.get("gates"))):
+    for record in map(mapping, sequence(report_input.demo.get("gates"))):
         passed = record.get("passed")
         name, figure, bound = (
             short(str(record.get(key, "–"))) for key in ("name", "figure", "bound")
@@ -53,7 +53,7 @@ def gates_of(material: Material) -> tuple[Gate, ...]:
         )
         holds = passed if isinstance(passed, bool) else None
         found.append(Gate(name, holds, figure, bound, group, verdict, note))
-    return tuple(found) or (_gates_of_run(material.run) if material.run else ())
+    return tuple(found) or (_gates_of_run(report_input.run) if report_input.run else ())
 
 
 def _gates_of_run(run: RunPart) -> tuple[Gate, ...]:

@@ -7,7 +7,7 @@ from moonshine_tune.report.contrasts import Contrast, Rate
 from moonshine_tune.report.figures import clean, interval_strip
 from moonshine_tune.report.gates import Gate
 from moonshine_tune.report.reading import (
-    Material,
+    ReportInput,
     mapping,
     number,
 )
@@ -103,7 +103,7 @@ def _rate_cell(rate: Rate | None) -> Cell:
 
 
 def tiles_of(
-    material: Material, rows: Sequence[Contrast], gates: Sequence[Gate]
+    report_input: ReportInput, rows: Sequence[Contrast], gates: Sequence[Gate]
 ) -> tuple[Tile, ...]:
     """Up to four large figures: the set that matters, the canary, the gates, the time."""
     found = []
@@ -125,7 +125,7 @@ def tiles_of(
                 "Gates passed", str(passed), f"of {measured}", "", detail, "worse" if failed else ""
             )
         )
-    return (*found, *_speed_tiles(material), *_cost_tiles(material))[:4]
+    return (*found, *_speed_tiles(report_input), *_cost_tiles(report_input))[:4]
 
 
 def _rate_tile(row: Contrast) -> Tile:
@@ -149,11 +149,11 @@ def _rate_tile(row: Contrast) -> Tile:
     return Tile(label, f"{row.after.wer:.1f}", "%", f"{row.before.wer:.1f}", detail, kind)
 
 
-def _speed_tiles(material: Material) -> list[Tile]:
+def _speed_tiles(report_input: ReportInput) -> list[Tile]:
     """What a benchmark alone is about."""
-    if material.kind != "benchmark":
+    if report_input.kind != "benchmark":
         return []
-    this = material.benchmark
+    this = report_input.benchmark
     latency, memory = mapping(this.get("latency_ms")), mapping(this.get("memory_mb"))
     found = []
     for label, value, unit in (
@@ -168,19 +168,19 @@ def _speed_tiles(material: Material) -> list[Tile]:
     return found
 
 
-def _cost_tiles(material: Material) -> list[Tile]:
+def _cost_tiles(report_input: ReportInput) -> list[Tile]:
     """What it took."""
-    result = mapping(material.run.record.get("result")) if material.run else {}
+    result = mapping(report_input.run.record.get("result")) if report_input.run else {}
     found = []
-    seconds = number(mapping(material.demo.get("seconds")).get("total"))
+    seconds = number(mapping(report_input.demo.get("seconds")).get("total"))
     seconds = number(result.get("seconds")) if seconds is None else seconds
-    memory = number(material.demo.get("peak_memory_mb")) or number(result.get("peak_memory_mb"))
+    memory = number(report_input.demo.get("peak_memory_mb")) or number(result.get("peak_memory_mb"))
     if seconds is not None:
         figure, _, unit = duration_text(seconds).partition(" ")
         detail = "" if memory is None else f"peak memory {memory:,.0f} MB"
         found.append(Tile("Time", figure, unit, detail=detail))
-    if material.kind == "evaluation":
-        one = material.evaluations[0].result
+    if report_input.kind == "evaluation":
+        one = report_input.evaluations[0].result
         for label, key, unit in (("CER", "cer", "%"), ("Real-time factor", "rtf", "")):
             value = clean(number(one.get(key)))
             if value is not None:

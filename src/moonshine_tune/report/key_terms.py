@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from moonshine_tune.report.reading import Material, mapping, number, sequence
+from moonshine_tune.report.reading import ReportInput, mapping, number, sequence
 from moonshine_tune.report.tables import (
     Cell,
     Column,
@@ -22,10 +22,10 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def key_terms_tables(material: Material) -> tuple[Table, ...]:
+def key_terms_tables(report_input: ReportInput) -> tuple[Table, ...]:
     """A table for each evaluation that has arms with and without key terms."""
     found = []
-    for part in material.evaluations:
+    for part in report_input.evaluations:
         record = mapping(part.result.get("keyterms"))
         rows = tuple(_row(mapping(arm)) for arm in sequence(record.get("arms"))[:_MAX_ARMS])
         if rows:

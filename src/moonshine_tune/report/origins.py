@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel
 
 from moonshine_tune.config.settings import RunSettings
-from moonshine_tune.report.reading import Material, RunPart, mapping, sequence
+from moonshine_tune.report.reading import ReportInput, RunPart, mapping, sequence
 from moonshine_tune.report.tables import Cell, Column, Table, short, text_cell
 
 _MAX_ROWS = 300
@@ -18,7 +18,7 @@ _COMMANDS = ("train", "demo", "plan", "ablate")
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ReproductionStep:
     """How to get the result again: a command, and the file it needs, if any."""
 
     title: str
@@ -35,21 +35,21 @@ class Origins:
     defaults: Table | None
     facts: Table | None
     versions: Table | None
-    recipes: tuple[Recipe, ...]
+    recipes: tuple[ReproductionStep, ...]
     remarks: tuple[str, ...]
 
 
-def origins_of(material: Material) -> Origins:
+def origins_of(report_input: ReportInput) -> Origins:
     """From run.json, or from result.json where there is no run."""
-    record = material.run.record if material.run else {}
-    record = record or material.benchmark
+    record = report_input.run.record if report_input.run else {}
+    record = record or report_input.benchmark
     chosen, defaults = _settings(record)
     return Origins(
         settings=chosen,
         defaults=defaults,
-        facts=_facts(material, record),
+        facts=_facts(report_input, record),
         versions=_versions(record),
-        recipes=_recipes(material),
+        recipes=_recipes(report_input),
         remarks=tuple(short(str(remark)) for remark in sequence(record.get("remarks")))[:20],
     )
 
@@ -100,7 +100,7 @@ def _value_text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _facts(material: Material, record: Mapping[str, Any]) -> Table | None:
+def _facts(report_input: ReportInput, record: Mapping[str, Any]) -> Table | None:
     """Base model, device, data fingerprints: what was chosen or found, with the reason."""
     rows: list[tuple[str, object, object]] = [
         ("made", record.get("created"), ""),
@@ -117,8 +117,8 @@ def _facts(material: Material, record: Mapping[str, Any]) -> Table | None:
         "with changes that were not committed" if mapping(record.get("git")).get("dirty") else ""
     )
     rows.append(("code", commit, dirty))
-    if material.kind == "evaluation":
-        result = material.evaluations[0].result
+    if report_input.kind == "evaluation":
+        result = report_input.evaluations[0].result
         names = ("model", "adapter", "backend", "normalizer", "audio_seconds", "seconds")
         rows += [(name.replace("_", " "), result.get(name), "") for name in names]
         rows.append(("manifest", _prefixed(result.get("manifest_sha256")), ""))
@@ -158,23 +158,23 @@ def _versions(record: Mapping[str, Any]) -> Table | None:
     return Table("Versions", (Column("Package"), Column("Version")), rows, sortable=False)
 
 
-def _recipes(material: Material) -> tuple[Recipe, ...]:
-    found: list[Recipe] = []
-    if material.kind == "plan":
-        found += _of_plan(material.demo)
-    if material.run is not None and material.run.record:
-        found += _of_run(material.run, material.kind)
-    if material.kind == "evaluation":
-        found.append(_of_evaluation(material.evaluations[0].result))
+def _recipes(report_input: ReportInput) -> tuple[ReproductionStep, ...]:
+    found: list[ReproductionStep] = []
+    if report_input.kind == "plan":
+        found += _of_plan(report_input.demo)
+    if report_input.run is not None and report_input.run.record:
+        found += _of_run(report_input.run, report_input.kind)
+    if report_input.kind == "evaluation":
+        found.append(_of_evaluation(report_input.evaluations[0].result))
     return tuple(found)
 
 
-def _of_plan(plan: Mapping[str, Any]) -> Iterator[Recipe]:
+def _of_plan(plan: Mapping[str, Any]) -> Iterator[ReproductionStep]:
     """The plan's file again: what is done in its folder stays done."""
     settings = mapping(mapping(plan.get("plan")).get("settings"))
     if settings:
         text = yaml.safe_dump(_told(settings), sort_keys=False, allow_unicode=True)
-        yield Recipe(
+        yield ReproductionStep(
             "The whole plan",
             "moonshine-tune plan run plan.yaml --out plan-out",
             "plan.yaml",
@@ -191,16 +191,16 @@ def _told(value: Any, inside: str = "") -> Any:
     return [_told(item) for item in value] if isinstance(value, list) else value
 
 
-def _of_run(run: RunPart, kind: str) -> Iterator[Recipe]:
+def _of_run(run: RunPart, kind: str) -> Iterator[ReproductionStep]:
     words = [str(word) for word in sequence(run.record.get("command"))]
     # A run that was started from Python has that program's words here, which are no command.
     if len(words) > 1 and words[1] in _COMMANDS:
         what = {"demo": "demonstration", "plan": "plan's training"}.get(kind, "run")
-        yield Recipe(f"The command of this {what}", short(shlex.join(words), 4000))
+        yield ReproductionStep(f"The command of this {what}", short(shlex.join(words), 4000))
     settings = run.record.get("settings")
     if isinstance(settings, dict) and settings:
         text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-        yield Recipe(
+        yield ReproductionStep(
             "Training again, from its settings alone",
             "moonshine-tune train --config settings.yaml --out runs/again",
             "settings.yaml",
@@ -208,7 +208,7 @@ def _of_run(run: RunPart, kind: str) -> Iterator[Recipe]:
         )
 
 
-def _of_evaluation(result: Mapping[str, Any]) -> Recipe:
+def _of_evaluation(result: Mapping[str, Any]) -> ReproductionStep:
     """Put together from what result.json says; names in capitals are the reader's to fill in."""
     model, adapter = str(result.get("model", "MODEL")), result.get("adapter")
     words = ["moonshine-tune", "evaluate"]
@@ -220,4 +220,4 @@ def _of_evaluation(result: Mapping[str, Any]) -> Recipe:
     words += ["--manifest", "MANIFEST"]
     words += ["--normalizer", str(result["normalizer"])] if result.get("normalizer") else []
     words += ["--out", "eval/again"]
-    return Recipe("The same evaluation again", short(shlex.join(words), 4000))
+    return ReproductionStep("The same evaluation again", short(shlex.join(words), 4000))

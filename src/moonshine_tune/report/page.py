@@ -20,7 +20,7 @@ from moonshine_tune import __version__
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import write_bytes_atomic
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.report.clips import ClipBox, Recordings
+from moonshine_tune.report.clips import EmbeddedClips, Recordings
 from moonshine_tune.report.contrasts import contrasts
 from moonshine_tune.report.curves import Curves, learning_curves
 from moonshine_tune.report.details import details_of
@@ -30,7 +30,7 @@ from moonshine_tune.report.headline import headline_table, tiles_of
 from moonshine_tune.report.key_terms import key_terms_tables
 from moonshine_tune.report.origins import origins_of
 from moonshine_tune.report.phases import phase_table, speed_tables, trials_of
-from moonshine_tune.report.reading import Material, mapping, read_material
+from moonshine_tune.report.reading import ReportInput, mapping, read_report_input
 from moonshine_tune.report.tables import short
 
 REPORT_FILE = "report.html"
@@ -88,42 +88,42 @@ def write_report(
         raise RequestError(
             "a folder, not a file", where=target, hint=f"--out {target / REPORT_FILE}"
         )
-    material, recordings = read_material(path), Recordings(path, manifest)
-    box = ClipBox(_CLIP_BUDGET)
-    content, missing = _render(material, recordings, box, progress)
+    report_input, recordings = read_report_input(path), Recordings(path, manifest)
+    box = EmbeddedClips(_CLIP_BUDGET)
+    content, missing = _render(report_input, recordings, box, progress)
     if len(content) > MAX_BYTES:
         # Many long transcripts: the sound gives way to the words.
-        box = ClipBox(box.used - (len(content) - MAX_BYTES))
-        content, missing = _render(material, recordings, box, progress)
+        box = EmbeddedClips(box.used - (len(content) - MAX_BYTES))
+        content, missing = _render(report_input, recordings, box, progress)
     write_bytes_atomic(target, content)
-    return ReportResult(target, material.kind, len(content), box.embedded, missing)
+    return ReportResult(target, report_input.kind, len(content), box.embedded, missing)
 
 
 def _render(
-    material: Material, recordings: Recordings, box: ClipBox, progress: Progress
+    report_input: ReportInput, recordings: Recordings, box: EmbeddedClips, progress: Progress
 ) -> tuple[bytes, tuple[str, ...]]:
-    details, not_found = details_of(material, recordings, box, progress)
-    rows, gates = contrasts(material), gates_of(material)
-    learning = _learning(material)
-    origins = origins_of(material)
-    missing = (*material.missing, *not_found)
+    details, not_found = details_of(report_input, recordings, box, progress)
+    rows, gates = contrasts(report_input), gates_of(report_input)
+    learning = _learning(report_input)
+    origins = origins_of(report_input)
+    missing = (*report_input.missing, *not_found)
     script = page_asset("report.js")
-    name = short(str(material.demo.get("name") or material.path.resolve().name), 80)
+    name = short(str(report_input.demo.get("name") or report_input.path.resolve().name), 80)
     page = page_environment().get_template("page.html").render(
         name=name,
-        kind=_KINDS[material.kind],
-        lead=_lead(material),
+        kind=_KINDS[report_input.kind],
+        lead=_lead(report_input),
         missing=missing[:60],
         num_missing=len(missing),
-        tiles=tiles_of(material, rows, gates),
+        tiles=tiles_of(report_input, rows, gates),
         headline=headline_table(rows),
         gates=gates,
         gate_groups=[(name, list(members)) for name, members in groupby(gates, lambda g: g.group)],
         learning=learning,
-        phases=phase_table(material),
-        trials=trials_of(material),
-        key_terms=key_terms_tables(material),
-        speed=speed_tables(material),
+        phases=phase_table(report_input),
+        trials=trials_of(report_input),
+        key_terms=key_terms_tables(report_input),
+        speed=speed_tables(report_input),
         details=details,
         origins=origins,
         style=Markup(page_asset("report.css")),  # the package's own file
@@ -136,11 +136,11 @@ def _render(
     return page.encode("utf-8", "replace"), missing
 
 
-def _learning(material: Material) -> list[Learning]:
+def _learning(report_input: ReportInput) -> list[Learning]:
     """The curves of each run that there is; those of a plan by the name of their phase."""
-    runs = [("", material.run)] if material.run else []
-    if material.others and material.run:
-        runs = [(material.run.path.parent.name, material.run), *material.others]
+    runs = [("", report_input.run)] if report_input.run else []
+    if report_input.others and report_input.run:
+        runs = [(report_input.run.path.parent.name, report_input.run), *report_input.others]
     found = []
     for name, run in runs:
         curves = learning_curves(run) if run else None
@@ -170,13 +170,13 @@ def _breakable(text: str) -> Markup:
     return Markup(escaped)  # escaped above
 
 
-def _lead(material: Material) -> str:
+def _lead(report_input: ReportInput) -> str:
     """Under the title: what was adapted, on what, how long ago it was made."""
-    record: Any = material.run.record if material.run else {}
-    one: Any = material.evaluations[0].result if material.kind == "evaluation" else {}
+    record: Any = report_input.run.record if report_input.run else {}
+    one: Any = report_input.evaluations[0].result if report_input.kind == "evaluation" else {}
     base = mapping(record.get("base")).get("name") or one.get("model")
     device = mapping(record.get("device")).get("name") or one.get("backend")
-    made = str(material.demo.get("created") or record.get("created") or "")[:10]
+    made = str(report_input.demo.get("created") or record.get("created") or "")[:10]
     parts = [
         f"model {base}" if base else "",
         f"adapter {one['adapter']}" if one.get("adapter") else "",

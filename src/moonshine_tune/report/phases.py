@@ -7,7 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from moonshine_tune.report.figures import Dot, Interval, clean, interval_strip, scatter
-from moonshine_tune.report.reading import Material, SearchPart, mapping, number, sequence
+from moonshine_tune.report.reading import ReportInput, SearchPart, mapping, number, sequence
 from moonshine_tune.report.tables import (
     Cell,
     Column,
@@ -32,10 +32,10 @@ class Trials:
     reasons: tuple[str, ...]
 
 
-def phase_table(material: Material) -> Table | None:
+def phase_table(report_input: ReportInput) -> Table | None:
     """The phases of a plan: where each stands, its gates, its time."""
     rows = []
-    for place, item in enumerate(map(mapping, sequence(material.demo.get("phases")))):
+    for place, item in enumerate(map(mapping, sequence(report_input.demo.get("phases")))):
         gates = [mapping(gate) for gate in sequence(item.get("gates"))]
         holds = sum(gate.get("verdict") in ("passed", "not meaningful") for gate in gates)
         blind = sum(gate.get("verdict") == "not meaningful" for gate in gates)
@@ -74,9 +74,9 @@ def _time_cell(seconds: float | None) -> Cell:
     return Cell(duration_text(seconds), sort=seconds, kind="number")
 
 
-def trials_of(material: Material) -> Trials | None:
+def trials_of(report_input: ReportInput) -> Trials | None:
     """The search that the folder holds."""
-    search = material.search
+    search = report_input.search
     if search is None or not (search.trials or search.record):
         return None
     best = _best_number(search)
@@ -88,7 +88,7 @@ def trials_of(material: Material) -> Trials | None:
             told = str(trial.get("number"))
             dots.append(Dot(told, wer, lost, "best" if told == str(best) else "main"))
     drawing = scatter("Trials", "dev WER, %", "canary, points lost", dots)
-    return Trials(_trial_table(search, best), drawing, _reasons(material))
+    return Trials(_trial_table(search, best), drawing, _reasons(report_input))
 
 
 def _best_number(search: SearchPart) -> object:
@@ -137,9 +137,9 @@ def _param_cell(value: object) -> Cell:
     return Cell(f"{figure:.4g}", sort=figure, kind="code")
 
 
-def _reasons(material: Material) -> tuple[str, ...]:
+def _reasons(report_input: ReportInput) -> tuple[str, ...]:
     """Why a plan chose the trial that it chose."""
-    for phase in mapping(material.demo.get("record")).values():
+    for phase in mapping(report_input.demo.get("record")).values():
         choose = mapping(mapping(mapping(phase).get("steps")).get("choose"))
         reasons = sequence(mapping(choose.get("result")).get("reasons"))
         if reasons:
@@ -147,9 +147,9 @@ def _reasons(material: Material) -> tuple[str, ...]:
     return ()
 
 
-def speed_tables(material: Material) -> tuple[Table, ...]:
+def speed_tables(report_input: ReportInput) -> tuple[Table, ...]:
     """What a benchmark measured: the folder against the other one, and latency by clip length."""
-    this, other = material.benchmark, mapping(material.benchmark.get("other"))
+    this, other = report_input.benchmark, mapping(report_input.benchmark.get("other"))
     if not this:
         return ()
     found = [_figures_table(this, other)]

@@ -60,7 +60,7 @@ class SearchPart:
 
 
 @dataclass(frozen=True)
-class Material:
+class ReportInput:
     """Everything that a report is made of.
 
     Attributes:
@@ -81,7 +81,7 @@ class Material:
     others: tuple[tuple[str, RunPart], ...] = ()
 
 
-def read_material(path: Path) -> Material:
+def read_report_input(path: Path) -> ReportInput:
     """Read what lies in a run, evaluation or demonstration folder.
 
     Raises:
@@ -93,7 +93,7 @@ def read_material(path: Path) -> Material:
     reader = Reader(path)
     kind = _kind_of(path)
     if kind == "plan":
-        return read_plan_material(path, reader)
+        return read_plan_input(path, reader)
     search: SearchPart | None = None
     benchmark: Mapping[str, Any] = {}
     run: RunPart | None = None
@@ -117,7 +117,7 @@ def read_material(path: Path) -> Material:
         benchmark = reader.record(path / "benchmark.json")
     else:
         evaluations = (reader.evaluation(path, path.resolve().name, "", ""),)
-    return Material(
+    return ReportInput(
         path, kind, run, evaluations, demo, tuple(reader.missing), search, benchmark
     )  # fmt: skip
 
@@ -188,7 +188,7 @@ def best_run(path: Path, search: SearchPart, reader: "Reader") -> RunPart | None
     return None
 
 
-def read_plan_material(path: Path, reader: "Reader") -> Material:
+def read_plan_input(path: Path, reader: "Reader") -> ReportInput:
     """A plan: the run that is shipped with its evaluations, and what the other phases made."""
     plan = reader.record(path / "plan.json")
     phases = {
@@ -220,7 +220,7 @@ def read_plan_material(path: Path, reader: "Reader") -> Material:
     bench = [item / "benchmark" / "benchmark.json" for item in places if kinds[item.name] == "ship"]
     benchmark = reader.record(bench[0]) if bench and bench[0].parent.is_dir() else {}
     others = tuple((name, reader.run(folder)) for name, folder in runs.items())
-    return Material(
+    return ReportInput(
         path=path,
         kind="plan",
         run=run,

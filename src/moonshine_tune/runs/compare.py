@@ -51,7 +51,7 @@ class Changed:
 
 
 @dataclass(frozen=True)
-class Pair:
+class RunPair:
     """Two runs on the utterances that both heard.
 
     Attributes:
@@ -82,7 +82,7 @@ class RunsComparison:
 
     runs: tuple[ComparedRun, ...]
     differing: Mapping[str, tuple[Any, ...]]
-    pairs: tuple[Pair, ...]
+    pairs: tuple[RunPair, ...]
     remarks: tuple[str, ...]
 
 
@@ -117,7 +117,7 @@ def compare_runs(paths: Sequence[Path], progress: Progress) -> RunsComparison:
         records.append(record)
         if not summary.ended:
             remarks.append(f"{name} is not finished ({summary.status})")
-    pairs: list[Pair] = []
+    pairs: list[RunPair] = []
     places_of_pairs = list(combinations(range(len(runs)), 2))
     with progress.stage("comparing", len(places_of_pairs)) as stage:
         for first, second in places_of_pairs:
@@ -172,7 +172,7 @@ def _curve(path: Path) -> tuple[tuple[int, float, float | None], ...]:
 _Side = tuple[str, Mapping[str, Any], Mapping[str, tuple[ScoredUtterance, ...]]]
 
 
-def _pair(which: str, one: _Side, other: _Side, remarks: list[str]) -> Pair | None:
+def _pair(which: str, one: _Side, other: _Side, remarks: list[str]) -> RunPair | None:
     (before_name, before_record, before_sets), (after_name, after_record, after_sets) = one, other
     if which not in before_sets or which not in after_sets:
         return None
@@ -200,7 +200,7 @@ def _pair(which: str, one: _Side, other: _Side, remarks: list[str]) -> Pair | No
         if a.words.errors != b.words.errors
     ]  # fmt: skip
     moved.sort(key=lambda item: (-abs(item.errors_after - item.errors_before), item.id))
-    return Pair(
+    return RunPair(
         before_name,
         after_name,
         which,

@@ -11,20 +11,20 @@ from pathlib import Path
 from typing import overload
 
 from moonshine_tune.audio.augment import Augmenter, Chances, Recipe
-from moonshine_tune.audio.noise_bank import SoundBank, open_sounds
+from moonshine_tune.audio.noise_bank import NoiseBank, open_sounds
 from moonshine_tune.audio.samples import Samples
 from moonshine_tune.config.settings import AugmentSettings
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.corpus.sampler import StagedSampler
-from moonshine_tune.inference.dataset import Corpus
+from moonshine_tune.inference.dataset import SpeechDataset
 
 
 @dataclass(frozen=True)
 class Sounds:
     """The noises and rooms of a run."""
 
-    noises: SoundBank | None
-    rooms: SoundBank | None
+    noises: NoiseBank | None
+    rooms: NoiseBank | None
 
     def fingerprints(self) -> dict[str, str]:
         """For run.json, so that a resumed run is refused where they have changed."""
@@ -41,7 +41,7 @@ def open_sound_banks(settings: AugmentSettings) -> Sounds:
     if settings.share == 0:
         return Sounds(None, None)
 
-    def bank(place: Path | None, what: str) -> SoundBank | None:
+    def bank(place: Path | None, what: str) -> NoiseBank | None:
         return None if place is None else open_sounds(place, what)
 
     chances = (
@@ -61,7 +61,7 @@ def open_sound_banks(settings: AugmentSettings) -> Sounds:
     return Sounds(bank(settings.noise, "noise"), bank(settings.rooms, "rooms"))
 
 
-class Hearing:
+class AugmentedDataset:
     """The versions of a corpus, and which of them each step draws. Built once, changes nothing.
 
     Args:
@@ -69,7 +69,7 @@ class Hearing:
     """
 
     def __init__(
-        self, corpus: Corpus, settings: AugmentSettings, sounds: Sounds, *, seed: int
+        self, corpus: SpeechDataset, settings: AugmentSettings, sounds: Sounds, *, seed: int
     ) -> None:
         self._corpus, self._share, self._variants = corpus, settings.share, settings.variants
         self._seed = seed
@@ -176,7 +176,7 @@ class ChangedOnce:
         seconds: length of each clip as it is changed.
     """
 
-    def __init__(self, hearing: Hearing, count: int) -> None:
+    def __init__(self, hearing: AugmentedDataset, count: int) -> None:
         self._hearing, self._count = hearing, count
         self.seconds: Sequence[float] = tuple(
             hearing.length(count + index) for index in range(count)
@@ -194,7 +194,7 @@ class ChangedOnce:
 class _Lengths(Sequence[float]):
     """Lengths of versions, each worked out when it is asked for."""
 
-    def __init__(self, hearing: Hearing) -> None:
+    def __init__(self, hearing: AugmentedDataset) -> None:
         self._hearing = hearing
 
     def __len__(self) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 from moonshine_tune.core.files import disk_errors
 
 
-class Board:
+class TensorBoardLogger:
     """Writes scalars to a folder that `tensorboard --logdir` reads.
 
     Not torch's writer: that one puts the host name into its file's name, and a thread of its own

@@ -18,7 +18,7 @@ from moonshine_tune.core.device import autocast
 _PATIENCE = timedelta(hours=12)
 
 
-class Processes:
+class Distributed:
     """What this process is among those that train together.
 
     Args:
@@ -51,7 +51,7 @@ class Processes:
         self.place = int(self.accelerator.process_index)
 
     @property
-    def is_main(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Whether this process scores, logs and saves."""
         return self.place == 0
 

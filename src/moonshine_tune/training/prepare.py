@@ -9,17 +9,22 @@ from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.corpus.normalizers import Normalizer
-from moonshine_tune.corpus.sampler import Stage, StagedSampler, easy_first_stages
+from moonshine_tune.corpus.sampler import CurriculumStage, StagedSampler, easy_first_stages
 from moonshine_tune.corpus.splits import find_leaks, split_by_speaker
-from moonshine_tune.inference.dataset import Corpus, build_corpus
+from moonshine_tune.inference.dataset import SpeechDataset, build_corpus
 from moonshine_tune.inference.encoder_cache import StateSource, release_encoder
 from moonshine_tune.inference.encoder_cache_budget import Clips, StateStores
-from moonshine_tune.inference.scored_set import Holdout
+from moonshine_tune.inference.scored_set import ScoredSet
 from moonshine_tune.inference.token_losses import base_losses
 from moonshine_tune.inference.train_data import TrainingData
 from moonshine_tune.models.lora import AdapterSummary, inject_lora
 from moonshine_tune.registry.open import OpenedModel
-from moonshine_tune.training.augmentation import ChangedOnce, Hearing, Sounds, open_sound_banks
+from moonshine_tune.training.augmentation import (
+    AugmentedDataset,
+    ChangedOnce,
+    Sounds,
+    open_sound_banks,
+)
 from moonshine_tune.training.replay import Replay, part_replay, prepare_replay
 
 
@@ -27,13 +32,13 @@ from moonshine_tune.training.replay import Replay, part_replay, prepare_replay
 class TrainingSetup:
     """What the loop works on."""
 
-    corpus: Corpus
-    hearing: Hearing
+    corpus: SpeechDataset
+    hearing: AugmentedDataset
     states: StateSource
     sampler: StagedSampler
-    dev: Holdout
-    dev_augmented: Holdout | None
-    canary: Holdout | None
+    dev: ScoredSet
+    dev_augmented: ScoredSet | None
+    canary: ScoredSet | None
     replay: Replay | None
     adapter: AdapterSummary
     remarks: tuple[str, ...]
@@ -84,7 +89,7 @@ def prepare_training(
     replay_clips, general, name = _general_speech(data, settings)
     # The small ones first: they are what memory is best spent on.
     dev = preparation.holdout("dev", dev_utterances, scores=scores)
-    dev_augmented: Holdout | None = None
+    dev_augmented: ScoredSet | None = None
     if settings.augment.share and settings.augment.dev:
         dev_augmented = preparation.augmented(dev, sounds, scores=scores)
     canary = preparation.holdout(name, general, scores=scores) if general else None
@@ -93,7 +98,7 @@ def prepare_training(
         replay = preparation.replay(replay_clips, len(data.replay))
     losses = base_losses(corpus, opened, progress) if settings.train.easy_first else ()
     sampler = _sampler(settings, corpus, losses)
-    hearing = Hearing(corpus, settings.augment, sounds, seed=settings.train.seed)
+    hearing = AugmentedDataset(corpus, settings.augment, sounds, seed=settings.train.seed)
     states = preparation.heard(hearing, sampler)
     return TrainingSetup(
         corpus=corpus,
@@ -127,7 +132,7 @@ class _Preparation:
         self._remarks: list[str] = []
         self._needs_encoder = stores.trains_encoder
 
-    def heard(self, hearing: Hearing, sampler: StagedSampler) -> StateSource:
+    def heard(self, hearing: AugmentedDataset, sampler: StagedSampler) -> StateSource:
         """The states of all that the steps will hear; versions without end are never stored."""
         if hearing.is_endless:
             self._needs_encoder = True
@@ -141,7 +146,7 @@ class _Preparation:
         self._needs_encoder |= not source.holds(drawn)
         return source
 
-    def holdout(self, name: str, utterances: Sequence[Utterance], *, scores: bool) -> Holdout:
+    def holdout(self, name: str, utterances: Sequence[Utterance], *, scores: bool) -> ScoredSet:
         """A set to score; a process that does not score it encodes nothing."""
         corpus = build_corpus(
             utterances[: self._settings.select.max_dev_utterances],
@@ -152,18 +157,20 @@ class _Preparation:
         )
         source = self.states(name, corpus, range(len(corpus)) if scores else ())
         self._remarks += corpus.remarks
-        return Holdout(name, corpus.utterances, source, self._normalizer, self._opened.limits)
+        return ScoredSet(name, corpus.utterances, source, self._normalizer, self._opened.limits)
 
-    def augmented(self, dev: Holdout, sounds: Sounds, *, scores: bool) -> Holdout:
+    def augmented(self, dev: ScoredSet, sounds: Sounds, *, scores: bool) -> ScoredSet:
         """Dev with every clip changed as training changes some, from the same sounds."""
         name = "augmented dev"
         corpus = build_corpus(
             dev.utterances, self._opened.model, name=name, max_clip_s=math.inf, needs_text=False
         )
-        hearing = Hearing(corpus, self._settings.augment, sounds, seed=self._settings.train.seed)
+        hearing = AugmentedDataset(
+            corpus, self._settings.augment, sounds, seed=self._settings.train.seed
+        )
         changed = ChangedOnce(hearing, len(corpus))
         source = self.states(name, changed, range(len(corpus)) if scores else ())
-        return Holdout(name, corpus.utterances, source, self._normalizer, self._opened.limits)
+        return ScoredSet(name, corpus.utterances, source, self._normalizer, self._opened.limits)
 
     def replay(self, utterances: Sequence[Utterance], of: int) -> Replay:
         """General speech to train on."""
@@ -195,14 +202,16 @@ def _general_speech(
     return replayed, canary or watched, "canary" if canary else "held-out replay"
 
 
-def _sampler(settings: RunSettings, corpus: Corpus, losses: Sequence[float]) -> StagedSampler:
+def _sampler(
+    settings: RunSettings, corpus: SpeechDataset, losses: Sequence[float]
+) -> StagedSampler:
     """The order of the utterances.
 
     Args:
         losses: the base model's, where easy ones come first; else empty.
     """
     train = settings.train
-    stages = [Stage(item.steps, item.max_clip_s) for item in train.stages]
+    stages = [CurriculumStage(item.steps, item.max_clip_s) for item in train.stages]
     if stages and losses:
         raise RequestError(
             "train.stages and train.easy_first both say what comes first", hint="set only one"
@@ -217,7 +226,7 @@ def _sampler(settings: RunSettings, corpus: Corpus, losses: Sequence[float]) -> 
         )
     sampler = StagedSampler(
         corpus.seconds,
-        stages or [Stage(train.steps, max(corpus.seconds))],
+        stages or [CurriculumStage(train.steps, max(corpus.seconds))],
         batch_size=train.batch_size,
         accumulation=train.accumulation,
         seed=train.seed,

@@ -13,7 +13,7 @@ from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.corpus.sampler import BucketSampler
 from moonshine_tune.corpus.splits import evenly_chosen
-from moonshine_tune.inference.dataset import Corpus, build_corpus
+from moonshine_tune.inference.dataset import SpeechDataset, build_corpus
 from moonshine_tune.inference.encoder_cache import StateSource
 from moonshine_tune.inference.encoder_cache_budget import StateStores
 from moonshine_tune.inference.encoder_cache_disk import recipe_hash
@@ -70,7 +70,7 @@ def prepare_replay(
     progress: Progress,
     *,
     of: int,
-) -> tuple[Replay, Corpus]:
+) -> tuple[Replay, SpeechDataset]:
     """Encode the replay clips that will be drawn and hear what the base says to them.
 
     Args:
@@ -103,7 +103,7 @@ def prepare_replay(
 
 
 def _listen(
-    corpus: Corpus,
+    corpus: SpeechDataset,
     taught: Sequence[int],
     opened: OpenedModel,
     source: StateSource,

@@ -10,10 +10,15 @@ from pathlib import Path
 import torch
 
 from moonshine_tune.config.resolve import ResolvedSettings
-from moonshine_tune.core.device import choose_device, choose_dtype, is_out_of_memory, takes_lists
+from moonshine_tune.core.device import (
+    choose_device,
+    choose_dtype,
+    is_out_of_memory,
+    supports_foreach,
+)
 from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.core.progress import Progress, SilentProgress
-from moonshine_tune.core.signals import StopRequest
+from moonshine_tune.core.signals import GracefulInterrupt
 from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.inference.train_data import read_training_data
 from moonshine_tune.memory.fit import check_memory
@@ -24,7 +29,7 @@ from moonshine_tune.models.lora import (
 )
 from moonshine_tune.registry.open import OpenedModel, open_model
 from moonshine_tune.runs.folder import RunFolder
-from moonshine_tune.training.distributed import Processes
+from moonshine_tune.training.distributed import Distributed
 from moonshine_tune.training.finish import TrainResult, finish_training, in_words, result_record
 from moonshine_tune.training.prepare import TrainingSetup, prepare_training
 from moonshine_tune.training.selection import SelectionRule
@@ -61,8 +66,8 @@ def train(
     begun = time.monotonic()
     device = choose_device(resolved.settings.device.name).device
     dtype = choose_dtype(device, resolved.settings.device.dtype).dtype
-    processes = Processes(device, dtype)
-    progress = progress if processes.is_main else SilentProgress()
+    processes = Distributed(device, dtype)
+    progress = progress if processes.is_rank_zero else SilentProgress()
     data = read_training_data(resolved.settings.data)
     memory = check_memory(resolved, data, fit=fit, refuse=not resume, processes=processes.count)
     resolved = memory.resolved
@@ -72,7 +77,7 @@ def train(
     if resume:
         run = _open_run(out)
     else:
-        run = RunFolder.create(out) if processes.is_main else RunFolder(out)
+        run = RunFolder.create(out) if processes.is_rank_zero else RunFolder(out)
     opened = open_model(
         settings.model,
         device=settings.device.name,
@@ -83,13 +88,15 @@ def train(
     normalizer = normalizer_for(settings.data.normalizer, opened.language)
     progress.say(f"model {opened.base['name']} on {opened.device.device}: {opened.device.reason}")
     preparing = time.monotonic()
-    setup = prepare_training(settings, data, opened, normalizer, progress, scores=processes.is_main)
+    setup = prepare_training(
+        settings, data, opened, normalizer, progress, scores=processes.is_rank_zero
+    )
     prepare_seconds = time.monotonic() - preparing
     for remark in setup.remarks:
         progress.say(remark)
     if resume:
         _check_same_run(run, opened, setup)
-    elif processes.is_main:
+    elif processes.is_rank_zero:
         run.write_record(
             job=_JOB,
             settings=settings.model_dump(mode="json"),
@@ -109,7 +116,7 @@ def train(
     trainer = Trainer(settings, opened, setup, run, processes, progress)
     stopped, steps = _loop(trainer, resume)
     result: TrainResult | None = None
-    if processes.is_main:
+    if processes.is_rank_zero:
         result = finish_training(trainer, stopped, steps, time.monotonic() - begun, prepare_seconds)
         run.update_record(status=stopped, result=result_record(result))
     trainer.close()
@@ -157,7 +164,7 @@ def _loop(trainer: Trainer, resume: bool) -> tuple[str, int]:
     step = _begin(trainer, resume)
     total = settings.train.steps
     ending = 0
-    with trainer.progress.stage("training", total) as stage, StopRequest() as stop:
+    with trainer.progress.stage("training", total) as stage, GracefulInterrupt() as stop:
         stage.advance(step)
         while step < total and not (ending := processes.highest(_ending(trainer, stop))):
             begun = time.monotonic()
@@ -181,7 +188,7 @@ def _loop(trainer: Trainer, resume: bool) -> tuple[str, int]:
             processes.unscale(parameters)
             norm = float(
                 torch.nn.utils.clip_grad_norm_(
-                    parameters, settings.train.clip_norm, foreach=takes_lists(model.device)
+                    parameters, settings.train.clip_norm, foreach=supports_foreach(model.device)
                 )
             )
             if math.isfinite(norm) and math.isfinite(sum(sums.values())):
@@ -242,7 +249,7 @@ def _begin(trainer: Trainer, resume: bool) -> int:
     return step or 0
 
 
-def _ending(trainer: Trainer, stop: StopRequest) -> int:
+def _ending(trainer: Trainer, stop: GracefulInterrupt) -> int:
     """Why this process would stop now, as a place in `_ENDINGS`; 0 goes on."""
     if stop.wanted:
         return 2
@@ -251,7 +258,7 @@ def _ending(trainer: Trainer, stop: StopRequest) -> int:
 
 def _score_baseline(trainer: Trainer) -> None:
     """Score the base first: with B = 0 the adapter changes nothing, but disabled is faster."""
-    if not trainer.processes.is_main:
+    if not trainer.processes.is_rank_zero:
         return
     with adapter_disabled(trainer.model):
         scored = trainer.score(0)
@@ -262,7 +269,7 @@ def _score_baseline(trainer: Trainer) -> None:
 
 def _evaluate(trainer: Trainer, step: int) -> None:
     """Score, keep the adapter if it is the best so far, save the state; the main process does."""
-    if not trainer.processes.is_main:
+    if not trainer.processes.is_rank_zero:
         return
     scored = trainer.score(step)
     candidate = scored.candidate

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.inference.batching import batches_by_length, each_that_fits
+from moonshine_tune.inference.batching import batches_by_length, run_with_oom_backoff
 from moonshine_tune.inference.encoder_cache import StateSource
 from moonshine_tune.inference.greedy import greedy_tokens
 from moonshine_tune.models.base import DecodeLimits, SpeechModel
@@ -68,7 +68,7 @@ class ReplayTeacher:
                 self._listen(rows)
                 stage.advance(len(rows))
 
-            each_that_fits(
+            run_with_oom_backoff(
                 [[indices[place] for place in group] for group in groups], listen, model.device
             )
 
@@ -93,7 +93,7 @@ class ReplayTeacher:
     def targets(self, indices: Sequence[int]) -> TargetBatch:
         """The teacher's text for some clips."""
         said = [self._tokens[index] for index in indices]
-        return target_batch(said, self._model.device, few_sizes=True)
+        return target_batch(said, self._model.device, pad_to_bucket=True)
 
     def num_targets(self, indices: Sequence[int]) -> int:
         """Tokens, ends included, that the teacher said to some clips."""

@@ -18,12 +18,12 @@ from moonshine_tune.config.resolve import leaves
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.device import (
     MemoryReading,
-    clear_cache_in_turn,
+    clear_cache_every,
     memory_mb,
     release_memory,
-    takes_lists,
+    supports_foreach,
+    supports_fused,
     trim_heap,
-    updates_at_once,
 )
 from moonshine_tune.core.errors import MachineError
 from moonshine_tune.core.files import complete_folder, write_json_atomic, write_jsonl_atomic
@@ -39,8 +39,8 @@ from moonshine_tune.models.losses import (
 )
 from moonshine_tune.registry.open import OpenedModel
 from moonshine_tune.runs.folder import RunFolder
-from moonshine_tune.training.board import Board
-from moonshine_tune.training.distributed import Processes
+from moonshine_tune.training.board import TensorBoardLogger
+from moonshine_tune.training.distributed import Distributed
 from moonshine_tune.training.late_average import LateAdapters
 from moonshine_tune.training.loggers import Tracker
 from moonshine_tune.training.prepare import TrainingSetup
@@ -62,8 +62,8 @@ _SELECTION_FILE = "selection.json"
 class Counters:
     """The loop's own counters; they go into the saved state, so their size must not grow.
 
-    `micro_batch` is 0 until memory has asked for less than the settings do. `first_heard` holds the
-    base model's transcripts of a canary without texts.
+    `micro_batch` is 0 until memory has asked for less than the settings do. `baseline_hypotheses`
+    holds the base model's transcripts of a canary without texts.
     """
 
     skipped: int = 0
@@ -72,7 +72,7 @@ class Counters:
     skipped_in_a_row: int = 0
     scores_without_best: int = 0
     train_seconds: float = 0.0
-    first_heard: dict[str, str] = field(default_factory=dict)
+    baseline_hypotheses: dict[str, str] = field(default_factory=dict)
     baseline: dict[str, Any] | None = None
     best: dict[str, Any] | None = None
 
@@ -116,7 +116,7 @@ class Trainer:
         opened: OpenedModel,
         setup: TrainingSetup,
         run: RunFolder,
-        processes: Processes,
+        processes: Distributed,
         progress: Progress,
     ) -> None:
         self.settings, self.opened, self.setup = settings, opened, setup
@@ -126,7 +126,7 @@ class Trainer:
         groups = _parameter_groups(settings, opened)
         device = self.model.device
         optimizer = torch.optim.AdamW(
-            groups, foreach=takes_lists(device), fused=updates_at_once(device)
+            groups, foreach=supports_foreach(device), fused=supports_fused(device)
         )
         self.optimizer = self.accelerator.prepare(optimizer)
         self._head = FrozenHead(self.model.head_weight)
@@ -135,7 +135,7 @@ class Trainer:
         self.best_state: dict[str, Tensor] = {}
         self.term_names = ("loss", *_replay_terms(setup))
         self.late = LateAdapters(run.path, settings.select.average_last)
-        self._board: Board | None = None
+        self._board: TensorBoardLogger | None = None
         self._tracker: Tracker | None = None
         self._saved_at = time.monotonic()
 
@@ -158,22 +158,22 @@ class Trainer:
         vars(self.counters).update({k: v for k, v in state.counters.items() if k in names})
         self.best_state = state.best
         if self.setup.canary is not None:
-            self.setup.canary.restore_first_heard(self.counters.first_heard)
+            self.setup.canary.restore_first_heard(self.counters.baseline_hypotheses)
         self._restore_best()
         self._open_log(state.step)
         return state.step
 
     def start_log(self) -> None:
         """Open the log of a new run."""
-        if self.processes.is_main:
-            self._board = Board(self.run.tensorboard_dir)
+        if self.processes.is_rank_zero:
+            self._board = TensorBoardLogger(self.run.tensorboard_dir)
             self._open_tracker()
 
     def _open_log(self, step: int) -> None:
         """Go on with the log after `step`: what a killed run wrote later is written again."""
-        if self.processes.is_main:
+        if self.processes.is_rank_zero:
             self.run.cut_metrics(step)
-            self._board = Board(self.run.tensorboard_dir, first_step=step + 1)
+            self._board = TensorBoardLogger(self.run.tensorboard_dir, first_step=step + 1)
             self._open_tracker()
 
     def _open_tracker(self) -> None:
@@ -218,7 +218,7 @@ class Trainer:
         count = sum(len(tokens[index]) + 1 for index in plan.indices)
         for batch in self._fitting(plan):
             texts = [tokens[index] for index in batch]
-            targets = target_batch(texts, self.model.device, few_sizes=True)
+            targets = target_batch(texts, self.model.device, pad_to_bucket=True)
             heard = self.setup.hearing.heard(batch, step)
             pull = self.settings.retain.domain_weight
             with self.processes.autocast():
@@ -251,7 +251,7 @@ class Trainer:
                 yield "replay_kl", pull, 1.0 / weight
             if told:
                 texts = [replay.transcripts[index] for index in told]
-                targets = target_batch(texts, self.model.device, few_sizes=True)
+                targets = target_batch(texts, self.model.device, pad_to_bucket=True)
                 with self.processes.autocast():
                     states = replay.source.batch(told)
                     hidden = self.model.decoder_hidden(states, targets.input_ids)
@@ -307,7 +307,7 @@ class Trainer:
 
     def clear_cache(self, step: int) -> None:
         """On MPS, give cached memory back now and then."""
-        clear_cache_in_turn(self.model.device, step, self.settings.device.clear_cache_steps)
+        clear_cache_every(self.model.device, step, self.settings.device.clear_cache_steps)
 
     def log(self, step: int, record: dict[str, Any]) -> None:
         """One line of metrics.jsonl, and the same numbers for TensorBoard.
@@ -338,7 +338,7 @@ class Trainer:
             canary = self.setup.canary
             kept = canary.score(self.model, self.progress) if canary else None
         if canary is not None:
-            self.counters.first_heard = canary.first_heard
+            self.counters.baseline_hypotheses = canary.baseline_hypotheses
         canary_wer = kept.score.wer if kept else None
         self.progress.heard([(item.reference, item.hypothesis) for item in dev.scored[:3]])
         hard_wer = hard.score.wer if hard else None
@@ -354,7 +354,7 @@ class Trainer:
 
     def save_state(self, next_step: int) -> None:
         """Put everything on disk that an exact resume needs; the main process does."""
-        if not self.processes.is_main:
+        if not self.processes.is_rank_zero:
             return
         state = TrainingState(next_step, dict(vars(self.counters)), self.best_state)
         save_state(self.run.state_dir, self.model, self.optimizer.optimizer, state)
@@ -375,7 +375,7 @@ class Trainer:
     def _restore_best(self) -> None:
         """Make `adapter/` what the state says: a kill may have come between the two."""
         best = self.counters.candidate("best")
-        if best is None or not self.best_state or not self.processes.is_main:
+        if best is None or not self.best_state or not self.processes.is_rank_zero:
             return
         try:
             text = (self.run.adapter_dir / _SELECTION_FILE).read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ from transformers.models.moonshine.modeling_moonshine import apply_rotary_pos_em
 
 import moonshine_tune.models.kernels.rotary as rotary
 from moonshine_tune.models.base import SpeechModel
-from moonshine_tune.models.kernels.rotary import Turns
+from moonshine_tune.models.kernels.rotary import RotaryTables
 from moonshine_tune.models.lora import adapter_parameters, inject_lora
 from moonshine_tune.models.losses import FrozenHead, head_cross_entropy_sum, target_batch
 
@@ -32,12 +32,12 @@ def _tables(places: int, turned: int, dtype: torch.dtype) -> tuple[Tensor, Tenso
 def test_heads_are_turned_as_transformers_does(
     monkeypatch: pytest.MonkeyPatch, complex_numbers: bool, dtype: torch.dtype, width: int
 ) -> None:
-    monkeypatch.setattr(rotary, "takes_complex", lambda device: complex_numbers)
+    monkeypatch.setattr(rotary, "supports_complex", lambda device: complex_numbers)
     cos, sin = _tables(9, 32, dtype)
     torch.manual_seed(1)
     query, key = (torch.randn(2, 9, 3, width).to(dtype) for _ in range(2))
     wanted = apply_rotary_pos_emb(query.transpose(1, 2), key.transpose(1, 2), cos, sin)
-    turns = Turns.of(cos, sin, width)
+    turns = RotaryTables.of(cos, sin, width)
     assert (turns.pairs is not None) == complex_numbers
     near = {"rtol": 0.02, "atol": 0.02} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-5}
     for mine, theirs in zip((query, key), wanted, strict=True):
@@ -73,15 +73,15 @@ def test_loss_and_gradients(
     complex_numbers: bool,
     recompute: bool,
 ) -> None:
-    monkeypatch.setattr(rotary, "takes_complex", lambda device: complex_numbers)
+    monkeypatch.setattr(rotary, "supports_complex", lambda device: complex_numbers)
     turned: list[torch.Size] = []
-    real = Turns.turn
+    real = RotaryTables.turn
 
-    def listening(turns: Turns, heads: Tensor) -> Tensor:
+    def listening(turns: RotaryTables, heads: Tensor) -> Tensor:
         turned.append(heads.shape)
         return real(turns, heads)
 
-    monkeypatch.setattr(Turns, "turn", listening)
+    monkeypatch.setattr(RotaryTables, "turn", listening)
     inject_lora(tiny_model, rank=2, sites="all", seed=1)
     torch.manual_seed(4)
     with torch.no_grad():

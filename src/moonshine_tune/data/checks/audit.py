@@ -18,7 +18,7 @@ from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.corpus.splits import evenly_chosen
 from moonshine_tune.data.checks.check import CheckReport, check_data
 from moonshine_tune.data.checks.detectors import (
-    Clip,
+    CheckedClip,
     See,
     Seen,
     plain_text,
@@ -26,7 +26,11 @@ from moonshine_tune.data.checks.detectors import (
     spoken_length,
 )
 from moonshine_tune.data.checks.fix import Fix, fixes_for
-from moonshine_tune.data.checks.model_checks import Heard, listen, see_doubtful
+from moonshine_tune.data.checks.model_checks import (
+    ModelTranscript,
+    flag_suspicious_transcripts,
+    listen,
+)
 from moonshine_tune.data.checks.rules import (
     NARROW_HZ,
     NOISY_SNR_DB,
@@ -96,7 +100,7 @@ class Listening:
     of: int
     character_error_rate: float
     conventions: Conventions
-    heard: tuple[Heard, ...]
+    heard: tuple[ModelTranscript, ...]
 
 
 @dataclass(frozen=True)
@@ -140,9 +144,9 @@ def audit_data(request: AuditRequest, progress: Progress) -> Audit:
         SourceUnreachableError: no source has the model.
     """
     recorded: dict[str, Quality] = {}
-    clips: dict[str, Clip] = {}
+    clips: dict[str, CheckedClip] = {}
 
-    def look(manifest: Path, clip: Clip, samples: Samples, see: See) -> None:
+    def look(manifest: Path, clip: CheckedClip, samples: Samples, see: See) -> None:
         # Of the other sides nothing is asked but what lies on both.
         if manifest == request.manifest:
             quality = measure_quality(samples)
@@ -181,7 +185,7 @@ def audit_data(request: AuditRequest, progress: Progress) -> Audit:
     )
 
 
-def _see_quality(clip: Clip, quality: Quality, see: See) -> None:
+def _see_quality(clip: CheckedClip, quality: Quality, see: See) -> None:
     """Noise, level, offset and bandwidth of a clip that is not silent."""
     name, measures = clip.utterance.id, clip.measures
     if measures.is_silent:
@@ -218,7 +222,7 @@ def _with_model(
     chosen = evenly_chosen(told, request.max_listened)
     corpus = build_corpus(chosen, opened.model, name="listening", max_clip_s=30.0, needs_text=True)
     heard = listen(corpus, opened, normalizer, progress)
-    see_doubtful(heard, normalizer, see)
+    flag_suspicious_transcripts(heard, normalizer, see)
     weights = [max(len(normalizer(one.reference)), 1) for one in heard]
     errors = sum(one.distance * weight for one, weight in zip(heard, weights, strict=True))
     listening = Listening(
@@ -255,7 +259,7 @@ def _num_clean(utterances: Sequence[Utterance], findings: Sequence[Finding]) -> 
 
 
 def _distributions(
-    clips: Mapping[str, Clip], recorded: Mapping[str, Quality]
+    clips: Mapping[str, CheckedClip], recorded: Mapping[str, Quality]
 ) -> tuple[Distribution, ...]:
     rates = []
     for clip in clips.values():

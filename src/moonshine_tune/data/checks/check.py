@@ -16,7 +16,7 @@ from moonshine_tune.core.progress import Progress, Stage
 from moonshine_tune.corpus.manifest import ManifestScan, Utterance, scan_manifest
 from moonshine_tune.corpus.splits import Leak, find_leaks
 from moonshine_tune.data.checks.detectors import (
-    Clip,
+    CheckedClip,
     See,
     Seen,
     by_digest,
@@ -81,12 +81,12 @@ class _Checked:
 
     name: str
     scan: ManifestScan
-    clips: tuple[Clip, ...]
+    clips: tuple[CheckedClip, ...]
     seen: Seen
 
 
 # Shown each clip that could be decoded, with the manifest it is from and its samples.
-Look = Callable[[Path, Clip, Samples, See], None]
+Look = Callable[[Path, CheckedClip, Samples, See], None]
 
 
 def check_data(
@@ -148,7 +148,7 @@ def _check_manifest(name: str, scan: ManifestScan, stage: Stage, look: Look | No
     see_lines(scan.problems, see)
     see_places(scan.utterances, scan.path.parent.resolve(), see)
     see_texts(scan.utterances, see)
-    clips: list[Clip] = []
+    clips: list[CheckedClip] = []
     infos: dict[Path, AudioInfo] = {}
     for utterance in scan.utterances:
         found = _read_clip(utterance, infos, see)
@@ -166,7 +166,7 @@ def _check_manifest(name: str, scan: ManifestScan, stage: Stage, look: Look | No
 
 def _read_clip(
     utterance: Utterance, infos: dict[Path, AudioInfo], see: See
-) -> tuple[Clip, Samples] | None:
+) -> tuple[CheckedClip, Samples] | None:
     """Decode one utterance to its end; where that cannot be done, say why and return None."""
     path = utterance.audio
     try:
@@ -196,7 +196,7 @@ def _read_clip(
         see("unreadable", utterance.id, error.strerror or str(error))
         return None
     measures = measure_clip(samples, SAMPLE_RATE_HZ)
-    return Clip(utterance, info.sample_rate_hz, measures, _digest(samples)), samples
+    return CheckedClip(utterance, info.sample_rate_hz, measures, _digest(samples)), samples
 
 
 def _digest(samples: Samples) -> str:

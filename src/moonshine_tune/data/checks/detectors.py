@@ -39,7 +39,7 @@ See = Callable[[str, str, str], None]
 
 
 @dataclass(frozen=True)
-class Clip:
+class CheckedClip:
     """What was read of one utterance.
 
     Attributes:
@@ -78,7 +78,7 @@ def see_places(utterances: Sequence[Utterance], folder: Path, see: See) -> None:
             see("outside_folder", utterance.id, str(utterance.audio))
 
 
-def see_clip(clip: Clip, see: See) -> None:
+def see_clip(clip: CheckedClip, see: See) -> None:
     """Length, loudness, clipping, silence, rate and told duration of one clip."""
     identifier, measures = clip.utterance.id, clip.measures
     length = f"{measures.seconds:.2f} s"
@@ -125,7 +125,7 @@ def see_texts(utterances: Sequence[Utterance], see: See) -> None:
                 see("same_text", identifier, f"{len(ids)} times: {shortened(plain)}")
 
 
-def see_rates(clips: Sequence[Clip], see: See) -> None:
+def see_rates(clips: Sequence[CheckedClip], see: See) -> None:
     """Characters a second between the silences at both ends, against the corpus's median."""
     counts: dict[str, tuple[int, float]] = {}
     for clip in clips:
@@ -156,7 +156,7 @@ def spoken_length(text: str) -> int:
     return _DIGIT_CHARACTERS * digits + sum(max(len(word), _LETTER_CHARACTERS) for word in words)
 
 
-def see_copies(clips: Sequence[Clip], see: See) -> None:
+def see_copies(clips: Sequence[CheckedClip], see: See) -> None:
     """The same audio more than once, with the same text or with others."""
     for group in by_digest(clips).values():
         if len(group) < 2:
@@ -168,9 +168,9 @@ def see_copies(clips: Sequence[Clip], see: See) -> None:
             see(kind, clip.utterance.id, f"the same audio as {shortened(others)}")
 
 
-def by_digest(clips: Sequence[Clip]) -> dict[str, list[Clip]]:
+def by_digest(clips: Sequence[CheckedClip]) -> dict[str, list[CheckedClip]]:
     """Clips by content; silent ones are all alike and left out."""
-    same: dict[str, list[Clip]] = defaultdict(list)
+    same: dict[str, list[CheckedClip]] = defaultdict(list)
     for clip in clips:
         if not clip.measures.is_silent:
             same[clip.digest].append(clip)

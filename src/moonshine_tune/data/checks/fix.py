@@ -14,7 +14,7 @@ from typing import Any
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.corpus.manifest import Utterance, scan_manifest, write_manifest
-from moonshine_tune.data.checks.detectors import Clip
+from moonshine_tune.data.checks.detectors import CheckedClip
 from moonshine_tune.data.checks.rules import RULES, Finding
 
 # What cannot be used at all, or would spoil a score.
@@ -96,7 +96,7 @@ class FixResult:
 
 
 def fixes_for(
-    findings: Sequence[Finding], utterances: Sequence[Utterance], clips: Mapping[str, Clip]
+    findings: Sequence[Finding], utterances: Sequence[Utterance], clips: Mapping[str, CheckedClip]
 ) -> tuple[Fix, ...]:
     """A fix for each utterance that a finding names, where there is one."""
     known = {item.id for item in utterances}
@@ -120,7 +120,7 @@ def _is_own(name: str, findings: Sequence[Finding]) -> bool:
     return not named or side in named
 
 
-def _fix(kind: str, name: str, clips: Mapping[str, Clip]) -> list[Fix]:
+def _fix(kind: str, name: str, clips: Mapping[str, CheckedClip]) -> list[Fix]:
     if kind in _DROPPED or kind in _DROPPED_IF_ASKED:
         return [Fix(name, kind, "drop", kind in _DROPPED)]
     if kind not in _MENDED:
@@ -129,7 +129,7 @@ def _fix(kind: str, name: str, clips: Mapping[str, Clip]) -> list[Fix]:
     return [Fix(name, kind, _MENDED[kind], True, seconds)]
 
 
-def _all_but_the_first(found: Finding, clips: Mapping[str, Clip]) -> list[Fix]:
+def _all_but_the_first(found: Finding, clips: Mapping[str, CheckedClip]) -> list[Fix]:
     seen: set[str] = set()
     fixes = []
     for name in found.ids:

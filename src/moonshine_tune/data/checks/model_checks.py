@@ -15,10 +15,10 @@ import jiwer
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.normalizers import Normalizer
 from moonshine_tune.data.checks.detectors import See, shortened, spoken_length
-from moonshine_tune.inference.dataset import Corpus
+from moonshine_tune.inference.dataset import SpeechDataset
 from moonshine_tune.inference.encoder_cache import StateSource
 from moonshine_tune.inference.scored_set import transcribe_source
-from moonshine_tune.inference.token_losses import losses_a_token
+from moonshine_tune.inference.token_losses import mean_token_losses
 from moonshine_tune.registry.open import OpenedModel
 
 # States of a clip are used three times: 400 MB hold two hours of tiny's.
@@ -34,7 +34,7 @@ _FITS = 0.3
 
 
 @dataclass(frozen=True)
-class Heard:
+class ModelTranscript:
     """One utterance as the base model hears it.
 
     Attributes:
@@ -52,19 +52,19 @@ class Heard:
 
 
 def listen(
-    corpus: Corpus, opened: OpenedModel, normalizer: Normalizer, progress: Progress
-) -> tuple[Heard, ...]:
+    corpus: SpeechDataset, opened: OpenedModel, normalizer: Normalizer, progress: Progress
+) -> tuple[ModelTranscript, ...]:
     """Decode every utterance and weigh what is heard against its transcript."""
     source = StateSource(opened.model, corpus.load, corpus.seconds, budget_mb=_STORED_MB)
     source.prepare(range(len(corpus)), progress, "listening: encoding")
     texts = transcribe_source(opened.model, source, opened.limits, progress, "listening: decoding")
     encode = opened.model.tokenizer.encode
-    own = losses_a_token(
+    own = mean_token_losses(
         opened, source, [encode(text) for text in texts], progress, "weighing what is heard"
     )
-    told = losses_a_token(opened, source, corpus.tokens, progress, "weighing the transcripts")
+    told = mean_token_losses(opened, source, corpus.tokens, progress, "weighing the transcripts")
     return tuple(
-        Heard(
+        ModelTranscript(
             id=utterance.id,
             reference=utterance.reference,
             text=text,
@@ -86,7 +86,9 @@ def distance(reference: str, hypothesis: str) -> float:
     return float(jiwer.cer(one, other))
 
 
-def see_doubtful(heard: Sequence[Heard], normalizer: Normalizer, see: See) -> None:
+def flag_suspicious_transcripts(
+    heard: Sequence[ModelTranscript], normalizer: Normalizer, see: See
+) -> None:
     """Transcripts that what is heard speaks against, the worst first."""
     if len(heard) < _FEWEST:
         return

@@ -20,7 +20,7 @@ _PATIENCE_S = 10.0
 
 
 @dataclass(frozen=True)
-class Heard:
+class TimedTranscript:
     """One answer: seconds of the call (or from the end of speech), and the text."""
 
     seconds: float
@@ -72,12 +72,12 @@ class FreshProcess:
         self.process_mb = float(ready["process_mb"])
         self.loaded_mb = float(ready["loaded_mb"])
 
-    def transcribe(self, clip: Path) -> Heard:
+    def transcribe(self, clip: Path) -> TimedTranscript:
         """Transcribe a file of float32 samples (mono, 16 kHz) and time the call."""
         answer = self._ask({"do": "clip", "path": str(clip), "sample_rate_hz": SAMPLE_RATE_HZ})
-        return Heard(float(answer["seconds"]), str(answer["text"]))
+        return TimedTranscript(float(answer["seconds"]), str(answer["text"]))
 
-    def stream(self, clip: Path, chunk_s: float) -> Heard:
+    def stream(self, clip: Path, chunk_s: float) -> TimedTranscript:
         """Feed the clip in real time; seconds are from the end of speech to the final text."""
         answer = self._ask(
             {
@@ -87,7 +87,7 @@ class FreshProcess:
                 "chunk_s": chunk_s,
             }
         )
-        return Heard(float(answer["seconds"]), str(answer["text"]))
+        return TimedTranscript(float(answer["seconds"]), str(answer["text"]))
 
     def peak_mb(self) -> float:
         """The most memory that the process has held so far, in MB."""

@@ -45,8 +45,8 @@ from moonshine_tune.corpus.normalizers import Normalizer, normalizer_for
 from moonshine_tune.evaluation.benchmark.timing import (
     CHUNK_S,
     BenchmarkRequest,
-    Clip,
     FolderRun,
+    TimedClip,
     measure_folders,
     prepare_clips,
 )
@@ -269,7 +269,9 @@ def _check(request: BenchmarkRequest) -> None:
         raise RequestError(f"max clips is {request.max_clips}; at least 1 is needed")
 
 
-def _summary(run: FolderRun, clips: list[Clip], *, normalizer: Normalizer | None) -> Measurement:
+def _summary(
+    run: FolderRun, clips: list[TimedClip], *, normalizer: Normalizer | None
+) -> Measurement:
     layout = read_layout(run.folder)
     scored = None
     if normalizer is not None:

@@ -48,7 +48,7 @@ class BenchmarkRequest:
 
 
 @dataclass(frozen=True)
-class Clip:
+class TimedClip:
     """A clip of the manifest as a file of float32 samples, and its length in seconds."""
 
     utterance: Utterance
@@ -58,9 +58,9 @@ class Clip:
 
 def prepare_clips(
     manifest: Manifest, request: BenchmarkRequest, scratch: Path, progress: Progress
-) -> tuple[list[Clip], list[str]]:
+) -> tuple[list[TimedClip], list[str]]:
     """Decode the clips into files of samples, so that the measured process decodes nothing."""
-    clips: list[Clip] = []
+    clips: list[TimedClip] = []
     problems: list[str] = []
     with progress.stage("reading clips", len(manifest)) as stage:
         for number, utterance in enumerate(manifest.utterances):
@@ -71,7 +71,7 @@ def prepare_clips(
             else:
                 path = scratch / f"{number}.f32"
                 samples.tofile(path)
-                clips.append(Clip(utterance, path, len(samples) / SAMPLE_RATE_HZ))
+                clips.append(TimedClip(utterance, path, len(samples) / SAMPLE_RATE_HZ))
             stage.advance()
     if problems:
         raise ProblemsError(
@@ -86,7 +86,7 @@ def prepare_clips(
     return chosen, remarks
 
 
-def _spread_over_lengths(clips: list[Clip], at_most: int | None) -> list[Clip]:
+def _spread_over_lengths(clips: list[TimedClip], at_most: int | None) -> list[TimedClip]:
     if at_most is None or at_most >= len(clips):
         return clips
     rows = sorted(range(len(clips)), key=lambda row: clips[row].seconds)
@@ -109,7 +109,7 @@ class FolderRun:
 
 def measure_folders(
     folders: list[Path],
-    clips: list[Clip],
+    clips: list[TimedClip],
     request: BenchmarkRequest,
     terms: Sequence[str],
     progress: Progress,
@@ -144,7 +144,10 @@ def _in_turn(items: Sequence[_Item], turn: int) -> list[_Item]:
 
 
 def _time_clips(
-    pairs: list[tuple[FolderRun, FreshProcess]], clips: list[Clip], rounds: int, progress: Progress
+    pairs: list[tuple[FolderRun, FreshProcess]],
+    clips: list[TimedClip],
+    rounds: int,
+    progress: Progress,
 ) -> None:
     with progress.stage("timing clips", rounds * len(clips)) as stage:
         for turn in range(rounds):
@@ -158,7 +161,7 @@ def _time_clips(
 
 def _time_streams(
     pairs: list[tuple[FolderRun, FreshProcess]],
-    clips: list[Clip],
+    clips: list[TimedClip],
     request: BenchmarkRequest,
     progress: Progress,
 ) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from moonshine_tune.models.kernels.attention import OwnAttention, additive_mask
 from moonshine_tune.models.kernels.frozen_linear import FrozenLinear
 from moonshine_tune.models.kernels.lora_linear import plain_adapter
-from moonshine_tune.models.kernels.override import put_in_front
+from moonshine_tune.models.kernels.override import patch_forward
 
 # Above it the work is more than that of keys and values: each head reads the frames' whole width.
 _MOST_SHARE = 0.75
@@ -26,7 +26,7 @@ _MOST_SHARE = 0.75
 def use_frames_directly(module: Any) -> None:
     """Let the decoder layers of a transformers model attend like that wherever they can."""
     for layer in module.model.decoder.layers:
-        put_in_front(_FrameAttention, layer.encoder_attn)
+        patch_forward(_FrameAttention, layer.encoder_attn)
 
 
 class _FrameAttention(OwnAttention):

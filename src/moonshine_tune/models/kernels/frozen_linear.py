@@ -31,7 +31,7 @@ def frozen_product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
     if not _takes_onednn(rows, weight):
         return F.linear(rows, weight, bias)
     if torch.is_grad_enabled() and rows.requires_grad:
-        product: Tensor = _Product.apply(rows, weight, bias)  # type: ignore[no-untyped-call]
+        product: Tensor = _FrozenProduct.apply(rows, weight, bias)  # type: ignore[no-untyped-call]
         return product
     return onednn_product(rows, weight, bias)
 
@@ -53,7 +53,7 @@ def onednn_product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return product
 
 
-class _Product(torch.autograd.Function):
+class _FrozenProduct(torch.autograd.Function):
     """The gradient of the rows alone. Price: gradients of gradients are not defined."""
 
     @staticmethod

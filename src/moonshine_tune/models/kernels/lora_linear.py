@@ -50,7 +50,7 @@ class AdaptedLinear(nn.Module):
         dropout = layer.lora_dropout[name]
         drops = layer.training and getattr(dropout, "p", 0.0) > 0
         base = layer.base_layer
-        product: Tensor = _Product.apply(  # type: ignore[no-untyped-call]
+        product: Tensor = _LoraProduct.apply(  # type: ignore[no-untyped-call]
             rows,
             dropout(rows.to(down.dtype)) if drops else None,
             base.weight,
@@ -62,7 +62,7 @@ class AdaptedLinear(nn.Module):
         return product
 
 
-class _Product(torch.autograd.Function):
+class _LoraProduct(torch.autograd.Function):
     """rows · Wᵀ + bias + (read · Aᵀ) · Bᵀ · s; the frozen W and bias get no gradient.
 
     `read` is what the adapter reads where that is not `rows` itself: `rows` after dropout. Price:

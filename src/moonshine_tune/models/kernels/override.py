@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 
-def put_in_front(own: Any, module: nn.Module) -> None:
+def patch_forward(own: Any, module: nn.Module) -> None:
     """Let a module compute by the class `own`, which may hand on to what the module was."""
     if not isinstance(module, own):
         kind: Any = type(module)

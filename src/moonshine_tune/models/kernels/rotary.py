@@ -15,11 +15,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.moonshine.modeling_moonshine import eager_attention_forward
 
 from moonshine_tune.models.kernels.attention import OwnAttention
-from moonshine_tune.models.kernels.override import put_in_front
+from moonshine_tune.models.kernels.override import patch_forward
 
 
 @dataclass(frozen=True)
-class Turns:
+class RotaryTables:
     """What turns heads of one width [B, L, heads, d], at L places.
 
     Attributes:
@@ -33,7 +33,7 @@ class Turns:
     sin: Tensor
 
     @staticmethod
-    def of(cos: Tensor, sin: Tensor, width: int) -> "Turns":
+    def of(cos: Tensor, sin: Tensor, width: int) -> "RotaryTables":
         """From transformers' tables [B or 1, L, turned numbers], each of whose halves is whole.
 
         Args:
@@ -43,16 +43,16 @@ class Turns:
         rest = (0, width // 2 - turned)
         cos = F.pad(cos[..., :turned], rest, value=1.0)[..., None, :]
         sin = F.pad(sin[..., :turned], rest)[..., None, :]
-        pairs = torch.complex(_wide(cos), _wide(sin)) if takes_complex(cos.device) else None
-        return Turns(
+        pairs = torch.complex(_wide(cos), _wide(sin)) if supports_complex(cos.device) else None
+        return RotaryTables(
             pairs, cos.repeat_interleave(2, dim=-1), torch.stack((-sin, sin), dim=-1).flatten(-2)
         )
 
-    def at(self, place: int) -> "Turns":
+    def at(self, place: int) -> "RotaryTables":
         """Those of one place."""
         one = slice(place, place + 1)
         pairs = None if self.pairs is None else self.pairs[:, one]
-        return Turns(pairs, self.cos[:, one], self.sin[:, one])
+        return RotaryTables(pairs, self.cos[:, one], self.sin[:, one])
 
     def turn(self, heads: Tensor) -> Tensor:
         """[B, L, heads, d] → the same, turned."""
@@ -72,7 +72,7 @@ def _pairs(heads: Tensor) -> Tensor:
     return heads.view(*heads.shape[:-1], -1, 2)
 
 
-def takes_complex(device: torch.device) -> bool:
+def supports_complex(device: torch.device) -> bool:
     """Whether complex products are at hand and fast: elsewhere they come and go with versions."""
     return device.type == "cpu"
 
@@ -80,12 +80,12 @@ def takes_complex(device: torch.device) -> bool:
 class Positions(tuple[Tensor, Tensor]):
     """Cosines and sines as transformers hands them from layer to layer, and the turns once."""
 
-    _turns: Turns | None = None
+    _turns: RotaryTables | None = None
 
-    def turns(self, width: int) -> Turns:
+    def turns(self, width: int) -> RotaryTables:
         """For the heads of all layers, which are of one width."""
         if self._turns is None:
-            self._turns = Turns.of(*self, width)
+            self._turns = RotaryTables.of(*self, width)
         return self._turns
 
 
@@ -94,9 +94,9 @@ def use_complex_positions(module: Any) -> None:
     for part in (module.model.encoder, module.model.decoder):
         if not hasattr(part, "rotary_emb"):
             continue
-        put_in_front(_Rotary, part.rotary_emb)
+        patch_forward(_Rotary, part.rotary_emb)
         for layer in part.layers:
-            put_in_front(_SelfAttention, layer.self_attn)
+            patch_forward(_SelfAttention, layer.self_attn)
 
 
 class _Rotary(nn.Module):
