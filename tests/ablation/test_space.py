@@ -118,7 +118,7 @@ def test_shipped_spaces_are_right_and_open_with_their_command(name: str) -> None
     for item in space.dimensions:
         assert item.labels or item.numbers
     assert space.point_of(settings) is not None, "the preset itself should be the first trial"
-    folder = Path(str(__import__("moonshine_tune").__file__)).parent / "spaces"
+    folder = Path(str(__import__("moonshine_tune").__file__)).parent / "ablation" / "spaces"
     assert f"--space {name} " in (folder / f"{name}.yaml").read_text("utf-8").splitlines()[1]
 
 

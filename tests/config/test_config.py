@@ -263,7 +263,7 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
 def test_a_preset_loads_and_opens_with_the_command_that_uses_it(name: str) -> None:
     resolved = resolve_settings([(f"preset {name}", read_preset(name))])
     assert resolved.sources
-    lines = (_SRC / "presets" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    lines = (_SRC / "config" / "presets" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
     opening = "\n".join(line for line in lines[:5] if line.startswith("#"))
     command = re.search(r"^#\s+moonshine-tune (\w+).*$", opening, re.MULTILINE)
     assert command, opening

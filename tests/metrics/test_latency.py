@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from moonshine_tune.metrics.latency import bands_of, bootstrap_ratio, paired_ratios, percentile
+from moonshine_tune.core.statistics import percentile
+from moonshine_tune.metrics.latency import bands_of, bootstrap_ratio, paired_ratios
 
 
 def test_percentiles_lie_between_neighbours() -> None:

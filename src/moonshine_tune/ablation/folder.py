@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.ablation.sampling import StudyPlan
-from moonshine_tune.ablation.space import Scalar, SearchSpace, flattened
+from moonshine_tune.ablation.space import Scalar, SearchSpace
 from moonshine_tune.config.resolve import ResolvedSettings, resolve_settings
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.nested import flatten
 from moonshine_tune.core.provenance import command_line, git_state, platform_summary, versions
+from moonshine_tune.core.text import first_line
 
 SCHEMA_VERSION = 1
 
@@ -80,7 +82,7 @@ class Ablation:
         base = self.settings.model_dump(mode="json")
         source = f"trial {number}"
         resolved = resolve_settings([("ablation", base), (source, point)])
-        moved = {key: source for key, _ in flattened(point)}
+        moved = {key: source for key, _ in flatten(point)}
         return replace(resolved, sources={**self.sources, **moved})
 
     def to_record(self) -> dict[str, Any]:
@@ -138,7 +140,7 @@ def open_ablation(path: Path) -> Ablation:
             trials=record["trials"],
         )
     except (ValueError, KeyError, TypeError) as error:
-        text = str(error).splitlines()[0]
+        text = first_line(error)
         raise RequestError(f"cannot be read: {type(error).__name__}: {text}", where=file) from error
 
 

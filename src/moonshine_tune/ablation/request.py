@@ -10,13 +10,14 @@ from filelock import FileLock
 
 from moonshine_tune.ablation.folder import Ablation, open_ablation
 from moonshine_tune.ablation.sampling import OBJECTIVES, PRUNERS, SAMPLERS
-from moonshine_tune.ablation.space import Layers, SearchSpace, flattened, nested
+from moonshine_tune.ablation.space import Layers, SearchSpace
 from moonshine_tune.ablation.storage import masked
 from moonshine_tune.audio.noise_bank import open_sounds
 from moonshine_tune.config.resolve import PATH_SETTINGS, resolve_settings
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.files import disk_errors, write_json_atomic
+from moonshine_tune.core.nested import flatten, unflatten
 from moonshine_tune.corpus.manifest import read_manifest
 
 _EXPLICIT = ("flag", "--set")
@@ -177,7 +178,7 @@ def _check_not_searched(space: SearchSpace, layers: Layers) -> None:
         f"{key} is set by {source} and varied by the space ({owners[key]})"
         for source, content in layers
         if source in _EXPLICIT
-        for key, _ in flattened(content)
+        for key, _ in flatten(content)
         if key in owners
     ]
     if problems:
@@ -258,7 +259,7 @@ def _changed_settings(known: Ablation, request: AblateRequest) -> list[str]:
         layers = (*request.space.layers, *layers)
     before = _flat(known.settings)
     now = _flat(resolve_settings(layers).settings)
-    named = {key for _, content in layers for key, _ in flattened(content)}
+    named = {key for _, content in layers for key, _ in flatten(content)}
     return [
         f"{key} was {_shown(before[key])} and is now {_shown(now[key])}"
         for key in sorted(named)
@@ -269,7 +270,7 @@ def _changed_settings(known: Ablation, request: AblateRequest) -> list[str]:
 def _all_layers(request: AblateRequest) -> Layers:
     if request.steps is None:
         return request.layers
-    return (*request.layers, ("flag", nested({"train.steps": request.steps})))
+    return (*request.layers, ("flag", unflatten({"train.steps": request.steps})))
 
 
 def _changed_data(known: Ablation) -> list[str]:
@@ -282,7 +283,7 @@ def _changed_data(known: Ablation) -> list[str]:
 
 
 def _flat(settings: RunSettings) -> dict[str, Any]:
-    return dict(flattened(settings.model_dump(mode="json")))
+    return dict(flatten(settings.model_dump(mode="json")))
 
 
 def _shown(value: object) -> str:

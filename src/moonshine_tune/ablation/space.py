@@ -13,13 +13,14 @@ A YAML file:
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import ProblemsError, RequestError
+from moonshine_tune.core.nested import flatten, unflatten
 
 Scalar = str | int | float | bool | None
 Layers = tuple[tuple[str, Mapping[str, Any]], ...]
@@ -127,11 +128,11 @@ class SearchSpace:
         flat: dict[str, Any] = {}
         for dimension in self.dimensions:
             flat.update(dimension.settings_of(params[dimension.name]))
-        return nested(flat)
+        return unflatten(flat)
 
     def point_of(self, settings: RunSettings) -> dict[str, Scalar] | None:
         """The point of the space at which `settings` lie; None if they lie outside."""
-        flat = dict(flattened(settings.model_dump(mode="json")))
+        flat = dict(flatten(settings.model_dump(mode="json")))
         found: dict[str, Scalar] = {}
         for dimension in self.dimensions:
             label = dimension.label_of(flat)
@@ -189,24 +190,3 @@ class SearchSpace:
                 choices = tuple(Choice(item["label"], item["settings"]) for item in value)
                 dimensions.append(Dimension(key, choices))
         return cls(name, tuple(dimensions), ())
-
-
-def flattened(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Full keys with their values: `{"a": {"b": 1}}` gives `("a.b", 1)`."""
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            yield from flattened(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The opposite of `flattened`."""
-    result: dict[str, Any] = {}
-    for key, value in flat.items():
-        place = result
-        *parents, last = key.split(".")
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = value
-    return result

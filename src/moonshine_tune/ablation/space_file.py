@@ -15,12 +15,11 @@ from moonshine_tune.ablation.space import (
     Range,
     Scalar,
     SearchSpace,
-    flattened,
-    nested,
 )
 from moonshine_tune.config.resolve import read_preset, resolve_settings
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import ProblemsError, RequestError
+from moonshine_tune.core.nested import flatten, unflatten
 from moonshine_tune.core.yaml import read_shipped, read_yaml, shipped_names
 
 _KEYS = ("preset", "settings", "space")
@@ -115,8 +114,8 @@ class _Reader:
             except RequestError as error:
                 self._problem(f"preset: {error.message}")
         if isinstance(settings, Mapping):
-            fixed = {key: self._value(key, value) for key, value in flattened(settings)}
-            layers.append((f"space {self._name}", nested(fixed)))
+            fixed = {key: self._value(key, value) for key, value in flatten(settings)}
+            layers.append((f"space {self._name}", unflatten(fixed)))
         elif settings is not None:
             self._problem("`settings:` must be a mapping, as in a settings file")
         try:
@@ -159,7 +158,7 @@ class _Reader:
 
     def _choice(self, key: str, value: Any, bundle: bool) -> tuple[Scalar, dict[str, Any]]:
         if bundle:
-            flat = dict(flattened(value))
+            flat = dict(flatten(value))
             for inner in flat:
                 self._check_key(inner)
             return "", {inner: self._value(inner, item) for inner, item in flat.items()}
@@ -175,7 +174,7 @@ class _Reader:
         if key in self._types:
             return True
         try:
-            resolve_settings([("space", nested({key: None}))])
+            resolve_settings([("space", unflatten({key: None}))])
         except ProblemsError as error:
             for problem in error.problems:
                 self._problem(problem.removeprefix("space: "))
@@ -184,7 +183,7 @@ class _Reader:
     def _check_values(self, key: str, settings: Mapping[str, Any]) -> None:
         known = {name: value for name, value in settings.items() if name in self._types}
         try:
-            resolve_settings([*self._layers, (f"space, {key}", nested(known))])
+            resolve_settings([*self._layers, (f"space, {key}", unflatten(known))])
         except ProblemsError as error:
             for problem in error.problems:
                 self._problem(problem)

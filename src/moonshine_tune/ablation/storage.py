@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial
 from sqlalchemy.engine import URL, make_url
 
 from moonshine_tune.core.errors import MachineError, RequestError
+from moonshine_tune.core.text import first_line
 
 # A trial whose machine has not been heard of for GRACE_S is given to another one. The price of a
 # short time is work done twice when a laptop sleeps; of a long one, waiting.
@@ -49,7 +50,7 @@ def storage_errors(url: str) -> Iterator[None]:
         yield
     except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
         cause = error.__cause__ or error
-        first = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
+        first = first_line(getattr(cause, "orig", None) or cause)
         raise MachineError(
             f"the database of trials cannot be used: {first}",
             where=masked(url),

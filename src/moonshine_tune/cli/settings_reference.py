@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from moonshine_tune.config.resolve import preset_names, read_preset
 from moonshine_tune.config.settings import RunSettings
+from moonshine_tune.core.nested import flatten
 
 _HEAD = """# Settings
 
@@ -58,19 +59,9 @@ def _table(title: str, rows: list[tuple[str, str, str]]) -> str:
 def _presets() -> str:
     lines = ["## Presets", "", "| preset | sets |", "|---|---|"]
     for name in preset_names():
-        content = ", ".join(f"`{key}={value}`" for key, value in _flat(read_preset(name)))
+        content = ", ".join(f"`{key}={value}`" for key, value in flatten(read_preset(name)))
         lines.append(f"| `{name}` | {content} |")
     return "\n".join(lines) + "\n"
-
-
-def _flat(content: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for key, value in content.items():
-        if isinstance(value, dict):
-            found += _flat(value, f"{prefix}{key}.")
-        else:
-            found.append((f"{prefix}{key}", value))
-    return found
 
 
 if __name__ == "__main__":

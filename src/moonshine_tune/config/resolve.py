@@ -1,7 +1,6 @@
 """Settings: small, strict data. Default < preset < file < flag, each value with its source."""
 
-import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,8 @@ from pydantic import ValidationError
 
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import ProblemsError, RequestError
+from moonshine_tune.core.nested import flatten
+from moonshine_tune.core.text import did_you_mean
 from moonshine_tune.core.yaml import read_shipped, read_yaml, shipped_names
 
 # Settings that name files; in a settings file they are relative to it.
@@ -40,7 +41,7 @@ def read_preset(name: str) -> dict[str, Any]:
     """
     if name not in preset_names():
         raise RequestError(
-            f"no preset is called {name!r}{_nearest(name, preset_names())}",
+            f"no preset is called {name!r}{did_you_mean(name, preset_names())}",
             hint=f"one of: {', '.join(preset_names())}",
         )
     return dict(read_shipped("config/presets", name) or {})
@@ -112,11 +113,11 @@ def resolve_settings(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Resolve
     merged: dict[str, Any] = {}
     sources: dict[str, str] = {}
     problems: list[str] = []
-    known = {key for key, _ in leaves(RunSettings().model_dump())}
+    known = {key for key, _ in flatten(RunSettings().model_dump())}
     for source, content in layers:
-        for key, value in leaves(content):
+        for key, value in flatten(content):
             if key not in known:
-                problems.append(f"{source}: no setting is called {key!r}{_nearest(key, known)}")
+                problems.append(f"{source}: no setting is called {key!r}{did_you_mean(key, known)}")
                 continue
             sources[key] = source
             place = merged
@@ -148,23 +149,3 @@ def _source_of(key: str, sources: Mapping[str, str]) -> str:
             return sources[key]
         key = key.rpartition(".")[0]
     return "settings"
-
-
-def leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of nested settings, each with its dotted name."""
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _nearest(name: str, known: Sequence[str] | set[str]) -> str:
-    candidates = sorted(known)
-    found = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
-    if not found:
-        last = name.rpartition(".")[2]
-        by_last = {key.rpartition(".")[2]: key for key in candidates}
-        close = difflib.get_close_matches(last, list(by_last), n=1, cutoff=0.6)
-        found = [by_last[close[0]]] if close else []
-    return f"; did you mean {found[0]!r}?" if found else ""

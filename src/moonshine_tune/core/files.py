@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.core.errors import MachineError, RequestError
+from moonshine_tune.core.text import first_line
 
 _CHUNK = 1 << 20
 
@@ -68,6 +69,30 @@ def write_jsonl_atomic(path: Path, records: Iterable[Mapping[str, Any]]) -> None
     """Write one JSON object a line, complete or not at all."""
     lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
     write_text_atomic(path, "".join(lines))
+
+
+def read_json(path: Path, *, hint: str | None = None) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Args:
+        hint: the next move where there is none, for example the command that makes it.
+
+    Raises:
+        RequestError: missing, unreadable, not JSON (NaN and Infinity are not), or no object.
+    """
+    if not path.is_file():
+        raise RequestError("no such file", where=path, hint=hint)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError, OSError) as error:
+        raise RequestError(f"cannot be read: {first_line(error)}", where=path, hint=hint) from error
+    if not isinstance(record, dict):
+        raise RequestError("not a JSON object", where=path, hint=hint)
+    return record
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
 
 
 @contextmanager

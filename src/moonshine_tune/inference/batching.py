@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
 from moonshine_tune.core.device import batch_width, is_out_of_memory, release_memory
 from moonshine_tune.core.errors import MachineError
+from moonshine_tune.core.text import first_line
 from moonshine_tune.models.base import EncoderStates, SpeechModel
 
 # Padded audio that is encoded together. A thousand frames keep a CPU busy, and clips of one batch
@@ -119,7 +120,7 @@ def run_with_oom_backoff(
         release_memory(device)
         if len(group) == 1:
             raise MachineError(
-                f"out of memory with a single clip: {reason.splitlines()[0][:200]}",
+                f"out of memory with a single clip: {first_line(reason)}",
                 hint="leave long clips out: --set data.max_clip_s=10",
             )
         middle = (len(group) + 1) // 2

@@ -1,15 +1,14 @@
 """Figures of a measurement: percentiles, bands of clip length, ratios with intervals. No audio."""
 
 import math
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from moonshine_tune.core.statistics import bootstrap_interval, percentile
+
 BAND_EDGES_S = (0.0, 2.0, 5.0, 10.0, 20.0, math.inf)
-_RESAMPLES = 1000
-_SEED = 20_260_101
 
 
 @dataclass(frozen=True)
@@ -61,21 +60,6 @@ class Ratio:
         """The JSON object."""
         interval = None if self.ci95 is None else [round(value, 4) for value in self.ci95]
         return {"ratio": round(self.ratio, 4), "ci95": interval}
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which `share` (0 to 1) of the values lie, linear between neighbours.
-
-    Raises:
-        ValueError: there are no values.
-    """
-    if not values:
-        raise ValueError("no values")
-    ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    low = math.floor(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
 def spread_of(values: Sequence[float]) -> Spread:
@@ -150,6 +134,4 @@ def bootstrap_ratio(
     """
     if len(pairs) < 2:
         return Ratio(figure(pairs))
-    chance = random.Random(_SEED)
-    drawn = [figure(chance.choices(pairs, k=len(pairs))) for _ in range(_RESAMPLES)]
-    return Ratio(figure(pairs), (percentile(drawn, 0.025), percentile(drawn, 0.975)))
+    return Ratio(figure(pairs), bootstrap_interval(pairs, figure))

@@ -4,17 +4,15 @@ Alignment is jiwer's (Levenshtein, equal costs). An empty reference is legal: wh
 counts as insertions.
 """
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jiwer
 
+from moonshine_tune.core.statistics import bootstrap_interval
 from moonshine_tune.corpus.normalizers import Normalizer
 
-_RESAMPLES = 1000
-_SEED = 20_260_101
 _COUNTS = ("substitutions", "deletions", "insertions", "reference_words",
            "character_errors", "reference_characters")  # fmt: skip
 
@@ -195,21 +193,14 @@ def summarize(scored: Sequence[ScoredUtterance], *, num_worst: int = 10) -> Scor
 
 
 def _interval(pairs: Sequence[tuple[int, int]]) -> tuple[float, float]:
-    """Percentile bootstrap over utterances of 100 · Σ first ÷ Σ second."""
+    """95 % interval of 100 · Σ first ÷ Σ second over utterances."""
     if not pairs:
         return (0.0, 0.0)
-    chance = random.Random(_SEED)
-    rates = []
-    for _ in range(_RESAMPLES):
-        drawn = chance.choices(pairs, k=len(pairs))
-        rates.append(100.0 * sum(pair[0] for pair in drawn) / max(sum(p[1] for p in drawn), 1))
-    return _percentiles(rates)
 
+    def rate(drawn: Sequence[tuple[int, int]]) -> float:
+        return 100.0 * sum(pair[0] for pair in drawn) / max(sum(pair[1] for pair in drawn), 1)
 
-def _percentiles(values: list[float]) -> tuple[float, float]:
-    ordered = sorted(values)
-    last = len(ordered) - 1
-    return (ordered[round(0.025 * last)], ordered[round(0.975 * last)])
+    return bootstrap_interval(pairs, rate)
 
 
 def compare_paired(

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.text import first_line
 from moonshine_tune.models.base import SpeechModel, TextTokenizer
 from moonshine_tune.models.kernels.attention import use_own_attention
 from moonshine_tune.models.kernels.cross_attention import use_frames_directly
@@ -98,7 +99,7 @@ def load_checkpoint(
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise RequestError(
-            f"the checkpoint cannot be read: {str(error).splitlines()[0][:300]}",
+            f"the checkpoint cannot be read: {first_line(error, 300)}",
             where=folder,
             hint="fetch the model again",
         ) from error

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import disk_errors, sha256_of, write_json_atomic
 from moonshine_tune.core.provenance import command_line, git_state, platform_summary, versions
+from moonshine_tune.core.text import first_line
 from moonshine_tune.corpus.manifest import scan_manifest
 
 SCHEMA_VERSION = 1
@@ -101,7 +102,7 @@ class PlanFolder:
             return PlanRecord(content["created"], phases, int(content["peak_memory_mb"]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RequestError(
-                f"cannot be read: {type(error).__name__}: {str(error).splitlines()[0]}",
+                f"cannot be read: {type(error).__name__}: {first_line(error)}",
                 where=self.record_path,
                 hint="move it away: what is done already is then done again",
             ) from error

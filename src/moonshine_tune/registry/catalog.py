@@ -4,10 +4,10 @@ Facts: hub ids and parameter counts from the models' cards; architecture numbers
 Moonshine's own store from the catalog inside moonshine-voice 0.1.5.
 """
 
-import difflib
 from dataclasses import dataclass
 
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.text import nearest
 
 ORGANIZATIONS = ("moonshine-ai", "UsefulSensors")
 """Hub organizations in the order in which they are tried: today's name, then the former one."""
@@ -151,7 +151,7 @@ def lookup_model(name: str) -> ModelRecord | None:
 
 def nearest_hint(name: str) -> str:
     """A hint that names the catalog's nearest name, or the command that lists them."""
-    near = difflib.get_close_matches(name.strip().lower(), known_names(), n=1, cutoff=0.6)
+    near = nearest(name.strip().lower(), known_names(), cutoff=0.6)
     if near:
-        return f"did you mean {near[0]}? all names: moonshine-tune models list"
+        return f"did you mean {near}? all names: moonshine-tune models list"
     return "all names: moonshine-tune models list"

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from moonshine_tune.core.errors import NegativeAnswerError, RequestError, SourceUnreachableError
 from moonshine_tune.core.progress import Progress
+from moonshine_tune.core.text import first_line
 from moonshine_tune.release.archive import unpack
 from moonshine_tune.release.verify import verify
 
@@ -100,7 +101,7 @@ def push(
         except Exception as error:
             # The library's errors are of many kinds, an HTTP client's among them.
             raise SourceUnreachableError(
-                f"the hub did not take it ({type(error).__name__}: {_first_line(error)})",
+                f"the hub did not take it ({type(error).__name__}: {first_line(error)})",
                 hint="log in with: hf auth login, and check the name of the repository",
             ) from error
     return PushResult(repo, sent, private, getattr(commit, "oid", None))
@@ -123,8 +124,3 @@ def _hub() -> HubApi:
 
     api: HubApi = huggingface_hub.HfApi()
     return api
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else ""

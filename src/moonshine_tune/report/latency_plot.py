@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from markupsafe import escape
 
+from moonshine_tune.core.statistics import percentile
 from moonshine_tune.evaluation.benchmark.run import BenchmarkResult
-from moonshine_tune.metrics.latency import percentile
 from moonshine_tune.report.figures import nice_ticks, tick_label
 
 WIDTH, HEIGHT = 640, 360

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel
 
 from moonshine_tune.config.settings import RunSettings
+from moonshine_tune.core.nested import flatten
 from moonshine_tune.report.reading import ReportInput, RunPart, mapping, sequence
 from moonshine_tune.report.tables import Cell, Column, Table, short, text_cell
 
@@ -56,7 +57,7 @@ def origins_of(report_input: ReportInput) -> Origins:
 
 def _settings(record: Mapping[str, Any]) -> tuple[Table | None, Table | None]:
     """Settings with value, source and meaning: those that someone chose, and the defaults."""
-    leaves = list(_leaves(mapping(record.get("settings"))))[:_MAX_ROWS]
+    leaves = list(flatten(mapping(record.get("settings"))))[:_MAX_ROWS]
     sources, meanings = mapping(record.get("sources")), dict(_meanings(RunSettings))
     chosen: list[tuple[Cell, ...]] = []
     defaults: list[tuple[Cell, ...]] = []
@@ -74,14 +75,6 @@ def _settings(record: Mapping[str, Any]) -> tuple[Table | None, Table | None]:
         Table("Settings", columns, tuple(chosen)) if chosen else None,
         Table("Settings left at their defaults", columns, tuple(defaults)) if defaults else None,
     )
-
-
-def _leaves(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in content.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _meanings(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """The runs of a folder: listed, shown one by one, and cleaned away with care."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import disk_errors
+from moonshine_tune.core.nested import flatten
 from moonshine_tune.metrics.wer import Score, summarize
 from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runs.summary import RunSummary, find_runs, is_run, read_run, read_scored
@@ -79,7 +80,7 @@ def show_run(path: Path) -> RunDetails:
     run = RunFolder(path)
     record = run.read_record()
     sources = record.get("sources") or {}
-    flat = dict(_flat(record.get("settings") or {}))
+    flat = dict(flatten(record.get("settings") or {}))
     try:
         score: Score | None = summarize(read_scored(run.dev_hypotheses_path))
         problems: tuple[str, ...] = ()
@@ -148,13 +149,3 @@ def _place(run: RunSummary, sort: str) -> tuple[float, str]:
         "wer": run.dev_wer, "canary": run.canary_wer, "seconds": run.train_seconds, "name": 0.0,
     }[sort]  # fmt: skip
     return (inf if figure is None else figure, str(run.path))
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> Sequence[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for key, value in content.items():
-        if isinstance(value, dict):
-            found += _flat(value, f"{prefix}{key}.")
-        else:
-            found.append((f"{prefix}{key}", value))
-    return found

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.text import first_line
 from moonshine_tune.models.base import BOS_ID, EncoderStates, SpeechModel
 from moonshine_tune.runtime.layout import RuntimeLayout
 
@@ -52,7 +53,7 @@ class RuntimeGraphs(ABC):
             )
         except Exception as error:  # onnxruntime has a tree of its own
             raise RequestError(
-                f"onnxruntime cannot run this graph: {_first_line(error)}",
+                f"onnxruntime cannot run this graph: {first_line(error)}",
                 where=self.layout.folder / graph,
             ) from error
         return outputs
@@ -201,7 +202,7 @@ def open_session(path: Path) -> Any:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a tree of its own
         raise RequestError(
-            f"onnxruntime cannot load this graph: {_first_line(error)}",
+            f"onnxruntime cannot load this graph: {first_line(error)}",
             where=path,
             hint="the file may be cut off or altered; fetch or export it again",
         ) from error
@@ -250,8 +251,3 @@ def _logits(model: SpeechModel, states: EncoderStates, tokens: list[int]) -> Flo
 
 def _ids(tokens: list[int]) -> npt.NDArray[np.int64]:
     return np.array([tokens], np.int64)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moonshine_tune.config.resolve import leaves
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.device import (
     MemoryReading,
@@ -27,7 +26,9 @@ from moonshine_tune.core.device import (
 )
 from moonshine_tune.core.errors import MachineError
 from moonshine_tune.core.files import complete_folder, write_json_atomic, write_jsonl_atomic
+from moonshine_tune.core.nested import flatten
 from moonshine_tune.core.progress import Progress
+from moonshine_tune.core.text import first_line
 from moonshine_tune.corpus.sampler import StepPlan
 from moonshine_tune.inference.scored_set import HoldoutScore
 from moonshine_tune.models.lora import adapter_parameters, adapter_strength, save_adapter
@@ -178,7 +179,7 @@ class Trainer:
 
     def _open_tracker(self) -> None:
         if self.settings.tracker:
-            told = dict(leaves(self.settings.model_dump(mode="json")))
+            told = dict(flatten(self.settings.model_dump(mode="json")))
             self._tracker = Tracker(self.settings.tracker, self.run.path, told, self.progress)
 
     def close(self) -> None:
@@ -285,13 +286,14 @@ class Trainer:
         if tried == 1:
             self.save_state(step)
             corpus = self.setup.corpus
+            cause = first_line(reason) if reason else "in another process"
             longest = max(plans[0].indices, key=lambda index: corpus.seconds[index])
             raise MachineError(
                 f"out of memory with one clip at a time; the longest clip of step {step + 1} is "
                 f"{corpus.utterances[longest].id} ({corpus.seconds[longest]:.1f} s)",
                 where=self.run.path,
-                hint="leave long clips out: --resume --set data.max_clip_s=10; "
-                f"or ask what fits: moonshine-tune estimate ({_first_line(reason)})",
+                hint="leave long clips out: --resume --set data.max_clip_s=10; or ask what fits: "
+                f"moonshine-tune estimate ({cause})",
             )
         self.counters.micro_batch = max(tried // 2, 1)
         self.counters.out_of_memory += 1
@@ -395,10 +397,6 @@ def _replay_terms(setup: TrainingSetup) -> tuple[str, ...]:
     if setup.replay.transcripts:
         names.append("replay_loss")
     return tuple(names)
-
-
-def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0][:200] if text.strip() else "in another process"
 
 
 def _parameter_groups(settings: RunSettings, opened: OpenedModel) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from moonshine_tune.audio.io import AUDIO_ENDINGS
 from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.core.files import write_bytes_atomic
 from moonshine_tune.core.progress import Progress
+from moonshine_tune.core.text import first_line
 from moonshine_tune.data.importers.tables import ColumnNames, Row, Source, choose_columns, row_of
 
 _BATCH_ROWS = 256
@@ -109,7 +110,7 @@ def _batches(path: Path) -> Iterator[Any]:
                 yield from (reader.get_batch(n) for n in range(reader.num_record_batches))
     except (OSError, pyarrow.ArrowException) as error:
         raise RequestError(
-            f"cannot be read as a table ({str(error).splitlines()[0]})", where=path
+            f"cannot be read as a table ({first_line(error)})", where=path
         ) from error
 
 

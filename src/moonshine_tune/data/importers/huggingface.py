@@ -13,6 +13,7 @@ from typing import Any
 
 from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.core.progress import Progress
+from moonshine_tune.core.text import first_line
 from moonshine_tune.data.importers.arrow import SPLIT_NAMES, row_of_record
 from moonshine_tune.data.importers.tables import ColumnNames, Row, Source, choose_columns
 
@@ -140,17 +141,13 @@ def _asked(wanted: HubDataset, ask: Any) -> Any:
         return ask()
     except (DatasetNotFoundError, DatasetsError, FileNotFoundError, ValueError) as error:
         raise RequestError(
-            f"cannot be read: {_first_line(error)}",
+            f"cannot be read: {first_line(error)}",
             where=wanted.name,
             hint="name its configuration and split with --dataset-config and --split; a dataset "
             "that asks for consent: accept it on its page, then `hf auth login`",
         ) from error
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
         raise MachineError(
-            f"{wanted.name}: the hub is not reached: {_first_line(error)}",
+            f"{wanted.name}: the hub is not reached: {first_line(error)}",
             hint="look at the network (and HF_HUB_OFFLINE), then give the same command again",
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from moonshine_tune.core.errors import MachineError
+from moonshine_tune.core.text import first_line
 from moonshine_tune.runtime.quantized import Floats, Grid
 
 OPSET, IR_VERSION = 18, 10
@@ -232,7 +233,7 @@ class GraphBuilder:
             )
         except Exception as error:  # onnxruntime has a tree of its own, for a full disk too
             raise MachineError(
-                f"onnxruntime cannot write this graph: {str(error).strip().splitlines()[0][:200]}",
+                f"onnxruntime cannot write this graph: {first_line(error)}",
                 where=path,
                 hint="free some disk space there, or choose another folder with --out",
             ) from error

@@ -1,0 +1,33 @@
+"""Small helpers for the texts of messages."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def first_line(text: object, limit: int = 200) -> str:
+    """The first line of a text or an error, cut to `limit` characters.
+
+    The class name stands for an error without a text.
+    """
+    lines = str(text).strip().splitlines()
+    return lines[0].strip()[:limit] if lines else type(text).__name__
+
+
+def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str | None:
+    """The known name most like `name`, or None where none is alike.
+
+    Dotted names are also compared by their last part: `rank` is near `adapter.rank`.
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=cutoff)
+    if close:
+        return close[0]
+    by_last = {key.rpartition(".")[2]: key for key in names}
+    close = difflib.get_close_matches(name.rpartition(".")[2], list(by_last), n=1, cutoff=0.6)
+    return by_last[close[0]] if close else None
+
+
+def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:
+    """`; did you mean 'x'?` to follow an error message, or nothing where no name is near."""
+    close = nearest(name, known, cutoff=cutoff)
+    return f"; did you mean {close!r}?" if close else ""
