@@ -20,7 +20,7 @@ from tests.made_up_training import dies_with_rank_two
 from moonshine_tune.ablation.request import AblateRequest
 from moonshine_tune.ablation.results import show_ablation
 from moonshine_tune.ablation.run import run_ablation
-from moonshine_tune.ablation.space_file import read_space
+from moonshine_tune.ablation.space import read_space
 from moonshine_tune.core.progress import SilentProgress
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -36,7 +36,7 @@ import os, sys, time
 from pathlib import Path
 from moonshine_tune.ablation.run import run_ablation
 from moonshine_tune.ablation.request import AblateRequest
-from moonshine_tune.ablation.space_file import read_space
+from moonshine_tune.ablation.space import read_space
 from moonshine_tune.core.progress import SilentProgress
 from tests.made_up_training import FakeTrain
 

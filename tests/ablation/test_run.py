@@ -17,7 +17,7 @@ from moonshine_tune.ablation.folder import open_ablation
 from moonshine_tune.ablation.request import AblateRequest
 from moonshine_tune.ablation.results import Bounds, choose, pareto_front, show_ablation
 from moonshine_tune.ablation.run import AblationResult, run_ablation
-from moonshine_tune.ablation.space_file import read_space
+from moonshine_tune.ablation.space import read_space
 from moonshine_tune.ablation.study import TrialBook, TrialRecord
 from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.core.errors import (

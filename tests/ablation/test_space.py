@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from moonshine_tune.ablation.space import SearchSpace
-from moonshine_tune.ablation.space_file import read_space, space_names
+from moonshine_tune.ablation.space import read_space, space_names
 from moonshine_tune.config.resolve import resolve_settings
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import ProblemsError, RequestError

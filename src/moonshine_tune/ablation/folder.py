@@ -1,31 +1,41 @@
 """The folder of an ablation: what is searched, over which settings and data, in `ablation.json`.
 
-Beside it lie `trials/0001/` and so on (normal run folders), `logs/`, `locks/`, the database
-`trials.db` where none is named, and `trials.json`, a copy of the results for other programs.
+Beside it are `trials/0001/` and so on (normal run folders), `logs/`, `locks/`, the database
+`trials.db` where no other one is named, and `trials.json`, a copy of the results for other
+programs.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.ablation.sampling import StudyPlan
 from moonshine_tune.ablation.space import Scalar, SearchSpace
 from moonshine_tune.config.resolve import ResolvedSettings, resolve_settings
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.files import read_json
 from moonshine_tune.core.nested import flatten
 from moonshine_tune.core.provenance import command_line, git_state, platform_summary, versions
 from moonshine_tune.core.text import first_line
 
 SCHEMA_VERSION = 1
+OBJECTIVES = ("dev_wer", "canary_loss", "latency", "adapter_mb", "train_seconds")
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """A search as its folder describes it. `trials` is None where no number was set."""
+    """A search as its folder describes it.
+
+    Attributes:
+        data: sha256 of each manifest.
+        study: name of the Optuna study in the database.
+        storage: database URL without its password; None for the SQLite file of the folder.
+        objectives: what is minimized, of `OBJECTIVES`.
+        seed: of the sampler and of the order of a grid.
+        trials: how many may begin in all; None for no limit.
+    """
 
     path: Path
     space: SearchSpace
@@ -42,35 +52,17 @@ class Ablation:
 
     @property
     def record_path(self) -> Path:
-        """The file that holds all this."""
+        """The file with all this."""
         return self.path / "ablation.json"
 
     @property
-    def locks(self) -> Path:
-        """Folder of the locks of this machine's processes."""
-        return self.path / "locks"
-
-    @property
-    def own_url(self) -> str:
-        """URL of the SQLite file of this folder."""
-        return f"sqlite:///{(self.path / 'trials.db').absolute()}"
+    def starting_point(self) -> dict[str, Scalar] | None:
+        """The point of the space with the starting settings; None where they lie outside."""
+        return self.space.point_of(self.settings)
 
     def trial_folder(self, number: int) -> Path:
         """The run folder of a trial."""
         return self.path / "trials" / f"{number:04d}"
-
-    def plan(self) -> StudyPlan:
-        """What the database needs to know."""
-        return StudyPlan(
-            name=self.study,
-            space=self.space,
-            sampler=self.sampler,
-            pruner=self.pruner,
-            objectives=self.objectives,
-            canary_bound=self.settings.select.canary_bound,
-            start=self.space.point_of(self.settings),
-            seed=self.seed,
-        )
 
     def trial_settings(self, number: int, params: Mapping[str, Scalar]) -> ResolvedSettings:
         """The settings of one trial, each with its source.
@@ -82,8 +74,26 @@ class Ablation:
         base = self.settings.model_dump(mode="json")
         source = f"trial {number}"
         resolved = resolve_settings([("ablation", base), (source, point)])
-        moved = {key: source for key, _ in flatten(point)}
-        return replace(resolved, sources={**self.sources, **moved})
+        varied = {key: source for key, _ in flatten(point)}
+        return replace(resolved, sources={**self.sources, **varied})
+
+    def database_url(self, given: str | None) -> str:
+        """The database of the search: the given one, the recorded one, or the folder's own file.
+
+        Raises:
+            RequestError: the URL needs a password, which is not recorded, and none was given.
+        """
+        if given:
+            return given
+        if self.storage is None:
+            return f"sqlite:///{(self.path / 'trials.db').absolute()}"
+        if "***" in self.storage:
+            raise RequestError(
+                "the password of the database is not recorded",
+                where=self.record_path,
+                hint="give --storage again, or a URL without password and PGPASSWORD or ~/.pgpass",
+            )
+        return self.storage
 
     def to_record(self) -> dict[str, Any]:
         """The content of ablation.json."""
@@ -123,41 +133,16 @@ def open_ablation(path: Path) -> Ablation:
             where=path,
             hint="name the folder that was given as --out to `moonshine-tune ablate run`",
         )
+    record = read_json(file)
+    same = ("sources", "data", "study", "storage", "sampler", "pruner", "seed", "trials")
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
         return Ablation(
             path=path,
             space=SearchSpace.from_record(record["space_name"], record["space"]),
             settings=RunSettings.model_validate(record["settings"]),
-            sources=record["sources"],
-            data=record["data"],
-            study=record["study"],
-            storage=record["storage"],
-            sampler=record["sampler"],
-            pruner=record["pruner"],
             objectives=tuple(record["objectives"]),
-            seed=record["seed"],
-            trials=record["trials"],
+            **{key: record[key] for key in same},
         )
     except (ValueError, KeyError, TypeError) as error:
-        text = first_line(error)
-        raise RequestError(f"cannot be read: {type(error).__name__}: {text}", where=file) from error
-
-
-def storage_url(ablation: Ablation, told: str | None) -> str:
-    """The database of a search: the one told now, the one it was begun with, or its own file.
-
-    Raises:
-        RequestError: the URL holds a password, which is never written down, and was not told.
-    """
-    if told:
-        return told
-    if ablation.storage is None:
-        return ablation.own_url
-    if "***" in ablation.storage:
-        raise RequestError(
-            "the password of the database is not kept",
-            where=ablation.record_path,
-            hint="give --storage again, or use a URL without password and PGPASSWORD or ~/.pgpass",
-        )
-    return ablation.storage
+        text = f"{type(error).__name__}: {first_line(error)}"
+        raise RequestError(f"cannot be read: {text}", where=file) from error

@@ -90,7 +90,7 @@ def run(
     """
     from moonshine_tune.ablation.request import AblateRequest
     from moonshine_tune.ablation.run import run_ablation
-    from moonshine_tune.ablation.space_file import read_space
+    from moonshine_tune.ablation.space import read_space
 
     named = {"train": train, "dev": dev, "canary": canary, "replay": replay}
     request = AblateRequest(
