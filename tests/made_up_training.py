@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,3 +77,10 @@ def dies_with_rank_two(
     if resolved.settings.adapter.rank == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     FakeTrain()(resolved, out, progress, resume=resume)
+
+
+def takes_its_time(
+    resolved: ResolvedSettings, out: Path, progress: Progress, *, resume: bool = False
+) -> None:
+    """A training of some seconds that Ctrl-C interrupts between its scores."""
+    FakeTrain(lambda trial, step: time.sleep(0.8))(resolved, out, progress, resume=resume)

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from moonshine_tune.audio.noise_bank import open_sounds
 from moonshine_tune.config.resolve import PATH_SETTINGS, resolve_settings
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import ProblemsError, RequestError
-from moonshine_tune.core.files import disk_errors, read_json, write_json_atomic
+from moonshine_tune.core.files import disk_errors
 from moonshine_tune.core.nested import flatten, unflatten
+from moonshine_tune.core.provenance import command_line, git_state, platform_summary, versions
 from moonshine_tune.corpus.manifest import read_manifest
+from moonshine_tune.runs.records import AblationRecord
 
 _EXPLICIT = ("flag", "--set")
 _DEFAULT_TRIALS = 20
@@ -90,7 +93,7 @@ def prepare_ablation(request: AblateRequest) -> Ablation:
             locks.rmdir()
             request.out.rmdir()
             raise
-        write_json_atomic(ablation.record_path, ablation.to_record())
+        ablation.record.write(ablation.record_path)
         return ablation
 
 
@@ -141,20 +144,28 @@ def _new(request: AblateRequest) -> Ablation:
     sampler = request.sampler or "tpe"
     identity = [space.to_record(), _without_paths(settings), data, objectives, sampler]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return Ablation(
-        path=request.out,
-        space=space,
-        settings=settings,
+    record = AblationRecord(
+        schema_version=1,
+        kind="ablation",
+        command=command_line(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        space_name=space.name,
+        space=space.to_record(),
+        settings=settings.model_dump(mode="json"),
         sources=resolved.sources,
         data=data,
         study=request.study or f"moonshine-tune-{digest[:12]}",
         storage=None if request.storage is None else without_password(request.storage),
         sampler=sampler,
         pruner=request.pruner or "none",
-        objectives=objectives,
+        objectives=list(objectives),
         seed=request.seed or 0,
         trials=_num_trials(request, space, sampler),
+        versions=versions(),
+        platform=platform_summary(),
+        git=git_state(Path(__file__).parent),
     )
+    return Ablation(request.out, record, space, settings)
 
 
 def _num_trials(request: AblateRequest, space: SearchSpace, sampler: str) -> int | None:
@@ -183,7 +194,7 @@ def _check_not_searched(space: SearchSpace, layers: Layers) -> None:
         )
 
 
-def _fingerprints(settings: RunSettings, objectives: tuple[str, ...]) -> dict[str, str]:
+def _fingerprints(settings: RunSettings, objectives: Sequence[str]) -> dict[str, str]:
     """sha256 of each manifest. All of them are read: an error shows before the first trial."""
     data = settings.data
     named = {"train": data.train, "dev": data.dev, "canary": data.canary, "replay": data.replay}
@@ -229,22 +240,25 @@ def _continued(known: Ablation, request: AblateRequest) -> Ablation:
     problems = []
     if request.space is not None and request.space.to_record() != known.space.to_record():
         problems.append("the search space is another one")
-    for name, asked, recorded in (
-        ("--sampler", request.sampler, known.sampler),
-        ("--prune", request.pruner, known.pruner),
-        ("--objective", request.objectives or None, known.objectives),
-        ("--seed", request.seed, known.seed),
-        ("--study", request.study, known.study),
-        ("--storage", request.storage and without_password(request.storage), known.storage),
-    ):
-        if asked is not None and asked != recorded:
-            problems.append(f"{name} was {_shown(recorded)} and is now {_shown(asked)}")
-    problems += _changed_settings(known, request)
-    now = _fingerprints(known.settings, known.objectives)
+    flags = [
+        ("--sampler", request.sampler, known.record.sampler),
+        ("--prune", request.pruner, known.record.pruner),
+        ("--objective", list(request.objectives) or None, known.record.objectives),
+        ("--seed", request.seed, known.record.seed),
+        ("--study", request.study, known.record.study),
+        ("--storage", request.storage and without_password(request.storage), known.record.storage),
+    ]
+    named = [flag for flag in flags if flag[1] is not None] + _named_settings(known, request)
+    problems += [
+        f"{name} was {_shown(recorded)} and is now {_shown(asked)}"
+        for name, asked, recorded in named
+        if asked != recorded
+    ]
+    now = _fingerprints(known.settings, known.record.objectives)
     problems += [
         f"the {name} manifest has changed since the search began"
-        for name in known.data
-        if now.get(name) != known.data[name]
+        for name, sha256 in known.record.data.items()
+        if now.get(name) != sha256
     ]
     if problems:
         raise ProblemsError(
@@ -252,26 +266,22 @@ def _continued(known: Ablation, request: AblateRequest) -> Ablation:
             problems,
             hint="continue it with the same request, or start another one with another --out",
         )
-    if request.trials is None or request.trials == known.trials:
+    trials = _num_trials(request, known.space, known.record.sampler)
+    if request.trials is None or trials == known.record.trials:
         return known
-    known = replace(known, trials=_num_trials(request, known.space, known.sampler))
-    record = read_json(known.record_path)
-    write_json_atomic(known.record_path, {**record, "trials": known.trials})
-    return known
+    record = known.record.model_copy(update={"trials": trials})
+    record.write(known.record_path)
+    return replace(known, record=record)
 
 
-def _changed_settings(known: Ablation, request: AblateRequest) -> list[str]:
-    """Settings that the request names, where they differ from those of the search."""
+def _named_settings(known: Ablation, request: AblateRequest) -> list[tuple[str, Any, Any]]:
+    """Each setting that the request names, with its value now and in the search."""
     layers = request.all_layers
     if request.space is not None and layers:
         layers = (*request.space.layers, *layers)
     before, now = _flat(known.settings), _flat(resolve_settings(layers).settings)
     named = {key for _, content in layers for key, _ in flatten(content)}
-    return [
-        f"{key} was {_shown(before[key])} and is now {_shown(now[key])}"
-        for key in sorted(named)
-        if before[key] != now[key]
-    ]
+    return [(key, now[key], before[key]) for key in sorted(named)]
 
 
 def _flat(settings: RunSettings) -> Mapping[str, Any]:
@@ -279,6 +289,6 @@ def _flat(settings: RunSettings) -> Mapping[str, Any]:
 
 
 def _shown(value: object) -> str:
-    if isinstance(value, tuple):
+    if isinstance(value, list):
         return ", ".join(map(str, value))
     return "not set" if value is None else str(value)

@@ -11,7 +11,7 @@ import yaml
 from moonshine_tune.ablation.folder import OBJECTIVES, Ablation, open_ablation
 from moonshine_tune.ablation.latency import measure_latency
 from moonshine_tune.ablation.run import best_trial, shown_figures
-from moonshine_tune.ablation.study import AblationStudy, TrialRecord, storage_errors
+from moonshine_tune.ablation.study import AblationStudy, TrialSummary, storage_errors
 from moonshine_tune.config.resolve import PATH_SETTINGS
 from moonshine_tune.core.errors import NegativeAnswerError, RequestError
 from moonshine_tune.core.files import write_text_atomic
@@ -43,7 +43,7 @@ class AblationView:
 
     path: Path
     dimensions: tuple[str, ...]
-    trials: tuple[TrialRecord, ...]
+    trials: tuple[TrialSummary, ...]
     objectives: tuple[str, ...]
     front: tuple[int, ...]
     best: int | None
@@ -108,7 +108,7 @@ def show_ablation(
             if not objectives:
                 has_canary = any(t.figures.get("canary_loss") is not None for t in trials)
                 second = "canary_loss" if has_canary else "train_seconds"
-                objectives = tuple(dict.fromkeys((*ablation.objectives, second)))
+                objectives = tuple(dict.fromkeys((*ablation.record.objectives, second)))
             importances = {name: study.importances(name) for name in objectives}
         finally:
             study.close()
@@ -185,7 +185,7 @@ def choose(
     return Chosen(chosen.number, chosen.params, chosen.figures, tuple(reasons), against, file)
 
 
-def pareto_front(trials: Sequence[TrialRecord], objectives: Sequence[str]) -> tuple[int, ...]:
+def pareto_front(trials: Sequence[TrialSummary], objectives: Sequence[str]) -> tuple[int, ...]:
     """Numbers of the finished trials that no other equals or beats in every objective."""
     points = [
         (trial.number, tuple(float(trial.figures[name]) for name in objectives))
@@ -203,7 +203,7 @@ def pareto_front(trials: Sequence[TrialRecord], objectives: Sequence[str]) -> tu
     )
 
 
-def _within(done: Sequence[TrialRecord], bounds: Bounds) -> tuple[list[TrialRecord], list[str]]:
+def _within(done: Sequence[TrialSummary], bounds: Bounds) -> tuple[list[TrialSummary], list[str]]:
     """The trials within all bounds, and sentences on what each bound leaves out."""
     allowed, reasons = list(done), []
     limits = (bounds.max_canary, bounds.max_seconds, bounds.max_adapter_mb, bounds.max_latency)
@@ -236,7 +236,7 @@ def _within(done: Sequence[TrialRecord], bounds: Bounds) -> tuple[list[TrialReco
     return allowed, reasons
 
 
-def _with_latency(ablation: Ablation, trial: TrialRecord, progress: Progress) -> TrialRecord:
+def _with_latency(ablation: Ablation, trial: TrialSummary, progress: Progress) -> TrialSummary:
     """The trial with the latency of its exported files."""
     if trial.figures.get("latency") is not None:
         return trial
@@ -253,7 +253,7 @@ def _with_latency(ablation: Ablation, trial: TrialRecord, progress: Progress) ->
     return replace(trial, figures={**trial.figures, "latency": latency})
 
 
-def _preferred(allowed: Sequence[TrialRecord]) -> tuple[TrialRecord, str]:
+def _preferred(allowed: Sequence[TrialSummary]) -> tuple[TrialSummary, str]:
     lowest = min(allowed, key=lambda trial: (trial.figures["dev_wer"], trial.number))
     low, count = lowest.figures["dev_wer"], len(allowed)
     if any(trial.figures.get("canary_loss") is None for trial in allowed):
@@ -272,13 +272,15 @@ def _preferred(allowed: Sequence[TrialRecord]) -> tuple[TrialRecord, str]:
 
 
 def _compare(
-    ablation: Ablation, before: TrialRecord, after: TrialRecord
+    ablation: Ablation, before: TrialSummary, after: TrialSummary
 ) -> PairedComparison | None:
     """The paired comparison of two trials on dev, where the hypotheses of both are here.
 
     A trial of another machine, or with the result of an earlier trial, has none.
     """
-    files = [RunFolder(ablation.trial_folder(t.number)).dev_hypotheses_path for t in (before, after)]
+    files = [
+        RunFolder(ablation.trial_folder(t.number)).dev_hypotheses_path for t in (before, after)
+    ]
     try:
         first, second = (read_scored(file) for file in files)
     except RequestError:
@@ -288,7 +290,7 @@ def _compare(
     return compare_paired(first, second)
 
 
-def _settings_text(ablation: Ablation, trial: TrialRecord, num_done: int, file: Path) -> str:
+def _settings_text(ablation: Ablation, trial: TrialSummary, num_done: int, file: Path) -> str:
     settings = ablation.trial_settings(trial.number, trial.params).settings
     record = dict(flatten(settings.model_dump(mode="json", exclude_none=True)))
     for name in PATH_SETTINGS:
@@ -297,7 +299,7 @@ def _settings_text(ablation: Ablation, trial: TrialRecord, num_done: int, file: 
             record[name] = os.path.relpath(record[name], file.absolute().parent)
     head = (
         f"# Trial {trial.number} of an ablation, chosen among {num_done}: "
-        f"{shown_figures(trial.figures)} points.\n"
+        f"{shown_figures(trial.figures)}.\n"
         f"#   moonshine-tune train --config {file.name} --out runs/chosen\n"
     )
     return head + yaml.safe_dump(unflatten(record), sort_keys=False, allow_unicode=True)

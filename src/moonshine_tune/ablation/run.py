@@ -26,14 +26,15 @@ from moonshine_tune.ablation.study import (
     AblationStudy,
     Judge,
     Outcome,
-    TrialRecord,
+    TrialSummary,
     storage_errors,
 )
 from moonshine_tune.ablation.trial import TrainFunction, TrialJob, run_trial, trial_process
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.files import write_json_atomic
-from moonshine_tune.core.progress import Progress, Stage
+from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.signals import GracefulInterrupt
+from moonshine_tune.runs.records import TrialRecord
 
 _TICK_S = 0.5
 # A small space is used up when so many draws in a row had settings that were trained before.
@@ -56,7 +57,7 @@ class AblationResult:
 
     path: Path
     stopped: str
-    trials: tuple[TrialRecord, ...]
+    trials: tuple[TrialSummary, ...]
     best: int | None
     counts: dict[str, int]
     seconds: float
@@ -85,7 +86,8 @@ def run_ablation(
             records = study.records()
         finally:
             study.close()
-    write_json_atomic(ablation.path / "trials.json", [asdict(record) for record in records])
+    trials = [TrialRecord.model_validate(asdict(record)).to_json() for record in records]
+    write_json_atomic(ablation.path / "trials.json", trials)
     best = best_trial(records)
     return AblationResult(
         path=ablation.path,
@@ -97,7 +99,7 @@ def run_ablation(
     )
 
 
-def best_trial(records: Sequence[TrialRecord]) -> TrialRecord | None:
+def best_trial(records: Sequence[TrialSummary]) -> TrialSummary | None:
     """Lowest dev WER among the finished trials that hold the canary; else among all finished."""
     done = [record for record in records if record.state == "finished"]
     return min(
@@ -136,7 +138,7 @@ class _Search:
                 f"continuing {self._ablation.path}: {num_ended} trials have ended, "
                 f"{num_queued} that were interrupted are tried again"
             )
-        limit, minutes = self._ablation.trials, self._request.minutes
+        limit, minutes = self._ablation.record.trials, self._request.minutes
         name, total = (
             ("trials", limit) if limit else ("search, seconds", round((minutes or 0) * 60))
         )
@@ -195,7 +197,7 @@ class _Search:
             log=path / "logs" / f"{number:04d}.log",
             lock=path / "locks" / f"trial-{number:04d}.lock",
             threads=max(_num_cores() // workers, 1) if workers > 1 else 0,
-            measures_latency="latency" in self._ablation.objectives,
+            measures_latency="latency" in self._ablation.record.objectives,
         )
         self._progress.say(f"trial {number} begins: {shown_params(params)}")
         if workers:
@@ -217,7 +219,7 @@ class _Search:
                     is_asked = True
                     _interrupt(process)
                     self._progress.say(f"trial {number} ends its step and saves")
-                if not self._ablation.trials:
+                if not self._ablation.record.trials:
                     self._advance()
                 if not ours.poll(_TICK_S):
                     continue
@@ -231,15 +233,16 @@ class _Search:
         except (EOFError, BrokenPipeError, ConnectionResetError):
             process.join()
             return Outcome("interrupted" if is_asked else "crashed", error=_death_of(process))
+        except BaseException:
+            _interrupt(process)
+            raise
         finally:
             # A trial that waits for an answer gets none and stops.
             ours.close()
-            if process.is_alive() and not is_asked:
-                _interrupt(process)
             process.join(_STOP_S)
             process.kill()
 
-    def _report(self, record: TrialRecord) -> None:
+    def _report(self, record: TrialSummary) -> None:
         """One line for people on how a trial ended."""
         figures = record.figures
         if record.repeats:
@@ -251,11 +254,12 @@ class _Search:
                 f"stopped at step {figures['steps']}, dev WER {figures['dev_wer']:.2f} is above "
                 "the median"
             )
-        elif record.state == "running":
-            text = "another worker has taken it over"
+        elif record.state == "failed":
+            text = f"failed: {record.remark}"
+        elif record.state == "waiting":
+            text = f"{record.remark}; it continues where it stopped"
         else:
-            text = f"{record.remark or 'interrupted'}; tried again"
-            text = f"failed: {record.remark}" if record.state == "failed" else text
+            text = "another worker has taken it over"
         self._progress.say(f"trial {record.number}: {text}")
         self._repeats = self._repeats + 1 if record.repeats else 0
         self._advance()
@@ -265,21 +269,19 @@ class _Search:
         """Give up where the first trials have all failed for the same reason."""
         ended = [record for record in self._study.records() if record.has_ended]
         # Folders of trials in a message have numbers of their own.
-        reasons = {re.sub(r"\d+", "", record.remark) for record in ended}
-        if len(ended) < _SAME_FAILURES or len(reasons) > 1 or any(
-            record.state != "failed" for record in ended
-        ):
-            return
-        raise RequestError(
-            f"the first {len(ended)} trials all failed: {ended[0].remark}",
-            where=self._ablation.path,
-            hint=f"look at {self._ablation.path / 'logs'}, fix it, and choose another --out",
-        )
+        reasons = {(record.state, re.sub(r"\d+", "", record.remark)) for record in ended}
+        if len(ended) >= _SAME_FAILURES and len(reasons) == 1 and ended[0].state == "failed":
+            logs = self._ablation.path / "logs"
+            raise RequestError(
+                f"the first {len(ended)} trials all failed: {ended[0].remark}",
+                where=self._ablation.path,
+                hint=f"look at {logs}, fix the cause, and choose another --out",
+            )
 
     def _advance(self) -> None:
         """Move the bar to the trials that have ended, or to the time that is spent."""
         with self._lock:
-            if self._ablation.trials:
+            if self._ablation.record.trials:
                 done = sum(record.has_ended for record in self._study.records())
             else:
                 done = round(time.monotonic() - self._start_time)
@@ -289,8 +291,9 @@ class _Search:
 
 
 def _interrupt(process: BaseProcess) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(process.pid or 0, signal.SIGINT)
+    if process.pid and process.is_alive():
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGINT)
 
 
 def _death_of(process: BaseProcess) -> str:
@@ -315,7 +318,7 @@ def shown_value(value: object) -> str:
 def shown_figures(figures: Mapping[str, Any]) -> str:
     """The main figures of a trial in one line."""
     loss = figures.get("canary_loss")
-    canary = "" if loss is None else f", canary {loss:+.2f}"
+    canary = "" if loss is None else f", canary {loss:+.2f} points"
     return f"dev WER {figures['dev_wer']:.2f}{canary}"
 
 

@@ -25,13 +25,11 @@ from typing import Any
 
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from pydantic import BaseModel
 
 from moonshine_tune.config.resolve import read_preset, resolve_settings
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.nested import flatten, unflatten
-from moonshine_tune.core.text import did_you_mean
 from moonshine_tune.core.yaml import read_shipped, read_yaml, shipped_names
 
 Scalar = str | int | float | bool | None
@@ -105,9 +103,7 @@ class Dimension:
         values = self.distribution
         if isinstance(values, CategoricalDistribution):
             return trial.suggest_categorical(self.name, values.choices)
-        suggest = (
-            trial.suggest_int if isinstance(values, IntDistribution) else trial.suggest_float
-        )
+        suggest = trial.suggest_int if isinstance(values, IntDistribution) else trial.suggest_float
         return suggest(self.name, values.low, values.high, step=values.step, log=values.log)
 
     def to_record(self) -> Any:
@@ -223,24 +219,11 @@ def read_space(name: str) -> SearchSpace:
     )
 
 
-def _setting_types(section: type[BaseModel] = RunSettings, prefix: str = "") -> dict[str, Any]:
-    """The type of every setting by its full key."""
-    types: dict[str, Any] = {}
-    for name, field in section.model_fields.items():
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            types |= _setting_types(annotation, f"{prefix}{name}.")
-        else:
-            types[f"{prefix}{name}"] = annotation
-    return types
-
-
 class _SpaceReader:
     """Reads one space and collects everything that is wrong with it."""
 
     def __init__(self, name: str, folder: Path | None) -> None:
         self._name, self._folder = name, folder
-        self._types = _setting_types()
         self._layers: Layers = ()
         # A dict, because several values of one setting can be wrong in the same way.
         self._problems: dict[str, None] = {}
@@ -264,6 +247,8 @@ class _SpaceReader:
             for key in sorted(dimension.keys):
                 if key in owners:
                     self._refuse(f"{key} is varied by {owners[key]!r} and by {dimension.name!r}")
+                if key in _SCORING:
+                    self._refuse(f"{key} may not vary: trials must be scored alike to be compared")
                 owners[key] = dimension.name
         if self._problems:
             raise ProblemsError(
@@ -276,8 +261,8 @@ class _SpaceReader:
     def _refuse(self, problem: str) -> None:
         self._problems[problem] = None
 
-    def _accepts(self, layers: Layers) -> bool:
-        """Whether these settings are valid; if not, their problems are noted."""
+    def _accepts(self, *layers: tuple[str, Mapping[str, Any]]) -> bool:
+        """Whether these settings exist and are valid; if not, their problems are noted."""
         try:
             resolve_settings(layers)
         except ProblemsError as error:
@@ -293,99 +278,86 @@ class _SpaceReader:
             except RequestError as error:
                 self._refuse(f"preset: {error.message}")
         if isinstance(settings, Mapping):
-            fixed = {key: self._value(key, value) for key, value in flatten(settings)}
-            layers += ((f"space {self._name}", unflatten(fixed)),)
+            layers += ((f"space {self._name}", unflatten(self._values(settings))),)
         elif settings is not None:
             self._refuse("`settings:` must be a mapping, as in a settings file")
-        self._layers = layers if self._accepts(layers) else ()
+        self._layers = layers if self._accepts(*layers) else ()
 
-    def _dimension(self, key: str, value: object) -> Dimension | None:
-        """A dimension; None where its name or its form is wrong."""
-        mappings = isinstance(value, list) and all(isinstance(item, Mapping) for item in value)
-        bundle = key not in self._types and bool(value) and mappings
-        if not bundle and not self._may_vary(key):
-            return None
-        if isinstance(value, Mapping):
-            return self._range(key, value)
-        if not isinstance(value, list) or not value:
+    def _dimension(self, key: str, content: object) -> Dimension | None:
+        """A dimension; None where it has none of the forms."""
+        if isinstance(content, Mapping):
+            return self._range(key, content)
+        if not isinstance(content, list) or not content:
             self._refuse(
-                f"{key}: give a list of values, or a range {{low: …, high: …}}, not {value!r}"
+                f"{key}: give a list of values, or a range {{low: …, high: …}}, not {content!r}"
             )
             return None
-        options = [self._bundle(item) if bundle else self._option(key, item) for item in value]
-        for label, count in Counter(json.dumps(label) for label, _ in options).items():
+        if all(isinstance(item, Mapping) for item in content):
+            options = [self._values(item) for item in content]
+            labels: list[Scalar] = [_bundle_label(option) for option in options]
+        else:
+            options = [self._values({key: value}) for value in content]
+            labels = [_label(option[key]) for option in options]
+        for label, count in Counter(map(json.dumps, labels)).items():
             if count > 1:
                 self._refuse(f"{key}: listed twice: {label}")
-        for _, settings in options:
-            self._check_values(key, settings)
-        labels = CategoricalDistribution([label for label, _ in options])
-        return Dimension(key, labels, tuple(settings for _, settings in options))
-
-    def _option(self, key: str, value: Any) -> tuple[Scalar, dict[str, Any]]:
-        value = self._value(key, value)
-        label = value if isinstance(value, Scalar) else json.dumps(value, ensure_ascii=False)
-        return label, {key: value}
-
-    def _bundle(self, content: Mapping[str, Any]) -> tuple[Scalar, dict[str, Any]]:
-        settings = {key: self._value(key, value) for key, value in flatten(content)}
-        for key in settings:
-            self._may_vary(key)
-        texts = {k: f"{v:g}" if isinstance(v, float) else str(v) for k, v in settings.items()}
-        label = " ".join(f"{key.rpartition('.')[2]}={text}" for key, text in texts.items())
-        return label, settings
-
-    def _may_vary(self, key: str) -> bool:
-        """Whether there is such a setting and it may differ between trials."""
-        if key in _SCORING:
-            self._refuse(f"{key} may not vary: trials must be scored alike to be compared")
-        elif key not in self._types:
-            self._refuse(f"no setting is called {key!r}{did_you_mean(key, self._types)}")
-        return key in self._types and key not in _SCORING
-
-    def _check_values(self, key: str, settings: Mapping[str, Any]) -> None:
-        known = {name: value for name, value in settings.items() if name in self._types}
-        self._accepts((*self._layers, (f"space, {key}", unflatten(known))))
-
-    def _value(self, key: str, value: Any) -> Any:
-        if isinstance(value, str) and key in _PATHS and self._folder is not None:
-            return str((self._folder / value).absolute())
-        if isinstance(value, str):
-            # YAML 1.1 reads 3e-4 as text; people mean a number.
-            with suppress(ValueError):
-                return float(value)
-        return value
+        for option in options:
+            self._accepts(*self._layers, (f"space, {key}", unflatten(option)))
+        return Dimension(key, CategoricalDistribution(labels), tuple(options))
 
     def _range(self, key: str, content: Mapping[str, Any]) -> Dimension | None:
         unknown = [name for name in content if name not in _RANGE_KEYS]
         for name in unknown:
             self._refuse(f"{key}: a range has {', '.join(_RANGE_KEYS)}, not {name!r}")
-        low, high, step = (self._value("", content.get(name)) for name in ("low", "high", "step"))
-        log, integer = content.get("log", False), self._types.get(key) is int
-        problem = _range_problem((low, high, *([] if step is None else [step])), log, integer)
+        values = self._values(content)
+        low, high, step, log = (values.get(name) for name in _RANGE_KEYS)
+        integer = type(dict(flatten(RunSettings().model_dump())).get(key)) is int
+        problem = _range_problem(low, high, step, log, integer)
         if problem:
             self._refuse(f"{key}: {problem}")
         if unknown or problem:
             return None
         for end in (low, high):
-            self._check_values(key, {key: int(end) if integer else end})
-        return Dimension(key, _numbers(low, high, step, log, integer))
+            value = int(end) if integer else end
+            self._accepts(*self._layers, (f"space, {key}", unflatten({key: value})))
+        return Dimension(key, _numbers(low, high, step, bool(log), integer))
+
+    def _values(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Flat settings, with absolute paths, and numbers that YAML 1.1 reads as text (3e-4)."""
+        values = dict(flatten(content))
+        for key, value in values.items():
+            if isinstance(value, str) and key in _PATHS and self._folder is not None:
+                values[key] = str((self._folder / value).absolute())
+            elif isinstance(value, str):
+                with suppress(ValueError):
+                    values[key] = float(value)
+        return values
 
 
-def _range_problem(numbers: tuple[Any, ...], log: object, integer: bool) -> str:
-    """What is wrong with low, high and, where there is one, step; empty where nothing is."""
+def _label(value: Any) -> Scalar:
+    return value if isinstance(value, Scalar) else json.dumps(value, ensure_ascii=False)
+
+
+def _bundle_label(settings: Mapping[str, Any]) -> str:
+    texts = {k: f"{v:g}" if isinstance(v, float) else str(v) for k, v in settings.items()}
+    return " ".join(f"{key.rpartition('.')[2]}={text}" for key, text in texts.items())
+
+
+def _range_problem(low: Any, high: Any, step: Any, log: Any, integer: bool) -> str:
+    """What is wrong with a range; empty where nothing is. No step and no log are None."""
+    numbers = [low, high] if step is None else [low, high, step]
     if any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers):
         return "low, high and step must be numbers"
     if not all(math.isfinite(number) for number in numbers):
         return "low, high and step must be finite"
-    low, high, *step = numbers
     if low >= high:
         return f"low ({low:g}) must lie below high ({high:g})"
-    if step and not 0 < step[0] <= high - low:
-        return f"step ({step[0]:g}) does not fit between low and high"
-    if not isinstance(log, bool):
+    if step is not None and not 0 < step <= high - low:
+        return f"step ({step:g}) does not fit between low and high"
+    if log not in (None, True, False):
         return "log is true or false"
-    if log and (low <= 0 or step):
+    if log and (low <= 0 or step is not None):
         return "a log range starts above 0 and has no step"
     if integer and any(number != int(number) for number in numbers):
-        return "the setting takes whole numbers"
+        return "takes whole numbers"
     return ""

@@ -5,6 +5,7 @@ number of processes and machines can work on one study. A trial has a number fro
 when it is tried again; in Optuna each try is a trial of its own, linked to the first one.
 """
 
+import copy
 import random
 import threading
 import time
@@ -51,8 +52,11 @@ _STATES = {
     TrialState.RUNNING: "running", TrialState.WAITING: "waiting",
 }  # fmt: skip
 
-# Heartbeats and some options of the samplers may still change, says Optuna each time.
+# Optuna warns of each option that may still change, of heartbeats that it does not record itself,
+# and of a trial that is tried again with the constraint that it has.
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+warnings.filterwarnings("ignore", "Heartbeat of storage is supposed to be used")
+warnings.filterwarnings("ignore", "The constraint value is ignored")
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class TrialRecord:
+class TrialSummary:
     """One trial as the database knows it.
 
     Attributes:
@@ -118,15 +122,14 @@ class AblationStudy:
     def __init__(self, ablation: Ablation, url: str) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._ablation = ablation
-        self._is_shared = ablation.storage is not None
-        interval, self.grace_s = _MANY_MACHINES_S if self._is_shared else _ONE_MACHINE_S
+        interval, self.grace_s = _MANY_MACHINES_S if ablation.is_shared else _ONE_MACHINE_S
         self._retry = RetryHeartbeatStaleTrialCallback(max_retry=_MAX_RETRIES)
         self._storage = _open_storage(url, interval, self.grace_s, self._retry)
         with storage_errors(url):
             self._study = self._open_study()
-        if len(self._study.directions) != len(ablation.objectives):
+        if len(self._study.directions) != len(ablation.record.objectives):
             raise RequestError(
-                f"the study {ablation.study} has other objectives",
+                f"the study {ablation.record.study} has other objectives",
                 hint="start another one in the same database with --study NAME",
             )
 
@@ -134,16 +137,18 @@ class AblationStudy:
         """The study; of several processes that start at once, one makes it."""
         ablation = self._ablation
         options: dict[str, Any] = {
-            "study_name": ablation.study,
+            "study_name": ablation.record.study,
             "storage": self._storage,
             "sampler": _SeededSampler(ablation),
             "pruner": optuna.pruners.MedianPruner(n_startup_trials=_PRUNE_AFTER_TRIALS),
         }
         try:
-            study = optuna.create_study(directions=["minimize"] * len(ablation.objectives), **options)
+            study = optuna.create_study(
+                directions=["minimize"] * len(ablation.record.objectives), **options
+            )
         except optuna.exceptions.DuplicatedStudyError:
             return optuna.load_study(**options)
-        if ablation.starting_point is not None and ablation.sampler != "grid":
+        if ablation.starting_point is not None and ablation.record.sampler != "grid":
             study.enqueue_trial(ablation.starting_point)
         return study
 
@@ -154,12 +159,12 @@ class AblationStudy:
 
     def num_open(self) -> int | None:
         """Trials that can still begin; None where there is no limit."""
-        if self._ablation.trials is None:
+        if self._ablation.record.trials is None:
             return None
         numbers = trial_numbers(self._trials())
         waiting = self._trials(TrialState.WAITING)
         begun = len(set(numbers.values())) - sum(_first_try(trial) is None for trial in waiting)
-        return self._num_retries() + max(self._ablation.trials - begun, 0)
+        return self._num_retries() + max(self._ablation.record.trials - begun, 0)
 
     def take_up_stale(self) -> None:
         """Queue again the trials whose worker has died."""
@@ -168,11 +173,12 @@ class AblationStudy:
         # never gets stale. Version 0.1 recorded no heartbeat on one machine.
         for trial in self._trials(TrialState.RUNNING):
             age = datetime.now() - (trial.datetime_start or datetime.now())
-            if trial.user_attrs.get(_ATTEMPT) != trial.number and age.seconds > self.grace_s:
+            is_old = age.total_seconds() > self.grace_s
+            if is_old and trial.user_attrs.get(_ATTEMPT) != trial.number:
                 # Another process may be quicker.
                 with suppress(ValueError, UpdateFinishedTrialError):
                     self._study.tell(trial.number, state=TrialState.FAIL)
-                    self._retry(self._study, trial)
+                    self._retry(self._study, copy.deepcopy(trial))
 
     def wait_for_workers(self) -> int:
         """On one machine, wait until the worker of each running trial is known to live or not.
@@ -185,55 +191,58 @@ class AblationStudy:
         """
         deadline = time.monotonic() + self.grace_s + 1
         self.take_up_stale()
-        while self._trials(TrialState.RUNNING) and not self._is_shared:
+        while self._trials(TrialState.RUNNING) and not self._ablation.is_shared:
             if time.monotonic() > deadline:
                 break
             time.sleep(0.2)
             self.take_up_stale()
         return self._num_retries()
 
-    def run_next(self, attempt: Attempt) -> TrialRecord | None:
+    def run_next(self, attempt: Attempt) -> TrialSummary | None:
         """Take the next trial, let `attempt` train it, and record how it ended.
+
+        Not by `Study.optimize`, which hides an error of the database behind one of its own.
 
         Returns:
             The trial as it is recorded then; None where there was none left.
         """
-        taken: list[int] = []
-        outcome, failure, is_lost = Outcome("interrupted"), None, False
-
-        def objective(trial: optuna.Trial) -> list[float]:
-            nonlocal outcome, failure, is_lost
-            number = trial_numbers(self._trials())[trial.number]
-            if self._ablation.trials is not None and number > self._ablation.trials:
-                # Another worker took the last one between the question and Optuna's answer.
-                trial.set_user_attr("surplus", True)
-                raise _NoResultError
-            taken.append(number)
+        trial, limit = self._study.ask(), self._ablation.record.trials
+        number = trial_numbers(self._trials())[trial.number]
+        if limit is not None and number > limit:
+            # Another worker took the last one between the question and Optuna's answer.
+            trial.set_user_attr("surplus", True)
+            self._study.tell(trial, state=TrialState.FAIL)
+            return None
+        outcome = Outcome("interrupted", error="interrupted")
+        # Raised where another worker has taken it over meanwhile: its result counts.
+        with suppress(UpdateFinishedTrialError):
             try:
-                trial.set_user_attr(_ATTEMPT, trial.number)
-                outcome = self._train(trial, number, attempt)
-            except BaseException as error:
-                failure = error
-            try:
-                return self._result(trial, outcome)
-            except UpdateFinishedTrialError:
-                # Another worker has taken it over meanwhile: its result counts.
-                is_lost = True
-                raise
+                with self._heartbeat(trial):
+                    outcome = self._train(trial, number, attempt)
+            finally:
+                self._tell(trial, outcome)
+        return next(record for record in self.records() if record.number == number)
 
-        def queue_again(study: optuna.Study, trial: FrozenTrial) -> None:
-            crashes = trial.user_attrs.get("crashes", 0)
-            if taken and outcome.kind in ("interrupted", "crashed") and crashes <= _MAX_CRASHES:
-                self._retry(study, trial)
+    @contextmanager
+    def _heartbeat(self, trial: optuna.Trial) -> Iterator[None]:
+        """Record that the worker of a trial lives, again and again."""
+        has_ended = threading.Event()
 
+        def record() -> None:
+            while not has_ended.wait(self._storage.heartbeat_interval):
+                # A database that is away for a moment is back for the next one.
+                with suppress(optuna.exceptions.StorageInternalError):
+                    self._storage.record_heartbeat(trial._trial_id)
+
+        self._storage.record_heartbeat(trial._trial_id)
+        trial.set_user_attr(_ATTEMPT, trial.number)
+        thread = threading.Thread(target=record, daemon=True)
+        thread.start()
         try:
-            self._study.optimize(objective, 1, catch=(_NoResultError,), callbacks=[queue_again])
-        except ValueError:
-            if not is_lost:
-                raise
-        if failure is not None:
-            raise failure
-        return next((record for record in self.records() if record.number in taken), None)
+            yield
+        finally:
+            has_ended.set()
+            thread.join()
 
     def _train(self, trial: optuna.Trial, number: int, attempt: Attempt) -> Outcome:
         params = {item.name: item.suggest(trial) for item in self._ablation.space.dimensions}
@@ -243,29 +252,38 @@ class AblationStudy:
                 return Outcome("finished", record.figures)
 
         def judge(step: int, dev_wer: float) -> bool:
-            if self._ablation.pruner == "none":
+            if self._ablation.record.pruner == "none":
                 return False
             trial.report(dev_wer, step)
             return trial.should_prune()
 
         return attempt(number, params, judge)
 
-    def _result(self, trial: optuna.Trial, outcome: Outcome) -> list[float]:
-        """Write an outcome into the trial, and return or raise it as Optuna expects it."""
-        trial.set_user_attr("figures", dict(outcome.figures))
-        if outcome.kind in ("finished", "pruned"):
-            loss = outcome.figures.get("canary_loss")
-            bound = self._ablation.settings.select.canary_bound
-            trial.set_constraint("canary", 0.0 if loss is None else loss - bound)
-            if outcome.kind == "pruned":
-                raise optuna.TrialPruned
-            return [float(outcome.figures[name]) for name in self._ablation.objectives]
-        trial.set_user_attr("error", outcome.error)
-        if outcome.kind == "crashed":
-            trial.set_user_attr("crashes", trial.user_attrs.get("crashes", 0) + 1)
-        raise _NoResultError
+    def _tell(self, trial: optuna.Trial, outcome: Outcome) -> None:
+        """Write an outcome into a trial, and queue it again where that is worth it.
 
-    def records(self) -> tuple[TrialRecord, ...]:
+        Raises:
+            UpdateFinishedTrialError: it has ended already.
+        """
+        figures, values = outcome.figures, None
+        trial.set_user_attr("figures", dict(figures))
+        if outcome.kind in ("finished", "pruned"):
+            loss, bound = figures.get("canary_loss"), self._ablation.settings.select.canary_bound
+            trial.set_constraint("canary", 0.0 if loss is None else loss - bound)
+        if outcome.kind == "finished":
+            values = [float(figures[name]) for name in self._ablation.record.objectives]
+        if outcome.error:
+            trial.set_user_attr("error", outcome.error)
+        crashes = trial.user_attrs.get("crashes", 0) + (outcome.kind == "crashed")
+        if outcome.kind == "crashed":
+            trial.set_user_attr("crashes", crashes)
+        state = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED}.get(outcome.kind)
+        state = state or TrialState.FAIL
+        ended = self._study.tell(trial, values, state=state, skip_if_finished=True)
+        if outcome.kind in ("interrupted", "crashed") and crashes <= _MAX_CRASHES:
+            self._retry(self._study, ended)
+
+    def records(self) -> tuple[TrialSummary, ...]:
         """All trials by number; of a trial that was tried again, the last try."""
         trials = self._trials()
         numbers = trial_numbers(trials)
@@ -281,11 +299,14 @@ class AblationStudy:
         values = {t.user_attrs.get("figures", {}).get(objective) for t in done}
         if len(done) < 4 or None in values or len(values) < 2:
             return {}
-        shares = optuna.importance.get_param_importances(
-            self._study,
-            evaluator=optuna.importance.PedAnovaImportanceEvaluator(),
-            target=lambda trial: float(trial.user_attrs["figures"][objective]),
-        )
+        with warnings.catch_warnings():
+            # Optuna warns that lower values of the target count as better: they do.
+            warnings.simplefilter("ignore")
+            shares = optuna.importance.get_param_importances(
+                self._study,
+                evaluator=optuna.importance.PedAnovaImportanceEvaluator(),
+                target=lambda trial: float(trial.user_attrs["figures"][objective]),
+            )
         return {name: round(float(value), 4) for name, value in shares.items()}
 
     def _num_retries(self) -> int:
@@ -296,28 +317,24 @@ class AblationStudy:
         return self._study.get_trials(deepcopy=False, states=states or None)
 
 
-class _NoResultError(Exception):
-    """Ends an Optuna trial as failed."""
-
-
 class _SeededSampler(optuna.samplers.BaseSampler):
     """Seeds the draws of each trial by its number: a search that was killed draws the trials of
     one that was not."""
 
     def __init__(self, ablation: Ablation) -> None:
         self._ablation = ablation
-        self._points = list(ablation.space.grid()) if ablation.sampler == "grid" else []
+        self._points = list(ablation.space.grid()) if ablation.record.sampler == "grid" else []
         # A search over a grid that is cut short has seen all corners.
-        random.Random(ablation.seed).shuffle(self._points)
+        random.Random(ablation.record.seed).shuffle(self._points)
         self._local = threading.local()
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         number = trial_numbers(study.get_trials(deepcopy=False))[trial.number]
-        seed = zlib.crc32(f"{self._ablation.seed} {number - 1} ".encode())
+        seed = zlib.crc32(f"{self._ablation.record.seed} {number - 1} ".encode())
         self._local.sampler = self._seeded(number, seed)
 
     def _seeded(self, number: int, seed: int) -> optuna.samplers.BaseSampler:
-        if self._ablation.sampler != "tpe":
+        if self._ablation.record.sampler != "tpe":
             sampler = optuna.samplers.RandomSampler(seed=seed)
             if not self._points:
                 return sampler
@@ -364,7 +381,7 @@ def _first_try(trial: FrozenTrial) -> int | None:
     return trial.user_attrs.get("retry_of") if first is None else first
 
 
-def _record(number: int, trial: FrozenTrial) -> TrialRecord:
+def _record(number: int, trial: FrozenTrial) -> TrialSummary:
     attributes = trial.user_attrs
     state = _STATES[trial.state]
     remark = f"as trial {attributes['same_as']}" if "same_as" in attributes else ""
@@ -373,7 +390,7 @@ def _record(number: int, trial: FrozenTrial) -> TrialRecord:
     elif state == "waiting":
         remark = attributes.get("error", "")
     params = trial.params or trial.system_attrs.get("fixed_params", {})
-    return TrialRecord(number, state, params, attributes.get("figures", {}), remark)
+    return TrialSummary(number, state, params, attributes.get("figures", {}), remark)
 
 
 def without_password(url: str) -> str:
@@ -402,8 +419,9 @@ def storage_errors(url: str) -> Iterator[None]:
         yield
     except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
         cause = error.__cause__ or error
+        cause = getattr(cause, "orig", None) or cause
         raise MachineError(
-            f"the database of trials cannot be used: {first_line(getattr(cause, 'orig', None) or cause)}",
+            f"the database of trials cannot be used: {first_line(cause)}",
             where=without_password(url),
             hint="what was trained is in the trials folder; fix it and run the same command again",
         ) from error
@@ -412,9 +430,11 @@ def storage_errors(url: str) -> Iterator[None]:
 def _open_storage(url: str, interval: int, grace: int, retry: Any) -> RDBStorage:
     parsed = _parsed(url)
     # Another process may hold the SQLite file for a moment: wait for it.
-    is_sqlite = parsed.get_backend_name() == "sqlite"
+    waits = {"connect_args": {"timeout": 60}}
     options: dict[str, Any] = {
-        "engine_kwargs": {"connect_args": {"timeout": 60}} if is_sqlite else {"pool_pre_ping": True},
+        "engine_kwargs": waits
+        if parsed.get_backend_name() == "sqlite"
+        else {"pool_pre_ping": True},
         "heartbeat_interval": interval,
         "grace_period": grace,
         "heartbeat_stale_trial_callback": retry,
