@@ -73,13 +73,13 @@ def line(number: int, errors: int) -> dict[str, Any]:
 def dies_with_rank_two(
     resolved: ResolvedSettings, out: Path, progress: Progress, *, resume: bool = False
 ) -> None:
-    """A training that takes its whole process with it, as the kernel does where memory ends."""
+    """A training whose process is killed, as by the kernel when memory runs out."""
     if resolved.settings.adapter.rank == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     FakeTrain()(resolved, out, progress, resume=resume)
 
 
-def takes_its_time(
+def sleeps_between_scores(
     resolved: ResolvedSettings, out: Path, progress: Progress, *, resume: bool = False
 ) -> None:
     """A training of some seconds that Ctrl-C interrupts between its scores."""

@@ -21,6 +21,7 @@ from moonshine_tune.ablation.request import AblateRequest
 from moonshine_tune.ablation.results import show_ablation
 from moonshine_tune.ablation.run import run_ablation
 from moonshine_tune.ablation.space import read_space
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.runs.folder import RunFolder
 
@@ -74,7 +75,7 @@ print(result.stopped)
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "clip.wav").write_bytes(b"")
     for name in ("train", "dev"):
-        # Equal data and an equal space are one study: no test may find that of another.
+        # Equal data and an equal space make the same study: tests must not share one.
         line = {"id": f"{name} of {tmp_path.name}", "audio": "clip.wav", "text": "one"}
         (tmp_path / f"{name}.jsonl").write_text(json.dumps(line) + "\n")
     (tmp_path / "space.yaml").write_text(_SPACE)
@@ -101,7 +102,7 @@ def _end(process: "subprocess.Popen[str]") -> str:
 
 
 def _ran(folder: Path) -> list[tuple[str, str, bool]]:
-    """Trial, process and whether it went on from a saved state, of each training so far."""
+    """Trial, process and whether it continued from a saved state, of each training so far."""
     path = folder / "ran.txt"
     rows = [line.split() for line in path.read_text().splitlines()] if path.is_file() else []
     return [(row[0], row[1], row[2] == "1") for row in rows]
@@ -110,7 +111,7 @@ def _ran(folder: Path) -> list[tuple[str, str, bool]]:
 def _wait_for(folder: Path, trainings: int) -> None:
     deadline = time.monotonic() + 60
     while len(_ran(folder)) < trainings:
-        assert time.monotonic() < deadline, "the search does not get on"
+        assert time.monotonic() < deadline, "the search makes no progress"
         time.sleep(0.01)
 
 
@@ -118,7 +119,7 @@ def _states(folder: Path) -> dict[int, str]:
     return {trial.number: trial.state for trial in show_ablation(folder / "ablation").trials}
 
 
-def test_a_search_that_is_killed_halfway_goes_on_and_loses_nothing(folder: Path) -> None:
+def test_a_search_that_is_killed_halfway_continues_and_loses_nothing(folder: Path) -> None:
     first = _start(folder, trials=6, seconds=0.15)
     _wait_for(folder, 3)
     time.sleep(0.25)  # into the third trial, after its first score
@@ -132,7 +133,7 @@ def test_a_search_that_is_killed_halfway_goes_on_and_loses_nothing(folder: Path)
     ran = _ran(folder)
     assert Counter(name for name, _, _ in ran) == {f"{n:04d}": 1 + (n == 3) for n in range(1, 7)}
     again = [resumed for name, _, resumed in ran if name == "0003"]
-    assert again == [False, True], "the trial under way goes on from its saved state"
+    assert again == [False, True], "the running trial continues from its saved state"
 
 
 _SEARCH = """
@@ -142,7 +143,7 @@ from moonshine_tune.ablation.run import run_ablation
 from moonshine_tune.ablation.request import AblateRequest
 from moonshine_tune.ablation.space import read_space
 from moonshine_tune.core.progress import SilentProgress
-from tests.made_up_training import takes_its_time
+from tests.made_up_training import sleeps_between_scores
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
@@ -151,7 +152,7 @@ if __name__ == "__main__":
         folder / "ablation", read_space(str(folder / "space.yaml")), (("flag", {"data": data}),),
         trials=3, workers=2,
     )
-    print(run_ablation(request, SilentProgress(), train=takes_its_time).stopped)
+    print(run_ablation(request, SilentProgress(), train=sleeps_between_scores).stopped)
 """
 
 
@@ -161,7 +162,7 @@ def test_two_workers_are_interrupted_and_continue_where_they_stopped(folder: Pat
     runs = [RunFolder(folder / "ablation" / "trials" / name) for name in ("0001", "0002")]
     deadline = time.monotonic() + 60
     while not all(len(run.read_metrics()) > 1 for run in runs):
-        assert time.monotonic() < deadline, "the trials do not get on"
+        assert time.monotonic() < deadline, "the trials make no progress"
         time.sleep(0.05)
     search.send_signal(signal.SIGINT)
     assert _end(search) == "interrupted"
@@ -272,3 +273,14 @@ def test_one_of_two_processes_is_killed(folder: Path, storage: str) -> None:
     assert _states(folder) == dict.fromkeys(range(1, 7), "finished")
     tried = Counter(name for name, _, _ in _ran(folder))
     assert tried == {f"{n:04d}": 1 + (n == 1) for n in range(1, 7)}
+
+
+def test_no_password_reaches_the_disk(folder: Path, postgresql: str) -> None:
+    url = postgresql.replace("tester@", "tester:opensesame@")
+    assert _end(_start(folder, trials=1, storage=url)) == "finished"
+    assert show_ablation(folder / "ablation", storage=url).best == 1
+    with pytest.raises(RequestError, match="the password of the database is not recorded"):
+        show_ablation(folder / "ablation")
+    files = [path for path in (folder / "ablation").rglob("*") if path.is_file()]
+    assert files
+    assert not [path for path in files if b"opensesame" in path.read_bytes()]

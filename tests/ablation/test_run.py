@@ -86,8 +86,8 @@ def test_trials_differ_also_after_a_search_was_continued(request_of: Make) -> No
 def test_a_search_that_was_cut_has_the_trials_of_an_unbroken_one(
     request_of: Make, tmp_path: Path, sampler: str
 ) -> None:
-    """Continued after three trials, one of them begun twice: a kill changes no draw."""
-    whole = _run(request_of(trials=9, sampler=sampler, out=tmp_path / "whole"), FakeTrain())
+    """Continued after three trials, one of them started twice: a kill changes no draw."""
+    unbroken = _run(request_of(trials=9, sampler=sampler, out=tmp_path / "unbroken"), FakeTrain())
 
     def act(trial: int, step: int) -> None:
         if trial == 4 and step == 50:
@@ -97,8 +97,8 @@ def test_a_search_that_was_cut_has_the_trials_of_an_unbroken_one(
     _run(replace(cut, trials=2), FakeTrain())
     _run(cut, FakeTrain(act))
     result = _run(cut, FakeTrain())
-    assert [trial.params for trial in result.trials] == [trial.params for trial in whole.trials]
-    assert result.best == whole.best
+    assert [trial.params for trial in result.trials] == [trial.params for trial in unbroken.trials]
+    assert result.best == unbroken.best
 
 
 def test_a_grid_runs_every_point_once(request_of: Make) -> None:
@@ -136,8 +136,8 @@ def test_a_crash_is_recorded_and_the_search_goes_on(request_of: Make) -> None:
         if trial == 3:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    train, said = FakeTrain(act), _Messages()
-    result = _run(request_of(trials=5), train, said)
+    train, progress = FakeTrain(act), _Messages()
+    result = _run(request_of(trials=5), train, progress)
     assert result.counts == {"finished": 3, "failed": 2}
     remarks = {trial.number: trial.remark for trial in result.trials}
     assert remarks[2] == "ValueError: made up"
@@ -146,7 +146,7 @@ def test_a_crash_is_recorded_and_the_search_goes_on(request_of: Make) -> None:
     record = RunFolder(result.path / "trials" / "0002").read_record()
     assert record["status"] == "failed"
     assert "Traceback" in (result.path / "logs" / "0002.log").read_text()
-    assert any(line == "trial 2: failed: ValueError: made up" for line in said.lines)
+    assert any(line == "trial 2: failed: ValueError: made up" for line in progress.lines)
 
 
 def test_trials_that_all_fail_alike_end_the_search(request_of: Make) -> None:
@@ -178,7 +178,7 @@ def test_an_interrupted_search_goes_on_where_it_stopped(request_of: Make) -> Non
     assert result.counts == {"finished": 5}
     assert [trial.number for trial in result.trials] == [1, 2, 3, 4, 5]
     resolved, out, resumed = again.ran[0]
-    assert resumed, "it goes on from the saved state"
+    assert resumed, "it continues from the saved state"
     assert out == third[1]
     assert resolved.settings == third[0].settings
 
@@ -197,8 +197,8 @@ def test_bad_trials_are_pruned_by_the_median_of_the_others(request_of: Make) -> 
         # All curves of the made-up training are parallel, so that the ends rank as the scores do;
         # the median is that of the trials that were not stopped themselves.
         ends = [wer_of(resolved) for resolved, _, _ in train.ran[: trial.number]]
-        whole = [one.number for one in result.trials if one.state == "finished"]
-        assert ends[-1] >= median(ends[n - 1] for n in whole if n < trial.number)
+        finished = [item.number for item in result.trials if item.state == "finished"]
+        assert ends[-1] >= median(ends[n - 1] for n in finished if n < trial.number)
 
 
 def test_time_is_kept(request_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,10 +294,10 @@ def test_several_objectives(request_of: Make) -> None:
     front = [view.trials[number - 1] for number in view.front]
     for trial in view.trials:
         beaten = any(
-            other.figures["dev_wer"] <= trial.figures["dev_wer"]
-            and other.figures["canary_loss"] <= trial.figures["canary_loss"]
-            and other.figures != trial.figures
-            for other in view.trials
+            rival.figures["dev_wer"] <= trial.figures["dev_wer"]
+            and rival.figures["canary_loss"] <= trial.figures["canary_loss"]
+            and rival.figures != trial.figures
+            for rival in view.trials
         )
         assert beaten != (trial in front)
 
@@ -305,9 +305,9 @@ def test_several_objectives(request_of: Make) -> None:
 def test_importances_name_what_mattered(request_of: Make) -> None:
     space = "space:\n  adapter.rank: [2, 8, 64]\n  train.weight_decay: {low: 0, high: 0.1}\n"
     result = _run(request_of(space, trials=25, sampler="random"), FakeTrain())
-    found = show_ablation(result.path, objectives=["dev_wer"]).importances["dev_wer"]
-    assert found["adapter.rank"] > 0.8
-    assert sum(found.values()) == pytest.approx(1, abs=0.01)
+    shares = show_ablation(result.path, objectives=["dev_wer"]).importances["dev_wer"]
+    assert shares["adapter.rank"] > 0.8
+    assert sum(shares.values()) == pytest.approx(1, abs=0.01)
 
 
 def test_choice_with_reason_and_settings_file(request_of: Make) -> None:
@@ -399,7 +399,7 @@ def test_pareto_front_of_equal_points() -> None:
 
 
 def test_a_real_interrupt_between_trials(request_of: Make) -> None:
-    """A signal while no trial listens for it: the trial under way ends, no other begins."""
+    """A signal that the trial does not handle: the trial finishes, no other begins."""
     train = FakeTrain(
         lambda trial, step: signal.raise_signal(signal.SIGINT) if (trial, step) == (2, 50) else None
     )

@@ -48,7 +48,7 @@ space:
     assert settings.retain.strengths == (1.0, 0.5)
 
 
-def test_everything_wrong_is_told_at_once_with_the_nearest_name(tmp_path: Path) -> None:
+def test_everything_wrong_is_reported_at_once_with_the_nearest_name(tmp_path: Path) -> None:
     problems = _problems(
         tmp_path,
         """
@@ -149,10 +149,10 @@ def test_where_settings_lie_in_a_space(tmp_path: Path) -> None:
         "space:\n  train.learning_rate: {low: 1e-4, high: 1e-3}\n"
         "  size: [{adapter.rank: 4, adapter.alpha: 8}, {adapter.rank: 8, adapter.alpha: 16}]\n",
     )
-    found = space.point_of(RunSettings())
-    assert found is not None
-    assert found["train.learning_rate"] == 5e-4
-    assert space.settings_of(found)["adapter"] == {"rank": 8, "alpha": 16}
+    point = space.point_of(RunSettings())
+    assert point is not None
+    assert point["train.learning_rate"] == 5e-4
+    assert space.settings_of(point)["adapter"] == {"rank": 8, "alpha": 16}
     outside = resolve_settings([("test", {"adapter": {"rank": 8, "alpha": 9}})]).settings
     assert space.point_of(outside) is None
 

@@ -24,8 +24,8 @@ from moonshine_tune.ablation.request import AblateRequest, prepare_ablation
 from moonshine_tune.ablation.space import Scalar
 from moonshine_tune.ablation.study import (
     AblationStudy,
-    Judge,
     Outcome,
+    ReportScore,
     TrialSummary,
     storage_errors,
 )
@@ -131,7 +131,7 @@ class _Search:
 
     def run(self) -> str:
         """Work until no trial is left, time is up or a stop was asked for; why it ended."""
-        num_queued = self._study.wait_for_workers()
+        num_queued = self._study.wait_for_heartbeats(self._progress)
         num_ended = sum(record.has_ended for record in self._study.records())
         if num_queued or num_ended:
             self._progress.say(
@@ -184,7 +184,9 @@ class _Search:
         minutes = self._request.minutes
         return minutes is not None and time.monotonic() - self._start_time > minutes * 60
 
-    def _attempt(self, number: int, params: Mapping[str, Scalar], judge: Judge) -> Outcome:
+    def _attempt(
+        self, number: int, params: Mapping[str, Scalar], report_score: ReportScore
+    ) -> Outcome:
         """Train one trial, here or in a process of its own."""
         try:
             settings = self._ablation.trial_settings(number, params)
@@ -201,12 +203,12 @@ class _Search:
         )
         self._progress.say(f"trial {number} begins: {shown_params(params)}")
         if workers:
-            return self._run_process(number, job, judge)
-        outcome = run_trial(job, self._train, judge)
+            return self._run_process(number, job, report_score)
+        outcome = run_trial(job, self._train, report_score)
         self._interrupt.wanted |= outcome.kind == "interrupted"
         return outcome
 
-    def _run_process(self, number: int, job: TrialJob, judge: Judge) -> Outcome:
+    def _run_process(self, number: int, job: TrialJob, report_score: ReportScore) -> Outcome:
         context = get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=trial_process, args=(theirs, job, self._train))
@@ -225,7 +227,7 @@ class _Search:
                     continue
                 message: Any = ours.recv()
                 if not isinstance(message, Outcome):
-                    ours.send(judge(*message))
+                    ours.send(report_score(*message))
                 elif message.kind == "interrupted" and not is_asked:
                     return Outcome("crashed", error="its process was interrupted")
                 else:

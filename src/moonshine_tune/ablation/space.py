@@ -52,7 +52,7 @@ class Dimension:
     Attributes:
         distribution: the values as Optuna draws them. Those of a list are labels, by which they
             are stored and shown: a number, a word, or a text for lists and bundles of settings.
-        options: for each label the settings that it stands for, by their full keys; empty for a
+        options: for each label its settings by their full keys; empty for a
             range.
     """
 
@@ -63,7 +63,8 @@ class Dimension:
     @property
     def keys(self) -> frozenset[str]:
         """The settings that vary."""
-        return frozenset(key for option in self.options for key in option) or {self.name}
+        varied = [key for option in self.options for key in option]
+        return frozenset(varied or [self.name])
 
     @property
     def labels(self) -> tuple[Scalar, ...]:
@@ -103,8 +104,10 @@ class Dimension:
         values = self.distribution
         if isinstance(values, CategoricalDistribution):
             return trial.suggest_categorical(self.name, values.choices)
-        suggest = trial.suggest_int if isinstance(values, IntDistribution) else trial.suggest_float
-        return suggest(self.name, values.low, values.high, step=values.step, log=values.log)
+        log = values.log
+        if isinstance(values, IntDistribution):
+            return trial.suggest_int(self.name, values.low, values.high, step=values.step, log=log)
+        return trial.suggest_float(self.name, values.low, values.high, step=values.step, log=log)
 
     def to_record(self) -> Any:
         """As JSON data."""
@@ -309,8 +312,8 @@ class _SpaceReader:
         unknown = [name for name in content if name not in _RANGE_KEYS]
         for name in unknown:
             self._refuse(f"{key}: a range has {', '.join(_RANGE_KEYS)}, not {name!r}")
-        values = self._values(content)
-        low, high, step, log = (values.get(name) for name in _RANGE_KEYS)
+        values: Mapping[str, Any] = self._values(content)
+        low, high, step, log = [values.get(name, None) for name in _RANGE_KEYS]
         integer = type(dict(flatten(RunSettings().model_dump())).get(key)) is int
         problem = _range_problem(low, high, step, log, integer)
         if problem:

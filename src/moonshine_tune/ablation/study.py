@@ -1,8 +1,8 @@
 """The trials of an ablation: an Optuna study in a database.
 
-Optuna hands out the trials, keeps their heartbeat and queues again those whose worker died, so any
-number of processes and machines can work on one study. A trial has a number from 1, which it keeps
-when it is tried again; in Optuna each try is a trial of its own, linked to the first one.
+Optuna hands out the trials and queues again those whose heartbeat has stopped, so any number of
+processes and machines can work on one study. A trial has a number from 1, which it keeps when it is
+tried again; in Optuna each try is a trial of its own, linked to the first one.
 """
 
 import copy
@@ -28,6 +28,7 @@ from sqlalchemy.engine import URL, make_url
 from moonshine_tune.ablation.folder import Ablation
 from moonshine_tune.ablation.space import Scalar
 from moonshine_tune.core.errors import MachineError, RequestError
+from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.text import first_line
 
 SAMPLERS = ("tpe", "random", "grid")
@@ -45,7 +46,8 @@ _PRUNE_AFTER_TRIALS = 4
 # try finds them.
 _PAUSES_S = (0.2, 0.5, 1.0, 2.0)
 _MADE_TWICE = (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError)
-# User attribute with Optuna's number of the try that reached our code; others are copied on.
+# User attribute with Optuna's number of the trial. Optuna copies it to the next try, where it is
+# wrong until that one has recorded its first heartbeat.
 _ATTEMPT = "attempt"
 _STATES = {
     TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed",
@@ -77,7 +79,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class TrialSummary:
-    """One trial as the database knows it.
+    """One trial as it is in the database.
 
     Attributes:
         state: `finished`, `pruned`, `failed`, `running` or `waiting`.
@@ -102,10 +104,10 @@ class TrialSummary:
         return self.remark.startswith("as trial ")
 
 
-# Takes a step and its dev WER; answers whether the trial should stop there.
-Judge = Callable[[int, float], bool]
+# Takes a step and its dev WER; returns whether the trial should stop there.
+ReportScore = Callable[[int, float], bool]
 # Trains the trial of a number and a point.
-Attempt = Callable[[int, Mapping[str, Scalar], Judge], Outcome]
+Attempt = Callable[[int, Mapping[str, Scalar], ReportScore], Outcome]
 
 
 class AblationStudy:
@@ -180,8 +182,8 @@ class AblationStudy:
                     self._study.tell(trial.number, state=TrialState.FAIL)
                     self._retry(self._study, copy.deepcopy(trial))
 
-    def wait_for_workers(self) -> int:
-        """On one machine, wait until the worker of each running trial is known to live or not.
+    def wait_for_heartbeats(self, progress: Progress) -> int:
+        """On one machine, wait until each running trial has had time for a heartbeat.
 
         A search that continues after a kill takes up the killed trial first, and so draws the
         same trials as one that was never killed. Many machines do not wait for each other.
@@ -191,11 +193,12 @@ class AblationStudy:
         """
         deadline = time.monotonic() + self.grace_s + 1
         self.take_up_stale()
-        while self._trials(TrialState.RUNNING) and not self._ablation.is_shared:
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.2)
-            self.take_up_stale()
+        running = self._trials(TrialState.RUNNING)
+        if running and not self._ablation.is_shared:
+            progress.say(f"{len(running)} trials run: waiting {self.grace_s} s for a heartbeat")
+            while self._trials(TrialState.RUNNING) and time.monotonic() < deadline:
+                time.sleep(0.2)
+                self.take_up_stale()
         return self._num_retries()
 
     def run_next(self, attempt: Attempt) -> TrialSummary | None:
@@ -225,12 +228,12 @@ class AblationStudy:
 
     @contextmanager
     def _heartbeat(self, trial: optuna.Trial) -> Iterator[None]:
-        """Record that the worker of a trial lives, again and again."""
+        """Record a heartbeat of a trial now and at each interval."""
         has_ended = threading.Event()
 
         def record() -> None:
             while not has_ended.wait(self._storage.heartbeat_interval):
-                # A database that is away for a moment is back for the next one.
+                # The next heartbeat may reach the database again.
                 with suppress(optuna.exceptions.StorageInternalError):
                     self._storage.record_heartbeat(trial._trial_id)
 
@@ -251,13 +254,13 @@ class AblationStudy:
                 trial.set_user_attr("same_as", record.number)
                 return Outcome("finished", record.figures)
 
-        def judge(step: int, dev_wer: float) -> bool:
+        def report_score(step: int, dev_wer: float) -> bool:
             if self._ablation.record.pruner == "none":
                 return False
             trial.report(dev_wer, step)
             return trial.should_prune()
 
-        return attempt(number, params, judge)
+        return attempt(number, params, report_score)
 
     def _tell(self, trial: optuna.Trial, outcome: Outcome) -> None:
         """Write an outcome into a trial, and queue it again where that is worth it.
@@ -277,8 +280,8 @@ class AblationStudy:
         crashes = trial.user_attrs.get("crashes", 0) + (outcome.kind == "crashed")
         if outcome.kind == "crashed":
             trial.set_user_attr("crashes", crashes)
-        state = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED}.get(outcome.kind)
-        state = state or TrialState.FAIL
+        states = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
+        state = states.get(outcome.kind, TrialState.FAIL)
         ended = self._study.tell(trial, values, state=state, skip_if_finished=True)
         if outcome.kind in ("interrupted", "crashed") and crashes <= _MAX_CRASHES:
             self._retry(self._study, ended)
@@ -317,6 +320,12 @@ class AblationStudy:
         return self._study.get_trials(deepcopy=False, states=states or None)
 
 
+class _ThreadSampler(threading.local):
+    """The sampler for the trial that a thread works on."""
+
+    sampler: optuna.samplers.BaseSampler = optuna.samplers.RandomSampler()
+
+
 class _SeededSampler(optuna.samplers.BaseSampler):
     """Seeds the draws of each trial by its number: a search that was killed draws the trials of
     one that was not."""
@@ -326,12 +335,12 @@ class _SeededSampler(optuna.samplers.BaseSampler):
         self._points = list(ablation.space.grid()) if ablation.record.sampler == "grid" else []
         # A search over a grid that is cut short has seen all corners.
         random.Random(ablation.record.seed).shuffle(self._points)
-        self._local = threading.local()
+        self._thread = _ThreadSampler()
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         number = trial_numbers(study.get_trials(deepcopy=False))[trial.number]
         seed = zlib.crc32(f"{self._ablation.record.seed} {number - 1} ".encode())
-        self._local.sampler = self._seeded(number, seed)
+        self._thread.sampler = self._seeded(number, seed)
 
     def _seeded(self, number: int, seed: int) -> optuna.samplers.BaseSampler:
         if self._ablation.record.sampler != "tpe":
@@ -348,17 +357,16 @@ class _SeededSampler(optuna.samplers.BaseSampler):
         )
 
     def infer_relative_search_space(self, *args: Any) -> dict[str, BaseDistribution]:
-        return self._local.sampler.infer_relative_search_space(*args)
+        return self._thread.sampler.infer_relative_search_space(*args)
 
     def sample_relative(self, *args: Any) -> dict[str, Any]:
-        return self._local.sampler.sample_relative(*args)
+        return self._thread.sampler.sample_relative(*args)
 
     def sample_independent(self, *args: Any) -> Any:
-        return self._local.sampler.sample_independent(*args)
+        return self._thread.sampler.sample_independent(*args)
 
     def after_trial(self, *args: Any) -> None:
-        if hasattr(self._local, "sampler"):
-            self._local.sampler.after_trial(*args)
+        self._thread.sampler.after_trial(*args)
 
 
 def trial_numbers(trials: Sequence[FrozenTrial]) -> dict[int, int]:
@@ -414,7 +422,7 @@ def _parsed(url: str) -> URL:
 
 @contextmanager
 def storage_errors(url: str) -> Iterator[None]:
-    """Turn a database that is locked, gone or refuses into one plain error."""
+    """Turn an error of the database into a plain one."""
     try:
         yield
     except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:

@@ -1,7 +1,7 @@
 """One trial: a normal run in its folder, watched for its scores, ended with an outcome.
 
 It runs in a process of its own, so that all memory is free again after each trial and a crash ends
-only that trial. It knows no database: scores and the outcome go through a pipe.
+only that trial. It does not open the database: scores and the outcome go through a pipe.
 """
 
 import json
@@ -22,7 +22,7 @@ from typing import Any, Protocol, TextIO
 from filelock import FileLock
 
 from moonshine_tune.ablation.latency import measure_latency, read_latency
-from moonshine_tune.ablation.study import Judge, Outcome
+from moonshine_tune.ablation.study import Outcome, ReportScore
 from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.core.environment import apply_environment_defaults
 from moonshine_tune.core.errors import TuneError
@@ -60,7 +60,7 @@ class TrialJob:
     measures_latency: bool = False
 
 
-def run_trial(job: TrialJob, train: TrainFunction | None, judge: Judge) -> Outcome:
+def run_trial(job: TrialJob, train: TrainFunction | None, report_score: ReportScore) -> Outcome:
     """Train one trial; continue where an earlier try of the same settings stopped.
 
     An error of the training is an outcome, not an error of the search.
@@ -74,7 +74,7 @@ def run_trial(job: TrialJob, train: TrainFunction | None, judge: Judge) -> Outco
         try:
             # A trial whose search was killed still ends its step and saves: wait for it.
             with FileLock(job.lock):
-                return _train(job, run, train, _TrialProgress(run, log, judge))
+                return _train(job, run, train, _TrialProgress(run, log, report_score))
         except _PrunedError as pruned:
             _mark(run, "pruned")
             return Outcome("pruned", {"dev_wer": pruned.dev_wer, "steps": pruned.step})
@@ -98,7 +98,9 @@ def _train(
             shutil.rmtree(job.folder)
         if train is None:
             # Here, so that only the process of a trial loads torch.
-            from moonshine_tune.training.run import train
+            from moonshine_tune.training.run import train as real_train
+
+            train = real_train
         train(job.settings, job.folder, progress, resume=is_resumable)
         if run.read_record().get("status") not in _DONE:
             return Outcome("interrupted", error="interrupted")
@@ -156,7 +158,7 @@ def trial_process(connection: Connection, job: TrialJob, train: TrainFunction | 
         # Trials side by side that each use all cores slow each other down.
         os.environ.setdefault("OMP_NUM_THREADS", str(job.threads))
 
-    def judge(step: int, dev_wer: float) -> bool:
+    def report_score(step: int, dev_wer: float) -> bool:
         try:
             connection.send((step, dev_wer))
             return bool(connection.recv())
@@ -165,7 +167,7 @@ def trial_process(connection: Connection, job: TrialJob, train: TrainFunction | 
             raise KeyboardInterrupt from None
 
     try:
-        outcome = run_trial(job, train, judge)
+        outcome = run_trial(job, train, report_score)
     except KeyboardInterrupt:
         outcome = Outcome("interrupted", error="interrupted")
     with suppress(OSError):
@@ -210,10 +212,10 @@ class _PrunedError(Exception):
 
 
 class _TrialProgress(SilentProgress):
-    """Progress into the trial's log. Passes new dev scores of the run on to the judge."""
+    """Progress into the trial's log. Reports the new dev scores of the run."""
 
-    def __init__(self, run: RunFolder, log: TextIO, judge: Judge) -> None:
-        self._metrics, self._log, self._judge = run.metrics_path, log, judge
+    def __init__(self, run: RunFolder, log: TextIO, report_score: ReportScore) -> None:
+        self._metrics, self._log, self._report_score = run.metrics_path, log, report_score
         self._start_time = time.monotonic()
         self._read_bytes = 0
         self._last_step = 0
@@ -223,7 +225,7 @@ class _TrialProgress(SilentProgress):
         self._log.write(f"{time.monotonic() - self._start_time:8.1f} s  {text}\n")
         self._log.flush()
         for step, dev_wer in self._new_scores():
-            if self._judge(step, dev_wer):
+            if self._report_score(step, dev_wer):
                 raise _PrunedError(step, dev_wer)
 
     @contextmanager

@@ -1,5 +1,6 @@
 """`moonshine-tune ablate run | show | choose`."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -152,6 +153,8 @@ def _run_summary(result: "AblationResult") -> str:
     lines = [f"{result.stopped}: {len(result.trials)} trials in {result.seconds:.0f} s: {counts}"]
     if result.stopped != "finished":
         lines.append(f"continue with: moonshine-tune ablate run --out {result.path}")
+    if result.counts.get("running"):
+        lines.append("other workers run trials; the next `ablate run` takes up those that died")
     best = next((trial for trial in result.trials if trial.number == result.best), None)
     if best is None:
         lines.append(f"no trial is finished; the logs: {result.path / 'logs'}")
@@ -163,10 +166,7 @@ def _run_summary(result: "AblationResult") -> str:
 
 
 def _view_summary(view: "AblationView") -> str:
-    finished = [trial for trial in view.trials if trial.state == "finished"]
-    trials = sorted(finished, key=lambda trial: trial.figures["dev_wer"])
-    trials += [trial for trial in view.trials if trial.state != "finished"]
-    rows = [_row(view, trial) for trial in trials]
+    rows = [_row(view, trial) for trial in sorted(view.trials, key=_by_score)]
     heads = ["trial", "state", *(head for _, head, _ in _COLUMNS), *view.dimensions]
     lines = [table(heads, rows), f"* on the Pareto front of {', '.join(view.objectives)}"]
     for objective, shares in view.importances.items():
@@ -180,20 +180,22 @@ def _view_summary(view: "AblationView") -> str:
     return "\n".join(lines + (["remarks:", *remarks] if remarks else []))
 
 
+def _by_score(trial: "TrialSummary") -> float:
+    """Finished trials first, by dev WER; the others in their order."""
+    return float(trial.figures["dev_wer"]) if trial.state == "finished" else math.inf
+
+
 def _row(view: "AblationView", trial: "TrialSummary") -> list[str]:
     """A trial in the table; a pruned one has only the dev WER at which it was stopped."""
     from moonshine_tune.ablation.run import shown_value
 
-    marks = (("*", trial.number in view.front), (" best", trial.number == view.best),
-             (" start", trial.number == view.start))  # fmt: skip
+    number, front = trial.number, view.front
+    best, start = " best" * (number == view.best), " start" * (number == view.start)
     figures = [(trial.figures.get(key), form) for key, _, form in _COLUMNS]
     params = [trial.params.get(name) for name in view.dimensions]
-    return [
-        f"{trial.number}{''.join(mark for mark, is_set in marks if is_set)}",
-        trial.state,
-        *("-" if figure is None else format(figure, form) for figure, form in figures),
-        *("-" if value is None else shown_value(value) for value in params),
-    ]
+    cells = ["-" if figure is None else format(figure, form) for figure, form in figures]
+    cells += ["-" if value is None else shown_value(value) for value in params]
+    return [f"{number}{'*' * (number in front)}{best}{start}", trial.state, *cells]
 
 
 def _choice_summary(chosen: "Chosen") -> str:
