@@ -407,7 +407,10 @@ def without_password(url: str) -> str:
     Raises:
         RequestError: it is no database URL.
     """
-    return _parsed(url).render_as_string(hide_password=True)
+    parsed = _parsed(url)
+    if "password" in parsed.query:
+        parsed = parsed.update_query_dict({"password": "***"})
+    return parsed.render_as_string(hide_password=True).replace("%2A", "*")
 
 
 def _parsed(url: str) -> URL:
