@@ -74,8 +74,8 @@ def test_the_trials_of_a_dead_search_are_tried_again(request_of: Make) -> None:
     assert result.counts == {"finished": 4}
     assert {n: dict(result.trials[n - 1].params) for n in points} == points
     assert len(train.ran) == 3
-    assert "waiting 2 s for a heartbeat" in progress.lines[0]
-    assert "2 that were interrupted are tried again" in progress.lines[1]
+    assert "2 trials are recorded as running: waiting 2 s for a heartbeat" in progress.lines[0]
+    assert "1 trials have ended, 2 were interrupted" in progress.lines[1]
 
 
 def test_a_worker_that_dies_before_its_first_heartbeat_loses_nothing(request_of: Make) -> None:

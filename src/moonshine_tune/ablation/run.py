@@ -136,7 +136,7 @@ class _Search:
         if num_queued or num_ended:
             self._progress.say(
                 f"continuing {self._ablation.path}: {num_ended} trials have ended, "
-                f"{num_queued} that were interrupted are tried again"
+                f"{num_queued} were interrupted"
             )
         limit, minutes = self._ablation.record.trials, self._request.minutes
         name, total = (

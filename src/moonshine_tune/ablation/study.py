@@ -195,7 +195,10 @@ class AblationStudy:
         self.take_up_stale()
         running = self._trials(TrialState.RUNNING)
         if running and not self._ablation.is_shared:
-            progress.say(f"{len(running)} trials run: waiting {self.grace_s} s for a heartbeat")
+            progress.say(
+                f"{len(running)} trials are recorded as running: waiting {self.grace_s} s for a "
+                "heartbeat"
+            )
             while self._trials(TrialState.RUNNING) and time.monotonic() < deadline:
                 time.sleep(0.2)
                 self.take_up_stale()
