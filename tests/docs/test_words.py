@@ -97,11 +97,10 @@ _PHRASES = {
     r"\bhears?\b": "transcribes, receives",
     r"\bheard\b": "transcribed, used in training",
     r"\b(was|were|is|are|be|been) told\b": "reports, passes",
-    r"\btells? (apart|what|which|how|whether|why)\b": "distinguishes, shows",
     r"\bby heart\b": "memorized",
     r"\bwhat (it|they) (is|are) worth\b": "quality",
 }
-_QUOTED = re.compile(r"`[^`\n]*`|```.*?```", re.DOTALL)
+_QUOTED = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 
 
 def identifiers_of(source: str) -> Iterator[tuple[int, str]]:
