@@ -132,7 +132,9 @@ def identifier_faults(source: str) -> list[str]:
 def prose_of(source: str) -> Iterator[tuple[int, str]]:
     """Comments and string literals with their lines; not single words, which are keys."""
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT or (token.type == tokenize.STRING and " " in token.string):
+        if token.type == tokenize.COMMENT or (
+            token.type == tokenize.STRING and " " in token.string
+        ):
             yield token.start[0], token.string
 
 
