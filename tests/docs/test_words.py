@@ -139,7 +139,7 @@ def prose_of(source: str) -> Iterator[tuple[int, str]]:
 
 
 def phrase_faults(text: str) -> list[str]:
-    """Rejected phrases of a text, each with what to write instead. Code in backticks is left out."""
+    """Rejected phrases of a text, each with what to write instead; code in backticks aside."""
     plain = re.sub(r"\s+", " ", _QUOTED.sub("", text))
     faults = []
     for pattern, advice in _PHRASES.items():
