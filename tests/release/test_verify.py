@@ -17,7 +17,7 @@ from moonshine_tune.release.verify import verify
 pytestmark = pytest.mark.real_model
 
 _QUIET = SilentProgress()
-_SAID = "Ever tried, ever failed, no matter, try again, fail again, fail better."
+_REFERENCE = "Ever tried, ever failed, no matter, try again, fail again, fail better."
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_the_archive_says_elsewhere_what_it_said_here(packed: Path, tmp_path: Pa
     assert found.runtime_loads and found.sample is not None and found.sample.identical == 1
     assert found.name == "model"
     recorded = json.loads((packed / "model" / "sample" / "sample.jsonl").read_text())
-    assert recorded["heard"] == _SAID
+    assert recorded["heard"] == _REFERENCE
     assert "ModelArch.TINY)" in (packed / "model" / "README.md").read_text("utf-8")
 
 
@@ -91,4 +91,4 @@ def test_a_tokenizer_of_another_order_fails_though_the_sums_hold(copy: Path) -> 
     found = verify(copy, _QUIET)
     assert found.runtime_loads and not found.passed
     assert found.problems[0].startswith("sample/clip-1.wav: recorded “Ever tried, ever failed")
-    assert "heard “Ever again" in found.problems[0]
+    assert "transcribed as “Ever again" in found.problems[0]

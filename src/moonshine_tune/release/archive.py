@@ -14,10 +14,11 @@ from moonshine_tune.core.errors import NegativeAnswerError, RequestError
 from moonshine_tune.core.files import sha256_of, write_text_atomic
 
 SUMS_FILE = "SHA256SUMS"
-_SUM_LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
+_SUM_LINE = re.compile(r"^([0-9a-f]{64})  (\S.*)$", re.MULTILINE)
 _ARCHIVE = re.compile(r"(?i)\.(tar\.gz|tgz)$")
 _OTHER_ARCHIVES = {".zip", ".tar", ".gz", ".bz2", ".xz", ".zst", ".tbz2", ".txz", ".7z", ".rar"}
 _COMPRESSION_LEVEL = 6
+_CHUNK = 1 << 20
 # A package of the largest published model is about 0.5 GB; a larger one fills a disk for nothing.
 _MAX_BYTES = 16_000_000_000
 # The standard library raises the last three for headers that make no sense.
@@ -59,32 +60,27 @@ def files_below(folder: Path) -> tuple[str, ...]:
 def write_sums(folder: Path) -> None:
     """Write SHA256SUMS over every other file of the folder, as `sha256sum -c` reads it."""
     names = [name for name in files_below(folder) if name != SUMS_FILE]
-    write_text_atomic(folder / SUMS_FILE, sums_text({n: sha256_of(folder / n) for n in names}))
+    write_text_atomic(folder / SUMS_FILE, _sums_text({n: sha256_of(folder / n) for n in names}))
 
 
 def read_sums(folder: Path) -> dict[str, str]:
     """Recorded sums by relative name.
 
     Raises:
-        NegativeAnswerError: the file is not as `write_sums` writes it.
+        NegativeAnswerError: the file is missing, or not as `write_sums` writes it.
     """
-    try:
-        text = (folder / SUMS_FILE).read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise NegativeAnswerError("is damaged: not text", where=SUMS_FILE) from error
-    sums: dict[str, str] = {}
-    for number, line in enumerate(text.split("\n")[:-1], start=1):
-        match = _SUM_LINE.fullmatch(line)
-        if match is None or _is_outside(match[2]):
-            raise NegativeAnswerError("is damaged", where=SUMS_FILE, line=number)
-        sums[match[2]] = match[1]
-    if sums_text(sums) != text:
+    path = folder / SUMS_FILE
+    if not path.is_file():
+        raise NegativeAnswerError("missing", where=SUMS_FILE)
+    content = path.read_bytes()
+    lines = _SUM_LINE.findall(content.decode("utf-8", errors="replace"))
+    sums = {name: digest for digest, name in lines}
+    if _sums_text(sums).encode() != content or any(map(_is_outside, sums)):
         raise NegativeAnswerError("is damaged", where=SUMS_FILE)
     return sums
 
 
-def sums_text(sums: dict[str, str]) -> str:
-    """The lines that `sha256sum -c` reads, sorted by name."""
+def _sums_text(sums: dict[str, str]) -> str:
     return "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
 
 
@@ -116,8 +112,11 @@ def unpack(archive: Path, folder: Path) -> Path:
         NegativeAnswerError: the archive is damaged.
     """
     try:
-        with tarfile.open(archive, "r:gz") as tar:
+        with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             members = tar.getmembers()
+            while stream.read(_CHUNK):
+                # The checksum at the end of the stream: a damaged name is no unsafe name.
+                pass
             _check_members(archive, members)
             # Python below 3.11.4 has no filter; the check above is the stricter one.
             tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)

@@ -6,16 +6,26 @@ fact about the host passes through here.
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from moonshine_tune.audio.io import load_utterance
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 from moonshine_tune.core.errors import AudioError, NegativeAnswerError, RequestError
-from moonshine_tune.core.files import read_json, sha256_of
+from moonshine_tune.core.files import sha256_of
 from moonshine_tune.corpus.manifest import Utterance, read_manifest, seconds_of
 from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.runs.records import (
+    BaseModelRecord,
+    BenchmarkRecord,
+    EvaluationRecord,
+    ExportRecord,
+    Record,
+    RunRecord,
+    ScoreRecord,
+)
 from moonshine_tune.runtime.layout import RuntimeLayout, read_layout
 
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -23,7 +33,7 @@ MANIFEST_ROLES = ("train", "dev", "replay", "canary")
 _SAMPLE_CLIPS = 3
 _MAX_SAMPLE_CLIP_S = 15.0
 _RUN_KEYS = ("schema_version", "created", "sources", "device", "dtype", "normalizer", "data",
-             "seed", "status", "versions", "git", "result")  # fmt: skip
+             "adapter", "seed", "status", "versions", "git", "result")  # fmt: skip
 _EVALUATION_KEYS = ("wer", "cer", "substitutions", "deletions", "insertions", "reference_words",
                     "utterances", "audio_seconds", "rtf", "normalizer", "ci95", "backend",
                     "manifest_sha256", "base", "comparison", "keyterms")  # fmt: skip
@@ -36,8 +46,7 @@ _BENCHMARK_KEYS = ("schema_version", "manifest_sha256", "clips", "audio_seconds"
                    "latency_ms", "rtf", "by_length", "stream", "memory_mb", "files", "total_bytes",
                    "wer", "keyterms", "ratios", "same_text_clips", "wer_comparison")  # fmt: skip
 _BASE_KEYS = ("family", "source", "revision", "sha256")
-# Two evaluations that share these differ in the model alone.
-_COMPARABLE_KEYS = ("manifest_sha256", "backend", "normalizer")
+AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,17 @@ class PackageRequest:
     allow_failed_parity: bool = False
 
 
+class ManifestSummary(Record):
+    """A manifest of the run in manifests.json; counts where the file is still the same."""
+
+    role: str
+    sha256: str | None = None
+    utterances: int | None = None
+    with_text: int | None = None
+    seconds: float | None = None
+    speakers: int | None = None
+
+
 @dataclass(frozen=True)
 class PackageInputs:
     """All inputs; every record is in its public form.
@@ -72,20 +92,22 @@ class PackageInputs:
         adapter_sha256: hash of the adapter's weights.
         layout: the runtime folder.
         runtime_sha256: hash of each file that is packed from it, by name.
-        evaluations: by name; `of` is "base" or "adapted", the model that was scored.
+        evaluations: of the adapted model, by name.
+        base_evaluations: of the base model, by name.
         manifests: fingerprint and counts of each manifest of the run.
         sample: the clips to pack.
     """
 
-    run: dict[str, Any]
+    run: RunRecord
     adapter_dir: Path
     adapter_sha256: str
     layout: RuntimeLayout
     runtime_sha256: dict[str, str]
-    export: dict[str, Any] | None
-    evaluations: dict[str, dict[str, Any]]
-    benchmark: dict[str, Any] | None
-    manifests: tuple[dict[str, Any], ...]
+    export: ExportRecord | None
+    evaluations: dict[str, EvaluationRecord]
+    base_evaluations: dict[str, EvaluationRecord]
+    benchmark: BenchmarkRecord | None
+    manifests: tuple[ManifestSummary, ...]
     sample: tuple[Utterance, ...]
 
 
@@ -96,7 +118,7 @@ def gather_inputs(request: PackageRequest) -> PackageInputs:
         RequestError: inputs are missing or do not belong together.
         NegativeAnswerError: the runtime files failed the parity gate or were changed since.
     """
-    record = RunFolder.open(request.run).read_record()
+    run = RunRecord.read(RunFolder.open(request.run).record_path)
     adapter_dir = request.run / "adapter"
     needed = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
     if missing := [name for name in needed if not (adapter_dir / name).is_file()]:
@@ -109,35 +131,38 @@ def gather_inputs(request: PackageRequest) -> PackageInputs:
     layout = read_layout(request.runtime_dir)
     graphs = [path.name for path in sorted(layout.folder.glob("*.ort"))]
     sums = {name: sha256_of(layout.folder / name) for name in [*layout.files, *graphs]}
-    paths, fingerprints = record.get("settings", {}).get("data", {}), record.get("data", {})
+    export = _read_export(request, run, adapter_sha256)
+    evaluations, base_evaluations = _read_evaluations(request)
+    paths = run.settings.get("data", {})
     return PackageInputs(
-        run=public_run(record),
+        run=public_run(run),
         adapter_dir=adapter_dir,
         adapter_sha256=adapter_sha256,
         layout=layout,
         runtime_sha256=sums,
-        export=_export_record(request, record, adapter_sha256),
-        evaluations=_evaluation_records(request),
-        benchmark=_benchmark_record(request, {name: sums[name] for name in layout.files}),
+        export=export,
+        evaluations=evaluations,
+        base_evaluations=base_evaluations,
+        benchmark=_read_benchmark(request, {name: sums[name] for name in layout.files}),
         manifests=tuple(
-            _manifest_record(role, fingerprints.get(role), paths.get(role))
+            _manifest_summary(role, run.data.get(role), paths.get(role))
             for role in MANIFEST_ROLES
-            if fingerprints.get(role) or paths.get(role)
+            if run.data.get(role) or paths.get(role)
         ),
         sample=_sample_clips(request.sample) if request.sample else (),
     )
 
 
-def _export_record(
-    request: PackageRequest, run: Mapping[str, Any], adapter_sha256: str
-) -> dict[str, Any] | None:
-    """The export's public record, after a check that folder, run and gate belong together."""
+def _read_export(
+    request: PackageRequest, run: RunRecord, adapter_sha256: str
+) -> ExportRecord | None:
+    """The export's record, after a check that folder, run and gate belong together."""
     folder = request.runtime_dir
     if not (folder / "export.json").is_file():
         return None
     hint = f"export again: moonshine-tune export --run {request.run} --out FOLDER"
-    record = read_json(folder / "export.json", hint=hint)
-    for name, digest in record.get("sha256", {}).items():
+    record = ExportRecord.read(folder / "export.json", hint=hint)
+    for name, digest in record.sha256.items():
         file = folder / Path(name).name
         if not file.is_file() or sha256_of(file) != digest:
             raise NegativeAnswerError(
@@ -145,38 +170,35 @@ def _export_record(
                 where=file,
                 hint=hint,
             )
-    base = (record.get("base", {}).get("sha256"), run.get("base", {}).get("sha256"))
-    adapter = (record.get("adapter_sha256"), adapter_sha256)
-    for what, (exported, trained) in {"base model": base, "adapter": adapter}.items():
+    base = (record.base.sha256, run.base.sha256)
+    adapter = (record.adapter_sha256, adapter_sha256)
+    for part, (exported, trained) in {"base model": base, "adapter": adapter}.items():
         if exported and trained and exported != trained:
             raise RequestError(
-                f"this runtime folder was exported from another {what} than that of the run",
+                f"this runtime folder was exported from another {part} than that of the run",
                 where=folder,
                 hint=hint,
             )
-    if record.get("parity", {}).get("passed") is False and not request.allow_failed_parity:
+    if record.parity.passed is False and not request.allow_failed_parity:
         raise NegativeAnswerError(
             "these runtime files failed the parity gate of the export",
             where=folder,
             hint="export again, or add --allow-failed-parity; the model card will say so",
         )
-    return (
-        _select(record, _EXPORT_KEYS)
-        | {"parity": _select(record.get("parity", {}), _PARITY_KEYS)}
-        | {"base": public_base(record.get("base", {}))}
-    )
+    parity = _public(record.parity, _PARITY_KEYS)
+    return _public(record, _EXPORT_KEYS, parity=parity, base=public_base(record.base))
 
 
-def _benchmark_record(
+def _read_benchmark(
     request: PackageRequest, runtime_sha256: Mapping[str, str]
-) -> dict[str, Any] | None:
+) -> BenchmarkRecord | None:
     if request.benchmark is None:
         return None
     path = request.benchmark
     file = path / "benchmark.json" if path.is_dir() else path
     command = f"moonshine-tune benchmark --runtime-dir {request.runtime_dir} --manifest M --out B"
-    record = read_json(file, hint=f"make it with: {command}")
-    measured = {item["name"]: item["sha256"] for item in record.get("files", [])}
+    record = BenchmarkRecord.read(file, hint=f"make it with: {command}")
+    measured = {item["name"]: item["sha256"] for item in record.files}
     if not measured:
         raise RequestError("not a benchmark: it names no files", where=file)
     if measured != runtime_sha256:
@@ -185,89 +207,73 @@ def _benchmark_record(
             where=file,
             hint=f"measure these: {command}",
         )
-    compared = record.get("other")
-    return _select(record, _BENCHMARK_KEYS) | {
-        "other": _select(compared, _BENCHMARK_KEYS) if compared else None
-    }
+    compared = record.other and _public(record.other, _BENCHMARK_KEYS)
+    return _public(record, _BENCHMARK_KEYS, other=compared)
 
 
-def _evaluation_records(request: PackageRequest) -> dict[str, dict[str, Any]]:
-    """Public evaluations by name; those of the base fill the base column of the others."""
-    records: dict[str, dict[str, Any]] = {}
-    folders = [("adapted", folder) for folder in request.evaluations]
-    folders += [("base", folder) for folder in request.base_evaluations]
-    for of, folder in folders:
-        name = folder.absolute().name
-        if name in records:
-            raise RequestError(
-                f"two evaluations are called {name!r}", where=folder, hint="rename one folder"
+def _read_evaluations(
+    request: PackageRequest,
+) -> tuple[dict[str, EvaluationRecord], dict[str, EvaluationRecord]]:
+    """Evaluations of the adapted and of the base model; the second fill `base` of the first."""
+    base: dict[str, EvaluationRecord] = {}
+    adapted: dict[str, EvaluationRecord] = {}
+    for records, folders in (base, request.base_evaluations), (adapted, request.evaluations):
+        for folder in folders:
+            name = folder.absolute().name
+            if name in base or name in adapted:
+                raise RequestError(
+                    f"two evaluations are called {name!r}", where=folder, hint="rename one folder"
+                )
+            record = EvaluationRecord.read(folder / "result.json")
+            if record.wer is None:
+                raise RequestError("not an evaluation: it has no WER", where=folder)
+            records[name] = _public(
+                record,
+                _EVALUATION_KEYS,
+                model=public_name(record.model or "unknown"),
+                adapter=public_name(record.adapter) if record.adapter else None,
             )
-        record = read_json(
-            folder / "result.json",
-            hint="make it with: moonshine-tune evaluate --manifest test.jsonl --out FOLDER",
-        )
-        if "wer" not in record:
-            raise RequestError("not an evaluation: it has no WER", where=folder)
-        adapter = record.get("adapter")
-        records[name] = {
-            "of": of,
-            "model": public_name(record.get("model", "unknown")),
-            "adapter": public_name(adapter) if adapter else None,
-        } | _select(record, _EVALUATION_KEYS)
-    for record in records.values():
-        if record["of"] == "adapted" and not record.get("base"):
-            record["base"] = next(
-                (
-                    {"wer": base["wer"], "ci95": base["ci95"]}
-                    for base in records.values()
-                    if base["of"] == "base" and comparable(base) == comparable(record)
-                ),
-                None,
-            )
-    return records
+    scores = {comparable(r): ScoreRecord(wer=r.wer, ci95=r.ci95) for r in reversed(base.values())}
+    for name, record in adapted.items():
+        if record.base is None:
+            score = scores.get(comparable(record))
+            adapted[name] = record.model_copy(update={"base": score})
+    return adapted, base
 
 
-def comparable(evaluation: Mapping[str, Any]) -> tuple[Any, ...]:
+def comparable(evaluation: EvaluationRecord) -> tuple[str | None, ...]:
     """What two evaluations must share so that one is the other's base."""
-    return tuple(evaluation.get(key) for key in _COMPARABLE_KEYS)
+    return evaluation.manifest_sha256, evaluation.backend, evaluation.normalizer
 
 
-def _manifest_record(role: str, digest: str | None, path: str | None) -> dict[str, Any]:
+def _manifest_summary(role: str, digest: str | None, path: str | None) -> ManifestSummary:
     """Fingerprint of a manifest, with its counts where the very same file is still there."""
-    record: dict[str, Any] = {"role": role, "sha256": digest}
-    if not path:
-        return record
+    fingerprint = ManifestSummary(role=role, sha256=digest)
     try:
-        manifest = read_manifest(Path(path), require_text=False, check_files=False)
+        # An empty path is the current folder, which is no manifest.
+        manifest = read_manifest(Path(path or ""), require_text=False, check_files=False)
     except RequestError:
-        # Gone or changed since: only the fingerprint is known.
-        return record
+        return fingerprint
     if digest not in (None, manifest.sha256):
-        return record
-    speakers = {item.speaker for item in manifest.utterances if item.speaker}
-    seconds = seconds_of(manifest.utterances)
-    return {
-        "role": role,
-        "sha256": manifest.sha256,
-        "utterances": len(manifest),
-        "with_text": sum(item.text is not None for item in manifest.utterances),
-        "seconds": round(seconds, 1) if seconds else None,
-        "speakers": len(speakers) or None,
-    }
+        return fingerprint
+    return ManifestSummary(
+        role=role,
+        sha256=manifest.sha256,
+        utterances=len(manifest),
+        with_text=sum(item.text is not None for item in manifest.utterances),
+        seconds=round(seconds_of(manifest.utterances), 1) or None,
+        speakers=len({item.speaker for item in manifest.utterances if item.speaker}) or None,
+    )
 
 
 def _sample_clips(manifest: Path) -> tuple[Utterance, ...]:
     """The first short clips of the manifest."""
     clips: list[Utterance] = []
     for utterance in read_manifest(manifest, require_text=False).utterances:
-        seconds = utterance.known_seconds
-        if seconds is None:
-            try:
-                seconds = len(load_utterance(utterance)) / SAMPLE_RATE_HZ
-            except AudioError:
-                continue
-        if seconds <= _MAX_SAMPLE_CLIP_S:
-            clips.append(utterance)
+        with suppress(AudioError):
+            seconds = utterance.known_seconds or len(load_utterance(utterance)) / SAMPLE_RATE_HZ
+            if seconds <= _MAX_SAMPLE_CLIP_S:
+                clips.append(utterance)
         if len(clips) == _SAMPLE_CLIPS:
             break
     if not clips:
@@ -280,25 +286,32 @@ def _sample_clips(manifest: Path) -> tuple[Utterance, ...]:
 # --- what may be published
 
 
-def public_run(record: Mapping[str, Any]) -> dict[str, Any]:
+def _public(record: AnyRecord, keys: tuple[str, ...], **changed: object) -> AnyRecord:
+    """The record with these keys only, and with the changed values."""
+    given = {key: getattr(record, key) for key in keys if key in record.model_fields_set}
+    return type(record).model_validate(given | changed)
+
+
+def public_run(run: RunRecord) -> RunRecord:
     """The record of a training run; manifests are named by their role only."""
-    settings = record.get("settings", {})
-    data = {
-        key: value for key, value in settings.get("data", {}).items() if key not in MANIFEST_ROLES
+    data = run.settings.get("data", {})
+    named = {
+        "model": run.settings.get("model", "tiny"),
+        "data": {key: value for key, value in data.items() if key not in MANIFEST_ROLES},
     }
-    named = {"model": settings.get("model", "tiny"), "data": data}
-    rest = {key: value for key, value in settings.items() if key not in named}
-    return _select(record, _RUN_KEYS) | {
-        "base": public_base(record.get("base", {})),
-        "settings": _without_paths(named | rest),
-        "platform": _select(record.get("platform", {}), ("system", "arch")),
-        "adapter": record.get("adapter", {}),
-    }
+    rest = {key: value for key, value in run.settings.items() if key not in named}
+    return _public(
+        run,
+        _RUN_KEYS,
+        base=public_base(run.base),
+        settings=_without_paths(named | rest),
+        platform={key: run.platform[key] for key in ("system", "arch") if key in run.platform},
+    )
 
 
-def public_base(base: Mapping[str, Any]) -> dict[str, Any]:
+def public_base(base: BaseModelRecord) -> BaseModelRecord:
     """The identity of the base model."""
-    return {"name": public_name(base.get("name", "unknown"))} | _select(base, _BASE_KEYS)
+    return _public(base, _BASE_KEYS, name=public_name(base.name or "unknown"))
 
 
 def public_name(name: object) -> str:
@@ -316,7 +329,3 @@ def _without_paths(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_paths(item) for item in value]
     return public_name(value) if isinstance(value, str | Path) else value
-
-
-def _select(record: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
-    return {key: record[key] for key in keys if key in record}

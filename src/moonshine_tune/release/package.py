@@ -47,6 +47,7 @@ from moonshine_tune.release.inputs import (
 from moonshine_tune.release.model_card import model_card
 from moonshine_tune.release.reproduce import reproduce_files
 from moonshine_tune.release.secret_scan import refuse_secrets
+from moonshine_tune.runs.records import BaseModelRecord, PackageRecord
 from moonshine_tune.runtime import transcriber as runtime_transcriber
 
 SCHEMA_VERSION = 1
@@ -103,7 +104,7 @@ def package(request: PackageRequest, out: Path, progress: Progress) -> PackageRe
             digest = sha256_of(written if is_archive else folder / SUMS_FILE)
             written.replace(out)
     parts = {
-        "evaluation": inputs.evaluations,
+        "evaluation": inputs.evaluations or inputs.base_evaluations,
         "benchmark": inputs.benchmark,
         "export.json": inputs.export,
         "sample": inputs.sample,
@@ -124,36 +125,34 @@ def _write_files(inputs: PackageInputs, folder: Path, name: str, progress: Progr
     for file in inputs.runtime_sha256:
         _copy(inputs.layout.folder / file, folder / "runtime" / file)
     if inputs.export is not None:
-        write_json_atomic(folder / "runtime" / "export.json", inputs.export)
+        inputs.export.write(folder / "runtime" / "export.json")
     _copy_adapter(inputs.adapter_dir, folder / "adapter")
     if inputs.sample:
         _write_sample(inputs.sample, folder, progress)
-    write_json_atomic(folder / "run.json", inputs.run)
-    write_json_atomic(folder / "manifests.json", list(inputs.manifests))
-    for title, record in inputs.evaluations.items():
-        write_json_atomic(folder / "evaluation" / f"{title}.json", record)
-    if inputs.benchmark:
-        write_json_atomic(folder / "benchmark.json", inputs.benchmark)
+    inputs.run.write(folder / "run.json")
+    write_json_atomic(folder / "manifests.json", [each.to_json() for each in inputs.manifests])
+    for of, records in ("adapted", inputs.evaluations), ("base", inputs.base_evaluations):
+        for title, record in records.items():
+            write_json_atomic(
+                folder / "evaluation" / f"{title}.json", {"of": of} | record.to_json()
+            )
+    if inputs.benchmark is not None:
+        inputs.benchmark.write(folder / "benchmark.json")
     for title, text in reproduce_files(inputs).items():
         write_text_atomic(folder / "reproduce" / title, text)
     architecture = runtime_transcriber._arch_name(inputs.layout)
     write_text_atomic(folder / "README.md", model_card(inputs, name, architecture))
-    write_json_atomic(folder / PACKAGE_FILE, _package_record(inputs, name))
+    PackageRecord(
+        schema_version=SCHEMA_VERSION,
+        name=name,
+        base=inputs.run.base,
+        family=inputs.layout.family,
+        sample_clips=len(inputs.sample),
+        evaluations=sorted(inputs.evaluations | inputs.base_evaluations),
+        packed_with=versions() | {"zlib": zlib.ZLIB_RUNTIME_VERSION},
+    ).write(folder / PACKAGE_FILE)
     refuse_secrets(folder)
     write_sums(folder)
-
-
-def _package_record(inputs: PackageInputs, name: str) -> dict[str, Any]:
-    """The content of package.json."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "name": name,
-        "base": inputs.run["base"],
-        "family": inputs.layout.family,
-        "sample_clips": len(inputs.sample),
-        "evaluations": sorted(inputs.evaluations),
-        "packed_with": versions() | {"zlib": zlib.ZLIB_RUNTIME_VERSION},
-    }
 
 
 def _copy_adapter(source: Path, target: Path) -> None:
@@ -163,8 +162,7 @@ def _copy_adapter(source: Path, target: Path) -> None:
         config["base_model_name_or_path"] = public_name(config["base_model_name_or_path"])
     write_json_atomic(target / ADAPTER_CONFIG, config)
     if (source / _BASE_FILE).is_file():
-        base = read_json(source / _BASE_FILE, hint="train again")
-        write_json_atomic(target / _BASE_FILE, public_base(base))
+        public_base(BaseModelRecord.read(source / _BASE_FILE)).write(target / _BASE_FILE)
 
 
 def _copy(source: Path, target: Path) -> None:

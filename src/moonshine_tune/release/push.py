@@ -4,13 +4,12 @@ The adapter is sent as PEFT loads it, with the card; never runtime files, record
 manifests.
 """
 
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, HfApi
 
 from moonshine_tune.core.errors import NegativeAnswerError, RequestError, SourceUnreachableError
 from moonshine_tune.core.progress import Progress
@@ -22,9 +21,8 @@ _FILES = (
     "README.md",
     "adapter/adapter_model.safetensors",
     "adapter/adapter_config.json",
-    "adapter/base_model.json",
 )
-_OPTIONAL_FILES = {"adapter/base_model.json"}
+_OPTIONAL_FILES = ("adapter/base_model.json",)
 
 
 @dataclass(frozen=True)
@@ -66,17 +64,20 @@ def push(
             hint=f"all problems: moonshine-tune verify {package}",
         )
     with tempfile.TemporaryDirectory(prefix="moonshine-tune-") as scratch:
-        unpacked, upload = Path(scratch) / "package", Path(scratch) / "upload"
-        unpacked.mkdir()
-        upload.mkdir()
-        folder = package if package.is_dir() else unpack(package, unpacked)
-        files = _gather(folder, upload)
-        progress.say(f"sending {len(files)} files to {repo}")
+        folder = package if package.is_dir() else unpack(package, Path(scratch))
+        optional = [name for name in _OPTIONAL_FILES if (folder / name).is_file()]
+        # In the repository they lie beside each other, as PEFT wants them.
+        sources = {Path(name).name: folder / name for name in (*_FILES, *optional)}
+        if missing := [source for source in sources.values() if not source.is_file()]:
+            raise RequestError("the package has no such file", where=missing[0])
+        progress.say(f"sending {len(sources)} files to {repo}")
         try:
             hub = api or HfApi()
             hub.create_repo(repo, private=private, exist_ok=True)
-            commit = hub.upload_folder(
-                repo_id=repo, folder_path=str(upload), commit_message="Adapter and model card"
+            commit = hub.create_commit(
+                repo_id=repo,
+                operations=[CommitOperationAdd(name, source) for name, source in sources.items()],
+                commit_message="Adapter and model card",
             )
         except Exception as error:
             # The library raises many kinds of errors, an HTTP client's among them.
@@ -84,16 +85,4 @@ def push(
                 f"the hub did not take it ({type(error).__name__}: {first_line(error)})",
                 hint="log in with: hf auth login, and check the name of the repository",
             ) from error
-    return PushResult(repo, files, private, getattr(commit, "oid", None))
-
-
-def _gather(folder: Path, upload: Path) -> tuple[str, ...]:
-    files = []
-    for name in _FILES:
-        source = folder / name
-        if source.is_file():
-            shutil.copyfile(source, upload / source.name)
-            files.append(source.name)
-        elif name not in _OPTIONAL_FILES:
-            raise RequestError("the package has no such file", where=source)
-    return tuple(files)
+    return PushResult(repo, tuple(sources), private, getattr(commit, "oid", None))

@@ -4,13 +4,13 @@ import json
 import platform
 import tempfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from moonshine_tune.audio.io import load_audio
 from moonshine_tune.core.errors import NegativeAnswerError, RequestError
-from moonshine_tune.core.files import disk_errors, read_json, sha256_of
+from moonshine_tune.core.files import disk_errors, sha256_of
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import package_version
 from moonshine_tune.corpus.normalizers import normalizer_for
@@ -24,6 +24,7 @@ from moonshine_tune.release.archive import (
     unpack,
 )
 from moonshine_tune.release.package import PACKAGE_FILE, SAMPLE_FILE
+from moonshine_tune.runs.records import PackageRecord
 from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber
 
@@ -36,61 +37,36 @@ class SampleResult:
     """The sample transcribed again.
 
     Attributes:
+        passed: the transcripts are the same, within the bound.
         identical: clips with the recorded transcript.
         word_difference: words that differ, in percent.
         bound: the most that may differ, in percent.
-        first_difference: clip, recorded transcript and the one of this machine.
     """
 
+    passed: bool
     clips: int
     identical: int
     word_difference: float
     bound: float
-    first_difference: tuple[str, str, str] | None
-
-    @property
-    def passed(self) -> bool:
-        """Whether the transcripts are the same, within the bound."""
-        is_identical = self.identical == self.clips
-        return self.word_difference <= self.bound and (self.bound > 0 or is_identical)
 
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """The answer. `problems` are in the order of the checks; the first names the cause."""
+    """The answer; the JSON document of `verify`.
 
+    Attributes:
+        passed: the package is complete, and its model works here.
+        problems: in the order of the checks; the first names the cause.
+    """
+
+    passed: bool
     package: Path
     name: str
-    files: int
-    runtime_loads: bool | None
-    sample: SampleResult | None
-    problems: tuple[str, ...]
-    remarks: tuple[str, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Whether the package is complete and its model works here."""
-        return not self.problems
-
-    def to_record(self) -> dict[str, Any]:
-        """The JSON document of `verify`."""
-        sample = self.sample
-        return {
-            "passed": self.passed,
-            "package": str(self.package),
-            "name": self.name,
-            "files": self.files,
-            "runtime_loads": self.runtime_loads,
-            "sample": sample and {
-                "passed": sample.passed,
-                "clips": sample.clips,
-                "identical": sample.identical,
-                "word_difference": round(sample.word_difference, 4),
-                "bound": sample.bound,
-            },
-            "problems": list(self.problems),
-            "remarks": list(self.remarks),
-        }  # fmt: skip
+    files: int = 0
+    runtime_loads: bool | None = None
+    sample: SampleResult | None = None
+    problems: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def verify(package: Path, progress: Progress, *, sample_bound: float | None = None) -> VerifyResult:
@@ -108,51 +84,47 @@ def verify(package: Path, progress: Progress, *, sample_bound: float | None = No
     """
     if not package.exists():
         raise RequestError("no such package", where=package)
-    if package.is_dir():
-        return _verify_folder(package, package, progress, sample_bound)
-    if not is_archive_name(package):
+    if not package.is_dir() and not is_archive_name(package):
         raise RequestError(
             "neither a folder nor a .tar.gz archive",
             where=package,
             hint="name a folder or a .tar.gz that `moonshine-tune package` wrote",
         )
-    with tempfile.TemporaryDirectory(prefix="moonshine-tune-") as name:
-        unpacked, repacked = Path(name) / "unpacked", Path(name) / "repacked"
-        unpacked.mkdir()
-        progress.say(f"unpacking {package.name}")
-        try:
+    try:
+        if package.is_dir():
+            return _verify_folder(package, package, progress, sample_bound)
+        with tempfile.TemporaryDirectory(prefix="moonshine-tune-") as scratch:
+            progress.say(f"unpacking {package.name}")
+            unpacked, repacked = Path(scratch) / "unpacked", Path(scratch) / "repacked"
             with disk_errors(unpacked):
+                unpacked.mkdir()
                 folder = unpack(package, unpacked)
                 problems = _archive_problems(package, folder, repacked)
-        except NegativeAnswerError as error:
-            return _failure(package, [str(error)])
-        return _verify_folder(package, folder, progress, sample_bound, problems)
+            return _verify_folder(package, folder, progress, sample_bound, problems)
+    except NegativeAnswerError as error:
+        return VerifyResult(False, package, package.name, problems=(str(error),))
 
 
-def _failure(package: Path, problems: list[str], *, files: int = 0) -> VerifyResult:
-    return VerifyResult(package, package.name, files, None, None, tuple(problems), ())
-
-
-def _archive_problems(archive: Path, folder: Path, repacked: Path) -> tuple[str, ...]:
+def _archive_problems(archive: Path, folder: Path, repacked: Path) -> list[str]:
     """Bytes that belong to no file: packing the files again must give the same archive.
 
     Another zlib or Python compresses to other bytes, so elsewhere only the files are checked.
     """
-    packed_with = _package_record(folder).get("packed_with", {})
+    packed_with = _package_record(folder).packed_with
     here = {"zlib": zlib.ZLIB_RUNTIME_VERSION, "python": platform.python_version()}
     if any(packed_with.get(key) != value for key, value in here.items()):
-        return ()
+        return []
     pack(folder, folder.name, repacked)
     if sha256_of(repacked) == sha256_of(archive):
-        return ()
-    return (f"{archive.name}: the archive is not as it was packed",)
+        return []
+    return [f"{archive.name}: the archive is not as it was packed"]
 
 
-def _package_record(folder: Path) -> dict[str, Any]:
+def _package_record(folder: Path) -> PackageRecord:
     try:
-        return read_json(folder / PACKAGE_FILE)
+        return PackageRecord.read(folder / PACKAGE_FILE)
     except RequestError:
-        return {}
+        return PackageRecord()
 
 
 def _verify_folder(
@@ -160,29 +132,25 @@ def _verify_folder(
     folder: Path,
     progress: Progress,
     sample_bound: float | None,
-    archive_problems: tuple[str, ...] = (),
+    archive_problems: Sequence[str] = (),
 ) -> VerifyResult:
-    if not (folder / SUMS_FILE).is_file():
-        if (folder / PACKAGE_FILE).is_file():
-            return _failure(package, [f"{SUMS_FILE}: missing"])
+    if not (folder / SUMS_FILE).is_file() and not (folder / PACKAGE_FILE).is_file():
         raise RequestError(
             f"not a package: it has no {SUMS_FILE}",
             where=package,
             hint="make one with: moonshine-tune package --run runs/a --runtime-dir D --out P",
         )
-    try:
-        sums = read_sums(folder)
-    except NegativeAnswerError as error:
-        return _failure(package, [str(error)])
+    sums = read_sums(folder)
     # The files first: they say more than that the archive around them differs.
     problems = [*_file_problems(folder, sums, progress), *archive_problems]
-    if problems:
-        return _failure(package, problems, files=len(sums) + 1)
     remarks: list[str] = []
-    loads, sample = _try_model(folder, progress, sample_bound, problems, remarks)
+    loads, sample = None, None
+    if not problems:
+        loads, sample = _try_model(folder, progress, sample_bound, problems, remarks)
     return VerifyResult(
+        passed=not problems,
         package=package,
-        name=str(_package_record(folder).get("name", package.name)),
+        name=_package_record(folder).name or package.name,
         files=len(sums) + 1,
         runtime_loads=loads,
         sample=sample,
@@ -223,7 +191,7 @@ def _try_model(
             if not (folder / SAMPLE_FILE).is_file():
                 remarks.append("no sample in it: the model was loaded, but transcribed nothing")
                 return True, None
-            sample = _transcribe_sample(folder, runtime, progress, sample_bound)
+            sample, difference = _transcribe_sample(folder, runtime, progress, sample_bound)
     except RequestError as error:
         # The path inside the package instead of a scratch folder's.
         where = (error.where or "").replace(f"{folder}/", "").replace(str(folder), "")
@@ -233,22 +201,20 @@ def _try_model(
         # The sums hold, so it was packed like this: by another program, or another version.
         problems.append(f"{SAMPLE_FILE}: cannot be read ({error!r})")
         return True, None
-    if sample.first_difference is not None:
-        clip, recorded, hypothesis = sample.first_difference
-        text = f"{clip}: recorded “{recorded}”, transcribed here as “{hypothesis}”"
-        if sample.passed:
-            remarks.append(
-                f"{text}; {sample.word_difference:.1f} % of the words differ, within the "
-                f"{sample.bound:g} % allowed on another kind of machine"
-            )
-        else:
-            problems.append(text)
+    if difference and sample.passed:
+        remarks.append(
+            f"{difference}; {sample.word_difference:.1f} % of the words differ, within the "
+            f"{sample.bound:g} % allowed on another kind of machine"
+        )
+    elif difference:
+        problems.append(difference)
     return True, sample
 
 
 def _transcribe_sample(
     folder: Path, runtime: RuntimeTranscriber, progress: Progress, bound: float | None
-) -> SampleResult:
+) -> tuple[SampleResult, str]:
+    """The result, and the first transcript that differs, or nothing."""
     path = folder / SAMPLE_FILE
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     if bound is None:
@@ -256,17 +222,24 @@ def _transcribe_sample(
         recorded_on = {(record["arch"], record["moonshine_voice"]) for record in records}
         bound = 0.0 if recorded_on <= {here} else _BOUND_ELSEWHERE
     counts = ErrorCounts()
-    first_difference: tuple[str, str, str] | None = None
-    identical = 0
+    differences: list[str] = []
     normalizer = normalizer_for("basic-1")
     with progress.stage("transcribing the sample", len(records)) as stage:
         for record in records:
             audio, recorded = Path(record["audio"]).name, record["heard"]
             hypothesis = runtime.transcribe([load_audio(path.parent / audio)])[0]
-            if hypothesis == recorded:
-                identical += 1
-            elif first_difference is None:
-                first_difference = (f"sample/{audio}", recorded, hypothesis)
+            if hypothesis != recorded:
+                differences.append(
+                    f"sample/{audio}: recorded “{recorded}”, transcribed as “{hypothesis}”"
+                )
             counts += score_utterance(record["id"], recorded, hypothesis, normalizer).words
             stage.advance()
-    return SampleResult(len(records), identical, counts.rate, bound, first_difference)
+    result = SampleResult(
+        # A bound of 0 also forbids differences that the normalizer hides.
+        passed=counts.rate <= bound and (bound > 0 or not differences),
+        clips=len(records),
+        identical=len(records) - len(differences),
+        word_difference=round(counts.rate, 4),
+        bound=bound,
+    )
+    return result, differences[0] if differences else ""
