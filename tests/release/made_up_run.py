@@ -23,7 +23,7 @@ class FakeRuntime:
         assert (runtime_dir / "tokenizer.bin").is_file()
 
     def transcribe(self, clips: list[Any]) -> list[str]:
-        return [f"I hear {len(clip)} samples" for clip in clips]
+        return [f"it counted {len(clip)} samples" for clip in clips]
 
     def __enter__(self) -> "FakeRuntime":
         return self

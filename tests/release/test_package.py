@@ -1,4 +1,4 @@
-"""Packages of made-up runs: what is in them, what never is, and what `verify` says to damage."""
+"""Packages of made-up runs: what they hold and never hold, and the damage that `verify` finds."""
 
 import errno
 import hashlib
@@ -39,18 +39,16 @@ _SECRET = "planted-secret-4711"
 # --- what is in a package
 
 
-def test_it_verifies_in_another_place_after_everything_else_is_gone(
-    made: MadeUpRun, tmp_path: Path
-) -> None:
+def test_a_moved_package_verifies_without_its_inputs(made: MadeUpRun, tmp_path: Path) -> None:
     result = package(made.request(), tmp_path / "out" / "model", _QUIET)
     assert result.missing == () and result.sample_clips == 3
     moved = tmp_path / "elsewhere" / "renamed"
     shutil.copytree(tmp_path / "out" / "model", moved)
     shutil.rmtree(made.folder)
     shutil.rmtree(tmp_path / "out")
-    found = verify(moved, _QUIET)
-    assert found.passed and found.files == result.files, found.problems
-    assert found.sample is not None and found.sample.identical == 3
+    result = verify(moved, _QUIET)
+    assert result.passed and result.files == result.files, result.problems
+    assert result.sample is not None and result.sample.identical == 3
     assert subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=moved).returncode == 0 \
         if shutil.which("sha256sum") else True  # fmt: skip
 
@@ -72,7 +70,7 @@ def test_the_card_is_filled_from_the_records(made: MadeUpRun, tmp_path: Path) ->
     assert "| train | 7 | 0.1 | 7 |" in card
 
 
-def test_what_was_not_measured_is_said_to_be_so(made: MadeUpRun, tmp_path: Path) -> None:
+def test_the_card_names_what_was_not_measured(made: MadeUpRun, tmp_path: Path) -> None:
     del made.record["result"]["best"]["canary_wer"]
     made.record["status"] = "interrupted"
     made.save_run()
@@ -85,6 +83,20 @@ def test_what_was_not_measured_is_said_to_be_so(made: MadeUpRun, tmp_path: Path)
     assert verify(tmp_path / "model", _QUIET).remarks == (
         "no sample in it: the model was loaded, but transcribed nothing",
     )
+
+
+def test_records_that_say_little_are_enough(made: MadeUpRun, tmp_path: Path) -> None:
+    """As of another version, or of files that were put together by hand."""
+    write_json(made.run / "run.json", {"settings": {}, "base": {}})
+    write_json(made.runtime / "export.json", {})
+    files = [{"name": name, "sha256": digest} for name, digest in made.sums.items()]
+    benchmark = {"files": files, "by_length": [{}], "ratios": {}, "stream": {}, "wer": {}}
+    write_json(made.benchmark / "benchmark.json", benchmark)
+    for folder in (made.evaluation, made.base_evaluation):
+        write_json(folder / "result.json", {"wer": 1.5})
+    package(made.request(), tmp_path / "model", _QUIET)
+    assert verify(tmp_path / "model", _QUIET).passed
+    assert "| adapted | – | 1.50 | – | 1.50 |" in (tmp_path / "model" / "README.md").read_text()
 
 
 def test_nothing_private_is_in_any_file(
@@ -196,7 +208,7 @@ def test_what_does_not_belong_together_is_refused(
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
-def test_what_is_there_is_never_overwritten(made: MadeUpRun, tmp_path: Path) -> None:
+def test_an_existing_output_is_never_overwritten(made: MadeUpRun, tmp_path: Path) -> None:
     path = tmp_path / "model.tar.gz"
     path.write_text("mine")
     with pytest.raises(RequestError, match="the output path exists"):
@@ -247,10 +259,10 @@ def test_one_changed_byte_in_any_file_fails_and_names_it(packed: Path, tmp_path:
         copy = tmp_path / "copy"
         shutil.copytree(packed / "model", copy)
         _flip(copy / name, rng.randrange(1 << 30))
-        found = verify(copy, _QUIET)
-        assert not found.passed, name
+        result = verify(copy, _QUIET)
+        assert not result.passed, name
         # A changed character of the list may name another file, or none.
-        assert name == "SHA256SUMS" or found.problems[0] == f"{name}: not the recorded content"
+        assert name == "SHA256SUMS" or result.problems[0] == f"{name}: not the recorded content"
         shutil.rmtree(copy)
 
 
@@ -308,17 +320,18 @@ def test_another_text_of_the_sample_fails_though_the_sums_hold(
     copy = tmp_path / "copy"
     shutil.copytree(packed / "model", copy)
     sample = copy / "sample" / "sample.jsonl"
-    sample.write_text(sample.read_text().replace("I hear 8160", "I hear 4160"))
+    sample.write_text(sample.read_text().replace("counted 8160", "counted 4160"))
     write_sums(copy)
-    found = verify(copy, _QUIET)
-    assert found.problems == (
-        "sample/clip-2.wav: recorded “I hear 4160 samples”, transcribed as “I hear 8160 samples”",
+    result = verify(copy, _QUIET)
+    assert result.problems == (
+        "sample/clip-2.wav: recorded “it counted 4160 samples”, "
+        "transcribed as “it counted 8160 samples”",
     )
-    # One of twelve words: within the bound of another kind of machine, and said so.
+    # One of twelve words: within the bound of another kind of machine.
     sample.write_text(sample.read_text().replace('"arch": "', '"arch": "other-'))
     write_sums(copy)
-    found = verify(copy, _QUIET)
-    assert found.passed and "within the 10 % allowed" in found.remarks[0]
+    result = verify(copy, _QUIET)
+    assert result.passed and "within the 10 % allowed" in result.remarks[0]
     assert not verify(copy, _QUIET, sample_bound=5.0).passed
     sample.write_text("{}\n")
     write_sums(copy)

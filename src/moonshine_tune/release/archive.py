@@ -114,8 +114,8 @@ def unpack(archive: Path, folder: Path) -> Path:
     try:
         with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             members = tar.getmembers()
-            while stream.read(_CHUNK):
-                # The checksum at the end of the stream: a damaged name is no unsafe name.
+            while stream.read(_CHUNK) and stream.tell() < _MAX_BYTES:
+                # To the checksum at the end: a damaged name is not yet an unsafe name.
                 pass
             _check_members(archive, members)
             # Python below 3.11.4 has no filter; the check above is the stricter one.

@@ -16,9 +16,11 @@ def reproduce_files(inputs: PackageInputs) -> dict[str, str]:
     run, benchmark = inputs.run, inputs.benchmark
     evaluations = inputs.evaluations | inputs.base_evaluations
     roles = [role for role in MANIFEST_ROLES if role in run.data]
-    scored = [*evaluations.values(), *([benchmark] if benchmark else [])]
-    digests = filter(_SHA256.fullmatch, dict.fromkeys(record.manifest_sha256 for record in scored))
-    tests = {digest: f"TEST_{number}" for number, digest in enumerate(digests, start=1)}
+    digests = dict.fromkeys(record.manifest_sha256 for record in evaluations.values())
+    if benchmark is not None:
+        digests[benchmark.manifest_sha256] = None
+    recorded = [digest for digest in digests if _SHA256.fullmatch(digest)]
+    tests = {digest: f"TEST_{number}" for number, digest in enumerate(recorded, start=1)}
     readme = render(
         "reproduce.md",
         inputs=inputs,

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 from moonshine_tune.core.errors import ProblemsError
@@ -10,7 +11,6 @@ from moonshine_tune.release.archive import files_below
 _SECRET_WORDS = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "API_KEY", "APIKEY",
                  "ACCESS_KEY", "PRIVATE_KEY")  # fmt: skip
 _MIN_SECRET_LENGTH = 8
-_CHUNK = 1 << 22
 
 
 def refuse_secrets(folder: Path) -> None:
@@ -44,12 +44,7 @@ def refuse_secrets(folder: Path) -> None:
 
 
 def _search(path: Path, private: Mapping[bytes, str]) -> list[str]:
-    matches: dict[str, None] = {}
-    overlap = max((len(value) for value in private), default=1)
-    tail = b""
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            window = tail + chunk
-            matches |= {text: None for value, text in private.items() if value in window}
-            tail = window[-overlap:]
-    return list(matches)
+    if path.stat().st_size == 0:
+        return []
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+        return [text for value, text in private.items() if content.find(value) >= 0]
