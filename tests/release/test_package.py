@@ -96,7 +96,9 @@ def test_records_that_say_little_are_enough(made: MadeUpRun, tmp_path: Path) -> 
         write_json(folder / "result.json", {"wer": 1.5})
     package(made.request(), tmp_path / "model", _QUIET)
     assert verify(tmp_path / "model", _QUIET).passed
-    assert "| adapted | – | 1.50 | – | 1.50 |" in (tmp_path / "model" / "README.md").read_text()
+    card = (tmp_path / "model" / "README.md").read_text("utf-8")
+    assert "| adapted | – | 1.50 | – | 1.50 |" in card
+    assert "Not measured: the runtime folder has no export.json with a parity result." in card
 
 
 def test_nothing_private_is_in_any_file(

@@ -14,6 +14,8 @@ from moonshine_tune.core.errors import NegativeAnswerError, RequestError
 from moonshine_tune.core.files import sha256_of, write_text_atomic
 
 SUMS_FILE = "SHA256SUMS"
+PACKAGE_FILE = "package.json"
+SAMPLE_FILE = "sample/sample.jsonl"
 _SUM_LINE = re.compile(r"^([0-9a-f]{64})  (\S.*)$", re.MULTILINE)
 _ARCHIVE = re.compile(r"(?i)\.(tar\.gz|tgz)$")
 _OTHER_ARCHIVES = {".zip", ".tar", ".gz", ".bz2", ".xz", ".zst", ".tbz2", ".txz", ".7z", ".rar"}

@@ -19,8 +19,6 @@ from moonshine_tune.runs.records import EvaluationRecord, RunResultRecord
 _UNSAFE = re.compile(r"[\r\n|`<>]+")
 _TASK = "automatic-speech-recognition"
 _CARD = "---\n{{ card_data }}\n---\n\n{{ body }}"
-# From so many words on, the card no longer warns of a small test set.
-_MANY_WORDS = 1000
 
 
 def model_card(inputs: PackageInputs, name: str, architecture: str) -> str:
@@ -44,7 +42,6 @@ def model_card(inputs: PackageInputs, name: str, architecture: str) -> str:
         run=run,
         base_model=base_model,
         version=__version__,
-        many_words=_MANY_WORDS,
         architecture=architecture,
         evaluations=inputs.evaluations,
         base_only={
@@ -60,7 +57,7 @@ def model_card(inputs: PackageInputs, name: str, architecture: str) -> str:
         num_samples=len(inputs.sample),
         versions=", ".join(f"{p} {cell(run.versions[p])}" for p in packages if run.versions.get(p)),
         max_clip_s=settings.get("data", {}).get("max_clip_s"),
-        fewest_words=min(words, default=_MANY_WORDS),
+        fewest_words=min(words, default=None),
     )
     metadata = _metadata(inputs.evaluations, name, base_model)
     return str(ModelCard.from_template(metadata, template_str=_CARD, body=body))

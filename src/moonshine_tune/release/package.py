@@ -28,6 +28,8 @@ from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import package_version, versions
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.release.archive import (
+    PACKAGE_FILE,
+    SAMPLE_FILE,
     SUMS_FILE,
     archive_stem,
     files_below,
@@ -51,8 +53,6 @@ from moonshine_tune.runs.records import BaseModelRecord, PackageRecord
 from moonshine_tune.runtime import transcriber as runtime_transcriber
 
 SCHEMA_VERSION = 1
-PACKAGE_FILE = "package.json"
-SAMPLE_FILE = "sample/sample.jsonl"
 _BASE_FILE = "base_model.json"
 
 

@@ -16,6 +16,8 @@ from moonshine_tune.core.provenance import package_version
 from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.metrics.wer import ErrorCounts, score_utterance
 from moonshine_tune.release.archive import (
+    PACKAGE_FILE,
+    SAMPLE_FILE,
     SUMS_FILE,
     files_below,
     is_archive_name,
@@ -23,7 +25,6 @@ from moonshine_tune.release.archive import (
     read_sums,
     unpack,
 )
-from moonshine_tune.release.package import PACKAGE_FILE, SAMPLE_FILE
 from moonshine_tune.runs.records import PackageRecord
 from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber
