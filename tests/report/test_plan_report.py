@@ -1,4 +1,4 @@
-"""Reports of plans, ablations and benchmarks: what is there is shown, what is torn is named."""
+"""Reports of plans, ablations and benchmarks: what is there is shown, what is damaged is named."""
 
 import json
 from pathlib import Path
@@ -30,8 +30,8 @@ def _run(path: Path) -> None:
 def _search(path: Path) -> None:
     trials: list[dict[str, Any]] = [
         {"number": number, "state": "finished", "params": {"adapter.rank": rank},
-         "figures": {"dev_wer": wer, "canary_loss": lost, "canary_held": lost < 2}}
-        for number, rank, wer, lost in ((1, 8, 30.0, 0.5), (2, 16, 20.0, 1.0), (3, 64, 10.0, 9.0))
+         "figures": {"dev_wer": wer, "canary_loss": loss, "canary_held": loss < 2}}
+        for number, rank, wer, loss in ((1, 8, 30.0, 0.5), (2, 16, 20.0, 1.0), (3, 64, 10.0, 9.0))
     ]  # fmt: skip
     trials.append({"number": 4, "state": "failed", "params": {"adapter.rank": 4}, "figures": {}})
     _write(path / "ablation.json", {"kind": "ablation", "command": ["moonshine-tune", "ablate"]})
@@ -60,8 +60,8 @@ def _benchmark(path: Path) -> None:
     _write(path / "benchmark.json", {**_side(0.9), **rest, "other": _side(1.0)})
 
 
-def _evaluation(path: Path, heard: str) -> None:
-    scored = [score_utterance("u0", "one two three", heard, _SPELLED, speaker=EVIL)]
+def _evaluation(path: Path, hypothesis: str) -> None:
+    scored = [score_utterance("u0", "one two three", hypothesis, _SPELLED, speaker=EVIL)]
     score = summarize(scored)
     result = {
         "wer": score.wer,
@@ -80,7 +80,7 @@ def plan(tmp_path: Path) -> Path:
     kinds = {"proof": "train", "pilot": "train", "ablation": "ablate", "ship": "ship"}
     phases: dict[str, Any] = {name: {"kind": kind} for name, kind in kinds.items()}
     phases["ship"]["source"] = "proof"
-    told = [
+    states = [
         ("proof", "done", "", "passed", "30.00 → 10.00"),
         ("pilot", "done", "", "not meaningful", "120.00 → 130.00"),
         ("ablation", "done", "", "passed", "3 of 4 finished"),
@@ -90,7 +90,7 @@ def plan(tmp_path: Path) -> Path:
         {"phase": name, "name": f"{name} holds", "verdict": verdict, "figure": figure,
          "passed": {"passed": True, "FAILED": False}.get(verdict), "bound": "10",
          "note": "the weights are random" if verdict == "not meaningful" else ""}
-        for name, _, _, verdict, figure in told
+        for name, _, _, verdict, figure in states
     ]  # fmt: skip
     _write(
         path / "plan.json",
@@ -101,7 +101,7 @@ def plan(tmp_path: Path) -> Path:
                 {"name": name, "kind": kinds[name], "state": state, "why": why, "seconds": 9.0,
                  "steps": [{"name": "train"}], "forced": ["proof is failed"] * (name == "pilot"),
                  "gates": [gate for gate in gates if gate["phase"] == name]}
-                for name, state, why, *_ in told
+                for name, state, why, *_ in states
             ],
             "record": {"ablation": {"steps": {"choose": {"result": {"reasons": ["rank pays"]}}}}},
         },
@@ -109,8 +109,8 @@ def plan(tmp_path: Path) -> Path:
     _run(path / "phases" / "proof" / "run")
     _run(path / "phases" / "pilot" / "run")
     _search(path / "phases" / "ablation" / "search")
-    for model, heard in (("base", "won too three"), ("adapted", "one two three")):
-        _evaluation(path / "phases" / "proof" / "eval" / f"domain-{model}-torch", heard)
+    for model, text in (("base", "won too three"), ("adapted", "one two three")):
+        _evaluation(path / "phases" / "proof" / "eval" / f"domain-{model}-torch", text)
     _benchmark(path / "phases" / "ship" / "benchmark")
     return path
 
@@ -155,7 +155,7 @@ def test_a_benchmark_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("torn", "named"),
+    ("damaged", "named"),
     [
         ("plan.json", "plan.json"),
         ("phases/proof/run/run.json", "phases/proof/run/run.json"),
@@ -165,10 +165,10 @@ def test_a_benchmark_alone(tmp_path: Path) -> None:
         ("phases/proof/eval/domain-base-torch/hypotheses.jsonl", "hypotheses.jsonl"),
     ],
 )
-def test_a_torn_plan_shows_the_rest_and_names_what_is_missing(
-    plan: Path, torn: str, named: str
+def test_a_damaged_plan_shows_the_rest_and_names_what_is_missing(
+    plan: Path, damaged: str, named: str
 ) -> None:
-    file = plan / torn
+    file = plan / damaged
     file.write_text(file.read_text()[: file.stat().st_size // 2])
     kind, missing, page = _page(plan)
     assert kind == "plan"

@@ -6,6 +6,7 @@ given to it, so an optional key that nobody gave stays away. Keys of other versi
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -46,6 +47,11 @@ class Record(BaseModel):
             problems += wrong.values()
             for path in sorted(wrong, reverse=True):
                 content = _without(content, path)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no key was given."""
+        return not self.model_fields_set
 
     def to_json(self) -> Object:
         """The JSON object: the keys that were given, in their order, those of others last."""
@@ -531,6 +537,16 @@ class TrialRecord(Record):
     params: Object = {}
     figures: TrialFigures = TrialFigures()
     remark: str = ""
+
+
+def rank_trials(trials: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """Finished trials, the best first: those that hold the canary, by dev WER, by number."""
+    finished = [
+        (trial.figures.canary_held is False, trial.figures.dev_wer, trial.number or 0, index, trial)
+        for index, trial in enumerate(trials)
+        if trial.state == "finished" and trial.figures.dev_wer is not None
+    ]
+    return [trial for *_, trial in sorted(finished)]
 
 
 class AblationRecord(Artifact):
