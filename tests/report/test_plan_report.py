@@ -1,6 +1,7 @@
 """Reports of plans, ablations and benchmarks: what is there is shown, what is damaged is named."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -175,3 +176,64 @@ def test_a_damaged_plan_shows_the_rest_and_names_what_is_missing(
     assert any(named in line for line in missing), missing
     assert "This folder is not complete" in page
     assert 'id="learning"' in page
+
+
+_RECORDS = Path(__file__).parents[1] / "runs" / "data"
+# Where a plan has the records of the version before.
+_PLACES = {
+    "plan.json": "plan.json",
+    "run.json": "phases/proof/run/run.json",
+    "selection.json": "phases/proof/run/adapter/selection.json",
+    "ablation.json": "phases/ablation/search/ablation.json",
+    "trials.json": "phases/ablation/search/trials.json",
+    "result.json": "phases/proof/eval/domain-adapted-torch/result.json",
+    "benchmark.json": "phases/ship/benchmark/benchmark.json",
+}
+
+
+@pytest.fixture
+def earlier(tmp_path: Path) -> Path:
+    """A plan with the records of the version before."""
+    for name, place in _PLACES.items():
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(_RECORDS / name, tmp_path / place)
+    return tmp_path
+
+
+def test_records_of_the_version_before_are_shown(earlier: Path) -> None:
+    kind, missing, page = _page(earlier)
+    assert kind == "plan"
+    assert all("is not there" in line for line in missing), missing
+    for piece in ("Air traffic, at demonstration size", "0.76 to 0.97", "2 to 5 s", "2.52",
+                  "the weights are random", "414,720 parameters", "rank=8 alpha=16"):  # fmt: skip
+        assert piece in page, piece
+    assert "74.75 → 6.93" in _page(earlier / "phases" / "proof" / "run")[2]
+
+
+def _replaced(content: Any, value: Any) -> Any:
+    """The same keys, and `value` in the place of every number, text and truth."""
+    if isinstance(content, dict):
+        return {key: _replaced(item, value) for key, item in content.items()}
+    if isinstance(content, list):
+        return [_replaced(item, value) for item in content]
+    return value
+
+
+@pytest.mark.parametrize("value", [None, "x", 1e999, -1, 10**400, True, [], {}, [[0]], {"a": 1}])
+def test_odd_values_everywhere_do_not_stop_it(earlier: Path, value: Any) -> None:
+    for place in _PLACES.values():
+        content = json.loads((earlier / place).read_text(encoding="utf-8"))
+        _write(earlier / place, _replaced(content, value))
+    _, missing, _ = _page(earlier)
+    assert any(" should be " in line for line in missing)
+
+
+def test_a_value_of_a_wrong_type_is_named_and_the_rest_is_shown(earlier: Path) -> None:
+    run = earlier / _PLACES["run.json"]
+    content = json.loads(run.read_text(encoding="utf-8"))
+    content["result"]["best"]["canary_wer"] = "34"
+    _write(run, content)
+    _, missing, page = _page(earlier)
+    name = f"{_PLACES['run.json']}: result.best.canary_wer should be a valid number"
+    assert any(line.startswith(name) for line in missing)
+    assert "414,720 parameters" in page

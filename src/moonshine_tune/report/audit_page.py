@@ -57,6 +57,7 @@ def write_audit_page(audit: Audit, target: Path, progress: Progress) -> int:
     page = render_page(
         "audit.html",
         name=short(audit.manifest.name, 80),
+        kind="Audit",
         audit=audit,
         counts={
             kind: sum(finding.severity == kind for finding in audit.findings)

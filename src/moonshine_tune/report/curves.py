@@ -41,12 +41,12 @@ def learning_curves(run: RunPart) -> Curves:
     candidates = (
         _dev(scores, best),
         _scores("Canary WER", scores, "canary_wer", best, _canary_bound(run, scores)),
-        _noisy("Training loss", "", steps, _field("loss")),
-        _noisy("Replay divergence", "KL", steps, _field("replay_kl")),
-        _plain("Learning rate", steps, _field("learning_rate")),
-        _noisy("Gradient norm", "", steps, _field("gradient_norm"), clipped),
+        _trend("Training loss", "", steps, _field("loss")),
+        _trend("Replay divergence", "KL", steps, _field("replay_kl")),
+        _trend("Learning rate", "", steps, _field("learning_rate"), smooth=False),
+        _trend("Gradient norm", "", steps, _field("gradient_norm"), clipped),
         _memory(steps),
-        _noisy("Speed", "steps/s", steps, _speed),
+        _trend("Speed", "steps/s", steps, _speed),
     )
     return Curves(
         charts=tuple(chart for chart in candidates if not chart.is_empty),
@@ -97,20 +97,21 @@ def _canary_bound(run: RunPart, scores: Sequence[_Line]) -> Bound | None:
     return None if points is None or base is None else Bound("bound", base + points)
 
 
-def _noisy(
-    title: str, unit: str, lines: Sequence[_Line], value: _Value, bound: Bound | None = None
+def _trend(
+    title: str,
+    unit: str,
+    lines: Sequence[_Line],
+    value: _Value,
+    bound: Bound | None = None,
+    *,
+    smooth: bool = True,
 ) -> Chart:
-    """Raw values in the back, their running mean in front."""
+    """The values; where they are many and noisy, in the back, with their running mean in front."""
     points, size = thinned(_points(lines, value))
-    if len(points) < 10:
-        return Chart(title, unit, (Series(title, points),), bound, note=_mean_note(size))
-    series = (Series("value", points, "faint"), Series("mean", smoothed(points)))
+    series: tuple[Series, ...] = (Series(title, points),)
+    if smooth and len(points) >= 10:
+        series = (Series("value", points, "faint"), Series("mean", smoothed(points)))
     return Chart(title, unit, series, bound, note=_mean_note(size))
-
-
-def _plain(title: str, lines: Sequence[_Line], value: _Value) -> Chart:
-    points, size = thinned(_points(lines, value))
-    return Chart(title, "", (Series(title, points),), note=_mean_note(size))
 
 
 def _memory(lines: Sequence[_Line]) -> Chart:

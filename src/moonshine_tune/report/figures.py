@@ -29,7 +29,7 @@ _NAME_ROOM = 16
 _PLOT_COLORS = ("#1f6feb", "#d1570b", "#1a7f37")
 _PLOT_STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#333}.title{font-size:14px;font-weight:600}"
-    ".grid{stroke:#ddd}.axis{stroke:#666}svg{background:#fff}"
+    ".grid{stroke:#ddd}.axis{stroke:#666}.line{fill:none;opacity:.35}svg{background:#fff}"
 )
 
 Point = tuple[float, float | None]
@@ -462,13 +462,11 @@ def plot(
     ]
     for index, (name, points) in enumerate(series):
         color = _PLOT_COLORS[index % len(_PLOT_COLORS)]
-        ink = f'fill="{"none" if index else color}" stroke="{color}"'
-        drawn = [(axes.x(x), axes.y(y)) for x, y in points]
-        path, y = " ".join(f"{x},{y}" for x, y in drawn), 20 + 16 * index
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" opacity="0.35"/>')
-        parts += [f'<circle cx="{x}" cy="{y}" r="3.5" {ink}/>' for x, y in drawn]
-        parts.append(
-            f'<circle cx="{axes.width - 200}" cy="{y - 4}" r="4" {ink}/>'
-            f'<text x="{axes.width - 190}" y="{y}">{escape(name)}</text>'
-        )
+        x, y = axes.width - 200, 20 + 16 * index
+        parts += [
+            f'<g stroke="{color}" fill="{"none" if index else color}">',
+            *_line(Series(name, tuple(points), "marked"), axes),
+            f'<circle cx="{x}" cy="{y - 4}" r="4"/></g>'
+            f'<text x="{x + 10}" y="{y}">{escape(name)}</text>',
+        ]
     return _svg(parts) + "\n"

@@ -13,7 +13,7 @@ from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.nested import flatten
 from moonshine_tune.report.reading import ReportInput
 from moonshine_tune.report.tables import Cell, Column, Table, short, text_cell
-from moonshine_tune.runs.records import EvaluationRecord, PlanRecord, RunRecord
+from moonshine_tune.runs.records import EvaluationRecord, RunRecord
 
 _MAX_ROWS = 300
 _COMMANDS = ("train", "demo", "plan", "ablate")
@@ -146,25 +146,29 @@ def _versions(record: RunRecord) -> Table | None:
 
 
 def _steps(report_input: ReportInput) -> Iterator[ReproductionStep]:
-    if report_input.kind == "plan":
-        yield from _of_plan(report_input.summary)
-    if report_input.run is not None:
-        yield from _of_run(report_input.run.record, report_input.kind)
+    plan, run = report_input.summary.plan, report_input.run
+    if plan.settings:
+        command = "moonshine-tune plan run plan.yaml --out plan-out"
+        settings = _without_defaults(plan.settings)
+        # What is done in the folder of the plan stays done.
+        yield _yaml_step("The whole plan", command, "plan.yaml", settings)
+    words = run.record.command if run else []
+    # A run that was started from Python has that program's words here, which are no command.
+    if len(words) > 1 and words[1] in _COMMANDS:
+        what = {"demo": "demonstration", "plan": "plan's training"}.get(report_input.kind, "run")
+        yield ReproductionStep(f"The command of this {what}", short(shlex.join(words), 4000))
+    if run and run.record.settings:
+        command = "moonshine-tune train --config settings.yaml --out runs/again"
+        title = "Train from the settings alone"
+        yield _yaml_step(title, command, "settings.yaml", run.record.settings)
     if report_input.kind == "evaluation":
-        yield _of_evaluation(report_input.evaluations[0].result)
+        command = short(shlex.join(_evaluation_command(report_input.evaluations[0].result)), 4000)
+        yield ReproductionStep("Evaluate again", command)
 
 
-def _of_plan(plan: PlanRecord) -> Iterator[ReproductionStep]:
-    """The plan's file: what is done in its folder stays done."""
-    if plan.plan.settings:
-        settings = _without_defaults(plan.plan.settings)
-        text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-        yield ReproductionStep(
-            "The whole plan",
-            "moonshine-tune plan run plan.yaml --out plan-out",
-            "plan.yaml",
-            short(text, 20_000),
-        )
+def _yaml_step(title: str, command: str, name: str, content: Any) -> ReproductionStep:
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    return ReproductionStep(title, command, name, short(text, 20_000))
 
 
 def _without_defaults(value: Any, inside: str = "") -> Any:
@@ -176,32 +180,12 @@ def _without_defaults(value: Any, inside: str = "") -> Any:
     return [_without_defaults(item) for item in value] if isinstance(value, list) else value
 
 
-def _of_run(record: RunRecord, kind: str) -> Iterator[ReproductionStep]:
-    # A run that was started from Python has that program's words here, which are no command.
-    if len(record.command) > 1 and record.command[1] in _COMMANDS:
-        what = {"demo": "demonstration", "plan": "plan's training"}.get(kind, "run")
-        command = short(shlex.join(record.command), 4000)
-        yield ReproductionStep(f"The command of this {what}", command)
-    if record.settings:
-        text = yaml.safe_dump(record.settings, sort_keys=False, allow_unicode=True)
-        yield ReproductionStep(
-            "Train from the settings alone",
-            "moonshine-tune train --config settings.yaml --out runs/again",
-            "settings.yaml",
-            short(text, 20_000),
-        )
-
-
-def _of_evaluation(result: EvaluationRecord) -> ReproductionStep:
+def _evaluation_command(result: EvaluationRecord) -> list[str]:
     """From result.json; names in capitals are for the reader to fill in."""
-    model = result.model or "MODEL"
     words = ["moonshine-tune", "evaluate"]
-    if result.backend == "runtime":
-        words += ["--runtime-dir", model]
-    else:
-        words += ["--model", model]
-        words += ["--adapter", result.adapter] if result.adapter else []
+    words += ["--runtime-dir" if result.backend == "runtime" else "--model"]
+    words += [result.model or "MODEL"]
+    words += ["--adapter", result.adapter] if result.adapter and "--model" in words else []
     words += ["--manifest", "MANIFEST"]
     words += ["--normalizer", result.normalizer] if result.normalizer else []
-    words += ["--out", "eval/again"]
-    return ReproductionStep("Evaluate again", short(shlex.join(words), 4000))
+    return [*words, "--out", "eval/again"]
