@@ -122,8 +122,8 @@ def _learning(report_input: ReportInput) -> list[tuple[str, Curves]]:
     runs = [("", report_input.run)] if report_input.run else []
     if report_input.others and report_input.run:
         runs = [(report_input.run.path.parent.name, report_input.run), *report_input.others]
-    curves = [(short(name, 60), learning_curves(run)) for name, run in runs]
-    return [(name, found) for name, found in curves if found.charts or found.strengths]
+    drawn = [(short(name, 60), learning_curves(run)) for name, run in runs]
+    return [(name, curves) for name, curves in drawn if curves.charts or curves.strengths]
 
 
 def _lead(report_input: ReportInput) -> str:

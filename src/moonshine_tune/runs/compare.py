@@ -89,8 +89,7 @@ class RunsComparison:
 
 @dataclass(frozen=True)
 class _Run:
-    name: str
-    summary: RunSummary
+    compared: ComparedRun
     record: RunRecord
     sets: Mapping[str, tuple[ScoredUtterance, ...]]
 
@@ -106,8 +105,8 @@ def compare_runs(paths: Sequence[Path], progress: Progress) -> RunsComparison:
             "a comparison needs two runs", hint="moonshine-tune compare runs/a runs/b"
         )
     resolved = [path.resolve() for path in paths]
-    for whole, path in zip(resolved, paths, strict=True):
-        if resolved.count(whole) > 1:
+    for path in paths:
+        if resolved.count(path.resolve()) > 1:
             raise RequestError("the same run twice", where=path)
     remarks: list[str] = []
     runs = [_read(path, name, remarks) for path, name in zip(paths, _names(resolved), strict=True)]
@@ -121,20 +120,15 @@ def compare_runs(paths: Sequence[Path], progress: Progress) -> RunsComparison:
             stage.advance()
     if len(combined) > 1 and pairs:
         remarks.append(
-            f"no interval is corrected for the number of comparisons: of these {len(pairs)}, one "
+            f"the intervals are not corrected for multiple comparisons: of {len(pairs)}, about one "
             "in twenty shows a difference by chance"
         )
-    compared = tuple(
-        ComparedRun(
-            run.name,
-            run.summary,
-            {name: summarize(scored) for name, scored in run.sets.items()},
-            score_curve(RunFolder(path)),
-        )
-        for run, path in zip(runs, paths, strict=True)
+    return RunsComparison(
+        tuple(run.compared for run in runs),
+        _differing([_settings(run.record) for run in runs]),
+        tuple(pairs),
+        tuple(remarks),
     )
-    differing = _differing([_settings(run.record) for run in runs])
-    return RunsComparison(compared, differing, tuple(pairs), tuple(remarks))
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -159,13 +153,15 @@ def _read(path: Path, name: str, remarks: list[str]) -> _Run:
             remarks.append(f"{name}: eval/{which}.jsonl: {error.message}")
     if not summary.ended:
         remarks.append(f"{name} is not finished ({summary.status})")
-    return _Run(name, summary, record, sets)
+    scores = {which: summarize(scored) for which, scored in sets.items()}
+    return _Run(ComparedRun(name, summary, scores, score_curve(run)), record, sets)
 
 
 def _pair(which: str, before: _Run, after: _Run, remarks: list[str]) -> RunPair | None:
     if which not in before.sets or which not in after.sets:
         return None
-    title = f"{before.name} and {after.name}"
+    names = before.compared.name, after.compared.name
+    title = " and ".join(names)
     rules = [str(run.record.normalizer) for run in (before, after)]
     if rules[0] != rules[1]:
         remarks.append(f"{title} are scored with different normalizers: {rules[0]}, {rules[1]}")
@@ -189,8 +185,7 @@ def _pair(which: str, before: _Run, after: _Run, remarks: list[str]) -> RunPair 
     ]
     changed.sort(key=lambda item: (-abs(item.errors_after - item.errors_before), item.id))
     return RunPair(
-        before.name,
-        after.name,
+        *names,
         which,
         compare_paired([a for a, _ in pairs], [b for _, b in pairs]),
         len(shared),
@@ -203,8 +198,8 @@ def _pair(which: str, before: _Run, after: _Run, remarks: list[str]) -> RunPair 
 def _differing(settings: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, ...]]:
     """Settings that are not the same in all runs."""
     keys = dict.fromkeys(key for flat in settings for key in flat)
-    values = {key: tuple(flat.get(key) for flat in settings) for key in keys}
-    return {key: found for key, found in values.items() if len(set(map(repr, found))) > 1}
+    rows = {key: tuple(flat.get(key) for flat in settings) for key in keys}
+    return {key: values for key, values in rows.items() if len(set(map(repr, values))) > 1}
 
 
 def _settings(record: RunRecord) -> dict[str, Any]:

@@ -1,5 +1,4 @@
-"""The JSON files that commands leave behind: one model each, for the command that writes it and
-all that read it.
+"""One model for each JSON file that a command writes, shared by its writer and its readers.
 
 Field names are the keys on disk, in the order in which they are written. A record writes what was
 given to it, so an optional key that nobody gave stays away. Keys of other versions are kept.

@@ -60,9 +60,9 @@
     const series = JSON.parse(svg.dataset.points).filter(([, points]) => points.length);
     const readout = svg.closest("figure").querySelector(".readout");
     if (!series.length) return;
-    const places = [...new Map(series.flatMap(([, points]) => points.map((p) => [p[0], p[2]])))]
+    const steps = [...new Map(series.flatMap(([, points]) => points.map((p) => [p[0], p[2]])))]
       .sort((a, b) => a[0] - b[0]);
-    let at = places.length - 1;
+    let at = steps.length - 1;
     let marks = [];
 
     const add = (name, attributes) => {
@@ -73,7 +73,7 @@
     };
     const clear = () => { marks.forEach((mark) => mark.remove()); marks = []; };
     const show = (drawn) => {
-      const [x, left] = places[at];
+      const [x, left] = steps[at];
       clear();
       if (drawn) add("line", { class: "cross", x1: left, x2: left, y1: svg.dataset.top, y2: svg.dataset.bottom });
       const values = series.flatMap(([name, points]) => {
@@ -84,20 +84,20 @@
       });
       readout.textContent = `step ${x}: ${values.join(", ")}`;
     };
-    const rest = () => { at = places.length - 1; show(false); };
+    const rest = () => { at = steps.length - 1; show(false); };
 
     svg.addEventListener("pointermove", (event) => {
       const box = svg.getBoundingClientRect();
       const left = (event.clientX - box.left) * svg.viewBox.baseVal.width / box.width;
-      at = places.reduce((best, place, index) =>
-        Math.abs(place[1] - left) < Math.abs(places[best][1] - left) ? index : best, 0);
+      at = steps.reduce((best, step, index) =>
+        Math.abs(step[1] - left) < Math.abs(steps[best][1] - left) ? index : best, 0);
       show(true);
     });
     svg.addEventListener("pointerleave", rest);
     svg.addEventListener("blur", rest);
     svg.addEventListener("focus", () => { if (svg.matches(":focus-visible")) show(true); });
     svg.addEventListener("keydown", (event) => {
-      const last = places.length - 1;
+      const last = steps.length - 1;
       const moves = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: last,
         PageUp: at + Math.ceil(last / 10), PageDown: at - Math.ceil(last / 10) };
       if (!(event.key in moves)) return;
