@@ -7,7 +7,6 @@ from moonshine_tune.report.tables import (
     Column,
     Table,
     change_cell,
-    clean_interval,
     interval_text,
     number_cell,
     set_title,
@@ -41,7 +40,7 @@ def _row(arm: KeyTermsArmRecord) -> tuple[Cell, ...]:
     return (
         text_cell(arm.arm or "–"),
         number_cell(arm.wer),
-        change_cell(change.difference, interval_text(clean_interval(change.ci95), sign=True)),
+        change_cell(change.difference, interval_text(change.ci95, sign=True)),
         number_cell(arm.recall, 1, f"{arm.recalled} of {arm.spoken}" if counted else ""),
         number_cell(arm.false_alarms, 0, "" if rate is None else f"{rate:.1f} in 1,000 words"),
     )

@@ -8,7 +8,6 @@ from moonshine_tune.report.tables import (
     Cell,
     Column,
     Table,
-    clean_interval,
     interval_text,
     number_cell,
     short,
@@ -94,7 +93,7 @@ def _figure_cell(figure: _Figure) -> Cell:
 def _ratio_cell(ratio: RatioRecord) -> Cell:
     if clean(ratio.ratio) is None:
         return Cell("", kind="number")
-    return number_cell(ratio.ratio, detail=interval_text(clean_interval(ratio.ci95)))
+    return number_cell(ratio.ratio, detail=interval_text(ratio.ci95))
 
 
 def _length_table(this: BenchmarkRecord, other: MeasurementRecord | None) -> Table | None:

@@ -87,10 +87,8 @@ def signed(value: float, digits: int = 2) -> str:
 
 def interval_text(ends: tuple[float, float] | None, digits: int = 2, *, sign: bool = False) -> str:
     """`0.80 to 1.10`, with signs where it is the interval of a change; empty without one."""
-    if ends is None:
-        return ""
-    low, high = (signed(end, digits) if sign else f"{end:.{digits}f}" for end in ends)
-    return f"{low} to {high}"
+    known = clean_interval(ends) or ()
+    return " to ".join(signed(end, digits) if sign else f"{end:.{digits}f}" for end in known)
 
 
 def clean_interval(ends: tuple[float, float] | None) -> tuple[float, float] | None:
