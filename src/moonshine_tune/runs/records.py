@@ -1,11 +1,11 @@
-"""The JSON files that commands leave behind: one model each, for the command that writes it and
-all that read it.
+"""One model for each JSON file that a command writes, shared by its writer and its readers.
 
 Field names are the keys on disk, in the order in which they are written. A record writes what was
 given to it, so an optional key that nobody gave stays away. Keys of other versions are kept.
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -46,6 +46,11 @@ class Record(BaseModel):
             problems += wrong.values()
             for path in sorted(wrong, reverse=True):
                 content = _without(content, path)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no key was given."""
+        return not self.model_fields_set
 
     def to_json(self) -> Object:
         """The JSON object: the keys that were given, in their order, those of others last."""
@@ -531,6 +536,16 @@ class TrialRecord(Record):
     params: Object = {}
     figures: TrialFigures = TrialFigures()
     remark: str = ""
+
+
+def rank_trials(trials: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """Finished trials, the best first: those that hold the canary, by dev WER, by number."""
+    finished = [
+        (trial.figures.canary_held is False, trial.figures.dev_wer, trial.number or 0, index, trial)
+        for index, trial in enumerate(trials)
+        if trial.state == "finished" and trial.figures.dev_wer is not None
+    ]
+    return [trial for *_, trial in sorted(finished)]
 
 
 class AblationRecord(Artifact):
