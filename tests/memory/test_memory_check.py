@@ -15,7 +15,7 @@ from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.device import heap_keeps_freed_memory
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.progress import SilentProgress
-from moonshine_tune.inference.train_data import read_training_data
+from moonshine_tune.inference.dataset import read_training_data
 from moonshine_tune.memory import fit as fitting
 from moonshine_tune.memory.estimate import GIB, Workload, estimate_memory
 from moonshine_tune.memory.fit import MemoryCheck

@@ -19,8 +19,8 @@ from moonshine_tune.core.progress import SilentProgress, Stage
 from moonshine_tune.models.checkpoint import load_checkpoint
 from moonshine_tune.models.lora import CONFIG_FILE, WEIGHTS_FILE, load_adapter
 from moonshine_tune.models.losses import head_cross_entropy_sum
-from moonshine_tune.training import trainer as trainer_module
-from moonshine_tune.training.finish import TrainResult
+from moonshine_tune.training import objective as objective_module
+from moonshine_tune.training.result import TrainResult
 from moonshine_tune.training.run import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -374,7 +374,7 @@ def test_single_steps_that_are_not_finite_are_left_out_and_counted(
         calls.append(1)
         return real(*given) * (float("nan") if len(calls) in (3, 4, 7) else 1.0)
 
-    monkeypatch.setattr(trainer_module, "head_cross_entropy_sum", sometimes_nan)
+    monkeypatch.setattr(objective_module, "head_cross_entropy_sum", sometimes_nan)
     settings = _with(_content(saved_v1, speech_folder), train__max_skipped_steps=3)
     result = train(settings, tmp_path / "run", SilentProgress())
     assert (result.stopped, result.steps, result.skipped_steps) == ("finished", 12, 3)
@@ -394,7 +394,7 @@ def test_many_such_steps_in_a_row_end_the_run_with_everything_saved(
         calls.append(1)
         return real(*given) * (float("nan") if len(calls) > 5 else 1.0)
 
-    monkeypatch.setattr(trainer_module, "head_cross_entropy_sum", nan_from_the_sixth)
+    monkeypatch.setattr(objective_module, "head_cross_entropy_sum", nan_from_the_sixth)
     out = tmp_path / "run"
     settings = _with(_content(saved_v1, speech_folder), train__max_skipped_steps=4)
     with pytest.raises(MachineError, match="4 steps in a row gave non-finite") as caught:
@@ -427,7 +427,7 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_step(
             raise RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)")
         return real(hidden, *rest)
 
-    monkeypatch.setattr(trainer_module, "head_cross_entropy_sum", full_above_two)
+    monkeypatch.setattr(objective_module, "head_cross_entropy_sum", full_above_two)
     watcher = _Watcher()
     result = train(settings, tmp_path / "small", watcher)
     assert (result.stopped, result.steps, result.skipped_steps) == ("finished", 12, 0)
@@ -443,7 +443,7 @@ def test_one_clip_that_does_not_fit_is_named(
     def full(*_given: Any) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(trainer_module, "head_cross_entropy_sum", full)
+    monkeypatch.setattr(objective_module, "head_cross_entropy_sum", full)
     settings = _with(_content(saved_v1, speech_folder))
     with pytest.raises(MachineError, match=r"longest clip of step 1 is train-\d"):
         train(settings, tmp_path / "run", SilentProgress())
@@ -455,7 +455,7 @@ def test_another_runtime_error_is_not_taken_for_memory(
     def broken(*_given: Any) -> torch.Tensor:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(trainer_module, "head_cross_entropy_sum", broken)
+    monkeypatch.setattr(objective_module, "head_cross_entropy_sum", broken)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         train(_with(_content(saved_v1, speech_folder)), tmp_path / "run", SilentProgress())
 
