@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
 from moonshine_tune.core.device import batch_width, release_memory
-from moonshine_tune.core.progress import Progress, Stage
+from moonshine_tune.core.progress import Progress
 from moonshine_tune.inference.batching import (
     batches_by_length,
     encode_batch_s,
@@ -163,7 +163,10 @@ class StateSource:
             stage.advance(len(keys) - len(missing), "found on disk")
 
             def encode(rows: Sequence[int]) -> None:
-                self._encode_to_disk(rows, keys, writer, stage)
+                for index, states in self._encoded(rows) if writer.is_open else ():
+                    if index not in self._stored:
+                        writer.put(keys[index], states)
+                        stage.advance()
 
             remaining = [rows for rows in groups if not self.holds(rows)]
             run_with_oom_backoff(remaining, encode, self._model.device)
@@ -174,16 +177,6 @@ class StateSource:
         if not self.holds(missing):
             count = sum(index not in self._stored for index in missing)
             progress.say(f"{name}: {count} of {len(keys)} clips did not fit the cache on disk")
-
-    def _encode_to_disk(
-        self, rows: Sequence[int], keys: dict[int, str], writer: ShardWriter, stage: Stage
-    ) -> None:
-        if not writer.is_open:
-            return
-        for index, kept in self._encoded(rows):
-            if index not in self._stored:
-                writer.put(keys[index], kept)
-                stage.advance()
 
     def _encoded(self, rows: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
         with torch.inference_mode():

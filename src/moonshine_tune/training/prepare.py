@@ -1,8 +1,7 @@
 """Everything that the training loop needs: splits, stored states, the teacher, scored sets."""
 
-import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from moonshine_tune.config.settings import RunSettings
@@ -26,6 +25,8 @@ from moonshine_tune.training.augmentation import (
     open_noise_banks,
 )
 from moonshine_tune.training.replay import Replay, prepare_replay, split_replay
+
+_AUGMENTED_DEV = "augmented dev"
 
 
 @dataclass(frozen=True)
@@ -80,27 +81,16 @@ def prepare_training(
         max_clip_s=settings.data.max_clip_s,
         needs_text=True,
     )
-    adapter = inject_lora(
-        opened.model,
-        rank=settings.adapter.rank,
-        alpha=settings.adapter.alpha,
-        dropout=settings.adapter.dropout,
-        sites=settings.adapter.sites,
-        seed=settings.train.seed,
-        rslora=settings.adapter.rslora,
-        dora=settings.adapter.dora,
-    )
-    if settings.train.gradient_checkpointing:
-        opened.model.enable_gradient_checkpointing()
+    adapter = _inject_adapter(settings, opened)
     stores = StateStores(settings.device, opened, progress, trains_encoder=adapter.touches_encoder)
-    sets = _ScoredSets(settings, opened, stores, normalizer, scores=scores)
     replay_utterances, canary_utterances, canary_name = _general_speech(data, settings)
     # The small sets first: memory is best spent on them.
-    dev = sets.build("dev", dev_utterances)
-    dev_augmented: ScoredSet | None = None
-    if settings.augment.share and settings.augment.dev:
-        dev_augmented = sets.build_augmented(dev, banks)
-    canary = sets.build(canary_name, canary_utterances) if canary_utterances else None
+    held_out = {"dev": dev_utterances}
+    if canary_utterances:
+        held_out[canary_name] = canary_utterances
+    sets, set_remarks = _scored_sets(
+        held_out, settings, opened, stores, normalizer, banks, scores=scores
+    )
     replay: Replay | None = None
     if replay_utterances and data.replay is not None:
         replay = prepare_replay(
@@ -113,7 +103,7 @@ def prepare_training(
         states = stores.endless(augmented.load)
     else:
         states = stores.source(augmented, augmented.drawn(sampler, settings.train.steps), "train")
-    remarks = [*split_remarks, *dataset.remarks, *augmented.remarks, *sets.remarks]
+    remarks = [*split_remarks, *dataset.remarks, *augmented.remarks, *set_remarks]
     remarks += [*(replay.remarks if replay else ()), *stores.remarks]
     if not stores.needs_encoder:
         freed = release_encoder(opened.model)
@@ -123,9 +113,9 @@ def prepare_training(
         augmented=augmented,
         states=states,
         sampler=sampler,
-        dev=dev,
-        dev_augmented=dev_augmented,
-        canary=canary,
+        dev=sets["dev"],
+        dev_augmented=sets.get(_AUGMENTED_DEV),
+        canary=sets.get(canary_name),
         replay=replay,
         adapter=adapter,
         normalizer=normalizer.name,
@@ -136,47 +126,59 @@ def prepare_training(
     )
 
 
-class _ScoredSets:
-    """Builds the held-out sets; a process that does not score them encodes nothing."""
+def _inject_adapter(settings: RunSettings, opened: OpenedModel) -> AdapterSummary:
+    adapter = inject_lora(
+        opened.model,
+        rank=settings.adapter.rank,
+        alpha=settings.adapter.alpha,
+        dropout=settings.adapter.dropout,
+        sites=settings.adapter.sites,
+        seed=settings.train.seed,
+        rslora=settings.adapter.rslora,
+        dora=settings.adapter.dora,
+    )
+    if settings.train.gradient_checkpointing:
+        opened.model.enable_gradient_checkpointing()
+    return adapter
 
-    def __init__(
-        self,
-        settings: RunSettings,
-        opened: OpenedModel,
-        stores: StateStores,
-        normalizer: Normalizer,
-        *,
-        scores: bool,
-    ) -> None:
-        self._settings, self._opened, self._stores = settings, opened, stores
-        self._normalizer, self._scores = normalizer, scores
-        self.remarks: list[str] = []
 
-    def build(self, name: str, utterances: Sequence[Utterance]) -> ScoredSet:
-        """A set of the clips as recorded."""
+def _scored_sets(
+    held_out: Mapping[str, Sequence[Utterance]],
+    settings: RunSettings,
+    opened: OpenedModel,
+    stores: StateStores,
+    normalizer: Normalizer,
+    banks: NoiseBanks,
+    *,
+    scores: bool,
+) -> tuple[dict[str, ScoredSet], list[str]]:
+    """The held-out sets by name, dev augmented too where training is, and the remarks.
+
+    Args:
+        scores: whether this process scores them; otherwise nothing is encoded.
+    """
+    sets: dict[str, ScoredSet] = {}
+    remarks: list[str] = []
+    for name, utterances in held_out.items():
         dataset = build_dataset(
-            utterances[: self._settings.select.max_dev_utterances],
-            self._opened.model,
+            utterances[: settings.select.max_dev_utterances],
+            opened.model,
             name=name,
-            max_clip_s=self._settings.data.max_clip_s,
+            max_clip_s=settings.data.max_clip_s,
             needs_text=False,
         )
-        self.remarks += dataset.remarks
-        return self._scored_set(name, dataset, dataset)
-
-    def build_augmented(self, dev: ScoredSet, banks: NoiseBanks) -> ScoredSet:
-        """Dev with every clip augmented, from the same noises as the training clips."""
-        name = "augmented dev"
-        dataset = build_dataset(
-            dev.utterances, self._opened.model, name=name, max_clip_s=math.inf, needs_text=False
-        )
-        seed = self._settings.train.seed
-        copies = AugmentedCopies(dataset, self._settings.augment, banks, seed=seed)
-        return self._scored_set(name, dataset, copies)
-
-    def _scored_set(self, name: str, dataset: SpeechDataset, clips: Clips) -> ScoredSet:
-        states = self._stores.source(clips, range(len(dataset)) if self._scores else (), name)
-        return ScoredSet(name, dataset.utterances, states, self._normalizer, self._opened.limits)
+        remarks += dataset.remarks
+        clips: dict[str, Clips] = {name: dataset}
+        if name == "dev" and settings.augment.share and settings.augment.dev:
+            # From the same noises as the training clips.
+            seed = settings.train.seed
+            clips[_AUGMENTED_DEV] = AugmentedCopies(dataset, settings.augment, banks, seed=seed)
+        for set_name, own in clips.items():
+            states = stores.source(own, range(len(dataset)) if scores else (), set_name)
+            sets[set_name] = ScoredSet(
+                set_name, dataset.utterances, states, normalizer, opened.limits
+            )
+    return sets, remarks
 
 
 def _general_speech(

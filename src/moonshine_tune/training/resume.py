@@ -186,7 +186,7 @@ def _newest_complete(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], s
         raise RequestError(
             "this run has no saved state to resume from",
             where=folder,
-            hint="start it anew with another --out",
+            hint="start again with another --out",
         )
     older = [_read(path) for path in _state_folders(folder)[1:]]
     complete = [state for state in older if state is not None]
@@ -194,7 +194,7 @@ def _newest_complete(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], s
         raise RequestError(
             "the saved state is damaged, and no earlier one is complete",
             where=folder,
-            hint="start it anew with another --out; the best adapter so far is in adapter/",
+            hint="start again with another --out; the best adapter so far is in adapter/",
         )
     document, tensors = max(complete, key=lambda state: int(state[0]["step"]))
     remark = f"the newest saved state is damaged: resuming from step {document['step']} instead"

@@ -6,7 +6,7 @@ clips alone, an adapter that has just begun to learn noise is as good as one tha
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 
@@ -45,6 +45,13 @@ class Candidate:
             + ("" if canary is None else f", canary {canary:.2f}")
         )
 
+    def figures(self, prefix: str = "") -> dict[str, float | None]:
+        """Its scores for the log."""
+        scores = {"dev_wer": self.dev_wer, "canary_wer": self.canary_wer}
+        if self.dev_augmented_wer is not None:
+            scores["dev_augmented_wer"] = self.dev_augmented_wer
+        return {f"{prefix}{name}": value for name, value in scores.items()}
+
     def to_record(self) -> dict[str, Any]:
         """As JSON data."""
         return {"strength" if k == "scale" else k: value for k, value in asdict(self).items()}
@@ -73,6 +80,15 @@ class SelectionRule:
     dev_tolerance: float = 0.25
     canary_tolerance: float = 0.5
     dev_words: int = 0
+
+    def with_dev_words(self, words: int, candidate: Candidate) -> "SelectionRule":
+        """The rule for a dev set of so many words; scored augmented as well, it has twice as many.
+
+        Args:
+            candidate: any that is scored on it.
+        """
+        times = 1 if candidate.dev_augmented_wer is None else 2
+        return replace(self, dev_words=words * times)
 
     def allows(self, candidate: Candidate) -> bool:
         """Whether the canary stays within its bound."""

@@ -5,7 +5,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -56,27 +56,6 @@ from moonshine_tune.training.selection import Candidate, SelectionRule
 _SELECTION_FILE = "selection.json"
 # By the number that the processes agree on; 0 goes on.
 _ENDINGS = ("finished", "early stop", "interrupted")
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A candidate and its transcripts of the dev set."""
-
-    candidate: Candidate
-    dev: SetScore
-
-    @property
-    def words(self) -> int:
-        """Words of dev that the candidate is judged by."""
-        times = 1 if self.candidate.dev_augmented_wer is None else 2
-        return self.dev.score.words.reference * times
-
-    def figures(self, prefix: str = "") -> dict[str, float | None]:
-        """Its scores for the log."""
-        scores = {"dev_wer": self.candidate.dev_wer, "canary_wer": self.candidate.canary_wer}
-        if self.candidate.dev_augmented_wer is not None:
-            scores["dev_augmented_wer"] = self.candidate.dev_augmented_wer
-        return {f"{prefix}{name}": value for name, value in scores.items()}
 
 
 class Trainer:
@@ -187,7 +166,12 @@ class Trainer:
                 clear_cache_every(device, step, self.settings.device.clear_cache_steps)
                 if counters.skipped_in_a_row >= train.max_skipped_steps:
                     self._save_state(step)
-                    raise self._only_skipped_steps()
+                    raise MachineError(
+                        f"{counters.skipped_in_a_row} steps in a row gave non-finite gradients",
+                        where=self.run.path,
+                        hint="lower the rate: --set train.learning_rate=1e-4, or "
+                        "--set device.name=cpu",
+                    )
                 if step % self.settings.select.every_steps == 0 or step == train.steps:
                     self._evaluate(step)
                 elif time.monotonic() - self._saved_at >= train.save_every_minutes * 60:
@@ -252,10 +236,10 @@ class Trainer:
         if not self.distributed.is_rank_zero:
             return
         with adapter_disabled(self.model):
-            scored = self._score(0)
-        self.counters.baseline = scored.candidate.to_record()
-        self.log(0, scored.figures())
-        self.progress.say(f"baseline: {scored.candidate.summary}")
+            candidate, _ = self._score(0)
+        self.counters.baseline = candidate.to_record()
+        self.log(0, candidate.figures())
+        self.progress.say(f"baseline: {candidate.summary}")
 
     # --- one step
 
@@ -308,35 +292,30 @@ class Trainer:
             "time and the same effective batch"
         )
 
-    def _only_skipped_steps(self) -> MachineError:
-        return MachineError(
-            f"{self.counters.skipped_in_a_row} steps in a row gave non-finite gradients",
-            where=self.run.path,
-            hint="lower the rate: --set train.learning_rate=1e-4, or --set device.name=cpu",
-        )
-
     # --- scores, and what is saved
 
     def _evaluate(self, step: int) -> None:
         """Score the adapter, keep it if it is the best so far, save the state; rank zero does."""
         if not self.distributed.is_rank_zero:
             return
-        scored = self._score(step)
-        candidate, state = scored.candidate, adapter_state(self.model)
-        self.log(step, scored.figures())
+        candidate, dev = self._score(step)
+        state = adapter_state(self.model)
+        self.log(step, candidate.figures())
         self._late.keep(step, state)
         is_best = self.rule.is_better(candidate, self.counters.best_candidate())
         if is_best:
             self.counters.best = candidate.to_record()
             self.counters.scores_without_best = 0
-            self._save_best(scored, state)
+            self._save_best(candidate, dev, state)
         else:
             self.counters.scores_without_best += 1
         self._save_state(step)
         self.progress.say(f"step {step}: {candidate.summary}{', best so far' if is_best else ''}")
 
-    def _score(self, step: int, scale: float = 1.0, averaged: int = 0) -> Scored:
-        """Dev and canary WER of the adapter as it is; where training augments, augmented dev."""
+    def _score(
+        self, step: int, scale: float = 1.0, averaged: int = 0
+    ) -> tuple[Candidate, SetScore]:
+        """Score the adapter as it is on every held-out set; returns the details of dev too."""
         self.model.module.eval()
         trim_heap()
         prepared, progress = self.prepared, self.progress
@@ -349,15 +328,13 @@ class Trainer:
                 canary = prepared.canary.score(self.model, progress).score.wer
                 self.counters.baseline_hypotheses = prepared.canary.baseline_hypotheses
         progress.transcripts([(item.reference, item.hypothesis) for item in dev.scored[:3]])
-        return Scored(Candidate(step, dev.score.wer, canary, scale, averaged, augmented), dev)
+        return Candidate(step, dev.score.wer, canary, scale, averaged, augmented), dev
 
-    def _save_best(self, scored: Scored, state: dict[str, Tensor]) -> None:
+    def _save_best(self, candidate: Candidate, dev: SetScore, state: dict[str, Tensor]) -> None:
         """Replace the best adapter on disk, and its transcripts of dev."""
         self.best_state = state
-        self._write_adapter(scored.candidate, state)
-        write_jsonl_atomic(
-            self.run.dev_hypotheses_path, [item.to_record() for item in scored.dev.scored]
-        )
+        self._write_adapter(candidate, state)
+        write_jsonl_atomic(self.run.dev_hypotheses_path, [item.to_record() for item in dev.scored])
 
     def _write_adapter(self, candidate: Candidate, state: dict[str, Tensor]) -> None:
         with complete_folder(self.run.adapter_dir, replace=True) as scratch, safetensors_errors():
@@ -384,9 +361,8 @@ class Trainer:
         if best is None:
             # Interrupted before the first score. The adapter so far is written, but it does not
             # count as a score of the run, so that a resumed run equals an uninterrupted one.
-            scored = self._score(steps)
-            self._save_best(scored, adapter_state(self.model))
-            best = scored.candidate
+            best, dev = self._score(steps)
+            self._save_best(best, dev, adapter_state(self.model))
         if stopped != "interrupted":
             best = self._try_average(best, steps)
             best = self._choose_scale(best)
@@ -416,16 +392,16 @@ class Trainer:
             return best
         state, count = mean
         load_adapter_state(self.model, state)
-        scored = self._score(steps, averaged=count)
-        self.rule = replace(self.rule, dev_words=scored.words)
-        is_kept = self.rule.is_as_good(scored.candidate, best)
-        self.log(steps, {"average_of": count, **scored.figures("average_")})
+        candidate, dev = self._score(steps, averaged=count)
+        self.rule = self.rule.with_dev_words(dev.score.words.reference, candidate)
+        is_kept = self.rule.is_as_good(candidate, best)
+        self.log(steps, {"average_of": count, **candidate.figures("average_")})
         verdict = "kept" if is_kept else "not as good"
-        self.progress.say(f"mean of the last {count}: {scored.candidate.summary}, {verdict}")
+        self.progress.say(f"mean of the last {count}: {candidate.summary}, {verdict}")
         if not is_kept:
             return best
-        self._save_best(scored, state)
-        return scored.candidate
+        self._save_best(candidate, dev, state)
+        return candidate
 
     def _choose_scale(self, best: Candidate) -> Candidate:
         """Score weaker versions of the best adapter, if there is a canary to compare them by."""
@@ -434,10 +410,10 @@ class Trainer:
             return best
         load_adapter_state(self.model, self.best_state)
         tried = {scale: self._score(best.step, scale, best.averaged) for scale in scales}
-        for scale, scored in tried.items():
-            self.progress.say(f"strength {scale:g}: {scored.candidate.summary}")
-            self.log(best.step, {"strength": scale, **scored.figures("strength_")})
-        self.rule = replace(self.rule, dev_words=next(iter(tried.values())).words)
-        chosen = self.rule.choose([scored.candidate for scored in tried.values()])
-        self._save_best(tried[chosen.scale], self.best_state)
+        for scale, (candidate, dev) in tried.items():
+            self.progress.say(f"strength {scale:g}: {candidate.summary}")
+            self.log(best.step, {"strength": scale, **candidate.figures("strength_")})
+            self.rule = self.rule.with_dev_words(dev.score.words.reference, candidate)
+        chosen = self.rule.choose([candidate for candidate, _ in tried.values()])
+        self._save_best(*tried[chosen.scale], self.best_state)
         return chosen
