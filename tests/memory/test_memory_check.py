@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import soundfile
+import torch
 
 from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.config.settings import RunSettings
-from moonshine_tune.core.device import heap_keeps_freed_memory
+from moonshine_tune.core.device import DeviceChoice, heap_keeps_freed_memory
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.inference.dataset import read_training_data
@@ -135,6 +136,20 @@ def test_without_a_budget_nothing_is_estimated_before_the_start(
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["expected_memory_mb"] is None
     assert not [remark for remark in record["remarks"] if remark.startswith("memory:")]
+
+
+def test_on_mps_every_run_is_estimated_before_the_start(
+    training: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: Any, **_options: Any) -> None:
+        raise RequestError("estimated")
+
+    choice = DeviceChoice(torch.device("mps"), "for this test")
+    monkeypatch.setattr(train_module, "choose_device", lambda name: choice)
+    monkeypatch.setattr(train_module, "check_memory", refuse)
+    with pytest.raises(RequestError, match="estimated"):
+        train(training.settings(), tmp_path / "run", SilentProgress())
+    assert not (tmp_path / "run").exists()
 
 
 def test_processes_share_the_memory(training: Any) -> None:
