@@ -126,7 +126,8 @@ class Trainer:
                         raise
                     shortage = str(error) or type(error).__name__
                 if distributed.highest(bool(shortage)):
-                    # Not in the except block: the traceback holds the tensors that must go.
+                    # Not in the except block: the traceback, like the last term, holds the tensors
+                    # that must go.
                     term = None
                     self._back_off(step, shortage)
                     continue
@@ -134,7 +135,7 @@ class Trainer:
                 norm = torch.nn.utils.clip_grad_norm_(
                     parameters, train.clip_norm, foreach=supports_foreach(device)
                 )
-                # The only read from the device in a step: it waits for everything above.
+                # One process reads from the device only here: it waits for everything above.
                 figures = read_sums({**sums, "gradient_norm": [norm]})
                 if all(map(math.isfinite, figures.values())):
                     self.optimizer.step()
@@ -196,14 +197,16 @@ class Trainer:
 
     def _begin(self, resume: bool) -> int:
         """Restore the saved state, or score the base model; returns the first step to do."""
-        step = None
+        step = resumed_after = None
         if resume and has_state(self.run.state_dir):
-            step = self._restore()
+            step = resumed_after = self._restore()
         elif resume:
             self.progress.say("nothing was saved yet: starting at the first step")
+            resumed_after = -1
         if self.distributed.is_rank_zero:
-            after = None if not resume else -1 if step is None else step
-            self._logger = RunLogger(self.run, self.settings, self.progress, resumed_after=after)
+            self._logger = RunLogger(
+                self.run, self.settings, self.progress, resumed_after=resumed_after
+            )
         if step is None:
             self._score_baseline()
             self._save_state(0)
