@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import soundfile
+import torch
 
 from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.config.settings import RunSettings
-from moonshine_tune.core.device import heap_keeps_freed_memory
+from moonshine_tune.core.device import DeviceChoice, heap_keeps_freed_memory
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.progress import SilentProgress
-from moonshine_tune.inference.train_data import read_training_data
+from moonshine_tune.inference.dataset import read_training_data
 from moonshine_tune.memory import fit as fitting
 from moonshine_tune.memory.estimate import GIB, Workload, estimate_memory
 from moonshine_tune.memory.fit import MemoryCheck
@@ -74,7 +75,7 @@ def test_fit_changes_what_is_needed_and_says_what_and_why(training: Any, tmp_pat
     watcher = training.Watcher()
     result = train(settings, tmp_path / "run", watcher, fit=True)
     assert (result.stopped, result.steps) == ("finished", 12)
-    told = [said for said in watcher.said if said.startswith("memory: train.batch_size=")]
+    told = [line for line in watcher.messages if line.startswith("memory: train.batch_size=")]
     assert told and "the same effective batch" in told[0] and "GiB" in told[0]
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     chosen = record["settings"]["train"]
@@ -124,6 +125,31 @@ def test_a_model_whose_shape_is_not_known_yet_is_said_to_be_so(training: Any) ->
     check = check_memory(unknown)
     assert check.estimate is None and check.expected_mb is None
     assert "not estimated" in check.remarks[0] and "somebody/their-model" in check.remarks[0]
+
+
+def test_without_a_budget_nothing_is_estimated_before_the_start(
+    training: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Elsewhere than on MPS, where the system stops a run that takes too much."""
+    monkeypatch.setattr(train_module, "check_memory", lambda *a, **k: pytest.fail("estimated"))
+    train(training.settings(train__steps=1), tmp_path / "run", SilentProgress())
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["expected_memory_mb"] is None
+    assert not [remark for remark in record["remarks"] if remark.startswith("memory:")]
+
+
+def test_on_mps_every_run_is_estimated_before_the_start(
+    training: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: Any, **_options: Any) -> None:
+        raise RequestError("estimated")
+
+    choice = DeviceChoice(torch.device("mps"), "for this test")
+    monkeypatch.setattr(train_module, "choose_device", lambda name: choice)
+    monkeypatch.setattr(train_module, "check_memory", refuse)
+    with pytest.raises(RequestError, match="estimated"):
+        train(training.settings(), tmp_path / "run", SilentProgress())
+    assert not (tmp_path / "run").exists()
 
 
 def test_processes_share_the_memory(training: Any) -> None:

@@ -110,10 +110,10 @@ class TerminalProgress:
         if self._live:
             self._board.add(values)
 
-    def heard(self, pairs: Sequence[tuple[str, str]]) -> None:
+    def transcripts(self, pairs: Sequence[tuple[str, str]]) -> None:
         """The last transcripts, under the curves."""
         if self._live:
-            self._board.hear(pairs)
+            self._board.show_transcripts(pairs)
 
     def say(self, text: str) -> None:
         """Show one line, above the bar where there is one."""

@@ -68,7 +68,7 @@ def estimate(
 
     from dataclasses import replace
 
-    from moonshine_tune.inference.train_data import read_training_data
+    from moonshine_tune.inference.dataset import read_training_data
     from moonshine_tune.memory.estimate import Workload, estimate_run
     from moonshine_tune.memory.fit import workload_of
 

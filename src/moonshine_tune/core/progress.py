@@ -28,8 +28,8 @@ class Progress(Protocol):
         """Take the figures of a training step or score, by name, for curves."""
         ...
 
-    def heard(self, pairs: Sequence[tuple[str, str]]) -> None:
-        """Take some of the last transcripts: what was said and what was heard."""
+    def transcripts(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Take some of the last transcripts, each as reference and hypothesis."""
         ...
 
 
@@ -50,7 +50,7 @@ class SilentProgress:
     def figures(self, step: int, values: Mapping[str, float]) -> None:
         """Drop them."""
 
-    def heard(self, pairs: Sequence[tuple[str, str]]) -> None:
+    def transcripts(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Drop them."""
 
     @contextmanager

@@ -23,7 +23,7 @@ from moonshine_tune.registry.open import OpenedModel, open_model
 from moonshine_tune.registry.resolve import resolve_model
 from moonshine_tune.registry.wheel import fetch_wheel_assets
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber
-from moonshine_tune.training.finish import TrainResult
+from moonshine_tune.training.result import TrainResult
 from moonshine_tune.training.run import train
 
 NORMALIZER = "spelled-1"

@@ -8,7 +8,7 @@ from moonshine_tune.config.settings import DeviceSettings
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import read_manifest
-from moonshine_tune.inference.dataset import build_corpus
+from moonshine_tune.inference.dataset import build_dataset
 from moonshine_tune.inference.encoder_cache_budget import StateStores
 from moonshine_tune.inference.scored_set import transcribe_source
 from moonshine_tune.models.lora import adapter_parameters
@@ -54,7 +54,7 @@ def check_reload(
     utterances = [u for u in read_manifest(manifest).utterances if u.id in heard]
     if not utterances:
         raise RequestError("none of the run's dev utterances is in this manifest", where=manifest)
-    corpus = build_corpus(
+    corpus = build_dataset(
         tuple(utterances), reloaded.model, name="dev", max_clip_s=1e9, needs_text=False
     )
     # Encoder states are kept as the run kept them: in other batches, or rounded otherwise, a word
@@ -63,9 +63,8 @@ def check_reload(
     device = DeviceSettings.model_validate(record.get("settings", {}).get("device", {}))
     names = [name for name, _ in adapter_parameters(reloaded.model.module)]
     trains_encoder = any(".encoder." in name for name in names)
-    stores = StateStores(device, reloaded, trains_encoder=trains_encoder)
+    stores = StateStores(device, reloaded, progress, trains_encoder=trains_encoder)
     source = stores.source(corpus, range(len(corpus)), "dev")
-    source.prepare(range(len(corpus)), progress, "encoding dev")
     again = transcribe_source(
         reloaded.model, source, reloaded.limits, progress, "reading dev again"
     )

@@ -49,7 +49,7 @@ from moonshine_tune.data.checks.text_checks import (
     see_writing,
     vocabulary_of,
 )
-from moonshine_tune.inference.dataset import build_corpus
+from moonshine_tune.inference.dataset import build_dataset
 from moonshine_tune.registry.open import open_model
 
 _SEVERITIES = ("error", "warning", "note")
@@ -220,7 +220,7 @@ def _with_model(
     vocabulary = vocabulary_of(texts, encode, known)
     told = [item for item in usable if item.text]
     chosen = evenly_chosen(told, request.max_listened)
-    corpus = build_corpus(chosen, opened.model, name="listening", max_clip_s=30.0, needs_text=True)
+    corpus = build_dataset(chosen, opened.model, name="listening", max_clip_s=30.0, needs_text=True)
     heard = listen(corpus, opened, normalizer, progress)
     flag_suspicious_transcripts(heard, normalizer, see)
     weights = [max(len(normalizer(one.reference)), 1) for one in heard]

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from moonshine_tune.training.schedule import learning_rate_share
+from moonshine_tune.training.optimizer import learning_rate_share
 
 
 def _shares(steps: int, warmup: float = 0.1, final: float = 0.05) -> list[float]:
