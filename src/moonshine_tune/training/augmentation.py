@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
-from moonshine_tune.audio.augment import Augmenter, Chances, Recipe
-from moonshine_tune.audio.noise_bank import NoiseBank, open_sounds
+from moonshine_tune.audio.augment import Augmenter, EffectProbabilities, Recipe
+from moonshine_tune.audio.noise_bank import NoiseBank, open_noise_bank
 from moonshine_tune.audio.samples import Samples
 from moonshine_tune.config.settings import AugmentSettings
 from moonshine_tune.core.errors import RequestError
@@ -42,7 +42,7 @@ def open_sound_banks(settings: AugmentSettings) -> Sounds:
         return Sounds(None, None)
 
     def bank(place: Path | None, what: str) -> NoiseBank | None:
-        return None if place is None else open_sounds(place, what)
+        return None if place is None else open_noise_bank(place, what)
 
     chances = (
         settings.noise_chance if settings.noise else 0,
@@ -74,9 +74,9 @@ class AugmentedDataset:
         self._corpus, self._share, self._variants = corpus, settings.share, settings.variants
         self._seed = seed
         self._augmenter = Augmenter(
-            Chances(
+            EffectProbabilities(
                 noise=settings.noise_chance,
-                room=settings.room_chance,
+                impulse_response=settings.room_chance,
                 gain=settings.gain_chance,
                 speed=settings.speed_chance,
                 telephone=settings.telephone_chance,
@@ -87,7 +87,7 @@ class AugmentedDataset:
                 speeds=settings.speeds,
             ),
             noises=sounds.noises,
-            rooms=sounds.rooms,
+            impulse_responses=sounds.rooms,
             seed=seed,
         )
 
