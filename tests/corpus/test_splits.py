@@ -218,7 +218,5 @@ def test_a_session_shared_by_unnamed_speakers_is_a_leak() -> None:
     ("have", "count", "chosen"),
     [(10, 5, [0, 2, 4, 6, 8]), (9, 5, [0, 1, 3, 5, 7]), (3, 5, [0, 1, 2]), (4, 0, []), (0, 2, [])],
 )
-def test_evenly_chosen_items_start_at_the_first(
-    have: int, count: int, chosen: list[int]
-) -> None:
+def test_evenly_chosen_items_start_at_the_first(have: int, count: int, chosen: list[int]) -> None:
     assert evenly_chosen(range(have), count) == chosen

@@ -7,8 +7,8 @@ contractions, spelling variants, and numbers as digits.
 `basic-1`: for every other language: Unicode NFKC, lower case; hyphens, punctuation and symbols
 become spaces; marks that belong to letters stay.
 
-`spelled-1`: the same as `basic-1`, for English where the spelling of numbers matters: `four six two`
-and `462` differ.
+`spelled-1`: the same as `basic-1`, for English where the spelling of numbers matters: `four six
+two` and `462` differ.
 """
 
 import re

@@ -96,6 +96,8 @@ def _in_noise(group: str, sounds: Sequence[Sound], snr_db: float, seed: int) -> 
 def _in_room(rooms: NoiseBank, seed: int) -> Change:
     def change(utterance: Utterance, samples: Samples) -> Samples:
         chance = random.Random(f"{seed}/room/{utterance.id}")
-        return Recipe(impulse_response=rooms.sounds[chance.randrange(len(rooms.sounds))]).apply(samples)
+        return Recipe(impulse_response=rooms.sounds[chance.randrange(len(rooms.sounds))]).apply(
+            samples
+        )
 
     return change

@@ -18,7 +18,7 @@ from moonshine_tune.report.tables import Cell, Column, Table, number_cell, short
 
 if TYPE_CHECKING:
     from moonshine_tune.data.checks.audit import Audit, Distribution
-    from moonshine_tune.data.checks.rules import Finding
+    from moonshine_tune.data.checks.base import Finding
 
 _CLIP_BUDGET = 4_400_000
 # Of each finding; the JSON beside the page has all.
@@ -54,7 +54,9 @@ def write_audit_page(audit: "Audit", target: Path, progress: Progress) -> int:
     """Write the page; returns how many recordings can be played in it."""
     scan = scan_manifest(audit.manifest, require_text=False, check_files=False)
     by_id = {item.id: item for item in scan.utterances}
-    heard = {one.id: one.text for one in audit.listening.heard} if audit.listening else {}
+    heard = (
+        {one.id: one.text for one in audit.transcription.transcripts} if audit.transcription else {}
+    )
     box = EmbeddedClips(_CLIP_BUDGET)
     with progress.stage("writing the page", len(audit.findings)) as stage:
         parts = []
@@ -132,7 +134,7 @@ def histogram(one: "Distribution") -> Markup:
 
 def _writing(audit: "Audit") -> Table:
     columns = [Column("written"), Column("transcripts", "number")]
-    theirs = audit.listening.conventions if audit.listening else None
+    theirs = audit.transcription.conventions if audit.transcription else None
     if theirs:
         columns.append(Column("base model", "number"))
     rows = []
