@@ -1,28 +1,29 @@
 """How a check is declared, what it reports, and the registry of all checks.
 
 Every module in `data/checks/rules/` is loaded. A check is a function with one of the decorators
-below; the name of the function is the kind of its findings in JSON.
+below. Its name is the kind of its findings in JSON, and its docstring is what people read: the
+sentence after the count, an empty line, and what to do; both with `[singular|plural]`.
 """
 
+import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Literal, NotRequired, TypedDict, TypeVar, Unpack
+from typing import Literal
 
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.data.checks.checked_manifest import (
     CheckedClip,
     CheckedManifest,
     CheckedSplits,
-    Sighting,
+    Occurrence,
 )
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
-_Item = TypeVar("_Item")
 _RULES = "moonshine_tune.data.checks.rules"
 _ALTERNATIVES = re.compile(r"\[([^|\]]*)\|([^\]]*)\]")
 
@@ -88,99 +89,104 @@ def edit_text(action: str, change: Callable[[str], str], *, order: int = 0) -> E
     return Edit(action, apply, order)
 
 
-class Declaration(TypedDict):
-    """What every check declares.
+@dataclass(frozen=True)
+class Declaration:
+    """What a decorator declares of its check.
 
-    severity: `error` where training or scoring would be wrong, `warning` where it would suffer,
-        `note` where a person may want to know.
-    text: the sentence after the count, with `[singular|plural]`.
-    hint: what to do, starting with a verb.
-    rank: position among the findings of its severity. If several checks drop an utterance,
-        `data fix` counts it under the first.
-    fix: how `data fix` fixes it.
-    audit_only: left out of `data check`.
-    names_utterances: whether its utterances are not clean.
+    Attributes:
+        severity: `error` where training or scoring would be wrong, `warning` where it would
+            suffer, `note` where a person may want to know.
+        rank: position among the findings of its severity. If several checks drop an utterance,
+            `data fix` counts it under the first.
+        fix: how `data fix` fixes it.
+        limit: replaces `{limit}` in the docstring.
+        audit_only: left out of `data check`.
+        names_utterances: whether its utterances are not clean.
     """
 
     severity: Severity
-    text: str
-    hint: str
-    rank: NotRequired[int]
-    fix: NotRequired[Drop | Edit]
-    audit_only: NotRequired[bool]
-    names_utterances: NotRequired[bool]
+    rank: int = 1000
+    fix: Drop | Edit | None = None
+    limit: str = ""
+    audit_only: bool = False
+    names_utterances: bool = True
 
 
 @dataclass(frozen=True)
 class Check:
-    """One check, with what it declares. Exactly one of its functions is set."""
+    """One check: its kind, what people read, and one of two functions that find occurrences."""
 
     kind: str
-    severity: Severity
     text: str
     hint: str
-    in_manifest: Callable[[CheckedManifest], Iterable[Sighting]] | None = None
-    in_splits: Callable[[CheckedSplits], Iterable[Sighting]] | None = None
-    rank: int = 1000
-    fix: Drop | Edit | None = None
-    audit_only: bool = False
-    names_utterances: bool = True
+    declared: Declaration
+    in_manifest: Callable[[CheckedManifest], Iterable[Occurrence]] | None
+    in_splits: Callable[[CheckedSplits], Iterable[Occurrence]] | None
 
-    def report(self, manifest: str | None, sightings: Iterable[Sighting]) -> list[Finding]:
-        """One finding for all sightings, or none."""
-        listed = tuple(sightings)
+    def report(self, manifest: str | None, occurrences: Iterable[Occurrence]) -> list[Finding]:
+        """One finding for all occurrences, or none."""
+        listed = tuple(occurrences)
         if not listed:
             return []
         ids, details = zip(*listed, strict=True)
-        count = len(listed)
-        wording = _ALTERNATIVES.sub(lambda match: match[1 if count == 1 else 2], self.text)
-        explanation = f"{count:,} {wording}"
-        return [
-            Finding(self.kind, self.severity, manifest, count, ids, details, explanation, self.hint)
-        ]
+        count, severity = len(listed), self.declared.severity
+        text, hint = (
+            _ALTERNATIVES.sub(lambda match: match[1 if count == 1 else 2], words)
+            for words in (f"{count:,} {self.text}", self.hint)
+        )
+        return [Finding(self.kind, severity, manifest, count, ids, details, text, hint)]
 
 
-def manifest_check(
-    **declared: Unpack[Declaration],
-) -> Callable[[Callable[[CheckedManifest], Iterable[Sighting]]], Check]:
-    """Declare a check of a manifest: the function yields id and detail of every sighting."""
-    return lambda function: Check(function.__name__, in_manifest=function, **declared)
+def _make(
+    declared: Declaration,
+    function: Callable[..., object],
+    in_manifest: Callable[[CheckedManifest], Iterable[Occurrence]] | None = None,
+    in_splits: Callable[[CheckedSplits], Iterable[Occurrence]] | None = None,
+) -> Check:
+    text, _, hint = inspect.cleandoc(function.__doc__ or "").partition("\n\n")
+    text, hint = (" ".join(part.split()).rstrip(".") for part in (text, hint))
+    text, hint = text.replace("{limit}", declared.limit), hint[:1].lower() + hint[1:]
+    return Check(function.__name__, text, hint, declared, in_manifest, in_splits)
 
 
-def splits_check(
-    **declared: Unpack[Declaration],
-) -> Callable[[Callable[[CheckedSplits], Iterable[Sighting]]], Check]:
+class manifest_check(Declaration):
+    """Declare a check of a manifest: the function yields id and detail of every occurrence."""
+
+    def __call__(self, function: Callable[[CheckedManifest], Iterable[Occurrence]]) -> Check:
+        return _make(self, function, in_manifest=function)
+
+
+class splits_check(Declaration):
     """Declare a check between splits: the function yields `split:id` and detail."""
-    return lambda function: Check(function.__name__, in_splits=function, **declared)
+
+    def __call__(self, function: Callable[[CheckedSplits], Iterable[Occurrence]]) -> Check:
+        return _make(self, function, in_splits=function)
 
 
-def clip_check(
-    **declared: Unpack[Declaration],
-) -> Callable[[Callable[[CheckedClip], str | None]], Check]:
+class clip_check(Declaration):
     """Declare a check of every decoded clip: the function returns the detail, or None."""
-    return _each(lambda manifest: ((clip.utterance.id, clip) for clip in manifest.clips), declared)
 
-
-def utterance_check(
-    **declared: Unpack[Declaration],
-) -> Callable[[Callable[[Utterance], str | None]], Check]:
-    """Declare a check of every utterance's fields: the function returns the detail, or None."""
-    return _each(lambda manifest: ((item.id, item) for item in manifest.utterances), declared)
-
-
-def _each(
-    items: Callable[[CheckedManifest], Iterable[tuple[str, _Item]]], declared: Declaration
-) -> Callable[[Callable[[_Item], str | None]], Check]:
-    def make(function: Callable[[_Item], str | None]) -> Check:
-        def find(manifest: CheckedManifest) -> Iterator[Sighting]:
-            for identifier, item in items(manifest):
-                detail = function(item)
+    def __call__(self, function: Callable[[CheckedClip], str | None]) -> Check:
+        def find(manifest: CheckedManifest) -> Iterator[Occurrence]:
+            for clip in manifest.clips:
+                detail = function(clip)
                 if detail is not None:
-                    yield identifier, detail
+                    yield clip.utterance.id, detail
 
-        return Check(function.__name__, in_manifest=find, **declared)
+        return _make(self, function, in_manifest=find)
 
-    return make
+
+class utterance_check(Declaration):
+    """Declare a check of every utterance's fields: the function returns the detail, or None."""
+
+    def __call__(self, function: Callable[[Utterance], str | None]) -> Check:
+        def find(manifest: CheckedManifest) -> Iterator[Occurrence]:
+            for utterance in manifest.utterances:
+                detail = function(utterance)
+                if detail is not None:
+                    yield utterance.id, detail
+
+        return _make(self, function, in_manifest=find)
 
 
 @cache
@@ -189,8 +195,11 @@ def all_checks() -> dict[str, Check]:
     names = [info.name for info in iter_modules(import_module(_RULES).__path__, f"{_RULES}.")]
     members = [member for name in names for member in vars(import_module(name)).values()]
     checks = [member for member in members if isinstance(member, Check)]
-    checks.sort(key=lambda check: (SEVERITIES.index(check.severity), check.rank, check.kind))
-    return {check.kind: check for check in checks}
+
+    def order(check: Check) -> tuple[int, int, str]:
+        return SEVERITIES.index(check.declared.severity), check.declared.rank, check.kind
+
+    return {check.kind: check for check in sorted(checks, key=order)}
 
 
 def find_problems(
@@ -204,7 +213,7 @@ def find_problems(
     manifests = list(manifests)
     findings: list[Finding] = []
     for check in all_checks().values():
-        if check.audit_only and not audit:
+        if check.declared.audit_only and not audit:
             continue
         if check.in_manifest is not None:
             for manifest in manifests:
@@ -221,7 +230,7 @@ def count_clean(manifest: CheckedManifest, findings: Iterable[Finding]) -> int:
         for finding in findings
         if finding.manifest == manifest.name
         and finding.severity != "note"
-        and all_checks()[finding.kind].names_utterances
+        and all_checks()[finding.kind].declared.names_utterances
         for identifier in finding.ids
     }
     return sum(utterance.id not in named for utterance in manifest.utterances)

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from moonshine_tune.audio.measure import (
 )
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
 from moonshine_tune.core.errors import AudioError, RequestError
-from moonshine_tune.core.progress import Progress
+from moonshine_tune.core.progress import Progress, Stage
 from moonshine_tune.corpus.manifest import ManifestScan, Utterance, scan_manifest
 from moonshine_tune.corpus.normalizers import Normalizer
 from moonshine_tune.corpus.splits import Leaks, find_leaks
@@ -30,7 +30,7 @@ SHORTEST_S = 0.1
 DURATION_SLACK_S = 0.15
 
 # An id (or `line N`, or `split:id`), and what was found there.
-Sighting = tuple[str, str]
+Occurrence = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,6 @@ class CheckedClip:
     measures: ClipMeasures
     digest: str
     quality: RecordingQuality | None = None
-
-
-@dataclass(frozen=True)
-class UnreadClip:
-    """A recording that could not be decoded: the kind of finding, and the detail."""
-
-    utterance: Utterance
-    kind: str
-    detail: str
 
 
 @dataclass(frozen=True)
@@ -98,12 +89,13 @@ class CheckedManifest:
 
     Attributes:
         name: how findings name it.
+        unusable: lines and recordings that could not be read, by kind of finding.
     """
 
     name: str
     scan: ManifestScan
     clips: tuple[CheckedClip, ...]
-    unread: tuple[UnreadClip, ...]
+    unusable: dict[str, list[Occurrence]]
     model: ModelEvidence | None = None
 
     @property
@@ -120,18 +112,6 @@ class CheckedManifest:
     def num_speakers(self) -> int:
         """Number of named speakers."""
         return len({utterance.speaker for utterance in self.utterances if utterance.speaker})
-
-    def invalid_lines(self, kind: str) -> Iterator[Sighting]:
-        """Lines that are not a usable utterance, of one kind."""
-        for problem in self.scan.problems:
-            if problem.kind == kind and problem.id is None:
-                yield f"line {problem.line}", problem.message
-            elif problem.kind == kind and problem.id is not None:
-                yield problem.id, f"line {problem.line}: {problem.message}"
-
-    def unread_as(self, kind: str) -> Iterator[Sighting]:
-        """Recordings that could not be decoded, of one kind."""
-        return ((clip.utterance.id, clip.detail) for clip in self.unread if clip.kind == kind)
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,44 +170,59 @@ def read_manifests(
             )
     stems = [path.stem for path in paths]
     names = stems if len(set(stems)) == len(stems) else [str(path) for path in paths]
-    manifests = []
     with progress.stage("checking", sum(len(scan.utterances) for scan in scans)) as stage:
-        for name, scan in zip(names, scans, strict=True):
-            infos: dict[Path, AudioInfo] = {}
-            read: list[CheckedClip | UnreadClip] = []
-            for utterance in scan.utterances:
-                read.append(_read_clip(utterance, infos, with_quality=scan.path == quality_of))
-                stage.advance()
-            clips = tuple(clip for clip in read if isinstance(clip, CheckedClip))
-            unread = tuple(clip for clip in read if isinstance(clip, UnreadClip))
-            manifests.append(CheckedManifest(name, scan, clips, unread))
-    return manifests
+        return [
+            _read_manifest(name, scan, stage, with_quality=scan.path == quality_of)
+            for name, scan in zip(names, scans, strict=True)
+        ]
+
+
+def _read_manifest(
+    name: str, scan: ManifestScan, stage: Stage, *, with_quality: bool
+) -> CheckedManifest:
+    unusable: dict[str, list[Occurrence]] = defaultdict(list)
+    for problem in scan.problems:
+        line, message = f"line {problem.line}", problem.message
+        named = (line, message) if problem.id is None else (problem.id, f"{line}: {message}")
+        unusable[problem.kind].append(named)
+    clips: list[CheckedClip] = []
+    infos: dict[Path, AudioInfo] = {}
+    for utterance in scan.utterances:
+        clip = _read_clip(utterance, infos, with_quality=with_quality)
+        if isinstance(clip, CheckedClip):
+            clips.append(clip)
+        else:
+            kind, detail = clip
+            unusable[kind].append((utterance.id, detail))
+        stage.advance()
+    return CheckedManifest(name, scan, tuple(clips), unusable)
 
 
 def _read_clip(
     utterance: Utterance, infos: dict[Path, AudioInfo], *, with_quality: bool
-) -> CheckedClip | UnreadClip:
+) -> CheckedClip | tuple[str, str]:
+    """The clip, or the kind and detail of the problem."""
     path = utterance.audio
     try:
         if path.stat().st_size == 0:
-            return UnreadClip(utterance, "empty_audio", "0 bytes")
+            return "empty_audio", "0 bytes"
         if path not in infos:
             infos[path] = audio_info(path)
         info = infos[path]
         if info.seconds == 0:
-            return UnreadClip(utterance, "empty_audio", "no samples")
+            return "empty_audio", "no samples"
         start, end = utterance.start or 0.0, utterance.end or 0.0
         if start >= info.seconds or end > info.seconds + DURATION_SLACK_S:
             last = f"{end:g} s" if end else "the end"
             detail = f"{start:g} s to {last} of a recording of {info.seconds:.2f} s"
-            return UnreadClip(utterance, "span_outside", detail)
+            return "span_outside", detail
         samples = load_utterance(utterance)
     except DecoderMissingError as error:
-        return UnreadClip(utterance, "unreadable", f"{error.message}; {error.hint}")
+        return "unreadable", f"{error.message}; {error.hint}"
     except AudioError as error:
-        return UnreadClip(utterance, "unreadable", error.message)
+        return "unreadable", error.message
     except OSError as error:
-        return UnreadClip(utterance, "unreadable", error.strerror or str(error))
+        return "unreadable", error.strerror or str(error)
     return CheckedClip(
         utterance,
         info.sample_rate_hz,

@@ -68,13 +68,13 @@ def fixes_for(findings: Iterable[Finding], checked: CheckedManifest) -> tuple[Fi
     clips = {clip.utterance.id: clip for clip in checked.clips}
     fixes = []
     for finding in findings:
-        fix = all_checks()[finding.kind].fix
+        fix = all_checks()[finding.kind].declared.fix
+        # Between splits an id is `split:id`, and only the lines of this manifest can be fixed.
+        prefix = "" if finding.manifest is not None else f"{checked.name}:"
         kept: set[str] = set()
-        for name in finding.ids if fix else ():
-            # Between splits an id is `split:id`; only this manifest's lines can be left out.
-            own = finding.manifest is not None or name.startswith(f"{checked.name}:")
-            identifier = name if finding.manifest else name.removeprefix(f"{checked.name}:")
-            if not own or identifier not in known:
+        for name in finding.ids:
+            identifier = name.removeprefix(prefix)
+            if not name.startswith(prefix) or identifier not in known:
                 continue
             clip = clips.get(identifier)
             if isinstance(fix, Edit):
@@ -159,7 +159,8 @@ def fix_data(
 def _edited(utterance: Utterance, fixes: Sequence[Fix]) -> tuple[Utterance, list[str]]:
     """The utterance after its edits, and the actions that changed it."""
     values = {fix.action: fix.value for fix in fixes}
-    edits = [check.fix for check in all_checks().values() if isinstance(check.fix, Edit)]
+    fixers = [check.declared.fix for check in all_checks().values()]
+    edits = [fix for fix in fixers if isinstance(fix, Edit)]
     actions = []
     for edit in sorted(edits, key=lambda edit: edit.order):
         if edit.action in values:

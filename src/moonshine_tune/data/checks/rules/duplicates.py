@@ -4,33 +4,29 @@ from collections.abc import Iterator
 
 from moonshine_tune.corpus.splits import plain_text
 from moonshine_tune.data.checks.base import Drop, manifest_check
-from moonshine_tune.data.checks.checked_manifest import CheckedManifest, Sighting, by_digest
+from moonshine_tune.data.checks.checked_manifest import CheckedManifest, Occurrence, by_digest
 from moonshine_tune.data.checks.text import shortened
 
 
-@manifest_check(
-    severity="error",
-    rank=110,
-    text="[clip has|clips have] the same audio and different texts: at least one text is wrong",
-    hint="listen, and keep the right one",
-    fix=Drop(),
-)
-def conflicting_texts(manifest: CheckedManifest) -> Iterator[Sighting]:
+@manifest_check("error", rank=110, fix=Drop())
+def conflicting_texts(manifest: CheckedManifest) -> Iterator[Occurrence]:
+    """[clip has|clips have] the same audio and different texts: at least one text is wrong.
+
+    Listen, and keep the right one.
+    """
     return _copies(manifest, with_one_text=False)
 
 
-@manifest_check(
-    severity="warning",
-    rank=80,
-    text="[clip has|clips have] the same audio as others",
-    hint="keep one, unless you mean to give it more weight",
-    fix=Drop(keep_first=True),
-)
-def duplicate_audio(manifest: CheckedManifest) -> Iterator[Sighting]:
+@manifest_check("warning", rank=80, fix=Drop(keep_first=True))
+def duplicate_audio(manifest: CheckedManifest) -> Iterator[Occurrence]:
+    """[clip has|clips have] the same audio as others.
+
+    Keep one, unless you mean to give it more weight.
+    """
     return _copies(manifest, with_one_text=True)
 
 
-def _copies(manifest: CheckedManifest, *, with_one_text: bool) -> Iterator[Sighting]:
+def _copies(manifest: CheckedManifest, *, with_one_text: bool) -> Iterator[Occurrence]:
     for group in by_digest(manifest.clips).values():
         texts = {plain_text(clip.utterance) for clip in group}
         if len(group) < 2 or (len(texts) == 1) != with_one_text:

@@ -5,56 +5,48 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from moonshine_tune.corpus.splits import Leak
 from moonshine_tune.data.checks.base import Drop, splits_check
-from moonshine_tune.data.checks.checked_manifest import CheckedSplits, Sighting, by_digest
+from moonshine_tune.data.checks.checked_manifest import CheckedSplits, Occurrence, by_digest
 from moonshine_tune.data.checks.text import shortened
 
 
-@splits_check(
-    severity="error",
-    rank=120,
-    text="[utterance is|utterances are] of a voice in more than one split: the score overstates "
-    "the gain",
-    hint="split again by speaker: moonshine-tune data split MANIFEST --out DIR",
-    fix=Drop(),
-)
-def leaked_speakers(splits: CheckedSplits) -> Iterable[Sighting]:
+@splits_check("error", rank=120, fix=Drop())
+def leaked_speakers(splits: CheckedSplits) -> Iterable[Occurrence]:
+    """[utterance is|utterances are] of a voice in more than one split: the score overstates the
+    gain.
+
+    Split again by speaker: moonshine-tune data split MANIFEST --out DIR.
+    """
     return _listed(splits.leaks.speakers).items()
 
 
-@splits_check(
-    severity="error",
-    rank=130,
-    text="[utterance has|utterances have] a recording, or audio, that is also in another split",
-    hint="remove it from one split, or split again: moonshine-tune data split MANIFEST --out DIR",
-    fix=Drop(),
-)
-def leaked_recordings(splits: CheckedSplits) -> Iterable[Sighting]:
+@splits_check("error", rank=130, fix=Drop())
+def leaked_recordings(splits: CheckedSplits) -> Iterable[Occurrence]:
+    """[utterance has|utterances have] a recording, or audio, that is also in another split.
+
+    Remove [it|them] from one split, or split again: moonshine-tune data split MANIFEST --out DIR.
+    """
     recordings = _listed(splits.leaks.recordings)
     # A copy in another file is the same leak; what is listed already keeps its detail.
     return {**recordings, **_listed(_leaked_copies(splits)), **recordings}.items()
 
 
-@splits_check(
-    severity="warning",
-    rank=10,
-    text="[utterance has|utterances have] a text that is also in another split: right for "
-    "commands, too easy for sentences",
-    hint="if sentences should be new: moonshine-tune data split MANIFEST --out DIR "
-    "--disjoint-texts",
-    fix=Drop(on_request=True),
-)
-def leaked_texts(splits: CheckedSplits) -> Iterable[Sighting]:
+@splits_check("warning", rank=10, fix=Drop(on_request=True))
+def leaked_texts(splits: CheckedSplits) -> Iterable[Occurrence]:
+    """[utterance has|utterances have] a text that is also in another split: right for commands, too
+    easy for sentences.
+
+    If sentences should be new: moonshine-tune data split MANIFEST --out DIR --disjoint-texts.
+    """
     return _listed(splits.leaks.texts).items()
 
 
-@splits_check(
-    severity="note",
-    rank=20,
-    text="[utterance has|utterances have] no speaker and no session: a voice in two splits cannot "
-    "be detected",
-    hint="add a speaker to every line where you can",
-)
-def unknown_speakers(splits: CheckedSplits) -> Iterator[Sighting]:
+@splits_check("note", rank=20)
+def unknown_speakers(splits: CheckedSplits) -> Iterator[Occurrence]:
+    """[utterance has|utterances have] no speaker and no session: a voice in two splits cannot be
+    detected.
+
+    Add a speaker to every line where you can.
+    """
     for name, utterances in splits.utterances.items():
         for utterance in utterances:
             if not utterance.speaker and not utterance.session:

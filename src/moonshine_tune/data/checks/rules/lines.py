@@ -1,49 +1,45 @@
 """Lines of a manifest that are not a usable utterance, and paths that cannot be moved."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from moonshine_tune.data.checks.base import manifest_check
-from moonshine_tune.data.checks.checked_manifest import CheckedManifest, Sighting
+from moonshine_tune.data.checks.checked_manifest import CheckedManifest, Occurrence
 
 
-@manifest_check(
-    severity="error",
-    rank=10,
-    text="[line is not a valid utterance|lines are not valid utterances]",
-    hint="fix or remove these lines",
-)
-def bad_line(manifest: CheckedManifest) -> Iterator[Sighting]:
-    return manifest.invalid_lines("bad_line")
+@manifest_check("error", rank=10)
+def bad_line(manifest: CheckedManifest) -> Iterable[Occurrence]:
+    """[line is not a valid utterance|lines are not valid utterances].
+
+    Fix or remove [this line|these lines].
+    """
+    return manifest.unusable.get("bad_line", [])
 
 
-@manifest_check(
-    severity="error",
-    rank=20,
-    text="[line has|lines have] the id of an earlier line: scores and hypotheses would be mixed up",
-    hint="give every line its own id",
-)
-def duplicate_id(manifest: CheckedManifest) -> Iterator[Sighting]:
-    return manifest.invalid_lines("duplicate_id")
+@manifest_check("error", rank=20)
+def duplicate_id(manifest: CheckedManifest) -> Iterable[Occurrence]:
+    """[line has|lines have] the id of an earlier line: scores and hypotheses would be mixed up.
+
+    Give [this line|these lines] another id.
+    """
+    return manifest.unusable.get("duplicate_id", [])
 
 
-@manifest_check(
-    severity="error",
-    rank=30,
-    text="[recording does|recordings do] not exist",
-    hint="fix the path, or remove the line",
-)
-def missing_recording(manifest: CheckedManifest) -> Iterator[Sighting]:
-    return manifest.invalid_lines("missing_recording")
+@manifest_check("error", rank=30)
+def missing_recording(manifest: CheckedManifest) -> Iterable[Occurrence]:
+    """[recording does|recordings do] not exist.
+
+    Fix [the path, or remove the line|the paths, or remove the lines].
+    """
+    return manifest.unusable.get("missing_recording", [])
 
 
-@manifest_check(
-    severity="note",
-    rank=50,
-    text="[recording is|recordings are] outside the manifest's folder: the manifest cannot be "
-    "moved together with its audio",
-    hint="do nothing, or move the manifest above its audio",
-)
-def outside_folder(manifest: CheckedManifest) -> Iterator[Sighting]:
+@manifest_check("note", rank=50)
+def outside_folder(manifest: CheckedManifest) -> Iterator[Occurrence]:
+    """[recording is|recordings are] outside the manifest's folder: the manifest cannot be moved
+    together with its audio.
+
+    Do nothing, or move the manifest above its audio.
+    """
     folder = manifest.scan.path.parent.resolve()
     for utterance in manifest.utterances:
         if not utterance.audio.is_relative_to(folder):

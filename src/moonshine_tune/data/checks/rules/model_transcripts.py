@@ -13,7 +13,7 @@ from moonshine_tune.data.checks.base import Drop, manifest_check
 from moonshine_tune.data.checks.checked_manifest import (
     CheckedManifest,
     ModelEvidence,
-    Sighting,
+    Occurrence,
 )
 from moonshine_tune.data.checks.text import character_distance, shortened, spoken_length
 
@@ -28,57 +28,45 @@ _DIFFERENT, _SAME = 0.5, 0.3
 _LONGER, _LONGER_BY = 1.7, 10
 
 
-@manifest_check(
-    severity="warning",
-    rank=100,
-    text="[transcript does|transcripts do] not match the audio: the base model recognizes the text "
-    "of another utterance",
-    hint="listen to both; exchange their texts, or remove them",
-    fix=Drop(on_request=True),
-    audit_only=True,
-)
-def swapped_text(manifest: CheckedManifest) -> Iterator[Sighting]:
+@manifest_check("warning", rank=100, fix=Drop(on_request=True), audit_only=True)
+def swapped_text(manifest: CheckedManifest) -> Iterator[Occurrence]:
+    """[transcript does|transcripts do] not match the audio: the base model recognizes the text of
+    another utterance.
+
+    Listen to both; exchange their texts, or remove them.
+    """
     return _suspected(manifest, "swapped_text")
 
 
-@manifest_check(
-    severity="warning",
-    rank=110,
-    text="[transcript is|transcripts are] doubtful: the base model is confident of another text, "
-    "far more than usual in this corpus",
-    hint="listen; fix the text, or remove the line",
-    fix=Drop(on_request=True),
-    audit_only=True,
-)
-def doubtful_text(manifest: CheckedManifest) -> Iterator[Sighting]:
+@manifest_check("warning", rank=110, fix=Drop(on_request=True), audit_only=True)
+def doubtful_text(manifest: CheckedManifest) -> Iterator[Occurrence]:
+    """[transcript is|transcripts are] doubtful: the base model is confident of another text, far
+    more than usual in this corpus.
+
+    Listen; fix [the text, or remove the line|the texts, or remove the lines].
+    """
     return _suspected(manifest, "doubtful_text")
 
 
-@manifest_check(
-    severity="warning",
-    rank=120,
-    text="[transcript has|transcripts have] far fewer words than the audio",
-    hint="listen; complete the text, or cut the recording",
-    fix=Drop(on_request=True),
-    audit_only=True,
-)
-def words_missing(manifest: CheckedManifest) -> Iterator[Sighting]:
+@manifest_check("warning", rank=120, fix=Drop(on_request=True), audit_only=True)
+def words_missing(manifest: CheckedManifest) -> Iterator[Occurrence]:
+    """[transcript has|transcripts have] far fewer words than the audio.
+
+    Listen; complete the text, or cut the recording.
+    """
     return _suspected(manifest, "words_missing")
 
 
-@manifest_check(
-    severity="warning",
-    rank=130,
-    text="[transcript has|transcripts have] far more words than the audio",
-    hint="listen; shorten the text, or look for the rest of the recording",
-    fix=Drop(on_request=True),
-    audit_only=True,
-)
-def words_not_said(manifest: CheckedManifest) -> Iterator[Sighting]:
+@manifest_check("warning", rank=130, fix=Drop(on_request=True), audit_only=True)
+def words_not_said(manifest: CheckedManifest) -> Iterator[Occurrence]:
+    """[transcript has|transcripts have] far more words than the audio.
+
+    Listen; shorten the text, or look for the rest of the recording.
+    """
     return _suspected(manifest, "words_not_said")
 
 
-def _suspected(manifest: CheckedManifest, kind: str) -> Iterator[Sighting]:
+def _suspected(manifest: CheckedManifest, kind: str) -> Iterator[Occurrence]:
     suspicions = suspicious_transcripts(manifest.model) if manifest.model else ()
     return ((identifier, detail) for found, identifier, detail in suspicions if found == kind)
 

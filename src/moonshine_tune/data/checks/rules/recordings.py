@@ -1,6 +1,6 @@
 """Recordings that cannot be decoded, or whose length is a problem."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
@@ -11,7 +11,7 @@ from moonshine_tune.data.checks.checked_manifest import (
     SHORTEST_S,
     CheckedClip,
     CheckedManifest,
-    Sighting,
+    Occurrence,
 )
 
 # Moonshine tiny often makes up words for clips below about a second.
@@ -22,72 +22,59 @@ _LONG_S = 30.0
 _DURATION_SLACK = 0.05
 
 
-@manifest_check(
-    severity="error",
-    rank=40,
-    text="[recording|recordings] cannot be decoded to the end",
-    hint="play them; replace damaged recordings, or remove their lines",
-    fix=Drop(),
-)
-def unreadable(manifest: CheckedManifest) -> Iterator[Sighting]:
-    return manifest.unread_as("unreadable")
+@manifest_check("error", rank=40, fix=Drop())
+def unreadable(manifest: CheckedManifest) -> Iterable[Occurrence]:
+    """[recording|recordings] cannot be decoded to the end.
+
+    Play [it|them]; replace what is damaged, or remove [the line|the lines].
+    """
+    return manifest.unusable.get("unreadable", [])
 
 
-@manifest_check(
-    severity="error",
-    rank=50,
-    text="[recording has|recordings have] no samples",
-    hint="remove the line",
-    fix=Drop(),
-)
-def empty_audio(manifest: CheckedManifest) -> Iterator[Sighting]:
-    return manifest.unread_as("empty_audio")
+@manifest_check("error", rank=50, fix=Drop())
+def empty_audio(manifest: CheckedManifest) -> Iterable[Occurrence]:
+    """[recording has|recordings have] no samples.
+
+    Remove [the line|the lines].
+    """
+    return manifest.unusable.get("empty_audio", [])
 
 
-@manifest_check(
-    severity="error",
-    rank=70,
-    text="[span ends after its recording|spans end after their recordings]: the audio lacks words "
-    "of the text",
-    hint="fix start and end",
-    fix=Drop(),
-)
-def span_outside(manifest: CheckedManifest) -> Iterator[Sighting]:
-    return manifest.unread_as("span_outside")
+@manifest_check("error", rank=70, fix=Drop())
+def span_outside(manifest: CheckedManifest) -> Iterable[Occurrence]:
+    """[span ends after its recording|spans end after their recordings]: the audio lacks words of
+    the text.
+
+    Fix start and end.
+    """
+    return manifest.unusable.get("span_outside", [])
 
 
-@clip_check(
-    severity="error",
-    rank=80,
-    text=f"[clip is|clips are] shorter than {SHORTEST_S:g} s: too short for a word",
-    hint="remove the line",
-    fix=Drop(),
-)
+@clip_check("error", rank=80, fix=Drop(), limit=f"{SHORTEST_S:g}")
 def far_too_short(clip: CheckedClip) -> str | None:
+    """[clip is|clips are] shorter than {limit} s: too short for a word.
+
+    Remove [the line|the lines].
+    """
     return _length(clip) if clip.measures.seconds < SHORTEST_S else None
 
 
-@clip_check(
-    severity="warning",
-    rank=30,
-    text=f"[clip is|clips are] shorter than {_SHORT_S:g} s: Moonshine often makes up words for "
-    "[it|them]",
-    hint="keep them if such short commands are your domain, else cut with more context",
-    fix=Drop(on_request=True),
-)
+@clip_check("warning", rank=30, fix=Drop(on_request=True), limit=f"{_SHORT_S:g}")
 def too_short(clip: CheckedClip) -> str | None:
+    """[clip is|clips are] shorter than {limit} s: Moonshine often makes up words for [it|them].
+
+    Keep [it|them] if such short commands are your domain, else cut with more context.
+    """
     is_short = SHORTEST_S <= clip.measures.seconds < _SHORT_S
     return _length(clip) if is_short and not clip.measures.is_silent else None
 
 
-@clip_check(
-    severity="warning",
-    rank=40,
-    text=f"[clip is|clips are] longer than {_LONG_S:g} s: training leaves [it|them] out",
-    hint="cut them at pauses, and give each piece its text",
-    fix=Drop(),
-)
+@clip_check("warning", rank=40, fix=Drop(), limit=f"{_LONG_S:g}")
 def too_long(clip: CheckedClip) -> str | None:
+    """[clip is|clips are] longer than {limit} s: training leaves [it|them] out.
+
+    Cut [it|them] at pauses, and give each piece its text.
+    """
     return _length(clip) if clip.measures.seconds > _LONG_S else None
 
 
@@ -96,13 +83,15 @@ def _set_duration(utterance: Utterance, seconds: float | None) -> Utterance:
 
 
 @clip_check(
-    severity="warning",
+    "warning",
     rank=90,
-    text="[duration|durations] in the manifest [differs|differ] from the recording",
-    hint="import again, or remove the key duration",
     fix=Edit("set_duration", _set_duration, 9, lambda clip: round(clip.measures.seconds, 4)),
 )
 def wrong_duration(clip: CheckedClip) -> str | None:
+    """[duration|durations] in the manifest [differs|differ] from the recording.
+
+    Import again, or remove the key duration.
+    """
     stated, measured = clip.utterance.known_seconds, clip.measures.seconds
     slack = max(DURATION_SLACK_S, _DURATION_SLACK * measured)
     if stated is None or abs(stated - measured) <= slack:
@@ -110,14 +99,13 @@ def wrong_duration(clip: CheckedClip) -> str | None:
     return f"{stated:g} s in the manifest, {_length(clip)} measured"
 
 
-@clip_check(
-    severity="note",
-    rank=40,
-    text="[recording is|recordings are] not at 16 kHz: resampled when read; a lower rate has no "
-    "frequencies above half of it",
-    hint="do nothing",
-)
+@clip_check("note", rank=40)
 def sample_rate(clip: CheckedClip) -> str | None:
+    """[recording is|recordings are] not at 16 kHz: resampled when read; a lower rate has no
+    frequencies above half of it.
+
+    Do nothing.
+    """
     return f"{clip.sample_rate_hz} Hz" if clip.sample_rate_hz != SAMPLE_RATE_HZ else None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from moonshine_tune.corpus.splits import plain_text
 from moonshine_tune.data.checks.base import Drop, manifest_check
-from moonshine_tune.data.checks.checked_manifest import SHORTEST_S, CheckedManifest, Sighting
+from moonshine_tune.data.checks.checked_manifest import SHORTEST_S, CheckedManifest, Occurrence
 from moonshine_tune.data.checks.text import spoken_length
 
 # A median of fewer clips says little.
@@ -19,16 +19,14 @@ _FEWEST = 20
 _DEVIATIONS, _FACTOR, _CHARACTERS = 3.0, 1.7, 10
 
 
-@manifest_check(
-    severity="warning",
-    rank=70,
-    text="[clip has|clips have] far more or less text per second than the others: text and audio "
-    "may not belong together, or words are missing",
-    hint="listen to them, the first ones first",
-    fix=Drop(on_request=True),
-)
-def speech_rate(manifest: CheckedManifest) -> Iterator[Sighting]:
-    """Characters per second between the silences at both ends, against the corpus's median."""
+@manifest_check("warning", rank=70, fix=Drop(on_request=True))
+def speech_rate(manifest: CheckedManifest) -> Iterator[Occurrence]:
+    """[clip has|clips have] far more or less text per second than the others: text and audio may
+    not belong together, or words are missing.
+
+    Listen to [it|them, in this order].
+    """
+    # Characters per second between the silences at both ends, against the corpus's median.
     counts: dict[str, tuple[int, float]] = {}
     for clip in manifest.clips:
         num_characters = spoken_length(plain_text(clip.utterance))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.corpus.splits import plain_text
 from moonshine_tune.data.checks.base import Drop, edit_text, manifest_check, utterance_check
-from moonshine_tune.data.checks.checked_manifest import CheckedManifest, Sighting
+from moonshine_tune.data.checks.checked_manifest import CheckedManifest, Occurrence
 from moonshine_tune.data.checks.text import DIGITS, NUMBER_WORDS, in_capitals, shortened
 
 _MARKUP = re.compile(r"\[[^\]]*\]|<[^>]*>|\{[^}]*\}|\(\s*(?:inaudible|unk|noise|laughs?)[^)]*\)|"
@@ -25,50 +25,43 @@ _REPEATS = 3
 _SLIP_SHARE, _FEWEST = 0.1, 20
 
 
-@manifest_check(
-    severity="warning",
-    rank=20,
-    text="[line has|lines have] no transcript, as all lines: good for replay and transcribing, not "
-    "for training or scoring",
-    hint="add texts if you mean to train or score",
-    names_utterances=False,
-)
-def no_texts(manifest: CheckedManifest) -> Iterator[Sighting]:
+@manifest_check("warning", rank=20, names_utterances=False)
+def no_texts(manifest: CheckedManifest) -> Iterator[Occurrence]:
+    """[line has|lines have] no transcript, as all lines: good for replay and transcribing, not for
+    training or scoring.
+
+    Add texts if you mean to train or score.
+    """
     if not _has_texts(manifest):
         yield from ((utterance.id, "no text") for utterance in manifest.utterances)
 
 
-@manifest_check(
-    severity="error",
-    rank=90,
-    text="[line has|lines have] no transcript, in a manifest with transcripts",
-    hint="add the text, or remove the line",
-    fix=Drop(),
-)
-def missing_text(manifest: CheckedManifest) -> Iterator[Sighting]:
+@manifest_check("error", rank=90, fix=Drop())
+def missing_text(manifest: CheckedManifest) -> Iterator[Occurrence]:
+    """[line has|lines have] no transcript, in a manifest with transcripts.
+
+    Add [the text, or remove the line|the texts, or remove the lines].
+    """
     if _has_texts(manifest):
         yield from ((item.id, "no text") for item in manifest.utterances if item.text is None)
 
 
-@utterance_check(
-    severity="error",
-    rank=100,
-    text="[transcript is|transcripts are] empty: every spoken word would count as wrong",
-    hint="add the text, or remove the line",
-    fix=Drop(),
-)
+@utterance_check("error", rank=100, fix=Drop())
 def empty_text(utterance: Utterance) -> str | None:
+    """[transcript is|transcripts are] empty: every spoken word would count as wrong.
+
+    Add [the text, or remove the line|the texts, or remove the lines].
+    """
     is_empty = utterance.text is not None and not plain_text(utterance)
     return repr(utterance.text) if is_empty else None
 
 
-@manifest_check(
-    severity="note",
-    rank=30,
-    text="[transcript occurs|transcripts occur] more than once",
-    hint="do nothing if it is intended",
-)
-def same_text(manifest: CheckedManifest) -> Iterator[Sighting]:
+@manifest_check("note", rank=30)
+def same_text(manifest: CheckedManifest) -> Iterator[Occurrence]:
+    """[transcript occurs|transcripts occur] more than once.
+
+    Do nothing if it is intended.
+    """
     ids: dict[str, list[str]] = defaultdict(list)
     for utterance in manifest.utterances:
         if text := plain_text(utterance):
@@ -84,57 +77,50 @@ def _sentence_case(text: str) -> str:
     return joined[:1].upper() + joined[1:]
 
 
-@utterance_check(
-    severity="warning",
-    rank=60,
-    text="[transcript is|transcripts are] in capitals: the model would learn typography, not words",
-    hint="write them as you want to read them: Turn left heading one two zero",
-    # The last edit: the first letter may be markup, or a character that becomes a plain one.
-    fix=edit_text("sentence_case", _sentence_case, order=2),
-)
+# The last edit: the first letter may be markup, or a character that becomes a plain one.
+@utterance_check("warning", rank=60, fix=edit_text("sentence_case", _sentence_case, order=2))
 def capitals(utterance: Utterance) -> str | None:
+    """[transcript is|transcripts are] in capitals: the model would learn typography, not words.
+
+    Write [it as you want to read it|them as you want to read them]: Turn left heading one two zero.
+    """
     text = utterance.text or ""
     return shortened(text) if in_capitals(text) and plain_text(utterance) else None
 
 
 @utterance_check(
-    severity="warning",
+    "warning",
     rank=140,
-    text="[transcript has|transcripts have] brackets, tags, links or placeholders, which nobody "
-    "speaks",
-    hint="remove them from the text",
     fix=edit_text("strip_markup", lambda text: " ".join(_REMOVED_MARKUP.sub(" ", text).split())),
     audit_only=True,
 )
 def markup(utterance: Utterance) -> str | None:
+    """[transcript has|transcripts have] brackets, tags, links or placeholders, which nobody speaks.
+
+    Remove them from [the text|the texts].
+    """
     found = _MARKUP.search(utterance.text or "")
     return f"{found.group()!r} in {shortened(utterance.text or '')}" if found else None
 
 
-@utterance_check(
-    severity="warning",
-    rank=150,
-    text="[transcript repeats|transcripts repeat] a phrase three times in a row, a typical error "
-    "of speech recognizers",
-    hint="listen, and fix the text",
-    fix=Drop(on_request=True),
-    audit_only=True,
-)
+@utterance_check("warning", rank=150, fix=Drop(on_request=True), audit_only=True)
 def repeated_words(utterance: Utterance) -> str | None:
+    """[transcript repeats|transcripts repeat] a phrase three times in a row, a typical error of
+    speech recognizers.
+
+    Listen, and fix [the text|the texts].
+    """
     phrase = _repeated_phrase(plain_text(utterance).split())
     return f"{phrase!r} at least three times in a row" if phrase else None
 
 
-@manifest_check(
-    severity="warning",
-    rank=160,
-    text="[transcript writes|transcripts write] numbers unlike the rest of the corpus: two "
-    "spellings to learn for one sound",
-    hint="write them as in the other transcripts",
-    fix=Drop(on_request=True),
-    audit_only=True,
-)
-def mixed_numbers(manifest: CheckedManifest) -> Iterator[Sighting]:
+@manifest_check("warning", rank=160, fix=Drop(on_request=True), audit_only=True)
+def mixed_numbers(manifest: CheckedManifest) -> Iterator[Occurrence]:
+    """[transcript writes|transcripts write] numbers unlike the rest of the corpus: two spellings to
+    learn for one sound.
+
+    Write numbers as in the other transcripts.
+    """
     texts = {item.id: item.text for item in manifest.utterances if item.text and item.text.strip()}
     if len(texts) < _FEWEST:
         return
@@ -153,15 +139,17 @@ def _plain_characters(text: str) -> str:
 
 
 @manifest_check(
-    severity="warning",
+    "warning",
     rank=170,
-    text="[transcript has|transcripts have] characters without a token of their own, which are "
-    "spelled as bytes",
-    hint="write them in another way if they carry no meaning: ’ as ', ﬁ as fi",
     fix=edit_text("plain_characters", _plain_characters, order=1),
     audit_only=True,
 )
-def odd_characters(manifest: CheckedManifest) -> Iterator[Sighting]:
+def odd_characters(manifest: CheckedManifest) -> Iterator[Occurrence]:
+    """[transcript has|transcripts have] characters without a token of their own, which are spelled
+    as bytes.
+
+    Write them in another way if they carry no meaning: ’ as ', ﬁ as fi.
+    """
     model = manifest.model
     if model is None:
         return
