@@ -12,7 +12,8 @@ import soundfile as sf
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.corpus.manifest import Utterance, read_manifest
-from moonshine_tune.data.importers.base import ColumnNames, ImportRequest
+from moonshine_tune.data.importers import layouts
+from moonshine_tune.data.importers.base import ColumnNames, ImportRequest, all_importers
 from moonshine_tune.data.importers.run import ImportResult, import_data
 
 
@@ -280,3 +281,41 @@ def test_wrong_locations_are_refused(tmp_path: Path) -> None:
     (empty / "latin.csv").write_bytes("audio,text\na.wav,ü\n".encode("latin-1"))
     with pytest.raises(RequestError, match="not UTF-8"):
         run_import(empty)
+
+
+_MODULE = """
+from moonshine_tune.data.importers.base import Importer, Row, Rows
+
+def _recognizes(source):
+    return (source.folder / "LIST").is_file()
+
+def _read(source):
+    names = (source.folder / "LIST").read_text().splitlines()
+    rows = tuple(Row(f"LIST:{n}", name, {"text": name}) for n, name in enumerate(names, 1))
+    return Rows("a LIST", source.folder, rows)
+
+IMPORTER = Importer("LIST", 25, _recognizes, _read)
+"""
+
+
+def test_an_importer_in_a_new_module_is_used_without_any_other_edit(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modules = corpus.parent / "modules"
+    modules.mkdir()
+    (modules / "list_file.py").write_text(_MODULE, encoding="utf-8")
+    (corpus / "LIST").write_text("a.wav\nb.wav\n", encoding="utf-8")
+    monkeypatch.setattr(layouts, "__path__", [*layouts.__path__, str(modules)])
+    all_importers.cache_clear()
+    try:
+        result, utterances = run_import(corpus)
+    finally:
+        monkeypatch.undo()
+        all_importers.cache_clear()
+    assert result.source == "a LIST"
+    assert texts(utterances) == {"a.wav": "a.wav", "b.wav": "b.wav"}
+
+
+def test_importers_have_names_and_priorities_of_their_own() -> None:
+    for values in zip(*((item.name, item.priority) for item in all_importers()), strict=True):
+        assert len(set(values)) == len(all_importers())

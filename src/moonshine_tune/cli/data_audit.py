@@ -93,7 +93,9 @@ def fix(
     ] = False,
     also: Annotated[
         list[str] | None,
-        typer.Option(help="Also drop utterances with this finding: doubtful_text; repeatable."),
+        typer.Option(
+            help="Also drop utterances with this finding, such as doubtful_text; repeatable."
+        ),
     ] = None,
     skip: Annotated[
         list[str] | None, typer.Option(help="Ignore this kind of finding; repeatable.")
