@@ -191,10 +191,10 @@ def test_a_repeated_id_is_an_error_that_names_both_lines(corpus: Corpus, check: 
 
 def test_same_audio_and_same_text_is_a_warning(corpus: Corpus, check: Check) -> None:
     lines = [corpus.line("a", text="Go."), corpus.line("b", audio="a.wav", text="go")]
-    found = check(corpus.manifest(lines), code=0)["by_kind"]
-    assert found["duplicate_audio"]["ids"] == ["a", "b"]
-    assert found["same_text"]["severity"] == "note"
-    assert "conflicting_texts" not in found
+    findings = check(corpus.manifest(lines), code=0)["by_kind"]
+    assert findings["duplicate_audio"]["ids"] == ["a", "b"]
+    assert findings["same_text"]["severity"] == "note"
+    assert "conflicting_texts" not in findings
 
 
 def test_same_audio_under_another_name_and_format_with_another_text_is_an_error(
@@ -205,8 +205,8 @@ def test_same_audio_under_another_name_and_format_with_another_text_is_an_error(
         corpus.line("a", audio=corpus.clip("a.wav", samples), text="go left"),
         corpus.line("b", audio=corpus.clip("b.flac", samples), text="go right"),
     ]
-    found = check(corpus.manifest(lines), code=1)["by_kind"]
-    assert found["conflicting_texts"]["ids"] == ["a", "b"]
+    findings = check(corpus.manifest(lines), code=1)["by_kind"]
+    assert findings["conflicting_texts"]["ids"] == ["a", "b"]
 
 
 def test_spans_of_one_recording_are_not_duplicates(corpus: Corpus, check: Check) -> None:
@@ -238,9 +238,9 @@ def test_exchanged_texts_are_speech_rate_outliers(corpus: Corpus, check: Check) 
         )
     assert "speech_rate" not in check(corpus.manifest(lines), code=0)["by_kind"]
     lines[0]["text"], lines[4]["text"] = " ".join(["word"] * 60), "one"
-    found = check(corpus.manifest(lines), code=0)["by_kind"]["speech_rate"]
-    assert set(found["ids"]) == {"u0", "u4"}
-    assert "median" in found["details"][0]
+    findings = check(corpus.manifest(lines), code=0)["by_kind"]["speech_rate"]
+    assert set(findings["ids"]) == {"u0", "u4"}
+    assert "median" in findings["details"][0]
 
 
 def test_recordings_outside_the_folder_are_a_note(corpus: Corpus, check: Check) -> None:
@@ -273,14 +273,14 @@ def test_leakage_between_manifests_is_found(corpus: Corpus, check: Check) -> Non
         "test.jsonl",
     )
     document = check(train, test, code=1)
-    found = document["by_kind"]
-    assert found["leaked_speakers"]["ids"] == ["train:t1", "test:e1"]
-    assert found["leaked_texts"]["ids"][:2] == ["train:t2", "test:e2"]
-    assert set(found["leaked_recordings"]["ids"]) == {
+    findings = document["by_kind"]
+    assert findings["leaked_speakers"]["ids"] == ["train:t1", "test:e1"]
+    assert findings["leaked_texts"]["ids"][:2] == ["train:t2", "test:e2"]
+    assert set(findings["leaked_recordings"]["ids"]) == {
         "train:t3", "test:e3", "train:t4", "test:e4",
     }  # fmt: skip
-    assert found["unknown_speakers"]["ids"] == ["test:t1"]
-    severities = {kind: item["severity"] for kind, item in found.items()}
+    assert findings["unknown_speakers"]["ids"] == ["test:t1"]
+    severities = {kind: item["severity"] for kind, item in findings.items()}
     assert severities["leaked_speakers"] == severities["leaked_recordings"] == "error"
     assert severities["leaked_texts"] == "warning"
     assert document["sides"] == {"train": 4, "test": 5}
@@ -299,8 +299,8 @@ def test_values_of_the_split_field_are_splits(corpus: Corpus, check: Check) -> N
         corpus.line("b", split="test", speaker="ann"),
         corpus.line("c", speaker="ann"),
     ]
-    found = check(corpus.manifest(lines), code=1)["by_kind"]
-    assert found["leaked_speakers"]["ids"] == ["train:a", "test:b"]
+    findings = check(corpus.manifest(lines), code=1)["by_kind"]
+    assert findings["leaked_speakers"]["ids"] == ["train:a", "test:b"]
 
 
 def test_manifests_of_the_same_name_are_distinguished(corpus: Corpus, check: Check) -> None:

@@ -1,4 +1,4 @@
-"""Checks: what each declares, how they are found, and the evidence of a base model."""
+"""Checks: declarations, discovery, and the transcripts of a base model."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,7 +92,7 @@ def test_suspicious_transcripts_are_told_apart() -> None:
     ]
     transcripts = (*usual, *suspicious, *accepted)
     evidence = ModelEvidence(list, (), normalizer_for("basic-1"), transcripts)
-    assert [(kind, name) for kind, name, _ in suspicious_transcripts(evidence)] == [
+    assert [(kind, name) for kind, (name, _) in suspicious_transcripts(evidence)] == [
         ("swapped_text", "u21"), ("swapped_text", "u20"), ("doubtful_text", "u22"),
         ("words_missing", "u23"), ("words_not_said", "u24"),
     ]  # fmt: skip

@@ -59,7 +59,25 @@ def find_pauses(
     Raises:
         AudioError: the samples are not one channel of finite numbers, or the rate is not positive.
     """
-    return _pauses_in(_levels_db(samples, sample_rate_hz), min_pause_s)
+    levels = _levels_db(samples, sample_rate_hz)
+    # Digital silence (a file padded with zeros) does not show the noise of the room.
+    nonzero = levels[levels > _SILENCE_DB]
+    if not len(nonzero):
+        return ()
+    floor, speech = np.percentile(nonzero, [5, 95])
+    if len(nonzero) < len(levels):
+        # Zeros are pauses already: the floor must not rise into the speech because of them.
+        floor = min(floor, speech - 2 * _MIN_CONTRAST_DB)
+    if speech - floor < _MIN_CONTRAST_DB:
+        return ()
+    low = levels < floor + _THRESHOLD_SHARE * (speech - floor)
+    steps = np.diff(np.concatenate([[0], low.astype(np.int8), [0]]))
+    starts, ends = np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)
+    return tuple(
+        Pause(float(start) * _HOP_S, float(end) * _HOP_S)
+        for start, end in zip(starts, ends, strict=True)
+        if (end - start) * _HOP_S >= min_pause_s - _HOP_S / 2
+    )
 
 
 def split_at_pauses(
@@ -98,7 +116,7 @@ def split_at_pauses(
     if not len(levels):
         return ()
     total_s = len(samples) / sample_rate_hz
-    pauses = _pauses_in(levels, _MIN_PAUSE_S)
+    pauses = find_pauses(samples, sample_rate_hz)
     quiet = _smoothed(levels)
     cuts = [0.0]
     while total_s - cuts[-1] > max_s:
@@ -144,29 +162,6 @@ def _levels_db(samples: Samples, sample_rate_hz: int) -> npt.NDArray[np.float64]
     sums = np.add.reduceat(np.square(samples, dtype=np.float64), starts)
     lengths = np.diff(np.append(starts, len(samples)))
     return np.asarray(np.maximum(10 * np.log10(sums / lengths + 1e-20), _SILENCE_DB))
-
-
-def _pauses_in(levels: npt.NDArray[np.float64], min_pause_s: float) -> tuple[Pause, ...]:
-    if not len(levels):
-        return ()
-    # Digital silence (a file padded with zeros) does not show the noise of the room.
-    nonzero = levels[levels > _SILENCE_DB]
-    if not len(nonzero):
-        return ()
-    floor, speech = np.percentile(nonzero, [5, 95])
-    if len(nonzero) < len(levels):
-        # Zeros are pauses already: the floor must not rise into the speech because of them.
-        floor = min(floor, speech - 2 * _MIN_CONTRAST_DB)
-    if speech - floor < _MIN_CONTRAST_DB:
-        return ()
-    low = levels < floor + _THRESHOLD_SHARE * (speech - floor)
-    steps = np.diff(np.concatenate([[0], low.astype(np.int8), [0]]))
-    starts, ends = np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)
-    return tuple(
-        Pause(float(start) * _HOP_S, float(end) * _HOP_S)
-        for start, end in zip(starts, ends, strict=True)
-        if (end - start) * _HOP_S >= min_pause_s - _HOP_S / 2
-    )
 
 
 def _smoothed(levels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -19,7 +19,6 @@ app = typer.Typer(
 )
 
 _SHOWN = 10
-_EXAMPLES = 3
 
 
 @app.command(
@@ -158,18 +157,11 @@ def check_command(
 
 
 def _findings_text(result: "CheckReport") -> str:
-    """Each finding with some examples and what to do, then a line for each manifest."""
+    """Each finding, then a line for each manifest."""
     lines = []
     for finding in result.findings:
         several = finding.manifest and len(result.manifests) > 1
-        name = f"{finding.manifest}: " if several else ""
-        lines.append(f"{finding.severity}: {name}{finding.kind} × {finding.count:,}")
-        lines.append(f"    {finding.explanation}")
-        examples = list(zip(finding.ids, finding.details, strict=True))
-        lines += [f"    - {example}: {detail}" for example, detail in examples[:_EXAMPLES]]
-        if len(examples) > _EXAMPLES:
-            lines.append(f"    … and {len(examples) - _EXAMPLES:,} more")
-        lines.append(f"    what to do: {finding.action}")
+        lines += audit.finding_lines(finding, f"{finding.manifest}: " if several else "")
     for manifest in result.manifests:
         lines.append(
             f"{manifest.path}: {manifest.lines:,} lines, {manifest.utterances:,} utterances, "

@@ -18,6 +18,7 @@ from moonshine_tune.cli.options import DeviceOption
 
 if TYPE_CHECKING:
     from moonshine_tune.data.checks.audit import Audit
+    from moonshine_tune.data.checks.base import Finding
     from moonshine_tune.data.checks.fix import FixResult
 
 _EXAMPLES = 3
@@ -121,12 +122,27 @@ def fix(
     show(_fix_text(result), result.to_record(), as_json=as_json)
 
 
+def finding_lines(finding: "Finding", manifest: str = "") -> list[str]:
+    """A finding with some examples and what to do.
+
+    Args:
+        manifest: name to show.
+    """
+    examples = list(zip(finding.ids, finding.details, strict=True))
+    hidden = len(examples) - _EXAMPLES
+    return [
+        f"{finding.severity}: {manifest}{finding.kind} × {finding.count:,}",
+        f"    {finding.explanation}",
+        *(f"    - {name}: {detail}" for name, detail in examples[:_EXAMPLES]),
+        *([f"    … and {hidden:,} more"] if hidden > 0 else []),
+        f"    what to do: {finding.action}",
+    ]
+
+
 def _audit_text(result: "Audit", out: Path) -> str:
     lines = []
     for finding in result.findings:
-        lines.append(f"{finding.severity}: {finding.kind}: {finding.explanation}")
-        examples = list(zip(finding.ids, finding.details, strict=True))[:_EXAMPLES]
-        lines += [f"    - {name}: {detail}" for name, detail in examples]
+        lines += finding_lines(finding)
     rows = [
         [item.name, item.unit, *(f"{item.quantiles[index]:.4g}" for index in (1, 3, 5))]
         for item in result.distributions

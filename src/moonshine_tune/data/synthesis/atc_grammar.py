@@ -85,29 +85,13 @@ def phraseology_split(*, train: int, dev: int, test: int, seed: int) -> Sentence
     Raises:
         RequestError: a count is negative, or the sum is more than the grammar has.
     """
-    drawn = phraseology_sentences(max(train + dev + test, 0), seed=seed)
-    return split_sentences(drawn, train=train, dev=dev, test=test)
-
-
-def split_sentences(sentences: Sequence[str], *, train: int, dev: int, test: int) -> SentenceSplit:
-    """Split distinct sentences, in their order.
-
-    Raises:
-        RequestError: a count is negative, a sentence repeats, or there are too few.
-    """
     if min(train, dev, test) < 0:
         raise RequestError(f"a split of {train}, {dev} and {test} sentences is impossible")
-    if len(set(sentences)) != len(sentences):
-        raise RequestError("a sentence is repeated: it could be in train and in test")
-    if train + dev + test > len(sentences):
-        raise RequestError(
-            f"{train} + {dev} + {test} sentences are needed, but there are {len(sentences)}",
-            hint="ask for fewer, or give more sentences",
-        )
+    sentences = phraseology_sentences(train + dev + test, seed=seed)
     return SentenceSplit(
-        train=tuple(sentences[:train]),
-        dev=tuple(sentences[train : train + dev]),
-        test=tuple(sentences[train + dev : train + dev + test]),
+        train=sentences[:train],
+        dev=sentences[train : train + dev],
+        test=sentences[train + dev :],
     )
 
 

@@ -68,12 +68,12 @@ def words_not_said(manifest: CheckedManifest) -> Iterator[Occurrence]:
 
 def _suspected(manifest: CheckedManifest, kind: str) -> Iterator[Occurrence]:
     suspicions = suspicious_transcripts(manifest.model) if manifest.model else ()
-    return ((identifier, detail) for found, identifier, detail in suspicions if found == kind)
+    return (occurrence for suspected, occurrence in suspicions if suspected == kind)
 
 
 @lru_cache(maxsize=1)
-def suspicious_transcripts(model: ModelEvidence) -> tuple[tuple[str, str, str], ...]:
-    """Kind, id and detail of every suspicious transcript, highest loss first."""
+def suspicious_transcripts(model: ModelEvidence) -> tuple[tuple[str, Occurrence], ...]:
+    """Kind, and id and detail, of every suspicious transcript, highest loss first."""
     if len(model.transcripts) < _FEWEST:
         return ()
     losses = [item.reference_loss for item in model.transcripts]
@@ -101,12 +101,12 @@ def suspicious_transcripts(model: ModelEvidence) -> tuple[tuple[str, str, str], 
         other = None if is_part else _owner(hypothesis, references, item.id)
         if other is not None:
             detail = f"{detail}: the text of {other}"
-            suspicions.append(("swapped_text", item.id, detail))
+            suspicions.append(("swapped_text", (item.id, detail)))
         elif is_longer:
-            suspicions.append(("words_missing", item.id, detail))
+            suspicions.append(("words_missing", (item.id, detail)))
         else:
             kind = "words_not_said" if is_shorter else "doubtful_text"
-            suspicions.append((kind, item.id, detail))
+            suspicions.append((kind, (item.id, detail)))
     return tuple(suspicions)
 
 

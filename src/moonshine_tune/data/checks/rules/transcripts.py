@@ -99,8 +99,9 @@ def markup(utterance: Utterance) -> str | None:
 
     Remove them from [the text|the texts].
     """
-    found = _MARKUP.search(utterance.text or "")
-    return f"{found.group()!r} in {shortened(utterance.text or '')}" if found else None
+    text = utterance.text or ""
+    match = _MARKUP.search(text)
+    return f"{match.group()!r} in {shortened(text)}" if match else None
 
 
 @utterance_check("warning", rank=150, fix=Drop(on_request=True), audit_only=True)
