@@ -8,7 +8,6 @@ import typer
 from moonshine_tune.cli.console import (
     JsonFlag,
     TerminalProgress,
-    plain,
     refuse,
     say,
     show,
@@ -64,7 +63,6 @@ def audit(
 
     Exit 1 if a finding is an error. `data fix` acts on the findings.
     """
-    from moonshine_tune.core.files import write_json_atomic
     from moonshine_tune.data.checks.audit import AUDIT_FILE, PAGE_FILE, audit_data
     from moonshine_tune.report.audit_page import write_audit_page
 
@@ -78,11 +76,11 @@ def audit(
         normalizer=normalizer,
         max_transcribed=max_listened,
     )
-    record = plain(result.to_record())
-    write_json_atomic(out / AUDIT_FILE, record)
+    record = result.to_record()
+    record.write(out / AUDIT_FILE)
     write_audit_page(result, out / PAGE_FILE, progress)
     say(f"report: {out / PAGE_FILE}")
-    show(_audit_text(result, out), record, as_json=as_json)
+    show(_audit_text(result, out), record.to_json(), as_json=as_json)
     refuse(not result.passed)
 
 

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import read_manifest
@@ -23,7 +22,7 @@ from moonshine_tune.data.checks.checked_manifest import (
     ModelTranscript,
     read_manifests,
 )
-from moonshine_tune.data.checks.fix import Fix, fixes_for
+from moonshine_tune.data.checks.fix import fixes_for
 from moonshine_tune.data.checks.text import (
     Conventions,
     Vocabulary,
@@ -35,6 +34,7 @@ from moonshine_tune.data.checks.text import (
 from moonshine_tune.data.checks.transcribe import transcribe_corpus
 from moonshine_tune.inference.dataset import build_corpus
 from moonshine_tune.registry.open import OpenedModel, open_model
+from moonshine_tune.runs.records import AuditRecord, FixRecord
 
 AUDIT_FILE, PAGE_FILE = "audit.json", "audit.html"
 _MAX_CLIP_S = 30.0
@@ -93,22 +93,29 @@ class Audit:
     vocabulary: Vocabulary | None
     transcription: BaseTranscription | None
     advice: tuple[str, ...]
-    fixes: tuple[Fix, ...]
+    fixes: tuple[FixRecord, ...]
 
     @property
     def passed(self) -> bool:
         """No finding is an error."""
         return all(finding.severity != "error" for finding in self.findings)
 
-    def to_record(self) -> dict[str, Any]:
-        """The JSON document."""
-        record = asdict(self) | {"manifest": str(self.manifest), "passed": self.passed}
-        record["listening"] = record.pop("transcription")
-        if self.transcription is not None:
-            record["listening"]["heard"] = record["listening"].pop("transcripts")
+    def to_record(self) -> AuditRecord:
+        """`audit.json`."""
         counts = Counter(finding.severity for finding in self.findings)
-        counts_by_severity = {severity: counts[severity] for severity in SEVERITIES}
-        return {"schema_version": 1, "kind": "audit", "counts": counts_by_severity, **record}
+        record = asdict(self)
+        transcription = record.pop("transcription")
+        if transcription is not None:
+            transcription["heard"] = transcription.pop("transcripts")
+        record |= {
+            "schema_version": 1,
+            "kind": "audit",
+            "counts": {severity: counts[severity] for severity in SEVERITIES},
+            "manifest": str(self.manifest),
+            "listening": transcription,
+            "passed": self.passed,
+        }
+        return AuditRecord.model_validate(record)
 
 
 def audit_data(

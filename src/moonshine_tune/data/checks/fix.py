@@ -10,30 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.core.files import read_json
 from moonshine_tune.corpus.manifest import Utterance, scan_manifest, write_manifest
 from moonshine_tune.data.checks.base import Drop, Edit, Finding, all_checks
 from moonshine_tune.data.checks.checked_manifest import CheckedManifest
+from moonshine_tune.runs.records import AuditRecord, FixRecord
 
 _DROP = "drop"
-
-
-@dataclass(frozen=True)
-class Fix:
-    """One thing to do about one utterance.
-
-    Attributes:
-        kind: of the finding.
-        action: `drop`, or the action of the check's edit.
-        usual: done unless skipped; the others only on request.
-        value: what the edit needs, such as seconds.
-    """
-
-    id: str
-    kind: str
-    action: str
-    usual: bool
-    value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +44,7 @@ class FixResult:
         return record
 
 
-def fixes_for(findings: Iterable[Finding], checked: CheckedManifest) -> tuple[Fix, ...]:
+def fixes_for(findings: Iterable[Finding], checked: CheckedManifest) -> tuple[FixRecord, ...]:
     """A fix for every utterance of a finding that can be fixed."""
     known = {item.id for item in checked.utterances}
     clips = {clip.utterance.id: clip for clip in checked.clips}
@@ -71,20 +53,23 @@ def fixes_for(findings: Iterable[Finding], checked: CheckedManifest) -> tuple[Fi
         fix = all_checks()[finding.kind].declared.fix
         # Between splits an id is `split:id`, and only the lines of this manifest can be fixed.
         prefix = "" if finding.manifest is not None else f"{checked.name}:"
+        names = [name.removeprefix(prefix) for name in finding.ids if name.startswith(prefix)]
         kept: set[str] = set()
-        for name in finding.ids:
-            identifier = name.removeprefix(prefix)
-            if not name.startswith(prefix) or identifier not in known:
+        for name in names if fix else ():
+            if name not in known:
                 continue
-            clip = clips.get(identifier)
+            action, is_usual, value = _DROP, True, None
+            clip = clips.get(name)
             if isinstance(fix, Edit):
-                value = fix.value(clip) if fix.value and clip else None
-                fixes.append(Fix(identifier, finding.kind, fix.action, True, value))
+                action, value = fix.action, fix.value(clip) if fix.value and clip else None
             elif isinstance(fix, Drop):
-                digest = clip.digest if clip else identifier
-                if not fix.keep_first or digest in kept:
-                    fixes.append(Fix(identifier, finding.kind, _DROP, not fix.on_request))
-                kept.add(digest)
+                is_usual, audio = not fix.on_request, clip.digest if clip else name
+                if fix.keep_first and audio not in kept:
+                    kept.add(audio)
+                    continue
+            fixes.append(
+                FixRecord(id=name, kind=finding.kind, action=action, usual=is_usual, value=value)
+            )
     return tuple(fixes)
 
 
@@ -109,23 +94,23 @@ def fix_data(
         RequestError: no audit, the manifest has changed since, an unknown kind, an existing `out`,
             or no utterance would be left.
     """
-    record, fixes = _read_audit(audit)
+    record = _read_audit(audit)
     for kind in (*also, *skip):
         if kind not in all_checks():
             raise RequestError(
                 f"no finding is called {kind!r}",
                 hint=f"one of: {', '.join(all_checks())}",
             )
-    manifest = Path(record["manifest"])
+    manifest = Path(record.manifest or "")
     scan = scan_manifest(manifest, require_text=False)
-    if scan.sha256 != record["manifest_sha256"]:
+    if scan.sha256 != record.manifest_sha256:
         raise RequestError(
             "the manifest has changed since the audit",
             where=manifest,
             hint=f"audit it again: moonshine-tune data audit {manifest} --out DIR",
         )
-    wanted: dict[str, list[Fix]] = {}
-    for fix in fixes:
+    wanted: dict[str, list[FixRecord]] = {}
+    for fix in record.fixes:
         if fix.kind not in skip and (fix.usual or fix.kind in also):
             wanted.setdefault(fix.id, []).append(fix)
     dropped = Counter(problem.kind for problem in scan.problems)
@@ -156,7 +141,7 @@ def fix_data(
     )
 
 
-def _edited(utterance: Utterance, fixes: Sequence[Fix]) -> tuple[Utterance, list[str]]:
+def _edited(utterance: Utterance, fixes: Sequence[FixRecord]) -> tuple[Utterance, list[str]]:
     """The utterance after its edits, and the actions that changed it."""
     values = {fix.action: fix.value for fix in fixes}
     fixers = [check.declared.fix for check in all_checks().values()]
@@ -171,16 +156,13 @@ def _edited(utterance: Utterance, fixes: Sequence[Fix]) -> tuple[Utterance, list
     return utterance, actions
 
 
-def _read_audit(path: Path) -> tuple[dict[str, Any], list[Fix]]:
+def _read_audit(path: Path) -> AuditRecord:
     file = path / "audit.json" if path.is_dir() else path
     hint = "make one with: moonshine-tune data audit train.jsonl --out audit"
-    record = read_json(file, hint=hint)
-    try:
-        if record["kind"] != "audit":
-            raise KeyError("kind")
-        return record, [Fix(**item) for item in record["fixes"]]
-    except (KeyError, TypeError) as error:
-        raise RequestError("not the result of an audit", where=file, hint=hint) from error
+    record = AuditRecord.read(file, hint=hint)
+    if record.kind != "audit" or record.manifest is None:
+        raise RequestError("not the result of an audit", where=file, hint=hint)
+    return record
 
 
 def _check_out(out: Path, manifest: Path, *, force: bool) -> None:

@@ -9,12 +9,13 @@ from moonshine_tune.audio.io import write_audio
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 from moonshine_tune.audio.tts import PERCENT_RANGE, RATE_RANGE_WPM, SpeechSynthesizer
 from moonshine_tune.core.errors import ProblemsError, RequestError
-from moonshine_tune.core.files import complete_folder, write_json_atomic
+from moonshine_tune.core.files import complete_folder
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import package_version, versions
 from moonshine_tune.corpus.manifest import Utterance, seconds_of, write_manifest
 from moonshine_tune.data.synthesis.atc_grammar import phraseology_sentences
 from moonshine_tune.data.synthesis.general_sentences import general_sentences
+from moonshine_tune.runs.records import SynthesisRecord
 
 GRAMMARS = ("atc", "general")
 AUDIO_FORMATS = ("wav", "flac")
@@ -182,16 +183,16 @@ def synthesize_corpus(
                 )
                 stage.advance()
         write_manifest(scratch / "manifest.jsonl", utterances)
-        settings = {
-            "voices": list(voices),
-            "voices_per_sentence": voices_per_sentence,
-            "seed": seed,
-            "delivery": asdict(delivery),
-            "audio_format": audio_format,
-            "utterances": len(utterances),
-            "versions": versions() | {"espeakng-loader": package_version("espeakng-loader")},
-        }
-        write_json_atomic(scratch / "synthesis.json", settings)
+        record = SynthesisRecord(
+            voices=list(voices),
+            voices_per_sentence=voices_per_sentence,
+            seed=seed,
+            delivery=asdict(delivery),
+            audio_format=audio_format,
+            utterances=len(utterances),
+            versions=versions() | {"espeakng-loader": package_version("espeakng-loader")},
+        )
+        record.write(scratch / "synthesis.json")
     speakers = {utterance.speaker for utterance in utterances}
     return SynthesisResult(
         manifest=out / "manifest.jsonl",
