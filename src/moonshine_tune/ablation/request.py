@@ -12,7 +12,7 @@ from moonshine_tune.ablation.folder import Ablation, open_ablation
 from moonshine_tune.ablation.sampling import OBJECTIVES, PRUNERS, SAMPLERS
 from moonshine_tune.ablation.space import Layers, SearchSpace
 from moonshine_tune.ablation.storage import masked
-from moonshine_tune.audio.noise_bank import open_sounds
+from moonshine_tune.audio.noise_bank import open_noise_bank
 from moonshine_tune.config.resolve import PATH_SETTINGS, resolve_settings
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import ProblemsError, RequestError
@@ -216,7 +216,7 @@ def _fingerprints(settings: RunSettings, objectives: tuple[str, ...]) -> dict[st
         found[name] = manifest.sha256
     for name, place in (("noise", settings.augment.noise), ("rooms", settings.augment.rooms)):
         if place is not None:
-            found[name] = open_sounds(place, name).fingerprint
+            found[name] = open_noise_bank(place, name).fingerprint
     return found
 
 

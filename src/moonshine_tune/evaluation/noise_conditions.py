@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moonshine_tune.audio.augment import Recipe
-from moonshine_tune.audio.noise_bank import NoiseBank, Sound, open_sounds
+from moonshine_tune.audio.noise_bank import NoiseBank, Sound, open_noise_bank
 from moonshine_tune.audio.samples import Samples
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.corpus.manifest import Utterance
@@ -68,13 +68,13 @@ def conditions_of(request: ConditionsRequest) -> tuple[Condition, ...]:
         raise RequestError(
             "--snr needs one or several different ratios in dB", hint="--snr 20 --snr 5 --snr 0"
         )
-    bank = open_sounds(request.noise, "noise")
+    bank = open_noise_bank(request.noise, "noise")
     groups: dict[str, list[Sound]] = {}
     for sound in bank.sounds:
         groups.setdefault(sound.group, []).append(sound)
     found = [CLEAN]
     if request.rooms is not None:
-        rooms = open_sounds(request.rooms, "rooms")
+        rooms = open_noise_bank(request.rooms, "rooms")
         found.append(Condition("room", None, _in_room(rooms, request.seed)))
     for name in sorted(groups):
         for snr in sorted(request.snrs_db, reverse=True):
@@ -96,6 +96,8 @@ def _in_noise(group: str, sounds: Sequence[Sound], snr_db: float, seed: int) -> 
 def _in_room(rooms: NoiseBank, seed: int) -> Change:
     def change(utterance: Utterance, samples: Samples) -> Samples:
         chance = random.Random(f"{seed}/room/{utterance.id}")
-        return Recipe(room=rooms.sounds[chance.randrange(len(rooms.sounds))]).apply(samples)
+        return Recipe(impulse_response=rooms.sounds[chance.randrange(len(rooms.sounds))]).apply(
+            samples
+        )
 
     return change

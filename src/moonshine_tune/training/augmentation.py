@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from moonshine_tune.audio.augment import Augmenter, Chances, Recipe
-from moonshine_tune.audio.noise_bank import NoiseBank, open_sounds
+from moonshine_tune.audio.augment import Augmenter, EffectProbabilities, Recipe
+from moonshine_tune.audio.noise_bank import NoiseBank, open_noise_bank
 from moonshine_tune.audio.samples import Samples
 from moonshine_tune.config.settings import AugmentSettings
 from moonshine_tune.core.errors import RequestError
@@ -51,8 +51,8 @@ def open_noise_banks(settings: AugmentSettings) -> NoiseBanks:
             hint="name noises with --set augment.noise=FOLDER, or raise one of the chances",
         )
     return NoiseBanks(
-        open_sounds(settings.noise, "noise") if settings.noise else None,
-        open_sounds(settings.rooms, "rooms") if settings.rooms else None,
+        open_noise_bank(settings.noise, "noise") if settings.noise else None,
+        open_noise_bank(settings.rooms, "rooms") if settings.rooms else None,
     )
 
 
@@ -68,14 +68,18 @@ class AugmentedDataset:
     ) -> None:
         self._dataset, self._share, self._variants = dataset, settings.share, settings.variants
         self._seed = seed
-        chances = Chances(
-            **{name: getattr(settings, f"{name}_chance") for name in _EFFECTS},
+        probabilities = EffectProbabilities(
+            impulse_response=settings.room_chance,
+            **{name: getattr(settings, f"{name}_chance") for name in _EFFECTS if name != "room"},
             snr_db=settings.snr_db,
             gain_db=settings.gain_db,
             speeds=settings.speeds,
         )
         self._augmenter = Augmenter(
-            chances, noises=banks.noises, rooms=banks.impulse_responses, seed=seed
+            probabilities,
+            noises=banks.noises,
+            impulse_responses=banks.impulse_responses,
+            seed=seed,
         )
 
     @property

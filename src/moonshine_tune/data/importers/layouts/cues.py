@@ -1,11 +1,10 @@
-"""Long recordings with cues beside them: SubRip, WebVTT and TextGrid files, cut at the cues.
+"""Long recordings with cues beside them (SubRip, WebVTT, TextGrid), cut at the cues.
 
-pysubs2 reads the subtitles and praatio the TextGrids, both small and without dependencies that are
-not here already.
+pysubs2 reads the subtitles and praatio the TextGrids.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,20 +14,21 @@ from praatio.data_classes.interval_tier import IntervalTier
 from praatio.utilities.errors import PraatioException
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.data.importers.tables import Row, Source, decoded
+from moonshine_tune.data.importers.base import Importer, ImportSource, Row, Rows, read_text
 
-CUE_ENDINGS = (".srt", ".vtt", ".textgrid")
-# Cues are timed by hand: so much of an overlap is no sign that a time is wrong.
+_ENDINGS = (".srt", ".vtt", ".textgrid")
+# Cues are timed by hand: a smaller overlap is no sign of a wrong time.
 _OVERLAP_S = 0.05
 _VOICE = re.compile(r"<v(?:\.[^ >]*)?\s+([^>]+)>")
 _TAG = re.compile(r"<[^>]*>|\{\\[^}]*\}")
+_SEPARATOR = "\u2063"
 _USUAL_TIERS = ("utterances", "utterance", "sentences", "sentence", "text", "transcript",
                 "transcription", "phrases", "phrase")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Cue:
-    """A span of a recording with what is said in it; seconds."""
+    """A span of a recording in seconds, with its text."""
 
     number: int
     start: float
@@ -37,31 +37,30 @@ class Cue:
     speaker: str | None = None
 
 
-def rows_beside_cues(
-    folder: Path, audio: Sequence[Path], *, tier: str | None = None
-) -> Source | None:
-    """A row for each cue of the cue files beside recordings; None where no recording has one.
+def _recognizes(source: ImportSource) -> bool:
+    return any(_cue_file(path) for path in source.recordings)
 
-    A cue that ends before it begins, or that overlaps the one before it, becomes a row with a
-    problem: what is heard in it would not be its text.
 
-    Raises:
-        RequestError: a cue file cannot be read, or has no tier that can be taken for the texts.
+def _read(source: ImportSource) -> Rows:
+    """A row for each cue.
+
+    A cue that ends before it starts, or that overlaps the one before it, becomes a row with a
+    problem: its text would not match its audio.
     """
     rows: list[Row] = []
-    found = 0
-    for path in audio:
-        file = _beside(path)
+    count = 0
+    for path in source.recordings:
+        file = _cue_file(path)
         if file is not None:
-            found += 1
-            rows += _rows_of(path, file, tier)
-    description = f"{len(rows)} cues beside {found} of {len(audio)} recordings"
-    return Source(description, folder, tuple(rows)) if found else None
+            count += 1
+            rows += _rows_of(path, file, source.request.tier)
+    description = f"{len(rows)} cues beside {count} of {len(source.recordings)} recordings"
+    return Rows(description, source.folder, tuple(rows))
 
 
-def _beside(path: Path) -> Path | None:
+def _cue_file(path: Path) -> Path | None:
     """The cue file of a recording: the same name with another ending, in any case."""
-    for ending in CUE_ENDINGS:
+    for ending in _ENDINGS:
         for spelled in (ending, ending.upper(), ".TextGrid" if ending == ".textgrid" else ending):
             file = path.with_suffix(spelled)
             if file.is_file():
@@ -73,14 +72,13 @@ def _rows_of(audio: Path, file: Path, tier: str | None) -> Iterator[Row]:
     cues = read_cues(file, tier=tier)
     if not cues:
         yield Row(str(file), str(audio), problem="no cue with a text")
-    last = 0.0
+    last_end = 0.0
     for cue in cues:
-        place = f"{file}, cue {cue.number}"
         problem = None
         if cue.end <= cue.start:
-            problem = f"ends at {cue.end:g} s, and begins at {cue.start:g} s"
-        elif cue.start < last - _OVERLAP_S:
-            problem = f"begins at {cue.start:g} s, and the cue before it ends at {last:g} s"
+            problem = f"ends at {cue.end:g} s, but starts at {cue.start:g} s"
+        elif cue.start < last_end - _OVERLAP_S:
+            problem = f"starts at {cue.start:g} s, but the cue before it ends at {last_end:g} s"
         values = {
             "id": f"{audio.stem}-{cue.number:05d}",
             "start": max(cue.start, 0.0),
@@ -90,8 +88,8 @@ def _rows_of(audio: Path, file: Path, tier: str | None) -> Iterator[Row]:
         }
         if cue.speaker:
             values["speaker"] = cue.speaker
-        yield Row(place, str(audio), values, problem=problem)
-        last = max(last, cue.end)
+        yield Row(f"{file}, cue {cue.number}", str(audio), values, problem=problem)
+        last_end = max(last_end, cue.end)
 
 
 def read_cues(file: Path, *, tier: str | None = None) -> list[Cue]:
@@ -102,11 +100,12 @@ def read_cues(file: Path, *, tier: str | None = None) -> list[Cue]:
     """
     if file.suffix.lower() == ".textgrid":
         return _textgrid(file, tier)
-    content = decoded(file)
-    # WebVTT names voices in tags, which the reader would drop.
-    voices = _VOICE.sub(lambda match: f"\u2063{match.group(1).strip()}\u2063", content)
+    # WebVTT names voices in tags, which pysubs2 drops.
+    content = _VOICE.sub(
+        lambda match: f"{_SEPARATOR}{match.group(1).strip()}{_SEPARATOR}", read_text(file)
+    )
     try:
-        events = pysubs2.SSAFile.from_string(voices, format_=file.suffix.lower()[1:]).events
+        events = pysubs2.SSAFile.from_string(content, format_=file.suffix.lower()[1:]).events
     except (pysubs2.exceptions.Pysubs2Error, ValueError) as error:
         raise RequestError(
             f"cannot be read as cues ({error or type(error).__name__})",
@@ -115,11 +114,11 @@ def read_cues(file: Path, *, tier: str | None = None) -> list[Cue]:
         ) from error
     cues = []
     for number, event in enumerate(events, start=1):
-        _, mark, rest = event.plaintext.partition("\u2063")
-        speaker, _, text = rest.partition("\u2063") if mark else ("", "", event.plaintext)
-        spoken = " ".join(_TAG.sub("", text).replace("\u2063", " ").split())
-        if spoken:
-            cues.append(Cue(number, event.start / 1000, event.end / 1000, spoken, speaker or None))
+        _, mark, rest = event.plaintext.partition(_SEPARATOR)
+        speaker, _, text = rest.partition(_SEPARATOR) if mark else ("", "", event.plaintext)
+        text = " ".join(_TAG.sub("", text).replace(_SEPARATOR, " ").split())
+        if text:
+            cues.append(Cue(number, event.start / 1000, event.end / 1000, text, speaker or None))
     return cues
 
 
@@ -142,9 +141,9 @@ def _textgrid(file: Path, tier: str | None) -> list[Cue]:
         next(iter(tiers)) if len(tiers) == 1 else None,
     )
     if wanted not in tiers:
-        what = f"no interval tier is called {tier!r}" if tier else "which tier holds the texts?"
+        problem = f"no interval tier is called {tier!r}." if tier else "which tier has the texts?"
         raise RequestError(
-            f"{what} Its tiers: {', '.join(tiers) or 'none'}",
+            f"{problem} Its tiers: {', '.join(tiers) or 'none'}",
             where=file,
             hint="name it with: --tier NAME",
         )
@@ -153,3 +152,6 @@ def _textgrid(file: Path, tier: str | None) -> list[Cue]:
         for number, entry in enumerate(tiers[wanted].entries, start=1)
         if entry.label.strip()
     ]
+
+
+IMPORTER = Importer("cues", 70, _recognizes, _read)
