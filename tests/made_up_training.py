@@ -1,8 +1,9 @@
-"""A fake training for tests of the search: the run folder that `train` writes, without a model."""
+"""A made-up training for tests of the search: the folder that `train` leaves, without a model."""
 
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ def wer_of(resolved: ResolvedSettings) -> float:
 
 
 class FakeTrain:
-    """Writes a run folder as `train` does; dev WER depends on the settings in a known way."""
+    """Leaves a run folder as `train` does; dev WER depends on the settings in a known way."""
 
     def __init__(self, act: Callable[[int, int], None] | None = None) -> None:
         self.ran: list[tuple[ResolvedSettings, Path, bool]] = []
@@ -29,29 +30,29 @@ class FakeTrain:
         self, resolved: ResolvedSettings, out: Path, progress: Progress, *, resume: bool = False
     ) -> None:
         self.ran.append((resolved, out, resume))
-        trial, settings, best_wer = len(self.ran), resolved.settings, wer_of(resolved)
+        trial, settings, wer = len(self.ran), resolved.settings, wer_of(resolved)
         run = RunFolder.open(out) if resume else RunFolder.create(out)
-        first_step = 0
+        begin = 0
         if resume:
             state = run.state_dir / "state.json"
-            first_step = json.loads(state.read_text())["step"] if state.is_file() else 0
+            begin = json.loads(state.read_text())["step"] if state.is_file() else 0
         else:
             record = {"job": "train", "settings": settings.model_dump(mode="json")}
             write_json_atomic(run.record_path, {**record, "sources": {}, "status": "running"})
             run.append_metrics({"step": 0, "dev_wer": 20.0, "canary_wer": 10.0})
         run.state_dir.mkdir(exist_ok=True)
         steps = settings.train.steps
-        for step in range(first_step + 25, steps + 1, 25):
+        for step in range(begin + 25, steps + 1, 25):
             self._act(trial, step)
-            wer = best_wer + (steps - step) / 10
-            run.append_metrics({"step": step, "dev_wer": wer, "canary_wer": 10.0})
+            now = wer + (steps - step) / 10
+            run.append_metrics({"step": step, "dev_wer": now, "canary_wer": 10.0})
             (run.state_dir / "state.json").write_text(json.dumps({"step": step}))
             progress.say(f"step {step}")
         run.adapter_dir.mkdir(exist_ok=True)
         (run.adapter_dir / "adapter_model.safetensors").write_bytes(b"0" * settings.adapter.rank)
-        errors = round(best_wer)
+        errors = round(wer)
         write_jsonl_atomic(run.dev_hypotheses_path, [line(n, errors) for n in range(20)])
-        candidate = {"step": steps, "dev_wer": best_wer, "strength": 1.0,
+        candidate = {"step": steps, "dev_wer": wer, "strength": 1.0,
                      "canary_wer": 10.0 + settings.adapter.rank / 10}  # fmt: skip
         run.update_record(
             status="finished",
@@ -72,7 +73,14 @@ def line(number: int, errors: int) -> dict[str, Any]:
 def dies_with_rank_two(
     resolved: ResolvedSettings, out: Path, progress: Progress, *, resume: bool = False
 ) -> None:
-    """A training that ends its process, as the kernel does when memory runs out."""
+    """A training whose process is killed, as by the kernel when memory runs out."""
     if resolved.settings.adapter.rank == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     FakeTrain()(resolved, out, progress, resume=resume)
+
+
+def sleeps_between_scores(
+    resolved: ResolvedSettings, out: Path, progress: Progress, *, resume: bool = False
+) -> None:
+    """A training of some seconds that Ctrl-C interrupts between its scores."""
+    FakeTrain(lambda trial, step: time.sleep(0.8))(resolved, out, progress, resume=resume)

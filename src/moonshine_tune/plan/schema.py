@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from moonshine_tune.ablation.space_file import read_space
+from moonshine_tune.ablation.space import read_space
 from moonshine_tune.config.resolve import preset_names, read_preset, resolve_settings
 from moonshine_tune.core.errors import ProblemsError, RequestError, TuneError
 from moonshine_tune.core.yaml import read_shipped, read_yaml, shipped_names

@@ -285,7 +285,7 @@ def score_step(
 
 def _ablate(name: str, phase: AblatePhase, ctx: Context) -> Iterator[Step]:
     from moonshine_tune.ablation.request import AblateRequest
-    from moonshine_tune.ablation.space_file import read_space
+    from moonshine_tune.ablation.space import read_space
     from moonshine_tune.plan.actions import choose_trial, hear_conditions, search
 
     place = ctx.folder.phase_dir(name)
