@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.documentation import DOCS, blocks_of
 
 from moonshine_tune.cli.app import run
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.plan.gates import gates_of
 from moonshine_tune.plan.init import PlanAnswers, plan_text, write_plan
-from moonshine_tune.plan.schema import check_plan, plan_names, read_plan
+from moonshine_tune.plan.schema import KINDS, DataSection, check_plan, plan_names, read_plan
 from moonshine_tune.plan.state import (
     Fingerprints,
     PlanFolder,
@@ -58,7 +59,7 @@ def test_phases_come_after_those_they_need(folder: Path) -> None:
     )
     plan = check_plan(content, source="p", folder=folder)
     assert plan.order == ("doctor", "a", "b", "ship")
-    assert plan.needs("ship") == ("b",)
+    assert plan.settings.needs("ship") == ("b",)
 
 
 def test_an_unknown_phase_is_reported_with_the_nearest(folder: Path) -> None:
@@ -142,12 +143,27 @@ def test_a_file_that_is_no_plan_is_one_plain_error(tmp_path: Path, text: str) ->
         read_plan(str(tmp_path / "none.yaml"))
 
 
+def test_the_guide_names_every_key(folder: Path) -> None:
+    guide = DOCS / "guides" / "plan.md"
+    models: list[Any] = [DataSection, *KINDS.values()]
+    models += [type(kind.model_fields["gates"].default) for kind in KINDS.values()
+               if "gates" in kind.model_fields]  # fmt: skip
+    keys = {key for model in models for key in model.model_fields} - {"kind", "gates"}
+    text = guide.read_text(encoding="utf-8")
+    assert {key for key in keys if f"`{key}`" not in text} == set()
+    (example,) = [block.text for block in blocks_of(guide) if block.language == "yaml"]
+    (folder / "data").mkdir()
+    for name in ("train", "dev", "test"):
+        (folder / "data" / f"{name}.jsonl").touch()
+    assert check_plan(yaml.safe_load(example), source="p", folder=folder).order
+
+
 # --- gates
 
 
 def _train_record(**figures: Any) -> PhaseRecord:
-    train = {"stopped": "finished", "steps": 9, "skipped_steps": 0, "out_of_memory": 0, "first_loss": 2.0,
-             "last_loss": 1.0, "train_seconds": 30.0} | figures  # fmt: skip
+    train = {"stopped": "finished", "steps": 9, "skipped_steps": 0, "out_of_memory": 0,
+             "first_loss": 2.0, "last_loss": 1.0, "train_seconds": 30.0} | figures  # fmt: skip
     change = {"before": 20.0, "after": 10.0, "difference": -10.0, "ci95": [-14.0, -6.0]}
     scores = {"domain": {"comparison": change}}
     steps = {"train": train, "read back": {"utterances": 3, "same": 3}, "score torch": scores}

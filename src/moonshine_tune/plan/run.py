@@ -185,7 +185,7 @@ class _Runner:
         return [
             f"{phase.name} is {words.get(phase.state, phase.state)}"
             + (f" ({phase.why})" if phase.why else "")
-            for phase in (self._phases[needed] for needed in self._plan.needs(name))
+            for phase in (self._phases[needed] for needed in self._plan.settings.needs(name))
             if phase.state != "done"
         ]
 
@@ -197,7 +197,7 @@ class _Runner:
                 hint = f"; hint: {record.hint}" if record.hint else ""
                 return "failed", record.error + hint, "try again"
         if not phase.steps:
-            needed = [self._phases[needed] for needed in self._plan.needs(name)]
+            needed = [self._phases[needed] for needed in self._plan.settings.needs(name)]
             waits_for = ", ".join(phase.name for phase in needed if phase.state != "done")
             why = f"waits for {waits_for}" if waits_for else ""
             return "waiting" if waits_for else "to do", why, "run"

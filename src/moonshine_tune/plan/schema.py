@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from moonshine_tune.ablation.space_file import read_space
-from moonshine_tune.config.resolve import preset_names, read_preset, resolve_settings
+from moonshine_tune.config.resolve import read_preset, resolve_settings
 from moonshine_tune.core.errors import ProblemsError, RequestError, TuneError
 from moonshine_tune.core.text import did_you_mean
 from moonshine_tune.core.yaml import read_shipped, read_yaml, shipped_names
@@ -175,6 +175,16 @@ class PlanSettings(_Section):
         made = colon and isinstance(self.phases.get(phase), SynthesizePhase)
         return (phase, name) if made else None
 
+    def needs(self, name: str) -> tuple[str, ...]:
+        """Phases that a phase lists as needed, and those whose results it reads."""
+        phase = self.phases[name]
+        needed = list(phase.needs)
+        if isinstance(phase, ShipPhase):
+            needed.append(phase.source)
+        if not isinstance(phase, SynthesizePhase | DoctorPhase):
+            needed += [made[0] for role in ROLES if (made := self.synthesized(role))]
+        return tuple(dict.fromkeys(needed))
+
 
 # --- reading and checking a plan
 
@@ -193,10 +203,6 @@ class Plan:
     folder: Path
     settings: PlanSettings
     order: tuple[str, ...]
-
-    def needs(self, name: str) -> tuple[str, ...]:
-        """Phases that `name` lists as needed, and those whose results it reads."""
-        return _needs(name, self.settings)
 
 
 def plan_names() -> tuple[str, ...]:
@@ -241,7 +247,7 @@ def check_plan(content: Mapping[str, Any], *, source: str, folder: Path) -> Plan
         ]  # fmt: skip
         order = () if problems else _in_order(settings)
     except ValidationError as error:
-        problems = [_in_words(item["type"], item["loc"], item) for item in error.errors()]
+        problems = [_in_words(dict(item)) for item in error.errors()]
     except _CycleError as error:
         problems = [f"phases need each other in a cycle: {error}"]
     if problems:
@@ -263,9 +269,9 @@ def _with_kinds(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**content, "phases": filled}
 
 
-def _in_words(error: str, location: tuple[int | str, ...], item: Mapping[str, Any]) -> str:
+def _in_words(item: Mapping[str, Any]) -> str:
     """A pydantic error as a sentence, with the nearest name for an unknown key."""
-    path = [str(part) for part in location]
+    path = [str(part) for part in item["loc"]]
     model: type[BaseModel] = PlanSettings
     if path[0] == "data" and len(path) > 1:
         model = DataSection
@@ -273,7 +279,7 @@ def _in_words(error: str, location: tuple[int | str, ...], item: Mapping[str, An
         model = KINDS[path.pop(2)]  # pydantic adds the kind to the location
         if len(path) > 3 and path[2] == "gates":
             model = type(model.model_fields["gates"].default)
-    key, value = ".".join(path), item["input"]
+    error, key, value = item["type"], ".".join(path), item["input"]
     if error == "extra_forbidden":
         return f"{key}: unknown key{_nearest(path[-1], model.model_fields)}"
     if error in ("union_tag_invalid", "union_tag_not_found"):
@@ -320,30 +326,18 @@ def _wrong_settings(settings: PlanSettings) -> Iterator[str]:
     for name, phase in settings.phases.items():
         if not isinstance(phase, TrainPhase | AblatePhase):
             continue
-        if phase.preset is not None and phase.preset not in preset_names():
-            near = _nearest(phase.preset, preset_names())
-            yield f"phases.{name}.preset: no preset is called {phase.preset!r}{near}"
-            continue
         try:
             preset = read_preset(phase.preset) if phase.preset else {}
             resolve_settings([("preset", preset), (f"phases.{name}.settings", phase.settings)])
         except ProblemsError as error:
             yield from error.problems
+        except RequestError as error:
+            yield f"phases.{name}.preset: {error.message}"
         if isinstance(phase, AblatePhase):
             try:
                 read_space(phase.space)
             except TuneError as error:
                 yield f"phases.{name}.space: {error.message}"
-
-
-def _needs(name: str, settings: PlanSettings) -> tuple[str, ...]:
-    phase = settings.phases[name]
-    needed = list(phase.needs)
-    if isinstance(phase, ShipPhase):
-        needed.append(phase.source)
-    if not isinstance(phase, SynthesizePhase | DoctorPhase):
-        needed += [made[0] for role in ROLES if (made := settings.synthesized(role))]
-    return tuple(dict.fromkeys(needed))
 
 
 class _CycleError(Exception):
@@ -358,7 +352,7 @@ def _in_order(settings: PlanSettings) -> tuple[str, ...]:
         if name in path:
             raise _CycleError(" → ".join([*path[path.index(name) :], name]))
         if name not in order:
-            for needed in _needs(name, settings):
+            for needed in settings.needs(name):
                 add(needed, [*path, name])
             order.append(name)
 

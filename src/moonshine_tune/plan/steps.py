@@ -6,6 +6,7 @@ figures of a step are JSON data; gates are judged from them.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from moonshine_tune.evaluation.benchmark.run import benchmark
 from moonshine_tune.evaluation.benchmark.timing import BenchmarkRequest
 from moonshine_tune.export.run import ExportRequest, export
 from moonshine_tune.plan import actions
-from moonshine_tune.plan.actions import Figures, Sets
+from moonshine_tune.plan.actions import Figures
 from moonshine_tune.plan.schema import (
     RANDOM_MODEL,
     AblatePhase,
@@ -273,26 +274,20 @@ def _train_steps(name: str, phase: TrainPhase, ctx: Context) -> Iterator[Step]:
     inputs, dev = ctx.inputs(model=model, run=run), ctx.data("dev") or manifest
     if dev is not None:
         yield Step("read back", inputs, lambda _: actions.read_back(run, model, dev, ctx.progress))
-    yield _score_step(
-        name,
-        "torch",
-        inputs,
-        ctx,
-        lambda sets, out: actions.score_torch(model, run, sets, ctx.normalizer, out, ctx.progress),
-    )
+    yield _score_step(name, "torch", inputs, ctx, partial(actions.score_torch, model, run))
 
 
 def _score_step(
-    phase: str, backend: str, inputs: Inputs, ctx: Context, score: Callable[[Sets, Path], Figures]
+    phase: str, backend: str, inputs: Inputs, ctx: Context, score: Callable[..., Figures]
 ) -> Step:
-    """Score the test set and the canary; `score` takes the sets and the folder to write to."""
+    """Score the test set and the canary; `score` takes sets, normalizer, folder and progress."""
     out = ctx.folder.phase_dir(phase) / "eval"
     names = {"test": "domain", "canary": "canary"}
     sets = {names[role]: path for role, path in ctx.manifests("test", "canary").items()}
     return Step(
         f"score {backend}",
         inputs | ctx.inputs("test", "canary", normalizer=ctx.normalizer),
-        lambda _: score(sets, out),
+        lambda _: score(sets, ctx.normalizer, out, ctx.progress),
         output=lambda: ctx.fingerprints.folder(out, (f"*-{backend}/hypotheses.jsonl",)),
     )
 
@@ -401,15 +396,8 @@ def _export_steps(name: str, phase: ShipPhase, ctx: Context) -> Iterator[Step]:
         output=lambda: ctx.inputs(runtime=runtime)["runtime"],
         makes=runtime,
     )
-    yield _score_step(
-        name,
-        "runtime",
-        ctx.inputs(runtime=runtime),
-        ctx,
-        lambda sets, out: actions.score_runtime(
-            base_runtime, runtime, sets, ctx.normalizer, out, ctx.progress
-        ),
-    )
+    score = partial(actions.score_runtime, base_runtime, runtime)
+    yield _score_step(name, "runtime", ctx.inputs(runtime=runtime), ctx, score)
     clips = f"{phase.benchmark_clips} clips, {phase.rounds} rounds"
     yield Step(
         "benchmark",
