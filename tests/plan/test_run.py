@@ -184,11 +184,20 @@ def test_nothing_larger_starts_before_the_proof_has_passed(
     assert kept == list(pilot.forced)
 
 
-def test_a_step_that_fails_says_why_and_is_tried_again(
+def test_a_step_that_is_interrupted_or_fails_says_why_and_is_tried_again(
     make_plan: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
     read_back = actions.read_back
+
+    def interrupt(*words: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(actions, "read_back", interrupt)
+    stopped = run_plan(make_plan(), out, _QUIET)
+    assert (stopped.stopped, stopped.exit_code) == (True, 130)
+    recorded = json.loads((out / "plan.json").read_text())["phases"][0]
+    assert (recorded["state"], recorded["why"]) == ("interrupted", "in read back")
 
     def full(*words: Any) -> Any:
         raise MachineError("the disk is full", hint="free some space")

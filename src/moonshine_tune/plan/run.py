@@ -61,6 +61,7 @@ def run_plan(
         finally:
             runner.save()
         runner.assess()
+        runner.save()
         return PlanResult(out, runner.plan_record(), None, tuple(runner.ran), stopped)
 
 
@@ -132,7 +133,7 @@ class _Runner:
             # The next step could not be made: no source has its model, for example.
             phase.steps["prepare"] = _failed(StepRecord(), error)
             return
-        phase.steps = {name: phase.steps[name] for name in names}
+        phase.steps = {step_name: phase.steps[step_name] for step_name in names}
 
     def _run(self, name: str, phase: PhaseRecord, step: Step) -> None:
         before = phase.steps.get(step.name)
@@ -197,8 +198,8 @@ class _Runner:
                 hint = f"; hint: {record.hint}" if record.hint else ""
                 return "failed", record.error + hint, "try again"
         if not phase.steps:
-            needed = [self._phases[needed] for needed in self._plan.settings.needs(name)]
-            waits_for = ", ".join(phase.name for phase in needed if phase.state != "done")
+            needed = self._plan.settings.needs(name)
+            waits_for = ", ".join(other for other in needed if self._phases[other].state != "done")
             why = f"waits for {waits_for}" if waits_for else ""
             return "waiting" if waits_for else "to do", why, "run"
         try:
