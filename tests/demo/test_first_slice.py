@@ -1,4 +1,4 @@
-"""The whole way on the real tiny model through the command line, on a small synthesized domain."""
+"""Train, evaluate and export the real tiny model from the command line, on a small domain."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def trained(domain: Path, real_tiny: object, tmp_path_factory: pytest.TempPathFa
     return out
 
 
-def test_the_domain_is_learnt_and_the_interval_says_so(
+def test_wer_falls_on_the_domain_and_the_interval_shows_it(
     trained: Path, domain: Path, ask: Callable[..., Answer], tmp_path: Path
 ) -> None:
     code, result = ask(
@@ -82,19 +82,19 @@ def test_export_passes_parity_and_the_runtime_scores_the_same(
 ) -> None:
     manifest = domain / "test" / "manifest.jsonl"
     out = tmp_path / "exported"
-    # A short run leaves strange voices on the edge, where 8 bits decide: clips that it has learnt.
+    # After a short run, words of unknown voices are undecided and differ in 8 bits: training clips.
     code, exported = ask(
         "export", "--run", trained, "--out", out, "--base-runtime", Path(read_runtime_dir()),
         "--manifest", domain / "train" / "manifest.jsonl", "--parity-bound", "15",
     )  # fmt: skip
     assert code == 0, exported
     assert exported["changed_files"] == ["decoder_model_merged.ort"]
-    # Clips of what was taught; no replay was named.
+    # Training clips; no replay was named.
     assert exported["rounding"] == "errors made to cancel on 24 clips of the run"
     assert exported["calibrated"] and exported["calibrate"] == "auto"
-    code, heard = ask("evaluate", "--runtime-dir", out, "--manifest", manifest)
+    code, evaluation = ask("evaluate", "--runtime-dir", out, "--manifest", manifest)
     assert code == 0
-    assert heard["backend"] == "runtime"
+    assert evaluation["backend"] == "runtime"
     code, _ = ask("export", "--run", trained, "--out", out, "--manifest", manifest)
     assert code == 2
 
@@ -106,10 +106,10 @@ def read_runtime_dir() -> str:
     return str(resolve_model("tiny", sources=("cache", "wheel")).runtime_dir)
 
 
-def test_parity_says_no_with_an_exit_code(
+def test_failed_parity_has_an_exit_code(
     trained: Path, domain: Path, ask: Callable[..., Answer], tmp_path: Path
 ) -> None:
-    """Base files with one scale of the encoder off by a factor of four are found out."""
+    """Parity fails for base files with one scale of the encoder off by a factor of four."""
     from moonshine_tune.runtime.ort_file import OrtFile
     from moonshine_tune.runtime.quantized import quantized_tensors
 
@@ -148,7 +148,7 @@ def test_an_adapter_of_another_base_is_refused(
     assert "another base model" in result["error"]["message"]
 
 
-def test_ctrl_c_saves_everything_and_resume_goes_on(domain: Path, tmp_path: Path) -> None:
+def test_ctrl_c_saves_everything_and_resume_continues(domain: Path, tmp_path: Path) -> None:
     out = tmp_path / "stopped"
     words = [
         sys.executable, "-m", "moonshine_tune", "train", "--preset", "demo",
@@ -205,7 +205,7 @@ def test_an_unreadable_recording_is_named_and_nothing_is_scored_silently(
 ) -> None:
     utterances = list(read_manifest(domain / "test" / "manifest.jsonl").utterances)[:3]
     fake = tmp_path / "fake.wav"
-    fake.write_text("this is not sound")
+    fake.write_text("this is not audio")
     from dataclasses import replace
 
     manifest = tmp_path / "m.jsonl"

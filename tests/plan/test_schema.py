@@ -211,6 +211,20 @@ def test_accuracy_of_a_random_model_is_not_meaningful(folder: Path) -> None:
     assert "random" in gate.note
 
 
+def test_gates_of_a_plan_of_the_version_before_are_the_same() -> None:
+    """`data/plan.json` is what `plan run demo` left behind, without fingerprints."""
+    record = PlanRecord.read(Path(__file__).parent / "data" / "plan.json")
+    settings = read_plan("demo").settings
+    renamed = {"speech is there": "speech is synthesized",
+               "other conditions are stood": "other conditions stay within bounds"}  # fmt: skip
+    before = {(g.phase, renamed.get(g.name, g.name)): (g.passed, g.verdict) for g in record.gates}
+    judged = [g for name, phase in record.record.items() for g in gates_of(name, settings, phase)]
+    assert {(g.phase, g.name): (g.passed, g.verdict) for g in judged} == before
+    figures = {(g.phase, g.name): g.figure for g in judged}
+    assert figures["ship", "export agrees with torch"] == "2.03 % of 296 words differ"
+    assert figures["ship", "package verifies"] == "30 files complete, sample: 3 of 3 the same"
+
+
 # --- records, fingerprints, the lock
 
 
