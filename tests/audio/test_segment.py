@@ -8,7 +8,7 @@ import pytest
 from moonshine_tune.audio.samples import Samples
 from moonshine_tune.audio.segment import find_pauses, split_at_pauses
 from moonshine_tune.core.errors import AudioError
-from moonshine_tune.demo.canary_recording import TWO_CITIES_SPANS
+from moonshine_tune.demo.data import TWO_CITIES_SPANS
 
 RATE = 16_000
 

@@ -5,11 +5,16 @@ conditions differ in nothing but what their name says, and a repeated evaluation
 """
 
 import random
+import re
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from moonshine_tune.audio.augment import Recipe
+from moonshine_tune.audio.effects import add_noise
 from moonshine_tune.audio.noise_bank import NoiseBank, Sound, open_noise_bank
 from moonshine_tune.audio.samples import Samples
 from moonshine_tune.core.errors import RequestError
@@ -101,3 +106,34 @@ def _in_room(rooms: NoiseBank, seed: int) -> Change:
         )
 
     return change
+
+
+_SYNTHETIC = {
+    "fast": Recipe(speed=1.15),
+    "slow": Recipe(speed=0.87),
+    "quiet": Recipe(gain_db=-20.0),
+    "telephone": Recipe(telephone=True),
+}
+
+
+def synthetic_change(name: str) -> Change:
+    """What a condition that needs no recordings of noise does to a clip.
+
+    Args:
+        name: `fast`, `slow`, `quiet`, `telephone`, or white noise at a ratio, as `noise-20dB`.
+
+    Raises:
+        RequestError: there is no such condition.
+    """
+    if name in _SYNTHETIC:
+        return lambda _, samples: _SYNTHETIC[name].apply(samples)
+    ratio = re.fullmatch(r"noise-(\d+)dB", name)
+    if ratio is None:
+        raise RequestError(f"no condition is called {name!r}", hint=", ".join(_SYNTHETIC))
+    snr_db = float(ratio[1])
+
+    def add_white_noise(utterance: Utterance, samples: Samples) -> Samples:
+        rng = np.random.default_rng(zlib.crc32(utterance.id.encode()))
+        return add_noise(samples, rng.standard_normal(len(samples), dtype=np.float32), snr_db)
+
+    return add_white_noise
