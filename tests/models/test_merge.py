@@ -122,7 +122,7 @@ def test_a_merged_checkpoint_is_a_plain_one(
     again = load_checkpoint(tmp_path / "merged")
     torch.testing.assert_close(_logits(again, audio), _logits(theirs, audio), atol=2e-4, rtol=1e-4)
     assert again.tokenizer.encode("it was") == theirs.tokenizer.encode("it was")
-    with pytest.raises(RequestError, match="something already"):
+    with pytest.raises(RequestError, match="output path exists"):
         merge(folder, tmp_path / "merged", progress=_QUIET, model=str(saved))
 
 

@@ -20,7 +20,7 @@ from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.corpus.manifest import read_manifest
 from moonshine_tune.inference.dataset import build_corpus
-from moonshine_tune.models.lora import WEIGHTS_FILE
+from moonshine_tune.models.files import ADAPTER_WEIGHTS_FILE
 from moonshine_tune.training.augmentation import AugmentedDataset, ChangedOnce, open_sound_banks
 from moonshine_tune.training.late_average import LateAdapters, mean_state
 from moonshine_tune.training.run import train
@@ -119,8 +119,8 @@ def test_a_resumed_run_hears_what_an_unbroken_one_hears(
         train(settings(**told), tmp_path / "cut", _StopAfterThree())
     resumed = _run(settings(**told), tmp_path / "cut", resume=True)
     assert resumed == whole
-    one = load_file(tmp_path / "whole" / "adapter" / WEIGHTS_FILE)
-    other = load_file(tmp_path / "cut" / "adapter" / WEIGHTS_FILE)
+    one = load_file(tmp_path / "whole" / "adapter" / ADAPTER_WEIGHTS_FILE)
+    other = load_file(tmp_path / "cut" / "adapter" / ADAPTER_WEIGHTS_FILE)
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 

@@ -26,9 +26,9 @@ from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.core.environment import apply_environment_defaults
 from moonshine_tune.core.errors import TuneError
 from moonshine_tune.core.progress import Progress, SilentProgress, Stage
+from moonshine_tune.models.files import ADAPTER_WEIGHTS_FILE
 from moonshine_tune.runs.folder import RunFolder
 
-WEIGHTS_FILE = "adapter_model.safetensors"
 _DONE = ("finished", "early stop")
 # A trial that was told to stop still ends its step and saves; its folder is free after that.
 _WAIT_FOR_FOLDER_S = 120.0
@@ -120,7 +120,7 @@ def figures_of(run: RunFolder) -> dict[str, Any]:
     base, best = result["baseline"], result["best"]
     before, after = base["canary_wer"], best["canary_wer"]
     loss = None if before is None or after is None else round(after - before, 4)
-    weights = run.adapter_dir / WEIGHTS_FILE
+    weights = run.adapter_dir / ADAPTER_WEIGHTS_FILE
     return {
         "dev_wer": round(best["dev_wer"], 4),
         "base_dev_wer": round(base["dev_wer"], 4),

@@ -85,11 +85,7 @@ class DemoResult:
 
 
 def _brief(evaluation: Evaluation) -> dict[str, Any]:
-    return {
-        "wer": round(evaluation.score.wer, 4),
-        "ci95": [round(value, 4) for value in evaluation.score.ci95],
-        "utterances": evaluation.score.utterances,
-    }
+    return {**evaluation.score.to_record(), "utterances": evaluation.score.utterances}
 
 
 def demo(out: Path, progress: Progress, *, seed: int = 0) -> DemoResult:

@@ -21,7 +21,6 @@ from moonshine_tune.corpus.manifest import Manifest, read_manifest, write_manife
 from moonshine_tune.corpus.normalizers import Normalizer, normalizer_for
 from moonshine_tune.demo.data import make_demo_data
 from moonshine_tune.doctor.run import FAILURE, WARNING, DoctorSettings, examine
-from moonshine_tune.evaluation.arms import comparison_record
 from moonshine_tune.evaluation.evaluate import score_manifest
 from moonshine_tune.evaluation.reload_check import check_reload
 from moonshine_tune.evaluation.results import Evaluation, write_evaluation
@@ -196,17 +195,13 @@ def _score_sets(
         found[name] = {model: _brief(item) for model, item in sides.items()}
         if "base" in sides:
             comparison = compare_paired(sides["base"].scored, sides["adapted"].scored)
-            found[name]["comparison"] = comparison_record(comparison)
+            found[name]["comparison"] = comparison.to_record()
         found["normalizer"] = normal.name
     return found
 
 
 def _brief(evaluation: Evaluation) -> Result:
-    return {
-        "wer": round(evaluation.score.wer, 4),
-        "ci95": [round(value, 4) for value in evaluation.score.ci95],
-        "utterances": evaluation.score.utterances,
-    }
+    return {**evaluation.score.to_record(), "utterances": evaluation.score.utterances}
 
 
 def _name(opened: OpenedModel) -> str:

@@ -106,8 +106,7 @@ def _score(base_dir: Path | None, runtime: Path, out: Path, ctx: Context) -> Res
 def _benchmark(
     phase: ShipPhase, runtime: Path, base_dir: Path | None, test: Path, out: Path, ctx: Context
 ) -> Result:
-    from moonshine_tune.evaluation.benchmark.run import benchmark
-    from moonshine_tune.evaluation.benchmark.timing import BenchmarkRequest
+    from moonshine_tune.evaluation.benchmark.run import BenchmarkRequest, benchmark
 
     request = BenchmarkRequest(
         runtime_dir=runtime,

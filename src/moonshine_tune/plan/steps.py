@@ -163,12 +163,12 @@ def _synthesize(name: str, phase: SynthesizePhase, ctx: Context) -> Iterator[Ste
 
 
 def _stand_in(name: str, ctx: Context) -> Iterator[Step]:
-    from moonshine_tune.registry.random_model import make_stand_in
+    from moonshine_tune.registry.random_model import write_random_model
 
     tokenizer, out = ctx.model("tiny").checkpoint_dir, ctx.stand_in(name)
 
     def work(_: bool) -> Result:
-        make_stand_in(tokenizer, out)
+        write_random_model(tokenizer, out)
         return {"weights": "random"}
 
     tokens = ctx.fingerprints.file(tokenizer / "tokenizer.json")

@@ -10,6 +10,7 @@ from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 from moonshine_tune.core.errors import AudioError, NegativeAnswerError, RequestError
 from moonshine_tune.core.files import sha256_of
 from moonshine_tune.corpus.manifest import Utterance, read_manifest
+from moonshine_tune.models.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from moonshine_tune.release.records import (
     MANIFEST_ROLES,
     manifest_record,
@@ -22,7 +23,6 @@ from moonshine_tune.release.records import (
 from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runtime.layout import RuntimeLayout, read_layout
 
-WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 _SAMPLE_CLIPS = 3
 _SAMPLE_LONGEST_S = 15.0
 
@@ -80,7 +80,11 @@ def gather_inputs(request: PackageRequest) -> PackageInputs:
     """
     record = RunFolder.open(request.run).read_record()
     adapter_dir = request.run / "adapter"
-    missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (adapter_dir / name).is_file()]
+    missing = [
+        name
+        for name in (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE)
+        if not (adapter_dir / name).is_file()
+    ]
     if missing:
         raise RequestError(
             f"this run has no adapter: {', '.join(missing)} missing",
@@ -126,7 +130,7 @@ def _export_record(
                 hint=f"export again: moonshine-tune export --run {request.run} --out FOLDER",
             )
     made_of = (record.get("base", {}).get("sha256"), record.get("adapter_sha256"))
-    wanted = (run.get("base", {}).get("sha256"), sha256_of(adapter_dir / WEIGHTS_FILE))
+    wanted = (run.get("base", {}).get("sha256"), sha256_of(adapter_dir / ADAPTER_WEIGHTS_FILE))
     for what, recorded, own in zip(("base model", "adapter"), made_of, wanted, strict=True):
         if recorded and own and recorded != own:
             raise RequestError(

@@ -28,6 +28,7 @@ from moonshine_tune.core.files import (
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import package_version, versions
 from moonshine_tune.corpus.manifest import Utterance
+from moonshine_tune.models.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from moonshine_tune.release.archive import (
     SUMS_FILE,
     archive_kind,
@@ -37,8 +38,6 @@ from moonshine_tune.release.archive import (
     write_sums,
 )
 from moonshine_tune.release.inputs import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
     PackageInputs,
     PackageRequest,
     gather_inputs,
@@ -158,7 +157,7 @@ def _write(gathered: PackageInputs, folder: Path, name: str, progress: Progress)
         write_json_atomic(folder / "benchmark.json", gathered.benchmark)
     facts = ReproduceFacts(
         run=gathered.run,
-        adapter_sha256=sha256_of(folder / "adapter" / WEIGHTS_FILE),
+        adapter_sha256=sha256_of(folder / "adapter" / ADAPTER_WEIGHTS_FILE),
         runtime_sha256=runtime_sha256,
         evaluations=gathered.evaluations,
         benchmark=gathered.benchmark,
@@ -181,7 +180,7 @@ def _card(gathered: PackageInputs, name: str) -> str:
     return model_card(
         CardFacts(
             name=name,
-            arch=runtime_transcriber._arch_name(gathered.layout),
+            arch=runtime_transcriber.arch_name(gathered.layout),
             run=gathered.run,
             export=gathered.export,
             benchmark=gathered.benchmark,
@@ -220,11 +219,11 @@ def _copy_runtime(gathered: PackageInputs, folder: Path) -> dict[str, str]:
 
 def _copy_adapter(source: Path, target: Path) -> None:
     target.mkdir()
-    _copy(source / WEIGHTS_FILE, target / WEIGHTS_FILE)
-    config = read_json(source / CONFIG_FILE, hint="train again")
+    _copy(source / ADAPTER_WEIGHTS_FILE, target / ADAPTER_WEIGHTS_FILE)
+    config = read_json(source / ADAPTER_CONFIG_FILE, hint="train again")
     if config.get("base_model_name_or_path"):
         config["base_model_name_or_path"] = public_name(config["base_model_name_or_path"])
-    write_json_atomic(target / CONFIG_FILE, config)
+    write_json_atomic(target / ADAPTER_CONFIG_FILE, config)
     if (source / _BASE_FILE).is_file():
         base = read_json(source / _BASE_FILE, hint="train again")
         write_json_atomic(target / _BASE_FILE, public_base(base))

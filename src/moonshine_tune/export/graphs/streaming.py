@@ -5,17 +5,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from moonshine_tune.core.files import write_json_atomic
-from moonshine_tune.export.graphs.builder import GraphBuilder
-from moonshine_tune.export.graphs.layers import Layers, Rotary, causal_mask
+from moonshine_tune.export.graphs.builder import GraphBuilder, Layers, Rotary, causal_mask
 from moonshine_tune.models.base import BOS_ID, EOS_ID, SpeechModel
+from moonshine_tune.runtime.quantized import Floats
 
-Floats = npt.NDArray[np.float32]
 Weights = Mapping[str, Floats]
 
-# Frames that a causal convolution of kernel 5 needs from before its chunk.
+# Frames before its chunk that a causal convolution of kernel 5 needs.
 _CARRIED = 4
 _EMBEDDER = "model.encoder.embedder"
 _CMVN_EPSILON = 1e-6
@@ -34,7 +32,7 @@ def write_streaming_graphs(model: SpeechModel, weights: Weights, out: Path, sche
 
 
 def _windows(model: SpeechModel) -> list[list[int]]:
-    """Frames behind and ahead of each layer, inclusive, as torch computes: its bounds are not."""
+    """Frames behind and ahead of each layer, inclusive; torch's bounds are exclusive."""
     return [
         [int(behind) - 1, max(int(ahead) - 1, 0)]
         for behind, ahead in model.encoder.config.sliding_windows
@@ -88,8 +86,8 @@ def _frontend(model: SpeechModel, weights: Weights) -> GraphBuilder:
     available = graph.op("Gather", graph.op("Shape", samples), graph.ints(1))
     frames = graph.op("Div", available, graph.ints(frame))
     used = graph.op("Mul", frames, graph.ints(frame))
-    whole = graph.op("Slice", samples, graph.ints(0), used, graph.ints(1))
-    x = graph.op("Reshape", whole, graph.ints(1, -1, frame))
+    complete = graph.op("Slice", samples, graph.ints(0), used, graph.ints(1))
+    x = graph.op("Reshape", complete, graph.ints(1, -1, frame))
     x = graph.op("Sub", x, graph.op("ReduceMean", x, graph.ints(-1)))
     power = graph.op("ReduceMean", graph.op("Mul", x, x), graph.ints(-1))
     power = graph.op("Add", power, graph.constant(np.float32(_CMVN_EPSILON)))
@@ -147,7 +145,7 @@ def _encoder(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuilder:
 
 
 def _unit_norm(layers: Layers, x: str, name: str) -> str:
-    """A norm whose stored weight is its distance from one."""
+    """A norm whose weight is stored as its distance from one."""
     gamma = layers.weights[f"{name}.gamma"] + np.float32(1)
     return layers.graph.norm(x, f"{name}.gamma_plus_one", gamma)
 
@@ -156,27 +154,27 @@ def _window_masks(
     graph: GraphBuilder, hidden: str, model: SpeechModel
 ) -> dict[tuple[int, ...], str]:
     zero = graph.constant(0, "int64")
-    places = graph.arange(zero, graph.length(hidden, 1))
-    rows = graph.op("Unsqueeze", places, graph.ints(1))
-    distance = graph.op("Sub", rows, graph.op("Unsqueeze", places, graph.ints(0)))
+    positions = graph.arange(zero, graph.length(hidden, 1))
+    rows = graph.op("Unsqueeze", positions, graph.ints(1))
+    distance = graph.op("Sub", rows, graph.op("Unsqueeze", positions, graph.ints(0)))
     masks: dict[tuple[int, ...], str] = {}
     for behind, ahead in sorted({tuple(window) for window in _windows(model)}):
-        near = graph.op("LessOrEqual", distance, graph.constant(behind, "int64"))
-        seen = graph.op("GreaterOrEqual", distance, graph.constant(-ahead, "int64"))
-        masks[behind, ahead] = graph.allowed_mask(graph.op("And", near, seen))
+        not_behind = graph.op("LessOrEqual", distance, graph.constant(behind, "int64"))
+        not_ahead = graph.op("GreaterOrEqual", distance, graph.constant(-ahead, "int64"))
+        masks[behind, ahead] = graph.allowed_mask(graph.op("And", not_behind, not_ahead))
     return masks
 
 
 def _adapter_graph(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuilder:
-    """Encoder states to what the decoder reads: positions added, projected to its width."""
+    """Encoder states to the decoder's input: positions added, projected to its width."""
     table = weights["model.decoder.pos_emb.weight"]
     width = weights["model.decoder.embed_tokens.weight"].shape[1]
     graph = GraphBuilder("adapter", scheme)
     layers = Layers(graph, weights, model.encoder.layers[0].self_attn)
     encoded = graph.input("encoded", [1, "enc_len", table.shape[1]])
     offset = graph.input("pos_offset", [1], "INT64")
-    places = graph.arange(graph.constant(0, "int64"), graph.length(encoded, 1))
-    rows = graph.lookup("model.decoder.pos_emb.weight", table, graph.op("Add", places, offset))
+    positions = graph.arange(graph.constant(0, "int64"), graph.length(encoded, 1))
+    rows = graph.lookup("model.decoder.pos_emb.weight", table, graph.op("Add", positions, offset))
     memory = graph.op("Add", encoded, rows)
     if "model.decoder.proj.weight" in weights:
         memory = layers.linear(memory, "model.decoder.proj")
@@ -232,18 +230,18 @@ def _decoder_kv(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuild
     hidden = graph.lookup("model.decoder.embed_tokens.weight", table, token)
     kept: dict[str, list[str]] = {"k": [], "v": []}
     for index in range(depth):
-        name, place = f"model.decoder.layers.{index}", graph.constant(index, "int64")
+        name, layer = f"model.decoder.layers.{index}", graph.constant(index, "int64")
         x = layers.norm(hidden, f"{name}.input_layernorm")
         query, key, value = (layers.heads(x, f"{name}.self_attn.{kind}_proj") for kind in "qkv")
-        for kind, fresh in (("k", rotary.turn(key)), ("v", value)):
-            old = graph.op("Gather", past[kind], place, axis=0)
+        for kind, fresh in (("k", rotary.rotate(key)), ("v", value)):
+            old = graph.op("Gather", past[kind], layer, axis=0)
             kept[kind].append(graph.op("Concat", old, fresh, axis=2))
         hidden = graph.op("Add", hidden, layers.attention_out(
-            rotary.turn(query), kept["k"][-1], kept["v"][-1], mask, f"{name}.self_attn"
+            rotary.rotate(query), kept["k"][-1], kept["v"][-1], mask, f"{name}.self_attn"
         ))  # fmt: skip
         x = layers.norm(hidden, f"{name}.post_attention_layernorm")
         query = layers.heads(x, f"{name}.encoder_attn.q_proj")
-        keys, values = (graph.op("Gather", cross[kind], place, axis=0) for kind in "kv")
+        keys, values = (graph.op("Gather", cross[kind], layer, axis=0) for kind in "kv")
         x = layers.attention_out(query, keys, values, None, f"{name}.encoder_attn")
         hidden = graph.op("Add", hidden, x)
         x = layers.norm(hidden, f"{name}.final_layernorm")
@@ -253,7 +251,7 @@ def _decoder_kv(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuild
     for kind in "kv":
         dims = [*shape, "cache_len_out", layers.head_width]
         graph.output(f"out_{kind}_self", _stack(graph, kept[kind]), dims)
-    # The runtime hands these through from step to step by name.
+    # The runtime passes these from step to step by name.
     for kind in "kv":
         dims = [*shape, "memory_len", layers.head_width]
         graph.output(f"out_{kind}_cross", cross[kind], dims)

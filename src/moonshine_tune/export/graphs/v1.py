@@ -4,13 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from moonshine_tune.export.graphs.builder import GraphBuilder, LinearLayer
-from moonshine_tune.export.graphs.layers import Layers, Rotary, causal_mask
+from moonshine_tune.export.graphs.builder import GraphBuilder, Layers, Rotary, causal_mask
 from moonshine_tune.models.base import SpeechModel
+from moonshine_tune.runtime.quantized import Floats
 
-Floats = npt.NDArray[np.float32]
 Weights = Mapping[str, Floats]
 
 _STRIDES = (64, 3, 2)
@@ -24,7 +22,7 @@ def write_v1_graphs(model: SpeechModel, weights: Weights, out: Path, scheme: str
 
 
 def _encoder(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuilder:
-    """Audio to encoder states. One clip a call: its padding mask is not looked at."""
+    """Audio to encoder states. One clip per call: the padding mask is ignored."""
     width = weights[f"{_ENCODER}.layer_norm.weight"].shape[0]
     graph = GraphBuilder("encoder_model", scheme)
     # The published graph's names: modules without their prefix.
@@ -49,7 +47,7 @@ def _encoder(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuilder:
         x = layers.norm(hidden, f"{name}.input_layernorm")
         query, key, value = (layers.heads(x, f"{name}.self_attn.{kind}_proj") for kind in "qkv")
         x = layers.attention_out(
-            rotary.turn(query), rotary.turn(key), value, None, f"{name}.self_attn"
+            rotary.rotate(query), rotary.rotate(key), value, None, f"{name}.self_attn"
         )
         hidden = graph.op("Add", hidden, x)
         x = layers.norm(hidden, f"{name}.post_attention_layernorm")
@@ -80,8 +78,8 @@ def _group_norm(graph: GraphBuilder, weights: Weights, x: str, epsilon: float) -
 def _decoder(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuilder:
     """Tokens, encoder states and caches to logits and caches.
 
-    Keys and values are what differs between the first step and the later ones: they alone lie in
-    the branches. What the runtime hands in as past at the first step is no past: a row of zeros.
+    Only keys and values differ between the first step and the later ones, so only they are in the
+    branches. At the first step the runtime passes a row of zeros that is not a past.
     """
     attention = model.decoder.layers[0].self_attn
     table = weights[f"{_DECODER}.embed_tokens.weight"]
@@ -114,9 +112,9 @@ def _decoder(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuilder:
         name = f"{_DECODER}.layers.{index}"
         x = layers.norm(hidden, f"{name}.input_layernorm")
         query, key, value = (layers.heads(x, f"{name}.self_attn.{kind}_proj") for kind in "qkv")
-        key = graph.op("Concat", known[index][0], rotary.turn(key), axis=2)
+        key = graph.op("Concat", known[index][0], rotary.rotate(key), axis=2)
         value = graph.op("Concat", known[index][1], value, axis=2)
-        x = layers.attention_out(rotary.turn(query), key, value, mask, f"{name}.self_attn")
+        x = layers.attention_out(rotary.rotate(query), key, value, mask, f"{name}.self_attn")
         hidden = graph.op("Add", hidden, x)
         x = layers.norm(hidden, f"{name}.post_attention_layernorm")
         query = layers.heads(x, f"{name}.encoder_attn.q_proj")
@@ -129,7 +127,7 @@ def _decoder(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuilder:
         present.append(kept)
     hidden = layers.norm(hidden, f"{_DECODER}.norm")
     head = weights.get("proj_out.weight", table)
-    logits = graph.linear(hidden, LinearLayer("proj_out", head))
+    logits = graph.linear(hidden, "proj_out", head)
     graph.output("logits", logits, ["batch_size", "decoder_sequence_length", len(table)])
     for index, values in enumerate(present):
         for part, value in values.items():
@@ -151,8 +149,8 @@ def _known_keys_and_values(
 ) -> tuple[Pairs, Pairs]:
     """Keys and values of the tokens so far, and of the encoder states, layer by layer.
 
-    At the first step there are no tokens so far, and those of the states are made; later all are
-    handed on.
+    The first step has no tokens so far and computes those of the states; later steps pass all of
+    them on.
     """
     first, later = graph.branch("first_step"), graph.branch("later_steps")
     attention = model.decoder.layers[0].encoder_attn
@@ -169,8 +167,8 @@ def _known_keys_and_values(
                 first.output(f"first_{count}", fresh, dims)
                 later.output(f"later_{count}", old[f"{side}.{kind}"], dims)
                 count += 1
-    made = graph.ops(
+    outputs = graph.ops(
         "If", count, cached, then_branch=later.as_branch(), else_branch=first.as_branch()
     )
-    pairs = list(zip(made[::2], made[1::2], strict=True))
+    pairs = list(zip(outputs[::2], outputs[1::2], strict=True))
     return pairs[: len(past)], pairs[len(past) :]
