@@ -3,7 +3,7 @@
 Only operators of the published graphs are used: runtimes for phones are compiled for those alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from moonshine_tune.runtime.quantized import Floats, Grid
 OPSET, IR_VERSION = 18, 10
 _LOWEST = float(np.finfo(np.float32).min)
 Dims = Sequence[int | str]
+Pair = tuple[str, str]
+"""Names of keys and values."""
 
 
 class GraphBuilder:
@@ -260,13 +262,52 @@ class Layers:
         mixed = self.graph.attend(query, key, value, mask, self.head_width)
         return self.linear(mixed, f"{name}.o_proj")
 
-    def plain_feed_forward(self, x: str, name: str) -> str:
-        """The encoder's: fc1, GELU, fc2."""
-        inner = self.graph.gelu(self.linear(x, f"{name}.fc1", bias=True))
-        return self.linear(inner, f"{name}.fc2", bias=True)
+    def encoder_layer(
+        self,
+        hidden: str,
+        name: str,
+        norm: Callable[[str, str], str],
+        rotate: Callable[[str], str],
+        mask: str | None,
+    ) -> str:
+        """Self-attention and a plain feed-forward block: fc1, GELU, fc2."""
+        x = norm(hidden, f"{name}.input_layernorm")
+        query, key, value = (self.heads(x, f"{name}.self_attn.{kind}_proj") for kind in "qkv")
+        query, key = rotate(query), rotate(key)
+        x = self.attention_out(query, key, value, mask, f"{name}.self_attn")
+        hidden = self.graph.op("Add", hidden, x)
+        x = norm(hidden, f"{name}.post_attention_layernorm")
+        inner = self.graph.gelu(self.linear(x, f"{name}.mlp.fc1", bias=True))
+        return self.graph.op("Add", hidden, self.linear(inner, f"{name}.mlp.fc2", bias=True))
+
+    def decoder_layer(
+        self, hidden: str, name: str, past: Pair, cross: Pair, rotary: "Rotary", mask: str
+    ) -> tuple[str, Pair]:
+        """Self-attention, cross-attention and a gated feed-forward block.
+
+        Args:
+            past: cached keys and values of self-attention.
+            cross: keys and values of the encoder states.
+
+        Returns:
+            The hidden states, and keys and values of self-attention with the new positions.
+        """
+        graph = self.graph
+        x = self.norm(hidden, f"{name}.input_layernorm")
+        query, key, value = (self.heads(x, f"{name}.self_attn.{kind}_proj") for kind in "qkv")
+        keys = graph.op("Concat", past[0], rotary.rotate(key), axis=2)
+        values = graph.op("Concat", past[1], value, axis=2)
+        x = self.attention_out(rotary.rotate(query), keys, values, mask, f"{name}.self_attn")
+        hidden = graph.op("Add", hidden, x)
+        x = self.norm(hidden, f"{name}.post_attention_layernorm")
+        query = self.heads(x, f"{name}.encoder_attn.q_proj")
+        x = self.attention_out(query, *cross, None, f"{name}.encoder_attn")
+        hidden = graph.op("Add", hidden, x)
+        x = self.gated_feed_forward(self.norm(hidden, f"{name}.final_layernorm"), f"{name}.mlp")
+        return graph.op("Add", hidden, x), (keys, values)
 
     def gated_feed_forward(self, x: str, name: str) -> str:
-        """The decoder's: one half of fc1 gates the other half."""
+        """One half of fc1 gates the other half; then fc2."""
         both = self.linear(x, f"{name}.fc1", bias=True)
         half = self.weights[f"{name}.fc1.weight"].shape[0] // 2
         values, gate = self.graph.ops("Split", 2, both, self.graph.ints(half, half), axis=-1)

@@ -1,13 +1,14 @@
 """The five streaming graphs: frontend, encoder, the adapter graph, cross_kv, decoder_kv."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from moonshine_tune.core.files import write_json_atomic
-from moonshine_tune.export.graphs.builder import GraphBuilder, Layers, Rotary, causal_mask
+from moonshine_tune.export.graphs.builder import GraphBuilder, Layers, Pair, Rotary, causal_mask
 from moonshine_tune.models.base import BOS_ID, EOS_ID, SpeechModel
 from moonshine_tune.runtime.quantized import Floats
 
@@ -131,14 +132,10 @@ def _encoder(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuilder:
     layers = Layers(graph, weights, model.encoder.layers[0].self_attn)
     hidden = graph.input("features", [1, "feat_len", width])
     masks = _window_masks(graph, hidden, model)
+    norm = partial(_unit_norm, layers)
     for index, window in enumerate(_windows(model)):
         name = f"model.encoder.layers.{index}"
-        x = _unit_norm(layers, hidden, f"{name}.input_layernorm")
-        query, key, value = (layers.heads(x, f"{name}.self_attn.{kind}_proj") for kind in "qkv")
-        x = layers.attention_out(query, key, value, masks[tuple(window)], f"{name}.self_attn")
-        hidden = graph.op("Add", hidden, x)
-        x = _unit_norm(layers, hidden, f"{name}.post_attention_layernorm")
-        hidden = graph.op("Add", hidden, layers.plain_feed_forward(x, f"{name}.mlp"))
+        hidden = layers.encoder_layer(hidden, name, norm, lambda x: x, masks[tuple(window)])
     encoded = _unit_norm(layers, hidden, "model.encoder.final_norm")
     graph.output("encoded", encoded, [1, "feat_len", width])
     return graph
@@ -199,10 +196,15 @@ def _cross_kv(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuilder
     return graph
 
 
-def _stack(graph: GraphBuilder, parts: list[str]) -> str:
+def _stack(graph: GraphBuilder, parts: Sequence[str]) -> str:
     return graph.op(
         "Concat", *(graph.op("Unsqueeze", part, graph.ints(0)) for part in parts), axis=0
     )
+
+
+def _of_layer(graph: GraphBuilder, caches: Mapping[str, str], layer: str) -> Pair:
+    keys, values = (graph.op("Gather", caches[kind], layer, axis=0) for kind in "kv")
+    return keys, values
 
 
 def _decoder_kv(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuilder:
@@ -228,29 +230,17 @@ def _decoder_kv(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuild
     rotary.at(graph.arange(before, graph.op("Add", before, new)))
     table = weights["model.decoder.embed_tokens.weight"]
     hidden = graph.lookup("model.decoder.embed_tokens.weight", table, token)
-    kept: dict[str, list[str]] = {"k": [], "v": []}
+    kept: list[Pair] = []
     for index in range(depth):
         name, layer = f"model.decoder.layers.{index}", graph.constant(index, "int64")
-        x = layers.norm(hidden, f"{name}.input_layernorm")
-        query, key, value = (layers.heads(x, f"{name}.self_attn.{kind}_proj") for kind in "qkv")
-        for kind, fresh in (("k", rotary.rotate(key)), ("v", value)):
-            old = graph.op("Gather", past[kind], layer, axis=0)
-            kept[kind].append(graph.op("Concat", old, fresh, axis=2))
-        hidden = graph.op("Add", hidden, layers.attention_out(
-            rotary.rotate(query), kept["k"][-1], kept["v"][-1], mask, f"{name}.self_attn"
-        ))  # fmt: skip
-        x = layers.norm(hidden, f"{name}.post_attention_layernorm")
-        query = layers.heads(x, f"{name}.encoder_attn.q_proj")
-        keys, values = (graph.op("Gather", cross[kind], layer, axis=0) for kind in "kv")
-        x = layers.attention_out(query, keys, values, None, f"{name}.encoder_attn")
-        hidden = graph.op("Add", hidden, x)
-        x = layers.norm(hidden, f"{name}.final_layernorm")
-        hidden = graph.op("Add", hidden, layers.gated_feed_forward(x, f"{name}.mlp"))
+        past_pair, cross_pair = (_of_layer(graph, caches, layer) for caches in (past, cross))
+        hidden, pair = layers.decoder_layer(hidden, name, past_pair, cross_pair, rotary, mask)
+        kept.append(pair)
     logits = layers.linear(layers.norm(hidden, "model.decoder.norm"), "proj_out")
     graph.output("logits", logits, [1, "token_len", vocabulary])
-    for kind in "kv":
+    for kind, parts in zip("kv", zip(*kept, strict=True), strict=True):
         dims = [*shape, "cache_len_out", layers.head_width]
-        graph.output(f"out_{kind}_self", _stack(graph, kept[kind]), dims)
+        graph.output(f"out_{kind}_self", _stack(graph, parts), dims)
     # The runtime passes these from step to step by name.
     for kind in "kv":
         dims = [*shape, "memory_len", layers.head_width]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from moonshine_tune.export.graphs.builder import GraphBuilder, Layers, Rotary, causal_mask
+from moonshine_tune.export.graphs.builder import GraphBuilder, Layers, Pair, Rotary, causal_mask
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.runtime.quantized import Floats
 
@@ -43,15 +43,7 @@ def _encoder(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuilder:
     rotary = Rotary(graph, model.encoder.rotary_emb.inv_freq.cpu().numpy(), layers.head_width)
     rotary.at(graph.arange(graph.constant(0, "int64"), graph.length(hidden, 1)))
     for index in range(len(model.encoder.layers)):
-        name = f"layers.{index}"
-        x = layers.norm(hidden, f"{name}.input_layernorm")
-        query, key, value = (layers.heads(x, f"{name}.self_attn.{kind}_proj") for kind in "qkv")
-        x = layers.attention_out(
-            rotary.rotate(query), rotary.rotate(key), value, None, f"{name}.self_attn"
-        )
-        hidden = graph.op("Add", hidden, x)
-        x = layers.norm(hidden, f"{name}.post_attention_layernorm")
-        hidden = graph.op("Add", hidden, layers.plain_feed_forward(x, f"{name}.mlp"))
+        hidden = layers.encoder_layer(hidden, f"layers.{index}", layers.norm, rotary.rotate, None)
     states = layers.norm(hidden, "layer_norm")
     graph.output("last_hidden_state", states, ["batch_size", "frames", width])
     return graph
@@ -108,23 +100,11 @@ def _decoder(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuilder:
     rotary.at(graph.arange(before, graph.op("Add", before, new)))
     hidden = graph.lookup(f"{_DECODER}.embed_tokens.weight", table, tokens)
     present: list[dict[str, str]] = []
-    for index in range(len(model.decoder.layers)):
+    for index, (past_pair, cross_pair) in enumerate(zip(known, cross, strict=True)):
         name = f"{_DECODER}.layers.{index}"
-        x = layers.norm(hidden, f"{name}.input_layernorm")
-        query, key, value = (layers.heads(x, f"{name}.self_attn.{kind}_proj") for kind in "qkv")
-        key = graph.op("Concat", known[index][0], rotary.rotate(key), axis=2)
-        value = graph.op("Concat", known[index][1], value, axis=2)
-        x = layers.attention_out(rotary.rotate(query), key, value, mask, f"{name}.self_attn")
-        hidden = graph.op("Add", hidden, x)
-        x = layers.norm(hidden, f"{name}.post_attention_layernorm")
-        query = layers.heads(x, f"{name}.encoder_attn.q_proj")
-        x = layers.attention_out(query, *cross[index], None, f"{name}.encoder_attn")
-        hidden = graph.op("Add", hidden, x)
-        x = layers.norm(hidden, f"{name}.final_layernorm")
-        hidden = graph.op("Add", hidden, layers.gated_feed_forward(x, f"{name}.mlp"))
-        kept = {"decoder.key": key, "decoder.value": value}
-        kept["encoder.key"], kept["encoder.value"] = cross[index]
-        present.append(kept)
+        hidden, pair = layers.decoder_layer(hidden, name, past_pair, cross_pair, rotary, mask)
+        names = ("decoder.key", "decoder.value", "encoder.key", "encoder.value")
+        present.append(dict(zip(names, (*pair, *cross_pair), strict=True)))
     hidden = layers.norm(hidden, f"{_DECODER}.norm")
     head = weights.get("proj_out.weight", table)
     logits = graph.linear(hidden, "proj_out", head)
@@ -136,9 +116,6 @@ def _decoder(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuilder:
     return graph
 
 
-Pairs = list[tuple[str, str]]
-
-
 def _known_keys_and_values(
     graph: GraphBuilder,
     weights: Weights,
@@ -146,7 +123,7 @@ def _known_keys_and_values(
     states: str,
     past: list[dict[str, str]],
     cached: str,
-) -> tuple[Pairs, Pairs]:
+) -> tuple[list[Pair], list[Pair]]:
     """Keys and values of the tokens so far, and of the encoder states, layer by layer.
 
     The first step has no tokens so far and computes those of the states; later steps pass all of
