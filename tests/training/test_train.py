@@ -15,7 +15,8 @@ from tests.training_runs import Training, Watcher, resolve
 from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.models.checkpoint import load_checkpoint
-from moonshine_tune.models.lora import CONFIG_FILE, WEIGHTS_FILE, load_adapter
+from moonshine_tune.models.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
+from moonshine_tune.models.lora import load_adapter
 from moonshine_tune.models.losses import head_cross_entropy_sum
 from moonshine_tune.training import objective as objective_module
 from moonshine_tune.training.result import TrainResult
@@ -44,7 +45,7 @@ def _shown(out: Path, name: str) -> list[int]:
 
 
 def _weights(out: Path) -> dict[str, torch.Tensor]:
-    return dict(load_file(out / "adapter" / WEIGHTS_FILE))
+    return dict(load_file(out / "adapter" / ADAPTER_WEIGHTS_FILE))
 
 
 # --- a complete run
@@ -72,7 +73,7 @@ def test_the_run_folder_is_complete(finished: Finished) -> None:
         "run.json", "metrics.jsonl", "tensorboard", "adapter", "state", "eval"
     }  # fmt: skip
     assert {path.name for path in result.adapter.iterdir()} == {
-        WEIGHTS_FILE, CONFIG_FILE, "base_model.json", "selection.json"
+        ADAPTER_WEIGHTS_FILE, ADAPTER_CONFIG_FILE, "base_model.json", "selection.json"
     }  # fmt: skip
     assert list((out / "tensorboard").glob("events.*"))
     assert (result.stopped, result.steps, result.skipped_steps) == ("finished", 12, 0)
@@ -142,7 +143,7 @@ def test_the_adapter_on_disk_is_the_chosen_one(finished: Finished) -> None:
     chosen = json.loads((out / "adapter" / "selection.json").read_text())
     assert chosen == result.best.to_record()
     assert chosen["strength"] in (1.0, 0.8, 0.6)
-    config = json.loads((out / "adapter" / CONFIG_FILE).read_text())
+    config = json.loads((out / "adapter" / ADAPTER_CONFIG_FILE).read_text())
     assert config["lora_alpha"] == pytest.approx(16 * chosen["strength"])
     scored = [json.loads(line) for line in (out / "eval" / "dev.jsonl").read_text().splitlines()]
     assert [line["id"] for line in scored] == ["dev-0", "dev-1", "dev-2"]
@@ -192,7 +193,7 @@ def test_a_stopped_run_continues_as_if_it_had_not_stopped(
     stopped = train(settings, part, Watcher.interrupting(stop_at))
     assert (stopped.stopped, stopped.steps) == ("interrupted", stop_at)
     assert json.loads((part / "run.json").read_text())["status"] == "interrupted"
-    assert (part / "adapter" / WEIGHTS_FILE).is_file()
+    assert (part / "adapter" / ADAPTER_WEIGHTS_FILE).is_file()
     assert [line[0] for line in Training.steps(part)] == list(range(1, stop_at + 1))
 
     torch.manual_seed(77)

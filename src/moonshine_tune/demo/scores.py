@@ -8,7 +8,6 @@ from typing import Any
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import read_manifest
 from moonshine_tune.corpus.normalizers import normalizer_for
-from moonshine_tune.evaluation.arms import comparison_record
 from moonshine_tune.evaluation.evaluate import score_manifest
 from moonshine_tune.evaluation.results import Evaluation, write_evaluation
 from moonshine_tune.inference.transcribe import Transcriber
@@ -60,14 +59,10 @@ def compare_scores(scores: Mapping[str, Mapping[str, Evaluation]]) -> dict[str, 
         figures[name] = {side: _figures(sets[name]) for side, sets in scores.items()}
         if "base" in scores:
             comparison = compare_paired(scores["base"][name].scored, adapted.scored)
-            figures[name]["comparison"] = comparison_record(comparison)
+            figures[name]["comparison"] = comparison.to_record()
         figures["normalizer"] = adapted.normalizer
     return figures
 
 
 def _figures(evaluation: Evaluation) -> dict[str, Any]:
-    return {
-        "wer": round(evaluation.score.wer, 4),
-        "ci95": [round(value, 4) for value in evaluation.score.ci95],
-        "utterances": evaluation.score.utterances,
-    }
+    return {**evaluation.score.to_record(), "utterances": evaluation.score.utterances}

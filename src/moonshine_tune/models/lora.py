@@ -17,15 +17,14 @@ from torch import Tensor, nn
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import write_json_atomic
 from moonshine_tune.models.base import SpeechModel
+from moonshine_tune.models.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from moonshine_tune.models.kernels.lora_linear import AdaptedLinear
 from moonshine_tune.models.kernels.override import patch_forward
 
 ADAPTER_NAME = "default"
 # What DoRA calls the lengths of the weights.
 _LENGTHS = "lora_magnitude_vector"
-WEIGHTS_FILE, CONFIG_FILE, BASE_FILE = (
-    "adapter_model.safetensors", "adapter_config.json", "base_model.json"
-)  # fmt: skip
+BASE_FILE = "base_model.json"
 
 _DECODER = r"model\.decoder\.layers\.\d+\."
 _ENCODER = r"model\.encoder\.layers\.\d+\."
@@ -248,9 +247,9 @@ def save_adapter(
     config["inference_mode"] = True
     state = state | _weaker_lengths(model, state, strength)
     written = {f"base_model.model.{_portable(name)}": value for name, value in state.items()}
-    save_file(written, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    (folder / WEIGHTS_FILE).chmod(0o644)
-    write_json_atomic(folder / CONFIG_FILE, {k: _plain(v) for k, v in config.items()})
+    save_file(written, folder / ADAPTER_WEIGHTS_FILE, metadata={"format": "pt"})
+    (folder / ADAPTER_WEIGHTS_FILE).chmod(0o644)
+    write_json_atomic(folder / ADAPTER_CONFIG_FILE, {k: _plain(v) for k, v in config.items()})
     write_json_atomic(folder / BASE_FILE, base)
 
 
@@ -274,7 +273,7 @@ def find_adapter(path: Path) -> Path:
         RequestError: there is none.
     """
     for folder in (path / "adapter", path):
-        if (folder / CONFIG_FILE).is_file() and (folder / WEIGHTS_FILE).is_file():
+        if (folder / ADAPTER_CONFIG_FILE).is_file() and (folder / ADAPTER_WEIGHTS_FILE).is_file():
             return folder
     raise RequestError(
         "no adapter here",
@@ -293,8 +292,8 @@ def load_adapter(model: SpeechModel, path: Path, *, base_sha256: str | None = No
 
     folder = find_adapter(path)
     _check_base(folder, base_sha256)
-    fields = _read_object(folder / CONFIG_FILE, "r", "lora_alpha", "target_modules")
-    _refuse_unknown_parts(fields, folder / CONFIG_FILE)
+    fields = _read_object(folder / ADAPTER_CONFIG_FILE, "r", "lora_alpha", "target_modules")
+    _refuse_unknown_parts(fields, folder / ADAPTER_CONFIG_FILE)
     config = LoraConfig(
         r=fields["r"],
         lora_alpha=fields["lora_alpha"],
@@ -308,7 +307,7 @@ def load_adapter(model: SpeechModel, path: Path, *, base_sha256: str | None = No
         exclude_modules=fields.get("exclude_modules"),
         bias="none",
     )
-    saved = _read_matrices(folder / WEIGHTS_FILE)
+    saved = _read_matrices(folder / ADAPTER_WEIGHTS_FILE)
     _inject(config, model)
     own = dict(adapter_parameters(model.module))
     by_portable = {f"base_model.model.{_portable(name)}": name for name in own}

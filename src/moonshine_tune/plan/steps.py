@@ -22,8 +22,7 @@ from moonshine_tune.core.provenance import platform_summary, versions
 from moonshine_tune.corpus.manifest import read_manifest
 from moonshine_tune.demo.data import make_demo_data
 from moonshine_tune.doctor.run import OK, DoctorSettings, examine
-from moonshine_tune.evaluation.benchmark.run import benchmark
-from moonshine_tune.evaluation.benchmark.timing import BenchmarkRequest
+from moonshine_tune.evaluation.benchmark.run import BenchmarkRequest, benchmark
 from moonshine_tune.export.run import ExportRequest, export
 from moonshine_tune.plan import actions
 from moonshine_tune.plan.actions import Figures
@@ -37,7 +36,7 @@ from moonshine_tune.plan.schema import (
     TrainPhase,
 )
 from moonshine_tune.plan.state import DONE, Fingerprints, PlanFolder, of_value
-from moonshine_tune.registry.random_model import make_stand_in
+from moonshine_tune.registry.random_model import write_random_model
 from moonshine_tune.registry.resolve import ResolvedModel, resolve_model
 from moonshine_tune.registry.wheel import fetch_wheel_assets
 from moonshine_tune.release.inputs import PackageRequest
@@ -212,7 +211,7 @@ def _random_model_steps(name: str, phase: TrainPhase | AblatePhase, ctx: Context
         tokenizer, out = ctx.resolve("tiny").checkpoint_dir, Path(ctx.model_of(name))
 
         def make_model(_: bool) -> Figures:
-            make_stand_in(tokenizer, out)
+            write_random_model(tokenizer, out)
             return {"weights": "random"}
 
         tokens = ctx.fingerprints.file(tokenizer / "tokenizer.json")

@@ -1,19 +1,48 @@
-"""A fully tuned checkpoint beside its base: which tensors changed, and whether they may be."""
+"""A model's tensors by checkpoint name, as 32-bit arrays, and those that full tuning changed."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from moonshine_tune.core.errors import ProblemsError
 from moonshine_tune.export.matching import TIED
-from moonshine_tune.export.parity.graphs import merged_state
 from moonshine_tune.models.base import SpeechModel
+from moonshine_tune.models.merge import merged_weights
 from moonshine_tune.runtime.quantized import Floats
+
+
+def model_tensors(model: SpeechModel) -> dict[str, Floats]:
+    """All tensors of a model, with an adapter's effect added."""
+    state = {
+        name.replace(".base_layer.", "."): value.detach().float().cpu().numpy()
+        for name, value in model.module.state_dict().items()
+        if ".lora_" not in name
+    }
+    return state | dict(LazyArrays(merged_weights(model)))
+
+
+class LazyArrays(Mapping[str, Floats]):
+    """Tensors as arrays on the CPU, converted one at a time."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+
+    def __getitem__(self, name: str) -> Floats:
+        array: Floats = self._tensors[name].cpu().numpy()
+        return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
 
 
 @dataclass(frozen=True)
 class TunedTensors:
-    """Tensors by checkpoint name: the changed ones before and after, and all others."""
+    """Tensors of a fully tuned checkpoint: the changed ones before and after, and all others."""
 
     before: dict[str, Floats]
     after: dict[str, Floats]
@@ -21,13 +50,13 @@ class TunedTensors:
 
 
 def tuned_tensors(base: SpeechModel, tuned: SpeechModel) -> TunedTensors:
-    """What full tuning changed.
+    """Compare a fully tuned checkpoint with its base.
 
     Raises:
-        ProblemsError: the two are not of one shape, or a number changed that runtime files hold
-            as part of their graph and not as a tensor.
+        ProblemsError: their shapes differ, or a number changed that runtime files hold as part of
+            their graph and not as a tensor.
     """
-    old, new = merged_state(base, {}), merged_state(tuned, {})
+    old, new = model_tensors(base), model_tensors(tuned)
     problems = [f"{name}: only in the base" for name in old.keys() - new.keys()]
     problems += [f"{name}: only in the tuned checkpoint" for name in new.keys() - old.keys()]
     problems += [
@@ -49,7 +78,7 @@ def tuned_tensors(base: SpeechModel, tuned: SpeechModel) -> TunedTensors:
     scalars = sorted(name for name in changed if new[name].size == 1)
     if untied or scalars:
         raise ProblemsError(
-            "this checkpoint changes what the base's runtime files have no tensor for",
+            "this checkpoint changes values for which the base's runtime files have no tensor",
             [*untied, *scalars],
             hint="export with: --method trace",
         )
@@ -61,6 +90,6 @@ def tuned_tensors(base: SpeechModel, tuned: SpeechModel) -> TunedTensors:
 
 
 def _is_tied(state: dict[str, Floats]) -> bool:
-    """Whether the output head is the embedding once more."""
+    """Whether the output head equals the embedding."""
     pair = [state[name] for name in TIED if name in state]
     return len(pair) == 2 and np.array_equal(pair[0], pair[1])

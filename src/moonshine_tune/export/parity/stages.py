@@ -1,7 +1,7 @@
-"""The graphs of a runtime folder one by one, run by onnxruntime, beside the same stages in torch.
+"""Each graph of a runtime folder, run by onnxruntime, beside the same stage in torch.
 
-Each graph gets torch's own input of its stage, so that a difference is the difference of that graph
-alone and not of those before it.
+Each graph gets torch's input of its stage, so that a difference is the difference of that graph
+alone and not of the graphs before it.
 """
 
 from abc import ABC, abstractmethod
@@ -18,8 +18,7 @@ from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.text import first_line
 from moonshine_tune.models.base import BOS_ID, EncoderStates, SpeechModel
 from moonshine_tune.runtime.layout import RuntimeLayout
-
-Floats = npt.NDArray[np.float32]
+from moonshine_tune.runtime.quantized import Floats
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class RuntimeGraphs(ABC):
         """All outputs of a graph.
 
         Raises:
-            RequestError: onnxruntime cannot load the file, or it wants other inputs.
+            RequestError: onnxruntime cannot load the file, or it needs other inputs.
         """
         session = self.session(graph)
         names = {item.name for item in session.get_inputs()}
@@ -51,7 +50,7 @@ class RuntimeGraphs(ABC):
             outputs: list[npt.NDArray[Any]] = session.run(
                 None, {name: value for name, value in feeds.items() if name in names}
             )
-        except Exception as error:  # onnxruntime has a tree of its own
+        except Exception as error:  # onnxruntime has its own exceptions
             raise RequestError(
                 f"onnxruntime cannot run this graph: {first_line(error)}",
                 where=self.layout.folder / graph,
@@ -66,7 +65,7 @@ class RuntimeGraphs(ABC):
 
     @abstractmethod
     def compare_encoder(self, model: SpeechModel, clip: Floats) -> list[StageOutput]:
-        """The graphs up to what the decoder reads, in the order in which they run."""
+        """The outputs of the graphs before the decoder, in the order in which they run."""
 
     @abstractmethod
     def compare_decoder(
@@ -93,35 +92,37 @@ class V1Graphs(RuntimeGraphs):
         """Token by token with the cache, as the runtime runs it."""
         name = "decoder_model_merged.ort"
         session = self.session(name)
-        inputs = {item.name: item for item in session.get_inputs()}
         names = [item.name for item in session.get_outputs()]
         hidden = states.values.cpu().numpy()
         feeds: dict[str, npt.NDArray[Any]] = {
             "encoder_hidden_states": hidden,
-            # The graph thins a mask of samples out to one of frames.
+            # The graph reduces a mask of samples to one of frames.
             "encoder_attention_mask": np.ones(
                 (1, hidden.shape[1] * model.samples_per_frame), np.int64
             ),
             "use_cache_branch": np.array([False]),
         }
-        for key, item in inputs.items():
-            if key.startswith("past_key_values."):
-                # The runtime hands in a place of zeros that is no past; a graph that looks at it
-                # is wrong, and shows it here.
-                feeds[key] = np.ones((1, item.shape[1], 1, item.shape[3]), np.float32)
+        past = {
+            item.name: item.shape
+            for item in session.get_inputs()
+            if item.name.startswith("past_key_values.")
+        }
+        for key, shape in past.items():
+            # At the first step the runtime passes one row that is not a past. The graph must
+            # ignore it, so ones in place of its zeros show a graph that does not.
+            feeds[key] = np.ones((1, shape[1], 1, shape[3]), np.float32)
         rows = []
-        for token in [BOS_ID, *tokens]:
-            outputs = self.run(name, feeds | {"input_ids": _ids([token])})
-            found = dict(zip(names, outputs, strict=True))
-            rows.append(found["logits"][0, -1])
-            cached = bool(feeds["use_cache_branch"][0])
-            for key in [key for key in feeds if key.startswith("past_key_values.")]:
-                # The encoder's keys and values come from the first step only.
-                if not (cached and ".encoder." in key):
-                    feeds[key] = found[key.replace("past_key_values", "present")]
+        for position, token in enumerate([BOS_ID, *tokens]):
+            outputs = dict(
+                zip(names, self.run(name, feeds | {"input_ids": _ids([token])}), strict=True)
+            )
+            rows.append(outputs["logits"][0, -1])
+            for key in past:
+                # The keys and values of the encoder come from the first step only.
+                if position == 0 or ".encoder." not in key:
+                    feeds[key] = outputs[key.replace("past_key_values", "present")]
             feeds["use_cache_branch"] = np.array([True])
-        expected = _logits(model, states, tokens)
-        return [StageOutput(name, "logits", np.stack(rows), expected)]
+        return [StageOutput(name, "logits", np.stack(rows), _logits(model, states, tokens))]
 
 
 class StreamingGraphs(RuntimeGraphs):
@@ -143,9 +144,9 @@ class StreamingGraphs(RuntimeGraphs):
             {"encoded": states.values.numpy(), "pos_offset": np.zeros(1, np.int64)},
         )
         outputs.append(StageOutput("adapter.ort", "memory", adapted, memory.numpy()))
-        found_keys, found_values = self.run("cross_kv.ort", {"memory": memory.numpy()})
-        outputs.append(StageOutput("cross_kv.ort", "k_cross", found_keys, keys))
-        outputs.append(StageOutput("cross_kv.ort", "v_cross", found_values, values))
+        graph_keys, graph_values = self.run("cross_kv.ort", {"memory": memory.numpy()})
+        outputs.append(StageOutput("cross_kv.ort", "k_cross", graph_keys, keys))
+        outputs.append(StageOutput("cross_kv.ort", "v_cross", graph_values, values))
         return outputs
 
     def compare_decoder(
@@ -155,13 +156,13 @@ class StreamingGraphs(RuntimeGraphs):
         with torch.inference_mode():
             keys, values = cross_keys_and_values(model, model.attended_states(states))
         empty = np.zeros((*keys.shape[:3], 0, keys.shape[4]), np.float32)
-        found = self.run(
+        outputs = self.run(
             "decoder_kv.ort",
             {"token": _ids([BOS_ID, *tokens]), "k_self": empty, "v_self": empty,
              "out_k_cross": keys, "out_v_cross": values},
         )  # fmt: skip
         expected = _logits(model, states, tokens)
-        return [StageOutput("decoder_kv.ort", "logits", found[0][0], expected)]
+        return [StageOutput("decoder_kv.ort", "logits", outputs[0][0], expected)]
 
     @property
     def _frontend(self) -> str:
@@ -170,7 +171,7 @@ class StreamingGraphs(RuntimeGraphs):
     def _run_frontend(self, clip: Floats) -> Floats:
         feeds: dict[str, npt.NDArray[Any]] = {"audio_chunk": clip[None]}
         if self._frontend == "frontend.model.ort":
-            # The weights' graph runs once and feeds the other one.
+            # The graph of the weights runs once and feeds the graph of the front end.
             weights = self.session("frontend.weights.ort")
             names = [item.name for item in weights.get_outputs()]
             feeds |= dict(zip(names, self.run("frontend.weights.ort", {}), strict=True))
@@ -200,7 +201,7 @@ def open_session(path: Path) -> Any:
     options.intra_op_num_threads = 2
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime has a tree of its own
+    except Exception as error:  # onnxruntime has its own exceptions
         raise RequestError(
             f"onnxruntime cannot load this graph: {first_line(error)}",
             where=path,
@@ -215,9 +216,9 @@ def cross_keys_and_values(model: SpeechModel, memory: torch.Tensor) -> tuple[Flo
     values: list[Floats] = []
     for layer in model.decoder.layers:
         attention = layer.encoder_attn
-        for found, project in ((keys, attention.k_proj), (values, attention.v_proj)):
+        for stack, project in ((keys, attention.k_proj), (values, attention.v_proj)):
             heads = project(memory).view(1, memory.shape[1], -1, attention.head_dim)
-            found.append(heads.transpose(1, 2).numpy())
+            stack.append(heads.transpose(1, 2).numpy())
     return np.stack(keys), np.stack(values)
 
 
@@ -228,18 +229,18 @@ def encode_clip(model: SpeechModel, clip: Floats) -> EncoderStates:
 
 
 def _features_and_states(model: SpeechModel, clip: Floats) -> tuple[Floats, EncoderStates]:
-    """What the streaming front end hands to the first layer, and the encoder states."""
-    seen: list[torch.Tensor] = []
+    """The input of the streaming encoder's first layer, and the encoder states."""
+    features: list[torch.Tensor] = []
 
-    def keep(_module: Any, arguments: tuple[Any, ...]) -> None:
-        seen.append(arguments[0].clone())
+    def forward_pre_hook(_module: Any, arguments: tuple[Any, ...]) -> None:
+        features.append(arguments[0].clone())
 
-    hook = model.encoder.layers[0].register_forward_pre_hook(keep)
+    hook = model.encoder.layers[0].register_forward_pre_hook(forward_pre_hook)
     try:
         states = encode_clip(model, clip)
     finally:
         hook.remove()
-    return seen[0].numpy(), states
+    return features[0].numpy(), states
 
 
 @torch.inference_mode()
