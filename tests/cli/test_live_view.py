@@ -60,7 +60,7 @@ def test_without_a_terminal_there_are_plain_lines(capsys: pytest.CaptureFixture[
     with progress.stage("training", 2) as stage:
         stage.advance(1)
         progress.figures(1, {"loss": 1.0})
-        progress.heard([("a", "b")])
+        progress.transcripts([("a", "b")])
         progress.say("step 1: dev WER 3.00")
     told = capsys.readouterr()
     assert told.out == ""
@@ -76,7 +76,7 @@ def test_on_a_terminal_the_board_is_under_the_bar(monkeypatch: pytest.MonkeyPatc
     progress = TerminalProgress()
     with progress.stage("training", 2) as stage:
         progress.figures(1, {"loss": 0.625, "memory_resident_mb": 512.0})
-        progress.heard([("roger wilco", "roger will go")])
+        progress.transcripts([("roger wilco", "roger will go")])
         stage.advance(1, "note")
     shown = screen.getvalue()
     for piece in ("training", "1/2", "0.625", "512 MB", "roger will go"):

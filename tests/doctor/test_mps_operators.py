@@ -19,7 +19,12 @@ from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.doctor.mps_operators import OperatorReport, record_operators, support
 from moonshine_tune.inference.greedy import greedy_tokens
 from moonshine_tune.models.base import EncoderStates, SpeechModel
-from moonshine_tune.models.lora import SITES, adapter_disabled, adapter_parameters, inject_lora
+from moonshine_tune.models.lora import (
+    TARGET_MODULES,
+    adapter_disabled,
+    adapter_parameters,
+    inject_lora,
+)
 from moonshine_tune.models.losses import (
     FrozenHead,
     head_cross_entropy_sum,
@@ -149,7 +154,7 @@ def test_training_steps_run_on_mps(family: str, path: str, checkpointing: bool) 
 
 
 @pytest.mark.parametrize("family", ["v1", "streaming"])
-@pytest.mark.parametrize("sites", [name for name in SITES if name != "all"])
+@pytest.mark.parametrize("sites", [name for name in TARGET_MODULES if name != "all"])
 def test_every_site_runs_on_mps_in_fused_attention_too(family: str, sites: str) -> None:
     model = _model(family, "sdpa")
     inject_lora(model, rank=2, sites=sites)

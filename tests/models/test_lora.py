@@ -19,12 +19,12 @@ from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.models.lora import (
     BASE_FILE,
     CONFIG_FILE,
-    SITES,
+    TARGET_MODULES,
     WEIGHTS_FILE,
     adapter_disabled,
     adapter_parameters,
+    adapter_scale,
     adapter_state,
-    adapter_strength,
     find_adapter,
     has_adapter,
     inject_lora,
@@ -67,7 +67,7 @@ def _saved(model: SpeechModel, folder: Path, *, strength: float = 1.0) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("sites", sorted(SITES))
+@pytest.mark.parametrize("sites", sorted(TARGET_MODULES))
 def test_a_fresh_adapter_changes_nothing(
     tiny_model: SpeechModel, audio: tuple[Tensor, list[int]], sites: str
 ) -> None:
@@ -86,7 +86,7 @@ def test_a_fresh_adapter_changes_nothing(
 def test_the_sites_are_the_layers_that_they_name(build_model: Build) -> None:
     """Two layers a side: 4 + 4 + 2 linear layers in a decoder layer, 4 + 2 in an encoder layer."""
     counts = {}
-    for sites in SITES:
+    for sites in TARGET_MODULES:
         counts[sites] = inject_lora(build_model("v1"), sites=sites).modules
     assert counts == {
         "qv": 12, "attention": 24, "all": 32, "decoder": 20, "decoder-attention": 12,
@@ -130,7 +130,7 @@ def test_rslora_divides_by_the_root_of_the_rank(build_model: Build) -> None:
     assert scalings == [3.0, 6.0]
 
 
-@pytest.mark.parametrize("sites", sorted(SITES))
+@pytest.mark.parametrize("sites", sorted(TARGET_MODULES))
 def test_a_fresh_dora_changes_nothing_and_trains_its_lengths(
     tiny_model: SpeechModel, audio: tuple[Tensor, list[int]], sites: str
 ) -> None:
@@ -197,7 +197,7 @@ def test_the_strength_is_folded_into_what_is_saved(
 ) -> None:
     inject_lora(tiny_model, rank=4, alpha=12, dora=dora)
     _move(tiny_model)
-    with adapter_strength(tiny_model, strength):
+    with adapter_scale(tiny_model, strength):
         wanted = _logits(tiny_model, audio)
     folder = _saved(tiny_model, tmp_path / "adapter", strength=strength)
     assert json.loads((folder / CONFIG_FILE).read_text())["lora_alpha"] == 12 * strength
@@ -215,7 +215,7 @@ def test_half_the_strength_is_half_the_effect(tiny_v1: SpeechModel) -> None:
     full = layer(given)
     with adapter_disabled(tiny_v1):
         base = layer(given)
-    with adapter_strength(tiny_v1, 0.5):
+    with adapter_scale(tiny_v1, 0.5):
         half = layer(given)
     torch.testing.assert_close(half - base, 0.5 * (full - base))
     assert torch.equal(layer(given), full)
@@ -228,7 +228,7 @@ def test_dora_at_no_strength_is_the_base(
     inject_lora(tiny_model, rank=4, dora=True)
     _move(tiny_model)
     full = _logits(tiny_model, audio)
-    with adapter_strength(tiny_model, 1e-9):
+    with adapter_scale(tiny_model, 1e-9):
         torch.testing.assert_close(_logits(tiny_model, audio), before, rtol=1e-4, atol=1e-4)
     assert torch.equal(_logits(tiny_model, audio), full)
 
@@ -297,7 +297,7 @@ def test_merged_weights_follow_the_strength(tiny_v1: SpeechModel) -> None:
     inject_lora(tiny_v1, rank=4, sites="decoder-attention")
     _move(tiny_v1)
     full = merged_weights(tiny_v1)
-    with adapter_strength(tiny_v1, 0.5):
+    with adapter_scale(tiny_v1, 0.5):
         half = merged_weights(tiny_v1)
     modules = dict(tiny_v1.module.named_modules())
     for name, value in full.items():

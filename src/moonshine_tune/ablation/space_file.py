@@ -97,7 +97,7 @@ class _Reader:
             raise ProblemsError(
                 f"the search space {self._name} is wrong in {len(self._problems)} places",
                 self._problems,
-                hint="all settings and their meaning: docs/settings.md",
+                hint="list all settings: moonshine-tune settings",
             )
         return SearchSpace(self._name, tuple(dimensions), tuple(self._layers))
 

@@ -91,12 +91,17 @@ def run(
     from moonshine_tune.ablation.request import AblateRequest
     from moonshine_tune.ablation.run import run_ablation
     from moonshine_tune.ablation.space_file import read_space
+    from moonshine_tune.config.resolve import settings_layers
 
-    named = {"train": train, "dev": dev, "canary": canary, "replay": replay}
+    manifests = {"train": train, "dev": dev, "canary": canary, "replay": replay}
     request = AblateRequest(
         out=out,
         space=read_space(space) if space else None,
-        layers=_layers(model, named, preset, config, assignments or []),
+        layers=tuple(
+            settings_layers(
+                preset, config, assignments, flags={"model": model}, manifests=manifests
+            )
+        ),
         trials=trials,
         minutes=minutes,
         steps=steps,
@@ -158,32 +163,6 @@ def choose(
     bounds = Bounds(max_canary, max_seconds, max_adapter_mb, max_latency)
     chosen = run_choice(folder, bounds, out=out, storage=storage, progress=TerminalProgress())
     show(_choice_summary(chosen), chosen, as_json=as_json)
-
-
-def _layers(
-    model: str | None,
-    named: Mapping[str, Path | None],
-    preset: str | None,
-    config: Path | None,
-    assignments: list[str],
-) -> tuple[tuple[str, Mapping[str, Any]], ...]:
-    """Settings of the command line, weakest first."""
-    from moonshine_tune.config.resolve import parse_assignments, read_preset, read_settings_file
-
-    layers: list[tuple[str, Mapping[str, Any]]] = []
-    if preset:
-        layers.append((f"preset {preset}", read_preset(preset)))
-    if config:
-        layers.append((f"file {config.name}", read_settings_file(config)))
-    flags: dict[str, Any] = {"model": model} if model else {}
-    paths = {key: str(path.absolute()) for key, path in named.items() if path}
-    if paths:
-        flags["data"] = paths
-    if flags:
-        layers.append(("flag", flags))
-    if assignments:
-        layers.append(("--set", parse_assignments(assignments)))
-    return tuple(layers)
 
 
 def _run_summary(result: "AblationResult") -> str:

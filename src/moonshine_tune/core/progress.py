@@ -1,4 +1,4 @@
-"""How a job tells what it is doing, without knowing who listens."""
+"""The interface through which a job reports its progress."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -6,35 +6,35 @@ from typing import Any, Protocol
 
 
 class Stage(Protocol):
-    """One countable piece of work that is under way."""
+    """Progress of one piece of work that has a known number of steps."""
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Count `steps` more as done; `note` is shown beside the bar."""
+        """Add `steps` to the finished ones; `note` appears beside the bar."""
         ...
 
 
 class Progress(Protocol):
-    """Receives what a job wants a person to see. Implementations write to stderr only."""
+    """Receives messages, stages and metrics of a job. Implementations write to stderr only."""
 
     def say(self, text: str) -> None:
-        """Show one line."""
+        """Show a message of one line."""
         ...
 
     def stage(self, name: str, total: int) -> "StageContext":
-        """Open a stage of `total` steps, as a context manager."""
+        """Start a stage of `total` steps, as a context manager."""
         ...
 
     def figures(self, step: int, values: Mapping[str, float]) -> None:
-        """Take the figures of a training step or score, by name, for curves."""
+        """Take the metrics of a training step or of a score, by name, for curves."""
         ...
 
-    def heard(self, pairs: Sequence[tuple[str, str]]) -> None:
-        """Take some of the last transcripts: what was said and what was heard."""
+    def transcripts(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Take some of the latest transcripts as (reference, hypothesis)."""
         ...
 
 
 class StageContext(Protocol):
-    """A stage as a context manager."""
+    """Context manager of a stage."""
 
     def __enter__(self) -> Stage: ...
 
@@ -42,23 +42,23 @@ class StageContext(Protocol):
 
 
 class SilentProgress:
-    """Shows nothing: for tests and for use as a library."""
+    """Shows nothing: the default of the Python API."""
 
     def say(self, text: str) -> None:
-        """Drop the line."""
+        """Ignore the message."""
 
     def figures(self, step: int, values: Mapping[str, float]) -> None:
-        """Drop them."""
+        """Ignore the metrics."""
 
-    def heard(self, pairs: Sequence[tuple[str, str]]) -> None:
-        """Drop them."""
+    def transcripts(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Ignore the transcripts."""
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Stage]:
-        """Open a stage that nobody watches."""
+        """Start a stage that shows nothing."""
         yield _SilentStage()
 
 
 class _SilentStage:
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Drop the count."""
+        """Ignore the count."""

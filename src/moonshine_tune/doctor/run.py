@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moonshine_tune import __version__
 from moonshine_tune.core.environment import DEFAULTS
 from moonshine_tune.core.errors import TuneError
 from moonshine_tune.core.files import free_disk_mb
@@ -28,6 +27,7 @@ from moonshine_tune.core.hardware import (
 )
 from moonshine_tune.core.network import why_unreachable
 from moonshine_tune.core.progress import Progress
+from moonshine_tune.core.version import VERSION
 from moonshine_tune.doctor.dependencies import REPLACED, installed_packages, why_not_importable
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def examine(settings: DoctorSettings, progress: Progress) -> DoctorReport:
     ]
     failures = sum(check.status == FAILURE for check in checks)
     warnings = sum(check.status == WARNING for check in checks)
-    return DoctorReport(__version__, failures == 0, failures, warnings, tuple(checks))
+    return DoctorReport(VERSION, failures == 0, failures, warnings, tuple(checks))
 
 
 def _chip() -> _Checks:

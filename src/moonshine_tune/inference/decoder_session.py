@@ -22,7 +22,6 @@ from moonshine_tune.models.kernels.packed_linear import (
     packed_together,
     side_by_side,
 )
-from moonshine_tune.models.kernels.rotary import RotaryTables
 
 # A span's longest clip over its shortest, and the rows that are worth the calls of one more span.
 _SPREAD = 1.25
@@ -106,7 +105,7 @@ class GreedySession:
         ]
         places = torch.arange(max_tokens, device=reference.device)[None]
         cos, sin = model.decoder.rotary_emb(reference, position_ids=places)
-        self._turns = RotaryTables.of(cos, sin, self._layers[0].self_attn.head_dim)
+        self._rotary = _rotary_tables(cos, sin, self._layers[0].self_attn.head_dim)
         self._at = 0
 
     def _span(self, start: int, lengths: Sequence[int], states: EncoderStates) -> _Span:
@@ -125,7 +124,8 @@ class GreedySession:
 
     def step(self, tokens: Tensor) -> Tensor:
         """Feed one token a row, [B]; returns the logits of the next, [B, V]."""
-        model, turns = self._model, self._turns.at(self._at)
+        model = self._model
+        cos, sin = (table[self._at] for table in self._rotary)
         hidden = model.decoder.embed_tokens(tokens[:, None])
         for number, layer in enumerate(self._layers):
             attn, products = layer.self_attn, self._products[number]
@@ -134,7 +134,7 @@ class GreedySession:
                 for part in products.query_key_value(layer.input_layernorm(hidden))
             )
             mixed = self._attend_past(
-                number, turns.turn(query), turns.turn(key), value, attn.scaling
+                number, _rotated(query, cos, sin), _rotated(key, cos, sin), value, attn.scaling
             )
             hidden = hidden + products.out(mixed)
             attn = layer.encoder_attn
@@ -213,6 +213,26 @@ def _span_borders(states: EncoderStates) -> list[tuple[int, int]]:
         if length > spread * min(inside) or max(inside) > spread * length:
             starts.append(row)
     return list(zip(starts, [*starts[1:], len(lengths)], strict=True))
+
+
+def _rotary_tables(cos: Tensor, sin: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
+    """Factors of a head's numbers and of their pair partners, [L, head_dim] each.
+
+    Args:
+        cos, sin: transformers' tables [1, L, rotated numbers], whose halves are equal.
+    """
+    rotated = cos.shape[-1] // 2
+    rest = (0, head_dim // 2 - rotated)
+    # Numbers past the rotated ones stay as they are.
+    cos = F.pad(cos[0, :, :rotated], rest, value=1.0)
+    sin = F.pad(sin[0, :, :rotated], rest)
+    return cos.repeat_interleave(2, dim=-1), torch.stack((-sin, sin), dim=-1).flatten(-2)
+
+
+def _rotated(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """[B, 1, heads, head_dim] at the position of the factors → the same, rotated."""
+    partners = heads.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return torch.addcmul(heads * cos, partners, sin)
 
 
 def _heads(projected: Tensor, attention: Any) -> Tensor:

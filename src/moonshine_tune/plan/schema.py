@@ -108,7 +108,7 @@ def check_plan(content: Mapping[str, Any], *, source: str, folder: Path) -> Plan
         raise ProblemsError(
             f"the plan {source} cannot be carried out",
             problems,
-            hint="what may stand in a plan: docs/reference/plan.md",
+            hint="write a valid plan to start from: moonshine-tune plan init plan.yaml",
         )
     return Plan(source, folder, settings, _in_order(settings))
 

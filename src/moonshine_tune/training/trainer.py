@@ -31,7 +31,7 @@ from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.text import first_line
 from moonshine_tune.corpus.sampler import StepPlan
 from moonshine_tune.inference.scored_set import HoldoutScore
-from moonshine_tune.models.lora import adapter_parameters, adapter_strength, save_adapter
+from moonshine_tune.models.lora import adapter_parameters, adapter_scale, save_adapter
 from moonshine_tune.models.losses import (
     FrozenHead,
     head_cross_entropy_sum,
@@ -333,7 +333,7 @@ class Trainer:
         """Dev and canary WER of the adapter as it is; dev once more changed, where training is."""
         self.model.module.eval()
         trim_heap()
-        with adapter_strength(self.model, strength):
+        with adapter_scale(self.model, strength):
             dev = self.setup.dev.score(self.model, self.progress)
             changed = self.setup.dev_augmented
             hard = changed.score(self.model, self.progress) if changed else None
@@ -342,7 +342,7 @@ class Trainer:
         if canary is not None:
             self.counters.baseline_hypotheses = canary.baseline_hypotheses
         canary_wer = kept.score.wer if kept else None
-        self.progress.heard([(item.reference, item.hypothesis) for item in dev.scored[:3]])
+        self.progress.transcripts([(item.reference, item.hypothesis) for item in dev.scored[:3]])
         hard_wer = hard.score.wer if hard else None
         candidate = Candidate(step, dev.score.wer, canary_wer, strength, averaged, hard_wer)
         return Scored(candidate, dev)
@@ -370,7 +370,7 @@ class Trainer:
     def _write_adapter(self, candidate: Candidate, state: dict[str, Tensor]) -> None:
         with complete_folder(self.run.adapter_dir, replace=True) as scratch, safetensors_errors():
             save_adapter(
-                scratch, self.model, state, strength=candidate.strength, base=self.opened.base
+                scratch, self.model, state, scale=candidate.strength, base=self.opened.base
             )
             write_json_atomic(scratch / _SELECTION_FILE, candidate.to_record())
 

@@ -57,7 +57,7 @@ def test_blocks_give_the_states_of_whole_windows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tiny_streaming.module.set_attn_implementation(kernel)
-    attention.use_own_attention(tiny_streaming.module)
+    attention.use_block_attention(tiny_streaming.module)
     with torch.inference_mode():
         found = tiny_streaming.encode(*audio)
         # Both bounds of the published windows are strict: (16, 4) and (16, 0).
@@ -129,7 +129,7 @@ def test_16_bits_train_through_32_bit_attention(monkeypatch: pytest.MonkeyPatch)
         seen.append(query.dtype)
         return (query + key + value).transpose(1, 2), None
 
-    attend = attention._around(kernel)
+    attend = attention._wrapped(kernel)
     inputs = [torch.randn(1, 2, 3, 4).bfloat16().requires_grad_(True) for _ in range(3)]
     masks = (None, torch.ones(1, 1, 3, 3, dtype=torch.bool), torch.zeros(1, 1, 3, 3).bfloat16())
     for mask in masks:

@@ -11,7 +11,7 @@ from moonshine_tune.models.base import EncoderStates, SpeechModel
 from moonshine_tune.models.lora import (
     adapter_disabled,
     adapter_parameters,
-    adapter_strength,
+    adapter_scale,
     inject_lora,
 )
 from moonshine_tune.models.losses import FrozenHead, head_cross_entropy_sum, target_batch
@@ -149,7 +149,7 @@ def test_an_adapter_switched_off_or_weakened(
     whole = tiny_model.decoder_hidden(_states(tiny_model), tokens)
     with adapter_disabled(tiny_model):
         off = tiny_model.decoder_hidden(_states(tiny_model), tokens)
-    with adapter_strength(tiny_model, 0.5):
+    with adapter_scale(tiny_model, 0.5):
         half = tiny_model.decoder_hidden(_states(tiny_model), tokens)
         monkeypatch.setattr(cross_attention, "_MOST_SHARE", 0.0)
         by_keys = tiny_model.decoder_hidden(_states(tiny_model), tokens)

@@ -7,9 +7,9 @@ import torch
 from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 
-import moonshine_tune.models.kernels.lora_linear as adapted_linear
+import moonshine_tune.models.kernels.lora_linear as lora_linear
 from moonshine_tune.models.base import SpeechModel
-from moonshine_tune.models.kernels.lora_linear import AdaptedLinear
+from moonshine_tune.models.kernels.lora_linear import LoraLinear
 from moonshine_tune.models.lora import adapter_disabled, inject_lora
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -19,13 +19,13 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def products(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
     """The rows that went through the one function."""
     seen: list[torch.Size] = []
-    real = adapted_linear._Product.apply
+    real = lora_linear._LoraProduct.apply
 
     def listening(rows: Tensor, *rest: Any) -> Any:
         seen.append(rows.shape)
         return real(rows, *rest)
 
-    monkeypatch.setattr(adapted_linear._Product, "apply", listening)
+    monkeypatch.setattr(lora_linear._LoraProduct, "apply", listening)
     return seen
 
 
@@ -109,7 +109,7 @@ def test_injected_and_loaded_layers_are_such(tiny_model: SpeechModel) -> None:
     inject_lora(tiny_model, sites="all")
     layers = [one for one in tiny_model.module.modules() if isinstance(one, PeftLinear)]
     assert layers
-    assert all(isinstance(layer, AdaptedLinear) for layer in layers)
+    assert all(isinstance(layer, LoraLinear) for layer in layers)
 
 
 def test_16_bit_rows_are_kept_as_they_are(tiny_model: SpeechModel) -> None:

@@ -12,7 +12,7 @@ from moonshine_tune.models.kernels.packed_linear import packed, packed_together
 from moonshine_tune.models.lora import (
     adapter_disabled,
     adapter_parameters,
-    adapter_strength,
+    adapter_scale,
     inject_lora,
 )
 
@@ -55,7 +55,7 @@ def test_an_adapter_is_in_the_weight(build_model: Build, family: str, dora: bool
     whole = same()
     with adapter_disabled(model):
         base = same()
-    with adapter_strength(model, 0.5):
+    with adapter_scale(model, 0.5):
         half = same()
     assert not torch.allclose(whole, base, atol=1e-3)
     assert not torch.allclose(half, base, atol=1e-3)
