@@ -6,16 +6,7 @@ from typing import Any
 
 import pytest
 
-from moonshine_tune.cli.app import app, run
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _registered() -> None:
-    if not any(command.name == "estimate" for command in app.registered_commands):
-        from moonshine_tune.cli import estimate
-
-        estimate.register(app)
-
+from moonshine_tune.cli.app import run
 
 _TINY = ["estimate", "--model", "tiny", "--clip-s", "5", "--device", "cpu", "--audio-hours", "0.2"]
 
@@ -25,7 +16,7 @@ def _json(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dic
     return code, json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
-def test_it_tells_the_peak_by_phase_and_part(capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_reports_the_peak_by_phase_and_part(capsys: pytest.CaptureFixture[str]) -> None:
     code, found = _json(capsys, *_TINY, "--budget-gib", "6")
     assert code == 0
     assert found["fits"] is True
@@ -40,14 +31,14 @@ def test_it_tells_the_peak_by_phase_and_part(capsys: pytest.CaptureFixture[str])
     assert any("tokens" in remark for remark in found["assumed"])
 
 
-def test_a_person_reads_a_table_and_a_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_text_is_a_table_and_a_verdict(capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*_TINY, "--budget-gib", "6", "--tokens", "20"]) == 0
     text = capsys.readouterr().out
     for words in ("weights", "optimizer", "total", "fits 6.00 GiB", "batch 8 × 5 s × 20 tokens"):
         assert words in text
 
 
-def test_what_does_not_fit_is_a_no(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_does_not_fit_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None:
     code, found = _json(capsys, *_TINY, "--budget-gib", "0.5")
     assert code == 1
     assert found["fits"] is False
@@ -63,7 +54,7 @@ def test_settings_reach_the_estimate(capsys: pytest.CaptureFixture[str], tmp_pat
     assert code == 0
     shape = found["shape"]
     assert (shape["batch_size"], shape["rank"], shape["sites"]) == (3, 4, "all")
-    assert "prepare" in found["phases"], "what the encoder's layers read is stored"
+    assert "prepare" in found["phases"], "the input of the encoder's layers is stored"
     code, found = _json(
         capsys, *_TINY, "--config", str(settings), "--set", "device.state_cache_mb=0",
         "--budget-gib", "9",
@@ -71,7 +62,7 @@ def test_settings_reach_the_estimate(capsys: pytest.CaptureFixture[str], tmp_pat
     assert code == 0 and "prepare" not in found["phases"]
 
 
-def test_a_local_checkpoint_is_read_by_its_configuration_only(
+def test_of_a_local_checkpoint_only_the_configuration_is_read(
     capsys: pytest.CaptureFixture[str], saved_streaming: Path, tmp_path: Path
 ) -> None:
     copy = tmp_path / "copy"
@@ -99,7 +90,7 @@ def test_a_local_checkpoint_is_read_by_its_configuration_only(
         (["--model", "."], "not a checkpoint folder"),
     ],
 )
-def test_wrong_requests_end_with_2_and_a_plain_error(
+def test_wrong_requests_exit_with_2_and_a_plain_error(
     capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
     assert run(["estimate", "--device", "cpu", "--budget-gib", "4", *arguments]) == 2

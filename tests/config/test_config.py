@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from moonshine_tune.cli.reference import settings_page
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 import moonshine_tune
+from moonshine_tune.cli.reference import settings_page
 from moonshine_tune.config.resolve import (
     ResolvedSettings,
     parse_assignments,
@@ -316,7 +316,7 @@ def test_an_unknown_preset_gets_the_nearest_name() -> None:
 @pytest.mark.parametrize("name", [name for name, _ in _fields()])
 def test_every_setting_is_explained_and_used(name: str) -> None:
     field = dict(_fields())[name]
-    description = field.description or ""
+    description = " ".join((field.description or "").split())
     # What it means, then when to change it.
     assert len(re.findall(r"[.)](?: |$)", description)) >= 2, description
     assert description.endswith((".", ")"))

@@ -61,9 +61,9 @@ def _move(model: SpeechModel, seed: int = 5) -> None:
             value.copy_(value * (1 + noise) if "magnitude" in name else noise)
 
 
-def _saved(model: SpeechModel, folder: Path, *, strength: float = 1.0) -> Path:
+def _saved(model: SpeechModel, folder: Path, *, scale: float = 1.0) -> Path:
     folder.mkdir()
-    save_adapter(folder, model, adapter_state(model), strength=strength, base=_BASE)
+    save_adapter(folder, model, adapter_state(model), scale=scale, base=_BASE)
     return folder
 
 
@@ -186,27 +186,27 @@ def test_plain_peft_reads_the_folder(
 
 
 @pytest.mark.parametrize("dora", [False, True])
-@pytest.mark.parametrize("strength", [0.5, 1.0])
-def test_the_strength_is_folded_into_what_is_saved(
+@pytest.mark.parametrize("scale", [0.5, 1.0])
+def test_the_scale_is_part_of_the_saved_adapter(
     tiny_model: SpeechModel,
     build_model: Build,
     audio: tuple[Tensor, list[int]],
     tmp_path: Path,
-    strength: float,
+    scale: float,
     dora: bool,
 ) -> None:
     inject_lora(tiny_model, rank=4, alpha=12, dora=dora)
     _move(tiny_model)
-    with adapter_scale(tiny_model, strength):
+    with adapter_scale(tiny_model, scale):
         wanted = _logits(tiny_model, audio)
-    folder = _saved(tiny_model, tmp_path / "adapter", strength=strength)
-    assert json.loads((folder / CONFIG_FILE).read_text())["lora_alpha"] == 12 * strength
+    folder = _saved(tiny_model, tmp_path / "adapter", scale=scale)
+    assert json.loads((folder / CONFIG_FILE).read_text())["lora_alpha"] == 12 * scale
     again = build_model(tiny_model.family)
     load_adapter(again, folder)
     torch.testing.assert_close(_logits(again, audio), wanted)
 
 
-def test_half_the_strength_is_half_the_effect(tiny_v1: SpeechModel) -> None:
+def test_half_the_scale_is_half_the_effect(tiny_v1: SpeechModel) -> None:
     """On one layer, where the effect is linear."""
     inject_lora(tiny_v1, rank=4)
     _move(tiny_v1)
@@ -221,7 +221,7 @@ def test_half_the_strength_is_half_the_effect(tiny_v1: SpeechModel) -> None:
     assert torch.equal(layer(given), full)
 
 
-def test_dora_at_no_strength_is_the_base(
+def test_dora_at_scale_0_is_the_base(
     tiny_model: SpeechModel, audio: tuple[Tensor, list[int]]
 ) -> None:
     before = _logits(tiny_model, audio)
@@ -293,7 +293,7 @@ def test_merged_weights_compute_what_the_adapter_computes(
     )
 
 
-def test_merged_weights_follow_the_strength(tiny_v1: SpeechModel) -> None:
+def test_merged_weights_follow_the_scale(tiny_v1: SpeechModel) -> None:
     inject_lora(tiny_v1, rank=4, sites="decoder-attention")
     _move(tiny_v1)
     full = merged_weights(tiny_v1)
@@ -403,11 +403,11 @@ def test_a_damaged_folder_is_one_plain_error(
 
 def test_a_folder_without_an_adapter_is_refused(tmp_path: Path, saved: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(RequestError, match="no adapter here"):
+    with pytest.raises(RequestError, match="no adapter in this folder"):
         find_adapter(tmp_path / "empty")
     assert find_adapter(saved.parent) == find_adapter(saved) == saved
     shutil.rmtree(saved)
-    with pytest.raises(RequestError, match="no adapter here") as caught:
+    with pytest.raises(RequestError, match="no adapter in this folder") as caught:
         find_adapter(saved)
     assert caught.value.where == str(saved)
 

@@ -248,7 +248,7 @@ def choose_budget(kind: str, budget_gib: float | None) -> Budget:
     if kind == "cuda":
         if not torch.cuda.is_available():
             raise MachineError(
-                "the memory of a CUDA device that is not here is not known",
+                "there is no CUDA device here, so its memory is not known",
                 hint="give it: --budget-gib 24",
             )
         total = int(torch.cuda.get_device_properties(0).total_memory)
