@@ -273,8 +273,8 @@ class RunSettings(_Section):
     """Catalog name, hub id or folder. Choose a larger model for accuracy, a streaming one for live
     transcription; `moonshine-tune models list` shows the catalog."""
     tracker: str | None = None
-    """Also send metrics to a tracker of Accelerate: wandb, mlflow, trackio, comet_ml or another. Set
-    it to compare runs of several machines; TensorBoard's files are always written."""
+    """Also send metrics to a tracker of Accelerate: wandb, mlflow, trackio, comet_ml or another.
+    Set it to compare runs of several machines; TensorBoard's files are always written."""
     data: DataSettings = DataSettings()
     adapter: AdapterSettings = AdapterSettings()
     augment: AugmentSettings = AugmentSettings()
