@@ -22,7 +22,7 @@ class DataSettings(_Section):
     dev: Path | None = None
     """Development manifest, by which the adapter is chosen; without one, speakers of the training
     manifest are held out. Give one if you have recordings that resemble the later use."""
-    dev_share: float = Field(0.1, gt=0, lt=0.5)
+    dev_share: float = Field(default=0.1, gt=0, lt=0.5)
     """Share of the training manifest that is held out if there is no development manifest. Raise it
     for a small corpus, where a tenth is too few words to compare adapters."""
     shared_speakers: bool = False
@@ -37,7 +37,7 @@ class DataSettings(_Section):
     normalizer: str | None = None
     """Text normalizer of all scores: english-1, spelled-1 or basic-1; by default chosen by
     language. Change it for spelled letters and digits (spelled-1)."""
-    max_clip_s: float = Field(30.0, gt=0)
+    max_clip_s: float = Field(default=30.0, gt=0)
     """Longest utterance that is used, in seconds; longer ones are skipped and counted. Lower it if
     memory runs out with a single clip."""
 
@@ -45,13 +45,13 @@ class DataSettings(_Section):
 class AdapterSettings(_Section):
     """The LoRA adapter."""
 
-    rank: int = Field(8, ge=1, le=256)
+    rank: int = Field(default=8, ge=1, le=256)
     """Rank of the LoRA matrices. Raise it for much training data (tens of hours); rates matter more
     than ranks on small corpora."""
-    alpha: float = Field(16.0, gt=0)
+    alpha: float = Field(default=16.0, gt=0)
     """The adapter's effect is scaled by alpha ÷ rank. Change it together with the rank, to keep the
     ratio."""
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout in front of the LoRA matrices. Raise it to 0.1 or 0.2 if dev WER rises while the
     training loss falls."""
     sites: Literal[
@@ -82,10 +82,10 @@ _Probability = Annotated[float, Field(ge=0, le=1)]
 class AugmentSettings(_Section):
     """Audio augmentation, deterministic for a given seed."""
 
-    share: float = Field(0.0, ge=0, le=1)
+    share: float = Field(default=0.0, ge=0, le=1)
     """Share of the drawn training clips that are augmented; 0 = off. Set it to 0.5 if later
     recordings are noisier or more varied than the training set."""
-    variants: int = Field(4, ge=0, le=100)
+    variants: int = Field(default=4, ge=0, le=100)
     """Augmented versions of each clip, encoded once before training; 0 = a new version at each
     draw, encoded each time. Raise it for a small corpus; preparation takes longer, steps do not."""
     dev: bool = True
@@ -143,72 +143,72 @@ class StageSettings(_Section):
 class TrainSettings(_Section):
     """Optimization."""
 
-    steps: int = Field(200, ge=1)
+    steps: int = Field(default=200, ge=1)
     """Most optimizer steps. Raise it for more than an hour of speech, or if the best adapter is
     that of the last steps."""
-    batch_size: int = Field(8, ge=1)
+    batch_size: int = Field(default=8, ge=1)
     """Utterances in a micro-batch. Lower it, and raise `accumulation`, if memory is short."""
-    accumulation: int = Field(1, ge=1)
+    accumulation: int = Field(default=1, ge=1)
     """Micro-batches in a step. Raise it to keep the effective batch with a smaller `batch_size`."""
-    learning_rate: float = Field(5e-4, gt=0)
+    learning_rate: float = Field(default=5e-4, gt=0)
     """Peak learning rate of adapters in the decoder. Lower it if steps are skipped or dev WER
     jumps; raise it to 1e-3 if the loss falls slowly."""
-    encoder_learning_rate: float = Field(1e-4, gt=0)
+    encoder_learning_rate: float = Field(default=1e-4, gt=0)
     """Peak learning rate of adapters in the encoder. Keep it at 1e-4 or below: 1e-3 gives NaN on
     medium."""
-    lora_plus_ratio: float = Field(1.0, ge=1)
+    lora_plus_ratio: float = Field(default=1.0, ge=1)
     """Learning rate of B as a multiple of that of A (LoRA+ uses about 16). Set it to 8 if training
     time is short."""
-    warmup_share: float = Field(0.1, ge=0, lt=1)
+    warmup_share: float = Field(default=0.1, ge=0, lt=1)
     """Share of the steps that warm up the learning rate. Raise it if the first steps are
     skipped."""
-    final_rate_share: float = Field(0.05, ge=0, le=1)
+    final_rate_share: float = Field(default=0.05, ge=0, le=1)
     """Learning rate at the end, as a share of the peak. Set it to 1 for a constant rate."""
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     """AdamW's weight decay. Raise it to 0.01 if the adapter overfits in spite of dropout."""
     stages: tuple[StageSettings, ...] = ()
     """Length curriculum, `[{steps: 100, max_clip_s: 8}, …]`; the clips of the last stage are used
     to the end; empty: all clips from the start. Use it for a corpus of very long clips."""
-    speaker_balance: float = Field(0.0, ge=0, le=1)
+    speaker_balance: float = Field(default=0.0, ge=0, le=1)
     """How far speakers are drawn equally often: 0 by their number of clips, 1 equally. Raise it if
     a few speakers have most of the clips."""
-    easy_first: float = Field(0.0, ge=0, lt=1)
+    easy_first: float = Field(default=0.0, ge=0, lt=1)
     """Share of the steps that use only clips on which the base model has a low loss: first the
     easiest third, then the easier two thirds. Try 0.5 for a corpus of very hard clips."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: far less memory, a third more time. Switch it on
     if a batch of one does not fit."""
-    clip_norm: float = Field(1.0, gt=0)
+    clip_norm: float = Field(default=1.0, gt=0)
     """Largest norm of the gradient; larger ones are scaled down. Lower it if the loss has
     spikes."""
-    max_skipped_steps: int = Field(10, ge=1)
+    max_skipped_steps: int = Field(default=10, ge=1)
     """Consecutive non-finite steps that end the run. Raise it for float16, whose first steps may
     overflow."""
-    save_every_minutes: float = Field(5.0, gt=0)
+    save_every_minutes: float = Field(default=5.0, gt=0)
     """Oldest age of the state from which a run resumes. Lower it where machines are often stopped;
     raise it for slow disks."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Seed of clip order, adapter and dropout. Change it to see how much of a result is chance."""
 
 
 class RetainSettings(_Section):
     """What keeps the accuracy on general speech: the frozen base model teaches on replay audio."""
 
-    weight: float = Field(1.0, ge=0)
+    weight: float = Field(default=1.0, ge=0)
     """Weight of the KL divergence from the base model on replay audio. Raise it to 4 if the canary
     loses accuracy."""
-    clips_per_step: int = Field(4, ge=1)
+    clips_per_step: int = Field(default=4, ge=1)
     """Replay clips in a step. Raise it if the canary loses accuracy; a step takes longer."""
-    max_clips: int = Field(150, ge=1)
+    max_clips: int = Field(default=150, ge=1)
     """Replay clips that are used, evenly spaced in the manifest. Raise it for more steps: few clips
     are memorized."""
     targets: Literal["teacher", "transcripts"] = "teacher"
     """Targets on replay audio: the base model's output, or the transcript of each line that has
     one. Use transcripts only if they follow the conventions of your domain."""
-    domain_weight: float = Field(0.0, ge=0)
+    domain_weight: float = Field(default=0.0, ge=0)
     """Weight of the KL divergence from the base model on the training clips. Raise it to 0.3 or 1
     if you have no general speech; accuracy on the domain falls a little."""
-    watched_clips: int = Field(20, ge=0)
+    watched_clips: int = Field(default=20, ge=0)
     """Replay clips, at most a fifth, that are held out as the canary if none is named; 0 = none.
     Raise it for a steadier estimate of what general speech loses."""
     strengths: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (1.0, 0.8, 0.6)
@@ -219,17 +219,17 @@ class RetainSettings(_Section):
 class SelectSettings(_Section):
     """Which adapter is kept, and when training stops."""
 
-    every_steps: int = Field(25, ge=1)
+    every_steps: int = Field(default=25, ge=1)
     """Steps between scores on dev. Raise it if scoring takes a large part of the time."""
-    patience: int = Field(6, ge=1)
+    patience: int = Field(default=6, ge=1)
     """Scores in a row without a new best that end the run. Raise it if dev WER fluctuates."""
-    max_dev_utterances: int = Field(200, ge=1)
+    max_dev_utterances: int = Field(default=200, ge=1)
     """Dev utterances that are scored during training. Raise it for closer comparisons, at the price
     of time."""
-    canary_bound: float = Field(2.0, ge=0)
+    canary_bound: float = Field(default=2.0, ge=0)
     """Points of WER that the canary may lose. Lower it if general speech matters as much as the
     domain."""
-    average_last: int = Field(0, ge=0, le=50)
+    average_last: int = Field(default=0, ge=0, le=50)
     """Number of the latest scored adapters whose mean is tried as a further candidate; 0 = off. Set
     it to 3 for a small dev set, where the best score is partly luck."""
 
@@ -245,13 +245,13 @@ class DeviceSettings(_Section):
     frozen_weights: Literal["float32", "bfloat16"] = "float32"
     """Number format of the frozen weights. bfloat16 takes half the memory, and down to half the
     time on CPUs that multiply it (AVX512-BF16, AMX): use it for small and medium models."""
-    clear_cache_steps: int = Field(20, ge=0)
+    clear_cache_steps: int = Field(default=20, ge=0)
     """Steps between releases of MPS's cache; 0 = never. Lower it if the memory of MPS's driver
     grows."""
-    budget_gib: float | None = Field(None, gt=0)
+    budget_gib: float | None = Field(default=None, gt=0)
     """Memory that a run may take. By default 9.5 GiB on MPS (for a Mac with 16 GB), nine tenths of
     the GPU's memory on CUDA, nine tenths of the free memory on the CPU. Set it for other Macs."""
-    state_cache_mb: int = Field(1500, ge=0)
+    state_cache_mb: int = Field(default=1500, ge=0)
     """Memory for stored encoder states, or for the input of the encoder's layers if the encoder
     trains; 0 = none. Lower it if memory is short; raise it to keep a corpus off the disk."""
     state_storage: Literal["auto", "memory", "disk"] = "auto"
@@ -261,7 +261,7 @@ class DeviceSettings(_Section):
     state_format: Literal["float16", "bfloat16", "float32"] = "float16"
     """Number format of states on disk; bfloat16 weights imply bfloat16. Use float32 to compare runs
     bit by bit with states in memory."""
-    state_disk_mb: int = Field(20_000, ge=0)
+    state_disk_mb: int = Field(default=20_000, ge=0)
     """Most disk space for all stored states; the oldest are deleted. Raise it for a corpus of more
     than about 70 hours with medium."""
 

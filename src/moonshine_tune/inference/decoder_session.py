@@ -231,7 +231,7 @@ def _rotary_tables(cos: Tensor, sin: Tensor, head_dim: int) -> tuple[Tensor, Ten
 
 def _rotated(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """[B, 1, heads, head_dim] at the position of the factors → the same, rotated."""
-    partners = heads.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    partners = heads.view(*heads.shape[:-1], -1, 2).flip(-1).flatten(-2)
     return torch.addcmul(heads * cos, partners, sin)
 
 
