@@ -271,7 +271,7 @@ class _LogProgress(SilentProgress):
     def stage(self, name: str, total: int) -> Iterator[Stage]:
         """A stage that only its name is known of."""
         self.say(f"{name}: {total}")
-        yield _UnseenStage()
+        yield Stage()
 
     def _new_scores(self) -> Iterator[tuple[int, float]]:
         """Dev scores written since the last look: step and WER."""
@@ -292,8 +292,3 @@ class _LogProgress(SilentProgress):
                     if step > self._told and record.get("dev_wer") is not None:
                         self._told = step
                         yield step, float(record["dev_wer"])
-
-
-class _UnseenStage:
-    def advance(self, steps: int = 1, note: str = "") -> None:
-        """Nobody watches the steps of a single trial."""

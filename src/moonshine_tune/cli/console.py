@@ -14,7 +14,7 @@ import typer
 
 from moonshine_tune.cli.live_view import LiveView
 from moonshine_tune.core.errors import TuneError
-from moonshine_tune.core.progress import Stage
+from moonshine_tune.core.progress import Progress, Stage
 
 JsonFlag = Annotated[
     bool, typer.Option("--json", help="Print one JSON document as the last line of stdout.")
@@ -96,7 +96,7 @@ def table(headers: list[str], rows: list[list[str]]) -> str:
     return "\n".join([line(headers), line(["-" * w for w in widths]), *map(line, rows)])
 
 
-class TerminalProgress:
+class TerminalProgress(Progress):
     """Progress on stderr: a live bar with ETA on a terminal, otherwise occasional plain lines."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -132,15 +132,15 @@ class TerminalProgress:
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
-            Progress,
             TextColumn,
             TimeElapsedColumn,
             TimeRemainingColumn,
         )
+        from rich.progress import Progress as RichProgress
 
         live_view = self._live_view
 
-        class Bars(Progress):
+        class Bars(RichProgress):
             def get_renderables(self) -> Iterable[Any]:
                 """The bar and, during training, the curves and transcripts below it."""
                 yield from super().get_renderables()
@@ -165,7 +165,7 @@ class TerminalProgress:
                 self._live_view = LiveView()
 
 
-class _LiveStage:
+class _LiveStage(Stage):
     def __init__(self, bars: Any, task: Any) -> None:
         self._bars, self._task = bars, task
 
@@ -175,7 +175,7 @@ class _LiveStage:
         self._bars.update(self._task, advance=steps, **fields)
 
 
-class _PlainStage:
+class _PlainStage(Stage):
     """For logs: a line every ten seconds at most, and one at the end of a long stage."""
 
     _EVERY_S = 10.0

@@ -39,13 +39,8 @@ def model_type_of(folder: Path) -> str:
         RequestError: no configuration, or not one of a Moonshine model.
     """
     path = folder / "config.json"
-    if not path.is_file():
-        raise RequestError(
-            "not a checkpoint folder: config.json is missing",
-            where=folder,
-            hint="make one with: moonshine-tune models fetch tiny --out DIR",
-        )
-    kind = str(read_json(path).get("model_type"))
+    hint = "make a checkpoint folder: moonshine-tune models fetch tiny --out DIR"
+    kind = str(read_json(path, hint=hint).get("model_type"))
     if kind not in _FAMILIES:
         raise RequestError(f"model_type {kind!r} is not a Moonshine model", where=path)
     return kind

@@ -100,7 +100,12 @@ def inject_lora(
     torch.manual_seed(seed)
     _inject(config, model)
     torch.random.set_rng_state(state)
-    return summarize_adapter(model)
+    parameters = adapter_parameters(model.module)
+    return AdapterSummary(
+        modules=sum(1 for _ in _layers(model)),
+        parameters=sum(value.numel() for _, value in parameters),
+        touches_encoder=any(name.startswith("model.encoder.") for name, _ in parameters),
+    )
 
 
 def _inject(config: Any, model: SpeechModel) -> None:
@@ -118,16 +123,6 @@ def _inject(config: Any, model: SpeechModel) -> None:
 def adapter_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """The LoRA matrices, and DoRA's magnitudes, by name."""
     return [(name, value) for name, value in module.named_parameters() if ".lora_" in name]
-
-
-def summarize_adapter(model: SpeechModel) -> AdapterSummary:
-    """Size of the model's adapter."""
-    parameters = adapter_parameters(model.module)
-    return AdapterSummary(
-        modules=sum(1 for _ in _layers(model)),
-        parameters=sum(value.numel() for _, value in parameters),
-        touches_encoder=any(name.startswith("model.encoder.") for name, _ in parameters),
-    )
 
 
 def _layers(model: SpeechModel) -> Iterator[Any]:
