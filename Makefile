@@ -55,6 +55,7 @@ lint: $(READY_DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell src tests benchmarks docs *.md Makefile pyproject.toml
 
 # Without the real model, so that it takes minutes; the floor stands in pyproject.toml.
 coverage: $(READY_DEV)

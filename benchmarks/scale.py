@@ -40,7 +40,7 @@ from moonshine_tune.models.lora import adapter_parameters, inject_lora
 from moonshine_tune.models.losses import FrozenHead, head_cross_entropy_sum, target_batch
 from moonshine_tune.registry.published_configs import model_from_config, published_config
 from moonshine_tune.registry.resolve import resolve_model
-from moonshine_tune.report.latency_plot import draw
+from moonshine_tune.report.figures import plot
 
 _TOKENS_A_SECOND = 4
 _BATCH = 8
@@ -206,9 +206,9 @@ def main() -> int:
     curves += [*clip_lengths(model, (2.0, 4.0, 8.0, 16.0, 30.0)), *model_sizes(MODELS)]
     for group in dict.fromkeys(curve.group for curve in curves):
         mine = [curve for curve in curves if curve.group == group]
-        plot = draw([(curve.name, curve.points) for curve in mine], f"Seconds by {group}",
-                    (mine[0].unit, "s"))  # fmt: skip
-        (out / f"{group.replace(' ', '-')}.svg").write_text(plot, encoding="utf-8")
+        drawing = plot([(curve.name, curve.points) for curve in mine], f"Seconds by {group}",
+                       (mine[0].unit, "s"))  # fmt: skip
+        (out / f"{group.replace(' ', '-')}.svg").write_text(drawing, encoding="utf-8")
     record = {
         "chip": chip_name(),
         "threads": torch.get_num_threads(),

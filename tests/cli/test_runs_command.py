@@ -13,7 +13,7 @@ from moonshine_tune.metrics.wer import score_utterance
 _SPELLED = normalizer_for("spelled-1")
 
 
-def _run(path: Path, heard: str | None, wer: float | None, **changes: Any) -> Path:
+def _run(path: Path, hypothesis: str | None, wer: float | None, **changes: Any) -> Path:
     (path / "eval").mkdir(parents=True)
     result = {"steps": 4, "train_seconds": 9.0, "canary_held": True,
               "baseline": {"dev_wer": 60.0, "canary_wer": 5.0},
@@ -28,8 +28,8 @@ def _run(path: Path, heard: str | None, wer: float | None, **changes: Any) -> Pa
     (path / "run.json").write_text(json.dumps(record | changes))
     metrics = [{"step": 0, "dev_wer": 60.0}] + ([{"step": 4, "dev_wer": wer}] if wer else [])
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
-    if heard is not None:
-        scored = score_utterance("u0", "one two three", heard, _SPELLED)
+    if hypothesis is not None:
+        scored = score_utterance("u0", "one two three", hypothesis, _SPELLED)
         (path / "eval" / "dev.jsonl").write_text(json.dumps(scored.to_record()) + "\n")
     return path
 
@@ -52,8 +52,8 @@ def _json(capsys: pytest.CaptureFixture[str]) -> Any:
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
-def _names(told: Any) -> list[str]:
-    return [Path(item["path"]).name for item in told]
+def _names(runs: Any) -> list[str]:
+    return [Path(item["path"]).name for item in runs]
 
 
 def test_the_lowest_wer_comes_first_and_runs_without_one_last(
@@ -63,10 +63,10 @@ def test_the_lowest_wer_comes_first_and_runs_without_one_last(
     lines = [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]]
     assert lines[:3] == ["b-best", "a-middle", "c-worst"]
     assert run(["runs", "list", str(runs), "--json"]) == 0
-    told = _json(capsys)
-    assert _names(told) == ["b-best", "a-middle", "c-worst", "d-unfinished", "e-torn"]
-    assert told[4]["status"] == "torn"
-    assert told[4]["remark"]
+    listed = _json(capsys)
+    assert _names(listed) == ["b-best", "a-middle", "c-worst", "d-unfinished", "e-torn"]
+    assert listed[4]["status"] == "torn"
+    assert listed[4]["remark"]
 
 
 def test_runs_are_filtered(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,16 +81,16 @@ def test_one_run_is_shown_with_where_its_settings_came_from(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["runs", "show", str(runs / "a-middle")]) == 0
-    told = capsys.readouterr().out
+    shown = capsys.readouterr().out
     for piece in ("60.00 → 33.30", "adapter.rank", "--set", "33.33 ["):
-        assert piece in told
+        assert piece in shown
 
 
 def test_two_runs_are_compared_word_by_word(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["runs", "compare", str(runs / "c-worst"), str(runs / "b-best")]) == 0
-    told = capsys.readouterr().out
+    shown = capsys.readouterr().out
     for piece in ("adapter.rank", "100.00 → 0.00", "better: u0, 3 → 0 errors"):
-        assert piece in told
+        assert piece in shown
 
 
 def test_all_but_the_best_are_cleaned_away(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,6 +99,6 @@ def test_all_but_the_best_are_cleaned_away(runs: Path, capsys: pytest.CaptureFix
     assert sorted(item.name for item in runs.iterdir()) == before
     assert "would remove" in capsys.readouterr().out
     assert run(["runs", "clean", str(runs), "--keep", "1", "--json"]) == 0
-    # A torn run that was written to today may still be at work.
+    # A damaged run that was written to today may still be running.
     assert sorted(item.name for item in runs.iterdir()) == ["b-best", "e-torn"]
     assert run(["runs", "clean", str(runs), "--keep", "0"]) == 2

@@ -30,7 +30,7 @@ class _FakeRuntime:
 
 
 class _FakeHub:
-    """Keeps what it is told."""
+    """Keeps what is sent to it."""
 
     def __init__(self) -> None:
         self.made: list[tuple[str, bool]] = []
@@ -40,9 +40,11 @@ class _FakeHub:
         assert exist_ok
         self.made.append((repo_id, private))
 
-    def upload_folder(self, *, repo_id: str, folder_path: str, commit_message: str) -> Any:
+    def create_commit(self, *, repo_id: str, operations: list[Any], commit_message: str) -> Any:
         assert repo_id == self.made[-1][0] and commit_message
-        self.files = {path.name: path.read_bytes() for path in Path(folder_path).rglob("*")}
+        self.files = {
+            each.path_in_repo: Path(each.path_or_fileobj).read_bytes() for each in operations
+        }
 
         class _Commit:
             oid = "c0ffee"
@@ -80,17 +82,16 @@ _SENT = {"README.md", "adapter_model.safetensors", "adapter_config.json", "base_
 def test_adapter_and_card_are_sent_and_nothing_else(
     package: Path, tmp_path: Path, packed: bool
 ) -> None:
-    place = package
+    path = package
     if packed:
-        place = tmp_path / "model.zip"
-        with place.open("wb") as target:
-            pack(package, "zip", "model", target)
+        path = tmp_path / "model.tar.gz"
+        pack(package, "model", path)
     hub = _FakeHub()
-    result = push(place, "me/model", _QUIET, api=hub)
+    result = push(path, "me/model", _QUIET, api=hub)
     assert hub.made == [("me/model", True)]
     assert set(hub.files) == set(result.files) == _SENT
     assert hub.files["adapter_model.safetensors"] == b"weights"
-    assert result.to_record()["revision"] == "c0ffee"
+    assert result.revision == "c0ffee"
 
 
 def test_a_damaged_package_is_not_sent(package: Path) -> None:
@@ -121,7 +122,7 @@ def test_the_command_sends_to_the_hub_that_the_library_is_set_up_for(
     package: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hub = _FakeHub()
-    monkeypatch.setattr(push_job, "_hub", lambda: hub)
+    monkeypatch.setattr(push_job, "HfApi", lambda: hub)
     assert run(["push", str(package), "--to", "me/model", "--public", "--json"]) == 0
     record = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert record["repo"] == "me/model" and hub.made == [("me/model", False)]
@@ -133,6 +134,6 @@ def test_the_library_offers_what_is_used_of_it() -> None:
     from huggingface_hub import HfApi
 
     made = inspect.signature(HfApi.create_repo).parameters
-    sent = inspect.signature(HfApi.upload_folder).parameters
+    sent = inspect.signature(HfApi.create_commit).parameters
     assert {"repo_id", "private", "exist_ok"} <= set(made)
-    assert {"repo_id", "folder_path", "commit_message"} <= set(sent)
+    assert {"repo_id", "operations", "commit_message"} <= set(sent)

@@ -30,8 +30,8 @@ pytestmark = pytest.mark.skipif(
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("report") / "run"
     (run / "eval").mkdir(parents=True)
-    said = ["one two three four", "five six", "seven", "<b>eight</b> nine"]
-    heard = ["one too three", "five six", "eleven", "eight line <i>ten</i>"]
+    references = ["one two three four", "five six", "seven", "<b>eight</b> nine"]
+    hypotheses = ["one too three", "five six", "eleven", "eight line <i>ten</i>"]
     lines, manifest = [], []
     with wave.open(str(run / "a.wav"), "wb") as file:
         file.setnchannels(1)
@@ -39,9 +39,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         file.setframerate(16_000)
         tone = 9000 * np.sin(np.arange(16_000) * 0.17)
         file.writeframes(tone.astype("<i2").tobytes())
-    for place, (reference, hypothesis) in enumerate(zip(said, heard, strict=True)):
+    for index, (reference, hypothesis) in enumerate(zip(references, hypotheses, strict=True)):
         item = score_utterance(
-            f"u{place}", reference, hypothesis, normalizer_for("spelled-1"), speaker=f"s{place % 3}"
+            f"u{index}", reference, hypothesis, normalizer_for("spelled-1"), speaker=f"s{index % 3}"
         )
         lines.append(item.to_record())
         manifest.append({"id": item.id, "audio": "a.wav", "text": reference})

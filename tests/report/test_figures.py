@@ -35,8 +35,8 @@ SPELLED = normalizer_for("spelled-1")
 
 def _scored(pairs: list[tuple[str, str]]) -> list[ScoredUtterance]:
     return [
-        score_utterance(f"u{place}", said, heard, SPELLED, speaker="ann")
-        for place, (said, heard) in enumerate(pairs)
+        score_utterance(f"u{index}", reference, hypothesis, SPELLED, speaker="ann")
+        for index, (reference, hypothesis) in enumerate(pairs)
     ]
 
 
@@ -83,11 +83,11 @@ def test_values_lie_within_the_frame_in_their_order() -> None:
     drawn = str(line_chart(Chart("t", "", (Series("s", points),))))
     path = re.search(r' points="([^"]+)"', drawn)
     assert path is not None
-    places = [tuple(map(float, pair.split(","))) for pair in path[1].split()]
-    assert [x for x, _ in places] == sorted(x for x, _ in places)
-    heights = [y for _, y in places]
-    order = sorted(range(5), key=lambda place: points[place][1])
-    assert sorted(range(5), key=lambda place: -heights[place]) == order
+    drawn_points = [tuple(map(float, pair.split(","))) for pair in path[1].split()]
+    assert [x for x, _ in drawn_points] == sorted(x for x, _ in drawn_points)
+    heights = [y for _, y in drawn_points]
+    order = sorted(range(5), key=lambda index: points[index][1])
+    assert sorted(range(5), key=lambda index: -heights[index]) == order
 
 
 @pytest.mark.parametrize(
@@ -120,26 +120,26 @@ def test_smoothing_starts_at_the_first_value_and_skips_gaps() -> None:
 
 
 def test_strip_stays_within_the_line() -> None:
-    drawn = interval_strip(Interval(50, -3, 900), Interval(1, 0, 2), 100)
+    drawn = interval_strip(Interval(50, (-3, 900)), Interval(1, (0, 2)), 100)
     shares = [float(value) for value in re.findall(r'"([\d.]+)%"', drawn)]
     assert min(shares) == 0
     assert max(shares) == 100
-    assert "nan" not in interval_strip(Interval(0, 0, 0), None, 0)
+    assert "nan" not in interval_strip(Interval(0), None, 0)
 
 
 # --- words
 
 
 def test_alignment_agrees_with_the_counts() -> None:
-    said, heard = "Turn left heading one-two", "please turn lift one two three"
-    tokens = align(said, heard, SPELLED)
-    counts = score_utterance("u", said, heard, SPELLED).words
+    reference, hypothesis = "Turn left heading one-two", "please turn lift one two three"
+    tokens = align(reference, hypothesis, SPELLED)
+    counts = score_utterance("u", reference, hypothesis, SPELLED).words
     kinds = [token.kind for token in tokens]
     assert kinds.count("substituted") == counts.substitutions
     assert kinds.count("deleted") == counts.deletions
     assert kinds.count("inserted") == counts.insertions
-    assert " ".join(t.said for t in tokens if t.said) == SPELLED(said)
-    assert " ".join(t.heard for t in tokens if t.heard) == SPELLED(heard)
+    assert " ".join(t.reference for t in tokens if t.reference) == SPELLED(reference)
+    assert " ".join(t.hypothesis for t in tokens if t.hypothesis) == SPELLED(hypothesis)
 
 
 def test_alignment_of_nothing() -> None:
@@ -151,8 +151,8 @@ def test_alignment_of_nothing() -> None:
 @pytest.fixture
 def pairs() -> Callable[[list[tuple[str, str, str]]], list[ScoredPair]]:
     def make(rows: list[tuple[str, str, str]]) -> list[ScoredPair]:
-        before = _scored([(said, first) for said, first, _ in rows])
-        after = _scored([(said, second) for said, _, second in rows])
+        before = _scored([(reference, first) for reference, first, _ in rows])
+        after = _scored([(reference, second) for reference, _, second in rows])
         return [ScoredPair(b, a) for a, b in zip(before, after, strict=True)]
 
     return make
@@ -172,10 +172,10 @@ def test_choice_of_utterances(pairs: Callable[..., list[ScoredPair]]) -> None:
 def test_confusions_count_both_sides(pairs: Callable[..., list[ScoredPair]]) -> None:
     found = confusions(pairs([("two b", "to b", "to"), ("two", "to", "two")]), SPELLED, 5)
     (swapped,), total = found["substituted"]
-    assert (swapped.said, swapped.heard, swapped.before, swapped.after, total) == (
+    assert (swapped.reference, swapped.hypothesis, swapped.before, swapped.after, total) == (
         "two", "to", 2, 1, 1,
     )  # fmt: skip
-    assert [(item.said, item.after) for item in found["deleted"][0]] == [("b", 1)]
+    assert [(item.reference, item.after) for item in found["deleted"][0]] == [("b", 1)]
     assert found["inserted"] == ((), 0)
 
 

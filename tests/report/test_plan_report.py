@@ -1,6 +1,7 @@
-"""Reports of plans, ablations and benchmarks: what is there is shown, what is torn is named."""
+"""Reports of plans, ablations and benchmarks: what is there is shown, what is damaged is named."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ def _run(path: Path) -> None:
 def _search(path: Path) -> None:
     trials: list[dict[str, Any]] = [
         {"number": number, "state": "finished", "params": {"adapter.rank": rank},
-         "figures": {"dev_wer": wer, "canary_loss": lost, "canary_held": lost < 2}}
-        for number, rank, wer, lost in ((1, 8, 30.0, 0.5), (2, 16, 20.0, 1.0), (3, 64, 10.0, 9.0))
+         "figures": {"dev_wer": wer, "canary_loss": loss, "canary_held": loss < 2}}
+        for number, rank, wer, loss in ((1, 8, 30.0, 0.5), (2, 16, 20.0, 1.0), (3, 64, 10.0, 9.0))
     ]  # fmt: skip
     trials.append({"number": 4, "state": "failed", "params": {"adapter.rank": 4}, "figures": {}})
     _write(path / "ablation.json", {"kind": "ablation", "command": ["moonshine-tune", "ablate"]})
@@ -60,8 +61,8 @@ def _benchmark(path: Path) -> None:
     _write(path / "benchmark.json", {**_side(0.9), **rest, "other": _side(1.0)})
 
 
-def _evaluation(path: Path, heard: str) -> None:
-    scored = [score_utterance("u0", "one two three", heard, _SPELLED, speaker=EVIL)]
+def _evaluation(path: Path, hypothesis: str) -> None:
+    scored = [score_utterance("u0", "one two three", hypothesis, _SPELLED, speaker=EVIL)]
     score = summarize(scored)
     result = {
         "wer": score.wer,
@@ -80,7 +81,7 @@ def plan(tmp_path: Path) -> Path:
     kinds = {"proof": "train", "pilot": "train", "ablation": "ablate", "ship": "ship"}
     phases: dict[str, Any] = {name: {"kind": kind} for name, kind in kinds.items()}
     phases["ship"]["source"] = "proof"
-    told = [
+    states = [
         ("proof", "done", "", "passed", "30.00 → 10.00"),
         ("pilot", "done", "", "not meaningful", "120.00 → 130.00"),
         ("ablation", "done", "", "passed", "3 of 4 finished"),
@@ -90,7 +91,7 @@ def plan(tmp_path: Path) -> Path:
         {"phase": name, "name": f"{name} holds", "verdict": verdict, "figure": figure,
          "passed": {"passed": True, "FAILED": False}.get(verdict), "bound": "10",
          "note": "the weights are random" if verdict == "not meaningful" else ""}
-        for name, _, _, verdict, figure in told
+        for name, _, _, verdict, figure in states
     ]  # fmt: skip
     _write(
         path / "plan.json",
@@ -101,7 +102,7 @@ def plan(tmp_path: Path) -> Path:
                 {"name": name, "kind": kinds[name], "state": state, "why": why, "seconds": 9.0,
                  "steps": [{"name": "train"}], "forced": ["proof is failed"] * (name == "pilot"),
                  "gates": [gate for gate in gates if gate["phase"] == name]}
-                for name, state, why, *_ in told
+                for name, state, why, *_ in states
             ],
             "record": {"ablation": {"steps": {"choose": {"result": {"reasons": ["rank pays"]}}}}},
         },
@@ -109,8 +110,8 @@ def plan(tmp_path: Path) -> Path:
     _run(path / "phases" / "proof" / "run")
     _run(path / "phases" / "pilot" / "run")
     _search(path / "phases" / "ablation" / "search")
-    for model, heard in (("base", "won too three"), ("adapted", "one two three")):
-        _evaluation(path / "phases" / "proof" / "eval" / f"domain-{model}-torch", heard)
+    for model, text in (("base", "won too three"), ("adapted", "one two three")):
+        _evaluation(path / "phases" / "proof" / "eval" / f"domain-{model}-torch", text)
     _benchmark(path / "phases" / "ship" / "benchmark")
     return path
 
@@ -155,7 +156,7 @@ def test_a_benchmark_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("torn", "named"),
+    ("damaged", "named"),
     [
         ("plan.json", "plan.json"),
         ("phases/proof/run/run.json", "phases/proof/run/run.json"),
@@ -165,13 +166,74 @@ def test_a_benchmark_alone(tmp_path: Path) -> None:
         ("phases/proof/eval/domain-base-torch/hypotheses.jsonl", "hypotheses.jsonl"),
     ],
 )
-def test_a_torn_plan_shows_the_rest_and_names_what_is_missing(
-    plan: Path, torn: str, named: str
+def test_a_damaged_plan_shows_the_rest_and_names_what_is_missing(
+    plan: Path, damaged: str, named: str
 ) -> None:
-    file = plan / torn
+    file = plan / damaged
     file.write_text(file.read_text()[: file.stat().st_size // 2])
     kind, missing, page = _page(plan)
     assert kind == "plan"
     assert any(named in line for line in missing), missing
     assert "This folder is not complete" in page
     assert 'id="learning"' in page
+
+
+_RECORDS = Path(__file__).parents[1] / "runs" / "data"
+# Where a plan has the records of the version before.
+_PLACES = {
+    "plan.json": "plan.json",
+    "run.json": "phases/proof/run/run.json",
+    "selection.json": "phases/proof/run/adapter/selection.json",
+    "ablation.json": "phases/ablation/search/ablation.json",
+    "trials.json": "phases/ablation/search/trials.json",
+    "result.json": "phases/proof/eval/domain-adapted-torch/result.json",
+    "benchmark.json": "phases/ship/benchmark/benchmark.json",
+}
+
+
+@pytest.fixture
+def earlier(tmp_path: Path) -> Path:
+    """A plan with the records of the version before."""
+    for name, place in _PLACES.items():
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(_RECORDS / name, tmp_path / place)
+    return tmp_path
+
+
+def test_records_of_the_version_before_are_shown(earlier: Path) -> None:
+    kind, missing, page = _page(earlier)
+    assert kind == "plan"
+    assert all("is not there" in line for line in missing), missing
+    for piece in ("Air traffic, at demonstration size", "0.76 to 0.97", "2 to 5 s", "2.52",
+                  "the weights are random", "414,720 parameters", "rank=8 alpha=16"):  # fmt: skip
+        assert piece in page, piece
+    assert "74.75 → 6.93" in _page(earlier / "phases" / "proof" / "run")[2]
+
+
+def _replaced(content: Any, value: Any) -> Any:
+    """The same keys, and `value` in the place of every number, text and truth."""
+    if isinstance(content, dict):
+        return {key: _replaced(item, value) for key, item in content.items()}
+    if isinstance(content, list):
+        return [_replaced(item, value) for item in content]
+    return value
+
+
+@pytest.mark.parametrize("value", [None, "x", 1e999, -1, 10**400, True, [], {}, [[0]], {"a": 1}])
+def test_odd_values_everywhere_do_not_stop_it(earlier: Path, value: Any) -> None:
+    for place in _PLACES.values():
+        content = json.loads((earlier / place).read_text(encoding="utf-8"))
+        _write(earlier / place, _replaced(content, value))
+    _, missing, _ = _page(earlier)
+    assert any(" should be " in line for line in missing)
+
+
+def test_a_value_of_a_wrong_type_is_named_and_the_rest_is_shown(earlier: Path) -> None:
+    run = earlier / _PLACES["run.json"]
+    content = json.loads(run.read_text(encoding="utf-8"))
+    content["result"]["best"]["canary_wer"] = "34"
+    _write(run, content)
+    _, missing, page = _page(earlier)
+    name = f"{_PLACES['run.json']}: result.best.canary_wer should be a valid number"
+    assert any(line.startswith(name) for line in missing)
+    assert "414,720 parameters" in page

@@ -1,4 +1,4 @@
-"""The report: from made-up folders, whole and torn, to one page that is safe to open."""
+"""The report: from made-up folders, complete and damaged, to one page that is safe to open."""
 
 import base64
 import hashlib
@@ -100,8 +100,8 @@ def _tone(path: Path, seconds: float, seed: int = 0) -> None:
 
 def _scored(pairs: list[tuple[str, str]], speaker: str | None = "ann") -> list[ScoredUtterance]:
     return [
-        score_utterance(f"u{place}", said, heard, SPELLED, speaker=speaker)
-        for place, (said, heard) in enumerate(pairs)
+        score_utterance(f"u{index}", reference, hypothesis, SPELLED, speaker=speaker)
+        for index, (reference, hypothesis) in enumerate(pairs)
     ]
 
 
@@ -162,23 +162,23 @@ def _evaluation_folder(
 
 
 def _demo_folder(path: Path) -> Path:
-    said = "one two three four five"
-    heard = {
+    reference = "one two three four five"
+    hypotheses = {
         "base": ("won too tree for five", "a b"),
         "adapted": ("one two three four five", "b b"),
     }
     for set_name in ("domain", "canary"):
         manifest = path / "data" / set_name / "manifest.jsonl"
-        _write_lines(manifest, [{"id": "u0", "audio": "0.wav", "text": said},
+        _write_lines(manifest, [{"id": "u0", "audio": "0.wav", "text": reference},
                                 {"id": "u1", "audio": "1.wav", "text": "a b"}])  # fmt: skip
-        for place in range(2):
-            _tone(manifest.parent / f"{place}.wav", 0.5, place)
+        for index in range(2):
+            _tone(manifest.parent / f"{index}.wav", 0.5, index)
         fingerprint = hashlib.sha256(manifest.read_bytes()).hexdigest()
         for model in ("base", "adapted"):
             for backend in ("torch", "runtime"):
                 _evaluation_folder(
                     path / "eval" / f"{set_name}-{model}-{backend}",
-                    [(said, heard[model][0]), ("a b", heard[model][1])],
+                    [(reference, hypotheses[model][0]), ("a b", hypotheses[model][1])],
                     manifest_sha256=fingerprint,
                 )
     gate = {"figure": "+3.00", "bound": "+1 points at most"}
@@ -201,7 +201,7 @@ def _report(path: Path, **named: Any) -> tuple[ReportResult, _Page]:
     return result, page
 
 
-# --- whole folders
+# --- complete folders
 
 
 def test_demo_shows_scores_gates_curves_words_and_sound(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_demo_shows_scores_gates_curves_words_and_sound(tmp_path: Path) -> None:
     assert (result.kind, result.missing) == ("demo", ())
     assert {"Domain", "Canary"} <= set(page.text.split())
     assert "57.14" in page.text  # 4 of 7 words wrong before
-    assert "FAILED canary is kept +3.00 asked +1 points at most" in page.text
+    assert "FAILED canary is kept +3.00 required: +1 points at most" in page.text
     assert "passed parity" in page.text
     assert "open medium" in page.text
     assert len(page.all("svg")) > 8
@@ -225,19 +225,19 @@ def test_run_shows_its_own_gates_and_settings(tmp_path: Path) -> None:
     result, page = _report(_run_folder(tmp_path / "a"))
     assert result.kind == "run"
     assert "passed training loss falls 2.000 → 0.500" in page.text
-    assert "FAILED canary is kept 5.00 → 9.00 asked +2 points at most" in page.text
+    assert "FAILED canary is kept 5.00 → 9.00 required: +2 points at most" in page.text
     assert "train.learning_rate 0.001 --set" in page.text
     assert "Peak rate of decoder sites." in page.text
     assert f"moonshine-tune train --out {tmp_path / 'a'}" in page.text
     assert len(page.all("svg")) >= 8
 
 
-def test_dev_that_is_heard_augmented_too_has_a_curve_of_its_own(tmp_path: Path) -> None:
+def test_augmented_dev_has_a_curve_of_its_own(tmp_path: Path) -> None:
     plain = _report(_run_folder(tmp_path / "a"))[1]
     run = _run_folder(tmp_path / "b")
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    told = [line | ({"dev_augmented_wer": 61.5} if "dev_wer" in line else {}) for line in lines]
-    _write_lines(run / "metrics.jsonl", told)
+    scored = [line | ({"dev_augmented_wer": 61.5} if "dev_wer" in line else {}) for line in lines]
+    _write_lines(run / "metrics.jsonl", scored)
     changed = _report(run)[1]
     names = {
         page: [json.loads(svg["data-points"])[0][0] for svg in page.all("svg")
@@ -258,22 +258,22 @@ def test_evaluation_alone(tmp_path: Path) -> None:
     assert "Base" not in page.text
 
 
-def test_key_terms_stand_beside_the_adapter_and_both(tmp_path: Path) -> None:
+def test_key_terms_are_shown_beside_the_adapter_and_both(tmp_path: Path) -> None:
     folder = _evaluation_folder(tmp_path / "e", [("one two", "one to"), ("three", "three")])
     result = json.loads((folder / "result.json").read_text())
     names = ("base", "key terms", "adapter", EVIL)
     result["keyterms"] = {
         "boost": 2.5, "terms": 7,
         "arms": [
-            {"arm": name, "wer": 40.0 - 9.25 * place, "spoken": 8, "recalled": 2 * place,
-             "recall": 25.0 * place, "false_alarms": place, "false_alarms_per_1000_words": 1.5,
-             "change": {"difference": -9.25 * place, "ci95": [-12.0, -3.0]}}
-            for place, name in enumerate(names)
+            {"arm": name, "wer": 40.0 - 9.25 * index, "spoken": 8, "recalled": 2 * index,
+             "recall": 25.0 * index, "false_alarms": index, "false_alarms_per_1000_words": 1.5,
+             "change": {"difference": -9.25 * index, "ci95": [-12.0, -3.0]}}
+            for index, name in enumerate(names)
         ],
     }  # fmt: skip
     _write_json(folder / "result.json", result)
     _result, page = _report(folder)
-    assert not page.faults and "key-terms" in [one.get("id") for one in page.all("section")]
+    assert not page.faults and "key-terms" in [section.get("id") for section in page.all("section")]
     for figure in ("40.00", "21.50", "−18.50", "−12.00 to −3.00", "4 of 8", "50.0", "7 terms",
                    "boost 2.5", "1.5 in 1,000 words", EVIL):  # fmt: skip
         assert figure in page.text, figure
@@ -350,7 +350,9 @@ def test_nothing_is_loaded_and_only_one_script_may_run(tmp_path: Path) -> None:
     assert "default-src 'none'" in policy
 
 
-def test_the_home_folder_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_home_folder_is_not_in_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     result = write_report(_run_folder(tmp_path / "a"), None, SilentProgress())
     text = result.report.read_text(encoding="utf-8")
@@ -365,11 +367,11 @@ def test_size_is_bounded(tmp_path: Path) -> None:
     long = " ".join(f"word{n}" for n in range(700))
     records = []
     manifest = []
-    for place in range(400):
-        text = long if place < 8 else "one two three"
-        item = score_utterance(f"u{place}", text, "x " + text[::-1], SPELLED, speaker=f"s{place}")
+    for index in range(400):
+        text = long if index < 8 else "one two three"
+        item = score_utterance(f"u{index}", text, "x " + text[::-1], SPELLED, speaker=f"s{index}")
         records.append(item.to_record())
-        manifest.append({"id": f"u{place}", "audio": "long.wav", "text": text})
+        manifest.append({"id": f"u{index}", "audio": "long.wav", "text": text})
     _tone(run / "long.wav", 29.5)
     _write_lines(run / "dev.jsonl", manifest)
     _write_lines(run / "eval" / "dev.jsonl", records)
@@ -388,15 +390,15 @@ def test_size_is_bounded(tmp_path: Path) -> None:
 
 def test_sound_gives_way_to_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     demo = _demo_folder(tmp_path / "demo")
-    whole, _ = _report(demo)
-    monkeypatch.setattr("moonshine_tune.report.page.MAX_BYTES", whole.num_bytes - 1)
+    full, _ = _report(demo)
+    monkeypatch.setattr("moonshine_tune.report.page.MAX_BYTES", full.num_bytes - 1)
     smaller, page = _report(demo)
-    assert smaller.num_bytes < whole.num_bytes
-    assert 0 < smaller.num_clips < whole.num_clips
+    assert smaller.num_bytes < full.num_bytes
+    assert 0 < smaller.num_clips < full.num_clips
     assert "left out to keep this file small" in page.text
 
 
-def test_sound_beyond_the_budget_is_left_out_and_said(tmp_path: Path) -> None:
+def test_sound_beyond_the_budget_is_left_out_with_a_reason(tmp_path: Path) -> None:
     _tone(tmp_path / "a.wav", 2.0)
     _tone(tmp_path / "long.wav", 31.0)
     first = Utterance("a", tmp_path / "a.wav")
@@ -410,7 +412,7 @@ def test_sound_beyond_the_budget_is_left_out_and_said(tmp_path: Path) -> None:
     assert box.embed(None).reason == "no recording found"
 
 
-# --- torn folders
+# --- damaged folders
 
 
 @pytest.mark.parametrize(
@@ -449,7 +451,7 @@ def test_half_written_files(tmp_path: Path) -> None:
         data = (run / name).read_bytes()
         (run / name).write_bytes(data[: len(data) - 20] + b"\xff\xfe")
     result, page = _report(run)
-    assert any(line.startswith("run.json is torn or not JSON") for line in result.missing)
+    assert any(line.startswith("run.json is damaged or not JSON") for line in result.missing)
     assert any(line.startswith("metrics.jsonl: kept 31 of 32 lines") for line in result.missing)
     assert any(line.startswith("eval/dev.jsonl: kept 1 of 2 lines") for line in result.missing)
     assert "Training loss" in page.text
@@ -490,8 +492,8 @@ def test_odd_metrics_do_not_stop_it(tmp_path: Path) -> None:
         "1" * 400,
     ]
     with (run / "metrics.jsonl").open("a") as file:
-        for place, value in enumerate(odd):
-            file.write(f'{{"step": {place + 4}, "loss": {value}, "dev_wer": {value}, '
+        for index, value in enumerate(odd):
+            file.write(f'{{"step": {index + 4}, "loss": {value}, "dev_wer": {value}, '
                        f'"step_seconds": {value}}}\n')  # fmt: skip
             file.write(f'{{"step": {value}, "loss": 1.0}}\n')
         file.write('5\n"x"\n[]\n')

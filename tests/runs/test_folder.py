@@ -138,7 +138,7 @@ def test_a_cut_on_a_full_disk_keeps_the_log(
     assert run.metrics_path.read_bytes() == before
 
 
-def test_a_full_disk_is_told_with_the_file(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_names_the_file(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_given: object, **_named: object) -> object:
         raise OSError(errno.ENOSPC, "No space left on device")
 

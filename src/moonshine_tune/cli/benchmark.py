@@ -73,7 +73,7 @@ def benchmark(
     result = run_benchmark(request, out, TerminalProgress())
     if out is not None:
         from moonshine_tune.core.files import write_text_atomic
-        from moonshine_tune.report.latency_plot import latency_plot
+        from moonshine_tune.report.figures import latency_plot
 
         write_text_atomic(out / PLOT_FILE, latency_plot(result))
     show(summary(result), result.to_record(), as_json=as_json)

@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 def package(
     run: Annotated[Path, typer.Option(help="Run folder of `train`.")],
     runtime_dir: Annotated[Path, typer.Option(help="Runtime folder of `export`.")],
-    out: Annotated[Path, typer.Option(help="Folder, .tar.gz or .zip to write.")],
+    out: Annotated[Path, typer.Option(help="Folder or .tar.gz to write.")],
     evaluation: Annotated[
         list[Path] | None,
         typer.Option(help="Folder of `evaluate` on the adapted model; may come several times."),
@@ -44,7 +44,7 @@ def package(
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Put a model, its card, its proofs and the way to make it again into one folder or archive."""
+    """Pack a model with its card, its proofs and the commands that make it again."""
     from moonshine_tune.release.inputs import PackageRequest
     from moonshine_tune.release.package import package as run_package
 
@@ -58,14 +58,14 @@ def package(
         allow_failed_parity=allow_failed_parity,
     )
     result = run_package(request, out, TerminalProgress())
-    lines = [f"wrote {result.path}: {result.files} files, {result.bytes / 1e6:.1f} MB, "
+    lines = [f"wrote {out}: {result.files} files, {result.bytes / 1e6:.1f} MB, "
              f"sha256 {result.sha256[:12]}"]  # fmt: skip
     if result.missing:
-        lines.append(f"the card goes without: {', '.join(result.missing)}")
+        lines.append(f"the card names as not measured: {', '.join(result.missing)}")
     if result.sample_clips:
-        lines.append(f"{result.sample_clips} recordings are in it, under sample/")
-    lines.append(f"check it with: moonshine-tune verify {result.path}")
-    show("\n".join(lines), result.to_record(), as_json=as_json)
+        lines.append(f"it holds {result.sample_clips} recordings, in sample/")
+    lines.append(f"check it with: moonshine-tune verify {out}")
+    show("\n".join(lines), result, as_json=as_json)
 
 
 def verify(
@@ -80,22 +80,22 @@ def verify(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Check that a package is whole, that its model loads here and says what it said before."""
+    """Check that a package is complete, and that its model gives the same transcripts here."""
     from moonshine_tune.release.verify import verify as run_verify
 
     result = run_verify(package, TerminalProgress(), sample_bound=sample_bound)
     if result.passed:
-        lines = [f"{package} is whole: {result.files} files as recorded, the runtime loads it"]
+        lines = [f"{package} is complete: {result.files} files as recorded, the runtime loads it"]
         if result.sample:
             lines.append(
-                f"the sample: {result.sample.identical} of {result.sample.clips} clips say what "
-                "was recorded"
+                f"the sample: {result.sample.identical} of {result.sample.clips} clips have the "
+                "recorded transcript"
             )
     else:
         lines = [f"{package} is NOT what was packed", *result.problems[:10]]
         if len(result.problems) > 10:
             lines.append(f"… and {len(result.problems) - 10} more")
-    show("\n".join([*lines, *result.remarks]), result.to_record(), as_json=as_json)
+    show("\n".join([*lines, *result.remarks]), result, as_json=as_json)
     refuse(not result.passed)
 
 
@@ -103,13 +103,13 @@ def push(
     package: Annotated[Path, typer.Argument(help="Folder or archive of `package`.")],
     to: Annotated[str, typer.Option("--to", help="Repository on the hub: OWNER/NAME.")],
     public: Annotated[
-        bool, typer.Option("--public", help="Let all see it [default: a new one is private].")
+        bool, typer.Option("--public", help="Make a new repository public [default: private].")
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Send a package's adapter and model card to a model hub; recordings and files stay here."""
+    """Publish a package's adapter and model card on a model hub, and nothing else of it."""
     from moonshine_tune.release.push import push as run_push
 
     result = run_push(package, to, TerminalProgress(), private=not public)
     text = f"sent to {result.repo}: {', '.join(result.files)}"
-    show(text, result.to_record(), as_json=as_json)
+    show(text, result, as_json=as_json)

@@ -17,17 +17,19 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    path: Annotated[Path, typer.Argument(help="Folder of train, evaluate or demo.")],
+    path: Annotated[
+        Path, typer.Argument(help="Folder of train, evaluate, demo, ablate, benchmark or plan.")
+    ],
     out: Annotated[
         Path | None, typer.Option(help="File to write [default: report.html in the folder].")
     ] = None,
     manifest: Annotated[
         Path | None,
-        typer.Option(help="Manifest of the recordings, where they are not found without."),
+        typer.Option(help="Manifest of the recordings, if they are not found without it."),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write one HTML page that shows a result: scores, curves, what was heard, with sound."""
+    """Write one HTML page that shows a result: scores, curves, transcripts with sound."""
     from moonshine_tune.report.page import write_report
 
     result = write_report(path, out, TerminalProgress(), manifest=manifest)

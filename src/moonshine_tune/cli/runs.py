@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, show, table
+from moonshine_tune.cli.live_view import sparkline
 
 if TYPE_CHECKING:
     from moonshine_tune.metrics.wer import Score
     from moonshine_tune.runs.compare import RunPair, RunsComparison
     from moonshine_tune.runs.manage import Cleaning, RunDetails
-    from moonshine_tune.runs.summary import RunSummary
+    from moonshine_tune.runs.summary import RunSummary, ScoreCurve
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="List, show, compare and clean runs."
 )
 
-_LEVELS = "▁▂▃▄▅▆▇█"
 _RUNS_FOLDER = Path("runs")
 
 
@@ -73,15 +73,15 @@ def clean(
     folder: Annotated[Path, typer.Argument(help="Folder that holds runs.")],
     keep: Annotated[int, typer.Option(help="Best runs to keep of each dev set; at least 1.")],
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be removed.")
+        bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Remove all runs but the best. One that may still be at work is kept."""
+    """Remove all runs but the best. One that may still be running is kept."""
     from moonshine_tune.runs.manage import clean_runs
 
-    done = clean_runs(folder, keep=keep, dry_run=dry_run)
-    show(_cleaned(done, dry_run), done, as_json=as_json)
+    cleaned = clean_runs(folder, keep=keep, dry_run=dry_run)
+    show(_cleaned(cleaned, dry_run), cleaned, as_json=as_json)
 
 
 def _percent(value: float | None) -> str:
@@ -111,7 +111,7 @@ def _list_summary(folder: Path, runs: "tuple[RunSummary, ...]") -> str:
     lines = [table(headers, rows)]
     lines += [f"{_below(run.path, folder)}: {run.remark}" for run in runs if run.remark]
     if len({run.dev_data for run in runs if run.dev_data}) > 1:
-        lines.append("not all runs are scored on the same dev data: their WERs do not compare")
+        lines.append("not all runs are scored on the same dev data: their WERs cannot be compared")
     return "\n".join(lines)
 
 
@@ -129,7 +129,7 @@ def _details(details: "RunDetails") -> str:
     if details.score:
         lines.append(f"dev: {_score(details.score)}")
     if details.curve:
-        lines.append(f"dev WER by step: {_sparkline([wer for _, wer, _ in details.curve])}")
+        lines.append(f"dev WER by step: {_curve(details.curve)}")
     if details.chosen:
         rows = [[key, str(value), source] for key, (value, source) in details.chosen.items()]
         lines.append(table(["setting", "value", "from"], rows))
@@ -143,25 +143,24 @@ def _score(score: "Score") -> str:
     return f"{score.wer:.2f} [{low:.2f}, {high:.2f}] on {score.utterances} utterances"
 
 
-def _sparkline(values: list[float]) -> str:
-    low, high = min(values), max(values)
-    spread = (high - low) or 1.0
-    marks = "".join(_LEVELS[round((value - low) / spread * (len(_LEVELS) - 1))] for value in values)
-    return f"{marks} {values[0]:.1f} → {values[-1]:.1f}"
+def _curve(curve: "ScoreCurve") -> str:
+    if not curve:
+        return "-"
+    values = [wer for _, wer, _ in curve]
+    return f"{sparkline(values)} {values[0]:.1f} → {values[-1]:.1f}"
 
 
 def _comparison(result: "RunsComparison", changed: int) -> str:
     rows = []
     for run in result.runs:
         dev, canary = run.scores.get("dev"), run.scores.get("canary")
-        curve = _sparkline([wer for _, wer, _ in run.curve]) if run.curve else "-"
         rows.append(
             [
                 run.name,
                 run.summary.status,
                 _score(dev) if dev else _percent(run.summary.dev_wer),
                 _score(canary) if canary else _percent(run.summary.canary_wer),
-                curve,
+                _curve(run.curve),
             ]
         )
     lines = [table(["run", "status", "dev WER", "canary WER", "dev WER by step"], rows), ""]
@@ -182,34 +181,34 @@ def _comparison(result: "RunsComparison", changed: int) -> str:
 
 
 def _pair(pair: "RunPair", changed: int) -> list[str]:
-    found = pair.comparison
+    change = pair.comparison
     lines = [
         f"{pair.which}, {pair.before} → {pair.after}, {pair.utterances} utterances: "
-        f"{found.before:.2f} → {found.after:.2f}, {found.difference:+.2f} points "
-        f"[{found.ci95[0]:+.2f}, {found.ci95[1]:+.2f}]: {found.verdict}",
+        f"{change.before:.2f} → {change.after:.2f}, {change.difference:+.2f} points "
+        f"[{change.ci95[0]:+.2f}, {change.ci95[1]:+.2f}]: {change.verdict}",
         f"  {len(pair.better)} utterances better, {len(pair.worse)} worse",
     ]
     for title, items in (("better", pair.better), ("worse", pair.worse)):
         for item in items[:changed]:
             lines += [
                 f"  {title}: {item.id}, {item.errors_before} → {item.errors_after} errors",
-                f"    said:   {item.reference}",
-                f"    before: {item.before}",
-                f"    after:  {item.after}",
+                f"    reference: {item.reference}",
+                f"    before:    {item.before}",
+                f"    after:     {item.after}",
             ]
     return lines
 
 
-def _cleaned(done: "tuple[Cleaning, ...]", dry_run: bool) -> str:
-    if not done:
+def _cleaned(cleaned: "tuple[Cleaning, ...]", dry_run: bool) -> str:
+    if not cleaned:
         return "no runs here"
     verb = "would remove" if dry_run else "removed"
     lines = [
         f"{'keep' if item.keep else verb}: {item.run.path} (dev WER "
         f"{_percent(item.run.dev_wer)}): {item.reason}"
-        for item in done
+        for item in cleaned
     ]
-    gone = [item for item in done if not item.keep]
+    gone = [item for item in cleaned if not item.keep]
     size = sum(item.run.size_mb for item in gone)
-    lines.append(f"{verb} {len(gone)} of {len(done)} runs, {size:.1f} MB")
+    lines.append(f"{verb} {len(gone)} of {len(cleaned)} runs, {size:.1f} MB")
     return "\n".join(lines)

@@ -1,51 +1,62 @@
-"""The seal of a package: SHA256SUMS, and archives that are the same bytes each time.
+"""The packed form of a package: SHA256SUMS, and a `.tar.gz` with the same bytes each time.
 
-Archives hold regular files only, sorted, below one folder, with fixed times, owners and modes.
+An archive holds regular files only, sorted, below one folder, with fixed times, owners and modes.
 """
 
 import errno
 import gzip
-import hashlib
 import re
-import stat
 import tarfile
-import tempfile
-import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
-from typing import IO
 
 from moonshine_tune.core.errors import NegativeAnswerError, RequestError
 from moonshine_tune.core.files import sha256_of, write_text_atomic
 
 SUMS_FILE = "SHA256SUMS"
-_SUM_LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
-_ZIP_TIME = (1980, 1, 1, 0, 0, 0)
+PACKAGE_FILE = "package.json"
+SAMPLE_FILE = "sample/sample.jsonl"
+_SUM_LINE = re.compile(r"^([0-9a-f]{64})  (\S.*)$", re.MULTILINE)
+_ARCHIVE = re.compile(r"(?i)\.(tar\.gz|tgz)$")
+_OTHER_ARCHIVES = {".zip", ".tar", ".gz", ".bz2", ".xz", ".zst", ".tbz2", ".txz", ".7z", ".rar"}
+_COMPRESSION_LEVEL = 6
 _CHUNK = 1 << 20
-_LEVEL = 6
-# A package of the largest published model holds about 0.5 GB; more than this unpacks to no use.
-_MOST_BYTES = 16_000_000_000
-# These are of the disk; any other error of the system while reading is nonsense in a header.
-_MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
+# A package of the largest published model is about 0.5 GB; a larger one fills a disk for nothing.
+_MAX_BYTES = 16_000_000_000
+# The standard library raises the last three for headers that make no sense.
+_READ_ERRORS = (
+    tarfile.TarError, zlib.error, EOFError, OSError, ValueError, RuntimeError, OverflowError,
+)  # fmt: skip
+# These concern the disk; any other system error while reading comes from a broken header.
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
 
 
-def archive_kind(path: Path) -> str | None:
-    """`tar.gz` or `zip` by the name's ending, None for a folder."""
-    name = path.name.lower()
-    if name.endswith((".tar.gz", ".tgz")):
-        return "tar.gz"
-    return "zip" if name.endswith(".zip") else None
+def is_archive_name(path: Path) -> bool:
+    """Whether the name ends in `.tar.gz` or `.tgz`; False for the name of a folder.
+
+    Raises:
+        RequestError: the name is of another archive format.
+    """
+    if _ARCHIVE.search(path.name):
+        return True
+    if path.suffix.lower() in _OTHER_ARCHIVES:
+        raise RequestError(
+            "packages are folders or .tar.gz archives",
+            where=path,
+            hint="choose a name that ends in .tar.gz; unpack another archive and name its folder",
+        )
+    return False
 
 
 def archive_stem(path: Path) -> str:
     """The archive's name without its ending: the folder inside it."""
-    return re.sub(r"(?i)\.(tar\.gz|tgz|zip)$", "", path.name)
+    return _ARCHIVE.sub("", path.name)
 
 
 def files_below(folder: Path) -> tuple[str, ...]:
     """Relative names of everything that is not a folder, sorted, with forward slashes."""
-    found = (item for item in folder.rglob("*") if item.is_symlink() or not item.is_dir())
-    return tuple(sorted(item.relative_to(folder).as_posix() for item in found))
+    files = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return tuple(sorted(path.relative_to(folder).as_posix() for path in files))
 
 
 def write_sums(folder: Path) -> None:
@@ -58,20 +69,15 @@ def read_sums(folder: Path) -> dict[str, str]:
     """Recorded sums by relative name.
 
     Raises:
-        NegativeAnswerError: the file is not as `write_sums` writes it.
+        NegativeAnswerError: the file is missing, or not as `write_sums` writes it.
     """
     path = folder / SUMS_FILE
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise NegativeAnswerError("is damaged: not text", where=SUMS_FILE) from error
-    sums: dict[str, str] = {}
-    for number, line in enumerate(text.split("\n")[:-1], start=1):
-        match = _SUM_LINE.fullmatch(line)
-        if match is None or _outside(match[2]):
-            raise NegativeAnswerError("is damaged", where=SUMS_FILE, line=number)
-        sums[match[2]] = match[1]
-    if _sums_text(sums) != text:
+    if not path.is_file():
+        raise NegativeAnswerError("missing", where=SUMS_FILE)
+    content = path.read_bytes()
+    lines = _SUM_LINE.findall(content.decode("utf-8", errors="replace"))
+    sums = {name: digest for digest, name in lines}
+    if _sums_text(sums).encode() != content or any(map(_is_outside, sums)):
         raise NegativeAnswerError("is damaged", where=SUMS_FILE)
     return sums
 
@@ -80,139 +86,85 @@ def _sums_text(sums: dict[str, str]) -> str:
     return "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
 
 
-def pack(folder: Path, kind: str, root: str, target: IO[bytes]) -> None:
-    """Write the folder's files as an archive whose members lie below `root`."""
-    if kind == "zip":
-        _pack_zip(folder, root, target)
-    else:
-        _pack_tar(folder, root, target)
-
-
-def _mode(name: str) -> int:
-    return 0o755 if name.endswith(".sh") else 0o644
-
-
-def _pack_tar(folder: Path, root: str, target: IO[bytes]) -> None:
+def pack(folder: Path, root: str, archive: Path) -> None:
+    """Write the folder's files as a `.tar.gz` whose members lie below `root`."""
     with (
-        gzip.GzipFile(filename="", mode="wb", fileobj=target, compresslevel=_LEVEL, mtime=0) as out,
-        tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive,
+        archive.open("wb") as target,
+        gzip.GzipFile(
+            filename="", mode="wb", compresslevel=_COMPRESSION_LEVEL, fileobj=target, mtime=0
+        ) as compressed,
+        tarfile.open(fileobj=compressed, mode="w", format=tarfile.PAX_FORMAT) as tar,
     ):
         for name in files_below(folder):
             member = tarfile.TarInfo(f"{root}/{name}")
             member.size = (folder / name).stat().st_size
-            member.mode = _mode(name)
+            # Packages of version 0.1 hold scripts: the bytes of such an archive are checked too.
+            member.mode = 0o755 if name.endswith(".sh") else 0o644
             with (folder / name).open("rb") as file:
-                archive.addfile(member, file)
+                tar.addfile(member, file)
 
 
-def _pack_zip(folder: Path, root: str, target: IO[bytes]) -> None:
-    with zipfile.ZipFile(target, "w", compression=zipfile.ZIP_DEFLATED) as archive:
-        for name in files_below(folder):
-            member = zipfile.ZipInfo(f"{root}/{name}", _ZIP_TIME)
-            member.compress_type = zipfile.ZIP_DEFLATED
-            member.create_system = 3
-            member.external_attr = (stat.S_IFREG | _mode(name)) << 16
-            member.file_size = (folder / name).stat().st_size
-            member._compresslevel = _LEVEL  # type: ignore[attr-defined]
-            with (folder / name).open("rb") as file, archive.open(member, "w") as out:
-                while chunk := file.read(_CHUNK):
-                    out.write(chunk)
+def unpack(archive: Path, folder: Path) -> Path:
+    """Unpack an archive into an existing empty folder; returns the package's folder in it.
 
-
-def packed_sha256(folder: Path, kind: str, root: str) -> str:
-    """Hash of the archive that `pack` writes of this folder."""
-    digest = hashlib.sha256()
-    with tempfile.TemporaryFile() as file:
-        pack(folder, kind, root, file)
-        file.seek(0)
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def unpack(archive: Path, folder: Path) -> str:
-    """Unpack an archive into an existing empty folder; returns its root folder's name.
-
-    Every member is looked at before any byte is written.
+    Every member is checked before any byte is written.
 
     Raises:
         RequestError: a member lies outside of the archive's folder, or is no regular file.
         NegativeAnswerError: the archive is damaged.
     """
     try:
-        if archive_kind(archive) == "zip":
-            return _unpack_zip(archive, folder)
-        return _unpack_tar(archive, folder)
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError) as error:
-        raise _damaged(archive, error) from error
-    except OSError as error:
-        if error.errno in _MACHINE_ERRORS:
+        with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+            members = tar.getmembers()
+            while stream.read(_CHUNK) and stream.tell() < _MAX_BYTES:
+                # To the checksum at the end: a damaged name is not yet an unsafe name.
+                pass
+            _check_members(archive, members)
+            # Python below 3.11.4 has no filter; the check above is the stricter one.
+            tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
+            tar.extractall(folder, [member for member in members if member.isfile()])
+    except _READ_ERRORS as error:
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             raise
-        raise _damaged(archive, error) from error
-    except (ValueError, NotImplementedError, RuntimeError, OverflowError) as error:
-        # What the standard library's readers raise for headers that make no sense.
-        raise _damaged(archive, error) from error
+        raise NegativeAnswerError(
+            f"the archive is damaged ({str(error) or type(error).__name__})",
+            where=archive.name,
+            hint="fetch or copy it again, and compare its size with the original",
+        ) from error
+    return folder / PurePosixPath(members[0].name).parts[0]
 
 
-def _damaged(archive: Path, error: Exception) -> NegativeAnswerError:
-    return NegativeAnswerError(
-        f"the archive is damaged ({str(error) or type(error).__name__})",
-        where=archive.name,
-        hint="fetch or copy it again, and compare its size with the original",
-    )
-
-
-def _unpack_tar(archive: Path, folder: Path) -> str:
-    with tarfile.open(archive, "r:gz") as opened:
-        members = opened.getmembers()
-        for member in members:
-            if not (member.isfile() or member.isdir()):
-                raise _unsafe(archive, member.name, "is a link or a device")
-        files = [member for member in members if member.isfile()]
-        _check_names(archive, [member.name for member in members], sum(m.size for m in files))
-        for member in files:
-            source = opened.extractfile(member)
-            if source is not None:
-                _write(folder / member.name, source)
-    return PurePosixPath(members[0].name).parts[0]
-
-
-def _unpack_zip(archive: Path, folder: Path) -> str:
-    with zipfile.ZipFile(archive) as opened:
-        members = opened.infolist()
-        for member in members:
-            if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise _unsafe(archive, member.filename, "is a link or a device")
-        _check_names(
-            archive, [member.orig_filename for member in members], sum(m.file_size for m in members)
-        )
-        for member in members:
-            if not member.is_dir():
-                with opened.open(member) as source:
-                    _write(folder / member.filename, source)
-    return PurePosixPath(members[0].filename).parts[0]
-
-
-def _check_names(archive: Path, names: list[str], size: int) -> None:
-    if not names:
+def _check_members(archive: Path, members: list[tarfile.TarInfo]) -> None:
+    if not members:
         raise RequestError("the archive is empty", where=archive)
-    for name in names:
-        if _outside(name.rstrip("/")):
-            raise _unsafe(archive, name, "points outside of the folder")
-    if len(set(names)) != len(names):
-        raise _unsafe(archive, next(n for n in names if names.count(n) > 1), "comes twice")
-    roots = {PurePosixPath(name).parts[0] for name in names}
+    seen: set[str] = set()
+    for member in members:
+        problem = (
+            "is a link or a device" if not (member.isfile() or member.isdir())
+            else "points outside of the folder" if _is_outside(member.name.rstrip("/"))
+            else "is there twice" if member.name in seen
+            else None
+        )  # fmt: skip
+        if problem:
+            raise RequestError(
+                f"refused: the member {member.name!r} {problem}; nothing was unpacked",
+                where=archive,
+                hint="do not open it with other tools either; ask its sender",
+            )
+        seen.add(member.name)
+    roots = {PurePosixPath(name).parts[0] for name in seen}
     if len(roots) > 1:
         raise RequestError(
             f"not a package: it holds {len(roots)} folders, not one",
             where=archive,
             hint="name an archive that `moonshine-tune package` wrote",
         )
-    if size > _MOST_BYTES:
+    size = sum(member.size for member in members)
+    if size > _MAX_BYTES:
         raise RequestError(f"it would unpack to {size / 1e9:.0f} GB", where=archive)
 
 
-def _outside(name: str) -> bool:
+def _is_outside(name: str) -> bool:
     """Whether a relative name could reach outside of its folder on any system."""
     parts = name.split("/")
     return (
@@ -221,18 +173,3 @@ def _outside(name: str) -> bool:
         or "\0" in name
         or ":" in parts[0]
     )
-
-
-def _unsafe(archive: Path, name: str, why: str) -> RequestError:
-    return RequestError(
-        f"refused: the member {name!r} {why}; nothing was unpacked",
-        where=archive,
-        hint="do not open it with other tools either; ask its sender",
-    )
-
-
-def _write(path: Path, source: IO[bytes]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("xb") as file:
-        while chunk := source.read(_CHUNK):
-            file.write(chunk)

@@ -1,30 +1,52 @@
-"""What a package is made of, read and checked before anything is written."""
+"""What a package is made of: read, checked, and reduced to what may be published.
 
+The key lists below name what is taken, never what is left out, so no path, transcript, speaker or
+fact about the host passes through here.
+"""
+
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from moonshine_tune.audio.io import load_utterance
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 from moonshine_tune.core.errors import AudioError, NegativeAnswerError, RequestError
 from moonshine_tune.core.files import sha256_of
-from moonshine_tune.corpus.manifest import Utterance, read_manifest
-from moonshine_tune.release.records import (
-    MANIFEST_ROLES,
-    manifest_record,
-    public_benchmark,
-    public_evaluation,
-    public_export,
-    public_run,
-    read_json,
-)
+from moonshine_tune.corpus.manifest import Utterance, read_manifest, seconds_of
 from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.runs.records import (
+    BaseModelRecord,
+    BenchmarkRecord,
+    EvaluationRecord,
+    ExportRecord,
+    Record,
+    RunRecord,
+    ScoreRecord,
+)
 from moonshine_tune.runtime.layout import RuntimeLayout, read_layout
 
-WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
+ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+MANIFEST_ROLES = ("train", "dev", "replay", "canary")
 _SAMPLE_CLIPS = 3
-_SAMPLE_LONGEST_S = 15.0
+_MAX_SAMPLE_CLIP_S = 15.0
+_RUN_KEYS = ("schema_version", "created", "sources", "device", "dtype", "normalizer", "data",
+             "adapter", "seed", "status", "versions", "git", "result")  # fmt: skip
+_EVALUATION_KEYS = ("wer", "cer", "substitutions", "deletions", "insertions", "reference_words",
+                    "utterances", "audio_seconds", "rtf", "normalizer", "ci95", "backend",
+                    "manifest_sha256", "base", "comparison", "keyterms")  # fmt: skip
+_PARITY_KEYS = ("passed", "word_difference", "bound", "clips", "identical", "words")
+_EXPORT_KEYS = ("method", "matrices", "changed", "changed_files", "worst_step_error", "sha256",
+                "adapter_sha256", "quantize", "calibrated", "calibrate", "rounding", "windows",
+                "versions")  # fmt: skip
+_BENCHMARK_KEYS = ("schema_version", "manifest_sha256", "clips", "audio_seconds", "rounds",
+                   "warm_up_clips", "machine", "versions", "family", "load_ms", "load_processes",
+                   "latency_ms", "rtf", "by_length", "stream", "memory_mb", "files", "total_bytes",
+                   "wer", "keyterms", "ratios", "same_text_clips", "wer_comparison")  # fmt: skip
+_BASE_KEYS = ("family", "source", "revision", "sha256")
+AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
 @dataclass(frozen=True)
@@ -50,24 +72,42 @@ class PackageRequest:
     allow_failed_parity: bool = False
 
 
+class ManifestSummary(Record):
+    """A manifest of the run in manifests.json; counts where the file is still the same."""
+
+    role: str
+    sha256: str | None = None
+    utterances: int | None = None
+    with_text: int | None = None
+    seconds: float | None = None
+    speakers: int | None = None
+
+
 @dataclass(frozen=True)
 class PackageInputs:
-    """All inputs in their public form; `run`, `export`, … are as `package_records` gives them.
+    """All inputs; every record is in its public form.
 
     Attributes:
-        adapter_dir: where the adapter lies.
+        adapter_dir: folder of the adapter.
+        adapter_sha256: hash of the adapter's weights.
         layout: the runtime folder.
-        evaluations: by name; `of` says whether of the "base" or the "adapted" model.
-        sample: the clips that are to be packed.
+        runtime_sha256: hash of each file that is packed from it, by name.
+        evaluations: of the adapted model, by name.
+        base_evaluations: of the base model, by name.
+        manifests: fingerprint and counts of each manifest of the run.
+        sample: the clips to pack.
     """
 
-    run: dict[str, Any]
+    run: RunRecord
     adapter_dir: Path
+    adapter_sha256: str
     layout: RuntimeLayout
-    export: dict[str, Any] | None
-    evaluations: dict[str, dict[str, Any]]
-    benchmark: dict[str, Any] | None
-    manifests: tuple[dict[str, Any], ...]
+    runtime_sha256: dict[str, str]
+    export: ExportRecord | None
+    evaluations: dict[str, EvaluationRecord]
+    base_evaluations: dict[str, EvaluationRecord]
+    benchmark: BenchmarkRecord | None
+    manifests: tuple[ManifestSummary, ...]
     sample: tuple[Utterance, ...]
 
 
@@ -78,141 +118,214 @@ def gather_inputs(request: PackageRequest) -> PackageInputs:
         RequestError: inputs are missing or do not belong together.
         NegativeAnswerError: the runtime files failed the parity gate or were changed since.
     """
-    record = RunFolder.open(request.run).read_record()
+    run = RunRecord.read(RunFolder.open(request.run).record_path)
     adapter_dir = request.run / "adapter"
-    missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (adapter_dir / name).is_file()]
-    if missing:
+    needed = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
+    if missing := [name for name in needed if not (adapter_dir / name).is_file()]:
         raise RequestError(
             f"this run has no adapter: {', '.join(missing)} missing",
             where=adapter_dir,
-            hint="finish it first: moonshine-tune train --resume --out " + str(request.run),
+            hint=f"finish it first: moonshine-tune train --resume --out {request.run}",
         )
+    adapter_sha256 = sha256_of(adapter_dir / ADAPTER_WEIGHTS)
     layout = read_layout(request.runtime_dir)
-    export = _export_record(request, layout, record, adapter_dir)
-    benchmark = _benchmark_record(request.benchmark, layout)
-    data = record.get("settings", {}).get("data", {})
-    fingerprints = record.get("data", {})
-    manifests = [
-        manifest_record(role, fingerprints.get(role), data.get(role))
-        for role in MANIFEST_ROLES
-        if fingerprints.get(role) or data.get(role)
-    ]
+    graphs = [path.name for path in sorted(layout.folder.glob("*.ort"))]
+    sums = {name: sha256_of(layout.folder / name) for name in [*layout.files, *graphs]}
+    export = _read_export(request, run, adapter_sha256)
+    evaluations, base_evaluations = _read_evaluations(request)
+    paths = run.settings.get("data", {})
     return PackageInputs(
-        run=public_run(record),
+        run=public_run(run),
         adapter_dir=adapter_dir,
+        adapter_sha256=adapter_sha256,
         layout=layout,
+        runtime_sha256=sums,
         export=export,
-        evaluations=_evaluation_records(request),
-        benchmark=benchmark,
-        manifests=tuple(manifests),
+        evaluations=evaluations,
+        base_evaluations=base_evaluations,
+        benchmark=_read_benchmark(request, {name: sums[name] for name in layout.files}),
+        manifests=tuple(
+            _manifest_summary(role, run.data.get(role), paths.get(role))
+            for role in MANIFEST_ROLES
+            if run.data.get(role) or paths.get(role)
+        ),
         sample=_sample_clips(request.sample) if request.sample else (),
     )
 
 
-def _export_record(
-    request: PackageRequest, layout: RuntimeLayout, run: Mapping[str, Any], adapter_dir: Path
-) -> dict[str, Any] | None:
-    """The export's public record, after a check that folder, run and gate belong together."""
-    path = layout.folder / "export.json"
-    if not path.is_file():
+def _read_export(
+    request: PackageRequest, run: RunRecord, adapter_sha256: str
+) -> ExportRecord | None:
+    """The export's record, after a check that folder, run and gate belong together."""
+    folder = request.runtime_dir
+    if not (folder / "export.json").is_file():
         return None
-    record = read_json(path, hint="export again: moonshine-tune export --run RUN --out FOLDER")
-    for name, digest in record.get("sha256", {}).items():
-        file = layout.folder / Path(name).name
+    hint = f"export again: moonshine-tune export --run {request.run} --out FOLDER"
+    record = ExportRecord.read(folder / "export.json", hint=hint)
+    for name, digest in record.sha256.items():
+        file = folder / Path(name).name
         if not file.is_file() or sha256_of(file) != digest:
             raise NegativeAnswerError(
                 "is not the file that was exported: it was changed or lost since",
                 where=file,
-                hint=f"export again: moonshine-tune export --run {request.run} --out FOLDER",
+                hint=hint,
             )
-    made_of = (record.get("base", {}).get("sha256"), record.get("adapter_sha256"))
-    wanted = (run.get("base", {}).get("sha256"), sha256_of(adapter_dir / WEIGHTS_FILE))
-    for what, recorded, own in zip(("base model", "adapter"), made_of, wanted, strict=True):
-        if recorded and own and recorded != own:
+    base = (record.base.sha256, run.base.sha256)
+    adapter = (record.adapter_sha256, adapter_sha256)
+    for part, (exported, trained) in {"base model": base, "adapter": adapter}.items():
+        if exported and trained and exported != trained:
             raise RequestError(
-                f"this runtime folder was exported from another {what} than that of the run",
-                where=layout.folder,
-                hint=f"export this run: moonshine-tune export --run {request.run} --out FOLDER",
+                f"this runtime folder was exported from another {part} than that of the run",
+                where=folder,
+                hint=hint,
             )
-    if record.get("parity", {}).get("passed") is False and not request.allow_failed_parity:
+    if record.parity.passed is False and not request.allow_failed_parity:
         raise NegativeAnswerError(
             "these runtime files failed the parity gate of the export",
-            where=layout.folder,
+            where=folder,
             hint="export again, or add --allow-failed-parity; the model card will say so",
         )
-    return public_export(record)
+    parity = _public(record.parity, _PARITY_KEYS)
+    return _public(record, _EXPORT_KEYS, parity=parity, base=public_base(record.base))
 
 
-def _benchmark_record(path: Path | None, layout: RuntimeLayout) -> dict[str, Any] | None:
-    if path is None:
+def _read_benchmark(
+    request: PackageRequest, runtime_sha256: Mapping[str, str]
+) -> BenchmarkRecord | None:
+    if request.benchmark is None:
         return None
+    path = request.benchmark
     file = path / "benchmark.json" if path.is_dir() else path
-    record = read_json(
-        file, hint="make it with: moonshine-tune benchmark --runtime-dir D --manifest M --out B"
-    )
-    measured = {item["name"]: item["sha256"] for item in record.get("files", [])}
+    command = f"moonshine-tune benchmark --runtime-dir {request.runtime_dir} --manifest M --out B"
+    record = BenchmarkRecord.read(file, hint=f"make it with: {command}")
+    measured = {item["name"]: item["sha256"] for item in record.files}
     if not measured:
         raise RequestError("not a benchmark: it names no files", where=file)
-    if measured != {name: sha256_of(layout.folder / name) for name in layout.files}:
+    if measured != runtime_sha256:
         raise RequestError(
             "the benchmark is of other files than those of the runtime folder",
             where=file,
-            hint=f"measure these: moonshine-tune benchmark --runtime-dir {layout.folder} …",
+            hint=f"measure these: {command}",
         )
-    return public_benchmark(record)
+    compared = record.other and _public(record.other, _BENCHMARK_KEYS)
+    return _public(record, _BENCHMARK_KEYS, other=compared)
 
 
-def _evaluation_records(request: PackageRequest) -> dict[str, dict[str, Any]]:
-    """Public evaluations by name; those of the base fill the base column of the others."""
-    records: dict[str, dict[str, Any]] = {}
-    sides = (("adapted", request.evaluations), ("base", request.base_evaluations))
-    for of, folders in sides:
+def _read_evaluations(
+    request: PackageRequest,
+) -> tuple[dict[str, EvaluationRecord], dict[str, EvaluationRecord]]:
+    """Evaluations of the adapted and of the base model; the second fill `base` of the first."""
+    base: dict[str, EvaluationRecord] = {}
+    adapted: dict[str, EvaluationRecord] = {}
+    for records, folders in (base, request.base_evaluations), (adapted, request.evaluations):
         for folder in folders:
             name = folder.absolute().name
-            if name in records:
+            if name in base or name in adapted:
                 raise RequestError(
                     f"two evaluations are called {name!r}", where=folder, hint="rename one folder"
                 )
-            found = read_json(
-                folder / "result.json",
-                hint="make it with: moonshine-tune evaluate --manifest test.jsonl --out FOLDER",
-            )
-            if "wer" not in found:
+            record = EvaluationRecord.read(folder / "result.json")
+            if record.wer is None:
                 raise RequestError("not an evaluation: it has no WER", where=folder)
-            records[name] = {"of": of} | public_evaluation(found)
-    for record in records.values():
-        if record["of"] == "adapted" and not record.get("base"):
-            base = _base_of(record, records)
-            record["base"] = None if base is None else {"wer": base["wer"], "ci95": base["ci95"]}
-    return records
+            records[name] = _public(
+                record,
+                _EVALUATION_KEYS,
+                model=public_name(record.model or "unknown"),
+                adapter=public_name(record.adapter) if record.adapter else None,
+            )
+    scores = {comparable(r): ScoreRecord(wer=r.wer, ci95=r.ci95) for r in reversed(base.values())}
+    for name, record in adapted.items():
+        if record.base is None:
+            score = scores.get(comparable(record))
+            adapted[name] = record.model_copy(update={"base": score})
+    return adapted, base
 
 
-def _base_of(
-    record: Mapping[str, Any], records: Mapping[str, dict[str, Any]]
-) -> dict[str, Any] | None:
-    same = ("manifest_sha256", "backend", "normalizer")
-    for other in records.values():
-        if other["of"] == "base" and all(other.get(key) == record.get(key) for key in same):
-            return other
-    return None
+def comparable(evaluation: EvaluationRecord) -> tuple[str | None, ...]:
+    """What two evaluations must share so that one is the other's base."""
+    return evaluation.manifest_sha256, evaluation.backend, evaluation.normalizer
+
+
+def _manifest_summary(role: str, digest: str | None, path: str | None) -> ManifestSummary:
+    """Fingerprint of a manifest, with its counts where the very same file is still there."""
+    fingerprint = ManifestSummary(role=role, sha256=digest)
+    try:
+        # An empty path is the current folder, which is no manifest.
+        manifest = read_manifest(Path(path or ""), require_text=False, check_files=False)
+    except RequestError:
+        return fingerprint
+    if digest not in (None, manifest.sha256):
+        return fingerprint
+    return ManifestSummary(
+        role=role,
+        sha256=manifest.sha256,
+        utterances=len(manifest),
+        with_text=sum(item.text is not None for item in manifest.utterances),
+        seconds=round(seconds_of(manifest.utterances), 1) or None,
+        speakers=len({item.speaker for item in manifest.utterances if item.speaker}) or None,
+    )
 
 
 def _sample_clips(manifest: Path) -> tuple[Utterance, ...]:
     """The first short clips of the manifest."""
-    chosen: list[Utterance] = []
+    clips: list[Utterance] = []
     for utterance in read_manifest(manifest, require_text=False).utterances:
-        seconds = utterance.known_seconds
-        if seconds is None:
-            try:
-                seconds = len(load_utterance(utterance)) / SAMPLE_RATE_HZ
-            except AudioError:
-                continue
-        if seconds <= _SAMPLE_LONGEST_S:
-            chosen.append(utterance)
-        if len(chosen) == _SAMPLE_CLIPS:
+        with suppress(AudioError):
+            seconds = utterance.known_seconds or len(load_utterance(utterance)) / SAMPLE_RATE_HZ
+            if seconds <= _MAX_SAMPLE_CLIP_S:
+                clips.append(utterance)
+        if len(clips) == _SAMPLE_CLIPS:
             break
-    if not chosen:
+    if not clips:
         raise RequestError(
-            f"no clip of at most {_SAMPLE_LONGEST_S:g} s for the sample", where=manifest
+            f"no clip of at most {_MAX_SAMPLE_CLIP_S:g} s for the sample", where=manifest
         )
-    return tuple(chosen)
+    return tuple(clips)
+
+
+# --- what may be published
+
+
+def _public(record: AnyRecord, keys: tuple[str, ...], **changed: object) -> AnyRecord:
+    """The record with these keys only, and with the changed values."""
+    given = {key: getattr(record, key) for key in keys if key in record.model_fields_set}
+    return type(record).model_validate(given | changed)
+
+
+def public_run(run: RunRecord) -> RunRecord:
+    """The record of a training run; manifests are named by their role only."""
+    data = run.settings.get("data", {})
+    named = {
+        "model": run.settings.get("model", "tiny"),
+        "data": {key: value for key, value in data.items() if key not in MANIFEST_ROLES},
+    }
+    rest = {key: value for key, value in run.settings.items() if key not in named}
+    return _public(
+        run,
+        _RUN_KEYS,
+        base=public_base(run.base),
+        settings=_without_paths(named | rest),
+        platform={key: run.platform[key] for key in ("system", "arch") if key in run.platform},
+    )
+
+
+def public_base(base: BaseModelRecord) -> BaseModelRecord:
+    """The identity of the base model."""
+    return _public(base, _BASE_KEYS, name=public_name(base.name or "unknown"))
+
+
+def public_name(name: object) -> str:
+    """A model's name as it may be published: of a path on this machine only the last part."""
+    text = str(name)
+    is_local = Path(text).is_absolute() or text.startswith(("~", ".")) or "\\" in text
+    if is_local or (os.sep in text and Path(text).exists()):
+        return Path(text.replace("\\", "/")).name
+    return text
+
+
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _without_paths(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_paths(item) for item in value]
+    return public_name(value) if isinstance(value, str | Path) else value

@@ -1,102 +1,81 @@
-"""Is a package whole, and does its model say on this machine what it said on its maker's?"""
+"""Whether a package is complete, and whether its model gives the recorded transcripts here."""
 
 import json
 import platform
 import tempfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from moonshine_tune.audio.io import load_audio
-from moonshine_tune.core.errors import NegativeAnswerError, RequestError, TuneError
+from moonshine_tune.core.errors import NegativeAnswerError, RequestError
 from moonshine_tune.core.files import disk_errors, sha256_of
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import package_version
 from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.metrics.wer import ErrorCounts, score_utterance
 from moonshine_tune.release.archive import (
+    PACKAGE_FILE,
+    SAMPLE_FILE,
     SUMS_FILE,
-    archive_kind,
     files_below,
-    packed_sha256,
+    is_archive_name,
+    pack,
     read_sums,
     unpack,
 )
-from moonshine_tune.release.package import PACKAGE_FILE, SAMPLE_FILE
+from moonshine_tune.runs.records import PackageRecord
 from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber
 
-# 8-bit sums differ between processor families in the last digit, which can tip a word.
+# 8-bit sums differ between processor families in the last digit, which can change a word.
 _BOUND_ELSEWHERE = 10.0
 
 
 @dataclass(frozen=True)
 class SampleResult:
-    """The sample heard again: clips with the recorded text, and words that differ in percent."""
+    """The sample transcribed again.
 
+    Attributes:
+        passed: the transcripts are the same, within the bound.
+        identical: clips with the recorded transcript.
+        word_difference: words that differ, in percent.
+        bound: the most that may differ, in percent.
+    """
+
+    passed: bool
     clips: int
     identical: int
     word_difference: float
     bound: float
-    first_difference: tuple[str, str, str] | None
-
-    @property
-    def passed(self) -> bool:
-        """Whether it says the same, within the bound."""
-        return self.word_difference <= self.bound and (self.bound > 0 or self._all_identical)
-
-    @property
-    def _all_identical(self) -> bool:
-        return self.identical == self.clips
 
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """The answer. `problems` are in the order in which they were found; the first says where."""
+    """The answer; the JSON document of `verify`.
 
+    Attributes:
+        passed: the package is complete, and its model works here.
+        problems: in the order of the checks; the first names the cause.
+    """
+
+    passed: bool
     package: Path
     name: str
-    files: int
-    runtime_loads: bool | None
-    sample: SampleResult | None
-    problems: tuple[str, ...]
-    remarks: tuple[str, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Whether the package is whole and its model works here."""
-        return not self.problems
-
-    def to_record(self) -> dict[str, Any]:
-        """The JSON document of `verify`."""
-        sample = self.sample
-        return {
-            "passed": self.passed,
-            "package": str(self.package),
-            "name": self.name,
-            "files": self.files,
-            "runtime_loads": self.runtime_loads,
-            "sample": None
-            if sample is None
-            else {
-                "passed": sample.passed,
-                "clips": sample.clips,
-                "identical": sample.identical,
-                "word_difference": round(sample.word_difference, 4),
-                "bound": sample.bound,
-            },
-            "problems": list(self.problems),
-            "remarks": list(self.remarks),
-        }
+    files: int = 0
+    runtime_loads: bool | None = None
+    sample: SampleResult | None = None
+    problems: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def verify(package: Path, progress: Progress, *, sample_bound: float | None = None) -> VerifyResult:
-    """Check sums, load the runtime files, and hear the sample again.
+    """Check sums, load the runtime files, and transcribe the sample again.
 
     Args:
         package: folder or archive of `moonshine-tune package`.
-        sample_bound: words of the sample that may differ, in percent. None: texts must be
+        sample_bound: words of the sample that may differ, in percent. None: transcripts must be
             identical on the processor family and runtime version of the recorded ones, and may
             differ by 10 % elsewhere.
 
@@ -106,51 +85,47 @@ def verify(package: Path, progress: Progress, *, sample_bound: float | None = No
     """
     if not package.exists():
         raise RequestError("no such package", where=package)
-    if package.is_dir():
-        return _verify_folder(package, package, progress, sample_bound, ())
-    if archive_kind(package) is None:
+    if not package.is_dir() and not is_archive_name(package):
         raise RequestError(
-            "neither a folder nor an archive",
+            "neither a folder nor a .tar.gz archive",
             where=package,
-            hint="name a folder, a .tar.gz or a .zip that `moonshine-tune package` wrote",
+            hint="name a folder or a .tar.gz that `moonshine-tune package` wrote",
         )
-    with tempfile.TemporaryDirectory(prefix="moonshine-tune-") as scratch:
-        place = Path(scratch)
-        progress.say(f"unpacking {package.name}")
-        try:
-            with disk_errors(place):
-                folder = place / unpack(package, place)
-                problems = _archive_problems(package, folder)
-        except NegativeAnswerError as error:
-            return _no(package, str(error))
-        return _verify_folder(package, folder, progress, sample_bound, problems)
+    try:
+        if package.is_dir():
+            return _verify_folder(package, package, progress, sample_bound)
+        with tempfile.TemporaryDirectory(prefix="moonshine-tune-") as scratch:
+            progress.say(f"unpacking {package.name}")
+            unpacked, repacked = Path(scratch) / "unpacked", Path(scratch) / "repacked"
+            with disk_errors(unpacked):
+                unpacked.mkdir()
+                folder = unpack(package, unpacked)
+                problems = _archive_problems(package, folder, repacked)
+            return _verify_folder(package, folder, progress, sample_bound, problems)
+    except NegativeAnswerError as error:
+        return VerifyResult(False, package, package.name, problems=(str(error),))
 
 
-def _no(package: Path, *problems: str, files: int = 0) -> VerifyResult:
-    return VerifyResult(package, package.name, files, None, None, problems, ())
-
-
-def _archive_problems(archive: Path, folder: Path) -> tuple[str, ...]:
-    """Bytes that belong to no file: the archive must be the one that packing gives again.
+def _archive_problems(archive: Path, folder: Path, repacked: Path) -> list[str]:
+    """Bytes that belong to no file: packing the files again must give the same archive.
 
     Another zlib or Python compresses to other bytes, so elsewhere only the files are checked.
     """
-    packed_with = _index(folder).get("packed_with", {})
+    packed_with = _package_record(folder).packed_with
     here = {"zlib": zlib.ZLIB_RUNTIME_VERSION, "python": platform.python_version()}
     if any(packed_with.get(key) != value for key, value in here.items()):
-        return ()
-    kind = archive_kind(archive) or ""
-    if packed_sha256(folder, kind, folder.name) == sha256_of(archive):
-        return ()
-    return (f"{archive.name}: the archive is not as it was packed",)
+        return []
+    pack(folder, folder.name, repacked)
+    if sha256_of(repacked) == sha256_of(archive):
+        return []
+    return [f"{archive.name}: the archive is not as it was packed"]
 
 
-def _index(folder: Path) -> dict[str, Any]:
+def _package_record(folder: Path) -> PackageRecord:
     try:
-        index = json.loads((folder / PACKAGE_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return index if isinstance(index, dict) else {}
+        return PackageRecord.read(folder / PACKAGE_FILE)
+    except RequestError:
+        return PackageRecord()
 
 
 def _verify_folder(
@@ -158,34 +133,30 @@ def _verify_folder(
     folder: Path,
     progress: Progress,
     sample_bound: float | None,
-    found_before: tuple[str, ...],
+    archive_problems: Sequence[str] = (),
 ) -> VerifyResult:
-    if not (folder / SUMS_FILE).is_file():
-        if (folder / PACKAGE_FILE).is_file():
-            return _no(package, f"{SUMS_FILE}: missing")
+    if not (folder / SUMS_FILE).is_file() and not (folder / PACKAGE_FILE).is_file():
         raise RequestError(
             f"not a package: it has no {SUMS_FILE}",
             where=package,
             hint="make one with: moonshine-tune package --run runs/a --runtime-dir D --out P",
         )
-    try:
-        sums = read_sums(folder)
-    except NegativeAnswerError as error:
-        return _no(package, str(error))
+    sums = read_sums(folder)
     # The files first: they say more than that the archive around them differs.
-    problems = _file_problems(folder, sums, progress) + list(found_before)
-    if problems:
-        return _no(package, *problems, files=len(sums) + 1)
+    problems = [*_file_problems(folder, sums, progress), *archive_problems]
     remarks: list[str] = []
-    loads, sample = _try_model(folder, progress, sample_bound, problems, remarks)
+    loads, sample = None, None
+    if not problems:
+        loads, sample = _try_model(folder, progress, sample_bound, problems, remarks)
     return VerifyResult(
-        package,
-        str(_index(folder).get("name", package.name)),
-        len(sums) + 1,
-        loads,
-        sample,
-        tuple(problems),
-        tuple(remarks),
+        passed=not problems,
+        package=package,
+        name=_package_record(folder).name or package.name,
+        files=len(sums) + 1,
+        runtime_loads=loads,
+        sample=sample,
+        problems=tuple(problems),
+        remarks=tuple(remarks),
     )
 
 
@@ -214,60 +185,62 @@ def _try_model(
     problems: list[str],
     remarks: list[str],
 ) -> tuple[bool, SampleResult | None]:
-    """Load the runtime files and hear the sample; adds to `problems` and `remarks`."""
+    """Load the runtime files and transcribe the sample; adds to `problems` and `remarks`."""
     try:
         read_layout(folder / "runtime")
         with RuntimeTranscriber(folder / "runtime") as runtime:
             if not (folder / SAMPLE_FILE).is_file():
-                remarks.append("no sample in it: the model was loaded, but heard nothing")
+                remarks.append("no sample in it: the model was loaded, but transcribed nothing")
                 return True, None
-            sample = _hear_sample(folder, runtime, progress, sample_bound)
+            sample, difference = _transcribe_sample(folder, runtime, progress, sample_bound)
     except RequestError as error:
-        problems.append(_told(folder, error))
+        # The path inside the package instead of a scratch folder's.
+        where = (error.where or "").replace(f"{folder}/", "").replace(str(folder), "")
+        problems.append(f"{where or 'runtime'}: {error.message}")
         return False, None
     except (ValueError, KeyError, TypeError) as error:
         # The sums hold, so it was packed like this: by another program, or another version.
         problems.append(f"{SAMPLE_FILE}: cannot be read ({error!r})")
         return True, None
-    if sample.first_difference is not None:
-        clip, recorded, heard = sample.first_difference
-        text = f"{clip}: recorded “{recorded}”, heard “{heard}”"
-        if sample.passed:
-            remarks.append(
-                f"{text}; {sample.word_difference:.1f} % of the words differ, within the "
-                f"{sample.bound:g} % allowed on another kind of machine"
-            )
-        else:
-            problems.append(text)
+    if difference and sample.passed:
+        remarks.append(
+            f"{difference}; {sample.word_difference:.1f} % of the words differ, within the "
+            f"{sample.bound:g} % allowed on another kind of machine"
+        )
+    elif difference:
+        problems.append(difference)
     return True, sample
 
 
-def _told(folder: Path, error: TuneError) -> str:
-    """The error, with the place inside the package instead of a scratch folder's path."""
-    where = (error.where or "").replace(f"{folder}/", "").replace(str(folder), "")
-    return f"{where or 'runtime'}: {error.message}"
-
-
-def _hear_sample(
+def _transcribe_sample(
     folder: Path, runtime: RuntimeTranscriber, progress: Progress, bound: float | None
-) -> SampleResult:
+) -> tuple[SampleResult, str]:
+    """The result, and the first transcript that differs, or nothing."""
     path = folder / SAMPLE_FILE
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    here = (platform.machine(), package_version("moonshine-voice"))
-    alike = all((record["arch"], record["moonshine_voice"]) == here for record in records)
-    counts = ErrorCounts()
-    first: tuple[str, str, str] | None = None
-    identical = 0
-    normalizer = normalizer_for("basic-1")
-    with progress.stage("hearing the sample", len(records)) as stage:
-        for record in records:
-            heard = runtime.transcribe([load_audio(path.parent / Path(record["audio"]).name)])[0]
-            if heard == record["heard"]:
-                identical += 1
-            elif first is None:
-                first = (f"sample/{record['audio']}", record["heard"], heard)
-            counts += score_utterance(record["id"], record["heard"], heard, normalizer).words
-            stage.advance()
     if bound is None:
-        bound = 0.0 if alike else _BOUND_ELSEWHERE
-    return SampleResult(len(records), identical, counts.rate, bound, first)
+        here = (platform.machine(), package_version("moonshine-voice"))
+        recorded_on = {(record["arch"], record["moonshine_voice"]) for record in records}
+        bound = 0.0 if recorded_on <= {here} else _BOUND_ELSEWHERE
+    counts = ErrorCounts()
+    differences: list[str] = []
+    normalizer = normalizer_for("basic-1")
+    with progress.stage("transcribing the sample", len(records)) as stage:
+        for record in records:
+            audio, recorded = Path(record["audio"]).name, record["heard"]
+            hypothesis = runtime.transcribe([load_audio(path.parent / audio)])[0]
+            if hypothesis != recorded:
+                differences.append(
+                    f"sample/{audio}: recorded “{recorded}”, transcribed as “{hypothesis}”"
+                )
+            counts += score_utterance(record["id"], recorded, hypothesis, normalizer).words
+            stage.advance()
+    result = SampleResult(
+        # A bound of 0 also forbids differences that the normalizer hides.
+        passed=counts.rate <= bound and (bound > 0 or not differences),
+        clips=len(records),
+        identical=len(records) - len(differences),
+        word_difference=round(counts.rate, 4),
+        bound=bound,
+    )
+    return result, differences[0] if differences else ""

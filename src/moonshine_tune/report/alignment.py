@@ -1,4 +1,4 @@
-"""Which words were heard right, which were not, and which utterances are worth a look."""
+"""Word alignments: which words are right, which are not, and which utterances to show."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,29 +9,28 @@ import jiwer
 from moonshine_tune.corpus.normalizers import Normalizer
 from moonshine_tune.metrics.wer import ErrorCounts, ScoredUtterance
 
-# Longer transcripts are loops of the decoder: their beginning shows it, all of it fills the page.
-MAX_TOKENS = 160
+MISTAKES = ("substituted", "deleted", "inserted")
 _LENGTHS = ((1, 5), (6, 10), (11, 20), (21, None))
 
 
 @dataclass(frozen=True)
 class Token:
-    """One place of an alignment.
+    """One position of an alignment.
 
     Attributes:
         kind: `same`, `substituted`, `deleted` or `inserted`.
-        said: word of the reference; empty where one was inserted.
-        heard: word of the hypothesis; empty where one was deleted.
+        reference: a word; empty where one was inserted.
+        hypothesis: a word; empty where one was deleted.
     """
 
     kind: str
-    said: str
-    heard: str
+    reference: str
+    hypothesis: str
 
 
 @dataclass(frozen=True)
 class ScoredPair:
-    """One utterance as two systems heard it; `before` is None where there is only one."""
+    """One utterance with the transcripts of two systems; `before` is None with only one."""
 
     after: ScoredUtterance
     before: ScoredUtterance | None
@@ -47,8 +46,8 @@ class Confusion:
     """A mistake and how often each system made it."""
 
     kind: str
-    said: str
-    heard: str
+    reference: str
+    hypothesis: str
     before: int
     after: int
 
@@ -65,30 +64,34 @@ class Group:
 
 def align(reference: str, hypothesis: str, normalizer: Normalizer) -> tuple[Token, ...]:
     """Word by word, after normalization of both sides, as the score was counted."""
-    said, heard = normalizer(reference).split(), normalizer(hypothesis).split()
-    if not said:
-        # jiwer refuses an empty reference; what was heard there is inserted.
-        return tuple(Token("inserted", "", word) for word in heard)
-    found: list[Token] = []
-    for chunk in jiwer.process_words(" ".join(said), " ".join(heard)).alignments[0]:
-        left = said[chunk.ref_start_idx : chunk.ref_end_idx]
-        right = heard[chunk.hyp_start_idx : chunk.hyp_end_idx]
+    right, written = normalizer(reference).split(), normalizer(hypothesis).split()
+    if not right:
+        # jiwer refuses an empty reference; every word of the hypothesis is then inserted.
+        return tuple(Token("inserted", "", word) for word in written)
+    tokens: list[Token] = []
+    for chunk in jiwer.process_words(" ".join(right), " ".join(written)).alignments[0]:
+        first = right[chunk.ref_start_idx : chunk.ref_end_idx]
+        second = written[chunk.hyp_start_idx : chunk.hyp_end_idx]
         if chunk.type == "delete":
-            found += [Token("deleted", word, "") for word in left]
+            tokens += [Token("deleted", word, "") for word in first]
         elif chunk.type == "insert":
-            found += [Token("inserted", "", word) for word in right]
+            tokens += [Token("inserted", "", word) for word in second]
         else:
             kind = "same" if chunk.type == "equal" else "substituted"
-            found += [Token(kind, a, b) for a, b in zip(left, right, strict=True)]
-    return tuple(found)
+            tokens += [Token(kind, a, b) for a, b in zip(first, second, strict=True)]
+    return tuple(tokens)
 
 
 def pair_up(
     before: Sequence[ScoredUtterance], after: Sequence[ScoredUtterance]
 ) -> tuple[ScoredPair, ...]:
-    """Each utterance of `after` with the same of `before`, where there is one."""
+    """Each utterance of `after` with the same of `before`, where there is one.
+
+    An id comes once: a damaged file may hold a line twice.
+    """
     earlier = {item.id: item for item in before}
-    return tuple(ScoredPair(item, earlier.get(item.id)) for item in after)
+    pairs = {item.id: ScoredPair(item, earlier.get(item.id)) for item in after}
+    return tuple(pairs.values())
 
 
 def choose(pairs: Sequence[ScoredPair], count: int) -> dict[str, tuple[str, ...]]:
@@ -123,25 +126,24 @@ def confusions(
     after = _mistakes([pair.after for pair in pairs], normalizer)
     before = _mistakes([pair.before for pair in pairs if pair.before], normalizer)
     keys = sorted(after | before, key=lambda key: (-after[key], -before[key], key))
-    found = {}
-    for kind in ("substituted", "deleted", "inserted"):
-        those = [key for key in keys if key[0] == kind]
-        shown = tuple(Confusion(*key, before[key], after[key]) for key in those[:count])
-        found[kind] = (shown, len(those))
-    return found
+    result = {}
+    for kind in MISTAKES:
+        of_kind = [key for key in keys if key[0] == kind]
+        shown = tuple(Confusion(*key, before[key], after[key]) for key in of_kind[:count])
+        result[kind] = (shown, len(of_kind))
+    return result
 
 
 def _mistakes(
     scored: Sequence[ScoredUtterance], normalizer: Normalizer
 ) -> Counter[tuple[str, str, str]]:
-    found: Counter[tuple[str, str, str]] = Counter()
-    for item in scored:
-        if not item.words.errors:
-            continue
-        for token in align(item.reference, item.hypothesis, normalizer):
-            if token.kind != "same":
-                found[token.kind, token.said, token.heard] += 1
-    return found
+    return Counter(
+        (token.kind, token.reference, token.hypothesis)
+        for item in scored
+        if item.words.errors
+        for token in align(item.reference, item.hypothesis, normalizer)
+        if token.kind != "same"
+    )
 
 
 def by_speaker(pairs: Sequence[ScoredPair]) -> tuple[Group, ...]:
@@ -165,10 +167,10 @@ def by_length(pairs: Sequence[ScoredPair]) -> tuple[Group, ...]:
 
 
 def _groups(groups: Mapping[str, Sequence[ScoredPair]]) -> tuple[Group, ...]:
-    found = []
+    result = []
     for name, pairs in groups.items():
         earlier = [pair.before.words for pair in pairs if pair.before]
-        found.append(
+        result.append(
             Group(
                 name=name,
                 utterances=len(pairs),
@@ -176,4 +178,4 @@ def _groups(groups: Mapping[str, Sequence[ScoredPair]]) -> tuple[Group, ...]:
                 after=sum((pair.after.words for pair in pairs), ErrorCounts()),
             )
         )
-    return tuple(found)
+    return tuple(result)

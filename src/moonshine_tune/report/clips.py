@@ -1,4 +1,4 @@
-"""The sound of an utterance, small enough to lie in a page, and the manifests that lead to it."""
+"""The sound of an utterance, small enough to embed in a page, and the manifests that name it."""
 
 import base64
 import io
@@ -42,7 +42,7 @@ class EmbeddedClips:
         self.embedded = 0
 
     def embed(self, utterance: Utterance | None) -> EmbeddedClip:
-        """The clip of one utterance: mono, 16 kHz, as the model hears it, MP3 where possible."""
+        """The clip of one utterance: mono, 16 kHz, as the model gets it, MP3 where possible."""
         if utterance is None:
             return EmbeddedClip("", 0.0, "no recording found")
         seconds = utterance.known_seconds or 0.0
@@ -75,12 +75,12 @@ def _data_uri(samples: Samples) -> str:
 
 
 class Recordings:
-    """Finds the recordings of scored utterances through manifests that lie where jobs put them."""
+    """Finds the recordings of scored utterances through the manifests in and around a folder."""
 
     def __init__(self, root: Path, given: Path | None) -> None:
         self._root = root.resolve()
         self._hashes: dict[Path, str] = {}
-        # Asked for by name: a fault in it is an error, not a missing part.
+        # Named by the user: a fault in it is an error, not a missing part.
         self._given = None if given is None else _scan(given)
 
     def find(
@@ -92,8 +92,8 @@ class Recordings:
 
         Args:
             fingerprint: sha256 of the manifest.
-            ids: the utterances that are asked for.
-            named: places where a run says that its manifests lie, tried before the search.
+            ids: the utterances to find.
+            named: paths of manifests in the record of a run, tried before the search.
         """
         scan = self._given or self._matching(fingerprint, named)
         wanted = set(ids)
@@ -106,7 +106,7 @@ class Recordings:
         return None
 
     def _moved(self, named: Sequence[Path]) -> Iterator[Path]:
-        """The places as named, and the same below folders above, where all was moved together."""
+        """The paths as named, and the same below folders above, if all was moved together."""
         for path in named:
             yield path.expanduser()
             for above in (self._root, *self._root.parents[:2]):
@@ -115,17 +115,17 @@ class Recordings:
 
     def _nearby(self) -> list[Path]:
         """Manifests in and around the folder."""
-        found: list[Path] = []
+        paths: list[Path] = []
         for folder in (self._root, *self._root.parents[:2]):
             for pattern in ("*.jsonl", "data/*.jsonl", "data/*/manifest.jsonl"):
-                found += sorted(folder.glob(pattern))[:_MAX_NEARBY]
-        # Where the phases of a plan put theirs.
+                paths += sorted(folder.glob(pattern))[:_MAX_NEARBY]
+        # Those of the phases of a plan.
         for pattern in (
             "phases/*/data/*/manifest.jsonl",
             "phases/*/conditions/audio/*/manifest.jsonl",
         ):
-            found = sorted(self._root.glob(pattern))[:_MAX_NEARBY] + found
-        return found[:_MAX_NEARBY]
+            paths = sorted(self._root.glob(pattern))[:_MAX_NEARBY] + paths
+        return paths[:_MAX_NEARBY]
 
     def _hash(self, path: Path) -> str:
         if path not in self._hashes:

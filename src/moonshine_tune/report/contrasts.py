@@ -1,41 +1,35 @@
 """Error rates before and after, as a report compares them."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from moonshine_tune.metrics.wer import ScoredUtterance, compare_paired, summarize
 from moonshine_tune.report.figures import Interval, clean
-from moonshine_tune.report.reading import (
-    EvaluationPart,
-    ReportInput,
-    RunPart,
-    mapping,
-    number,
-    sequence,
+from moonshine_tune.report.reading import EvaluationPart, ReportInput, RunPart
+from moonshine_tune.report.tables import clean_interval, short
+from moonshine_tune.runs.records import (
+    ComparisonRecord,
+    EvaluationRecord,
+    PlanRecord,
+    RunResultRecord,
+    ScoreRecord,
+    SelectionRecord,
 )
-from moonshine_tune.report.tables import short
+
+_ORDER = {"domain": 0, "canary": 1, "torch": 0, "runtime": 1}
 
 
 @dataclass(frozen=True)
-class Rate:
-    """A WER in percent with its 95 % interval where it is known."""
+class Rate(Interval):
+    """A WER in percent, with its 95 % interval where it is known."""
 
-    wer: float
-    low: float | None = None
-    high: float | None = None
     utterances: int | None = None
-
-    @property
-    def interval(self) -> Interval:
-        """For the drawing."""
-        low = self.wer if self.low is None else self.low
-        return Interval(self.wer, low, self.wer if self.high is None else self.high)
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """One row of the headline: a set heard by the base and by the adapted model.
+    """One row of the headline: the base and the adapted model on one set.
 
     Attributes:
         ci95: interval of the difference in points; None where it is not known.
@@ -52,110 +46,100 @@ class Contrast:
 
 def contrasts(report_input: ReportInput) -> tuple[Contrast, ...]:
     """All pairs of base and adapted that the folder holds, the sets in their order."""
-    alone = report_input.run is not None and report_input.kind in ("run", "ablation")
-    found = contrasts_of_run(report_input.run) if report_input.run and alone else []
+    rows = contrasts_of_run(report_input.run_alone) if report_input.run_alone else []
     named = [part for part in report_input.evaluations if part.model]
-    places = dict.fromkeys((part.set_name, part.backend) for part in named)
-    order = {"domain": 0, "canary": 1, "torch": 0, "runtime": 1}
     for set_name, backend in sorted(
-        places, key=lambda place: (order.get(place[0], 2), place[0], order.get(place[1], 2))
+        dict.fromkeys((part.set_name, part.backend) for part in named),
+        key=lambda key: (_ORDER.get(key[0], 2), key[0], _ORDER.get(key[1], 2)),
     ):
         sides = {p.model: p for p in named if (p.set_name, p.backend) == (set_name, backend)}
-        found.append(_contrast(set_name, backend, sides.get("base"), sides.get("adapted")))
-    found += [_of_one(part) for part in report_input.evaluations if not part.model]
-    found += [] if named else _of_demo(report_input.demo)
-    return tuple(row for row in found if row.before or row.after)
+        rows.append(_contrast(set_name, backend, sides.get("base"), sides.get("adapted")))
+    rows += [_of_one(part) for part in report_input.evaluations if not part.model]
+    rows += [] if named else _of_summary(report_input.summary)
+    return tuple(row for row in rows if row.before or row.after)
 
 
 def _contrast(
     set_name: str, backend: str, base: EvaluationPart | None, adapted: EvaluationPart | None
 ) -> Contrast:
-    before, after = _rate_of(base), _rate_of(adapted)
-    difference = after.wer - before.wer if before and after else None
+    row = _unpaired(set_name, backend, _rate_of(base), _rate_of(adapted))
     if base and adapted and base.scored and adapted.scored:
-        try:
-            paired = compare_paired(base.scored, adapted.scored)
-        except ValueError:
-            # A torn file: other utterances on the two sides cannot be compared.
-            return Contrast(set_name, backend, before, after, difference)
-        return Contrast(
-            set_name, backend, before, after, paired.difference, paired.ci95, paired.verdict
-        )
+        # A damaged file: two sides with different utterances cannot be compared.
+        with suppress(ValueError):
+            change = compare_paired(base.scored, adapted.scored)
+            return replace(
+                row, difference=change.difference, ci95=change.ci95, verdict=change.verdict
+            )
+    return row
+
+
+def _unpaired(set_name: str, backend: str, before: Rate | None, after: Rate | None) -> Contrast:
+    difference = after.value - before.value if before and after else None
     return Contrast(set_name, backend, before, after, difference)
 
 
 def _rate_of(part: EvaluationPart | None) -> Rate | None:
-    if part is None:
+    return None if part is None else _rate_in(part.result) or _rate_from(part.scored)
+
+
+def _rate_in(record: ScoreRecord | EvaluationRecord | None) -> Rate | None:
+    wer = clean(record.wer) if record else None
+    if record is None or wer is None:
         return None
-    return rate_in(part.result) or _rate_from(part.scored)
-
-
-def rate_in(record: Mapping[str, Any]) -> Rate | None:
-    """The score in a JSON record that has `wer` and perhaps `ci95` and `utterances`."""
-    wer = clean(number(record.get("wer")))
-    if wer is None:
-        return None
-    low, high = _pair(record.get("ci95")) or (None, None)
-    utterances = number(record.get("utterances"))
-    return Rate(wer, low, high, None if utterances is None else int(utterances))
-
-
-def _pair(value: object) -> tuple[float, float] | None:
-    ends = [end for item in sequence(value) if (end := clean(number(item))) is not None]
-    return (ends[0], ends[1]) if len(ends) == 2 else None
+    return Rate(wer, clean_interval(record.ci95), record.utterances)
 
 
 def _rate_from(scored: Sequence[ScoredUtterance]) -> Rate | None:
     if not scored:
         return None
     score = summarize(scored, num_worst=0)
-    return Rate(score.wer, *score.ci95, utterances=score.utterances)
+    return Rate(score.wer, score.ci95, score.utterances)
 
 
 def _of_one(part: EvaluationPart) -> Contrast:
     """An evaluation, compared with what it was compared with when it was made."""
-    after, before = _rate_of(part), rate_in(mapping(part.result.get("base")))
-    comparison = mapping(part.result.get("comparison"))
-    backend = short(str(part.result.get("backend", "")))
+    comparison = part.result.comparison or ComparisonRecord()
     return Contrast(
         part.set_name,
-        backend,
-        before,
-        after,
-        clean(number(comparison.get("difference"))),
-        _pair(comparison.get("ci95")),
-        short(str(comparison.get("verdict", ""))),
+        short(part.result.backend),
+        _rate_in(part.result.base),
+        _rate_of(part),
+        clean(comparison.difference),
+        clean_interval(comparison.ci95),
+        short(comparison.verdict),
     )
 
 
 def contrasts_of_run(run: RunPart) -> list[Contrast]:
     """Dev and canary of a run: the base at step 0, and the adapter that was kept."""
-    result = mapping(run.record.get("result"))
-    at_start = next((line for line in run.metrics if line.get("step") == 0), {})
-    first = mapping(result.get("baseline")) or at_start
-    best = mapping(result.get("best")) or run.selection
-    heard = _rate_from(run.dev)
-    found = []
-    for name, key in (("dev", "dev_wer"), ("canary", "canary_wer")):
-        wers = [clean(number(side.get(key))) for side in (first, best)]
-        before, after = (None if wer is None else Rate(wer) for wer in wers)
-        if name == "dev" and heard and (after is None or abs(heard.wer - after.wer) < 0.01):
-            after = heard
-        difference = after.wer - before.wer if before and after else None
-        found.append(Contrast(name, "torch", before, after, difference))
-    return found
+    result = run.record.result or RunResultRecord()
+    base, best, scored = result.baseline, result.best, _rate_from(run.dev)
+    if base.is_empty:
+        start = next((line for line in run.metrics if line.get("step") == 0), {})
+        base, _ = SelectionRecord.salvage(dict(start))
+    if best.is_empty:
+        best = run.selection
+    rows = []
+    for name, wers in (
+        ("dev", (base.dev_wer, best.dev_wer)),
+        ("canary", (base.canary_wer, best.canary_wer)),
+    ):
+        before, after = (_rate_in(ScoreRecord(wer=wer)) for wer in wers)
+        if name == "dev" and scored and (after is None or abs(scored.value - after.value) < 0.01):
+            after = scored
+        rows.append(_unpaired(name, "torch", before, after))
+    return rows
 
 
-def _of_demo(demo: Mapping[str, Any]) -> list[Contrast]:
+def _of_summary(summary: PlanRecord) -> list[Contrast]:
     """The scores that demo.json repeats, for a folder whose evaluations are gone."""
-    found = []
-    for name in ("domain", "canary"):
-        sides = mapping(demo.get(name))
-        for backend in ("torch", "runtime"):
-            before, after = (
-                rate_in(mapping(mapping(sides.get(model)).get(backend)))
-                for model in ("base", "adapted")
-            )
-            difference = after.wer - before.wer if before and after else None
-            found.append(Contrast(name, backend, before, after, difference))
-    return found
+    return [
+        _unpaired(
+            name,
+            backend,
+            _rate_in(sides.get("base", {}).get(backend)),
+            _rate_in(sides.get("adapted", {}).get(backend)),
+        )
+        for name, sides in (("domain", summary.domain), ("canary", summary.canary))
+        for backend in ("torch", "runtime")
+    ]

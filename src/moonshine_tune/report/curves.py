@@ -5,15 +5,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from moonshine_tune.report.figures import Bound, Chart, Point, Series, clean, smoothed, thinned
-from moonshine_tune.report.reading import RunPart, mapping, number
+from moonshine_tune.report.reading import RunPart
 from moonshine_tune.report.tables import Cell, Column, Table, number_cell
 
-Record = Mapping[str, Any]
+_Line = Mapping[str, Any]
+_Value = Callable[[_Line], float | None]
 
 
 @dataclass(frozen=True)
 class Curves:
-    """What the section on learning shows.
+    """Content of the section on learning.
 
     Attributes:
         charts: those that have values.
@@ -30,94 +31,90 @@ class Curves:
 
 def learning_curves(run: RunPart) -> Curves:
     """All charts of a run; a run without metrics has none."""
-    settings = mapping(run.record.get("settings"))
-    known = [line for line in run.metrics if clean(number(line.get("step"))) is not None]
+    known = [line for line in run.metrics if clean(line.get("step")) is not None]
     lines = sorted(known, key=lambda line: float(line["step"]))
     steps = [line for line in lines if "step_seconds" in line or "loss" in line]
     scores = [line for line in lines if "dev_wer" in line]
-    best = number(run.selection.get("step"))
+    best = clean(run.selection.step)
+    clip_norm = clean(run.setting("train.clip_norm"))
+    clipped = None if clip_norm is None else Bound("clipped above", clip_norm)
     candidates = (
         _dev(scores, best),
-        _scores("Canary WER", "%", scores, "canary_wer", _canary_bound(settings, scores), best),
-        _noisy("Training loss", "", steps, _field("loss")),
-        _noisy("Replay divergence", "KL", steps, _field("replay_kl")),
-        _plain("Learning rate", "", steps, _field("learning_rate")),
-        _noisy("Gradient norm", "", steps, _field("gradient_norm"), _clip_bound(settings)),
+        _scores("Canary WER", scores, "canary_wer", best, _canary_bound(run, scores)),
+        _trend("Training loss", "", steps, _field("loss")),
+        _trend("Replay divergence", "KL", steps, _field("replay_kl")),
+        _trend("Learning rate", "", steps, _field("learning_rate"), smooth=False),
+        _trend("Gradient norm", "", steps, _field("gradient_norm"), clipped),
         _memory(steps),
-        _noisy("Speed", "steps/s", steps, _speed),
+        _trend("Speed", "steps/s", steps, _speed),
     )
     return Curves(
         charts=tuple(chart for chart in candidates if not chart.is_empty),
-        strengths=_strengths(lines, run.selection),
+        strengths=_strengths(lines, clean(run.selection.strength)),
         absent=tuple(chart.title for chart in candidates if chart.is_empty),
-        num_not_finite=sum(_num_not_finite(line) for line in run.metrics),
+        num_not_finite=sum(
+            isinstance(value, float) and clean(value) is None
+            for line in run.metrics
+            for value in line.values()
+        ),
     )
 
 
-def _num_not_finite(line: Record) -> int:
-    return sum(isinstance(value, float) and clean(value) is None for value in line.values())
+def _field(name: str) -> _Value:
+    return lambda line: clean(line.get(name))
 
 
-def _field(name: str) -> Callable[[Record], float | None]:
-    return lambda line: clean(number(line.get(name)))
-
-
-def _speed(line: Record) -> float | None:
-    seconds = clean(number(line.get("step_seconds")))
+def _speed(line: _Line) -> float | None:
+    seconds = clean(line.get("step_seconds"))
     return 1.0 / seconds if seconds is not None and seconds > 1e-9 else None
 
 
-def _points(lines: Sequence[Record], value: Callable[[Record], float | None]) -> list[Point]:
+def _points(lines: Sequence[_Line], value: _Value) -> list[Point]:
     return [(float(line["step"]), value(line)) for line in lines]
 
 
-def _dev(lines: Sequence[Record], best: float | None) -> Chart:
-    """Dev as recorded, and in grey with every clip changed, where a run scores that too."""
-    chart = _scores("Dev WER", "%", lines, "dev_wer", None, best)
-    changed = tuple(_points(lines, _field("dev_augmented_wer")))
-    if all(value is None for _, value in changed):
+def _dev(lines: Sequence[_Line], best: float | None) -> Chart:
+    """Dev as recorded, and in grey with every clip augmented, where a run scores that too."""
+    chart = _scores("Dev WER", lines, "dev_wer", best)
+    augmented = tuple(_points(lines, _field("dev_augmented_wer")))
+    if all(value is None for _, value in augmented):
         return chart
-    (own,) = chart.series
-    series = (Series("augmented", changed, "second"), replace(own, name="as recorded"))
+    (recorded,) = chart.series
+    series = (Series("augmented", augmented, "second"), replace(recorded, name="as recorded"))
     return replace(chart, series=series, note="grey: every clip of dev augmented")
 
 
 def _scores(
-    title: str,
-    unit: str,
-    lines: Sequence[Record],
-    name: str,
-    bound: Bound | None,
-    best: float | None,
+    title: str, lines: Sequence[_Line], name: str, best: float | None, bound: Bound | None = None
 ) -> Chart:
-    points = tuple(_points(lines, _field(name)))
-    return Chart(title, unit, (Series(title, points, "marked"),), bound, best)
+    series = Series(title, tuple(_points(lines, _field(name))), "marked")
+    return Chart(title, "%", (series,), bound, best)
 
 
-def _noisy(
+def _canary_bound(run: RunPart, scores: Sequence[_Line]) -> Bound | None:
+    points = clean(run.setting("select.canary_bound"))
+    base = next((clean(line.get("canary_wer")) for line in scores if line.get("step") == 0), None)
+    return None if points is None or base is None else Bound("bound", base + points)
+
+
+def _trend(
     title: str,
     unit: str,
-    lines: Sequence[Record],
-    value: Callable[[Record], float | None],
+    lines: Sequence[_Line],
+    value: _Value,
     bound: Bound | None = None,
+    *,
+    smooth: bool = True,
 ) -> Chart:
-    """Raw values in the back, their running mean in front."""
+    """The values; where they are many and noisy, in the back, with their running mean in front."""
     points, size = thinned(_points(lines, value))
-    if len(points) < 10:
-        return Chart(title, unit, (Series(title, points),), bound, note=_mean_note(size))
-    front = Series("mean", smoothed(points))
-    series = (Series("value", points, "faint"), front)
+    series: tuple[Series, ...] = (Series(title, points),)
+    if smooth and len(points) >= 10:
+        series = (Series("value", points, "faint"), Series("mean", smoothed(points)))
     return Chart(title, unit, series, bound, note=_mean_note(size))
 
 
-def _plain(
-    title: str, unit: str, lines: Sequence[Record], value: Callable[[Record], float | None]
-) -> Chart:
-    points, size = thinned(_points(lines, value))
-    return Chart(title, unit, (Series(title, points),), note=_mean_note(size))
-
-
-def _memory(lines: Sequence[Record]) -> Chart:
+def _memory(lines: Sequence[_Line]) -> Chart:
     resident, size = thinned(_points(lines, _field("memory_resident_mb")))
     device, _ = thinned(_points(lines, _field("memory_device_mb")))
     series = [Series("process", resident)]
@@ -130,34 +127,21 @@ def _mean_note(size: int) -> str:
     return f"each point is the mean of {size} steps" if size > 1 else ""
 
 
-def _canary_bound(settings: Record, scores: Sequence[Record]) -> Bound | None:
-    points = number(mapping(settings.get("select")).get("canary_bound"))
-    at_start = [line for line in scores if line.get("step") == 0]
-    base = clean(number(at_start[0].get("canary_wer"))) if at_start else None
-    return None if points is None or base is None else Bound("bound", base + points)
-
-
-def _clip_bound(settings: Record) -> Bound | None:
-    norm = clean(number(mapping(settings.get("train")).get("clip_norm")))
-    return None if norm is None else Bound("clipped above", norm)
-
-
-def _strengths(lines: Sequence[Record], selection: Record) -> Table | None:
-    """How strong the best adapter was made: a table of what was tried."""
-    tried = [line for line in lines if number(line.get("strength")) is not None]
-    if not tried:
-        return None
-    chosen = number(selection.get("strength"))
+def _strengths(lines: Sequence[_Line], chosen: float | None) -> Table | None:
+    """The strengths of the best adapter that were tried, and the one that was chosen."""
     rows = []
-    for line in tried:
-        strength = number(line.get("strength"))
-        mark = "chosen" if strength == chosen else ""
-        rows.append(
-            (
-                Cell(f"{strength:g}", sort=strength, detail=mark),
-                number_cell(number(line.get("strength_dev_wer"))),
-                number_cell(number(line.get("strength_canary_wer"))),
+    for line in lines:
+        strength = clean(line.get("strength"))
+        if strength is not None:
+            mark = "chosen" if strength == chosen else ""
+            rows.append(
+                (
+                    Cell(f"{strength:g}", sort=strength, detail=mark),
+                    number_cell(line.get("strength_dev_wer")),
+                    number_cell(line.get("strength_canary_wer")),
+                )
             )
-        )
+    if not rows:
+        return None
     columns = (Column("Strength"), Column("Dev WER", "number"), Column("Canary WER", "number"))
     return Table("Strength of the adapter", columns, tuple(rows), sortable=False)

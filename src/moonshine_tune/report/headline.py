@@ -1,16 +1,11 @@
-"""The result in one look: scores with intervals, the figures above them, and the gates."""
+"""The result at a glance: scores with intervals, the figures above them, and the gates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from moonshine_tune.report.contrasts import Contrast, Rate
+from moonshine_tune.report.contrasts import Contrast, Rate, contrasts_of_run
 from moonshine_tune.report.figures import clean, interval_strip
-from moonshine_tune.report.gates import Gate
-from moonshine_tune.report.reading import (
-    ReportInput,
-    mapping,
-    number,
-)
+from moonshine_tune.report.reading import ReportInput, RunPart
 from moonshine_tune.report.tables import (
     SET_NAMES,
     Cell,
@@ -18,12 +13,16 @@ from moonshine_tune.report.tables import (
     Table,
     change_cell,
     duration_text,
+    interval_text,
+    number_cell,
     set_title,
+    short,
     signed,
-    text_cell,
 )
+from moonshine_tune.runs.records import NOT_MEANINGFUL, GateResult, RunResultRecord
+from moonshine_tune.runs.summary import ENDED
 
-# Small sets move by this much when a word or two is heard otherwise.
+# Small sets move by this much when a word or two changes.
 _LIKELY_POINTS = 1.0
 _MAX_ROWS = 60
 
@@ -45,46 +44,42 @@ def headline_table(rows: Sequence[Contrast]) -> Table | None:
     rates = [rate for row in rows for rate in (row.before, row.after) if rate]
     if not rates:
         return None
-    highest = max(max(rate.wer, rate.interval.high) for rate in rates)
+    highest = max(max(rate.value, rate.high) for rate in rates)
     compared = any(row.before for row in rows)
-    columns = [Column("Heard")]
+    columns = [Column("Set")]
     columns += [Column("Base", "number")] if compared else []
     columns += [Column("Adapted" if compared else "WER", "number")]
     columns += [Column("Change", "number")] if compared else []
     columns += [Column(f"0 to {highest:.0f} %", "figure")]
     lines = []
     for row in rows[:_MAX_ROWS]:
-        strip = interval_strip(
-            row.before.interval if row.before else None,
-            row.after.interval if row.after else None,
-            highest,
-        )
+        strip = interval_strip(row.before, row.after, highest)
         count = next((r.utterances for r in (row.after, row.before) if r and r.utterances), None)
-        line = [Cell(set_title(row.set_name), detail=_where(row.backend, count))]
+        details = [row.backend, "" if count is None else f"{count:,} utterances"]
+        line = [Cell(set_title(row.set_name), detail=", ".join(filter(None, details)))]
         line += [_rate_cell(row.before)] if compared else []
         line += [_rate_cell(row.after)]
         line += [_change_cell(row)] if compared else []
         lines.append((*line, Cell("", figure=strip)))
     note = (
-        "Word error rate: wrong, missing and added words in percent of the words said. Lower is "
+        "Word error rate: wrong, missing and added words in percent of the reference. Lower is "
         "better. Below each number its 95 % interval, from resampling utterances"
     )
     note += "; below a change the interval of the paired difference." if compared else "."
     return Table("Word error rate, %", tuple(columns), tuple(lines), note, sortable=False)
 
 
-def _where(backend: str, utterances: int | None) -> str:
-    count = "" if utterances is None else f"{utterances:,} utterances"
-    return ", ".join(part for part in (backend, count) if part)
+def _rate_cell(rate: Rate | None) -> Cell:
+    if rate is None:
+        return Cell("–", kind="number")
+    return number_cell(rate.value, detail=interval_text(rate.ends))
 
 
 def _change_cell(row: Contrast) -> Cell:
-    """Coloured only where there is a difference: a colour is a claim."""
-    parts = [row.verdict] if row.verdict else []
-    if row.ci95 is not None:
-        parts.append(f"{signed(row.ci95[0])} to {signed(row.ci95[1])}")
+    """Colored only where there is a difference: a color is a claim."""
+    detail = ", ".join(filter(None, (row.verdict, interval_text(row.ci95, sign=True))))
     threshold = 0.005 if _is_shown(row) else float("inf")
-    return change_cell(row.difference, ", ".join(parts), threshold)
+    return change_cell(row.difference, detail, threshold)
 
 
 def _is_shown(row: Contrast) -> bool:
@@ -94,38 +89,77 @@ def _is_shown(row: Contrast) -> bool:
     return row.ci95[0] > 0 or row.ci95[1] < 0
 
 
-def _rate_cell(rate: Rate | None) -> Cell:
-    if rate is None:
-        return text_cell("–", "number")
-    has_interval = rate.low is not None and rate.high is not None
-    detail = f"{rate.low:.2f} to {rate.high:.2f}" if has_interval else ""
-    return Cell(f"{rate.wer:.2f}", sort=rate.wer, detail=detail, kind="number")
+# --- gates
+
+
+def gates_of(report_input: ReportInput) -> tuple[GateResult, ...]:
+    """The gates of a plan or demonstration, or those that a run can be held to by itself."""
+    run = report_input.run
+    gates = report_input.summary.gates or (_gates_of_run(run) if run else [])
+    return tuple(gates)
+
+
+def _gates_of_run(run: RunPart) -> list[GateResult]:
+    if run.record.is_empty:
+        return []
+    result, status = run.record.result or RunResultRecord(), run.record.status
+    done = None if status in (None, "running") else status in ENDED
+    figure = "running, or killed" if done is None else str(status)
+    if result.steps is not None:
+        figure += f", {result.steps} steps"
+    gates = [_gate("training completes", done, figure, "finished or early stop")]
+    first, last = clean(result.first_loss), clean(result.last_loss)
+    if first is not None and last is not None:
+        falls = f"{first:.3f} → {last:.3f}"
+        gates.append(
+            _gate("training loss falls", last < first, falls, "last tenth below first tenth")
+        )
+    bound = clean(run.setting("select.canary_bound"))
+    for row in contrasts_of_run(run):
+        if row.before is None or row.after is None or row.difference is None:
+            continue
+        figure = f"{row.before.value:.2f} → {row.after.value:.2f}"
+        if row.set_name == "dev":
+            gates.append(_gate("dev WER improves", row.difference < 0, figure, "below the base"))
+        elif bound is not None:
+            kept = row.difference <= bound + 1e-9
+            gates.append(_gate("canary is kept", kept, figure, f"+{bound:g} points at most"))
+    return gates
+
+
+def _gate(name: str, passed: bool | None, figure: str, bound: str) -> GateResult:
+    return GateResult(name=name, passed=passed, figure=figure, bound=bound)
+
+
+# --- tiles
 
 
 def tiles_of(
-    report_input: ReportInput, rows: Sequence[Contrast], gates: Sequence[Gate]
+    report_input: ReportInput, rows: Sequence[Contrast], gates: Sequence[GateResult]
 ) -> tuple[Tile, ...]:
     """Up to four large figures: the set that matters, the canary, the gates, the time."""
-    found = []
+    tiles = []
     for names in (("domain", "dev"), ("canary",)):
-        # The runtime comes last in the rows and counts most: it is what users hear.
+        # The runtime comes last in the rows and counts most: it is what users get.
         named = [row for row in rows if row.set_name in names and row.after]
         if named:
-            found.append(_rate_tile(named[-1]))
-    if not found and rows:
-        found.append(_rate_tile(rows[0]))
+            tiles.append(_rate_tile(named[-1]))
+    if not tiles and rows:
+        tiles.append(_rate_tile(rows[0]))
     if gates:
-        passed, measured = sum(gate.passed is True for gate in gates), len(gates)
-        failed = [gate.name for gate in gates if gate.passed is False]
-        blind = sum(gate.verdict == "not meaningful" for gate in gates)
-        detail = f"failed: {', '.join(failed)}" if failed else ""
-        detail = detail or (f"{blind} not meaningful" if blind else "")
-        found.append(
+        failed = [short(gate.name) for gate in gates if gate.passed is False]
+        blind = sum(gate.verdict == NOT_MEANINGFUL for gate in gates)
+        detail = f"{blind} {NOT_MEANINGFUL}" if blind else ""
+        tiles.append(
             Tile(
-                "Gates passed", str(passed), f"of {measured}", "", detail, "worse" if failed else ""
+                "Gates passed",
+                str(sum(gate.passed is True for gate in gates)),
+                f"of {len(gates)}",
+                detail=f"failed: {', '.join(failed)}" if failed else detail,
+                kind="worse" if failed else "",
             )
         )
-    return (*found, *_speed_tiles(report_input), *_cost_tiles(report_input))[:4]
+    return (*tiles, *_speed_tiles(report_input), *_cost_tiles(report_input))[:4]
 
 
 def _rate_tile(row: Contrast) -> Tile:
@@ -135,54 +169,51 @@ def _rate_tile(row: Contrast) -> Tile:
     if rate is None:
         return Tile(label, "–")
     if row.before is None or row.after is None or row.difference is None:
-        detail = "" if rate.low is None or rate.high is None else (
-            f"95 % interval {rate.low:.1f} to {rate.high:.1f}"
-        )  # fmt: skip
-        return Tile(label, f"{rate.wer:.1f}", "%", "", detail)
-    relative = 100 * row.difference / row.before.wer if row.before.wer else 0.0
+        detail = f"95 % interval {interval_text(rate.ends, 1)}" if rate.ends else ""
+        return Tile(label, f"{rate.value:.1f}", "%", detail=detail)
     detail = f"{signed(row.difference, 1)} points"
-    detail += f", {signed(relative, 0)} %" if row.before.wer else ""
+    if row.before.value:
+        detail += f", {signed(100 * row.difference / row.before.value, 0)} %"
+    kind = "better" if row.difference < 0 else "worse" if row.difference > 0.005 else ""
     if not _is_shown(row):
         detail += ": within chance" if row.ci95 is not None else ""
-        return Tile(label, f"{row.after.wer:.1f}", "%", f"{row.before.wer:.1f}", detail)
-    kind = "better" if row.difference < 0 else "worse" if row.difference > 0.005 else ""
-    return Tile(label, f"{row.after.wer:.1f}", "%", f"{row.before.wer:.1f}", detail, kind)
+        kind = ""
+    return Tile(label, f"{row.after.value:.1f}", "%", f"{row.before.value:.1f}", detail, kind)
 
 
 def _speed_tiles(report_input: ReportInput) -> list[Tile]:
-    """What a benchmark alone is about."""
-    if report_input.kind != "benchmark":
-        return []
+    """The figures of a benchmark alone."""
     this = report_input.benchmark
-    latency, memory = mapping(this.get("latency_ms")), mapping(this.get("memory_mb"))
-    found = []
-    for label, value, unit in (
-        ("95 % answered within", number(latency.get("p95")), "ms"),
-        ("Median latency", number(latency.get("median")), "ms"),
-        ("Peak memory", number(memory.get("peak")), "MB"),
-        ("WER", number(mapping(this.get("wer")).get("wer")), "%"),
-    ):
-        if clean(value) is not None and value is not None:
-            digits = 1 if unit == "%" else 0
-            found.append(Tile(label, f"{value:,.{digits}f}", unit))
-    return found
+    if this is None or report_input.kind != "benchmark":
+        return []
+    figures = (
+        ("95 % answered within", this.latency_ms.get("p95"), "ms"),
+        ("Median latency", this.latency_ms.get("median"), "ms"),
+        ("Peak memory", this.memory_mb.get("peak"), "MB"),
+        ("WER", this.wer.wer if this.wer else None, "%"),
+    )
+    return [
+        Tile(label, f"{number:,.{1 if unit == '%' else 0}f}", unit)
+        for label, value, unit in figures
+        if (number := clean(value)) is not None
+    ]
 
 
 def _cost_tiles(report_input: ReportInput) -> list[Tile]:
     """What it took."""
-    result = mapping(report_input.run.record.get("result")) if report_input.run else {}
-    found = []
-    seconds = number(mapping(report_input.demo.get("seconds")).get("total"))
-    seconds = number(result.get("seconds")) if seconds is None else seconds
-    memory = number(report_input.demo.get("peak_memory_mb")) or number(result.get("peak_memory_mb"))
+    summary, run = report_input.summary, report_input.run
+    result = (run.record.result if run else None) or RunResultRecord()
+    tiles = []
+    seconds = clean(summary.seconds.get("total"))
+    seconds = clean(result.seconds) if seconds is None else seconds
+    memory = clean(summary.peak_memory_mb) or clean(result.peak_memory_mb)
     if seconds is not None:
         figure, _, unit = duration_text(seconds).partition(" ")
         detail = "" if memory is None else f"peak memory {memory:,.0f} MB"
-        found.append(Tile("Time", figure, unit, detail=detail))
+        tiles.append(Tile("Time", figure, unit, detail=detail))
     if report_input.kind == "evaluation":
-        one = report_input.evaluations[0].result
-        for label, key, unit in (("CER", "cer", "%"), ("Real-time factor", "rtf", "")):
-            value = clean(number(one.get(key)))
-            if value is not None:
-                found.append(Tile(label, f"{value:.3g}", unit))
-    return found
+        scored = report_input.evaluations[0].result
+        for label, value, unit in (("CER", scored.cer, "%"), ("Real-time factor", scored.rtf, "")):
+            if (number := clean(value)) is not None:
+                tiles.append(Tile(label, f"{number:.3g}", unit))
+    return tiles

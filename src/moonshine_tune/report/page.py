@@ -1,6 +1,6 @@
-"""One self-contained page for whatever a job left behind: a run, a benchmark, a whole plan.
+"""One self-contained page for the folder of any command: a run, a benchmark, a plan.
 
-It loads nothing: styles, script, drawings and sound lie in the file, and its content security
+It loads nothing: styles, script, drawings and sound are in the file, and its content security
 policy forbids the browser any request. Texts from the folder are escaped by the template engine.
 """
 
@@ -23,15 +23,15 @@ from moonshine_tune.core.progress import Progress
 from moonshine_tune.report.clips import EmbeddedClips, Recordings
 from moonshine_tune.report.contrasts import contrasts
 from moonshine_tune.report.curves import Curves, learning_curves
-from moonshine_tune.report.details import details_of
-from moonshine_tune.report.figures import Chart, line_chart
-from moonshine_tune.report.gates import gates_of
-from moonshine_tune.report.headline import headline_table, tiles_of
+from moonshine_tune.report.headline import gates_of, headline_table, tiles_of
 from moonshine_tune.report.key_terms import key_terms_tables
 from moonshine_tune.report.origins import origins_of
-from moonshine_tune.report.phases import phase_table, speed_tables, trials_of
-from moonshine_tune.report.reading import ReportInput, mapping, read_report_input
+from moonshine_tune.report.phases import phase_table, trials_of
+from moonshine_tune.report.reading import ReportInput, read_report_input
+from moonshine_tune.report.speed import speed_tables
 from moonshine_tune.report.tables import short
+from moonshine_tune.report.transcripts import transcript_sets
+from moonshine_tune.runs.records import EvaluationRecord, RunRecord
 
 REPORT_FILE = "report.html"
 # Mail servers and chat tools take this much; everything but the sound stays far below 1.5 MB.
@@ -41,15 +41,6 @@ _KINDS = {
     "plan": "Plan", "demo": "Demonstration", "run": "Training run", "ablation": "Ablation",
     "benchmark": "Benchmark", "evaluation": "Evaluation",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Learning:
-    """The curves of one run, drawn; `name` is its phase where a plan has several."""
-
-    name: str
-    curves: Curves
-    charts: tuple[tuple[Chart, Markup], ...]
 
 
 @dataclass(frozen=True)
@@ -75,7 +66,7 @@ def write_report(
     """Write the report of a folder.
 
     Args:
-        path: folder of any job; parts of it may be missing.
+        path: folder of any command; parts of it may be missing.
         out: the file; without it, `report.html` in the folder.
         manifest: where the recordings are named, if the report cannot find it by itself.
 
@@ -102,55 +93,57 @@ def write_report(
 def _render(
     report_input: ReportInput, recordings: Recordings, box: EmbeddedClips, progress: Progress
 ) -> tuple[bytes, tuple[str, ...]]:
-    details, not_found = details_of(report_input, recordings, box, progress)
+    sets, not_shown = transcript_sets(report_input, recordings, box, progress)
     rows, gates = contrasts(report_input), gates_of(report_input)
-    learning = _learning(report_input)
-    origins = origins_of(report_input)
-    missing = (*report_input.missing, *not_found)
-    script = page_asset("report.js")
-    name = short(str(report_input.demo.get("name") or report_input.path.resolve().name), 80)
-    page = page_environment().get_template("page.html").render(
-        name=name,
+    missing = (*report_input.missing, *not_shown)
+    content = render_page(
+        "page.html",
+        name=short(report_input.summary.name or report_input.path.resolve().name, 80),
         kind=_KINDS[report_input.kind],
         lead=_lead(report_input),
         missing=missing[:60],
         num_missing=len(missing),
         tiles=tiles_of(report_input, rows, gates),
         headline=headline_table(rows),
-        gates=gates,
-        gate_groups=[(name, list(members)) for name, members in groupby(gates, lambda g: g.group)],
-        learning=learning,
+        gates=[(name, list(members)) for name, members in groupby(gates, lambda g: g.phase)],
+        learning=_learning(report_input),
         phases=phase_table(report_input),
         trials=trials_of(report_input),
         key_terms=key_terms_tables(report_input),
         speed=speed_tables(report_input),
-        details=details,
-        origins=origins,
-        style=Markup(page_asset("report.css")),  # the package's own file
-        script=Markup(script),  # the package's own file
-        script_hash=fingerprint_of(script),
-        made=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
-        version=__version__,
-    )  # fmt: skip
-    # Half of a character, which JSON can hold and UTF-8 cannot, becomes a question mark.
-    return page.encode("utf-8", "replace"), missing
+        transcripts=sets,
+        origins=origins_of(report_input),
+    )
+    return content, missing
 
 
-def _learning(report_input: ReportInput) -> list[Learning]:
-    """The curves of each run that there is; those of a plan by the name of their phase."""
+def _learning(report_input: ReportInput) -> list[tuple[str, Curves]]:
+    """The curves of each run that there is; those of a plan with the name of their phase."""
     runs = [("", report_input.run)] if report_input.run else []
     if report_input.others and report_input.run:
         runs = [(report_input.run.path.parent.name, report_input.run), *report_input.others]
-    found = []
-    for name, run in runs:
-        curves = learning_curves(run) if run else None
-        if curves is not None and (curves.charts or curves.strengths):
-            charts = tuple((chart, line_chart(chart)) for chart in curves.charts)
-            found.append(Learning(short(name, 60), curves, charts))
-    return found
+    drawn = [(short(name, 60), learning_curves(run)) for name, run in runs]
+    return [(name, curves) for name, curves in drawn if curves.charts or curves.strengths]
 
 
-def page_environment() -> Environment:
+def _lead(report_input: ReportInput) -> str:
+    """Under the title: what was adapted, on what, when it was made."""
+    record = report_input.run.record if report_input.run else RunRecord()
+    scored = EvaluationRecord()
+    if report_input.kind == "evaluation":
+        scored = report_input.evaluations[0].result
+    model, device = record.base.name or scored.model, record.device.get("name") or scored.backend
+    parts = [
+        f"model {model}" if model else "",
+        f"adapter {scored.adapter}" if scored.adapter else "",
+        f"on {device}" if device else "",
+        (report_input.summary.created or record.created)[:10],
+    ]
+    return " · ".join(short(part, 80) for part in parts if part)
+
+
+def render_page(template: str, **content: Any) -> bytes:
+    """A page of a template, with the style, the script and its fingerprint."""
     environment = Environment(
         loader=PackageLoader("moonshine_tune.report", "templates"),
         autoescape=True,
@@ -158,8 +151,24 @@ def page_environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["breakable"] = _breakable
-    return environment
+    environment.filters |= {"breakable": _breakable, "short": short}
+    style, script = _asset("report.css"), _asset("report.js")
+    # The hash under which the content security policy lets this one script run, and no other.
+    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+    page = environment.get_template(template).render(
+        **content,
+        style=Markup(style),  # the package's own file
+        script=Markup(script),  # the package's own file
+        script_hash=f"sha256-{digest}",
+        made=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
+        version=__version__,
+    )
+    # Half of a character, which JSON can hold and UTF-8 cannot, becomes a question mark.
+    return page.encode("utf-8", "replace")
+
+
+def _asset(name: str) -> str:
+    return (files("moonshine_tune.report") / "assets" / name).read_text(encoding="utf-8")
 
 
 def _breakable(text: str) -> Markup:
@@ -168,29 +177,3 @@ def _breakable(text: str) -> Markup:
     for mark in "./_":
         escaped = escaped.replace(mark, f"{mark}<wbr>")
     return Markup(escaped)  # escaped above
-
-
-def _lead(report_input: ReportInput) -> str:
-    """Under the title: what was adapted, on what, how long ago it was made."""
-    record: Any = report_input.run.record if report_input.run else {}
-    one: Any = report_input.evaluations[0].result if report_input.kind == "evaluation" else {}
-    base = mapping(record.get("base")).get("name") or one.get("model")
-    device = mapping(record.get("device")).get("name") or one.get("backend")
-    made = str(report_input.demo.get("created") or record.get("created") or "")[:10]
-    parts = [
-        f"model {base}" if base else "",
-        f"adapter {one['adapter']}" if one.get("adapter") else "",
-        f"on {device}" if device else "",
-        made,
-    ]
-    return " · ".join(short(part, 80) for part in parts if part)
-
-
-def page_asset(name: str) -> str:
-    return (files("moonshine_tune.report") / "assets" / name).read_text(encoding="utf-8")
-
-
-def fingerprint_of(text: str) -> str:
-    """The hash under which a content security policy lets this one script run, and no other."""
-    digest = hashlib.sha256(text.encode("utf-8")).digest()
-    return f"sha256-{base64.b64encode(digest).decode('ascii')}"

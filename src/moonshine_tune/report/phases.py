@@ -1,26 +1,60 @@
-"""What a plan adds to a report: its phases, the trials of a search, the speed of its files."""
+"""The phases of a plan, and the trials of a search."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from markupsafe import Markup
 
-from moonshine_tune.report.figures import Dot, Interval, clean, interval_strip, scatter
-from moonshine_tune.report.reading import ReportInput, SearchPart, mapping, number, sequence
+from moonshine_tune.report.figures import Dot, clean, scatter
+from moonshine_tune.report.reading import ReportInput
 from moonshine_tune.report.tables import (
     Cell,
     Column,
     Table,
     change_cell,
-    duration_text,
     number_cell,
     short,
     text_cell,
+    time_cell,
 )
+from moonshine_tune.runs.records import NOT_MEANINGFUL, PhaseSummary, TrialRecord, rank_trials
 
-_MAX_TRIALS = 200
+_MAX_TRIALS, _MAX_PARAMS, _MAX_REASONS = 200, 12, 12
 _STATE_KINDS = {"done": "better", "failed": "worse"}
+
+
+def phase_table(report_input: ReportInput) -> Table | None:
+    """The phases of a plan: the state of each, its gates, its time."""
+    phases = report_input.summary.phases
+    if not phases:
+        return None
+    columns = (
+        Column("Phase"), Column("State"), Column("Gates hold", "number"), Column("Time", "number"),
+    )  # fmt: skip
+    rows = tuple(_phase_row(index, phase) for index, phase in enumerate(phases))
+    return Table("Phases", columns, rows, sortable=False)
+
+
+def _phase_row(index: int, phase: PhaseSummary) -> tuple[Cell, ...]:
+    holds = sum(gate.holds for gate in phase.gates)
+    blind = sum(gate.verdict == NOT_MEANINGFUL for gate in phase.gates)
+    steps = ", ".join(str(step.get("name")) for step in phase.steps)
+    forced = f"started although {'; '.join(phase.forced)}" if phase.forced else ""
+    return (
+        Cell(short(phase.name, 80), sort=float(index), detail=short(steps)),
+        Cell(
+            short(phase.state),
+            detail=short("; ".join(filter(None, (phase.why, forced)))),
+            kind=_STATE_KINDS.get(phase.state, ""),
+        ),
+        Cell(
+            f"{holds} of {len(phase.gates)}",
+            sort=float(holds),
+            detail=f"{blind} {NOT_MEANINGFUL}" if blind else "",
+            kind="number",
+        ),
+        time_cell(phase.seconds),
+    )
 
 
 @dataclass(frozen=True)
@@ -32,98 +66,42 @@ class Trials:
     reasons: tuple[str, ...]
 
 
-def phase_table(report_input: ReportInput) -> Table | None:
-    """The phases of a plan: where each stands, its gates, its time."""
-    rows = []
-    for place, item in enumerate(map(mapping, sequence(report_input.demo.get("phases")))):
-        gates = [mapping(gate) for gate in sequence(item.get("gates"))]
-        holds = sum(gate.get("verdict") in ("passed", "not meaningful") for gate in gates)
-        blind = sum(gate.get("verdict") == "not meaningful" for gate in gates)
-        state = str(item.get("state", "–"))
-        forced = "; ".join(str(text) for text in sequence(item.get("forced")))
-        why = str(item.get("why") or "")
-        told = "; ".join(
-            text for text in (why, f"started although {forced}" if forced else "") if text
-        )
-        steps = ", ".join(str(mapping(step).get("name")) for step in sequence(item.get("steps")))
-        rows.append(
-            (
-                Cell(short(str(item.get("name", "–")), 80), sort=float(place), detail=short(steps)),
-                Cell(state, kind=_STATE_KINDS.get(state, ""), detail=short(told)),
-                Cell(
-                    f"{holds} of {len(gates)}",
-                    sort=float(holds),
-                    detail=f"{blind} not meaningful" if blind else "",
-                    kind="number",
-                ),
-                _time_cell(number(item.get("seconds"))),
-            )
-        )
-    if not rows:
-        return None
-    columns = (
-        Column("Phase"),
-        Column("State"),
-        Column("Gates hold", "number"),
-        Column("Time", "number"),
-    )
-    return Table("Phases", columns, tuple(rows), sortable=False)
-
-
-def _time_cell(seconds: float | None) -> Cell:
-    return Cell(duration_text(seconds), sort=seconds, kind="number")
-
-
 def trials_of(report_input: ReportInput) -> Trials | None:
     """The search that the folder holds."""
     search = report_input.search
-    if search is None or not (search.trials or search.record):
+    if search is None or not (search.trials or not search.record.is_empty):
         return None
-    best = _best_number(search)
+    trials, best = search.trials[:_MAX_TRIALS], next(iter(rank_trials(search.trials)), None)
     dots = []
-    for trial in search.trials[:_MAX_TRIALS]:
-        figures = mapping(trial.get("figures"))
-        wer, lost = number(figures.get("dev_wer")), number(figures.get("canary_loss"))
-        if trial.get("state") == "finished" and wer is not None and lost is not None:
-            told = str(trial.get("number"))
-            dots.append(Dot(told, wer, lost, "best" if told == str(best) else "main"))
+    for trial in trials:
+        wer, loss = clean(trial.figures.dev_wer), clean(trial.figures.canary_loss)
+        if trial.state == "finished" and wer is not None and loss is not None:
+            dots.append(Dot(str(trial.number), wer, loss, "best" if trial is best else "main"))
     drawing = scatter("Trials", "dev WER, %", "canary, points lost", dots)
-    return Trials(_trial_table(search, best), drawing, _reasons(report_input))
+    return Trials(_trial_table(trials, best), drawing, _reasons(report_input))
 
 
-def _best_number(search: SearchPart) -> object:
-    done = [
-        (
-            not mapping(trial.get("figures")).get("canary_held", True),
-            number(mapping(trial.get("figures")).get("dev_wer")) or 0.0,
-            str(trial.get("number")),
-        )
-        for trial in search.trials
-        if trial.get("state") == "finished"
-        and number(mapping(trial.get("figures")).get("dev_wer")) is not None
-    ]
-    return min(done)[2] if done else None
-
-
-def _trial_table(search: SearchPart, best: object) -> Table | None:
-    if not search.trials:
+def _trial_table(trials: Sequence[TrialRecord], best: TrialRecord | None) -> Table | None:
+    if not trials:
         return None
-    names = list(dict.fromkeys(k for t in search.trials for k in mapping(t.get("params"))))[:12]
+    names = list(dict.fromkeys(name for trial in trials for name in trial.params))[:_MAX_PARAMS]
     columns = [Column("Trial"), Column("Dev WER", "number"), Column("Canary", "number")]
     columns += [Column("Train time", "number"), *(Column(short(name, 40)) for name in names)]
     rows = []
-    for trial in search.trials[:_MAX_TRIALS]:
-        figures, params = mapping(trial.get("figures")), mapping(trial.get("params"))
-        told = str(trial.get("number", "–"))
-        state = str(trial.get("state", "–"))
-        detail = "the best" if told == str(best) else "" if state == "finished" else state
+    for trial in trials:
+        detail = "" if trial.state == "finished" else trial.state or "–"
+        number = "–" if trial.number is None else str(trial.number)
         rows.append(
             (
-                Cell(told, sort=clean(number(trial.get("number"))), detail=short(detail, 60)),
-                number_cell(clean(number(figures.get("dev_wer")))),
-                change_cell(clean(number(figures.get("canary_loss")))),
-                _time_cell(clean(number(figures.get("train_seconds")))),
-                *(_param_cell(params.get(name)) for name in names),
+                Cell(
+                    short(number),
+                    sort=clean(trial.number),
+                    detail="the best" if trial is best else short(detail, 60),
+                ),
+                number_cell(trial.figures.dev_wer),
+                change_cell(trial.figures.canary_loss),
+                time_cell(trial.figures.train_seconds),
+                *(_param_cell(trial.params.get(name)) for name in names),
             )
         )
     note = "Canary: points of WER that general speech lost; below zero it gained."
@@ -131,124 +109,17 @@ def _trial_table(search: SearchPart, best: object) -> Table | None:
 
 
 def _param_cell(value: object) -> Cell:
-    figure = number(value)
-    if figure is None:
+    number = clean(value)
+    if number is None:
         return text_cell("–" if value is None else value, "code")
-    return Cell(f"{figure:.4g}", sort=figure, kind="code")
+    return Cell(f"{number:.4g}", sort=number, kind="code")
 
 
 def _reasons(report_input: ReportInput) -> tuple[str, ...]:
     """Why a plan chose the trial that it chose."""
-    for phase in mapping(report_input.demo.get("record")).values():
-        choose = mapping(mapping(mapping(phase).get("steps")).get("choose"))
-        reasons = sequence(mapping(choose.get("result")).get("reasons"))
-        if reasons:
-            return tuple(short(str(reason)) for reason in reasons[:12])
+    for phase in report_input.summary.record.values():
+        step = phase.steps.get("choose")
+        reasons = step.result.get("reasons") if step else None
+        if isinstance(reasons, list):
+            return tuple(short(str(reason)) for reason in reasons[:_MAX_REASONS])
     return ()
-
-
-def speed_tables(report_input: ReportInput) -> tuple[Table, ...]:
-    """What a benchmark measured: the folder against the other one, and latency by clip length."""
-    this, other = report_input.benchmark, mapping(report_input.benchmark.get("other"))
-    if not this:
-        return ()
-    found = [_figures_table(this, other)]
-    lengths = _length_table(this, other)
-    return (*found, lengths) if lengths else tuple(found)
-
-
-def _figures_table(this: Mapping[str, Any], other: Mapping[str, Any]) -> Table:
-    ratios = mapping(this.get("ratios"))
-
-    def figures(side: Mapping[str, Any]) -> dict[str, tuple[float | None, str]]:
-        latency, load = mapping(side.get("latency_ms")), mapping(side.get("load_ms"))
-        final = mapping(mapping(side.get("stream")).get("final_ms"))
-        memory = mapping(side.get("memory_mb"))
-        size = number(side.get("total_bytes"))
-        return {
-            "latency, median": (number(latency.get("median")), "ms"),
-            "latency, 95 %": (number(latency.get("p95")), "ms"),
-            "latency, longest": (number(latency.get("max")), "ms"),
-            "end of speech to text, median": (number(final.get("median")), "ms"),
-            "loading": (number(load.get("median")), "ms"),
-            "real-time factor": (number(side.get("rtf")), ""),
-            "peak memory": (number(memory.get("peak")), "MB"),
-            "files": (None if size is None else size / 1e6, "MB"),
-            "WER": (number(mapping(side.get("wer")).get("wer")), "%"),
-        }
-
-    keys = {"latency, median": "median", "latency, 95 %": "p95", "loading": "load",
-            "peak memory": "peak_memory", "files": "size",
-            "end of speech to text, median": "stream"}  # fmt: skip
-    mine, theirs = figures(this), figures(other)
-    rows = []
-    for name, (value, unit) in mine.items():
-        if clean(value) is None:
-            continue
-        row = [Cell(name)]
-        row += [_measured(theirs[name][0], unit)] if other else []
-        row += [_measured(value, unit)]
-        row += [_ratio_cell(mapping(ratios.get(keys.get(name, ""))))] if other else []
-        rows.append(tuple(row))
-    columns = [Column("What")]
-    columns += [Column("Base", "number")] if other else []
-    columns += [Column("Adapted" if other else "Measured", "number")]
-    columns += [Column("Ratio", "number")] if other else []
-    clips, rounds = this.get("clips"), this.get("rounds")
-    chip = short(str(mapping(this.get("machine")).get("chip") or "this machine"), 80)
-    note = f"{clips} clips, {rounds} calls each, on {chip}. Below a ratio its 95 % interval."
-    return Table("Speed, memory and size", tuple(columns), tuple(rows), note, sortable=False)
-
-
-def _measured(value: float | None, unit: str) -> Cell:
-    if value is None or clean(value) is None:
-        return Cell("–", kind="number")
-    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if unit else 4
-    return Cell(f"{value:,.{digits}f} {unit}".strip(), sort=value, kind="number")
-
-
-def _ratio_cell(ratio: Mapping[str, Any]) -> Cell:
-    value = clean(number(ratio.get("ratio")))
-    if value is None:
-        return Cell("", kind="number")
-    ends = [end for item in sequence(ratio.get("ci95")) if (end := number(item)) is not None]
-    detail = f"{ends[0]:.2f} to {ends[1]:.2f}" if len(ends) == 2 else ""
-    return Cell(f"{value:.2f}", sort=value, detail=detail, kind="number")
-
-
-def _length_table(this: Mapping[str, Any], other: Mapping[str, Any]) -> Table | None:
-    bands = [mapping(item) for item in sequence(this.get("by_length"))]
-    theirs = {str(mapping(b).get("from_s")): mapping(b) for b in sequence(other.get("by_length"))}
-    spans = [s for item in (*bands, *theirs.values()) if (s := _span(item)) is not None]
-    if not spans or not bands:
-        return None
-    highest = max(span.high for span in spans)
-    rows = []
-    for place, band in enumerate(bands):
-        low, high = number(band.get("from_s")) or 0.0, number(band.get("to_s"))
-        name = f"{low:g} s or longer" if high is None else f"{low:g} to {high:g} s"
-        before, after = _span(theirs.get(str(band.get("from_s")), {})), _span(band)
-        row = [Cell(name, sort=float(place)), number_cell(number(band.get("clips")), 0)]
-        row += [_span_cell(before)] if other else []
-        row += [_span_cell(after), Cell("", figure=interval_strip(before, after, highest))]
-        rows.append(tuple(row))
-    columns = [Column("Clip length"), Column("Clips", "number aside")]
-    columns += [Column("Base, ms", "number")] if other else []
-    columns += [Column("Adapted, ms" if other else "ms", "number")]
-    columns += [Column(f"0 to {highest:,.0f} ms", "figure")]
-    note = "Median, and the 95 % mark below it; the line goes from one to the other."
-    return Table("Latency by length of the clip", tuple(columns), tuple(rows), note, sortable=False)
-
-
-def _span(band: Mapping[str, Any]) -> Interval | None:
-    latency = mapping(band.get("latency_ms"))
-    median, p95 = clean(number(latency.get("median"))), clean(number(latency.get("p95")))
-    if median is None or p95 is None:
-        return None
-    return Interval(median, median, max(p95, median))
-
-
-def _span_cell(span: Interval | None) -> Cell:
-    if span is None:
-        return Cell("–", kind="number")
-    return Cell(f"{span.value:,.0f}", sort=span.value, detail=f"{span.high:,.0f}", kind="number")

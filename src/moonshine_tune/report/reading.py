@@ -1,24 +1,41 @@
-"""Reads a folder that a job left behind, whole or torn: what is there is taken, the rest is named.
+"""Reads the folder of a command, complete or damaged: takes what is there, names the rest.
 
 Kinds: a run, an evaluation, a benchmark, an ablation; a demonstration, which holds a run and
 evaluations; a plan, which holds all of them.
 """
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from math import isfinite
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.nested import flatten
 from moonshine_tune.metrics.wer import ScoredUtterance
 from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.runs.records import (
+    AblationRecord,
+    BenchmarkRecord,
+    EvaluationRecord,
+    PlanRecord,
+    Record,
+    RunRecord,
+    SelectionRecord,
+    TrialRecord,
+    rank_trials,
+)
 
 _HINT = "name a folder that train, evaluate, demo, ablate, benchmark or plan was given as --out"
 _SETS = ("domain", "canary")
 _MODELS = ("base", "adapted")
 _BACKENDS = ("torch", "runtime")
+
+_NO_SUMMARY = PlanRecord()
+
+_Record = TypeVar("_Record", bound=Record)
+_Json = TypeVar("_Json", dict[str, Any], list[Any])
+_Line = TypeVar("_Line")
 
 
 @dataclass(frozen=True)
@@ -26,17 +43,17 @@ class EvaluationPart:
     """One evaluation folder.
 
     Attributes:
-        set_name: what was heard: `domain`, `canary`, or the folder's name.
+        set_name: what was scored: `domain`, `canary`, or the folder's name.
         model: `base`, `adapted`, or empty where the folder's name does not tell.
         backend: `torch`, `runtime`, or empty.
-        result: content of result.json; empty where it is missing.
+        result: of result.json; empty where it is missing.
         scored: the utterances of hypotheses.jsonl; empty where it is missing.
     """
 
     set_name: str
     model: str
     backend: str
-    result: Mapping[str, Any]
+    result: EvaluationRecord
     scored: tuple[ScoredUtterance, ...]
 
 
@@ -45,18 +62,22 @@ class RunPart:
     """One run folder; each part empty where its file is missing."""
 
     path: Path
-    record: Mapping[str, Any]
+    record: RunRecord
     metrics: tuple[Mapping[str, Any], ...]
-    selection: Mapping[str, Any]
+    selection: SelectionRecord
     dev: tuple[ScoredUtterance, ...]
+
+    def setting(self, name: str) -> object:
+        """The value of a setting by its dotted name, of whatever type it is; None without one."""
+        return dict(flatten(self.record.settings)).get(name)
 
 
 @dataclass(frozen=True)
 class SearchPart:
     """The folder of an ablation: its own record, and its trials."""
 
-    record: Mapping[str, Any]
-    trials: tuple[Mapping[str, Any], ...]
+    record: AblationRecord
+    trials: tuple[TrialRecord, ...]
 
 
 @dataclass(frozen=True)
@@ -65,24 +86,29 @@ class ReportInput:
 
     Attributes:
         kind: `plan`, `demo`, `run`, `ablation`, `benchmark` or `evaluation`.
-        demo: content of demo.json, or of plan.json, which says more of the same.
+        summary: plan.json, or demo.json, which has a part of its keys.
         missing: one sentence for each part that is not there or cannot be read.
         others: further runs of a plan, by the phase that made them.
     """
 
     path: Path
     kind: str
-    run: RunPart | None
-    evaluations: tuple[EvaluationPart, ...]
-    demo: Mapping[str, Any]
-    missing: tuple[str, ...]
+    run: RunPart | None = None
+    evaluations: tuple[EvaluationPart, ...] = ()
+    summary: PlanRecord = _NO_SUMMARY
     search: SearchPart | None = None
-    benchmark: Mapping[str, Any] = field(default_factory=dict)
+    benchmark: BenchmarkRecord | None = None
     others: tuple[tuple[str, RunPart], ...] = ()
+    missing: tuple[str, ...] = ()
+
+    @property
+    def run_alone(self) -> RunPart | None:
+        """The run of a folder that is about nothing else."""
+        return self.run if self.kind in ("run", "ablation") else None
 
 
 def read_report_input(path: Path) -> ReportInput:
-    """Read what lies in a run, evaluation or demonstration folder.
+    """Read the folder of a command.
 
     Raises:
         RequestError: there is no such folder, or nothing in it is known.
@@ -90,36 +116,9 @@ def read_report_input(path: Path) -> ReportInput:
     if not path.is_dir():
         what = "a file, not a folder" if path.exists() else "no such folder"
         raise RequestError(what, where=path, hint=_HINT)
-    reader = Reader(path)
-    kind = _kind_of(path)
-    if kind == "plan":
-        return read_plan_input(path, reader)
-    search: SearchPart | None = None
-    benchmark: Mapping[str, Any] = {}
-    run: RunPart | None = None
-    evaluations: tuple[EvaluationPart, ...] = ()
-    demo: Mapping[str, Any] = {}
-    if kind == "demo":
-        demo = reader.record(path / "demo.json")
-        if (path / "run").is_dir():
-            run = reader.run(path / "run")
-        else:
-            reader.missing.append("run/ is not there: no curves and no settings")
-        evaluations = reader.evaluations(path / "eval")
-        reader.name_absent(evaluations)
-    elif kind == "run":
-        run = reader.run(path)
-        evaluations = reader.evaluations(path / "eval")
-    elif kind == "ablation":
-        search = reader.search(path)
-        run = best_run(path, search, reader)
-    elif kind == "benchmark":
-        benchmark = reader.record(path / "benchmark.json")
-    else:
-        evaluations = (reader.evaluation(path, path.resolve().name, "", ""),)
-    return ReportInput(
-        path, kind, run, evaluations, demo, tuple(reader.missing), search, benchmark
-    )  # fmt: skip
+    reader, kind = _Reader(path), _kind_of(path)
+    parts = reader.parts(kind)
+    return ReportInput(path, kind, **parts, missing=tuple(reader.missing))
 
 
 def _kind_of(path: Path) -> str:
@@ -142,188 +141,173 @@ def _kind_of(path: Path) -> str:
 
 def _is_run(path: Path) -> bool:
     run = RunFolder(path)
-    marks = (run.record_path, run.metrics_path, run.adapter_dir / "selection.json")
-    return any(mark.exists() for mark in (*marks, run.dev_hypotheses_path))
+    files = (run.record_path, run.metrics_path, run.selection_path, run.dev_hypotheses_path)
+    return any(file.exists() for file in files)
 
 
 def _is_evaluation(path: Path) -> bool:
     return (path / "result.json").exists() or (path / "hypotheses.jsonl").exists()
 
 
-def number(value: object) -> float | None:
-    """`value` where it is a finite number, else None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value) if isfinite(value) else None
-    except OverflowError:
-        return None
-
-
-def mapping(value: object) -> Mapping[str, Any]:
-    """`value` where it is a JSON object, else an empty one."""
-    return value if isinstance(value, dict) else {}
-
-
-def sequence(value: object) -> list[Any]:
-    """`value` where it is a JSON array, else an empty one."""
-    return value if isinstance(value, list) else []
-
-
-def best_run(path: Path, search: SearchPart, reader: "Reader") -> RunPart | None:
-    """The run of the trial with the lowest dev WER among those that hold the canary."""
-    done = [
-        (not mapping(trial.get("figures")).get("canary_held", True), wer, place)
-        for trial in search.trials
-        if trial.get("state") == "finished"
-        and (wer := number(mapping(trial.get("figures")).get("dev_wer"))) is not None
-        and (place := number(trial.get("number"))) is not None
-    ]
-    for *_, place in sorted(done):
-        folder = path / "trials" / f"{int(place):04d}"
-        if folder.is_dir():
-            return reader.run(folder)
-    if done:
-        reader.missing.append("trials/ holds no folder of a finished trial: no curves")
-    return None
-
-
-def read_plan_input(path: Path, reader: "Reader") -> ReportInput:
-    """A plan: the run that is shipped with its evaluations, and what the other phases made."""
-    plan = reader.record(path / "plan.json")
-    phases = {
-        name: mapping(body)
-        for name, body in mapping(
-            mapping(mapping(plan.get("plan")).get("settings")).get("phases")
-        ).items()
-    }
-    places = sorted(item for item in (path / "phases").glob("*/") if item.is_dir())
-    kinds = {item.name: str(phases.get(item.name, {}).get("kind", "")) for item in places}
-    shipped = next((n for n, body in phases.items() if body.get("kind") == "ship"), None)
-    runs = {item.name: item / "run" for item in places if _is_run(item / "run")}
-    source = str(phases.get(shipped or "", {}).get("source") or next(iter(runs), ""))
-    searches = [item / "search" for item in places if (item / "search").is_dir()]
-    search = reader.search(searches[0]) if searches else None
-    if source in runs:
-        run: RunPart | None = reader.run(runs.pop(source))
-    else:
-        run = best_run(searches[0], search, reader) if searches and search else None
-    evaluations = [
-        part
-        for name in (source, shipped)
-        if name and (path / "phases" / name / "eval").is_dir()
-        for part in reader.evaluations(path / "phases" / name / "eval")
-    ]
-    for item in places:
-        if (item / "conditions" / "eval").is_dir():
-            evaluations += reader.evaluations(item / "conditions" / "eval")
-    bench = [item / "benchmark" / "benchmark.json" for item in places if kinds[item.name] == "ship"]
-    benchmark = reader.record(bench[0]) if bench and bench[0].parent.is_dir() else {}
-    others = tuple((name, reader.run(folder)) for name, folder in runs.items())
-    return ReportInput(
-        path=path,
-        kind="plan",
-        run=run,
-        evaluations=tuple(evaluations),
-        demo=plan,
-        missing=tuple(reader.missing),  # last: every part above may name something
-        search=search,
-        benchmark=benchmark,
-        others=others,
-    )
-
-
-class Reader:
-    """Reads files below one folder and keeps a list of what could not be had."""
+class _Reader:
+    """Reads files below one folder and keeps a list of what is missing or damaged."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._home = str(Path.home())
         self.missing: list[str] = []
 
-    def run(self, path: Path) -> RunPart:
+    def parts(self, kind: str) -> dict[str, Any]:
+        """What a folder of this kind holds, by the names of `ReportInput`."""
+        root = self._root
+        if kind == "plan":
+            return self._plan()
+        if kind == "demo":
+            return self._demo()
+        if kind == "ablation":
+            search = self._search(root)
+            return {"search": search, "run": self._best_run(root, search)}
+        if kind == "benchmark":
+            return {"benchmark": self._record(root / "benchmark.json", BenchmarkRecord)}
+        if kind == "run":
+            return {"run": self._run(root), "evaluations": self._evaluations(root / "eval")}
+        return {"evaluations": (self._evaluation(root, root.resolve().name, "", ""),)}
+
+    def _plan(self) -> dict[str, Any]:
+        """A plan: the run that is shipped with its evaluations, and the other phases' results."""
+        plan = self._record(self._root / "plan.json", PlanRecord)
+        folders = sorted(item for item in (self._root / "phases").glob("*/") if item.is_dir())
+        shipped = next((phase.name for phase in plan.phases if phase.kind == "ship"), None)
+        runs = {item.name: item / "run" for item in folders if _is_run(item / "run")}
+        settings = dict(flatten(plan.plan.settings))
+        source = str(settings.get(f"phases.{shipped}.source") or next(iter(runs), ""))
+        search = next((item / "search" for item in folders if (item / "search").is_dir()), None)
+        trials = self._search(search) if search else None
+        if source in runs:
+            run: RunPart | None = self._run(runs.pop(source))
+        else:
+            run = self._best_run(search, trials) if search and trials else None
+        scored = [self._root / "phases" / name / "eval" for name in (source, shipped) if name]
+        scored += [item / "conditions" / "eval" for item in folders]
+        measured = (item / "benchmark" for item in folders if (item / "benchmark").is_dir())
+        bench = next((folder / "benchmark.json" for folder in measured), None)
+        return {
+            "summary": plan,
+            "search": trials,
+            "run": run,
+            "evaluations": tuple(part for item in scored for part in self._evaluations(item)),
+            "benchmark": bench and self._record(bench, BenchmarkRecord),
+            "others": tuple((name, self._run(folder)) for name, folder in runs.items()),
+        }
+
+    def _demo(self) -> dict[str, Any]:
+        """A demonstration, with what of it is not there."""
+        summary = self._record(self._root / "demo.json", PlanRecord)
+        run = None
+        if (self._root / "run").is_dir():
+            run = self._run(self._root / "run")
+        else:
+            self.missing.append("run/ is not there: no curves and no settings")
+        evaluations = self._evaluations(self._root / "eval")
+        if not evaluations:
+            self.missing.append("eval/ holds no evaluation: no headline table")
+        there = {(part.set_name, part.model, part.backend) for part in evaluations}
+        for wanted in ((s, m, b) for s in _SETS for m in _MODELS for b in _BACKENDS):
+            folder = self._root / "eval" / "-".join(wanted)
+            if evaluations and wanted not in there and not folder.is_dir():
+                self.missing.append(f"{self._short(folder)} is not there")
+        return {"summary": summary, "run": run, "evaluations": evaluations}
+
+    def _run(self, path: Path) -> RunPart:
         run = RunFolder(path)
         return RunPart(
             path,
-            self.record(run.record_path),
-            tuple(self._lines(run.metrics_path, dict)),
-            self.record(run.adapter_dir / "selection.json"),
-            tuple(self._lines(run.dev_hypotheses_path, ScoredUtterance.from_record)),
+            self._record(run.record_path, RunRecord),
+            self._lines(run.metrics_path, dict),
+            self._record(run.selection_path, SelectionRecord),
+            self._lines(run.dev_hypotheses_path, ScoredUtterance.from_record),
         )
 
-    def search(self, path: Path) -> SearchPart:
-        """An ablation's record and its trials, from trials.json."""
-        record = self.record(path / "ablation.json")
-        trials: object = []
-        text = self._text(path / "trials.json")
-        try:
-            trials = json.loads(text) if text is not None else []
-        except (ValueError, RecursionError) as error:
-            self.missing.append(
-                f"{self._short(path / 'trials.json')} is torn or not JSON ({_brief(error)})"
-            )
-        return SearchPart(record, tuple(mapping(item) for item in sequence(trials)))
+    def _search(self, path: Path) -> SearchPart:
+        """An ablation's record and its trials."""
+        record = self._record(path / "ablation.json", AblationRecord)
+        trials = []
+        for index, item in enumerate(self._json(path / "trials.json", list) or [], start=1):
+            trial, problems = TrialRecord.salvage(item)
+            self._name_damage(path / "trials.json", [f"trial {index}, {text}" for text in problems])
+            trials.append(trial)
+        return SearchPart(record, tuple(trials))
 
-    def evaluations(self, folder: Path) -> tuple[EvaluationPart, ...]:
+    def _best_run(self, path: Path, search: SearchPart) -> RunPart | None:
+        """The run of the best trial that has a folder."""
+        ranked = rank_trials(search.trials)
+        for trial in ranked:
+            folder = path / "trials" / f"{trial.number or 0:04d}"
+            if folder.is_dir():
+                return self._run(folder)
+        if ranked:
+            self.missing.append("trials/ holds no folder of a finished trial: no curves")
+        return None
+
+    def _evaluations(self, folder: Path) -> tuple[EvaluationPart, ...]:
         """All evaluations in `eval/`; a demonstration names them `<set>-<model>-<backend>`."""
-        found = []
+        parts = []
         for path in sorted(folder.glob("*/")):
             set_name, model, backend = [*path.name.rsplit("-", 2), "", ""][:3]
-            if _is_evaluation(path) and model in _MODELS and backend in _BACKENDS:
-                found.append(self.evaluation(path, set_name, model, backend))
-            elif _is_evaluation(path):
-                found.append(self.evaluation(path, path.name, "", ""))
-            else:
+            if not _is_evaluation(path):
                 self.missing.append(f"{self._short(path)}: no result.json, no hypotheses.jsonl")
-        return tuple(found)
+            elif model in _MODELS and backend in _BACKENDS:
+                parts.append(self._evaluation(path, set_name, model, backend))
+            else:
+                parts.append(self._evaluation(path, path.name, "", ""))
+        return tuple(parts)
 
-    def name_absent(self, found: tuple[EvaluationPart, ...]) -> None:
-        """Name the evaluations that a whole demonstration has and this one has not."""
-        if not found:
-            self.missing.append("eval/ holds no evaluation: no headline table")
-            return
-        there = {(part.set_name, part.model, part.backend) for part in found}
-        for wanted in ((s, m, b) for s in _SETS for m in _MODELS for b in _BACKENDS):
-            folder = self._root / "eval" / "-".join(wanted)
-            if wanted not in there and not folder.is_dir():
-                self.missing.append(f"{self._short(folder)} is not there")
-
-    def evaluation(self, path: Path, set_name: str, model: str, backend: str) -> EvaluationPart:
-        result = self.record(path / "result.json")
-        scored = tuple(self._lines(path / "hypotheses.jsonl", ScoredUtterance.from_record))
+    def _evaluation(self, path: Path, set_name: str, model: str, backend: str) -> EvaluationPart:
+        result = self._record(path / "result.json", EvaluationRecord)
+        scored = self._lines(path / "hypotheses.jsonl", ScoredUtterance.from_record)
         return EvaluationPart(set_name, model, backend, result, scored)
 
-    def record(self, path: Path) -> Mapping[str, Any]:
-        """A JSON object; empty and named as missing where it cannot be had."""
+    def _record(self, path: Path, model: type[_Record]) -> _Record:
+        """A record, as much of it as is right; what is missing or damaged is named."""
+        record, problems = model.salvage(self._json(path, dict) or {})
+        self._name_damage(path, problems)
+        return record
+
+    def _name_damage(self, path: Path, problems: Sequence[str]) -> None:
+        self.missing += [f"{self._short(path)}: {problem}" for problem in problems]
+
+    def _json(self, path: Path, kind: type[_Json]) -> _Json | None:
         text = self._text(path)
         if text is None:
-            return {}
+            return None
         try:
             content = json.loads(text)
         except (ValueError, RecursionError) as error:
-            self.missing.append(f"{self._short(path)} is torn or not JSON ({_brief(error)})")
-            return {}
-        if not isinstance(content, dict):
-            self.missing.append(f"{self._short(path)} is not a JSON object")
-            return {}
-        return mapping(content)
+            what = error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__
+            self.missing.append(f"{self._short(path)} is damaged or not JSON ({what})")
+            return None
+        if not isinstance(content, kind):
+            what = {dict: "object", list: "array"}[kind]
+            self.missing.append(f"{self._short(path)} is not a JSON {what}")
+            return None
+        return content
 
-    def _lines(self, path: Path, parse: Callable[[dict[str, Any]], Any]) -> list[Any]:
-        """The whole lines of a JSON Lines file; what is wrong with the others is counted."""
-        found, wrong = [], 0
+    def _lines(self, path: Path, parse: Callable[[dict[str, Any]], _Line]) -> tuple[_Line, ...]:
+        """The right lines of a JSON Lines file; the others are counted."""
+        parsed, wrong = [], 0
         for line in (self._text(path) or "").split("\n"):
             if not line.strip():
                 continue
             try:
-                found.append(parse(json.loads(line)))
+                parsed.append(parse(json.loads(line)))
             except (ValueError, TypeError, KeyError, RecursionError):
                 wrong += 1
         if wrong:
             self.missing.append(
-                f"{self._short(path)}: kept {len(found)} of {len(found) + wrong} lines, the others "
-                "are torn or lack a field"
+                f"{self._short(path)}: kept {len(parsed)} of {len(parsed) + wrong} lines, the "
+                "others are damaged or lack a field"
             )
-        return found
+        return tuple(parsed)
 
     def _text(self, path: Path) -> str | None:
         try:
@@ -338,7 +322,3 @@ class Reader:
 
     def _short(self, path: Path) -> str:
         return str(path.relative_to(self._root))
-
-
-def _brief(error: Exception) -> str:
-    return error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__

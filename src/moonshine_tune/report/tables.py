@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from moonshine_tune.metrics.wer import ErrorCounts
+from moonshine_tune.report.figures import clean
 
-# A value of a torn or odd file must not fill the page.
+# A value of a damaged or odd file must not fill the page.
 _LONGEST_TEXT = 400
-# Sets that jobs name; any other name is a folder's and is shown as it is.
+# Sets that commands name; any other name is a folder's and is shown as it is.
 SET_NAMES = ("domain", "dev", "canary")
 
 
@@ -21,7 +21,7 @@ class Cell:
         sort: what it sorts by; by its text where None.
         detail: a second, smaller line.
         figure: a drawing instead of text.
-        kind: `number`, `better`, `worse`, `code` or empty.
+        kind: `number`, `better`, `worse`, `code`, `word`, `quiet` or empty.
     """
 
     text: str
@@ -55,21 +55,28 @@ def text_cell(value: object, kind: str = "") -> Cell:
     return Cell(short(str(value)), kind=kind)
 
 
-def number_cell(value: float | None, digits: int = 2, detail: str = "") -> Cell:
-    """A number; a dash where there is none."""
-    if value is None:
+def number_cell(value: object, digits: int = 2, detail: str = "") -> Cell:
+    """A number; a dash where there is none that can be shown."""
+    number = clean(value)
+    if number is None:
         return Cell("–", sort=float("-inf"), kind="number")
-    return Cell(f"{value:,.{digits}f}", sort=value, detail=detail, kind="number")
+    return Cell(f"{number:,.{digits}f}", sort=number, detail=detail, kind="number")
 
 
 def change_cell(
-    difference: float | None, detail: str = "", threshold: float = 0.005, digits: int = 2
+    difference: object, detail: str = "", threshold: float = 0.005, digits: int = 2
 ) -> Cell:
-    """A change in points, where lower is better; coloured where it is larger than `threshold`."""
-    if difference is None:
+    """A change in points, where lower is better; colored where it is larger than `threshold`."""
+    number = clean(difference)
+    if number is None:
         return Cell("–", sort=float("-inf"), kind="number")
-    kind = "better" if difference < -threshold else "worse" if difference > threshold else "number"
-    return Cell(signed(difference, digits), sort=difference, detail=detail, kind=kind)
+    kind = "better" if number < -threshold else "worse" if number > threshold else "number"
+    return Cell(signed(number, digits), sort=number, detail=detail, kind=kind)
+
+
+def time_cell(seconds: object) -> Cell:
+    """A duration."""
+    return Cell(duration_text(seconds), sort=clean(seconds), kind="number")
 
 
 def signed(value: float, digits: int = 2) -> str:
@@ -78,9 +85,17 @@ def signed(value: float, digits: int = 2) -> str:
     return f"{0:.{digits}f}" if float(text) == 0 else text.replace("-", "−")
 
 
-def rate_of(counts: ErrorCounts | None) -> float | None:
-    """Errors in percent of the words said, or None."""
-    return None if counts is None else counts.rate
+def interval_text(ends: tuple[float, float] | None, digits: int = 2, *, sign: bool = False) -> str:
+    """`0.80 to 1.10`, with signs where it is the interval of a change; empty without one."""
+    known = clean_interval(ends) or ()
+    return " to ".join(signed(end, digits) if sign else f"{end:.{digits}f}" for end in known)
+
+
+def clean_interval(ends: tuple[float, float] | None) -> tuple[float, float] | None:
+    """An interval whose ends can be shown, else None."""
+    low, high = ends or (None, None)
+    low, high = clean(low), clean(high)
+    return None if low is None or high is None else (low, high)
 
 
 def set_title(name: str) -> str:
@@ -93,8 +108,9 @@ def short(text: str, longest: int = _LONGEST_TEXT) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
-def duration_text(seconds: float | None) -> str:
-    """Seconds as a person says them."""
+def duration_text(value: object) -> str:
+    """Seconds, minutes or hours, in three digits."""
+    seconds = clean(value)
     if seconds is None or seconds < 0:
         return "–"
     if seconds < 90:

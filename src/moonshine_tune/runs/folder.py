@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.core.files import disk_errors, write_json_atomic, write_jsonl_atomic
+from moonshine_tune.core.files import disk_errors, read_json, write_jsonl_atomic
 from moonshine_tune.core.provenance import command_line, git_state, platform_summary, versions
+from moonshine_tune.runs.records import RunRecord, SelectionRecord
 
 SCHEMA_VERSION = 1
 
@@ -24,6 +25,7 @@ class RunFolder:
         self.metrics_path = path / "metrics.jsonl"
         self.tensorboard_dir = path / "tensorboard"
         self.adapter_dir = path / "adapter"
+        self.selection_path = self.adapter_dir / "selection.json"
         self.state_dir = path / "state"
         self.eval_dir = path / "eval"
         self.dev_hypotheses_path = self.eval_dir / "dev.jsonl"
@@ -33,13 +35,13 @@ class RunFolder:
         """A new run folder.
 
         Raises:
-            RequestError: there is something at `path` already.
+            RequestError: `path` exists already and is not an empty folder.
         """
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RequestError(
                 "the run folder is not empty",
                 where=path,
-                hint="choose another --out, or go on with that run by adding --resume",
+                hint="choose another --out, or continue that run with --resume",
             )
         with disk_errors(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -62,31 +64,29 @@ class RunFolder:
         return run
 
     def write_record(self, **content: Any) -> None:
-        """Write run.json: what is given, with versions, platform, git state and time."""
-        write_json_atomic(
-            self.record_path,
-            {
-                "schema_version": SCHEMA_VERSION,
-                "command": command_line(),
-                "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                **content,
-                "versions": versions(),
-                "platform": platform_summary(),
-                "git": git_state(Path(__file__).parent),
-            },
-        )
+        """Write run.json: `content`, with versions, platform, git state and time."""
+        record = {
+            "schema_version": SCHEMA_VERSION,
+            "command": command_line(),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            **content,
+            "versions": versions(),
+            "platform": platform_summary(),
+            "git": git_state(Path(__file__).parent),
+        }
+        RunRecord.model_validate(record).write(self.record_path)
 
     def update_record(self, **content: Any) -> None:
         """Add to run.json or replace what is there."""
-        write_json_atomic(self.record_path, self.read_record() | content)
+        RunRecord.model_validate(self.read_record() | content).write(self.record_path)
 
     def read_record(self) -> dict[str, Any]:
-        """The content of run.json."""
-        try:
-            record: dict[str, Any] = json.loads(self.record_path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, OSError) as error:
-            raise RequestError(f"cannot be read: {error}", where=self.record_path) from error
-        return record
+        """The content of run.json as it is; `RunRecord.read` gives it with types.
+
+        Raises:
+            RequestError: it is missing or not JSON.
+        """
+        return read_json(self.record_path)
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Add one line to metrics.jsonl."""
@@ -94,17 +94,24 @@ class RunFolder:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All lines of metrics.jsonl that are whole."""
+        """All complete lines of metrics.jsonl."""
         if not self.metrics_path.is_file():
             return []
         records = []
         for line in self.metrics_path.read_text(encoding="utf-8").splitlines():
             try:
-                records.append(json.loads(line))
+                record = json.loads(line)
             except json.JSONDecodeError:
                 # The last line of a run that was killed while it wrote.
                 continue
+            if isinstance(record, dict):
+                records.append(record)
         return records
+
+    def read_scores(self) -> list[SelectionRecord]:
+        """The scores during the run, from the lines of metrics.jsonl that have a dev WER."""
+        scores = [SelectionRecord.salvage(line)[0] for line in self.read_metrics()]
+        return [score for score in scores if score.dev_wer is not None and score.step is not None]
 
     def cut_metrics(self, last_step: int) -> None:
         """Drop the lines after `last_step`: a resumed run writes them again."""

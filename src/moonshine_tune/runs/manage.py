@@ -12,7 +12,16 @@ from moonshine_tune.core.files import disk_errors
 from moonshine_tune.core.nested import flatten
 from moonshine_tune.metrics.wer import Score, summarize
 from moonshine_tune.runs.folder import RunFolder
-from moonshine_tune.runs.summary import RunSummary, find_runs, is_run, read_run, read_scored
+from moonshine_tune.runs.records import RunRecord
+from moonshine_tune.runs.summary import (
+    RunSummary,
+    ScoreCurve,
+    find_runs,
+    is_run,
+    read_run,
+    read_scored,
+    score_curve,
+)
 
 SORTS = ("wer", "canary", "created", "seconds", "name")
 
@@ -23,8 +32,7 @@ class RunDetails:
 
     Attributes:
         chosen: settings that are not at their defaults, each with its source.
-        score: of the dev utterances as the chosen adapter heard them; None where not kept.
-        curve: (step, dev WER, canary WER or None).
+        score: of the dev utterances with the chosen adapter; None where they were not kept.
     """
 
     summary: RunSummary
@@ -32,13 +40,13 @@ class RunDetails:
     data: Mapping[str, Any]
     chosen: Mapping[str, tuple[Any, str]]
     score: Score | None
-    curve: tuple[tuple[int, float, float | None], ...]
+    curve: ScoreCurve
     remarks: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Cleaning:
-    """One run and what becomes of it. `removed` is false in a dry run and where it failed."""
+    """One run and what is done with it. `removed` is false in a dry run and where it failed."""
 
     run: RunSummary
     keep: bool
@@ -67,45 +75,46 @@ def list_runs(
         runs = [run for run in runs if run.model == model]
     if sort == "created":
         return tuple(sorted(runs, key=lambda run: run.created, reverse=True))
-    return tuple(sorted(runs, key=lambda run: _place(run, sort)))
+    return tuple(sorted(runs, key=lambda run: _sort_key(run, sort)))
+
+
+def _sort_key(run: RunSummary, sort: str) -> tuple[float, str]:
+    figure = {
+        "wer": run.dev_wer, "canary": run.canary_wer, "seconds": run.train_seconds, "name": 0.0,
+    }[sort]  # fmt: skip
+    return (inf if figure is None else figure, str(run.path))
 
 
 def show_run(path: Path) -> RunDetails:
     """One run with its settings, curve and scores.
 
     Raises:
-        RequestError: it is not a run folder, or run.json is torn.
+        RequestError: it is not a run folder, or run.json is damaged.
     """
-    summary = read_run(path)
-    run = RunFolder(path)
-    record = run.read_record()
-    sources = record.get("sources") or {}
-    flat = dict(flatten(record.get("settings") or {}))
+    summary, run = read_run(path), RunFolder(path)
+    record = RunRecord.read(run.record_path)
+    settings = dict(flatten(record.settings))
+    score, problems = None, []
     try:
-        score: Score | None = summarize(read_scored(run.dev_hypotheses_path))
-        problems: tuple[str, ...] = ()
+        score = summarize(read_scored(run.dev_hypotheses_path))
     except RequestError as error:
-        score, problems = None, (f"eval/dev.jsonl: {error.message}",)
+        problems.append(f"eval/dev.jsonl: {error.message}")
     return RunDetails(
         summary=summary,
-        base=record.get("base") or {},
-        data=record.get("data") or {},
-        chosen={key: (flat.get(key), source) for key, source in sorted(sources.items())},
+        base=record.base.to_json(),
+        data=record.data,
+        chosen={key: (settings.get(key), source) for key, source in sorted(record.sources.items())},
         score=score,
-        curve=tuple(
-            (int(line["step"]), float(line["dev_wer"]), line.get("canary_wer"))
-            for line in run.read_metrics()
-            if line.get("dev_wer") is not None and isinstance(line.get("step"), int)
-        ),
-        remarks=(*(record.get("remarks") or ()), *problems),
+        curve=score_curve(run),
+        remarks=(*record.remarks, *problems),
     )
 
 
 def clean_runs(folder: Path, *, keep: int, dry_run: bool) -> tuple[Cleaning, ...]:
-    """Remove all but the best runs; says for each what becomes of it and why.
+    """Remove all but the best runs; returns for each what is done with it and why.
 
     Of the runs with the same dev data the `keep` finished ones with the lowest dev WER stay (those
-    that hold the canary first), and every run that may still be at work. Runs of other dev data
+    that hold the canary first), and every run that may still be running. Runs of other dev data
     are not ranked against each other.
 
     Raises:
@@ -118,34 +127,27 @@ def clean_runs(folder: Path, *, keep: int, dry_run: bool) -> tuple[Cleaning, ...
             "a run, not a folder of runs", where=folder, hint=f"name its parent: {folder.parent}"
         )
     runs = [read_run(path) for path in find_runs(folder)]
-    best: dict[Path, int] = {}
+    ranks: dict[Path, int] = {}
     for data in {run.dev_data for run in runs}:
         ranked = sorted(
             (run for run in runs if run.dev_data == data and run.ended and run.dev_wer is not None),
             key=lambda run: (run.canary_held is False, run.dev_wer, run.created),
         )
-        best |= {run.path: place for place, run in enumerate(ranked[:keep], start=1)}
-    return tuple(_clean(run, best.get(run.path), dry_run) for run in runs)
+        ranks |= {run.path: rank for rank, run in enumerate(ranked[:keep], start=1)}
+    return tuple(_clean(run, ranks.get(run.path), dry_run) for run in runs)
 
 
-def _clean(run: RunSummary, place: int | None, dry_run: bool) -> Cleaning:
-    if place is not None:
-        return Cleaning(run, True, "the best of its dev data" if place == 1 else f"place {place}")
+def _clean(run: RunSummary, rank: int | None, dry_run: bool) -> Cleaning:
+    if rank is not None:
+        return Cleaning(run, True, "the best of its dev data" if rank == 1 else f"rank {rank}")
     if run.live:
-        return Cleaning(run, True, "it may still be at work: files changed within a day")
+        return Cleaning(run, True, "it may still be running: files changed within a day")
     if run.ended:
         reason = "others are better on the same dev data"
     else:
-        reason = f"not finished ({run.status}); it could not be resumed afterwards"
+        reason = f"not finished ({run.status}); it cannot be resumed after this"
     if dry_run:
         return Cleaning(run, False, reason)
     with disk_errors(run.path):
         shutil.rmtree(run.path)
     return Cleaning(run, False, reason, removed=True)
-
-
-def _place(run: RunSummary, sort: str) -> tuple[float, str]:
-    figure = {
-        "wer": run.dev_wer, "canary": run.canary_wer, "seconds": run.train_seconds, "name": 0.0,
-    }[sort]  # fmt: skip
-    return (inf if figure is None else figure, str(run.path))

@@ -1,21 +1,26 @@
-"""Run folders read back, whole or torn: what each was given, how it ended, what it heard."""
+"""Run folders read back, complete or damaged: their settings, how they ended, their scores."""
 
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.core.errors import RequestError, TuneError
+from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.files import read_json
 from moonshine_tune.metrics.wer import ScoredUtterance
 from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.runs.records import RunRecord, SelectionRecord
 
 # A live run writes each step. The price of a long time: a run that was killed counts as running
-# for so long. Of a short one: a run on a laptop that sleeps is taken for dead, and cleaned away.
+# for so long. Of a short one: a run on a laptop that sleeps counts as dead, and is cleaned away.
 _QUIET_S = 24 * 3600
-_ENDED = ("finished", "early stop")
+ENDED = ("finished", "early stop")
+
+# (step, dev WER, canary WER or None) of each score during a run.
+ScoreCurve = tuple[tuple[int, float, float | None], ...]
 
 
 @dataclass(frozen=True)
@@ -24,8 +29,8 @@ class RunSummary:
 
     Attributes:
         status: `finished`, `early stop`, `interrupted`, `pruned`, `failed`, `running`, `stopped`
-            (it says running and has written nothing for a day) or `torn` (run.json is unreadable).
-        live: whether it may still be at work.
+            (marked as running, with no file written for a day) or `torn` (run.json is unreadable).
+        live: whether it may still be running.
         dev_data: fingerprint of the dev manifest; only runs with the same one can be ranked.
     """
 
@@ -48,11 +53,11 @@ class RunSummary:
     @property
     def ended(self) -> bool:
         """Whether training ran to its end."""
-        return self.status in _ENDED
+        return self.status in ENDED
 
 
 def is_run(path: Path) -> bool:
-    """Whether `path` is a run folder (and not a package, which carries a copy of run.json)."""
+    """Whether `path` is a run folder (and not a package, which has a copy of run.json)."""
     run = RunFolder(path)
     if not run.record_path.is_file():
         return False
@@ -77,15 +82,15 @@ def find_runs(folder: Path) -> tuple[Path, ...]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    for place, names, _ in os.walk(folder):
-        if is_run(Path(place)):
+    for path, names, _ in os.walk(folder):
+        if is_run(Path(path)):
             names.clear()
-            yield Path(place)
+            yield Path(path)
         names[:] = [name for name in names if not name.startswith(".")]
 
 
 def read_run(path: Path) -> RunSummary:
-    """The summary of one run folder; a torn one has the status `torn`.
+    """The summary of one run folder; one with an unreadable run.json has the status `torn`.
 
     Raises:
         RequestError: it is not a run folder.
@@ -93,33 +98,37 @@ def read_run(path: Path) -> RunSummary:
     run = RunFolder.open(path)
     if not is_run(path):
         raise RequestError("not a run folder", where=path, hint="name a folder that train made")
+    record, problem = RunRecord(), ""
+    wrong: tuple[str, ...] = ()
     try:
-        record: Mapping[str, Any] = run.read_record()
-        problem = ""
-    except TuneError as error:
-        record, problem = {}, error.message
-    if not problem and not isinstance(record.get("settings"), dict):
-        record, problem = {}, "run.json has no settings"
+        record, wrong = RunRecord.salvage(read_json(run.record_path))
+        if "settings" not in record.model_fields_set:
+            record, problem = RunRecord(), "run.json has no settings"
+    except RequestError as error:
+        problem = error.message
     size, changed = _size_and_change(path)
-    status, live = _status(record, problem, changed)
-    result = _mapping(record.get("result"))
-    base, best = _scores(run, result)
+    recent = time.time() - changed < _QUIET_S
+    status = "torn" if problem else record.status or "?"
+    if status == "running" and not recent:
+        status = "stopped"
+    base, best = _scores(run, record)
+    result = record.result
     return RunSummary(
         path=path,
         status=status,
-        live=live,
-        model=str(_mapping(record.get("settings")).get("model", "?")),
-        created=str(record.get("created", "")),
-        steps=_whole(result.get("steps")) if result else _last_step(run),
-        base_dev_wer=_number(base.get("dev_wer")),
-        dev_wer=_number(best.get("dev_wer")),
-        base_canary_wer=_number(base.get("canary_wer")),
-        canary_wer=_number(best.get("canary_wer")),
-        canary_held=result.get("canary_held") if result else None,
-        train_seconds=_number(result.get("train_seconds")),
+        live=recent and status in ("torn", "running"),
+        model=str(record.settings.get("model", "?")),
+        created=record.created,
+        steps=result.steps if result else _last_step(run),
+        base_dev_wer=base.dev_wer,
+        dev_wer=best.dev_wer,
+        base_canary_wer=base.canary_wer,
+        canary_wer=best.canary_wer,
+        canary_held=result.canary_held if result else None,
+        train_seconds=result.train_seconds if result else None,
         size_mb=round(size / 1e6, 1),
-        dev_data=_mapping(record.get("data")).get("dev"),
-        remark=problem or str(record.get("error", "")),
+        dev_data=record.data.get("dev"),
+        remark=problem or record.error or "; ".join(wrong),
     )
 
 
@@ -127,69 +136,54 @@ def read_scored(path: Path) -> tuple[ScoredUtterance, ...]:
     """The utterances of a `hypotheses.jsonl` or `eval/dev.jsonl`.
 
     Raises:
-        RequestError: it is missing, or a line is torn.
+        RequestError: it is missing, or a line is damaged.
     """
     if not path.is_file():
-        raise RequestError("not there", where=path)
-    found = []
-    for place, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        raise RequestError("no such file", where=path)
+    scored = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
-            found.append(ScoredUtterance.from_record(json.loads(line)))
+            scored.append(ScoredUtterance.from_record(json.loads(line)))
         except (ValueError, KeyError, TypeError) as error:
-            raise RequestError("not a scored utterance", where=path, line=place) from error
-    return tuple(found)
+            raise RequestError("not a scored utterance", where=path, line=number) from error
+    return tuple(scored)
 
 
-def _status(record: Mapping[str, Any], problem: str, changed: float) -> tuple[str, bool]:
-    if problem:
-        return "torn", time.time() - changed < _QUIET_S
-    status = str(record.get("status", "?"))
-    if status != "running":
-        return status, False
-    live = time.time() - changed < _QUIET_S
-    return ("running", True) if live else ("stopped", False)
-
-
-def _scores(
-    run: RunFolder, result: Mapping[str, Any]
-) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+def _scores(run: RunFolder, record: RunRecord) -> tuple[SelectionRecord, SelectionRecord]:
     """Scores of the base and of the best adapter; of a run without a result, the best so far."""
-    if result:
-        return _mapping(result.get("baseline")), _mapping(result.get("best"))
-    scores = [line for line in run.read_metrics() if _number(line.get("dev_wer")) is not None]
-    base = next((line for line in scores if line.get("step") == 0), {})
-    later = [line for line in scores if line.get("step", 0) > 0]
-    return base, min(later, key=lambda line: float(line["dev_wer"]), default={})
+    if record.result:
+        return record.result.baseline, record.result.best
+    base = best = SelectionRecord()
+    for score in run.read_scores():
+        if score.step == 0:
+            base = score if base.is_empty else base
+        elif best.is_empty or (score.dev_wer or 0.0) < (best.dev_wer or 0.0):
+            best = score
+    return base, best
+
+
+def score_curve(run: RunFolder) -> ScoreCurve:
+    """The scores during the run, in the order in which they were logged."""
+    return tuple(
+        (score.step or 0, score.dev_wer or 0.0, score.canary_wer) for score in run.read_scores()
+    )
 
 
 def _last_step(run: RunFolder) -> int | None:
-    return max((_whole(line.get("step")) or 0 for line in run.read_metrics()), default=None)
+    steps: list[Any] = [line.get("step") for line in run.read_metrics()]
+    return max((step for step in steps if isinstance(step, int)), default=None)
 
 
 def _size_and_change(path: Path) -> tuple[int, float]:
     """Bytes of all files, and when the latest of them was written."""
     size, changed = 0, path.stat().st_mtime
-    for place, _, names in os.walk(path):
+    for folder, _, names in os.walk(path):
         for name in names:
             try:
-                found = (Path(place) / name).lstat()
+                stat = (Path(folder) / name).lstat()
             except OSError:
                 # A live run replaces its files.
                 continue
-            size += found.st_size
-            changed = max(changed, found.st_mtime)
+            size += stat.st_size
+            changed = max(changed, stat.st_mtime)
     return size, changed
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value)
-
-
-def _whole(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -36,7 +36,7 @@
     const header = button.closest("th");
     const body = header.closest("table").tBodies[0];
     const column = header.cellIndex;
-    // Numbers are looked at from the top, names from A.
+    // Numbers start with the highest, names with A.
     const first = header.classList.contains("number") ? "descending" : "ascending";
     const other = first === "ascending" ? "descending" : "ascending";
     const order = header.ariaSort === first ? other : first;
@@ -60,9 +60,9 @@
     const series = JSON.parse(svg.dataset.points).filter(([, points]) => points.length);
     const readout = svg.closest("figure").querySelector(".readout");
     if (!series.length) return;
-    const places = [...new Map(series.flatMap(([, points]) => points.map((p) => [p[0], p[2]])))]
+    const steps = [...new Map(series.flatMap(([, points]) => points.map((p) => [p[0], p[2]])))]
       .sort((a, b) => a[0] - b[0]);
-    let at = places.length - 1;
+    let at = steps.length - 1;
     let marks = [];
 
     const add = (name, attributes) => {
@@ -72,38 +72,38 @@
       marks.push(element);
     };
     const clear = () => { marks.forEach((mark) => mark.remove()); marks = []; };
-    const tell = (drawn) => {
-      const [x, left] = places[at];
+    const show = (drawn) => {
+      const [x, left] = steps[at];
       clear();
       if (drawn) add("line", { class: "cross", x1: left, x2: left, y1: svg.dataset.top, y2: svg.dataset.bottom });
-      const said = series.flatMap(([name, points]) => {
+      const values = series.flatMap(([name, points]) => {
         const point = points.find((p) => p[0] === x);
         if (!point) return [];
         if (drawn) add("circle", { class: "point", cx: point[2], cy: point[3], r: 3.6 });
         return [series.length > 1 ? `${name} ${format(point[1])}` : format(point[1])];
       });
-      readout.textContent = `step ${x}: ${said.join(", ")}`;
+      readout.textContent = `step ${x}: ${values.join(", ")}`;
     };
-    const rest = () => { at = places.length - 1; tell(false); };
+    const rest = () => { at = steps.length - 1; show(false); };
 
     svg.addEventListener("pointermove", (event) => {
       const box = svg.getBoundingClientRect();
       const left = (event.clientX - box.left) * svg.viewBox.baseVal.width / box.width;
-      at = places.reduce((best, place, index) =>
-        Math.abs(place[1] - left) < Math.abs(places[best][1] - left) ? index : best, 0);
-      tell(true);
+      at = steps.reduce((best, step, index) =>
+        Math.abs(step[1] - left) < Math.abs(steps[best][1] - left) ? index : best, 0);
+      show(true);
     });
     svg.addEventListener("pointerleave", rest);
     svg.addEventListener("blur", rest);
-    svg.addEventListener("focus", () => { if (svg.matches(":focus-visible")) tell(true); });
+    svg.addEventListener("focus", () => { if (svg.matches(":focus-visible")) show(true); });
     svg.addEventListener("keydown", (event) => {
-      const last = places.length - 1;
+      const last = steps.length - 1;
       const moves = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: last,
         PageUp: at + Math.ceil(last / 10), PageDown: at - Math.ceil(last / 10) };
       if (!(event.key in moves)) return;
       event.preventDefault();
       at = Math.min(Math.max(moves[event.key], 0), last);
-      tell(true);
+      show(true);
     });
     rest();
   }
@@ -159,7 +159,7 @@
   all("svg.chart[data-points]").forEach(chart);
   all("[data-set]").forEach(filter);
   all("button.copy").forEach(copying);
-  // One voice at a time.
+  // One recording at a time.
   document.addEventListener("play", (event) => {
     all("audio").forEach((player) => { if (player !== event.target) player.pause(); });
   }, true);

@@ -1,0 +1,87 @@
+"""This checkout against another one: the same commands, alternating, each in a fresh process.
+
+    git worktree add ../before COMMIT
+    python -m benchmarks.two_checkouts --other ../before --pairs 10
+
+Shows whether a change of the code made training, transcription or export slower. Needs the
+recordings of `make acceptance`. Both sides use this environment's packages. Prints for each job the
+median and the range of the ratios, this checkout's time ÷ the other's: below 1 is faster.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.acceptance import SHARED
+from benchmarks.fresh import run_fresh
+from moonshine_tune.corpus.manifest import read_manifest, write_manifest
+
+_HERE = Path(__file__).resolve().parents[1]
+# Enough for a step's time to show beside the start of the process.
+_TRAIN_CLIPS, _DEV_CLIPS, _REPLAY_CLIPS, _STEPS = 160, 20, 24, 40
+
+
+def first_lines(manifest: Path, count: int, out: Path) -> Path:
+    """A manifest of the first utterances of another."""
+    write_manifest(out, read_manifest(manifest, require_text=False).utterances[:count])
+    return out
+
+
+def jobs_of(work: Path) -> dict[str, list[str]]:
+    """The commands by name; `{out}` is a new folder for each run."""
+    train = first_lines(SHARED / "an4" / "train.jsonl", _TRAIN_CLIPS, work / "train.jsonl")
+    dev = first_lines(SHARED / "an4" / "test.jsonl", _DEV_CLIPS, work / "dev.jsonl")
+    replay = first_lines(
+        SHARED / "replay_audio" / "manifest.jsonl", _REPLAY_CLIPS, work / "replay.jsonl"
+    )
+    general = SHARED / "librispeech_other" / "manifest.jsonl"
+    return {
+        "train": [
+            "train", "--preset", "tiny", "--train", str(train), "--dev", str(dev),
+            "--replay", str(replay), "--out", "{out}", "--set", f"train.steps={_STEPS}",
+            "--set", f"select.every_steps={_STEPS}",
+        ],
+        "transcribe": ["evaluate", "--model", "tiny", "--manifest", str(general), "--json"],
+        "export": ["export", "--run", str(work / "run"), "--out", "{out}"],
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--other", type=Path, required=True)
+    parser.add_argument("--pairs", type=int, default=10)
+    parser.add_argument("--only", nargs="+", default=["train", "transcribe", "export"])
+    options = parser.parse_args()
+    sides = {"this": _HERE, "other": options.other.resolve()}
+    with tempfile.TemporaryDirectory() as scratch:
+        work = Path(scratch)
+        jobs = jobs_of(work)
+
+        def seconds(job: str, side: str, label: str) -> float:
+            words = [word.replace("{out}", str(work / label)) for word in jobs[job]]
+            command = ["env", f"PYTHONPATH={sides[side] / 'src'}", sys.executable, "-m"]
+            return run_fresh([*command, "moonshine_tune", *words], work / f"{label}.log").seconds
+
+        # The run that both export, and everything that is fetched or made once.
+        jobs["run"] = [word.replace("{out}", str(work / "run")) for word in jobs["train"]]
+        seconds("run", "other", "run")
+        print("| job | this, s | other, s | this ÷ other, median (range) |\n|---|---|---|---|")
+        for job in options.only:
+            taken: dict[str, list[float]] = {side: [] for side in sides}
+            for number in range(options.pairs):
+                for side in sides:
+                    taken[side].append(seconds(job, side, f"{job}-{side}-{number}"))
+            ratios = [a / b for a, b in zip(taken["this"], taken["other"], strict=True)]
+            medians = [f"{statistics.median(taken[side]):.2f}" for side in sides]
+            print(
+                f"| {job} | {medians[0]} | {medians[1]} | {statistics.median(ratios):.3f} "
+                f"({min(ratios):.3f}–{max(ratios):.3f}, {len(ratios)} pairs) |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

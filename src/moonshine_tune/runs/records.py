@@ -1,0 +1,677 @@
+"""One model for each JSON file that a command writes, shared by its writer and its readers.
+
+Field names are the keys on disk, in the order in which they are written. A record writes what was
+given to it, so an optional key that nobody gave stays away. Keys of other versions are kept.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, StrictBool, StrictFloat, StrictInt, ValidationError
+
+from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.files import read_json, write_json_atomic
+from moonshine_tune.core.text import first_line
+
+# Strict: "9" and true are not numbers. An integer stays one, so that a file is written as it was.
+Number = StrictInt | StrictFloat
+Interval = tuple[Number, Number]
+Object = dict[str, Any]
+Versions = dict[str, str | None]
+Figures = dict[str, Number | None]
+
+PASSED, FAILED, NOT_MEANINGFUL = "passed", "FAILED", "not meaningful"
+NOT_MEASURED = "not measured"
+
+
+class Record(BaseModel):
+    """A JSON object. Every key may be absent: older versions did not write all of them."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, ser_json_inf_nan="constants")
+
+    @classmethod
+    def salvage(cls, content: object) -> tuple[Self, tuple[str, ...]]:
+        """As much of `content` as is of the right type, and a sentence for each value left out.
+
+        Values that are left out are removed from `content` itself.
+        """
+        problems: list[str] = []
+        while True:
+            try:
+                return cls.model_validate(content), tuple(problems)
+            except ValidationError as error:
+                wrong = _wrong_values(content, error)
+            problems += wrong.values()
+            for path in sorted(wrong, reverse=True):
+                content = _without(content, path)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no key was given."""
+        return not self.model_fields_set
+
+    def to_json(self) -> Object:
+        """The JSON object: the keys that were given, in their order, those of others last."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
+class Artifact(Record):
+    """A record that is a file.
+
+    Attributes:
+        made_by: the command that makes the file, for the hint of an error.
+        schema_version: of files that carry one.
+    """
+
+    made_by: ClassVar[str]
+
+    schema_version: StrictInt = 1
+
+    @classmethod
+    def read(cls, path: Path, *, hint: str | None = None) -> Self:
+        """The record in a file.
+
+        Args:
+            hint: the next move; without it, the command that makes the file.
+
+        Raises:
+            RequestError: missing, not JSON, or with values of a wrong type.
+        """
+        hint = hint or f"make it again with: {cls.made_by}"
+        content = read_json(path, hint=hint)
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise _wrong_type(content, error, path, hint) from error
+
+    def write(self, path: Path) -> None:
+        """Write the file, complete or not at all."""
+        write_json_atomic(path, self.to_json())
+
+
+_Path = tuple[Any, ...]
+
+
+def _wrong_values(content: object, error: ValidationError) -> dict[_Path, str]:
+    """The paths of the values at fault, each with a sentence."""
+    wrong: dict[_Path, str] = {}
+    for item in error.errors(include_url=False):
+        value, path = content, []
+        for key in item["loc"]:
+            inside = isinstance(value, dict) and key in value
+            if not inside and not (isinstance(value, list) and key in range(len(value))):
+                # The rest names the types that were tried, or what is not there.
+                break
+            value = value[key]  # type: ignore[index]
+            path.append(key)
+        name = ".".join(map(str, path)) or "the file"
+        wanted = item["msg"].removeprefix("Input should be ")
+        text = f"should be {wanted}, not {first_line(json.dumps(value, default=str), 60)}"
+        wrong[tuple(path)] = f"{name} {text}" if wanted != item["msg"] else f"{name}: {wanted}"
+    return wrong
+
+
+def _without(content: Any, path: _Path) -> Any:
+    if not path:
+        return {}
+    parent = content
+    for key in path[:-1]:
+        parent = parent[key]
+    del parent[path[-1]]
+    return content
+
+
+def _wrong_type(content: object, error: ValidationError, path: Path, hint: str) -> RequestError:
+    first, *others = _wrong_values(content, error).values()
+    more = f", and {len(others)} more" if others else ""
+    return RequestError(f"{first}{more}", where=path, hint=hint)
+
+
+# --- scores
+
+
+class ScoreRecord(Record):
+    """A WER in percent with its interval, as several files repeat it."""
+
+    wer: Number | None = None
+    ci95: Interval | None = None
+    normalizer: str | None = None
+    utterances: StrictInt | None = None
+    reference_words: StrictInt | None = None
+
+
+class ComparisonRecord(Record):
+    """A paired comparison, in points of WER; below 0 is better."""
+
+    before: Number | None = None
+    after: Number | None = None
+    difference: Number | None = None
+    ci95: Interval | None = None
+    relative_change: Number | None = None
+    verdict: str = ""
+
+
+class KeyTermsArmRecord(Record):
+    """One arm of an evaluation with key terms; `change` is against the first arm."""
+
+    arm: str = ""
+    wer: Number | None = None
+    ci95: Interval | None = None
+    terms: StrictInt | None = None
+    spoken: StrictInt | None = None
+    recalled: StrictInt | None = None
+    recall: Number | None = None
+    false_alarms: StrictInt | None = None
+    false_alarms_per_1000_words: Number | None = None
+    change: ComparisonRecord = ComparisonRecord()
+
+
+class KeyTermsRecord(Record):
+    """Key terms: of an evaluation with its arms, of a benchmark with its counts."""
+
+    boost: Number | None = None
+    terms: StrictInt | None = None
+    spoken: StrictInt | None = None
+    recalled: StrictInt | None = None
+    recall: Number | None = None
+    false_alarms: StrictInt | None = None
+    false_alarms_per_1000_words: Number | None = None
+    arms: list[KeyTermsArmRecord] = []
+
+
+class EvaluationRecord(Artifact):
+    """`result.json`: written by evaluate, demo and plan; read by report and package."""
+
+    made_by = "moonshine-tune evaluate"
+
+    wer: Number | None = None
+    cer: Number | None = None
+    substitutions: StrictInt | None = None
+    deletions: StrictInt | None = None
+    insertions: StrictInt | None = None
+    reference_words: StrictInt | None = None
+    utterances: StrictInt | None = None
+    audio_seconds: Number | None = None
+    seconds: Number | None = None
+    rtf: Number | None = None
+    normalizer: str | None = None
+    ci95: Interval | None = None
+    backend: str = ""
+    model: str | None = None
+    adapter: str | None = None
+    manifest_sha256: str = ""
+    by_speaker: dict[str, Number] = {}
+    worst: list[Object] = []
+    base: ScoreRecord | None = None
+    comparison: ComparisonRecord | None = None
+    conditions: list[Object] = []
+    keyterms: KeyTermsRecord | None = None
+    remarks: list[str] = []
+
+
+class GateResult(Record):
+    """A gate of plan.json or demo.json: what was measured, what is required, and the verdict.
+
+    Attributes:
+        passed: None where it was not measured or means nothing.
+        verdict: of a plan, `passed`, `FAILED`, `not meaningful` (measured, and says nothing) or
+            `not measured`.
+        note: why it is not meaningful.
+    """
+
+    phase: str = ""
+    name: str = "–"
+    passed: StrictBool | None = None
+    verdict: str = ""
+    figure: str = "–"
+    bound: str = "–"
+    note: str = ""
+
+    @property
+    def word(self) -> str:
+        """The verdict; of a demonstration, which has none, what `passed` says."""
+        return self.verdict or {True: PASSED, False: FAILED, None: "open"}[self.passed]
+
+    @property
+    def holds(self) -> bool:
+        """Whether what comes after the gate may go on."""
+        return self.word in (PASSED, NOT_MEANINGFUL)
+
+
+# --- runs
+
+
+class BaseModelRecord(Artifact):
+    """`base_model.json` in an adapter, and `base` in other files: the base model's identity.
+
+    Written by train; read where an adapter is loaded, exported or packed.
+    """
+
+    made_by = "moonshine-tune train"
+
+    name: str | None = None
+    family: str | None = None
+    source: str | None = None
+    revision: str | None = None
+    sha256: str | None = None
+
+
+class SelectionRecord(Artifact):
+    """`selection.json` in an adapter, and the scores of run.json. WER in percent.
+
+    Written by train; read on resume and by report.
+    """
+
+    made_by = "moonshine-tune train"
+
+    step: StrictInt | None = None
+    dev_wer: Number | None = None
+    canary_wer: Number | None = None
+    strength: Number | None = None
+    averaged: StrictInt | None = None
+    dev_augmented_wer: Number | None = None
+
+
+class RunResultRecord(Record):
+    """How a run ended. Times in seconds, `prepare_seconds` before the first step."""
+
+    steps: StrictInt | None = None
+    skipped_steps: StrictInt | None = None
+    baseline: SelectionRecord = SelectionRecord()
+    best: SelectionRecord = SelectionRecord()
+    canary_held: StrictBool | None = None
+    first_loss: Number | None = None
+    last_loss: Number | None = None
+    seconds: Number | None = None
+    train_seconds: Number | None = None
+    prepare_seconds: Number | None = None
+    peak_memory_mb: Number | None = None
+
+
+class RunRecord(Artifact):
+    """`run.json`: written by train, a part of it again by package.
+
+    Read by resume, runs, report, export, ablate, plan and package.
+    """
+
+    made_by = "moonshine-tune train"
+
+    command: list[str] = []
+    created: str = ""
+    job: str = ""
+    settings: Object = {}
+    sources: dict[str, str] = {}
+    base: BaseModelRecord = BaseModelRecord()
+    device: dict[str, str | None] = {}
+    dtype: dict[str, str | None] = {}
+    processes: StrictInt | None = None
+    normalizer: str | None = None
+    data: dict[str, str | None] = {}
+    remarks: list[str] = []
+    expected_memory_mb: Number | None = None
+    adapter: dict[str, StrictBool | StrictInt] = {}
+    seed: StrictInt | None = None
+    status: str | None = None
+    versions: Versions = {}
+    platform: dict[str, str] = {}
+    git: Object | None = None
+    result: RunResultRecord | None = None
+    error: str = ""
+
+
+# --- benchmark, export, package
+
+
+class BandRecord(Record):
+    """Latency of clips from `from_s` to `to_s` seconds long; the last band has no upper edge."""
+
+    from_s: Number | None = None
+    to_s: Number | None = None
+    clips: StrictInt | None = None
+    latency_ms: Figures = {}
+    rtf: Number | None = None
+
+
+class StreamRecord(Record):
+    """Time from the end of speech to the final text, where clips were streamed."""
+
+    clips: StrictInt | None = None
+    chunk_s: Number | None = None
+    final_ms: Figures = {}
+
+
+class RatioRecord(Record):
+    """A figure of this folder over that of the other."""
+
+    ratio: Number | None = None
+    ci95: Interval | None = None
+
+
+class MeasurementRecord(Record):
+    """One measured runtime folder."""
+
+    runtime_dir: str | None = None
+    family: str | None = None
+    load_ms: Figures = {}
+    load_processes: StrictInt | None = None
+    latency_ms: Figures = {}
+    rtf: Number | None = None
+    by_length: list[BandRecord] = []
+    stream: StreamRecord | None = None
+    memory_mb: Figures = {}
+    files: list[Object] = []
+    total_bytes: StrictInt | None = None
+    wer: ScoreRecord | None = None
+    keyterms: KeyTermsRecord | None = None
+
+
+class _BenchmarkSetup(Artifact):
+    manifest_sha256: str = ""
+    clips: StrictInt | None = None
+    audio_seconds: Number | None = None
+    rounds: StrictInt | None = None
+    warm_up_clips: StrictInt | None = None
+    machine: Object = {}
+    versions: Versions = {}
+
+
+class BenchmarkRecord(MeasurementRecord, _BenchmarkSetup):
+    """`benchmark.json`: written by benchmark and plan; read by report and package.
+
+    The measured folder's figures stand beside the setup; `other` is what it was compared with.
+    """
+
+    made_by = "moonshine-tune benchmark"
+
+    other: MeasurementRecord | None = None
+    ratios: dict[str, RatioRecord] | None = None
+    same_text_clips: StrictInt | None = None
+    wer_comparison: ComparisonRecord | None = None
+    remarks: list[str] = []
+
+
+class ParityRecord(Record):
+    """How far exported files and torch agree; `passed`: within `bound` percent.
+
+    Further keys hold transcripts that differ and, for graphs, tensors: they are for people.
+    """
+
+    passed: StrictBool | None = None
+    first_difference: str | None = None
+    word_difference: Number | None = None
+    bound: Number | None = None
+    clips: StrictInt | None = None
+    identical: StrictInt | None = None
+    words: StrictInt | None = None
+
+
+class ExportRecord(Artifact):
+    """`export.json` in a runtime folder: written by export, read by package and plan."""
+
+    made_by = "moonshine-tune export"
+
+    runtime_dir: str | None = None
+    method: str | None = None
+    quantize: str | None = None
+    calibrated: StrictBool | None = None
+    calibrate: str | None = None
+    rounding: str | None = None
+    windows: Object | None = None
+    matrices: StrictInt | None = None
+    changed: StrictInt | None = None
+    changed_files: list[str] = []
+    worst_step_error: Number | None = None
+    sha256: dict[str, str] = {}
+    parity: ParityRecord = ParityRecord()
+    seconds: Number | None = None
+    base: BaseModelRecord = BaseModelRecord()
+    adapter_sha256: str | None = None
+    checkpoint_sha256: str | None = None
+    versions: Versions = {}
+
+
+class PackageRecord(Artifact):
+    """`package.json`, the index of a package: written by package, read by verify and push."""
+
+    made_by = "moonshine-tune package"
+
+    name: str | None = None
+    base: BaseModelRecord = BaseModelRecord()
+    family: str | None = None
+    sample_clips: StrictInt | None = None
+    evaluations: list[str] = []
+    packed_with: Versions = {}
+
+
+# --- data
+
+
+class FixRecord(Record):
+    """One thing that `data fix` can do about one utterance."""
+
+    id: str = ""
+    kind: str = ""
+    action: str = ""
+    usual: StrictBool = False
+    value: Number | None = None
+
+
+class AuditRecord(Artifact):
+    """`audit.json`: written by data audit, read by data fix."""
+
+    made_by = "moonshine-tune data audit"
+
+    kind: str = ""
+    counts: dict[str, StrictInt] = {}
+    manifest: str | None = None
+    manifest_sha256: str = ""
+    lines: StrictInt | None = None
+    utterances: StrictInt | None = None
+    clean: StrictInt | None = None
+    seconds: Number | None = None
+    speakers: StrictInt | None = None
+    findings: list[Object] = []
+    distributions: list[Object] = []
+    conventions: Object = {}
+    vocabulary: Object | None = None
+    listening: Object | None = None
+    advice: list[str] = []
+    fixes: list[FixRecord] = []
+    passed: StrictBool | None = None
+
+
+class SynthesisRecord(Artifact):
+    """`synthesis.json` beside a synthesized manifest: written by data synth, for people."""
+
+    made_by = "moonshine-tune data synth"
+
+    voices: list[str] = []
+    voices_per_sentence: StrictInt | None = None
+    seed: StrictInt | None = None
+    delivery: Object = {}
+    audio_format: str | None = None
+    utterances: StrictInt | None = None
+    versions: Versions = {}
+
+
+# --- ablation
+
+
+class TrialFigures(Record):
+    """The figures of a trial: WER in percent, losses in points, times in seconds.
+
+    Attributes:
+        canary_loss: points of WER that general speech lost; below 0 it gained.
+        latency: latency of the exported files over the base's.
+    """
+
+    dev_wer: Number | None = None
+    base_dev_wer: Number | None = None
+    canary_wer: Number | None = None
+    canary_loss: Number | None = None
+    canary_held: StrictBool | None = None
+    latency: Number | None = None
+    strength: Number | None = None
+    best_step: StrictInt | None = None
+    steps: StrictInt | None = None
+    adapter_mb: Number | None = None
+    train_seconds: Number | None = None
+    seconds: Number | None = None
+    peak_memory_mb: Number | None = None
+
+
+class TrialRecord(Record):
+    """A trial in `trials.json`, a copy of the database: written by ablate, read by report.
+
+    Attributes:
+        state: `finished`, `pruned`, `failed`, `running` or `waiting`.
+        figures: empty until finished.
+        remark: why it failed, or which trial it took its result from.
+    """
+
+    number: StrictInt | None = None
+    state: str = ""
+    params: Object = {}
+    figures: TrialFigures = TrialFigures()
+    remark: str = ""
+
+
+def rank_trials(trials: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """Finished trials, the best first: those that hold the canary, by dev WER, by number."""
+    finished = [
+        (trial.figures.canary_held is False, trial.figures.dev_wer, trial.number or 0, index, trial)
+        for index, trial in enumerate(trials)
+        if trial.state == "finished" and trial.figures.dev_wer is not None
+    ]
+    return [trial for *_, trial in sorted(finished)]
+
+
+class AblationRecord(Artifact):
+    """`ablation.json`: written by ablate; read by it again and by report. No password is in it."""
+
+    made_by = "moonshine-tune ablate run"
+
+    kind: str = ""
+    command: list[str] = []
+    created: str = ""
+    space_name: str = ""
+    space: Object = {}
+    settings: Object = {}
+    sources: dict[str, str] = {}
+    data: dict[str, str] = {}
+    study: str = ""
+    storage: str | None = None
+    sampler: str = ""
+    pruner: str = ""
+    objectives: list[str] = []
+    seed: StrictInt | None = None
+    trials: StrictInt | None = None
+    versions: Versions = {}
+    platform: dict[str, str] = {}
+    git: Object | None = None
+
+
+# --- demonstration and plan
+
+
+class _StateRecord(Record):
+    """A record that changes while a plan runs, and is written in full."""
+
+    model_config = ConfigDict(frozen=False)
+
+    def model_post_init(self, context: object) -> None:
+        self.model_fields_set.update(type(self).model_fields)
+
+
+class StepRecord(_StateRecord):
+    """One step of a phase.
+
+    Attributes:
+        state: `running` (or killed), `done` or `failed`.
+        inputs: fingerprint of each thing that the step depends on.
+        output: fingerprint of what it made, for the steps that depend on it.
+        result: its figures.
+        starts: how often it was started with these inputs.
+    """
+
+    state: str = ""
+    inputs: dict[str, str] = {}
+    output: str = ""
+    result: Object = {}
+    seconds: Number = 0.0
+    starts: StrictInt = 1
+    error: str = ""
+    hint: str = ""
+    exit_code: StrictInt = 0
+
+
+class PhaseRecord(_StateRecord):
+    """The steps of a phase by name, in order; `forced` names what was not waited for."""
+
+    steps: dict[str, StepRecord] = {}
+    forced: list[str] = []
+
+
+class PhaseSummary(Record):
+    """A phase in the summary of plan.json: its state with the reason, and its gates."""
+
+    name: str = "–"
+    kind: str = ""
+    state: str = "–"
+    why: str = ""
+    next: str = ""
+    seconds: Number | None = None
+    steps: list[Object] = []
+    gates: list[GateResult] = []
+    forced: list[str] = []
+
+
+class DemoRecord(Artifact):
+    """`demo.json`: written by demo, read by report. Scores by model and back end."""
+
+    made_by = "moonshine-tune demo"
+
+    gates: list[GateResult] = []
+    domain: dict[str, dict[str, ScoreRecord]] = {}
+    canary: dict[str, dict[str, ScoreRecord]] = {}
+    seconds: dict[str, Number] = {}
+    peak_memory_mb: Number | None = None
+    adapter: str | None = None
+    runtime_dir: str | None = None
+    run: str | None = None
+    normalizer: str | None = None
+
+
+class PlanSource(Record):
+    """The plan as it was read: its file, the order of its phases, its settings and manifests."""
+
+    source: str = ""
+    order: list[str] = []
+    settings: Object = {}
+    manifests: dict[str, str | None] = {}
+
+
+class _PlanHead(Artifact):
+    kind: str = ""
+    created: str = ""
+    command: list[str] = []
+    plan: PlanSource = PlanSource()
+    name: str = ""
+
+
+class PlanRecord(DemoRecord, _PlanHead):
+    """`plan.json`: written by plan; read by it again (`record`) and by report (the rest).
+
+    It repeats what a demonstration's record has, for the adapter that the plan is about.
+    """
+
+    made_by = "moonshine-tune plan run"
+
+    passed: StrictBool | None = None
+    phases: list[PhaseSummary] = []
+    versions: Versions = {}
+    platform: dict[str, str] = {}
+    git: Object | None = None
+    record: dict[str, PhaseRecord] = {}
