@@ -1,4 +1,4 @@
-"""LoRA adapters: nothing changed at first, exact on disk, readable by plain PEFT, checked."""
+"""LoRA adapters: no effect at first, exact on disk, readable by PEFT, checked when loaded."""
 
 import copy
 import json
@@ -52,12 +52,12 @@ def _logits(model: SpeechModel, audio: tuple[Tensor, list[int]]) -> Tensor:
 
 
 def _move(model: SpeechModel, seed: int = 5) -> None:
-    """Give both matrices of every site values of their own, as training would."""
+    """Give all matrices random values, as after training."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in adapter_parameters(model.module):
             noise = 0.1 * torch.randn(value.shape, generator=generator)
-            # Lengths move around where they began, as in training; matrices from zero.
+            # Magnitudes stay near their start, as in training; matrices start from zero.
             value.copy_(value * (1 + noise) if "magnitude" in name else noise)
 
 
@@ -83,7 +83,7 @@ def test_a_fresh_adapter_changes_nothing(
     assert has_adapter(tiny_model)
 
 
-def test_the_sites_are_the_layers_that_they_name(build_model: Build) -> None:
+def test_the_target_modules_are_the_named_layers(build_model: Build) -> None:
     """Two layers a side: 4 + 4 + 2 linear layers in a decoder layer, 4 + 2 in an encoder layer."""
     counts = {}
     for sites in TARGET_MODULES:
@@ -94,12 +94,14 @@ def test_the_sites_are_the_layers_that_they_name(build_model: Build) -> None:
     }  # fmt: skip
 
 
-def test_no_such_sites(tiny_v1: SpeechModel) -> None:
+def test_unknown_sites_are_refused(tiny_v1: SpeechModel) -> None:
     with pytest.raises(RequestError, match="'decoders'"):
         inject_lora(tiny_v1, sites="decoders")
 
 
-def test_the_seed_decides_the_matrices_and_nothing_else_is_drawn(build_model: Build) -> None:
+def test_the_seed_decides_the_matrices_and_global_randomness_is_untouched(
+    build_model: Build,
+) -> None:
     def first(seed: int) -> Tensor:
         model = build_model("v1")
         inject_lora(model, seed=seed)
@@ -131,14 +133,14 @@ def test_rslora_divides_by_the_root_of_the_rank(build_model: Build) -> None:
 
 
 @pytest.mark.parametrize("sites", sorted(TARGET_MODULES))
-def test_a_fresh_dora_changes_nothing_and_trains_its_lengths(
+def test_a_fresh_dora_changes_nothing_and_trains_magnitudes(
     tiny_model: SpeechModel, audio: tuple[Tensor, list[int]], sites: str
 ) -> None:
     before = _logits(tiny_model, audio)
     summary = inject_lora(tiny_model, rank=4, sites=sites, dora=True)
     torch.testing.assert_close(_logits(tiny_model, audio), before, rtol=1e-5, atol=1e-5)
-    lengths = [n for n, _ in adapter_parameters(tiny_model.module) if "magnitude" in n]
-    assert len(lengths) == summary.modules == len(adapter_parameters(tiny_model.module)) // 3
+    magnitudes = [n for n, _ in adapter_parameters(tiny_model.module) if "magnitude" in n]
+    assert len(magnitudes) == summary.modules == len(adapter_parameters(tiny_model.module)) // 3
     trainable = {n for n, value in tiny_model.module.named_parameters() if value.requires_grad}
     assert trainable == {name for name, _ in adapter_parameters(tiny_model.module)}
 
@@ -198,12 +200,12 @@ def test_the_scale_is_part_of_the_saved_adapter(
     inject_lora(tiny_model, rank=4, alpha=12, dora=dora)
     _move(tiny_model)
     with adapter_scale(tiny_model, scale):
-        wanted = _logits(tiny_model, audio)
+        reference = _logits(tiny_model, audio)
     folder = _saved(tiny_model, tmp_path / "adapter", scale=scale)
     assert json.loads((folder / CONFIG_FILE).read_text())["lora_alpha"] == 12 * scale
     again = build_model(tiny_model.family)
     load_adapter(again, folder)
-    torch.testing.assert_close(_logits(again, audio), wanted)
+    torch.testing.assert_close(_logits(again, audio), reference)
 
 
 def test_half_the_scale_is_half_the_effect(tiny_v1: SpeechModel) -> None:
@@ -211,14 +213,14 @@ def test_half_the_scale_is_half_the_effect(tiny_v1: SpeechModel) -> None:
     inject_lora(tiny_v1, rank=4)
     _move(tiny_v1)
     layer = tiny_v1.decoder.layers[0].mlp.fc2
-    given = torch.randn(2, layer.in_features)
-    full = layer(given)
+    inputs = torch.randn(2, layer.in_features)
+    full = layer(inputs)
     with adapter_disabled(tiny_v1):
-        base = layer(given)
+        base = layer(inputs)
     with adapter_scale(tiny_v1, 0.5):
-        half = layer(given)
+        half = layer(inputs)
     torch.testing.assert_close(half - base, 0.5 * (full - base))
-    assert torch.equal(layer(given), full)
+    assert torch.equal(layer(inputs), full)
 
 
 def test_dora_at_scale_0_is_the_base(
@@ -328,7 +330,7 @@ def test_the_folder_holds_no_pickle_and_names_its_base(
     assert not any(".default." in name for name in names)
 
 
-# --- what must be refused
+# --- refusals
 
 
 @pytest.fixture
@@ -348,7 +350,9 @@ def test_an_adapter_of_another_base_is_refused(build_model: Build, saved: Path) 
     assert not has_adapter(model)
 
 
-def test_an_adapter_without_a_record_of_its_base_is_taken(build_model: Build, saved: Path) -> None:
+def test_an_adapter_without_a_record_of_its_base_is_accepted(
+    build_model: Build, saved: Path
+) -> None:
     """One that plain PEFT has written names no weights."""
     (saved / BASE_FILE).unlink()
     assert load_adapter(build_model("v1"), saved, base_sha256="b" * 64) == saved
@@ -375,7 +379,7 @@ def test_a_missing_matrix_is_refused(build_model: Build, saved: Path) -> None:
     assert name in caught.value.message
 
 
-def test_a_matrix_too_many_is_refused(build_model: Build, saved: Path) -> None:
+def test_an_extra_matrix_is_refused(build_model: Build, saved: Path) -> None:
     weights = load_file(saved / WEIGHTS_FILE)
     weights["base_model.model.model.encoder.layers.0.mlp.fc1.lora_A.weight"] = torch.zeros(4, 32)
     save_file(weights, saved / WEIGHTS_FILE)
