@@ -17,18 +17,18 @@ def _json(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dic
 
 
 def test_it_reports_the_peak_by_phase_and_part(capsys: pytest.CaptureFixture[str]) -> None:
-    code, found = _json(capsys, *_TINY, "--budget-gib", "6")
+    code, document = _json(capsys, *_TINY, "--budget-gib", "6")
     assert code == 0
-    assert found["fits"] is True
-    assert found["model_parameters"] == 27_092_736
-    assert set(found["phases"]) == {"load", "prepare", "step", "score"}
-    for parts in found["phases"].values():
+    assert document["fits"] is True
+    assert document["model_parameters"] == 27_092_736
+    assert set(document["phases"]) == {"load", "prepare", "step", "score"}
+    for parts in document["phases"].values():
         assert parts["total"] == sum(size for name, size in parts.items() if name != "total")
-    assert found["peak_bytes"] == max(parts["total"] for parts in found["phases"].values())
-    assert found["peak_bytes"] < found["budget_bytes"] == 6 * 2**30
-    assert found["longest_clip_s"] >= 5
-    assert found["largest_batch"] >= 8
-    assert any("tokens" in remark for remark in found["assumed"])
+    assert document["peak_bytes"] == max(parts["total"] for parts in document["phases"].values())
+    assert document["peak_bytes"] < document["budget_bytes"] == 6 * 2**30
+    assert document["longest_clip_s"] >= 5
+    assert document["largest_batch"] >= 8
+    assert any("tokens" in remark for remark in document["assumed"])
 
 
 def test_the_text_is_a_table_and_a_verdict(capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,27 +39,27 @@ def test_the_text_is_a_table_and_a_verdict(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_run_that_does_not_fit_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None:
-    code, found = _json(capsys, *_TINY, "--budget-gib", "0.5")
+    code, document = _json(capsys, *_TINY, "--budget-gib", "0.5")
     assert code == 1
-    assert found["fits"] is False
-    assert found["largest_batch"] == 0
+    assert document["fits"] is False
+    assert document["largest_batch"] == 0
 
 
 def test_settings_reach_the_estimate(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     settings = tmp_path / "mine.yaml"
     settings.write_text("train: {batch_size: 3}\nadapter: {rank: 4}\n", encoding="utf-8")
-    code, found = _json(
+    code, document = _json(
         capsys, *_TINY, "--config", str(settings), "--set", "adapter.sites=all", "--budget-gib", "9"
     )
     assert code == 0
-    shape = found["shape"]
+    shape = document["shape"]
     assert (shape["batch_size"], shape["rank"], shape["sites"]) == (3, 4, "all")
-    assert "prepare" in found["phases"], "the input of the encoder's layers is stored"
-    code, found = _json(
+    assert "prepare" in document["phases"], "the input of the encoder's layers is stored"
+    code, document = _json(
         capsys, *_TINY, "--config", str(settings), "--set", "device.state_cache_mb=0",
         "--budget-gib", "9",
     )  # fmt: skip
-    assert code == 0 and "prepare" not in found["phases"]
+    assert code == 0 and "prepare" not in document["phases"]
 
 
 def test_of_a_local_checkpoint_only_the_configuration_is_read(
@@ -69,13 +69,13 @@ def test_of_a_local_checkpoint_only_the_configuration_is_read(
     copy.mkdir()
     (copy / "config.json").write_bytes((saved_streaming / "config.json").read_bytes())
     (copy / "model.safetensors").write_bytes(b"never read")
-    code, found = _json(
+    code, document = _json(
         capsys, "estimate", "--model", str(copy), "--clip-s", "2", "--budget-gib", "2",
         "--device", "mps", "--audio-hours", "0.1",
     )  # fmt: skip
     assert code == 0
-    assert found["model_parameters"] < 1_000_000
-    assert found["device"] == "mps"
+    assert document["model_parameters"] < 1_000_000
+    assert document["device"] == "mps"
 
 
 @pytest.mark.parametrize(

@@ -45,22 +45,22 @@ def _resolve(**layers: dict[str, Any]) -> ResolvedSettings:
 
 
 def test_later_sources_win_and_each_value_says_where_it_came_from() -> None:
-    found = _resolve(
+    resolved = _resolve(
         preset={"model": "base", "train": {"steps": 10, "seed": 1, "batch_size": 2}},
         file={"train": {"steps": 20, "seed": 2}},
         flag={"train": {"steps": 30}},
     )
-    train = found.settings.train
+    train = resolved.settings.train
     assert (train.steps, train.seed, train.batch_size) == (30, 2, 2)
-    assert found.sources == {
+    assert resolved.sources == {
         "model": "preset", "train.steps": "flag", "train.seed": "file", "train.batch_size": "preset"
     }  # fmt: skip
 
 
 def test_without_any_source_everything_is_at_its_default() -> None:
-    found = resolve_settings([])
-    assert found.settings == RunSettings()
-    assert found.sources == {}
+    resolved = resolve_settings([])
+    assert resolved.settings == RunSettings()
+    assert resolved.sources == {}
 
 
 def test_settings_are_never_changed() -> None:

@@ -34,8 +34,8 @@ def test_each_kind_has_its_exit_code(kind: type[TuneError], code: int) -> None:
 
 def test_the_exit_codes_are_1_2_and_3() -> None:
     kinds = [value for value in vars(errors).values() if isinstance(value, type)]
-    found = {kind.exit_code for kind in kinds if issubclass(kind, TuneError)}
-    assert found == {1, 2, 3}
+    codes = {kind.exit_code for kind in kinds if issubclass(kind, TuneError)}
+    assert codes == {1, 2, 3}
 
 
 def test_the_file_comes_first() -> None:

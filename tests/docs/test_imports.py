@@ -230,22 +230,22 @@ def test_no_module_calls(word: str) -> None:
 
 
 def test_nothing_is_imported_relatively_or_asserted() -> None:
-    found = [
+    faults = [
         f"{name}:{node.lineno}"
         for name, tree in _modules()
         for node in ast.walk(tree)
         if (isinstance(node, ast.ImportFrom) and node.level) or isinstance(node, ast.Assert)
     ]
-    assert found == []
+    assert faults == []
 
 
 def test_nothing_is_unpickled() -> None:
     """Weights are safetensors only: no call that could execute the content of a file."""
-    found = []
+    faults = []
     for name, tree in _modules():
         for node in ast.walk(tree):
             if {"pickle", "dill", "cloudpickle", "joblib"} & set(_imported(node)):
-                found.append(f"{name}:{node.lineno}")  # type: ignore[attr-defined]
+                faults.append(f"{name}:{node.lineno}")  # type: ignore[attr-defined]
             if (
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Attribute)
@@ -253,8 +253,8 @@ def test_nothing_is_unpickled() -> None:
                 and isinstance(node.func.value, ast.Name)
                 and node.func.value.id in ("torch", "np", "numpy")
             ):
-                found.append(f"{name}:{node.lineno}")
-    assert found == []
+                faults.append(f"{name}:{node.lineno}")
+    assert faults == []
 
 
 def test_only_the_command_line_prints_and_exits_and_reads_arguments() -> None:

@@ -62,8 +62,8 @@ def _estimate(family: str = "v1", **changes: Any) -> MemoryEstimate:
     return MemoryModel(_config(family), shape).estimate()
 
 
-def _phase(found: MemoryEstimate, name: str) -> Phase:
-    return next(phase for phase in found.phases if phase.name == name)
+def _phase(estimate: MemoryEstimate, name: str) -> Phase:
+    return next(phase for phase in estimate.phases if phase.name == name)
 
 
 def _allocated(phase: Phase) -> int:
@@ -160,23 +160,23 @@ def _really_saved(model: SpeechModel) -> int:
 
 
 def test_weights_adapter_gradients_and_optimizer_are_counted() -> None:
-    found = _estimate(sites="all")
-    step = _phase(found, "step")
+    estimate = _estimate(sites="all")
+    step = _phase(estimate, "step")
     with torch.device("meta"):
         model = model_from_config(_config("v1"), device="meta")
     weights = sum(value.numel() for value in model.module.parameters())
-    assert found.model_parameters == weights
+    assert estimate.model_parameters == weights
     # The buffers of the rotary embedding are the only addition.
     assert 4 * weights <= step.parts["weights"] < 4 * weights + 4096
     adapter = inject_lora(model, rank=2, sites="all").parameters
-    assert found.adapter_parameters == adapter
+    assert estimate.adapter_parameters == adapter
     assert step.parts["adapter"] == step.parts["gradients"] == 4 * adapter
     assert step.parts["optimizer"] == 8 * adapter
-    score = _phase(found, "score")
+    score = _phase(estimate, "score")
     assert score.parts["gradients"] == 0
     assert step.total == sum(step.parts.values())
-    assert found.total == max(phase.total for phase in found.phases)
-    assert found.growth == found.total - found.peak.parts["runtime"]
+    assert estimate.total == max(phase.total for phase in estimate.phases)
+    assert estimate.growth == estimate.total - estimate.peak.parts["runtime"]
 
 
 def test_memory_changes_with_everything_that_it_depends_on() -> None:
@@ -249,14 +249,14 @@ def test_an_adapter_in_the_encoder_stores_the_input_of_its_layers() -> None:
 
 
 def test_replay_is_a_separate_phase() -> None:
-    found = _estimate(replay_clips=2)
-    assert _phase(found, "replay").parts["logits"] > _phase(found, "step").parts["logits"]
+    estimate = _estimate(replay_clips=2)
+    assert _phase(estimate, "replay").parts["logits"] > _phase(estimate, "step").parts["logits"]
 
 
 def test_nothing_is_allocated_for_a_model_that_would_not_fit_here() -> None:
     """A batch of 4,000 clips of 30 s is counted without allocating it."""
-    found = _estimate("streaming", batch_size=4000, clip_s=30.0, sites="all", score_batch_s=0.0)
-    assert found.total > 100 * GIB
+    estimate = _estimate("streaming", batch_size=4000, clip_s=30.0, sites="all", score_batch_s=0.0)
+    assert estimate.total > 100 * GIB
 
 
 # --- the job
@@ -278,9 +278,9 @@ def test_medium_pilot_fits_a_16_gb_mac_with_clips_of_30_s() -> None:
     budget = choose_budget("mps", None)
     assert budget.bytes == 9.5 * GIB
     assert "16 GB Mac" in budget.reason
-    found = estimate_memory(_settings("medium-pilot"), Workload(clip_s=30.0), "mps")
-    assert (found.shape.clip_s, found.shape.batch_size) == (30.0, 1)
-    assert found.total <= budget.bytes
+    estimate = estimate_memory(_settings("medium-pilot"), Workload(clip_s=30.0), "mps")
+    assert (estimate.shape.clip_s, estimate.shape.batch_size) == (30.0, 1)
+    assert estimate.total <= budget.bytes
 
 
 def test_medium_from_stored_states_fits_three_gib() -> None:
@@ -288,15 +288,15 @@ def test_medium_from_stored_states_fits_three_gib() -> None:
     settings = _settings("medium", train__batch_size=1, device__state_storage="disk")
     load = Workload(clip_s=15.0, audio_s=36_000.0, replays=True)
     for kind in ("cpu", "mps"):
-        found = estimate_memory(settings, load, kind).tightened()
-        assert found.total <= 3.0 * GIB, (kind, found.peak)
-        assert "encoder states" not in {k for k, v in found.peak.parts.items() if v}
+        estimate = estimate_memory(settings, load, kind).tightened()
+        assert estimate.total <= 3.0 * GIB, (kind, estimate.peak)
+        assert "encoder states" not in {k for k, v in estimate.peak.parts.items() if v}
 
 
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_fits_a_16_gb_mac_with_clips_of_30_s(name: str) -> None:
-    found = estimate_memory(_settings(name), Workload(clip_s=30.0, replays=True), "mps")
-    assert found.total <= MAC_16_GB_GIB * GIB, found.peak
+    estimate = estimate_memory(_settings(name), Workload(clip_s=30.0, replays=True), "mps")
+    assert estimate.total <= MAC_16_GB_GIB * GIB, estimate.peak
 
 
 def test_a_small_scored_set_bounds_the_batch_of_the_scorer() -> None:

@@ -38,19 +38,19 @@ def check_memory(resolved: ResolvedSettings, **options: Any) -> MemoryCheck:
 def _part(training: Any, share: float, *names: str, **changes: Any) -> Any:
     """Settings whose budget is the process and a share of what the run adds to it."""
     settings = training.settings(*names, **changes).settings
-    found = estimate_memory(settings, workload_of(settings), "cpu").tightened()
+    estimate = estimate_memory(settings, workload_of(settings), "cpu").tightened()
     return training.settings(
-        *names, **changes, device__budget_gib=(_PROCESS + share * found.growth) / GIB
+        *names, **changes, device__budget_gib=(_PROCESS + share * estimate.growth) / GIB
     )
 
 
 def test_the_workload_is_what_the_manifests_hold(training: Any, tmp_path: Path) -> None:
     settings = training.settings("canary", "replay").settings
-    found = workload_of(settings)
+    workload = workload_of(settings)
     seconds = [soundfile.info(path).duration for path in training.speech.glob("*.wav")]
-    assert found.clip_s == pytest.approx(max(seconds))
-    assert found.audio_s == pytest.approx(sum(seconds))
-    assert found.replays
+    assert workload.clip_s == pytest.approx(max(seconds))
+    assert workload.audio_s == pytest.approx(sum(seconds))
+    assert workload.replays
     shorter = workload_of(training.settings(data__max_clip_s=0.9).settings)
     assert shorter.clip_s is not None and shorter.clip_s <= 0.9
     assert not shorter.replays

@@ -51,10 +51,10 @@ def test_a_loaded_model_equals_the_saved_one(
     model, original = load_checkpoint(folder), build_model(family)
     assert model.family == family
     assert not model.module.training
-    for (name, value), (other, expected) in zip(
+    for (name, value), (saved_name, expected) in zip(
         model.module.named_parameters(), original.module.named_parameters(), strict=True
     ):
-        assert name == other
+        assert name == saved_name
         assert torch.equal(value, expected), name
         assert not value.requires_grad
     clip = [make_clip(1.5)]

@@ -180,11 +180,11 @@ def test_plain_peft_reads_the_folder(
     inject_lora(tiny_model, rank=4, alpha=12, sites="all", **kind)
     _move(tiny_model)
     folder = _saved(tiny_model, tmp_path / "adapter")
-    other = build_model(tiny_model.family)
-    wrapped = PeftModel.from_pretrained(other.module, folder)
+    plain = build_model(tiny_model.family)
+    wrapped = PeftModel.from_pretrained(plain.module, folder)
     assert wrapped.peft_config["default"].task_type is None
     # PEFT injects in place, so the interface around the bare module sees the adapter too.
-    torch.testing.assert_close(_logits(other, audio), _logits(tiny_model, audio))
+    torch.testing.assert_close(_logits(plain, audio), _logits(tiny_model, audio))
 
 
 @pytest.mark.parametrize("dora", [False, True])

@@ -114,7 +114,7 @@ def test_a_merged_checkpoint_is_a_plain_one(
     theirs = build_model(family)
     folder = _foreign(theirs.module, tmp_path / "adapter")
     result = merge(folder, tmp_path / "merged", progress=_QUIET, model=str(saved))
-    base, state = (load_file(place / "model.safetensors") for place in (saved, tmp_path / "merged"))
+    base, state = (load_file(path / "model.safetensors") for path in (saved, tmp_path / "merged"))
     assert state.keys() == base.keys() and result.tensors == len(base)
     changed = [name for name in base if not torch.equal(base[name], state[name])]
     assert len(changed) == result.changed == 2 * (2 + 2 * 2)

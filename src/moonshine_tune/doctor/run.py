@@ -333,8 +333,8 @@ def _files(settings: DoctorSettings) -> _Checks:
             yield _failure(name, figure, advice)
         else:
             yield _warn_if(free < _LOW_DISK_MB, name, figure, advice)
-    found = shutil.which("ffmpeg") is not None
-    yield _ok("ffmpeg", "found" if found else "not found: only needed for M4A recordings")
+    has_ffmpeg = shutil.which("ffmpeg") is not None
+    yield _ok("ffmpeg", "found" if has_ffmpeg else "not found: only needed for M4A recordings")
 
 
 def _environment() -> _Checks:
