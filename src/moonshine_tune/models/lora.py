@@ -4,6 +4,7 @@ No `task_type` is given: PEFT's sequence-to-sequence wrapper passes a second dec
 breaks Moonshine. The adapter is injected into the transformers module in place.
 """
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -244,16 +245,15 @@ def save_adapter(
     """
     from safetensors.torch import save_file
 
-    config = next(iter(model.module.peft_config.values())).to_dict()
-    config["lora_alpha"] = config["lora_alpha"] * scale
-    config["target_modules"] = _plain(config["target_modules"])
-    config["base_model_name_or_path"] = base.get("name")
-    config["inference_mode"] = True
+    config = copy.copy(next(iter(model.module.peft_config.values())))
+    config.lora_alpha *= scale
+    config.base_model_name_or_path = base.get("name")
+    config.inference_mode = True
+    config.save_pretrained(folder)
     state = state | _scaled_magnitudes(model, state, scale)
     tensors = {f"base_model.model.{_portable(name)}": value for name, value in state.items()}
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     (folder / WEIGHTS_FILE).chmod(0o644)
-    write_json_atomic(folder / CONFIG_FILE, {k: _plain(v) for k, v in config.items()})
     write_json_atomic(folder / BASE_FILE, base)
 
 
@@ -261,14 +261,6 @@ def _portable(name: str) -> str:
     """The name in a saved file: PEFT omits the adapter's name, and `weight` after magnitudes."""
     name = name.replace(f".{ADAPTER_NAME}.", ".")
     return name.replace(f".{_MAGNITUDE}.weight", f".{_MAGNITUDE}")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, set | frozenset):
-        return sorted(value)
-    if isinstance(value, dict | list | str | int | float | bool) or value is None:
-        return value
-    return str(getattr(value, "value", value))
 
 
 def find_adapter(path: Path) -> Path:
