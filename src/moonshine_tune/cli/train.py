@@ -60,28 +60,13 @@ def train(
     as_json: JsonFlag = False,
 ) -> None:
     """Train a LoRA adapter: scores the base first, keeps the best adapter, saves on Ctrl-C."""
-    from moonshine_tune.config.resolve import (
-        parse_assignments,
-        read_preset,
-        read_settings_file,
-        resolve_settings,
-    )
+    from moonshine_tune.config.resolve import resolve_settings, settings_layers
 
-    layers: list[tuple[str, dict[str, Any]]] = []
-    if resume:
-        layers.append(("run.json", _settings_of_run(out)))
-    if preset:
-        layers.append((f"preset {preset}", read_preset(preset)))
-    if config:
-        layers.append((f"file {config.name}", read_settings_file(config)))
-    named_flags = {"model": model, "tracker": tracker}
-    flags: dict[str, Any] = {key: value for key, value in named_flags.items() if value}
     manifests = {"train": train_manifest, "dev": dev, "replay": replay, "canary": canary}
-    paths = {key: str(path.absolute()) for key, path in manifests.items() if path}
-    if paths:
-        flags["data"] = paths
-    layers.append(("flag", flags))
-    layers.append(("--set", parse_assignments(assignments or [])))
+    flags = {"model": model, "tracker": tracker}
+    layers = settings_layers(preset, config, assignments, flags=flags, manifests=manifests)
+    if resume:
+        layers.insert(0, ("run.json", _settings_of_run(out)))
     settings = resolve_settings(layers)
 
     from moonshine_tune.training.run import train as run_training

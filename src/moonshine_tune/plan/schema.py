@@ -24,7 +24,7 @@ of a large one, and its accuracy means nothing."""
 ROLES = ("train", "dev", "test", "canary", "dev_canary", "replay")
 SYNTHESIZED = ("train", "dev", "test", "canary", "general", "replay")
 _PLANS = "plan/plans"
-_HINT = "the keys of a plan file: docs/guides/plan.md"
+_HINT = "write a valid plan to start from: moonshine-tune plan init plan.yaml"
 
 
 # --- the settings of each kind of phase
