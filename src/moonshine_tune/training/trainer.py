@@ -341,9 +341,7 @@ class Trainer:
 
     def _write_adapter(self, candidate: Candidate, state: dict[str, Tensor]) -> None:
         with complete_folder(self.run.adapter_dir, replace=True) as scratch, safetensors_errors():
-            save_adapter(
-                scratch, self.model, state, scale=candidate.scale, base=self.opened.base
-            )
+            save_adapter(scratch, self.model, state, scale=candidate.scale, base=self.opened.base)
             write_json_atomic(scratch / _SELECTION_FILE, candidate.to_record())
 
     def _save_state(self, next_step: int) -> None:
