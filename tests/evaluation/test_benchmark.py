@@ -15,8 +15,7 @@ from moonshine_tune.cli import benchmark as benchmark_cli
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.evaluation.benchmark.process import FreshProcess
-from moonshine_tune.evaluation.benchmark.run import benchmark
-from moonshine_tune.evaluation.benchmark.timing import BenchmarkRequest
+from moonshine_tune.evaluation.benchmark.run import BenchmarkRequest, benchmark
 from moonshine_tune.registry.wheel import WheelAssets
 
 pytestmark = pytest.mark.real_model
@@ -109,8 +108,8 @@ def test_the_measured_process_imports_next_to_nothing(wheel_assets: WheelAssets)
     request = json.dumps({"folder": str(wheel_assets.runtime_dir), "arch": "TINY", "options": {}})
     code = (
         "import sys; sys.argv[1:] = [sys.stdin.readline()]\n"
-        "from moonshine_tune.runtime import measured_process\n"
-        "measured_process.main()\n"
+        "from moonshine_tune.evaluation.benchmark import worker\n"
+        "worker.main()\n"
         "heavy = {'torch', 'numpy', 'onnxruntime', 'transformers', 'soundfile'}\n"
         "sys.exit(', '.join(sorted(heavy & set(sys.modules))) or None)"
     )

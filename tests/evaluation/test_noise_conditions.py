@@ -109,4 +109,4 @@ def test_the_command_prints_the_grid(saved_v1: Path, speech_folder: Path, sounds
     assert any(line.startswith("fan") for line in lines)
     lonely = subprocess.run([*command[:-6], "--snr", "3"], capture_output=True, text=True,
                             check=False, env={**os.environ})  # fmt: skip
-    assert lonely.returncode == 2 and "belong to --conditions" in lonely.stderr
+    assert lonely.returncode == 2 and "need --conditions" in lonely.stderr

@@ -15,9 +15,8 @@ from safetensors.numpy import load_file, save_file
 from moonshine_tune.audio.io import load_audio, write_audio
 from moonshine_tune.core.errors import ProblemsError
 from moonshine_tune.export.calibration import clips_of_run
-from moonshine_tune.export.graphs import trace
-from moonshine_tune.export.parity.graphs import merged_state
-from moonshine_tune.export.tuned_checkpoint import tuned_tensors
+from moonshine_tune.export.graphs import build_graphs
+from moonshine_tune.export.tensors import model_tensors, tuned_tensors
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.models.checkpoint import load_checkpoint
 from moonshine_tune.models.lora import adapter_parameters, adapter_state, inject_lora, save_adapter
@@ -192,7 +191,7 @@ def test_a_traced_tiny_loads_in_the_runtime_and_passes_the_gate(
 
 def _another_size(folder: Path, build: Build, assets: WheelAssets) -> None:
     model = build("v1")
-    trace(model, merged_state(model, {}), folder)
+    build_graphs(model, model_tensors(model), folder)
 
 
 def _another_family(folder: Path, build: Build, assets: WheelAssets) -> None:

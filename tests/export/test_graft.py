@@ -246,7 +246,7 @@ def test_equal_tensors_cannot_be_told_apart(
     layout: RuntimeLayout, weights: Weights, tmp_path: Path
 ) -> None:
     twins = {_FC1: weights[_FC1], "model.decoder.layers.4.mlp.fc1.weight": weights[_FC1]}
-    with pytest.raises(ProblemsError, match="fits several tensors"):
+    with pytest.raises(ProblemsError, match="matches several tensors"):
         graft(layout, twins, twins, tmp_path)
 
 
@@ -309,7 +309,7 @@ def test_the_written_tokenizer_is_the_published_one_to_the_last_byte(
 ) -> None:
     """Runtime file → checkpoint's tokenizer.json → runtime file."""
     from moonshine_tune.models.checkpoint import load_tokenizer
-    from moonshine_tune.runtime.tokenizer_writer import tokenizer_difference, write_tokenizer_bin
+    from moonshine_tune.runtime.tokenizer import tokenizer_difference, write_tokenizer_bin
 
     raw = load_tokenizer(real_tiny.checkpoint_dir).raw
     write_tokenizer_bin(raw, tmp_path / "tokenizer.bin")

@@ -12,19 +12,18 @@ import pytest
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.corpus.normalizers import normalizer_for
-from moonshine_tune.export.graphs import trace
+from moonshine_tune.export.graphs import build_graphs
+from moonshine_tune.export.parity.gate import compare_transcripts
 from moonshine_tune.export.parity.graphs import (
     GraphParity,
     ParityClip,
     check_graphs,
-    merged_state,
     windows_read_as,
 )
-from moonshine_tune.export.parity.transcripts import compare_chunked, compare_transcripts
+from moonshine_tune.export.tensors import model_tensors
 from moonshine_tune.models.base import SpeechModel
-from moonshine_tune.runtime.graph_map import NamedTensor
 from moonshine_tune.runtime.layout import read_layout
-from moonshine_tune.runtime.naming import name_tensors
+from moonshine_tune.runtime.naming import NamedTensor, name_tensors
 from moonshine_tune.runtime.ort_file import OrtFile
 from moonshine_tune.runtime.quantized import QuantizedTensor
 from moonshine_tune.runtime.tokenizer import read_pieces
@@ -45,7 +44,7 @@ def sound(build_model: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for family in _FAMILIES:
         (place / family).mkdir()
         model = build_model(family)
-        trace(model, merged_state(model, {}), place / family)
+        build_graphs(model, model_tensors(model), place / family)
     return place
 
 
@@ -54,7 +53,7 @@ def check(build_model: Build, make_clip: Clip) -> Callable[[Path, str], GraphPar
     def run(folder: Path, family: str) -> GraphParity:
         model = build_model(family)
         clips = [ParityClip("clip-7", make_clip(1.6, 3)[:25_600], "it was the best of times")]
-        return check_graphs(read_layout(folder), model, merged_state(model, {}), clips)
+        return check_graphs(read_layout(folder), model, model_tensors(model), clips)
 
     return run
 
@@ -138,7 +137,7 @@ def test_a_wrong_window_is_found_though_all_weights_are_right(
 ) -> None:
     model = build_model("streaming")
     model.encoder.config.sliding_windows = [[6, 2], [16, 0]]
-    trace(model, merged_state(model, {}), tmp_path)
+    build_graphs(model, model_tensors(model), tmp_path)
     found = check(tmp_path, "streaming")
     assert not found.weight_differences and found.weights_checked > 50
     assert (found.first_difference or "").startswith("encoder.ort: encoded differs from torch by ")
@@ -150,7 +149,7 @@ def test_the_window_rule_is_found_by_the_hidden_states(
 ) -> None:
     model = build_model("streaming")
     with windows_read_as(model, "inclusive"):
-        trace(model, merged_state(model, {}), tmp_path)
+        build_graphs(model, model_tensors(model), tmp_path)
     # The model is left as it was.
     assert [list(window) for window in model.encoder.config.sliding_windows] == [[16, 4], [16, 0]]
     found = check(tmp_path, "streaming")
@@ -210,7 +209,7 @@ def test_the_first_difference_goes_from_the_files_up(
     rule = normalizer_for("spelled-1")
     fine = compare_transcripts(["a b c d"], ["a b c d"], rule, names=["x"])
     assert replace(fine, graphs=graphs).passed
-    chunked = compare_chunked(["a b", "c d"], ["a b", "c e"], rule, bound=5.0, names=["x", "y"])
+    chunked = compare_transcripts(["a b", "c d"], ["a b", "c e"], rule, bound=5.0, names=["x", "y"])
     assert (chunked.identical, chunked.word_difference) == (1, 25.0)
     said = replace(fine, graphs=graphs, chunked=chunked).first_difference
     assert said is not None and said.startswith("streaming: fed in chunks, 25.00 %")
@@ -222,11 +221,9 @@ def test_the_first_difference_goes_from_the_files_up(
 def test_what_is_measured_is_plain_json(
     sound: Path, check: Callable[[Path, str], GraphParity]
 ) -> None:
-    from moonshine_tune.export.parity.gate import parity_record
-
     graphs = check(sound / "v1", "v1")
     fine = compare_transcripts(["a"], ["a"], normalizer_for("spelled-1"))
-    record = json.loads(json.dumps(parity_record(replace(fine, graphs=graphs))))
+    record = json.loads(json.dumps(replace(fine, graphs=graphs).to_record()))
     assert [item["graph"] for item in record["graphs"]] == [
         "encoder_model.ort", "decoder_model_merged.ort",
     ]  # fmt: skip

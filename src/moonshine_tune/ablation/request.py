@@ -13,7 +13,7 @@ from filelock import FileLock
 from moonshine_tune.ablation.folder import OBJECTIVES, Ablation, open_ablation
 from moonshine_tune.ablation.space import Layers, SearchSpace
 from moonshine_tune.ablation.study import PRUNERS, SAMPLERS, without_password
-from moonshine_tune.audio.noise_bank import open_sounds
+from moonshine_tune.audio.noise_bank import open_noise_bank
 from moonshine_tune.config.resolve import PATH_SETTINGS, resolve_settings
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import ProblemsError, RequestError
@@ -221,7 +221,7 @@ def _fingerprints(settings: RunSettings, objectives: Sequence[str]) -> dict[str,
         fingerprints[name] = manifest.sha256
     for name, path in (("noise", settings.augment.noise), ("rooms", settings.augment.rooms)):
         if path is not None:
-            fingerprints[name] = open_sounds(path, name).fingerprint
+            fingerprints[name] = open_noise_bank(path, name).fingerprint
     return fingerprints
 
 

@@ -28,9 +28,9 @@ from moonshine_tune.core.environment import apply_environment_defaults
 from moonshine_tune.core.errors import TuneError
 from moonshine_tune.core.progress import Progress, SilentProgress, Stage
 from moonshine_tune.core.text import first_line
+from moonshine_tune.models.files import ADAPTER_WEIGHTS_FILE
 from moonshine_tune.runs.folder import RunFolder
 
-_WEIGHTS_FILE = "adapter_model.safetensors"
 _DONE = ("finished", "early stop")
 
 
@@ -125,7 +125,7 @@ def figures_of(run: RunFolder) -> dict[str, Any]:
     base, best = result["baseline"], result["best"]
     before, after = base["canary_wer"], best["canary_wer"]
     loss = None if before is None or after is None else round(after - before, 4)
-    weights = run.adapter_dir / _WEIGHTS_FILE
+    weights = run.adapter_dir / ADAPTER_WEIGHTS_FILE
     return {
         "dev_wer": round(best["dev_wer"], 4),
         "base_dev_wer": round(base["dev_wer"], 4),
@@ -232,8 +232,7 @@ class _TrialProgress(SilentProgress):
     def stage(self, name: str, total: int) -> Iterator[Stage]:
         """Write the name of the stage alone."""
         self.say(f"{name}: {total}")
-        with super().stage(name, total) as stage:
-            yield stage
+        yield Stage()
 
     def _new_scores(self) -> Iterator[tuple[int, float]]:
         """Step and WER of the dev scores that were written since the last call."""

@@ -1,7 +1,7 @@
 """A trainable checkpoint from a runtime folder.
 
-The runtime's 8-bit weights are dequantized and named by the place that they have in the graphs
-(`naming`). The result is what the runtime computes with, up to its 8-bit activations.
+The runtime's 8-bit weights are dequantized and named by their position in the graphs (`naming`).
+The result is what the runtime computes with, except for its 8-bit activations.
 """
 
 import re
@@ -22,10 +22,10 @@ from moonshine_tune.core.files import (
     write_json_atomic,
     write_text_atomic,
 )
+from moonshine_tune.models.files import CHECKPOINT_WEIGHTS_FILE
 from moonshine_tune.runtime.graph_map import GraphMap
 from moonshine_tune.runtime.layout import RuntimeLayout, read_layout
-from moonshine_tune.runtime.naming import name_tensors
-from moonshine_tune.runtime.naming_streaming import frontend_map
+from moonshine_tune.runtime.naming import frontend_map, name_tensors
 from moonshine_tune.runtime.ort_file import OrtFile
 from moonshine_tune.runtime.streaming_config import (
     compression_log_k,
@@ -38,8 +38,8 @@ from moonshine_tune.runtime.tokenizer import read_pieces, tokenizer_json
 Weights = dict[str, npt.NDArray[np.float32]]
 
 _NUM_HEADS = 8
-# Share of each head's width that the rotary embedding turns, by model width. The graphs do not
-# state it; the published configs do. In both cases 32 dimensions of a head are turned.
+# Share of each head's width that the rotary embedding rotates, by model width. The graphs do not
+# state it; the published configs do. In both cases 32 dimensions of a head are rotated.
 _ROTARY_FACTOR = {288: 0.9, 416: 0.62}
 _LAYER = re.compile(r"layers\.(\d+)\.")
 _LOG_K = "model.encoder.embedder.comp.log_k"
@@ -47,7 +47,7 @@ _LOG_K = "model.encoder.embedder.comp.log_k"
 
 @dataclass(frozen=True)
 class RebuildReport:
-    """What was rebuilt: the folder, the number of tensors and the sources' hashes."""
+    """A checkpoint made from a runtime folder, and the hashes of the runtime files."""
 
     checkpoint_dir: Path
     tensors: int
@@ -59,7 +59,7 @@ def rebuild_checkpoint(runtime_dir: Path, out: Path) -> RebuildReport:
     """Write a `save_pretrained`-style folder (weights, config, tokenizer, processor) to `out`.
 
     Raises:
-        RequestError: not a runtime folder, or one whose graphs are laid out otherwise.
+        RequestError: not a runtime folder, or its graphs are not laid out as the known ones.
     """
     layout = read_layout(runtime_dir)
     weights = read_weights(layout)
@@ -68,7 +68,7 @@ def rebuild_checkpoint(runtime_dir: Path, out: Path) -> RebuildReport:
     _check_complete(weights, expected, runtime_dir)
     sources = {name: sha256_of(runtime_dir / name) for name in layout.files}
     with complete_folder(out, replace=True) as scratch:
-        save_file(weights, scratch / "model.safetensors", metadata={"format": "pt"})
+        save_file(weights, scratch / CHECKPOINT_WEIGHTS_FILE, metadata={"format": "pt"})
         write_json_atomic(scratch / "config.json", config)
         write_json_atomic(scratch / "generation_config.json", _generation_config(config))
         pieces = read_pieces(runtime_dir / "tokenizer.bin")
@@ -108,7 +108,7 @@ def read_weights(layout: RuntimeLayout) -> Weights:
     """Every weight of a runtime folder by its name in the checkpoint, 32-bit floats.
 
     Raises:
-        RequestError: a graph is laid out otherwise than the known ones.
+        RequestError: a graph is not laid out as the known ones.
     """
     weights: Weights = {}
     for named in name_tensors(layout):
@@ -127,7 +127,7 @@ def read_weights(layout: RuntimeLayout) -> Weights:
 
 
 def _v1_config(weights: Weights) -> dict[str, Any]:
-    """The transformers config, read off the shapes of the weights."""
+    """The transformers config, from the shapes of the weights."""
     vocabulary, width = _embedding(weights).shape
     if width not in _ROTARY_FACTOR:
         raise RequestError(
@@ -166,7 +166,7 @@ def _v1_config(weights: Weights) -> dict[str, Any]:
 
 
 def _streaming_config(weights: Weights, layout: RuntimeLayout) -> dict[str, Any]:
-    """The transformers config, from the shapes of the weights and what the graphs say."""
+    """The transformers config, from the shapes of the weights and the graphs."""
     stated = read_streaming_config(layout)
     heads, head_width = int(stated["nheads"]), int(stated["head_dim"])
     vocabulary, width = _embedding(weights).shape
@@ -217,7 +217,7 @@ def _streaming_config(weights: Weights, layout: RuntimeLayout) -> dict[str, Any]
 
 
 def _factor(dims: int, head_width: int) -> float:
-    """The share of a head that makes transformers turn that many dimensions of it."""
+    """The share of a head for which transformers rotates that many dimensions."""
     # It rounds down; the published share is 0.8.
     shares = (0.8, *(round(share / 100, 2) for share in range(1, 101)))
     fitting = [share for share in shares if 2 * -(-int(head_width * share) // 2) == dims]
@@ -227,7 +227,7 @@ def _factor(dims: int, head_width: int) -> float:
 def _embedding(weights: Weights) -> npt.NDArray[np.float32]:
     embedding = weights.get("model.decoder.embed_tokens.weight")
     if embedding is None:
-        raise RequestError("the decoder graph holds no embedding that this program knows")
+        raise RequestError("these graphs are not laid out as known: no embedding in the decoder")
     return embedding
 
 
@@ -239,8 +239,8 @@ def _rows(weights: Weights, name: str) -> int:
 
 def _layers(weights: Weights, side: str) -> int:
     prefix = f"model.{side}."
-    found = [_LAYER.match(name.removeprefix(prefix)) for name in weights if prefix in name]
-    return 1 + max((int(match[1]) for match in found if match), default=-1)
+    matches = [_LAYER.match(name.removeprefix(prefix)) for name in weights if prefix in name]
+    return 1 + max((int(match[1]) for match in matches if match), default=-1)
 
 
 def _generation_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -253,7 +253,7 @@ def _check_complete(weights: Mapping[str, Any], expected: set[str], runtime_dir:
     if missing or extra:
         raise RequestError(
             f"these graphs are not laid out as known: {len(missing)} tensors missing "
-            f"({', '.join(missing[:3])} …), {len(extra)} not known ({', '.join(extra[:3])} …)",
+            f"({', '.join(missing[:3])} …), {len(extra)} unknown ({', '.join(extra[:3])} …)",
             where=runtime_dir,
             hint="start from the model's save_pretrained folder or its hub id instead",
         )
