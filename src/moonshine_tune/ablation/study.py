@@ -172,8 +172,8 @@ class AblationStudy:
             return None
         numbers = trial_numbers(self._trials())
         waiting = self._trials(TrialState.WAITING)
-        begun = len(set(numbers.values())) - sum(_first_try(trial) is None for trial in waiting)
-        return self._num_retries() + max(self._ablation.record.trials - begun, 0)
+        started = len(set(numbers.values())) - sum(_first_try(trial) is None for trial in waiting)
+        return self._num_retries() + max(self._ablation.record.trials - started, 0)
 
     def take_up_stale(self) -> None:
         """Queue again the trials whose worker has died."""
