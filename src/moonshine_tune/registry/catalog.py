@@ -12,8 +12,6 @@ from moonshine_tune.core.text import nearest
 ORGANIZATIONS = ("moonshine-ai", "UsefulSensors")
 """Hub organizations in the order in which they are tried: the current name, then the former one."""
 
-FAMILIES = ("v1", "streaming")
-
 _MIT = "MIT"
 _COMMUNITY = (
     "Moonshine Community License (not MIT; read moonshine.ai/license before commercial use)"
@@ -22,18 +20,6 @@ _COMMUNITY = (
 # so that a second of speech needs about twice the tokens. A limit that is too low cuts transcripts
 # off; one that is too high only costs time when a model does not stop.
 _MANY_TOKENS = frozenset({"ar", "ja", "ko", "uk", "vi", "zh"})
-_LANGUAGES = {
-    "en": "English",
-    "ar": "Arabic",
-    "de": "German",
-    "es": "Spanish",
-    "ja": "Japanese",
-    "ko": "Korean",
-    "tl": "Tagalog",
-    "uk": "Ukrainian",
-    "vi": "Vietnamese",
-    "zh": "Chinese",
-}
 
 
 @dataclass(frozen=True)
@@ -61,11 +47,6 @@ class ModelRecord:
     licence: str
     tokens_per_second: float
     in_wheel: bool = False
-
-    @property
-    def language_name(self) -> str:
-        """The language in English words."""
-        return _LANGUAGES[self.language]
 
 
 _ALIASES = {
