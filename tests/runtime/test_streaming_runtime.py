@@ -120,7 +120,7 @@ def test_a_streaming_folder_is_rebuilt_by_the_command(
 @pytest.fixture(scope="module")
 def adapter(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An adapter with a large effect."""
-    folder = tmp_path_factory.mktemp("adapter")
+    out = tmp_path_factory.mktemp("adapter")
     model = load_checkpoint(folder / "base")
     inject_lora(model, rank=4, sites="decoder", seed=1)
     with torch.no_grad():
@@ -128,8 +128,8 @@ def adapter(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             if ".lora_B" in name:
                 value.copy_(0.02 * torch.randn(value.shape, generator=torch.Generator()))
     base = base_identity(resolve_model(str(folder / "base")))
-    save_adapter(folder, model, adapter_state(model), base=base)
-    return folder
+    save_adapter(out, model, adapter_state(model), base=base)
+    return out
 
 
 def test_float_graphs_of_an_adapter_pass_the_gate(

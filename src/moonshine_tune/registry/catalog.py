@@ -20,6 +20,10 @@ _COMMUNITY = (
 # so that a second of speech needs about twice the tokens. A limit that is too low cuts transcripts
 # off; one that is too high only costs time when a model does not stop.
 _MANY_TOKENS = frozenset({"ar", "ja", "ko", "uk", "vi", "zh"})
+_LANGUAGES = {
+    "en": "English", "ar": "Arabic", "de": "German", "es": "Spanish", "ja": "Japanese",
+    "ko": "Korean", "tl": "Tagalog", "uk": "Ukrainian", "vi": "Vietnamese", "zh": "Chinese",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,11 @@ class ModelRecord:
     licence: str
     tokens_per_second: float
     in_wheel: bool = False
+
+    @property
+    def language_name(self) -> str:
+        """The English name of the language."""
+        return _LANGUAGES[self.language]
 
 
 _ALIASES = {
