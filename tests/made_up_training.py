@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,14 @@ def line(number: int, errors: int) -> dict[str, Any]:
 def dies_with_rank_two(
     resolved: ResolvedSettings, out: Path, progress: Progress, *, resume: bool = False
 ) -> None:
-    """A training that takes its whole process with it, as the kernel does where memory ends."""
+    """A training whose process is killed, as by the kernel when memory runs out."""
     if resolved.settings.adapter.rank == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     FakeTrain()(resolved, out, progress, resume=resume)
+
+
+def sleeps_between_scores(
+    resolved: ResolvedSettings, out: Path, progress: Progress, *, resume: bool = False
+) -> None:
+    """A training of some seconds that Ctrl-C interrupts between its scores."""
+    FakeTrain(lambda trial, step: time.sleep(0.8))(resolved, out, progress, resume=resume)

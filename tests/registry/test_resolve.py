@@ -386,22 +386,23 @@ def test_the_hubs_own_offline_variables_are_respected(
 # --- the network probe
 
 
-def test_an_unreachable_server_is_tried_once_for_seconds(
+def test_a_server_that_does_not_answer_is_given_up_and_tried_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    urls = []
+    urls: list[str] = []
+    end = threading.Event()
 
     def stuck(url: str) -> None:
         urls.append(url)
-        time.sleep(30)
+        end.wait()
 
     monkeypatch.setattr(network, "_ask", stuck)
     monkeypatch.setattr(network, "_GIVE_UP_S", 0.2)
-    start_time = time.monotonic()
+    # Three answers come while the server still has not given any.
     for _ in range(3):
         assert "did not answer" in str(network.why_unreachable("https://hub.example/"))
-    assert time.monotonic() - start_time < 2
     assert len(urls) == 1
+    end.set()
 
 
 def test_a_refusal_shows_that_a_server_is_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,13 +5,18 @@ conditions differ only in what their name says, and a repeated evaluation gets t
 """
 
 import random
+import re
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from moonshine_tune.audio.augment import Recipe
-from moonshine_tune.audio.noise_bank import NoiseBank, Sound, open_sounds
+from moonshine_tune.audio.effects import add_noise
+from moonshine_tune.audio.noise_bank import NoiseBank, Sound, open_noise_bank
 from moonshine_tune.audio.samples import Samples
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.corpus.manifest import Utterance
@@ -74,13 +79,13 @@ def conditions_of(request: ConditionsRequest) -> tuple[Condition, ...]:
         raise RequestError(
             "--snr needs one or several different ratios in dB", hint="--snr 20 --snr 5 --snr 0"
         )
-    bank = open_sounds(request.noise, "noise")
+    bank = open_noise_bank(request.noise, "noise")
     groups: dict[str, list[Sound]] = {}
     for sound in bank.sounds:
         groups.setdefault(sound.group, []).append(sound)
     conditions = [CLEAN]
     if request.rooms is not None:
-        rooms = open_sounds(request.rooms, "rooms")
+        rooms = open_noise_bank(request.rooms, "rooms")
         conditions.append(Condition("room", None, _in_room(rooms, request.seed)))
     for name in sorted(groups):
         for snr in sorted(request.snrs_db, reverse=True):
@@ -102,6 +107,39 @@ def _in_noise(group: str, sounds: Sequence[Sound], snr_db: float, seed: int) -> 
 def _in_room(rooms: NoiseBank, seed: int) -> Change:
     def change(utterance: Utterance, samples: Samples) -> Samples:
         rng = random.Random(f"{seed}/room/{utterance.id}")
-        return Recipe(room=rooms.sounds[rng.randrange(len(rooms.sounds))]).apply(samples)
+        return Recipe(impulse_response=rooms.sounds[rng.randrange(len(rooms.sounds))]).apply(
+            samples
+        )
 
     return change
+
+
+_SYNTHETIC = {
+    "fast": Recipe(speed=1.15),
+    "slow": Recipe(speed=0.87),
+    "quiet": Recipe(gain_db=-20.0),
+    "telephone": Recipe(telephone=True),
+}
+
+
+def synthetic_change(name: str) -> Change:
+    """What a condition that needs no recordings of noise does to a clip.
+
+    Args:
+        name: `fast`, `slow`, `quiet`, `telephone`, or white noise at a ratio, as `noise-20dB`.
+
+    Raises:
+        RequestError: there is no such condition.
+    """
+    if name in _SYNTHETIC:
+        return lambda _, samples: _SYNTHETIC[name].apply(samples)
+    ratio = re.fullmatch(r"noise-(\d+)dB", name)
+    if ratio is None:
+        raise RequestError(f"no condition is called {name!r}", hint=", ".join(_SYNTHETIC))
+    snr_db = float(ratio[1])
+
+    def add_white_noise(utterance: Utterance, samples: Samples) -> Samples:
+        rng = np.random.default_rng(zlib.crc32(utterance.id.encode()))
+        return add_noise(samples, rng.standard_normal(len(samples), dtype=np.float32), snr_db)
+
+    return add_white_noise

@@ -7,7 +7,7 @@ from moonshine_tune.config.settings import DeviceSettings
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import read_manifest
-from moonshine_tune.inference.dataset import build_corpus
+from moonshine_tune.inference.dataset import build_dataset
 from moonshine_tune.inference.encoder_cache_budget import StateStores
 from moonshine_tune.inference.scored_set import transcribe_source
 from moonshine_tune.models.lora import adapter_parameters
@@ -54,16 +54,15 @@ def check_reload(
     utterances = tuple(u for u in read_manifest(manifest).utterances if u.id in written)
     if not utterances:
         raise RequestError("none of the run's dev utterances is in this manifest", where=manifest)
-    corpus = build_corpus(utterances, reloaded.model, name="dev", max_clip_s=1e9, needs_text=False)
+    corpus = build_dataset(utterances, reloaded.model, name="dev", max_clip_s=1e9, needs_text=False)
     # Encoder states are kept as the run kept them: other batches or another rounding could change
     # a word whose alternatives are nearly equal.
     settings = RunRecord.read(RunFolder(run).record_path).settings
     device = DeviceSettings.model_validate(settings.get("device", {}))
     names = [name for name, _ in adapter_parameters(reloaded.model.module)]
     trains_encoder = any(".encoder." in name for name in names)
-    stores = StateStores(device, reloaded, trains_encoder=trains_encoder)
+    stores = StateStores(device, reloaded, progress, trains_encoder=trains_encoder)
     source = stores.source(corpus, range(len(corpus)), "dev")
-    source.prepare(range(len(corpus)), progress, "encoding dev")
     texts = transcribe_source(
         reloaded.model, source, reloaded.limits, progress, "transcribing dev again"
     )

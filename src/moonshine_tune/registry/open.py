@@ -32,8 +32,8 @@ def open_model(
     name: str,
     *,
     adapter: Path | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
+    device: str | DeviceChoice = "auto",
+    dtype: str | DtypeChoice = "auto",
     frozen_weights: str = "float32",
     offline: bool = False,
     progress: Progress,
@@ -45,8 +45,8 @@ def open_model(
         SourceUnreachableError: no source has the model.
         MachineError: this machine has no such device.
     """
-    chosen_device = choose_device(device)
-    chosen_dtype = choose_dtype(chosen_device.device, dtype)
+    chosen_device = choose_device(device) if isinstance(device, str) else device
+    chosen_dtype = choose_dtype(chosen_device.device, dtype) if isinstance(dtype, str) else dtype
     resolved = resolve_model(name, offline=offline, progress=progress)
     model = load_checkpoint(
         resolved.checkpoint_dir,

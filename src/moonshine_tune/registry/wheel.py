@@ -20,7 +20,7 @@ from filelock import FileLock
 from moonshine_tune.core.errors import MachineError, SourceUnreachableError
 from moonshine_tune.core.files import complete_folder, disk_errors, sha256_of
 from moonshine_tune.core.hardware import make_cache_folder
-from moonshine_tune.core.network import growth_shown
+from moonshine_tune.core.network import download_progress
 from moonshine_tune.core.progress import Progress
 
 REQUIREMENT = "moonshine-voice==0.1.0"
@@ -109,7 +109,7 @@ def _download(folder: Path, progress: Progress) -> Path:
         "--no-input", "--disable-pip-version-check", "--timeout", "10", "--retries", "1",
     ]  # fmt: skip
     progress.say(f"downloading {REQUIREMENT} ({_WHEEL_MB} MB) from the package index")
-    with growth_shown(folder, "download tiny", _WHEEL_MB, progress):
+    with download_progress(folder, "download tiny", _WHEEL_MB, progress):
         # pip downloads to its temporary folder first: inside ours, progress can watch it, and it
         # is removed with it.
         environment = {**os.environ, "TMPDIR": str(folder)}
