@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, show, table
+from moonshine_tune.cli.options import BoostOption, KeyTermsOption, NormalizerOption
 
 if TYPE_CHECKING:
     from moonshine_tune.evaluation.benchmark.run import BenchmarkResult, Measurement
@@ -30,9 +31,7 @@ def benchmark(
         Path | None,
         typer.Option(help="Another runtime folder, measured alternately."),
     ] = None,
-    normalizer: Annotated[
-        str | None, typer.Option(help="english-1, spelled-1 or basic-1 [default: by language].")
-    ] = None,
+    normalizer: NormalizerOption = None,
     rounds: Annotated[int, typer.Option(help="Timed calls of each clip.")] = 3,
     max_clips: Annotated[
         int | None, typer.Option(help="Maximum number of clips, spread over the lengths.")
@@ -45,11 +44,8 @@ def benchmark(
         ),
     ] = None,
     stream_clips: Annotated[int, typer.Option(help="Number of streamed clips.")] = 10,
-    keyterms: Annotated[
-        Path | None,
-        typer.Option(help="Terms that the runtime boosts, one per line; streaming models."),
-    ] = None,
-    boost: Annotated[float, typer.Option(min=0, help="Strength of the boost.")] = 2.0,
+    keyterms: KeyTermsOption = None,
+    boost: BoostOption = 2.0,
     out: Annotated[
         Path | None, typer.Option(help="Folder for benchmark.json and latency.svg.")
     ] = None,

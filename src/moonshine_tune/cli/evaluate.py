@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, show, table
-from moonshine_tune.cli.options import DeviceOption, ModelOption
+from moonshine_tune.cli.options import (
+    BoostOption,
+    DeviceOption,
+    KeyTermsOption,
+    ModelOption,
+    NormalizerOption,
+)
 from moonshine_tune.core.errors import RequestError
 
 if TYPE_CHECKING:
@@ -36,14 +42,9 @@ def evaluate(
     compare: Annotated[
         Path | None, typer.Option(help="Folder of an earlier evaluation to compare with.")
     ] = None,
-    normalizer: Annotated[
-        str | None, typer.Option(help="english-1, spelled-1 or basic-1 [default: by language].")
-    ] = None,
-    keyterms: Annotated[
-        Path | None,
-        typer.Option(help="Terms that the runtime boosts, one per line; streaming models."),
-    ] = None,
-    boost: Annotated[float, typer.Option(min=0, help="Strength of the boost.")] = 2.0,
+    normalizer: NormalizerOption = None,
+    keyterms: KeyTermsOption = None,
+    boost: BoostOption = 2.0,
     base_runtime: Annotated[
         Path | None,
         typer.Option(help="Runtime folder of the base: compares adapter, key terms and both."),

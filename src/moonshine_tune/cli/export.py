@@ -140,7 +140,7 @@ def _graph_lines(graphs: "GraphParity") -> list[str]:
         f"{100 * item.relative:.1f} % (bound {100 * item.bound:g} %)"
         for item in graphs.outputs
     ]
-    weights = f"  weights: {graphs.weights_checked} compared in place"
+    weights = f"  weights: {graphs.weights_checked} compared by position"
     if graphs.weights_note:
         weights = f"  weights not compared: {graphs.weights_note}"
     tokens = f"tokens: {100 * graphs.token_agreement:.1f} % the same of {graphs.tokens}"

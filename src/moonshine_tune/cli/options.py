@@ -11,6 +11,17 @@ ModelOption = Annotated[
     typer.Option("--model", help="Catalog name, hub id, checkpoint folder or runtime folder."),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, mps, cuda or cuda:N.")]
+NormalizerOption = Annotated[
+    str | None,
+    typer.Option("--normalizer", help="english-1, spelled-1 or basic-1 [default: by language]."),
+]
+KeyTermsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--keyterms", help="Terms that the runtime boosts, one per line; streaming models."
+    ),
+]
+BoostOption = Annotated[float, typer.Option("--boost", min=0, help="Strength of the boost.")]
 OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 
 

@@ -18,6 +18,7 @@ from moonshine_tune.metrics.wer import (
     compare_paired,
     summarize,
 )
+from moonshine_tune.runs.records import EvaluationRecord
 from moonshine_tune.runs.summary import read_scored
 
 RESULT_FILE, HYPOTHESES_FILE = "result.json", "hypotheses.jsonl"
@@ -154,7 +155,7 @@ class Evaluation:
             record["keyterms"] = self.keyterms.to_record()
         if self.remarks:
             record["remarks"] = list(self.remarks)
-        return record
+        return EvaluationRecord.model_validate(record).to_json()
 
 
 def count_key_terms(terms: tuple[str, ...], scored: Scored, normalizer: Normalizer) -> KeyTermScore:

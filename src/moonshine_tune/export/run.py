@@ -10,7 +10,7 @@ import numpy as np
 
 from moonshine_tune.audio.io import load_utterance
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.core.files import complete_folder, sha256_of, write_json_atomic
+from moonshine_tune.core.files import complete_folder, sha256_of
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import versions
 from moonshine_tune.corpus.manifest import Utterance
@@ -34,6 +34,7 @@ from moonshine_tune.models.lora import adapter_disabled, find_adapter, has_adapt
 from moonshine_tune.models.merge import LazyMerged
 from moonshine_tune.registry.open import OpenedModel, base_identity, open_model
 from moonshine_tune.registry.resolve import ResolvedModel, resolve_model
+from moonshine_tune.runs.records import ExportRecord
 from moonshine_tune.runtime.layout import RuntimeLayout, read_layout
 from moonshine_tune.runtime.quantized import Doubles
 
@@ -93,7 +94,7 @@ class ExportResult:
 
     def to_record(self) -> dict[str, Any]:
         """The JSON document of `export`; the folder has it as export.json."""
-        return {
+        content = {
             "runtime_dir": str(self.runtime_dir),
             "method": self.method,
             "quantize": self.quantize,
@@ -109,6 +110,7 @@ class ExportResult:
             "parity": self.parity.to_record(),
             "seconds": round(self.seconds, 2),
         }
+        return ExportRecord.model_validate(content).to_json()
 
 
 def export(request: ExportRequest, out: Path, progress: Progress) -> ExportResult:
@@ -143,10 +145,9 @@ def export(request: ExportRequest, out: Path, progress: Progress) -> ExportResul
             out, report, parity, seconds, request.method,
             request.quantize if layout is None else None, rounding, windows,
         )  # fmt: skip
-        write_json_atomic(
-            scratch / "export.json",
-            result.to_record() | {"runtime_dir": ".", **subject.identity, "versions": versions()},
-        )
+        file_content = {"runtime_dir": ".", **subject.identity, "versions": versions()}
+        record = ExportRecord.model_validate(result.to_record() | file_content)
+        record.write(scratch / "export.json")
     return result
 
 

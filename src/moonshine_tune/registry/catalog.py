@@ -12,8 +12,6 @@ from moonshine_tune.core.text import nearest
 ORGANIZATIONS = ("moonshine-ai", "UsefulSensors")
 """Hub organizations in the order in which they are tried: the current name, then the former one."""
 
-FAMILIES = ("v1", "streaming")
-
 _MIT = "MIT"
 _COMMUNITY = (
     "Moonshine Community License (not MIT; read moonshine.ai/license before commercial use)"
@@ -23,17 +21,9 @@ _COMMUNITY = (
 # off; one that is too high only costs time when a model does not stop.
 _MANY_TOKENS = frozenset({"ar", "ja", "ko", "uk", "vi", "zh"})
 _LANGUAGES = {
-    "en": "English",
-    "ar": "Arabic",
-    "de": "German",
-    "es": "Spanish",
-    "ja": "Japanese",
-    "ko": "Korean",
-    "tl": "Tagalog",
-    "uk": "Ukrainian",
-    "vi": "Vietnamese",
-    "zh": "Chinese",
-}
+    "en": "English", "ar": "Arabic", "de": "German", "es": "Spanish", "ja": "Japanese",
+    "ko": "Korean", "tl": "Tagalog", "uk": "Ukrainian", "vi": "Vietnamese", "zh": "Chinese",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -64,7 +54,7 @@ class ModelRecord:
 
     @property
     def language_name(self) -> str:
-        """The language in English words."""
+        """The English name of the language."""
         return _LANGUAGES[self.language]
 
 

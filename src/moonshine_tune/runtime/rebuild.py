@@ -5,13 +5,13 @@ The result is what the runtime computes with, except for its 8-bit activations.
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from safetensors.numpy import save_file
 
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
@@ -64,8 +64,7 @@ def rebuild_checkpoint(runtime_dir: Path, out: Path) -> RebuildReport:
     layout = read_layout(runtime_dir)
     weights = read_weights(layout)
     config = _v1_config(weights) if layout.family == "v1" else _streaming_config(weights, layout)
-    expected = _v1_names(config) if layout.family == "v1" else _streaming_names(config)
-    _check_complete(weights, expected, runtime_dir)
+    _check_complete(weights, config, runtime_dir)
     sources = {name: sha256_of(runtime_dir / name) for name in layout.files}
     with complete_folder(out, replace=True) as scratch:
         save_file(weights, scratch / CHECKPOINT_WEIGHTS_FILE, metadata={"format": "pt"})
@@ -248,54 +247,21 @@ def _generation_config(config: dict[str, Any]) -> dict[str, Any]:
     return {key: config[key] for key in keys} | {"max_length": 194}
 
 
-def _check_complete(weights: Mapping[str, Any], expected: set[str], runtime_dir: Path) -> None:
-    missing, extra = sorted(expected - set(weights)), sorted(set(weights) - expected)
-    if missing or extra:
+def _check_complete(weights: Weights, config: dict[str, Any], runtime_dir: Path) -> None:
+    """Compare names and shapes with those of the transformers model."""
+    from transformers import AutoConfig, AutoModelForSpeechSeq2Seq
+
+    with torch.device("meta"):
+        module = AutoModelForSpeechSeq2Seq.from_config(AutoConfig.for_model(**config))
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    if config["tie_word_embeddings"]:
+        expected.pop("proj_out.weight")
+    shapes = {name: value.shape for name, value in weights.items()}
+    problems = sorted({name for name, _ in expected.items() ^ shapes.items()})
+    if problems:
         raise RequestError(
-            f"these graphs are not laid out as known: {len(missing)} tensors missing "
-            f"({', '.join(missing[:3])} …), {len(extra)} unknown ({', '.join(extra[:3])} …)",
+            f"these graphs are not laid out as known: {len(problems)} tensors are missing, "
+            f"unknown or of another shape ({', '.join(problems[:6])} …)",
             where=runtime_dir,
             hint="start from the model's save_pretrained folder or its hub id instead",
         )
-
-
-_ATTENTION = [f"{kind}_proj.weight" for kind in "qkvo"]
-_FEED_FORWARD = [f"mlp.fc{i}.{kind}" for i in (1, 2) for kind in ("weight", "bias")]
-
-
-def _decoder_names(layers: int) -> set[str]:
-    names = {"model.decoder.embed_tokens.weight", "model.decoder.norm.weight"}
-    norms = ("input_layernorm", "post_attention_layernorm", "final_layernorm")
-    parts = [f"{block}.{name}" for block in ("self_attn", "encoder_attn") for name in _ATTENTION]
-    parts += [*_FEED_FORWARD, *(f"{norm}.weight" for norm in norms)]
-    return names | {f"model.decoder.layers.{i}.{part}" for i in range(layers) for part in parts}
-
-
-def _encoder_names(layers: int, norm: str) -> set[str]:
-    parts = [f"self_attn.{name}" for name in _ATTENTION] + _FEED_FORWARD
-    parts += [f"input_layernorm.{norm}", f"post_attention_layernorm.{norm}"]
-    return {f"model.encoder.layers.{i}.{part}" for i in range(layers) for part in parts}
-
-
-def _v1_names(config: dict[str, Any]) -> set[str]:
-    names = {
-        "model.encoder.layer_norm.weight", "model.encoder.conv1.weight",
-        "model.encoder.conv2.weight", "model.encoder.conv2.bias",
-        "model.encoder.conv3.weight", "model.encoder.conv3.bias",
-        "model.encoder.groupnorm.weight", "model.encoder.groupnorm.bias",
-    }  # fmt: skip
-    names |= _encoder_names(config["encoder_num_hidden_layers"], "weight")
-    return names | _decoder_names(config["decoder_num_hidden_layers"])
-
-
-def _streaming_names(config: dict[str, Any]) -> set[str]:
-    embedder = "model.encoder.embedder"
-    names = {
-        _LOG_K, f"{embedder}.linear.weight", "model.encoder.final_norm.gamma",
-        "model.decoder.pos_emb.weight", "proj_out.weight",
-        *(f"{embedder}.conv{i}.{kind}" for i in (1, 2) for kind in ("weight", "bias")),
-    }  # fmt: skip
-    if config["encoder_config"]["hidden_size"] != config["hidden_size"]:
-        names.add("model.decoder.proj.weight")
-    names |= _encoder_names(config["encoder_config"]["num_hidden_layers"], "gamma")
-    return names | _decoder_names(config["num_hidden_layers"])

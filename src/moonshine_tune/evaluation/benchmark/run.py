@@ -1,32 +1,12 @@
 """`benchmark`: speed, memory, size and WER of a runtime folder on this machine.
 
-The JSON document of `benchmark` (times in ms unless named otherwise, memory in MB of 10^6 bytes):
-
-    {"schema_version": 1, "manifest_sha256", "clips", "audio_seconds", "rounds", "warm_up_clips",
-     "machine": {"chip", "system", "arch", "memory_mb"}, "versions": {…},
-     "runtime_dir", "family",
-     "load_ms": {"median", "p95", "max"}, "load_processes",
-     "latency_ms": {"median", "p95", "max"}, "rtf",
-     "by_length": [{"from_s", "to_s", "clips", "latency_ms": {…}, "rtf"}],
-     "stream": null or {"clips", "chunk_s", "final_ms": {"median", "p95", "max"}},
-     "memory_mb": {"peak", "after_load", "process"},
-     "files": [{"name", "bytes", "sha256"}], "total_bytes",
-     "wer": null or {"wer", "ci95", "normalizer", "utterances", "reference_words"},
-     "keyterms": null or {"terms", "boost", "spoken", "recalled", "recall", "false_alarms",
-                          "false_alarms_per_1000_words"},
-     "other": null or an object with the keys from "runtime_dir" to "keyterms" for the other folder,
-     "ratios": null or {"latency", "median", "p95", "same_text"?, "load", "peak_memory", "size",
-                "stream"?: {"ratio", "ci95": [lo, hi] or null}},
-     "same_text_clips": null or a number,
-     "wer_comparison": null or {"before", "after", "difference", "ci95", "relative_change",
-                                "verdict"},
-     "remarks": […]}
-
 Latency is the time of one call of the runtime's Python binding on a whole clip, after warm-up.
 `load_ms` is the time to load the model in fresh processes, with the files in the disk cache.
 `memory_mb.process` is Python and the binding before the model is loaded: an application in another
 language needs about `peak - process`. Ratios are this folder over the other. A longer text takes
 longer to decode, so `same_text` is the latency ratio of the clips with equal transcripts.
+`BenchmarkRecord` has the keys of the JSON document: times in ms unless named otherwise, memory in
+MB of 10^6 bytes.
 """
 
 import tempfile
@@ -65,6 +45,7 @@ from moonshine_tune.metrics.wer import (
     score_utterances,
     summarize,
 )
+from moonshine_tune.runs.records import BenchmarkRecord
 from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.runtime.transcriber import check_takes_keyterms
 
@@ -194,10 +175,10 @@ class BenchmarkResult:
         return None if self.other is None else len(_same_text(self.this, self.other))
 
     def to_record(self) -> dict[str, Any]:
-        """The JSON document; see the module's text."""
+        """The JSON document of `benchmark`."""
         system = platform_summary()
         change, ratios = self.wer_comparison, self.ratios
-        return {
+        content = {
             "schema_version": SCHEMA_VERSION,
             "manifest_sha256": self.manifest_sha256,
             "clips": self.clips,
@@ -213,11 +194,14 @@ class BenchmarkResult:
             "versions": versions(),
             **self.this.to_record(),
             "other": None if self.other is None else self.other.to_record(),
-            "ratios": ratios and {name: ratio.to_record() for name, ratio in ratios.items()},
+            "ratios": None
+            if ratios is None
+            else {name: ratio.to_record() for name, ratio in ratios.items()},
             "same_text_clips": self.same_text_clips,
             "wer_comparison": None if change is None else change.to_record(),
             "remarks": list(self.remarks),
         }
+        return BenchmarkRecord.model_validate(content).to_json()
 
 
 @dataclass(frozen=True)
@@ -351,8 +335,8 @@ def _measure_folders(
 ) -> list[FolderRun]:
     """Measure the folders interleaved, A B, B A, A B, …, so that a drift affects both alike."""
     runs = [FolderRun(folder, [[] for _ in clips], [""] * len(clips)) for folder in folders]
-    for turn in range(request.processes - 1):
-        for run in _alternate(runs, turn):
+    for number in range(request.processes - 1):
+        for run in _alternate(runs, number):
             with FreshProcess(run.folder, terms, request.boost) as process:
                 run.loads.append(process.load_s)
     processes: list[FreshProcess] = []
@@ -374,15 +358,15 @@ def _measure_folders(
     return runs
 
 
-def _alternate(items: Sequence[_Item], turn: int) -> list[_Item]:
-    return list(items) if turn % 2 == 0 else list(reversed(items))
+def _alternate(items: Sequence[_Item], number: int) -> list[_Item]:
+    return list(items) if number % 2 == 0 else list(reversed(items))
 
 
 def _time_clips(pairs: _Pairs, clips: list[TimedClip], rounds: int, progress: Progress) -> None:
     with progress.stage("timing clips", rounds * len(clips)) as stage:
-        for turn in range(rounds):
+        for number in range(rounds):
             for index, clip in enumerate(clips):
-                for run, process in _alternate(pairs, turn + index):
+                for run, process in _alternate(pairs, number + index):
                     transcript = process.transcribe(clip.path)
                     run.calls[index].append(transcript.seconds)
                     run.texts[index] = transcript.text

@@ -29,6 +29,7 @@ from moonshine_tune.metrics.wer import (
 )
 from moonshine_tune.registry.open import OpenedModel
 from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.runs.records import RunRecord
 from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber
 
@@ -138,7 +139,7 @@ def parity_utterances(run: Path | None, manifest: Path | None) -> tuple[Utteranc
     """
     path = manifest
     if path is None and run is not None and (run / "run.json").is_file():
-        data = RunFolder.open(run).read_record().get("settings", {}).get("data", {})
+        data = RunRecord.read(RunFolder(run).record_path).settings.get("data", {})
         named = data.get("dev") or data.get("train")
         path = Path(named) if named else None
     if path is None:

@@ -58,9 +58,9 @@ class RuntimeGraphs(ABC):
         return outputs
 
     def session(self, graph: str) -> Any:
-        """The loaded session of a graph file."""
+        """The onnxruntime session of a graph file, on the CPU, loaded once."""
         if graph not in self._sessions:
-            self._sessions[graph] = open_session(self.layout.folder / graph)
+            self._sessions[graph] = _open_session(self.layout.folder / graph)
         return self._sessions[graph]
 
     @abstractmethod
@@ -187,12 +187,7 @@ def open_graphs(layout: RuntimeLayout) -> RuntimeGraphs:
     return V1Graphs(layout) if layout.family == "v1" else StreamingGraphs(layout)
 
 
-def open_session(path: Path) -> Any:
-    """An onnxruntime session on the CPU.
-
-    Raises:
-        RequestError: the file is damaged, or needs another onnxruntime.
-    """
+def _open_session(path: Path) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
