@@ -108,6 +108,8 @@ def test_a_streaming_folder_is_rebuilt_to_a_checkpoint(
     model = build_model("streaming")
     folder = folders / f"streaming-{scheme}"
     report = rebuild_checkpoint(folder, tmp_path / "checkpoint")
+    with pytest.raises(RequestError, match="exists already"):
+        rebuild_checkpoint(folder, tmp_path / "checkpoint")
     weights = model_tensors(model)
     again = load_file(tmp_path / "checkpoint" / "model.safetensors")
     assert again.keys() == weights.keys() and report.tensors == len(weights)
