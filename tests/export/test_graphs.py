@@ -12,10 +12,11 @@ from safetensors.numpy import load_file
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.export.graft import graft
 from moonshine_tune.export.graphs import build_graphs
-from moonshine_tune.export.parity.graphs import GraphParity, ParityClip, check_graphs
+from moonshine_tune.export.parity.graphs import ParityClip, check_graphs
 from moonshine_tune.export.tensors import model_tensors
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.models.checkpoint import load_checkpoint
+from moonshine_tune.runs.records import ParityRecord
 from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.runtime.naming import name_tensors
 from moonshine_tune.runtime.ort_file import OrtFile
@@ -58,7 +59,7 @@ def folders(build_model: Build, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return place
 
 
-def _checked(model: SpeechModel, folder: Path, clip: Floats) -> GraphParity:
+def _checked(model: SpeechModel, folder: Path, clip: Floats) -> ParityRecord:
     clips = [ParityClip("one", clip, "it was the best of times")]
     return check_graphs(read_layout(folder), model, model_tensors(model), clips)
 
@@ -69,9 +70,9 @@ def test_float_graphs_compute_exactly_what_torch_computes(
 ) -> None:
     found = _checked(build_model(family), folders / f"{family}-none", make_clip(1.6, 3)[:25_600])
     assert found.passed, found.first_difference
-    assert max(item.relative for item in found.outputs) < 1e-4
-    assert found.token_agreement == 1.0 and found.tokens == 26
-    assert found.weights_note is None and found.weights_checked >= 60
+    assert max(item.relative for item in found.graphs) < 1e-4
+    assert found.tokens.agreement == 1.0 and found.tokens.count == 26
+    assert found.weights.note is None and found.weights.checked >= 60
 
 
 @pytest.mark.parametrize("family", _FAMILIES)
@@ -80,7 +81,7 @@ def test_eight_bit_graphs_stay_within_the_band(
 ) -> None:
     found = _checked(build_model(family), folders / f"{family}-int8", make_clip(1.6, 3)[:25_600])
     assert found.passed, found.first_difference
-    by_graph = {item.graph: item.relative for item in found.outputs}
+    by_graph = {item.graph: item.relative for item in found.graphs}
     decoder = "decoder_model_merged.ort" if family == "v1" else "decoder_kv.ort"
     assert 1e-4 < by_graph[decoder] < 0.12
     if family == "streaming":
@@ -185,9 +186,9 @@ def test_every_kind_of_tensor_can_be_grafted(
     assert not unexpected and set(missing) <= {_LOG_K, "proj_out.weight"}
     found = _checked(model, tmp_path, make_clip(1.6, 3)[:25_600])
     assert found.passed, found.first_difference
-    assert found.weights_checked >= len(base) - 1
+    assert found.weights.checked >= len(base) - 1
     if scheme == "none":
-        assert max(item.relative for item in found.outputs) < 1e-4
+        assert max(item.relative for item in found.graphs) < 1e-4
 
 
 @pytest.mark.parametrize("family", _FAMILIES)

@@ -47,9 +47,9 @@ def test_a_published_shape(
     fitted = np.ascontiguousarray(fit_clip(model, clip))
     found = check_graphs(layout, model, weights, [ParityClip("one", fitted, said[:60] or "one")])
     assert found.passed, found.first_difference
-    assert found.weights_note is None and found.weights_checked > 100
+    assert found.weights.note is None and found.weights.checked > 100
     if scheme == "none":
-        assert found.token_agreement == 1.0
+        assert found.tokens.agreement == 1.0
     with RuntimeTranscriber(layout.folder) as runtime:
         heard = runtime.transcribe([clip])[0]
     # Token by token the graphs agree, above. Left to itself, a model of random weights soon comes

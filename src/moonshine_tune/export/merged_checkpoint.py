@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -25,23 +24,19 @@ _COPIED = (
 
 @dataclass(frozen=True)
 class MergeResult:
-    """The written checkpoint: tensors in it, how many the adapter changed, the weights' hash."""
+    """The written checkpoint.
+
+    Attributes:
+        base: name of the base model.
+        changed: how many tensors the adapter changed.
+        sha256: hash of the weights.
+    """
 
     checkpoint_dir: Path
+    base: str
     tensors: int
     changed: int
     sha256: str
-    base: str
-
-    def to_record(self) -> dict[str, Any]:
-        """The JSON document of `merge`."""
-        return {
-            "checkpoint_dir": str(self.checkpoint_dir),
-            "base": self.base,
-            "tensors": self.tensors,
-            "changed": self.changed,
-            "sha256": self.sha256,
-        }
 
 
 def merge(run: Path, out: Path, *, progress: Progress, model: str | None = None) -> MergeResult:
@@ -82,7 +77,7 @@ def merge(run: Path, out: Path, *, progress: Progress, model: str | None = None)
                 "changed": changed,
             },
         )
-    return MergeResult(out, len(state), changed, digest, str(opened.base["name"]))
+    return MergeResult(out, str(opened.base["name"]), len(state), changed, digest)
 
 
 def base_state(opened: OpenedModel) -> dict[str, Tensor]:
