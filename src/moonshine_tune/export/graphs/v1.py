@@ -1,17 +1,12 @@
 """The two graphs of v1: `encoder_model` and `decoder_model_merged`."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from moonshine_tune.export.graphs.builder import GraphBuilder, Layers, Pair, Rotary, causal_mask
+from moonshine_tune.export.graphs.builder import GraphBuilder, Layers, Pair, Rotary, Weights
 from moonshine_tune.models.base import SpeechModel
-from moonshine_tune.runtime.quantized import Floats
 
-Weights = Mapping[str, Floats]
-
-_STRIDES = (64, 3, 2)
 _ENCODER, _DECODER = "model.encoder", "model.decoder"
 
 
@@ -35,26 +30,18 @@ def _encoder(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuilder:
     audio = graph.input("input_values", ["batch_size", "encoder_sequence_length"])
     graph.input("attention_mask", ["batch_size", "encoder_sequence_length"], "INT64")
     x = graph.op("Unsqueeze", audio, graph.ints(1))
-    x = graph.op("Tanh", _convolution(graph, own, x, 1))
+    x = graph.op("Tanh", layers.convolution(x, "conv1", 64))
     x = _group_norm(graph, own, x, float(model.encoder.groupnorm.eps))
-    x = graph.gelu(_convolution(graph, own, x, 2))
-    x = graph.gelu(_convolution(graph, own, x, 3))
+    x = graph.gelu(layers.convolution(x, "conv2", 3))
+    x = graph.gelu(layers.convolution(x, "conv3", 2))
     hidden = graph.op("Transpose", x, perm=[0, 2, 1])
-    rotary = Rotary(graph, model.encoder.rotary_emb.inv_freq.cpu().numpy(), layers.head_width)
-    rotary.at(graph.arange(graph.constant(0, "int64"), graph.length(hidden, 1)))
+    positions = graph.arange(graph.constant(0, "int64"), graph.length(hidden, 1))
+    rotary = Rotary(graph, model.encoder.rotary_emb, layers.head_width, positions)
     for index in range(len(model.encoder.layers)):
-        hidden = layers.encoder_layer(hidden, f"layers.{index}", layers.norm, rotary.rotate, None)
+        hidden = layers.encoder_layer(hidden, f"layers.{index}", rotary=rotary)
     states = layers.norm(hidden, "layer_norm")
     graph.output("last_hidden_state", states, ["batch_size", "frames", width])
     return graph
-
-
-def _convolution(graph: GraphBuilder, weights: Weights, x: str, index: int) -> str:
-    name = f"conv{index}"
-    inputs = [graph.constant(weights[f"{name}.weight"], name=f"{name}.weight")]
-    if f"{name}.bias" in weights:
-        inputs.append(graph.constant(weights[f"{name}.bias"], name=f"{name}.bias"))
-    return graph.op("Conv", x, *inputs, strides=[_STRIDES[index - 1]])
 
 
 def _group_norm(graph: GraphBuilder, weights: Weights, x: str, epsilon: float) -> str:
@@ -76,7 +63,8 @@ def _decoder(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuilder:
     attention = model.decoder.layers[0].self_attn
     table = weights[f"{_DECODER}.embed_tokens.weight"]
     graph = GraphBuilder("decoder_model_merged", scheme)
-    layers = Layers(graph, weights, attention)
+    # A tied head is the embedding.
+    layers = Layers(graph, {"proj_out.weight": table, **weights}, attention)
     heads, width = attention.q_proj.out_features // layers.head_width, layers.head_width
     graph.input("encoder_attention_mask", ["batch_size", "encoder_sequence_length"], "INT64")
     tokens = graph.input("input_ids", ["batch_size", "decoder_sequence_length"], "INT64")
@@ -94,23 +82,12 @@ def _decoder(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuilder:
                 )
     cached = graph.input("use_cache_branch", [1], "BOOL")
     known, cross = _known_keys_and_values(graph, weights, model, states, past, cached)
-    new, before = graph.length(tokens, 1), graph.length(known[0][0], 2)
-    mask = causal_mask(graph, new, before)
-    rotary = Rotary(graph, model.decoder.rotary_emb.inv_freq.cpu().numpy(), width)
-    rotary.at(graph.arange(before, graph.op("Add", before, new)))
-    hidden = graph.lookup(f"{_DECODER}.embed_tokens.weight", table, tokens)
-    present: list[dict[str, str]] = []
-    for index, (past_pair, cross_pair) in enumerate(zip(known, cross, strict=True)):
-        name = f"{_DECODER}.layers.{index}"
-        hidden, pair = layers.decoder_layer(hidden, name, past_pair, cross_pair, rotary, mask)
-        names = ("decoder.key", "decoder.value", "encoder.key", "encoder.value")
-        present.append(dict(zip(names, (*pair, *cross_pair), strict=True)))
-    hidden = layers.norm(hidden, f"{_DECODER}.norm")
-    head = weights.get("proj_out.weight", table)
-    logits = graph.linear(hidden, "proj_out", head)
+    lengths = graph.length(tokens, 1), graph.length(known[0][0], 2)
+    logits, kept = layers.decode(model, tokens, lengths, zip(known, cross, strict=True))
     graph.output("logits", logits, ["batch_size", "decoder_sequence_length", len(table)])
-    for index, values in enumerate(present):
-        for part, value in values.items():
+    names = ("decoder.key", "decoder.value", "encoder.key", "encoder.value")
+    for index, (own, of_states) in enumerate(zip(kept, cross, strict=True)):
+        for part, value in zip(names, (*own, *of_states), strict=True):
             length = "decoder_length_out" if part.startswith("decoder") else "encoder_length_out"
             graph.output(f"present.{index}.{part}", value, ["batch_size", heads, length, width])
     return graph
