@@ -85,7 +85,7 @@ def export(request: ExportRequest, out: Path, progress: Progress) -> ExportRecor
     rounding: Rounding | None = None
     with complete_folder(out) as scratch:
         if layout is None:
-            with windows_read_as(opened.model, windows and windows["rule"]):
+            with windows_read_as(opened.model, windows["rule"] if windows else None):
                 tensors = model_tensors(opened.model)
                 report = build_graphs(opened.model, tensors, scratch, scheme=request.quantize)
         elif has_adapter(opened.model):
@@ -100,8 +100,8 @@ def export(request: ExportRequest, out: Path, progress: Progress) -> ExportRecor
             method=request.method,
             quantize=request.quantize if layout is None else None,
             calibrated=rounding is not None and rounding.moments is not None,
-            calibrate=rounding and rounding.asked,
-            rounding=rounding and rounding.reason,
+            calibrate=rounding.asked if rounding else None,
+            rounding=rounding.reason if rounding else None,
             windows=windows,
             matrices=report.matrices,
             changed=report.changed,

@@ -172,11 +172,13 @@ class _ModelSearch:
 
     def _cached(self, folder: Path, entry: dict[str, Any]) -> ResolvedModel:
         origin = entry["source"]
-        runtime: Path | None = Path(entry["runtime_dir"])
+        folder_of_entry = Path(entry["runtime_dir"])
+        runtime = None
         if origin == "wheel":
             runtime = self._runtime_of_wheel()
-        elif not is_runtime_folder(runtime) or _runtime_hash(runtime) != entry["runtime_sha256"]:
-            runtime = None
+        elif is_runtime_folder(folder_of_entry):
+            is_unchanged = _runtime_hash(folder_of_entry) == entry["runtime_sha256"]
+            runtime = folder_of_entry if is_unchanged else None
         missing = "" if runtime else "; its runtime folder is missing or altered: export needs one"
         return self._resolved(
             folder, runtime, "cache", f"rebuilt earlier from the {origin}{missing}",

@@ -191,11 +191,10 @@ def _by_layer(
     """Each layer's keys and values of stacked caches: of self-attention, and of cross-attention."""
     for index in range(depth):
         layer = graph.constant(index, "int64")
-        past, cross = (
-            tuple(graph.op("Gather", cache[kind], layer, axis=0) for kind in "kv")
-            for cache in caches
-        )
-        yield past, cross
+        parts = [
+            graph.op("Gather", cache[kind], layer, axis=0) for cache in caches for kind in "kv"
+        ]
+        yield (parts[0], parts[1]), (parts[2], parts[3])
 
 
 def _decoder_kv(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuilder:

@@ -8,6 +8,7 @@ from moonshine_tune.export.graphs.builder import GraphBuilder, Layers, Pair, Rot
 from moonshine_tune.models.base import SpeechModel
 
 _ENCODER, _DECODER = "model.encoder", "model.decoder"
+_CACHED = ("decoder.key", "decoder.value", "encoder.key", "encoder.value")
 
 
 def write_v1_graphs(model: SpeechModel, weights: Weights, out: Path, scheme: str) -> None:
@@ -71,24 +72,22 @@ def _decoder(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuilder:
     states = graph.input(
         "encoder_hidden_states", ["batch_size", "encoder_sequence_length", table.shape[1]]
     )
-    past: list[dict[str, str]] = []
-    for index in range(len(model.decoder.layers)):
-        past.append({})
-        for side in ("decoder", "encoder"):
-            length = "past_decoder_sequence_length" if side == "decoder" else "encoder_length"
-            for kind in ("key", "value"):
-                past[index][f"{side}.{kind}"] = graph.input(
-                    f"past_key_values.{index}.{side}.{kind}", ["batch_size", heads, length, width]
-                )
+    lengths = ("past_decoder_sequence_length",) * 2 + ("encoder_length",) * 2
+    past = [
+        [
+            graph.input(f"past_key_values.{index}.{part}", ["batch_size", heads, length, width])
+            for part, length in zip(_CACHED, lengths, strict=True)
+        ]
+        for index in range(len(model.decoder.layers))
+    ]
     cached = graph.input("use_cache_branch", [1], "BOOL")
     known, cross = _known_keys_and_values(graph, weights, model, states, past, cached)
-    lengths = graph.length(tokens, 1), graph.length(known[0][0], 2)
-    logits, kept = layers.decode(model, tokens, lengths, zip(known, cross, strict=True))
+    counts = graph.length(tokens, 1), graph.length(known[0][0], 2)
+    logits, kept = layers.decode(model, tokens, counts, zip(known, cross, strict=True))
     graph.output("logits", logits, ["batch_size", "decoder_sequence_length", len(table)])
-    names = ("decoder.key", "decoder.value", "encoder.key", "encoder.value")
     for index, (own, of_states) in enumerate(zip(kept, cross, strict=True)):
-        for part, value in zip(names, (*own, *of_states), strict=True):
-            length = "decoder_length_out" if part.startswith("decoder") else "encoder_length_out"
+        for part, value in zip(_CACHED, (*own, *of_states), strict=True):
+            length = f"{part.partition('.')[0]}_length_out"
             graph.output(f"present.{index}.{part}", value, ["batch_size", heads, length, width])
     return graph
 
@@ -98,7 +97,7 @@ def _known_keys_and_values(
     weights: Weights,
     model: SpeechModel,
     states: str,
-    past: list[dict[str, str]],
+    past: list[list[str]],
     cached: str,
 ) -> tuple[list[Pair], list[Pair]]:
     """Keys and values of the tokens so far, and of the encoder states, layer by layer.
@@ -113,13 +112,13 @@ def _known_keys_and_values(
     nothing = first.constant(np.zeros((1, heads, 0, width), np.float32), name="no_tokens")
     dims = ["batch_size", heads, "length", width]
     count = 0
-    for side in ("decoder", "encoder"):
+    for is_of_states in (False, True):
         for index, old in enumerate(past):
-            for kind in ("key", "value"):
-                name = f"{_DECODER}.layers.{index}.encoder_attn.{kind[0]}_proj"
-                fresh = nothing if side == "decoder" else layers.heads(states, name)
+            for kind, value in zip("kv", old[2:] if is_of_states else old[:2], strict=True):
+                name = f"{_DECODER}.layers.{index}.encoder_attn.{kind}_proj"
+                fresh = layers.heads(states, name) if is_of_states else nothing
                 first.output(f"first_{count}", fresh, dims)
-                later.output(f"later_{count}", old[f"{side}.{kind}"], dims)
+                later.output(f"later_{count}", value, dims)
                 count += 1
     outputs = graph.ops(
         "If", count, cached, then_branch=later.as_branch(), else_branch=first.as_branch()

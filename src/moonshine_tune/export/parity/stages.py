@@ -94,12 +94,11 @@ class V1Graphs(RuntimeGraphs):
         session = self.session(name)
         names = [item.name for item in session.get_outputs()]
         hidden = states.values.cpu().numpy()
+        samples = hidden.shape[1] * model.samples_per_frame
         feeds: dict[str, npt.NDArray[Any]] = {
             "encoder_hidden_states": hidden,
             # The graph reduces a mask of samples to one of frames.
-            "encoder_attention_mask": np.ones(
-                (1, hidden.shape[1] * model.samples_per_frame), np.int64
-            ),
+            "encoder_attention_mask": np.ones((1, samples), np.int64),
             "use_cache_branch": np.array([False]),
         }
         past = {
@@ -113,9 +112,8 @@ class V1Graphs(RuntimeGraphs):
             feeds[key] = np.ones((1, shape[1], 1, shape[3]), np.float32)
         rows = []
         for position, token in enumerate([BOS_ID, *tokens]):
-            outputs = dict(
-                zip(names, self.run(name, feeds | {"input_ids": _ids([token])}), strict=True)
-            )
+            values = self.run(name, feeds | {"input_ids": _ids([token])})
+            outputs = dict(zip(names, values, strict=True))
             rows.append(outputs["logits"][0, -1])
             for key in past:
                 # The keys and values of the encoder come from the first step only.
@@ -136,18 +134,18 @@ class StreamingGraphs(RuntimeGraphs):
         with torch.inference_mode():
             memory = model.attended_states(states)
         keys, values = cross_keys_and_values(model, memory)
-        outputs = [StageOutput(self._frontend, "features", self._run_frontend(clip), features)]
+        graph_features = self._run_frontend(clip)
         (encoded,) = self.run("encoder.ort", {"features": features})
-        outputs.append(StageOutput("encoder.ort", "encoded", encoded, states.values.numpy()))
-        (adapted,) = self.run(
-            "adapter.ort",
-            {"encoded": states.values.numpy(), "pos_offset": np.zeros(1, np.int64)},
-        )
-        outputs.append(StageOutput("adapter.ort", "memory", adapted, memory.numpy()))
+        feeds = {"encoded": states.values.numpy(), "pos_offset": np.zeros(1, np.int64)}
+        (adapted,) = self.run("adapter.ort", feeds)
         graph_keys, graph_values = self.run("cross_kv.ort", {"memory": memory.numpy()})
-        outputs.append(StageOutput("cross_kv.ort", "k_cross", graph_keys, keys))
-        outputs.append(StageOutput("cross_kv.ort", "v_cross", graph_values, values))
-        return outputs
+        return [
+            StageOutput(self._frontend, "features", graph_features, features),
+            StageOutput("encoder.ort", "encoded", encoded, states.values.numpy()),
+            StageOutput("adapter.ort", "memory", adapted, memory.numpy()),
+            StageOutput("cross_kv.ort", "k_cross", graph_keys, keys),
+            StageOutput("cross_kv.ort", "v_cross", graph_values, values),
+        ]
 
     def compare_decoder(
         self, model: SpeechModel, states: EncoderStates, tokens: list[int]
