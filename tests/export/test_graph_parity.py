@@ -40,12 +40,12 @@ _FAMILIES = ("v1", "streaming")
 @pytest.fixture(scope="module")
 def sound(build_model: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders `v1` and `streaming` as they should be. Read only."""
-    place = tmp_path_factory.mktemp("sound")
+    root = tmp_path_factory.mktemp("sound")
     for family in _FAMILIES:
-        (place / family).mkdir()
+        (root / family).mkdir()
         model = build_model(family)
-        build_graphs(model, model_tensors(model), place / family)
-    return place
+        build_graphs(model, model_tensors(model), root / family)
+    return root
 
 
 @pytest.fixture
@@ -103,11 +103,11 @@ def test_a_scale_off_by_two_is_found_wherever_it_is(
     assert isinstance(item.tensor, QuantizedTensor)
     doubled = (2 * item.file.array(item.tensor.scale)).astype("<f4").tobytes()
     _write(item, {item.tensor.scale.offset: doubled})
-    found = check(folder, family)
-    assert not found.passed
-    assert found.first_difference is not None
-    assert found.first_difference.startswith(f"{graph}: ") and ending in found.first_difference
-    assert found.weights.different[0].relative > 0.5
+    parity = check(folder, family)
+    assert not parity.passed
+    assert parity.first_difference is not None
+    assert parity.first_difference.startswith(f"{graph}: ") and ending in parity.first_difference
+    assert parity.weights.different[0].relative > 0.5
 
 
 @pytest.mark.parametrize("family", _FAMILIES)
@@ -124,12 +124,12 @@ def test_two_layers_that_were_swapped_are_found(
             there.tensor, QuantizedTensor
         )
         for part in ("values", "scale", "zero_point"):
-            own, other = getattr(here.tensor, part), getattr(there.tensor, part)
-            changes[own.offset] = there.file.array(other).tobytes()
+            target, source = getattr(here.tensor, part), getattr(there.tensor, part)
+            changes[target.offset] = there.file.array(source).tobytes()
     _write(pair[0], changes)
-    found = check(folder, family)
-    assert "decoder.layers.0.mlp.fc1.weight" in (found.first_difference or "")
-    assert len(found.weights.different) == 2
+    parity = check(folder, family)
+    assert "decoder.layers.0.mlp.fc1.weight" in (parity.first_difference or "")
+    assert len(parity.weights.different) == 2
 
 
 def test_a_wrong_window_is_found_though_all_weights_are_right(
@@ -138,10 +138,10 @@ def test_a_wrong_window_is_found_though_all_weights_are_right(
     model = build_model("streaming")
     model.encoder.config.sliding_windows = [[6, 2], [16, 0]]
     build_graphs(model, model_tensors(model), tmp_path)
-    found = check(tmp_path, "streaming")
-    assert not found.weights.different and found.weights.checked > 50
-    assert (found.first_difference or "").startswith("encoder.ort: encoded differs from torch by ")
-    assert "clip-7" in (found.first_difference or "")
+    parity = check(tmp_path, "streaming")
+    assert not parity.weights.different and parity.weights.checked > 50
+    assert (parity.first_difference or "").startswith("encoder.ort: encoded differs from torch by ")
+    assert "clip-7" in (parity.first_difference or "")
 
 
 def test_the_window_rule_is_found_by_the_hidden_states(
@@ -152,8 +152,8 @@ def test_the_window_rule_is_found_by_the_hidden_states(
         build_graphs(model, model_tensors(model), tmp_path)
     # The model is left as it was.
     assert [list(window) for window in model.encoder.config.sliding_windows] == [[16, 4], [16, 0]]
-    found = check(tmp_path, "streaming")
-    assert found.window_rule == "inclusive" and found.passed
+    parity = check(tmp_path, "streaming")
+    assert parity.window_rule == "inclusive" and parity.passed
 
 
 @pytest.mark.parametrize("family", _FAMILIES)
@@ -168,10 +168,10 @@ def test_a_truncated_file_is_a_plain_error(
         data = (folder / name).read_bytes()
         (folder / name).write_bytes(data[: len(data) // 2])
         with pytest.raises(RequestError) as caught:
-            found = check(folder, family)
+            parity = check(folder, family)
             # A tokenizer may be cut between two pieces: then it is short, and said to be.
-            assert "pieces" in (found.first_difference or "")
-            raise RequestError(found.first_difference or "", where=folder / name)
+            assert "pieces" in (parity.first_difference or "")
+            raise RequestError(parity.first_difference or "", where=folder / name)
         assert name in str(caught.value)
 
 
@@ -185,9 +185,9 @@ def test_another_tokenizer_is_found(
     (folder / "tokenizer.bin").write_bytes(
         b"".join(bytes([len(piece)]) + piece for piece in pieces)
     )
-    found = check(folder, "streaming")
+    parity = check(folder, "streaming")
     assert "tokenizer.bin differs from the model's tokenizer in 2 pieces, first in id 260" in (
-        found.first_difference or ""
+        parity.first_difference or ""
     )
 
 

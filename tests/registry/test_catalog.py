@@ -46,11 +46,11 @@ def test_an_unknown_name_names_the_nearest() -> None:
     assert "models list" in str(caught.value.hint)
 
 
-def test_decoding_limits_and_licences_follow_the_language() -> None:
+def test_decoding_limits_and_licenses_follow_the_language() -> None:
     assert find_model("base-es").tokens_per_second == 6.5
     assert find_model("tiny-ja").tokens_per_second == 13.0
-    assert find_model("tiny").licence == "MIT"
-    assert "Community" in find_model("streaming-small-de").licence
+    assert find_model("tiny").license == "MIT"
+    assert "Community" in find_model("streaming-small-de").license
 
 
 def test_only_tiny_is_in_the_wheel() -> None:

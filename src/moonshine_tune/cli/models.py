@@ -60,7 +60,7 @@ def fetch_command(
         f"checkpoint  {report.checkpoint_dir}",
         f"runtime     {report.runtime_dir or 'none'}",
         f"revision    {report.revision}",
-        *([f"license     {report.licence}"] if report.licence else []),
+        *([f"license     {report.licence}"] if report.licence else []),  # codespell:ignore
     ]
     show("\n".join(lines), report, as_json=as_json)
 

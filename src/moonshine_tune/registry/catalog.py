@@ -35,7 +35,7 @@ class ModelRecord:
     parameters: int
     hub_ids: tuple[str, ...]
     store: str | None
-    licence: str
+    license: str
     tokens_per_second: float
     in_wheel: bool
 
@@ -58,7 +58,7 @@ def _record(
         parameters=parameters,
         hub_ids=tuple(f"{owner}/moonshine-{name}" for owner in ORGANIZATIONS) if on_hub else (),
         store=store,
-        licence=CATALOG["licences"]["english" if english else "others"],
+        license=CATALOG["licenses"]["english" if english else "others"],
         tokens_per_second=13.0 if language in _MANY_TOKENS else 6.5,
         in_wheel=name == "tiny",
     )

@@ -24,7 +24,7 @@ class ModelEntry:
     family: str
     language: str
     parameters: int
-    licence: str
+    licence: str  # codespell:ignore
     cached: str | None
     sources: tuple[str, ...]
     hub_ids: tuple[str, ...]
@@ -42,7 +42,7 @@ class FetchReport:
     checkpoint_dir: Path
     runtime_dir: Path | None
     attempts: tuple[Attempt, ...]
-    licence: str | None
+    licence: str | None  # codespell:ignore
     seconds: float
 
 
@@ -59,7 +59,7 @@ def list_models(cache: Path | None = None) -> tuple[ModelEntry, ...]:
         has = {"hub": record.hub_ids, "store": record.store, "wheel": record.in_wheel}
         sources = tuple(name for name, available in has.items() if available)
         entry = ModelEntry(
-            record.name, record.family, record.language, record.parameters, record.licence, cached,
+            record.name, record.family, record.language, record.parameters, record.license, cached,
             sources, record.hub_ids,
         )  # fmt: skip
         entries.append(entry)
@@ -98,5 +98,5 @@ def fetch_model(
     return FetchReport(
         model.name, model.family, model.source, model.reason, model.revision,
         out or model.checkpoint_dir, model.runtime_dir, model.attempts,
-        model.record.licence if model.record else None, time.monotonic() - start_time,
+        model.record.license if model.record else None, time.monotonic() - start_time,
     )  # fmt: skip
