@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from moonshine_tune.core.errors import ProblemsError, RequestError
@@ -13,7 +14,7 @@ from moonshine_tune.core.progress import Progress
 from moonshine_tune.models.files import ADAPTER_WEIGHTS_FILE, CHECKPOINT_WEIGHTS_FILE
 from moonshine_tune.models.lora import find_adapter
 from moonshine_tune.models.merge import merged_weights
-from moonshine_tune.registry.open import OpenedModel, open_model
+from moonshine_tune.registry.open import open_model
 from moonshine_tune.runs.folder import RunFolder
 
 _COPIED = (
@@ -54,13 +55,14 @@ def merge(run: Path, out: Path, *, progress: Progress, model: str | None = None)
     adapter = find_adapter(run)
     name = model or base_model_of(run)
     opened = open_model(name, adapter=adapter, device="cpu", dtype="float32", progress=progress)
-    state = base_state(opened)
+    source = opened.resolved.checkpoint_dir
+    # Every tensor of the base's files, in its stored number format.
+    state: dict[str, Tensor] = {}
+    for path in sorted(source.glob("*.safetensors")):
+        state |= load_file(path)
     merged = merged_weights(opened.model)
     changed = merge_into(state, merged)
-    source = opened.resolved.checkpoint_dir
     with complete_folder(out) as scratch:
-        from safetensors.torch import save_file
-
         weights = scratch / CHECKPOINT_WEIGHTS_FILE
         save_file(state, weights, metadata={"format": "pt"})
         weights.chmod(0o644)
@@ -78,16 +80,6 @@ def merge(run: Path, out: Path, *, progress: Progress, model: str | None = None)
             },
         )
     return MergeResult(out, str(opened.base["name"]), len(state), changed, digest)
-
-
-def base_state(opened: OpenedModel) -> dict[str, Tensor]:
-    """Every tensor of the base's files by name, in its stored number format."""
-    from safetensors.torch import load_file
-
-    state: dict[str, Tensor] = {}
-    for path in sorted(opened.resolved.checkpoint_dir.glob("*.safetensors")):
-        state.update(load_file(path))
-    return state
 
 
 def merge_into(state: dict[str, Tensor], merged: Mapping[str, Tensor]) -> int:

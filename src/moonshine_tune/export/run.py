@@ -86,8 +86,9 @@ def export(request: ExportRequest, out: Path, progress: Progress) -> ExportRecor
     with complete_folder(out) as scratch:
         if layout is None:
             with windows_read_as(opened.model, windows["rule"] if windows else None):
-                tensors = model_tensors(opened.model)
-                report = build_graphs(opened.model, tensors, scratch, scheme=request.quantize)
+                report = build_graphs(
+                    opened.model, model_tensors(opened.model), scratch, scheme=request.quantize
+                )
         elif has_adapter(opened.model):
             rounding = choose_rounding(request.calibrate, request.run, opened, layout, progress)
             progress.say(f"rounding: {rounding.reason}")

@@ -7,11 +7,11 @@ alone and not of the graphs before it.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnxruntime
 import torch
 
 from moonshine_tune.core.errors import RequestError
@@ -58,10 +58,30 @@ class RuntimeGraphs(ABC):
         return outputs
 
     def session(self, graph: str) -> Any:
-        """The loaded session of a graph file."""
-        if graph not in self._sessions:
-            self._sessions[graph] = open_session(self.layout.folder / graph)
-        return self._sessions[graph]
+        """The loaded session of a graph file, on the CPU.
+
+        Raises:
+            RequestError: the file is damaged, or needs another onnxruntime.
+        """
+        if graph in self._sessions:
+            return self._sessions[graph]
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        # Two threads: the graphs are small, and tests share the machine.
+        options.intra_op_num_threads = 2
+        path = self.layout.folder / graph
+        try:
+            session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime has its own exceptions
+            raise RequestError(
+                f"onnxruntime cannot load this graph: {first_line(error)}",
+                where=path,
+                hint="the file may be cut off or altered; fetch or export it again",
+            ) from error
+        self._sessions[graph] = session
+        return session
 
     @abstractmethod
     def compare_encoder(self, model: SpeechModel, clip: Floats) -> list[StageOutput]:
@@ -183,28 +203,6 @@ class StreamingGraphs(RuntimeGraphs):
 def open_graphs(layout: RuntimeLayout) -> RuntimeGraphs:
     """The graphs of a runtime folder of either family."""
     return V1Graphs(layout) if layout.family == "v1" else StreamingGraphs(layout)
-
-
-def open_session(path: Path) -> Any:
-    """An onnxruntime session on the CPU.
-
-    Raises:
-        RequestError: the file is damaged, or needs another onnxruntime.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    # Two threads: the graphs are small, and tests share the machine.
-    options.intra_op_num_threads = 2
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime has its own exceptions
-        raise RequestError(
-            f"onnxruntime cannot load this graph: {first_line(error)}",
-            where=path,
-            hint="the file may be cut off or altered; fetch or export it again",
-        ) from error
 
 
 @torch.inference_mode()
