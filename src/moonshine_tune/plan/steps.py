@@ -370,7 +370,7 @@ def _export_steps(name: str, phase: ShipPhase, ctx: Context) -> Iterator[Step]:
             run=run, model=model, manifest=test, method=phase.method, parity_bound=parity
         )
         result = export(request, runtime, ctx.progress)
-        return _selected(result.to_record(), "changed", "changed_files", "parity")
+        return _selected(result.to_json(), "changed", "changed_files", "parity")
 
     def time_files(_: bool) -> Figures:
         request = BenchmarkRequest(
