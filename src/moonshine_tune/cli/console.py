@@ -1,4 +1,4 @@
-"""What every command shares: stdout is data, stderr is talk, a "no" has an exit code."""
+"""What every command shares: results go to stdout, messages to stderr; a "no" has an exit code."""
 
 import json
 import os
@@ -6,15 +6,19 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from moonshine_tune.cli.live_view import LiveView
 from moonshine_tune.core.errors import TuneError
 from moonshine_tune.core.progress import Stage
+
+if TYPE_CHECKING:
+    from moonshine_tune.metrics.wer import PairedComparison
+    from moonshine_tune.runs.records import ComparisonRecord
 
 JsonFlag = Annotated[
     bool, typer.Option("--json", help="Print one JSON document as the last line of stdout.")
@@ -23,15 +27,18 @@ JsonFlag = Annotated[
 
 def plain(value: Any) -> Any:
     """`value` as JSON-ready data: records become objects, paths become strings."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {key: plain(item) for key, item in asdict(value).items()}
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+    return json.loads(_as_json(value))
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=_plain_part)
+
+
+def _plain_part(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
-    return value
+    # A record of `runs.records`, which is not imported here: `--help` loads nothing heavy.
+    return value.to_json() if hasattr(value, "to_json") else asdict(value)
 
 
 def show(text: str, document: Any, *, as_json: bool) -> None:
@@ -43,19 +50,19 @@ def show(text: str, document: Any, *, as_json: bool) -> None:
         return
     if as_json:
         say(text)
-        sys.stdout.write(json.dumps(plain(document), ensure_ascii=False) + "\n")
+        sys.stdout.write(_as_json(document) + "\n")
     else:
         sys.stdout.write(text.rstrip("\n") + "\n")
     sys.stdout.flush()
 
 
 def _is_first_process() -> bool:
-    """By what `torchrun` and `accelerate launch` tell each process; alone, it is the first."""
+    """By the variable that `torchrun` and `accelerate launch` set; alone, it is the first."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def say(text: str) -> None:
-    """Talk to the person: one line on stderr."""
+    """Print a message on stderr."""
     sys.stderr.write(text.rstrip("\n") + "\n")
     sys.stderr.flush()
 
@@ -96,6 +103,23 @@ def table(headers: list[str], rows: list[list[str]]) -> str:
     return "\n".join([line(headers), line(["-" * w for w in widths]), *map(line, rows)])
 
 
+def number(value: float | None, form: str = ".2f", missing: str = "-") -> str:
+    """A figure as text, also one that was not measured."""
+    return missing if value is None else format(value, form)
+
+
+def with_interval(value: float | None, ci95: tuple[float, float] | None, form: str = ".2f") -> str:
+    """For example `12.50 [11.20, 13.80]`."""
+    ends = "" if ci95 is None else f" [{ci95[0]:{form}}, {ci95[1]:{form}}]"
+    return number(value, form) + ends
+
+
+def change_text(change: "PairedComparison | ComparisonRecord") -> str:
+    """For example `-1.20 points [-2.10, -0.40]: better`."""
+    low, high = change.ci95 or (0.0, 0.0)
+    return f"{change.difference:+.2f} points [{low:+.2f}, {high:+.2f}]: {change.verdict}"
+
+
 class TerminalProgress:
     """Progress on stderr: a live bar with ETA on a terminal, sparse plain lines elsewhere."""
 
@@ -103,17 +127,17 @@ class TerminalProgress:
         self._clock = clock
         self._live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._bars: Any = None
-        self._board = LiveView()
+        self._view = LiveView()
 
     def figures(self, step: int, values: Mapping[str, float]) -> None:
         """Curves under the bar; plain logs have them in the bar's own lines."""
         if self._live:
-            self._board.add(values)
+            self._view.add(values)
 
     def transcripts(self, pairs: Sequence[tuple[str, str]]) -> None:
         """The last transcripts, under the curves."""
         if self._live:
-            self._board.show_transcripts(pairs)
+            self._view.show_transcripts(pairs)
 
     def say(self, text: str) -> None:
         """Show one line, above the bar where there is one."""
@@ -138,14 +162,14 @@ class TerminalProgress:
             TimeRemainingColumn,
         )
 
-        board = self._board
+        view = self._view
 
         class Bars(Progress):
             def get_renderables(self) -> Iterable[Any]:
-                """The bar and, while something trains, what is under it."""
+                """The bar and, during training, the live view under it."""
                 yield from super().get_renderables()
-                if not board.is_empty:
-                    yield board
+                if not view.is_empty:
+                    yield view
 
         with Bars(
             TextColumn("{task.description}"),
@@ -161,8 +185,8 @@ class TerminalProgress:
                 yield _LiveStage(bars, bars.add_task(name, total=total, note=""))
             finally:
                 self._bars = None
-                # What the next stage trains is another run.
-                self._board = LiveView()
+                # The next stage trains another run.
+                self._view = LiveView()
 
 
 class _LiveStage:
@@ -183,17 +207,17 @@ class _PlainStage:
     def __init__(self, name: str, total: int, progress: TerminalProgress) -> None:
         self._name, self._total, self._progress = name, total, progress
         self._done = 0
-        self._begun = self._shown = time.monotonic()
+        self._start_time = self._shown = time.monotonic()
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Count, and now and then say so."""
+        """Count the steps; print a line when it is time for one."""
         self._done += steps
         now = time.monotonic()
-        last = self._done >= self._total and now - self._begun > self._EVERY_S
+        last = self._done >= self._total and now - self._start_time > self._EVERY_S
         if now - self._shown < self._EVERY_S and not last:
             return
         self._shown = now
-        spent = now - self._begun
+        spent = now - self._start_time
         left = spent / max(self._done, 1) * max(self._total - self._done, 0)
         self._progress.say(
             f"{self._name} {self._done}/{self._total}, {spent:.0f} s, {left:.0f} s left {note}"
