@@ -342,21 +342,21 @@ def _compare_folders(sides: Sequence[dict[str, Any]], runs: Sequence[FolderRun])
     """The part of the record about the other folder; all null where there is none."""
     if len(runs) < 2:
         return dict.fromkeys(("other", "ratios", "same_text_clips", "wer_comparison"))
-    this, other = runs
-    pairs = enumerate(zip(this.texts, other.texts, strict=True))
-    same = [index for index, (text, other_text) in pairs if text == other_text]
-    ratios = paired_ratios(this.calls, other.calls)
+    this, compared = runs
+    pairs = enumerate(zip(this.texts, compared.texts, strict=True))
+    same = [index for index, (text, compared_text) in pairs if text == compared_text]
+    ratios = paired_ratios(this.calls, compared.calls)
     if same:
         calls = ([run.calls[index] for index in same] for run in runs)
         ratios["same_text"] = paired_ratios(*calls)["latency"]
-    ratios["load"] = bootstrap_ratio(list(zip(this.loads, other.loads, strict=True)), _of_sums)
+    ratios["load"] = bootstrap_ratio(list(zip(this.loads, compared.loads, strict=True)), _of_sums)
     # One process each: the peak is that of one run, without an interval.
-    ratios["peak_memory"] = Ratio(this.peak_mb / other.peak_mb)
+    ratios["peak_memory"] = Ratio(this.peak_mb / compared.peak_mb)
     ratios["size"] = Ratio(sides[0]["total_bytes"] / sides[1]["total_bytes"])
-    if this.finals and len(this.finals) == len(other.finals):
-        finals = list(zip(this.finals, other.finals, strict=True))
+    if this.finals and len(this.finals) == len(compared.finals):
+        finals = list(zip(this.finals, compared.finals, strict=True))
         ratios["stream"] = bootstrap_ratio(finals, _of_sums)
-    change = compare_paired(other.scored, this.scored).to_record() if this.scored else None
+    change = compare_paired(compared.scored, this.scored).to_record() if this.scored else None
     return {
         "other": sides[1],
         "ratios": {name: ratio.to_record() for name, ratio in ratios.items()},
