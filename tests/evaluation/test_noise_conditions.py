@@ -77,7 +77,7 @@ def test_a_manifest_is_scored_clean_and_under_each_condition(
         EvaluateRequest(speech_folder / "dev.jsonl", model=str(saved_v1), device="cpu"),
         None, SilentProgress(),
     )  # fmt: skip
-    assert "conditions" not in plain.to_record()
+    assert "conditions" not in plain.to_record().to_json()
 
 
 def test_wrong_conditions_are_refused_before_the_model_is_looked_for(
