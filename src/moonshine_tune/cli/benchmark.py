@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
 from moonshine_tune.cli.console import (
     JsonFlag,
@@ -14,6 +15,7 @@ from moonshine_tune.cli.console import (
     table,
     with_interval,
 )
+from moonshine_tune.cli.options import BoostOption, KeyTermsOption, NormalizerOption
 
 if TYPE_CHECKING:
     from moonshine_tune.runs.records import (
@@ -44,35 +46,27 @@ def register(app: typer.Typer) -> None:
 
 
 def benchmark(
-    runtime_dir: Annotated[Path, typer.Option(help="Runtime folder to measure.")],
-    manifest: Annotated[Path, typer.Option(help="Clips; with texts, the WER is measured too.")],
+    runtime_dir: Annotated[Path, Option(help="Runtime folder to measure.")],
+    manifest: Annotated[Path, Option(help="Clips; with texts, the WER is measured too.")],
     compare: Annotated[
-        Path | None,
-        typer.Option(help="Another runtime folder, measured alternately."),
+        Path | None, Option(help="Another runtime folder, measured alternately.")
     ] = None,
-    normalizer: Annotated[
-        str | None, typer.Option(help="english-1, spelled-1 or basic-1 [default: by language].")
-    ] = None,
-    rounds: Annotated[int, typer.Option(help="Timed calls of each clip.")] = 3,
+    normalizer: NormalizerOption = None,
+    rounds: Annotated[int, Option(help="Timed calls of each clip.")] = 3,
     max_clips: Annotated[
-        int | None, typer.Option(help="Maximum number of clips, spread over the lengths.")
+        int | None, Option(help="Maximum number of clips, spread over the lengths.")
     ] = None,
     stream: Annotated[
         bool | None,
-        typer.Option(
+        Option(
             "--stream/--no-stream",
             help="Feed clips at the pace of speech [default: for streaming models].",
         ),
     ] = None,
-    stream_clips: Annotated[int, typer.Option(help="Number of streamed clips.")] = 10,
-    keyterms: Annotated[
-        Path | None,
-        typer.Option(help="Terms that the runtime boosts, one per line; streaming models."),
-    ] = None,
-    boost: Annotated[float, typer.Option(min=0, help="Strength of the boost.")] = 2.0,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for benchmark.json and latency.svg.")
-    ] = None,
+    stream_clips: Annotated[int, Option(help="Number of streamed clips.")] = 10,
+    keyterms: KeyTermsOption = None,
+    boost: BoostOption = 2.0,
+    out: Annotated[Path | None, Option(help="Folder for benchmark.json and latency.svg.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure load time, latency, memory, size and WER of a runtime folder, or of two."""

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -123,10 +123,9 @@ def change_text(change: "PairedComparison | ComparisonRecord") -> str:
 class TerminalProgress:
     """Progress on stderr: a live bar with ETA on a terminal, sparse plain lines elsewhere."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-        self._bars: Any = None
+        self._console: Any = None
         self._view = LiveView()
 
     def figures(self, step: int, values: Mapping[str, float]) -> None:
@@ -141,18 +140,19 @@ class TerminalProgress:
 
     def say(self, text: str) -> None:
         """Show one line, above the bar where there is one."""
-        if self._bars is not None:
-            self._bars.console.print(text, markup=False, highlight=False)
+        if self._console is not None:
+            self._console.print(text, markup=False, highlight=False)
         else:
             say(text)
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Stage]:
         """A bar for `total` steps."""
-        if not self._live or self._bars is not None:
+        if not self._live or self._console is not None:
             yield _PlainStage(name, total, self)
             return
-        from rich.console import Console
+        from rich.console import Console, Group
+        from rich.live import Live
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -162,29 +162,21 @@ class TerminalProgress:
             TimeRemainingColumn,
         )
 
-        view = self._view
-
-        class Bars(Progress):
-            def get_renderables(self) -> Iterable[Any]:
-                """The bar and, during training, the live view under it."""
-                yield from super().get_renderables()
-                if not view.is_empty:
-                    yield view
-
-        with Bars(
+        bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
-            console=Console(stderr=True),
-        ) as bars:
-            self._bars = bars
+        )
+        console = Console(stderr=True)
+        with Live(Group(bars, self._view), console=console, refresh_per_second=10):
+            self._console = console
             try:
                 yield _LiveStage(bars, bars.add_task(name, total=total, note=""))
             finally:
-                self._bars = None
+                self._console = None
                 # The next stage trains another run.
                 self._view = LiveView()
 

@@ -4,9 +4,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, change_text, number, show, table
-from moonshine_tune.cli.options import DeviceOption, ModelOption
+from moonshine_tune.cli.options import (
+    BoostOption,
+    DeviceOption,
+    KeyTermsOption,
+    ModelOption,
+    NormalizerOption,
+)
 from moonshine_tune.core.errors import RequestError
 
 if TYPE_CHECKING:
@@ -25,45 +32,38 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    manifest: Annotated[Path, typer.Option(help="Manifest with texts.")],
+    manifest: Annotated[Path, Option(help="Manifest with texts.")],
     model: ModelOption = "tiny",
     adapter: Annotated[
-        Path | None, typer.Option(help="Run or adapter folder; the base is scored too.")
+        Path | None, Option(help="Run or adapter folder; the base is scored too.")
     ] = None,
-    backend: Annotated[str, typer.Option(help="torch or runtime.")] = "torch",
+    backend: Annotated[str, Option(help="torch or runtime.")] = "torch",
     runtime_dir: Annotated[
-        Path | None, typer.Option(help="Runtime folder of the runtime back end.")
+        Path | None, Option(help="Runtime folder of the runtime back end.")
     ] = None,
     compare: Annotated[
-        Path | None, typer.Option(help="Folder of an earlier evaluation to compare with.")
+        Path | None, Option(help="Folder of an earlier evaluation to compare with.")
     ] = None,
-    normalizer: Annotated[
-        str | None, typer.Option(help="english-1, spelled-1 or basic-1 [default: by language].")
-    ] = None,
-    keyterms: Annotated[
-        Path | None,
-        typer.Option(help="Terms that the runtime boosts, one per line; streaming models."),
-    ] = None,
-    boost: Annotated[float, typer.Option(min=0, help="Strength of the boost.")] = 2.0,
+    normalizer: NormalizerOption = None,
+    keyterms: KeyTermsOption = None,
+    boost: BoostOption = 2.0,
     base_runtime: Annotated[
         Path | None,
-        typer.Option(help="Runtime folder of the base: compares adapter, key terms and both."),
+        Option(help="Runtime folder of the base: compares adapter, key terms and both."),
     ] = None,
     device: DeviceOption = "auto",
     conditions: Annotated[
         Path | None,
-        typer.Option(help="Folder or manifest of noises: also score in each kind at each ratio."),
+        Option(help="Folder or manifest of noises: also score in each kind at each ratio."),
     ] = None,
     snr: Annotated[
         list[float] | None,
-        typer.Option(help="Signal-to-noise ratio, dB; repeatable [default: 20 10 5 0]."),
+        Option(help="Signal-to-noise ratio, dB; repeatable [default: 20 10 5 0]."),
     ] = None,
     rooms: Annotated[
-        Path | None, typer.Option(help="With --conditions: folder of room impulse responses.")
+        Path | None, Option(help="With --conditions: folder of room impulse responses.")
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for result.json and hypotheses.jsonl.")
-    ] = None,
+    out: Annotated[Path | None, Option(help="Folder for result.json and hypotheses.jsonl.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Score a model: WER, CER, kinds of error, interval, worst utterances, base against adapted."""

@@ -11,6 +11,13 @@ ModelOption = Annotated[
     typer.Option("--model", help="Catalog name, hub id, checkpoint folder or runtime folder."),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, mps, cuda or cuda:N.")]
+NormalizerOption = Annotated[
+    str | None, typer.Option(help="english-1, spelled-1 or basic-1 [default: by language].")
+]
+KeyTermsOption = Annotated[
+    Path | None, typer.Option(help="Terms that the runtime boosts, one per line; streaming models.")
+]
+BoostOption = Annotated[float, typer.Option(min=0, help="Strength of the boost.")]
 OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 
 
@@ -20,11 +27,14 @@ def settings_layers(
     preset: str | None,
     config: Path | None,
     assignments: Sequence[str],
+    *,
+    tracker: str | None = None,
 ) -> tuple[tuple[str, Mapping[str, Any]], ...]:
     """The settings of the usual options, weakest first, each layer with its source."""
     from moonshine_tune.config.resolve import parse_assignments, read_preset, read_settings_file
 
-    flags: dict[str, Any] = {"model": model} if model else {}
+    named = {"model": model, "tracker": tracker}
+    flags: dict[str, Any] = {key: value for key, value in named.items() if value}
     paths = {key: str(path.absolute()) for key, path in manifests.items() if path}
     layers: list[tuple[str, Mapping[str, Any]]] = []
     if preset:
