@@ -131,13 +131,13 @@ def test_a_recipe_depends_on_seed_utterance_and_version_alone(
     folders: tuple[Path, Path], make_clip: MakeClip
 ) -> None:
     noises, responses = open_noise_bank(folders[0], "noise"), open_noise_bank(folders[1], "rooms")
-    first, again, other = (
+    first, again, reseeded = (
         Augmenter(_ALL, noises=noises, impulse_responses=responses, seed=seed) for seed in (4, 4, 5)
     )
     recipe = first.recipe("u1", 2)
     assert recipe == again.recipe("u1", 2)
     assert recipe.key() == again.recipe("u1", 2).key()
-    assert len({recipe.key(), other.recipe("u1", 2).key(), first.recipe("u2", 2).key(),
+    assert len({recipe.key(), reseeded.recipe("u1", 2).key(), first.recipe("u2", 2).key(),
                 first.recipe("u1", 3).key()}) == 4  # fmt: skip
     clip = make_clip(1.2, 7)
     before = clip.copy()

@@ -93,9 +93,9 @@ def test_only_lines_of_the_audited_manifest_are_dropped_for_leakage(
     manifest: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The other split has a line with the same id as a line that leaks nothing."""
-    other = manifest.parent / "test.jsonl"
+    test_manifest = manifest.parent / "test.jsonl"
     lines = [{"id": "shout", "audio": "plain.wav", "text": "other", "speaker": "plain"}]
-    other.write_text("".join(json.dumps(line) for line in lines), encoding="utf-8")
-    record = _audit(manifest, capsys, "--against", str(other))
+    test_manifest.write_text("".join(json.dumps(line) for line in lines), encoding="utf-8")
+    record = _audit(manifest, capsys, "--against", str(test_manifest))
     leaked = {fix["id"] for fix in record["fixes"] if fix["kind"].startswith("leaked")}
     assert leaked == {"plain", "copy"}

@@ -61,8 +61,8 @@ def test_the_order_is_a_function_of_seed_and_step() -> None:
     second = BucketSampler(seconds, batch_size=8, seed=7)
     for step in random.Random(2).sample(range(60), 60):
         assert second.plan(step) == order[step]
-    other = BucketSampler(seconds, batch_size=8, seed=8)
-    assert [other.plan(step) for step in range(60)] != order
+    reseeded = BucketSampler(seconds, batch_size=8, seed=8)
+    assert [reseeded.plan(step) for step in range(60)] != order
 
 
 def test_epochs_differ_in_order_and_steps() -> None:

@@ -141,15 +141,15 @@ def test_every_planted_kind_is_found_with_few_false_alarms(
     manifest = tmp_path / "train.jsonl"
     texts = [*map(json.dumps, planted.lines), *planted.raw]
     manifest.write_text("\n".join(texts) + "\n", encoding="utf-8")
-    other = tmp_path / "test.jsonl"
+    test_manifest = tmp_path / "test.jsonl"
     leak = next(item for item in listed if item.id not in {item.id for item in chosen})
-    other.write_text(
+    test_manifest.write_text(
         json.dumps({"id": "t", "audio": str(leak.audio), "text": leak.text,
                     "speaker": chosen[0].speaker}) + "\n",
         encoding="utf-8",
     )  # fmt: skip
     out = tmp_path / "audit"
-    code = run(["data", "audit", str(manifest), "--against", str(other), "--out", str(out),
+    code = run(["data", "audit", str(manifest), "--against", str(test_manifest), "--out", str(out),
                 "--device", "cpu"])  # fmt: skip
     assert code == 1
     record = json.loads((out / "audit.json").read_text(encoding="utf-8"))

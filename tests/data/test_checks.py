@@ -57,10 +57,10 @@ def test_every_check_has_a_sentence_for_one_and_for_several_and_a_hint() -> None
     for kind, check in all_checks().items():
         findings = [check.report("train", [("a", "x")] * count)[0] for count in (1, 2)]
         assert all(finding.kind == kind and finding.action for finding in findings), kind
-        one, several = (finding.explanation for finding in findings)
-        assert one.startswith("1 ") and several.startswith("2 "), kind
-        assert one[2:] != several[2:], f"{kind} needs [singular|plural]"
-        for text in (one, several, findings[0].action):
+        singular, plural = (finding.explanation for finding in findings)
+        assert singular.startswith("1 ") and plural.startswith("2 "), kind
+        assert singular[2:] != plural[2:], f"{kind} needs [singular|plural]"
+        for text in (singular, plural, findings[0].action):
             assert not set("[]|{}") & set(text), f"{kind}: {text}"
 
 
@@ -75,7 +75,7 @@ def _transcript(number: int, reference: str, text: str, loss: float) -> ModelTra
     return ModelTranscript(f"u{number}", reference, text, 0.9, loss, distance)
 
 
-def test_suspicious_transcripts_are_told_apart() -> None:
+def test_suspicious_transcripts_have_one_of_four_kinds() -> None:
     usual = [_transcript(n, f"turn left {n}", f"turn left {n}", 0.5) for n in range(20)]
     long = "climb to flight level three one zero and turn left"
     suspicious = [

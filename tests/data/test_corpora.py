@@ -231,7 +231,7 @@ def test_reversed_and_overlapping_cues_are_refused_or_left_out(folder: Path) -> 
     assert "the span 6 to 20 s is not within its 9.00 s" in text
     result, utterances = _import(folder, skip_bad=True)
     assert [item.text for item in utterances] == ["fine"]
-    assert result.found == 5 and sum(result.reasons.values()) == 4
+    assert result.rows == 5 and sum(result.reasons.values()) == 4
 
 
 def test_cues_in_another_encoding_and_without_text(folder: Path) -> None:

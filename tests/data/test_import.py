@@ -66,7 +66,7 @@ def test_tables_of_many_kinds(corpus: Path, name: str, content: str) -> None:
     (corpus / name).write_text(content, encoding="utf-8", newline="")
     result, utterances = run_import(corpus)
     assert texts(utterances) == EXPECTED
-    assert (result.found, result.kept, result.reasons, result.unlisted) == (3, 3, {}, 0)
+    assert (result.rows, result.kept, result.reasons, result.unlisted) == (3, 3, {}, 0)
     assert result.seconds == 1.5
     assert [item.duration for item in utterances] == [0.5, 0.5, 0.5]
 
@@ -185,7 +185,7 @@ def test_all_invalid_rows_are_reported_with_file_and_line(corpus: Path) -> None:
     assert not (corpus.parent / "out.jsonl").exists()
     result, utterances = run_import(corpus, skip_bad=True)
     assert [item.text for item in utterances] == ["one more"]
-    assert result.found == result.kept + sum(result.reasons.values()) == 7
+    assert result.rows == result.kept + sum(result.reasons.values()) == 7
     assert result.reasons == {
         "missing": 1, "with a repeated id": 1, "malformed": 3, "with a wrong span": 1,
     }  # fmt: skip

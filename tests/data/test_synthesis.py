@@ -50,8 +50,8 @@ def test_the_same_request_gives_the_same_samples_whatever_came_before(speaker, v
     first = speaker.speak(SENTENCE, voice=voice, rate_wpm=160, pitch=55)
     speaker.speak("Something else entirely.", voice="en-029+f1", rate_wpm=120, pitch=90)
     assert np.array_equal(first, speaker.speak(SENTENCE, voice=voice, rate_wpm=160, pitch=55))
-    with SpeechSynthesizer() as other:
-        assert np.array_equal(first, other.speak(SENTENCE, voice=voice, rate_wpm=160, pitch=55))
+    with SpeechSynthesizer() as second:
+        assert np.array_equal(first, second.speak(SENTENCE, voice=voice, rate_wpm=160, pitch=55))
 
 
 @needs_espeak
@@ -59,8 +59,8 @@ def test_every_argument_changes_the_speech(speaker) -> None:
     plain = speaker.speak(SENTENCE)
     assert len(speaker.speak(SENTENCE, rate_wpm=300)) < 0.8 * len(plain)
     for changed in ({"pitch": 90}, {"pitch_range": 95}, {"voice": "en-us+m3"}):
-        other = speaker.speak(SENTENCE, **changed)
-        assert len(other) != len(plain) or not np.allclose(other, plain, atol=1e-2), changed
+        second = speaker.speak(SENTENCE, **changed)
+        assert len(second) != len(plain) or not np.allclose(second, plain, atol=1e-2), changed
 
 
 @needs_espeak
@@ -157,13 +157,13 @@ def test_an_interrupted_synthesizer_never_returns_a_stale_answer(
     def interrupt() -> bytes:
         raise KeyboardInterrupt
 
-    with SpeechSynthesizer() as other:
-        monkeypatch.setattr(other, "_read_answer", interrupt)
+    with SpeechSynthesizer() as second:
+        monkeypatch.setattr(second, "_read_answer", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            other.speak("The first sentence.")
+            second.speak("The first sentence.")
         monkeypatch.undo()
         with pytest.raises(AudioError, match="closed"):
-            other.speak(SENTENCE)
+            second.speak(SENTENCE)
 
 
 @needs_espeak

@@ -10,7 +10,7 @@ import yaml
 
 from moonshine_tune.ablation.folder import OBJECTIVES, Ablation, open_ablation
 from moonshine_tune.ablation.latency import measure_latency
-from moonshine_tune.ablation.run import best_trial, shown_figures
+from moonshine_tune.ablation.run import shown_figures
 from moonshine_tune.ablation.study import AblationStudy, TrialSummary, storage_errors
 from moonshine_tune.config.resolve import PATH_SETTINGS
 from moonshine_tune.core.errors import NegativeAnswerError, RequestError
@@ -19,6 +19,7 @@ from moonshine_tune.core.nested import flatten, unflatten
 from moonshine_tune.core.progress import Progress, SilentProgress
 from moonshine_tune.metrics.wer import PairedComparison, compare_paired
 from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.runs.records import rank_trials
 from moonshine_tune.runs.summary import read_scored
 from moonshine_tune.training.selection import SelectionRule
 
@@ -114,14 +115,13 @@ def show_ablation(
             study.close()
     done = [trial for trial in trials if trial.state == "finished"]
     start = [trial for trial in done if trial.params == ablation.starting_point]
-    best = best_trial(trials)
     return AblationView(
         path=path,
         dimensions=tuple(item.name for item in ablation.space.dimensions),
         trials=trials,
         objectives=tuple(objectives),
         front=pareto_front(trials, objectives),
-        best=best.number if best else None,
+        best=next((t.number for t in rank_trials(trial.to_record() for trial in trials)), None),
         start=start[0].number if start else None,
         importances={name: shares for name, shares in importances.items() if shares},
     )

@@ -10,10 +10,10 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -34,7 +34,7 @@ from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.files import write_json_atomic
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.signals import GracefulInterrupt
-from moonshine_tune.runs.records import TrialRecord
+from moonshine_tune.runs.records import rank_trials
 
 _TICK_S = 0.5
 # A small space is used up when so many draws in a row had settings that were trained before.
@@ -83,29 +83,18 @@ def run_ablation(
         study = AblationStudy(ablation, url)
         try:
             stopped = _Search(ablation, study, request, progress, train).run()
-            records = study.records()
+            trials = study.records()
         finally:
             study.close()
-    trials = [TrialRecord.model_validate(asdict(record)).to_json() for record in records]
-    write_json_atomic(ablation.path / "trials.json", trials)
-    best = best_trial(records)
+    records = [trial.to_record() for trial in trials]
+    write_json_atomic(ablation.path / "trials.json", [record.to_json() for record in records])
     return AblationResult(
         path=ablation.path,
         stopped=stopped,
-        trials=records,
-        best=best.number if best else None,
-        counts=dict(Counter(record.state for record in records)),
+        trials=trials,
+        best=next((record.number for record in rank_trials(records)), None),
+        counts=dict(Counter(trial.state for trial in trials)),
         seconds=round(time.monotonic() - start_time, 1),
-    )
-
-
-def best_trial(records: Sequence[TrialSummary]) -> TrialSummary | None:
-    """Lowest dev WER among the finished trials that hold the canary; else among all finished."""
-    done = [record for record in records if record.state == "finished"]
-    return min(
-        done,
-        key=lambda r: (not r.figures.get("canary_held", True), r.figures["dev_wer"], r.number),
-        default=None,
     )
 
 

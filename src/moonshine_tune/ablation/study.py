@@ -13,7 +13,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -30,6 +30,7 @@ from moonshine_tune.ablation.space import Scalar
 from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.text import first_line
+from moonshine_tune.runs.records import TrialRecord
 
 SAMPLERS = ("tpe", "random", "grid")
 PRUNERS = ("none", "median")
@@ -92,6 +93,10 @@ class TrialSummary:
     params: Mapping[str, Any]
     figures: Mapping[str, Any]
     remark: str = ""
+
+    def to_record(self) -> TrialRecord:
+        """The trial as it is written into trials.json."""
+        return TrialRecord.model_validate(asdict(self))
 
     @property
     def has_ended(self) -> bool:

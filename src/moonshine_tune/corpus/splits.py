@@ -217,7 +217,7 @@ def _closest(
 def _drop_shared_texts(splits: dict[str, list[Utterance]]) -> list[str]:
     remarks = []
     for name, held_out in (("dev", ("test",)), ("train", ("dev", "test"))):
-        taken = {plain_text(u) for other in held_out for u in splits[other]} - {""}
+        taken = {plain_text(u) for split in held_out for u in splits[split]} - {""}
         kept = [utterance for utterance in splits[name] if plain_text(utterance) not in taken]
         dropped = len(splits[name]) - len(kept)
         if dropped:

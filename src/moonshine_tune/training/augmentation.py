@@ -17,9 +17,6 @@ from moonshine_tune.core.errors import RequestError
 from moonshine_tune.corpus.sampler import StagedSampler
 from moonshine_tune.inference.dataset import SpeechDataset
 
-# Each has a probability `augment.*_chance`.
-_EFFECTS = ("noise", "room", "gain", "speed", "telephone", "clipping", "masking")
-
 
 @dataclass(frozen=True)
 class NoiseBanks:
@@ -42,10 +39,16 @@ def open_noise_banks(settings: AugmentSettings) -> NoiseBanks:
     """
     if settings.share == 0:
         return NoiseBanks(None, None)
-    without_bank = {"noise": settings.noise is None, "room": settings.rooms is None}
-    if not any(
-        getattr(settings, f"{name}_chance") for name in _EFFECTS if not without_bank.get(name)
-    ):
+    probabilities = (
+        settings.noise_chance if settings.noise else 0,
+        settings.room_chance if settings.rooms else 0,
+        settings.gain_chance,
+        settings.speed_chance,
+        settings.telephone_chance,
+        settings.clipping_chance,
+        settings.masking_chance,
+    )
+    if not any(probabilities):
         raise RequestError(
             "augment.share is above 0 and no effect can be drawn",
             hint="name noises with --set augment.noise=FOLDER, or raise one of the chances",
@@ -69,8 +72,13 @@ class AugmentedDataset:
         self._dataset, self._share, self._variants = dataset, settings.share, settings.variants
         self._seed = seed
         probabilities = EffectProbabilities(
+            noise=settings.noise_chance,
             impulse_response=settings.room_chance,
-            **{name: getattr(settings, f"{name}_chance") for name in _EFFECTS if name != "room"},
+            gain=settings.gain_chance,
+            speed=settings.speed_chance,
+            telephone=settings.telephone_chance,
+            clipping=settings.clipping_chance,
+            masking=settings.masking_chance,
             snr_db=settings.snr_db,
             gain_db=settings.gain_db,
             speeds=settings.speeds,

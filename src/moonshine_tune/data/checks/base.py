@@ -102,6 +102,7 @@ class Declaration:
         limit: replaces `{limit}` in the docstring.
         audit_only: left out of `data check`.
         names_utterances: whether its utterances are not clean.
+        kind: of its findings, if it is not the name of the function.
     """
 
     severity: Severity
@@ -110,6 +111,7 @@ class Declaration:
     limit: str = ""
     audit_only: bool = False
     names_utterances: bool = True
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,8 @@ def _make(
     text, _, hint = inspect.cleandoc(function.__doc__ or "").partition("\n\n")
     text, hint = (" ".join(part.split()).rstrip(".") for part in (text, hint))
     text, hint = text.replace("{limit}", declared.limit), hint[:1].lower() + hint[1:]
-    return Check(function.__name__, text, hint, declared, in_manifest, in_splits)
+    kind = declared.kind or function.__name__
+    return Check(kind, text, hint, declared, in_manifest, in_splits)
 
 
 class manifest_check(Declaration):

@@ -39,7 +39,7 @@ class Dropped:
 
 @dataclass(frozen=True)
 class ImportResult:
-    """What was imported; found = kept + the sum of `reasons`.
+    """What was imported; rows = kept + the sum of `reasons`.
 
     Attributes:
         source: where texts and names came from.
@@ -49,7 +49,7 @@ class ImportResult:
 
     manifest: Path
     source: str
-    found: int
+    rows: int
     kept: int
     seconds: float
     speakers: int
@@ -60,7 +60,7 @@ class ImportResult:
     def summary(self) -> str:
         """`kept 97 of 100: 2 unreadable, 1 without text`."""
         reasons = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())
-        return f"kept {self.kept:,} of {self.found:,}" + (f": {reasons}" if reasons else "")
+        return f"kept {self.kept:,} of {self.rows:,}" + (f": {reasons}" if reasons else "")
 
     def to_record(self) -> dict[str, Any]:
         """The JSON document."""
@@ -68,7 +68,9 @@ class ImportResult:
             {"place": item.location, "reason": item.reason, "detail": item.detail}
             for item in self.dropped
         ]
-        return asdict(self) | {"dropped": dropped}
+        record = asdict(self) | {"dropped": dropped}
+        record["found"] = record.pop("rows")
+        return record
 
 
 def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
@@ -112,7 +114,7 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
     result = ImportResult(
         manifest=request.out,
         source=rows.description,
-        found=len(rows.rows),
+        rows=len(rows.rows),
         kept=len(kept),
         seconds=round(seconds_of(kept), 3),
         speakers=len({item.speaker for item in kept if item.speaker}),

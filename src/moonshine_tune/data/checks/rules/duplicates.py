@@ -32,5 +32,5 @@ def _copies(manifest: CheckedManifest, *, with_one_text: bool) -> Iterator[Occur
         if len(group) < 2 or (len(texts) == 1) != with_one_text:
             continue
         for clip in group:
-            others = ", ".join(other.utterance.id for other in group if other is not clip)
+            others = ", ".join(copy.utterance.id for copy in group if copy is not clip)
             yield clip.utterance.id, f"the same audio as {shortened(others)}"

@@ -57,8 +57,10 @@ def words_missing(manifest: CheckedManifest) -> Iterator[Occurrence]:
     return _suspected(manifest, "words_missing")
 
 
-@manifest_check("warning", rank=130, fix=Drop(on_request=True), audit_only=True)
-def words_not_said(manifest: CheckedManifest) -> Iterator[Occurrence]:
+@manifest_check(
+    "warning", rank=130, fix=Drop(on_request=True), audit_only=True, kind="words_not_said"
+)
+def extra_words(manifest: CheckedManifest) -> Iterator[Occurrence]:
     """[transcript has|transcripts have] far more words than the audio.
 
     Listen; shorten the text, or look for the rest of the recording.
@@ -98,9 +100,9 @@ def suspicious_transcripts(model: ModelEvidence) -> tuple[tuple[str, Occurrence]
             continue
         detail = f"recognized {shortened(item.text)!r} with {item.confidence:.0%} confidence"
         is_part = hypothesis.startswith(reference) or reference.startswith(hypothesis)
-        other = None if is_part else _owner(hypothesis, references, item.id)
-        if other is not None:
-            detail = f"{detail}: the text of {other}"
+        owner = None if is_part else _owner(hypothesis, references, item.id)
+        if owner is not None:
+            detail = f"{detail}: the text of {owner}"
             suspicions.append(("swapped_text", (item.id, detail)))
         elif is_longer:
             suspicions.append(("words_missing", (item.id, detail)))
@@ -120,5 +122,5 @@ def _owner(hypothesis: str, references: dict[str, str], own: str) -> str | None:
     return None
 
 
-def _is_longer(length: int, other: int) -> bool:
-    return length >= _LONGER * other and length - other >= _LONGER_BY
+def _is_longer(length: int, reference: int) -> bool:
+    return length >= _LONGER * reference and length - reference >= _LONGER_BY
