@@ -57,7 +57,7 @@ class MetricScore:
         """The JSON object."""
         return {
             "value": None if self.value is None else round(self.value, 4),
-            "ci95": None if self.ci95 is None else rounded(self.ci95),
+            "ci95": rounded(self.ci95),
             "unit": self.metric.unit,
             "better": self.metric.better,
         }
@@ -69,11 +69,11 @@ def extra_metrics() -> tuple[Metric, ...]:
     Raises:
         ValueError: two metrics have one name.
     """
-    found: dict[str, Metric] = {}
+    by_name: dict[str, Metric] = {}
     for module in pkgutil.iter_modules(metrics.__path__, f"{metrics.__name__}."):
         metric = getattr(importlib.import_module(module.name), "METRIC", None)
         if isinstance(metric, Metric):
-            if metric.name in found:
+            if metric.name in by_name:
                 raise ValueError(f"two metrics are called {metric.name!r}")
-            found[metric.name] = metric
-    return tuple(found.values())
+            by_name[metric.name] = metric
+    return tuple(by_name.values())

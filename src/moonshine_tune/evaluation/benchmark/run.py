@@ -35,7 +35,7 @@ from moonshine_tune.metrics.latency import (
     bands_of,
     bootstrap_ratio,
     paired_ratios,
-    spread_of,
+    spread_ms,
 )
 from moonshine_tune.metrics.wer import compare_paired, score_utterances, summarize
 from moonshine_tune.runs.records import BenchmarkRecord
@@ -302,7 +302,7 @@ def _describe_folder(
     sizes = {name: (run.folder / name).stat().st_size for name in layout.files}
     stream = wer = key_terms = None
     if run.finals:
-        finals = spread_of(run.finals).to_ms()
+        finals = spread_ms(run.finals)
         stream = {"clips": len(run.finals), "chunk_s": CHUNK_S, "final_ms": finals}
     if run.scored:
         score = summarize(run.scored)
@@ -317,11 +317,11 @@ def _describe_folder(
     return {
         "runtime_dir": run.folder.absolute().name,
         "family": layout.family,
-        "load_ms": spread_of(run.loads).to_ms(),
+        "load_ms": spread_ms(run.loads),
         "load_processes": len(run.loads),
-        "latency_ms": spread_of(spent).to_ms(),
+        "latency_ms": spread_ms(spent),
         "rtf": round(sum(spent) / audio_s, 5),
-        "by_length": [band.to_record() for band in bands_of(lengths, run.calls)],
+        "by_length": bands_of(lengths, run.calls),
         "stream": stream,
         "memory_mb": {
             "peak": round(run.peak_mb, 1),
