@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
-from moonshine_tune.cli.console import JsonFlag, TerminalProgress, refuse, show, table
+from moonshine_tune.cli.console import JsonFlag, TerminalProgress, number, refuse, show, table
 from moonshine_tune.cli.options import OutFolder, settings_layers
 
 if TYPE_CHECKING:
@@ -189,12 +189,12 @@ def _row(view: "AblationView", trial: "TrialSummary") -> list[str]:
     """A trial in the table; a pruned one has only the dev WER at which it was stopped."""
     from moonshine_tune.ablation.run import shown_value
 
-    number, front = trial.number, view.front
-    best, start = " best" * (number == view.best), " start" * (number == view.start)
+    front = "*" * (trial.number in view.front)
+    marks = " best" * (trial.number == view.best) + " start" * (trial.number == view.start)
     params = [trial.params.get(name) for name in view.dimensions]
     cells = [number(trial.figures.get(key), form) for key, _, form in _COLUMNS]
     cells += ["-" if value is None else shown_value(value) for value in params]
-    return [f"{number}{'*' * (number in front)}{best}{start}", trial.state, *cells]
+    return [f"{trial.number}{front}{marks}", trial.state, *cells]
 
 
 def _choice_summary(chosen: "Chosen") -> str:
