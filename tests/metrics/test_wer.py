@@ -22,7 +22,7 @@ def _score(reference: str, hypothesis: str, number: int = 0, speaker: str = "") 
 
 
 def _set(pairs: Sequence[tuple[str, str]]) -> list[ScoredUtterance]:
-    return [_score(reference, heard, number) for number, (reference, heard) in enumerate(pairs)]
+    return [_score(*pair, number) for number, pair in enumerate(pairs)]
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_characters_are_counted_too() -> None:
     assert _score("", "abc").characters == ErrorCounts(insertions=3)
 
 
-def test_what_was_said_and_heard_is_kept_as_it_was() -> None:
+def test_reference_and_hypothesis_are_kept_as_they_were() -> None:
     scored = _score("It WAS!", "it was?")
     assert (scored.reference, scored.hypothesis, scored.words.errors) == ("It WAS!", "it was?", 0)
 
@@ -78,7 +78,7 @@ def test_the_corpus_rate_is_no_average_of_rates() -> None:
 
 def test_an_empty_reference_adds_its_insertions() -> None:
     assert summarize(_set([("", "oh no"), ("a b c d", "a b c d")])).wer == pytest.approx(50.0)
-    # Nothing was said, but something was heard: not a division by zero, and not 0 %.
+    # An empty reference, but a hypothesis with words: not a division by zero, and not 0 %.
     assert summarize(_set([("", "oh no")])).wer == 200.0
     assert summarize(_set([("", "")])).wer == 0.0
 
@@ -112,12 +112,12 @@ def test_the_worst_come_first_and_the_right_ones_never() -> None:
 
 
 def _random_set(rate: float, count: int = 200, seed: int = 1) -> list[ScoredUtterance]:
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     pairs = []
     for _ in range(count):
-        words = ["word"] * chance.randint(3, 12)
-        heard = ["wrong" if chance.random() < rate else word for word in words]
-        pairs.append((" ".join(words), " ".join(heard)))
+        words = ["word"] * rng.randint(3, 12)
+        hypothesis = ["wrong" if rng.random() < rate else word for word in words]
+        pairs.append((" ".join(words), " ".join(hypothesis)))
     return _set(pairs)
 
 
@@ -169,16 +169,16 @@ def test_the_same_answers_show_no_difference() -> None:
 def test_one_better_word_in_few_shows_no_difference() -> None:
     before = _set([("a b c", "a b x"), ("d e f", "d e f"), ("g h i", "g x i")])
     after = _set([("a b c", "a b c"), ("d e f", "d e f"), ("g h i", "g x i")])
-    found = compare_paired(before, after)
-    assert found.difference < 0
-    assert found.verdict == "no difference shown"
+    comparison = compare_paired(before, after)
+    assert comparison.difference < 0
+    assert comparison.verdict == "no difference shown"
 
 
-def test_pairing_sees_what_two_intervals_do_not() -> None:
+def test_a_paired_interval_shows_what_two_intervals_do_not() -> None:
     """A small gain on each of many: the single intervals overlap, the paired one is clear."""
-    said, lost = "a b c d e f g h i j", [("a b c d e f g h i j", "")] * 40
-    before = _set([(said, "a b c d e f g h x y")] * 60 + lost)
-    after = _set([(said, "a b c d e f g h i y")] * 60 + lost)
+    reference, lost = "a b c d e f g h i j", [("a b c d e f g h i j", "")] * 40
+    before = _set([(reference, "a b c d e f g h x y")] * 60 + lost)
+    after = _set([(reference, "a b c d e f g h i y")] * 60 + lost)
     assert summarize(after).ci95[1] > summarize(before).ci95[0]
     assert compare_paired(before, after).verdict == "better"
 

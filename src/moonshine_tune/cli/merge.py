@@ -9,12 +9,10 @@ from typer import Option
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, show
 from moonshine_tune.cli.options import OutFolder
 
-_EXAMPLE = "Example: moonshine-tune merge --run runs/a --out merged"
-
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("merge", epilog=_EXAMPLE)(merge)
+    app.command("merge", epilog="Example: moonshine-tune merge --run runs/a --out merged")(merge)
 
 
 def merge(
