@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, refuse, show
 from moonshine_tune.cli.options import DeviceOption, OutFolder
@@ -33,35 +34,33 @@ def register(app: typer.Typer) -> None:
 
 def export(
     out: OutFolder,
-    run: Annotated[
-        Path | None, typer.Option(help="Run folder, or adapter folder with --model.")
-    ] = None,
+    run: Annotated[Path | None, Option(help="Run folder, or adapter folder with --model.")] = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="Instead of --run: a fully tuned checkpoint; --model names its base."),
+        Option(help="Instead of --run: a fully tuned checkpoint; --model names its base."),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Base model [default: the run's].")] = None,
+    model: Annotated[str | None, Option(help="Base model [default: the run's].")] = None,
     base_runtime: Annotated[
-        Path | None, typer.Option(help="Runtime folder of the base [default: the model's].")
+        Path | None, Option(help="Runtime folder of the base [default: the model's].")
     ] = None,
     manifest: Annotated[
-        Path | None, typer.Option(help="Clips for the parity gate [default: the run's dev set].")
+        Path | None, Option(help="Clips for the parity gate [default: the run's dev set].")
     ] = None,
     parity_bound: Annotated[
-        float, typer.Option(help="Percent of words that may differ between torch and runtime.")
+        float, Option(help="Percent of words that may differ between torch and runtime.")
     ] = 5.0,
     method: Annotated[
-        _Method, typer.Option(help="graft: patch the runtime's own files; trace: build new graphs.")
+        _Method, Option(help="graft: patch the runtime's own files; trace: build new graphs.")
     ] = _Method.graft,
     calibrate: Annotated[
         str,
-        typer.Option(
+        Option(
             help="Graft: calibration clips for quantization. auto: the run's own, if they help; "
             "none: faster, less accurate; or a manifest."
         ),
     ] = "auto",
     quantize: Annotated[
-        _Scheme, typer.Option(help="Trace: 8-bit weights and activations (int8), or floats (none).")
+        _Scheme, Option(help="Trace: 8-bit weights and activations (int8), or floats (none).")
     ] = _Scheme.int8,
     device: DeviceOption = "auto",
     as_json: JsonFlag = False,
@@ -103,10 +102,10 @@ def _summary(result: "ExportRecord") -> str:
         lines.append(f"windows read as {result.windows['rule']}: {result.windows['reason']}")
     lines.extend(_graph_lines(parity))
     if parity.wer is not None:
-        low, high = parity.wer.ci95
         lines.append(
             f"WER torch {parity.wer.torch:.2f}, runtime {parity.wer.runtime:.2f}, difference "
-            f"{parity.wer.difference:+.2f} points [{low:+.2f}, {high:+.2f}]"
+            f"{parity.wer.difference:+.2f} points [{parity.wer.ci95[0]:+.2f}, "
+            f"{parity.wer.ci95[1]:+.2f}]"
         )
     else:
         lines.append("WER not compared: not every clip has a text")

@@ -381,7 +381,7 @@ def _export_steps(name: str, phase: ShipPhase, ctx: Context) -> Iterator[Step]:
             rounds=phase.rounds,
             max_clips=phase.benchmark_clips,
         )
-        record = benchmark(request, bench, ctx.progress).to_record()
+        record = benchmark(request, bench, ctx.progress).record.to_json()
         return _selected(
             record, "latency_ms", "load_ms", "rtf", "memory_mb", "total_bytes", "clips"
         )

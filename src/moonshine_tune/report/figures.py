@@ -427,17 +427,17 @@ def latency_plot(result: "BenchmarkResult") -> str:
 
     A dot is a clip, a line a folder.
     """
-    sides = [result.this] + ([result.other] if result.other else [])
+    sides = [side for side in (result.record, result.record.other) if side is not None]
     return plot(
         [
             (
-                side.runtime_dir.absolute().name,
+                side.runtime_dir or "",
                 sorted(
-                    (length, 1000 * percentile(calls, 0.5))
-                    for length, calls in zip(result.lengths, side.calls, strict=True)
+                    (length, 1000 * percentile(times, 0.5))
+                    for length, times in zip(result.lengths, calls, strict=True)
                 ),
             )
-            for side in sides
+            for side, calls in zip(sides, result.calls, strict=True)
         ]
     )
 
