@@ -17,6 +17,7 @@ from moonshine_tune.report.alignment import (
     choose,
     confusions,
 )
+from moonshine_tune.report.cells import tick_label
 from moonshine_tune.report.figures import (
     Bound,
     Chart,
@@ -27,7 +28,6 @@ from moonshine_tune.report.figures import (
     nice_ticks,
     smoothed,
     thinned,
-    tick_label,
 )
 
 SPELLED = normalizer_for("spelled-1")

@@ -8,17 +8,14 @@ from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import Utterance, scan_manifest
 from moonshine_tune.data.checks.audit import Audit, Distribution
 from moonshine_tune.data.checks.base import Finding
+from moonshine_tune.report.cells import short
 from moonshine_tune.report.clips import EmbeddedClip, EmbeddedClips
+from moonshine_tune.report.environment import render_page
 from moonshine_tune.report.figures import histogram
-from moonshine_tune.report.page import render_page
-from moonshine_tune.report.tables import Cell, Column, Table, number_cell, short, text_cell
 
 _CLIP_BUDGET = 4_400_000
 # Of each finding; the JSON beside the page has all.
 _PLAYED, _LISTED = 8, 200
-_CONVENTIONS = (("capitals", "all in capitals"), ("lower", "no capital letter"),
-                ("punctuation", "punctuation"), ("digits", "figures"),
-                ("number_words", "spelled numbers"))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,6 @@ def write_audit_page(audit: Audit, target: Path, progress: Progress) -> int:
         for finding in audit.findings:
             parts.append(_part(finding, by_id, hypotheses, box))
             stage.advance()
-    vocabulary = audit.vocabulary
     page = render_page(
         "audit.html",
         name=short(audit.manifest.name, 80),
@@ -66,11 +62,6 @@ def write_audit_page(audit: Audit, target: Path, progress: Progress) -> int:
         },
         parts=parts,
         drawings=[(measure, _histogram(measure)) for measure in audit.distributions],
-        writing=_writing(audit),
-        hard=_words("Words of the most pieces", vocabulary.hard_words if vocabulary else ()),
-        unseen=_words(
-            "Words that the other sides do not have", vocabulary.unseen if vocabulary else ()
-        ),
     )
     write_bytes_atomic(target, page)
     return box.embedded
@@ -97,33 +88,3 @@ def _histogram(measure: Distribution) -> str:
         measure.edges,
         measure.counts,
     )
-
-
-def _writing(audit: Audit) -> Table:
-    columns = [Column("written"), Column("transcripts", "number")]
-    sides = [audit.conventions]
-    if audit.transcription:
-        columns.append(Column("base model", "number"))
-        sides.append(audit.transcription.conventions)
-    rows = tuple(
-        (text_cell(words), *(_share(getattr(side, name)) for side in sides))
-        for name, words in _CONVENTIONS
-    )
-    return Table("How texts are written", tuple(columns), rows)
-
-
-def _words(caption: str, words: tuple[tuple[str, *tuple[int, ...]], ...]) -> Table | None:
-    """Words with how often they come, and with their number of pieces where it is given."""
-    if not words:
-        return None
-    names = ("pieces", "times")[-len(words[0]) + 1 :]
-    columns = (Column("word"), *(Column(name, "number") for name in names))
-    rows = tuple(
-        (text_cell(word, "word"), *(number_cell(count, 0) for count in counts))
-        for word, *counts in words
-    )
-    return Table(caption, columns, rows)
-
-
-def _share(value: float) -> Cell:
-    return Cell(f"{value:.0%}", sort=value)

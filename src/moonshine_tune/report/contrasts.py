@@ -5,9 +5,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from moonshine_tune.metrics.wer import ScoredUtterance, compare_paired, summarize
-from moonshine_tune.report.figures import Interval, clean
+from moonshine_tune.report.cells import clean, clean_interval, short
+from moonshine_tune.report.figures import Interval
 from moonshine_tune.report.reading import EvaluationPart, ReportInput, RunPart
-from moonshine_tune.report.tables import clean_interval, short
 from moonshine_tune.runs.records import (
     ComparisonRecord,
     EvaluationRecord,
@@ -17,6 +17,8 @@ from moonshine_tune.runs.records import (
     SelectionRecord,
 )
 
+# Small sets move by this much when a word or two changes.
+_LIKELY_POINTS = 1.0
 _ORDER = {"domain": 0, "canary": 1, "torch": 0, "runtime": 1}
 
 
@@ -42,6 +44,18 @@ class Contrast:
     difference: float | None = None
     ci95: tuple[float, float] | None = None
     verdict: str = ""
+
+    @property
+    def utterances(self) -> int | None:
+        """How many were scored, where it is known."""
+        return next((r.utterances for r in (self.after, self.before) if r and r.utterances), None)
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the difference is more than chance; a guess where its interval is not known."""
+        if self.ci95 is None:
+            return abs(self.difference or 0.0) >= _LIKELY_POINTS
+        return self.ci95[0] > 0 or self.ci95[1] < 0
 
 
 def contrasts(report_input: ReportInput) -> tuple[Contrast, ...]:

@@ -1,30 +1,21 @@
-"""The result at a glance: scores with intervals, the figures above them, and the gates."""
+"""The result at a glance: the large figures, and the gates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from moonshine_tune.report.contrasts import Contrast, Rate, contrasts_of_run
-from moonshine_tune.report.figures import clean, interval_strip
-from moonshine_tune.report.reading import ReportInput, RunPart
-from moonshine_tune.report.tables import (
+from moonshine_tune.report.cells import (
     SET_NAMES,
-    Cell,
-    Column,
-    Table,
-    change_cell,
+    clean,
     duration_text,
     interval_text,
-    number_cell,
     set_title,
     short,
     signed,
 )
+from moonshine_tune.report.contrasts import Contrast, contrasts_of_run
+from moonshine_tune.report.reading import ReportInput, RunPart
 from moonshine_tune.runs.records import NOT_MEANINGFUL, GateResult, RunResultRecord
 from moonshine_tune.runs.summary import ENDED
-
-# Small sets move by this much when a word or two changes.
-_LIKELY_POINTS = 1.0
-_MAX_ROWS = 60
 
 
 @dataclass(frozen=True)
@@ -37,56 +28,6 @@ class Tile:
     before: str = ""
     detail: str = ""
     kind: str = ""
-
-
-def headline_table(rows: Sequence[Contrast]) -> Table | None:
-    """Base against adapted with intervals, as numbers and drawn on one scale from zero."""
-    rates = [rate for row in rows for rate in (row.before, row.after) if rate]
-    if not rates:
-        return None
-    highest = max(max(rate.value, rate.high) for rate in rates)
-    compared = any(row.before for row in rows)
-    columns = [Column("Set")]
-    columns += [Column("Base", "number")] if compared else []
-    columns += [Column("Adapted" if compared else "WER", "number")]
-    columns += [Column("Change", "number")] if compared else []
-    columns += [Column(f"0 to {highest:.0f} %", "figure")]
-    lines = []
-    for row in rows[:_MAX_ROWS]:
-        strip = interval_strip(row.before, row.after, highest)
-        count = next((r.utterances for r in (row.after, row.before) if r and r.utterances), None)
-        details = [row.backend, "" if count is None else f"{count:,} utterances"]
-        line = [Cell(set_title(row.set_name), detail=", ".join(filter(None, details)))]
-        line += [_rate_cell(row.before)] if compared else []
-        line += [_rate_cell(row.after)]
-        line += [_change_cell(row)] if compared else []
-        lines.append((*line, Cell("", figure=strip)))
-    note = (
-        "Word error rate: wrong, missing and added words in percent of the reference. Lower is "
-        "better. Below each number its 95 % interval, from resampling utterances"
-    )
-    note += "; below a change the interval of the paired difference." if compared else "."
-    return Table("Word error rate, %", tuple(columns), tuple(lines), note, sortable=False)
-
-
-def _rate_cell(rate: Rate | None) -> Cell:
-    if rate is None:
-        return Cell("–", kind="number")
-    return number_cell(rate.value, detail=interval_text(rate.ends))
-
-
-def _change_cell(row: Contrast) -> Cell:
-    """Colored only where there is a difference: a color is a claim."""
-    detail = ", ".join(filter(None, (row.verdict, interval_text(row.ci95, sign=True))))
-    threshold = 0.005 if _is_shown(row) else float("inf")
-    return change_cell(row.difference, detail, threshold)
-
-
-def _is_shown(row: Contrast) -> bool:
-    """Whether the difference is more than chance; a guess where its interval is not known."""
-    if row.ci95 is None:
-        return abs(row.difference or 0.0) >= _LIKELY_POINTS
-    return row.ci95[0] > 0 or row.ci95[1] < 0
 
 
 # --- gates
@@ -175,7 +116,7 @@ def _rate_tile(row: Contrast) -> Tile:
     if row.before.value:
         detail += f", {signed(100 * row.difference / row.before.value, 0)} %"
     kind = "better" if row.difference < 0 else "worse" if row.difference > 0.005 else ""
-    if not _is_shown(row):
+    if not row.is_significant:
         detail += ": within chance" if row.ci95 is not None else ""
         kind = ""
     return Tile(label, f"{row.after.value:.1f}", "%", f"{row.before.value:.1f}", detail, kind)
