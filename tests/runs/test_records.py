@@ -72,7 +72,6 @@ def test_trials_are_read_and_written_again() -> None:
 def test_values_have_names_and_types() -> None:
     run, plan = RunRecord.read(_DATA / "run.json"), PlanRecord.read(_DATA / "plan.json")
     bench = BenchmarkRecord.read(_DATA / "benchmark.json")
-    assert run.result is not None
     assert (run.result.best.step, run.base.name, run.device["name"]) == (200, "tiny", "cpu")
     assert plan.gates[-1] == plan.phases[-1].gates[-1]
     assert plan.record["proof"].steps["train"].state == "done"

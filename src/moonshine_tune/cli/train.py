@@ -96,8 +96,7 @@ def train(
 def _settings_of_run(out: Path) -> dict[str, Any]:
     from moonshine_tune.runs.folder import RunFolder
 
-    settings: dict[str, Any] = RunFolder.open(out).read_record()["settings"]
-    return settings
+    return RunFolder.open(out).read_record().settings
 
 
 def _document(result: "TrainResult") -> dict[str, Any]:

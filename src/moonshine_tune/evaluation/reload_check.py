@@ -57,7 +57,7 @@ def check_reload(
     # Encoder states are kept as the run kept them: other batches or another rounding could change
     # a word whose alternatives are nearly equal.
     record = RunFolder.open(run).read_record()
-    device = DeviceSettings.model_validate(record.get("settings", {}).get("device", {}))
+    device = DeviceSettings.model_validate(record.settings.get("device", {}))
     names = [name for name, _ in adapter_parameters(reloaded.model.module)]
     trains_encoder = any(".encoder." in name for name in names)
     stores = StateStores(device, reloaded, progress, trains_encoder=trains_encoder)

@@ -82,7 +82,7 @@ def clips_of_run(run: Path | None) -> list[Utterance]:
     """Clips of a run's training and replay sets; empty where none are left."""
     clips: list[Utterance] = []
     try:
-        data = RunFolder.open(run).read_record()["settings"]["data"] if run else {}
+        data = RunFolder.open(run).read_record().settings["data"] if run else {}
     except (TuneError, KeyError):
         return []
     for name in ("train", "replay"):

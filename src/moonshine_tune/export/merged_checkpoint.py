@@ -131,5 +131,4 @@ def base_model_of(run: Path) -> str:
             where=run,
             hint="name it with: --model tiny",
         )
-    settings = RunFolder.open(run).read_record().get("settings", {})
-    return str(settings.get("model", "tiny"))
+    return str(RunFolder.open(run).read_record().settings.get("model", "tiny"))

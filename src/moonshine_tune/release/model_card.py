@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from moonshine_tune import __version__
 from moonshine_tune.registry.catalog import ModelRecord, lookup_model
 from moonshine_tune.release.inputs import PackageInputs, comparable
-from moonshine_tune.runs.records import EvaluationRecord, RunResultRecord
+from moonshine_tune.runs.records import EvaluationRecord
 
 _UNSAFE = re.compile(r"[\r\n|`<>]+")
 _TASK = "automatic-speech-recognition"
@@ -49,7 +49,7 @@ def model_card(inputs: PackageInputs, name: str, architecture: str) -> str:
             for title, each in inputs.base_evaluations.items()
             if comparable(each) not in compared
         },
-        result=run.result or RunResultRecord(),
+        result=run.result,
         canary_bound=settings.get("select", {}).get("canary_bound"),
         benchmark=inputs.benchmark,
         parity=inputs.export and inputs.export.parity,

@@ -12,7 +12,6 @@ from moonshine_tune.runs.records import (
     ComparisonRecord,
     EvaluationRecord,
     PlanRecord,
-    RunResultRecord,
     ScoreRecord,
     SelectionRecord,
 )
@@ -73,6 +72,15 @@ def contrasts(report_input: ReportInput) -> tuple[Contrast, ...]:
     return tuple(row for row in rows if row.before or row.after)
 
 
+def leading(rows: Sequence[Contrast]) -> list[Contrast]:
+    """The rows that are shown large: the set that matters, and the canary."""
+    shown = []
+    for names in (("domain", "dev"), ("canary",)):
+        # The runtime comes last in the rows and counts most: it is what users get.
+        shown += [row for row in rows if row.set_name in names and row.after][-1:]
+    return shown or list(rows[:1])
+
+
 def _contrast(
     set_name: str, backend: str, base: EvaluationPart | None, adapted: EvaluationPart | None
 ) -> Contrast:
@@ -126,8 +134,8 @@ def _of_one(part: EvaluationPart) -> Contrast:
 
 def contrasts_of_run(run: RunPart) -> list[Contrast]:
     """Dev and canary of a run: the base at step 0, and the adapter that was kept."""
-    result = run.record.result or RunResultRecord()
-    base, best, scored = result.baseline, result.best, _rate_from(run.dev)
+    result, scored = run.record.result, _rate_from(run.dev)
+    base, best = result.baseline, result.best
     if base.is_empty:
         start = next((line for line in run.metrics if line.get("step") == 0), {})
         base, _ = SelectionRecord.salvage(dict(start))

@@ -35,6 +35,7 @@ def environment() -> Environment:
         "percent": cells.percent_cell,
         "set_title": cells.set_title,
         "short": cells.short,
+        "signed": cells.signed,
         "text": cells.text_cell,
         "tick_label": cells.tick_label,
         "time": cells.time_cell,

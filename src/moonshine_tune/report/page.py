@@ -5,19 +5,18 @@ policy forbids the browser any request. Texts from the folder are escaped by the
 """
 
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import write_bytes_atomic
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.report.cells import short
+from moonshine_tune.report.cells import clean, short
 from moonshine_tune.report.clips import EmbeddedClips, Recordings
-from moonshine_tune.report.contrasts import contrasts
+from moonshine_tune.report.contrasts import contrasts, leading
 from moonshine_tune.report.curves import Curves, learning_curves
 from moonshine_tune.report.environment import render_page
 from moonshine_tune.report.figures import interval_strip
-from moonshine_tune.report.headline import gates_of, tiles_of
+from moonshine_tune.report.gates import gates_of
 from moonshine_tune.report.origins import origins_of
 from moonshine_tune.report.reading import ReportInput, read_report_input
 from moonshine_tune.report.speed import latency_by_length
@@ -86,33 +85,34 @@ def write_report(
 def _render(
     report_input: ReportInput, recordings: Recordings, box: EmbeddedClips, progress: Progress
 ) -> tuple[bytes, tuple[str, ...]]:
+    summary, run, speed = report_input.summary, report_input.run, report_input.benchmark
+    record = run.record if run else RunRecord()
+    scored = report_input.evaluations[0].result if report_input.kind == "evaluation" else None
     sets, not_shown = transcript_sets(report_input, recordings, box, progress)
-    rows, gates = contrasts(report_input), gates_of(report_input)
-    missing = (*report_input.missing, *not_shown)
+    rows = contrasts(report_input)
     rates = [rate for row in rows for rate in (row.before, row.after) if rate]
-    with_terms = [
-        part
-        for part in report_input.evaluations
-        if part.result.keyterms and part.result.keyterms.arms
-    ]
-    speed = report_input.benchmark
-    if speed and speed.is_empty:
-        speed = None
+    missing = (*report_input.missing, *not_shown)
+    seconds = clean(summary.seconds.get("total"))
+    terms = [(part, part.result.keyterms) for part in report_input.evaluations]
     content = render_page(
         "page.html",
-        name=short(report_input.summary.name or report_input.path.resolve().name, 80),
+        name=short(summary.name or report_input.path.resolve().name, 80),
         kind=_KINDS[report_input.kind],
-        lead=_lead(report_input),
+        command=report_input.kind,
+        lead=_lead(record, scored, summary.created),
         missing=missing[:60],
         num_missing=len(missing),
-        tiles=tiles_of(report_input, rows, gates),
+        scored=scored,
+        seconds=clean(record.result.seconds) if seconds is None else seconds,
+        memory=clean(summary.peak_memory_mb) or clean(record.result.peak_memory_mb),
+        leading=leading(rows),
         contrasts=rows,
         highest=max((max(rate.value, rate.high) for rate in rates), default=0.0),
-        gates=[(name, list(members)) for name, members in groupby(gates, lambda g: g.phase)],
+        gates=gates_of(report_input),
         learning=_learning(report_input),
-        phases=report_input.summary.phases,
+        phases=summary.phases,
         trials=trials_of(report_input),
-        key_terms=with_terms[:_MAX_KEY_TERMS],
+        key_terms=[(part, found) for part, found in terms if found and found.arms][:_MAX_KEY_TERMS],
         speed=speed,
         lengths=speed and latency_by_length(speed),
         interval_strip=interval_strip,
@@ -131,17 +131,14 @@ def _learning(report_input: ReportInput) -> list[tuple[str, Curves]]:
     return [(name, curves) for name, curves in drawn if curves.charts or curves.strengths]
 
 
-def _lead(report_input: ReportInput) -> str:
+def _lead(record: RunRecord, scored: EvaluationRecord | None, created: str) -> str:
     """Under the title: what was adapted, on what, when it was made."""
-    record = report_input.run.record if report_input.run else RunRecord()
-    scored = EvaluationRecord()
-    if report_input.kind == "evaluation":
-        scored = report_input.evaluations[0].result
+    scored = scored or EvaluationRecord()
     model, device = record.base.name or scored.model, record.device.get("name") or scored.backend
     parts = [
         f"model {model}" if model else "",
         f"adapter {scored.adapter}" if scored.adapter else "",
         f"on {device}" if device else "",
-        (report_input.summary.created or record.created)[:10],
+        (created or record.created)[:10],
     ]
     return " · ".join(short(part, 80) for part in parts if part)

@@ -26,31 +26,22 @@ from moonshine_tune.report.clips import EmbeddedClip, EmbeddedClips, Recordings
 from moonshine_tune.report.reading import EvaluationPart, ReportInput
 
 _MAX_CONFUSIONS, _MAX_SPEAKERS, _MAX_SETS = 12, 200, 6
-# Longer transcripts are loops of the decoder: their beginning shows it, all of it fills the page.
-_MAX_TOKENS = 160
 # Cards of each kind. A canary only has to show what was damaged.
 _MANY, _FEW = 6, 3
 
 
 @dataclass(frozen=True)
-class TranscriptRow:
-    """One system's transcript on a card. `num_hidden` words are cut off at the end."""
-
-    model: str
-    errors: int
-    tokens: tuple[Token, ...]
-    num_hidden: int
-
-
-@dataclass(frozen=True)
 class Card:
-    """One utterance. `tags` say why it is shown: worst, improved, damaged."""
+    """One utterance.
 
-    id: str
-    speaker: str
-    reference: str
+    Attributes:
+        tags: why it is shown: worst, improved, damaged.
+        transcripts: of each system its name, its word errors, and its words against the reference.
+    """
+
+    utterance: ScoredUtterance
     tags: tuple[str, ...]
-    transcripts: tuple[TranscriptRow, ...]
+    transcripts: tuple[tuple[str, int, tuple[Token, ...]], ...]
     clip: EmbeddedClip
 
 
@@ -183,25 +174,13 @@ def _recordings(
 def _card(
     pair: ScoredPair, tags: tuple[str, ...], normalizer: Normalizer, clip: EmbeddedClip
 ) -> Card:
-    rows = [_row("base", pair.before, normalizer)] if pair.before else []
-    rows.append(_row("adapted" if pair.before else "hypothesis", pair.after, normalizer))
-    return Card(
-        id=short(pair.after.id, 120),
-        speaker=short(pair.after.speaker or "", 80),
-        reference=short(pair.after.reference, 1500),
-        tags=tags,
-        transcripts=tuple(rows),
-        clip=clip,
+    names = ("base", "adapted") if pair.before else ("hypothesis",)
+    scored = [pair.before, pair.after] if pair.before else [pair.after]
+    transcripts = tuple(
+        (name, item.words.errors, align(item.reference, item.hypothesis, normalizer))
+        for name, item in zip(names, scored, strict=True)
     )
-
-
-def _row(model: str, item: ScoredUtterance, normalizer: Normalizer) -> TranscriptRow:
-    tokens = align(item.reference, item.hypothesis, normalizer)
-    shown = tuple(
-        Token(token.kind, short(token.reference, 60), short(token.hypothesis, 60))
-        for token in tokens[:_MAX_TOKENS]
-    )
-    return TranscriptRow(model, item.words.errors, shown, len(tokens) - len(shown))
+    return Card(pair.after, tags, transcripts, clip)
 
 
 def _transcript_set(

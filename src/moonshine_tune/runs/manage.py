@@ -12,7 +12,6 @@ from moonshine_tune.core.files import disk_errors
 from moonshine_tune.core.nested import flatten
 from moonshine_tune.metrics.wer import Score, summarize
 from moonshine_tune.runs.folder import RunFolder
-from moonshine_tune.runs.records import RunRecord
 from moonshine_tune.runs.summary import (
     RunSummary,
     ScoreCurve,
@@ -92,7 +91,7 @@ def show_run(path: Path) -> RunDetails:
         RequestError: it is not a run folder, or run.json is damaged.
     """
     summary, run = read_run(path), RunFolder(path)
-    record = RunRecord.read(run.record_path)
+    record = run.read_record()
     settings = dict(flatten(record.settings))
     score, problems = None, []
     try:

@@ -317,7 +317,7 @@ class RunRecord(Artifact):
     versions: Versions = {}
     platform: dict[str, str] = {}
     git: Object | None = None
-    result: RunResultRecord | None = None
+    result: RunResultRecord = RunResultRecord()
     error: str = ""
 
 
