@@ -184,8 +184,8 @@ def test_the_state_of_a_plan_changes_and_is_written_in_full() -> None:
     ],
 )
 def test_a_gate_says_its_verdict(gate: dict[str, Any], word: str, holds: bool) -> None:
-    found = GateResult.model_validate(gate)
-    assert (found.word, found.holds) == (word, holds)
+    result = GateResult.model_validate(gate)
+    assert (result.word, result.holds) == (word, holds)
 
 
 def _models(root: type[Record]) -> set[type[Record]]:

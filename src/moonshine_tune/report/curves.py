@@ -76,14 +76,14 @@ def _points(lines: Sequence[_Line], value: _Value) -> list[Point]:
 
 
 def _dev(lines: Sequence[_Line], best: float | None) -> Chart:
-    """Dev as recorded, and in grey with every clip augmented, where a run scores that too."""
+    """Dev as recorded, and in gray with every clip augmented, where a run scores that too."""
     chart = _scores("Dev WER", lines, "dev_wer", best)
     augmented = tuple(_points(lines, _field("dev_augmented_wer")))
     if all(value is None for _, value in augmented):
         return chart
     (recorded,) = chart.series
     series = (Series("augmented", augmented, "second"), replace(recorded, name="as recorded"))
-    return replace(chart, series=series, note="grey: every clip of dev augmented")
+    return replace(chart, series=series, note="gray: every clip of dev augmented")
 
 
 def _scores(

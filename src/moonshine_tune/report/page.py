@@ -112,7 +112,7 @@ def _render(
         learning=_learning(report_input),
         phases=summary.phases,
         trials=trials_of(report_input),
-        key_terms=[(part, found) for part, found in terms if found and found.arms][:_MAX_KEY_TERMS],
+        key_terms=[pair for pair in terms if pair[1] and pair[1].arms][:_MAX_KEY_TERMS],
         speed=speed,
         lengths=speed and latency_by_length(speed),
         interval_strip=interval_strip,

@@ -20,9 +20,10 @@ class Lengths:
 
 def latency_by_length(benchmark: BenchmarkRecord) -> Lengths | None:
     """None where nothing was measured."""
-    other = {band.from_s: band for band in benchmark.other.by_length} if benchmark.other else {}
+    compared = benchmark.other.by_length if benchmark.other else []
+    baseline = {band.from_s: band for band in compared}
     bands = tuple(
-        (band, _span(other.get(band.from_s)), _span(band)) for band in benchmark.by_length
+        (band, _span(baseline.get(band.from_s)), _span(band)) for band in benchmark.by_length
     )
     spans = [span for _, *both in bands for span in both if span]
     return Lengths(max(span.high for span in spans), bands) if spans else None

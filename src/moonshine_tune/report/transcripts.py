@@ -196,7 +196,7 @@ def _transcript_set(
         cards=tuple(cards),
         tags=tuple(tag for tag in ("damaged", "worst", "improved") if tag in there),
         compared=any(pair.before for pair in source.pairs),
-        confusions={kind: found for kind, found in mistakes.items() if found[0]},
+        confusions={kind: top for kind, top in mistakes.items() if top[0]},
         speakers=_groups("Speaker", by_speaker(source.pairs)),
         lengths=_groups("Length", by_length(source.pairs)),
     )

@@ -52,5 +52,5 @@ def _reasons(report_input: ReportInput) -> tuple[str, ...]:
         step = phase.steps.get("choose")
         reasons = step.result.get("reasons") if step else None
         if isinstance(reasons, list):
-            return tuple(short(str(reason)) for reason in reasons[:_MAX_REASONS])
+            return tuple(short(reason) for reason in reasons[:_MAX_REASONS])
     return ()
