@@ -75,8 +75,7 @@ def train(
 def _settings_of_run(out: Path) -> Mapping[str, Any]:
     from moonshine_tune.runs.folder import RunFolder
 
-    settings: Mapping[str, Any] = RunFolder.open(out).read_record()["settings"]
-    return settings
+    return RunFolder.open(out).read_record().settings
 
 
 def _document(result: "TrainResult") -> dict[str, Any]:

@@ -90,7 +90,7 @@ def _open_run_folder(out: Path, *, resume: bool, creates: bool) -> RunFolder:
     if not resume:
         return RunFolder.create(out) if creates else RunFolder(out)
     run = RunFolder.open(out)
-    if run.read_record().get("job") != _JOB:
+    if run.read_record().job != _JOB:
         raise RequestError(
             "this folder was not made by `moonshine-tune train`",
             where=run.path,
@@ -130,16 +130,14 @@ def _write_record(
 def _check_same_run(run: RunFolder, opened: OpenedModel, prepared: PreparedTraining) -> None:
     """Refuse to resume with another base model or other manifests."""
     record = run.read_record()
-    if record["base"]["sha256"] != opened.base["sha256"]:
+    if record.base.sha256 != opened.base["sha256"]:
         raise RequestError(
-            f"this run was started from another base model, {record['base']['name']}",
+            f"this run was started from another base model, {record.base.name}",
             where=run.path,
             hint="name that model with --model, or start a new run with another --out",
         )
-    names = sorted(record["data"].keys() | prepared.fingerprints.keys())
-    changed = [
-        name for name in names if record["data"].get(name) != prepared.fingerprints.get(name)
-    ]
+    names = sorted(record.data.keys() | prepared.fingerprints.keys())
+    changed = [name for name in names if record.data.get(name) != prepared.fingerprints.get(name)]
     if changed:
         raise RequestError(
             f"the manifests have changed since this run started: {', '.join(changed)}",
