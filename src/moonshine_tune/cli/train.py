@@ -1,7 +1,6 @@
 """`moonshine-tune train`."""
 
 import shlex
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -101,15 +100,15 @@ def _settings_of_run(out: Path) -> dict[str, Any]:
 
 
 def _document(result: "TrainResult") -> dict[str, Any]:
-    scores = {"baseline": result.baseline.to_record(), "best": result.best.to_record()}
-    return asdict(result) | scores
+    paths = {"run": str(result.run), "adapter": str(result.adapter)}
+    return paths | {"stopped": result.stopped} | result.to_json() | {"remarks": result.remarks}
 
 
 def _summary(result: "TrainResult") -> str:
     rows = []
     for name, candidate in (("base", result.baseline), (f"step {result.best.step}", result.best)):
         canary = "-" if candidate.canary_wer is None else f"{candidate.canary_wer:.2f}"
-        rows.append([name, f"{candidate.dev_wer:.2f}", canary, f"{candidate.scale:g}"])
+        rows.append([name, f"{candidate.dev_wer:.2f}", canary, f"{candidate.strength:g}"])
     lines = [
         table(["adapter", "dev WER", "canary WER", "strength"], rows),
         f"{result.stopped} after {result.steps} steps, {result.train_seconds:.0f} s of training, "

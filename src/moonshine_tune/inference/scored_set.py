@@ -68,7 +68,7 @@ class ScoredSet:
         self.utterances = tuple(utterances)
         self._without_text = frozenset(item.id for item in utterances if item.text is None)
         self._source = source
-        self._normalizer = normalizer
+        self.normalizer = normalizer
         self._limits = limits
 
     @property
@@ -104,7 +104,7 @@ class ScoredSet:
                 utterance.id,
                 utterance.reference,
                 text,
-                self._normalizer,
+                self.normalizer,
                 speaker=utterance.speaker,
             )
             for utterance, text in zip(self.utterances, hypotheses, strict=True)

@@ -82,11 +82,6 @@ class AugmentedDataset:
             seed=seed,
         )
 
-    @property
-    def is_endless(self) -> bool:
-        """Whether each draw makes a new version, so that nothing can be stored."""
-        return self._share > 0 and self._variants == 0
-
     @cached_property
     def seconds(self) -> Sequence[float]:
         """Length of each version, where they can be counted."""
@@ -101,10 +96,15 @@ class AugmentedDataset:
             return list(indices)
         return [self._version(index, step) * len(self._dataset) + index for index in indices]
 
-    def drawn(self, sampler: StagedSampler, steps: int) -> tuple[int, ...]:
-        """Every version that the first `steps` steps draw, ascending."""
+    def drawn(self, sampler: StagedSampler, steps: int) -> tuple[int, ...] | None:
+        """Every version that the first `steps` steps draw, ascending.
+
+        None where each draw makes a new version, so that nothing can be stored.
+        """
         if self._share == 0:
             return sampler.drawn(steps)
+        if self._variants == 0:
+            return None
         versions: set[int] = set()
         for step in range(steps):
             versions.update(self.augmented_indices(sampler.plan(step).indices, step))
@@ -150,7 +150,7 @@ class AugmentedDataset:
         rng = random.Random(f"{self._seed}/heard/{step}/{identifier}")
         if rng.random() >= self._share:
             return 0
-        return step + 1 if self.is_endless else 1 + rng.randrange(self._variants)
+        return 1 + rng.randrange(self._variants) if self._variants else step + 1
 
 
 class AugmentedCopies:

@@ -5,28 +5,23 @@ turns the states back into the teacher's distribution when it is needed. No tran
 so any general audio in the right language will do.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.files import write_json_atomic
-from moonshine_tune.core.hardware import cache_root, make_cache_folder
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.corpus.sampler import BucketSampler
 from moonshine_tune.corpus.splits import evenly_chosen
 from moonshine_tune.inference.batching import batches_by_length, run_with_oom_backoff
 from moonshine_tune.inference.dataset import SpeechDataset, build_dataset
-from moonshine_tune.inference.encoder_cache import StateSource
-from moonshine_tune.inference.encoder_cache_budget import StateStores
-from moonshine_tune.inference.encoder_cache_disk import recipe_hash
+from moonshine_tune.inference.encoder_cache import EncoderCache, StateSource
 from moonshine_tune.inference.greedy import greedy_tokens
+from moonshine_tune.inference.result_cache import cached_path, read_cached, recipe_hash
 from moonshine_tune.models.base import DecodeLimits, SpeechModel
 from moonshine_tune.models.lora import adapter_disabled
 from moonshine_tune.models.losses import FrozenHead, head_kl_sum, target_batch
@@ -80,7 +75,7 @@ class ReplayTeacher:
     Args:
         source: encoder states of the replay clips.
         indices: the clips that will be drawn.
-        known: the base's texts as token ids, where an earlier run has decoded them.
+        known: token ids of the base's text for each of `indices`, if an earlier run decoded them.
 
     Attributes:
         teacher_tokens: token ids of the base's text for each clip.
@@ -94,10 +89,12 @@ class ReplayTeacher:
         limits: DecodeLimits,
         progress: Progress,
         *,
-        known: Mapping[int, Sequence[int]] | None = None,
+        known: Sequence[Sequence[int]] | None = None,
     ) -> None:
         self._model, self._source, self._limits = model, source, limits
-        self.teacher_tokens = {index: list(tokens) for index, tokens in (known or {}).items()}
+        self.teacher_tokens: dict[int, Sequence[int]] = {}
+        if known is not None:
+            self.teacher_tokens = dict(zip(indices, known, strict=True))
         self._hidden: dict[int, Tensor] = {}
         groups = batches_by_length([source.seconds[index] for index in indices], _BATCH_S)
         with progress.stage("running the base model on replay audio", len(indices)) as stage:
@@ -157,7 +154,7 @@ def prepare_replay(
     utterances: Sequence[Utterance],
     settings: RunSettings,
     opened: OpenedModel,
-    stores: StateStores,
+    cache: EncoderCache,
     progress: Progress,
     *,
     available: int,
@@ -183,7 +180,7 @@ def prepare_replay(
         seed=settings.train.seed,
     )
     drawn = sampler.drawn(settings.train.steps)
-    source = stores.source(dataset, drawn, "replay")
+    source = cache.source(dataset, drawn, "replay")
     transcripts: dict[int, Sequence[int]] = {}
     if retain.targets == "transcripts":
         transcripts = {index: dataset.tokens[index] for index in drawn if dataset.tokens[index]}
@@ -208,24 +205,10 @@ def _build_teacher(
         recipe_hash("inference/greedy.py", "inference/decoder_session.py"),
         [dataset.content_key(index) for index in indices],
     ]
-    name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
-    path = make_cache_folder(cache_root() / "replay-texts") / f"{name}.json"
-    known = _read_tokens(path, indices)
+    path = cached_path("replay-texts", identity)
+    known = read_cached(path, list[list[int]], len(indices))
     with adapter_disabled(opened.model):
         teacher = ReplayTeacher(opened.model, source, indices, opened.limits, progress, known=known)
     if known is None:
         write_json_atomic(path, [teacher.teacher_tokens[index] for index in indices])
     return teacher
-
-
-def _read_tokens(path: Path, indices: Sequence[int]) -> dict[int, list[int]] | None:
-    try:
-        texts = json.loads(path.read_text(encoding="utf-8"))
-        if len(texts) != len(indices):
-            return None
-        return {
-            index: [int(token) for token in text]
-            for index, text in zip(indices, texts, strict=True)
-        }
-    except (OSError, ValueError, TypeError):
-        return None
