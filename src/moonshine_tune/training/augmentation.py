@@ -153,24 +153,13 @@ class AugmentedDataset:
         return 1 + rng.randrange(self._variants) if self._variants else step + 1
 
 
-class AugmentedCopies:
-    """Every clip of a dataset in its first augmented version, by the clip's own index.
+class AugmentedCopies(AugmentedDataset):
+    """Every clip of a dataset in its first augmented version, by the clip's own index."""
 
-    Attributes:
-        seconds: length of each augmented clip.
-    """
+    @cached_property
+    def seconds(self) -> Sequence[float]:
+        """Length of each augmented clip."""
+        return tuple(map(self.length, range(len(self._dataset))))
 
-    def __init__(
-        self, dataset: SpeechDataset, settings: AugmentSettings, banks: NoiseBanks, *, seed: int
-    ) -> None:
-        self._versions = AugmentedDataset(dataset, settings, banks, seed=seed)
-        self._first = len(dataset)
-        self.seconds = tuple(self._versions.length(self._first + i) for i in range(self._first))
-
-    def load(self, index: int) -> Samples:
-        """Samples of an augmented clip, mono 16 kHz."""
-        return self._versions.load(self._first + index)
-
-    def content_key(self, index: int) -> str:
-        """Identifies the sound: the clip's content and the recipe."""
-        return self._versions.content_key(self._first + index)
+    def _recipe(self, index: int) -> Recipe:
+        return super()._recipe(len(self._dataset) + index)

@@ -55,18 +55,6 @@ class Replay:
         return sum(len(text) + 1 for text in texts)
 
 
-def base_hidden(
-    model: SpeechModel, source: StateSource, indices: Sequence[int], input_ids: Tensor
-) -> Tensor:
-    """The frozen base's final hidden states [B, L, W] for texts on some clips, without a graph.
-
-    Computed in each step, at the price of a decoder pass: kept for every version of every clip,
-    they would take as much memory as the encoder states.
-    """
-    with torch.no_grad(), adapter_disabled(model):
-        return model.decoder_hidden(source.batch(indices), input_ids)
-
-
 class ReplayTeacher:
     """The base model's text and distribution for each replay clip.
 

@@ -11,7 +11,7 @@ the second order; the mean is scored like any other adapter.
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -75,7 +75,8 @@ class SelectionRule:
         dev_tolerance: points of dev WER that are given up for a better canary when strengths are
             compared: within it, a difference is a word or two.
         canary_tolerance: points of canary WER that are no reason to weaken an adapter.
-        dev_words: words that dev is judged by; with few, larger differences are noise. 0: unknown.
+        dev_words: words that dev is judged by, twice as many if it is scored augmented as well;
+            with few, larger differences are noise. 0: unknown.
     """
 
     base_canary: float | None
@@ -83,15 +84,6 @@ class SelectionRule:
     dev_tolerance: float = 0.25
     canary_tolerance: float = 0.5
     dev_words: int = 0
-
-    def with_dev_words(self, words: int, candidate: Candidate) -> "SelectionRule":
-        """The rule for a dev set of so many words; scored augmented as well, it has twice as many.
-
-        Args:
-            candidate: any that is scored on it.
-        """
-        times = 1 if candidate.dev_augmented_wer is None else 2
-        return replace(self, dev_words=words * times)
 
     def allows(self, candidate: Candidate) -> bool:
         """Whether the canary stays within its bound."""

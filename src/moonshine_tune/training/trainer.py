@@ -219,12 +219,7 @@ class Trainer:
         best = self.counters.best
         if best is not None and self.best_state and self.distributed.is_rank_zero:
             # A kill may have come between writing the adapter and writing the state.
-            try:
-                is_same = Candidate.read(self.run.selection_path) == best
-            except RequestError:
-                is_same = False
-            if not is_same:
-                self._write_adapter(best, self.best_state)
+            self._write_adapter(best, self.best_state)
         return state.step
 
     def _score_baseline(self) -> None:
@@ -323,6 +318,8 @@ class Trainer:
             if prepared.canary is not None:
                 canary = prepared.canary.score(self.model, progress).score.wer
                 self.counters.baseline_hypotheses = prepared.canary.baseline_hypotheses
+        words = dev.score.words.reference * (1 if augmented is None else 2)
+        self.rule = replace(self.rule, dev_words=words)
         progress.transcripts([(item.reference, item.hypothesis) for item in dev.scored[:3]])
         candidate = Candidate(
             step=step,
@@ -397,7 +394,6 @@ class Trainer:
         state, count = mean
         load_adapter_state(self.model, state)
         candidate, dev = self._score(steps, averaged=count)
-        self.rule = self.rule.with_dev_words(dev.score.words.reference, candidate)
         is_kept = self.rule.is_as_good(candidate, best)
         self.log(steps, {"average_of": count, **candidate.figures("average_")})
         verdict = "kept" if is_kept else "not as good"
@@ -414,10 +410,9 @@ class Trainer:
             return best
         load_adapter_state(self.model, self.best_state)
         tried = {value: self._score(best.step, value, best.averaged) for value in strengths}
-        for strength, (candidate, dev) in tried.items():
+        for strength, (candidate, _) in tried.items():
             self.progress.say(f"strength {strength:g}: {candidate.summary}")
             self.log(best.step, {"strength": strength, **candidate.figures("strength_")})
-            self.rule = self.rule.with_dev_words(dev.score.words.reference, candidate)
         chosen = self.rule.choose([candidate for candidate, _ in tried.values()])
         self._save_best(*tried[chosen.strength], self.best_state)
         return chosen
