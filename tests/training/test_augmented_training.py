@@ -95,7 +95,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 ) -> None:
     options = {"augment__share": 0.7, "augment__variants": variants,
             "augment__noise": str(noise_folder), "select__average_last": 2}  # fmt: skip
-    whole = _run(settings(**options), tmp_path / "whole")
+    expected = _run(settings(**options), tmp_path / "whole")
 
     class _StopAfterThree(SilentProgress):
         def say(self, text: str) -> None:
@@ -105,7 +105,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     with pytest.raises(KeyboardInterrupt):
         train(settings(**options), tmp_path / "cut", _StopAfterThree())
     resumed = _run(settings(**options), tmp_path / "cut", resume=True)
-    assert resumed == whole
+    assert resumed == expected
     assert Training.adapter(tmp_path / "cut") == Training.adapter(tmp_path / "whole")
 
 

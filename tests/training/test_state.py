@@ -54,10 +54,10 @@ def test_the_moments_are_loaded(build_model: Build, tmp_path: Path) -> None:
     torch.manual_seed(1)
     _steps(model, optimizer, 3)
     save_state(tmp_path / "state", model, optimizer, TrainingState(3, Counters()))
-    other, fresh = _new(build_model)
-    load_state(tmp_path / "state", other, fresh)
+    again, fresh = _new(build_model)
+    load_state(tmp_path / "state", again, fresh)
     for (_, mine), (_, theirs) in zip(
-        adapter_parameters(model.module), adapter_parameters(other.module), strict=True
+        adapter_parameters(model.module), adapter_parameters(again.module), strict=True
     ):
         assert set(fresh.state[theirs]) == {"step", "exp_avg", "exp_avg_sq"}
         for key, value in optimizer.state[mine].items():

@@ -35,21 +35,21 @@ def mean_token_losses(
     """
     model, losses = opened.model, [0.0] * len(tokens)
     model.module.eval()
+    batches = batches_by_length(source.seconds, _BATCH_S)
+
+    @torch.inference_mode()
+    def measure(rows: Sequence[int]) -> None:
+        states = source.batch(rows)
+        targets = target_batch([tokens[row] for row in rows], model.device)
+        logits = model.decoder_logits(states, targets.input_ids).float()
+        totals = F.cross_entropy(
+            logits.transpose(1, 2), targets.targets, ignore_index=IGNORED, reduction="none"
+        ).sum(dim=1)
+        for row, loss in zip(rows, totals.tolist(), strict=True):
+            losses[row] = loss / (len(tokens[row]) + 1)
+
     with progress.stage(name, len(tokens)) as stage:
-
-        def measure(rows: Sequence[int]) -> None:
-            with torch.inference_mode():
-                states = source.batch(rows)
-                targets = target_batch([tokens[row] for row in rows], model.device)
-                logits = model.decoder_logits(states, targets.input_ids).float()
-                totals = F.cross_entropy(
-                    logits.transpose(1, 2), targets.targets, ignore_index=IGNORED, reduction="none"
-                ).sum(dim=1)
-            for row, loss in zip(rows, totals.tolist(), strict=True):
-                losses[row] = loss / (len(tokens[row]) + 1)
-            stage.advance(len(rows))
-
-        run_with_oom_backoff(batches_by_length(source.seconds, _BATCH_S), measure, model.device)
+        run_with_oom_backoff(batches, measure, model.device, stage)
     return losses
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import RequestError
@@ -10,7 +10,7 @@ from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.corpus.sampler import CurriculumStage, StagedSampler, easy_first_stages
-from moonshine_tune.corpus.splits import find_leaks, split_by_speaker
+from moonshine_tune.corpus.splits import evenly_chosen, find_leaks, split_by_speaker
 from moonshine_tune.inference.dataset import SpeechDataset, TrainingData, build_dataset
 from moonshine_tune.inference.encoder_cache import (
     Clips,
@@ -28,9 +28,11 @@ from moonshine_tune.training.augmentation import (
     NoiseBanks,
     open_noise_banks,
 )
-from moonshine_tune.training.replay import Replay, prepare_replay, split_replay
+from moonshine_tune.training.replay import Replay, prepare_replay
 
 _AUGMENTED_DEV = "augmented dev"
+# A canary of a clip or two says nothing: a single word would be 10 % of it.
+_MIN_WATCHED = 5
 
 
 @dataclass(frozen=True)
@@ -173,13 +175,25 @@ def _scored_sets(
 
 def _general_speech(
     data: TrainingData, settings: RunSettings
-) -> tuple[list[Utterance], Sequence[Utterance], str]:
-    """Clips to replay, clips to score as the canary, and the name of that set."""
+) -> tuple[Sequence[Utterance], Sequence[Utterance], str]:
+    """Clips to replay, clips to score as the canary, and the name of that set.
+
+    Without a canary, some replay clips are watched instead. They lose their texts: they show how
+    far the adapter drifts from the base's output.
+    """
     canary = data.canary.utterances if data.canary else ()
     if data.replay is None or settings.retain.weight == 0:
-        return [], canary, "canary"
-    replayed, watched = split_replay(data.replay.utterances, settings, has_canary=bool(canary))
-    return replayed, canary or watched, "canary" if canary else "held-out replay"
+        return (), canary, "canary"
+    utterances = data.replay.utterances
+    count = min(settings.retain.watched_clips, len(utterances) // 5)
+    if canary or count < _MIN_WATCHED:
+        count = 0
+    watched = set(evenly_chosen(range(len(utterances)), count))
+    rest = [item for index, item in enumerate(utterances) if index not in watched]
+    replayed = evenly_chosen(rest, settings.retain.max_clips)
+    if canary:
+        return replayed, canary, "canary"
+    return replayed, [replace(utterances[i], text=None) for i in sorted(watched)], "held-out replay"
 
 
 def _build_sampler(
