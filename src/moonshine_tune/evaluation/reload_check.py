@@ -8,7 +8,7 @@ from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import read_manifest
 from moonshine_tune.inference.dataset import build_dataset
-from moonshine_tune.inference.encoder_cache_budget import StateStores
+from moonshine_tune.inference.encoder_cache import EncoderCache
 from moonshine_tune.inference.scored_set import transcribe_source
 from moonshine_tune.models.lora import adapter_parameters
 from moonshine_tune.registry.open import OpenedModel
@@ -60,8 +60,8 @@ def check_reload(
     device = DeviceSettings.model_validate(record.settings.get("device", {}))
     names = [name for name, _ in adapter_parameters(reloaded.model.module)]
     trains_encoder = any(".encoder." in name for name in names)
-    stores = StateStores(device, reloaded, progress, trains_encoder=trains_encoder)
-    source = stores.source(corpus, range(len(corpus)), "dev")
+    cache = EncoderCache(device, reloaded, progress, trains_encoder=trains_encoder)
+    source = cache.source(corpus, range(len(corpus)), "dev")
     texts = transcribe_source(
         reloaded.model, source, reloaded.limits, progress, "transcribing dev again"
     )

@@ -654,8 +654,8 @@ class AblationRecord(Artifact):
 # --- demonstration and plan
 
 
-class _StateRecord(Record):
-    """A record that changes while a plan runs, and is written in full."""
+class StateRecord(Record):
+    """A record that changes during a run, and is written in full."""
 
     model_config = ConfigDict(frozen=False)
 
@@ -663,7 +663,7 @@ class _StateRecord(Record):
         self.model_fields_set.update(type(self).model_fields)
 
 
-class StepRecord(_StateRecord):
+class StepRecord(StateRecord):
     """One step of a phase.
 
     Attributes:
@@ -685,7 +685,7 @@ class StepRecord(_StateRecord):
     exit_code: StrictInt = 0
 
 
-class PhaseRecord(_StateRecord):
+class PhaseRecord(StateRecord):
     """The steps of a phase by name, in order; `forced` names what was not waited for."""
 
     steps: dict[str, StepRecord] = {}
