@@ -21,8 +21,8 @@ from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.corpus.manifest import read_manifest
 from moonshine_tune.inference.dataset import build_dataset
 from moonshine_tune.training.augmentation import AugmentedCopies, open_noise_banks
+from moonshine_tune.training.late_average import LateAdapters
 from moonshine_tune.training.run import train
-from moonshine_tune.training.selection import LateAdapters
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -36,6 +36,7 @@ from moonshine_tune.models.lora import (
 from moonshine_tune.registry.open import OpenedModel
 from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.training.distributed import Distributed, read_sums
+from moonshine_tune.training.late_average import LateAdapters
 from moonshine_tune.training.loggers import RunLogger
 from moonshine_tune.training.objective import LossTerm, Objective
 from moonshine_tune.training.optimizer import build_optimizer, set_learning_rate
@@ -49,7 +50,7 @@ from moonshine_tune.training.resume import (
     safetensors_errors,
     save_state,
 )
-from moonshine_tune.training.selection import Candidate, LateAdapters, SelectionRule
+from moonshine_tune.training.selection import Candidate, SelectionRule
 
 # By the number that the processes agree on; 0 goes on.
 _ENDINGS = ("finished", "early stop", "interrupted")
