@@ -3,10 +3,10 @@
     python -m benchmarks.ablation --out D [--trials 12] [--steps 40]
 
 A sixth of the utterances of AN4's training speakers, dev speakers of its own, the space below. The
-search is killed (SIGKILL) after half of its trials, and the same command goes on. Then the chosen
-trial and the one with the preset's settings, equally long, are scored on the AN4 test, which the
-search never saw. Prints one line of JSON; exit code 1 where a trial is lost or the choice is worse
-than the preset.
+search is killed (SIGKILL) after half of its trials, and the same command continues it. Then the
+chosen trial and the one with the preset's settings, equally long, are scored on the AN4 test, which
+the search never opens. Prints one line of JSON; exit code 1 where a trial is lost or the choice is
+worse than the preset.
 """
 
 import argparse
@@ -58,10 +58,10 @@ def prepare(out: Path) -> list[str]:
             str(out / "dev.jsonl"), "--replay", str(replay)]  # fmt: skip
 
 
-def search(out: Path, words: list[str], trials: int, *, kill_after: int | None) -> float:
+def search(out: Path, arguments: list[str], trials: int, *, kill_after: int | None) -> float:
     """Run the search, or kill it once so many trials have ended; seconds that it took."""
-    begun = time.monotonic()
-    command = [sys.executable, "-m", "moonshine_tune", "ablate", "run", *words, "--out",
+    start_time = time.monotonic()
+    command = [sys.executable, "-m", "moonshine_tune", "ablate", "run", *arguments, "--out",
                str(out / "ablation"), "--trials", str(trials), "--json"]  # fmt: skip
     with (out / "search.log").open("a") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
@@ -73,7 +73,7 @@ def search(out: Path, words: list[str], trials: int, *, kill_after: int | None) 
             time.sleep(0.5)
     if kill_after is None and process.returncode != 0:
         raise RuntimeError(f"the search failed: {out / 'search.log'}")
-    return time.monotonic() - begun
+    return time.monotonic() - start_time
 
 
 def _ended(out: Path) -> int:
@@ -92,7 +92,7 @@ def score(out: Path, number: int) -> Any:
 
 
 def main() -> int:
-    """Search, kill, go on, choose, compare."""
+    """Search, kill, continue, choose, compare."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -108,10 +108,10 @@ def main() -> int:
     from moonshine_tune.metrics.wer import compare_paired
 
     out = options.out
-    words = [*prepare(out), "--steps", str(options.steps)]
-    killed = search(out, words, options.trials, kill_after=options.trials // 2)
+    arguments = [*prepare(out), "--steps", str(options.steps)]
+    killed = search(out, arguments, options.trials, kill_after=options.trials // 2)
     states_after_kill = [trial.state for trial in show_ablation(out / "ablation").trials]
-    finished = search(out, words, options.trials, kill_after=None)
+    finished = search(out, arguments, options.trials, kill_after=None)
     view = show_ablation(out / "ablation")
     chosen = choose(out / "ablation", Bounds())
     assert view.start is not None, "the first trial has the preset's settings"
@@ -137,7 +137,7 @@ def main() -> int:
                 "difference": pair.difference,
                 "ci95": pair.ci95,
                 "verdict": pair.verdict,
-                "importances": {name: dict(found) for name, found in view.importances.items()},
+                "importances": {name: dict(shares) for name, shares in view.importances.items()},
             }
         )
     )

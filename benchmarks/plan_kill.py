@@ -1,11 +1,11 @@
-"""A plan killed at random and continued must end in the same report, apart from times.
+"""A plan that is killed at random and resumed must end in the same report, apart from times.
 
     python -m benchmarks.plan_kill --out plan-kill-out              # the shipped plan, killed twice
     python -m benchmarks.plan_kill --out plan-kill-out --kills 5 --seed 7
 
-The plan is carried out once undisturbed and once with SIGKILL at random moments of that time, each
-in a folder of its own. Both reports are read as a reader would: every text, every value of every
-curve, every recording; times, dates, speeds and memory are masked. Exit code 1 where they differ.
+The plan runs once undisturbed and once with SIGKILL at random moments of that time, each in its own
+folder. The comparison covers every text of both reports, every value of every curve and every
+recording; times, dates, speeds and memory are masked. Exit code 1 where they differ.
 """
 
 import argparse
@@ -26,6 +26,7 @@ _TIMED_SECTIONS = ("speed",)
 _UNITS = r"(?:ms|s|min|h|MB|GB|GiB|steps/s|x)"
 _MASKS = (
     (re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?(?:[+-]\d\d:\d\d|Z)?)?"), "DATE"),
+    (re.compile(r"\d{1,2} [A-Z][a-z]+ \d{4}, \d\d:\d\d UTC"), "DATE"),
     (re.compile(rf"[+−-]?\d[\d,.]*\s?{_UNITS}\b"), "TIME"),
 )
 _VOID = {"meta", "link", "input", "br", "img", "hr", "wbr"}
@@ -47,39 +48,39 @@ class _Facts(HTMLParser):
         if tag == "figure":
             self._figure = []
         if tag == "svg" and "data-points" in named:
-            self._tell(_values(named["data-points"]))
+            self._add(_values(named["data-points"]))
         if tag == "audio":
-            self._tell("recording " + hashlib.sha256(named.get("src", "").encode()).hexdigest())
+            self._add("recording " + hashlib.sha256(named.get("src", "").encode()).hexdigest())
         if tag not in _VOID:
             self._open.append((tag, named.get("id") or named.get("data-label", "")))
 
     def handle_endtag(self, tag: str) -> None:
         self._open.pop()
         if tag == "figure" and self._figure is not None:
-            told, self._figure = self._figure, None
-            if not (told and told[0].startswith(_TIMED_CHARTS)):
-                self.lines += told
+            lines, self._figure = self._figure, None
+            if not (lines and lines[0].startswith(_TIMED_CHARTS)):
+                self.lines += lines
 
     def handle_data(self, data: str) -> None:
         names = {name for pair in self._open for name in pair}
         hidden = {"script", "style", "output", *_TIMED_SECTIONS, *_TIMED_LABELS}
         if data.strip() and not names & hidden:
-            self._tell(" ".join(data.split()))
+            self._add(" ".join(data.split()))
 
-    def _tell(self, text: str) -> None:
+    def _add(self, text: str) -> None:
         for mask, word in _MASKS:
             text = mask.sub(word, text)
         (self.lines if self._figure is None else self._figure).append(text)
 
 
 def _values(points: str) -> str:
-    """The steps and values of a chart, without the places where they are drawn."""
+    """The steps and values of a chart, without the coordinates of the drawing."""
     series = json.loads(points)
     return json.dumps([[name, [point[:2] for point in drawn]] for name, drawn in series])
 
 
 def facts(report: Path) -> list[str]:
-    """All that a report says and that does not depend on how fast the machine was."""
+    """All content of a report that does not depend on the speed of the machine."""
     parser = _Facts()
     parser.feed(report.read_text(encoding="utf-8"))
     parser.close()
@@ -93,12 +94,12 @@ def _command(plan: str) -> list[str]:
     return [sys.executable, "-m", "moonshine_tune", "plan", "run", plan, "--out", "plan-out"]
 
 
-def _carry_out(plan: str, folder: Path, deadlines: list[float]) -> tuple[int, list[float]]:
+def _run(plan: str, folder: Path, deadlines: list[float]) -> tuple[int, list[float]]:
     """Run to the end, killed once at each deadline; the last exit code and the seconds of each."""
     folder.mkdir(parents=True, exist_ok=True)
-    spent = []
+    seconds = []
     for deadline in [*deadlines, None]:
-        begun = time.monotonic()
+        start_time = time.monotonic()
         with (folder / "plan.log").open("a", encoding="utf-8") as log:
             process = subprocess.Popen(
                 _command(plan), cwd=folder, stdout=log, stderr=log, start_new_session=True
@@ -106,11 +107,11 @@ def _carry_out(plan: str, folder: Path, deadlines: list[float]) -> tuple[int, li
             try:
                 code = process.wait(timeout=deadline)
             except subprocess.TimeoutExpired:
-                # The whole group: a step may have a process of its own, which a reboot ends too.
+                # The process group: a step may have a process of its own, which a reboot ends too.
                 os.killpg(process.pid, 9)
                 code = process.wait()
-        spent.append(time.monotonic() - begun)
-    return code, spent
+        seconds.append(time.monotonic() - start_time)
+    return code, seconds
 
 
 def _report(folder: Path) -> Path:
@@ -126,28 +127,29 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("plan-kill-out"))
     parser.add_argument("--kills", type=int, default=2)
     parser.add_argument("--seed", type=int, default=None)
-    asked = parser.parse_args()
-    plan = str(Path(asked.plan).absolute()) if Path(asked.plan).is_file() else asked.plan
-    seed = asked.seed if asked.seed is not None else random.SystemRandom().randrange(10_000)
-    whole, killed = asked.out / "whole", asked.out / "killed"
-    code, (seconds,) = _carry_out(plan, whole, [])
+    options = parser.parse_args()
+    is_file = Path(options.plan).is_file()
+    plan = str(Path(options.plan).absolute()) if is_file else options.plan
+    seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10_000)
+    undisturbed, killed = options.out / "undisturbed", options.out / "killed"
+    code, (seconds,) = _run(plan, undisturbed, [])
     print(f"undisturbed: exit code {code}, {seconds:.0f} s")
-    chance = random.Random(seed)
-    moments = sorted(chance.uniform(0.05, 0.95) for _ in range(asked.kills))
-    ends = [seconds * moment for moment in moments]
+    rng = random.Random(seed)
+    ends = sorted(seconds * rng.uniform(0.05, 0.95) for _ in range(options.kills))
     lasts = [end - start for start, end in zip([0.0, *ends], ends, strict=False)]
-    again, spent = _carry_out(plan, killed, lasts)
-    told = ", ".join(f"{value:.0f}" for value in spent)
-    print(f"killed after {told.rpartition(', ')[0]} s (seed {seed}): exit code {again}, {told} s")
-    before, after = facts(_report(whole)), facts(_report(killed))
+    code_killed, parts = _run(plan, killed, lasts)
+    times = ", ".join(f"{value:.0f}" for value in parts)
+    kills = times.rpartition(", ")[0]
+    print(f"killed after {kills} s (seed {seed}): exit code {code_killed}, {times} s")
+    before, after = facts(_report(undisturbed)), facts(_report(killed))
     changes = [
         line
-        for line in difflib.unified_diff(before, after, "whole", "killed", lineterm="", n=0)
+        for line in difflib.unified_diff(before, after, "undisturbed", "killed", lineterm="", n=0)
         if not line.startswith(("---", "+++", "@@"))
     ]
     print(f"{len(before)} facts in the report, {len(changes)} lines differ")
     print("\n".join(changes[:40]))
-    return int(bool(changes) or code != again)
+    return int(bool(changes) or code != code_killed)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import onnx
 import onnxruntime
 
 from moonshine_tune.models.checkpoint import load_tokenizer
-from moonshine_tune.runtime.tokenizer_writer import write_tokenizer_bin
+from moonshine_tune.runtime.tokenizer import write_tokenizer_bin
 
 GRAPHS = ("frontend", "encoder", "adapter", "cross_kv", "decoder_kv")
 _SUFFIX = {"integer_weights": "quantized_weights", "integer_activations": "quantized_activations"}

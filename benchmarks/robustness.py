@@ -183,12 +183,11 @@ def _in_noise(arm: Path, noises: Path) -> Sequence[Any]:
 def _row(clean: Any, augmented: Any) -> dict[str, Any]:
     from moonshine_tune.metrics.wer import compare_paired
 
-    pair = compare_paired(clean.scored, augmented.scored)
+    pair = compare_paired(clean.evaluation.scored, augmented.evaluation.scored)
     return {
-        "noise": clean.noise,
-        "snr_db": clean.snr_db,
-        "clean": clean.score.wer,
-        "augmented": augmented.score.wer,
+        **clean.condition.to_record(),
+        "clean": clean.evaluation.score.wer,
+        "augmented": augmented.evaluation.score.wer,
         "difference": pair.difference,
         "ci95": pair.ci95,
         "verdict": pair.verdict,

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,16 @@ def line(number: int, errors: int) -> dict[str, Any]:
 def dies_with_rank_two(
     resolved: ResolvedSettings, out: Path, progress: Progress, *, resume: bool = False
 ) -> None:
-    """A training that takes its whole process with it, as the kernel does where memory ends."""
+    """A training whose process is killed, as by the kernel when memory runs out."""
     if resolved.settings.adapter.rank == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     FakeTrain()(resolved, out, progress, resume=resume)
+
+
+def waits_for_interrupt(
+    resolved: ResolvedSettings, out: Path, progress: Progress, *, resume: bool = False
+) -> None:
+    """A training that waits after its first score to be interrupted, unless it is resumed."""
+    seconds = 0 if resume else 60
+    fake_train = FakeTrain(lambda trial, step: time.sleep(seconds if step == 50 else 0))
+    fake_train(resolved, out, progress, resume=resume)

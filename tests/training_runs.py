@@ -1,6 +1,8 @@
-"""What the tests of whole training runs share: settings, progress that acts, reading a run."""
+"""What the tests of training runs share: settings, progress that acts, reading a run folder."""
 
 import json
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,14 +15,19 @@ from moonshine_tune.core.progress import SilentProgress, Stage
 
 
 class Watcher(SilentProgress):
-    """Keeps what was said, and acts when training step `step` is done."""
+    """Keeps the messages, and calls `act` when training step `step` is done."""
 
     def __init__(self, step: int = 0, act: Callable[[], object] | None = None) -> None:
-        self.said: list[str] = []
+        self.messages: list[str] = []
         self._step, self._act = step, act
 
+    @classmethod
+    def interrupting(cls, step: int) -> "Watcher":
+        """Ctrl-C while step `step` is running: a real signal, caught by the real handler."""
+        return cls(step, lambda: signal.raise_signal(signal.SIGINT))
+
     def say(self, text: str) -> None:
-        self.said.append(text)
+        self.messages.append(text)
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Stage]:
@@ -37,6 +44,20 @@ class _Counting:
             self._act()
 
 
+class StopsAt(SilentProgress):
+    """Waits forever once step `step` of a run is logged, so that a signal finds the run there.
+
+    A class of a module, so that a process of its own can be given one.
+    """
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def figures(self, step: int, values: Any) -> None:
+        if step == self._step:
+            threading.Event().wait()
+
+
 class Training:
     """Settings for a short run on small random models, and what a run wrote."""
 
@@ -45,9 +66,9 @@ class Training:
     def __init__(self, model: Path, speech: Path) -> None:
         self.model, self.speech = model, speech
 
-    def settings(self, *names: str, **changes: Any) -> ResolvedSettings:
-        """Twelve steps with dropout. `names`: further manifests; `changes`: train__steps=3."""
-        content: dict[str, Any] = {
+    def content(self, *names: str) -> dict[str, Any]:
+        """Twelve steps with dropout, so that the random generators matter. `names`: manifests."""
+        return {
             "model": str(self.model),
             "data": {name: str(self.speech / f"{name}.jsonl") for name in ("train", "dev", *names)},
             "adapter": {"rank": 4, "dropout": 0.1},
@@ -55,14 +76,14 @@ class Training:
             "select": {"every_steps": 4},
             "device": {"name": "cpu"},
         }
-        for key, value in changes.items():
-            section, _, name = key.partition("__")
-            content[section][name] = value
-        return resolve_settings([("test", content)])
+
+    def settings(self, *names: str, **changes: Any) -> ResolvedSettings:
+        """That content with changes, such as `train__steps=3`."""
+        return resolve(self.content(*names), **changes)
 
     @staticmethod
     def lines(out: Path) -> list[dict[str, Any]]:
-        """The whole log."""
+        """All records of the log."""
         return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
     @classmethod
@@ -83,13 +104,22 @@ class Training:
         return (out / "adapter" / "adapter_model.safetensors").read_bytes()
 
     @classmethod
-    def is_same(cls, one: Path, other: Path) -> bool:
-        """Whether two runs did the same, bit by bit."""
+    def is_same(cls, first: Path, second: Path) -> bool:
+        """Whether two runs computed the same, bit by bit."""
         return (
-            cls.steps(one) == cls.steps(other)
-            and cls.scores(one) == cls.scores(other)
-            and cls.adapter(one) == cls.adapter(other)
+            cls.steps(first) == cls.steps(second)
+            and cls.scores(first) == cls.scores(second)
+            and cls.adapter(first) == cls.adapter(second)
         )
+
+
+def resolve(content: dict[str, Any], **changes: Any) -> ResolvedSettings:
+    """Settings of a content with changes, such as `train__steps=3`."""
+    nested: dict[str, Any] = {}
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        nested.setdefault(section, {})[name] = value
+    return resolve_settings([("test", content), ("--set", nested)])
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@
     result = mt.train(preset="tiny", train="train.jsonl", dev="dev.jsonl", out="runs/a")
     mt.evaluate("test.jsonl", adapter="runs/a").score.wer
     mt.transcribe(["clip.wav"], adapter="runs/a")[0].text
-    mt.export_model("exported", run="runs/a").parity.passed
+    mt.export("exported", run="runs/a").parity.passed
 
 Each function does the work of the command of its name and returns a frozen dataclass. Problems are
 raised as `TuneError`, with a message and a hint. Nothing is printed; `progress` takes an object
@@ -15,6 +15,7 @@ The import is cheap and sets the variables of `moonshine_tune.core.environment`:
 torch.
 """
 
+import importlib
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -28,16 +29,16 @@ from moonshine_tune.core.version import VERSION as __version__
 if TYPE_CHECKING:
     from moonshine_tune.audio.samples import Samples
     from moonshine_tune.evaluation.results import Evaluation
-    from moonshine_tune.export.run import ExportResult
+    from moonshine_tune.export.api import export_model as export
     from moonshine_tune.inference.recordings import Transcript
     from moonshine_tune.registry.open import OpenedModel
-    from moonshine_tune.training.finish import TrainResult
+    from moonshine_tune.training.result import TrainResult
 
 __all__ = [
     "TuneError",
     "__version__",
     "evaluate",
-    "export_model",
+    "export",
     "open_model",
     "train",
     "transcribe",
@@ -163,56 +164,6 @@ def transcribe(
     )
 
 
-def export_model(
-    out: AnyPath,
-    *,
-    run: AnyPath | None = None,
-    checkpoint: AnyPath | None = None,
-    model: str | None = None,
-    base_runtime: AnyPath | None = None,
-    manifest: AnyPath | None = None,
-    parity_bound: float = 5.0,
-    method: str = "graft",
-    calibrate: AnyPath = "auto",
-    quantize: str = "int8",
-    device: str = "auto",
-    progress: Progress | None = None,
-) -> "ExportResult":
-    """Write files for the Moonshine runtime, and compare them with the trained model.
-
-    The files are written in any case; ship them only if `parity.passed`.
-
-    Args:
-        run: run folder, or adapter folder together with `model`.
-        checkpoint: instead of `run`, a fully tuned `save_pretrained` folder.
-        base_runtime: runtime folder of the base model; None uses the model's own.
-        manifest: recordings of the comparison; None uses the run's dev set.
-        parity_bound: words that may differ, in percent.
-        method: "graft" patches the base's files; "trace" builds new graphs.
-        calibrate: recordings for the rounding of a graft: "auto", "none" or a manifest.
-        quantize: of new graphs: "int8" or "none".
-
-    Raises:
-        TuneError: wrong arguments, no base runtime files, or this machine cannot do it.
-    """
-    from moonshine_tune.export.run import ExportRequest
-    from moonshine_tune.export.run import export as run_export
-
-    request = ExportRequest(
-        run=_path(run),
-        checkpoint=_path(checkpoint),
-        model=model,
-        base_runtime=_path(base_runtime),
-        manifest=_path(manifest),
-        parity_bound=parity_bound,
-        method=method,
-        calibrate=str(calibrate),
-        quantize=quantize,
-        device=device,
-    )
-    return run_export(request, Path(out), progress or SilentProgress())
-
-
 def open_model(
     name: str = "tiny",
     *,
@@ -246,3 +197,10 @@ def open_model(
 
 def _path(path: AnyPath | None) -> Path | None:
     return None if path is None else Path(path)
+
+
+def __getattr__(name: str) -> Any:
+    """`export` is a package too: it is imported on first use, and it can be called."""
+    if name == "export":
+        return importlib.import_module("moonshine_tune.export")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -20,8 +20,14 @@ from tests.made_up_training import dies_with_rank_two
 from moonshine_tune.ablation.request import AblateRequest
 from moonshine_tune.ablation.results import show_ablation
 from moonshine_tune.ablation.run import run_ablation
-from moonshine_tune.ablation.space_file import read_space
+from moonshine_tune.ablation.space import read_space
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.progress import SilentProgress
+from moonshine_tune.runs.folder import RunFolder
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::optuna.exceptions.ExperimentalWarning", "ignore:Heartbeat of storage"
+)
 
 _ROOT = Path(__file__).resolve().parents[2]
 _SPACE = """
@@ -34,21 +40,23 @@ space:
 _WORKER = """
 import os, sys, time
 from pathlib import Path
+from moonshine_tune.ablation import study
 from moonshine_tune.ablation.run import run_ablation
 from moonshine_tune.ablation.request import AblateRequest
-from moonshine_tune.ablation.space_file import read_space
+from moonshine_tune.ablation.space import read_space
 from moonshine_tune.core.progress import SilentProgress
 from tests.made_up_training import FakeTrain
 
 folder, trials, seconds, crashes, storage = sys.argv[1:]
+study._ONE_MACHINE_S = study._MANY_MACHINES_S = (1, 2)
 
 def train(resolved, out, progress, *, resume=False):
     with open(Path(folder) / "ran.txt", "a") as file:
         file.write(f"{out.name} {os.getpid()} {int(resume)}\\n")
     if out.name == crashes:
         raise ValueError("made up")
-    made_up = FakeTrain(lambda trial, step: time.sleep(float(seconds)))
-    made_up(resolved, out, progress, resume=resume)
+    fake_train = FakeTrain(lambda trial, step: time.sleep(float(seconds)))
+    fake_train(resolved, out, progress, resume=resume)
 
 data = {name: f"{folder}/{name}.jsonl" for name in ("train", "dev")}
 result = run_ablation(
@@ -67,7 +75,7 @@ print(result.stopped)
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "clip.wav").write_bytes(b"")
     for name in ("train", "dev"):
-        # Equal data and an equal space are one study: no test may find that of another.
+        # Equal data and an equal space make the same study: tests must not share one.
         line = {"id": f"{name} of {tmp_path.name}", "audio": "clip.wav", "text": "one"}
         (tmp_path / f"{name}.jsonl").write_text(json.dumps(line) + "\n")
     (tmp_path / "space.yaml").write_text(_SPACE)
@@ -94,7 +102,7 @@ def _end(process: "subprocess.Popen[str]") -> str:
 
 
 def _ran(folder: Path) -> list[tuple[str, str, bool]]:
-    """Trial, process and whether it went on from a saved state, of each training so far."""
+    """Trial, process and whether it continued from a saved state, of each training so far."""
     path = folder / "ran.txt"
     rows = [line.split() for line in path.read_text().splitlines()] if path.is_file() else []
     return [(row[0], row[1], row[2] == "1") for row in rows]
@@ -103,7 +111,7 @@ def _ran(folder: Path) -> list[tuple[str, str, bool]]:
 def _wait_for(folder: Path, trainings: int) -> None:
     deadline = time.monotonic() + 60
     while len(_ran(folder)) < trainings:
-        assert time.monotonic() < deadline, "the search does not get on"
+        assert time.monotonic() < deadline, "the search makes no progress"
         time.sleep(0.01)
 
 
@@ -111,7 +119,7 @@ def _states(folder: Path) -> dict[int, str]:
     return {trial.number: trial.state for trial in show_ablation(folder / "ablation").trials}
 
 
-def test_a_search_that_is_killed_halfway_goes_on_and_loses_nothing(folder: Path) -> None:
+def test_a_search_that_is_killed_halfway_continues_and_loses_nothing(folder: Path) -> None:
     first = _start(folder, trials=6, seconds=0.15)
     _wait_for(folder, 3)
     time.sleep(0.25)  # into the third trial, after its first score
@@ -125,10 +133,48 @@ def test_a_search_that_is_killed_halfway_goes_on_and_loses_nothing(folder: Path)
     ran = _ran(folder)
     assert Counter(name for name, _, _ in ran) == {f"{n:04d}": 1 + (n == 3) for n in range(1, 7)}
     again = [resumed for name, _, resumed in ran if name == "0003"]
-    assert again == [False, True], "the trial under way goes on from its saved state"
+    assert again == [False, True], "the running trial continues from its saved state"
 
 
-def test_a_trial_that_takes_its_process_with_it_is_recorded(folder: Path) -> None:
+_SEARCH = """
+import sys
+from pathlib import Path
+from moonshine_tune.ablation.run import run_ablation
+from moonshine_tune.ablation.request import AblateRequest
+from moonshine_tune.ablation.space import read_space
+from moonshine_tune.core.progress import SilentProgress
+from tests.made_up_training import waits_for_interrupt
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    data = {name: str(folder / f"{name}.jsonl") for name in ("train", "dev")}
+    request = AblateRequest(
+        folder / "ablation", read_space(str(folder / "space.yaml")), (("flag", {"data": data}),),
+        trials=2, workers=2,
+    )
+    print(run_ablation(request, SilentProgress(), train=waits_for_interrupt).stopped)
+"""
+
+
+def test_two_workers_are_interrupted_and_continue_where_they_stopped(folder: Path) -> None:
+    (folder / "worker.py").write_text(_SEARCH)
+    search = _start(folder, trials=2)
+    runs = [RunFolder(folder / "ablation" / "trials" / name) for name in ("0001", "0002")]
+    deadline = time.monotonic() + 60
+    while not all(len(run.read_metrics()) > 1 for run in runs):
+        assert time.monotonic() < deadline, "the trials make no progress"
+        time.sleep(0.05)
+    search.send_signal(signal.SIGINT)
+    assert _end(search) == "interrupted"
+    assert _states(folder) == {1: "waiting", 2: "waiting"}
+    assert _end(_start(folder, trials=2)) == "finished"
+    assert _states(folder) == {1: "finished", 2: "finished"}
+    for run in runs:
+        assert [line["step"] for line in run.read_metrics()] == [0, 25, 50, 75, 100]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_trial_that_takes_its_process_with_it_is_recorded(folder: Path, workers: int) -> None:
     (folder / "space.yaml").write_text("space: {adapter.rank: [2, 8]}\n")
     data = {name: str(folder / f"{name}.jsonl") for name in ("train", "dev")}
     result = run_ablation(
@@ -137,7 +183,7 @@ def test_a_trial_that_takes_its_process_with_it_is_recorded(folder: Path) -> Non
             read_space(str(folder / "space.yaml")),
             (("flag", {"data": data}),),
             sampler="grid",
-            workers=1,
+            workers=workers,
         ),
         SilentProgress(),
         train=dies_with_rank_two,
@@ -149,10 +195,10 @@ def test_a_trial_that_takes_its_process_with_it_is_recorded(folder: Path) -> Non
 
 
 def _postgresql_programs() -> Path | None:
-    found = shutil.which("initdb")
-    places = [Path(found).resolve().parent] if found else []
-    places += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    return next((place for place in places if (place / "postgres").exists()), None)
+    initdb = shutil.which("initdb")
+    folders = [Path(initdb).resolve().parent] if initdb else []
+    folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    return next((folder for folder in folders if (folder / "postgres").exists()), None)
 
 
 @pytest.fixture(scope="module")
@@ -163,42 +209,46 @@ def postgresql() -> Iterator[str]:
         pytest.skip("no PostgreSQL server programs on this machine (Debian: postgresql)")
     pytest.importorskip("psycopg", reason="the extra `postgresql` is not installed")
     user: dict[str, Any] = {}
-    place = Path(tempfile.mkdtemp(prefix="pg-"))
+    home = Path(tempfile.mkdtemp(prefix="pg-"))
     if os.getuid() == 0:
         # The server refuses to run as root.
         names = {item.pw_name for item in pwd.getpwall()}
         user = {"user": "postgres" if "postgres" in names else "nobody"}
-        shutil.chown(place, user["user"])
+        shutil.chown(home, user["user"])
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **user}
     server: subprocess.Popen[bytes] | None = None
     try:
         subprocess.run(
-            [programs / "initdb", "-D", place / "data", "-U", "tester", "-A", "trust", "-N",
+            [programs / "initdb", "-D", home / "data", "-U", "tester", "-A", "trust", "-N",
              "--locale=C", "--encoding=UTF8"],
-            check=True, timeout=60, cwd=place, **quiet,
+            check=True, timeout=60, cwd=home, **quiet,
         )  # fmt: skip
         server = subprocess.Popen(
-            [programs / "postgres", "-D", place / "data", "-k", place, "-c", "listen_addresses=",
+            [programs / "postgres", "-D", home / "data", "-k", home, "-c", "listen_addresses=",
              "-c", "fsync=off", "-c", "max_connections=20", "-c", "shared_buffers=1MB"],
-            cwd=place, **quiet,
+            cwd=home, **quiet,
         )  # fmt: skip
         deadline = time.monotonic() + 30
-        while not (place / ".s.PGSQL.5432").exists():
+        while not (home / ".s.PGSQL.5432").exists():
             assert server.poll() is None, "the server ended at once"
             assert time.monotonic() < deadline, "the server does not start"
             time.sleep(0.05)
-        yield f"postgresql+psycopg://tester@/postgres?host={place}"
+        yield f"postgresql+psycopg://tester@/postgres?host={home}"
     finally:
         if server is not None:
             server.send_signal(signal.SIGINT)
             server.wait(timeout=30)
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(home, ignore_errors=True)
 
 
-def test_two_processes_on_one_postgresql_lose_and_double_no_trial(
-    folder: Path, postgresql: str
-) -> None:
-    workers = [_start(folder, trials=10, crashes="0004", storage=postgresql) for _ in range(2)]
+@pytest.fixture(params=["sqlite", "postgresql"])
+def storage(request: pytest.FixtureRequest) -> str:
+    """URL of the database; empty for the SQLite file of the folder."""
+    return "" if request.param == "sqlite" else str(request.getfixturevalue("postgresql"))
+
+
+def test_two_processes_lose_and_double_no_trial(folder: Path, storage: str) -> None:
+    workers = [_start(folder, trials=10, crashes="0004", storage=storage) for _ in range(2)]
     assert [_end(worker) for worker in workers] == ["finished", "finished"]
     states = _states(folder)
     assert states == {n: "failed" if n == 4 else "finished" for n in range(1, 11)}
@@ -210,16 +260,27 @@ def test_two_processes_on_one_postgresql_lose_and_double_no_trial(
     assert trials[3].remark == "ValueError: made up"
 
 
-def test_one_of_two_processes_on_one_postgresql_is_killed(folder: Path, postgresql: str) -> None:
-    doomed = _start(folder, trials=6, seconds=5.0, storage=postgresql)
+def test_one_of_two_processes_is_killed(folder: Path, storage: str) -> None:
+    doomed = _start(folder, trials=6, seconds=5.0, storage=storage)
     _wait_for(folder, 1)
-    other = _start(folder, trials=6, storage=postgresql)
-    _wait_for(folder, 3)
+    other = _start(folder, trials=6, seconds=0.3, storage=storage)
+    _wait_for(folder, 2)
     doomed.send_signal(signal.SIGKILL)
     doomed.communicate()
     assert _end(other) == "finished"
-    # The other one looks for the dead every half minute; here the next search finds them at once.
-    assert _end(_start(folder, trials=6, storage=postgresql)) == "finished"
+    time.sleep(3)  # longer than the grace period: the next search takes up what is left
+    assert _end(_start(folder, trials=6, storage=storage)) == "finished"
     assert _states(folder) == dict.fromkeys(range(1, 7), "finished")
     tried = Counter(name for name, _, _ in _ran(folder))
-    assert sorted(tried.values()) == [1, 1, 1, 1, 1, 2]
+    assert tried == {f"{n:04d}": 1 + (n == 1) for n in range(1, 7)}
+
+
+def test_no_password_reaches_the_disk(folder: Path, postgresql: str) -> None:
+    url = postgresql.replace("tester@", "tester:opensesame@")
+    assert _end(_start(folder, trials=1, storage=url)) == "finished"
+    assert show_ablation(folder / "ablation", storage=url).best == 1
+    with pytest.raises(RequestError, match="the password of the database is not recorded"):
+        show_ablation(folder / "ablation")
+    files = [path for path in (folder / "ablation").rglob("*") if path.is_file()]
+    assert files
+    assert not [path for path in files if b"opensesame" in path.read_bytes()]

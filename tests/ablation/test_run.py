@@ -13,12 +13,10 @@ from typing import Any
 import pytest
 from tests.made_up_training import FakeTrain, wer_of
 
-from moonshine_tune.ablation.folder import open_ablation
 from moonshine_tune.ablation.request import AblateRequest
 from moonshine_tune.ablation.results import Bounds, choose, pareto_front, show_ablation
 from moonshine_tune.ablation.run import AblationResult, run_ablation
-from moonshine_tune.ablation.space_file import read_space
-from moonshine_tune.ablation.study import TrialBook, TrialRecord
+from moonshine_tune.ablation.study import TrialSummary
 from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.core.errors import (
     MachineError,
@@ -30,12 +28,6 @@ from moonshine_tune.core.files import write_json_atomic
 from moonshine_tune.core.progress import Progress, SilentProgress
 from moonshine_tune.runs.folder import RunFolder
 
-_SPACE = """
-settings: {train: {steps: 100}, select: {every_steps: 25}}
-space:
-  adapter.rank: [2, 4, 8, 16]
-  train.learning_rate: {low: 1e-4, high: 2e-3, log: true}
-"""
 _GRID = """
 space:
   adapter.rank: [2, 4, 8]
@@ -43,7 +35,7 @@ space:
 """
 
 
-class _Said(SilentProgress):
+class _Messages(SilentProgress):
     def __init__(self) -> None:
         self.lines: list[str] = []
 
@@ -51,42 +43,13 @@ class _Said(SilentProgress):
         self.lines.append(text)
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> dict[str, str]:
-    """Manifests with recordings that exist; nothing opens them."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    (folder / "clip.wav").write_bytes(b"")
-    paths = {}
-    for name in ("train", "dev", "canary", "test"):
-        lines = [
-            {"id": f"{name}-{n}", "audio": "clip.wav", "text": "one", "split": name}
-            for n in range(4)
-        ]
-        path = folder / f"{name}.jsonl"
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        paths[name] = str(path)
-    return paths
-
-
-@pytest.fixture
-def request_of(tmp_path: Path, data: dict[str, str]) -> Callable[..., AblateRequest]:
-    def make(space: str = _SPACE, **told: Any) -> AblateRequest:
-        path = tmp_path / "space.yaml"
-        path.write_text(space, encoding="utf-8")
-        manifests = {name: data[name] for name in ("train", "dev", "canary")}
-        layers = told.pop("layers", (("flag", {"data": manifests}),))
-        return AblateRequest(
-            **{"out": tmp_path / "ablation", "space": read_space(str(path)), "layers": layers,
-               "workers": 0, **told}
-        )  # fmt: skip
-
-    return make
-
-
 def _run(request: AblateRequest, train: Any, progress: Progress | None = None) -> AblationResult:
     return run_ablation(request, progress or SilentProgress(), train=train)
 
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::optuna.exceptions.ExperimentalWarning", "ignore:Heartbeat of storage"
+)
 
 Make = Callable[..., AblateRequest]
 
@@ -123,8 +86,8 @@ def test_trials_differ_also_after_a_search_was_continued(request_of: Make) -> No
 def test_a_search_that_was_cut_has_the_trials_of_an_unbroken_one(
     request_of: Make, tmp_path: Path, sampler: str
 ) -> None:
-    """Continued after three trials, one of them begun twice: a kill changes no draw."""
-    whole = _run(request_of(trials=9, sampler=sampler, out=tmp_path / "whole"), FakeTrain())
+    """Continued after three trials, one of them started twice: a kill changes no draw."""
+    unbroken = _run(request_of(trials=9, sampler=sampler, out=tmp_path / "unbroken"), FakeTrain())
 
     def act(trial: int, step: int) -> None:
         if trial == 4 and step == 50:
@@ -134,8 +97,8 @@ def test_a_search_that_was_cut_has_the_trials_of_an_unbroken_one(
     _run(replace(cut, trials=2), FakeTrain())
     _run(cut, FakeTrain(act))
     result = _run(cut, FakeTrain())
-    assert [trial.params for trial in result.trials] == [trial.params for trial in whole.trials]
-    assert result.best == whole.best
+    assert [trial.params for trial in result.trials] == [trial.params for trial in unbroken.trials]
+    assert result.best == unbroken.best
 
 
 def test_a_grid_runs_every_point_once(request_of: Make) -> None:
@@ -173,8 +136,8 @@ def test_a_crash_is_recorded_and_the_search_goes_on(request_of: Make) -> None:
         if trial == 3:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    train, said = FakeTrain(act), _Said()
-    result = _run(request_of(trials=5), train, said)
+    train, progress = FakeTrain(act), _Messages()
+    result = _run(request_of(trials=5), train, progress)
     assert result.counts == {"finished": 3, "failed": 2}
     remarks = {trial.number: trial.remark for trial in result.trials}
     assert remarks[2] == "ValueError: made up"
@@ -183,7 +146,7 @@ def test_a_crash_is_recorded_and_the_search_goes_on(request_of: Make) -> None:
     record = RunFolder(result.path / "trials" / "0002").read_record()
     assert record["status"] == "failed"
     assert "Traceback" in (result.path / "logs" / "0002.log").read_text()
-    assert any(line == "trial 2: failed: ValueError: made up" for line in said.lines)
+    assert any(line == "trial 2: failed: ValueError: made up" for line in progress.lines)
 
 
 def test_trials_that_all_fail_alike_end_the_search(request_of: Make) -> None:
@@ -215,64 +178,9 @@ def test_an_interrupted_search_goes_on_where_it_stopped(request_of: Make) -> Non
     assert result.counts == {"finished": 5}
     assert [trial.number for trial in result.trials] == [1, 2, 3, 4, 5]
     resolved, out, resumed = again.ran[0]
-    assert resumed, "it goes on from the saved state"
+    assert resumed, "it continues from the saved state"
     assert out == third[1]
     assert resolved.settings == third[0].settings
-
-
-def test_the_trials_of_a_dead_search_are_tried_again(request_of: Make) -> None:
-    """As after a kill: two trials are under way in the database and their process is gone."""
-    request = request_of(trials=4)
-    one = FakeTrain()
-    _run(request_of(trials=1), one)
-    ablation = open_ablation(request.out)
-    dead = TrialBook(ablation.own_url, ablation.plan(), ablation.locks, owner="dead")
-    claims = [dead.claim(4), dead.claim(4)]
-    assert all(claims)
-    dead.close()
-    before = {claim.number: dict(claim.params) for claim in claims if claim}
-    assert {t.state for t in show_ablation(request.out).trials} == {"finished", "running"}
-    train, said = FakeTrain(), _Said()
-    result = _run(request, train, said)
-    assert result.counts == {"finished": 4}
-    assert {n: dict(result.trials[n - 1].params) for n in before} == before
-    assert len(train.ran) == 3
-    assert "2 whose process died are tried again" in said.lines[0]
-
-
-def test_a_trial_that_ended_before_it_was_written_down_is_not_trained_again(
-    request_of: Make,
-) -> None:
-    request = request_of(trials=3)
-    _run(request_of(trials=1), FakeTrain())
-    ablation = open_ablation(request.out)
-    dead = TrialBook(ablation.own_url, ablation.plan(), ablation.locks, owner="dead")
-    claim = dead.claim(3)
-    assert claim is not None
-    settings = ablation.trial_settings(claim.number, claim.params)
-    FakeTrain()(settings, ablation.trial_folder(claim.number), SilentProgress())
-    dead.close()
-    train = FakeTrain()
-    result = _run(request, train)
-    assert result.counts == {"finished": 3}
-    assert len(train.ran) == 1
-    assert result.trials[1].figures["dev_wer"] == pytest.approx(wer_of(settings), abs=1e-3)
-
-
-def test_a_living_search_keeps_its_trials(request_of: Make) -> None:
-    request = request_of(trials=3)
-    _run(request_of(trials=1), FakeTrain())
-    ablation = open_ablation(request.out)
-    other = TrialBook(ablation.own_url, ablation.plan(), ablation.locks, owner="other")
-    claim = other.claim(3)
-    assert claim is not None
-    train = FakeTrain()
-    result = _run(request, train)
-    assert len(train.ran) == 1
-    assert result.counts == {"finished": 2, "running": 1}
-    other.finish(claim, {"dev_wer": 1.0, "canary_held": True})
-    other.close()
-    assert show_ablation(request.out).best == claim.number
 
 
 def test_bad_trials_are_pruned_by_the_median_of_the_others(request_of: Make) -> None:
@@ -289,8 +197,8 @@ def test_bad_trials_are_pruned_by_the_median_of_the_others(request_of: Make) -> 
         # All curves of the made-up training are parallel, so that the ends rank as the scores do;
         # the median is that of the trials that were not stopped themselves.
         ends = [wer_of(resolved) for resolved, _, _ in train.ran[: trial.number]]
-        whole = [one.number for one in result.trials if one.state == "finished"]
-        assert ends[-1] >= median(ends[n - 1] for n in whole if n < trial.number)
+        finished = [item.number for item in result.trials if item.state == "finished"]
+        assert ends[-1] >= median(ends[n - 1] for n in finished if n < trial.number)
 
 
 def test_time_is_kept(request_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,24 +286,6 @@ def test_a_database_that_cannot_be_reached(
     assert not written.exists() or "secret" not in written.read_text()
 
 
-def test_a_locked_database_loses_nothing(request_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The result of a trial cannot be written down; the next search finds it in its folder."""
-    import optuna
-
-    def locked(*_: Any, **__: Any) -> bool:
-        raise optuna.exceptions.StorageInternalError("database is locked")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrialBook, "finish", locked)
-        with pytest.raises(MachineError, match="database is locked") as caught:
-            _run(request_of(trials=2), FakeTrain())
-    assert "run the same command again" in (caught.value.hint or "")
-    train = FakeTrain()
-    result = _run(request_of(trials=2), train)
-    assert result.counts == {"finished": 2}
-    assert len(train.ran) == 1
-
-
 def test_several_objectives(request_of: Make) -> None:
     result = _run(request_of(trials=8, objectives=("dev_wer", "canary_loss")), FakeTrain())
     view = show_ablation(result.path)
@@ -404,10 +294,10 @@ def test_several_objectives(request_of: Make) -> None:
     front = [view.trials[number - 1] for number in view.front]
     for trial in view.trials:
         beaten = any(
-            other.figures["dev_wer"] <= trial.figures["dev_wer"]
-            and other.figures["canary_loss"] <= trial.figures["canary_loss"]
-            and other.figures != trial.figures
-            for other in view.trials
+            rival.figures["dev_wer"] <= trial.figures["dev_wer"]
+            and rival.figures["canary_loss"] <= trial.figures["canary_loss"]
+            and rival.figures != trial.figures
+            for rival in view.trials
         )
         assert beaten != (trial in front)
 
@@ -415,9 +305,9 @@ def test_several_objectives(request_of: Make) -> None:
 def test_importances_name_what_mattered(request_of: Make) -> None:
     space = "space:\n  adapter.rank: [2, 8, 64]\n  train.weight_decay: {low: 0, high: 0.1}\n"
     result = _run(request_of(space, trials=25, sampler="random"), FakeTrain())
-    found = show_ablation(result.path, objectives=["dev_wer"]).importances["dev_wer"]
-    assert found["adapter.rank"] > 0.8
-    assert sum(found.values()) == pytest.approx(1, abs=0.01)
+    shares = show_ablation(result.path, objectives=["dev_wer"]).importances["dev_wer"]
+    assert shares["adapter.rank"] > 0.8
+    assert sum(shares.values()) == pytest.approx(1, abs=0.01)
 
 
 def test_choice_with_reason_and_settings_file(request_of: Make) -> None:
@@ -500,36 +390,16 @@ def test_no_choice_is_a_no(request_of: Make) -> None:
 
 
 def test_pareto_front_of_equal_points() -> None:
-    def trial(number: int, state: str = "finished", **figures: float) -> TrialRecord:
-        return TrialRecord(number, state, {}, figures)
+    def trial(number: int, state: str = "finished", **figures: float) -> TrialSummary:
+        return TrialSummary(number, state, {}, figures)
 
     trials = [trial(1, a=1, b=3), trial(2, a=1, b=3), trial(3, a=2, b=2), trial(4, a=2, b=3),
               trial(5, "pruned", a=0, b=0), trial(6, a=0)]  # fmt: skip
     assert pareto_front(trials, ("a", "b")) == (1, 2, 3)
 
 
-def test_two_claim_the_last_trial(request_of: Make) -> None:
-    """Of two processes that both saw one trial left, one gets it and the other none."""
-    request = request_of(trials=2)
-    _run(request_of(trials=1), FakeTrain())
-    ablation = open_ablation(request.out)
-    books = [
-        TrialBook(ablation.own_url, ablation.plan(), ablation.locks, owner=name)
-        for name in ("a", "b")
-    ]
-    # The second is told that one is open, as if it had looked before the first claimed.
-    books[1].num_open = lambda limit: 1  # type: ignore[method-assign]
-    claims = [book.claim(2) for book in books]
-    assert claims[0] is not None and claims[0].number == 2
-    assert claims[1] is None
-    books[0].finish(claims[0], {"dev_wer": 1.0, "canary_held": True})
-    for book in books:
-        book.close()
-    assert _run(request_of(trials=3), FakeTrain()).counts == {"finished": 3}
-
-
 def test_a_real_interrupt_between_trials(request_of: Make) -> None:
-    """A signal while no trial listens for it: the trial under way ends, no other begins."""
+    """A signal that the trial does not handle: the trial finishes, no other begins."""
     train = FakeTrain(
         lambda trial, step: signal.raise_signal(signal.SIGINT) if (trial, step) == (2, 50) else None
     )

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from moonshine_tune.ablation.space import SearchSpace
-from moonshine_tune.ablation.space_file import read_space, space_names
+from moonshine_tune.ablation.space import SearchSpace, read_space, space_names
 from moonshine_tune.config.resolve import resolve_settings
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import ProblemsError, RequestError
@@ -49,7 +48,7 @@ space:
     assert settings.retain.strengths == (1.0, 0.5)
 
 
-def test_everything_wrong_is_told_at_once_with_the_nearest_name(tmp_path: Path) -> None:
+def test_everything_wrong_is_reported_at_once_with_the_nearest_name(tmp_path: Path) -> None:
     problems = _problems(
         tmp_path,
         """
@@ -72,7 +71,7 @@ space:
     for expected in (
         "'tinny'", "'extra'", "did you mean 'train.steps'", "'adapter.rnk'; did you mean",
         "adapter.rank = 0", "adapter.sites = 'everywhere'", "must lie below high",
-        "train.batch_size takes whole numbers", "train.warmup_share = 1.5",
+        "train.batch_size: takes whole numbers", "train.warmup_share = 1.5",
         "adapter.dropout: give a list", "data.dev may not vary", "did you mean 'adapter.alpha'",
     ):  # fmt: skip
         assert expected in text, expected
@@ -116,7 +115,7 @@ def test_shipped_spaces_are_right_and_open_with_their_command(name: str) -> None
     space = read_space(name)
     settings = resolve_settings(space.layers).settings
     for item in space.dimensions:
-        assert item.labels or item.numbers
+        assert item.labels or item.distribution.low < item.distribution.high
     assert space.point_of(settings) is not None, "the preset itself should be the first trial"
     folder = Path(str(__import__("moonshine_tune").__file__)).parent / "ablation" / "spaces"
     assert f"--space {name} " in (folder / f"{name}.yaml").read_text("utf-8").splitlines()[1]
@@ -150,10 +149,10 @@ def test_where_settings_lie_in_a_space(tmp_path: Path) -> None:
         "space:\n  train.learning_rate: {low: 1e-4, high: 1e-3}\n"
         "  size: [{adapter.rank: 4, adapter.alpha: 8}, {adapter.rank: 8, adapter.alpha: 16}]\n",
     )
-    found = space.point_of(RunSettings())
-    assert found is not None
-    assert found["train.learning_rate"] == 5e-4
-    assert space.settings_of(found)["adapter"] == {"rank": 8, "alpha": 16}
+    point = space.point_of(RunSettings())
+    assert point is not None
+    assert point["train.learning_rate"] == 5e-4
+    assert space.settings_of(point)["adapter"] == {"rank": 8, "alpha": 16}
     outside = resolve_settings([("test", {"adapter": {"rank": 8, "alpha": 9}})]).settings
     assert space.point_of(outside) is None
 

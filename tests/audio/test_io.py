@@ -1,4 +1,4 @@
-"""Decoding: every odd file gives the same sound, or one plain error with its path and reason."""
+"""Decoding: every file gives the same audio, or one plain error with its path and reason."""
 
 import shutil
 import stat
@@ -25,7 +25,7 @@ SECONDS = 2.0
 
 
 def tone(rate: int, seconds: float = SECONDS) -> np.ndarray:
-    """A rising tone, so that each moment of it differs from each other."""
+    """A rising tone: no two moments are alike."""
     time = np.arange(round(rate * seconds)) / rate
     return 0.4 * np.sin(2 * np.pi * (200 * time + 150 * time**2))
 
@@ -33,10 +33,10 @@ def tone(rate: int, seconds: float = SECONDS) -> np.ndarray:
 EXPECTED = tone(SAMPLE_RATE_HZ)
 
 
-def near(heard: np.ndarray, expected: np.ndarray, bound: float) -> bool:
-    """Same but for the ends, where resampling and codecs ring."""
+def near(samples: np.ndarray, expected: np.ndarray, bound: float) -> bool:
+    """Same except for the ends, where resampling and codecs ring."""
     edge = 400
-    return bool(np.abs(heard[edge:-edge] - expected[edge:-edge]).max() < bound)
+    return bool(np.abs(samples[edge:-edge] - expected[edge:-edge]).max() < bound)
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 44_100, 48_000])
@@ -53,15 +53,15 @@ def near(heard: np.ndarray, expected: np.ndarray, bound: float) -> bool:
         ("mp3", "MPEG_LAYER_III", 0.08),
     ],
 )
-def test_every_format_and_rate_gives_the_same_sound(
+def test_every_format_and_rate_gives_the_same_audio(
     tmp_path: Path, rate: int, ending: str, subtype: str, bound: float
 ) -> None:
     path = tmp_path / f"clip.{ending}"
     sf.write(path, tone(rate), rate, subtype=subtype)
-    heard = load_audio(path)
-    assert heard.dtype == np.float32
-    assert len(heard) == pytest.approx(len(EXPECTED), abs=2)
-    assert near(heard, EXPECTED[: len(heard)], bound)
+    samples = load_audio(path)
+    assert samples.dtype == np.float32
+    assert len(samples) == pytest.approx(len(EXPECTED), abs=2)
+    assert near(samples, EXPECTED[: len(samples)], bound)
     info = audio_info(path)
     assert (info.sample_rate_hz, info.channels) == (rate, 1)
     assert info.seconds == pytest.approx(SECONDS, abs=0.01)
@@ -82,13 +82,13 @@ def test_float_samples_beyond_full_scale_are_not_cut_off(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("ending", "rate"), [("wav", 16_000), ("flac", 44_100), ("mp3", 48_000)])
-def test_a_span_is_that_part_of_the_whole(tmp_path: Path, ending: str, rate: int) -> None:
+def test_a_span_is_that_part_of_the_recording(tmp_path: Path, ending: str, rate: int) -> None:
     path = tmp_path / f"clip.{ending}"
     sf.write(path, tone(rate), rate)
-    whole = load_audio(path)
+    recording = load_audio(path)
     span = load_audio(path, start=0.75, end=1.5)
     assert len(span) == 12_000
-    assert near(span, whole[12_000:24_000], 0.005)
+    assert near(span, recording[12_000:24_000], 0.005)
     assert len(load_audio(path, start=1.5)) == pytest.approx(8_000, abs=2)
 
 
@@ -98,15 +98,15 @@ def test_a_span_reads_no_more_than_it_needs(
     path = tmp_path / "hour.flac"
     sf.write(path, np.zeros(16_000 * 600), 16_000)
     read = sf.SoundFile.read
-    asked: list[int] = []
+    requested: list[int] = []
 
     def counting(self: Any, frames: int = -1, *rest: Any, **named: Any) -> Any:
-        asked.append(frames)
+        requested.append(frames)
         return read(self, frames, *rest, **named)
 
     monkeypatch.setattr(sf.SoundFile, "read", counting)
     load_audio(path, start=300.0, end=301.0)
-    assert asked == [16_000]
+    assert requested == [16_000]
 
 
 @pytest.mark.parametrize(("start", "end"), [(2.5, None), (2.5, 3.0), (0.0, 2.5), (1.0, 9.0)])
@@ -120,7 +120,7 @@ def test_a_span_outside_of_the_recording_is_refused(
     assert str(path) in str(caught.value)
 
 
-def test_an_end_rounded_up_in_the_manifest_is_no_fault(tmp_path: Path) -> None:
+def test_an_end_rounded_up_in_the_manifest_is_accepted(tmp_path: Path) -> None:
     path = tmp_path / "clip.wav"
     sf.write(path, EXPECTED, 16_000)
     assert len(load_audio(path, end=2.1)) == len(EXPECTED)
@@ -149,8 +149,8 @@ def test_a_wav_of_a_stream_without_a_length_is_read_to_its_end(tmp_path: Path) -
     path = tmp_path / "stream.wav"
     sf.write(path, EXPECTED, 16_000)
     raw = bytearray(path.read_bytes())
-    at = raw.index(b"data")
-    raw[at + 4 : at + 8] = b"\xff\xff\xff\xff"
+    offset = raw.index(b"data")
+    raw[offset + 4 : offset + 8] = b"\xff\xff\xff\xff"
     path.write_bytes(raw)
     assert len(load_audio(path)) == len(EXPECTED)
 
@@ -160,7 +160,7 @@ def _bad_file(folder: Path, kind: str) -> Path:
     if kind == "empty":
         path.write_bytes(b"")
     elif kind == "text":
-        path.write_text("This is no sound at all. " * 40)
+        path.write_text("This is not audio. " * 40)
     elif kind == "no-samples":
         sf.write(path, np.zeros(0), 16_000)
     elif kind == "not-finite":
@@ -174,7 +174,7 @@ def _bad_file(folder: Path, kind: str) -> Path:
         path.write_bytes(bytes(3200))
     elif kind == "text-mp3":
         path = path.with_suffix(".mp3")
-        path.write_text("This is no sound at all. " * 40)
+        path.write_text("This is not audio. " * 40)
     return path
 
 
@@ -189,7 +189,7 @@ def _bad_file(folder: Path, kind: str) -> Path:
         ("no-samples", "no samples"),
         ("not-finite", "not numbers"),
         ("infinite", "not numbers"),
-        ("raw", "does not say its sample rate"),
+        ("raw", "does not store its sample rate"),
     ],
 )
 def test_bad_files_give_one_plain_error(tmp_path: Path, kind: str, reason: str) -> None:
@@ -207,7 +207,7 @@ MP4_HEAD = b"\x00\x00\x00\x20ftypM4A \x00\x00\x02\x00isomiso2" + bytes(200)
 
 
 @pytest.mark.parametrize("name", ["clip.m4a", "clip.wav"])
-def test_without_a_decoder_m4a_names_what_is_missing(
+def test_without_a_decoder_the_error_names_the_missing_program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv("PATH", "")
@@ -226,14 +226,14 @@ def _program(folder: Path, name: str, script: str) -> None:
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
 
-def test_a_decoder_on_the_path_is_asked_for_the_samples(
+def test_a_decoder_on_the_path_decodes_foreign_formats(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded = tmp_path / "decoded.wav"
     sf.write(decoded, EXPECTED, 16_000, subtype="FLOAT")
     programs = tmp_path / "bin"
     programs.mkdir()
-    # The last word of the command is where the decoder has to write.
+    # The last word of the command is the path that the decoder writes to.
     script = f'for last; do :; done; /bin/cp "{decoded}" "${{last#file:}}"'
     _program(programs, "ffmpeg", script)
     monkeypatch.setenv("PATH", str(programs))
@@ -246,7 +246,7 @@ def test_a_decoder_on_the_path_is_asked_for_the_samples(
         load_audio(path, start=0.0, end=3.0)
 
 
-def test_what_a_decoder_says_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_decoder_message_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
     _program(programs, "ffmpeg", "echo 'moov atom not found' >&2; exit 1")

@@ -1,4 +1,4 @@
-"""`data check` through the real entry point: every kind of fault, its ids, and the exit code."""
+"""`data check` through the real entry point: every kind of problem, its ids, and the exit code."""
 
 import json
 import math
@@ -11,35 +11,34 @@ import numpy.typing as npt
 import pytest
 import soundfile
 
+from moonshine_tune.audio.samples import Samples
 from moonshine_tune.cli.app import run
-from moonshine_tune.data.checks.detectors import in_capitals, spoken_length
+from moonshine_tune.data.checks.text import in_capitals, spoken_length
 
 RATE = 16_000
-Samples = npt.NDArray[np.float32]
+Samples16 = npt.NDArray[np.int16]
 
 
 def voice(seconds: float = 2.0, seed: int = 0, amplitude: float = 0.3) -> Samples:
-    """Noise that swells and falls like speech; each seed sounds different."""
+    """Noise that rises and falls like speech, different for each seed."""
     times = np.arange(round(seconds * RATE)) / RATE
     noise = np.random.default_rng(seed).uniform(-1, 1, len(times))
     return (amplitude * noise * np.abs(np.sin(math.pi * 3 * times))).astype(np.float32)
 
 
-def recorded(seconds: float, seed: int) -> npt.NDArray[np.int16]:
-    """The same as 16-bit numbers, which WAV and FLAC hold alike."""
+def recorded(seconds: float, seed: int) -> Samples16:
+    """The same as 16-bit numbers, which WAV and FLAC store without loss."""
     return np.round(voice(seconds, seed) * 32767).astype(np.int16)
 
 
 class Corpus:
-    """A folder with recordings and one manifest after another."""
+    """A folder with recordings and manifests."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.seed = 0
 
-    def clip(
-        self, name: str, samples: Samples | npt.NDArray[np.int16] | None = None, rate: int = RATE
-    ) -> str:
+    def clip(self, name: str, samples: Samples | Samples16 | None = None, rate: int = RATE) -> str:
         self.seed += 1
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +46,7 @@ class Corpus:
         return name
 
     def line(self, name: str, **more: Any) -> dict[str, Any]:
-        """A good line with a recording, a text and a speaker of its own."""
+        """A valid line with its own recording, text and speaker."""
         record = {"id": name, "text": f"take off {name}", "speaker": f"of {name}"}
         record |= {"audio": more.pop("audio", None) or self.clip(f"{name}.wav")}
         return record | more
@@ -81,7 +80,7 @@ def check(capsys: pytest.CaptureFixture[str]) -> Check:
     return do
 
 
-def test_a_good_manifest_passes_with_nothing_found(corpus: Corpus, check: Check) -> None:
+def test_a_valid_manifest_passes_without_findings(corpus: Corpus, check: Check) -> None:
     path = corpus.manifest([corpus.line("one"), corpus.line("two", duration=2.0)])
     document = check(path, code=0)
     assert document["passed"] is True
@@ -90,12 +89,12 @@ def test_a_good_manifest_passes_with_nothing_found(corpus: Corpus, check: Check)
     assert (summary["lines"], summary["clean"], summary["seconds"]) == (2, 2, 4.0)
 
 
-def faulty_lines(corpus: Corpus) -> dict[str, dict[str, Any] | str]:
-    """Kind → a line that has this fault and no other one that is an error or a warning."""
+def problem_lines(corpus: Corpus) -> dict[str, dict[str, Any] | str]:
+    """Kind → a line with this problem and with no other error or warning."""
     (corpus.folder / "zero.wav").write_bytes(b"")
-    (corpus.folder / "noise.wav").write_bytes(b"this is no sound" * 100)
-    whole = (corpus.folder / corpus.clip("whole.flac")).read_bytes()
-    (corpus.folder / "half.flac").write_bytes(whole[: len(whole) // 2])
+    (corpus.folder / "noise.wav").write_bytes(b"this is not audio" * 100)
+    complete = (corpus.folder / corpus.clip("whole.flac")).read_bytes()
+    (corpus.folder / "half.flac").write_bytes(complete[: len(complete) // 2])
     muted = np.random.default_rng(1).normal(0, 0.0002, 2 * RATE).astype(np.float32)
     clipped = np.clip(voice(2.0, 77, 3.0), -1, 1)
     quiet_end = np.concatenate([voice(2.0, 78), np.zeros(4 * RATE, dtype=np.float32)])
@@ -123,27 +122,28 @@ def faulty_lines(corpus: Corpus) -> dict[str, dict[str, Any] | str]:
     }
 
 
-def test_each_fault_is_named_with_its_ids(corpus: Corpus, check: Check) -> None:
-    faults = faulty_lines(corpus)
-    document = check(corpus.manifest([corpus.line("good"), *faults.values()]), code=1)
-    found = document["by_kind"]
+def test_each_problem_is_reported_with_its_ids(corpus: Corpus, check: Check) -> None:
+    lines = problem_lines(corpus)
+    document = check(corpus.manifest([corpus.line("good"), *lines.values()]), code=1)
+    findings = document["by_kind"]
     expected = {
         kind: [line["id"] if isinstance(line, dict) else "line 2"]
-        for kind, line in faults.items()
+        for kind, line in lines.items()
         if kind not in ("cut", "no_samples")
     }
     expected["unreadable"] = ["garbage", "cut"]
     expected["empty_audio"] = ["hollow", "unsung"]
-    assert {kind: item["ids"] for kind, item in found.items()} == expected
-    assert all(item["count"] == len(item["ids"]) == len(item["details"]) for item in found.values())
-    assert all(item["explanation"] and item["action"] for item in found.values())
-    assert found["sample_rate"]["details"] == ["8000 Hz"]
-    assert found["too_short"]["details"] == ["0.80 s"]
+    assert {kind: item["ids"] for kind, item in findings.items()} == expected
+    for item in findings.values():
+        assert item["count"] == len(item["ids"]) == len(item["details"])
+        assert item["explanation"].startswith(f"{item['count']} ") and item["action"]
+    assert findings["sample_rate"]["details"] == ["8000 Hz"]
+    assert findings["too_short"]["details"] == ["0.80 s"]
 
 
 def test_every_line_is_clean_or_named(corpus: Corpus, check: Check) -> None:
-    faults = faulty_lines(corpus)
-    document = check(corpus.manifest([corpus.line("good"), *faults.values()]), code=1)
+    lines = problem_lines(corpus)
+    document = check(corpus.manifest([corpus.line("good"), *lines.values()]), code=1)
     (summary,) = document["manifests"]
     named = {
         identifier
@@ -151,9 +151,9 @@ def test_every_line_is_clean_or_named(corpus: Corpus, check: Check) -> None:
         if item["severity"] != "note"
         for identifier in item["ids"]
     }
-    # Good, and the two lines with nothing but a note.
+    # The valid line, and the two lines with only a note.
     assert summary["clean"] == 3
-    assert summary["lines"] == summary["clean"] + len(named) == len(faults) + 1
+    assert summary["lines"] == summary["clean"] + len(named) == len(lines) + 1
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_every_line_is_clean_or_named(corpus: Corpus, check: Check) -> None:
      "long_silence"],
 )  # fmt: skip
 def test_warnings_and_notes_alone_pass(kind: str, corpus: Corpus, check: Check) -> None:
-    lines = faulty_lines(corpus)
+    lines = problem_lines(corpus)
     document = check(corpus.manifest([corpus.line("good"), lines[kind]]), code=0)
     assert [item["kind"] for item in document["findings"]] == [kind]
     assert document["passed"] is True
@@ -174,14 +174,14 @@ def test_warnings_and_notes_alone_pass(kind: str, corpus: Corpus, check: Check) 
      "span_outside", "far_too_short", "missing_text", "empty_text"],
 )  # fmt: skip
 def test_each_error_alone_fails(kind: str, corpus: Corpus, check: Check) -> None:
-    lines = faulty_lines(corpus)
+    lines = problem_lines(corpus)
     document = check(corpus.manifest([corpus.line("good"), lines[kind]]), code=1)
     assert [item["severity"] for item in document["findings"]] == ["error"]
     assert document["errors"] == 1
     assert document["passed"] is False
 
 
-def test_repeated_ids_are_an_error_that_names_both_lines(corpus: Corpus, check: Check) -> None:
+def test_a_repeated_id_is_an_error_that_names_both_lines(corpus: Corpus, check: Check) -> None:
     lines = [corpus.line("a"), corpus.line("b"), corpus.line("a", audio=corpus.clip("c.wav"))]
     finding = check(corpus.manifest(lines), code=1)["by_kind"]["duplicate_id"]
     assert finding["ids"] == ["a"]
@@ -191,10 +191,10 @@ def test_repeated_ids_are_an_error_that_names_both_lines(corpus: Corpus, check: 
 
 def test_same_audio_and_same_text_is_a_warning(corpus: Corpus, check: Check) -> None:
     lines = [corpus.line("a", text="Go."), corpus.line("b", audio="a.wav", text="go")]
-    found = check(corpus.manifest(lines), code=0)["by_kind"]
-    assert found["duplicate_audio"]["ids"] == ["a", "b"]
-    assert found["same_text"]["severity"] == "note"
-    assert "conflicting_texts" not in found
+    findings = check(corpus.manifest(lines), code=0)["by_kind"]
+    assert findings["duplicate_audio"]["ids"] == ["a", "b"]
+    assert findings["same_text"]["severity"] == "note"
+    assert "conflicting_texts" not in findings
 
 
 def test_same_audio_under_another_name_and_format_with_another_text_is_an_error(
@@ -205,11 +205,11 @@ def test_same_audio_under_another_name_and_format_with_another_text_is_an_error(
         corpus.line("a", audio=corpus.clip("a.wav", samples), text="go left"),
         corpus.line("b", audio=corpus.clip("b.flac", samples), text="go right"),
     ]
-    found = check(corpus.manifest(lines), code=1)["by_kind"]
-    assert found["conflicting_texts"]["ids"] == ["a", "b"]
+    findings = check(corpus.manifest(lines), code=1)["by_kind"]
+    assert findings["conflicting_texts"]["ids"] == ["a", "b"]
 
 
-def test_spans_of_one_recording_are_no_duplicates(corpus: Corpus, check: Check) -> None:
+def test_spans_of_one_recording_are_not_duplicates(corpus: Corpus, check: Check) -> None:
     corpus.clip("long.wav", voice(6.0, 3))
     lines = [
         corpus.line(f"part {n}", audio="long.wav", start=2.0 * n, end=2.0 * n + 2) for n in range(3)
@@ -238,9 +238,9 @@ def test_exchanged_texts_are_speech_rate_outliers(corpus: Corpus, check: Check) 
         )
     assert "speech_rate" not in check(corpus.manifest(lines), code=0)["by_kind"]
     lines[0]["text"], lines[4]["text"] = " ".join(["word"] * 60), "one"
-    found = check(corpus.manifest(lines), code=0)["by_kind"]["speech_rate"]
-    assert set(found["ids"]) == {"u0", "u4"}
-    assert "usual" in found["details"][0]
+    findings = check(corpus.manifest(lines), code=0)["by_kind"]["speech_rate"]
+    assert set(findings["ids"]) == {"u0", "u4"}
+    assert "median" in findings["details"][0]
 
 
 def test_recordings_outside_the_folder_are_a_note(corpus: Corpus, check: Check) -> None:
@@ -252,7 +252,7 @@ def test_recordings_outside_the_folder_are_a_note(corpus: Corpus, check: Check) 
     assert document["notes"] == 1
 
 
-def test_manifests_are_sides_and_what_they_share_is_found(corpus: Corpus, check: Check) -> None:
+def test_leakage_between_manifests_is_found(corpus: Corpus, check: Check) -> None:
     shared = recorded(2.0, 9)
     train = corpus.manifest(
         [
@@ -273,14 +273,14 @@ def test_manifests_are_sides_and_what_they_share_is_found(corpus: Corpus, check:
         "test.jsonl",
     )
     document = check(train, test, code=1)
-    found = document["by_kind"]
-    assert found["leaked_speakers"]["ids"] == ["train:t1", "test:e1"]
-    assert found["leaked_texts"]["ids"][:2] == ["train:t2", "test:e2"]
-    assert set(found["leaked_recordings"]["ids"]) == {
+    findings = document["by_kind"]
+    assert findings["leaked_speakers"]["ids"] == ["train:t1", "test:e1"]
+    assert findings["leaked_texts"]["ids"][:2] == ["train:t2", "test:e2"]
+    assert set(findings["leaked_recordings"]["ids"]) == {
         "train:t3", "test:e3", "train:t4", "test:e4",
     }  # fmt: skip
-    assert found["unknown_speakers"]["ids"] == ["test:t1"]
-    severities = {kind: item["severity"] for kind, item in found.items()}
+    assert findings["unknown_speakers"]["ids"] == ["test:t1"]
+    severities = {kind: item["severity"] for kind, item in findings.items()}
     assert severities["leaked_speakers"] == severities["leaked_recordings"] == "error"
     assert severities["leaked_texts"] == "warning"
     assert document["sides"] == {"train": 4, "test": 5}
@@ -293,28 +293,28 @@ def test_shared_texts_alone_pass(corpus: Corpus, check: Check) -> None:
     assert [item["kind"] for item in document["findings"]] == ["leaked_texts"]
 
 
-def test_the_split_field_of_one_manifest_makes_the_sides(corpus: Corpus, check: Check) -> None:
+def test_values_of_the_split_field_are_splits(corpus: Corpus, check: Check) -> None:
     lines = [
         corpus.line("a", split="train", speaker="ann"),
         corpus.line("b", split="test", speaker="ann"),
         corpus.line("c", speaker="ann"),
     ]
-    found = check(corpus.manifest(lines), code=1)["by_kind"]
-    assert found["leaked_speakers"]["ids"] == ["train:a", "test:b"]
+    findings = check(corpus.manifest(lines), code=1)["by_kind"]
+    assert findings["leaked_speakers"]["ids"] == ["train:a", "test:b"]
 
 
-def test_manifests_of_the_same_name_are_told_apart(corpus: Corpus, check: Check) -> None:
+def test_manifests_of_the_same_name_are_distinguished(corpus: Corpus, check: Check) -> None:
     paths = []
-    for place in ("one", "two"):
-        (corpus.folder / place).mkdir()
-        line = corpus.line(place, audio=f"../{corpus.clip(f'{place}.wav')}", speaker="ann")
-        paths.append(corpus.manifest([line], f"{place}/data.jsonl"))
+    for name in ("one", "two"):
+        (corpus.folder / name).mkdir()
+        line = corpus.line(name, audio=f"../{corpus.clip(f'{name}.wav')}", speaker="ann")
+        paths.append(corpus.manifest([line], f"{name}/data.jsonl"))
     document = check(*paths, code=1)
     ids = document["by_kind"]["leaked_speakers"]["ids"]
     assert ids == [f"{paths[0]}:one", f"{paths[1]}:two"]
 
 
-def test_report_file_holds_the_findings(corpus: Corpus, tmp_path: Path) -> None:
+def test_the_report_file_has_the_findings(corpus: Corpus, tmp_path: Path) -> None:
     path = corpus.manifest([corpus.line("a"), "{"])
     report = tmp_path / "out" / "findings.json"
     assert run(["data", "check", str(path), "--report", str(report)]) == 1
@@ -330,7 +330,7 @@ def test_the_report_never_overwrites_a_manifest(corpus: Corpus) -> None:
     assert path.read_bytes() == before
 
 
-def test_people_read_what_is_wrong_and_what_to_do(
+def test_the_text_has_the_problem_and_what_to_do(
     corpus: Corpus, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = corpus.manifest([corpus.line("a"), corpus.line("b", audio="gone.wav")])
@@ -338,14 +338,15 @@ def test_people_read_what_is_wrong_and_what_to_do(
     out = capsys.readouterr().out
     assert "missing_recording" in out
     assert "gone.wav" in out
-    assert "mend the path" in out
+    assert "1 recording does not exist" in out
+    assert "fix the path" in out
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [("", "no utterances"), ("\n\n", "no utterances"), (None, "no such manifest")],
 )
-def test_a_manifest_with_nothing_in_it_is_a_wrong_request(
+def test_an_empty_manifest_is_a_wrong_request(
     content: str | None, message: str, tmp_path: Path, check: Check
 ) -> None:
     path = tmp_path / "train.jsonl"
@@ -356,7 +357,7 @@ def test_a_manifest_with_nothing_in_it_is_a_wrong_request(
     assert "data import" in document["error"]["hint"]
 
 
-def test_a_manifest_of_bad_lines_only_is_a_finding(corpus: Corpus, check: Check) -> None:
+def test_a_manifest_of_invalid_lines_is_a_finding(corpus: Corpus, check: Check) -> None:
     document = check(corpus.manifest(["{", "[]"]), code=1)
     assert document["by_kind"]["bad_line"]["ids"] == ["line 1", "line 2"]
 

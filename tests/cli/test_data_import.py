@@ -52,17 +52,17 @@ def test_import_then_check(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert run(["data", "check", str(out)]) == 0
 
 
-def test_json_tells_what_was_left_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (folder / "bad.wav").write_text("no sound")
+def test_json_lists_what_was_left_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "bad.wav").write_text("not audio")
     table(folder, "clip 0.wav,one,", "bad.wav,two,", "clip 1.wav,,")
     out = folder / "train.jsonl"
     assert run(["data", "import", str(folder), "--out", str(out), "--json"]) == 0
-    document, talk = answer(capsys)
+    document, messages = answer(capsys)
     assert (document["found"], document["kept"], document["unlisted"]) == (3, 1, 1)
     assert document["reasons"] == {"unreadable": 1, "without text": 1}
     assert [item["reason"] for item in document["dropped"]] == ["unreadable", "without text"]
     assert document["manifest"] == str(out)
-    assert "kept 1 of 3: 1 unreadable, 1 without text" in talk
+    assert "kept 1 of 3: 1 unreadable, 1 without text" in messages
 
 
 def test_a_missing_recording_is_refused_with_its_line(
@@ -72,10 +72,10 @@ def test_a_missing_recording_is_refused_with_its_line(
     out = folder / "train.jsonl"
     arguments = ["data", "import", str(folder), "--out", str(out), "--json"]
     assert run(arguments) == 2
-    document, talk = answer(capsys)
+    document, messages = answer(capsys)
     assert f"{words}:3: no such recording: gone.wav" in document["error"]["message"]
     assert "--skip-bad" in document["error"]["hint"]
-    assert "Traceback" not in talk
+    assert "Traceback" not in messages
     assert not out.exists()
     assert run([*arguments, "--skip-bad"]) == 0
     assert answer(capsys)[0]["reasons"] == {"missing": 1}

@@ -42,20 +42,21 @@ def contents(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.iterdir())}
 
 
-def test_three_manifests_that_can_be_read_and_share_no_speaker(
+def test_three_valid_manifests_that_share_no_speaker(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = write(tmp_path / "all.jsonl", records())
     document = split(source, "--out", tmp_path / "out", code=0, capsys=capsys)
-    sides = {
+    splits = {
         name: read_manifest(tmp_path / "out" / f"{name}.jsonl").utterances
         for name in ("train", "dev", "test")
     }
-    assert {name: len(side) for name, side in sides.items()} == {"train": 32, "dev": 4, "test": 4}
-    speakers = [{item.speaker for item in side} for side in sides.values()]
+    sizes = {name: len(members) for name, members in splits.items()}
+    assert sizes == {"train": 32, "dev": 4, "test": 4}
+    speakers = [{item.speaker for item in members} for members in splits.values()]
     assert sum(map(len, speakers)) == len(set.union(*speakers)) == 10
-    assert all(item.split == name for name, side in sides.items() for item in side)
-    assert all(item.extra == {"gender": "f"} for side in sides.values() for item in side)
+    assert all(item.split == name for name, members in splits.items() for item in members)
+    assert all(item.extra == {"gender": "f"} for members in splits.values() for item in members)
     assert [side["name"] for side in document["sides"]] == ["train", "dev", "test"]
     assert document["sides"][0]["seconds"] == 64.0
     assert document["sides"][0]["speakers"] == 8
@@ -107,15 +108,15 @@ def test_disjoint_texts_are_counted(tmp_path: Path, capsys: pytest.CaptureFixtur
     words = (source, "--out", tmp_path / "out", "--disjoint-texts")
     document = split(*words, code=0, capsys=capsys)
     assert document["leaks"]["texts"] == []
-    # "text 0 of it" stays with the one test speaker; 8 in train and 1 in dev go.
+    # "text 0 of it" stays with the one test speaker; 8 in train and 1 in dev are dropped.
     assert document["kept"] == 31
     assert document["remarks"] == [
-        "dev: kept 3 of 4: 1 whose text is in test",
-        "train: kept 24 of 32: 8 whose text is in dev or test",
+        "dev: kept 3 of 4: 1 with a text that is also in test",
+        "train: kept 24 of 32: 8 with a text that is also in dev or test",
     ]
 
 
-def test_the_folder_of_the_manifest_can_take_the_splits(
+def test_splits_can_be_written_beside_the_manifest(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = write(tmp_path / "all.jsonl", records())
@@ -153,7 +154,7 @@ def test_impossible_shares(
     assert not (tmp_path / "out").exists()
 
 
-def test_by_field_follows_the_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_by_field_uses_the_split_field(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     named = [
         record | {"split": "validation" if record["speaker"] == "s3" else "Train"}
         for record in records()
@@ -177,7 +178,7 @@ def test_by_field_without_the_field_is_refused(
     assert "(none) (40)" in document["error"]["message"]
 
 
-def test_bad_lines_are_all_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_invalid_lines_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = write(tmp_path / "all.jsonl", records())
     source.write_text(source.read_text() + "{\nnull\n")
     document = split(source, "--out", tmp_path / "out", code=2, capsys=capsys)
@@ -185,7 +186,7 @@ def test_bad_lines_are_all_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert f"{source}:42" in document["error"]["message"]
 
 
-def test_a_failed_write_leaves_the_old_splits_whole(
+def test_a_failed_write_keeps_the_old_splits(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = write(tmp_path / "all.jsonl", records())
@@ -204,13 +205,11 @@ def test_a_failed_write_leaves_the_old_splits_whole(
     assert contents(out) == before
 
 
-def test_the_next_command_is_named_and_can_be_pasted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_next_command_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = write(tmp_path / "all.jsonl", records())
     out = tmp_path / "my split"
     capsys.readouterr()
     assert run(["data", "split", str(source), "--out", str(out), "--dev", "0"]) == 0
-    said = capsys.readouterr().out.splitlines()[-1]
-    assert said.startswith("next: moonshine-tune train ")
-    assert shlex.split(said)[-4:] == ["--train", str(out / "train.jsonl"), "--out", "runs/first"]
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("next: moonshine-tune train ")
+    assert shlex.split(last)[-4:] == ["--train", str(out / "train.jsonl"), "--out", "runs/first"]

@@ -26,7 +26,7 @@ def test_help_has_an_example_and_loads_nothing_heavy() -> None:
     assert "moonshine-tune data synth --grammar atc" in " ".join(done.stdout.split())
 
 
-def test_train_and_test_share_neither_sentence_nor_voice(
+def test_train_and_test_share_no_sentence_and_no_voice(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     documents = []
@@ -61,12 +61,12 @@ def test_own_sentences_and_voices(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["--grammar", "atc", "--count", "2", "--voice-set", "valid"], "no voice set"),
         (["--grammar", "atc", "--count", "2", "--rate", "fast"], "--rate fast"),
         (["--grammar", "atc", "--count", "2", "--rate", "10-20"], "rate_wpm from 10 to 20"),
-        (["--grammar", "atc"], "no end"),
+        (["--grammar", "atc"], "unlimited"),
         ([], "either from a file or from a grammar"),
         (["--sentences", "missing.txt"], "no such file"),
     ],
 )
-def test_wrong_requests_end_with_2_and_a_hint_and_leave_nothing(
+def test_wrong_requests_exit_with_2_and_a_hint_and_write_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     assert run(["data", "synth", *words, "--out", str(tmp_path / "out")]) == 2

@@ -9,9 +9,9 @@ from moonshine_tune.cli.console import TerminalProgress
 from moonshine_tune.cli.live_view import LiveView, sparkline
 
 
-def _drawn(board: LiveView, width: int = 140) -> str:
+def _draw(view: LiveView, width: int = 140) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None)
-    console.print(board)
+    console.print(view)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -24,16 +24,16 @@ def test_sparklines_go_from_low_to_high() -> None:
     assert (many[0], many[-1]) == ("▁", "█")
 
 
-def test_the_board_shows_curves_memory_and_transcripts() -> None:
-    board = LiveView()
-    assert board.is_empty
-    board.add({"dev_wer": 40.0, "canary_wer": 5.0})
+def test_the_view_shows_curves_memory_and_transcripts() -> None:
+    view = LiveView()
+    assert view.is_empty
+    view.add({"dev_wer": 40.0, "canary_wer": 5.0})
     for step in range(1, 5):
         values = {"loss": 1 / step, "step_seconds": 0.5, "memory_resident_mb": 900.0 + step}
-        board.add(values | {"memory_device_mb": 0.0, "gradient_norm": 1.0})
-    board.add({"dev_wer": 12.5})
-    board.hear([("one two", "one too [bold]"), ("three", "three")])
-    text = _drawn(board)
+        view.add(values | {"memory_device_mb": 0.0, "gradient_norm": 1.0})
+    view.add({"dev_wer": 12.5})
+    view.show_transcripts([("one two", "one too [bold]"), ("three", "three")])
+    text = _draw(view)
     for piece in ("loss", "0.250", "2.00 steps/s", "904 MB", "12.50 %  (first 40.00, lowest 12.50)",
                   "one too [bold]", "█"):  # fmt: skip
         assert piece in text
@@ -42,16 +42,16 @@ def test_the_board_shows_curves_memory_and_transcripts() -> None:
 
 
 def test_long_transcripts_push_nothing_aside_on_a_narrow_terminal() -> None:
-    board = LiveView()
+    view = LiveView()
     for step in range(40):
-        board.add({"dev_wer": 100.0 - step, "loss": 1.0 + step, "memory_resident_mb": 12_345.0})
-    board.hear([("descend " * 30, "the send " * 30)])
-    lines = _drawn(board, width=80).splitlines()
+        view.add({"dev_wer": 100.0 - step, "loss": 1.0 + step, "memory_resident_mb": 12_345.0})
+    view.show_transcripts([("descend " * 30, "the send " * 30)])
+    lines = _draw(view, width=80).splitlines()
     assert len(lines) == 5  # each row in one line
     assert all(len(line.rstrip()) <= 80 for line in lines)
     assert any("(first 100.00, lowest 61.00)" in line for line in lines)
-    assert lines[-2].startswith("said  ")
-    assert lines[-1].startswith("heard  ")
+    assert lines[-2].startswith("reference  ")
+    assert lines[-1].startswith("hypothesis  ")
     assert "…" in lines[-1]
 
 
@@ -62,12 +62,12 @@ def test_without_a_terminal_there_are_plain_lines(capsys: pytest.CaptureFixture[
         progress.figures(1, {"loss": 1.0})
         progress.transcripts([("a", "b")])
         progress.say("step 1: dev WER 3.00")
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err == "step 1: dev WER 3.00\n"
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "step 1: dev WER 3.00\n"
 
 
-def test_on_a_terminal_the_board_is_under_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_terminal_the_view_is_below_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     screen.isatty = lambda: True  # type: ignore[method-assign]
     monkeypatch.setattr("sys.stderr", screen)

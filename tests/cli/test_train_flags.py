@@ -12,27 +12,27 @@ from moonshine_tune.core.errors import RequestError
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[ResolvedSettings]:
+def requested(monkeypatch: pytest.MonkeyPatch) -> list[ResolvedSettings]:
     """The settings that `train` was called with; training itself is refused."""
-    seen: list[ResolvedSettings] = []
+    calls: list[ResolvedSettings] = []
 
-    def refuse(settings: ResolvedSettings, *words: Any, **named: Any) -> None:
-        seen.append(settings)
+    def refuse(settings: ResolvedSettings, *arguments: Any, **options: Any) -> None:
+        calls.append(settings)
         raise RequestError("not here")
 
     job = ModuleType("moonshine_tune.training.run")
     job.train = refuse  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "moonshine_tune.training.run", job)
-    return seen
+    return calls
 
 
-def test_a_tracker_is_named_by_one_flag(asked: list[ResolvedSettings]) -> None:
+def test_a_tracker_is_named_by_one_flag(requested: list[ResolvedSettings]) -> None:
     assert run(["train", "--train", "a.jsonl", "--out", "r", "--tracker", "mlflow"]) == 2
-    assert asked[0].settings.tracker == "mlflow"
-    assert asked[0].sources["tracker"] == "flag"
+    assert requested[0].settings.tracker == "mlflow"
+    assert requested[0].sources["tracker"] == "flag"
 
 
-def test_without_the_flag_there_is_none(asked: list[ResolvedSettings]) -> None:
+def test_without_the_flag_there_is_none(requested: list[ResolvedSettings]) -> None:
     assert run(["train", "--train", "a.jsonl", "--out", "r", "--set", "train.steps=3"]) == 2
-    assert asked[0].settings.tracker is None
-    assert "tracker" not in asked[0].sources
+    assert requested[0].settings.tracker is None
+    assert "tracker" not in requested[0].sources

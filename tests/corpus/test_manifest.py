@@ -1,4 +1,4 @@
-"""Manifests: what is read from good lines, what is said of bad ones, what is written back."""
+"""Manifests: reading valid lines, reporting invalid ones, writing."""
 
 import json
 from pathlib import Path
@@ -79,19 +79,21 @@ BAD = [
     ('{"audio": "1.wav", "text": "a", "id": true}', '"id" is True, not a string'),
     ('{"audio": "1.wav", "text": "a", "duration": "2"}', "not a number of seconds"),
     ('{"audio": "1.wav", "text": "a", "duration": true}', "not a number of seconds"),
-    ('{"audio": "1.wav", "text": "a", "start": -1}', "not a number of seconds from 0"),
-    ('{"audio": "1.wav", "text": "a", "start": NaN}', "not a number of seconds from 0"),
+    ('{"audio": "1.wav", "text": "a", "start": -1}', "not a number of seconds of at least 0"),
+    ('{"audio": "1.wav", "text": "a", "start": NaN}', "not a number of seconds of at least 0"),
     ('{"audio": "1.wav", "text": "a", "start": 2, "end": 1}', '"end" (1) is not after'),
     ('{"audio": "gone.wav", "text": "a"}', "no such recording"),
     ('{"audio": "' + "x" * 5000 + '.wav", "text": "a"}', "no such recording"),
-    (r'{"audio": "a\u0000b.wav", "text": "a"}', "no path"),
+    (r'{"audio": "a\u0000b.wav", "text": "a"}', "not a path"),
     (r'{"audio": "1.wav", "text": "half \ud83d"}', "half of a character"),
-    ('{"audio": "2.wav", "text": "b", "id": "good"}', "was used on line 1 already"),
+    ('{"audio": "2.wav", "text": "b", "id": "good"}', "line 1 also has the id 'good'"),
 ]
 
 
 @pytest.mark.parametrize(("line", "message"), BAD)
-def test_a_bad_line_is_named_with_its_number(tmp_path: Path, line: str, message: str) -> None:
+def test_an_invalid_line_is_reported_with_its_number(
+    tmp_path: Path, line: str, message: str
+) -> None:
     good = '{"audio": "1.wav", "text": "a", "id": "good"}'
     path = write(tmp_path, good, "", line)
     with pytest.raises(ProblemsError) as caught:
@@ -103,7 +105,9 @@ def test_a_bad_line_is_named_with_its_number(tmp_path: Path, line: str, message:
     assert caught.value.hint
 
 
-def test_all_bad_lines_are_told_at_once_and_the_scan_keeps_the_good_ones(tmp_path: Path) -> None:
+def test_all_invalid_lines_are_reported_together_and_a_scan_keeps_the_others(
+    tmp_path: Path,
+) -> None:
     good = '{"audio": "1.wav", "text": "a", "id": "good"}'
     path = write(tmp_path, good, *(line for line, _ in BAD))
     with pytest.raises(ProblemsError) as caught:
@@ -118,7 +122,7 @@ def test_all_bad_lines_are_told_at_once_and_the_scan_keeps_the_good_ones(tmp_pat
     }  # fmt: skip
 
 
-def test_texts_and_files_need_not_be_there_where_nobody_needs_them(tmp_path: Path) -> None:
+def test_texts_and_files_can_be_optional(tmp_path: Path) -> None:
     path = write(tmp_path, '{"audio": "gone.wav"}')
     (utterance,) = read_manifest(path, require_text=False, check_files=False).utterances
     assert utterance.text is None
@@ -126,17 +130,17 @@ def test_texts_and_files_need_not_be_there_where_nobody_needs_them(tmp_path: Pat
         _ = utterance.reference
 
 
-def test_recordings_outside_the_folder_are_allowed_and_told(tmp_path: Path) -> None:
+def test_recordings_outside_the_folder_are_allowed_with_a_remark(tmp_path: Path) -> None:
     folder = tmp_path / "manifests"
     folder.mkdir()
     (tmp_path / "out.wav").touch()
     path = write(folder, '{"audio": "1.wav", "text": "a"}', '{"audio": "../out.wav", "text": "a"}')
     manifest = read_manifest(path)
     assert manifest.utterances[1].audio == (tmp_path / "out.wav").resolve()
-    assert manifest.remarks == ("1 of 2 recordings lie outside the manifest's folder",)
+    assert manifest.remarks == ("1 of 2 recordings are outside the manifest's folder",)
 
 
-def test_no_file_no_text_no_lines(tmp_path: Path) -> None:
+def test_missing_unreadable_and_empty_manifests_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="no such manifest") as caught:
         read_manifest(tmp_path / "gone.jsonl")
     assert "data import" in (caught.value.hint or "")
@@ -150,7 +154,7 @@ def test_no_file_no_text_no_lines(tmp_path: Path) -> None:
         read_manifest(write(tmp_path, "", " "))
 
 
-def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+def test_a_written_manifest_reads_the_same(tmp_path: Path) -> None:
     source = tmp_path / "a" / "ü 1.wav"
     outside = tmp_path / "outside.wav"
     source.parent.mkdir()
@@ -172,7 +176,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 def test_recordings_beside_a_manifest_are_written_relative_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    """However the folder is named: it may be a scratch folder that gets another name."""
+    """The folder may be a scratch folder that is renamed later."""
     (tmp_path / "home").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "home")
     monkeypatch.chdir(tmp_path)
@@ -184,5 +188,5 @@ def test_recordings_beside_a_manifest_are_written_relative_to_it(
     write_manifest(folder / "manifest.jsonl", [utterance])
     assert json.loads((folder / "manifest.jsonl").read_text())["audio"] == "audio/a.wav"
     folder.rename(folder.with_name("named"))
-    (found,) = read_manifest(folder.with_name("named") / "manifest.jsonl").utterances
-    assert found.audio == tmp_path.resolve() / "home" / "named" / "audio" / "a.wav"
+    (read,) = read_manifest(folder.with_name("named") / "manifest.jsonl").utterances
+    assert read.audio == tmp_path.resolve() / "home" / "named" / "audio" / "a.wav"

@@ -1,4 +1,4 @@
-"""Named normalizers: what counts as the same word."""
+"""Named normalizers: which words count as the same."""
 
 import pytest
 
@@ -30,7 +30,7 @@ def test_english(text: str, expected: str) -> None:
     assert normalizer_for("english-1")(text) == expected
 
 
-def test_english_takes_numbers_for_figures() -> None:
+def test_english_writes_numbers_as_digits() -> None:
     english = normalizer_for("english-1")
     assert english("one hundred and five") == english("105")
     assert english("P-I-T-T-S") == english("p i t t s")
@@ -61,7 +61,7 @@ def test_basic(text: str, expected: str) -> None:
     assert normalizer_for("basic-1")(text) == expected
 
 
-def test_spelled_keeps_how_numbers_are_written() -> None:
+def test_spelled_keeps_the_spelling_of_numbers() -> None:
     spelled, english = normalizer_for("spelled-1"), normalizer_for("english-1")
     assert spelled("four six two") != spelled("462")
     assert spelled("Four-Six-Two!") == "four six two"
@@ -96,11 +96,11 @@ def test_only_hyphens_inside_words_are_split() -> None:
     [("en", "english-1"), ("en-GB", "english-1"), ("EN", "english-1"), ("ko", "basic-1"),
      ("de", "basic-1")],
 )  # fmt: skip
-def test_the_language_chooses(language: str, name: str) -> None:
+def test_the_language_selects_the_default(language: str, name: str) -> None:
     assert normalizer_for(None, language).name == name
 
 
-def test_a_name_beats_the_language() -> None:
+def test_a_name_overrides_the_language() -> None:
     assert normalizer_for("spelled-1", "ko").name == "spelled-1"
 
 

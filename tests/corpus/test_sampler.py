@@ -1,4 +1,4 @@
-"""Which utterances each step sees: every one once an epoch, by seed and step alone."""
+"""The utterances of each step: each once per epoch, by seed and step alone."""
 
 import random
 from collections import Counter
@@ -16,8 +16,8 @@ from moonshine_tune.corpus.sampler import (
 
 
 def _seconds(count: int, seed: int = 1) -> list[float]:
-    chance = random.Random(seed)
-    return [round(chance.uniform(0.5, 20.0), 3) for _ in range(count)]
+    rng = random.Random(seed)
+    return [round(rng.uniform(0.5, 20.0), 3) for _ in range(count)]
 
 
 def _drawn(sampler: BucketSampler | StagedSampler, start: int, end: int) -> list[int]:
@@ -44,36 +44,36 @@ def test_steps_and_micro_batches_have_their_sizes() -> None:
         assert 1 <= len(batches[-1]) <= 4
 
 
-def test_batch_8_and_8_batches_of_1_see_the_same_in_every_step() -> None:
+def test_one_batch_of_8_and_8_batches_of_1_are_the_same_step() -> None:
     seconds = _seconds(77)
-    whole = BucketSampler(seconds, batch_size=8, accumulation=1, seed=5)
-    parts = BucketSampler(seconds, batch_size=1, accumulation=8, seed=5)
+    large = BucketSampler(seconds, batch_size=8, accumulation=1, seed=5)
+    small = BucketSampler(seconds, batch_size=1, accumulation=8, seed=5)
     for step in range(40):
-        assert whole.plan(step).indices == parts.plan(step).indices
-        assert len(parts.plan(step).micro_batches) == len(whole.plan(step).indices)
+        assert large.plan(step).indices == small.plan(step).indices
+        assert len(small.plan(step).micro_batches) == len(large.plan(step).indices)
 
 
 def test_the_order_is_a_function_of_seed_and_step() -> None:
     seconds = _seconds(100)
     first = BucketSampler(seconds, batch_size=8, seed=7)
     order = [first.plan(step) for step in range(60)]
-    # A resumed run starts anywhere, and may look at steps in any order.
+    # A resumed run starts at any step, and may ask for steps in any order.
     second = BucketSampler(seconds, batch_size=8, seed=7)
     for step in random.Random(2).sample(range(60), 60):
         assert second.plan(step) == order[step]
-    other = BucketSampler(seconds, batch_size=8, seed=8)
-    assert [other.plan(step) for step in range(60)] != order
+    reseeded = BucketSampler(seconds, batch_size=8, seed=8)
+    assert [reseeded.plan(step) for step in range(60)] != order
 
 
-def test_epochs_have_orders_and_steps_of_their_own() -> None:
+def test_epochs_differ_in_order_and_steps() -> None:
     sampler = BucketSampler(_seconds(1000), batch_size=8)
     first = [frozenset(sampler.plan(step).indices) for step in range(125)]
     second = [frozenset(sampler.plan(step).indices) for step in range(125, 250)]
     assert len(set(first) & set(second)) < 10
 
 
-def test_a_step_holds_clips_of_similar_length() -> None:
-    """Padding in micro-batches of 8 from 1000 clips: a third of what a blind shuffle pads."""
+def test_a_step_has_clips_of_similar_length() -> None:
+    """Padding in micro-batches of 8 from 1000 clips: less than a third of a plain shuffle."""
     seconds = _seconds(1000)
 
     def padding(batches: list[tuple[int, ...]]) -> float:
@@ -84,24 +84,24 @@ def test_a_step_holds_clips_of_similar_length() -> None:
     bucketed = [sampler.plan(step).micro_batches[0] for step in range(sampler.steps_per_epoch)]
     order = list(range(1000))
     random.Random(3).shuffle(order)
-    blind = [tuple(order[start : start + 8]) for start in range(0, 1000, 8)]
-    assert padding(bucketed) < padding(blind) / 3
+    shuffled = [tuple(order[start : start + 8]) for start in range(0, 1000, 8)]
+    assert padding(bucketed) < padding(shuffled) / 3
 
 
-def test_steps_do_not_come_in_order_of_length() -> None:
+def test_steps_are_not_sorted_by_length() -> None:
     seconds = _seconds(1000)
     sampler = BucketSampler(seconds, batch_size=8)
     longest = [max(seconds[i] for i in sampler.plan(step).indices) for step in range(125)]
-    rising = sum(one < other for one, other in pairwise(longest))
+    rising = sum(left < right for left, right in pairwise(longest))
     assert 40 < rising < 85
 
 
-def test_equal_lengths_are_no_trouble() -> None:
+def test_equal_lengths_work() -> None:
     sampler = BucketSampler([1.0] * 20, batch_size=6)
     assert sorted(_drawn(sampler, 0, sampler.steps_per_epoch)) == list(range(20))
 
 
-def test_what_will_be_drawn_is_known_before() -> None:
+def test_the_drawn_indices_are_known_in_advance() -> None:
     sampler = BucketSampler(_seconds(100), batch_size=8, seed=3)
     assert sampler.drawn(0) == ()
     for steps in (1, 5, 12):
@@ -117,14 +117,14 @@ def _staged(seconds: list[float], *stages: CurriculumStage) -> StagedSampler:
     return StagedSampler(seconds, stages, batch_size=4, accumulation=1, seed=1)
 
 
-def test_one_stage_over_everything_is_the_plain_sampler() -> None:
+def test_one_stage_over_all_clips_is_the_plain_sampler() -> None:
     seconds = _seconds(30)
     staged = _staged(seconds, CurriculumStage(10, max(seconds)))
     plain = BucketSampler(seconds, batch_size=4, seed=1)
     assert [staged.plan(step) for step in range(25)] == [plain.plan(step) for step in range(25)]
 
 
-def test_each_stage_draws_only_what_it_may() -> None:
+def test_each_stage_draws_only_its_clips() -> None:
     seconds = _seconds(80)
     staged = _staged(
         seconds, CurriculumStage(10, 5.0), CurriculumStage(15, 12.0), CurriculumStage(5, 30.0)
@@ -135,13 +135,13 @@ def test_each_stage_draws_only_what_it_may() -> None:
     for step in range(60):
         bound = 5.0 if step < 10 else 12.0 if step < 25 else 30.0
         assert all(seconds[index] <= bound for index in staged.plan(step).indices), step
-    # The last stage goes on after its own steps.
+    # The last stage continues after its own steps.
     assert staged.stage_at(29) == (2, 4)
     assert staged.stage_at(500) == (2, 475)
     assert set(_drawn(staged, 25, 45)) == set(range(80))
 
 
-def test_what_stages_will_draw_is_known_before() -> None:
+def test_the_drawn_indices_of_stages_are_known_in_advance() -> None:
     seconds = _seconds(80)
     staged = _staged(
         seconds, CurriculumStage(3, 5.0), CurriculumStage(4, 12.0), CurriculumStage(5, 30.0)
@@ -150,7 +150,7 @@ def test_what_stages_will_draw_is_known_before() -> None:
         assert staged.drawn(steps) == tuple(sorted(set(_drawn(staged, 0, steps)))), steps
 
 
-def test_a_stage_without_a_clip_is_seen_before_the_run() -> None:
+def test_a_stage_without_a_clip_is_known_before_the_run() -> None:
     assert _staged(
         [3.0, 9.0], CurriculumStage(3, 1.0), CurriculumStage(4, 30.0)
     ).utterances_by_stage == (0, 2)
@@ -170,8 +170,8 @@ def test_balanced_epochs_draw_speakers_equally_often() -> None:
     counts = {name: sum(speakers[index] == name for index in drawn) for name in "abc"}
     assert sum(counts.values()) == 100
     assert all(count in (33, 34) for count in counts.values())
-    heard = {index for index in drawn if speakers[index] == "c"}
-    assert len(heard) == 5, "all clips of a speaker before one comes again"
+    clips_of_c = {index for index in drawn if speakers[index] == "c"}
+    assert len(clips_of_c) == 5, "all clips of a speaker are drawn before one is repeated"
     half = StagedSampler(
         [1.0] * 100,
         [CurriculumStage(1, 9.0)],
@@ -186,8 +186,8 @@ def test_balanced_epochs_draw_speakers_equally_often() -> None:
 
 def test_utterances_without_a_speaker_count_as_one_each() -> None:
     order = balanced_order([None, None, "a", "a"], 1.0)
-    found = [index for seed in range(300) for index in order(random.Random(seed))]
-    share = sum(index < 2 for index in found) / len(found)
+    drawn = [index for seed in range(300) for index in order(random.Random(seed))]
+    share = sum(index < 2 for index in drawn) / len(drawn)
     assert share == pytest.approx(2 / 3, abs=0.05)
 
 

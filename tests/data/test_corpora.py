@@ -1,4 +1,4 @@
-"""Corpora of other programs, cues beside long recordings, tables of `datasets`, and copies."""
+"""Corpora of other programs, cues beside long recordings, `datasets` folders, and copies."""
 
 import gzip
 import json
@@ -14,9 +14,10 @@ from moonshine_tune.audio.io import load_audio
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.corpus.manifest import Utterance, read_manifest
-from moonshine_tune.data.importers import convert as data_convert
-from moonshine_tune.data.importers.cues import read_cues
-from moonshine_tune.data.importers.run import ImportRequest, ImportResult, import_data
+from moonshine_tune.data.importers import convert
+from moonshine_tune.data.importers.base import ImportRequest
+from moonshine_tune.data.importers.layouts.cues import read_cues
+from moonshine_tune.data.importers.run import ImportResult, import_data
 
 
 def _clip(path: Path, seconds: float = 0.5, rate: int = 16_000, channels: int = 1) -> Path:
@@ -53,17 +54,17 @@ def test_common_voice_gives_its_splits_and_speakers(folder: Path) -> None:
         _clip(folder / "clips" / f"{name}.wav")
         row = f"speaker-{name}\t{name}.wav\tSaid in {name}\t2\tthirties\ten\n"
         _write(folder / f"{name}.tsv", heading + row)
-    result, found = _import(folder)
-    assert [(one.split, one.text, one.speaker, one.language) for one in found] == [
+    result, utterances = _import(folder)
+    assert [(item.split, item.text, item.speaker, item.language) for item in utterances] == [
         (name, f"Said in {name}", f"speaker-{name}", "en") for name in ("train", "dev", "test")
     ]
-    assert found[0].extra == {"age": "thirties"}
+    assert utterances[0].extra == {"age": "thirties"}
     assert "Common Voice" in result.source
     assert result.unlisted == 2
     for name in ("train", "dev", "test"):
         (folder / f"{name}.tsv").unlink()
     _, validated = _import(folder)
-    assert [(one.split, one.text) for one in validated] == [(None, "Said in validated")]
+    assert [(item.split, item.text) for item in validated] == [(None, "Said in validated")]
 
 
 def test_kaldi_with_and_without_segments(folder: Path) -> None:
@@ -76,15 +77,15 @@ def test_kaldi_with_and_without_segments(folder: Path) -> None:
         _import(folder)
     assert any("a command instead of a file" in line for line in problems.value.problems)
     assert any("u4: no such recording" in line for line in problems.value.problems)
-    result, found = _import(folder, skip_bad=True)
-    assert [(one.id, one.start, one.end, one.text, one.speaker) for one in found] == [
+    result, utterances = _import(folder, skip_bad=True)
+    assert [(item.id, item.start, item.end, item.text, item.speaker) for item in utterances] == [
         ("u1", 0.5, 1.25, "hello you", "anna"), ("u2", 1.5, 2.9, "and me", "bert"),
     ]  # fmt: skip
     assert result.reasons == {"malformed": 2}
     (folder / "segments").unlink()
     _write(folder / "wav.scp", "u1 long.wav\n")
-    _, whole = _import(folder)
-    assert [(one.id, one.start, one.duration, one.text) for one in whole] == [
+    _, utterances = _import(folder)
+    assert [(item.id, item.start, item.duration, item.text) for item in utterances] == [
         ("u1", None, 3.0, "hello you")
     ]
 
@@ -104,19 +105,19 @@ def test_lhotse_recordings_with_supervisions_and_cuts(folder: Path) -> None:
     for name, record in (("recordings", _recording()), ("supervisions", _supervision())):
         packed = gzip.compress((json.dumps(record) + "\n").encode())
         (folder / f"my_{name}_train.jsonl.gz").write_bytes(packed)
-    _, found = _import(folder)
-    assert [(one.id, one.start, one.end, one.text, one.speaker) for one in found] == [
+    _, utterances = _import(folder)
+    assert [(item.id, item.start, item.end, item.text, item.speaker) for item in utterances] == [
         ("s1", 1.0, 2.5, "good morning", "ada")
     ]
     cut = {"id": "c1", "start": 0.5, "duration": 3.0, "channel": 0, "recording": _recording(),
            "supervisions": [_supervision(start=0.25)], "type": "MonoCut"}  # fmt: skip
     mixed = {"id": "m1", "type": "MixedCut", "tracks": []}
     _write(folder / "cuts.jsonl", json.dumps(cut) + "\n" + json.dumps(mixed) + "\n")
-    _, found = _import(folder, skip_bad=True)
-    assert [(one.start, one.end) for one in found] == [(0.75, 2.25)]
+    _, utterances = _import(folder, skip_bad=True)
+    assert [(item.start, item.end) for item in utterances] == [(0.75, 2.25)]
     (folder / "cuts.jsonl").unlink()
     (folder / "cuts.jsonl.gz").write_bytes(b"\x1f\x8b broken")
-    with pytest.raises(RequestError, match="cannot be unpacked"):
+    with pytest.raises(RequestError, match="cannot be decompressed"):
         _import(folder)
 
 
@@ -127,11 +128,11 @@ def test_one_channel_of_several_is_cut_out_or_refused(folder: Path, tmp_path: Pa
     with pytest.raises(ProblemsError) as problems:
         _import(folder)
     assert "--audio-out" in problems.value.problems[0]
-    _, found = _import(folder, audio_out=tmp_path / "copies")
+    _, utterances = _import(folder, audio_out=tmp_path / "copies")
     both, _ = sf.read(folder / "talk.wav", dtype="float32")
-    heard = load_audio(found[0].audio)
-    assert np.allclose(heard, both[16_000:40_000, 1], atol=1e-4)
-    assert found[0].start is None and found[0].duration == 1.5
+    copy = load_audio(utterances[0].audio)
+    assert np.allclose(copy, both[16_000:40_000, 1], atol=1e-4)
+    assert utterances[0].start is None and utterances[0].duration == 1.5
 
 
 # --- cues
@@ -148,19 +149,22 @@ Kenobi
 """
 
 
-def test_subtitles_cut_a_long_recording(folder: Path) -> None:
+def test_subtitles_split_a_long_recording(folder: Path) -> None:
     _clip(folder / "talk.wav", 3.0)
     _write(folder / "talk.srt", _SRT)
-    result, found = _import(folder)
-    assert [(one.id, one.start, one.end, one.text, one.session) for one in found] == [
+    result, utterances = _import(folder)
+    assert [(item.id, item.start, item.end, item.text, item.session) for item in utterances] == [
         ("talk-00001", 0.5, 1.2, "Hello there", "talk"),
         ("talk-00002", 1.2, 2.0, "General Kenobi", "talk"),
     ]
     assert result.source == "2 cues beside 1 of 1 recordings"
-    assert len(load_audio(found[0].audio, start=found[0].start, end=found[0].end)) == 11_200
+    assert (
+        len(load_audio(utterances[0].audio, start=utterances[0].start, end=utterances[0].end))
+        == 11_200
+    )
 
 
-def test_webvtt_names_the_voices(folder: Path) -> None:
+def test_webvtt_voices_are_speakers(folder: Path) -> None:
     text = "WEBVTT\n\n00:01.000 --> 00:02.500\n<v Ada Byron>Good <b>morning</b>\n"
     _write(folder / "a.vtt", text)
     cue = read_cues(folder / "a.vtt")[0]
@@ -187,19 +191,19 @@ def _textgrid(*tiers: tuple[str, str]) -> str:
     head = (f'File type = "ooTextFile"\nObject class = "TextGrid"\n\nxmin = 0\nxmax = 3\n'
             f"tiers? <exists>\nsize = {len(tiers)}\nitem []:\n")  # fmt: skip
     return head + "".join(
-        f"    item [{place}]:\n" + _TIER.format(name=name, text=text)
-        for place, (name, text) in enumerate(tiers, start=1)
+        f"    item [{number}]:\n" + _TIER.format(name=name, text=text)
+        for number, (name, text) in enumerate(tiers, start=1)
     )
 
 
-def test_a_textgrid_by_its_tier(folder: Path) -> None:
+def test_a_textgrid_is_read_by_tier(folder: Path) -> None:
     _clip(folder / "talk.wav", 3.0)
     _write(folder / "talk.TextGrid", _textgrid(("phones", "h e"), ("words", "hello you")))
     with pytest.raises(RequestError, match=r"which tier .*phones, words") as error:
         _import(folder)
     assert "--tier" in str(error.value.hint)
-    _, found = _import(folder, tier="words")
-    assert [(one.start, one.end, one.text) for one in found] == [(1.0, 2.5, "hello you")]
+    _, utterances = _import(folder, tier="words")
+    assert [(item.start, item.end, item.text) for item in utterances] == [(1.0, 2.5, "hello you")]
     with pytest.raises(RequestError, match="no interval tier is called 'none'"):
         _import(folder, tier="none")
     _write(folder / "talk.TextGrid", _textgrid(("phones", "h e"), ("Sentence", "hello you")))
@@ -222,15 +226,15 @@ def test_reversed_and_overlapping_cues_are_refused_or_left_out(folder: Path) -> 
     with pytest.raises(ProblemsError) as problems:
         _import(folder)
     text = "\n".join(problems.value.problems)
-    assert "cue 2: begins at 1.5 s, and the cue before it ends at 2 s" in text
-    assert "cue 3: ends at 4 s, and begins at 5 s" in text
-    assert "the span 6 to 20 s does not lie in its 9.00 s" in text
-    result, found = _import(folder, skip_bad=True)
-    assert [one.text for one in found] == ["fine"]
-    assert result.found == 5 and sum(result.reasons.values()) == 4
+    assert "cue 2: starts at 1.5 s, but the cue before it ends at 2 s" in text
+    assert "cue 3: ends at 4 s, but starts at 5 s" in text
+    assert "the span 6 to 20 s is not within its 9.00 s" in text
+    result, utterances = _import(folder, skip_bad=True)
+    assert [item.text for item in utterances] == ["fine"]
+    assert result.rows == 5 and sum(result.reasons.values()) == 4
 
 
-def test_cues_in_a_wrong_encoding_and_without_text(folder: Path) -> None:
+def test_cues_in_another_encoding_and_without_text(folder: Path) -> None:
     _clip(folder / "talk.wav", 3.0)
     (folder / "talk.srt").write_bytes(_SRT.replace("Hello", "Grüße").encode("latin-1"))
     with pytest.raises(RequestError, match="not UTF-8") as error:
@@ -244,27 +248,27 @@ def test_cues_in_a_wrong_encoding_and_without_text(folder: Path) -> None:
     assert "no cue with a text" in problems.value.problems[0]
 
 
-def test_ids_that_collide_are_named_and_not_mixed_up(folder: Path) -> None:
+def test_repeated_ids_are_an_error(folder: Path) -> None:
     for name in ("one/a.wav", "two/a.wav"):
         _clip(folder / name)
     table = "id,audio,text\nx,one/a.wav,first\nx,two/a.wav,second\n"
     _write(folder / "t.csv", table)
     with pytest.raises(ProblemsError) as problems:
         _import(folder)
-    assert "id 'x' was used already" in problems.value.problems[0]
+    assert "an earlier row has id 'x'" in problems.value.problems[0]
     _write(folder / "t.csv", table.replace("x,", ",").replace("id,", "number,"))
-    _, found = _import(folder)
-    assert sorted(one.id for one in found) == ["one/a", "two/a"]
+    _, utterances = _import(folder)
+    assert sorted(item.id for item in utterances) == ["one/a", "two/a"]
 
 
 # --- datasets
 
 
-def test_a_saved_dataset_with_sound_inside(folder: Path, tmp_path: Path) -> None:
+def test_a_saved_dataset_with_embedded_audio(folder: Path, tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     content = [_clip(tmp_path / f"{name}.wav", 0.5).read_bytes() for name in ("aa", "bbb")]
     table = pyarrow.table({
-        "audio": [{"bytes": one, "path": None} for one in content],
+        "audio": [{"bytes": item, "path": None} for item in content],
         "sentence": ["first", "second"],
         "speaker_id": [7, 8],
     })  # fmt: skip
@@ -277,14 +281,14 @@ def test_a_saved_dataset_with_sound_inside(folder: Path, tmp_path: Path) -> None
             writer.write_table(table)
         _write(folder / split / "state.json", '{"_data_files": [{"filename": "data-0.arrow"}]}')
     _write(folder / "dataset_dict.json", '{"splits": ["train", "test"]}')
-    result, found = _import(folder)
-    assert [(one.split, one.text, one.speaker) for one in found] == [
+    result, utterances = _import(folder)
+    assert [(item.split, item.text, item.speaker) for item in utterances] == [
         ("train", "first", "7"), ("train", "second", "8"),
         ("test", "first", "7"), ("test", "second", "8"),
     ]  # fmt: skip
-    assert found[0].audio.read_bytes() == content[0]
-    assert found[0].audio == found[2].audio, "the same sound is written once"
-    assert found[0].audio.parent == tmp_path / "out-audio"
+    assert utterances[0].audio.read_bytes() == content[0]
+    assert utterances[0].audio == utterances[2].audio, "the same recording is written once"
+    assert utterances[0].audio.parent == tmp_path / "out-audio"
     assert "datasets: 2 tables of train, test" in result.source
 
 
@@ -295,8 +299,10 @@ def test_parquet_files_and_a_broken_one(folder: Path, tmp_path: Path) -> None:
     table = pyarrow.table({"audio": [str(clip)], "text": ["said"]})
     (folder / "data").mkdir()
     parquet.write_table(table, folder / "data" / "validation-00000-of-00001.parquet")
-    _, found = _import(folder)
-    assert [(one.split, one.text, one.audio) for one in found] == [("dev", "said", clip.resolve())]
+    _, utterances = _import(folder)
+    assert [(item.split, item.text, item.audio) for item in utterances] == [
+        ("dev", "said", clip.resolve())
+    ]
     (folder / "data" / "test-00000-of-00001.parquet").write_bytes(b"PAR1 and nothing")
     with pytest.raises(RequestError, match="cannot be read as a table"):
         _import(folder)
@@ -305,33 +311,33 @@ def test_parquet_files_and_a_broken_one(folder: Path, tmp_path: Path) -> None:
 # --- copies
 
 
-def test_copies_are_mono_16_khz_and_made_once(
+def test_copies_are_mono_16_khz_and_written_once(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _clip(folder / "a.wav", 0.5, rate=44_100, channels=2)
     _write(folder / "a.txt", "said")
     copies = tmp_path / "copies"
-    _, found = _import(folder, audio_out=copies)
-    info = sf.info(found[0].audio)
+    _, utterances = _import(folder, audio_out=copies)
+    info = sf.info(utterances[0].audio)
     assert (info.samplerate, info.channels, info.format) == (16_000, 1, "FLAC")
-    assert np.allclose(load_audio(found[0].audio), load_audio(folder / "a.wav"), atol=1e-4)
-    assert len(found[0].extra["source_sha256"]) == 64
+    assert np.allclose(load_audio(utterances[0].audio), load_audio(folder / "a.wav"), atol=1e-4)
+    assert len(utterances[0].extra["source_sha256"]) == 64
 
     def never(*_: Any, **__: Any) -> None:
-        raise AssertionError("what is there is not made again")
+        raise AssertionError("an existing copy is not written again")
 
-    monkeypatch.setattr(data_convert, "write_audio", never)
+    monkeypatch.setattr(convert, "write_audio", never)
     _, again = _import(folder, audio_out=copies)
-    assert again[0].audio == found[0].audio
+    assert again[0].audio == utterances[0].audio
     monkeypatch.undo()
     _, second = _import(folder, audio_out=copies, channel=2)
     both, _ = sf.read(folder / "a.wav", dtype="float32")
-    assert second[0].audio != found[0].audio
+    assert second[0].audio != utterances[0].audio
     assert len(list(copies.iterdir())) == 2
     assert both.shape[1] == 2
     with pytest.raises(ProblemsError, match="nothing can be imported"):
         _import(folder, audio_out=copies, channel=3)
-    with pytest.raises(RequestError, match="where copies are written"):
+    with pytest.raises(RequestError, match="--audio-out"):
         _import(folder, channel=2)
 
 
@@ -343,6 +349,6 @@ def test_a_recording_that_is_cut_off_is_left_out_and_counted(folder: Path, tmp_p
         frames = file.getnframes()
     raw = (folder / "b.wav").read_bytes()
     (folder / "b.wav").write_bytes(raw[: len(raw) - frames])
-    result, found = _import(folder, audio_out=tmp_path / "copies")
-    assert [one.id for one in found] == ["a"]
+    result, utterances = _import(folder, audio_out=tmp_path / "copies")
+    assert [item.id for item in utterances] == ["a"]
     assert result.reasons == {"unreadable": 1}

@@ -1,4 +1,4 @@
-"""Datasets of the hub, streamed: the library reads a folder of that form as it reads the hub."""
+"""Datasets of the hub, streamed. The library reads a local folder of that form like the hub."""
 
 import json
 from pathlib import Path
@@ -11,16 +11,16 @@ import soundfile as sf
 from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.corpus.manifest import read_manifest
-from moonshine_tune.data.importers import huggingface as data_hub
-from moonshine_tune.data.importers.huggingface import HubDataset
-from moonshine_tune.data.importers.run import ImportRequest, import_data
+from moonshine_tune.data.importers.base import ColumnNames, HubOptions, ImportRequest
+from moonshine_tune.data.importers.layouts import huggingface
+from moonshine_tune.data.importers.run import import_data
 
 pytest.importorskip("datasets")
 
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
-    """Two splits of Parquet files with the recordings in them, as most sets of the hub are."""
+    """Two splits of Parquet files with embedded recordings, as most datasets of the hub."""
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
     folder = tmp_path / "hub" / "data"
@@ -45,52 +45,52 @@ def _wav(path: Path, seed: int) -> bytes:
     return path.read_bytes()
 
 
-def _import(place: HubDataset, out: Path, **options: Any) -> Any:
-    result = import_data(ImportRequest(place, out, **options), SilentProgress())
-    return result, read_manifest(out).utterances
+def _import(name: str | Path, out: Path, **options: Any) -> Any:
+    hub_names = ("config", "split", "revision", "limit")
+    hub = HubOptions(**{key: options.pop(key) for key in hub_names if key in options})
+    request = ImportRequest(f"hf://{name}", out, hub=hub, **options)
+    return import_data(request, SilentProgress()), read_manifest(out).utterances
 
 
-def test_only_the_rows_that_are_asked_for(
+def test_only_the_requested_rows_are_read(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[str] = []
-    whole = data_hub._with_sound
+    read: list[str] = []
+    original = huggingface._with_audio
 
     def counted(record: dict[str, Any], *rest: Any) -> dict[str, Any]:
-        seen.append(record["sentence"])
-        return whole(record, *rest)
+        read.append(record["sentence"])
+        return original(record, *rest)
 
-    monkeypatch.setattr(data_hub, "_with_sound", counted)
-    wanted = HubDataset(str(dataset), split="train", limit=3)
-    result, found = _import(wanted, tmp_path / "out.jsonl")
-    assert seen == ["train 0", "train 1", "train 2"]
-    assert [(one.text, one.speaker, one.split) for one in found] == [
+    monkeypatch.setattr(huggingface, "_with_audio", counted)
+    result, utterances = _import(dataset, tmp_path / "out.jsonl", split="train", limit=3)
+    assert read == ["train 0", "train 1", "train 2"]
+    assert [(item.text, item.speaker, item.split) for item in utterances] == [
         ("train 0", "speaker 0", "train"), ("train 1", "speaker 1", "train"),
         ("train 2", "speaker 0", "train"),
     ]  # fmt: skip
-    assert all(one.known_seconds == 0.5 for one in found)
-    assert found[1].audio.read_bytes() == (tmp_path / "train1.wav").read_bytes()
-    assert found[1].audio.parent == tmp_path / "out-audio"
+    assert all(item.known_seconds == 0.5 for item in utterances)
+    assert utterances[1].audio.read_bytes() == (tmp_path / "train1.wav").read_bytes()
+    assert utterances[1].audio.parent == tmp_path / "out-audio"
     assert result.source == f"datasets: {dataset}, train"
 
 
-def test_all_splits_and_a_second_import_writes_no_sound(dataset: Path, tmp_path: Path) -> None:
-    wanted = HubDataset(str(dataset))
-    _, found = _import(wanted, tmp_path / "out.jsonl")
-    assert [one.split for one in found] == ["train"] * 5 + ["dev"] * 2
-    before = {one.audio: one.audio.stat().st_mtime_ns for one in found}
-    _, again = _import(wanted, tmp_path / "out.jsonl", force=True)
-    assert {one.audio: one.audio.stat().st_mtime_ns for one in again} == before
+def test_all_splits_and_a_second_import_writes_no_audio(dataset: Path, tmp_path: Path) -> None:
+    _, utterances = _import(dataset, tmp_path / "out.jsonl")
+    assert [item.split for item in utterances] == ["train"] * 5 + ["dev"] * 2
+    before = {item.audio: item.audio.stat().st_mtime_ns for item in utterances}
+    _, again = _import(dataset, tmp_path / "out.jsonl", force=True)
+    assert {item.audio: item.audio.stat().st_mtime_ns for item in again} == before
 
 
-def test_sound_that_is_only_named(dataset: Path, tmp_path: Path) -> None:
+def test_audio_that_is_only_an_address_is_fetched(tmp_path: Path) -> None:
     path = tmp_path / "train0.wav"
+    content = _wav(path, 0)
     record = {"audio": {"bytes": None, "path": f"file://{path}"}}
-    found = data_hub._with_sound(record, "audio", HubDataset("x"))
-    assert found["audio"]["bytes"] == path.read_bytes()
+    assert huggingface._with_audio(record, "audio", "x")["audio"]["bytes"] == content
     gone = {"audio": {"bytes": None, "path": f"file://{tmp_path}/gone.wav"}}
     with pytest.raises(RequestError, match="cannot be read"):
-        data_hub._with_sound(gone, "audio", HubDataset("x"))
+        huggingface._with_audio(gone, "audio", "x")
 
 
 @pytest.mark.parametrize(
@@ -101,16 +101,16 @@ def test_sound_that_is_only_named(dataset: Path, tmp_path: Path) -> None:
         ({"split": "train", "limit": 0}, "at least one row"),
     ],
 )
-def test_what_is_not_there_is_said(
+def test_missing_splits_and_configurations_are_refused(
     dataset: Path, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(RequestError, match=message) as caught:
-        _import(HubDataset(str(dataset), **change), tmp_path / "out.jsonl")
+        _import(dataset, tmp_path / "out.jsonl", **change)
     assert caught.value.hint
     assert not (tmp_path / "out.jsonl").exists()
 
 
-def test_without_a_network_the_machine_cannot(
+def test_without_a_network_it_is_a_machine_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import datasets
@@ -119,13 +119,11 @@ def test_without_a_network_the_machine_cannot(
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    with pytest.raises(MachineError, match="the hub is not reached: no route to host"):
-        _import(HubDataset("owner/name", split="train"), tmp_path / "out.jsonl")
+    with pytest.raises(MachineError, match="cannot reach the hub: no route to host"):
+        _import("owner/name", tmp_path / "out.jsonl", split="train")
 
 
-def test_no_column_of_text(dataset: Path, tmp_path: Path) -> None:
-    from moonshine_tune.data.importers.tables import ColumnNames
-
-    wanted = HubDataset(str(dataset), split="train")
+def test_a_missing_column_of_text_is_refused(dataset: Path, tmp_path: Path) -> None:
+    columns = ColumnNames(text="words")
     with pytest.raises(RequestError, match="no column is called 'words'"):
-        _import(wanted, tmp_path / "out.jsonl", columns=ColumnNames(text="words"))
+        _import(dataset, tmp_path / "out.jsonl", split="train", columns=columns)

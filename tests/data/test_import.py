@@ -1,4 +1,4 @@
-"""Import: which tables and folders are understood, what is kept, what is left out and why."""
+"""Import: which tables and folders are read, which rows are kept, and why others are left out."""
 
 import json
 import shutil
@@ -12,8 +12,9 @@ import soundfile as sf
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.corpus.manifest import Utterance, read_manifest
-from moonshine_tune.data.importers.run import ImportRequest, ImportResult, import_data
-from moonshine_tune.data.importers.tables import ColumnNames
+from moonshine_tune.data.importers import layouts
+from moonshine_tune.data.importers.base import ColumnNames, ImportRequest, all_importers
+from moonshine_tune.data.importers.run import ImportResult, import_data
 
 
 def clip(path: Path, seconds: float = 0.5, rate: int = 16_000) -> Path:
@@ -24,7 +25,7 @@ def clip(path: Path, seconds: float = 0.5, rate: int = 16_000) -> Path:
 
 def run_import(folder: Path, **options: object) -> tuple[ImportResult, tuple[Utterance, ...]]:
     out = folder.parent / "out.jsonl"
-    request = ImportRequest(place=folder, out=out, **options)  # type: ignore[arg-type]
+    request = ImportRequest(location=folder, out=out, **options)  # type: ignore[arg-type]
     result = import_data(request, SilentProgress())
     return result, read_manifest(out, require_text=False).utterances
 
@@ -65,7 +66,7 @@ def test_tables_of_many_kinds(corpus: Path, name: str, content: str) -> None:
     (corpus / name).write_text(content, encoding="utf-8", newline="")
     result, utterances = run_import(corpus)
     assert texts(utterances) == EXPECTED
-    assert (result.found, result.kept, result.reasons, result.unlisted) == (3, 3, {}, 0)
+    assert (result.rows, result.kept, result.reasons, result.unlisted) == (3, 3, {}, 0)
     assert result.seconds == 1.5
     assert [item.duration for item in utterances] == [0.5, 0.5, 0.5]
 
@@ -98,7 +99,7 @@ def test_fields_of_a_table_reach_the_manifest(corpus: Path) -> None:
     assert (result.speakers, result.unlisted) == (1, 2)
 
 
-def test_named_columns_win_over_guesses(corpus: Path) -> None:
+def test_named_columns_override_guesses(corpus: Path) -> None:
     (corpus / "t.csv").write_text("audio,path,text,raw,who\nx,a.wav,wrong,right,anna\n")
     names = ColumnNames(audio="path", text="raw", speaker="who")
     result, (utterance,) = run_import(corpus, columns=names)
@@ -109,7 +110,7 @@ def test_named_columns_win_over_guesses(corpus: Path) -> None:
     assert "raw" in (caught.value.hint or "")
 
 
-def test_columns_that_cannot_be_guessed_are_asked_for(corpus: Path) -> None:
+def test_columns_that_cannot_be_guessed_are_an_error_with_a_hint(corpus: Path) -> None:
     table = corpus / "t.csv"
     table.write_text("foo,bar\na.wav,hello\n")
     with pytest.raises(RequestError, match="no column looks like audio; the columns are: foo, bar"):
@@ -119,7 +120,7 @@ def test_columns_that_cannot_be_guessed_are_asked_for(corpus: Path) -> None:
     assert "--text-column" in (caught.value.hint or "")
 
 
-def test_texts_beside_recordings(corpus: Path) -> None:
+def test_text_files_beside_recordings(corpus: Path) -> None:
     (corpus / "a.txt").write_text("  Hello\n  you \n")
     (corpus / "sub" / "c 1.txt").write_bytes("\ufeffGrüße".encode())
     result, utterances = run_import(corpus)
@@ -127,7 +128,7 @@ def test_texts_beside_recordings(corpus: Path) -> None:
     assert result.summary() == "kept 2 of 3: 1 without text"
 
 
-def test_trans_files_as_of_librispeech(tmp_path: Path) -> None:
+def test_trans_files_of_librispeech(tmp_path: Path) -> None:
     folder = tmp_path / "corpus"
     chapter = folder / "84" / "121"
     clip(chapter / "84-121-0000.flac")
@@ -164,7 +165,7 @@ def test_a_manifest_is_imported_as_it_is(corpus: Path) -> None:
     assert result.kept == 1
 
 
-def test_wrong_rows_are_all_named_with_file_and_line(corpus: Path) -> None:
+def test_all_invalid_rows_are_reported_with_file_and_line(corpus: Path) -> None:
     table = corpus / "t.csv"
     table.write_text(
         'audio,text,id,start\na.wav,"one\nmore",x,\ngone.wav,two,y,\nb.wav,three,x,\n'
@@ -174,23 +175,23 @@ def test_wrong_rows_are_all_named_with_file_and_line(corpus: Path) -> None:
         run_import(corpus)
     assert caught.value.problems == (
         f"{table}:4: no such recording: gone.wav",
-        f"{table}:5: id 'x' was used already",
+        f"{table}:5: an earlier row has id 'x'",
         f"{table}:6: \"start\" is 'soon', not a number",
         f"{table}:7: 2 columns where the heading has 4",
         f'{table}:8: no recording in column "audio"',
-        f"{table}:9: b.wav: the span 9 to 0.5 s does not lie in its 0.50 s",
+        f"{table}:9: b.wav: the span 9 to 0.5 s is not within its 0.50 s",
     )
     assert "--skip-bad" in (caught.value.hint or "")
     assert not (corpus.parent / "out.jsonl").exists()
     result, utterances = run_import(corpus, skip_bad=True)
     assert [item.text for item in utterances] == ["one more"]
-    assert result.found == result.kept + sum(result.reasons.values()) == 7
+    assert result.rows == result.kept + sum(result.reasons.values()) == 7
     assert result.reasons == {
         "missing": 1, "with a repeated id": 1, "malformed": 3, "with a wrong span": 1,
     }  # fmt: skip
 
 
-def test_lines_of_json_that_are_none(corpus: Path) -> None:
+def test_invalid_json_lines_are_reported(corpus: Path) -> None:
     table = corpus / "t.jsonl"
     table.write_text(
         '{"audio": "a.wav", "text": "x"}\n{oops\n[1]\n{"audio": "b.wav", "text": []}\n'
@@ -203,13 +204,13 @@ def test_lines_of_json_that_are_none(corpus: Path) -> None:
 
 
 def test_unreadable_recordings_and_rows_without_text_are_counted(corpus: Path) -> None:
-    (corpus / "bad.wav").write_text("no sound")
+    (corpus / "bad.wav").write_text("not audio")
     sf.write(corpus / "none.wav", np.zeros(0), 16_000)
     (corpus / "t.csv").write_text("audio,text\na.wav,one\nbad.wav,two\nb.wav,  \nnone.wav,three\n")
     result, utterances = run_import(corpus)
     assert [item.text for item in utterances] == ["one"]
     assert result.summary() == "kept 1 of 4: 1 unreadable, 1 without text, 1 empty"
-    assert [item.place.rpartition(":")[2] for item in result.dropped] == ["3", "4", "5"]
+    assert [item.location.rpartition(":")[2] for item in result.dropped] == ["3", "4", "5"]
     assert result.unlisted == 1
 
 
@@ -236,12 +237,12 @@ def test_an_existing_manifest_is_replaced_only_by_force(corpus: Path) -> None:
 def test_a_table_is_never_replaced_by_its_manifest(corpus: Path) -> None:
     table = corpus / "t.jsonl"
     table.write_text('{"audio": "a.wav", "text": "x"}\n')
-    request = ImportRequest(place=corpus, out=table, table=table, force=True)
+    request = ImportRequest(location=corpus, out=table, table=table, force=True)
     with pytest.raises(RequestError, match="replace the table"):
         import_data(request, SilentProgress())
 
 
-def test_two_recordings_of_one_name_are_not_confused(corpus: Path) -> None:
+def test_two_recordings_of_one_name_are_an_error(corpus: Path) -> None:
     shutil.copy(corpus / "a.wav", corpus / "sub" / "x.wav")
     (corpus / "more").mkdir()
     shutil.copy(corpus / "b.wav", corpus / "more" / "x.wav")
@@ -250,7 +251,7 @@ def test_two_recordings_of_one_name_are_not_confused(corpus: Path) -> None:
         run_import(corpus)
 
 
-def test_accents_are_found_however_they_are_spelled(tmp_path: Path) -> None:
+def test_accents_match_in_any_unicode_form(tmp_path: Path) -> None:
     folder = tmp_path / "corpus"
     clip(folder / (unicodedata.normalize("NFD", "grüße 1") + ".wav"))
     table = folder / "t.csv"
@@ -260,7 +261,7 @@ def test_accents_are_found_however_they_are_spelled(tmp_path: Path) -> None:
     assert utterance.id == unicodedata.normalize("NFC", "grüße 1")
 
 
-def test_several_tables_ask_for_a_choice(corpus: Path) -> None:
+def test_several_tables_are_an_error_with_a_hint(corpus: Path) -> None:
     for name in ("one.csv", "two.csv"):
         (corpus / name).write_text("audio,text\na.wav,x\n")
     with pytest.raises(RequestError, match=r"2 tables: one\.csv, two\.csv") as caught:
@@ -268,7 +269,7 @@ def test_several_tables_ask_for_a_choice(corpus: Path) -> None:
     assert "--table" in (caught.value.hint or "")
 
 
-def test_places_that_are_no_places(tmp_path: Path) -> None:
+def test_wrong_locations_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="no such folder"):
         run_import(tmp_path / "gone")
     empty = tmp_path / "empty"
@@ -280,3 +281,41 @@ def test_places_that_are_no_places(tmp_path: Path) -> None:
     (empty / "latin.csv").write_bytes("audio,text\na.wav,ü\n".encode("latin-1"))
     with pytest.raises(RequestError, match="not UTF-8"):
         run_import(empty)
+
+
+_MODULE = """
+from moonshine_tune.data.importers.base import Importer, Row, Rows
+
+def _recognizes(source):
+    return (source.folder / "LIST").is_file()
+
+def _read(source):
+    names = (source.folder / "LIST").read_text().splitlines()
+    rows = tuple(Row(f"LIST:{n}", name, {"text": name}) for n, name in enumerate(names, 1))
+    return Rows("a LIST", source.folder, rows)
+
+IMPORTER = Importer("LIST", 25, _recognizes, _read)
+"""
+
+
+def test_an_importer_in_a_new_module_is_used_without_any_other_edit(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modules = corpus.parent / "modules"
+    modules.mkdir()
+    (modules / "list_file.py").write_text(_MODULE, encoding="utf-8")
+    (corpus / "LIST").write_text("a.wav\nb.wav\n", encoding="utf-8")
+    monkeypatch.setattr(layouts, "__path__", [*layouts.__path__, str(modules)])
+    all_importers.cache_clear()
+    try:
+        result, utterances = run_import(corpus)
+    finally:
+        monkeypatch.undo()
+        all_importers.cache_clear()
+    assert result.source == "a LIST"
+    assert texts(utterances) == {"a.wav": "a.wav", "b.wav": "b.wav"}
+
+
+def test_importers_have_names_and_priorities_of_their_own() -> None:
+    for values in zip(*((item.name, item.priority) for item in all_importers()), strict=True):
+        assert len(set(values)) == len(all_importers())

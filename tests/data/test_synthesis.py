@@ -1,4 +1,4 @@
-"""Speech synthesis and spoken corpora."""
+"""Speech synthesis and synthetic corpora."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from moonshine_tune.audio import tts as synth
+from moonshine_tune.audio import tts
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 from moonshine_tune.audio.tts import PEAK, VOICE_SETS, SpeechSynthesizer
 from moonshine_tune.core.errors import AudioError, MachineError, ProblemsError, RequestError
@@ -50,21 +50,21 @@ def test_the_same_request_gives_the_same_samples_whatever_came_before(speaker, v
     first = speaker.speak(SENTENCE, voice=voice, rate_wpm=160, pitch=55)
     speaker.speak("Something else entirely.", voice="en-029+f1", rate_wpm=120, pitch=90)
     assert np.array_equal(first, speaker.speak(SENTENCE, voice=voice, rate_wpm=160, pitch=55))
-    with SpeechSynthesizer() as other:
-        assert np.array_equal(first, other.speak(SENTENCE, voice=voice, rate_wpm=160, pitch=55))
+    with SpeechSynthesizer() as second:
+        assert np.array_equal(first, second.speak(SENTENCE, voice=voice, rate_wpm=160, pitch=55))
 
 
 @needs_espeak
-def test_every_argument_is_heard(speaker) -> None:
-    spoken = speaker.speak(SENTENCE)
-    assert len(speaker.speak(SENTENCE, rate_wpm=300)) < 0.8 * len(spoken)
+def test_every_argument_changes_the_speech(speaker) -> None:
+    plain = speaker.speak(SENTENCE)
+    assert len(speaker.speak(SENTENCE, rate_wpm=300)) < 0.8 * len(plain)
     for changed in ({"pitch": 90}, {"pitch_range": 95}, {"voice": "en-us+m3"}):
-        other = speaker.speak(SENTENCE, **changed)
-        assert len(other) != len(spoken) or not np.allclose(other, spoken, atol=1e-2), changed
+        second = speaker.speak(SENTENCE, **changed)
+        assert len(second) != len(plain) or not np.allclose(second, plain, atol=1e-2), changed
 
 
 @needs_espeak
-def test_the_voices_of_the_splits_exist_and_are_strangers(speaker) -> None:
+def test_the_voices_of_the_splits_exist_and_share_no_variant(speaker) -> None:
     for voice in VOICE_SETS["all"]:
         speaker.check_voice(voice)
     variants = {
@@ -108,14 +108,14 @@ def test_values_out_of_range_are_refused(speaker, wrong) -> None:
 @needs_espeak
 @pytest.mark.parametrize("text", ["", "   ", "\0"])
 def test_a_text_without_words_is_an_error(speaker, text) -> None:
-    with pytest.raises(AudioError, match="nothing can be heard"):
+    with pytest.raises(AudioError, match="no speech in the text"):
         speaker.speak(text)
 
 
 @needs_espeak
-def test_odd_texts_neither_crash_nor_cut_speech_off(speaker) -> None:
-    whole = speaker.speak("one two three four")
-    assert len(speaker.speak("one two\0 three four")) > 0.9 * len(whole)
+def test_unusual_texts_neither_crash_nor_lose_speech(speaker) -> None:
+    plain = speaker.speak("one two three four")
+    assert len(speaker.speak("one two\0 three four")) > 0.9 * len(plain)
     assert len(speaker.speak('naïve "quotes"\nand <b>tags</b> [[x]] 日本')) > 1000
 
 
@@ -123,21 +123,21 @@ def test_odd_texts_neither_crash_nor_cut_speech_off(speaker) -> None:
 def test_threads_may_share_a_synthesizer(speaker) -> None:
     texts = [f"Traffic number {number}." for number in range(6)]
     alone = [speaker.speak(text) for text in texts]
-    found: dict[int, np.ndarray] = {}
+    results: dict[int, np.ndarray] = {}
 
     def work(number: int) -> None:
-        found[number] = speaker.speak(texts[number])
+        results[number] = speaker.speak(texts[number])
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(len(texts))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert all(np.array_equal(found[number], alone[number]) for number in range(len(texts)))
+    assert all(np.array_equal(results[number], alone[number]) for number in range(len(texts)))
 
 
 @needs_espeak
-def test_a_closed_or_dead_synthesizer_says_so() -> None:
+def test_a_closed_or_dead_synthesizer_is_an_error() -> None:
     pytest.importorskip("espeakng_loader")
     synthesizer = SpeechSynthesizer()
     synthesizer.close()
@@ -146,24 +146,24 @@ def test_a_closed_or_dead_synthesizer_says_so() -> None:
     with SpeechSynthesizer() as dying:
         dying._process.kill()
         dying._process.wait()
-        with pytest.raises(MachineError, match="ended unexpectedly"):
+        with pytest.raises(MachineError, match="exited unexpectedly"):
             dying.speak(SENTENCE)
 
 
 @needs_espeak
-def test_an_interrupted_synthesizer_never_hands_out_a_stale_answer(
+def test_an_interrupted_synthesizer_never_returns_a_stale_answer(
     speaker: SpeechSynthesizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt() -> bytes:
         raise KeyboardInterrupt
 
-    with SpeechSynthesizer() as other:
-        monkeypatch.setattr(other, "_read_answer", interrupt)
+    with SpeechSynthesizer() as second:
+        monkeypatch.setattr(second, "_read_answer", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            other.speak("The first sentence.")
+            second.speak("The first sentence.")
         monkeypatch.undo()
         with pytest.raises(AudioError, match="closed"):
-            other.speak(SENTENCE)
+            second.speak(SENTENCE)
 
 
 @needs_espeak
@@ -172,7 +172,7 @@ def test_a_library_that_does_not_load_is_an_error_with_a_hint(
 ) -> None:
     library = tmp_path / "libespeak.so"
     library.write_bytes(b"no library")
-    monkeypatch.setattr(synth, "_installed", lambda: (library, tmp_path))
+    monkeypatch.setattr(tts, "_installed", lambda: (library, tmp_path))
     with pytest.raises(MachineError, match="does not load") as caught:
         SpeechSynthesizer()
     assert "pip install" in (caught.value.hint or "")
@@ -200,7 +200,7 @@ def test_a_corpus_is_a_manifest_with_its_recordings(tmp_path: Path) -> None:
         "One two three.", "Four five six.", "Seven eight nine.",
     ]  # fmt: skip
     assert [item.speaker for item in manifest.utterances] == ["en-us", "en-us+f2", "en-us"]
-    assert not manifest.remarks, "recordings lie inside of the manifest's folder"
+    assert not manifest.remarks, "recordings are inside the manifest's folder"
     for item in manifest.utterances:
         info = soundfile.info(item.audio)
         assert (info.samplerate, info.channels, info.subtype) == (16_000, 1, "PCM_16")
@@ -214,7 +214,7 @@ def test_a_corpus_is_a_manifest_with_its_recordings(tmp_path: Path) -> None:
 
 
 @needs_espeak
-def test_a_seed_decides_everything_and_another_one_speaks_differently(tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_files_and_another_seed_others(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         make(tmp_path / name, seed=seed)
     assert hashes(tmp_path / "a") == hashes(tmp_path / "b")
@@ -225,7 +225,7 @@ def test_a_seed_decides_everything_and_another_one_speaks_differently(tmp_path: 
 
 
 @needs_espeak
-def test_one_more_sentence_changes_no_other(tmp_path: Path) -> None:
+def test_another_sentence_changes_no_other(tmp_path: Path) -> None:
     make(tmp_path / "short", sentences=("One two three.",))
     make(tmp_path / "long", sentences=("One two three.", "Four five six."))
     assert hashes(tmp_path / "short").items() <= hashes(tmp_path / "long").items()
@@ -277,8 +277,8 @@ def test_an_existing_folder_is_not_touched(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*.*")] == ["mine.txt"]
 
 
-class Listener(SilentProgress):
-    """Keeps what was said."""
+class RecordingProgress(SilentProgress):
+    """Keeps the lines."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -290,13 +290,13 @@ class Listener(SilentProgress):
 def test_sentences_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "sätze.txt"
     path.write_bytes("\ufeffErster  Satz.\r\n\r\nZweiter Satz.\nErster Satz.\n".encode())
-    listener = Listener()
-    assert choose_sentences(file=path, progress=listener) == ("Erster Satz.", "Zweiter Satz.")
-    assert listener.lines == ["kept 2 of 3 sentences: the others repeat"]
-    assert choose_sentences(file=path, skip=1, count=1, progress=listener) == ("Zweiter Satz.",)
+    progress = RecordingProgress()
+    assert choose_sentences(file=path, progress=progress) == ("Erster Satz.", "Zweiter Satz.")
+    assert progress.lines == ["kept 2 of 3 sentences: the others are repeated"]
+    assert choose_sentences(file=path, skip=1, count=1, progress=progress) == ("Zweiter Satz.",)
 
 
-def test_two_draws_that_skip_share_nothing() -> None:
+def test_two_draws_with_skip_share_nothing() -> None:
     silent = SilentProgress()
     first = choose_sentences(grammar="atc", count=30, seed=5, progress=silent)
     second = choose_sentences(grammar="atc", count=30, skip=30, seed=5, progress=silent)
@@ -311,7 +311,7 @@ def test_two_draws_that_skip_share_nothing() -> None:
         ({}, "either"),
         ({"file": Path("x.txt"), "grammar": "atc"}, "either"),
         ({"grammar": "sea", "count": 3}, "sea"),
-        ({"grammar": "atc"}, "no end"),
+        ({"grammar": "atc"}, "unlimited"),
         ({"grammar": "atc", "count": 0}, "0 sentences"),
         ({"grammar": "atc", "count": 3, "skip": -1}, "-1"),
         ({"grammar": "general", "count": 5000}, "5000"),
@@ -319,7 +319,7 @@ def test_two_draws_that_skip_share_nothing() -> None:
         ({"file": Path("missing.txt")}, "no such file"),
     ],
 )
-def test_impossible_draws_are_refused(request_, message: str) -> None:
+def test_impossible_requests_are_refused(request_, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         choose_sentences(progress=SilentProgress(), **request_)
 

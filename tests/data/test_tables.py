@@ -1,21 +1,22 @@
-"""Tables: nothing may be swallowed by a stray quotation mark, nor taken for a heading."""
+"""Tables: quotation marks, separators, headings and columns."""
 
 from pathlib import Path
 
 import pytest
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.data.importers.tables import ColumnNames, Source, read_table
+from moonshine_tune.data.importers.base import ColumnNames, Rows
+from moonshine_tune.data.importers.tabular import read_table
 
 
-def read(folder: Path, content: str, name: str = "words.csv", **columns: str) -> Source:
+def read(folder: Path, content: str, name: str = "words.csv", **columns: str) -> Rows:
     path = folder / name
     path.write_text(content, encoding="utf-8")
     return read_table(path, ColumnNames(**columns), want_text=True)
 
 
-def texts(source: Source) -> list[str]:
-    return [row.values["text"] for row in source.rows]
+def texts(table: Rows) -> list[str]:
+    return [row.values["text"] for row in table.rows]
 
 
 def test_a_quote_that_is_never_closed_is_an_error_at_its_line(tmp_path: Path) -> None:
@@ -25,10 +26,10 @@ def test_a_quote_that_is_never_closed_is_an_error_at_its_line(tmp_path: Path) ->
     assert "quotation mark" in str(caught.value.hint)
 
 
-def test_quoted_cells_hold_separators_and_quotes_and_lines(tmp_path: Path) -> None:
-    source = read(tmp_path, 'file,text\na.wav,"One, ""two"""\nb.wav,"three\nfour"\nc.wav,five\n')
-    assert texts(source) == ['One, "two"', "three\nfour", "five"]
-    assert [row.place.rpartition(":")[2] for row in source.rows] == ["2", "3", "5"]
+def test_quoted_cells_may_have_separators_quotes_and_line_breaks(tmp_path: Path) -> None:
+    table = read(tmp_path, 'file,text\na.wav,"One, ""two"""\nb.wav,"three\nfour"\nc.wav,five\n')
+    assert texts(table) == ['One, "two"', "three\nfour", "five"]
+    assert [row.location.rpartition(":")[2] for row in table.rows] == ["2", "3", "5"]
 
 
 @pytest.mark.parametrize(("name", "mark"), [("words.tsv", "\t"), ("words.csv", "|")])
@@ -40,23 +41,23 @@ def test_quotation_marks_are_text_between_tabs_and_bars(
 
 
 def test_columns_named_by_number_mean_that_there_is_no_heading(tmp_path: Path) -> None:
-    source = read(tmp_path, "a|one|1\nb|two|2\n", audio="1", text="2")
-    assert [row.audio for row in source.rows] == ["a", "b"]
-    assert texts(source) == ["one", "two"]
+    table = read(tmp_path, "a|one|1\nb|two|2\n", audio="1", text="2")
+    assert [row.audio for row in table.rows] == ["a", "b"]
+    assert texts(table) == ["one", "two"]
 
 
-def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
+def test_a_missing_column_is_reported_with_the_existing_ones(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="'words'") as caught:
         read(tmp_path, "file,text\na.wav,one\n", text="words")
     assert "file, text" in str(caught.value.hint)
 
 
-def test_a_row_with_a_cell_too_many_is_a_problem_of_its_own(tmp_path: Path) -> None:
-    source = read(tmp_path, "file,text\na.wav,one, two\nb.wav,three\n")
-    assert [row.problem is None for row in source.rows] == [False, True]
-    assert source.rows[0].place.endswith(":2")
+def test_a_row_with_too_many_cells_is_a_problem(tmp_path: Path) -> None:
+    table = read(tmp_path, "file,text\na.wav,one, two\nb.wav,three\n")
+    assert [row.problem is None for row in table.rows] == [False, True]
+    assert table.rows[0].location.endswith(":2")
 
 
 def test_the_speaker_may_be_called_who(tmp_path: Path) -> None:
-    source = read(tmp_path, "file,text,who\na.wav,fine,Anna\n")
-    assert [row.values["speaker"] for row in source.rows] == ["Anna"]
+    table = read(tmp_path, "file,text,who\na.wav,fine,Anna\n")
+    assert [row.values["speaker"] for row in table.rows] == ["Anna"]

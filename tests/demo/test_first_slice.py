@@ -1,7 +1,6 @@
 """The whole way on the real tiny model through the command line, on a small synthesized domain."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -148,31 +147,53 @@ def test_an_adapter_of_another_base_is_refused(
     assert "another base model" in result["error"]["message"]
 
 
-def test_ctrl_c_saves_everything_and_resume_goes_on(domain: Path, tmp_path: Path) -> None:
-    out = tmp_path / "stopped"
-    words = [
-        sys.executable, "-m", "moonshine_tune", "train", "--preset", "demo",
+# The command line, but step 3 waits until the signal has arrived: the run cannot end before it.
+_WAITS_FOR_CTRL_C = """
+import sys, time
+from pathlib import Path
+from moonshine_tune.cli.app import run
+from moonshine_tune.cli.console import TerminalProgress
+from moonshine_tune.core.signals import GracefulInterrupt
+
+enter, show_figures, entered = GracefulInterrupt.__enter__, TerminalProgress.figures, []
+
+def enter_and_note(self):
+    entered.append(self)
+    return enter(self)
+
+def show_and_wait(self, step, values):
+    show_figures(self, step, values)
+    if step == 3:
+        Path(sys.argv[1]).touch()
+        while not entered[0].wanted:
+            time.sleep(0.01)
+
+GracefulInterrupt.__enter__, TerminalProgress.figures = enter_and_note, show_and_wait
+sys.exit(run(sys.argv[2:]))
+"""
+
+
+def test_ctrl_c_saves_everything_and_resume_continues(domain: Path, tmp_path: Path) -> None:
+    out, waits = tmp_path / "stopped", tmp_path / "waits"
+    command = [
+        sys.executable, "-c", _WAITS_FOR_CTRL_C, str(waits), "train", "--preset", "demo",
         "--train", str(domain / "train" / "manifest.jsonl"),
         "--dev", str(domain / "dev" / "manifest.jsonl"), "--out", str(out),
         "--set", "train.steps=12", "--set", "select.every_steps=6",
     ]  # fmt: skip
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    metrics = out / "metrics.jsonl"
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline and not (
-        metrics.is_file() and '"loss"' in metrics.read_text()
-    ):
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    while not waits.exists() and process.poll() is None:
         time.sleep(0.05)
-    os.kill(process.pid, signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=90)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate()
     assert process.returncode == 130, stderr
     assert "--resume" in stdout
     assert (out / "adapter" / "adapter_model.safetensors").is_file()
     done = json.loads((out / "state" / "state.json").read_text())["step"]
-    assert 0 < done < 12
+    assert done == 3
     assert run(["train", "--resume", "--out", str(out)]) == 0
-    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()
-             if '"loss"' in line]  # fmt: skip
+    lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+    steps = [line["step"] for line in lines if "loss" in line]
     assert steps == list(range(1, 13))
 
 

@@ -1,5 +1,6 @@
 """The Python API: cheap to import, typed, and its page runs."""
 
+import importlib
 import shutil
 import subprocess
 import sys
@@ -40,7 +41,7 @@ def test_the_page_runs_on_a_small_random_model(
     folder: Path, saved_v1: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """All blocks but the export, which needs the runtime files of a published model."""
-    texts = [block.text for block in _BLOCKS if "export_model" not in block.text]
+    texts = [block.text for block in _BLOCKS if "mt.export(" not in block.text]
     assert len(texts) == len(_BLOCKS) - 1
     model = repr(str(saved_v1))
     _run([t.replace('preset="tiny"', 'preset="demo"').replace('"tiny"', model) for t in texts])
@@ -106,3 +107,13 @@ def test_recordings_are_checked_together(folder: Path, saved_v1: Path) -> None:
     transcripts = mt.transcribe(["clip.wav", np.zeros(16_000)], model=str(saved_v1))
     assert transcripts[1].seconds == 1.0
     assert transcripts[0].text
+
+
+def test_export_stays_a_function_when_its_package_is_imported() -> None:
+    import moonshine_tune as mt
+
+    assert callable(mt.export)
+    importlib.import_module("moonshine_tune.export.run")
+    assert callable(mt.export)
+    with pytest.raises(TypeError, match="out"):
+        mt.export()

@@ -1,4 +1,4 @@
-"""Measuring the real tiny in fresh processes: figures that hold together, and faults named."""
+"""Measuring the real tiny in fresh processes: consistent figures, and errors with their cause."""
 
 import json
 import shutil
@@ -15,14 +15,13 @@ from moonshine_tune.cli import benchmark as benchmark_cli
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.evaluation.benchmark.process import FreshProcess
-from moonshine_tune.evaluation.benchmark.run import benchmark
-from moonshine_tune.evaluation.benchmark.timing import BenchmarkRequest
+from moonshine_tune.evaluation.benchmark.run import BenchmarkRequest, benchmark
 from moonshine_tune.registry.wheel import WheelAssets
 
 pytestmark = pytest.mark.real_model
 
 _QUIET = SilentProgress()
-_SAID = "Ever tried, ever failed, no matter, try again, fail again, fail better."
+_TEXT = "Ever tried, ever failed, no matter, try again, fail again, fail better."
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +31,7 @@ def manifest(wheel_assets: WheelAssets, tmp_path_factory: pytest.TempPathFactory
     write_audio(folder / "beckett.wav", load_audio(wheel_assets.beckett))
     write_audio(folder / "short.wav", load_audio(wheel_assets.two_cities, end=1.5))
     lines = [
-        {"id": "beckett", "audio": "beckett.wav", "text": _SAID},
+        {"id": "beckett", "audio": "beckett.wav", "text": _TEXT},
         {"id": "short", "audio": "short.wav", "text": "it was"},
     ]
     path = folder / "manifest.jsonl"
@@ -40,12 +39,12 @@ def manifest(wheel_assets: WheelAssets, tmp_path_factory: pytest.TempPathFactory
     return path
 
 
-def test_two_folders_are_measured_in_turn(
+def test_two_folders_are_measured_alternately(
     wheel_assets: WheelAssets, manifest: Path, tmp_path: Path
 ) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(wheel_assets.runtime_dir, copy)
-    # What the tests themselves hold must not show in the child's memory.
+    # Memory of the test process must not count as the child's.
     ballast = bytearray(500_000_000)
     ballast[::4096] = b"x" * len(ballast[::4096])
     request = BenchmarkRequest(
@@ -78,14 +77,14 @@ def test_two_folders_are_measured_in_turn(
     assert record["files"] == record["other"]["files"]
     assert record["same_text_clips"] == 2 and record["wer_comparison"]["difference"] == 0
     ratios = record["ratios"]
-    # The same files on both sides; wide, because other programs may run beside the tests.
+    # The same files on both sides; wide bounds, because other programs may run at the same time.
     assert 0.5 < ratios["latency"]["ratio"] < 2
     assert ratios["latency"]["ci95"][0] <= ratios["latency"]["ratio"]
     assert 0.9 < ratios["peak_memory"]["ratio"] < 1.1 and ratios["size"]["ratio"] == 1
     assert str(tmp_path) not in json.dumps(record)
 
 
-def test_without_texts_there_is_latency_only_and_it_says_so(
+def test_without_texts_there_is_only_latency_and_a_remark(
     wheel_assets: WheelAssets, manifest: Path
 ) -> None:
     path = manifest.with_name("no-texts.jsonl")
@@ -109,8 +108,8 @@ def test_the_measured_process_imports_next_to_nothing(wheel_assets: WheelAssets)
     request = json.dumps({"folder": str(wheel_assets.runtime_dir), "arch": "TINY", "options": {}})
     code = (
         "import sys; sys.argv[1:] = [sys.stdin.readline()]\n"
-        "from moonshine_tune.runtime import measured_process\n"
-        "measured_process.main()\n"
+        "from moonshine_tune.evaluation.benchmark import worker\n"
+        "worker.main()\n"
         "heavy = {'torch', 'numpy', 'onnxruntime', 'transformers', 'soundfile'}\n"
         "sys.exit(', '.join(sorted(heavy & set(sys.modules))) or None)"
     )

@@ -37,20 +37,20 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_grid_of_noises_and_ratios(sounds: Path) -> None:
     request = ConditionsRequest(sounds / "noise", sounds / "rooms", (0.0, 10.0))
-    found = conditions_of(request)
-    assert [one.name for one in found] == [
+    conditions = conditions_of(request)
+    assert [condition.name for condition in conditions] == [
         "clean", "room", "fan 10 dB", "fan 0 dB", "street 10 dB", "street 0 dB",
     ]  # fmt: skip
     clip = np.sin(np.arange(16_000) / 9).astype(np.float32) * 0.1
-    one, other = Utterance("u1", Path("a")), Utterance("u2", Path("a"))
-    loud, soft = found[3].change, found[2].change
+    first, second = Utterance("u1", Path("a")), Utterance("u2", Path("a"))
+    loud, soft = conditions[3].change, conditions[2].change
     assert loud is not None and soft is not None
     # The same noise at both ratios, 10 dB apart; another utterance gets another piece.
-    first, second = loud(one, clip) - clip, soft(one, clip) - clip
-    assert np.corrcoef(first, second)[0, 1] > 0.999
-    assert np.std(first) / np.std(second) == pytest.approx(10**0.5, rel=0.01)
-    assert np.array_equal(loud(one, clip), loud(one, clip))
-    assert not np.array_equal(loud(one, clip), loud(other, clip))
+    loud_noise, soft_noise = loud(first, clip) - clip, soft(first, clip) - clip
+    assert np.corrcoef(loud_noise, soft_noise)[0, 1] > 0.999
+    assert np.std(loud_noise) / np.std(soft_noise) == pytest.approx(10**0.5, rel=0.01)
+    assert np.array_equal(loud(first, clip), loud(first, clip))
+    assert not np.array_equal(loud(first, clip), loud(second, clip))
 
 
 def test_a_manifest_is_scored_clean_and_under_each_condition(
@@ -60,19 +60,19 @@ def test_a_manifest_is_scored_clean_and_under_each_condition(
         speech_folder / "dev.jsonl", model=str(saved_v1), device="cpu",
         conditions=ConditionsRequest(sounds / "noise", None, (5.0,)),
     )  # fmt: skip
-    found = evaluate(request, tmp_path / "out", SilentProgress())
+    result = evaluate(request, tmp_path / "out", SilentProgress())
     record = json.loads((tmp_path / "out" / "result.json").read_text())
-    assert [(one["noise"], one["snr_db"]) for one in record["conditions"]] == [
+    assert [(item["noise"], item["snr_db"]) for item in record["conditions"]] == [
         ("clean", None), ("fan", 5.0), ("street", 5.0),
     ]  # fmt: skip
     assert record["conditions"][0]["wer"] == record["wer"]
     lines = [json.loads(line) for line in
              (tmp_path / "out" / "conditions.jsonl").read_text().splitlines()]  # fmt: skip
-    assert len(lines) == 3 * len(found.scored)
-    heard = {(line["noise"], line["id"]): line["hypothesis"] for line in lines}
-    clean = {item.id: item.hypothesis for item in found.scored}
-    assert all(heard["clean", name] == text for name, text in clean.items())
-    assert any(heard["fan", name] != text for name, text in clean.items())
+    assert len(lines) == 3 * len(result.scored)
+    hypotheses = {(line["noise"], line["id"]): line["hypothesis"] for line in lines}
+    clean = {item.id: item.hypothesis for item in result.scored}
+    assert all(hypotheses["clean", name] == text for name, text in clean.items())
+    assert any(hypotheses["fan", name] != text for name, text in clean.items())
     plain = evaluate(
         EvaluateRequest(speech_folder / "dev.jsonl", model=str(saved_v1), device="cpu"),
         None, SilentProgress(),
@@ -80,7 +80,7 @@ def test_a_manifest_is_scored_clean_and_under_each_condition(
     assert "conditions" not in plain.to_record()
 
 
-def test_wrong_conditions_are_refused_before_the_model_is_looked_for(
+def test_wrong_conditions_are_refused_before_the_model_is_resolved(
     speech_folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -107,6 +107,6 @@ def test_the_command_prints_the_grid(saved_v1: Path, speech_folder: Path, sounds
     heading = next(line for line in lines if line.startswith("WER %") and "0 dB" in line)
     assert heading.split() == ["WER", "%", "no", "noise", "10", "dB", "0", "dB"]
     assert any(line.startswith("fan") for line in lines)
-    lonely = subprocess.run([*command[:-6], "--snr", "3"], capture_output=True, text=True,
+    without_noise = subprocess.run([*command[:-6], "--snr", "3"], capture_output=True, text=True,
                             check=False, env={**os.environ})  # fmt: skip
-    assert lonely.returncode == 2 and "belong to --conditions" in lonely.stderr
+    assert without_noise.returncode == 2 and "need --conditions" in without_noise.stderr

@@ -40,7 +40,7 @@ def weights(real_tiny: ResolvedModel) -> Weights:
 
 
 def _linear(weights: Weights) -> Weights:
-    """Everything that any adapter site touches."""
+    """Every matrix that an adapter can change."""
     return {
         name: value
         for name, value in weights.items()
@@ -49,10 +49,10 @@ def _linear(weights: Weights) -> Weights:
 
 
 def _adapted(weight: Floats, seed: int = 1) -> Floats:
-    """What a LoRA of rank 4 makes of a matrix; it moves the largest value too."""
-    chance = np.random.default_rng(seed)
+    """A matrix with a LoRA of rank 4 added; its largest value changes too."""
+    rng = np.random.default_rng(seed)
     rows, columns = weight.shape
-    down, up = chance.standard_normal((4, columns)), chance.standard_normal((rows, 4))
+    down, up = rng.standard_normal((4, columns)), rng.standard_normal((rows, 4))
     adapted = weight + 0.1 * float(weight.std()) * (up @ down)
     return adapted.astype(np.float32)
 
@@ -73,9 +73,9 @@ def test_an_unchanged_model_gives_the_same_bytes(
 
 
 def _off_the_grid(weight: Floats, seed: int = 7) -> Floats:
-    """What a float checkpoint has where the runtime's file has this: up to 0.4 steps away.
+    """A float checkpoint's matrix for this stored one: up to 0.4 steps away.
 
-    The largest and the smallest value stay, since they make the grid.
+    The largest and the smallest value stay, since they define the grid.
     """
     noise = np.random.default_rng(seed).uniform(-0.4, 0.4, weight.shape) * _step(weight)
     noise[(weight == weight.max()) | (weight == weight.min())] = 0
@@ -83,7 +83,7 @@ def _off_the_grid(weight: Floats, seed: int = 7) -> Floats:
 
 
 def _step(weight: Floats) -> float:
-    """The quantization step that the v1 scheme takes for a matrix."""
+    """The quantization step of the v1 scheme for a matrix."""
     return float(max(weight.max(), 0) - min(weight.min(), 0)) / 255
 
 
@@ -121,16 +121,16 @@ def test_one_changed_matrix_changes_one_file(
     ]
     assert len(moved) == 1
     new = moved[0][1]
-    # Read back by hand: stored [in, out], one scale a tensor.
+    # Read back by hand: stored [in, out], one scale per tensor.
     scale = float(after.array(new.scale).reshape(()))
     zero = int(after.array(new.zero_point).reshape(()))
     stored = (after.array(new.values).astype(np.float64) - zero) * scale
     assert np.abs(stored.T - merged[name]).max() <= 1.01 * scale
     # Nothing but this matrix, its scale and its zero point was written.
     touched = {
-        place
+        offset
         for item in (new.values, new.scale, new.zero_point)
-        for place in range(item.offset, item.offset + item.size)
+        for offset in range(item.offset, item.offset + item.size)
     }
     old_bytes = np.frombuffer(before.data, np.uint8)
     new_bytes = np.frombuffer(after.data, np.uint8)
@@ -150,37 +150,37 @@ def test_a_float_base_is_rounded_to_the_nearest_step(
 def test_changes_below_half_a_step_are_not_lost(
     layout: RuntimeLayout, weights: Weights, tmp_path: Path
 ) -> None:
-    """A rebuilt base lies on the grid, and a small adapter would round away as a whole.
+    """A rebuilt base lies on the grid, so rounding to the nearest step would lose a small adapter.
 
     What is stored has to follow it on average: the regression of the stored change on the wanted
-    one has slope 1, not 0.
+    change has slope 1, not 0.
     """
     base = weights[_FC1]
     step = _step(base)
     wanted = _adapted(base) - base
     wanted *= 0.2 * step / np.abs(wanted).max()
     wanted[(base == base.max()) | (base == base.min())] = 0
-    for name in ("one", "two"):
+    for name in ("first", "second"):
         (tmp_path / name).mkdir()
         report = graft(layout, {_FC1: base}, {_FC1: base + wanted}, tmp_path / name)
     assert report.worst_step_error <= 1.01
-    stored = _read_back(tmp_path / "one", base)
+    stored = _read_back(tmp_path / "first", base)
     slope = float(np.sum((stored - base) * wanted) / np.sum(wanted * wanted))
     assert slope == pytest.approx(1.0, abs=0.1)
-    # The chance is a fixed one: the same export gives the same files.
+    # The dither has a fixed seed: the same export gives the same files.
     for name in layout.files:
-        assert filecmp.cmp(tmp_path / "one" / name, tmp_path / "two" / name, shallow=False)
+        assert filecmp.cmp(tmp_path / "first" / name, tmp_path / "second" / name, shallow=False)
 
 
 def _read_back(folder: Path, base: Floats) -> Floats:
-    """The stored matrix of the decoder that lies nearest to `base`."""
+    """The stored matrix of the decoder that is nearest to `base`."""
     file = OrtFile.read(folder / "decoder_model_merged.ort")
-    found = [
+    candidates = [
         tensor.dequantize(file).T
         for tensor in quantized_tensors(file)
         if tensor.values.shape == base.T.shape
     ]
-    return min(found, key=lambda stored: float(np.abs(stored - base).mean()))
+    return min(candidates, key=lambda stored: float(np.abs(stored - base).mean()))
 
 
 def test_a_matrix_whose_range_grows_keeps_its_largest_values(
@@ -213,15 +213,15 @@ def test_rebuilding_what_was_grafted_gives_the_merged_model(
             continue
         wanted = adapted[name]
         assert np.abs(value - wanted).max() <= 1.01 * _step(wanted)
-        # Right on average: the rounding adds nothing of its own.
+        # Unbiased: the rounding adds no offset.
         assert abs(float((value - wanted).mean())) < 0.01 * _step(wanted)
         assert not np.array_equal(value, weights[name])
 
 
-def test_files_of_other_weights_are_refused_with_the_list(
+def test_files_of_other_weights_are_refused_with_a_list(
     layout: RuntimeLayout, weights: Weights, tmp_path: Path
 ) -> None:
-    """Weights of another training of the same shape: no name in the files would tell."""
+    """Weights of another training run with the same shapes and names."""
     base = _linear(weights)
     others = [_FC1, _ENCODER_QUERY]
     foreign = base | {name: _adapted(base[name]) for name in others}
@@ -235,18 +235,18 @@ def test_files_of_other_weights_are_refused_with_the_list(
 def test_half_a_step_off_is_another_model(
     layout: RuntimeLayout, weights: Weights, tmp_path: Path
 ) -> None:
-    """One value of 331,776 that lies 0.6 steps away is enough."""
+    """A single value of 331,776 that is 0.6 steps away is enough."""
     off = weights[_FC1].copy()
     off[100, 200] += 0.6 * _step(off)
     with pytest.raises(ProblemsError, match="1 of 1"):
         graft(layout, {_FC1: off}, {_FC1: off}, tmp_path)
 
 
-def test_equal_tensors_cannot_be_told_apart(
+def test_equal_tensors_are_ambiguous(
     layout: RuntimeLayout, weights: Weights, tmp_path: Path
 ) -> None:
     twins = {_FC1: weights[_FC1], "model.decoder.layers.4.mlp.fc1.weight": weights[_FC1]}
-    with pytest.raises(ProblemsError, match="fits several tensors"):
+    with pytest.raises(ProblemsError, match="matches several tensors"):
         graft(layout, twins, twins, tmp_path)
 
 
@@ -263,7 +263,7 @@ def test_a_folder_of_empty_files_is_one_plain_error(tmp_path: Path) -> None:
 # --- the tokenizer of the same folder
 
 
-def test_every_text_comes_back_from_the_rebuilt_tokenizer(real_tiny: ResolvedModel) -> None:
+def test_the_rebuilt_tokenizer_decodes_what_it_encodes(real_tiny: ResolvedModel) -> None:
     from moonshine_tune.models.checkpoint import load_tokenizer
 
     tokenizer = load_tokenizer(real_tiny.checkpoint_dir)
@@ -282,11 +282,11 @@ def test_every_text_comes_back_from_the_rebuilt_tokenizer(real_tiny: ResolvedMod
         assert tokenizer.decode(ids) == text
         assert all(0 <= index < 32_768 for index in ids)
         assert not {1, 2} & set(ids)
-    # Whole pieces, not letters: the merges are there.
+    # Complete pieces, not letters: the merges exist.
     assert len(tokenizer.encode("It was the best of times")) == 6
 
 
-def test_every_piece_is_spelled_as_the_runtime_spells_it(
+def test_every_piece_is_spelled_as_in_the_runtime(
     real_tiny: ResolvedModel, wheel_assets: WheelAssets
 ) -> None:
     from moonshine_tune.models.checkpoint import load_tokenizer
@@ -297,7 +297,7 @@ def test_every_piece_is_spelled_as_the_runtime_spells_it(
     for index in range(259, 32_000):
         word = raw.id_to_token(index)
         assert word == pieces[index].decode("utf-8"), index
-    # The raw bytes do not shadow real pieces: "." has its own id, and so has "4".
+    # The raw bytes do not shadow real pieces such as "." and "4".
     ids = raw.get_vocab()
     for sign in (".", "4", ","):
         assert ids[sign] > 258
@@ -309,7 +309,7 @@ def test_the_written_tokenizer_is_the_published_one_to_the_last_byte(
 ) -> None:
     """Runtime file → checkpoint's tokenizer.json → runtime file."""
     from moonshine_tune.models.checkpoint import load_tokenizer
-    from moonshine_tune.runtime.tokenizer_writer import tokenizer_difference, write_tokenizer_bin
+    from moonshine_tune.runtime.tokenizer import tokenizer_difference, write_tokenizer_bin
 
     raw = load_tokenizer(real_tiny.checkpoint_dir).raw
     write_tokenizer_bin(raw, tmp_path / "tokenizer.bin")

@@ -1,4 +1,4 @@
-"""Stored encoder states are those that the encoder gives, within the memory they may take."""
+"""Stored encoder states equal those of the encoder, within the memory budget."""
 
 from collections.abc import Callable, Sequence
 
@@ -37,12 +37,12 @@ def _source(
     )
 
 
-def _close(one: EncoderStates, other: EncoderStates) -> bool:
-    if one.lengths != other.lengths:
+def _close(first: EncoderStates, second: EncoderStates) -> bool:
+    if first.lengths != second.lengths:
         return False
     return all(
-        torch.allclose(one.values[row, :length], other.values[row, :length], atol=1e-5)
-        for row, length in enumerate(one.lengths)
+        torch.allclose(first.values[row, :length], second.values[row, :length], atol=1e-5)
+        for row, length in enumerate(first.lengths)
     )
 
 
@@ -76,7 +76,7 @@ def test_clips_are_read_once_where_states_are_stored(
     source.batch([0, 3])
     source.prepare([0, 2, 3], SilentProgress(), "encoding")
     assert len(read) == 3
-    # One that was not foreseen is encoded when it is needed.
+    # A clip that is not stored is encoded when it is needed.
     source.batch([0, 1])
     assert sorted(read[3:]) == [0, 1]
 
@@ -142,27 +142,27 @@ def test_transcripts_do_not_depend_on_how_states_are_kept(
         source = _source(tiny_model, clips, budget)
         source.prepare(range(5), SilentProgress(), "encoding")
         with torch.no_grad():
-            heard = transcribe_source(
+            texts = transcribe_source(
                 tiny_model, source, DecodeLimits(), SilentProgress(), "scoring"
             )
-        assert heard == alone
+        assert texts == alone
 
 
-def test_lines_without_text_are_scored_against_the_first_answer(
+def test_lines_without_text_are_scored_against_the_first_hypothesis(
     tiny_model: SpeechModel, build_model: Callable[..., SpeechModel], clips: list[Samples],
 ) -> None:  # fmt: skip
     utterances = [
         Utterance(f"u{i}", audio=__file__, text="far" if i == 1 else None)  # type: ignore[arg-type]
         for i in range(5)
     ]
-    holdout = ScoredSet(
+    canary = ScoredSet(
         "canary", utterances, _source(tiny_model, clips, 100), normalizer_for("basic-1"),
         DecodeLimits(),
     )  # fmt: skip
-    first = holdout.score(tiny_model, SilentProgress())
+    first = canary.score(tiny_model, SilentProgress())
     assert [item.id for item in first.scored] == [f"u{i}" for i in range(5)]
     wrong = {item.id for item in first.scored if item.words.errors}
     assert wrong == {"u1"}
-    other = holdout.score(build_model(tiny_model.family, seed=5), SilentProgress())
-    assert [item.reference for item in other.scored] == [item.reference for item in first.scored]
-    assert other.score.wer > first.score.wer
+    second = canary.score(build_model(tiny_model.family, seed=5), SilentProgress())
+    assert [item.reference for item in second.scored] == [item.reference for item in first.scored]
+    assert second.score.wer > first.score.wer

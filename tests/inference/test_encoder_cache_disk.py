@@ -1,4 +1,4 @@
-"""Encoder states on disk: as good as fresh ones, found again, bounded, and never half there."""
+"""Encoder states on disk: equal to fresh ones, found again, bounded, complete or absent."""
 
 import os
 import shutil
@@ -57,7 +57,7 @@ def _prepared(model: SpeechModel, clips: list[Any], shards: StateShards | None) 
 
 def _no_encoding(monkeypatch: pytest.MonkeyPatch, model: SpeechModel) -> None:
     def refuse(*_given: Any) -> None:
-        raise AssertionError("the encoder was asked")
+        raise AssertionError("the encoder was run")
 
     monkeypatch.setattr(type(model), "encode", refuse)
 
@@ -66,7 +66,7 @@ def _files(root: Path) -> list[Path]:
     return sorted(root.glob("*/*.safetensors"))
 
 
-# --- as good as fresh ones
+# --- equal to fresh ones
 
 
 @pytest.mark.parametrize(
@@ -82,8 +82,8 @@ def test_states_come_back_to_the_rounding_of_their_format(
     assert kept.lengths == fresh.lengths
     assert kept.values.dtype == torch.float32
     for row, length in enumerate(fresh.lengths):
-        one, other = fresh.values[row, :length], kept.values[row, :length]
-        error = (one - other).abs() / one.abs().clamp(min=1e-3)
+        exact, stored = fresh.values[row, :length], kept.values[row, :length]
+        error = (exact - stored).abs() / exact.abs().clamp(min=1e-3)
         assert float(error.max()) <= bound
         assert (float(error.max()) > 0) == (bound > 0)
 
@@ -103,9 +103,9 @@ def test_the_loss_of_a_run_agrees_to_the_rounding(
         result = train(settings, tmp_path / storage, SilentProgress())
         on_disk = [remark for remark in result.remarks if f"in {kind}: asked for" in remark]
         assert len(on_disk) == (3 if storage == "disk" else 0)
-    one, other = training.steps(tmp_path / "memory"), training.steps(tmp_path / "disk")
-    assert one != other
-    for first, second in zip(one, other, strict=True):
+    memory, disk = training.steps(tmp_path / "memory"), training.steps(tmp_path / "disk")
+    assert memory != disk
+    for first, second in zip(memory, disk, strict=True):
         assert second[1] == pytest.approx(first[1], rel=rel)
 
 
@@ -115,13 +115,13 @@ def test_the_loss_of_a_run_agrees_to_the_rounding(
 def test_a_second_run_encodes_nothing_and_does_the_same(
     streaming_training: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also from recordings at another place: what counts is what is in them."""
+    """Also from recordings in another folder: only their content counts."""
     training = streaming_training
     settings = training.settings("replay", device__state_storage="disk", train__steps=4)
     train(settings, tmp_path / "first", SilentProgress())
 
     def refuse(*_given: Any) -> None:
-        raise AssertionError("the encoder was asked")
+        raise AssertionError("the encoder was run")
 
     monkeypatch.setattr(StreamingSpeechModel, "encode", refuse)
     shutil.copytree(training.speech, tmp_path / "moved")
@@ -134,7 +134,7 @@ def test_a_second_run_encodes_nothing_and_does_the_same(
 def test_a_changed_recording_is_encoded_again(
     streaming_training: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same name, the same size, the same time: only the content tells."""
+    """The same name and size: only the content differs."""
     training = streaming_training
     speech = tmp_path / "speech"
     shutil.copytree(training.speech, speech)
@@ -166,49 +166,52 @@ def test_another_encoder_or_format_finds_nothing(
     keys = {f"clip {index}" for index in range(5)}
     assert set(_shards(tmp_path).find(keys)[0]) == keys
     assert not _shards(tmp_path, torch.bfloat16).find(keys)[0]
-    other = StateShards(tmp_path, "encoder b", dtype=torch.float16, bound_mb=100)
-    assert not other.find(keys)[0]
+    another = StateShards(tmp_path, "encoder b", dtype=torch.float16, bound_mb=100)
+    assert not another.find(keys)[0]
 
 
 def test_other_code_finds_nothing(
     tiny_v1: SpeechModel, clips: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """States that an older version of this program made would be silently wrong."""
+    """States of an older version of this program would be silently wrong."""
     _prepared(tiny_v1, clips, _shards(tmp_path))
     monkeypatch.setattr(shards_module, "recipe_hash", lambda: "changed")
     assert not _shards(tmp_path).find({"clip 0"})[0]
 
 
-def test_numbers_do_not_hang_on_what_was_there_before(
+def test_numbers_do_not_depend_on_what_is_stored_already(
     tiny_v1: SpeechModel, clips: list[Any], tmp_path: Path
 ) -> None:
-    """A run that was killed half-way encodes the rest in the same batches: the same bits."""
-    whole = _prepared(tiny_v1, clips, _shards(tmp_path / "whole", torch.float32))
+    """A killed and resumed run encodes the rest in the same batches: the same bits."""
+    complete = _prepared(tiny_v1, clips, _shards(tmp_path / "complete", torch.float32))
     part = _shards(tmp_path / "part", torch.float32)
     _source(tiny_v1, clips, part).prepare([4], SilentProgress(), "encoding")
     full = _prepared(tiny_v1, clips, part)
     for index in range(4):
-        assert torch.equal(whole.batch([index]).values, full.batch([index]).values)
+        assert torch.equal(complete.batch([index]).values, full.batch([index]).values)
 
 
 def test_two_runs_at_once_encode_once(
-    tiny_v1: SpeechModel, clips: list[Any], tmp_path: Path, training: Any
+    tiny_v1: SpeechModel, clips: list[Any], tmp_path: Path
 ) -> None:
-    shards = _shards(tmp_path)
-    _prepared(tiny_v1, clips, shards)
-    home = _files(tmp_path)[0].parent
-    watcher = training.Watcher()
-    other = _source(tiny_v1, clips, _shards(tmp_path))
-    with FileLock(home / ".lock"):
-        thread = threading.Thread(target=other.prepare, args=(range(5), watcher, "encoding"))
+    waits = threading.Event()
+
+    class Progress(SilentProgress):
+        def say(self, text: str) -> None:
+            assert "another run is encoding" in text
+            waits.set()
+
+    _prepared(tiny_v1, clips, _shards(tmp_path))
+    folder = _files(tmp_path)[0].parent
+    second = _source(tiny_v1, clips, _shards(tmp_path))
+    with FileLock(folder / ".lock"):
+        thread = threading.Thread(target=second.prepare, args=(range(5), Progress(), "encoding"))
         thread.start()
-        deadline = time.monotonic() + 10
-        while not watcher.said and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert any("another run is encoding" in said for said in watcher.said)
-        assert not other.holds([0])
-    thread.join(10)
-    assert other.holds(range(5))
+        # The time only bounds a failure.
+        assert waits.wait(120)
+        assert not second.holds([0])
+    thread.join()
+    assert second.holds(range(5))
 
 
 # --- bounded
@@ -237,7 +240,7 @@ def test_the_oldest_shard_goes_first_and_never_one_in_use(tmp_path: Path) -> Non
     assert (young.exists(), old.exists(), oldest.exists()) == (True, False, True)
     assert mine.make_room(50_000_000) < 3_000_000
     assert (young.exists(), oldest.exists()) == (False, True)
-    # A shard that another run evicts stays readable where it is mapped.
+    # An evicted shard stays readable where it is mapped.
     oldest.unlink()
     assert float(mapped["oldest"].sum()) == 250_000
 
@@ -252,19 +255,21 @@ def test_what_does_not_fit_is_encoded_when_needed(
     source = _source(tiny_v1, clips, shards)
     assert 0 < source.prepare(range(5), watcher, "encoding train") < 5
     left = 5 - sum(source.holds([index]) for index in range(5))
-    assert f"encoding train: {left} of 5 clips did not fit the cache on disk" in watcher.said
+    assert f"encoding train: {left} of 5 clips did not fit the cache on disk" in watcher.messages
     fresh = _prepared(tiny_v1, clips, None)
     for index in range(5):
-        kept, made = source.batch([index]), fresh.batch([index])
-        # What lies past a clip's own frames is padding, of another width where it is encoded.
-        own = slice(0, made.lengths[0])
-        assert kept.lengths == made.lengths
-        torch.testing.assert_close(kept.values[:, own], made.values[:, own], rtol=1e-5, atol=1e-5)
+        kept, encoded = source.batch([index]), fresh.batch([index])
+        # Beyond a clip's own frames is padding, of another width where it is encoded.
+        frames = slice(0, encoded.lengths[0])
+        assert kept.lengths == encoded.lengths
+        torch.testing.assert_close(
+            kept.values[:, frames], encoded.values[:, frames], rtol=1e-5, atol=1e-5
+        )
     total = sum(path.stat().st_size for path in _files(tmp_path))
     assert total <= 1_010_000
 
 
-def test_the_last_of_the_disk_is_left_alone(
+def test_some_of_the_disk_is_left_free(
     tiny_v1: SpeechModel, clips: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shards_module, "free_disk_mb", lambda path: 1_500)
@@ -280,22 +285,24 @@ def test_size_decides_where_states_go(
     """A megabyte of memory holds dev; train is then too much, and goes to disk."""
     settings = training.settings(device__state_cache_mb=1, train__steps=2)
     result = train(settings, tmp_path / "run", SilentProgress())
-    told = [remark for remark in result.remarks if "encoder states on disk" in remark]
-    assert told == ["train: encoder states on disk, 1 MB in float16: 1 MB are too many for memory"]
+    remarks = [remark for remark in result.remarks if "encoder states on disk" in remark]
+    assert remarks == ["train: encoder states on disk, 1 MB in float16: 1 MB do not fit in memory"]
     assert _files(cache_root() / "encoder-states")
     large = train(training.settings(train__steps=2), tmp_path / "large", SilentProgress())
     assert not any("on disk" in remark for remark in large.remarks)
 
 
-def test_an_encoder_that_trains_stores_what_its_layers_read(training: Any, tmp_path: Path) -> None:
-    """Apart from the states of a frozen one, which another run may keep for the same clips."""
+def test_an_encoder_that_trains_stores_the_inputs_of_its_layers(
+    training: Any, tmp_path: Path
+) -> None:
+    """Apart from the states of a frozen one, which another run may store for the same clips."""
     settings = training.settings(
         adapter__sites="all", device__state_storage="disk", train__steps=2,
         train__learning_rate=1e-3,
     )  # fmt: skip
     result = train(settings, tmp_path / "run", SilentProgress())
     features = set(_files(cache_root() / "encoder-states"))
-    assert any("what the encoder's layers read on disk" in remark for remark in result.remarks)
+    assert any("inputs of the encoder's layers on disk" in remark for remark in result.remarks)
     assert not any("released" in remark for remark in result.remarks)
     train(
         training.settings(device__state_storage="disk", train__steps=2),
@@ -307,36 +314,36 @@ def test_an_encoder_that_trains_stores_what_its_layers_read(training: Any, tmp_p
     assert states
 
 
-# --- never half there
+# --- complete or absent
 
 
-def test_a_damaged_shard_is_removed_and_made_again(
+def test_a_damaged_shard_is_removed_and_encoded_again(
     tiny_v1: SpeechModel, clips: list[Any], tmp_path: Path, training: Any
 ) -> None:
     first = _prepared(tiny_v1, clips, _shards(tmp_path)).batch([0, 1])
     (path,) = _files(tmp_path)
-    # Another file: the mapped one stays as it is for whoever has it.
+    # Another file: the mapped one stays as it is.
     torn = path.read_bytes()[: path.stat().st_size // 2]
     path.unlink()
     path.write_bytes(torn)
     watcher = training.Watcher()
     source = _source(tiny_v1, clips, _shards(tmp_path))
     source.prepare(range(5), watcher, "encoding")
-    assert watcher.said == ["1 damaged files of encoder states are removed and made again"]
+    assert watcher.messages == ["removed 1 damaged files of encoder states: encoding them again"]
     assert torch.equal(source.batch([0, 1]).values, first.values)
 
 
-def test_what_a_killed_run_was_writing_is_swept_away(
+def test_a_shard_that_a_killed_run_was_writing_is_removed(
     tiny_v1: SpeechModel, clips: list[Any], tmp_path: Path
 ) -> None:
     _prepared(tiny_v1, clips, _shards(tmp_path))
-    left = _files(tmp_path)[0].with_name(".partial-abc")
-    left.write_bytes(b"half")
+    partial = _files(tmp_path)[0].with_name(".partial-abc")
+    partial.write_bytes(b"half")
     with _shards(tmp_path).lock(SilentProgress()):
-        assert not left.exists()
+        assert not partial.exists()
 
 
-def test_a_full_disk_ends_the_storing_and_not_the_run(
+def test_a_full_disk_stops_storing_and_not_the_run(
     training: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_given: Any) -> None:
@@ -347,12 +354,12 @@ def test_a_full_disk_ends_the_storing_and_not_the_run(
     settings = training.settings(device__state_storage="disk", train__steps=3)
     result = train(settings, tmp_path / "run", watcher)
     assert result.steps == 3
-    assert any("cannot be stored" in said and "No space left" in said for said in watcher.said)
+    assert any("cannot be stored" in line and "No space left" in line for line in watcher.messages)
     assert not [path for path in cache_root().rglob("*") if path.name.startswith(".partial")]
     assert not any("released" in remark for remark in result.remarks)
 
 
-def test_what_half_precision_cannot_hold_is_not_stored(tmp_path: Path) -> None:
+def test_values_beyond_half_precision_are_not_stored(tmp_path: Path) -> None:
     shards = _shards(tmp_path)
     with shards.lock(SilentProgress()):
         writer = ShardWriter(shards, 1000, SilentProgress())
@@ -379,7 +386,7 @@ def test_states_are_mapped_and_not_read(tmp_path: Path) -> None:
     assert float(mapped["big"][:10].sum()) == 10
 
 
-def test_the_encoder_is_given_back_once_all_is_stored(
+def test_the_encoder_is_released_once_all_states_are_stored(
     tiny_model: SpeechModel, clips: list[Any], training: Any, tmp_path: Path
 ) -> None:
     source = _prepared(tiny_model, clips, None)
@@ -395,10 +402,10 @@ def test_the_encoder_is_given_back_once_all_is_stored(
     assert any(remark.startswith("encoder:") and "released" in remark for remark in result.remarks)
 
 
-def test_the_size_is_told_before_anything_is_encoded(
+def test_the_size_is_known_before_anything_is_encoded(
     tiny_model: SpeechModel, clips: list[Any]
 ) -> None:
-    told = states_bytes(tiny_model, SECONDS, torch.float32)
+    expected = states_bytes(tiny_model, SECONDS, torch.float32)
     source = _prepared(tiny_model, clips, None)
-    assert source.stored_bytes <= told <= source.stored_bytes * 1.05
-    assert np.isfinite(told)
+    assert source.stored_bytes <= expected <= source.stored_bytes * 1.05
+    assert np.isfinite(expected)

@@ -1,4 +1,4 @@
-"""Our own greedy step against transformers' `generate`, and the limits."""
+"""Our greedy decoding against transformers' `generate`, and the limits."""
 
 from collections.abc import Callable
 
@@ -23,16 +23,16 @@ def _encode(model: SpeechModel, clips: list[Samples]) -> EncoderStates:
 
 
 def _generated(model: SpeechModel, clip: Samples, limit: int) -> list[int]:
-    """What transformers says to one clip, by its own encoder and its own loop."""
+    """The tokens of transformers for one clip, by its own encoder and its own loop."""
     usable = len(clip) if model.family == "v1" else len(clip) // 80 * 80
     audio = torch.from_numpy(clip[:usable])[None]
     with torch.inference_mode():
-        answer = model.module.generate(
+        output = model.module.generate(
             audio, attention_mask=torch.ones_like(audio).long(), max_new_tokens=limit,
             do_sample=False, num_beams=1, decoder_start_token_id=BOS_ID, eos_token_id=EOS_ID,
             pad_token_id=EOS_ID,
         )  # fmt: skip
-    tokens: list[int] = answer[0, 1:].tolist()
+    tokens: list[int] = output[0, 1:].tolist()
     return tokens[: tokens.index(EOS_ID)] if EOS_ID in tokens else tokens
 
 
@@ -42,24 +42,24 @@ def test_tokens_equal_those_of_generate(
 ) -> None:
     clips = [make_clip(seconds, seed) for seed, seconds in enumerate(_SECONDS[:num_clips])]
     limits = [DecodeLimits().tokens(len(clip) / 16_000) for clip in clips]
-    heard = greedy_tokens(tiny_model, _encode(tiny_model, clips), limits)
-    assert heard == [
+    decoded = greedy_tokens(tiny_model, _encode(tiny_model, clips), limits)
+    assert decoded == [
         _generated(tiny_model, clip, limit) for clip, limit in zip(clips, limits, strict=True)
     ]
-    # An answer that says one token again and again would prove little.
-    assert all(len(set(tokens)) > 1 for tokens in heard)
+    # A text of one repeated token would prove little.
+    assert all(len(set(tokens)) > 1 for tokens in decoded)
 
 
-def test_answers_that_end_equal_those_of_generate(
+def test_texts_that_end_equal_those_of_generate(
     overfitted: tuple[SpeechModel, list[Samples], list[str]],
 ) -> None:
     """Rows leave the batch at their end token, each at another step."""
     model, clips, texts = overfitted
     states = _encode(model, clips)
-    heard = greedy_tokens(model, states, [40] * len(clips))
-    assert heard == [_generated(model, clip, 40) for clip in clips]
-    assert [model.tokenizer.decode(tokens) for tokens in heard] == texts
-    assert len({len(tokens) for tokens in heard}) == len(texts)
+    decoded = greedy_tokens(model, states, [40] * len(clips))
+    assert decoded == [_generated(model, clip, 40) for clip in clips]
+    assert [model.tokenizer.decode(tokens) for tokens in decoded] == texts
+    assert len({len(tokens) for tokens in decoded}) == len(texts)
 
 
 def test_rows_that_leave_change_nothing_for_the_others(
@@ -90,7 +90,7 @@ def test_the_limit_follows_the_length_of_the_clip() -> None:
     assert DecodeLimits(tokens_per_second=13).tokens(10.0) == 130
 
 
-def test_no_answer_is_longer_than_the_decoder_has_positions(
+def test_no_text_is_longer_than_the_decoder_has_positions(
     tiny_v1: SpeechModel, make_clip: Callable[..., Samples]
 ) -> None:
     tokens = greedy_tokens(tiny_v1, _encode(tiny_v1, [make_clip(1.0)]), [10_000])
@@ -118,8 +118,8 @@ def test_groups_hold_every_clip_once_and_stay_within_their_seconds() -> None:
     assert len(groups) < 100
 
 
-def test_groups_by_what_clips_have_themselves() -> None:
-    """Decoding pads no clip past its span, so short ones count for what they are."""
+def test_groups_by_length_without_padding() -> None:
+    """Decoding pads no clip beyond its span, so a short clip counts with its own length."""
     seconds = [30.0, *[1.0] * 20]
     assert len(batches_by_length(seconds, 60.0, padded=False)) == 1
     groups = batches_by_length([*seconds, 11.0], 60.0, padded=False)

@@ -15,7 +15,7 @@ from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.device import heap_keeps_freed_memory
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.progress import SilentProgress
-from moonshine_tune.inference.train_data import read_training_data
+from moonshine_tune.inference.dataset import read_training_data
 from moonshine_tune.memory import fit as fitting
 from moonshine_tune.memory.estimate import GIB, Workload, estimate_memory
 from moonshine_tune.memory.fit import MemoryCheck
@@ -74,7 +74,7 @@ def test_fit_changes_what_is_needed_and_says_what_and_why(training: Any, tmp_pat
     watcher = training.Watcher()
     result = train(settings, tmp_path / "run", watcher, fit=True)
     assert (result.stopped, result.steps) == ("finished", 12)
-    changes = [line for line in watcher.said if line.startswith("memory: train.batch_size=")]
+    changes = [line for line in watcher.messages if line.startswith("memory: train.batch_size=")]
     assert changes and "the same effective batch" in changes[0] and "GiB" in changes[0]
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     chosen = record["settings"]["train"]

@@ -16,11 +16,10 @@ from moonshine_tune.audio.samples import Samples
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.inference.batching import pad_clips
 from moonshine_tune.models.base import SpeechModel
+from moonshine_tune.models.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from moonshine_tune.models.lora import (
     BASE_FILE,
-    CONFIG_FILE,
     TARGET_MODULES,
-    WEIGHTS_FILE,
     adapter_disabled,
     adapter_parameters,
     adapter_scale,
@@ -202,7 +201,7 @@ def test_the_scale_is_part_of_the_saved_adapter(
     with adapter_scale(tiny_model, scale):
         reference = _logits(tiny_model, audio)
     folder = _saved(tiny_model, tmp_path / "adapter", scale=scale)
-    assert json.loads((folder / CONFIG_FILE).read_text())["lora_alpha"] == 12 * scale
+    assert json.loads((folder / ADAPTER_CONFIG_FILE).read_text())["lora_alpha"] == 12 * scale
     again = build_model(tiny_model.family)
     load_adapter(again, folder)
     torch.testing.assert_close(_logits(again, audio), reference)
@@ -319,13 +318,17 @@ def test_the_folder_holds_no_pickle_and_names_its_base(
 ) -> None:
     inject_lora(tiny_v1, rank=4, alpha=8)
     folder = _saved(tiny_v1, tmp_path / "adapter")
-    assert {path.name for path in folder.iterdir()} == {WEIGHTS_FILE, CONFIG_FILE, BASE_FILE}
-    config = json.loads((folder / CONFIG_FILE).read_text())
+    assert {path.name for path in folder.iterdir()} == {
+        ADAPTER_WEIGHTS_FILE,
+        ADAPTER_CONFIG_FILE,
+        BASE_FILE,
+    }
+    config = json.loads((folder / ADAPTER_CONFIG_FILE).read_text())
     assert (config["r"], config["lora_alpha"], config["task_type"]) == (4, 8, None)
     assert config["base_model_name_or_path"] == "small"
     assert config["peft_type"] == "LORA"
     assert json.loads((folder / BASE_FILE).read_text()) == _BASE
-    names = set(load_file(folder / WEIGHTS_FILE))
+    names = set(load_file(folder / ADAPTER_WEIGHTS_FILE))
     assert "base_model.model.model.decoder.layers.0.self_attn.q_proj.lora_A.weight" in names
     assert not any(".default." in name for name in names)
 
@@ -360,29 +363,29 @@ def test_an_adapter_without_a_record_of_its_base_is_accepted(
 
 def test_a_matrix_of_another_shape_is_refused(build_model: Build, saved: Path) -> None:
     (saved / BASE_FILE).unlink()
-    weights = load_file(saved / WEIGHTS_FILE)
+    weights = load_file(saved / ADAPTER_WEIGHTS_FILE)
     name = next(name for name in weights if "fc2.lora_A" in name)
     weights[name] = torch.zeros(4, 7)
-    save_file(weights, saved / WEIGHTS_FILE)
+    save_file(weights, saved / ADAPTER_WEIGHTS_FILE)
     with pytest.raises(RequestError, match="does not fit this model: 1 matrices") as caught:
         load_adapter(build_model("v1"), saved)
     assert name in caught.value.message
 
 
 def test_a_missing_matrix_is_refused(build_model: Build, saved: Path) -> None:
-    weights = load_file(saved / WEIGHTS_FILE)
+    weights = load_file(saved / ADAPTER_WEIGHTS_FILE)
     name = sorted(weights)[0]
     del weights[name]
-    save_file(weights, saved / WEIGHTS_FILE)
+    save_file(weights, saved / ADAPTER_WEIGHTS_FILE)
     with pytest.raises(RequestError, match="does not fit") as caught:
         load_adapter(build_model("v1"), saved)
     assert name in caught.value.message
 
 
 def test_an_extra_matrix_is_refused(build_model: Build, saved: Path) -> None:
-    weights = load_file(saved / WEIGHTS_FILE)
+    weights = load_file(saved / ADAPTER_WEIGHTS_FILE)
     weights["base_model.model.model.encoder.layers.0.mlp.fc1.lora_A.weight"] = torch.zeros(4, 32)
-    save_file(weights, saved / WEIGHTS_FILE)
+    save_file(weights, saved / ADAPTER_WEIGHTS_FILE)
     with pytest.raises(RequestError, match="does not fit"):
         load_adapter(build_model("v1"), saved)
 
@@ -390,9 +393,9 @@ def test_an_extra_matrix_is_refused(build_model: Build, saved: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "damage"),
     [
-        (CONFIG_FILE, lambda path: path.write_text("{")),
-        (CONFIG_FILE, lambda path: path.write_text("{}")),
-        (WEIGHTS_FILE, lambda path: path.write_bytes(path.read_bytes()[:300])),
+        (ADAPTER_CONFIG_FILE, lambda path: path.write_text("{")),
+        (ADAPTER_CONFIG_FILE, lambda path: path.write_text("{}")),
+        (ADAPTER_WEIGHTS_FILE, lambda path: path.write_bytes(path.read_bytes()[:300])),
         (BASE_FILE, lambda path: path.write_text("[]")),
     ],
 )

@@ -18,7 +18,8 @@ from moonshine_tune.export.merged_checkpoint import merge, merge_into
 from moonshine_tune.inference.batching import pad_clips
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.models.checkpoint import load_checkpoint
-from moonshine_tune.models.lora import CONFIG_FILE, load_adapter
+from moonshine_tune.models.files import ADAPTER_CONFIG_FILE
+from moonshine_tune.models.lora import load_adapter
 from moonshine_tune.models.merge import merged_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -96,7 +97,7 @@ def test_parts_that_would_be_lost_are_refused(
     build_model: Build, tmp_path: Path, change: dict[str, Any], named: str
 ) -> None:
     folder = _foreign(build_model("v1").module, tmp_path / "adapter")
-    path = folder / CONFIG_FILE
+    path = folder / ADAPTER_CONFIG_FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(RequestError, match=named):
         load_adapter(build_model("v1"), folder)
@@ -122,7 +123,7 @@ def test_a_merged_checkpoint_is_a_plain_one(
     again = load_checkpoint(tmp_path / "merged")
     torch.testing.assert_close(_logits(again, audio), _logits(theirs, audio), atol=2e-4, rtol=1e-4)
     assert again.tokenizer.encode("it was") == theirs.tokenizer.encode("it was")
-    with pytest.raises(RequestError, match="something already"):
+    with pytest.raises(RequestError, match="output path exists"):
         merge(folder, tmp_path / "merged", progress=_QUIET, model=str(saved))
 
 

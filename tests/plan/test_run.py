@@ -10,7 +10,7 @@ from benchmarks.plan_kill import facts
 
 from moonshine_tune.core.errors import MachineError
 from moonshine_tune.core.progress import SilentProgress
-from moonshine_tune.plan import actions as plan_work
+from moonshine_tune.plan import actions
 from moonshine_tune.plan.run import plan_status, run_plan
 from moonshine_tune.plan.schema import Plan, check_plan
 from moonshine_tune.plan.state import PlanFolder
@@ -46,11 +46,11 @@ def make_plan(saved_v1: Path, speech_folder: Path, tmp_path: Path) -> Callable[.
             "phases": {"proof": phase, "pilot": {**phase, "needs": ["proof"]}},
         }
         for key, value in changes.items():
-            place = content
+            section = content
             *parents, last = key.split("__")
             for parent in parents:
-                place = place[parent]
-            place[last] = value
+                section = section[parent]
+            section[last] = value
         return check_plan(content, source="small", folder=tmp_path)
 
     return make
@@ -60,7 +60,7 @@ def _states(result: PlanResult) -> dict[str, str]:
     return {phase.name: phase.state for phase in result.phases}
 
 
-def test_what_is_done_is_not_done_again(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
+def test_finished_steps_do_not_run_again(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
     out = tmp_path / "out"
     before = plan_status(make_plan(), out, _QUIET)
     assert _states(before) == {"proof": "to do", "pilot": "waiting"}
@@ -93,8 +93,8 @@ def test_only_what_depends_on_a_change_runs_again(
     assert judged.exit_code == 1
     # Another test set is scored; nothing is trained again.
     other = make_plan(data__test="big-test.jsonl")
-    told = plan_status(other, out, _QUIET).phases[0]
-    assert (told.state, told.why) == ("changed", "other content: data.test")
+    proof = plan_status(other, out, _QUIET).phases[0]
+    assert (proof.state, proof.why) == ("changed", "other data.test")
     assert run_plan(other, out, _QUIET).ran == ("proof/score torch", "pilot/score torch")
     # Settings of one phase concern that phase alone.
     settings = {"train": {"steps": 3, "batch_size": 4}, "select": {"every_steps": 3},
@@ -107,11 +107,11 @@ def test_only_what_depends_on_a_change_runs_again(
     assert run_plan(changed, out, _QUIET).ran[0] == "proof/train"
 
 
-def test_two_kills_go_on_and_end_in_the_same_report(
+def test_a_plan_that_is_killed_twice_resumes_and_ends_in_the_same_report(
     make_plan: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once in training, once in a later step of the next phase."""
-    whole = run_plan(make_plan(), tmp_path / "whole" / "plan", _QUIET)
+    undisturbed = run_plan(make_plan(), tmp_path / "undisturbed" / "plan", _QUIET)
     out = tmp_path / "killed" / "plan"
     from moonshine_tune.training.trainer import Trainer
 
@@ -128,8 +128,8 @@ def test_two_kills_go_on_and_end_in_the_same_report(
     with pytest.raises(SystemExit):
         run_plan(make_plan(), out, _QUIET)
     state = plan_status(make_plan(), out, _QUIET).phases[0]
-    assert (state.state, state.why, state.next) == ("interrupted", "in train", "go on with train")
-    score, scored = plan_work.score_torch, []
+    assert (state.state, state.why, state.next) == ("interrupted", "in train", "resume train")
+    score, scored = actions.score_torch, []
 
     def score_and_die(*words: Any) -> Any:
         scored.append(words)
@@ -137,7 +137,7 @@ def test_two_kills_go_on_and_end_in_the_same_report(
             raise SystemExit("killed again")
         return score(*words)
 
-    monkeypatch.setattr(plan_work, "score_torch", score_and_die)
+    monkeypatch.setattr(actions, "score_torch", score_and_die)
     with pytest.raises(SystemExit, match="again"):
         run_plan(make_plan(), out, _QUIET)
     assert seen[3:5] == [3, 4]  # from the state of step 2 on
@@ -146,17 +146,15 @@ def test_two_kills_go_on_and_end_in_the_same_report(
     again = run_plan(make_plan(), out, _QUIET)
     assert again.passed
     assert again.ran == ("pilot/score torch",)
-    assert _figures(again) == _figures(whole)
-    record = PlanFolder(out).read()
-    assert record is not None
-    assert record.phase("proof").steps["train"].starts == 2
-    told, expected = (_told(folder) for folder in (out, tmp_path / "whole" / "plan"))
+    assert _figures(again) == _figures(undisturbed)
+    assert PlanFolder(out).read().record["proof"].steps["train"].starts == 2
+    reported, expected = (_reported(path) for path in (out, tmp_path / "undisturbed" / "plan"))
     assert len(expected) > 100
-    assert told == expected
+    assert reported == expected
 
 
-def _told(folder: Path) -> list[str]:
-    """What the report says, without the name of the folder above it."""
+def _reported(folder: Path) -> list[str]:
+    """The facts of the report, without the name of the folder above it."""
     report = write_report(folder, None, _QUIET).report
     return [line.replace(str(folder), "PLAN") for line in facts(report)]
 
@@ -186,51 +184,40 @@ def test_nothing_larger_starts_before_the_proof_has_passed(
     assert kept == list(pilot.forced)
 
 
-def test_a_step_that_fails_tells_why_and_is_tried_again(
+def test_a_step_that_is_interrupted_or_fails_says_why_and_is_tried_again(
     make_plan: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    read_back = plan_work.read_back
+    read_back = actions.read_back
+
+    def interrupt(*words: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(actions, "read_back", interrupt)
+    stopped = run_plan(make_plan(), out, _QUIET)
+    assert (stopped.stopped, stopped.exit_code) == (True, 130)
+    recorded = json.loads((out / "plan.json").read_text())["phases"][0]
+    assert (recorded["state"], recorded["why"]) == ("interrupted", "in read back")
 
     def full(*words: Any) -> Any:
         raise MachineError("the disk is full", hint="free some space")
 
-    monkeypatch.setattr(plan_work, "read_back", full)
+    monkeypatch.setattr(actions, "read_back", full)
     result = run_plan(make_plan(), out, _QUIET)
     assert result.exit_code == 3
-    told = result.phases[0]
-    assert (told.state, told.next) == ("failed", "try again")
-    assert told.why == "the disk is full; hint: free some space"
-    monkeypatch.setattr(plan_work, "read_back", read_back)
-    mended = run_plan(make_plan(), out, _QUIET)
-    assert mended.passed
-    assert "proof/train" not in mended.ran
+    proof = result.phases[0]
+    assert (proof.state, proof.next) == ("failed", "try again")
+    assert proof.why == "the disk is full; hint: free some space"
+    monkeypatch.setattr(actions, "read_back", read_back)
+    fixed = run_plan(make_plan(), out, _QUIET)
+    assert fixed.passed
+    assert "proof/train" not in fixed.ran
 
 
-def test_what_was_made_and_is_lost_is_made_again(
-    make_plan: Callable[..., Plan], tmp_path: Path
-) -> None:
+def test_a_lost_result_is_made_again(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
     out = tmp_path / "out"
     run_plan(make_plan(), out, _QUIET)
     (out / "phases" / "pilot" / "run" / "adapter" / "adapter_model.safetensors").unlink()
-    told = plan_status(make_plan(), out, _QUIET).phases[1]
-    assert told.state == "changed"
-    assert "train made is not there" in told.why
+    pilot = plan_status(make_plan(), out, _QUIET).phases[1]
+    assert (pilot.state, pilot.why) == ("changed", "what train made is missing or changed")
     assert run_plan(make_plan(), out, _QUIET).ran[0] == "pilot/train"
-
-
-def test_conditions_change_what_is_heard_and_not_how_much(make_clip: Callable[..., Any]) -> None:
-    import numpy as np
-
-    clip = make_clip(1.0, 3)
-    for name in ("quiet", "noise-20dB", "noise-10dB", "telephone"):
-        changed = plan_work.change(clip, name, seed=1)
-        assert changed.shape == clip.shape
-        assert changed.dtype == np.float32
-        assert not np.allclose(changed, clip, atol=1e-3)
-    noise = plan_work.change(clip, "noise-10dB", seed=1)
-    scale = np.dot(noise, clip) / np.dot(clip, clip)
-    rest = noise - scale * clip
-    decibels = 10 * np.log10(np.sum((scale * clip) ** 2) / np.sum(rest**2))
-    assert decibels == pytest.approx(10, abs=0.5)
-    assert len(plan_work.change(clip, "fast", seed=1)) < len(clip)

@@ -1,4 +1,4 @@
-"""The catalog of models: names, aliases, sources, and the truth of Moonshine's own catalog."""
+"""The catalog of models: names, aliases, sources, and agreement with Moonshine's own catalog."""
 
 import subprocess
 import sys

@@ -8,7 +8,7 @@ import pytest
 from moonshine_tune.audio.io import load_audio
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 from moonshine_tune.corpus.normalizers import normalizer_for
-from moonshine_tune.export.parity.transcripts import compare_transcripts
+from moonshine_tune.export.parity.gate import compare_transcripts
 from moonshine_tune.inference.transcribe import TorchTranscriber
 from moonshine_tune.models.base import DecodeLimits
 from moonshine_tune.models.checkpoint import load_checkpoint
@@ -30,17 +30,19 @@ def pieces(wheel_assets: WheelAssets) -> list[np.ndarray]:
     return [clip[i : i + step] for clip in recordings for i in range(0, len(clip), step)]
 
 
-def test_the_rebuilt_model_says_what_the_runtime_says(
+def test_the_rebuilt_model_gives_the_transcripts_of_the_runtime(
     real_tiny: ResolvedModel, wheel_assets: WheelAssets, pieces: list[np.ndarray]
 ) -> None:
     model = load_checkpoint(real_tiny.checkpoint_dir)
-    said = TorchTranscriber(model, DecodeLimits()).transcribe(pieces)
+    torch_texts = TorchTranscriber(model, DecodeLimits()).transcribe(pieces)
     with RuntimeTranscriber(wheel_assets.runtime_dir) as runtime:
-        heard = runtime.transcribe(pieces)
-    parity = compare_transcripts(heard, said, normalizer_for(None), bound=3.0)
+        runtime_texts = runtime.transcribe(pieces)
+    parity = compare_transcripts(runtime_texts, torch_texts, normalizer_for(None), bound=3.0)
     assert parity.clips == 9
     assert parity.passed, parity
-    assert said[5] == ("Ever tried, ever failed, no matter, try again, fail again, fail better.")
+    assert torch_texts[5] == (
+        "Ever tried, ever failed, no matter, try again, fail again, fail better."
+    )
 
 
 def test_transcripts_and_states_do_not_depend_on_the_batch(

@@ -1,7 +1,7 @@
 """Streaming folders in the Moonshine runtime: a model of the exact small shape, random weights.
 
-A random model says nonsense, and says the same nonsense wherever it is computed alike: any fault of
-a graph shows in its text.
+The text of a random model is nonsense, but the same nonsense wherever the computation is equal: any
+fault of a graph changes its text.
 """
 
 import json
@@ -19,8 +19,8 @@ from benchmarks.random_model import save_random_model
 from moonshine_tune.audio.io import load_audio, write_audio
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.corpus.normalizers import normalizer_for
-from moonshine_tune.export.graphs import trace
-from moonshine_tune.export.parity.graphs import merged_state
+from moonshine_tune.export.graphs import build_graphs
+from moonshine_tune.export.tensors import model_tensors
 from moonshine_tune.inference.transcribe import TorchTranscriber
 from moonshine_tune.models.base import DecodeLimits, SpeechModel
 from moonshine_tune.models.checkpoint import load_checkpoint
@@ -37,18 +37,18 @@ pytestmark = [pytest.mark.real_model, pytest.mark.usefixtures("one_thread")]
 Floats = npt.NDArray[np.float32]
 Answer = tuple[int, dict[str, Any]]
 _RULE = normalizer_for("basic-1")
-# A random model knows no end: torch and runtime stop at limits that lie a token or two apart.
+# A random model does not stop: torch and runtime have limits that differ by a token or two.
 _LIMIT_BOUND = "20"
 
 
 @pytest.fixture(scope="module")
-def place(wheel_assets: WheelAssets, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(wheel_assets: WheelAssets, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`base/` (checkpoint), `float/` and `int8/` (runtime folders), clips. Read only."""
     folder = tmp_path_factory.mktemp("streaming")
     model = save_random_model("streaming-tiny", folder / "base")
     for name, scheme in (("float", "none"), ("int8", "int8")):
         (folder / name).mkdir()
-        trace(model, merged_state(model, {}), folder / name, scheme=scheme)
+        build_graphs(model, model_tensors(model), folder / name, scheme=scheme)
     lines = []
     for number, (start, seconds) in enumerate(((0.0, 1.5), (2.0, 2.4))):
         clip = load_audio(wheel_assets.beckett)[int(start * 16_000) :][: int(seconds * 16_000)]
@@ -59,93 +59,100 @@ def place(wheel_assets: WheelAssets, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="module")
-def clips(place: Path) -> list[Floats]:
-    return [load_audio(place / f"{number}.wav") for number in range(2)]
+def clips(folder: Path) -> list[Floats]:
+    return [load_audio(folder / f"{number}.wav") for number in range(2)]
 
 
 @pytest.fixture(scope="module")
-def model(place: Path) -> SpeechModel:
-    return load_checkpoint(place / "base")
+def model(folder: Path) -> SpeechModel:
+    return load_checkpoint(folder / "base")
 
 
-def test_the_runtime_says_what_torch_says_whole_and_in_chunks(
-    place: Path, model: SpeechModel, clips: list[Floats]
+def test_the_runtime_gives_torchs_text_at_once_and_in_chunks(
+    folder: Path, model: SpeechModel, clips: list[Floats]
 ) -> None:
-    said = [
+    expected = [
         _RULE(text).split() for text in TorchTranscriber(model, DecodeLimits()).transcribe(clips)
     ]
-    with RuntimeTranscriber(place / "float") as runtime:
-        whole = runtime.transcribe(clips)
+    with RuntimeTranscriber(folder / "float") as runtime:
+        at_once = runtime.transcribe(clips)
         chunked = [runtime.transcribe_in_chunks(clip) for clip in clips]
         odd = runtime.transcribe_in_chunks(clips[0], chunk_s=0.0371)
-    heard = [[_RULE(text).split() for text in texts] for texts in (whole, chunked, [odd])]
-    for own in heard:
-        for ours, theirs in zip(said, own, strict=False):
-            # It knows no end: each stops at its own limit of tokens, one or two apart.
+    for texts in (at_once, chunked, [odd]):
+        for ours, text in zip(expected, texts, strict=False):
+            theirs = _RULE(text).split()
+            # Each stops at its own limit of tokens; the limits differ by one or two.
             both = min(len(ours), len(theirs))
             assert both > 4 and abs(len(ours) - len(theirs)) <= 2
             assert ours[:both] == theirs[:both]
 
 
-def test_the_eight_bit_folder_loads_and_hears(place: Path, clips: list[Floats]) -> None:
-    with RuntimeTranscriber(place / "int8") as runtime:
+def test_the_eight_bit_folder_loads_and_transcribes(folder: Path, clips: list[Floats]) -> None:
+    with RuntimeTranscriber(folder / "int8") as runtime:
         assert all(runtime.transcribe(clips))
-    sizes = {name: sum(path.stat().st_size for path in (place / name).glob("*.ort"))
+    sizes = {name: sum(path.stat().st_size for path in (folder / name).glob("*.ort"))
              for name in ("float", "int8")}  # fmt: skip
     assert sizes["int8"] < 0.35 * sizes["float"]
 
 
 def test_a_streaming_folder_is_rebuilt_by_the_command(
-    place: Path, clips: list[Floats], model: SpeechModel, ask: Callable[..., Answer], tmp_path: Path
+    folder: Path,
+    clips: list[Floats],
+    model: SpeechModel,
+    ask: Callable[..., Answer],
+    tmp_path: Path,
 ) -> None:
-    code, found = ask("models", "rebuild", place / "float", "--out", tmp_path / "rebuilt")
+    code, document = ask("models", "rebuild", folder / "float", "--out", tmp_path / "rebuilt")
     assert code == 0
-    assert found["tensors"] == 161 and found["parameters"] > 40e6
+    assert document["tensors"] == 161 and document["parameters"] > 40e6
     again = load_checkpoint(tmp_path / "rebuilt")
     assert (
         model.module.config.encoder_config.head_dim == again.module.config.encoder_config.head_dim
     )
-    wanted, heard = (TorchTranscriber(one, DecodeLimits()).transcribe(clips[:1])
-                     for one in (model, again))  # fmt: skip
-    assert heard == wanted
+    before, after = (TorchTranscriber(each, DecodeLimits()).transcribe(clips[:1])
+                     for each in (model, again))  # fmt: skip
+    assert after == before
 
 
-# --- an adapter, all the way
+# --- an adapter, from export to the runtime
 
 
 @pytest.fixture(scope="module")
-def adapter(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter whose effect is plain to hear."""
-    folder = tmp_path_factory.mktemp("adapter")
-    model = load_checkpoint(place / "base")
+def adapter(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter with a large effect."""
+    out = tmp_path_factory.mktemp("adapter")
+    model = load_checkpoint(folder / "base")
     inject_lora(model, rank=4, sites="decoder", seed=1)
     with torch.no_grad():
         for name, value in adapter_parameters(model.module):
             if ".lora_B" in name:
                 value.copy_(0.02 * torch.randn(value.shape, generator=torch.Generator()))
-    base = base_identity(resolve_model(str(place / "base")))
-    save_adapter(folder, model, adapter_state(model), base=base)
-    return folder
+    base = base_identity(resolve_model(str(folder / "base")))
+    save_adapter(out, model, adapter_state(model), base=base)
+    return out
 
 
-def test_a_float_trace_of_an_adapter_passes_the_whole_gate(
-    place: Path, adapter: Path, ask: Callable[..., Answer], tmp_path: Path
+def test_float_graphs_of_an_adapter_pass_the_gate(
+    folder: Path, adapter: Path, ask: Callable[..., Answer], tmp_path: Path
 ) -> None:
-    code, found = ask(
-        "export", "--run", adapter, "--model", place / "base", "--method", "trace", "--quantize",
-        "none", "--manifest", place / "test.jsonl", "--out", tmp_path / "out",
-        "--base-runtime", place / "float", "--parity-bound", _LIMIT_BOUND,
+    code, document = ask(
+        "export", "--run", adapter, "--model", folder / "base", "--method", "trace", "--quantize",
+        "none", "--manifest", folder / "test.jsonl", "--out", tmp_path / "out",
+        "--base-runtime", folder / "float", "--parity-bound", _LIMIT_BOUND,
     )  # fmt: skip
-    assert code == 0, found["parity"]["first_difference"]
-    assert found["windows"]["rule"] == "exclusive" and "hidden states" in found["windows"]["reason"]
-    parity = found["parity"]
+    assert code == 0, document["parity"]["first_difference"]
+    assert (
+        document["windows"]["rule"] == "exclusive"
+        and "hidden states" in document["windows"]["reason"]
+    )
+    parity = document["parity"]
     assert [item["graph"] for item in parity["graphs"]] == [
         "frontend.ort", "encoder.ort", "adapter.ort", "cross_kv.ort", "cross_kv.ort",
         "decoder_kv.ort",
     ]  # fmt: skip
     assert parity["weights"]["checked"] == 160 and parity["tokens"]["agreement"] == 1.0
     assert parity["clips"] == 2
-    # Fed in chunks a clip may be allowed a token more before it is stopped.
+    # Fed in chunks, a clip may get one more token before it is stopped.
     assert parity["chunked"]["clips"] == 2
     assert parity["chunked"]["word_difference"] <= float(_LIMIT_BOUND)
     record = json.loads((tmp_path / "out" / "export.json").read_text())
@@ -153,26 +160,27 @@ def test_a_float_trace_of_an_adapter_passes_the_whole_gate(
 
 
 def test_a_graft_writes_the_files_of_its_sites_and_a_fault_stops_it(
-    place: Path, adapter: Path, ask: Callable[..., Answer], tmp_path: Path
+    folder: Path, adapter: Path, ask: Callable[..., Answer], tmp_path: Path
 ) -> None:
-    words = ["export", "--run", adapter, "--model", place / "base", "--manifest",
-             place / "test.jsonl", "--parity-bound", _LIMIT_BOUND]  # fmt: skip
-    code, found = ask(*words, "--base-runtime", place / "float", "--out", tmp_path / "out")
-    assert code == 0, found["parity"]["first_difference"]
+    options = ["export", "--run", adapter, "--model", folder / "base", "--manifest",
+             folder / "test.jsonl", "--parity-bound", _LIMIT_BOUND]  # fmt: skip
+    code, document = ask(*options, "--base-runtime", folder / "float", "--out", tmp_path / "out")
+    assert code == 0, document["parity"]["first_difference"]
     # Self-attention, queries and outputs of cross-attention, feed-forward; keys and values.
-    assert found["changed_files"] == ["cross_kv.ort", "decoder_kv.ort"]
-    assert found["changed"] == found["matrices"] == 60
+    assert document["changed_files"] == ["cross_kv.ort", "decoder_kv.ort"]
+    assert document["changed"] == document["matrices"] == 60
     faulty = tmp_path / "faulty"
-    shutil.copytree(place / "int8", faulty)
+    shutil.copytree(folder / "int8", faulty)
     file = OrtFile.read(faulty / "encoder.ort")
     tensor = next(iter(quantized_tensors(file)))
     doubled = (2 * file.array(tensor.scale)).astype("<f4").tobytes()
     (faulty / "encoder.ort").write_bytes(file.patched({tensor.scale.offset: doubled}))
-    code, found = ask(*words, "--base-runtime", faulty, "--out", tmp_path / "no")
+    code, document = ask(*options, "--base-runtime", faulty, "--out", tmp_path / "no")
     assert code == 1
-    first = found["parity"]["first_difference"]
+    first = document["parity"]["first_difference"]
     assert (
-        first.startswith("encoder.ort: model.encoder.layers.") and "not what was trained" in first
+        first.startswith("encoder.ort: model.encoder.layers.")
+        and "is not the trained tensor" in first
     )
 
 
@@ -186,15 +194,15 @@ def terms(tmp_path: Path) -> Path:
     return path
 
 
-def test_key_terms_are_heard_where_they_are_boosted(
-    place: Path, terms: Path, ask: Callable[..., Answer]
+def test_boosted_key_terms_are_recognized(
+    folder: Path, terms: Path, ask: Callable[..., Answer]
 ) -> None:
-    code, found = ask(
-        "evaluate", "--runtime-dir", place / "float", "--manifest", place / "test.jsonl",
-        "--keyterms", terms, "--boost", "40", "--base-runtime", place / "int8",
+    code, document = ask(
+        "evaluate", "--runtime-dir", folder / "float", "--manifest", folder / "test.jsonl",
+        "--keyterms", terms, "--boost", "40", "--base-runtime", folder / "int8",
     )  # fmt: skip
     assert code == 0
-    table = found["keyterms"]
+    table = document["keyterms"]
     assert (table["boost"], table["terms"]) == (40.0, 2)
     arms = {arm["arm"]: arm for arm in table["arms"]}
     assert list(arms) == ["base", "key terms", "adapter", "adapter and key terms"]
@@ -202,55 +210,55 @@ def test_key_terms_are_heard_where_they_are_boosted(
         assert arm["spoken"] == 2
         assert arm["change"]["before"] == arms["base"]["wer"]
     assert arms["base"]["recalled"] == arms["adapter"]["recalled"] == 0
-    # So strong a boost forces the terms in, said or not: the report shows both sides.
+    # A boost this strong also inserts terms that were not spoken: the table shows both.
     for name in ("key terms", "adapter and key terms"):
         assert arms[name]["recalled"] + arms[name]["false_alarms"] > 0
-    assert found["wer"] == arms["adapter and key terms"]["wer"]
+    assert document["wer"] == arms["adapter and key terms"]["wer"]
 
 
-def test_the_benchmark_measures_with_key_terms_and_from_the_end_of_speech(
-    place: Path, terms: Path, ask: Callable[..., Answer], tmp_path: Path
+def test_the_benchmark_measures_key_terms_and_streaming(
+    folder: Path, terms: Path, ask: Callable[..., Answer], tmp_path: Path
 ) -> None:
-    code, found = ask(
-        "benchmark", "--runtime-dir", place / "int8", "--manifest", place / "test.jsonl",
+    code, document = ask(
+        "benchmark", "--runtime-dir", folder / "int8", "--manifest", folder / "test.jsonl",
         "--keyterms", terms, "--boost", "3", "--rounds", "1", "--stream-clips", "1",
         "--out", tmp_path / "b",
     )  # fmt: skip
     assert code == 0
-    assert found["family"] == "streaming" and found["keyterms"]["terms"] == 2
-    assert found["stream"]["clips"] == 1 and found["stream"]["final_ms"]["max"] > 0
-    assert found["wer"]["utterances"] == 2
+    assert document["family"] == "streaming" and document["keyterms"]["terms"] == 2
+    assert document["stream"]["clips"] == 1 and document["stream"]["final_ms"]["max"] > 0
+    assert document["wer"]["utterances"] == 2
     drawn = (tmp_path / "b" / "latency.svg").read_text()
     assert drawn.startswith("<svg xmlns=") and drawn.count("<circle") == 3
 
 
 def test_a_v1_model_takes_no_key_terms(
-    wheel_assets: WheelAssets, place: Path, terms: Path, ask: Callable[..., Answer]
+    wheel_assets: WheelAssets, folder: Path, terms: Path, ask: Callable[..., Answer]
 ) -> None:
     with pytest.raises(RequestError, match="streaming models only"):
         RuntimeTranscriber(wheel_assets.runtime_dir, keyterms=("Beckett",))
     for command in ("evaluate", "benchmark"):
-        code, found = ask(command, "--runtime-dir", wheel_assets.runtime_dir, "--manifest",
-                          place / "test.jsonl", "--keyterms", terms)  # fmt: skip
-        assert code == 2 and "streaming models only" in found["error"]["message"]
-    code, found = ask("evaluate", "--manifest", place / "test.jsonl", "--keyterms", terms)
-    assert code == 2 and "applied by the runtime" in found["error"]["message"]
+        code, document = ask(command, "--runtime-dir", wheel_assets.runtime_dir, "--manifest",
+                          folder / "test.jsonl", "--keyterms", terms)  # fmt: skip
+        assert code == 2 and "streaming models only" in document["error"]["message"]
+    code, document = ask("evaluate", "--manifest", folder / "test.jsonl", "--keyterms", terms)
+    assert code == 2 and "only the runtime applies" in document["error"]["message"]
 
 
 def test_key_terms_are_proposed_with_the_models_own_tokenizer(
-    place: Path, ask: Callable[..., Answer], tmp_path: Path
+    folder: Path, ask: Callable[..., Answer], tmp_path: Path
 ) -> None:
     (tmp_path / "m.jsonl").write_text(
         '{"audio": "a.wav", "text": "Squawk the transponder near Zaventem"}\n'
         '{"audio": "b.wav", "text": "the Zaventem tower"}\n'
     )
     out = tmp_path / "terms.txt"
-    words = ["data", "keyterms", tmp_path / "m.jsonl", "--model", place / "base", "--out", out]
-    code, found = ask(*words)
+    options = ["data", "keyterms", tmp_path / "m.jsonl", "--model", folder / "base", "--out", out]
+    code, document = ask(*options)
     assert code == 0
-    proposed = [item["term"] for item in found["terms"]]
+    proposed = [item["term"] for item in document["terms"]]
     assert proposed[0] == "Zaventem" and "transponder" in proposed
     assert not {"the", "near", "tower"} & set(proposed)
     assert out.read_text().splitlines()[1:] == proposed
-    code, found = ask(*words)
-    assert code == 2 and "--force" in found["error"]["hint"]
+    code, document = ask(*options)
+    assert code == 2 and "--force" in document["error"]["hint"]

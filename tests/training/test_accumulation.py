@@ -15,7 +15,7 @@ from moonshine_tune.training.run import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-# The run's own function, before any test looks over its shoulder.
+# The original, before a test wraps it.
 _CLIP = torch.nn.utils.clip_grad_norm_
 
 Run = Callable[[int, int], tuple[list[Tensor], list[dict[str, Any]]]]
@@ -57,14 +57,14 @@ def run_steps(
 
 
 def test_eight_by_one_and_one_by_eight_are_the_same_steps(run_steps: Run) -> None:
-    whole, together = run_steps(8, 1)
-    parts, apart = run_steps(1, 8)
-    assert len(whole) == len(parts) == 40
+    large, together = run_steps(8, 1)
+    small, apart = run_steps(1, 8)
+    assert len(large) == len(small) == 40
     # At first B is zero, so only B has a gradient.
-    assert sum(bool(gradient.any()) for gradient in whole) == 20
-    for one, other in zip(whole, parts, strict=True):
-        scale = float(one.abs().max())
-        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5 * scale)
+    assert sum(bool(gradient.any()) for gradient in large) == 20
+    for expected, gradient in zip(large, small, strict=True):
+        scale = float(expected.abs().max())
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5 * scale)
     for line, same in zip(together, apart, strict=True):
         assert same["loss"] == pytest.approx(line["loss"], rel=1e-4)
         assert same["replay_kl"] == pytest.approx(line["replay_kl"], rel=1e-2, abs=1e-5)
@@ -73,11 +73,11 @@ def test_eight_by_one_and_one_by_eight_are_the_same_steps(run_steps: Run) -> Non
 
 def test_another_batch_is_another_step(run_steps: Run) -> None:
     """The comparison above is not empty: half the utterances give another gradient."""
-    whole, _ = run_steps(8, 1)
+    large, _ = run_steps(8, 1)
     half, _ = run_steps(4, 1)
     differing = [
         float((one - other).norm() / one.norm())
-        for one, other in zip(whole, half, strict=True)
+        for one, other in zip(large, half, strict=True)
         if one.any()
     ]
     assert min(differing) > 0.01

@@ -1,4 +1,4 @@
-"""A dev set that flatters is refused: training clips in it, or training voices."""
+"""A dev set that overlaps with train is refused: training clips in it, or training voices."""
 
 import json
 from pathlib import Path
@@ -15,18 +15,18 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def _manifests(training: Any, folder: Path, **speakers: list[str]) -> dict[str, str]:
     """The recordings of the shared folder under other speakers' names, by manifest."""
-    found = {}
-    for name, told in speakers.items():
+    paths = {}
+    for name, voices in speakers.items():
         source = training.speech / f"{name}.jsonl"
         lines = []
-        for place, line in enumerate(source.read_text(encoding="utf-8").splitlines()):
+        for index, line in enumerate(source.read_text(encoding="utf-8").splitlines()):
             record = json.loads(line)
             record["audio"] = str(training.speech / record["audio"])
-            lines.append(json.dumps(record | {"speaker": told[place % len(told)]}) + "\n")
+            lines.append(json.dumps(record | {"speaker": voices[index % len(voices)]}) + "\n")
         path = folder / f"{name}.jsonl"
         path.write_text("".join(lines), encoding="utf-8")
-        found[f"data__{name}"] = str(path)
-    return found
+        paths[f"data__{name}"] = str(path)
+    return paths
 
 
 def test_speakers_on_both_sides_are_refused_by_name(training: Any, tmp_path: Path) -> None:
@@ -38,17 +38,17 @@ def test_speakers_on_both_sides_are_refused_by_name(training: Any, tmp_path: Pat
     assert "data.shared_speakers=true" in (caught.value.hint or "")
 
 
-def test_shared_speakers_can_be_wanted_and_stay_on_record(training: Any, tmp_path: Path) -> None:
+def test_shared_speakers_can_be_allowed_and_stay_on_record(training: Any, tmp_path: Path) -> None:
     paths = _manifests(training, tmp_path, train=["anna", "ben", "cleo"], dev=["dora", "ben"])
     settings = training.settings(**paths, data__shared_speakers=True, train__steps=1)
     result = train(settings, tmp_path / "run", SilentProgress())
     assert "dev: shares 1 speakers with train (ben), as allowed" in result.remarks
 
 
-def test_a_single_voice_has_no_other_and_is_told_so(training: Any, tmp_path: Path) -> None:
+def test_a_single_voice_gets_a_remark(training: Any, tmp_path: Path) -> None:
     paths = _manifests(training, tmp_path, train=["anna"], dev=["anna"])
     result = train(training.settings(**paths, train__steps=1), tmp_path / "run", SilentProgress())
-    assert any("the one voice of train (anna)" in remark for remark in result.remarks)
+    assert any("the only voice of train (anna)" in remark for remark in result.remarks)
 
 
 def test_training_clips_in_dev_are_refused_whatever_is_allowed(
@@ -57,5 +57,5 @@ def test_training_clips_in_dev_are_refused_whatever_is_allowed(
     settings = training.settings(
         data__dev=str(training.speech / "train.jsonl"), data__shared_speakers=True
     )
-    with pytest.raises(RequestError, match="8 of 8 dev clips are training clips too"):
+    with pytest.raises(RequestError, match="8 of 8 dev clips are also training clips"):
         train(settings, tmp_path / "run", SilentProgress())

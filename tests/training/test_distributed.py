@@ -1,4 +1,4 @@
-"""Two processes under the usual launchers train one adapter as one process does."""
+"""Two processes under the usual launcher train the same adapter as one process."""
 
 import json
 import os
@@ -22,12 +22,12 @@ _CHANGES = {
 _LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
-def _launched(settings: Any, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+def _launch(settings: Any, out: Path) -> subprocess.CompletedProcess[str]:
     config = out.parent / "settings.json"
     config.write_text(json.dumps(settings.settings.model_dump(mode="json")), encoding="utf-8")
     command = [
         sys.executable, *_LAUNCHER, "-m", "moonshine_tune", "train", "--config", str(config),
-        "--out", str(out), "--json", *more,
+        "--out", str(out), "--json",
     ]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(
@@ -35,11 +35,11 @@ def _launched(settings: Any, out: Path, *more: str) -> subprocess.CompletedProce
     )
 
 
-def test_two_processes_do_what_one_does(training: Any, tmp_path: Path) -> None:
-    """Same effective batch, same losses, norms and scores; one log, one adapter, one answer."""
+def test_two_processes_train_as_one_does(training: Any, tmp_path: Path) -> None:
+    """Same effective batch, losses, norms and scores; one log, one adapter, one result."""
     settings = training.settings("canary", "replay", **_CHANGES)
     train(settings, tmp_path / "one", SilentProgress())
-    done = _launched(settings, tmp_path / "two")
+    done = _launch(settings, tmp_path / "two")
     assert done.returncode == 0, done.stderr[-3000:]
     answers = [line for line in done.stdout.splitlines() if line.startswith("{")]
     assert len(answers) == 1
@@ -49,6 +49,6 @@ def test_two_processes_do_what_one_does(training: Any, tmp_path: Path) -> None:
     assert len(one) == len(two) == 7
     for alone, together in zip(one, two, strict=True):
         assert [value is None for value in alone] == [value is None for value in together]
-        for expected, found in zip(alone, together, strict=True):
-            assert expected is None or found == pytest.approx(expected, rel=2e-3, abs=1e-6)
+        for expected, value in zip(alone, together, strict=True):
+            assert expected is None or value == pytest.approx(expected, rel=2e-3, abs=1e-6)
     assert training.scores(tmp_path / "one") == training.scores(tmp_path / "two")

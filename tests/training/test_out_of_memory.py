@@ -1,4 +1,4 @@
-"""A device that runs full now and then costs time, and changes nothing else."""
+"""Running out of memory now and then costs time, and changes nothing else."""
 
 import json
 import random
@@ -12,11 +12,11 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from moonshine_tune.core.errors import MachineError
 from moonshine_tune.core.progress import SilentProgress
-from moonshine_tune.inference import scored_set as holdout_module
+from moonshine_tune.inference import scored_set as scored_set_module
 from moonshine_tune.inference.batching import run_with_oom_backoff
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.models.v1 import V1SpeechModel
-from moonshine_tune.training import teacher as teacher_module
+from moonshine_tune.training import replay as replay_module
 from moonshine_tune.training.run import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -28,41 +28,41 @@ ERRORS = [
         "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you "
         "tried to allocate 8 bytes. Error code 12 (Cannot allocate memory)"
     ),
-    # Python's own has no words at all.
+    # Python's own has no text.
     MemoryError(),
 ]
 NAMES = ["cuda", "mps", "cpu", "python"]
 
 
-def _calm(training: Any, *names: str, **changes: Any) -> Any:
-    """Without dropout, whose masks hang on how a step is cut."""
+def _settings(training: Any, *names: str, **changes: Any) -> Any:
+    """Without dropout, whose masks depend on how a step is divided."""
     return training.settings(*names, adapter__dropout=0.0, **changes)
 
 
-def _same_path(training: Any, one: Path, other: Path) -> None:
-    """Every step of two runs alike to the precision of the sums."""
-    pairs = list(zip(training.steps(one), training.steps(other), strict=True))
+def _check_same_steps(training: Any, expected: Path, out: Path) -> None:
+    """Every step of two runs is equal to the precision of the sums."""
+    pairs = list(zip(training.steps(expected), training.steps(out), strict=True))
     assert len(pairs) == 12
     for first, second in pairs:
         assert second[0] == first[0]
         assert second[1] == pytest.approx(first[1], rel=1e-4)
         assert second[2] == pytest.approx(first[2], rel=1e-2, abs=1e-5)
         assert second[4] == pytest.approx(first[4], rel=1e-3)
-    assert [s[0] for s in training.scores(one)] == [s[0] for s in training.scores(other)]
+    assert [s[0] for s in training.scores(expected)] == [s[0] for s in training.scores(out)]
 
 
 @pytest.fixture(scope="module")
 def plain(training: Any, tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
     """The run that never runs out. Read only."""
     out = tmp_path_factory.mktemp("plain") / "run"
-    train(_calm(training, "replay"), out, SilentProgress())
+    train(_settings(training, "replay"), out, SilentProgress())
     return out
 
 
 def _failing(
     real: Callable[..., Any], fails: Callable[[int], bool], error: BaseException
 ) -> Callable[..., Any]:
-    """`real`, with `error` instead at the calls that `fails` names."""
+    """`real`, but the calls that `fails` selects by number raise `error`."""
     calls = 0
 
     def called(*given: Any, **named: Any) -> Any:
@@ -76,7 +76,7 @@ def _failing(
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=NAMES)
-def test_one_shortage_in_a_forward_pass(
+def test_out_of_memory_in_a_forward_pass(
     training: Any,
     plain: Path,
     tmp_path: Path,
@@ -87,17 +87,17 @@ def test_one_shortage_in_a_forward_pass(
     real = SpeechModel.decoder_hidden
     monkeypatch.setattr(SpeechModel, "decoder_hidden", _failing(real, lambda n: n == 11, error))
     watcher = training.Watcher()
-    result = train(_calm(training, "replay"), tmp_path / "run", watcher)
+    result = train(_settings(training, "replay"), tmp_path / "run", watcher)
     assert (result.stopped, result.steps, result.skipped_steps) == ("finished", 12, 0)
-    assert sum("out of memory at step" in said for said in watcher.said) == 1
+    assert sum("out of memory at step" in line for line in watcher.messages) == 1
     assert sum("out_of_memory" in line for line in training.lines(tmp_path / "run")) == 1
-    _same_path(training, plain, tmp_path / "run")
+    _check_same_steps(training, plain, tmp_path / "run")
 
 
-def test_a_shortage_in_a_backward_pass(
+def test_out_of_memory_in_a_backward_pass(
     training: Any, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Half of the gradients are there already when it comes."""
+    """Half of the gradients are there already."""
     from accelerate import Accelerator
 
     real = Accelerator.backward
@@ -110,42 +110,42 @@ def test_a_shortage_in_a_backward_pass(
 
     calls: list[int] = []
     monkeypatch.setattr(Accelerator, "backward", late)
-    train(_calm(training, "replay"), tmp_path / "run", SilentProgress())
+    train(_settings(training, "replay"), tmp_path / "run", SilentProgress())
     monkeypatch.undo()
-    _same_path(training, plain, tmp_path / "run")
+    _check_same_steps(training, plain, tmp_path / "run")
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_shortages_at_random_steps(
+def test_out_of_memory_at_random_steps(
     training: Any, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     # Four clips can be halved twice.
-    moments = set(chance.sample(range(3, 25), 2))
+    failing = set(rng.sample(range(3, 25), 2))
     real = SpeechModel.decoder_hidden
     monkeypatch.setattr(
-        SpeechModel, "decoder_hidden", _failing(real, lambda n: n in moments, ERRORS[0])
+        SpeechModel, "decoder_hidden", _failing(real, lambda n: n in failing, ERRORS[0])
     )
     watcher = training.Watcher()
-    result = train(_calm(training, "replay"), tmp_path / "run", watcher)
+    result = train(_settings(training, "replay"), tmp_path / "run", watcher)
     assert (result.steps, result.skipped_steps) == (12, 0)
-    said = [
-        text.split("with ")[1].split(" clips")[0] for text in watcher.said if "going on" in text
+    sizes = [
+        line.split("with ")[1].split(" clips")[0]
+        for line in watcher.messages
+        if "continuing with" in line
     ]
-    assert said == ["2", "1"]
-    _same_path(training, plain, tmp_path / "run")
+    assert sizes == ["2", "1"]
+    _check_same_steps(training, plain, tmp_path / "run")
 
 
-def test_the_smaller_size_is_kept_by_a_resume(
+def test_a_resumed_run_keeps_the_smaller_size(
     training: Any, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import signal
-
     real = SpeechModel.decoder_hidden
     monkeypatch.setattr(SpeechModel, "decoder_hidden", _failing(real, lambda n: n == 6, ERRORS[1]))
-    settings = _calm(training, "replay")
+    settings = _settings(training, "replay")
     out = tmp_path / "run"
-    train(settings, out, training.Watcher(6, lambda: signal.raise_signal(signal.SIGINT)))
+    train(settings, out, training.Watcher.interrupting(6))
     monkeypatch.undo()
     sizes: list[int] = []
 
@@ -157,7 +157,7 @@ def test_the_smaller_size_is_kept_by_a_resume(
     monkeypatch.setattr(SpeechModel, "decoder_hidden", watch)
     train(settings, out, SilentProgress(), resume=True)
     assert max(sizes) == 2
-    _same_path(training, plain, out)
+    _check_same_steps(training, plain, out)
 
 
 def test_a_clip_that_never_fits_is_named_and_the_state_is_saved(
@@ -166,7 +166,7 @@ def test_a_clip_that_never_fits_is_named_and_the_state_is_saved(
     out = tmp_path / "run"
     real = SpeechModel.decoder_hidden
     monkeypatch.setattr(SpeechModel, "decoder_hidden", _failing(real, lambda n: n > 12, ERRORS[0]))
-    settings = _calm(training, "replay")
+    settings = _settings(training, "replay")
     with pytest.raises(MachineError, match=r"longest clip of step \d+ is train-\d") as caught:
         train(settings, out, SilentProgress())
     assert caught.value.exit_code == 3
@@ -175,25 +175,25 @@ def test_a_clip_that_never_fits_is_named_and_the_state_is_saved(
     assert step == training.steps(out)[-1][0] > 0
     monkeypatch.undo()
     train(settings, out, SilentProgress(), resume=True)
-    _same_path(training, plain, out)
+    _check_same_steps(training, plain, out)
 
 
 # --- outside of the steps
 
 
-def test_a_shortage_while_scoring_or_listening_changes_no_answer(
+def test_out_of_memory_while_decoding_changes_no_transcript(
     training: Any, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (holdout_module, teacher_module):
+    for module in (scored_set_module, replay_module):
         real = module.greedy_tokens
         monkeypatch.setattr(module, "greedy_tokens", _failing(real, lambda n: n == 1, ERRORS[0]))
-    train(_calm(training, "replay"), tmp_path / "run", SilentProgress())
-    _same_path(training, plain, tmp_path / "run")
+    train(_settings(training, "replay"), tmp_path / "run", SilentProgress())
+    _check_same_steps(training, plain, tmp_path / "run")
     assert training.scores(tmp_path / "run") == training.scores(plain)
 
 
 @pytest.mark.parametrize("storage", ["memory", "disk"])
-def test_a_shortage_while_encoding(
+def test_out_of_memory_while_encoding(
     training: Any,
     plain: Path,
     tmp_path: Path,
@@ -202,26 +202,26 @@ def test_a_shortage_while_encoding(
 ) -> None:
     real = V1SpeechModel.encode
     monkeypatch.setattr(V1SpeechModel, "encode", _failing(real, lambda n: n == 3, ERRORS[2]))
-    settings = _calm(
+    settings = _settings(
         training, "replay", device__state_storage=storage, device__state_format="float32"
     )
     train(settings, tmp_path / "run", SilentProgress())
-    _same_path(training, plain, tmp_path / "run")
+    _check_same_steps(training, plain, tmp_path / "run")
 
 
-def test_a_single_clip_that_does_not_fit_when_encoding_is_a_plain_error(
+def test_a_single_clip_that_does_not_fit_the_encoder_is_a_plain_error(
     training: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = V1SpeechModel.encode
 
     def full(model: Any, audio: Any, counts: Any) -> Any:
-        if isinstance(audio, FakeTensor):  # The estimate only counts.
+        if isinstance(audio, FakeTensor):  # The memory estimate.
             return real(model, audio, counts)
         raise ERRORS[0]
 
     monkeypatch.setattr(V1SpeechModel, "encode", full)
     with pytest.raises(MachineError, match="out of memory with a single clip") as caught:
-        train(_calm(training), tmp_path / "run", SilentProgress())
+        train(_settings(training), tmp_path / "run", SilentProgress())
     assert "max_clip_s" in (caught.value.hint or "")
 
 

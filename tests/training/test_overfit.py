@@ -1,4 +1,4 @@
-"""A small random streaming model learns four clips by heart, and what it learnt stays with it."""
+"""A small random streaming model overfits four clips, and keeps them when saved and merged."""
 
 import json
 from collections.abc import Callable
@@ -23,11 +23,11 @@ _SETTINGS = [
 def _manifest(folder: Path, name: str, make_clip: Callable[..., Any]) -> Path:
     """Four clips of one voice; each manifest has recordings of its own."""
     lines = []
-    for place, text in enumerate(_TEXTS):
-        clip = f"{name}-{place}.wav"
-        # A token a letter: the limit of decoding allows 6.5 a second.
-        soundfile.write(folder / clip, make_clip(0.6 + len(text) / 5, place), 16_000)
-        record = {"id": f"{name}-{place}", "audio": clip, "text": text, "speaker": "me"}
+    for index, text in enumerate(_TEXTS):
+        clip = f"{name}-{index}.wav"
+        # One token per letter: decoding is limited to 6.5 per second.
+        soundfile.write(folder / clip, make_clip(0.6 + len(text) / 5, index), 16_000)
+        record = {"id": f"{name}-{index}", "audio": clip, "text": text, "speaker": "me"}
         lines.append(json.dumps(record) + "\n")
     path = folder / f"{name}.jsonl"
     path.write_text("".join(lines), encoding="utf-8")
@@ -37,8 +37,8 @@ def _manifest(folder: Path, name: str, make_clip: Callable[..., Any]) -> Path:
 def _json(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
     capsys.readouterr()
     assert run([*words, "--json"]) == 0, capsys.readouterr().err
-    found: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
-    return found
+    document: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return document
 
 
 def test_four_clips_are_learnt_and_kept_after_save_reload_and_merge(

@@ -1,4 +1,4 @@
-"""Whatever ends a run, what was saved last is whole, and the run goes on as if nothing had been."""
+"""However a run ends, its last saved state is complete, and a resume changes nothing."""
 
 import json
 import multiprocessing
@@ -12,22 +12,28 @@ from typing import Any
 import pytest
 import torch
 from safetensors import SafetensorError
+from tests.training_runs import StopsAt
 
 from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.core.errors import MachineError, RequestError
-from moonshine_tune.core.progress import SilentProgress
-from moonshine_tune.training import resume as state_module
+from moonshine_tune.core.progress import Progress, SilentProgress
+from moonshine_tune.training import loggers as loggers_module
+from moonshine_tune.training import objective as objective_module
+from moonshine_tune.training import resume as resume_module
 from moonshine_tune.training import trainer as trainer_module
 from moonshine_tune.training.run import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-# What safetensors raises on a full disk: an error of its own, with the system's number as text.
+# The message of safetensors on a full disk: an error class of its own, the number as text.
 _FULL = "Error while serializing: I/O error: No space left on device (os error 28)"
 
 
+Run = tuple[Path, ResolvedSettings]
+
+
 class _KilledError(BaseException):
-    """Ends a run as a kill would: nothing in it is run any more."""
+    """Ends a run as a kill does: none of its handlers run."""
 
 
 def _die() -> None:
@@ -35,20 +41,18 @@ def _die() -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(
-    training: Any, tmp_path_factory: pytest.TempPathFactory, one_thread: None
-) -> tuple[Path, ResolvedSettings]:
-    """A run that nothing disturbed, with canary and replay. Read only."""
+def uninterrupted(training: Any, tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Run:
+    """An uninterrupted run, with canary and replay. Read only."""
     settings = training.settings("canary", "replay")
-    out = tmp_path_factory.mktemp("whole") / "run"
+    out = tmp_path_factory.mktemp("uninterrupted") / "run"
     train(settings, out, SilentProgress())
     return out, settings
 
 
 @pytest.fixture
-def killed(whole: tuple[Path, ResolvedSettings], training: Any, tmp_path: Path) -> Path:
+def killed(uninterrupted: Run, training: Any, tmp_path: Path) -> Path:
     """A run that was killed in step 10: its newest state is of step 8, the one before of 4."""
-    _, settings = whole
+    _, settings = uninterrupted
     with pytest.raises(_KilledError):
         train(settings, tmp_path / "run", training.Watcher(10, _die))
     return tmp_path / "run"
@@ -61,31 +65,41 @@ def killed(whole: tuple[Path, ResolvedSettings], training: Any, tmp_path: Path) 
 def start(
     tmp_path_factory: pytest.TempPathFactory, one_thread: None
 ) -> Callable[..., multiprocessing.Process]:
-    """`start(settings, out, resume=False)`: the run in a process of its own that can be killed."""
+    """`start(settings, out, progress, resume=False)`: the run in a process that can be killed."""
     context = multiprocessing.get_context("forkserver")
     # Imported once; each process is then a fork that starts at once.
     context.set_forkserver_preload(
-        ["moonshine_tune.training.run", "peft", "accelerate", "transformers"]
+        ["moonshine_tune.training.run", "peft", "accelerate", "transformers", "tests.training_runs"]
     )
     cache = tmp_path_factory.mktemp("killed-cache")
     patch = pytest.MonkeyPatch()
     patch.setenv("OMP_NUM_THREADS", "1")
     patch.setenv("MOONSHINE_TUNE_CACHE", str(cache))
 
-    def started(settings: ResolvedSettings, out: Path, *, resume: bool = False) -> Any:
+    def start_run(
+        settings: ResolvedSettings,
+        out: Path,
+        progress: Progress | None = None,
+        *,
+        resume: bool = False,
+    ) -> Any:
         process = context.Process(
-            target=train, args=(settings, out, SilentProgress()), kwargs={"resume": resume}
+            target=train,
+            args=(settings, out, progress or SilentProgress()),
+            kwargs={"resume": resume},
         )
         process.start()
         return process
 
-    yield started
+    yield start_run
     patch.undo()
 
 
-def _lines(out: Path) -> int:
+def _last_step(out: Path) -> int:
+    """The last step in the log; a line that is being written does not count."""
     path = out / "metrics.jsonl"
-    return path.read_bytes().count(b"\n") if path.is_file() else 0
+    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    return json.loads(lines[-1])["step"] if lines else -1
 
 
 @pytest.mark.parametrize("sites", ["decoder", "all"])
@@ -97,40 +111,34 @@ def test_kill_9_at_random_moments_changes_nothing(
         "canary", "replay", train__steps=24, select__every_steps=6, select__patience=99,
         train__save_every_minutes=1e-6, device__state_storage="disk", adapter__sites=sites,
     )  # fmt: skip
-    first = start(settings, tmp_path / "warm")
-    first.join()
-    assert first.exitcode == 0
-    unbroken = start(settings, tmp_path / "unbroken")
-    unbroken.join()
-    chance = random.Random(20_07)
+    for name in ("warm", "uninterrupted"):
+        process = start(settings, tmp_path / name)
+        process.join()
+        assert process.exitcode == 0
+    rng = random.Random(20_07)
     out = tmp_path / "killed"
-    seen = []
-    # How far it has come says when, and not the clock: a busy machine is slow to start.
-    for least in (chance.randint(2, 8), chance.randint(12, 20)):
-        process = start(settings, out, resume=(out / "run.json").is_file())
-        while process.is_alive() and _lines(out) < least:
+    for step in (rng.randint(2, 8), rng.randint(12, 20)):
+        # The run waits two steps later at the latest: no kill can come too late.
+        process = start(settings, out, StopsAt(step + 2), resume=out.exists())
+        while _last_step(out) < step:
+            assert process.is_alive()
             process.join(0.005)
-        process.join(chance.uniform(0, 0.05))
+        process.join(rng.uniform(0, 0.05))
         process.kill()
         process.join()
-        seen.append(_lines(out))
-        if process.exitcode == 0:
-            break
         assert process.exitcode == -signal.SIGKILL
-        if not (out / "run.json").is_file():
-            shutil.rmtree(out, ignore_errors=True)
-    last = start(settings, out, resume=(out / "run.json").is_file())
+        assert step <= _last_step(out) <= step + 2
+    last = start(settings, out, resume=True)
     last.join()
     assert last.exitcode == 0
-    assert any(1 < count < 28 for count in seen), f"no kill came during the steps: {seen}"
-    assert training.is_same(out, tmp_path / "unbroken")
+    assert training.is_same(out, tmp_path / "uninterrupted")
     # Nothing half-written stays behind.
     assert {path.name for path in out.iterdir()} == {
-        path.name for path in (tmp_path / "unbroken").iterdir()
+        path.name for path in (tmp_path / "uninterrupted").iterdir()
     }
 
 
-# --- a torn checkpoint
+# --- a damaged state
 
 
 def _cut(path: Path) -> None:
@@ -138,7 +146,7 @@ def _cut(path: Path) -> None:
 
 
 def _flip(path: Path) -> None:
-    """One bit: safetensors reads such a file without a word."""
+    """One bit: safetensors reads such a file without an error."""
     data = bytearray(path.read_bytes())
     data[-3] ^= 1
     path.write_bytes(bytes(data))
@@ -155,37 +163,39 @@ def _flip(path: Path) -> None:
     ],
     ids=["cut", "flipped", "gone", "json-cut", "json-gone"],
 )
-def test_a_torn_state_is_noticed_and_the_one_before_is_used(
-    whole: tuple[Path, ResolvedSettings], killed: Path, training: Any, name: str, damage: Any
+def test_a_damaged_state_is_detected_and_the_one_before_is_used(
+    uninterrupted: Run,
+    killed: Path,
+    training: Any,
+    name: str,
+    damage: Any,
 ) -> None:
-    out, settings = whole
+    out, settings = uninterrupted
     path = killed / "state" / name
     # The previous state shares no file with this one: it must survive.
     damage(path)
     watcher = training.Watcher()
     train(settings, killed, watcher, resume=True)
-    assert "the newest saved state is damaged: going on from step 4 instead" in watcher.said
+    assert "the newest saved state is damaged: resuming from step 4 instead" in watcher.messages
     assert training.is_same(killed, out)
 
 
-def test_a_whole_state_is_used_without_a_word(
-    whole: tuple[Path, ResolvedSettings], killed: Path, training: Any
+def test_a_complete_state_is_used_without_a_message(
+    uninterrupted: Run, killed: Path, training: Any
 ) -> None:
-    out, settings = whole
+    out, settings = uninterrupted
     watcher = training.Watcher()
     train(settings, killed, watcher, resume=True)
-    assert not [said for said in watcher.said if "damaged" in said]
+    assert not [line for line in watcher.messages if "damaged" in line]
     assert training.is_same(killed, out)
 
 
-def test_two_torn_states_are_one_plain_error(
-    whole: tuple[Path, ResolvedSettings], killed: Path
-) -> None:
-    _, settings = whole
+def test_two_damaged_states_are_one_plain_error(uninterrupted: Run, killed: Path) -> None:
+    _, settings = uninterrupted
     _cut(killed / "state" / "state.safetensors")
     _flip(killed / "state" / "previous" / "state.safetensors")
     log = (killed / "metrics.jsonl").read_bytes()
-    with pytest.raises(RequestError, match="no earlier one is whole") as caught:
+    with pytest.raises(RequestError, match="no earlier one is complete") as caught:
         train(settings, killed, SilentProgress(), resume=True)
     assert "--out" in (caught.value.hint or "")
     assert (killed / "metrics.jsonl").read_bytes() == log
@@ -193,23 +203,22 @@ def test_two_torn_states_are_one_plain_error(
 
 @pytest.mark.parametrize("mark", ["partial", "old"])
 def test_a_kill_between_the_renames_of_a_save_loses_nothing(
-    whole: tuple[Path, ResolvedSettings], killed: Path, training: Any, mark: str
+    uninterrupted: Run, killed: Path, training: Any, mark: str
 ) -> None:
-    out, settings = whole
+    out, settings = uninterrupted
     (killed / "state").rename(killed / f".state.{mark}-abc123")
     train(settings, killed, SilentProgress(), resume=True)
     assert training.is_same(killed, out)
     assert not list(killed.glob(".state*"))
 
 
-def test_an_adapter_folder_that_was_lost_in_its_swap_comes_back(
-    whole: tuple[Path, ResolvedSettings], killed: Path, training: Any
+def test_an_adapter_folder_that_was_lost_in_its_swap_is_restored(
+    uninterrupted: Run, killed: Path, training: Any
 ) -> None:
-    out, settings = whole
+    out, settings = uninterrupted
     shutil.rmtree(killed / "adapter")
-    # At step 11 nothing was scored again yet: what is there then is what the state restored.
-    train(settings, killed, training.Watcher(11, lambda: signal.raise_signal(signal.SIGINT)),
-          resume=True)  # fmt: skip
+    # At step 11 nothing is scored again yet: the adapter is the one that the state restored.
+    train(settings, killed, training.Watcher.interrupting(11), resume=True)
     state = json.loads((killed / "state" / "state.json").read_text())
     chosen = json.loads((killed / "adapter" / "selection.json").read_text())
     assert chosen == state["counters"]["best"]
@@ -217,14 +226,14 @@ def test_an_adapter_folder_that_was_lost_in_its_swap_comes_back(
     assert training.is_same(killed, out)
 
 
-def test_a_run_that_was_killed_before_it_saved_anything_begins_anew(
-    whole: tuple[Path, ResolvedSettings], killed: Path, training: Any
+def test_a_run_that_was_killed_before_it_saved_anything_starts_anew(
+    uninterrupted: Run, killed: Path, training: Any
 ) -> None:
-    out, settings = whole
+    out, settings = uninterrupted
     shutil.rmtree(killed / "state")
     watcher = training.Watcher()
     train(settings, killed, watcher, resume=True)
-    assert any("nothing was saved yet" in said for said in watcher.said)
+    assert any("nothing was saved yet" in line for line in watcher.messages)
     assert training.is_same(killed, out)
 
 
@@ -232,10 +241,8 @@ def test_the_state_does_not_grow_with_the_steps(training: Any, tmp_path: Path) -
     settings = training.settings(train__steps=60, select__every_steps=60)
     sizes = []
     for step in (10, 50):
-        train(settings, tmp_path / "run",
-              training.Watcher(step if not sizes else step - 10,
-                               lambda: signal.raise_signal(signal.SIGINT)),
-              resume=bool(sizes))  # fmt: skip
+        watcher = training.Watcher.interrupting(step if not sizes else step - 10)
+        train(settings, tmp_path / "run", watcher, resume=bool(sizes))
         sizes.append((tmp_path / "run" / "state" / "state.json").stat().st_size)
     assert abs(sizes[1] - sizes[0]) < 200
 
@@ -243,10 +250,8 @@ def test_the_state_does_not_grow_with_the_steps(training: Any, tmp_path: Path) -
 # --- other ends
 
 
-def test_sigterm_is_a_clean_stop(
-    whole: tuple[Path, ResolvedSettings], training: Any, tmp_path: Path
-) -> None:
-    out, settings = whole
+def test_sigterm_is_a_clean_stop(uninterrupted: Run, training: Any, tmp_path: Path) -> None:
+    out, settings = uninterrupted
     part = tmp_path / "run"
     result = train(settings, part, training.Watcher(6, lambda: signal.raise_signal(signal.SIGTERM)))
     assert (result.stopped, result.steps) == ("interrupted", 6)
@@ -256,13 +261,13 @@ def test_sigterm_is_a_clean_stop(
 
 
 def test_a_second_interrupt_while_the_state_is_written_leaves_the_last_one(
-    whole: tuple[Path, ResolvedSettings],
+    uninterrupted: Run,
     training: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    out, settings = whole
-    real = state_module.save_file
+    out, settings = uninterrupted
+    real = resume_module.save_file
 
     def interrupted(tensors: Any, path: Path) -> None:
         real(tensors, path)
@@ -271,7 +276,7 @@ def test_a_second_interrupt_while_the_state_is_written_leaves_the_last_one(
             signal.raise_signal(signal.SIGINT)
 
     part = tmp_path / "run"
-    monkeypatch.setattr(state_module, "save_file", interrupted)
+    monkeypatch.setattr(resume_module, "save_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(settings, part, SilentProgress())
     monkeypatch.undo()
@@ -281,15 +286,15 @@ def test_a_second_interrupt_while_the_state_is_written_leaves_the_last_one(
     assert training.is_same(part, out)
 
 
-@pytest.mark.parametrize("place", ["state", "adapter", "log"])
+@pytest.mark.parametrize("where", ["state", "adapter", "log"])
 def test_a_full_disk_is_a_plain_error_and_the_last_state_loads(
-    whole: tuple[Path, ResolvedSettings],
+    uninterrupted: Run,
     training: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    place: str,
+    where: str,
 ) -> None:
-    out, settings = whole
+    out, settings = uninterrupted
     part = tmp_path / "run"
 
     def is_late() -> bool:
@@ -304,21 +309,21 @@ def test_a_full_disk_is_a_plain_error_and_the_last_state_loads(
 
         return write
 
-    if place == "state":
+    if where == "state":
         monkeypatch.setattr(
-            state_module, "save_file", full_later(state_module.save_file, SafetensorError(_FULL))
+            resume_module, "save_file", full_later(resume_module.save_file, SafetensorError(_FULL))
         )
-    elif place == "adapter":
-        # What is saved is the best so far: the last score is.
+    elif where == "adapter":
+        # Only the best adapter so far is written: every score is a new best.
         monkeypatch.setattr(trainer_module.SelectionRule, "is_better", lambda *_: True)
         real = trainer_module.save_adapter
         monkeypatch.setattr(
             trainer_module, "save_adapter", full_later(real, SafetensorError(_FULL))
         )
     else:
-        board = trainer_module.TensorBoardLogger
+        logger = loggers_module.TensorBoardLogger
         monkeypatch.setattr(
-            board, "_write", full_later(board._write, MachineError("the disk is full"))
+            logger, "_write", full_later(logger._write, MachineError("the disk is full"))
         )
     with pytest.raises(MachineError, match="the disk is full") as caught:
         train(settings, part, SilentProgress())
@@ -332,9 +337,9 @@ def test_a_full_disk_is_a_plain_error_and_the_last_state_loads(
 def test_nan_from_the_first_step_ends_the_run_with_a_state_that_loads(
     training: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = trainer_module.head_cross_entropy_sum
+    real = objective_module.head_cross_entropy_sum
     monkeypatch.setattr(
-        trainer_module, "head_cross_entropy_sum", lambda *given: real(*given) * float("nan")
+        objective_module, "head_cross_entropy_sum", lambda *given: real(*given) * float("nan")
     )
     out = tmp_path / "run"
     settings = training.settings(train__max_skipped_steps=3)
@@ -360,17 +365,32 @@ def test_an_early_stop_stays_where_it_stopped(training: Any, tmp_path: Path) -> 
     assert (again.stopped, again.steps) == (first.stopped, first.steps) == ("early stop", 3)
 
 
-def test_random_numbers_do_not_hang_on_what_was_drawn_before(
-    whole: tuple[Path, ResolvedSettings], training: Any, tmp_path: Path
+def test_random_numbers_do_not_depend_on_earlier_draws(
+    uninterrupted: Run, training: Any, tmp_path: Path
 ) -> None:
-    """A stop in the middle draws nothing twice: the masks of a step are its own."""
-    out, settings = whole
+    """The dropout masks of a step depend on the seed and the step alone."""
+    out, settings = uninterrupted
     torch.manual_seed(99)
     train(settings, tmp_path / "run", SilentProgress())
     assert training.is_same(tmp_path / "run", out)
 
 
-# --- refusals
+# --- refusals, and states of the version before
+
+
+def test_the_hypotheses_of_an_older_state_are_read(
+    uninterrupted: Run, killed: Path, training: Any
+) -> None:
+    """Their key was `first_heard`; without them the canary would get other references."""
+    out, settings = uninterrupted
+    path = killed / "state" / "state.json"
+    document = json.loads(path.read_text())
+    hypotheses = document["counters"].pop("baseline_hypotheses")
+    assert set(hypotheses) == {"canary-0", "canary-1", "canary-2"}
+    document["counters"]["first_heard"] = hypotheses
+    path.write_text(json.dumps(document))
+    train(settings, killed, SilentProgress(), resume=True)
+    assert training.is_same(killed, out)
 
 
 @pytest.mark.parametrize("record", [{"command": ["evaluate"]}, {"job": "evaluate", "settings": {}}])

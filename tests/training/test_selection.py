@@ -63,24 +63,24 @@ def test_near_the_best_dev_rate_the_best_canary_is_chosen() -> None:
     tried = [
         Candidate(5, 8.0, 11.9, 1.0), Candidate(5, 8.2, 10.5, 0.8), Candidate(5, 9.0, 10.0, 0.6)
     ]  # fmt: skip
-    assert _RULE.choose(tried).strength == 0.8
+    assert _RULE.choose(tried).scale == 0.8
 
 
 def test_of_equal_canaries_the_better_dev_rate_then_the_stronger_is_chosen() -> None:
     tried = [Candidate(5, 8.1, 10.0, 0.6), Candidate(5, 8.0, 10.0, 0.8)]
-    assert _RULE.choose(tried).strength == 0.8
+    assert _RULE.choose(tried).scale == 0.8
     tried = [Candidate(5, 8.0, 10.0, 0.6), Candidate(5, 8.0, 10.0, 1.0)]
-    assert _RULE.choose(tried).strength == 1.0
+    assert _RULE.choose(tried).scale == 1.0
 
 
 def test_a_strength_that_loses_the_canary_is_left_out() -> None:
     tried = [Candidate(5, 8.0, 13.0, 1.0), Candidate(5, 30.0, 11.0, 0.6)]
-    assert _RULE.choose(tried).strength == 0.6
+    assert _RULE.choose(tried).scale == 0.6
 
 
 def test_where_none_holds_it_the_nearest_is_chosen() -> None:
     tried = [Candidate(5, 8.0, 19.0, 1.0), Candidate(5, 12.0, 13.0, 0.6)]
-    assert _RULE.choose(tried).strength == 0.6
+    assert _RULE.choose(tried).scale == 0.6
 
 
 def test_a_candidate_survives_json() -> None:
@@ -89,7 +89,7 @@ def test_a_candidate_survives_json() -> None:
         "step": 7, "dev_wer": 8.5, "canary_wer": None, "strength": 0.8, "averaged": 0,
         "dev_augmented_wer": None,
     }  # fmt: skip
-    assert Candidate(**candidate.to_record()) == candidate
+    assert Candidate.from_record(candidate.to_record()) == candidate
 
 
 # --- what a small dev set cannot tell
@@ -112,8 +112,8 @@ def test_a_mean_that_loses_the_canary_is_not_as_good() -> None:
 def test_three_words_of_a_small_dev_set_do_not_weaken_an_adapter() -> None:
     """14 errors of 362 words at full strength, 11 at 0.6; the canary is held by both."""
     tried = [Candidate(5, 3.87, 10.0, 1.0), Candidate(5, 3.04, 10.0, 0.6)]
-    assert replace(_RULE, dev_words=362).choose(tried).strength == 1.0
-    assert replace(_RULE, dev_words=36_200).choose(tried).strength == 0.6
+    assert replace(_RULE, dev_words=362).choose(tried).scale == 1.0
+    assert replace(_RULE, dev_words=36_200).choose(tried).scale == 0.6
 
 
 # --- dev as it is, and changed as training was
@@ -129,4 +129,4 @@ def test_both_halves_of_dev_count_alike() -> None:
     assert _best(*plain) == plain[0]
     rule = replace(_RULE, dev_words=1000)
     assert rule.is_as_good(late, early) and not rule.is_as_good(early, late)
-    assert rule.choose([early, replace(late, strength=0.6)]).step == 200
+    assert rule.choose([early, replace(late, scale=0.6)]).step == 200

@@ -1,76 +1,52 @@
 """The folder of an ablation: what is searched, over which settings and data, in `ablation.json`.
 
-Beside it lie `trials/0001/` and so on (normal run folders), `logs/`, `locks/`, the database
-`trials.db` where none is named, and `trials.json`, a copy of the results for other programs.
+Beside it are `trials/0001/` and so on (normal run folders), `logs/`, `locks/`, the database
+`trials.db` where no other one is named, and `trials.json`, a copy of the results for other
+programs.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from moonshine_tune.ablation.sampling import StudyPlan
 from moonshine_tune.ablation.space import Scalar, SearchSpace
 from moonshine_tune.config.resolve import ResolvedSettings, resolve_settings
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.nested import flatten
-from moonshine_tune.core.provenance import command_line, git_state, platform_summary, versions
 from moonshine_tune.core.text import first_line
+from moonshine_tune.runs.records import AblationRecord
 
-SCHEMA_VERSION = 1
+OBJECTIVES = ("dev_wer", "canary_loss", "latency", "adapter_mb", "train_seconds")
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """A search as its folder describes it. `trials` is None where no number was set."""
+    """A search as its folder describes it: its record, with the space and the settings in it."""
 
     path: Path
+    record: AblationRecord
     space: SearchSpace
     settings: RunSettings
-    sources: Mapping[str, str]
-    data: Mapping[str, str]
-    study: str
-    storage: str | None
-    sampler: str
-    pruner: str
-    objectives: tuple[str, ...]
-    seed: int
-    trials: int | None
 
     @property
     def record_path(self) -> Path:
-        """The file that holds all this."""
+        """The file of the record."""
         return self.path / "ablation.json"
 
     @property
-    def locks(self) -> Path:
-        """Folder of the locks of this machine's processes."""
-        return self.path / "locks"
+    def is_shared(self) -> bool:
+        """Whether several machines may work on it: it has a database of its own choice."""
+        return self.record.storage is not None
 
     @property
-    def own_url(self) -> str:
-        """URL of the SQLite file of this folder."""
-        return f"sqlite:///{(self.path / 'trials.db').absolute()}"
+    def starting_point(self) -> dict[str, Scalar] | None:
+        """The point of the space with the starting settings; None where they lie outside."""
+        return self.space.point_of(self.settings)
 
     def trial_folder(self, number: int) -> Path:
         """The run folder of a trial."""
         return self.path / "trials" / f"{number:04d}"
-
-    def plan(self) -> StudyPlan:
-        """What the database needs to know."""
-        return StudyPlan(
-            name=self.study,
-            space=self.space,
-            sampler=self.sampler,
-            pruner=self.pruner,
-            objectives=self.objectives,
-            canary_bound=self.settings.select.canary_bound,
-            start=self.space.point_of(self.settings),
-            seed=self.seed,
-        )
 
     def trial_settings(self, number: int, params: Mapping[str, Scalar]) -> ResolvedSettings:
         """The settings of one trial, each with its source.
@@ -82,32 +58,26 @@ class Ablation:
         base = self.settings.model_dump(mode="json")
         source = f"trial {number}"
         resolved = resolve_settings([("ablation", base), (source, point)])
-        moved = {key: source for key, _ in flatten(point)}
-        return replace(resolved, sources={**self.sources, **moved})
+        varied = {key: source for key, _ in flatten(point)}
+        return replace(resolved, sources={**self.record.sources, **varied})
 
-    def to_record(self) -> dict[str, Any]:
-        """The content of ablation.json."""
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "kind": "ablation",
-            "command": command_line(),
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "space_name": self.space.name,
-            "space": self.space.to_record(),
-            "settings": self.settings.model_dump(mode="json"),
-            "sources": dict(self.sources),
-            "data": dict(self.data),
-            "study": self.study,
-            "storage": self.storage,
-            "sampler": self.sampler,
-            "pruner": self.pruner,
-            "objectives": list(self.objectives),
-            "seed": self.seed,
-            "trials": self.trials,
-            "versions": versions(),
-            "platform": platform_summary(),
-            "git": git_state(Path(__file__).parent),
-        }
+    def database_url(self, given: str | None) -> str:
+        """The database of the search: the given one, the recorded one, or the folder's own file.
+
+        Raises:
+            RequestError: the URL needs a password, which is not recorded, and none was given.
+        """
+        if given:
+            return given
+        if self.record.storage is None:
+            return f"sqlite:///{(self.path / 'trials.db').absolute()}"
+        if "***" in self.record.storage:
+            raise RequestError(
+                "the password of the database is not recorded",
+                where=self.record_path,
+                hint="give --storage again, or a URL without password and PGPASSWORD or ~/.pgpass",
+            )
+        return self.record.storage
 
 
 def open_ablation(path: Path) -> Ablation:
@@ -123,41 +93,14 @@ def open_ablation(path: Path) -> Ablation:
             where=path,
             hint="name the folder that was given as --out to `moonshine-tune ablate run`",
         )
+    record = AblationRecord.read(file)
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
         return Ablation(
             path=path,
-            space=SearchSpace.from_record(record["space_name"], record["space"]),
-            settings=RunSettings.model_validate(record["settings"]),
-            sources=record["sources"],
-            data=record["data"],
-            study=record["study"],
-            storage=record["storage"],
-            sampler=record["sampler"],
-            pruner=record["pruner"],
-            objectives=tuple(record["objectives"]),
-            seed=record["seed"],
-            trials=record["trials"],
+            record=record,
+            space=SearchSpace.from_record(record.space_name, record.space),
+            settings=RunSettings.model_validate(record.settings),
         )
     except (ValueError, KeyError, TypeError) as error:
-        text = first_line(error)
-        raise RequestError(f"cannot be read: {type(error).__name__}: {text}", where=file) from error
-
-
-def storage_url(ablation: Ablation, told: str | None) -> str:
-    """The database of a search: the one told now, the one it was begun with, or its own file.
-
-    Raises:
-        RequestError: the URL holds a password, which is never written down, and was not told.
-    """
-    if told:
-        return told
-    if ablation.storage is None:
-        return ablation.own_url
-    if "***" in ablation.storage:
-        raise RequestError(
-            "the password of the database is not kept",
-            where=ablation.record_path,
-            hint="give --storage again, or use a URL without password and PGPASSWORD or ~/.pgpass",
-        )
-    return ablation.storage
+        text = f"{type(error).__name__}: {first_line(error)}"
+        raise RequestError(f"cannot be read: {text}", where=file) from error

@@ -1,44 +1,41 @@
 """Latency of a trial's exported files over the base's: measured once, then read from its folder."""
 
-import json
 import tempfile
 from pathlib import Path
 
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.core.files import write_json_atomic
+from moonshine_tune.core.files import read_json, write_json_atomic
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import read_manifest, write_manifest
 from moonshine_tune.runs.folder import RunFolder
 
 LATENCY_FILE = "latency.json"
-# Enough for a ratio within a few percent; both folders are timed in turn, clip by clip.
+# Enough for a ratio within a few percent; both folders are timed alternately, clip by clip.
 _CLIPS, _ROUNDS = 12, 3
 
 
 def read_latency(run: RunFolder) -> float | None:
-    """What was measured of a run; None where nothing was."""
+    """The ratio that was measured of a run; None where it was not."""
     try:
-        found = json.loads((run.path / LATENCY_FILE).read_text(encoding="utf-8"))["ratio"]
-        return float(found)
-    except (OSError, ValueError, KeyError, TypeError):
+        return float(read_json(run.path / LATENCY_FILE)["ratio"])
+    except (RequestError, ValueError, KeyError, TypeError):
         return None
 
 
 def measure_latency(run: RunFolder, settings: RunSettings, progress: Progress) -> float:
     """Latency of the adapted runtime files over the base's, on clips of the dev set.
 
-    The files are made for it and removed again: `export` makes those that ship.
+    The files are made for it and removed afterwards: `export` makes those that ship.
 
     Raises:
-        RequestError: no runtime files of the base model are at hand, or no dev manifest is named.
+        RequestError: there are no runtime files of the base model, or no dev manifest is named.
     """
     known = read_latency(run)
     if known is not None:
         return known
     # Here and not above: a search that measures no latency loads neither torch nor the runtime.
-    from moonshine_tune.evaluation.benchmark.run import benchmark
-    from moonshine_tune.evaluation.benchmark.timing import BenchmarkRequest
+    from moonshine_tune.evaluation.benchmark.run import BenchmarkRequest, benchmark
     from moonshine_tune.export.run import graft_adapter
     from moonshine_tune.registry.open import open_model
     from moonshine_tune.runtime.layout import read_layout
@@ -51,7 +48,7 @@ def measure_latency(run: RunFolder, settings: RunSettings, progress: Progress) -
     base = opened.resolved.runtime_dir
     if base is None:
         raise RequestError(
-            f"no runtime files of the base model {opened.base['name']} are at hand",
+            f"there are no runtime files of the base model {opened.base['name']}",
             hint="leave latency out, or name a runtime folder as --model",
         )
     utterances = read_manifest(settings.data.dev, require_text=False).utterances

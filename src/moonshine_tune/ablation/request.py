@@ -1,28 +1,30 @@
-"""What is asked of a search, checked as a whole, and made into its folder or matched with it."""
+"""What is asked of a search, checked in full, and made into its folder or compared with it."""
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from moonshine_tune.ablation.folder import Ablation, open_ablation
-from moonshine_tune.ablation.sampling import OBJECTIVES, PRUNERS, SAMPLERS
+from moonshine_tune.ablation.folder import OBJECTIVES, Ablation, open_ablation
 from moonshine_tune.ablation.space import Layers, SearchSpace
-from moonshine_tune.ablation.storage import masked
-from moonshine_tune.audio.noise_bank import open_sounds
+from moonshine_tune.ablation.study import PRUNERS, SAMPLERS, without_password
+from moonshine_tune.audio.noise_bank import open_noise_bank
 from moonshine_tune.config.resolve import PATH_SETTINGS, resolve_settings
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import ProblemsError, RequestError
-from moonshine_tune.core.files import disk_errors, write_json_atomic
+from moonshine_tune.core.files import disk_errors
 from moonshine_tune.core.nested import flatten, unflatten
+from moonshine_tune.core.provenance import command_line, git_state, platform_summary, versions
 from moonshine_tune.corpus.manifest import read_manifest
+from moonshine_tune.runs.records import AblationRecord
 
 _EXPLICIT = ("flag", "--set")
-_USUAL_TRIALS = 20
-_HINT_NEW = "continue it with the same request, or start another one with another --out"
+_DEFAULT_TRIALS = 20
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class AblateRequest:
         layers: settings on top of those of the space file, weakest first; from "flag" and "--set"
             a setting that the space varies is refused.
         trials: trials to begin in all; None: every point of a grid, else 20 or what time allows.
-        minutes: no trial is begun after so many; those under way end.
+        minutes: no trial begins after so many; those that run finish.
         steps: training steps of each trial.
         storage: database URL; None for the folder's own SQLite file.
         study: name of the study in the database; None for one made from space, settings and data,
@@ -58,40 +60,41 @@ class AblateRequest:
     objectives: tuple[str, ...] = ()
     seed: int | None = None
 
+    @property
+    def all_layers(self) -> Layers:
+        """The layers with the number of steps."""
+        if self.steps is None:
+            return self.layers
+        return (*self.layers, ("flag", unflatten({"train.steps": self.steps})))
+
 
 def prepare_ablation(request: AblateRequest) -> Ablation:
     """The ablation of `request.out`: opened and checked against the request, or newly made.
 
     Raises:
-        RequestError, ProblemsError: what is asked for makes no sense, the folder holds something
-            else or another search, a manifest is wrong or has changed.
+        RequestError, ProblemsError: the request makes no sense, the folder holds something else or
+            another search, a manifest is wrong or has changed.
     """
     _check_request(request)
+    locks = request.out / "locks"
     with disk_errors(request.out):
-        (request.out / "locks").mkdir(parents=True, exist_ok=True)
-    with FileLock(request.out / "locks" / "setup.lock"):
+        locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(locks / "setup.lock"):
         if (request.out / "ablation.json").exists():
-            known = open_ablation(request.out)
-            _check_same(known, request)
-            if request.trials is not None and request.trials != known.trials:
-                known = replace(known, trials=_num_trials(request, known.space, known.sampler))
-                record = json.loads(known.record_path.read_text(encoding="utf-8"))
-                write_json_atomic(known.record_path, {**record, "trials": known.trials})
-            return known
-        strangers = [p.name for p in request.out.iterdir() if p.name != "locks"]
-        if strangers:
+            return _continued(open_ablation(request.out), request)
+        if any(path != locks for path in request.out.iterdir()):
             raise RequestError(
                 "the folder is not empty", where=request.out, hint="choose another --out"
             )
         try:
-            made = _make(request)
+            ablation = _new(request)
         except BaseException:
-            (request.out / "locks" / "setup.lock").unlink(missing_ok=True)
-            (request.out / "locks").rmdir()
+            (locks / "setup.lock").unlink(missing_ok=True)
+            locks.rmdir()
             request.out.rmdir()
             raise
-        write_json_atomic(made.record_path, made.to_record())
-        return made
+        ablation.record.write(ablation.record_path)
+        return ablation
 
 
 def _check_request(request: AblateRequest) -> None:
@@ -118,44 +121,51 @@ def _check_request(request: AblateRequest) -> None:
         problems.append(f"--workers {request.workers}: at least 1")
     if problems:
         raise ProblemsError(
-            "this search cannot be begun", problems, hint="see: moonshine-tune ablate run --help"
+            "this search cannot start", problems, hint="see: moonshine-tune ablate run --help"
         )
 
 
-def _make(request: AblateRequest) -> Ablation:
+def _new(request: AblateRequest) -> Ablation:
     space = request.space
     if space is None:
         raise RequestError(
             "no search space", hint="name a file or a shipped one with: --space adapter"
         )
-    layers = _all_layers(request)
-    _check_not_searched(space, layers)
-    resolved = resolve_settings([*space.layers, *layers])
+    _check_not_searched(space, request.all_layers)
+    resolved = resolve_settings([*space.layers, *request.all_layers])
     settings = resolved.settings
-    objectives = request.objectives or ("dev_wer",)
-    if settings.data.canary is None and "data.replay" in _owners(space):
+    if settings.data.canary is None and any("data.replay" in d.keys for d in space.dimensions):
         raise RequestError(
             "data.replay varies and there is no canary: part of the replay clips would be scored",
             hint="name general speech for all trials with: --canary canary.jsonl",
         )
+    objectives = request.objectives or ("dev_wer",)
     data = _fingerprints(settings, objectives)
     sampler = request.sampler or "tpe"
     identity = [space.to_record(), _without_paths(settings), data, objectives, sampler]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return Ablation(
-        path=request.out,
-        space=space,
-        settings=settings,
+    record = AblationRecord(
+        schema_version=1,
+        kind="ablation",
+        command=command_line(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        space_name=space.name,
+        space=space.to_record(),
+        settings=settings.model_dump(mode="json"),
         sources=resolved.sources,
         data=data,
         study=request.study or f"moonshine-tune-{digest[:12]}",
-        storage=None if request.storage is None else masked(request.storage),
+        storage=None if request.storage is None else without_password(request.storage),
         sampler=sampler,
         pruner=request.pruner or "none",
-        objectives=objectives,
+        objectives=list(objectives),
         seed=request.seed or 0,
         trials=_num_trials(request, space, sampler),
+        versions=versions(),
+        platform=platform_summary(),
+        git=git_state(Path(__file__).parent),
     )
+    return Ablation(request.out, record, space, settings)
 
 
 def _num_trials(request: AblateRequest, space: SearchSpace, sampler: str) -> int | None:
@@ -163,17 +173,12 @@ def _num_trials(request: AblateRequest, space: SearchSpace, sampler: str) -> int
         points = len(space.grid())
         return min(request.trials or points, points)
     if request.trials is None and request.minutes is None:
-        return _USUAL_TRIALS
+        return _DEFAULT_TRIALS
     return request.trials
 
 
-def _owners(space: SearchSpace) -> dict[str, str]:
-    """For each setting that varies, the dimension that moves it."""
-    return {key: item.name for item in space.dimensions for key in item.keys}
-
-
 def _check_not_searched(space: SearchSpace, layers: Layers) -> None:
-    owners = _owners(space)
+    owners = {key: item.name for item in space.dimensions for key in item.keys}
     problems = [
         f"{key} is set by {source} and varied by the space ({owners[key]})"
         for source, content in layers
@@ -189,8 +194,8 @@ def _check_not_searched(space: SearchSpace, layers: Layers) -> None:
         )
 
 
-def _fingerprints(settings: RunSettings, objectives: tuple[str, ...]) -> dict[str, str]:
-    """sha256 of each manifest; all of them are read, so that the first trial finds them whole."""
+def _fingerprints(settings: RunSettings, objectives: Sequence[str]) -> dict[str, str]:
+    """sha256 of each manifest. All of them are read: an error shows before the first trial."""
     data = settings.data
     named = {"train": data.train, "dev": data.dev, "canary": data.canary, "replay": data.replay}
     for name in ("train", "dev"):
@@ -201,7 +206,7 @@ def _fingerprints(settings: RunSettings, objectives: tuple[str, ...]) -> dict[st
             "canary_loss is an objective and there is no canary",
             hint="name general speech with: --canary canary.jsonl",
         )
-    found = {}
+    fingerprints = {}
     for name, path in named.items():
         if path is None:
             continue
@@ -213,80 +218,77 @@ def _fingerprints(settings: RunSettings, objectives: tuple[str, ...]) -> dict[st
                 where=path,
                 hint="choosing by test data spoils it: moonshine-tune data split makes a dev set",
             )
-        found[name] = manifest.sha256
-    for name, place in (("noise", settings.augment.noise), ("rooms", settings.augment.rooms)):
-        if place is not None:
-            found[name] = open_sounds(place, name).fingerprint
-    return found
+        fingerprints[name] = manifest.sha256
+    for name, path in (("noise", settings.augment.noise), ("rooms", settings.augment.rooms)):
+        if path is not None:
+            fingerprints[name] = open_noise_bank(path, name).fingerprint
+    return fingerprints
 
 
 def _without_paths(settings: RunSettings) -> dict[str, Any]:
-    """Settings without the places of files, which differ between machines."""
-    record = settings.model_dump(mode="json")
-    for name in PATH_SETTINGS:
-        section, _, key = name.partition(".")
-        record[section].pop(key)
-    return record
+    """Settings without the paths of files, which differ between machines."""
+    flat = _flat(settings)
+    return unflatten({key: value for key, value in flat.items() if key not in PATH_SETTINGS})
 
 
-def _check_same(known: Ablation, request: AblateRequest) -> None:
-    """Whether a search may be continued as asked."""
+def _continued(known: Ablation, request: AblateRequest) -> Ablation:
+    """The recorded search, with the number of trials that is asked for now.
+
+    Raises:
+        ProblemsError: something else is asked for than was recorded, or a manifest has changed.
+    """
     problems = []
     if request.space is not None and request.space.to_record() != known.space.to_record():
         problems.append("the search space is another one")
-    for name, told, kept in (
-        ("--sampler", request.sampler, known.sampler),
-        ("--prune", request.pruner, known.pruner),
-        ("--objective", request.objectives or None, known.objectives),
-        ("--seed", request.seed, known.seed),
-        ("--study", request.study, known.study),
-        ("--storage", request.storage and masked(request.storage), known.storage),
-    ):
-        if told is not None and told != kept:
-            problems.append(f"{name} was {_shown(kept)} and is now {_shown(told)}")
-    problems += _changed_settings(known, request)
-    problems += _changed_data(known)
+    flags = [
+        ("--sampler", request.sampler, known.record.sampler),
+        ("--prune", request.pruner, known.record.pruner),
+        ("--objective", list(request.objectives) or None, known.record.objectives),
+        ("--seed", request.seed, known.record.seed),
+        ("--study", request.study, known.record.study),
+        ("--storage", request.storage and without_password(request.storage), known.record.storage),
+    ]
+    named = [flag for flag in flags if flag[1] is not None] + _named_settings(known, request)
+    problems += [
+        f"{name} was {_shown(recorded)} and is now {_shown(requested)}"
+        for name, requested, recorded in named
+        if requested != recorded
+    ]
+    now = _fingerprints(known.settings, known.record.objectives)
+    problems += [
+        f"the {name} manifest has changed since the search began"
+        for name, sha256 in known.record.data.items()
+        if now.get(name) != sha256
+    ]
     if problems:
         raise ProblemsError(
-            f"{known.path} holds another search", list(dict.fromkeys(problems)), hint=_HINT_NEW
+            f"{known.path} holds another search",
+            problems,
+            hint="continue it with the same request, or start another one with another --out",
         )
+    trials = _num_trials(request, known.space, known.record.sampler)
+    if request.trials is None or trials == known.record.trials:
+        return known
+    record = known.record.model_copy(update={"trials": trials})
+    record.write(known.record_path)
+    return replace(known, record=record)
 
 
-def _changed_settings(known: Ablation, request: AblateRequest) -> list[str]:
-    """Settings that the request names, where they differ from those of the search."""
-    layers = _all_layers(request)
+def _named_settings(known: Ablation, request: AblateRequest) -> list[tuple[str, Any, Any]]:
+    """Each setting that the request names, with its value now and in the search."""
+    layers = request.all_layers
     if request.space is not None and layers:
         layers = (*request.space.layers, *layers)
-    before = _flat(known.settings)
-    now = _flat(resolve_settings(layers).settings)
+    before, now = _flat(known.settings), _flat(resolve_settings(layers).settings)
     named = {key for _, content in layers for key, _ in flatten(content)}
-    return [
-        f"{key} was {_shown(before[key])} and is now {_shown(now[key])}"
-        for key in sorted(named)
-        if before[key] != now[key]
-    ]
+    return [(key, now[key], before[key]) for key in sorted(named)]
 
 
-def _all_layers(request: AblateRequest) -> Layers:
-    if request.steps is None:
-        return request.layers
-    return (*request.layers, ("flag", unflatten({"train.steps": request.steps})))
-
-
-def _changed_data(known: Ablation) -> list[str]:
-    now = _fingerprints(known.settings, known.objectives)
-    return [
-        f"the {name} manifest has changed since the search began"
-        for name in known.data
-        if now.get(name) != known.data[name]
-    ]
-
-
-def _flat(settings: RunSettings) -> dict[str, Any]:
+def _flat(settings: RunSettings) -> Mapping[str, Any]:
     return dict(flatten(settings.model_dump(mode="json")))
 
 
 def _shown(value: object) -> str:
-    if isinstance(value, tuple):
+    if isinstance(value, list):
         return ", ".join(map(str, value))
     return "not set" if value is None else str(value)

@@ -1,78 +1,72 @@
 """Searching settings: trials in processes of their own, results in a database, nothing lost.
 
-The search claims a trial, starts a process that trains it in a run folder, passes its scores to
-the pruner, and writes down how it ended. Only this process talks to the database.
+Each worker is a thread that takes a trial from the study, starts a process that trains it in a run
+folder, and passes its scores to the pruner. Only the search talks to the database.
 """
 
 import os
 import re
 import signal
+import threading
 import time
-import uuid
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing import get_context
-from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.ablation.folder import Ablation, storage_url
+from moonshine_tune.ablation.folder import Ablation
 from moonshine_tune.ablation.request import AblateRequest, prepare_ablation
-from moonshine_tune.ablation.storage import HEARTBEAT_S, storage_errors
-from moonshine_tune.ablation.study import Claim, TrialBook, TrialRecord
-from moonshine_tune.ablation.trial import (
+from moonshine_tune.ablation.space import Scalar
+from moonshine_tune.ablation.study import (
+    AblationStudy,
     Outcome,
-    TrainFunction,
-    TrialJob,
-    child_main,
-    run_trial,
+    ReportScore,
+    TrialSummary,
+    storage_errors,
 )
+from moonshine_tune.ablation.trial import TrainFunction, TrialJob, run_trial, trial_process
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.files import write_json_atomic
-from moonshine_tune.core.progress import Progress, Stage
+from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.signals import GracefulInterrupt
+from moonshine_tune.runs.records import rank_trials
 
 _TICK_S = 0.5
-# A small space is used up when so many draws in a row were trained before.
-_TWINS_IN_A_ROW = 20
-_ALIKE = 3
+# A small space is used up when so many draws in a row had settings that were trained before.
+_MAX_REPEATS = 20
+_SAME_FAILURES = 3
 # What a trial that was asked to stop may take to end its step, or its score, and save.
 _STOP_S = 180.0
 
 
 @dataclass(frozen=True)
 class AblationResult:
-    """What a search came to.
+    """The result of a search.
 
     Attributes:
         stopped: `finished`, `time is up`, or `interrupted` (the same command continues).
-        best: number of the trial with the lowest dev WER among those that hold the canary; None
-            where none is finished.
+        best: number of the trial with the lowest dev WER among those that keep the canary within
+            its bound; None where none is finished.
         counts: trials by state.
     """
 
     path: Path
     stopped: str
-    trials: tuple[TrialRecord, ...]
+    trials: tuple[TrialSummary, ...]
     best: int | None
     counts: dict[str, int]
     seconds: float
 
 
-@dataclass
-class _Running:
-    claim: Claim
-    process: BaseProcess
-    begun: float
-    asked: bool = False
-
-
 def run_ablation(
     request: AblateRequest, progress: Progress, *, train: TrainFunction | None = None
 ) -> AblationResult:
-    """Search, or go on with a search; every trial is a run folder in `out/trials`.
+    """Start or continue a search; every trial is a run folder in `out/trials`.
 
     Args:
         train: what trains a trial; None for `training.run.train`.
@@ -82,299 +76,244 @@ def run_ablation(
             all failed for the same reason.
         MachineError: the database cannot be used.
     """
-    begun = time.monotonic()
+    start_time = time.monotonic()
     ablation = prepare_ablation(request)
-    url = storage_url(ablation, request.storage)
+    url = ablation.database_url(request.storage)
     with storage_errors(url):
-        book = TrialBook(
-            url,
-            ablation.plan(),
-            ablation.locks,
-            owner=uuid.uuid4().hex[:12],
-            shared=ablation.storage is not None,
-        )
+        study = AblationStudy(ablation, url)
         try:
-            search = _Search(ablation, book, request, progress, train)
-            stopped = search.run()
-            records = book.records()
+            stopped = _Search(ablation, study, request, progress, train).run()
+            trials = study.records()
         finally:
-            with suppress(Exception):
-                book.close()
-    write_json_atomic(ablation.path / "trials.json", [asdict(record) for record in records])
-    best = best_trial(records)
-    counts: dict[str, int] = {}
-    for record in records:
-        counts[record.state] = counts.get(record.state, 0) + 1
-    seconds = round(time.monotonic() - begun, 1)
+            study.close()
+    records = [trial.to_record() for trial in trials]
+    write_json_atomic(ablation.path / "trials.json", [record.to_json() for record in records])
     return AblationResult(
-        ablation.path, stopped, records, best.number if best else None, counts, seconds
-    )
-
-
-def best_trial(records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """Lowest dev WER among the finished trials that hold the canary; else among all finished."""
-    done = [record for record in records if record.state == "finished"]
-    return min(
-        done,
-        key=lambda r: (not r.figures.get("canary_held", True), r.figures["dev_wer"], r.number),
-        default=None,
+        path=ablation.path,
+        stopped=stopped,
+        trials=trials,
+        best=next((record.number for record in rank_trials(records)), None),
+        counts=dict(Counter(trial.state for trial in trials)),
+        seconds=round(time.monotonic() - start_time, 1),
     )
 
 
 class _Search:
-    """One process's work on a search."""
+    """The workers of one process on a search."""
 
     def __init__(
         self,
         ablation: Ablation,
-        book: TrialBook,
+        study: AblationStudy,
         request: AblateRequest,
         progress: Progress,
         train: TrainFunction | None,
     ) -> None:
-        self._ablation, self._book, self._request = ablation, book, request
+        self._ablation, self._study, self._request = ablation, study, request
         self._progress, self._train = progress, train
-        self._running: dict[Connection, _Running] = {}
-        self._begun = self._ticked = time.monotonic()
-        self._twins = 0
-        self._used_up = False
+        self._start_time = time.monotonic()
+        self._interrupt = GracefulInterrupt()
+        self._has_failed = False
+        self._repeats = 0
         self._shown = 0
+        self._lock = threading.Lock()
 
     def run(self) -> str:
-        """Work until nothing is left, time is up or a stop was asked for; why it ended."""
-        waiting = self._book.reap()
-        known = [r for r in self._book.records() if r.state in ("finished", "pruned", "failed")]
-        if waiting or known:
+        """Work until no trial is left, time is up or a stop was asked for; why it ended."""
+        num_queued = self._study.wait_for_heartbeats(self._progress)
+        num_ended = sum(record.has_ended for record in self._study.records())
+        if num_queued or num_ended:
             self._progress.say(
-                f"going on with {self._ablation.path}: {len(known)} trials are done, "
-                f"{waiting} whose process died are tried again"
+                f"continuing {self._ablation.path}: {num_ended} trials have ended, "
+                f"{num_queued} were interrupted"
             )
-        limit, minutes = self._ablation.trials, self._request.minutes
+        limit, minutes = self._ablation.record.trials, self._request.minutes
         name, total = (
             ("trials", limit) if limit else ("search, seconds", round((minutes or 0) * 60))
         )
-        with self._progress.stage(name, total) as stage, GracefulInterrupt() as stop:
-            try:
-                self._advance(stage)
-                return self._work(stage, stop)
-            finally:
-                self._end_all()
-
-    def _work(self, stage: Stage, stop: GracefulInterrupt) -> str:
-        while True:
-            if stop.wanted:
-                self._ask_to_stop()
+        workers = self._request.workers
+        with self._progress.stage(name, total) as stage, self._interrupt:
+            self._stage = stage
+            self._advance()
+            if workers <= 1:
+                # In the main thread: a second Ctrl-C can interrupt what it waits for.
+                self._work()
             else:
-                self._begin_more(stop)
-            if not self._running:
-                break
-            for connection in wait(list(self._running), timeout=_TICK_S):
-                if isinstance(connection, Connection):
-                    self._listen(connection, stop)
-            self._tick()
-            self._advance(stage)
-        self._advance(stage)
-        if stop.wanted:
+                with ThreadPoolExecutor(workers) as pool:
+                    for future in [pool.submit(self._work) for _ in range(workers)]:
+                        future.result()
+        if self._interrupt.wanted:
             return "interrupted"
-        if self._time_is_up() and self._book.num_open(self._ablation.trials) != 0:
+        if self._time_is_up() and self._study.num_open() != 0:
             return "time is up"
         return "finished"
 
-    def _begin_more(self, stop: GracefulInterrupt) -> None:
-        """Claim and start trials until all workers are busy or nothing is left."""
-        while len(self._running) < max(self._request.workers, 1):
-            if stop.wanted or self._used_up or self._time_is_up():
-                return
-            claim = self._book.claim(self._ablation.trials)
-            if claim is None:
-                return
-            twin = self._book.twin_of(claim)
-            if twin is not None:
-                self._book.finish(claim, twin.figures, same_as=twin.number)
-                self._progress.say(f"trial {claim.number}: the settings of trial {twin.number}")
-                self._twins += 1
-                self._used_up = self._twins >= _TWINS_IN_A_ROW
-                continue
-            self._twins = 0
-            self._begin(claim, stop)
-
-    def _begin(self, claim: Claim, stop: GracefulInterrupt) -> None:
+    def _work(self) -> None:
+        """Train one trial after another until nothing is left."""
         try:
-            settings = self._ablation.trial_settings(claim.number, claim.params)
-        except ProblemsError as error:
-            self._book.fail(claim, "; ".join(error.problems))
-            self._progress.say(f"trial {claim.number}: {error.problems[0]}")
-            self._check_alike()
-            return
-        workers = self._request.workers
-        path = self._ablation.path
-        job = TrialJob(
-            number=claim.number,
-            settings=settings,
-            folder=self._ablation.trial_folder(claim.number),
-            log=path / "logs" / f"{claim.number:04d}.log",
-            lock=self._ablation.locks / f"trial-{claim.number:04d}.lock",
-            threads=max(_cores() // workers, 1) if workers > 1 else 0,
-            times_export="latency" in self._ablation.objectives,
-        )
-        self._progress.say(f"trial {claim.number} begins: {shown_params(claim.params)}")
-        if workers == 0:
-            self._run_here(claim, job, stop)
-            return
-        context = get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(target=child_main, args=(theirs, job, self._train))
-        process.start()
-        theirs.close()
-        self._running[ours] = _Running(claim, process, time.monotonic())
+            while self._may_begin():
+                record = self._study.run_next(self._attempt)
+                if record is not None:
+                    self._report(record)
+        except BaseException:
+            # The other workers stop too.
+            self._has_failed = True
+            raise
 
-    def _run_here(self, claim: Claim, job: TrialJob, stop: GracefulInterrupt) -> None:
-        train = self._train
-        if train is None:
-            from moonshine_tune.training.run import train as real_train
+    def _may_begin(self) -> bool:
+        if self._is_stopping() or self._time_is_up() or self._repeats >= _MAX_REPEATS:
+            return False
+        self._study.take_up_stale()
+        return self._study.num_open() != 0
 
-            train = real_train
-        begun = time.monotonic()
-        outcome = run_trial(
-            job, train, lambda step, dev_wer: self._book.report(claim, step, dev_wer)
-        )
-        stop.wanted = stop.wanted or outcome.kind == "interrupted"
-        self._write_down(claim, outcome, time.monotonic() - begun, stop)
-
-    def _listen(self, connection: Connection, stop: GracefulInterrupt) -> None:
-        """Take one message of a trial process, or notice its death."""
-        item = self._running[connection]
-        try:
-            message: Any = connection.recv()
-        except (EOFError, OSError):
-            self._forget(connection)
-            self._write_down_death(item, stop)
-            return
-        if message[0] == "score":
-            with suppress(BrokenPipeError):
-                connection.send(self._book.report(item.claim, message[1], message[2]))
-            return
-        self._forget(connection)
-        self._write_down(item.claim, message[1], time.monotonic() - item.begun, stop)
-
-    def _write_down(
-        self, claim: Claim, outcome: Outcome, seconds: float, stop: GracefulInterrupt
-    ) -> None:
-        """Into the database, and a line for people."""
-        what = f"trial {claim.number}"
-        if outcome.kind == "finished":
-            kept = self._book.finish(claim, outcome.figures)
-            text = shown_figures(outcome.figures)
-            lost = "" if kept else " (another machine had taken it over; that one counts)"
-            self._progress.say(f"{what}: {text}, {seconds:.0f} s{lost}")
-        elif outcome.kind == "pruned":
-            self._book.prune(claim, outcome.figures)
-            figures = outcome.figures
-            self._progress.say(
-                f"{what}: stopped at step {figures['steps']}, dev WER {figures['dev_wer']:.2f} is "
-                "above the median"
-            )
-        elif outcome.kind == "interrupted":
-            self._book.give_back(claim, "it was interrupted", crashed=not stop.wanted)
-            self._progress.say(f"{what}: interrupted; it goes on when the search does")
-        else:
-            self._book.fail(claim, outcome.error)
-            self._progress.say(f"{what}: failed: {outcome.error}")
-            self._check_alike()
-
-    def _write_down_death(self, item: _Running, stop: GracefulInterrupt) -> None:
-        code = item.process.exitcode or 0
-        if code == -signal.SIGKILL:
-            why = "its process was killed: the system may have run out of memory"
-        elif code < 0:
-            why = f"its process died of signal {-code}"
-        else:
-            why = f"its process ended without a word (exit code {code})"
-        again = self._book.give_back(item.claim, why, crashed=not stop.wanted)
-        self._progress.say(f"trial {item.claim.number}: {why}{'; tried again' if again else ''}")
-
-    def _check_alike(self) -> None:
-        """Give up where the first trials have all failed for the very same reason."""
-        ended = [r for r in self._book.records() if r.state in ("finished", "pruned", "failed")]
-        # Folders of trials in a message have numbers of their own.
-        reasons = {re.sub(r"\d+", "", record.remark) for record in ended}
-        if len(ended) < _ALIKE or len(reasons) > 1 or any(r.state != "failed" for r in ended):
-            return
-        raise RequestError(
-            f"the first {len(ended)} trials all failed: {ended[0].remark}",
-            where=self._ablation.path,
-            hint=f"look at {self._ablation.path / 'logs'}, mend it, and choose another --out",
-        )
+    def _is_stopping(self) -> bool:
+        return self._interrupt.wanted or self._has_failed
 
     def _time_is_up(self) -> bool:
         minutes = self._request.minutes
-        return minutes is not None and time.monotonic() - self._begun > minutes * 60
+        return minutes is not None and time.monotonic() - self._start_time > minutes * 60
 
-    def _tick(self) -> None:
-        """Now and then: say that our trials live, and look for others that do not."""
-        now = time.monotonic()
-        if now - self._ticked > HEARTBEAT_S:
-            self._ticked = now
-            for item in self._running.values():
-                self._book.beat(item.claim.trial)
-            self._book.reap()
+    def _attempt(
+        self, number: int, params: Mapping[str, Scalar], report_score: ReportScore
+    ) -> Outcome:
+        """Train one trial, here or in a process of its own."""
+        try:
+            settings = self._ablation.trial_settings(number, params)
+        except ProblemsError as error:
+            return Outcome("failed", error="; ".join(error.problems))
+        workers, path = self._request.workers, self._ablation.path
+        job = TrialJob(
+            settings=settings,
+            folder=self._ablation.trial_folder(number),
+            log=path / "logs" / f"{number:04d}.log",
+            lock=path / "locks" / f"trial-{number:04d}.lock",
+            threads=max(_num_cores() // workers, 1) if workers > 1 else 0,
+            measures_latency="latency" in self._ablation.record.objectives,
+        )
+        self._progress.say(f"trial {number} begins: {shown_params(params)}")
+        if workers:
+            return self._run_process(number, job, report_score)
+        outcome = run_trial(job, self._train, report_score)
+        self._interrupt.wanted |= outcome.kind == "interrupted"
+        return outcome
 
-    def _advance(self, stage: Stage) -> None:
-        """Move the bar to the trials that are done, or to the time that is spent."""
-        if self._ablation.trials:
-            ended = ("finished", "pruned", "failed")
-            done = sum(record.state in ended for record in self._book.records())
+    def _run_process(self, number: int, job: TrialJob, report_score: ReportScore) -> Outcome:
+        context = get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=trial_process, args=(theirs, job, self._train))
+        process.start()
+        theirs.close()
+        is_asked = False
+        try:
+            while True:
+                if self._is_stopping() and not is_asked:
+                    is_asked = True
+                    _interrupt(process)
+                    self._progress.say(f"trial {number} ends its step and saves")
+                if not self._ablation.record.trials:
+                    self._advance()
+                if not ours.poll(_TICK_S):
+                    continue
+                message: Any = ours.recv()
+                if not isinstance(message, Outcome):
+                    ours.send(report_score(*message))
+                elif message.kind == "interrupted" and not is_asked:
+                    return Outcome("crashed", error="its process was interrupted")
+                else:
+                    return message
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            process.join()
+            return Outcome("interrupted" if is_asked else "crashed", error=_death_of(process))
+        except BaseException:
+            _interrupt(process)
+            raise
+        finally:
+            # A trial that waits for an answer gets none and stops.
+            ours.close()
+            process.join(_STOP_S)
+            process.kill()
+
+    def _report(self, record: TrialSummary) -> None:
+        """One line for people on how a trial ended."""
+        figures = record.figures
+        if record.repeats:
+            text = f"the settings of {record.remark.removeprefix('as ')}"
+        elif record.state == "finished":
+            text = f"{shown_figures(figures)}, {figures['seconds']:.0f} s"
+        elif record.state == "pruned":
+            text = (
+                f"stopped at step {figures['steps']}, dev WER {figures['dev_wer']:.2f} is above "
+                "the median"
+            )
+        elif record.state == "failed":
+            text = f"failed: {record.remark}"
+        elif record.state == "waiting":
+            text = f"{record.remark}; it continues where it stopped"
         else:
-            done = round(time.monotonic() - self._begun)
-        if done > self._shown:
-            stage.advance(done - self._shown)
-            self._shown = done
+            text = "another worker has taken it over"
+        self._progress.say(f"trial {record.number}: {text}")
+        self._repeats = self._repeats + 1 if record.repeats else 0
+        self._advance()
+        self._check_failures()
 
-    def _forget(self, connection: Connection) -> None:
-        item = self._running.pop(connection)
-        connection.close()
-        item.process.join()
+    def _check_failures(self) -> None:
+        """Give up where the first trials have all failed for the same reason."""
+        ended = [record for record in self._study.records() if record.has_ended]
+        # Folders of trials in a message have numbers of their own.
+        reasons = {(record.state, re.sub(r"\d+", "", record.remark)) for record in ended}
+        if len(ended) >= _SAME_FAILURES and len(reasons) == 1 and ended[0].state == "failed":
+            logs = self._ablation.path / "logs"
+            raise RequestError(
+                f"the first {len(ended)} trials all failed: {ended[0].remark}",
+                where=self._ablation.path,
+                hint=f"look at {logs}, fix the cause, and choose another --out",
+            )
 
-    def _ask_to_stop(self) -> None:
-        for item in self._running.values():
-            if not item.asked and item.process.pid:
-                item.asked = True
-                with suppress(ProcessLookupError):
-                    os.kill(item.process.pid, signal.SIGINT)
-                self._progress.say(f"trial {item.claim.number} ends its step and saves")
-
-    def _end_all(self) -> None:
-        """Leave no process behind, whatever happened: first ask, then insist."""
-        self._ask_to_stop()
-        deadline = time.monotonic() + _STOP_S
-        for connection in list(self._running):
-            item = self._running[connection]
-            # A trial that waits for an answer must see that none will come.
-            connection.close()
-            item.process.join(max(deadline - time.monotonic(), 0))
-            if item.process.is_alive():
-                item.process.kill()
-                item.process.join()
-        self._running.clear()
+    def _advance(self) -> None:
+        """Move the bar to the trials that have ended, or to the time that is spent."""
+        with self._lock:
+            if self._ablation.record.trials:
+                done = sum(record.has_ended for record in self._study.records())
+            else:
+                done = round(time.monotonic() - self._start_time)
+            if done > self._shown:
+                self._stage.advance(done - self._shown)
+                self._shown = done
 
 
-def shown_params(params: Any) -> str:
+def _interrupt(process: BaseProcess) -> None:
+    if process.pid and process.is_alive():
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGINT)
+
+
+def _death_of(process: BaseProcess) -> str:
+    code = process.exitcode or 0
+    if code == -signal.SIGKILL:
+        return "its process was killed: the system may have run out of memory"
+    if code < 0:
+        return f"its process died of signal {-code}"
+    return f"the worker exited without a result (exit code {code})"
+
+
+def shown_params(params: Mapping[str, Any]) -> str:
     """The point of a trial in one line."""
-    parts = []
-    for name, value in params.items():
-        text = f"{value:.4g}" if isinstance(value, float) else str(value)
-        parts.append(f"{name}={text}")
-    return ", ".join(parts)
+    return ", ".join(f"{name}={shown_value(value)}" for name, value in params.items())
 
 
-def shown_figures(figures: Any) -> str:
-    """What a trial came to in one line."""
+def shown_value(value: object) -> str:
+    """A value of a dimension as text."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def shown_figures(figures: Mapping[str, Any]) -> str:
+    """The main figures of a trial in one line."""
     loss = figures.get("canary_loss")
-    canary = "" if loss is None else f", canary {loss:+.2f}"
+    canary = "" if loss is None else f", canary {loss:+.2f} points"
     return f"dev WER {figures['dev_wer']:.2f}{canary}"
 
 
-def _cores() -> int:
+def _num_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

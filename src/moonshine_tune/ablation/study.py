@@ -1,56 +1,92 @@
-"""The book of trials: an Optuna study in a database, with claims, retries and plain errors.
+"""The trials of an ablation: an Optuna study in a database.
 
-Trials are claimed, finished and retried by Optuna's own protocol, so that any number of processes
-and machines can work on one study. A trial has a number from 1 that it keeps when it is retried;
-in Optuna a retry is a new trial with the attribute `retry_of`.
+Optuna hands out the trials and queues again those whose heartbeat has stopped, so any number of
+processes and machines can work on one study. A trial has a number from 1, which it keeps when it is
+tried again; in Optuna each try is a trial of its own, linked to the first one.
 """
 
+import copy
+import random
+import threading
+import time
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import optuna
-from filelock import FileLock, Timeout
+import sqlalchemy
+from filelock import FileLock
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.engine import URL, make_url
 
-from moonshine_tune.ablation.sampling import (
-    StudyPlan,
-    originals,
-    pruner_of,
-    sampler_of,
-    suggest,
-    trial_numbers,
-)
+from moonshine_tune.ablation.folder import Ablation
 from moonshine_tune.ablation.space import Scalar
-from moonshine_tune.ablation.storage import GRACE_S, open_storage, storage_errors
-from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.errors import MachineError, RequestError
+from moonshine_tune.core.progress import Progress
+from moonshine_tune.core.text import first_line
+from moonshine_tune.runs.records import TrialRecord
 
+SAMPLERS = ("tpe", "random", "grid")
+PRUNERS = ("none", "median")
+
+# Heartbeat interval and grace period. The price of a short grace period is work done twice when a
+# machine sleeps; of a long one, waiting. The processes of one machine sleep together.
+_ONE_MACHINE_S = (3, 12)
+_MANY_MACHINES_S = (30, 300)
 _MAX_CRASHES = 1
 _MAX_RETRIES = 20
-_DIED = "its process died"
+# No median can be trusted before this many trials have been scored at the same step.
+_PRUNE_AFTER_TRIALS = 4
+# Of two processes that find an empty database, both make its tables and one is refused: its next
+# try finds them.
+_PAUSES_S = (0.2, 0.5, 1.0, 2.0)
+_MADE_TWICE = (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError)
+# User attribute with Optuna's number of the trial. Optuna copies it to the next try, where it is
+# wrong until that one has recorded its first heartbeat.
+_ATTEMPT = "attempt"
+_STATES = {
+    TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running", TrialState.WAITING: "waiting",
+}  # fmt: skip
+
+# Optuna warns of each option that may still change, of heartbeats that it does not record itself,
+# and of a trial that is tried again with the constraint that it has.
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+warnings.filterwarnings("ignore", "Heartbeat of storage is supposed to be used")
+warnings.filterwarnings("ignore", "The constraint value is ignored")
 
 
 @dataclass(frozen=True)
-class Claim:
-    """A trial that this process has taken."""
+class Outcome:
+    """How the training of a trial ended.
 
-    number: int
-    params: Mapping[str, Scalar]
-    trial: optuna.Trial
+    Attributes:
+        kind: `finished`, `pruned`, `failed`, `interrupted` (it continues with the search) or
+            `crashed` (its process died).
+        figures: the results; WER in percent, losses in points, sizes in MB, times in seconds.
+        error: why there is no result.
+    """
+
+    kind: str
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    error: str = ""
 
 
 @dataclass(frozen=True)
-class TrialRecord:
-    """One trial as the database knows it.
+class TrialSummary:
+    """One trial as it is in the database.
 
     Attributes:
         state: `finished`, `pruned`, `failed`, `running` or `waiting`.
-        figures: what it came to (`OBJECTIVES` and more); empty until finished.
-        remark: why it failed, or which trial it took its result from.
+        figures: the results (`OBJECTIVES` and more); empty until it ends.
+        remark: why there is no result, or which trial had the same settings before.
     """
 
     number: int
@@ -59,160 +95,215 @@ class TrialRecord:
     figures: Mapping[str, Any]
     remark: str = ""
 
+    def to_record(self) -> TrialRecord:
+        """The trial as it is written into trials.json."""
+        return TrialRecord.model_validate(asdict(self))
 
-_STATES = {
-    TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed",
-    TrialState.RUNNING: "running", TrialState.WAITING: "waiting",
-}  # fmt: skip
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is neither running nor waiting."""
+        return self.state in ("finished", "pruned", "failed")
+
+    @property
+    def repeats(self) -> bool:
+        """Whether it has the result of an earlier trial with the same settings."""
+        return self.remark.startswith("as trial ")
 
 
-class TrialBook:
-    """The study of one search, seen by one process.
+# Takes a step and its dev WER; returns whether the trial should stop there.
+ReportScore = Callable[[int, float], bool]
+# Trains the trial of a number and a point.
+Attempt = Callable[[int, Mapping[str, Scalar], ReportScore], Outcome]
+
+
+class AblationStudy:
+    """The study of one search. Several threads may work on it.
 
     Args:
         url: the database; the SQLite file of the folder, or any URL that SQLAlchemy knows.
-        locks: folder for the lock that tells others on this machine that this process lives.
-        owner: a name for this process that no other has; empty to only read.
-        shared: whether other machines may work on it too.
+
+    Raises:
+        RequestError: the study of this name has other objectives.
+        MachineError: the database cannot be used.
     """
 
-    def __init__(
-        self, url: str, plan: StudyPlan, locks: Path, *, owner: str = "", shared: bool = False
-    ) -> None:
-        self.plan = plan
-        self._locks, self._owner, self._shared = locks, owner, shared
-        self._lock: FileLock | None = None
+    def __init__(self, ablation: Ablation, url: str) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._storage = open_storage(url, self._on_stale if shared else None)
+        self._ablation = ablation
+        interval, self.grace_s = _MANY_MACHINES_S if ablation.is_shared else _ONE_MACHINE_S
+        self._retry = RetryHeartbeatStaleTrialCallback(max_retry=_MAX_RETRIES)
+        self._storage = _open_storage(url, interval, self.grace_s, self._retry)
+        self._claim_lock = _claim_lock(url)
         with storage_errors(url):
-            self._study, is_new = _open_study(plan, self._storage)
-            if len(self._study.directions) != len(plan.objectives):
-                raise RequestError(
-                    f"the study {plan.name} has other objectives",
-                    hint="start another one in the same database with --study NAME",
-                )
-            if owner:
-                locks.mkdir(parents=True, exist_ok=True)
-                self._lock = FileLock(_lock_of(locks, owner))
-                self._lock.acquire()
-                if is_new and plan.start is not None and plan.sampler != "grid":
-                    self._study.enqueue_trial(dict(plan.start))
+            self._study = self._open_study()
+        if len(self._study.directions) != len(ablation.record.objectives):
+            raise RequestError(
+                f"the study {ablation.record.study} has other objectives",
+                hint="start another one in the same database with --study NAME",
+            )
+
+    def _open_study(self) -> optuna.Study:
+        """The study; of several processes that start at once, one makes it."""
+        ablation = self._ablation
+        options: dict[str, Any] = {
+            "study_name": ablation.record.study,
+            "storage": self._storage,
+            "sampler": _SeededSampler(ablation),
+            "pruner": optuna.pruners.MedianPruner(n_startup_trials=_PRUNE_AFTER_TRIALS),
+        }
+        try:
+            study = optuna.create_study(
+                directions=["minimize"] * len(ablation.record.objectives), **options
+            )
+        except optuna.exceptions.DuplicatedStudyError:
+            return optuna.load_study(**options)
+        if ablation.starting_point is not None and ablation.record.sampler != "grid":
+            study.enqueue_trial(ablation.starting_point)
+        return study
 
     def close(self) -> None:
-        """Tell the others that this process has ended."""
-        if self._lock is not None:
-            self._lock.release()
-            Path(self._lock.lock_file).unlink(missing_ok=True)
+        """Close the connections to the database."""
         self._storage.remove_session()
         self._storage.engine.dispose()
 
-    def num_open(self, limit: int | None) -> int | None:
-        """Trials that can still be claimed; None where there is no limit."""
-        if limit is None:
+    def num_open(self) -> int | None:
+        """Trials that can still begin; None where there is no limit."""
+        if self._ablation.record.trials is None:
             return None
-        trials = self._trials()
-        waiting = TrialState.WAITING
-        retries = sum(t.state == waiting and "retry_of" in t.user_attrs for t in trials)
-        begun = sum(t.state != waiting for t in originals(trials))
-        return retries + max(limit - begun, 0)
-
-    def claim(self, limit: int | None) -> Claim | None:
-        """Take the next trial; None where all are taken.
-
-        Args:
-            limit: trials that may be begun in all; None for no limit.
-        """
-        if self.num_open(limit) == 0:
-            return None
-        with warnings.catch_warnings():
-            # Optuna would rather beat the heart itself; `beat` does it here.
-            warnings.simplefilter("ignore")
-            self._reseed()
-            trial = self._study.ask()
-        trial.set_user_attr("owner", self._owner)
-        self.beat(trial)
         numbers = trial_numbers(self._trials())
-        number = numbers[trial.number]
+        waiting = self._trials(TrialState.WAITING)
+        started = len(set(numbers.values())) - sum(_first_try(trial) is None for trial in waiting)
+        return self._num_retries() + max(self._ablation.record.trials - started, 0)
+
+    def take_up_stale(self) -> None:
+        """Queue again the trials whose worker has died."""
+        with self._claim_lock:
+            optuna.storages.fail_stale_trials(self._study)
+            # A worker that dies between Optuna's claim and its first heartbeat leaves a trial that
+            # never gets stale. Version 0.1 recorded no heartbeat on one machine.
+            for trial in self._trials(TrialState.RUNNING):
+                age = datetime.now() - (trial.datetime_start or datetime.now())
+                is_old = age.total_seconds() > self.grace_s
+                if is_old and trial.user_attrs.get(_ATTEMPT) != trial.number:
+                    # Another machine may be quicker.
+                    with suppress(ValueError, UpdateFinishedTrialError):
+                        self._study.tell(trial.number, state=TrialState.FAIL)
+                        self._retry(self._study, copy.deepcopy(trial))
+
+    def wait_for_heartbeats(self, progress: Progress) -> int:
+        """On one machine, wait until each running trial has had time for a heartbeat.
+
+        A search that continues after a kill takes up the killed trial first, and so draws the
+        same trials as one that was never killed. Many machines do not wait for each other.
+
+        Returns:
+            The number of trials that are queued again.
+        """
+        deadline = time.monotonic() + self.grace_s + 1
+        self.take_up_stale()
+        running = self._trials(TrialState.RUNNING)
+        if running and not self._ablation.is_shared:
+            progress.say(
+                f"{len(running)} trials are recorded as running: waiting {self.grace_s} s for a "
+                "heartbeat"
+            )
+            while self._trials(TrialState.RUNNING) and time.monotonic() < deadline:
+                time.sleep(0.2)
+                self.take_up_stale()
+        return self._num_retries()
+
+    def run_next(self, attempt: Attempt) -> TrialSummary | None:
+        """Take the next trial, let `attempt` train it, and record how it ended.
+
+        Not by `Study.optimize`, which hides an error of the database behind one of its own.
+
+        Returns:
+            The trial as it is recorded then; None where there was none left.
+        """
+        with self._claim_lock:
+            trial = self._study.ask()
+        limit = self._ablation.record.trials
+        number = trial_numbers(self._trials())[trial.number]
         if limit is not None and number > limit:
-            # Another process took the last one between the question and the claim.
+            # Another worker took the last one between the question and Optuna's answer.
             trial.set_user_attr("surplus", True)
             self._study.tell(trial, state=TrialState.FAIL)
             return None
-        params = {item.name: suggest(trial, item) for item in self.plan.space.dimensions}
-        return Claim(number, params, trial)
+        outcome = Outcome("interrupted", error="interrupted")
+        # Raised where another worker has taken it over meanwhile: its result counts.
+        with suppress(UpdateFinishedTrialError):
+            try:
+                with self._heartbeat(trial):
+                    outcome = self._train(trial, number, attempt)
+            finally:
+                self._tell(trial, outcome)
+        return next(record for record in self.records() if record.number == number)
 
-    def twin_of(self, claim: Claim) -> TrialRecord | None:
-        """A finished trial with the very same settings, whose result can be taken over."""
+    @contextmanager
+    def _heartbeat(self, trial: optuna.Trial) -> Iterator[None]:
+        """Record a heartbeat of a trial now and at each interval."""
+        has_ended = threading.Event()
+
+        def record() -> None:
+            while not has_ended.wait(self._storage.heartbeat_interval):
+                # The next heartbeat may reach the database again.
+                with suppress(optuna.exceptions.StorageInternalError):
+                    self._storage.record_heartbeat(trial._trial_id)
+
+        self._storage.record_heartbeat(trial._trial_id)
+        trial.set_user_attr(_ATTEMPT, trial.number)
+        thread = threading.Thread(target=record, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            has_ended.set()
+            thread.join()
+
+    def _train(self, trial: optuna.Trial, number: int, attempt: Attempt) -> Outcome:
+        params = {item.name: item.suggest(trial) for item in self._ablation.space.dimensions}
         for record in self.records():
-            if record.state == "finished" and dict(record.params) == dict(claim.params):
-                return record
-        return None
+            if record.state == "finished" and dict(record.params) == params:
+                trial.set_user_attr("same_as", record.number)
+                return Outcome("finished", record.figures)
 
-    def beat(self, trial: optuna.Trial) -> None:
-        """Say that a claimed trial is being worked on."""
-        if self._shared:
-            self._storage.record_heartbeat(self._id(trial.number))
+        def report_score(step: int, dev_wer: float) -> bool:
+            if self._ablation.record.pruner == "none":
+                return False
+            trial.report(dev_wer, step)
+            return trial.should_prune()
 
-    def report(self, claim: Claim, step: int, dev_wer: float) -> bool:
-        """Note an intermediate score; whether the trial should stop there."""
-        if self.plan.pruner == "none":
-            return False
-        claim.trial.report(dev_wer, step)
-        return claim.trial.should_prune()
+        return attempt(number, params, report_score)
 
-    def finish(self, claim: Claim, figures: Mapping[str, Any], *, same_as: int = 0) -> bool:
-        """Write a result down; False where the trial was given to another process meanwhile."""
-        values = [float(figures[name]) for name in self.plan.objectives]
-        claim.trial.set_user_attr("figures", dict(figures))
-        if same_as:
-            claim.trial.set_user_attr("same_as", same_as)
-        return self._tell(claim, TrialState.COMPLETE, values)
+    def _tell(self, trial: optuna.Trial, outcome: Outcome) -> None:
+        """Write an outcome into a trial, and queue it again where that is worth it.
 
-    def prune(self, claim: Claim, figures: Mapping[str, Any]) -> bool:
-        """Write down that a trial was stopped early."""
-        claim.trial.set_user_attr("figures", dict(figures))
-        return self._tell(claim, TrialState.PRUNED, None)
-
-    def fail(self, claim: Claim, error: str) -> None:
-        """Write down that a trial failed, for good."""
-        claim.trial.set_user_attr("error", error)
-        self._tell(claim, TrialState.FAIL, None)
-
-    def give_back(self, claim: Claim, error: str, *, crashed: bool) -> bool:
-        """End a trial without a result and put it up again; False where that is not worth it.
-
-        A trial that has crashed its process twice is not tried a third time.
+        Raises:
+            UpdateFinishedTrialError: it has ended already.
         """
-        claim.trial.set_user_attr("error", error)
-        if not self._tell(claim, TrialState.FAIL, None):
-            return True
-        return self._retry(self._stored(claim), crashed=crashed)
+        figures, values = outcome.figures, None
+        trial.set_user_attr("figures", dict(figures))
+        if outcome.kind in ("finished", "pruned"):
+            loss, bound = figures.get("canary_loss"), self._ablation.settings.select.canary_bound
+            trial.set_constraint("canary", 0.0 if loss is None else loss - bound)
+        if outcome.kind == "finished":
+            values = [float(figures[name]) for name in self._ablation.record.objectives]
+        if outcome.error:
+            trial.set_user_attr("error", outcome.error)
+        crashes = trial.user_attrs.get("crashes", 0) + (outcome.kind == "crashed")
+        if outcome.kind == "crashed":
+            trial.set_user_attr("crashes", crashes)
+        states = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
+        state = states.get(outcome.kind, TrialState.FAIL)
+        ended = self._study.tell(trial, values, state=state, skip_if_finished=True)
+        if outcome.kind in ("interrupted", "crashed") and crashes <= _MAX_CRASHES:
+            self._retry(self._study, ended)
 
-    def reap(self) -> int:
-        """Put up again the trials whose process has died; returns how many."""
-        count = 0
-        running = [t for t in self._trials() if t.state == TrialState.RUNNING]
-        ended = {owner: self._has_ended(owner) for owner in {_owner_of(t) for t in running}}
-        for found in running:
-            dead = ended[_owner_of(found)] if _owner_of(found) else self._is_orphan(found)
-            if dead:
-                self._storage.set_trial_user_attr(self._id(found.number), "error", _DIED)
-                if self._end(found) and self._retry(found, crashed=False):
-                    count += 1
-        if self._shared:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                optuna.storages.fail_stale_trials(self._study)
-        return count
-
-    def records(self) -> tuple[TrialRecord, ...]:
-        """All trials by number; of a retried one, the last try."""
+    def records(self) -> tuple[TrialSummary, ...]:
+        """All trials by number; of a trial that was tried again, the last try."""
         trials = self._trials()
         numbers = trial_numbers(trials)
-        latest: dict[int, FrozenTrial] = {}
-        for found in trials:
-            if found.number in numbers:
-                latest[numbers[found.number]] = found
+        latest = {numbers[trial.number]: trial for trial in trials if trial.number in numbers}
         return tuple(_record(number, latest[number]) for number in sorted(latest))
 
     def importances(self, objective: str) -> dict[str, float]:
@@ -220,136 +311,178 @@ class TrialBook:
 
         Empty where fewer than four trials are finished or nothing differs between them.
         """
-        done = [t for t in self._trials() if t.state == TrialState.COMPLETE]
+        done = self._trials(TrialState.COMPLETE)
         values = {t.user_attrs.get("figures", {}).get(objective) for t in done}
         if len(done) < 4 or None in values or len(values) < 2:
             return {}
         with warnings.catch_warnings():
+            # Optuna warns that lower values of the target count as better: they do.
             warnings.simplefilter("ignore")
-            found = optuna.importance.get_param_importances(
+            shares = optuna.importance.get_param_importances(
                 self._study,
                 evaluator=optuna.importance.PedAnovaImportanceEvaluator(),
                 target=lambda trial: float(trial.user_attrs["figures"][objective]),
             )
-        return {name: round(float(value), 4) for name, value in found.items()}
+        return {name: round(float(value), 4) for name, value in shares.items()}
 
-    def _trials(self) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False)
+    def _num_retries(self) -> int:
+        """Trials that wait for another try."""
+        return sum(_first_try(trial) is not None for trial in self._trials(TrialState.WAITING))
 
-    def _reseed(self) -> None:
-        """Random numbers of the next trial: by its number, so that a search that was killed goes on
-        with the trials that an unbroken one has. Processes that share a study draw apart."""
-        begun = sum(trial.state != TrialState.WAITING for trial in originals(self._trials()))
-        salt = self._owner if self._shared else ""
-        seed = zlib.crc32(f"{self.plan.seed} {begun} {salt}".encode())
-        self._study.sampler = sampler_of(self.plan, seed)
+    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False, states=states or None)
 
-    def _tell(self, claim: Claim, state: TrialState, values: Sequence[float] | None) -> bool:
-        before = self._stored(claim)
-        if before.state != TrialState.RUNNING:
-            return False
-        self._study.tell(claim.trial, values, state=state, skip_if_finished=True)
-        return True
 
-    def _end(self, found: FrozenTrial) -> bool:
-        """Mark a running trial as failed; False where another process was quicker."""
-        try:
-            self._storage.set_trial_state_values(self._id(found.number), TrialState.FAIL)
-        except optuna.exceptions.UpdateFinishedTrialError:
-            return False
-        return True
+class _ThreadSampler(threading.local):
+    """The sampler for the trial that a thread works on."""
 
-    def _retry(self, found: FrozenTrial, *, crashed: bool) -> bool:
-        known = found.user_attrs
-        crashes, retries = known.get("crashes", 0) + crashed, known.get("retries", 0) + 1
-        if crashes > _MAX_CRASHES or retries > _MAX_RETRIES:
-            return False
-        fixed = found.system_attrs.get("fixed_params", {})
-        self._study.enqueue_trial(
-            {**fixed, **found.params},
-            user_attrs={
-                "retry_of": found.number,
-                "number": trial_numbers(self._trials())[found.number],
-                "crashes": crashes,
-                "retries": retries,
-            },
-        )
-        return True
+    sampler: optuna.samplers.BaseSampler = optuna.samplers.RandomSampler()
 
-    def _on_stale(self, study: optuna.Study, found: FrozenTrial) -> None:
-        del study
-        self._retry(found, crashed=False)
 
-    def _has_ended(self, owner: str) -> bool:
-        """Whether a process is known to be gone. Of another machine only its heartbeat tells."""
-        if not owner or owner == self._owner:
-            return False
-        if not _lock_of(self._locks, owner).exists():
-            return not self._shared
-        return _lock_is_free(self._locks, owner)
+class _SeededSampler(optuna.samplers.BaseSampler):
+    """Seeds the draws of each trial by its number: a search that was killed draws the trials of
+    one that was not."""
 
-    def _is_orphan(self, found: FrozenTrial) -> bool:
-        """Whether a trial's process died between its claim and its signature."""
-        begun = found.datetime_start or datetime.now()
-        old = (datetime.now() - begun).total_seconds() > GRACE_S
-        return old or (not self._shared and not self._has_neighbour())
+    def __init__(self, ablation: Ablation) -> None:
+        self._ablation = ablation
+        self._points = list(ablation.space.grid()) if ablation.record.sampler == "grid" else []
+        # A search over a grid that is cut short has seen all corners.
+        random.Random(ablation.record.seed).shuffle(self._points)
+        self._thread = _ThreadSampler()
 
-    def _has_neighbour(self) -> bool:
-        """Whether another process works on this folder."""
-        owners = [path.stem.removeprefix("owner-") for path in self._locks.glob("owner-*.lock")]
-        return any(
-            owner != self._owner and not _lock_is_free(self._locks, owner) for owner in owners
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        number = trial_numbers(study.get_trials(deepcopy=False))[trial.number]
+        seed = zlib.crc32(f"{self._ablation.record.seed} {number - 1} ".encode())
+        self._thread.sampler = self._seeded(number, seed)
+
+    def _seeded(self, number: int, seed: int) -> optuna.samplers.BaseSampler:
+        if self._ablation.record.sampler != "tpe":
+            sampler = optuna.samplers.RandomSampler(seed=seed)
+            if not self._points:
+                return sampler
+            point = self._points[(number - 1) % len(self._points)]
+            return optuna.samplers.PartialFixedSampler(point, sampler)
+        return optuna.samplers.TPESampler(
+            seed=seed,
+            multivariate=True,
+            constant_liar=True,
+            n_startup_trials=6,
         )
 
-    def _id(self, number: int) -> int:
-        """The database's key of an Optuna trial."""
-        study = self._storage.get_study_id_from_name(self.plan.name)
-        return self._storage.get_trial_id_from_study_id_trial_number(study, number)
+    def infer_relative_search_space(self, *args: Any) -> dict[str, BaseDistribution]:
+        return self._thread.sampler.infer_relative_search_space(*args)
 
-    def _stored(self, claim: Claim) -> FrozenTrial:
-        return self._storage.get_trial(self._id(claim.trial.number))
+    def sample_relative(self, *args: Any) -> dict[str, Any]:
+        return self._thread.sampler.sample_relative(*args)
 
+    def sample_independent(self, *args: Any) -> Any:
+        return self._thread.sampler.sample_independent(*args)
 
-def _open_study(plan: StudyPlan, storage: optuna.storages.RDBStorage) -> tuple[optuna.Study, bool]:
-    """The study, and whether this process has made it: of several that begin at once, one does."""
-    sampler, pruner = sampler_of(plan, 0), pruner_of(plan)
-    directions = [optuna.study.StudyDirection.MINIMIZE] * len(plan.objectives)
-    try:
-        made = optuna.create_study(
-            study_name=plan.name, storage=storage, directions=directions, sampler=sampler,
-            pruner=pruner,
-        )  # fmt: skip
-    except optuna.exceptions.DuplicatedStudyError:
-        found = optuna.load_study(
-            study_name=plan.name, storage=storage, sampler=sampler, pruner=pruner
-        )
-        return found, False
-    return made, True
+    def after_trial(self, *args: Any) -> None:
+        self._thread.sampler.after_trial(*args)
 
 
-def _record(number: int, found: FrozenTrial) -> TrialRecord:
-    known = found.user_attrs
-    state = _STATES[found.state]
-    remark = f"as trial {known['same_as']}" if "same_as" in known else ""
+def trial_numbers(trials: Sequence[FrozenTrial]) -> dict[int, int]:
+    """The number from 1 of each Optuna trial; further tries have the number of the first one."""
+    numbers: dict[int, int] = {}
+    count = 0
+    for trial in trials:
+        first = _first_try(trial)
+        if first is not None:
+            numbers[trial.number] = numbers[first]
+        elif "surplus" not in trial.user_attrs:
+            count += 1
+            numbers[trial.number] = count
+    return numbers
+
+
+def _first_try(trial: FrozenTrial) -> int | None:
+    """Optuna's number of the trial that this one tries again; version 0.1 had its own record."""
+    first = RetryHeartbeatStaleTrialCallback.retried_trial_number(trial)
+    return trial.user_attrs.get("retry_of") if first is None else first
+
+
+def _record(number: int, trial: FrozenTrial) -> TrialSummary:
+    attributes = trial.user_attrs
+    state = _STATES[trial.state]
+    remark = f"as trial {attributes['same_as']}" if "same_as" in attributes else ""
     if state == "failed":
-        remark = known.get("error", "its machine was not heard of any more")
-    params = found.params or found.system_attrs.get("fixed_params", {})
-    return TrialRecord(number, state, params, known.get("figures", {}), remark)
+        remark = attributes.get("error", "worker lost (no heartbeat)")
+    elif state == "waiting":
+        remark = attributes.get("error", "")
+    params = trial.params or trial.system_attrs.get("fixed_params", {})
+    return TrialSummary(number, state, params, attributes.get("figures", {}), remark)
 
 
-def _lock_of(folder: Path, owner: str) -> Path:
-    return folder / f"owner-{owner}.lock"
+def without_password(url: str) -> str:
+    """A database URL that may be written down.
+
+    Raises:
+        RequestError: it is no database URL.
+    """
+    parsed = _parsed(url)
+    if "password" in parsed.query:
+        parsed = parsed.update_query_dict({"password": "***"})
+    return parsed.render_as_string(hide_password=True).replace("%2A", "*")
 
 
-def _lock_is_free(folder: Path, owner: str) -> bool:
-    lock = FileLock(_lock_of(folder, owner))
+def _parsed(url: str) -> URL:
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return False
-    lock.release()
-    return True
+        return make_url(url)
+    except sqlalchemy.exc.ArgumentError as error:
+        raise RequestError(
+            "--storage is not a database URL",
+            hint="such as postgresql+psycopg://user@host/database or sqlite:////path/trials.db",
+        ) from error
 
 
-def _owner_of(found: FrozenTrial) -> str:
-    return str(found.user_attrs.get("owner", ""))
+@contextmanager
+def storage_errors(url: str) -> Iterator[None]:
+    """Turn an error of the database into a plain one."""
+    try:
+        yield
+    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
+        cause = error.__cause__ or error
+        cause = getattr(cause, "orig", None) or cause
+        raise MachineError(
+            f"the database of trials cannot be used: {first_line(cause)}",
+            where=without_password(url),
+            hint="what was trained is in the trials folder; fix it and run the same command again",
+        ) from error
+
+
+def _claim_lock(url: str) -> AbstractContextManager[object]:
+    """Makes Optuna's claim of a trial exclusive: SQLite has no locks of rows, which it relies on.
+
+    Without it two workers can start the same waiting trial.
+    """
+    parsed = _parsed(url)
+    if parsed.get_backend_name() == "sqlite" and parsed.database:
+        return FileLock(f"{parsed.database}.lock")
+    return nullcontext()
+
+
+def _open_storage(url: str, interval: int, grace: int, retry: Any) -> RDBStorage:
+    parsed = _parsed(url)
+    # Another process may hold the SQLite file for a moment: wait for it.
+    waits = {"connect_args": {"timeout": 60}}
+    options: dict[str, Any] = {
+        "engine_kwargs": waits
+        if parsed.get_backend_name() == "sqlite"
+        else {"pool_pre_ping": True},
+        "heartbeat_interval": interval,
+        "grace_period": grace,
+        "heartbeat_stale_trial_callback": retry,
+    }
+    try:
+        with storage_errors(url):
+            for pause in _PAUSES_S:
+                with suppress(*_MADE_TWICE):
+                    return RDBStorage(url, **options)
+                time.sleep(pause)
+            return RDBStorage(url, **options)
+    except ImportError as error:
+        raise MachineError(
+            f"the driver for {parsed.drivername} is not installed",
+            hint='pip install "moonshine-tune[postgresql]", with postgresql+psycopg://…',
+        ) from error

@@ -1,37 +1,37 @@
 """One trial: a normal run in its folder, watched for its scores, ended with an outcome.
 
-It runs in a process of its own, so that memory is whole again after each trial and a trial that
-crashes takes nothing with it. It knows no database: scores and the outcome go through a pipe.
+It runs in a process of its own, so that all memory is free again after each trial and a crash ends
+only that trial. It does not open the database: scores and the outcome go through a pipe.
 """
 
 import json
 import os
 import shutil
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from moonshine_tune.ablation.latency import measure_latency, read_latency
+from moonshine_tune.ablation.study import Outcome, ReportScore
 from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.core.environment import apply_environment_defaults
 from moonshine_tune.core.errors import TuneError
 from moonshine_tune.core.progress import Progress, SilentProgress, Stage
+from moonshine_tune.core.text import first_line
+from moonshine_tune.models.files import ADAPTER_WEIGHTS_FILE
 from moonshine_tune.runs.folder import RunFolder
 
-WEIGHTS_FILE = "adapter_model.safetensors"
 _DONE = ("finished", "early stop")
-# A trial that was told to stop still ends its step and saves; its folder is free after that.
-_WAIT_FOR_FOLDER_S = 120.0
 
 
 class TrainFunction(Protocol):
@@ -42,85 +42,90 @@ class TrainFunction(Protocol):
     ) -> Any: ...
 
 
-# Told a step and its dev WER; answers whether the trial should stop there.
-Judge = Callable[[int, float], bool]
-
-
 @dataclass(frozen=True)
 class TrialJob:
-    """What a trial process is given. `lock` keeps a second process out of the folder.
+    """What a trial process gets.
 
-    `times_export`: the exported files are to be timed against the base's too.
+    Attributes:
+        lock: keeps a second process out of the folder.
+        threads: of torch; 0 for its own choice.
+        measures_latency: whether the exported files are timed against the base's too.
     """
 
-    number: int
     settings: ResolvedSettings
     folder: Path
     log: Path
     lock: Path
     threads: int = 0
-    times_export: bool = False
+    measures_latency: bool = False
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a trial ended.
-
-    Attributes:
-        kind: `finished`, `pruned`, `failed` or `interrupted`.
-        figures: what it came to; WER in percent, losses in points, sizes in MB, times in seconds.
-        error: of a failed one, what happened.
-    """
-
-    kind: str
-    figures: dict[str, Any] = field(default_factory=dict)
-    error: str = ""
-
-
-def run_trial(job: TrialJob, train: TrainFunction, judge: Judge) -> Outcome:
-    """Train one trial; goes on where an earlier try of the same settings stopped.
+def run_trial(job: TrialJob, train: TrainFunction | None, report_score: ReportScore) -> Outcome:
+    """Train one trial; continue where an earlier try of the same settings stopped.
 
     An error of the training is an outcome, not an error of the search.
+
+    Args:
+        train: None for the real training, which is imported here.
     """
     run = RunFolder(job.folder)
-    try:
-        with FileLock(job.lock, timeout=_WAIT_FOR_FOLDER_S), _LogProgress(job, judge) as progress:
-            state = _state_of(job)
-            if state == "done":
-                return _finished(job, run, progress)
-            if state == "new" and job.folder.exists():
-                shutil.rmtree(job.folder)
-            train(job.settings, job.folder, progress, resume=state == "begun")
-            if run.read_record().get("status") not in _DONE:
-                return Outcome("interrupted")
-            return _finished(job, run, progress)
-    except _PrunedError as pruned:
-        _mark(run, "pruned")
-        return Outcome("pruned", {"dev_wer": pruned.dev_wer, "steps": pruned.step})
-    except KeyboardInterrupt:
-        return Outcome("interrupted")
-    except Timeout:
-        return Outcome("failed", error=f"another process holds {job.folder.name}")
-    except Exception as error:
-        text = _describe(error)
-        _mark(run, "failed", text)
-        _log_trace(job.log)
-        return Outcome("failed", error=text)
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    with job.log.open("a", encoding="utf-8") as log:
+        try:
+            # A trial whose search was killed still ends its step and saves: wait for it.
+            with FileLock(job.lock):
+                return _train(job, run, train, _TrialProgress(run, log, report_score))
+        except _PrunedError as pruned:
+            _mark(run, "pruned")
+            return Outcome("pruned", {"dev_wer": pruned.dev_wer, "steps": pruned.step})
+        except KeyboardInterrupt:
+            return Outcome("interrupted", error="interrupted")
+        except Exception as error:
+            text = _described(error)
+            _mark(run, "failed", error=text)
+            traceback.print_exception(error, file=log)
+            return Outcome("failed", error=text)
 
 
-def _finished(job: TrialJob, run: RunFolder, progress: Progress) -> Outcome:
-    if job.times_export:
+def _train(
+    job: TrialJob, run: RunFolder, train: TrainFunction | None, progress: Progress
+) -> Outcome:
+    record = _record_of(run, job.settings)
+    is_done = record.get("status") in _DONE and "result" in record
+    is_resumable = record.get("status") in ("running", "interrupted") and run.state_dir.is_dir()
+    if not is_done:
+        if job.folder.exists() and not is_resumable:
+            shutil.rmtree(job.folder)
+        if train is None:
+            # Here, so that only the process of a trial loads torch.
+            from moonshine_tune.training.run import train as real_train
+
+            train = real_train
+        train(job.settings, job.folder, progress, resume=is_resumable)
+        if run.read_record().get("status") not in _DONE:
+            return Outcome("interrupted", error="interrupted")
+    if job.measures_latency:
         measure_latency(run, job.settings.settings, progress)
     return Outcome("finished", figures_of(run))
 
 
+def _record_of(run: RunFolder, settings: ResolvedSettings) -> dict[str, Any]:
+    """The record of an earlier try; empty where there is none with the same settings."""
+    try:
+        record = run.read_record()
+    except TuneError:
+        return {}
+    is_same = record.get("settings") == settings.settings.model_dump(mode="json")
+    return record if is_same else {}
+
+
 def figures_of(run: RunFolder) -> dict[str, Any]:
-    """What a finished run came to, read from its folder."""
+    """The figures of a finished run, read from its folder."""
     result = run.read_record()["result"]
     base, best = result["baseline"], result["best"]
     before, after = base["canary_wer"], best["canary_wer"]
     loss = None if before is None or after is None else round(after - before, 4)
-    weights = run.adapter_dir / WEIGHTS_FILE
+    weights = run.adapter_dir / ADAPTER_WEIGHTS_FILE
     return {
         "dev_wer": round(best["dev_wer"], 4),
         "base_dev_wer": round(base["dev_wer"], 4),
@@ -138,49 +143,40 @@ def figures_of(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def child_main(connection: Connection, job: TrialJob, train: TrainFunction | None) -> None:
-    """The whole life of a trial process: train, send the outcome, end.
-
-    Args:
-        train: None for the real one, which is imported here: only this process loads torch.
-    """
+def trial_process(connection: Connection, job: TrialJob, train: TrainFunction | None) -> None:
+    """The main function of a trial process: train, send the outcome, end."""
     # Ctrl-C reaches the search alone, which then asks each trial to stop, once.
     with suppress(OSError):
         os.setsid()
-    _stop_when_orphaned()
+    _stop_with_parent()
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with job.log.open("a", encoding="utf-8") as log:
         for stream in (1, 2):
             os.dup2(log.fileno(), stream)
     apply_environment_defaults()
     if job.threads:
-        # Trials side by side that each use all cores only stand in each other's way.
+        # Trials side by side that each use all cores slow each other down.
         os.environ.setdefault("OMP_NUM_THREADS", str(job.threads))
-    outcome = Outcome("interrupted")
+
+    def report_score(step: int, dev_wer: float) -> bool:
+        try:
+            connection.send((step, dev_wer))
+            return bool(connection.recv())
+        except (EOFError, OSError):
+            # The search has ended: stop as if it had asked to. The folder holds everything.
+            raise KeyboardInterrupt from None
+
     try:
-        if train is None:
-            from moonshine_tune.training.run import train as real_train
-
-            train = real_train
-
-        def judge(step: int, dev_wer: float) -> bool:
-            try:
-                connection.send(("score", step, dev_wer))
-                return bool(connection.recv())
-            except (EOFError, OSError):
-                # The search has gone: as if it had asked to stop. The folder holds everything.
-                raise KeyboardInterrupt from None
-
-        outcome = run_trial(job, train, judge)
+        outcome = run_trial(job, train, report_score)
     except KeyboardInterrupt:
-        pass
+        outcome = Outcome("interrupted", error="interrupted")
     with suppress(OSError):
-        connection.send(("outcome", outcome))
+        connection.send(outcome)
     connection.close()
 
 
-def _stop_when_orphaned() -> None:
-    """Ask this process to stop once the search that started it is gone."""
+def _stop_with_parent() -> None:
+    """Interrupt this process once the search that started it has ended."""
     parent = parent_process()
     if parent is None:
         return
@@ -192,103 +188,68 @@ def _stop_when_orphaned() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _state_of(job: TrialJob) -> str:
-    """`done`, `begun` (can be resumed) or `new`, by what an earlier try left in the folder."""
-    run = RunFolder(job.folder)
-    if not run.record_path.is_file():
-        return "new"
-    try:
-        record = run.read_record()
-    except TuneError:
-        return "new"
-    if record.get("settings") != job.settings.settings.model_dump(mode="json"):
-        return "new"
-    if record.get("status") in _DONE and "result" in record:
-        return "done"
-    resumable = record.get("status") in ("running", "interrupted")
-    return "begun" if resumable and run.state_dir.is_dir() else "new"
-
-
-def _mark(run: RunFolder, status: str, error: str = "") -> None:
+def _mark(run: RunFolder, status: str, **content: str) -> None:
     """Write into the run folder how it ended, where it got that far."""
     if run.record_path.is_file():
         with suppress(TuneError, OSError):
-            run.update_record(status=status, **({"error": error} if error else {}))
+            run.update_record(status=status, **content)
 
 
-def _describe(error: Exception) -> str:
-    text = (str(error).strip().splitlines() or [""])[0]
-    if isinstance(error, MemoryError) or "out of memory" in text.lower():
-        return f"out of memory: {text or type(error).__name__}"
+def _described(error: Exception) -> str:
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        return f"out of memory: {first_line(error)}"
     if isinstance(error, TuneError):
         return str(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _log_trace(log: Path) -> None:
-    import traceback
-
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as file:
-        traceback.print_exception(*sys.exc_info(), file=file)
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 class _PrunedError(Exception):
-    """Raised from inside the progress that training reports to: everything is saved by then."""
+    """Raised out of the progress that the training reports to, when everything is saved."""
 
     def __init__(self, step: int, dev_wer: float) -> None:
         super().__init__(f"stopped at step {step}")
         self.step, self.dev_wer = step, dev_wer
 
 
-class _LogProgress(SilentProgress):
-    """Progress into the trial's log, which also watches the run's scores and may end it."""
+class _TrialProgress(SilentProgress):
+    """Progress into the trial's log. Reports the new dev scores of the run."""
 
-    def __init__(self, job: TrialJob, judge: Judge) -> None:
-        self._job, self._judge = job, judge
-        self._metrics = RunFolder(job.folder).metrics_path
-        self._begun = time.monotonic()
-        self._read = 0
-        self._told = 0
-
-    def __enter__(self) -> "_LogProgress":
-        self._job.log.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._job.log.open("a", encoding="utf-8")
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._file.close()
+    def __init__(self, run: RunFolder, log: TextIO, report_score: ReportScore) -> None:
+        self._metrics, self._log, self._report_score = run.metrics_path, log, report_score
+        self._start_time = time.monotonic()
+        self._read_bytes = 0
+        self._last_step = 0
 
     def say(self, text: str) -> None:
-        """One line of the log; a new dev score in the metrics is passed on to the judge."""
-        self._file.write(f"{time.monotonic() - self._begun:8.1f} s  {text}\n")
-        self._file.flush()
+        """Write one line; raises `_PrunedError` where a new score ends the trial."""
+        self._log.write(f"{time.monotonic() - self._start_time:8.1f} s  {text}\n")
+        self._log.flush()
         for step, dev_wer in self._new_scores():
-            if self._judge(step, dev_wer):
+            if self._report_score(step, dev_wer):
                 raise _PrunedError(step, dev_wer)
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Stage]:
-        """A stage that only its name is known of."""
+        """Write the name of the stage alone."""
         self.say(f"{name}: {total}")
         yield Stage()
 
     def _new_scores(self) -> Iterator[tuple[int, float]]:
-        """Dev scores written since the last look: step and WER."""
+        """Step and WER of the dev scores that were written since the last call."""
         if not self._metrics.is_file():
             return
-        if self._metrics.stat().st_size < self._read:
-            # A resumed run cut the lines that it writes again.
-            self._read = 0
+        if self._metrics.stat().st_size < self._read_bytes:
+            # A resumed run has cut the lines that it writes again.
+            self._read_bytes = 0
         with self._metrics.open("rb") as file:
-            file.seek(self._read)
+            file.seek(self._read_bytes)
             for line in file:
                 if not line.endswith(b"\n"):
                     break
-                self._read += len(line)
+                self._read_bytes += len(line)
                 with suppress(ValueError):
                     record = json.loads(line)
                     step = record.get("step", 0)
-                    if step > self._told and record.get("dev_wer") is not None:
-                        self._told = step
+                    if step > self._last_step and record.get("dev_wer") is not None:
+                        self._last_step = step
                         yield step, float(record["dev_wer"])

@@ -1,48 +1,45 @@
-"""Clips made harder, by recipes that follow from a seed and nothing else.
+"""Audio augmentation, deterministic for a given seed.
 
-A recipe is drawn before any audio is read: a resumed or repeated run draws the same ones, on any
-number of processes, and what is stored can be named by it.
+A recipe is drawn before any audio is read. A resumed or repeated run draws the same recipes on any
+number of processes, and encoder states can be stored under the key of a recipe.
 """
 
 import random
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from moonshine_tune.audio.effects import (
     add_noise,
-    changed_gain,
-    clipped,
-    in_room,
-    masked,
-    over_telephone,
-    piece_of,
+    add_reverberation,
+    apply_telephone,
+    change_gain,
+    clip_peaks,
+    loop_noise,
+    mask_spans,
 )
 from moonshine_tune.audio.io import change_tempo
 from moonshine_tune.audio.noise_bank import NoiseBank, Sound
-from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
+from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
 
-Samples = npt.NDArray[np.float32]
-
-# Longer holes swallow a sound of speech, and the text would promise what cannot be heard.
-_LONGEST_MASK_S = 0.06
-_MOST_MASKS = 3
+# Longer drop-outs remove a whole sound, and the transcript no longer matches the audio.
+_MAX_MASK_S = 0.06
+_MAX_MASKS = 3
 _CLIPPED_SHARES = (0.005, 0.05)
 
 
 @dataclass(frozen=True)
-class Chances:
-    """How often each effect is drawn (0 to 1) and within which bounds.
+class EffectProbabilities:
+    """Probability of each effect (0 to 1), and the ranges that values are drawn from.
 
     Attributes:
         snr_db, gain_db: lowest and highest, dB.
-        speeds: slowest and fastest; pitch moves along, as on a tape.
+        speeds: slowest and fastest; pitch changes along, as on a tape.
     """
 
     noise: float = 0.0
-    room: float = 0.0
+    impulse_response: float = 0.0
     gain: float = 0.0
     speed: float = 0.0
     telephone: float = 0.0
@@ -55,22 +52,22 @@ class Chances:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What happens to one clip; a default recipe leaves it as it is.
+    """The effects on one clip; a default recipe leaves the clip as it is.
 
     Attributes:
-        noise_start: where in the noise to begin, as a share of its length.
-        masks: begin and length of drop-outs: the first as a share of the clip, the second in s.
+        noise_start: position in the noise where it starts, as a share of its length.
+        masks: start of each drop-out as a share of the clip, and its length in seconds.
     """
 
     speed: float = 1.0
-    room: Sound | None = None
+    impulse_response: Sound | None = None
     noise: Sound | None = None
     noise_start: float = 0.0
     snr_db: float = 0.0
     telephone: bool = False
     gain_db: float = 0.0
     clipping: float = 0.0
-    masks: tuple[tuple[float, float], ...] = field(default=())
+    masks: tuple[tuple[float, float], ...] = ()
 
     @property
     def is_clean(self) -> bool:
@@ -78,83 +75,96 @@ class Recipe:
         return self == Recipe()
 
     def key(self) -> str:
-        """Names all of it, sounds by their content."""
+        """All values as text, sounds by the hash of their content: names stored encoder states."""
         record: dict[str, Any] = asdict(self)
-        for name in ("room", "noise"):
-            sound: Sound | None = getattr(self, name)
+        # Stored states are named by this key, and "room" is its name in the key.
+        del record["impulse_response"]
+        for name, sound in (("room", self.impulse_response), ("noise", self.noise)):
             record[name] = sound.sha256 if sound else None
         return repr(sorted(record.items()))
 
     def seconds(self, seconds: float) -> float:
-        """Length of the clip afterwards."""
+        """Length of the augmented clip for a clip of `seconds`."""
         return seconds / self.speed
 
     def apply(self, samples: Samples) -> Samples:
-        """The clip as the microphone would have it: voice, room, noise, line, level.
+        """The augmented clip, in the order of a real recording: voice, room, noise, line, level.
 
         Args:
-            samples: float32 [n], mono 16 kHz; never changed.
+            samples: float32 [n], mono 16 kHz; not modified.
         """
-        heard = change_tempo(samples, self.speed)
-        if self.room is not None:
-            heard = in_room(heard, self.room.load())
+        clip = change_tempo(samples, self.speed)
+        if self.impulse_response is not None:
+            clip = add_reverberation(clip, self.impulse_response.load())
         if self.noise is not None:
             noise = self.noise.load()
             start = int(self.noise_start * len(noise))
-            heard = add_noise(heard, piece_of(noise, len(heard), start), self.snr_db)
+            clip = add_noise(clip, loop_noise(noise, len(clip), start), self.snr_db)
         if self.telephone:
-            heard = over_telephone(heard)
+            clip = apply_telephone(clip)
         if self.masks:
-            seconds = len(heard) / SAMPLE_RATE_HZ
-            heard = masked(heard, [(begin * seconds, length) for begin, length in self.masks])
+            seconds = len(clip) / SAMPLE_RATE_HZ
+            clip = mask_spans(clip, [(start * seconds, length) for start, length in self.masks])
         if self.gain_db:
-            heard = changed_gain(heard, self.gain_db)
+            clip = change_gain(clip, self.gain_db)
         if self.clipping:
-            heard = clipped(heard, self.clipping)
-        return np.ascontiguousarray(heard, dtype=np.float32)
+            clip = clip_peaks(clip, self.clipping)
+        return np.ascontiguousarray(clip, dtype=np.float32)
 
 
 class Augmenter:
     """Draws recipes.
 
     Args:
-        noises, rooms: what there is to draw from; without one, that effect is never drawn.
-        seed: of all of it.
+        noises, impulse_responses: banks to draw from; without one, its effect is never drawn.
+        seed: of all draws.
     """
 
     def __init__(
-        self, chances: Chances, *, noises: NoiseBank | None, rooms: NoiseBank | None, seed: int
+        self,
+        probabilities: EffectProbabilities,
+        *,
+        noises: NoiseBank | None,
+        impulse_responses: NoiseBank | None,
+        seed: int,
     ) -> None:
-        self._chances, self._noises, self._rooms, self._seed = chances, noises, rooms, seed
+        self._probabilities, self._seed = probabilities, seed
+        self._noises, self._impulse_responses = noises, impulse_responses
 
     def recipe(self, identifier: str, version: int) -> Recipe:
         """The recipe of one version of one utterance: always the same for the same seed."""
-        chances, chance = self._chances, random.Random(f"{self._seed}/{version}/{identifier}")
+        settings, rng = self._probabilities, random.Random(f"{self._seed}/{version}/{identifier}")
         # All numbers are drawn whether they are used or not: a changed probability of one effect
         # leaves the draws of the others as they were.
-        wants = {
-            name: chance.random() < getattr(chances, name)
-            for name in ("speed", "room", "noise", "telephone", "masking", "gain", "clipping")
-        }
-        speed, snr = chance.uniform(*chances.speeds), chance.uniform(*chances.snr_db)
-        gain, share = chance.uniform(*chances.gain_db), chance.uniform(*_CLIPPED_SHARES)
-        start, room, noise = chance.random(), chance.random(), chance.random()
+        is_drawn = {
+            name: rng.random() < getattr(settings, name)
+            for name in (
+                "speed", "impulse_response", "noise", "telephone", "masking", "gain", "clipping"
+            )
+        }  # fmt: skip
+        speed, snr = rng.uniform(*settings.speeds), rng.uniform(*settings.snr_db)
+        gain, clipped_share = rng.uniform(*settings.gain_db), rng.uniform(*_CLIPPED_SHARES)
+        noise_start, response_position, noise_position = rng.random(), rng.random(), rng.random()
         masks = tuple(
-            (chance.random() * 0.9, chance.uniform(0.02, _LONGEST_MASK_S))
-            for _ in range(chance.randint(1, _MOST_MASKS))
+            (rng.random() * 0.9, rng.uniform(0.02, _MAX_MASK_S))
+            for _ in range(rng.randint(1, _MAX_MASKS))
         )
+        has_noise = is_drawn["noise"] and self._noises is not None
         return Recipe(
-            speed=round(speed, 3) if wants["speed"] else 1.0,
-            room=_pick(self._rooms, room) if wants["room"] else None,
-            noise=_pick(self._noises, noise) if wants["noise"] else None,
-            noise_start=start if wants["noise"] and self._noises else 0.0,
-            snr_db=snr if wants["noise"] and self._noises else 0.0,
-            telephone=wants["telephone"],
-            gain_db=gain if wants["gain"] else 0.0,
-            clipping=share if wants["clipping"] else 0.0,
-            masks=masks if wants["masking"] else (),
+            speed=round(speed, 3) if is_drawn["speed"] else 1.0,
+            impulse_response=_pick(self._impulse_responses, response_position)
+            if is_drawn["impulse_response"]
+            else None,
+            noise=_pick(self._noises, noise_position) if is_drawn["noise"] else None,
+            noise_start=noise_start if has_noise else 0.0,
+            snr_db=snr if has_noise else 0.0,
+            telephone=is_drawn["telephone"],
+            gain_db=gain if is_drawn["gain"] else 0.0,
+            clipping=clipped_share if is_drawn["clipping"] else 0.0,
+            masks=masks if is_drawn["masking"] else (),
         )
 
 
-def _pick(bank: NoiseBank | None, place: float) -> Sound | None:
-    return None if bank is None else bank.sounds[int(place * len(bank.sounds))]
+def _pick(bank: NoiseBank | None, position: float) -> Sound | None:
+    """The sound at `position` (0 to 1) of the bank."""
+    return None if bank is None else bank.sounds[int(position * len(bank.sounds))]

@@ -1,13 +1,13 @@
-"""The process that holds espeak-ng. Run as a script by `audio/synth.py`; standard library only.
+"""The worker process of espeak-ng. Run as a script by `audio/tts.py`; standard library only.
 
-espeak-ng keeps its state in one place per process: voice, rate, and the phases of its oscillators,
-which no call resets, so what was said before changes what is said next. Here each
-request is spoken by a fork of a process that has never spoken: the same request gives the same
-samples, whatever came before it, and an utterance that crashes takes nothing else with it. A fork
-costs about 2 ms. Forking the program itself would be unsafe (it holds threads of torch and of
-Apple's frameworks); this small process has one thread and no other libraries.
+espeak-ng has one global state per process: voice, rate, and the phases of its oscillators, which
+no call resets, so an utterance changes the next one. Here a fork of a process that has never
+spoken answers each request: the same request gives the same samples, whatever came before it, and
+a crash affects no other utterance. A fork costs about 2 ms. Forking the program itself would be
+unsafe (it holds threads of torch and of Apple's frameworks); this process has one thread and no
+other libraries.
 
-Spoken to in lines of JSON on stdin; answers on stdout are `status, length` (two little-endian
+Requests are lines of JSON on stdin. Answers on stdout are `status, length` (two little-endian
 32-bit integers) and `length` bytes: 16-bit samples or JSON for status 0, a message for status 1.
 """
 
@@ -49,7 +49,7 @@ class _Voice(ctypes.Structure):
 
 
 class _SpeechError(Exception):
-    """Something that espeak-ng refused."""
+    """espeak-ng refused a request."""
 
 
 def _load(library_path: str, data_path: str) -> tuple[ctypes.CDLL, int]:
@@ -58,7 +58,7 @@ def _load(library_path: str, data_path: str) -> tuple[ctypes.CDLL, int]:
     library.espeak_ListVoices.restype = ctypes.POINTER(ctypes.POINTER(_Voice))
     library.espeak_SetSynthCallback.argtypes = [_Callback]
     library.espeak_ng_SetRandSeed.argtypes = [ctypes.c_long]
-    # espeak-ng keeps the path in a short buffer: a relative one fits wherever it is installed.
+    # espeak-ng has a short buffer for the path: a relative path fits wherever it is installed.
     data = Path(data_path)
     os.chdir(data.parent)
     rate = int(library.espeak_Initialize(_SYNCHRONOUS, 0, data.name.encode(), _DONT_EXIT))
@@ -69,11 +69,10 @@ def _load(library_path: str, data_path: str) -> tuple[ctypes.CDLL, int]:
 
 def _list_voices(library: ctypes.CDLL, language: bytes | None) -> list[_Voice]:
     wanted = ctypes.byref(_Voice(languages=language)) if language else None
-    found = library.espeak_ListVoices(wanted)
-    voices, index = [], 0
-    while found[index]:
-        voices.append(found[index].contents)
-        index += 1
+    pointers = library.espeak_ListVoices(wanted)
+    voices: list[_Voice] = []
+    while pointers[len(voices)]:
+        voices.append(pointers[len(voices)].contents)
     return voices
 
 
@@ -100,7 +99,7 @@ def _speak(library: ctypes.CDLL, request: dict[str, Any]) -> bytes:
             pieces.append(ctypes.string_at(samples, count * 2))
         return 0
 
-    # Breath noise is seeded with the time of day otherwise.
+    # Without this, breath noise is seeded with the time of day.
     library.espeak_ng_SetRandSeed(_SEED)
     callback = _Callback(collect)
     library.espeak_SetSynthCallback(callback)
@@ -146,16 +145,16 @@ def _answer_in_fork(work: Callable[[], bytes]) -> None:
 
 
 def main(library_path: str, data_path: str) -> None:
-    """Answer requests until stdin ends. The first answer tells rate and voices, or why not."""
-    # Ctrl-C is the business of the program that asked; stdin ends when it leaves.
+    """Answer requests until stdin ends. The first answer has rate and voices, or the error."""
+    # The parent process handles Ctrl-C; stdin ends when it exits.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         library, rate = _load(library_path, data_path)
-        hello = json.dumps({"rate_hz": rate, **_voices(library)}).encode()
+        voices = json.dumps({"rate_hz": rate, **_voices(library)}).encode()
     except Exception as error:
         _write(1, str(error).encode())
         return
-    _write(0, hello)
+    _write(0, voices)
     for line in sys.stdin.buffer:
         request: dict[str, Any] = json.loads(line)
         _answer_in_fork(lambda request=request: _speak(library, request))  # type: ignore[misc]

@@ -1,7 +1,7 @@
-"""Any recording as mono float32 at 16 kHz: what Moonshine hears.
+"""Read recordings as mono float32 at 16 kHz, the input of Moonshine; write WAV and FLAC.
 
-soundfile reads WAV, FLAC, OGG and MP3, soxr resamples. What libsndfile cannot read (M4A, AAC, WMA)
-goes through `ffmpeg`, or on macOS through `afconvert`, where one is on the PATH.
+soundfile reads WAV, FLAC, OGG and MP3, and soxr resamples. Formats that libsndfile cannot read
+(M4A, AAC, WMA) are decoded by `ffmpeg`, or on macOS by `afconvert`, where one is on the PATH.
 """
 
 import io
@@ -29,25 +29,26 @@ AUDIO_ENDINGS = frozenset(
      ".au", ".caf", ".wma", ".webm", ".amr", ".3gp")
 )  # fmt: skip
 
-_FOREIGN = {".m4a", ".aac", ".mp4", ".wma", ".webm", ".amr", ".3gp", ".opus", ".mov", ".caf"}
+_FOREIGN_ENDINGS = {".m4a", ".aac", ".mp4", ".wma", ".webm", ".amr", ".3gp", ".opus", ".mov",
+                    ".caf"}  # fmt: skip
 _DECODER_TIMEOUT_S = 600
 _BLOCK_FRAMES = 1 << 22
 _MP3_LEAD_IN = 16 * 1152
-# Headers of WAV streams that were not finished hold no length, or the largest one that fits.
+# Unfinished WAV streams have the length 0 or the largest that fits in their header.
 _OPEN_LENGTH = 0x7FFF_0000
-_UNKNOWN_FRAMES = 1 << 60  # what libsndfile says of a FLAC stream that was never finished
+_UNKNOWN_FRAMES = 1 << 60  # libsndfile's length of an unfinished FLAC stream
 # Manifests round times, and encoders pad or trim a frame at the end.
 _SPAN_SLACK_S = 0.15
 _LENGTH_SLACK_S = 0.1
 
 
 class DecoderMissingError(AudioError):
-    """The recording is in a format that needs an external decoder, and there is none."""
+    """The format needs an external decoder, and none is installed."""
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a file's header says."""
+    """Length and format of a recording, from its header."""
 
     seconds: float
     sample_rate_hz: int
@@ -56,7 +57,7 @@ class AudioInfo:
 
 
 def audio_info(path: Path) -> AudioInfo:
-    """Length and format of a recording, without decoding its samples where the format allows it.
+    """Length and format of a recording; only foreign formats are decoded for it.
 
     Raises:
         AudioError: missing, empty, cut off or unreadable.
@@ -66,8 +67,8 @@ def audio_info(path: Path) -> AudioInfo:
         samples = _decode_foreign(path, None, None)
         return AudioInfo(len(samples) / SAMPLE_RATE_HZ, SAMPLE_RATE_HZ, 1, path.suffix[1:].upper())
     with _opened(path) as file:
-        kind = f"{file.format} {file.subtype}"
-        return AudioInfo(file.frames / file.samplerate, file.samplerate, file.channels, kind)
+        name = f"{file.format} {file.subtype}"
+        return AudioInfo(file.frames / file.samplerate, file.samplerate, file.channels, name)
 
 
 def load_audio(
@@ -77,24 +78,27 @@ def load_audio(
     end: float | None = None,
     channel: int | None = None,
 ) -> Samples:
-    """Samples of a recording, or of a span of it in seconds; only the span is decoded.
+    """Samples of a recording, or of a span of it; only the span is decoded.
 
-    Channels are averaged, or one of them is taken, from 1. Samples beyond ±1 of float files stay
-    as they are: cutting the peaks off
-    would add distortion that was not recorded.
+    Samples beyond ±1 of float files stay as they are: cut peaks would add distortion that was not
+    recorded.
+
+    Args:
+        start, end: the span in seconds.
+        channel: the one to read, from 1; None averages all channels.
 
     Returns:
         float32 [samples], mono, 16 kHz.
 
     Raises:
-        AudioError: missing, empty, cut off, unreadable, not finite, or the span lies outside, or
-            there is no such channel.
+        AudioError: missing, empty, cut off, unreadable or not finite; a span outside the
+            recording; or no such channel.
     """
     _check_is_file(path)
     if _is_foreign(path):
         if channel is not None and channel > 1:
             raise AudioError(
-                f"channel {channel} of a {path.suffix} file cannot be told apart",
+                f"channel {channel} of a {path.suffix} file cannot be read by itself",
                 where=path,
                 hint="convert it to WAV or FLAC first",
             )
@@ -104,7 +108,7 @@ def load_audio(
         _check_span(start or 0.0, end, file.frames / rate, path)
         first = round((start or 0.0) * rate)
         last = file.frames if end is None else min(round(end * rate), file.frames)
-        # A frame of MP3 borrows bits from those before it: begun in their midst, it is silent.
+        # An MP3 frame uses bits of the frames before it and is silent without them.
         lead_in = min(first, _MP3_LEAD_IN) if file.format == "MP3" else 0
         if first:
             file.seek(first - lead_in)
@@ -112,9 +116,9 @@ def load_audio(
     if channel is not None:
         if channel > frames.shape[1]:
             raise AudioError(
-                f"there is no channel {channel}: it has {frames.shape[1]}",
+                f"there is no channel {channel}: the recording has {frames.shape[1]}",
                 where=path,
-                hint="choose another one with --channel",
+                hint="choose another channel with --channel",
             )
         frames = frames[:, channel - 1 : channel]
     mono = frames.mean(axis=1, dtype=np.float32) if frames.shape[1] > 1 else frames[:, 0]
@@ -139,14 +143,16 @@ def load_utterance(utterance: Utterance) -> Samples:
 
 def write_audio(path: Path, samples: Samples, sample_rate_hz: int = SAMPLE_RATE_HZ) -> None:
     """Write mono 16-bit WAV or FLAC, by the name's ending; complete or not at all."""
-    kind = "FLAC" if path.suffix.lower() == ".flac" else "WAV"
+    audio_format = "FLAC" if path.suffix.lower() == ".flac" else "WAV"
+    # Encoded in memory, so that a full disk raises an ordinary OSError.
     buffer = io.BytesIO()
-    sf.write(buffer, np.clip(samples, -1.0, 1.0), sample_rate_hz, format=kind, subtype="PCM_16")
+    clipped = np.clip(samples, -1.0, 1.0)
+    sf.write(buffer, clipped, sample_rate_hz, format=audio_format, subtype="PCM_16")
     write_bytes_atomic(path, buffer.getvalue())
 
 
 def change_tempo(samples: Samples, tempo: float) -> Samples:
-    """Speech `tempo` times as fast, with its pitch moved along, as a tape would play it."""
+    """Speech `tempo` times as fast; pitch changes along, as on a tape."""
     if tempo == 1.0:
         return samples
     faster = soxr.resample(samples, SAMPLE_RATE_HZ * tempo, SAMPLE_RATE_HZ, quality="HQ")
@@ -155,61 +161,65 @@ def change_tempo(samples: Samples, tempo: float) -> Samples:
 
 def _check_is_file(path: Path) -> None:
     if not path.is_file():
-        what = "a folder, not a recording" if path.is_dir() else "no such recording"
-        raise AudioError(what, where=path, hint="check the path in the manifest")
+        message = "a folder, not a recording" if path.is_dir() else "no such recording"
+        raise AudioError(message, where=path, hint="check the path in the manifest")
     if path.stat().st_size == 0:
         raise AudioError("the file is empty", where=path, hint="remove it from the manifest")
 
 
 def _check_span(start: float, end: float | None, seconds: float, path: Path) -> None:
-    """Refuse a span that is not in the recording: its text would not be what is heard."""
+    """Refuse a span outside the recording: its text would not match its audio."""
     if (start and start >= seconds) or (end is not None and end > seconds + _SPAN_SLACK_S):
-        span = f"begins at {start:g} s" if end is None else f"is {start:g} to {end:g} s"
+        span = f"starts at {start:g} s" if end is None else f"is {start:g} to {end:g} s"
         raise AudioError(
             f"the span {span}, the recording has {seconds:.2f} s",
             where=path,
-            hint="mend start and end in the manifest",
+            hint="fix start and end in the manifest",
         )
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """The file as soundfile reads it; all that can go wrong in it becomes an AudioError."""
+    """The open file; every failure of soundfile becomes an AudioError."""
     try:
-        _check_riff_is_whole(path)
+        _check_wav_is_complete(path)
         with sf.SoundFile(str(path)) as file:
             if file.frames >= _UNKNOWN_FRAMES:
                 raise AudioError(
-                    "its header does not tell its length",
+                    "its header has no length",
                     where=path,
                     hint="write it again: ffmpeg -i OLD NEW.flac",
                 )
             yield file
     except sf.LibsndfileError as error:
         reason = error.error_string.rstrip(".")
-        if "File does not exist" in reason:  # what libsndfile says of an MP3 without a frame
-            reason = "no sound in it"
+        if "File does not exist" in reason:  # libsndfile's error for an MP3 without a frame
+            reason = "no audio in it"
         raise AudioError(
             f"cannot be read as audio ({reason})",
             where=path,
-            hint="play it once; if it does not play, it is damaged: remove it from the manifest",
+            hint="play it; if it does not play, it is damaged: remove it from the manifest",
         ) from error
     except TypeError as error:
-        # soundfile takes names such as clip.raw for samples without any header.
+        # soundfile reads names such as clip.raw as samples without a header.
         raise AudioError(
-            f"a {path.suffix} file does not say its sample rate",
+            f"a {path.suffix} file does not store its sample rate",
             where=path,
             hint="convert it to WAV or FLAC",
         ) from error
     except OSError as error:
-        raise AudioError(
-            f"cannot be opened ({error.strerror or error})", where=path, hint="check its rights"
-        ) from error
+        raise _cannot_open(path, error) from error
 
 
-def _check_riff_is_whole(path: Path) -> None:
-    """Refuse a WAV whose samples end before its header says: libsndfile would read the rest as if
-    it were all. Lengths that a stream's writer left open (0, or near 4 GB) are no promise.
+def _cannot_open(path: Path, error: OSError) -> AudioError:
+    reason = error.strerror or error
+    return AudioError(f"cannot be opened ({reason})", where=path, hint="check its permissions")
+
+
+def _check_wav_is_complete(path: Path) -> None:
+    """Refuse a WAV with fewer samples than its header states: libsndfile reads it without an error.
+
+    Lengths that the writer of a stream left open (0, or near 4 GB) do not count.
     """
     with path.open("rb") as file:
         head = file.read(12)
@@ -219,26 +229,26 @@ def _check_riff_is_whole(path: Path) -> None:
         bytes_a_second = 0
         while len(chunk := file.read(8)) == 8:
             name, length = chunk[:4], int.from_bytes(chunk[4:], "little")
-            begin = file.tell()
+            start = file.tell()
             if name == b"fmt ":
                 bytes_a_second = int.from_bytes(file.read(16)[8:12], "little")
             elif name == b"data":
-                missing = length - (size - begin)
+                missing = length - (size - start)
                 if length < _OPEN_LENGTH and missing > _LENGTH_SLACK_S * bytes_a_second > 0:
                     raise AudioError(
-                        f"cut off: {(size - begin) / bytes_a_second:.2f} of "
+                        f"cut off: {(size - start) / bytes_a_second:.2f} of "
                         f"{length / bytes_a_second:.2f} s are there",
                         where=path,
-                        hint="copy it again from where it came, or remove it from the manifest",
+                        hint="copy it again from its source, or remove it from the manifest",
                     )
                 return
-            file.seek(begin + length + length % 2)
+            file.seek(start + length + length % 2)
 
 
 def _read_frames(file: Any, count: int, path: Path) -> Samples:
-    """`count` frames from here on, float32 [frames, channels].
+    """`count` frames from the current position, float32 [frames, channels].
 
-    Block by block: a damaged header may promise more frames than memory holds.
+    Read in blocks: a damaged header may state more frames than memory holds.
     """
     blocks = [np.zeros((0, file.channels), dtype=np.float32)]
     left = count
@@ -248,18 +258,18 @@ def _read_frames(file: Any, count: int, path: Path) -> Samples:
             break
         blocks.append(block)
         left -= len(block)
-    is_promise = file.format != "MP3" or _mp3_tells_its_length(path)
-    if is_promise and left > _LENGTH_SLACK_S * file.samplerate:
+    is_exact = file.format != "MP3" or _has_mp3_length(path)
+    if is_exact and left > _LENGTH_SLACK_S * file.samplerate:
         raise AudioError(
             f"cut off: {left / file.samplerate:.2f} s are missing at its end",
             where=path,
-            hint="copy it again from where it came, or remove it from the manifest",
+            hint="copy it again from its source, or remove it from the manifest",
         )
     return blocks[1] if len(blocks) == 2 else np.concatenate(blocks)
 
 
-def _mp3_tells_its_length(path: Path) -> bool:
-    """Whether an MP3 has a table of contents; without one, its length is but an estimate."""
+def _has_mp3_length(path: Path) -> bool:
+    """Whether an MP3 has a table of contents; without one, its length is an estimate."""
     with path.open("rb") as file:
         head = file.read(10)
         if head[:3] == b"ID3":
@@ -277,49 +287,45 @@ def _checked(samples: npt.NDArray[np.floating], path: Path) -> Samples:
     if not len(samples):
         raise AudioError("no samples", where=path, hint="remove it from the manifest")
     if not np.isfinite(samples).all():
-        raise AudioError("holds samples that are not numbers", where=path, hint="record it again")
+        raise AudioError("some samples are not numbers", where=path, hint="record it again")
     return np.ascontiguousarray(samples, dtype=np.float32)
 
 
 def _is_foreign(path: Path) -> bool:
-    """Whether libsndfile does not read this format, by its first bytes; the name decides where
-    they tell nothing.
-    """
+    """Whether libsndfile cannot read this format: by its first bytes, else by its name."""
     try:
         with path.open("rb") as file:
             head = file.read(16)
     except OSError as error:
-        raise AudioError(
-            f"cannot be opened ({error.strerror or error})", where=path, hint="check its rights"
-        ) from error
+        raise _cannot_open(path, error) from error
     if head[4:8] == b"ftyp" or head.startswith(
         (b"\x1a\x45\xdf\xa3", b"\x30\x26\xb2\x75", b"#!AMR")
     ):
-        return True  # MP4 and its kin, WebM, WMA, AMR
+        return True  # MP4 and its relatives, WebM, WMA, AMR
     if head.startswith(b"caff"):
         try:
             sf.info(str(path))
         except sf.LibsndfileError:
-            return True  # the container is known, what Apple puts into it is not
+            return True  # libsndfile reads the container, but not Apple's codecs in it
         return False
     if head.startswith((b"RIFF", b"fLaC", b"OggS", b"ID3", b"FORM")):
         return False
-    return path.suffix.lower() in _FOREIGN
+    return path.suffix.lower() in _FOREIGN_ENDINGS
 
 
 def _decode_foreign(path: Path, start: float | None, end: float | None) -> Samples:
-    """Decode by an external program what libsndfile does not read."""
+    """Decode a format that libsndfile does not read, with an external program."""
     program = next((name for name in ("ffmpeg", "afconvert") if shutil.which(name)), None)
     if program is None:
         raise DecoderMissingError(
-            f"reading {path.suffix or 'this'} needs the decoder ffmpeg, which is not installed",
+            f"reading {path.suffix or 'this'} needs ffmpeg, which is not installed",
             where=path,
             hint="install it (brew install ffmpeg, or apt install ffmpeg), or convert to WAV",
         )
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "decoded.wav"
         command = (
-            # Only files: a playlist that calls itself audio must not reach for the network.
+            # Only files: a playlist named like audio must not open network addresses.
             [program, "-nostdin", "-v", "error", "-protocol_whitelist", "file",
              "-i", f"file:{path.absolute()}", "-vn", "-ac", "1",
              "-ar", str(SAMPLE_RATE_HZ), "-c:a", "pcm_f32le", f"file:{target}"]
@@ -332,16 +338,16 @@ def _decode_foreign(path: Path, start: float | None, end: float | None) -> Sampl
             done = subprocess.run(
                 command, capture_output=True, check=False, timeout=_DECODER_TIMEOUT_S
             )
-            said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+            messages = done.stderr.decode("utf-8", "replace").strip().splitlines()
             if done.returncode != 0 or not target.is_file():
-                reason = said[-1] if said else "no reason given"
+                reason = messages[-1] if messages else "no reason given"
         except subprocess.TimeoutExpired:
             reason = f"no result after {_DECODER_TIMEOUT_S} s"
         if reason:
             raise AudioError(
                 f"{program} cannot decode it: {reason}",
                 where=path,
-                hint="play it once; if it does not play, it is damaged: remove it",
+                hint="play it; if it does not play, it is damaged: remove it",
             )
         with _opened(target) as file:
             seconds = file.frames / SAMPLE_RATE_HZ

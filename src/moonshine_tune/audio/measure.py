@@ -1,33 +1,41 @@
-"""Measurements of one clip: loudness, clipping, silence. Pure functions on mono arrays."""
+"""Measurements of one clip: level, clipping, silence, noise, bandwidth. Pure functions."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-_FRAME_S = 0.010
+from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
+
+FRAME_S = 0.010
 # A sample this near to full scale has hit the ceiling of its converter ...
 _CEILING = 0.999
-# ... if its neighbour has too: a recording normalized to full scale touches it in single samples.
-_RUN = 2
+# ... if its neighbor has too: a recording normalized to full scale touches it in single samples.
+_CLIPPED_RUN = 2
 # Below this, a frame holds only the noise of an open or muted microphone.
 SILENCE_DBFS = -60.0
 # A frame this far below the loudest one is silence between or around words, in a loud recording.
-_BELOW_LOUDEST_DB = 40.0
-_FLOOR_DBFS = -120.0
-
-Samples = npt.NDArray[np.float32]
+_SILENCE_BELOW_LOUDEST_DB = 40.0
+# A frame this far below the loudest one is a pause: it does not count as speech.
+PAUSE_BELOW_LOUDEST_DB = 30.0
+LOWEST_DBFS = -120.0
+# Even fast speech leaves a tenth of its frames to closures and gaps between words.
+_NOISE_PERCENTILE = 10.0
+_MAX_SNR_DB = 60.0
+_SPECTRUM_WINDOW = 1024
+# What lies this far below the strongest frequency was removed by a codec or a line.
+_BAND_EDGE_DB = 50.0
 
 
 @dataclass(frozen=True)
 class ClipMeasures:
-    """What one clip measures.
+    """Level, clipping and silence of one clip.
 
     Attributes:
         seconds: length.
         peak: largest absolute sample; 1.0 is full scale.
-        rms_dbfs: loudness of the whole clip, dB of full scale, -120 at least.
-        loudest_dbfs: loudness of its loudest 10 ms.
+        rms_dbfs: level of the clip, dB of full scale, -120 at least.
+        loudest_dbfs: level of its loudest 10 ms.
         clipped_fraction: share of samples that are cut off at full scale, 0 to 1.
         leading_silence_s, trailing_silence_s: before the first and after the last frame that is
             not silent; a silent clip is all leading silence.
@@ -43,13 +51,28 @@ class ClipMeasures:
 
     @property
     def is_silent(self) -> bool:
-        """Whether not even its loudest 10 ms rise above the noise of a muted microphone."""
+        """Whether its loudest 10 ms stay below the noise of a muted microphone."""
         return self.loudest_dbfs < SILENCE_DBFS
 
     @property
     def active_s(self) -> float:
         """Seconds between the silences at both ends."""
         return max(self.seconds - self.leading_silence_s - self.trailing_silence_s, 0.0)
+
+
+@dataclass(frozen=True)
+class RecordingQuality:
+    """Estimates of how well a clip was recorded.
+
+    Attributes:
+        snr_db: speech frames against the quietest tenth of all frames, 0 to 60.
+        dc_offset: mean of the samples, full scale 1.0.
+        bandwidth_hz: highest frequency within 50 dB of the strongest; 8000 at most.
+    """
+
+    snr_db: float
+    dc_offset: float
+    bandwidth_hz: float
 
 
 def measure_clip(samples: Samples, sample_rate_hz: int) -> ClipMeasures:
@@ -59,54 +82,86 @@ def measure_clip(samples: Samples, sample_rate_hz: int) -> ClipMeasures:
         samples: float32 [n], full scale 1.0; n may be 0.
     """
     if not len(samples):
-        return ClipMeasures(0.0, 0.0, _FLOOR_DBFS, _FLOOR_DBFS, 0.0, 0.0, 0.0)
+        return ClipMeasures(0.0, 0.0, LOWEST_DBFS, LOWEST_DBFS, 0.0, 0.0, 0.0)
     seconds = len(samples) / sample_rate_hz
-    levels = frame_levels_dbfs(samples, max(round(_FRAME_S * sample_rate_hz), 1))
-    loudest = float(levels.max())
+    levels = frame_levels_dbfs(samples, max(round(FRAME_S * sample_rate_hz), 1))
     leading, trailing = _silence_at_ends(levels, seconds)
+    power = float(np.mean(np.square(samples, dtype=np.float64)))
     return ClipMeasures(
         seconds=seconds,
         peak=float(np.abs(samples).max()),
-        rms_dbfs=_dbfs(float(np.mean(np.square(samples, dtype=np.float64)))),
-        loudest_dbfs=loudest,
+        rms_dbfs=float(10.0 * np.log10(max(power, 10.0 ** (LOWEST_DBFS / 10.0)))),
+        loudest_dbfs=float(levels.max()),
         clipped_fraction=clipped_fraction(samples),
         leading_silence_s=leading,
         trailing_silence_s=trailing,
     )
 
 
+def measure_quality(samples: Samples) -> RecordingQuality:
+    """Estimate the quality of a mono clip at 16 kHz; all zero for an empty clip.
+
+    The offset is removed before levels are measured, because it would count as noise.
+    """
+    if not len(samples):
+        return RecordingQuality(0.0, 0.0, 0.0)
+    offset = float(np.mean(samples, dtype=np.float64))
+    centered = samples - np.float32(offset)
+    levels = frame_levels_dbfs(centered, round(FRAME_S * SAMPLE_RATE_HZ))
+    power = 10.0 ** (levels / 10.0)
+    noise = float(np.percentile(power, _NOISE_PERCENTILE))
+    speech = float(power[levels >= levels.max() - PAUSE_BELOW_LOUDEST_DB].mean())
+    snr = 10.0 * np.log10(max(speech, 1e-12) / max(noise, 1e-12))
+    return RecordingQuality(
+        snr_db=round(float(np.clip(snr, 0.0, _MAX_SNR_DB)), 2),
+        dc_offset=round(offset, 5),
+        bandwidth_hz=_bandwidth(centered),
+    )
+
+
 def clipped_fraction(samples: Samples) -> float:
-    """Share of samples (0 to 1) that lie at or beyond full scale beside another one that does."""
-    if len(samples) < _RUN:
+    """Share of samples (0 to 1) at or beyond full scale with a neighbor that is so too."""
+    if len(samples) < _CLIPPED_RUN:
         return 0.0
     high = np.abs(samples) >= _CEILING
     pairs = high[:-1] & high[1:]
-    inside = np.zeros(len(samples), dtype=bool)
-    inside[:-1] |= pairs
-    inside[1:] |= pairs
-    return float(inside.mean())
+    clipped = np.zeros(len(samples), dtype=bool)
+    clipped[:-1] |= pairs
+    clipped[1:] |= pairs
+    return float(clipped.mean())
 
 
 def frame_levels_dbfs(samples: Samples, frame: int) -> npt.NDArray[np.float64]:
-    """Loudness of each frame of `frame` samples, dB of full scale; the last may be shorter."""
+    """Level of each frame of `frame` samples, dB of full scale; the last frame may be shorter."""
     starts = np.arange(0, len(samples), frame)
     power = np.add.reduceat(np.square(samples, dtype=np.float64), starts)
     counts = np.diff(np.append(starts, len(samples)))
     levels: npt.NDArray[np.float64] = 10.0 * np.log10(
-        np.maximum(power / counts, 10.0 ** (_FLOOR_DBFS / 10.0))
+        np.maximum(power / counts, 10.0 ** (LOWEST_DBFS / 10.0))
     )
     return levels
 
 
 def _silence_at_ends(levels: npt.NDArray[np.float64], seconds: float) -> tuple[float, float]:
-    bound = max(SILENCE_DBFS, float(levels.max()) - _BELOW_LOUDEST_DB)
-    heard = np.flatnonzero(levels >= bound)
-    if not len(heard):
+    threshold = max(SILENCE_DBFS, float(levels.max()) - _SILENCE_BELOW_LOUDEST_DB)
+    active = np.flatnonzero(levels >= threshold)
+    if not len(active):
         return seconds, 0.0
-    leading = float(heard[0]) * _FRAME_S
-    trailing = max(seconds - float(heard[-1] + 1) * _FRAME_S, 0.0)
+    leading = float(active[0]) * FRAME_S
+    trailing = max(seconds - float(active[-1] + 1) * FRAME_S, 0.0)
     return leading, trailing
 
 
-def _dbfs(power: float) -> float:
-    return float(10.0 * np.log10(max(power, 10.0 ** (_FLOOR_DBFS / 10.0))))
+def _bandwidth(samples: Samples) -> float:
+    """From the mean spectrum of half-overlapping windows, Hz."""
+    if len(samples) < _SPECTRUM_WINDOW:
+        return SAMPLE_RATE_HZ / 2
+    frames = np.lib.stride_tricks.sliding_window_view(samples, _SPECTRUM_WINDOW)
+    frames = frames[:: _SPECTRUM_WINDOW // 2]
+    spectrum = np.square(np.abs(np.fft.rfft(frames * np.hanning(_SPECTRUM_WINDOW), axis=1)))
+    spectrum = spectrum.mean(axis=0)
+    strongest = float(spectrum.max())
+    if strongest <= 0.0:
+        return 0.0
+    present = np.flatnonzero(spectrum >= strongest * 10.0 ** (-_BAND_EDGE_DB / 10.0))
+    return float(present[-1]) * SAMPLE_RATE_HZ / _SPECTRUM_WINDOW

@@ -1,4 +1,4 @@
-"""A user's folder of noises or room responses: found, named by content, decoded when needed."""
+"""A folder of noises or impulse responses: listed, named by content, decoded when needed."""
 
 import hashlib
 from dataclasses import dataclass
@@ -6,27 +6,27 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from moonshine_tune.audio.io import AUDIO_ENDINGS, load_audio
+from moonshine_tune.audio.samples import Samples
 from moonshine_tune.core.errors import AudioError, ProblemsError, RequestError
 from moonshine_tune.core.files import sha256_of
 from moonshine_tune.corpus.manifest import read_manifest
 
-Samples = npt.NDArray[np.float32]
-
 # 64 clips of 10 s are 41 MB.
-_KEPT = 64
+_MAX_DECODED = 64
+# What messages call the recordings of each setting below `augment`.
+_CALLED = {"noise": "noises", "rooms": "impulse responses"}
 
 
 @dataclass(frozen=True)
 class Sound:
-    """One noise or room response.
+    """One noise or impulse response.
 
     Attributes:
         name: path below the folder, or its id in the manifest.
-        group: what kind it is: the manifest's `category`, else the first folder of its path.
-        sha256: of the file; names it in recipes, so that a changed file changes what is stored.
+        group: its kind: the manifest's `category`, else the first folder of its path.
+        sha256: of the file; part of recipe keys, so a changed file changes what is stored.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Sound:
     sha256: str
 
     def load(self) -> Samples:
-        """Mono 16 kHz samples; the last ones are remembered."""
+        """Mono 16 kHz samples; the most recent ones are cached."""
         return _decoded(self.path, self.sha256)
 
 
@@ -43,7 +43,7 @@ class Sound:
 class NoiseBank:
     """Sounds in the order of their names: a seed picks the same one on any machine."""
 
-    place: Path
+    path: Path
     sounds: tuple[Sound, ...]
 
     @property
@@ -53,58 +53,58 @@ class NoiseBank:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def open_sounds(place: Path, what: str) -> NoiseBank:
-    """The sounds of a folder (and the folders in it), or of a manifest.
+def open_noise_bank(path: Path, setting: str) -> NoiseBank:
+    """The sounds of a folder (and its subfolders), or of a manifest.
 
     Args:
-        what: `noise` or `rooms`, for messages.
+        setting: `noise` or `rooms` (impulse responses), for messages.
 
     Raises:
         RequestError: no such folder, or no recording in it.
         ProblemsError: recordings that cannot be read; all are listed.
     """
-    hint = f"name a folder of recordings, or a manifest of them: --set augment.{what}=FOLDER"
-    if place.is_file():
-        listed = read_manifest(place, require_text=False).utterances
-        found = [
+    called = _CALLED[setting]
+    hint = f"name a folder of recordings, or a manifest of them: --set augment.{setting}=FOLDER"
+    if path.is_file():
+        listed = [
             (item.id, item.audio, str(item.extra.get("category") or "") or _group(item.id))
-            for item in listed
+            for item in read_manifest(path, require_text=False).utterances
         ]
-    elif place.is_dir():
-        paths = [
-            path
-            for path in sorted(place.rglob("*"))
-            if path.suffix.lower() in AUDIO_ENDINGS and not path.name.startswith(".")
+    elif path.is_dir():
+        files = [
+            file
+            for file in path.rglob("*")
+            if file.suffix.lower() in AUDIO_ENDINGS and not file.name.startswith(".")
         ]
-        names = [path.relative_to(place).as_posix() for path in paths]
-        found = [(name, path, _group(name)) for name, path in zip(names, paths, strict=True)]
+        names = [file.relative_to(path).as_posix() for file in files]
+        listed = [(name, file, _group(name)) for name, file in zip(names, files, strict=True)]
     else:
-        raise RequestError(f"no such folder of {what}", where=place, hint=hint)
-    if not found:
-        raise RequestError(f"the folder of {what} holds no audio", where=place, hint=hint)
+        raise RequestError(f"no such folder of {called}", where=path, hint=hint)
+    if not listed:
+        raise RequestError(f"the folder of {called} holds no audio", where=path, hint=hint)
     sounds, problems = [], []
-    for name, path, group in sorted(found):
-        sound = Sound(name, path, group, sha256_of(path))
+    for name, file, group in sorted(listed):
+        sound = Sound(name, file, group, sha256_of(file))
         try:
             if not np.any(sound.load()):
-                problems.append(f"{path}: silent")
+                problems.append(f"{file}: silent")
         except AudioError as error:
             problems.append(str(error))
         sounds.append(sound)
     if problems:
         raise ProblemsError(
-            f"{len(problems)} of {len(sounds)} recordings of {what} cannot be used",
+            f"{len(problems)} of {len(sounds)} {called} cannot be used",
             problems,
             hint="remove them from the folder",
         )
-    return NoiseBank(place, tuple(sounds))
+    return NoiseBank(path, tuple(sounds))
 
 
 def _group(name: str) -> str:
     return name.partition("/")[0] if "/" in name else "all"
 
 
-@lru_cache(maxsize=_KEPT)
+@lru_cache(maxsize=_MAX_DECODED)
 def _decoded(path: Path, sha256: str) -> Samples:
     samples = load_audio(path)
     samples.flags.writeable = False

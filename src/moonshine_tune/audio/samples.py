@@ -1,4 +1,4 @@
-"""What a clip is everywhere: mono float32 samples at 16 kHz, as Moonshine takes them."""
+"""The form of audio everywhere in this package: mono float32 samples at 16 kHz."""
 
 import numpy as np
 import numpy.typing as npt

@@ -1,7 +1,7 @@
-"""Cutting a long recording at its pauses, by energy alone.
+"""Cut a long recording at its pauses, by energy alone.
 
-Models hear clips of a few seconds; a cut inside a word costs that word on both sides. Nothing is
-dropped: the pieces cover the recording without gap or overlap.
+Models take clips of a few seconds, and a cut inside a word loses the word on both sides. The pieces
+cover the recording without gap or overlap.
 """
 
 from dataclasses import dataclass
@@ -10,27 +10,25 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
+from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
 from moonshine_tune.core.errors import AudioError
-
-Samples = npt.NDArray[np.float32]
 
 _HOP_S = 0.01
 # A pause is quieter than this share of the way (in dB) from the noise floor to the speech level.
 # Higher, and soft fricatives count as pauses; lower, and breathing ends a pause.
 _THRESHOLD_SHARE = 0.35
-# Below this distance between floor and speech there is no speech to tell from noise, or no pause.
+# With less contrast between floor and speech, speech and noise or pauses cannot be separated.
 _MIN_CONTRAST_DB = 6.0
 # The closure before a "t" or "k" lasts up to about 0.12 s and is no pause.
 _MIN_PAUSE_S = 0.15
-# Without a pause, the quietest place is sought in energy averaged over about a syllable's edge.
+# Without a pause, the cut is at the lowest energy, averaged over about a syllable's edge.
 _QUIET_WINDOW_S = 0.1
 _SILENCE_DB = -100.0
 
 
 @dataclass(frozen=True)
 class Pause:
-    """A quiet stretch of a recording, in seconds from its begin."""
+    """A quiet span of a recording, in seconds from its start."""
 
     start_s: float
     end_s: float
@@ -51,18 +49,35 @@ def find_pauses(
 ) -> tuple[Pause, ...]:
     """The pauses of a recording, in order, accurate to 10 ms.
 
-    The threshold lies between the recording's own noise floor and its own speech level, so that
-    neither its loudness nor steady noise matters. A recording of even loudness has no pauses.
+    The threshold lies between the recording's own noise floor and its own speech level, so its
+    loudness and steady noise do not matter. A recording of constant loudness has no pauses.
 
     Args:
         samples: mono, shape (num_samples,).
-        sample_rate_hz: samples a second.
-        min_pause_s: a shorter quiet stretch is no pause.
+        min_pause_s: a shorter quiet span is no pause.
 
     Raises:
         AudioError: the samples are not one channel of finite numbers, or the rate is not positive.
     """
-    return _pauses_in(_levels_db(samples, sample_rate_hz), min_pause_s)
+    levels = _levels_db(samples, sample_rate_hz)
+    # Digital silence (a file padded with zeros) does not show the noise of the room.
+    nonzero = levels[levels > _SILENCE_DB]
+    if not len(nonzero):
+        return ()
+    floor, speech = np.percentile(nonzero, [5, 95])
+    if len(nonzero) < len(levels):
+        # Zeros are pauses already: the floor must not rise into the speech because of them.
+        floor = min(floor, speech - 2 * _MIN_CONTRAST_DB)
+    if speech - floor < _MIN_CONTRAST_DB:
+        return ()
+    low = levels < floor + _THRESHOLD_SHARE * (speech - floor)
+    steps = np.diff(np.concatenate([[0], low.astype(np.int8), [0]]))
+    starts, ends = np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)
+    return tuple(
+        Pause(float(start) * _HOP_S, float(end) * _HOP_S)
+        for start, end in zip(starts, ends, strict=True)
+        if (end - start) * _HOP_S >= min_pause_s - _HOP_S / 2
+    )
 
 
 def split_at_pauses(
@@ -74,35 +89,34 @@ def split_at_pauses(
 ) -> tuple[tuple[float, float], ...]:
     """Cut a recording into pieces of at most `max_s`, in the middle of its pauses.
 
-    From each cut the next one is sought between half of `max_s` and `max_s` further on: the
-    longest pause there; else the longest between `min_s` and half of `max_s`; else, where nobody
-    pauses, the quietest place. A rest of at most `max_s` is not cut.
+    The next cut is in the longest pause between half of `max_s` and `max_s` after the last one;
+    else in the longest between `min_s` and half of `max_s`; else, without a pause, at the lowest
+    energy. A rest of at most `max_s` is not cut.
 
     Args:
         samples: mono, shape (num_samples,).
-        sample_rate_hz: samples a second.
-        max_s: longest piece in seconds; kept always.
+        max_s: longest piece in seconds, never exceeded.
         min_s: shortest piece in seconds, at most half of `max_s`; kept wherever the recording
             itself is that long.
 
     Returns:
-        `(start_s, end_s)` of each piece; the first starts at 0, each starts where the last one
-        ended, the last ends with the recording. Empty for a recording without samples.
+        `(start_s, end_s)` of each piece: contiguous, from 0 to the end of the recording. Empty for
+        a recording without samples.
 
     Raises:
-        AudioError: the samples are not one channel of finite numbers, or the lengths asked for
-            cannot be.
+        AudioError: the samples are not one channel of finite numbers, or the lengths are
+            impossible.
     """
     if not 0 < min_s <= max_s / 2:
         raise AudioError(
             f"pieces of {min_s:g} to {max_s:g} s cannot be cut",
-            hint="choose a shortest length above 0 and at most half of the longest one",
+            hint="choose a shortest length above 0 and at most half of the longest",
         )
     levels = _levels_db(samples, sample_rate_hz)
     if not len(levels):
         return ()
     total_s = len(samples) / sample_rate_hz
-    pauses = _pauses_in(levels, _MIN_PAUSE_S)
+    pauses = find_pauses(samples, sample_rate_hz)
     quiet = _smoothed(levels)
     cuts = [0.0]
     while total_s - cuts[-1] > max_s:
@@ -123,9 +137,9 @@ def _next_cut(
     latest = min(start_s + max_s, total_s - min_s)
     middle = min(start_s + max_s / 2, latest)
     for earliest, bound in ((middle, latest), (start_s + min_s, middle)):
-        found = [pause for pause in pauses if earliest <= pause.middle_s <= bound]
-        if found:
-            return max(found, key=lambda pause: (pause.length_s, pause.start_s)).middle_s
+        inside = [pause for pause in pauses if earliest <= pause.middle_s <= bound]
+        if inside:
+            return max(inside, key=lambda pause: (pause.length_s, pause.start_s)).middle_s
     first, last = int(np.ceil(middle / _HOP_S)), int(latest / _HOP_S)
     if last <= first:
         return latest
@@ -133,15 +147,15 @@ def _next_cut(
 
 
 def _levels_db(samples: Samples, sample_rate_hz: int) -> npt.NDArray[np.float64]:
-    """Energy of each 10 ms frame in dB; a last part of a frame counts as a frame."""
+    """Energy of each 10 ms frame in dB; the last frame may be shorter."""
     if sample_rate_hz < 1 / _HOP_S:
-        raise AudioError(f"a sample rate of {sample_rate_hz} Hz cannot be cut by its loudness")
+        raise AudioError(f"a sample rate of {sample_rate_hz} Hz is too low to find pauses")
     if samples.ndim != 1:
         raise AudioError(f"one channel is needed, not samples of shape {samples.shape}")
     if not len(samples):
         return np.empty(0)
     if not np.isfinite(samples).all():
-        raise AudioError("the recording holds values that are not numbers")
+        raise AudioError("some samples are not numbers")
     # Frame edges are rounded one by one: a rounded frame length would drift at odd rates.
     edges = np.round(np.arange(0, len(samples) / sample_rate_hz, _HOP_S) * sample_rate_hz)
     starts = np.unique(np.minimum(edges.astype(np.int64), len(samples) - 1))
@@ -150,31 +164,8 @@ def _levels_db(samples: Samples, sample_rate_hz: int) -> npt.NDArray[np.float64]
     return np.asarray(np.maximum(10 * np.log10(sums / lengths + 1e-20), _SILENCE_DB))
 
 
-def _pauses_in(levels: npt.NDArray[np.float64], min_pause_s: float) -> tuple[Pause, ...]:
-    if not len(levels):
-        return ()
-    # Digital silence (a file padded with zeros) says nothing about the noise of the room.
-    heard = levels[levels > _SILENCE_DB]
-    if not len(heard):
-        return ()
-    floor, speech = np.percentile(heard, [5, 95])
-    if len(heard) < len(levels):
-        # Zeros are pauses by themselves: the floor may not rise into the speech because of them.
-        floor = min(floor, speech - 2 * _MIN_CONTRAST_DB)
-    if speech - floor < _MIN_CONTRAST_DB:
-        return ()
-    low = levels < floor + _THRESHOLD_SHARE * (speech - floor)
-    steps = np.diff(np.concatenate([[0], low.astype(np.int8), [0]]))
-    starts, ends = np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)
-    return tuple(
-        Pause(float(start) * _HOP_S, float(end) * _HOP_S)
-        for start, end in zip(starts, ends, strict=True)
-        if (end - start) * _HOP_S >= min_pause_s - _HOP_S / 2
-    )
-
-
 def _smoothed(levels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Energy in dB averaged over the quiet window, in the middle of which each frame lies."""
+    """Energy in dB averaged over a window centered on each frame."""
     width = round(_QUIET_WINDOW_S / _HOP_S)
     padded = np.pad(10 ** (levels / 10), (width // 2, width - width // 2), mode="edge")
     total = np.concatenate([[0.0], np.cumsum(padded)])

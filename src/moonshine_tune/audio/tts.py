@@ -1,8 +1,8 @@
-"""Speech from text, offline: espeak-ng through the package `espeakng-loader`.
+"""Offline text to speech: espeak-ng from the package `espeakng-loader`.
 
-espeak-ng is one global, stateful machine per process and not thread-safe, so it lives in a small
-process of its own (`espeak_process.py`, with the reasons). A synthesizer may be shared by threads,
-which then wait for each other; several synthesizers do not disturb each other.
+espeak-ng has global state and is not thread-safe, so it runs in a small worker process
+(`espeak_worker.py`, with the reasons). Threads may share a synthesizer and then wait for each
+other; several synthesizers are independent.
 """
 
 import json
@@ -11,29 +11,28 @@ import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import soxr
 
-from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
+from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
 from moonshine_tune.core.errors import AudioError, MachineError
 
-# Peak of every utterance: −3 dB below full scale, so that augmentation has headroom.
+# Peak of every utterance: 3 dB below full scale, as headroom for augmentation.
 PEAK = 10 ** (-3 / 20)
 RATE_RANGE_WPM = (80, 450)
 PERCENT_RANGE = (0, 100)
 
-# Voices of the splits. No variant is in two of them, with whatever accent: a test voice is a
-# stranger in timbre. Received Pronunciation and the New York accent are on both sides. Left out
-# are whispering, robotic and croaking variants, and those of which Moonshine tiny hears less than
-# half of everyday sentences: they would measure espeak-ng and not the adaptation.
+# Voices of the splits. No variant is in two splits, whatever its accent, so the timbre of a test
+# voice is new. Received Pronunciation and the New York accent are on both sides. Whispering,
+# robotic and croaking variants are left out, and those of which Moonshine tiny recognizes less
+# than half of everyday sentences: they would measure espeak-ng and not the adaptation.
 TRAIN_VOICES = (
     "en-us", "en-us+f2", "en-us+m3", "en-gb+m1", "en-gb-x-rp+f4", "en-gb-scotland+m4",
     "en-029+f1", "en-us+steph", "en-gb-x-gbclan+m7", "en-us-nyc+m2",
@@ -53,7 +52,7 @@ _INSTALL = "install it with: pip install espeakng-loader"
 
 @dataclass(frozen=True)
 class _Voices:
-    """What this espeak-ng can speak with: identifiers by language, and variant names."""
+    """The voices of this espeak-ng: identifiers by language, and variant names."""
 
     rate_hz: int
     languages: dict[str, str]
@@ -61,7 +60,7 @@ class _Voices:
 
 
 class SpeechSynthesizer:
-    """espeak-ng, ready to speak. Use it as a context manager, or close it.
+    """A running espeak-ng. Use it as a context manager, or close it.
 
     Raises:
         MachineError: the library is missing or does not load here.
@@ -83,19 +82,19 @@ class SpeechSynthesizer:
             stderr=subprocess.DEVNULL,
         )
         try:
-            hello: dict[str, Any] = json.loads(self._read_answer())
+            voices: dict[str, Any] = json.loads(self._read_answer())
         except AudioError as error:
             self.close()
             raise MachineError(f"espeak-ng does not load here: {error}", hint=_INSTALL) from error
         except BaseException:
             self.close()
             raise
-        self._voices = _Voices(hello["rate_hz"], hello["languages"], tuple(hello["variants"]))
+        self._voices = _Voices(voices["rate_hz"], voices["languages"], tuple(voices["variants"]))
 
     def voices(self, language: str = "en") -> tuple[str, ...]:
         """Names of the voices of a language and its accents ("en", "en-gb"), sorted.
 
-        Each may be followed by `+` and one of `variants`, which changes timbre and sex.
+        A name may be followed by `+` and one of `variants`, which changes timbre and sex.
         """
         wanted = language.lower()
         return tuple(
@@ -112,7 +111,7 @@ class SpeechSynthesizer:
         return self._voices.variants
 
     def check_voice(self, voice: str) -> None:
-        """Refuse a voice that does not exist; espeak-ng itself would silently speak with another.
+        """Refuse a voice that does not exist; espeak-ng itself silently uses another one.
 
         Raises:
             AudioError: no such language or variant; the hint names some that exist.
@@ -127,7 +126,7 @@ class SpeechSynthesizer:
         rate_wpm: int = 175,
         pitch: int = 50,
         pitch_range: int = 50,
-    ) -> npt.NDArray[np.float32]:
+    ) -> Samples:
         """Speak `text`; the same request always gives the same samples.
 
         Args:
@@ -141,15 +140,15 @@ class SpeechSynthesizer:
             Mono float32 at 16 kHz, shape (num_samples,), peak at `PEAK`.
 
         Raises:
-            AudioError: an unknown voice, a value out of range, or nothing was said.
-            MachineError: espeak-ng has died.
+            AudioError: an unknown voice, a value out of range, or a text without speech.
+            MachineError: the worker process has died.
         """
         identifier = self._identifier(voice)
         _check_range("rate_wpm", rate_wpm, RATE_RANGE_WPM)
         _check_range("pitch", pitch, PERCENT_RANGE)
         _check_range("pitch_range", pitch_range, PERCENT_RANGE)
         request = {
-            # A NUL would end the text for espeak-ng, and the rest would be lost in silence.
+            # espeak-ng ends the text at a NUL and drops the rest without an error.
             "text": text.replace("\0", " "),
             "voice": identifier,
             "rate": rate_wpm,
@@ -159,17 +158,17 @@ class SpeechSynthesizer:
         raw = np.frombuffer(self._ask(request), dtype="<i2").astype(np.float32)
         peak = float(np.abs(raw).max(initial=0.0))
         if peak == 0.0:
-            raise AudioError(f"nothing can be heard of the text {text[:80]!r}")
-        spoken = soxr.resample(raw / peak, self._voices.rate_hz, SAMPLE_RATE_HZ, quality="HQ")
-        # Resampling moves the peak between samples: level it after, not before.
-        return np.asarray(spoken * (PEAK / np.abs(spoken).max()), dtype=np.float32)
+            raise AudioError(f"no speech in the text {text[:80]!r}")
+        speech = soxr.resample(raw / peak, self._voices.rate_hz, SAMPLE_RATE_HZ, quality="HQ")
+        # Resampling changes the peak: the level is set after it.
+        return np.asarray(speech * (PEAK / np.abs(speech).max()), dtype=np.float32)
 
     def close(self) -> None:
-        """End the process of espeak-ng."""
+        """End the worker process."""
         process = self._process
         for stream in (process.stdin, process.stdout):
             if stream is not None:
-                # What a process that died has not read is lost: there is nothing to tell.
+                # A dead worker has not read its last request, and does not need to.
                 with suppress(BrokenPipeError):
                     stream.close()
         try:
@@ -181,39 +180,29 @@ class SpeechSynthesizer:
     def __enter__(self) -> "SpeechSynthesizer":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _identifier(self, voice: str) -> str:
-        """espeak-ng's own name of a voice: "en-gb+f3" is "gmw/en+f3" there."""
+        """espeak-ng's own name of a voice: "gmw/en+f3" for "en-gb+f3"."""
         language, plus, variant = voice.partition("+")
         languages = {name.lower(): name for name in self._voices.languages}
         if language.lower() not in languages:
             near = get_close_matches(language.lower(), languages, n=3, cutoff=0.6)
-            shown = [languages[name] for name in near] or list(self.voices("en"))
-            raise AudioError(
-                f"no voice is called {voice!r}", hint=f"voices that exist: {', '.join(shown)}"
-            )
+            raise _no_voice(voice, [languages[name] for name in near] or self.voices("en"))
         identifier = self._voices.languages[languages[language.lower()]]
         if not plus:
             return identifier
         if variant not in self.variants:
             near = get_close_matches(variant, self.variants, n=3, cutoff=0.4)
-            shown = [f"{language}+{name}" for name in dict.fromkeys((*near, "f2", "f3", "m3"))]
-            raise AudioError(
-                f"no voice is called {voice!r}", hint=f"voices that exist: {', '.join(shown)}"
-            )
+            names = dict.fromkeys((*near, "f2", "f3", "m3"))
+            raise _no_voice(voice, [f"{language}+{name}" for name in names])
         return f"{identifier}+{variant}"
 
     def _ask(self, request: dict[str, Any]) -> bytes:
         stdin = self._process.stdin
         if stdin is None or stdin.closed:
-            raise AudioError("this synthesizer is closed already")
+            raise AudioError("this synthesizer is closed")
         with self._lock:
             try:
                 stdin.write(json.dumps(request).encode() + b"\n")
@@ -224,7 +213,7 @@ class SpeechSynthesizer:
             except BrokenPipeError as error:
                 raise _died() from error
             except BaseException:
-                # Interrupted half-way, the rest of this answer would be taken for the next one.
+                # After an interruption, the rest of this answer would be read as the next one.
                 self.close()
                 raise
 
@@ -243,15 +232,19 @@ class SpeechSynthesizer:
         return data
 
 
+def _no_voice(voice: str, existing: Sequence[str]) -> AudioError:
+    return AudioError(f"no voice is called {voice!r}", hint=f"voices: {', '.join(existing)}")
+
+
 def _died() -> MachineError:
     return MachineError(
-        "the process of espeak-ng ended unexpectedly",
+        "the espeak-ng process exited unexpectedly",
         hint="reinstall it with: pip install --force-reinstall espeakng-loader",
     )
 
 
 def _installed() -> tuple[Path, Path]:
-    """Library and data folder of espeak-ng, from the package that carries them."""
+    """Library and data folder of espeak-ng, from the package `espeakng-loader`."""
     try:
         import espeakng_loader
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, show, table
+from moonshine_tune.cli.options import BoostOption, KeyTermsOption, NormalizerOption
 
 if TYPE_CHECKING:
     from moonshine_tune.evaluation.benchmark.run import BenchmarkResult, Measurement
@@ -25,16 +26,15 @@ def register(app: typer.Typer) -> None:
 
 def benchmark(
     runtime_dir: Annotated[Path, typer.Option(help="Runtime folder to measure.")],
-    manifest: Annotated[Path, typer.Option(help="Clips; with texts the WER is given too.")],
+    manifest: Annotated[Path, typer.Option(help="Clips; with texts, the WER is measured too.")],
     compare: Annotated[
-        Path | None, typer.Option(help="Another runtime folder, measured in turn.")
+        Path | None,
+        typer.Option(help="Another runtime folder, measured alternately."),
     ] = None,
-    normalizer: Annotated[
-        str | None, typer.Option(help="english-1, spelled-1 or basic-1 [default: by language].")
-    ] = None,
+    normalizer: NormalizerOption = None,
     rounds: Annotated[int, typer.Option(help="Timed calls of each clip.")] = 3,
     max_clips: Annotated[
-        int | None, typer.Option(help="At most so many clips, spread over the lengths.")
+        int | None, typer.Option(help="Maximum number of clips, spread over the lengths.")
     ] = None,
     stream: Annotated[
         bool | None,
@@ -43,20 +43,17 @@ def benchmark(
             help="Feed clips at the pace of speech [default: for streaming models].",
         ),
     ] = None,
-    stream_clips: Annotated[int, typer.Option(help="Clips that are fed so.")] = 10,
-    keyterms: Annotated[
-        Path | None,
-        typer.Option(help="Terms that the runtime listens for, one a line; streaming models."),
-    ] = None,
-    boost: Annotated[float, typer.Option(min=0, help="How strongly it listens for them.")] = 2.0,
+    stream_clips: Annotated[int, typer.Option(help="Number of streamed clips.")] = 10,
+    keyterms: KeyTermsOption = None,
+    boost: BoostOption = 2.0,
     out: Annotated[
         Path | None, typer.Option(help="Folder for benchmark.json and latency.svg.")
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Measure a runtime folder here: load time, latency, memory, size, WER, and against another."""
+    """Measure load time, latency, memory, size and WER of a runtime folder, or of two."""
+    from moonshine_tune.evaluation.benchmark.run import BenchmarkRequest
     from moonshine_tune.evaluation.benchmark.run import benchmark as run_benchmark
-    from moonshine_tune.evaluation.benchmark.timing import BenchmarkRequest
 
     request = BenchmarkRequest(
         runtime_dir=runtime_dir,
@@ -93,19 +90,15 @@ def summary(result: "BenchmarkResult") -> str:
     lines = [
         table(["", *names, *(["ratio"] if result.other else [])], rows),
         f"{result.clips} clips, {result.audio_seconds:.0f} s of audio, {result.rounds} calls each "
-        f"after {result.warm_up} to warm up; times in ms: median / 95 % / maximum",
+        f"after {result.warm_up} warm-up clips; times in ms: median / 95 % / maximum",
     ]
     if result.wer_comparison:
-        change = result.wer_comparison
-        lines.append(
-            f"WER difference {change.difference:+.2f} points "
-            f"[{change.ci95[0]:+.2f}, {change.ci95[1]:+.2f}]: {change.verdict}"
-        )
+        lines.append(f"WER {result.wer_comparison.summary}")
     if result.ratios and result.same_text_clips != result.clips:
         same = result.ratios.get("same_text")
         lines.append(
-            f"both say the same on {result.same_text_clips} of {result.clips} clips; "
-            "a longer text takes longer"
+            f"equal transcripts on {result.same_text_clips} of {result.clips} clips; "
+            "a longer text takes longer to decode"
             + (f"; latency ratio on these {_interval(same)}" if same else "")
         )
     return "\n".join([*lines, *result.remarks])
@@ -114,10 +107,7 @@ def summary(result: "BenchmarkResult") -> str:
 def _column(side: "Measurement") -> dict[str, str]:
     from moonshine_tune.metrics.latency import spread_of
 
-    column = {
-        "load": _times(spread_of(side.loads)),
-        "latency": _times(side.latency),
-    }
+    column = {"load": _times(spread_of(side.loads)), "latency": _times(side.latency)}
     for band in side.bands:
         upper = "" if band.to_s == float("inf") else f"{band.to_s:g}"
         column[f"  clips of {band.from_s:g}–{upper} s"] = _times(band.latency)

@@ -113,7 +113,7 @@ class TerminalProgress(Progress):
     def transcripts(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Show the latest transcripts below the curves."""
         if self._live:
-            self._live_view.hear(pairs)
+            self._live_view.show_transcripts(pairs)
 
     def say(self, text: str) -> None:
         """Print one line, above the bar if there is one."""

@@ -19,7 +19,6 @@ app = typer.Typer(
 )
 
 _SHOWN = 10
-_EXAMPLES = 3
 
 
 @app.command(
@@ -39,24 +38,24 @@ def import_command(
     out: Annotated[Path, typer.Option(help="Manifest to write, such as train.jsonl.")],
     table: Annotated[
         Path | None,
-        typer.Option(help="CSV, TSV or JSONL; else .txt or .trans.txt files are looked for."),
+        typer.Option(help="CSV, TSV or JSONL; without it, the folder is searched for transcripts."),
     ] = None,
     audio_column: Annotated[str | None, typer.Option(help="Column of the recording.")] = None,
     text_column: Annotated[str | None, typer.Option(help="Column of the transcript.")] = None,
     speaker_column: Annotated[str | None, typer.Option(help="Column of the speaker.")] = None,
     language: Annotated[str | None, typer.Option(help="Language of all, such as en or ko.")] = None,
     no_text: Annotated[
-        bool, typer.Option("--no-text", help="No transcripts are needed (replay audio).")
+        bool, typer.Option("--no-text", help="Import without transcripts (replay audio).")
     ] = False,
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out wrong rows instead of refusing them all.")
+        bool, typer.Option("--skip-bad", help="Leave out invalid rows instead of refusing all.")
     ] = False,
     tier: Annotated[
-        str | None, typer.Option(help="Tier of TextGrid files that holds the texts.")
+        str | None, typer.Option(help="Tier of TextGrid files that has the texts.")
     ] = None,
     audio_out: Annotated[
         Path | None,
-        typer.Option(help="Also write each utterance as the model hears it: mono, 16 kHz, FLAC."),
+        typer.Option(help="Also write each utterance as the model reads it: mono, 16 kHz, FLAC."),
     ] = None,
     channel: Annotated[
         int | None, typer.Option(help="With --audio-out: this channel, from 1, not their mean.")
@@ -65,42 +64,32 @@ def import_command(
         str | None, typer.Option(help="Configuration of a hub dataset, often a language.")
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="Split of a hub dataset, such as train; else all.")
+        str | None, typer.Option(help="Split of a hub dataset, such as train; default: all.")
     ] = None,
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit of a hub dataset.")
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(help="Rows of each split of a hub dataset, and no more.")
+        int | None, typer.Option(help="Maximum number of rows of each split of a hub dataset.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing manifest.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Make a manifest of a folder of recordings and their transcripts.
 
-    Known without being told: tables, .txt beside recordings, LibriSpeech, Common Voice, NeMo,
-    Kaldi, lhotse, folders of `datasets`, and .srt, .vtt or .TextGrid cues beside long recordings.
-    Datasets of the hub are streamed: only the rows that are asked for are fetched.
+    Detected automatically: tables, .txt beside recordings, LibriSpeech, Common Voice, NeMo, Kaldi,
+    lhotse, folders of `datasets`, and .srt, .vtt or .TextGrid cues beside long recordings.
+    Datasets of the hub are streamed: only the requested rows are fetched.
     """
-    from moonshine_tune.data.importers.huggingface import HUB_PREFIX, HubDataset
-    from moonshine_tune.data.importers.run import ImportRequest, import_data
-    from moonshine_tune.data.importers.tables import ColumnNames
+    from moonshine_tune.data.importers.base import ColumnNames, HubOptions, ImportRequest
+    from moonshine_tune.data.importers.run import import_data
 
-    place: Path | HubDataset = Path(folder)
-    if folder.startswith(HUB_PREFIX):
-        name = folder.removeprefix(HUB_PREFIX)
-        place = HubDataset(name, dataset_config, split, revision, limit)
-    elif any(value is not None for value in (dataset_config, split, revision, limit)):
-        raise RequestError(
-            "--dataset-config, --split, --revision and --limit belong to a dataset of the hub",
-            where=folder,
-            hint="name it as hf://OWNER/NAME",
-        )
     request = ImportRequest(
-        place=place,
+        location=folder,
         out=out,
         table=table,
         columns=ColumnNames(audio=audio_column, text=text_column, speaker=speaker_column),
+        hub=HubOptions(dataset_config, split, revision, limit),
         want_text=not no_text,
         language=language,
         skip_bad=skip_bad,
@@ -111,18 +100,18 @@ def import_command(
     )
     result = import_data(request, TerminalProgress())
     for item in result.dropped[:_SHOWN]:
-        say(f"left out, {item.reason}: {item.place}: {item.detail}")
+        say(f"left out, {item.reason}: {item.location}: {item.detail}")
     if len(result.dropped) > _SHOWN:
         say(f"… and {len(result.dropped) - _SHOWN:,} more; --json lists all")
     if result.unlisted:
         say(f"{result.unlisted:,} recordings of the folder are in no row")
-    speakers = f", {result.speakers} speakers" if result.speakers else ", no speakers named"
+    speakers = f"{result.speakers} speakers" if result.speakers else "no speakers named"
     text = (
         f"{result.summary()}\n"
-        f"{result.manifest}: {_hours(result.seconds)}{speakers}\n"
+        f"{result.manifest}: {_duration(result.seconds)}, {speakers}\n"
         f"next: moonshine-tune data check {result.manifest}"
     )
-    show(text, result, as_json=as_json)
+    show(text, result.to_record(), as_json=as_json)
 
 
 @app.command(
@@ -133,7 +122,7 @@ def import_command(
 def check_command(
     manifests: Annotated[
         list[Path] | None,
-        typer.Argument(help="One manifest or several; several are compared as sides of a split."),
+        typer.Argument(help="One or several manifests; several are compared as splits."),
     ] = None,
     train: Annotated[Path | None, typer.Option(help="Training manifest.")] = None,
     dev: Annotated[Path | None, typer.Option(help="Development manifest.")] = None,
@@ -143,7 +132,7 @@ def check_command(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Look for what spoils training or scores; exit 1 where there is an error."""
+    """Find what spoils training or scores; exit 1 if there is an error."""
     from moonshine_tune.core.files import write_json_atomic
     from moonshine_tune.data.checks.check import check_data
 
@@ -155,7 +144,7 @@ def check_command(
         )
     if report is not None and report.resolve() in [path.resolve() for path in paths]:
         raise RequestError(
-            "the report would overwrite a manifest that is to be checked",
+            "the report would overwrite a manifest that is checked",
             where=report,
             hint="choose another name: --report findings.json",
         )
@@ -168,21 +157,15 @@ def check_command(
 
 
 def _findings_text(result: "CheckReport") -> str:
-    """Each finding with a few examples and what to do, then a line for each manifest."""
+    """Each finding, then a line for each manifest."""
     lines = []
-    for found in result.findings:
-        place = f"{found.manifest}: " if found.manifest and len(result.manifests) > 1 else ""
-        lines.append(f"{found.severity}: {place}{found.kind} × {found.count:,}")
-        lines.append(f"    {found.explanation}")
-        examples = list(zip(found.ids, found.details, strict=True))
-        lines += [f"    - {name}: {detail}" for name, detail in examples[:_EXAMPLES]]
-        if len(examples) > _EXAMPLES:
-            lines.append(f"    … and {len(examples) - _EXAMPLES:,} more")
-        lines.append(f"    what to do: {found.action}")
-    for one in result.manifests:
+    for finding in result.findings:
+        several = finding.manifest and len(result.manifests) > 1
+        lines += audit.finding_lines(finding, f"{finding.manifest}: " if several else "")
+    for manifest in result.manifests:
         lines.append(
-            f"{one.path}: {one.lines:,} lines, {one.utterances:,} utterances, "
-            f"{one.clean:,} clean, {_hours(one.seconds)}"
+            f"{manifest.path}: {manifest.lines:,} lines, {manifest.utterances:,} utterances, "
+            f"{manifest.clean:,} clean, {_duration(manifest.seconds)}"
         )
     lines.append(
         f"{result.errors} kinds of errors, {result.warnings} of warnings, {result.notes} of notes"
@@ -201,51 +184,38 @@ def split_command(
     test: Annotated[float, typer.Option(help="Share for the test; 0 for none.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Same seed, same split.")] = 0,
     disjoint_texts: Annotated[
-        bool, typer.Option("--disjoint-texts", help="Keep each text on one side, dropping some.")
+        bool, typer.Option("--disjoint-texts", help="Keep each text in one split, dropping some.")
     ] = False,
     by_field: Annotated[
-        bool, typer.Option("--by-field", help="Cut by the manifest's own split field instead.")
+        bool, typer.Option("--by-field", help="Split by the manifest's own split field instead.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier split.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Split a manifest into train, dev and test, so that no speaker lies on two sides."""
+    """Split a manifest into train, dev and test, with no speaker in two splits."""
     from moonshine_tune.data.split import SplitRequest, split_data
 
-    request = SplitRequest(
-        manifest=manifest,
-        out=out,
-        dev=dev,
-        test=test,
-        seed=seed,
-        disjoint_texts=disjoint_texts,
-        by_field=by_field,
-        force=force,
-    )
+    request = SplitRequest(manifest, out, dev, test, seed, disjoint_texts, by_field, force)
     result = split_data(request, TerminalProgress())
     for remark in result.remarks:
         say(remark)
     rows = [
-        [side.name, str(side.utterances), _hours(side.seconds), str(side.speakers or "-")]
+        [side.name, str(side.utterances), _duration(side.seconds), str(side.speakers or "-")]
         for side in result.sides
     ]
-    text = table(["side", "utterances", "length", "speakers"], rows)
-    text += f"\nkept {result.kept:,} of {result.total:,}"
-    for shared, what in (
-        (result.leaks.speakers, "speakers"),
-        (result.leaks.recordings, "recordings"),
-        (result.leaks.texts, "texts"),
-    ):
-        text += f"\n{len(shared):,} {what} on more than one side"
+    lines = [table(["split", "utterances", "length", "speakers"], rows)]
+    lines.append(f"kept {result.kept:,} of {result.total:,}")
+    for name in ("speakers", "recordings", "texts"):
+        lines.append(f"{len(getattr(result.leaks, name)):,} {name} in more than one split")
     if result.leaks.texts and not disjoint_texts:
-        say("hint: where sentences should be new to the model, split with --disjoint-texts")
-    text += "\n" + _after_split(out, {side.name for side in result.sides if side.utterances})
-    show(text, result, as_json=as_json)
+        say("hint: if sentences should be new to the model, split with --disjoint-texts")
+    lines.append(_after_split(out, {side.name for side in result.sides if side.utterances}))
+    show("\n".join(lines), result, as_json=as_json)
 
 
-def _after_split(out: Path, sides: set[str]) -> str:
-    """The next command; paths are quoted as a shell wants them."""
-    dev = f" --dev {shlex.quote(str(out / 'dev.jsonl'))}" if "dev" in sides else ""
+def _after_split(out: Path, splits: set[str]) -> str:
+    """The next command, with paths quoted for a shell."""
+    dev = f" --dev {shlex.quote(str(out / 'dev.jsonl'))}" if "dev" in splits else ""
     train = shlex.quote(str(out / "train.jsonl"))
     return f"next: moonshine-tune train --preset tiny --train {train}{dev} --out runs/first"
 
@@ -258,17 +228,17 @@ def _after_split(out: Path, sides: set[str]) -> str:
 def keyterms_command(
     sources: Annotated[list[Path], typer.Argument(help="Manifests (.jsonl) or plain texts.")],
     model: Annotated[
-        str, typer.Option(help="Whose tokenizer decides which words are rare.")
+        str, typer.Option(help="Model whose tokenizer decides which words are rare.")
     ] = "tiny",
     at_most: Annotated[
-        int, typer.Option(help="Terms at most: a long list costs the other words.")
+        int, typer.Option(help="Maximum number of terms: a long list costs the other words.")
     ] = 100,
-    least: Annotated[int, typer.Option(help="Fewest times that a word must occur.")] = 1,
-    out: Annotated[Path | None, typer.Option(help="File to write, one term a line.")] = None,
+    least: Annotated[int, typer.Option(help="Minimum number of occurrences of a word.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="File to write, one term per line.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Propose key terms: words that the model's tokenizer has no piece of its own for."""
+    """Propose key terms: words that the model's tokenizer has no token of its own for."""
     from moonshine_tune.data.keyterms import propose
 
     result = propose(
@@ -281,13 +251,13 @@ def keyterms_command(
         force=force,
     )
     rows = [[item.term, str(item.count), str(item.pieces)] for item in result.terms]
-    text = table(["term", "said", "pieces"], rows)
+    text = table(["term", "occurrences", "tokens"], rows)
     if out is not None:
-        text += f"\nwrote {len(rows)} terms to {out}: take out what needs no help"
+        text += f"\nwrote {len(rows)} terms to {out}: remove terms that need no help"
     show(text, result.to_record(), as_json=as_json)
 
 
-def _hours(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.2f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
 
 

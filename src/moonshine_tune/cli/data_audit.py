@@ -8,7 +8,6 @@ import typer
 from moonshine_tune.cli.console import (
     JsonFlag,
     TerminalProgress,
-    plain,
     refuse,
     say,
     show,
@@ -18,6 +17,7 @@ from moonshine_tune.cli.options import DeviceOption
 
 if TYPE_CHECKING:
     from moonshine_tune.data.checks.audit import Audit
+    from moonshine_tune.data.checks.base import Finding
     from moonshine_tune.data.checks.fix import FixResult
 
 _EXAMPLES = 3
@@ -33,7 +33,7 @@ def register(app: typer.Typer) -> None:
     app.command(
         "fix",
         epilog="Examples: moonshine-tune data fix audit ; "
-        "moonshine-tune data fix audit --out mended.jsonl --apply --also doubtful_text",
+        "moonshine-tune data fix audit --out fixed.jsonl --apply --also doubtful_text",
     )(fix)
 
 
@@ -42,46 +42,45 @@ def audit(
     out: Annotated[Path, typer.Option(help="Folder for audit.html and audit.json.")],
     against: Annotated[
         list[Path] | None,
-        typer.Option(help="Another side of the split, for leaks and unseen words; repeatable."),
+        typer.Option(help="Another split, to detect leakage and unseen words; repeatable."),
     ] = None,
     model: Annotated[
-        str, typer.Option(help="Base model that listens, and whose tokenizer is asked.")
+        str, typer.Option(help="Base model whose tokenizer and transcripts are used.")
     ] = "tiny",
     no_model: Annotated[
-        bool, typer.Option("--no-model", help="Only what needs no model: seconds, not minutes.")
+        bool, typer.Option("--no-model", help="Skip what needs a model: seconds, not minutes.")
     ] = False,
     normalizer: Annotated[
         str | None, typer.Option(help="english-1, spelled-1 or basic-1 [default: by language].")
     ] = None,
     max_listened: Annotated[
-        int, typer.Option(min=1, help="Utterances that the model listens to at most.")
+        int, typer.Option(min=1, help="Maximum number of utterances that the model transcribes.")
     ] = 2_000,
     device: DeviceOption = "auto",
     as_json: JsonFlag = False,
 ) -> None:
-    """Look closely at a corpus: recordings, texts, words, doubtful transcripts, leaks, with sound.
+    """Audit a corpus: recordings, texts, words, doubtful transcripts and leakage, with players.
 
-    Exit 1 where a finding is an error. `data fix` acts on the findings.
+    Exit 1 if a finding is an error. `data fix` acts on the findings.
     """
-    from moonshine_tune.core.files import write_json_atomic
-    from moonshine_tune.data.checks.audit import AUDIT_FILE, PAGE_FILE, AuditRequest, audit_data
+    from moonshine_tune.data.checks.audit import AUDIT_FILE, PAGE_FILE, audit_data
     from moonshine_tune.report.audit_page import write_audit_page
 
-    request = AuditRequest(
-        manifest=manifest,
-        against=tuple(against or ()),
+    progress = TerminalProgress()
+    result = audit_data(
+        manifest,
+        progress,
+        against=against or (),
         model=None if no_model else model,
         device=device,
         normalizer=normalizer,
-        max_listened=max_listened,
+        max_transcribed=max_listened,
     )
-    progress = TerminalProgress()
-    result = audit_data(request, progress)
-    record = plain(result.to_record())
-    write_json_atomic(out / AUDIT_FILE, record)
+    record = result.to_record()
+    record.write(out / AUDIT_FILE)
     write_audit_page(result, out / PAGE_FILE, progress)
     say(f"report: {out / PAGE_FILE}")
-    show(_audit_text(result, out), record, as_json=as_json)
+    show(_audit_text(result, out), record.to_json(), as_json=as_json)
     refuse(not result.passed)
 
 
@@ -89,83 +88,99 @@ def fix(
     audit_folder: Annotated[Path, typer.Argument(metavar="AUDIT", help="Folder of `data audit`.")],
     out: Annotated[Path | None, typer.Option(help="The new manifest.")] = None,
     apply: Annotated[
-        bool, typer.Option("--apply", help="Write it; without, only what would be done is shown.")
+        bool, typer.Option("--apply", help="Write it; without, only show what would be done.")
     ] = False,
     also: Annotated[
         list[str] | None,
-        typer.Option(help="Also drop what has this finding, such as doubtful_text; repeatable."),
+        typer.Option(
+            help="Also drop utterances with this finding, such as doubtful_text; repeatable."
+        ),
     ] = None,
     skip: Annotated[
-        list[str] | None, typer.Option(help="Leave this kind of finding alone; repeatable.")
+        list[str] | None, typer.Option(help="Ignore this kind of finding; repeatable.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing manifest.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write a manifest without what an audit found, and say how much of it was left out."""
+    """Write a manifest without the problems of an audit, and count what was left out."""
     from moonshine_tune.core.errors import RequestError
-    from moonshine_tune.data.checks.fix import FixRequest, fix_data
+    from moonshine_tune.data.checks.fix import fix_data
 
     if apply and out is None:
         raise RequestError(
-            "--apply needs a name for the new manifest", hint="name it with: --out mended.jsonl"
+            "--apply needs a name for the new manifest", hint="name it with: --out fixed.jsonl"
         )
-    request = FixRequest(
-        audit=audit_folder,
+    result = fix_data(
+        audit_folder,
         out=out if apply else None,
-        also=tuple(also or ()),
-        skip=tuple(skip or ()),
+        also=also or (),
+        skip=skip or (),
         force=force,
     )
-    result = fix_data(request)
-    show(_fix_text(result), result, as_json=as_json)
+    show(_fix_text(result), result.to_record(), as_json=as_json)
+
+
+def finding_lines(finding: "Finding", manifest: str = "") -> list[str]:
+    """A finding with some examples and what to do.
+
+    Args:
+        manifest: name to show.
+    """
+    examples = list(zip(finding.ids, finding.details, strict=True))
+    hidden = len(examples) - _EXAMPLES
+    return [
+        f"{finding.severity}: {manifest}{finding.kind} × {finding.count:,}",
+        f"    {finding.explanation}",
+        *(f"    - {name}: {detail}" for name, detail in examples[:_EXAMPLES]),
+        *([f"    … and {hidden:,} more"] if hidden > 0 else []),
+        f"    what to do: {finding.action}",
+    ]
 
 
 def _audit_text(result: "Audit", out: Path) -> str:
     lines = []
-    for found in result.findings:
-        lines.append(f"{found.severity}: {found.kind} × {found.count:,}: {found.explanation}")
-        pairs = list(zip(found.ids, found.details, strict=True))[:_EXAMPLES]
-        lines += [f"    - {name}: {detail}" for name, detail in pairs]
+    for finding in result.findings:
+        lines += finding_lines(finding)
     rows = [
-        [one.name, one.unit, *(f"{one.quantiles[place]:.4g}" for place in (1, 3, 5))]
-        for one in result.distributions
+        [item.name, item.unit, *(f"{item.quantiles[index]:.4g}" for index in (1, 3, 5))]
+        for item in result.distributions
     ]
     lines.append(table(["measure", "unit", "5 %", "median", "95 %"], rows))
     if result.vocabulary:
         words = result.vocabulary
         lines.append(
-            f"{words.words:,} different words, {words.pieces_a_word:.2f} pieces a word"
-            + (f", {words.unseen_share:.1%} unseen by the others" if words.unseen else "")
+            f"{words.words:,} distinct words, {words.pieces_a_word:.2f} tokens per word"
+            + (f", {words.unseen_share:.1%} not in the other splits" if words.unseen else "")
         )
-    if result.listening:
-        one = result.listening
+    if result.transcription:
+        base = result.transcription
         lines.append(
-            f"{one.model} listened to {one.utterances:,} of {one.of:,}: "
-            f"{one.character_error_rate:.1f} % of the characters differ"
+            f"{base.model} transcribed {base.utterances:,} of {base.of:,} utterances: "
+            f"{base.character_error_rate:.1f} % of the characters differ"
         )
     lines += result.advice
-    usual = sum(item.usual for item in result.fixes)
+    num_fixes = sum(item.usual for item in result.fixes)
     lines.append(
-        f"{result.utterances:,} utterances, {result.clean:,} clean; {usual:,} fixes: "
+        f"{result.utterances:,} utterances, {result.clean:,} clean; {num_fixes:,} fixes: "
         f"moonshine-tune data fix {out}"
     )
     return "\n".join(lines)
 
 
 def _fix_text(result: "FixResult") -> str:
-    done = "would be " if result.out is None else ""
+    would_be = "would be " if result.out is None else ""
     reasons = ", ".join(f"{count:,} {kind}" for kind, count in sorted(result.dropped.items()))
     lines = [
-        f"{done}kept {result.kept:,} of {result.lines:,}" + (f": {reasons}" if reasons else "")
+        f"{would_be}kept {result.kept:,} of {result.lines:,}" + (f": {reasons}" if reasons else "")
     ]
-    for action, count in sorted(result.mended.items()):
-        lines.append(f"{done}mended, {action}: {count:,}")
+    for action, count in sorted(result.edited.items()):
+        lines.append(f"{would_be}edited, {action}: {count:,}")
     for name, before, after in result.changes[:_SHOWN]:
         lines.append(f"  {name}: {before} → {after}")
     if len(result.changes) > _SHOWN:
         lines.append(f"  … and {len(result.changes) - _SHOWN:,} more; --json lists all")
     lines.append(
-        "write it with: --out mended.jsonl --apply"
+        "write it with: --out fixed.jsonl --apply"
         if result.out is None
         else f"{result.out}\nnext: moonshine-tune data check {result.out}"
     )

@@ -1,4 +1,4 @@
-"""`data synth`: a spoken corpus from sentences."""
+"""`moonshine-tune data synth`: a synthetic speech corpus from sentences."""
 
 import re
 from pathlib import Path
@@ -24,16 +24,14 @@ def register(app: typer.Typer) -> None:
 def synth(
     out: Annotated[Path, typer.Option(help="New folder for manifest.jsonl and audio/.")],
     sentences: Annotated[
-        Path | None, typer.Option(help="Text file, UTF-8, a sentence a line.")
+        Path | None, typer.Option(help="Text file, UTF-8, one sentence per line.")
     ] = None,
     grammar: Annotated[
         str | None,
         typer.Option(help="atc: air-traffic phraseology; general: everyday English."),
     ] = None,
-    count: Annotated[
-        int | None, typer.Option(help="How many sentences; all of them where left out.")
-    ] = None,
-    skip: Annotated[int, typer.Option(help="Leave out this many sentences before.")] = 0,
+    count: Annotated[int | None, typer.Option(help="Number of sentences; default: all.")] = None,
+    skip: Annotated[int, typer.Option(help="Skip this many sentences first.")] = 0,
     seed: Annotated[int, typer.Option(help="Same seed, same sentences and recordings.")] = 0,
     voice_set: Annotated[
         str, typer.Option(help="train, dev, test (no voice in two of them) or all.")
@@ -43,14 +41,14 @@ def synth(
         typer.Option(help="Your own voices instead, with commas: en-us,en-us+f2,en-gb+m3."),
     ] = None,
     voices_per_sentence: Annotated[
-        int, typer.Option(help="How many of the voices speak each sentence.")
+        int, typer.Option(help="Number of voices that speak each sentence.")
     ] = 1,
     rate: Annotated[str, typer.Option(help="Slowest-fastest speech, words a minute.")] = "145-190",
     pitch: Annotated[str, typer.Option(help="Lowest-highest pitch, 0 to 100.")] = "40-60",
     audio_format: Annotated[str, typer.Option("--format", help="wav or flac.")] = "wav",
     json: JsonFlag = False,
 ) -> None:
-    """Speak sentences in many voices (espeak-ng, offline) into a corpus with a manifest."""
+    """Synthesize sentences in many voices (espeak-ng, offline) into a corpus with a manifest."""
     from moonshine_tune.data.synthesis.corpus import Delivery, choose_sentences, synthesize_corpus
 
     progress = TerminalProgress()
@@ -90,9 +88,10 @@ def _voices(named: str | None, voice_set: str) -> tuple[str, ...]:
 
 def _range(option: str, text: str) -> tuple[int, int]:
     """A range "145-190", or one number for both ends."""
-    found = re.fullmatch(r"(\d+)(?:-(\d+))?", text.strip())
-    if found is None:
+    match = re.fullmatch(r"(\d+)(?:-(\d+))?", text.strip())
+    if match is None:
         raise RequestError(
-            f"{option} {text} is no range of whole numbers", hint=f"write it as: {option} 145-190"
+            f"{option} {text} is not a range of whole numbers",
+            hint=f"write it as: {option} 145-190",
         )
-    return int(found[1]), int(found[2] or found[1])
+    return int(match[1]), int(match[2] or match[1])

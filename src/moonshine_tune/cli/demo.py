@@ -8,7 +8,7 @@ import typer
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, refuse, show, table
 
 if TYPE_CHECKING:
-    from moonshine_tune.demo.run import DemoResult
+    from moonshine_tune.runs.records import DemoRecord
 
 
 def register(app: typer.Typer) -> None:
@@ -17,44 +17,42 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="New folder for everything it makes.")] = Path(
-        "demo-out"
-    ),
+    out: Annotated[Path, typer.Option(help="New folder for all results.")] = Path("demo-out"),
     seed: Annotated[int, typer.Option(help="Seed of sentences, voices and training.")] = 0,
     as_json: JsonFlag = False,
 ) -> None:
     """Adapt the real tiny model to air-traffic phraseology and prove it, in a few minutes."""
     from moonshine_tune.demo.run import demo as run_demo
 
-    result = run_demo(out, TerminalProgress(), seed=seed)
-    show(_summary(result), result.to_record(), as_json=as_json)
-    refuse(not result.passed)
+    record = run_demo(out, TerminalProgress(), seed=seed)
+    show(_summary(record, out), record.to_json(), as_json=as_json)
+    refuse(not all(gate.holds for gate in record.gates))
 
 
-def _summary(result: "DemoResult") -> str:
+def _summary(record: "DemoRecord", out: Path) -> str:
     rows = []
-    for what in ("domain", "canary"):
+    for name, scores in (("domain", record.domain), ("canary", record.canary)):
         for backend in ("torch", "runtime"):
-            cells = [f"{what}, {backend}"]
-            for model in ("base", "adapted"):
-                score = result.scores[what, model, backend].score
-                cells.append(f"{score.wer:.2f} [{score.ci95[0]:.1f}–{score.ci95[1]:.1f}]")
+            cells = [f"{name}, {backend}"]
+            for side in ("base", "adapted"):
+                score = scores[side][backend]
+                low, high = score.ci95 or (0.0, 0.0)
+                cells.append(f"{score.wer:.2f} [{low:.1f}–{high:.1f}]")
             rows.append(cells)
     gates = [
-        f"{'passed' if gate.passed else 'FAILED'}  {gate.name}: {gate.figure} (asked: {gate.bound})"
-        for gate in result.gates
+        f"{gate.word}  {gate.name}: {gate.figure} (required: {gate.bound})" for gate in record.gates
     ]
-    times = ", ".join(f"{name} {value:.0f} s" for name, value in result.seconds.items())
+    times = ", ".join(f"{name} {value:.0f} s" for name, value in record.seconds.items())
     return "\n".join(
         [
-            table([f"WER % ({result.normalizer})", "base", "adapted"], rows),
+            table([f"WER % ({record.normalizer})", "base", "adapted"], rows),
             "",
             *gates,
             "",
-            f"{times}; peak memory {result.peak_memory_mb} MB",
-            f"adapter:       {result.adapter}",
-            f"runtime files: {result.runtime_dir}",
-            f"run folder:    {result.run}",
-            f"look at it:    moonshine-tune report {result.run.parent}",
+            f"{times}; peak memory {record.peak_memory_mb} MB",
+            f"adapter:       {record.adapter}",
+            f"runtime files: {record.runtime_dir}",
+            f"run folder:    {record.run}",
+            f"look at it:    moonshine-tune report {out}",
         ]
     )

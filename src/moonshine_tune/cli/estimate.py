@@ -56,7 +56,7 @@ def estimate(
     from dataclasses import replace
 
     from moonshine_tune.config.resolve import resolve_settings, settings_layers
-    from moonshine_tune.inference.train_data import read_training_data
+    from moonshine_tune.inference.dataset import read_training_data
     from moonshine_tune.memory.estimate import Workload, estimate_run
     from moonshine_tune.memory.fit import workload_of
 

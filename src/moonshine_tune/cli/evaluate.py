@@ -6,12 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, show, table
-from moonshine_tune.cli.options import DeviceOption, ModelOption
+from moonshine_tune.cli.options import (
+    BoostOption,
+    DeviceOption,
+    KeyTermsOption,
+    ModelOption,
+    NormalizerOption,
+)
 from moonshine_tune.core.errors import RequestError
 
 if TYPE_CHECKING:
-    from moonshine_tune.evaluation.arms import KeyTermsTable
-    from moonshine_tune.evaluation.results import ConditionScore, Evaluation
+    from moonshine_tune.evaluation.results import ConditionScore, Evaluation, KeyTermTable
 
 _EXAMPLE = (
     "Example: moonshine-tune evaluate --model tiny --adapter runs/a --manifest test.jsonl "
@@ -37,22 +42,17 @@ def evaluate(
     compare: Annotated[
         Path | None, typer.Option(help="Folder of an earlier evaluation to compare with.")
     ] = None,
-    normalizer: Annotated[
-        str | None, typer.Option(help="english-1, spelled-1 or basic-1 [default: by language].")
-    ] = None,
-    keyterms: Annotated[
-        Path | None,
-        typer.Option(help="Terms that the runtime listens for, one a line; streaming models."),
-    ] = None,
-    boost: Annotated[float, typer.Option(min=0, help="How strongly it listens for them.")] = 2.0,
+    normalizer: NormalizerOption = None,
+    keyterms: KeyTermsOption = None,
+    boost: BoostOption = 2.0,
     base_runtime: Annotated[
         Path | None,
-        typer.Option(help="Runtime folder of the base: shows adapter, key terms and both."),
+        typer.Option(help="Runtime folder of the base: compares adapter, key terms and both."),
     ] = None,
     device: DeviceOption = "auto",
     conditions: Annotated[
         Path | None,
-        typer.Option(help="Folder or manifest of noises: score in each kind at each ratio too."),
+        typer.Option(help="Folder or manifest of noises: also score in each kind at each ratio."),
     ] = None,
     snr: Annotated[
         list[float] | None,
@@ -66,14 +66,14 @@ def evaluate(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Score a model: WER, CER, error kinds, an interval, worst utterances, base against adapted."""
+    """Score a model: WER, CER, kinds of error, interval, worst utterances, base against adapted."""
     from moonshine_tune.evaluation.evaluate import EvaluateRequest
     from moonshine_tune.evaluation.evaluate import evaluate as run_evaluation
     from moonshine_tune.evaluation.noise_conditions import SNRS_DB, ConditionsRequest
 
     if conditions is None and (snr or rooms):
         raise RequestError(
-            "--snr and --rooms belong to --conditions", hint="name noises: --conditions FOLDER"
+            "--snr and --rooms need --conditions", hint="name noises: --conditions FOLDER"
         )
     request = EvaluateRequest(
         manifest=manifest,
@@ -96,13 +96,14 @@ def evaluate(
 
 
 def summary(result: "Evaluation") -> str:
-    """The evaluation for people."""
+    """The evaluation as text."""
     score, words = result.score, result.score.words
-    rows = [["adapted" if result.base else "model", f"{score.wer:.2f}",
-             f"{score.ci95[0]:.2f}–{score.ci95[1]:.2f}"]]  # fmt: skip
-    if result.base:
-        base = result.base
-        rows.insert(0, ["before", f"{base.wer:.2f}", f"{base.ci95[0]:.2f}–{base.ci95[1]:.2f}"])
+    sides = {"before": result.base} if result.base else {}
+    sides["adapted" if result.base else "model"] = score
+    rows = [
+        [name, f"{side.wer:.2f}", f"{side.ci95[0]:.2f}–{side.ci95[1]:.2f}"]
+        for name, side in sides.items()
+    ]
     lines = [
         table([f"WER % ({result.normalizer})", "WER", "95 % interval"], rows),
         f"{score.utterances} utterances, {words.reference} words: {words.substitutions} "
@@ -110,52 +111,66 @@ def summary(result: "Evaluation") -> str:
         f"{result.audio_seconds:.0f} s of audio in {result.seconds:.1f} s ({result.backend})",
     ]
     if result.comparison:
-        change = result.comparison
-        lines.append(
-            f"difference {change.difference:+.2f} points "
-            f"[{change.ci95[0]:+.2f}, {change.ci95[1]:+.2f}]: {change.verdict}"
-        )
+        lines.append(result.comparison.summary)
+    if result.metrics:
+        lines.append(_metrics_table(result))
     if result.keyterms:
-        lines.append(_arms(result.keyterms))
+        lines.append(_key_terms_table(result.keyterms))
     if len(score.by_speaker) > 1:
         worst = sorted(score.by_speaker.items(), key=lambda item: -item[1])[:5]
         lines.append("hardest speakers: " + ", ".join(f"{name} {wer:.1f}" for name, wer in worst))
     for item in score.worst[:5]:
-        lines.append(f"  {item.id}\n    said:  {item.reference}\n    heard: {item.hypothesis}")
+        lines.append(f"  {item.id}\n    reference:  {item.reference}")
+        lines.append(f"    hypothesis: {item.hypothesis}")
     if result.conditions:
         lines.append(conditions_table(result.conditions))
     lines.extend(result.remarks)
     return "\n".join(lines)
 
 
+def _metrics_table(result: "Evaluation") -> str:
+    before = {item.metric.name: item.value for item in result.base_metrics}
+    rows = [
+        [
+            f"{item.metric.name} ({item.metric.better} is better)",
+            *("-" if value is None else f"{value:.2f}" for value in
+              (before.get(item.metric.name), item.value)),
+            "-" if item.ci95 is None else f"{item.ci95[0]:.2f}–{item.ci95[1]:.2f}",
+            item.metric.unit,
+        ]
+        for item in result.metrics
+    ]  # fmt: skip
+    return table(["metric", "before", "value", "95 % interval", "unit"], rows)
+
+
 def conditions_table(conditions: "tuple[ConditionScore, ...]") -> str:
-    """A row for each kind of noise, a column for each ratio; base → adapted where both are."""
-    columns = sorted({one.snr_db for one in conditions if one.snr_db is not None}, reverse=True)
-    cells = {(one.noise, one.snr_db): one for one in conditions}
-
-    def cell(noise: str, snr: float | None) -> str:
-        one = cells.get((noise, snr))
-        if one is None:
-            return "-"
-        before = "" if one.base is None else f"{one.base.wer:.1f} → "
-        return f"{before}{one.score.wer:.1f}"
-
-    rows = []
-    for noise in dict.fromkeys(one.noise for one in conditions):
-        rows.append([noise, cell(noise, None), *(cell(noise, snr) for snr in columns)])
+    """A row for each kind of noise, a column for each ratio; base → adapted where both exist."""
+    cells = {}
+    for item in conditions:
+        before = item.evaluation.base
+        text = "" if before is None else f"{before.wer:.1f} → "
+        cells[item.condition.noise, item.condition.snr_db] = (
+            f"{text}{item.evaluation.score.wer:.1f}"
+        )
+    columns = sorted({snr for _, snr in cells if snr is not None}, reverse=True)
+    rows = [
+        [noise, *(cells.get((noise, snr), "-") for snr in (None, *columns))]
+        for noise in dict.fromkeys(noise for noise, _ in cells)
+    ]
     return table(["WER %", "no noise", *(f"{snr:g} dB" for snr in columns)], rows)
 
 
-def _arms(found: "KeyTermsTable") -> str:
-    """Adapter, key terms and both, a line each."""
+def _key_terms_table(result: "KeyTermTable") -> str:
+    """Base, adapter, key terms and both, one row each."""
     rows = []
-    for arm in found.arms:
-        recall = "-" if arm.terms.recall is None else f"{arm.terms.recall:.1f}"
+    for variant in result.variants:
+        terms = variant.terms
+        recall = "-" if terms.recall is None else f"{terms.recall:.1f}"
         rows.append(
-            [arm.name, f"{arm.score.wer:.2f}", f"{arm.change.difference:+.2f}",
-             f"{recall} ({arm.terms.recalled} of {arm.terms.spoken})",
-             f"{arm.terms.false_alarms} ({arm.terms.false_alarms_per_1000:.1f} in 1,000 words)"]
+            [variant.name, f"{variant.score.wer:.2f}", f"{variant.change.difference:+.2f}",
+             f"{recall} ({terms.recalled} of {terms.spoken})",
+             f"{terms.false_alarms} ({terms.false_alarms_per_1000:.1f} in 1,000 words)"]
         )  # fmt: skip
-    head = [f"{len(found.terms)} terms, boost {found.boost:g}", "WER", "change", "recall %",
+    head = [f"{len(result.terms)} terms, boost {result.boost:g}", "WER", "change", "recall %",
             "false alarms"]  # fmt: skip
     return table(head, rows)

@@ -46,28 +46,28 @@ def export(
         Path | None, typer.Option(help="Runtime folder of the base [default: the model's].")
     ] = None,
     manifest: Annotated[
-        Path | None, typer.Option(help="Clips of the parity gate [default: the run's dev set].")
+        Path | None, typer.Option(help="Clips for the parity gate [default: the run's dev set].")
     ] = None,
     parity_bound: Annotated[
         float, typer.Option(help="Percent of words that may differ between torch and runtime.")
     ] = 5.0,
     method: Annotated[
-        _Method, typer.Option(help="graft: patch the base's files; trace: build new graphs.")
+        _Method, typer.Option(help="graft: patch the runtime's own files; trace: build new graphs.")
     ] = _Method.graft,
     calibrate: Annotated[
         str,
         typer.Option(
-            help="Graft: clips that steer the rounding. auto: the run's own where that is of use; "
-            "none: faster, less close to torch; or a manifest."
+            help="Graft: calibration clips for quantization. auto: the run's own, if they help; "
+            "none: faster, less accurate; or a manifest."
         ),
     ] = "auto",
     quantize: Annotated[
-        _Scheme, typer.Option(help="Trace: 8-bit weights and activations, or floats.")
+        _Scheme, typer.Option(help="Trace: 8-bit weights and activations (int8), or floats (none).")
     ] = _Scheme.int8,
     device: DeviceOption = "auto",
     as_json: JsonFlag = False,
 ) -> None:
-    """Write files that the Moonshine runtime loads, and prove them equal to the trained model."""
+    """Write files for the Moonshine runtime and check that they match the trained model."""
     from moonshine_tune.export.run import ExportRequest
     from moonshine_tune.export.run import export as run_export
 
@@ -105,30 +105,33 @@ def _summary(result: "ExportResult") -> str:
     if parity.graphs is not None:
         lines.extend(_graph_lines(parity.graphs))
     if parity.wer is not None:
+        low, high = parity.wer.ci95
         lines.append(
             f"WER torch {parity.wer.before:.2f}, runtime {parity.wer.after:.2f}, difference "
-            f"{parity.wer_points:+.2f} points [{parity.wer.ci95[0]:+.2f}, "
-            f"{parity.wer.ci95[1]:+.2f}]"
+            f"{parity.wer_points:+.2f} points [{low:+.2f}, {high:+.2f}]"
         )
     else:
-        lines.append("no WER was compared: not every clip has a text")
+        lines.append("WER not compared: not every clip has a text")
     if parity.chunked is not None:
         lines.append(
             f"fed in chunks: {parity.chunked.identical} of {parity.chunked.clips} clips as when "
-            f"fed whole, {parity.chunked.word_difference:.2f} % of the words differ"
+            f"fed at once, {parity.chunked.word_difference:.2f} % of the words differ"
         )
-    for said, heard in parity.examples[:3] if not parity.passed else ():
-        lines.append(f"  torch:   {said}\n  runtime: {heard}")
-    if not parity.passed:
-        lines.append(f"first difference: {parity.first_difference}\ndo not ship these files")
-        lines.append(
-            "hint: a model that still errs in many words guesses, and guesses differ: train longer "
-            "or on more speech"
-        )
-    else:
+    if parity.passed:
         folder = shlex.quote(str(result.runtime_dir))
         lines.append(f"next: moonshine-tune evaluate --runtime-dir {folder} --manifest test.jsonl")
-    return "\n".join(lines)
+        return "\n".join(lines)
+    for torch_text, runtime_text in parity.examples[:3]:
+        lines.append(f"  torch:   {torch_text}\n  runtime: {runtime_text}")
+    return "\n".join(
+        [
+            *lines,
+            f"first difference: {parity.first_difference}",
+            "do not ship these files",
+            "hint: a model with many errors is unsure of its words, and small differences change "
+            "them: train longer or on more speech",
+        ]
+    )
 
 
 def _graph_lines(graphs: "GraphParity") -> list[str]:
@@ -137,9 +140,9 @@ def _graph_lines(graphs: "GraphParity") -> list[str]:
         f"{100 * item.relative:.1f} % (bound {100 * item.bound:g} %)"
         for item in graphs.outputs
     ]
-    weights = f"  weights: {graphs.weights_checked} compared in place"
+    weights = f"  weights: {graphs.weights_checked} compared by position"
     if graphs.weights_note:
-        weights = f"  weights were not compared: {graphs.weights_note}"
-    tokens = f"tokens: {100 * graphs.token_agreement:.1f} % of {graphs.tokens} the same"
+        weights = f"  weights not compared: {graphs.weights_note}"
+    tokens = f"tokens: {100 * graphs.token_agreement:.1f} % the same of {graphs.tokens}"
     rule = f"; windows read as {graphs.window_rule}" if graphs.window_rule else ""
     return [*lines, f"{weights}; {tokens}{rule}"]

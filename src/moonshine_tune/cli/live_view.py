@@ -1,4 +1,4 @@
-"""What a terminal shows under the bar while a model trains: curves, memory, last transcripts."""
+"""What a terminal shows below the bar during training: curves, memory, the last transcripts."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 _BLOCKS = "▁▂▃▄▅▆▇█"
 # Title, curve and the longest figures fit a terminal of 80 columns.
 _WIDTH = 24
-# Name in the log, title, unit, decimals; `step_seconds` is shown as steps a second.
+# Name in the log, title, unit, decimals; `step_seconds` is shown as steps per second.
 _CURVES = (
     ("loss", "loss", "", 3),
     ("dev_wer", "dev WER", " %", 2),
@@ -19,13 +19,13 @@ _CURVES = (
 
 
 def sparkline(values: Sequence[float], width: int = _WIDTH) -> str:
-    """Values as block characters; neighbours are averaged where they are many."""
+    """Values as block characters; with more values than `width`, neighbors are averaged."""
     if not values:
         return ""
     size = max(-(-len(values) // width), 1)
     means = [
-        sum(values[at : at + size]) / len(values[at : at + size])
-        for at in range(0, len(values), size)
+        sum(values[start : start + size]) / len(values[start : start + size])
+        for start in range(0, len(values), size)
     ]
     low, high = min(means), max(means)
     if high <= low:
@@ -35,27 +35,27 @@ def sparkline(values: Sequence[float], width: int = _WIDTH) -> str:
 
 
 class LiveView:
-    """Curves and transcripts so far; Rich asks it how it looks now."""
+    """Curves and transcripts so far, as a Rich renderable."""
 
     def __init__(self) -> None:
         self._curves: dict[str, list[float]] = {name: [] for name, *_ in _CURVES}
-        self._heard: list[tuple[str, str]] = []
+        self._transcripts: list[tuple[str, str]] = []
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to show."""
-        return not self._heard and not any(self._curves.values())
+        return not self._transcripts and not any(self._curves.values())
 
     def add(self, values: Mapping[str, float]) -> None:
-        """Take the figures of a step or of a score."""
+        """Add the figures of a step or of a score to the curves."""
         for name, value in values.items():
             if name in self._curves:
-                seconds = name == "step_seconds"
-                self._curves[name].append(1 / max(value, 1e-9) if seconds else value)
+                is_seconds = name == "step_seconds"
+                self._curves[name].append(1 / max(value, 1e-9) if is_seconds else value)
 
-    def hear(self, pairs: Sequence[tuple[str, str]]) -> None:
-        """Take the last transcripts."""
-        self._heard = list(pairs)
+    def show_transcripts(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Replace the transcripts, each a reference and a hypothesis."""
+        self._transcripts = list(pairs)
 
     def lines(self) -> list[tuple[str, str, str]]:
         """Rows: title, curve, last value with the best or highest one."""
@@ -64,12 +64,12 @@ class LiveView:
             values = self._curves[name]
             if not values or (name == "memory_device_mb" and not any(values)):
                 continue
-            told = f"{values[-1]:,.{digits}f}{unit}"
+            figures = f"{values[-1]:,.{digits}f}{unit}"
             if name.endswith("_wer"):
-                told += f"  (first {values[0]:.{digits}f}, lowest {min(values):.{digits}f})"
+                figures += f"  (first {values[0]:.{digits}f}, lowest {min(values):.{digits}f})"
             elif name.startswith("memory"):
-                told += f"  (highest {max(values):,.0f})"
-            rows.append((title, sparkline(values), told))
+                figures += f"  (highest {max(values):,.0f})"
+            rows.append((title, sparkline(values), figures))
         return rows
 
     def __rich__(self) -> Any:
@@ -78,15 +78,17 @@ class LiveView:
         from rich.text import Text
 
         # Two tables: a long transcript would push the figures to the far side of the screen.
-        curves, heard = Table.grid(padding=(0, 2)), Table.grid(padding=(0, 2), expand=True)
-        for title, curve, told in self.lines():
-            curves.add_row(Text(title, "dim"), Text(curve, "cyan"), Text(told, no_wrap=True))
-        heard.add_column(no_wrap=True, width=len("canary WER"))
-        heard.add_column(no_wrap=True, ratio=1)
-        for said, text in self._heard:
-            style = "green" if said.strip().lower() == text.strip().lower() else "yellow"
-            heard.add_row(Text("said", "dim"), Text(said, overflow="ellipsis"))
-            heard.add_row(
-                Text("heard", "dim"), Text(text or "(nothing)", style, overflow="ellipsis")
+        curves, texts = Table.grid(padding=(0, 2)), Table.grid(padding=(0, 2), expand=True)
+        for title, curve, figures in self.lines():
+            curves.add_row(Text(title, "dim"), Text(curve, "cyan"), Text(figures, no_wrap=True))
+        texts.add_column(no_wrap=True, width=len("canary WER"))
+        texts.add_column(no_wrap=True, ratio=1)
+        for reference, hypothesis in self._transcripts:
+            is_same = reference.strip().lower() == hypothesis.strip().lower()
+            style = "green" if is_same else "yellow"
+            texts.add_row(Text("reference", "dim"), Text(reference, overflow="ellipsis"))
+            texts.add_row(
+                Text("hypothesis", "dim"),
+                Text(hypothesis or "(nothing)", style, overflow="ellipsis"),
             )
-        return Group(curves, heard)
+        return Group(curves, texts)

@@ -22,13 +22,13 @@ def merge(
     model: Annotated[str | None, typer.Option(help="Base model [default: the run's].")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Add an adapter to its base: a plain checkpoint that transformers loads without PEFT."""
+    """Merge an adapter into its base: a checkpoint that transformers loads without PEFT."""
     from moonshine_tune.export.merged_checkpoint import merge as run_merge
 
     result = run_merge(run, out, progress=TerminalProgress(), model=model)
     text = (
         f"merged {result.changed} of {result.tensors} tensors of {result.base}\n"
         f"checkpoint  {result.checkpoint_dir}\n"
-        f"train on it or score it with: --model {result.checkpoint_dir}"
+        f"train or evaluate it with: --model {result.checkpoint_dir}"
     )
     show(text, result.to_record(), as_json=as_json)

@@ -19,7 +19,7 @@ class _SourceName(StrEnum):
 
 @app.command("list", epilog="Example: moonshine-tune models list --json")
 def list_command(as_json: JsonFlag = False) -> None:
-    """Show every Moonshine model: family, language, size, what is on this disk, sources."""
+    """List every Moonshine model: family, language, size, sources, and what is on this disk."""
     from moonshine_tune.registry.manage import list_models
 
     entries = list_models()
@@ -40,19 +40,17 @@ def list_command(as_json: JsonFlag = False) -> None:
 
 @app.command("fetch", epilog="Example: moonshine-tune models fetch tiny --source wheel")
 def fetch_command(
-    name: Annotated[str, typer.Argument(help="A name of the catalog, or a hub id.")],
+    name: Annotated[str, typer.Argument(help="Catalog name or hub id.")],
     out: Annotated[
         Path | None, typer.Option(help="Copy the checkpoint to this new folder.")
     ] = None,
     source: Annotated[
-        _SourceName | None, typer.Option(help="Try only this source, and not the cache.")
+        _SourceName | None, typer.Option(help="Try only this source, not the cache.")
     ] = None,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Use what is on this disk only.")
-    ] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Do not use the network.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Bring a model onto this disk from the first source that has it."""
+    """Download a model from the first source that has it."""
     from moonshine_tune.registry.manage import fetch_model
 
     report = fetch_model(
@@ -62,14 +60,13 @@ def fetch_command(
         offline=offline,
         progress=TerminalProgress(),
     )
-    refused = [f"  not from the {a.source}: {a.reason}" for a in report.attempts if not a.served]
     lines = [
         f"{report.name} ({report.family}): {report.reason}",
-        *refused,
+        *(f"  not from the {a.source}: {a.reason}" for a in report.attempts if not a.served),
         f"checkpoint  {report.checkpoint_dir}",
         f"runtime     {report.runtime_dir or 'none'}",
         f"revision    {report.revision}",
-        *([f"licence     {report.licence}"] if report.licence else []),
+        *([f"license     {report.licence}"] if report.licence else []),
     ]
     show("\n".join(lines), report, as_json=as_json)
 
@@ -80,7 +77,7 @@ def rebuild_command(
     out: Annotated[Path, typer.Option(help="The new checkpoint folder.")],
     as_json: JsonFlag = False,
 ) -> None:
-    """Turn the Moonshine runtime's 8-bit files into a trainable checkpoint with its tokenizer."""
+    """Rebuild a trainable checkpoint from the Moonshine runtime's 8-bit files."""
     from moonshine_tune.registry.manage import rebuild_model
 
     result = rebuild_model(runtime_dir, out)

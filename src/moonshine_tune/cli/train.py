@@ -1,6 +1,7 @@
 """`moonshine-tune train`."""
 
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,7 @@ from moonshine_tune.cli.console import JsonFlag, TerminalProgress, refuse, show,
 from moonshine_tune.cli.options import OutFolder
 
 if TYPE_CHECKING:
-    from moonshine_tune.training.finish import TrainResult
+    from moonshine_tune.training.result import TrainResult
 
 _EXAMPLE = (
     "Example: moonshine-tune train --preset tiny --train train.jsonl --dev dev.jsonl "
@@ -33,13 +34,16 @@ def train(
         _OptionalPath, typer.Option("--train", help="Training manifest.")
     ] = None,
     dev: Annotated[
-        _OptionalPath, typer.Option(help="Development manifest; else speakers are held out.")
+        _OptionalPath,
+        typer.Option(help="Development manifest [default: speakers held out of train]."),
     ] = None,
     replay: Annotated[
-        _OptionalPath, typer.Option(help="General speech, no texts needed, against forgetting.")
+        _OptionalPath,
+        typer.Option(help="General speech that keeps general accuracy; no texts needed."),
     ] = None,
     canary: Annotated[
-        _OptionalPath, typer.Option(help="General speech that must not get worse.")
+        _OptionalPath,
+        typer.Option(help="General speech; rejects adapters that get worse on it."),
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Shipped: tiny, medium-pilot, …")] = None,
     config: Annotated[_OptionalPath, typer.Option(help="YAML settings file.")] = None,
@@ -47,15 +51,15 @@ def train(
         list[str] | None, typer.Option("--set", help="One setting: train.learning_rate=3e-4.")
     ] = None,
     tracker: Annotated[
-        str | None, typer.Option(help="Send the figures to wandb, mlflow, trackio, … as well.")
+        str | None, typer.Option(help="Also log to wandb, mlflow, trackio, …")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped run.")] = False,
     fit: Annotated[
         bool, typer.Option("--fit", help="Change settings until the run fits the memory.")
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train a LoRA adapter: baseline first, the best adapter kept, nothing lost on Ctrl-C."""
+    """Train a LoRA adapter: scores the base first, keeps the best adapter, saves on Ctrl-C."""
     from moonshine_tune.config.resolve import resolve_settings, settings_layers
 
     manifests = {"train": train_manifest, "dev": dev, "replay": replay, "canary": canary}
@@ -82,28 +86,27 @@ def _settings_of_run(out: Path) -> dict[str, Any]:
 
 
 def _document(result: "TrainResult") -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(result)
+    scores = {"baseline": result.baseline.to_record(), "best": result.best.to_record()}
+    return asdict(result) | scores
 
 
 def _summary(result: "TrainResult") -> str:
     rows = []
     for name, candidate in (("base", result.baseline), (f"step {result.best.step}", result.best)):
         canary = "-" if candidate.canary_wer is None else f"{candidate.canary_wer:.2f}"
-        rows.append([name, f"{candidate.dev_wer:.2f}", canary, f"{candidate.strength:g}"])
+        rows.append([name, f"{candidate.dev_wer:.2f}", canary, f"{candidate.scale:g}"])
     lines = [
         table(["adapter", "dev WER", "canary WER", "strength"], rows),
         f"{result.stopped} after {result.steps} steps, {result.train_seconds:.0f} s of training, "
-        f"{result.seconds:.0f} s in all, peak {result.peak_memory_mb} MB, "
+        f"{result.seconds:.0f} s in total, peak {result.peak_memory_mb} MB, "
         f"loss {result.first_loss:.3f} → {result.last_loss:.3f}, "
         f"{result.skipped_steps} steps skipped",
         f"adapter: {result.adapter}",
     ]
     if not result.canary_held:
-        lines.append("no adapter kept the canary within its bound: raise retain.weight")
+        lines.append("no adapter keeps the canary within its bound: raise retain.weight")
     if result.stopped == "interrupted":
-        lines.append(f"everything is saved; go on with: moonshine-tune train --resume "
+        lines.append(f"everything is saved; continue with: moonshine-tune train --resume "
                      f"--out {result.run}")  # fmt: skip
     else:
         run = shlex.quote(str(result.run))

@@ -4,6 +4,7 @@ Artifacts are published, so none of this holds a host name, a user name, a home 
 """
 
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,9 @@ CORE_PACKAGES = (
     "torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "numpy",
     "onnxruntime", "moonshine-voice", "soundfile", "soxr", "jiwer", "whisper-normalizer",
 )  # fmt: skip
+
+# The password of a URL, before the host or as a parameter.
+_PASSWORD = re.compile(r"(://[^/:@\s]*:)[^/@\s]+(?=@)|([?&]password=)[^&\s]+")
 
 
 def package_version(name: str) -> str | None:
@@ -56,6 +60,10 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 
 
 def command_line() -> list[str]:
-    """The command as typed, with ~ for the home folder and the program's plain name."""
+    """The command as typed, with the home folder written as ~ and the program by its name.
+
+    The password in a URL is written as ***.
+    """
     home = str(Path.home())
-    return ["moonshine-tune", *(word.replace(home, "~") for word in sys.argv[1:])]
+    words = [_PASSWORD.sub(r"\1\2***", word) for word in sys.argv[1:]]
+    return ["moonshine-tune", *(word.replace(home, "~") for word in words)]

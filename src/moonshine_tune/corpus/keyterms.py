@@ -1,7 +1,7 @@
-"""Key terms: words that the streaming runtime is told to listen for, and what that gives and costs.
+"""Key terms: words that the streaming runtime is biased towards; their recall and false alarms.
 
-A file of key terms is text: one term a line, in the spelling wanted in the transcript; empty lines
-and lines that begin with `#` are left out.
+A file of key terms is text with one term per line, in the spelling wanted in the transcript. Empty
+lines and lines that start with `#` are ignored.
 """
 
 import re
@@ -15,14 +15,14 @@ from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.corpus.normalizers import Normalizer
 
 DEFAULT_BOOST = 2.0
-# A word: letters, marks and digits, with what may stand inside one.
+# A word: letters, marks and digits, with punctuation inside.
 _WORD = re.compile(r"\w+(?:['’.\-&/]\w+)*")
 _DIGITS = re.compile(r"\d[\d.,:/-]*")
 
 
 @dataclass(frozen=True)
 class ProposedTerm:
-    """A word that the tokenizer has no piece of its own for: how often it was said, its pieces."""
+    """A word that the tokenizer splits: its number of occurrences and of tokens."""
 
     term: str
     count: int
@@ -31,31 +31,31 @@ class ProposedTerm:
 
 @dataclass(frozen=True)
 class KeyTermScore:
-    """How the listed terms fared.
+    """Recall and false alarms of the listed terms.
 
     Attributes:
-        terms: how many were listed.
-        spoken: places in the references where a listed term was said.
-        recalled: of those, how many the transcripts have.
-        false_alarms: places in the transcripts where a listed term was not said.
-        heard_words: words of all transcripts.
+        terms: number of listed terms.
+        spoken: occurrences of listed terms in the references.
+        recalled: how many of them are in the hypotheses.
+        false_alarms: further occurrences in the hypotheses.
+        hypothesis_words: words of all hypotheses.
     """
 
     terms: int
     spoken: int
     recalled: int
     false_alarms: int
-    heard_words: int
+    hypothesis_words: int
 
     @property
     def recall(self) -> float | None:
-        """Percent of the spoken terms that were heard; None where none was spoken."""
+        """Percent of the spoken terms that were recognized; None where none was spoken."""
         return 100.0 * self.recalled / self.spoken if self.spoken else None
 
     @property
     def false_alarms_per_1000(self) -> float:
-        """False alarms in 1,000 words heard."""
-        return 1000.0 * self.false_alarms / max(self.heard_words, 1)
+        """False alarms per 1,000 words of the hypotheses."""
+        return 1000.0 * self.false_alarms / max(self.hypothesis_words, 1)
 
     def to_record(self) -> dict[str, Any]:
         """The JSON object."""
@@ -74,7 +74,7 @@ def read_key_terms(path: Path) -> tuple[str, ...]:
 
     Raises:
         RequestError: no such file, not text, or no term in it.
-        ProblemsError: terms with a comma, which separates terms in the runtime; lists all.
+        ProblemsError: terms with a comma, which separates terms in the runtime; all are listed.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -89,15 +89,15 @@ def read_key_terms(path: Path) -> tuple[str, ...]:
         if not term or term.startswith("#"):
             continue
         if "," in term:
-            problems.append(f"{path}:{number}: {term!r}: one term a line, without a comma")
+            problems.append(f"{path}:{number}: {term!r}: write one term per line, without a comma")
         terms[term] = None
     if problems:
-        raise ProblemsError(f"{len(problems)} lines are no key terms", problems)
+        raise ProblemsError(f"{len(problems)} lines are not key terms", problems)
     if not terms:
         raise RequestError(
             "no key term in the file",
             where=path,
-            hint="one a line; `moonshine-tune data keyterms train.jsonl` proposes some",
+            hint="write one per line; `moonshine-tune data keyterms train.jsonl` proposes some",
         )
     return tuple(terms)
 
@@ -105,31 +105,32 @@ def read_key_terms(path: Path) -> tuple[str, ...]:
 def propose_key_terms(
     texts: Iterable[str], pieces_of: Callable[[str], int], *, at_most: int = 100, least: int = 1
 ) -> tuple[ProposedTerm, ...]:
-    """Words that the tokenizer spells in several pieces, the most frequent first.
+    """Words that the tokenizer splits into several pieces, the most frequent first.
 
-    Such words are the ones that a model seldom says by itself; one piece of its own means that it
-    is common. Numbers are left out. A word is proposed in its most frequent spelling.
+    A word with a token of its own is common, and a model rarely misses it. Numbers are left out.
+    A word is proposed in its most frequent spelling.
 
     Args:
-        pieces_of: how many tokens a text has.
-        least: fewest times that a word must occur.
+        pieces_of: number of tokens of a text.
+        at_most: maximum number of terms.
+        least: minimum number of occurrences of a word.
     """
     spellings: dict[str, Counter[str]] = {}
     for text in texts:
         for word in _WORD.findall(text):
             if not _DIGITS.fullmatch(word):
                 spellings.setdefault(word.casefold(), Counter())[word] += 1
-    found = []
-    for folded, counted in spellings.items():
-        count = counted.total()
+    proposed = []
+    for folded, counts in spellings.items():
+        count = counts.total()
         if count < least or len(folded) < 2:
             continue
-        # A capital that only the start of a sentence gave must not make a common word rare.
-        pieces = min(pieces_of(word) for word in {folded, *counted})
+        # A common word is not rare because it starts a sentence with a capital.
+        pieces = min(pieces_of(word) for word in {folded, *counts})
         if pieces > 1:
-            found.append(ProposedTerm(counted.most_common(1)[0][0], count, pieces))
-    found.sort(key=lambda term: (-term.count, -term.pieces, term.term))
-    return tuple(found[:at_most])
+            proposed.append(ProposedTerm(counts.most_common(1)[0][0], count, pieces))
+    proposed.sort(key=lambda term: (-term.count, -term.pieces, term.term))
+    return tuple(proposed[:at_most])
 
 
 def score_key_terms(
@@ -138,27 +139,27 @@ def score_key_terms(
     hypotheses: Sequence[str],
     normalizer: Normalizer,
 ) -> KeyTermScore:
-    """Count listed terms in references and transcripts, whole words only, after normalization."""
+    """Count listed terms in references and hypotheses: whole words only, after normalization."""
     listed = {tuple(normalizer(term).split()) for term in terms} - {()}
-    spoken = recalled = false_alarms = heard_words = 0
+    spoken = recalled = false_alarms = hypothesis_words = 0
     for reference, hypothesis in zip(references, hypotheses, strict=True):
-        said, heard = normalizer(reference).split(), normalizer(hypothesis).split()
-        heard_words += len(heard)
+        reference_words, words = normalizer(reference).split(), normalizer(hypothesis).split()
+        hypothesis_words += len(words)
         for term in listed:
-            wanted, found = _occurrences(said, term), _occurrences(heard, term)
-            spoken += wanted
-            recalled += min(wanted, found)
-            false_alarms += max(found - wanted, 0)
-    return KeyTermScore(len(terms), spoken, recalled, false_alarms, heard_words)
+            expected, recognized = _occurrences(reference_words, term), _occurrences(words, term)
+            spoken += expected
+            recalled += min(expected, recognized)
+            false_alarms += max(recognized - expected, 0)
+    return KeyTermScore(len(terms), spoken, recalled, false_alarms, hypothesis_words)
 
 
 def _occurrences(words: Sequence[str], term: tuple[str, ...]) -> int:
-    """How often the term's words stand in a row; places do not overlap."""
-    count = place = 0
-    while place + len(term) <= len(words):
-        if tuple(words[place : place + len(term)]) == term:
+    """Non-overlapping occurrences of the term's words in sequence."""
+    count = index = 0
+    while index + len(term) <= len(words):
+        if tuple(words[index : index + len(term)]) == term:
             count += 1
-            place += len(term)
+            index += len(term)
         else:
-            place += 1
+            index += 1
     return count

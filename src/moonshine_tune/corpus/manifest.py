@@ -1,4 +1,4 @@
-"""Manifests: JSON Lines, one utterance a line. Pure data, no audio is opened here."""
+"""Manifests: JSON Lines, one utterance per line. No audio is opened here."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from typing import Any
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.files import write_jsonl_atomic
 
-# Keys with a meaning of their own; every other key is kept in `Utterance.extra`.
+# Keys that this program uses; every other key is kept in `Utterance.extra`.
 RESERVED_KEYS = ("id", "audio", "audio_filepath", "text", "speaker", "duration", "start", "end",
                  "offset", "language", "split", "session")  # fmt: skip
 _NUMBERS = ("duration", "start", "end", "offset")
@@ -20,16 +20,16 @@ _STRINGS = ("text", "speaker", "language", "split", "session")
 
 @dataclass(frozen=True)
 class Utterance:
-    """One spoken utterance. Records are never changed: `replace` makes a new one.
+    """One spoken utterance. Records are immutable: `replace` makes a new one.
 
     Attributes:
         id: unique within its manifest; derived utterances extend their parent's id.
         audio: absolute path of the recording.
-        text: reference transcript; None where none is known.
-        duration: seconds of the utterance where the manifest says so.
-        start, end: seconds, where the utterance is a span of a longer recording.
-        extra: keys that this program does not use, kept as they were.
-        line: line number in the manifest it came from, 1-based; 0 for made ones.
+        text: reference transcript, if known.
+        duration: seconds of the utterance, if the manifest has it.
+        start, end: seconds, if the utterance is a span of a longer recording.
+        extra: keys that this program does not use, unchanged.
+        line: line number in its manifest, 1-based; 0 if it is from no manifest.
     """
 
     id: str
@@ -51,14 +51,14 @@ class Utterance:
 
     @property
     def known_seconds(self) -> float | None:
-        """Length in seconds where the manifest tells it: the span, else `duration`."""
+        """Length in seconds, if the manifest has it: the span, else `duration`."""
         if self.end is not None:
             return self.end - (self.start or 0.0)
         return self.duration
 
     @property
     def reference(self) -> str:
-        """The transcript; an error where there is none."""
+        """The transcript; an error if there is none."""
         if self.text is None:
             raise RequestError(f"utterance {self.id} has no text", where=self.audio)
         return self.text
@@ -66,7 +66,7 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Utterances of one manifest file, with the file's fingerprint and remarks on its content."""
+    """Utterances of one manifest file, with its fingerprint and remarks on its content."""
 
     path: Path
     utterances: tuple[Utterance, ...]
@@ -79,13 +79,13 @@ class Manifest:
 
 @dataclass(frozen=True)
 class LineProblem:
-    """One line of a manifest that gives no usable utterance.
+    """One line of a manifest that is not a usable utterance.
 
     Attributes:
         line: its number, 1-based.
         kind: "bad_line", "no_text", "duplicate_id" or "missing_recording".
         message: one plain sentence, with the offending value.
-        id: the utterance's id where the line could be read that far.
+        id: of the utterance, if the line could be read that far.
     """
 
     line: int
@@ -96,7 +96,7 @@ class LineProblem:
 
 @dataclass(frozen=True)
 class ManifestScan:
-    """What a manifest holds, good lines and bad ones: each line that is not blank is in one."""
+    """The utterances and the problems of a manifest: every line that is not blank is in one."""
 
     path: Path
     utterances: tuple[Utterance, ...]
@@ -110,7 +110,7 @@ class ManifestScan:
 
     @property
     def num_outside(self) -> int:
-        """Recordings that lie outside the manifest's folder."""
+        """Recordings outside the manifest's folder."""
         folder = self.path.parent.resolve()
         return sum(not item.audio.is_relative_to(folder) for item in self.utterances)
 
@@ -118,7 +118,7 @@ class ManifestScan:
 def scan_manifest(
     path: Path, *, require_text: bool = True, check_files: bool = True
 ) -> ManifestScan:
-    """Read a manifest and collect its bad lines instead of refusing them.
+    """Read a manifest and collect its invalid lines instead of refusing them.
 
     Args:
         path: the `.jsonl` file; audio paths in it are relative to its folder.
@@ -130,7 +130,7 @@ def scan_manifest(
     """
     if not path.is_file():
         raise RequestError(
-            "no such manifest" if not path.is_dir() else "a folder, not a manifest",
+            "a folder, not a manifest" if path.is_dir() else "no such manifest",
             where=path,
             hint="make one with: moonshine-tune data import FOLDER --out train.jsonl",
         )
@@ -139,24 +139,24 @@ def scan_manifest(
         content = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise RequestError(f"not UTF-8 text (byte {error.start})", where=path) from error
-    recordings = _Recordings(path.parent)
+    paths = _PathResolver(path.parent)
     utterances: list[Utterance] = []
     problems: list[LineProblem] = []
     first_line: dict[str, int] = {}
     for number, line in enumerate(content.split("\n"), start=1):
         if not line.strip():
             continue
-        parsed = _parse_line(line, number, recordings)
+        parsed = _parse_line(line, number, paths)
         if isinstance(parsed, str):
             problems.append(LineProblem(number, "bad_line", parsed))
         elif require_text and parsed.text is None:
             problems.append(LineProblem(number, "no_text", 'no "text"', parsed.id))
         elif parsed.id in first_line:
-            message = f"id {parsed.id!r} was used on line {first_line[parsed.id]} already"
+            message = f"line {first_line[parsed.id]} also has the id {parsed.id!r}"
             problems.append(LineProblem(number, "duplicate_id", message, parsed.id))
         else:
             first_line[parsed.id] = number
-            if check_files and not recordings.is_there(parsed.audio):
+            if check_files and not paths.exists(parsed.audio):
                 message = f"no such recording: {parsed.audio}"
                 problems.append(LineProblem(number, "missing_recording", message, parsed.id))
             else:
@@ -166,61 +166,57 @@ def scan_manifest(
 
 
 def read_manifest(path: Path, *, require_text: bool = True, check_files: bool = True) -> Manifest:
-    """Read a manifest; all its faults are reported together, each with its line.
+    """Read a manifest; all invalid lines are reported together.
 
-    Args:
-        path: the `.jsonl` file; audio paths in it are relative to its folder.
-        require_text: whether an utterance without `text` is a fault.
-        check_files: whether a recording that does not exist is a fault.
+    Args: as of `scan_manifest`.
 
     Raises:
         RequestError: the file is missing, unreadable or empty.
-        ProblemsError: one or more lines are wrong.
+        ProblemsError: one or more lines are invalid.
     """
     scan = scan_manifest(path, require_text=require_text, check_files=check_files)
     if scan.problems:
         raise ProblemsError(
-            f"{path}: {len(scan.problems)} of {scan.num_lines} lines are wrong",
+            f"{path}: {len(scan.problems)} of {scan.num_lines} lines are invalid",
             [f"{path}:{problem.line}: {problem.message}" for problem in scan.problems],
-            hint=f"mend these lines, then look again with: moonshine-tune data check {path}",
+            hint=f"fix or remove these lines, then run: moonshine-tune data check {path}",
         )
     if not scan.utterances:
         raise RequestError("the manifest has no utterances", where=path)
     outside = scan.num_outside
     remarks = (
-        (f"{outside} of {len(scan.utterances)} recordings lie outside the manifest's folder",)
+        (f"{outside} of {len(scan.utterances)} recordings are outside the manifest's folder",)
         if outside
         else ()
     )
     return Manifest(path, scan.utterances, scan.sha256, remarks)
 
 
-class _Recordings:
-    """The places of a manifest's recordings.
+class _PathResolver:
+    """Absolute paths of a manifest's recordings.
 
-    A manifest names thousands of files in a few folders, or thousands of spans of a few files:
-    each folder is resolved once and each file looked for once. Resolving every line's path by
-    itself made two thirds of the time of opening a large manifest.
+    A manifest has thousands of files in a few folders, or thousands of spans of a few files. Each
+    folder is resolved once, and each file is looked up once: resolving the path of every line took
+    two thirds of the time of opening a large manifest.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.resolve()
         self._folders: dict[Path, Path] = {}
-        self._places: dict[str, Path] = {}
-        self._regular: dict[Path, bool] = {}
+        self._paths: dict[str, Path] = {}
+        self._is_file: dict[Path, bool] = {}
 
-    def place(self, audio: str) -> Path:
+    def resolve(self, audio: str) -> Path:
         """The absolute path of a recording, links followed.
 
         Raises:
-            OSError, ValueError, RuntimeError: it is no path.
+            OSError, ValueError, RuntimeError: not a path.
         """
-        known = self._places.get(audio)
-        if known is None:
-            known = self._places[audio] = self._resolved(audio)
-        return known
+        if audio not in self._paths:
+            self._paths[audio] = self._resolve(audio)
+        return self._paths[audio]
 
-    def _resolved(self, audio: str) -> Path:
+    def _resolve(self, audio: str) -> Path:
         named = self._folder / Path(audio).expanduser()
         folder, name = named.parent, named.name
         if name in ("", ".."):
@@ -234,53 +230,53 @@ class _Recordings:
             mode = 0
         if stat.S_ISLNK(mode):
             return path.resolve()
-        self._regular[path] = stat.S_ISREG(mode)
+        self._is_file[path] = stat.S_ISREG(mode)
         return path
 
-    def is_there(self, path: Path) -> bool:
-        """Whether the file is there; a name that no disk can hold is not."""
-        if path not in self._regular:
+    def exists(self, path: Path) -> bool:
+        """Whether the file exists; a name that is too long for the disk does not."""
+        if path not in self._is_file:
             try:
-                self._regular[path] = path.is_file()
+                self._is_file[path] = path.is_file()
             except OSError:
-                self._regular[path] = False
-        return self._regular[path]
+                self._is_file[path] = False
+        return self._is_file[path]
 
 
 def _parse_record(line: str) -> dict[str, Any] | str:
-    """The line's JSON object, or a sentence that says what is wrong with it."""
+    """The line's JSON object, or the problem in a sentence."""
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         return f"not JSON ({error.msg} at column {error.colno})"
     except (ValueError, RecursionError):
-        return "not JSON that can be read (a number too long, or brackets too deep)"
+        return "not JSON that can be read (a number is too long, or nesting too deep)"
     if not isinstance(record, dict):
         return "not a JSON object"
     if "\\u" in line:
-        # Half of a surrogate pair can be written as an escape but never be saved or opened.
+        # An escape can hold half of a surrogate pair, which can be neither saved nor opened.
         try:
             json.dumps(record, ensure_ascii=False).encode("utf-8")
         except UnicodeEncodeError:
-            return "holds a broken \\u escape (half of a character)"
+            return "has a broken \\u escape (half of a character)"
     return record
 
 
-def _parse_line(line: str, number: int, recordings: _Recordings) -> Utterance | str:
-    """An utterance, or a sentence that says what is wrong with the line."""
+def _parse_line(line: str, number: int, paths: _PathResolver) -> Utterance | str:
+    """The utterance, or the problem of the line in a sentence."""
     record = _parse_record(line)
     if isinstance(record, str):
         return record
     audio = record.get("audio", record.get("audio_filepath"))
     if not isinstance(audio, str) or not audio:
         return 'no "audio" path'
-    fault = _field_fault(record)
-    if fault:
-        return fault
+    problem = _field_problem(record)
+    if problem:
+        return problem
     try:
-        path = recordings.place(audio)
+        path = paths.resolve(audio)
     except (OSError, ValueError, RuntimeError):
-        return f'"audio" is {audio!r}, which is no path'
+        return f'"audio" is {audio!r}, not a path'
     start, end, duration = _span(record)
     if end is not None and end <= (start or 0):
         return f'"end" ({end}) is not after "start" ({start or 0})'
@@ -301,8 +297,8 @@ def _parse_line(line: str, number: int, recordings: _Recordings) -> Utterance | 
     )
 
 
-def _field_fault(record: dict[str, Any]) -> str | None:
-    """What is wrong with the types and values of the known fields."""
+def _field_problem(record: dict[str, Any]) -> str | None:
+    """The first known field with a wrong type or value, in a sentence."""
     identifier = record.get("id")
     if isinstance(identifier, bool) or not isinstance(identifier, str | int | None):
         return f'"id" is {identifier!r}, not a string'
@@ -314,12 +310,12 @@ def _field_fault(record: dict[str, Any]) -> str | None:
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             return f'"{name}" is {value!r}, not a number of seconds'
         if value is not None and not 0 <= value < float("inf"):
-            return f'"{name}" is {value!r}, not a number of seconds from 0'
+            return f'"{name}" is {value!r}, not a number of seconds of at least 0'
     return None
 
 
 def _span(record: dict[str, Any]) -> tuple[float | None, float | None, float | None]:
-    """Start, end and duration in seconds. A start with a duration has an end (as NeMo's offset)."""
+    """Start, end and duration in seconds. A start with a duration has an end (NeMo's offset)."""
     start, end = record.get("start", record.get("offset")), record.get("end")
     duration = record.get("duration")
     if start is not None and end is None and duration:
@@ -329,15 +325,15 @@ def _span(record: dict[str, Any]) -> tuple[float | None, float | None, float | N
 
 def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
     """Write a manifest, complete or not at all; recordings below its folder get relative paths."""
-    folder, recordings = path.parent.resolve(), _Recordings(path.parent)
-    write_jsonl_atomic(path, [_to_record(item, folder, recordings) for item in utterances])
+    folder, paths = path.parent.resolve(), _PathResolver(path.parent)
+    write_jsonl_atomic(path, [_to_record(item, folder, paths) for item in utterances])
 
 
-def _to_record(utterance: Utterance, folder: Path, recordings: _Recordings) -> dict[str, Any]:
-    """The JSON object of an utterance in a manifest that lies in `folder`, links followed."""
-    # Of one form with the folder: a path from where the program runs, or through a link, would be
-    # written as it is, and point to nothing once a scratch folder has its name.
-    audio = recordings.place(str(utterance.audio.absolute()))
+def _to_record(utterance: Utterance, folder: Path, paths: _PathResolver) -> dict[str, Any]:
+    """The JSON object of an utterance in a manifest in `folder` (a resolved path)."""
+    # Resolved like the folder: a path relative to the working directory, or through a link, would
+    # be written as it is, and be wrong after a scratch folder gets its final name.
+    audio = paths.resolve(str(utterance.audio.absolute()))
     record: dict[str, Any] = {
         "id": utterance.id,
         "audio": str(audio.relative_to(folder) if audio.is_relative_to(folder) else audio),
@@ -350,5 +346,5 @@ def _to_record(utterance: Utterance, folder: Path, recordings: _Recordings) -> d
 
 
 def seconds_of(utterances: Sequence[Utterance]) -> float:
-    """Total of the lengths that are known, in seconds."""
+    """Total of the known lengths, in seconds."""
     return sum(utterance.known_seconds or 0.0 for utterance in utterances)

@@ -1,14 +1,14 @@
-"""Named, versioned text normalizers. A score always names the one it was counted with.
+"""Named, versioned text normalizers. Every score names its normalizer.
 
-`english-1`: hyphens join nothing (`P-i-t-t-s` is five words, `twenty-one` is `twenty one`), then
-the English normalizer that was published with Whisper (package `whisper-normalizer`): case,
-punctuation, contractions, spelling variants, and numbers as digits.
+`english-1`: hyphens become spaces (`P-i-t-t-s` is five words, `twenty-one` is `twenty one`), then
+the English normalizer published with Whisper (package `whisper-normalizer`): case, punctuation,
+contractions, spelling variants, and numbers as digits.
 
-`basic-1`: for every other language: Unicode NFKC, lower case, punctuation and symbols become
-spaces; marks that belong to letters stay.
+`basic-1`: for every other language: Unicode NFKC, lower case; hyphens, punctuation and symbols
+become spaces; marks that belong to letters stay.
 
-`spelled-1`: `basic-1` for English where the way numbers are written is what is to be learnt:
-`four six two` and `462` differ. Hyphens become spaces as above.
+`spelled-1`: the same as `basic-1`, for English where the spelling of numbers matters: `four six
+two` and `462` differ.
 """
 
 import re
@@ -26,7 +26,7 @@ _SPACES = re.compile(r"\s+")
 
 @dataclass(frozen=True)
 class Normalizer:
-    """A named text normalizer: call it with a text."""
+    """A named text normalizer. Call it with a text."""
 
     name: str
     function: Callable[[str], str]
@@ -74,7 +74,7 @@ def normalizer_for(name: str | None, language: str = "en") -> Normalizer:
     """The normalizer of that name; without a name, the default of the language.
 
     Raises:
-        RequestError: there is none of that name.
+        RequestError: no normalizer has that name.
     """
     chosen = name or ("english-1" if language.lower().startswith("en") else "basic-1")
     if chosen not in NORMALIZERS:

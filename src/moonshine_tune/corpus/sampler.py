@@ -1,7 +1,7 @@
-"""Which utterances each optimizer step sees. Metadata only: no audio is touched.
+"""Which utterances each optimizer step uses. Metadata only: no audio is read.
 
-The order is a pure function of the seed and the step, so a resumed run sees what an unbroken one
-would have seen.
+The order is a pure function of the seed and the step, so a resumed run uses the same utterances as
+an uninterrupted one.
 """
 
 import random
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class StepPlan:
-    """Indices of one optimizer step, parted into micro-batches of similar length."""
+    """Indices of one optimizer step, in micro-batches of similar length."""
 
     micro_batches: tuple[tuple[int, ...], ...]
 
@@ -20,27 +20,27 @@ class StepPlan:
         """All indices of the step."""
         return tuple(index for batch in self.micro_batches for index in batch)
 
-    def share(self, place: int, places: int) -> "StepPlan":
-        """What process `place` of `places` works on: every `places`-th utterance from it on.
+    def share(self, rank: int, world_size: int) -> "StepPlan":
+        """The part of one process of a distributed run: every `world_size`-th utterance.
 
-        The step's utterances come by length, so the shares weigh about the same. Micro-batches
-        are no larger than before; with fewer utterances than processes a share is empty.
+        The utterances of a step are sorted by length, so all parts take about the same time.
+        Micro-batches do not grow; with fewer utterances than processes a part is empty.
         """
-        if places == 1:
+        if world_size == 1:
             return self
         size = max(len(batch) for batch in self.micro_batches)
-        mine = self.indices[place::places]
-        return StepPlan(tuple(mine[start : start + size] for start in range(0, len(mine), size)))
+        part = self.indices[rank::world_size]
+        return StepPlan(tuple(part[start : start + size] for start in range(0, len(part), size)))
 
 
 @dataclass(frozen=True)
 class CurriculumStage:
-    """A part of the run that sees some of the clips.
+    """A part of the run that draws only some of the clips.
 
     Attributes:
         steps: optimizer steps of the stage.
-        max_clip_s: longest clip that it draws.
-        members: the only ones that it draws; None for all.
+        max_clip_s: longest clip that it draws, seconds.
+        members: indices that it draws; None for all.
     """
 
     steps: int
@@ -53,19 +53,19 @@ EpochOrder = Callable[[random.Random], list[int]]
 
 
 def _each_once(count: int) -> EpochOrder:
-    def order(chance: random.Random) -> list[int]:
-        found = list(range(count))
-        chance.shuffle(found)
-        return found
+    def order(rng: random.Random) -> list[int]:
+        indices = list(range(count))
+        rng.shuffle(indices)
+        return indices
 
     return order
 
 
 def balanced_order(speakers: Sequence[str | None], balance: float) -> EpochOrder:
-    """Epochs in which a speaker with n clips is drawn in proportion to n to the power 1 − balance.
+    """Epochs that draw a speaker with n clips in proportion to n to the power of 1 - balance.
 
-    A speaker's clips are all drawn before one is drawn again. Utterances without a speaker count as
-    one each: nothing says that they belong together.
+    All clips of a speaker are drawn before one is drawn again. Each utterance without a speaker
+    counts as a speaker of its own.
     """
     groups: dict[str, list[int]] = {}
     for index, speaker in enumerate(speakers):
@@ -73,19 +73,20 @@ def balanced_order(speakers: Sequence[str | None], balance: float) -> EpochOrder
     members = [groups[name] for name in sorted(groups)]
     weights = [len(group) ** (1.0 - balance) for group in members]
 
-    def order(chance: random.Random) -> list[int]:
-        found: list[int] = []
-        # Rounded at random, so that a share below one clip an epoch comes now and then.
-        owed, scale = chance.random(), len(speakers) / sum(weights)
+    def order(rng: random.Random) -> list[int]:
+        indices: list[int] = []
+        # Rounded at random, so that a share below one clip per epoch is drawn in some epochs.
+        remainder, scale = rng.random(), len(speakers) / sum(weights)
         for group, weight in zip(members, weights, strict=True):
-            owed += weight * scale
-            count, owed = int(owed), owed - int(owed)
+            remainder += weight * scale
+            count, remainder = int(remainder), remainder - int(remainder)
             while count > 0:
-                found += chance.sample(group, min(count, len(group)))
+                indices += rng.sample(group, min(count, len(group)))
                 count -= len(group)
-        found = (found + chance.sample(range(len(speakers)), 1))[: len(speakers)]
-        chance.shuffle(found)
-        return found
+        # Rounding errors of the sum may leave the last clip out.
+        indices = (indices + rng.sample(range(len(speakers)), 1))[: len(speakers)]
+        rng.shuffle(indices)
+        return indices
 
     return order
 
@@ -96,9 +97,9 @@ def easy_first_stages(
     """Three stages: the easiest third, the easier two thirds, all.
 
     Args:
-        losses: the base model's loss a token on each utterance; low is easy.
-        steps: of the whole run.
-        share: of the steps that hear only a part.
+        losses: loss per token of the base model on each utterance; low is easy.
+        steps: of the run.
+        share: of the steps that draw only a part.
     """
     ranked = sorted(range(len(losses)), key=lambda index: (losses[index], index))
     early = max(round(steps * share / 2), 1)
@@ -111,18 +112,18 @@ def easy_first_stages(
 
 
 class BucketSampler:
-    """Length buckets: each step draws utterances of similar length, steps come in random order.
+    """Length buckets: each step draws utterances of similar length; the order of steps is random.
 
     An epoch is every utterance once. The utterances are shuffled, sorted by length within pools of
-    several steps, and cut into steps of `batch_size · accumulation`; a step is cut into
-    micro-batches. So batch 8 × 1 and batch 1 × 8 see the same utterances in every step.
+    several steps, and cut into steps of `batch_size * accumulation`; a step is cut into
+    micro-batches. So batch 8 x 1 and batch 1 x 8 use the same utterances in every step.
 
     Args:
         seconds: length of each utterance.
         batch_size: utterances in a micro-batch.
         accumulation: micro-batches in a step.
         pool_steps: steps in a pool; more saves padding, fewer mixes lengths better.
-        order: draws as many indices as there are utterances; without it, each once, shuffled.
+        order: draws the order of an epoch; the default is each utterance once, shuffled.
     """
 
     def __init__(
@@ -133,7 +134,7 @@ class BucketSampler:
         accumulation: int = 1,
         seed: int = 0,
         pool_steps: int = 16,
-        order: "EpochOrder | None" = None,
+        order: EpochOrder | None = None,
     ) -> None:
         self._order = order or _each_once(len(seconds))
         self._seconds = tuple(seconds)
@@ -151,10 +152,10 @@ class BucketSampler:
 
     def plan(self, step: int) -> StepPlan:
         """The utterances of optimizer step `step`, counted from 0."""
-        epoch, place = divmod(step, self.steps_per_epoch)
+        epoch, index = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._epoch, self._steps = epoch, self._epoch_steps(epoch)
-        return self._steps[place]
+        return self._steps[index]
 
     def drawn(self, steps: int) -> tuple[int, ...]:
         """Every index that the first `steps` steps draw, ascending."""
@@ -163,35 +164,29 @@ class BucketSampler:
         return tuple(sorted({index for step in range(steps) for index in self.plan(step).indices}))
 
     def _epoch_steps(self, epoch: int) -> list[StepPlan]:
-        chance = random.Random(f"{self._seed}/{epoch}")
-        order = self._order(chance)
+        rng = random.Random(f"{self._seed}/{epoch}")
+        order = self._order(rng)
         steps: list[StepPlan] = []
         for start in range(0, len(order), self._pool):
-            pool = sorted(
-                order[start : start + self._pool], key=lambda index: (self._seconds[index], index)
-            )
-            steps.extend(
-                self._cut(pool[place : place + self._per_step])
-                for place in range(0, len(pool), self._per_step)
-            )
-        chance.shuffle(steps)
+            pool = order[start : start + self._pool]
+            pool.sort(key=lambda index: (self._seconds[index], index))
+            for step_indices in _chunks(pool, self._per_step):
+                batches = _chunks(step_indices, self._batch_size)
+                steps.append(StepPlan(tuple(tuple(batch) for batch in batches)))
+        rng.shuffle(steps)
         return steps
 
-    def _cut(self, indices: list[int]) -> StepPlan:
-        return StepPlan(
-            tuple(
-                tuple(indices[place : place + self._batch_size])
-                for place in range(0, len(indices), self._batch_size)
-            )
-        )
+
+def _chunks(indices: list[int], size: int) -> list[list[int]]:
+    return [indices[start : start + size] for start in range(0, len(indices), size)]
 
 
 class StagedSampler:
-    """Short or easy clips first: one bucket sampler a stage, over the clips that it may draw.
+    """Short or easy clips first: one bucket sampler per stage, over the clips that it may draw.
 
     Args:
-        speakers: of each utterance, where their share in the draws is to be balanced.
-        balance: 0 draws each utterance once an epoch, 1 each speaker equally often.
+        speakers: of each utterance; needed to balance speakers.
+        balance: 0 draws each utterance once per epoch, 1 each speaker equally often.
     """
 
     def __init__(
@@ -208,9 +203,9 @@ class StagedSampler:
         self._stages = tuple(stages)
         self._allowed = [
             tuple(
-                i
-                for i, length in enumerate(seconds)
-                if length <= stage.max_clip_s and (stage.members is None or i in stage.members)
+                index
+                for index, length in enumerate(seconds)
+                if length <= stage.max_clip_s and (stage.members is None or index in stage.members)
             )
             for stage in self._stages
         ]
@@ -219,12 +214,12 @@ class StagedSampler:
                 [seconds[index] for index in allowed],
                 batch_size=batch_size,
                 accumulation=accumulation,
-                seed=seed + place,
+                seed=seed + number,
                 order=balanced_order([speakers[index] for index in allowed], balance)
                 if balance > 0
                 else None,
             )
-            for place, allowed in enumerate(self._allowed)
+            for number, allowed in enumerate(self._allowed)
         ]
 
     @property
@@ -233,7 +228,7 @@ class StagedSampler:
         return tuple(len(allowed) for allowed in self._allowed)
 
     def stage_at(self, step: int) -> tuple[int, int]:
-        """CurriculumStage of a step and the step's place in it; the last stage has no end."""
+        """Number of the stage of a step, and the step within it; the last stage has no end."""
         for number, stage in enumerate(self._stages[:-1]):
             if step < stage.steps:
                 return number, step
@@ -242,20 +237,20 @@ class StagedSampler:
 
     def plan(self, step: int) -> StepPlan:
         """The utterances of optimizer step `step`, counted from 0."""
-        number, place = self.stage_at(step)
+        number, stage_step = self.stage_at(step)
         allowed = self._allowed[number]
-        plan = self._samplers[number].plan(place)
+        plan = self._samplers[number].plan(stage_step)
         return StepPlan(
             tuple(tuple(allowed[index] for index in batch) for batch in plan.micro_batches)
         )
 
     def drawn(self, steps: int) -> tuple[int, ...]:
         """Every index that the first `steps` steps draw, ascending."""
-        found: set[int] = set()
+        indices: set[int] = set()
         for number, stage in enumerate(self._stages):
-            left = steps if number == len(self._stages) - 1 else min(stage.steps, steps)
-            if left > 0:
-                drawn = self._samplers[number].drawn(left)
-                found.update(self._allowed[number][index] for index in drawn)
-            steps -= left
-        return tuple(sorted(found))
+            count = steps if number == len(self._stages) - 1 else min(stage.steps, steps)
+            if count > 0:
+                drawn = self._samplers[number].drawn(count)
+                indices.update(self._allowed[number][index] for index in drawn)
+            steps -= count
+        return tuple(sorted(indices))

@@ -1,7 +1,7 @@
-"""Splits that share no speaker, and the finder of what does lie on two sides.
+"""Splits that share no speaker, and detection of leakage between splits.
 
-A leaky split overstates what adaptation gains, by several points of WER: the model has met the
-test's voices. Nothing but the manifest's own words is looked at here; no audio is opened.
+A leaky split overstates the gain of adaptation by several points of WER, because the model has
+trained on the voices of the test set. Only manifest fields are read here; no audio is opened.
 """
 
 import math
@@ -17,18 +17,19 @@ from moonshine_tune.corpus.normalizers import normalizer_for
 
 _Item = TypeVar("_Item")
 
-# Orders that are tried for each side; the one that comes closest to its share is taken. One order
-# alone misses a share of 10 % by up to 10 points where a few speakers speak most of the time.
+# Random orders tried for each split; the one closest to its share wins. A single order misses a
+# share of 10 % by up to 10 points where a few speakers speak most of the time.
 _TRIALS = 32
-# A side that is this near to its share is near enough to stop trying, relative to the share.
-_NEAR = 0.01
+# Trying stops at this distance from the share, relative to the share.
+_CLOSE_ENOUGH = 0.01
 
+# What an utterance is grouped by: ("speaker", name), ("session", name) or ("recording", path).
 _Node = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Three sides that share no speaker and no recording; remarks say what was assumed."""
+    """Three splits that share no speaker and no recording; remarks name the assumptions."""
 
     train: tuple[Utterance, ...]
     dev: tuple[Utterance, ...]
@@ -38,11 +39,11 @@ class Splits:
 
 @dataclass(frozen=True)
 class Leak:
-    """One speaker, text or recording that lies on more than one side.
+    """One speaker, text or recording in more than one split.
 
     Attributes:
         value: the speaker's name, the text as first written, or the recording's path.
-        ids: side → the ids of its utterances that share the value.
+        ids: split → ids of its utterances with this value.
     """
 
     value: str
@@ -51,7 +52,7 @@ class Leak:
 
 @dataclass(frozen=True)
 class Leaks:
-    """All that lies on more than one side, by kind."""
+    """Speakers, texts and recordings in more than one split."""
 
     speakers: tuple[Leak, ...] = ()
     texts: tuple[Leak, ...] = ()
@@ -69,17 +70,17 @@ def split_by_speaker(
     seed: int = 0,
     disjoint_texts: bool = False,
 ) -> Splits:
-    """Split so that no speaker and no recording lies on two sides.
+    """Split so that no speaker and no recording is in two splits.
 
-    An utterance without `speaker` goes by its `session`, one without either by its recording.
-    Speakers of one recording stay together. The result depends on the utterances and the seed,
-    not on the order of the utterances; each side keeps that order.
+    An utterance without `speaker` is grouped by its `session`, one without either by its recording.
+    Speakers of one recording stay together. The result depends on the utterances and the seed, not
+    on the order of the utterances; each split keeps that order.
 
     Args:
-        dev, test: shares of the whole, by duration where every duration is known, else by count.
-            With 0 the side stays empty. A side may stay empty for lack of speakers; remarks say so.
-        disjoint_texts: also drop from train each text that is held out, and from dev each text
-            that is in test.
+        dev, test: shares of the total, by duration where every duration is known, else by count.
+            0 gives an empty split. A split is also empty if there are too few speakers; a remark
+            says so.
+        disjoint_texts: also drop the texts of dev and test from train, and those of test from dev.
 
     Raises:
         RequestError: the shares are not between 0 and 1, or leave nothing for train.
@@ -90,35 +91,36 @@ def split_by_speaker(
             hint="give shares that add up to less than 1, such as --dev 0.1 --test 0.1",
         )
     keys, remarks = _group_keys(utterances)
-    weights, remark = _weights(utterances, keys)
-    remarks.extend(remark)
-    whole = sum(weights.values())
-    side_of: dict[_Node, str] = {}
+    weights, weight_remarks = _weights(utterances, keys)
+    remarks.extend(weight_remarks)
+    total = sum(weights.values())
+    split_of: dict[_Node, str] = {}
     wanted = [(name, share) for name, share in (("test", test), ("dev", dev)) if share > 0]
     for position, (name, share) in enumerate(wanted):
-        free = [key for key in weights if key not in side_of]
-        # One speaker is kept back for train and for each side that is still to be filled.
-        most = len(free) - (len(wanted) - position)
-        chosen = _closest(free, weights, share * whole, most, f"{seed}:{name}")
-        side_of.update(dict.fromkeys(chosen, name))
+        free = [key for key in weights if key not in split_of]
+        # One speaker is reserved for train and for each split that is still empty.
+        at_most = len(free) - (len(wanted) - position)
+        chosen = _closest(free, weights, share * total, at_most, f"{seed}:{name}")
+        split_of.update(dict.fromkeys(chosen, name))
         if not chosen and utterances:
-            remarks.append(f"{name} is empty: there are {len(weights)} voices to split")
-    sides: dict[str, list[Utterance]] = {"train": [], "dev": [], "test": []}
+            remarks.append(f"{name} is empty: there are only {len(weights)} voices to split")
+    splits: dict[str, list[Utterance]] = {"train": [], "dev": [], "test": []}
     for utterance, key in zip(utterances, keys, strict=True):
-        sides[side_of.get(key, "train")].append(utterance)
+        splits[split_of.get(key, "train")].append(utterance)
     if disjoint_texts:
-        remarks.extend(_drop_shared_texts(sides))
-    return Splits(tuple(sides["train"]), tuple(sides["dev"]), tuple(sides["test"]), tuple(remarks))
+        remarks.extend(_drop_shared_texts(splits))
+    train_split, dev_split, test_split = map(tuple, splits.values())
+    return Splits(train_split, dev_split, test_split, tuple(remarks))
 
 
 def evenly_chosen(items: Sequence[_Item], count: int) -> list[_Item]:
-    """`count` of them, or all where there are fewer, at even distances in their order."""
+    """`count` items at even distances from the first on, or all if there are fewer."""
     count = min(count, len(items))
-    return [items[place * len(items) // count] for place in range(count)]
+    return [items[position * len(items) // count] for position in range(count)]
 
 
 def _voice(utterance: Utterance) -> _Node:
-    """Whom an utterance is taken to be spoken by."""
+    """The assumed speaker of an utterance."""
     if utterance.speaker:
         return ("speaker", utterance.speaker)
     if utterance.session:
@@ -127,7 +129,7 @@ def _voice(utterance: Utterance) -> _Node:
 
 
 def _group_keys(utterances: Sequence[Utterance]) -> tuple[list[_Node], list[str]]:
-    """The group of each utterance, which must stay on one side; and remarks on fallbacks."""
+    """The group of each utterance, which must stay in one split; and remarks on fallbacks."""
     parent: dict[_Node, _Node] = {}
 
     def root(node: _Node) -> _Node:
@@ -137,11 +139,11 @@ def _group_keys(utterances: Sequence[Utterance]) -> tuple[list[_Node], list[str]
             node = parent[node]
         return node
 
-    def unite(one: _Node, other: _Node) -> None:
-        first, second = sorted((root(one), root(other)))
+    def unite(left: _Node, right: _Node) -> None:
+        first, second = sorted((root(left), root(right)))
         parent[second] = first
 
-    # Someone unnamed in a session may be any of those who are named in it.
+    # An unnamed speaker of a session may be any of its named speakers.
     open_sessions = {voice[1] for voice in map(_voice, utterances) if voice[0] == "session"}
     for utterance in utterances:
         unite(_voice(utterance), ("recording", str(utterance.audio)))
@@ -150,21 +152,21 @@ def _group_keys(utterances: Sequence[Utterance]) -> tuple[list[_Node], list[str]
     unnamed = [_voice(utterance)[0] for utterance in utterances if not utterance.speaker]
     remarks = []
     if unnamed:
-        ways = [
+        groups = [
             f"{unnamed.count(kind)} by {kind}"
             for kind in ("session", "recording")
             if kind in unnamed
         ]
         remarks.append(
-            f"{len(unnamed)} of {len(utterances)} utterances name no speaker: kept apart "
-            + ", ".join(ways)
+            f"{len(unnamed)} of {len(utterances)} utterances have no speaker: grouped "
+            + ", ".join(groups)
         )
     speakers = {utterance.speaker for utterance in utterances if utterance.speaker}
     voices = {root(("speaker", speaker)) for speaker in speakers}
     if len(voices) < len(speakers):
         remarks.append(
-            f"{len(speakers)} speakers make {len(voices)} groups: those who share a recording or "
-            "a session stay together"
+            f"{len(speakers)} speakers form {len(voices)} groups: speakers who share a recording "
+            "or a session stay together"
         )
     return [root(_voice(utterance)) for utterance in utterances], remarks
 
@@ -172,7 +174,7 @@ def _group_keys(utterances: Sequence[Utterance]) -> tuple[list[_Node], list[str]
 def _weights(
     utterances: Sequence[Utterance], keys: Sequence[_Node]
 ) -> tuple[dict[_Node, float], list[str]]:
-    """Each group's seconds, or its count where some duration is unknown; sorted by name."""
+    """Seconds of each group, or its count if some duration is unknown; sorted by name."""
     known = [utterance.known_seconds for utterance in utterances]
     unknown = known.count(None)
     shares: dict[_Node, list[float]] = defaultdict(list)
@@ -181,65 +183,65 @@ def _weights(
     remarks = []
     if unknown:
         remarks.append(f"{unknown} of {len(utterances)} durations are unknown: shares are by count")
-    # An exact sum: the last digit must not depend on the order of the utterances.
+    # An exact sum: its last digit must not depend on the order of the utterances.
     return {key: math.fsum(shares[key]) for key in sorted(shares)}, remarks
 
 
 def _closest(
-    free: Sequence[_Node], weights: Mapping[_Node, float], target: float, most: int, key: str
+    free: Sequence[_Node], weights: Mapping[_Node, float], target: float, at_most: int, key: str
 ) -> tuple[_Node, ...]:
-    """At most `most` of the free groups whose weights add up close to `target`; one at least."""
-    if most < 1:
+    """1 to `at_most` of the free groups with a total weight close to `target`."""
+    if at_most < 1:
         return ()
-    chance = random.Random(key)
+    rng = random.Random(key)
     order = sorted(free)
     best: tuple[_Node, ...] = ()
     best_gap = float("inf")
     for _ in range(_TRIALS):
-        chance.shuffle(order)
+        rng.shuffle(order)
         chosen: list[_Node] = []
         total = 0.0
         for node in order:
-            if len(chosen) < most and abs(total + weights[node] - target) < abs(total - target):
+            if len(chosen) < at_most and abs(total + weights[node] - target) < abs(total - target):
                 chosen.append(node)
                 total += weights[node]
         gap = abs(total - target)
         if chosen and gap < best_gap:
             best, best_gap = tuple(chosen), gap
-        if best_gap <= _NEAR * target:
+        if best_gap <= _CLOSE_ENOUGH * target:
             break
-    # Every speaker may be more than twice the share: the one who speaks least is held out then.
+    # Where every speaker exceeds twice the share, the one who speaks least is held out.
     return best or (min(order, key=lambda node: (weights[node], node)),)
 
 
-def _drop_shared_texts(sides: dict[str, list[Utterance]]) -> list[str]:
+def _drop_shared_texts(splits: dict[str, list[Utterance]]) -> list[str]:
     remarks = []
     for name, held_out in (("dev", ("test",)), ("train", ("dev", "test"))):
-        taken = {_text_key(u) for other in held_out for u in sides[other]} - {""}
-        kept = [utterance for utterance in sides[name] if _text_key(utterance) not in taken]
-        dropped = len(sides[name]) - len(kept)
+        taken = {plain_text(u) for split in held_out for u in splits[split]} - {""}
+        kept = [utterance for utterance in splits[name] if plain_text(utterance) not in taken]
+        dropped = len(splits[name]) - len(kept)
         if dropped:
             remarks.append(
-                f"{name}: kept {len(kept)} of {len(sides[name])}: "
-                f"{dropped} whose text is in {' or '.join(held_out)}"
+                f"{name}: kept {len(kept)} of {len(splits[name])}: "
+                f"{dropped} with a text that is also in {' or '.join(held_out)}"
             )
-        sides[name] = kept
+        splits[name] = kept
     return remarks
 
 
-def _text_key(utterance: Utterance) -> str:
-    """What two texts share that differ in case and punctuation only; empty for no text."""
+def plain_text(utterance: Utterance) -> str:
+    """The text without case and punctuation; empty if there is none."""
     return normalizer_for("basic-1")(utterance.text) if utterance.text else ""
 
 
-def find_leaks(sides: Mapping[str, Iterable[Utterance]]) -> Leaks:
-    """What lies on more than one side: speakers, texts (case and punctuation aside), recordings.
+def find_leaks(splits: Mapping[str, Iterable[Utterance]]) -> Leaks:
+    """Speakers, texts (case and punctuation aside) and recordings in more than one split.
 
-    An utterance without `speaker` counts by its `session` where it has one.
+    An utterance without `speaker` counts by its `session`, if it has one.
     """
-    listed = {name: tuple(utterances) for name, utterances in sides.items()}
+    listed = {name: tuple(utterances) for name, utterances in splits.items()}
     speakers = _shared(listed, lambda u: _voice(u) if _voice(u)[0] != "recording" else None)
-    texts = _shared(listed, lambda u: _text_key(u) or None)
+    texts = _shared(listed, lambda u: plain_text(u) or None)
     recordings = _shared(listed, lambda u: u.audio)
     return Leaks(
         speakers=tuple(Leak(u.speaker or f"session {u.session}", ids) for u, ids in speakers),
@@ -249,19 +251,19 @@ def find_leaks(sides: Mapping[str, Iterable[Utterance]]) -> Leaks:
 
 
 def _shared(
-    sides: Mapping[str, Sequence[Utterance]], key: Callable[[Utterance], Hashable | None]
+    splits: Mapping[str, Sequence[Utterance]], key: Callable[[Utterance], Hashable | None]
 ) -> list[tuple[Utterance, dict[str, tuple[str, ...]]]]:
-    """For each key on two sides or more: the first utterance that has it, and the ids by side."""
+    """For each key in two splits or more: its first utterance, and the ids by split."""
     first: dict[Hashable, Utterance] = {}
-    found: dict[Hashable, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for name, utterances in sides.items():
+    ids: dict[Hashable, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for name, utterances in splits.items():
         for utterance in utterances:
             value = key(utterance)
             if value is not None:
                 first.setdefault(value, utterance)
-                found[value][name].append(utterance.id)
+                ids[value][name].append(utterance.id)
     return [
-        (first[value], {name: tuple(ids) for name, ids in by_side.items()})
-        for value, by_side in found.items()
-        if len(by_side) > 1
+        (first[value], {name: tuple(members) for name, members in by_split.items()})
+        for value, by_split in ids.items()
+        if len(by_split) > 1
     ]

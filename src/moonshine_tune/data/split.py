@@ -1,5 +1,6 @@
-"""`data split`: one manifest into train, dev and test manifests that share no speaker."""
+"""`data split`: split a manifest into train, dev and test manifests that share no speaker."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,8 @@ from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import Utterance, read_manifest, seconds_of, write_manifest
 from moonshine_tune.corpus.splits import Leaks, Splits, find_leaks, split_by_speaker
 
-SIDES = ("train", "dev", "test")
+_SPLITS = ("train", "dev", "test")
+_ALIASES = {"validation": "dev", "valid": "dev", "val": "dev", "eval": "test"}
 
 
 @dataclass(frozen=True)
@@ -18,10 +20,10 @@ class SplitRequest:
     """What to split, and how.
 
     Attributes:
-        dev, test: shares of the whole; 0 leaves a side out.
-        disjoint_texts: also keep each text on one side.
-        by_field: cut by the manifest's own `split` field instead of by shares.
-        force: replace split manifests that are in `out` already.
+        dev, test: shares of the total; 0 leaves the split out.
+        disjoint_texts: also keep each text in one split.
+        by_field: split by the manifest's own `split` field instead of by shares.
+        force: replace existing split manifests in `out`.
     """
 
     manifest: Path
@@ -36,7 +38,7 @@ class SplitRequest:
 
 @dataclass(frozen=True)
 class SideSummary:
-    """One side as it was written. `speakers` counts those that are named."""
+    """One written split. `speakers` counts the named ones."""
 
     name: str
     manifest: Path
@@ -47,7 +49,7 @@ class SideSummary:
 
 @dataclass(frozen=True)
 class SplitResult:
-    """The sides that are not empty, what still lies on two of them, and remarks."""
+    """The splits that are not empty, what is still in two of them, and remarks."""
 
     total: int
     kept: int
@@ -60,13 +62,12 @@ def split_data(request: SplitRequest, progress: Progress) -> SplitResult:
     """Write `train.jsonl`, `dev.jsonl` and `test.jsonl` into the out folder, all or none.
 
     Raises:
-        RequestError: impossible shares, nothing left for train, or files that are there already.
-        ProblemsError: the manifest has bad lines.
+        RequestError: impossible shares, nothing left for train, or existing files.
+        ProblemsError: the manifest has invalid lines.
     """
     if not request.by_field and request.dev == 0 and request.test == 0:
         raise RequestError(
-            "shares of 0 for dev and test split nothing off",
-            hint="give a share, such as --dev 0.1",
+            "the shares of dev and test are both 0", hint="give a share, such as --dev 0.1"
         )
     _check_out(request)
     manifest = read_manifest(request.manifest, require_text=False)
@@ -82,31 +83,31 @@ def split_data(request: SplitRequest, progress: Progress) -> SplitResult:
             seed=request.seed,
             disjoint_texts=request.disjoint_texts,
         )
-    sides = {name: getattr(splits, name) for name in SIDES if getattr(splits, name)}
-    if "train" not in sides or len(sides) < 2:
-        remarks = "; ".join(splits.remarks) or "every utterance falls to one side"
+    named = {
+        name: tuple(replace(utterance, split=name) for utterance in getattr(splits, name))
+        for name in _SPLITS
+        if getattr(splits, name)
+    }
+    if "train" not in named or len(named) < 2:
+        remarks = "; ".join(splits.remarks) or "all utterances are in one split"
         raise RequestError(
             f"this manifest cannot be split: {remarks}",
             where=request.manifest,
-            hint="record more speakers, or name them: a split by speaker needs one for each side",
+            hint="record more speakers, or name them: every split needs a speaker",
         )
-    sides = {
-        name: tuple(replace(utterance, split=name) for utterance in utterances)
-        for name, utterances in sides.items()
-    }
-    _write_all(request.out, sides)
+    _write_all(request.out, named)
     return SplitResult(
         total=len(manifest),
-        kept=sum(len(utterances) for utterances in sides.values()),
-        sides=tuple(_summary(name, request.out, sides[name]) for name in sides),
-        leaks=find_leaks(sides),
+        kept=sum(len(utterances) for utterances in named.values()),
+        sides=tuple(_summary(name, request.out, named[name]) for name in named),
+        leaks=find_leaks(named),
         remarks=splits.remarks,
     )
 
 
 def _check_out(request: SplitRequest) -> None:
-    """Refuse to write over the manifest itself, or over earlier splits without `force`."""
-    targets = [_target(request.out, name) for name in SIDES]
+    """Refuse to overwrite the manifest itself, or earlier splits without `force`."""
+    targets = [_target(request.out, name) for name in _SPLITS]
     if request.manifest.resolve() in [target.resolve() for target in targets]:
         raise RequestError(
             "the split would overwrite the manifest that it is made from",
@@ -116,7 +117,7 @@ def _check_out(request: SplitRequest) -> None:
     present = [target for target in targets if target.exists()]
     if present and not request.force:
         raise RequestError(
-            f"there are splits already: {', '.join(target.name for target in present)}",
+            f"splits exist already: {', '.join(target.name for target in present)}",
             where=request.out,
             hint="choose another folder with --out, or replace them with --force",
         )
@@ -127,38 +128,37 @@ def _target(out: Path, name: str) -> Path:
 
 
 def _split_by_field(utterances: Sequence[Utterance], manifest: Path) -> Splits:
-    """Sides as the manifest names them; other names than train, dev and test are an error."""
-    aliases = {"validation": "dev", "valid": "dev", "val": "dev", "eval": "test"}
-    sides: dict[str, list[Utterance]] = {name: [] for name in SIDES}
-    wrong: dict[str, int] = {}
+    """Splits as the manifest names them; names other than train, dev and test are an error."""
+    splits: dict[str, list[Utterance]] = {name: [] for name in _SPLITS}
+    wrong: Counter[str] = Counter()
     for utterance in utterances:
-        given = utterance.split or "(none)"
-        name = aliases.get(given.lower(), given.lower())
-        if name in sides:
-            sides[name].append(utterance)
+        value = utterance.split or "(none)"
+        name = _ALIASES.get(value.lower(), value.lower())
+        if name in splits:
+            splits[name].append(utterance)
         else:
-            wrong[given] = wrong.get(given, 0) + 1
+            wrong[value] += 1
     if wrong:
         listed = ", ".join(f"{name} ({count})" for name, count in wrong.items())
         raise RequestError(
-            f"the split field must say train, dev or test; it also says: {listed}",
+            f"the split field must be train, dev or test; it is also: {listed}",
             where=manifest,
-            hint="mend the field, or split by speaker: leave out --by-field",
+            hint="fix the field, or split by speaker: leave out --by-field",
         )
-    return Splits(tuple(sides["train"]), tuple(sides["dev"]), tuple(sides["test"]))
+    return Splits(tuple(splits["train"]), tuple(splits["dev"]), tuple(splits["test"]))
 
 
-def _write_all(out: Path, sides: Mapping[str, Sequence[Utterance]]) -> None:
-    """Put all sides in place at the end: old and new sides together would leak speakers."""
-    scratch = {name: out / f".{name}.jsonl.new" for name in sides}
+def _write_all(out: Path, splits: Mapping[str, Sequence[Utterance]]) -> None:
+    """Write all splits, then replace all: old and new splits together would leak speakers."""
+    scratch = {name: out / f".{name}.jsonl.new" for name in splits}
     try:
-        for name, utterances in sides.items():
+        for name, utterances in splits.items():
             write_manifest(scratch[name], utterances)
         with disk_errors(out):
             for name, path in scratch.items():
                 path.replace(_target(out, name))
-            for name in SIDES:
-                if name not in sides:
+            for name in _SPLITS:
+                if name not in splits:
                     _target(out, name).unlink(missing_ok=True)
     finally:
         for path in scratch.values():

@@ -14,14 +14,34 @@ from moonshine_tune.corpus.manifest import Utterance, read_manifest, write_manif
 from moonshine_tune.data.synthesis.atc_grammar import phraseology_split
 from moonshine_tune.data.synthesis.corpus import synthesize_corpus
 from moonshine_tune.data.synthesis.general_sentences import general_sentences
-from moonshine_tune.demo.canary_recording import TWO_CITIES_SPANS
 from moonshine_tune.registry.wheel import WheelAssets
 
-NUM_TRAIN, NUM_DEV, NUM_TEST = 240, 24, 48
+_COUNTS = (240, 24, 48)
 _VOICES_PER_SENTENCE = 2
 _NUM_GENERAL = 96
 _HUMAN_CUTS_S = (4.0, 6.0, 10.0)
 _HUMAN_TEMPOS = (0.9, 1.0, 1.1)
+
+# The canary is `two_cities.wav` (44.4 s, one reader, 48 kHz), which comes with the package
+# moonshine-voice: the opening sentence of A Tale of Two Cities by Charles Dickens (1859, public
+# domain), read in full. `split_at_pauses` makes these cuts, each in the middle of a pause of more
+# than half a second; the last two seconds are silence. The spans are written down so that the
+# reference stays the same when the cutting changes. Shorter pieces are a worse canary: Moonshine
+# tiny then flips whole words when a cut moves by 20 ms (6 to 11 errors in 10 pieces, 3 to 8 in
+# these 5).
+# (start in seconds, end in seconds, text)
+TWO_CITIES_SPANS: tuple[tuple[float, float, str], ...] = (
+    (0.00, 8.50, "It was the best of times, it was the worst of times, it was the age of wisdom, "
+     "it was the age of foolishness,"),
+    (8.50, 17.12, "it was the epoch of belief, it was the epoch of incredulity, it was the season "
+     "of Light, it was the season of Darkness,"),
+    (17.12, 24.32, "it was the spring of hope, it was the winter of despair, we had everything "
+     "before us, we had nothing before us,"),
+    (24.32, 32.50, "we were all going direct to Heaven, we were all going direct the other way—in "
+     "short, the period was so far like the present period,"),
+    (32.50, 42.26, "that some of its noisiest authorities insisted on its being received, for good "
+     "or for evil, in the superlative degree of comparison only."),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,8 +50,8 @@ class DemoData:
 
     Attributes:
         train, dev, test: air-traffic phraseology; no voice and no sentence is in two of them.
-        replay: general speech without texts, for the teacher.
-        general: more of it, in other voices: the canary that the choice of the adapter sees.
+        replay: general speech without transcripts, for the teacher.
+        general: more of it, in other voices: the canary for the choice of the adapter.
         canary: a human reader; no choice is made on it.
     """
 
@@ -49,12 +69,12 @@ def make_demo_data(
     seed: int,
     progress: Progress,
     *,
-    counts: tuple[int, int, int] = (NUM_TRAIN, NUM_DEV, NUM_TEST),
+    counts: tuple[int, int, int] = _COUNTS,
 ) -> DemoData:
     """Synthesize the domain and cut the recordings, complete or not at all.
 
     Args:
-        counts: sentences to train on, to choose by and to test with.
+        counts: sentences of the training, dev and test set.
     """
     train, dev, test = counts
     sentences = phraseology_split(train=train, dev=dev, test=test, seed=seed)
@@ -86,9 +106,9 @@ def make_demo_data(
 
 
 def _add_recordings(folder: Path, recordings: tuple[Path, ...]) -> None:
-    """Human speech without transcripts beside the synthesized one: replay needs no texts.
+    """Add human speech without transcripts to the synthesized speech: replay needs none.
 
-    There is little of it, so it is heard in several cuts and tempos: the teacher answers to each.
+    There is little of it, so it comes in several cuts and tempos, each with its own teacher output.
     """
     manifest = folder / "manifest.jsonl"
     utterances = list(read_manifest(manifest, require_text=False).utterances)
@@ -100,9 +120,9 @@ def _add_recordings(folder: Path, recordings: tuple[Path, ...]) -> None:
                 for tempo in _HUMAN_TEMPOS:
                     name = f"{recording.stem}-{max_s:g}s-{number:02d}~tempo{tempo:g}"
                     path = folder / "audio" / f"{name}.wav"
-                    heard = change_tempo(piece, tempo)
-                    write_audio(path, heard)
-                    seconds = len(heard) / SAMPLE_RATE_HZ
+                    changed = change_tempo(piece, tempo)
+                    write_audio(path, changed)
+                    seconds = len(changed) / SAMPLE_RATE_HZ
                     utterances.append(Utterance(name, path.resolve(), duration=seconds))
     write_manifest(manifest, utterances)
 

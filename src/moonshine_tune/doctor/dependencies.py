@@ -48,6 +48,7 @@ PACKAGES: tuple[Package, ...] = (
     Package("moonshine-voice", "0.1.5", "the runtime, for evaluation as deployed", needed=False),
     Package("espeakng-loader", "0.2.4", "data synth and the demo", needed=False),
     Package("pip", "24.0", "fetching tiny from the package index", needed=False),
+    Package("optuna", "5.0", "ablate", needed=False),
 )
 
 REPLACED: tuple[tuple[str, str], ...] = (

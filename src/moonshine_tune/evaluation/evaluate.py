@@ -1,7 +1,7 @@
-"""Scoring a model on a manifest: through torch or through the runtime, base against adapted."""
+"""`evaluate`: score a model on a manifest, through torch or the runtime, base against adapted."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +10,6 @@ from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.keyterms import DEFAULT_BOOST, read_key_terms
 from moonshine_tune.corpus.manifest import Manifest, read_manifest
 from moonshine_tune.corpus.normalizers import Normalizer, normalizer_for
-from moonshine_tune.evaluation.arms import KeyTermsTable, key_terms_arm
 from moonshine_tune.evaluation.noise_conditions import (
     CLEAN,
     Condition,
@@ -20,16 +19,15 @@ from moonshine_tune.evaluation.noise_conditions import (
 from moonshine_tune.evaluation.results import (
     ConditionScore,
     Evaluation,
+    KeyTermTable,
+    KeyTermVariant,
+    count_key_terms,
     earlier_evaluation,
     write_evaluation,
 )
 from moonshine_tune.inference.transcribe import TorchTranscriber, Transcriber, transcribe_utterances
-from moonshine_tune.metrics.wer import (
-    ScoredUtterance,
-    compare_paired,
-    score_utterance,
-    summarize,
-)
+from moonshine_tune.metrics.metric import extra_metrics
+from moonshine_tune.metrics.wer import compare_paired, score_utterances, summarize
 from moonshine_tune.models.lora import adapter_disabled, find_adapter
 from moonshine_tune.registry.open import open_model
 from moonshine_tune.runtime.layout import read_layout
@@ -38,15 +36,15 @@ from moonshine_tune.runtime.transcriber import RuntimeTranscriber, check_takes_k
 
 @dataclass(frozen=True)
 class EvaluateRequest:
-    """What is to be scored.
+    """What to score.
 
     Attributes:
         backend: `torch`, or `runtime` with `runtime_dir`.
         adapter: run or adapter folder; the base is scored too, for the comparison.
-        conditions: noises and rooms to score it under too.
-        compare: folder of an earlier evaluation of the same manifest, to compare with.
-        keyterms: file of terms that the runtime listens for; `boost` says how strongly. The
-            same files are scored without them too.
+        conditions: noises and rooms under which to score too.
+        compare: folder of an earlier evaluation of the same manifest, for the comparison.
+        keyterms: file of terms that the runtime boosts with strength `boost`; the same files are
+            scored without them too.
         base_runtime: the base's runtime folder, scored in the same way: adapter, key terms, both.
     """
 
@@ -69,172 +67,133 @@ def evaluate(request: EvaluateRequest, out: Path | None, progress: Progress) -> 
     """Score a manifest; with `out`, write result.json and hypotheses.jsonl there.
 
     Raises:
-        RequestError: wrong input, or a combination that makes no sense.
+        RequestError: wrong input, or options that exclude each other.
     """
-    if request.backend not in ("torch", "runtime"):
-        raise RequestError(f"no back end is called {request.backend!r}", hint="torch or runtime")
-    if request.backend == "torch" and (request.keyterms or request.base_runtime):
-        raise RequestError(
-            "key terms are applied by the runtime",
-            hint="name the exported folder: --runtime-dir D --keyterms terms.txt",
-        )
-    if request.conditions and (request.keyterms or request.base_runtime):
-        raise RequestError(
-            "key terms and noise conditions are scored one at a time",
-            hint="leave out --conditions, or --keyterms and --base-runtime",
-        )
+    _check(request)
     manifest = read_manifest(request.manifest)
-    before = earlier_evaluation(request.compare, manifest) if request.compare else None
-    # Before the model is loaded: a folder without audio is found out at once.
+    earlier = earlier_evaluation(request.compare, manifest) if request.compare else None
+    # Before the model is loaded: a folder without audio or a list without terms fails at once.
     conditions = conditions_of(request.conditions) if request.conditions else (CLEAN,)
-    if request.backend == "runtime":
-        scored = _through_runtime(request, manifest, before, progress, conditions)
-    else:
-        scored = _through_torch(request, manifest, before, progress, conditions)
-    evaluation = scored[0]
+    terms = read_key_terms(request.keyterms) if request.keyterms else ()
+
+    # An earlier evaluation takes the place of the base, which is then not scored again.
+    skips_base = earlier is not None and request.backend == "torch"
+    scores: dict[Condition, dict[str, Evaluation]] = {condition: {} for condition in conditions}
+    for variant in _open_variants(request, manifest, terms, progress):
+        for condition in conditions:
+            if not (skips_base and variant.name == "base" and condition is CLEAN):
+                scores[condition][variant.name] = score_manifest(
+                    variant.transcriber, manifest, variant.normalizer, progress,
+                    model=variant.model, adapter=variant.adapter, what=variant.name,
+                    condition=condition,
+                )  # fmt: skip
+
+    results = []
+    for condition, by_variant in scores.items():
+        first, *_ = by_variant.values()
+        *_, result = by_variant.values()
+        before = first.scored if result is not first else None
+        if earlier is not None and condition is CLEAN:
+            before = earlier
+        results.append(result if before is None else result.compared_with(before))
+    evaluation = results[0]
     if request.conditions:
-        evaluation = replace(
-            evaluation,
-            conditions=tuple(
-                ConditionScore(
-                    one.noise, one.snr_db, found.score, found.scored, found.base, found.comparison
-                )
-                for one, found in zip(conditions, scored, strict=True)
-            ),
-        )
+        evaluation = replace(evaluation, conditions=tuple(map(ConditionScore, conditions, results)))
+    if terms or request.base_runtime:
+        table = _key_term_table(terms, request.boost, scores[CLEAN])
+        evaluation = replace(evaluation, keyterms=table)
     if out is not None:
         write_evaluation(out, evaluation)
     return evaluation
 
 
-def _language(manifest: Manifest) -> str:
-    return manifest.utterances[0].language or "en"
-
-
-def _through_runtime(
-    request: EvaluateRequest,
-    manifest: Manifest,
-    before: tuple[ScoredUtterance, ...] | None,
-    progress: Progress,
-    conditions: Sequence[Condition],
-) -> list[Evaluation]:
-    if request.runtime_dir is None:
+def _check(request: EvaluateRequest) -> None:
+    uses_terms = request.keyterms or request.base_runtime
+    if request.backend not in ("torch", "runtime"):
+        raise RequestError(f"no back end is called {request.backend!r}", hint="torch or runtime")
+    if request.backend == "torch" and uses_terms:
+        raise RequestError(
+            "only the runtime applies key terms",
+            hint="name the exported folder: --runtime-dir D --keyterms terms.txt",
+        )
+    if request.conditions and uses_terms:
+        raise RequestError(
+            "key terms and noise conditions cannot be combined",
+            hint="leave out --conditions, or --keyterms and --base-runtime",
+        )
+    if request.backend == "runtime" and request.runtime_dir is None:
         raise RequestError(
             "the runtime back end needs a runtime folder",
-            hint="name it with --runtime-dir; `moonshine-tune export` makes one",
+            hint="name it with --runtime-dir; `moonshine-tune export` writes one",
         )
-    if request.adapter is not None:
+    if request.backend == "runtime" and request.adapter is not None:
         raise RequestError(
             "the runtime does not load adapters",
             hint="export the adapter first, then score it with --runtime-dir alone",
         )
-    normalizer = normalizer_for(request.normalizer, _language(manifest))
-    if request.keyterms is not None or request.base_runtime is not None:
-        return [_arms(request, request.runtime_dir, manifest, normalizer, before, progress)]
-    with RuntimeTranscriber(request.runtime_dir) as transcriber:
-        return [
-            score_manifest(
-                transcriber, manifest, normalizer, progress, model=str(request.runtime_dir.name),
-                before=before if one is CLEAN else None, condition=one,
-            )
-            for one in conditions
-        ]  # fmt: skip
 
 
-def _arms(
-    request: EvaluateRequest,
-    runtime_dir: Path,
-    manifest: Manifest,
-    normalizer: Normalizer,
-    before: tuple[ScoredUtterance, ...] | None,
-    progress: Progress,
-) -> Evaluation:
-    """Score base and adapted folder, each without and with the key terms.
+@dataclass(frozen=True)
+class Variant:
+    """One of the systems that are compared, ready to transcribe."""
 
-    The evaluation is of the adapted folder with the key terms; it is compared with the first arm.
-    """
-    terms = read_key_terms(request.keyterms) if request.keyterms else ()
-    folders = {"adapter" if request.base_runtime else "model": runtime_dir}
-    if request.base_runtime:
-        folders = {"base": request.base_runtime} | folders
-    if terms:
-        for folder in folders.values():
+    name: str
+    model: str
+    adapter: str | None
+    transcriber: Transcriber
+    normalizer: Normalizer
+
+
+def _open_variants(
+    request: EvaluateRequest, manifest: Manifest, terms: tuple[str, ...], progress: Progress
+) -> Iterator[Variant]:
+    """The variants one after the other, the base first; each is valid until the next one."""
+    language = manifest.utterances[0].language
+    if request.runtime_dir is not None and request.backend == "runtime":
+        normalizer = normalizer_for(request.normalizer, language or "en")
+        folders = {"adapter" if request.base_runtime else "model": request.runtime_dir}
+        if request.base_runtime:
+            folders = {"base": request.base_runtime} | folders
+        for folder in folders.values() if terms else ():
             check_takes_keyterms(read_layout(folder))
-    arms: list[tuple[str, Evaluation]] = []
-    for name, folder in folders.items():
-        with RuntimeTranscriber(folder, boost=request.boost) as transcriber:
-            arms.append((name, _heard(transcriber, folder, manifest, normalizer, progress, name)))
-            if terms:
-                transcriber.set_keyterms(terms)
-                title = _with_terms(name)
-                found = _heard(transcriber, folder, manifest, normalizer, progress, title)
-                arms.append((title, found))
-    first, last = arms[0][1], arms[-1][1]
-    reference = before or first.scored
-    rows = tuple(
-        key_terms_arm(title, found.scored, terms, normalizer, first.scored) for title, found in arms
-    )
-    return replace(
-        last,
-        base=summarize(reference),
-        comparison=compare_paired(reference, last.scored),
-        keyterms=KeyTermsTable(terms, request.boost, rows),
-    )
-
-
-def _heard(
-    transcriber: RuntimeTranscriber,
-    folder: Path,
-    manifest: Manifest,
-    normalizer: Normalizer,
-    progress: Progress,
-    what: str,
-) -> Evaluation:
-    return score_manifest(transcriber, manifest, normalizer, progress, model=folder.name, what=what)
-
-
-def _with_terms(name: str) -> str:
-    return {"base": "key terms", "adapter": "adapter and key terms"}.get(name, "key terms")
-
-
-def _through_torch(
-    request: EvaluateRequest,
-    manifest: Manifest,
-    before: tuple[ScoredUtterance, ...] | None,
-    progress: Progress,
-    conditions: Sequence[Condition],
-) -> list[Evaluation]:
+        for name, folder in folders.items():
+            with RuntimeTranscriber(folder, boost=request.boost) as runtime:
+                yield Variant(name, folder.name, None, runtime, normalizer)
+                if terms:
+                    runtime.set_keyterms(terms)
+                    with_terms = "adapter and key terms" if name == "adapter" else "key terms"
+                    yield Variant(with_terms, folder.name, None, runtime, normalizer)
+        return
     adapter = find_adapter(request.adapter) if request.adapter else None
     opened = open_model(
         request.model, adapter=adapter, device=request.device, dtype="float32", progress=progress
     )
-    language = manifest.utterances[0].language or opened.language
-    normalizer = normalizer_for(request.normalizer, language)
+    normalizer = normalizer_for(request.normalizer, language or opened.language)
     transcriber = TorchTranscriber(opened.model, opened.limits)
-    name = str(opened.base["name"])
-    results = []
-    for one in conditions:
-        earlier = before if one is CLEAN else None
-        if adapter is not None and request.score_base and earlier is None:
-            with adapter_disabled(opened.model):
-                base = score_manifest(
-                    transcriber, manifest, normalizer, progress, model=name, what="base",
-                    condition=one,
-                )  # fmt: skip
-            earlier = base.scored
-        evaluation = score_manifest(
-            transcriber,
-            manifest,
-            normalizer,
-            progress,
-            model=name,
-            before=earlier,
-            what="model" if adapter is None else "adapted",
-            condition=one,
+    model = str(opened.base["name"])
+    if adapter is not None and request.score_base:
+        with adapter_disabled(opened.model):
+            yield Variant("base", model, None, transcriber, normalizer)
+    label = None if request.adapter is None else request.adapter.name
+    name = "model" if adapter is None else "adapted"
+    yield Variant(name, model, label, transcriber, normalizer)
+
+
+def _key_term_table(
+    terms: tuple[str, ...], boost: float, by_variant: dict[str, Evaluation]
+) -> KeyTermTable:
+    first, *_ = by_variant.values()
+    normalizer = normalizer_for(first.normalizer)
+    variants = tuple(
+        KeyTermVariant(
+            name,
+            evaluation.score,
+            count_key_terms(terms, evaluation.scored, normalizer),
+            compare_paired(first.scored, evaluation.scored),
         )
-        label = None if request.adapter is None else request.adapter.name
-        results.append(replace(evaluation, adapter=label))
-    return results
+        for name, evaluation in by_variant.items()
+    )
+    return KeyTermTable(terms, boost, variants)
 
 
 def score_manifest(
@@ -244,38 +203,32 @@ def score_manifest(
     progress: Progress,
     *,
     model: str,
-    before: Sequence[ScoredUtterance] | None = None,
+    adapter: str | None = None,
     what: str = "model",
     condition: Condition = CLEAN,
 ) -> Evaluation:
     """Transcribe and score one manifest with one transcriber, under one condition."""
-    begun = time.monotonic()
+    start_time = time.monotonic()
     where = "" if condition is CLEAN else f", {condition.name}"
-    heard = transcribe_utterances(
+    transcripts = transcribe_utterances(
         transcriber,
         manifest.utterances,
         progress,
         f"transcribing ({what}, {transcriber.backend}{where})",
         change=condition.change,
     )
-    seconds = time.monotonic() - begun
-    scored = tuple(
-        score_utterance(
-            utterance.id, utterance.reference, text, normalizer, speaker=utterance.speaker
-        )
-        for utterance, text in zip(manifest.utterances, heard.texts, strict=True)
-    )
+    seconds = time.monotonic() - start_time
+    scored = score_utterances(manifest.utterances, transcripts.texts, normalizer)
     return Evaluation(
         score=summarize(scored),
         scored=scored,
-        audio_seconds=heard.audio_seconds,
+        audio_seconds=transcripts.audio_seconds,
         seconds=seconds,
         normalizer=normalizer.name,
         backend=transcriber.backend,
         model=model,
-        adapter=None,
+        adapter=adapter,
         manifest_sha256=manifest.sha256,
-        base=summarize(before) if before is not None else None,
-        comparison=compare_paired(before, scored) if before is not None else None,
         remarks=manifest.remarks,
+        metrics=tuple(metric.score(scored, normalizer) for metric in extra_metrics()),
     )

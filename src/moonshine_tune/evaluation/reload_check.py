@@ -1,6 +1,5 @@
-"""Does an adapter on disk say what the adapter in memory said?"""
+"""Check that an adapter read back from disk gives the transcripts that the run wrote."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,17 +7,19 @@ from moonshine_tune.config.settings import DeviceSettings
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import read_manifest
-from moonshine_tune.inference.dataset import build_corpus
+from moonshine_tune.inference.dataset import build_dataset
 from moonshine_tune.inference.encoder_cache_budget import StateStores
 from moonshine_tune.inference.scored_set import transcribe_source
 from moonshine_tune.models.lora import adapter_parameters
 from moonshine_tune.registry.open import OpenedModel
 from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.runs.records import RunRecord
+from moonshine_tune.runs.summary import read_scored
 
 
 @dataclass(frozen=True)
 class ReloadCheck:
-    """Transcripts of the dev set: how many there are, and how many are the same as before."""
+    """Transcripts of the dev set: their number, and how many are the same as before."""
 
     utterances: int
     same: int
@@ -30,14 +31,14 @@ class ReloadCheck:
 
     @property
     def figure(self) -> str:
-        """In words."""
+        """For example `30 of 30 transcripts the same`."""
         return f"{self.same} of {self.utterances} transcripts the same"
 
 
 def check_reload(
     run: Path, reloaded: OpenedModel, manifest: Path, progress: Progress
 ) -> ReloadCheck:
-    """Transcribe what the run wrote down when it kept its best adapter, and compare.
+    """Compare with the transcripts that the run wrote when it saved its best adapter.
 
     Args:
         reloaded: the model with the adapter, read back from disk.
@@ -49,28 +50,22 @@ def check_reload(
     path = RunFolder(run).dev_hypotheses_path
     if not path.is_file():
         raise RequestError("the run has no transcripts of its dev set", where=path)
-    lines = path.read_text(encoding="utf-8").splitlines()
-    heard = {record["id"]: record["hypothesis"] for record in map(json.loads, lines)}
-    utterances = [u for u in read_manifest(manifest).utterances if u.id in heard]
+    written = {item.id: item.hypothesis for item in read_scored(path)}
+    utterances = tuple(u for u in read_manifest(manifest).utterances if u.id in written)
     if not utterances:
         raise RequestError("none of the run's dev utterances is in this manifest", where=manifest)
-    corpus = build_corpus(
-        tuple(utterances), reloaded.model, name="dev", max_clip_s=1e9, needs_text=False
-    )
-    # Encoder states are kept as the run kept them: in other batches, or rounded otherwise, a word
-    # on the edge could tip.
-    record = RunFolder.open(run).read_record()
-    device = DeviceSettings.model_validate(record.get("settings", {}).get("device", {}))
+    corpus = build_dataset(utterances, reloaded.model, name="dev", max_clip_s=1e9, needs_text=False)
+    # Encoder states are kept as the run kept them: other batches or another rounding could change
+    # a word whose alternatives are nearly equal.
+    settings = RunRecord.read(RunFolder(run).record_path).settings
+    device = DeviceSettings.model_validate(settings.get("device", {}))
     names = [name for name, _ in adapter_parameters(reloaded.model.module)]
     trains_encoder = any(".encoder." in name for name in names)
-    stores = StateStores(device, reloaded, trains_encoder=trains_encoder)
+    stores = StateStores(device, reloaded, progress, trains_encoder=trains_encoder)
     source = stores.source(corpus, range(len(corpus)), "dev")
-    source.prepare(range(len(corpus)), progress, "encoding dev")
-    again = transcribe_source(
-        reloaded.model, source, reloaded.limits, progress, "reading dev again"
+    texts = transcribe_source(
+        reloaded.model, source, reloaded.limits, progress, "transcribing dev again"
     )
-    same = sum(
-        heard[utterance.id] == text
-        for utterance, text in zip(corpus.utterances, again, strict=True)
-    )
-    return ReloadCheck(len(heard), same)
+    pairs = zip(corpus.utterances, texts, strict=True)
+    same = sum(written[utterance.id] == text for utterance, text in pairs)
+    return ReloadCheck(len(written), same)

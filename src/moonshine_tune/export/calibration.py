@@ -1,27 +1,32 @@
-"""What steers the rounding of a graft: the clips on which rounding errors are made to cancel."""
+"""How the weights of a graft are rounded, and the clips on which errors are compensated."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from moonshine_tune.core.errors import TuneError
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import Utterance, read_manifest
 from moonshine_tune.corpus.splits import evenly_chosen
-from moonshine_tune.export.calibration_clips import input_moments
 from moonshine_tune.export.graft import lies_on_grid
 from moonshine_tune.inference.transcribe import TorchTranscriber, transcribe_utterances
+from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.models.merge import LazyMerged
 from moonshine_tune.registry.open import OpenedModel
 from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.runs.records import RunRecord
 from moonshine_tune.runtime.layout import RuntimeLayout
 from moonshine_tune.runtime.quantized import Doubles
 
 AUTO, NONE = "auto", "none"
-# As many of what was taught as of general speech: steered by the domain alone, the files lose
+# As many clips of the domain as of general speech: calibrated on the domain alone, the files lose
 # words of general speech that the trained model keeps.
-_CLIPS_EACH = 24
-_CLIPS_NAMED = 48
+_CLIPS_PER_SET = 24
+_CLIPS_OF_MANIFEST = 48
 _MAX_CLIP_S = 20.0
 
 
@@ -31,8 +36,8 @@ class Rounding:
 
     Attributes:
         asked: "auto", "none" or "manifest".
-        moments: second moments of each matrix's inputs; None rounds each weight by itself.
-        reason: why so, in a few words.
+        moments: second moments of each matrix's inputs; None rounds each weight separately.
+        reason: why, in a few words.
     """
 
     asked: str
@@ -47,39 +52,38 @@ def choose_rounding(
     layout: RuntimeLayout,
     progress: Progress,
 ) -> Rounding:
-    """How to round, and what it needs.
+    """Choose how to round, and collect what that needs.
 
     Args:
-        calibrate: a manifest of clips; "none"; or "auto": clips of the run itself, where the base
+        calibrate: a manifest of clips; "none"; or "auto": clips of the run itself where the base
             lies on the files' grid (elsewhere rounding to the nearest level is as good).
 
     Raises:
-        RequestError: the manifest that was named cannot be read.
+        RequestError: the manifest cannot be read.
     """
     if calibrate == NONE:
-        return Rounding(NONE, None, "each weight by itself, as asked for")
+        return Rounding(NONE, None, "each weight separately, as requested")
     if calibrate != AUTO:
         manifest = read_manifest(Path(calibrate), require_text=False)
-        utterances = evenly_chosen(manifest.utterances, _CLIPS_NAMED)
-        moments = _moments(utterances, opened, progress)
-        told = f"errors made to cancel on {len(utterances)} clips of {manifest.path.name}"
-        return Rounding("manifest", moments, told)
+        utterances = evenly_chosen(manifest.utterances, _CLIPS_OF_MANIFEST)
+        reason = f"errors compensated on {len(utterances)} clips of {manifest.path.name}"
+        return Rounding("manifest", _moments(utterances, opened, progress), reason)
     merged = LazyMerged(opened.model)
     first = next(iter(merged))
     if not lies_on_grid(layout, {first: merged.base(first).cpu().numpy()}):
-        return Rounding(AUTO, None, "each weight to the nearest level, the base is in floats")
+        return Rounding(AUTO, None, "each weight to the nearest level: the base has float weights")
     utterances = clips_of_run(run)
     if not utterances:
-        return Rounding(AUTO, None, "dithered: no recordings of the run are at hand to steer it")
-    moments = _moments(utterances, opened, progress)
-    return Rounding(AUTO, moments, f"errors made to cancel on {len(utterances)} clips of the run")
+        return Rounding(AUTO, None, "dithered: no recordings of the run to calibrate on")
+    reason = f"errors compensated on {len(utterances)} clips of the run"
+    return Rounding(AUTO, _moments(utterances, opened, progress), reason)
 
 
 def clips_of_run(run: Path | None) -> list[Utterance]:
-    """Clips of what a run was taught and of its general speech; empty where none are left."""
-    found: list[Utterance] = []
+    """Clips of a run's training and replay sets; empty where none are left."""
+    clips: list[Utterance] = []
     try:
-        data = RunFolder.open(run).read_record()["settings"]["data"] if run else {}
+        data = RunRecord.read(RunFolder(run).record_path).settings["data"] if run else {}
     except (TuneError, KeyError):
         return []
     for name in ("train", "replay"):
@@ -88,19 +92,50 @@ def clips_of_run(run: Path | None) -> list[Utterance]:
         try:
             utterances = read_manifest(Path(data[name]), require_text=False).utterances
         except TuneError:
-            # Moved or changed since: rounding does without.
+            # Moved or changed since: calibrate without this set.
             continue
         short = [item for item in utterances if (item.known_seconds or 0.0) <= _MAX_CLIP_S]
-        chosen = evenly_chosen(short, _CLIPS_EACH)
-        found += [replace(item, id=f"{name}/{item.id}") for item in chosen]
-    return found
+        chosen = evenly_chosen(short, _CLIPS_PER_SET)
+        clips += [replace(item, id=f"{name}/{item.id}") for item in chosen]
+    return clips
 
 
 def _moments(
     utterances: Sequence[Utterance], opened: OpenedModel, progress: Progress
 ) -> dict[str, Doubles]:
-    """What the adapted matrices see while the model transcribes the clips."""
+    """Second moments of the adapted matrices' inputs while the model transcribes the clips."""
     transcriber = TorchTranscriber(opened.model, opened.limits)
-    with input_moments(opened.model, list(LazyMerged(opened.model))) as moments:
+    with input_moments(opened.model, list(LazyMerged(opened.model))) as sums:
         transcribe_utterances(transcriber, utterances, progress, "calibration")
-    return moments.matrices()
+    return {name: total.numpy() for name, total in sums.items()}
+
+
+@contextmanager
+def input_moments(model: SpeechModel, weights: Sequence[str]) -> Iterator[dict[str, torch.Tensor]]:
+    """Sum x xᵀ over the inputs x of matrices named `….weight` while the block runs the model.
+
+    Yields the sums, [in, in], by name; a matrix that is never used has none.
+    """
+    modules = dict(model.module.named_modules())
+    sums: dict[str, torch.Tensor] = {}
+
+    def forward_hook(name: str) -> Callable[[Any, tuple[Any, ...], Any], None]:
+        def add(_module: Any, arguments: tuple[Any, ...], _output: Any) -> None:
+            inputs = arguments[0].detach()
+            # In 64 bits, which keeps small inputs, on the CPU: some devices have no 64 bits.
+            rows = inputs.reshape(-1, inputs.shape[-1]).to("cpu", torch.float64)
+            if name not in sums:
+                sums[name] = rows.new_zeros(rows.shape[1], rows.shape[1])
+            sums[name].addmm_(rows.T, rows)
+
+        return add
+
+    hooks = [
+        modules[name.removesuffix(".weight")].register_forward_hook(forward_hook(name))
+        for name in weights
+    ]
+    try:
+        yield sums
+    finally:
+        for hook in hooks:
+            hook.remove()

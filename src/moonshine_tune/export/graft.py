@@ -1,8 +1,8 @@
-"""Export by grafting: adapted tensors are written into a copy of the base model's runtime files.
+"""Export by grafting: patch a copy of the runtime's own files with the adapted tensors.
 
-Every weight of the runtime's graphs lies at a fixed offset, so an adapted model of the same shape
-needs no tracing: the new tensor is quantized in the scheme found in the file and written over the
-old one. Which stored tensor that is, is decided by content (`matching`).
+Every weight of the runtime's graphs has a fixed offset, so an adapted model of the same shape
+needs no new graphs: the new tensor is quantized in the scheme of the file and replaces the old
+one. `matching` finds the stored tensor by its content.
 """
 
 import shutil
@@ -25,10 +25,10 @@ from moonshine_tune.runtime.quantized import Doubles, Floats, QuantizedTensor
 
 @dataclass(frozen=True)
 class GraftReport:
-    """What was written.
+    """The files that an export wrote.
 
     Attributes:
-        matrices: adapted tensors found in the graphs.
+        matrices: adapted tensors in the graphs.
         changed: of those, how many differ from the base and were written.
         changed_files: graph files that differ from the base runtime folder.
         worst_step_error: largest distance of a stored value from the merged weight, in
@@ -57,25 +57,19 @@ def graft(
 
     Args:
         base: tensors of the base checkpoint that may have changed; matrices are [out, in].
-        merged: the same after training; keys that are missing count as unchanged.
-        others: further tensors of the base, which only serve to tell equal ones apart.
-        moments: second moments of a matrix's inputs, [in, in], by name. Where given,
-            rounding errors of a row are made to cancel in the output instead of in each weight.
+        merged: the same after training; missing keys count as unchanged.
+        others: further tensors of the base, to tell equal ones apart.
+        moments: second moments of a matrix's inputs, [in, in], by name. Where given, the rounding
+            errors of a row are compensated, so that they cancel in the output.
 
     Raises:
         ProblemsError: tensors that no stored one matches, or that match several; lists them.
     """
-    found: set[str] = set()
+    _check_not_constant(base, merged)
+    matched: set[str] = set()
     changed: set[str] = set()
     changed_files: list[str] = []
     worst = 0.0
-    _refuse_constant(
-        [
-            key
-            for key in merged
-            if is_constant(base[key]) and not np.array_equal(base[key], merged[key])
-        ]
-    )
     for name in layout.files:
         source = layout.folder / name
         shutil.copyfile(source, out / name)
@@ -83,7 +77,7 @@ def graft(
             continue
         file = OrtFile.read(source)
         matches = find_matches(file, base, others)
-        found |= {match.key for match in matches}
+        matched |= {match.key for match in matches}
         patched = file.copy()
         write = partial(_write, base=base, merged=merged, moments=moments or {}, file=file,
                         patched=patched)  # fmt: skip
@@ -95,9 +89,9 @@ def graft(
             changed |= {key for key, _ in written}
             (out / name).write_bytes(patched.data)
             changed_files.append(name)
-    _refuse_missing(sorted(set(base) - found), len(base), layout)
+    _check_all_matched(sorted(set(base) - matched), len(base), layout)
     return GraftReport(
-        matrices=len(found),
+        matrices=len(matched),
         changed=len(changed),
         changed_files=tuple(changed_files),
         worst_step_error=worst,
@@ -106,10 +100,10 @@ def graft(
 
 
 def lies_on_grid(layout: RuntimeLayout, some: Mapping[str, Floats]) -> bool:
-    """Whether a base's tensors are the very values that the files hold, as a rebuilt base's are.
+    """Whether a base's tensors are exactly the stored values, as those of a rebuilt base are.
 
     Args:
-        some: tensors of the base; the first that is found in a graph decides.
+        some: tensors of the base; the first match in a graph decides.
     """
     for name in layout.files:
         if name.endswith(".ort"):
@@ -129,7 +123,7 @@ def _write(
     file: OrtFile,
     patched: OrtFile,
 ) -> float | None:
-    """Write one tensor into `patched`; its step error, or None where training left it as it was."""
+    """Write one tensor into `patched`; its step error, or None where training did not change it."""
     before, after = base[match.key], merged.get(match.key)
     if after is None or np.array_equal(before, after):
         return None
@@ -146,22 +140,23 @@ def _changes(
     file: OrtFile,
     moments: Doubles | None,
 ) -> dict[int, bytes]:
-    """Bytes to write so that the stored tensor holds the merged one, `wanted` in its layout."""
+    """Bytes to write for the merged tensor; `wanted` has it in the layout of the file."""
     tensor = match.tensor
     if not isinstance(tensor, QuantizedTensor):
         return tensor.requantize(wanted, file)
     if moments is None or merged.ndim != 2:
-        # A base that was rebuilt from these very files lies on their grid.
+        # A base that was rebuilt from these files lies on their grid.
         dither = tensor.holds_exactly(match.view(base), file)
         return tensor.requantize(wanted, file, dither=dither)
     grid = tensor.fitting_grid(wanted, file)
-    turned = match.form == "transposed"
-    levels = compensated_levels(merged, grid.transposed() if turned else grid, moments)
-    return tensor.encode(np.ascontiguousarray(levels.T if turned else levels), grid)
+    if match.form != "transposed":
+        return tensor.encode(compensated_levels(merged, grid, moments), grid)
+    levels = compensated_levels(merged, grid.transposed(), moments)
+    return tensor.encode(np.ascontiguousarray(levels.T), grid)
 
 
 def _step_error(match: Match, wanted: Floats, patched: OrtFile) -> float:
-    """Read the patched bytes back and compare them with what was meant, in steps."""
+    """Largest distance of the patched values, read back, from the wanted ones, in steps."""
     if not isinstance(match.tensor, QuantizedTensor):
         return 0.0
     away = match.tensor.dequantize(patched)
@@ -170,17 +165,22 @@ def _step_error(match: Match, wanted: Floats, patched: OrtFile) -> float:
     return float(np.abs(away, out=away).max())
 
 
-def _refuse_constant(keys: list[str]) -> None:
-    if keys:
+def _check_not_constant(base: Mapping[str, Floats], merged: Mapping[str, Floats]) -> None:
+    problems = [
+        key
+        for key in merged
+        if is_constant(base[key]) and not np.array_equal(base[key], merged[key])
+    ]
+    if problems:
         raise ProblemsError(
-            f"{len(keys)} changed tensors were constant in the base model and cannot be found in "
-            "its runtime files",
-            sorted(keys),
+            f"{len(problems)} changed tensors were constant in the base model and cannot be found "
+            "in its runtime files",
+            sorted(problems),
             hint="export with: --method trace",
         )
 
 
-def _refuse_missing(missing: list[str], wanted: int, layout: RuntimeLayout) -> None:
+def _check_all_matched(missing: list[str], wanted: int, layout: RuntimeLayout) -> None:
     if missing:
         raise ProblemsError(
             f"{len(missing)} of {wanted} adapted matrices are not in the runtime files of "

@@ -1,4 +1,4 @@
-"""A plain checkpoint with the adapter's effect added: what transformers loads without PEFT."""
+"""`merge`: a checkpoint with the adapter's effect added, which transformers loads without PEFT."""
 
 import shutil
 from collections.abc import Mapping
@@ -11,13 +11,13 @@ from torch import Tensor
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.files import complete_folder, sha256_of, write_json_atomic
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.models.lora import WEIGHTS_FILE as ADAPTER_FILE
+from moonshine_tune.models.files import ADAPTER_WEIGHTS_FILE, CHECKPOINT_WEIGHTS_FILE
 from moonshine_tune.models.lora import find_adapter
 from moonshine_tune.models.merge import merged_weights
 from moonshine_tune.registry.open import OpenedModel, open_model
 from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.runs.records import RunRecord
 
-WEIGHTS_FILE = "model.safetensors"
 _COPIED = (
     "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
@@ -56,11 +56,10 @@ def merge(run: Path, out: Path, *, progress: Progress, model: str | None = None)
         ProblemsError: the merged tensors are not those of the base.
     """
     if out.exists():
-        raise RequestError("there is something already", where=out, hint="choose another --out")
+        raise RequestError("the output path exists", where=out, hint="choose another --out")
     adapter = find_adapter(run)
-    opened = open_model(
-        model or _model_of(run), adapter=adapter, device="cpu", dtype="float32", progress=progress
-    )
+    name = model or base_model_of(run)
+    opened = open_model(name, adapter=adapter, device="cpu", dtype="float32", progress=progress)
     state = base_state(opened)
     merged = merged_weights(opened.model)
     changed = merge_into(state, merged)
@@ -68,17 +67,18 @@ def merge(run: Path, out: Path, *, progress: Progress, model: str | None = None)
     with complete_folder(out) as scratch:
         from safetensors.torch import save_file
 
-        save_file(state, scratch / WEIGHTS_FILE, metadata={"format": "pt"})
-        (scratch / WEIGHTS_FILE).chmod(0o644)
+        weights = scratch / CHECKPOINT_WEIGHTS_FILE
+        save_file(state, weights, metadata={"format": "pt"})
+        weights.chmod(0o644)
         for name in _COPIED:
             if (source / name).is_file():
                 shutil.copyfile(source / name, scratch / name)
-        digest = sha256_of(scratch / WEIGHTS_FILE)
+        digest = sha256_of(weights)
         write_json_atomic(
             scratch / "merged.json",
             {
                 "base": opened.base,
-                "adapter_sha256": sha256_of(adapter / ADAPTER_FILE),
+                "adapter_sha256": sha256_of(adapter / ADAPTER_WEIGHTS_FILE),
                 "tensors": len(state),
                 "changed": changed,
             },
@@ -87,7 +87,7 @@ def merge(run: Path, out: Path, *, progress: Progress, model: str | None = None)
 
 
 def base_state(opened: OpenedModel) -> dict[str, Tensor]:
-    """Every tensor of the base's files by name, as it is stored there."""
+    """Every tensor of the base's files by name, in its stored number format."""
     from safetensors.torch import load_file
 
     state: dict[str, Tensor] = {}
@@ -97,10 +97,10 @@ def base_state(opened: OpenedModel) -> dict[str, Tensor]:
 
 
 def merge_into(state: dict[str, Tensor], merged: Mapping[str, Tensor]) -> int:
-    """Put merged tensors in the place of the base's, in its number format; returns how many.
+    """Replace the base's tensors by merged ones, in the base's number format; returns how many.
 
     Raises:
-        ProblemsError: a merged tensor has no place in the base, or another shape; lists all.
+        ProblemsError: the base has no such tensor, or one of another shape; lists all.
     """
     problems = [f"{name}: the base has none" for name in merged if name not in state]
     problems += [
@@ -112,7 +112,7 @@ def merge_into(state: dict[str, Tensor], merged: Mapping[str, Tensor]) -> int:
         raise ProblemsError(
             f"{len(problems)} merged tensors are not those of the base checkpoint",
             sorted(problems),
-            hint="this adapter sits where the base has no tensor of its own; export it with "
+            hint="this adapter changes modules for which the base has no tensor; export it with "
             "--method trace",
         )
     for name, value in merged.items():
@@ -120,12 +120,16 @@ def merge_into(state: dict[str, Tensor], merged: Mapping[str, Tensor]) -> int:
     return len(merged)
 
 
-def _model_of(run: Path) -> str:
+def base_model_of(run: Path) -> str:
+    """The base model that a run was trained on.
+
+    Raises:
+        RequestError: an adapter folder, which does not name its base.
+    """
     if not (run / "run.json").is_file():
         raise RequestError(
-            "an adapter folder does not name its base model here",
+            "an adapter folder does not name its base model",
             where=run,
             hint="name it with: --model tiny",
         )
-    settings = RunFolder.open(run).read_record().get("settings", {})
-    return str(settings.get("model", "tiny"))
+    return str(RunRecord.read(RunFolder(run).record_path).settings.get("model", "tiny"))

@@ -1,4 +1,4 @@
-"""Clips in batches: padded, grouped by length, and made smaller when memory runs out."""
+"""Batches of clips: padded, grouped by length, and halved when memory runs out."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,8 +13,8 @@ from moonshine_tune.core.errors import MachineError
 from moonshine_tune.core.text import first_line
 from moonshine_tune.models.base import EncoderStates, SpeechModel
 
-# Padded audio that is encoded together. A thousand frames keep a CPU busy, and clips of one batch
-# differ less; a GPU wants more of them.
+# Padded audio that is encoded together. A thousand frames keep a CPU busy, and in a small batch the
+# lengths differ less. A GPU needs more of them.
 _ENCODE_CPU_S, _ENCODE_S = 20.0, 60.0
 
 
@@ -24,13 +24,13 @@ def encode_batch_s(device: torch.device) -> float:
 
 
 def encode_clips(model: SpeechModel, clips: Sequence[Samples]) -> EncoderStates:
-    """Encoder states of clips, encoded a few at a time and laid together.
+    """Encoder states of clips, encoded a few at a time and put into one batch.
 
-    The encoder's memory grows with the audio at once and its speed does not; the decoder reads all
+    More audio at once costs the encoder memory and does not make it faster. The decoder reads all
     of its weights for every token, for one clip as for fifty.
     """
     parts = []
-    for group in _neighbours(
+    for group in _consecutive(
         [len(clip) for clip in clips], encode_batch_s(model.device) * SAMPLE_RATE_HZ
     ):
         audio, counts = pad_clips([clips[index] for index in group], model.device)
@@ -42,8 +42,8 @@ def encode_clips(model: SpeechModel, clips: Sequence[Samples]) -> EncoderStates:
     return EncoderStates(torch.cat(values), tuple(n for part in parts for n in part.lengths))
 
 
-def _neighbours(sizes: Sequence[float], limit: float, *, padded: bool = True) -> list[list[int]]:
-    """Indices in their order, cut so that each group is within `limit`.
+def _consecutive(sizes: Sequence[float], limit: float, *, padded: bool = True) -> list[list[int]]:
+    """Indices in their order, in groups that are each within `limit`.
 
     Args:
         padded: each member counts as much as the longest of its group.
@@ -66,7 +66,7 @@ def pad_clips(
     """Clips as one zero-padded batch [B, S] and their sample counts.
 
     Args:
-        pad_to_bucket: pad on as `batch_width` has it; no result depends on it.
+        pad_to_bucket: pad further, to the width of `batch_width`; no result depends on it.
     """
     counts = [len(clip) for clip in clips]
     longest = max(counts)
@@ -80,18 +80,18 @@ def pad_clips(
 def batches_by_length(
     seconds: Sequence[float], max_batch_s: float, *, padded: bool = True
 ) -> list[list[int]]:
-    """Indices grouped by similar length, each within `max_batch_s` of audio (memory).
+    """Indices grouped by similar length, each group within `max_batch_s` of audio.
 
     Args:
-        padded: count it as padded to the longest clip of the group.
+        padded: count the audio as padded to the longest clip of the group.
     """
     order = sorted(range(len(seconds)), key=lambda i: (seconds[i], i))
-    groups = _neighbours([seconds[index] for index in order], max_batch_s, padded=padded)
-    return [[order[place] for place in group] for group in groups]
+    groups = _consecutive([seconds[index] for index in order], max_batch_s, padded=padded)
+    return [[order[position] for position in group] for group in groups]
 
 
 def fit_clip(model: SpeechModel, clip: Samples) -> Samples:
-    """The clip, padded with silence to the shortest length that the model can encode."""
+    """The clip, padded with silence if it is shorter than the model can encode."""
     missing = model.min_samples - len(clip)
     return clip if missing <= 0 else np.pad(clip, (0, missing))
 
@@ -99,7 +99,7 @@ def fit_clip(model: SpeechModel, clip: Samples) -> Samples:
 def run_with_oom_backoff(
     groups: Sequence[Sequence[int]], work: Callable[[Sequence[int]], None], device: torch.device
 ) -> None:
-    """`work` on each group in order; a group that memory does not hold is halved and tried again.
+    """Call `work` on each group in order; a group that runs out of memory is halved and retried.
 
     Raises:
         MachineError: one item alone does not fit.
@@ -116,7 +116,7 @@ def run_with_oom_backoff(
             reason = str(error) or type(error).__name__
         if not reason:
             continue
-        # Outside of the except block: the traceback holds the tensors that must go.
+        # Not in the except block: the traceback holds the tensors that must go.
         release_memory(device)
         if len(group) == 1:
             raise MachineError(

@@ -1,4 +1,4 @@
-"""The utterances of a manifest that a model can use, with their lengths, tokens and samples."""
+"""The manifests of a run, and the utterances of a manifest that a model can use."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -7,19 +7,71 @@ from pathlib import Path
 
 from moonshine_tune.audio.io import audio_info, load_utterance
 from moonshine_tune.audio.samples import Samples
+from moonshine_tune.config.settings import DataSettings
 from moonshine_tune.core.errors import AudioError, RequestError
 from moonshine_tune.core.files import sha256_of
-from moonshine_tune.corpus.manifest import Utterance
+from moonshine_tune.corpus.manifest import Manifest, Utterance, read_manifest
 from moonshine_tune.models.base import SpeechModel
 
 
 @dataclass(frozen=True)
+class TrainingData:
+    """The manifests of a training run.
+
+    The utterances carry their `duration` if the manifest or the header of the file has it.
+    """
+
+    train: Manifest
+    dev: Manifest | None = None
+    canary: Manifest | None = None
+    replay: Manifest | None = None
+
+    @property
+    def by_name(self) -> dict[str, Manifest]:
+        """Those that the settings name."""
+        return {name: manifest for name, manifest in vars(self).items() if manifest is not None}
+
+
+def read_training_data(data: DataSettings) -> TrainingData:
+    """Read what the settings name. No audio is decoded.
+
+    Raises:
+        RequestError: no training manifest is named, or one is missing.
+        ProblemsError: invalid lines in a manifest.
+    """
+    if data.train is None:
+        raise RequestError("no training manifest", hint="name it with: --train train.jsonl")
+    return TrainingData(
+        _read(data.train, require_text=True),
+        None if data.dev is None else _read(data.dev, require_text=True),
+        None if data.canary is None else _read(data.canary, require_text=False),
+        None if data.replay is None else _read(data.replay, require_text=False),
+    )
+
+
+def _read(path: Path, *, require_text: bool) -> Manifest:
+    manifest = read_manifest(path, require_text=require_text)
+    return replace(manifest, utterances=tuple(map(_with_duration, manifest.utterances)))
+
+
+def _with_duration(utterance: Utterance) -> Utterance:
+    if utterance.known_seconds is not None:
+        return utterance
+    try:
+        return replace(utterance, duration=utterance_seconds(utterance))
+    except AudioError:
+        # Counted when the dataset is built.
+        return utterance
+
+
+@dataclass(frozen=True)
 class SpeechDataset:
-    """Usable utterances; `remarks` count what was left out and why.
+    """The utterances of a manifest that a model can use.
 
     Attributes:
         seconds: length of each utterance.
-        tokens: token ids of each text; empty lists where there is no text.
+        tokens: token ids of each text; empty where there is no text.
+        remarks: how many utterances were left out, and why.
     """
 
     utterances: tuple[Utterance, ...]
@@ -35,7 +87,7 @@ class SpeechDataset:
         return load_utterance(self.utterances[index])
 
     def content_key(self, index: int) -> str:
-        """Names what is heard in an utterance, wherever the file lies: its content and the span."""
+        """Identifies an utterance by the content of its file and its span, not by its path."""
         utterance = self.utterances[index]
         path = utterance.audio
         stat = path.stat()
@@ -45,12 +97,12 @@ class SpeechDataset:
 
 @lru_cache(maxsize=1024)
 def _content_hash(path: Path, size: int, mtime_ns: int) -> str:
-    """Hash of a file; many utterances may be spans of one, so the last ones are remembered."""
+    """Hash of a file. Many utterances may be spans of one file, so the last ones are cached."""
     return sha256_of(path)
 
 
 def utterance_seconds(utterance: Utterance) -> float:
-    """Length of an utterance: the manifest's word for it, else the file's header."""
+    """Length of an utterance, from the manifest or else from the header of its file."""
     if utterance.end is not None:
         return utterance.end - (utterance.start or 0.0)
     if utterance.duration is not None:
@@ -58,7 +110,7 @@ def utterance_seconds(utterance: Utterance) -> float:
     return audio_info(utterance.audio).seconds - (utterance.start or 0.0)
 
 
-def build_corpus(
+def build_dataset(
     utterances: Sequence[Utterance],
     model: SpeechModel,
     *,
@@ -66,7 +118,7 @@ def build_corpus(
     max_clip_s: float,
     needs_text: bool,
 ) -> SpeechDataset:
-    """Keep what can be used; what is left out is counted with its reason.
+    """Keep the utterances that the model can use; the others are counted with the reason.
 
     Raises:
         RequestError: nothing is left.
@@ -102,6 +154,7 @@ def build_corpus(
     remark = f"{name}: kept {len(kept)} of {len(utterances)}" + (f": {reasons}" if reasons else "")
     if not kept:
         raise RequestError(
-            f"nothing is left to use. {remark}", hint="look closer with: moonshine-tune data check"
+            f"nothing is left to use. {remark}",
+            hint="find out why with: moonshine-tune data check",
         )
     return SpeechDataset(tuple(kept), tuple(seconds), tuple(tokens), (remark,))

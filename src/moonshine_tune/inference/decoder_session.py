@@ -1,9 +1,9 @@
-"""One decoder step for a whole batch, over keys and values that are laid out once.
+"""Decoder steps for a batch, over keys and values of the frames that are computed once.
 
-The step is our own: `generate` costs several times as much per token in Python overhead on models
-this small. What remains is reading memory: all weights for each step, and the keys and values of
-each clip's frames. So clips of about one length lie together in a span, and no span is wider than
-its own longest clip.
+transformers' `generate` costs several times as much per token in Python overhead on models this
+small. The remaining cost is reading memory: all weights in each step, and the keys and values of
+each clip's frames. So clips of about one length form a span, and no span is wider than its own
+longest clip.
 """
 
 from collections.abc import Sequence
@@ -23,34 +23,35 @@ from moonshine_tune.models.kernels.packed_linear import (
     side_by_side,
 )
 
-# A span's longest clip over its shortest, and the rows that are worth the calls of one more span.
+# A span's longest clip over its shortest, at most; and its rows, at least: with fewer, the calls of
+# one more span cost more than they save.
 _SPREAD = 1.25
-_LEAST_ROWS = 4
-# With fewer rows, laying the weights out takes longer than it saves; larger decoders are not worth
-# a second copy in memory, only their heads are.
-_LEAST_PACKED = 4
-_MOST_PACKED_BYTES = 128_000_000
+_MIN_ROWS = 4
+# With fewer rows, packing the weights takes longer than it saves. Larger decoders are not worth a
+# second copy in memory; only their heads are.
+_MIN_PACKED_ROWS = 4
+_MAX_PACKED_BYTES = 128_000_000
 
 _Pair = tuple[Tensor, Tensor]
 
 
 class _Products:
-    """The products of one layer's step."""
+    """The linear layers of one decoder layer, packed where that pays."""
 
     def __init__(self, layer: Any, *, is_packed: bool) -> None:
         own, frames, mlp = layer.self_attn, layer.encoder_attn, layer.mlp
-        one = packed if is_packed else _as_it_is
+        single = packed if is_packed else _unpacked
         together = packed_together if is_packed else side_by_side
         self.query_key_value = together((own.q_proj, own.k_proj, own.v_proj))
-        self.out, self.frame_query = one(own.o_proj), one(frames.q_proj)
-        self.frame_out = one(frames.o_proj)
-        self._wide, self._narrow = one(mlp.fc1), one(mlp.fc2)
+        self.out, self.frame_query = single(own.o_proj), single(frames.q_proj)
+        self.frame_out = single(frames.o_proj)
+        self._up, self._down = single(mlp.fc1), single(mlp.fc2)
         self._activation = mlp.activation_fn
 
     def feed_forward(self, hidden: Tensor) -> Tensor:
-        """Both families' gated block: [gated, gate]."""
-        gated, gate = self._wide(hidden).chunk(2, dim=-1)
-        return self._narrow(self._activation(gate) * gated)
+        """The gated MLP of both families; the first layer gives [gated, gate]."""
+        gated, gate = self._up(hidden).chunk(2, dim=-1)
+        return self._down(self._activation(gate) * gated)
 
 
 @dataclass
@@ -58,8 +59,8 @@ class _Span:
     """Rows whose frames are attended together.
 
     Attributes:
-        cross: keys and values of the encoder's frames, a pair a layer, [R, heads, T, head width].
-        mask: [R, 1, 1, T], added; None where all rows are of one length.
+        cross: keys and values of the encoder's frames, one pair per layer, [R, heads, T, width].
+        mask: [R, 1, 1, T], additive; None where all rows are of one length.
     """
 
     rows: int
@@ -67,7 +68,7 @@ class _Span:
     mask: Tensor | None
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with some rows."""
+        """Keep only some rows."""
         if len(rows) == self.rows:
             return
         kept = _kept(rows, self.cross[0][0].device)
@@ -78,35 +79,35 @@ class _Span:
 
 
 class GreedySession:
-    """Keys and values of a batch under way.
+    """Greedy decoding of one batch: the keys and values so far.
 
     Args:
-        states: clips in ascending order of length are the fastest; any order is right.
-        max_tokens: most steps that will be asked for.
+        states: fastest with clips in ascending order of length; any order is right.
+        max_tokens: the maximum number of steps.
     """
 
     def __init__(self, model: SpeechModel, states: EncoderStates, max_tokens: int) -> None:
         self._model = model
         self._layers = model.decoder.layers
-        many = len(states.lengths) >= _LEAST_PACKED
+        is_large = len(states.lengths) >= _MIN_PACKED_ROWS
         size = sum(value.numel() * value.element_size() for value in self._layers.parameters())
-        fits = many and size <= _MOST_PACKED_BYTES
+        fits = is_large and size <= _MAX_PACKED_BYTES
         self._products = [_Products(layer, is_packed=fits) for layer in self._layers]
-        self._head = (packed if many else _as_it_is)(model.module.proj_out)
+        self._head = (packed if is_large else _unpacked)(model.module.proj_out)
         self._spans = [
             self._span(start, states.lengths[start:stop], states)
             for start, stop in _span_borders(states)
         ]
         reference = self._spans[0].cross[0][0]
-        # Keys and values of the tokens so far, room for all.
+        # Keys and values of the tokens so far, allocated for all.
         shape = (len(states.lengths), reference.shape[1], max_tokens, reference.shape[3])
         self._past = [
             (reference.new_empty(shape), reference.new_empty(shape)) for _ in self._layers
         ]
-        places = torch.arange(max_tokens, device=reference.device)[None]
-        cos, sin = model.decoder.rotary_emb(reference, position_ids=places)
+        positions = torch.arange(max_tokens, device=reference.device)[None]
+        cos, sin = model.decoder.rotary_emb(reference, position_ids=positions)
         self._rotary = _rotary_tables(cos, sin, self._layers[0].self_attn.head_dim)
-        self._at = 0
+        self._position = 0
 
     def _span(self, start: int, lengths: Sequence[int], states: EncoderStates) -> _Span:
         part = EncoderStates(
@@ -123,9 +124,9 @@ class GreedySession:
         return _Span(len(lengths), cross, added)
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Feed one token a row, [B]; returns the logits of the next, [B, V]."""
+        """Feed one token per row, [B]; returns the logits of the next, [B, V]."""
         model = self._model
-        cos, sin = (table[self._at] for table in self._rotary)
+        cos, sin = (table[self._position] for table in self._rotary)
         hidden = model.decoder.embed_tokens(tokens[:, None])
         for number, layer in enumerate(self._layers):
             attn, products = layer.self_attn, self._products[number]
@@ -141,16 +142,16 @@ class GreedySession:
             query = _heads(products.frame_query(layer.post_attention_layernorm(hidden)), attn)
             hidden = hidden + products.frame_out(self._attend_frames(number, query, attn.scaling))
             hidden = hidden + products.feed_forward(layer.final_layernorm(hidden))
-        self._at += 1
+        self._position += 1
         return self._head(model.decoder.norm(hidden))[:, 0]
 
     def _attend_past(
         self, number: int, query: Tensor, key: Tensor, value: Tensor, scaling: float
     ) -> Tensor:
         keys, values = self._past[number]
-        keys[:, :, self._at] = key[:, 0]
-        values[:, :, self._at] = value[:, 0]
-        so_far = slice(0, self._at + 1)
+        keys[:, :, self._position] = key[:, 0]
+        values[:, :, self._position] = value[:, 0]
+        so_far = slice(0, self._position + 1)
         mixed = F.scaled_dot_product_attention(
             query.transpose(1, 2), keys[:, :, so_far], values[:, :, so_far], scale=scaling
         )
@@ -170,45 +171,45 @@ class GreedySession:
         return _joined(mixed)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with some rows only, in ascending order."""
+        """Keep only some rows, given in ascending order."""
         kept = _kept(rows, self._past[0][0].device)
         self._past = [(key[kept], value[kept]) for key, value in self._past]
-        start, left = 0, []
+        start, spans = 0, []
         for span in self._spans:
             own = [row - start for row in rows if start <= row < start + span.rows]
             start += span.rows
             if own:
                 span.keep(own)
-                left.append(span)
-        self._spans = left
+                spans.append(span)
+        self._spans = spans
 
 
 def bytes_per_frame(model: SpeechModel) -> int:
-    """What a session keeps of one encoder frame: a key and a value in every layer."""
+    """Memory that a session takes per encoder frame: a key and a value in every layer."""
     weights: list[Tensor] = [layer.encoder_attn.k_proj.weight for layer in model.decoder.layers]
     return 2 * sum(len(weight) * weight.element_size() for weight in weights)
 
 
 def _kept(rows: Sequence[int], device: torch.device) -> Any:
-    """An index of rows in ascending order: a run of them makes views, others are copied."""
+    """An index of rows in ascending order: adjacent ones give views, others are copied."""
     if rows[-1] - rows[0] + 1 == len(rows):
         return slice(rows[0], rows[-1] + 1)
     return torch.tensor(rows, device=device)
 
 
-def _as_it_is(module: nn.Module) -> Linear:
+def _unpacked(module: nn.Module) -> Linear:
     return module
 
 
 def _span_borders(states: EncoderStates) -> list[tuple[int, int]]:
-    """Where runs of rows of about one length begin and end."""
+    """Start and end of each run of rows of about one length."""
     lengths = states.lengths
-    # Elsewhere memory is fast and every call has a price.
+    # Elsewhere memory is fast and every call is costly.
     spread = _SPREAD if states.values.device.type == "cpu" else float("inf")
     starts = [0]
     for row, length in enumerate(lengths):
         inside = lengths[starts[-1] : row]
-        if len(inside) < _LEAST_ROWS:
+        if len(inside) < _MIN_ROWS:
             continue
         if length > spread * min(inside) or max(inside) > spread * length:
             starts.append(row)
@@ -238,11 +239,11 @@ def _rotated(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def _heads(projected: Tensor, attention: Any) -> Tensor:
     rows, length, _ = projected.shape
     split = projected.view(rows, length, -1, attention.head_dim).transpose(1, 2)
-    # Read once a token: a head's frames one after the other are a quarter faster than in strides.
+    # Read once per token: contiguous frames of a head are a quarter faster than strided ones.
     return split.contiguous()
 
 
 def _joined(mixed: Sequence[Tensor]) -> Tensor:
-    whole = mixed[0] if len(mixed) == 1 else torch.cat(list(mixed))
-    rows, _, length, _ = whole.shape
-    return whole.transpose(1, 2).reshape(rows, length, -1)
+    joined = mixed[0] if len(mixed) == 1 else torch.cat(list(mixed))
+    rows, _, length, _ = joined.shape
+    return joined.transpose(1, 2).reshape(rows, length, -1)

@@ -1,11 +1,11 @@
-"""Encoder states for training and scoring: what does not change is stored once.
+"""Encoder states for training and scoring, computed once and stored.
 
-A frozen encoder gives the same states in every epoch and every dev score. Stored, a decoder step
-costs a quarter of a full one. Where the encoder trains, its front end is frozen still: what its
-layers read is stored, of the same size, and the audio is decoded and convolved once. Small corpora
-are kept in memory as they are: 4 · width bytes a frame (tiny 48 KB, medium 154 KB a second of audio
-in 32 bits). Larger ones go to disk in 16 bits, where later runs find them. What fits neither bound
-is encoded when it is needed.
+A frozen encoder gives the same states in every epoch and every dev score. With stored states, a
+training step costs a quarter. If the encoder trains, its front end is still frozen: its output, of
+the same size, is stored, and the audio is decoded and convolved once. Small datasets are kept in
+memory as they are: 4 · width bytes per frame (tiny 48 KB, medium 154 KB per second of audio in
+32 bits). Larger ones are stored on disk in 16 bits, where later runs find them. Clips that fit
+neither bound are encoded when they are needed.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
 from moonshine_tune.core.device import batch_width, release_memory
-from moonshine_tune.core.progress import Progress, Stage
+from moonshine_tune.core.progress import Progress
 from moonshine_tune.inference.batching import (
     batches_by_length,
     encode_batch_s,
@@ -33,22 +33,22 @@ _MB = 1_000_000
 
 @dataclass(frozen=True)
 class OnDisk:
-    """Where the states of a corpus are kept on disk: the shards, and each utterance's key there."""
+    """Storage on disk: the shards, and the key of each utterance in them."""
 
     shards: StateShards
     key: Callable[[int], str]
 
 
 class StateSource:
-    """Encoder states of the utterances of one corpus, by index.
+    """Encoder states of the utterances of one dataset, by index.
 
     Args:
-        model: its encoder is run in whatever mode it is in.
-        trains_encoder: keep what the front end makes, instead of the states.
+        model: its encoder is run in the mode that it is in.
         load: samples of an utterance, mono 16 kHz.
         seconds: length of each utterance, for batching.
-        budget_mb: memory for what is stored; 0 stores nothing.
-        disk: keep the states there instead of in memory.
+        budget_mb: memory for stored states; 0 stores nothing.
+        disk: store the states there instead of in memory.
+        trains_encoder: store the output of the front end instead of the states.
     """
 
     def __init__(
@@ -81,30 +81,30 @@ class StateSource:
 
     @property
     def stores(self) -> bool:
-        """Whether anything is kept at all."""
+        """Whether anything is stored at all."""
         return self._budget > 0 or self._disk is not None
 
     @property
     def skips_encoder(self) -> bool:
-        """Whether what is stored are the encoder's states: only the decoder runs then."""
+        """Whether encoder states are stored, so that only the decoder runs."""
         return self.stores and not self._trains_encoder
 
     def holds(self, indices: Sequence[int]) -> bool:
-        """Whether all these are stored: their audio is not needed any more."""
+        """Whether all of these are stored, so that their audio is not needed any more."""
         return all(index in self._stored for index in indices)
 
     def prepare(self, indices: Sequence[int], progress: Progress, name: str) -> int:
-        """Encode and store utterances, in batches that do not depend on the training order.
+        """Encode and store utterances; returns how many are stored, as far as they fit.
 
-        Nor do they depend on what is stored already: the numbers are the same after a kill.
-        Returns how many are stored; the rest did not fit the budget.
+        The batches depend neither on the training order nor on what is stored already, so the
+        numbers are the same after a kill.
         """
         wanted = sorted(set(indices))
         if not self.stores or self.holds(wanted):
             return len(self._stored)
         batch_s = encode_batch_s(self._model.device)
         groups = batches_by_length([self._seconds[index] for index in wanted], batch_s)
-        rows = [[wanted[place] for place in group] for group in groups]
+        rows = [[wanted[position] for position in group] for group in groups]
         if self._disk is None:
             self._prepare_in_memory(rows, progress, name)
         else:
@@ -115,7 +115,7 @@ class StateSource:
     def batch(self, indices: Sequence[int]) -> EncoderStates:
         """States of a batch on the model's device, with a graph only if the encoder trains."""
         if not self.holds(indices):
-            # Nothing flows back into a frozen encoder: without a graph it forgets as it goes.
+            # A frozen encoder needs no gradient: without a graph, activations are freed at once.
             with nullcontext() if self._trains_encoder else torch.no_grad():
                 return self._model.encode(*self._audio(indices))
         stored = self._stored_batch(indices)
@@ -128,7 +128,7 @@ class StateSource:
         values = torch.zeros(len(kept), width, kept[0].shape[1], dtype=kept[0].dtype)
         for row, states in zip(values, kept, strict=True):
             row[: len(states)] = states
-        # Moved in its stored format: half the way for 16 bits.
+        # Moved in the stored format: half as many bytes in 16 bits.
         return EncoderStates(values.to(self._model.device).to(self._dtype), lengths)
 
     def _prepare_in_memory(
@@ -148,12 +148,12 @@ class StateSource:
         self, disk: OnDisk, groups: Sequence[Sequence[int]], progress: Progress, name: str
     ) -> None:
         keys = {index: disk.key(index) for rows in groups for index in rows}
-        found, damaged = disk.shards.find(set(keys.values()))
+        stored, damaged = disk.shards.find(set(keys.values()))
         if damaged:
-            progress.say(f"{damaged} damaged files of encoder states are removed and made again")
+            progress.say(f"removed {damaged} damaged files of encoder states: encoding them again")
         for index, key in keys.items():
-            if key in found:
-                self._keep(index, found[key])
+            if key in stored:
+                self._keep(index, stored[key])
         missing = [index for index in keys if index not in self._stored]
         wanted = states_bytes(
             self._model, [self._seconds[index] for index in missing], disk.shards.dtype
@@ -163,37 +163,30 @@ class StateSource:
             stage.advance(len(keys) - len(missing), "found on disk")
 
             def encode(rows: Sequence[int]) -> None:
-                self._encode_to_disk(rows, keys, writer, stage)
+                for index, states in self._encoded(rows) if writer.is_open else ():
+                    if index not in self._stored:
+                        writer.put(keys[index], states)
+                        stage.advance()
 
-            todo = [rows for rows in groups if not self.holds(rows)]
-            run_with_oom_backoff(todo, encode, self._model.device)
+            remaining = [rows for rows in groups if not self.holds(rows)]
+            run_with_oom_backoff(remaining, encode, self._model.device)
             writer.flush()
         for index in missing:
             if keys[index] in writer.written:
                 self._keep(index, writer.written[keys[index]])
         if not self.holds(missing):
-            left = sum(index not in self._stored for index in missing)
-            progress.say(f"{name}: {left} of {len(keys)} clips did not fit the cache on disk")
-
-    def _encode_to_disk(
-        self, rows: Sequence[int], keys: dict[int, str], writer: ShardWriter, stage: Stage
-    ) -> None:
-        if not writer.is_open:
-            return
-        for index, kept in self._encoded(rows):
-            if index not in self._stored:
-                writer.put(keys[index], kept)
-                stage.advance()
+            count = sum(index not in self._stored for index in missing)
+            progress.say(f"{name}: {count} of {len(keys)} clips did not fit the cache on disk")
 
     def _encoded(self, rows: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
         with torch.inference_mode():
             audio, counts = self._audio(rows)
-            make = self._model.front_end if self._trains_encoder else self._model.encode
-            states = make(audio, counts)
+            encode = self._model.front_end if self._trains_encoder else self._model.encode
+            states = encode(audio, counts)
         for row, index in enumerate(rows):
-            own = states.values[row, : states.lengths[row]].to("cpu")
-            # Clone: a view would keep the padded batch alive.
-            yield index, own.clone(memory_format=torch.contiguous_format)
+            frames = states.values[row, : states.lengths[row]].to("cpu")
+            # A view would keep the padded batch in memory.
+            yield index, frames.clone(memory_format=torch.contiguous_format)
 
     def _keep(self, index: int, states: Tensor) -> None:
         self._stored[index] = states
@@ -205,16 +198,16 @@ class StateSource:
 
 
 def states_bytes(model: SpeechModel, seconds: Sequence[float], dtype: torch.dtype) -> int:
-    """Bytes that the encoder states of clips of these lengths take."""
+    """Bytes of the encoder states of clips of these lengths."""
     width = int(model.encoder.layers[0].self_attn.q_proj.weight.shape[1])
     frames = (model.frame_count(round(length * SAMPLE_RATE_HZ)) + 1 for length in seconds)
     return sum(frames) * width * dtype.itemsize
 
 
 def release_encoder(model: SpeechModel) -> int:
-    """Give the encoder's weights back to the system where all states are stored; returns MB.
+    """Free the encoder's weights, once all states are stored; returns the MB freed.
 
-    The model can decode stored states and train its decoder, and encode nothing any more.
+    The model can still decode stored states and train its decoder, but not encode.
     """
     encoder: nn.Module = model.encoder
     freed = sum(value.numel() * value.element_size() for value in encoder.parameters())

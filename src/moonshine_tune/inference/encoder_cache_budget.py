@@ -1,4 +1,4 @@
-"""Where each corpus of a run keeps its encoder states, chosen by their size."""
+"""Where the encoder states of each set of a run are stored, chosen by their size."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -8,6 +8,7 @@ import torch
 from moonshine_tune.audio.samples import Samples
 from moonshine_tune.config.settings import DeviceSettings
 from moonshine_tune.core.hardware import cache_root
+from moonshine_tune.core.progress import Progress
 from moonshine_tune.inference.encoder_cache import OnDisk, StateSource, states_bytes
 from moonshine_tune.inference.encoder_cache_disk import StateShards
 from moonshine_tune.registry.open import OpenedModel
@@ -16,7 +17,7 @@ _MB = 1_000_000
 
 
 class Clips(Protocol):
-    """What can be encoded: a corpus, or the versions of one."""
+    """What can be encoded: a dataset, or augmented versions of one."""
 
     @property
     def seconds(self) -> Sequence[float]:
@@ -28,27 +29,35 @@ class Clips(Protocol):
         ...
 
     def content_key(self, index: int, /) -> str:
-        """Names what is heard, wherever it lies."""
+        """Identifies the sound by its content, wherever the file is."""
         ...
 
 
 class StateStores:
-    """Gives each corpus its source of encoder states, all within one budget of memory.
+    """Gives each set of clips its source of encoder states, all within one memory budget.
 
     Args:
-        trains_encoder: keep what the encoder's front end makes instead of its states.
+        trains_encoder: store the output of the encoder's front end instead of its states.
+
+    Attributes:
+        needs_encoder: whether audio will be encoded after the preparation.
+        remarks: one line for each set that is stored on disk.
     """
 
     def __init__(
-        self, settings: DeviceSettings, opened: OpenedModel, *, trains_encoder: bool
+        self,
+        settings: DeviceSettings,
+        opened: OpenedModel,
+        progress: Progress,
+        *,
+        trains_encoder: bool,
     ) -> None:
-        self._settings = settings
-        self._model = opened.model
-        self.trains_encoder = trains_encoder
-        self._left_mb = settings.state_cache_mb
-        wanted = getattr(torch, settings.state_format)
-        # Weights in bfloat16 give states in bfloat16: kept as they are, nothing is rounded.
-        dtype = torch.bfloat16 if opened.model.dtype == torch.bfloat16 else wanted
+        self._settings, self._model, self._progress = settings, opened.model, progress
+        self._trains_encoder = self.needs_encoder = trains_encoder
+        self._free_mb = settings.state_cache_mb
+        # Weights in bfloat16 give states in bfloat16: stored as they are, without rounding.
+        dtype = getattr(torch, settings.state_format)
+        dtype = torch.bfloat16 if opened.model.dtype == torch.bfloat16 else dtype
         part = " front end" if trains_encoder else ""
         self._shards = StateShards(
             cache_root() / "encoder-states",
@@ -58,37 +67,38 @@ class StateStores:
         )
         self.remarks: list[str] = []
 
-    def source(self, corpus: Clips, drawn: Sequence[int], name: str) -> StateSource:
-        """The source of a corpus of which the utterances `drawn` will be needed again and again."""
-        model, storage = self._model, self._settings.state_storage
-        seconds = [corpus.seconds[index] for index in drawn]
-        needed_mb = -(-states_bytes(model, seconds, model.dtype) // _MB)
-        is_asked = self._settings.state_cache_mb > 0 or storage == "disk"
-        if not is_asked:
-            return self._make(corpus)
-        if storage == "memory" or (storage == "auto" and needed_mb <= self._left_mb):
-            budget = self._left_mb
-            self._left_mb = max(budget - needed_mb, 0)
-            return self._make(corpus, budget_mb=budget)
-        on_disk_mb = -(-states_bytes(model, seconds, self._shards.dtype) // _MB)
-        reason = "asked for" if storage == "disk" else f"{needed_mb} MB are too many for memory"
-        kind = str(self._shards.dtype).removeprefix("torch.")
-        what = "what the encoder's layers read" if self.trains_encoder else "encoder states"
-        self.remarks.append(f"{name}: {what} on disk, {on_disk_mb} MB in {kind}: {reason}")
-        return self._make(corpus, disk=OnDisk(self._shards, corpus.content_key))
+    def source(self, clips: Clips, drawn: Sequence[int], name: str) -> StateSource:
+        """The source of a set, with the states of the clips `drawn` stored if they fit."""
+        source = self._choose(clips, drawn, name)
+        source.prepare(drawn, self._progress, f"encoding {name}")
+        self.needs_encoder |= not source.holds(drawn)
+        return source
 
     def endless(self, load: Callable[[int], Samples]) -> StateSource:
-        """The source of clips that are never heard twice."""
-        return StateSource(self._model, load, (), budget_mb=0, trains_encoder=self.trains_encoder)
+        """The source of clips that are never drawn twice: nothing is stored."""
+        self.needs_encoder = True
+        return StateSource(self._model, load, (), budget_mb=0, trains_encoder=self._trains_encoder)
 
-    def _make(
-        self, corpus: Clips, *, budget_mb: int = 0, disk: OnDisk | None = None
-    ) -> StateSource:
+    def _choose(self, clips: Clips, drawn: Sequence[int], name: str) -> StateSource:
+        storage = self._settings.state_storage
+        seconds = [clips.seconds[index] for index in drawn]
+        needed_mb = -(-states_bytes(self._model, seconds, self._model.dtype) // _MB)
+        budget_mb, disk = 0, None
+        if storage == "memory" or (storage == "auto" and needed_mb <= self._free_mb):
+            budget_mb = self._free_mb
+            self._free_mb = max(budget_mb - needed_mb, 0)
+        elif storage == "disk" or self._settings.state_cache_mb > 0:
+            disk = OnDisk(self._shards, clips.content_key)
+            disk_mb = -(-states_bytes(self._model, seconds, self._shards.dtype) // _MB)
+            reason = "asked for" if storage == "disk" else f"{needed_mb} MB do not fit in memory"
+            dtype = str(self._shards.dtype).removeprefix("torch.")
+            what = "inputs of the encoder's layers" if self._trains_encoder else "encoder states"
+            self.remarks.append(f"{name}: {what} on disk, {disk_mb} MB in {dtype}: {reason}")
         return StateSource(
             self._model,
-            corpus.load,
-            corpus.seconds,
+            clips.load,
+            clips.seconds,
             budget_mb=budget_mb,
             disk=disk,
-            trains_encoder=self.trains_encoder,
+            trains_encoder=self._trains_encoder,
         )

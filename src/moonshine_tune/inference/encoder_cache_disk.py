@@ -1,7 +1,7 @@
-"""Encoder states on disk: found again by what was said and by the encoder that heard it.
+"""Encoder states on disk, identified by the content of the clip and by the encoder.
 
-Shards are safetensors files of many clips each: a run maps them into memory, so only the pages that
-a batch needs are read. Everything lies under one folder of the cache with one bound.
+Shards are safetensors files of many clips each. A run maps them into memory, so only the pages that
+a batch needs are read. Everything is in one folder of the cache with one size limit.
 """
 
 import hashlib
@@ -24,23 +24,23 @@ from moonshine_tune.core.hardware import make_cache_folder
 from moonshine_tune.core.progress import Progress
 
 _MB = 1_000_000
-# A shard is written whole: larger ones lose more when a run is killed, smaller ones are many files.
+# A killed run loses the shard that it is writing; smaller shards would be many files.
 _SHARD_BYTES = 64 * _MB
-# The cache never takes the last of the disk: checkpoints must still fit.
+# The cache leaves this much of the disk free: checkpoints must still fit.
 _FREE_DISK_MB = 2_000
 
 
 class StateShards:
-    """Encoder states of one encoder on disk: shards of many clips, each file complete or absent.
+    """The states of one encoder on disk: shards of many clips, each file complete or absent.
 
-    Several runs may use them at once. A file that a run has mapped stays readable for it when
-    another run evicts it.
+    Several runs may use them at once. A file that a run has mapped stays readable for that run
+    when another run evicts it.
 
     Args:
         root: folder of all encoders' shards; the bound counts everything in it.
         encoder: identity of the encoder's weights, such as their hash.
         dtype: number format on disk.
-        bound_mb: the oldest shards are evicted when more than this would be stored.
+        bound_mb: the least recently used shards are evicted to stay within it.
     """
 
     def __init__(self, root: Path, encoder: str, *, dtype: torch.dtype, bound_mb: int) -> None:
@@ -53,7 +53,7 @@ class StateShards:
 
     @contextmanager
     def lock(self, progress: Progress) -> Iterator[None]:
-        """Hold the encoder's shards; a second run waits and then finds what the first has made."""
+        """Lock the encoder's shards; a second run waits and then finds the states of the first."""
         lock = FileLock(make_cache_folder(self._folder) / ".lock")
         try:
             lock.acquire(timeout=0)
@@ -61,7 +61,7 @@ class StateShards:
             progress.say("another run is encoding with the same model: waiting for it")
             lock.acquire()
         try:
-            # Left by a run that was killed; nobody else writes while the lock is held.
+            # Left by a killed run; no other run writes while this one holds the lock.
             for path in self._folder.glob(".partial-*"):
                 path.unlink(missing_ok=True)
             yield
@@ -69,8 +69,8 @@ class StateShards:
             lock.release()
 
     def find(self, keys: set[str]) -> tuple[dict[str, Tensor], int]:
-        """Memory-mapped states of those keys that are stored, and how many shards were damaged."""
-        found: dict[str, Tensor] = {}
+        """Memory-mapped states of the stored keys, and the number of damaged shards removed."""
+        states: dict[str, Tensor] = {}
         damaged = 0
         for path in sorted(self._folder.glob("*.safetensors")):
             try:
@@ -80,14 +80,14 @@ class StateShards:
                 damaged += 1
                 continue
             if mapped:
-                found |= mapped
+                states |= mapped
                 self._used.add(path)
-                # The time of last use is what eviction goes by.
+                # Eviction goes by the time of last use.
                 os.utime(path)
-        return found, damaged
+        return states, damaged
 
     def make_room(self, wanted_bytes: int) -> int:
-        """Evict the shards that were unused for longest; returns how many bytes may be written."""
+        """Evict the least recently used shards; returns how many bytes may be written."""
         sizes = {path: path.stat() for path in self._root.glob("*/*.safetensors")}
         stored = sum(stat.st_size for stat in sizes.values())
         free = (free_disk_mb(self._root) - _FREE_DISK_MB) * _MB
@@ -125,43 +125,43 @@ class StateShards:
 
 
 class ShardWriter:
-    """Collects states into shards until the room on disk is used up."""
+    """Collects states into shards until the space on disk is used up."""
 
     def __init__(self, shards: StateShards, wanted_bytes: int, progress: Progress) -> None:
         self._shards = shards
         self._progress = progress
-        self._room = shards.make_room(wanted_bytes) if wanted_bytes else 0
-        self._waiting: dict[str, Tensor] = {}
-        self._waiting_bytes = 0
-        self.is_open = self._room > 0
+        self._free_bytes = shards.make_room(wanted_bytes) if wanted_bytes else 0
+        self._pending: dict[str, Tensor] = {}
+        self._pending_bytes = 0
+        self.is_open = self._free_bytes > 0
         self.written: dict[str, Tensor] = {}
 
     def put(self, key: str, states: Tensor) -> None:
-        """Take one clip's states, in the encoder's own format."""
+        """Add the states of one clip, in the encoder's own format."""
         kept = states.to(self._shards.dtype)
         size = kept.numel() * kept.element_size()
         if not bool(kept.isfinite().all()):
-            # Beyond float16's range: better encoded again than stored as infinity.
+            # Beyond the range of float16: better encoded again than stored as infinity.
             return
-        if size > self._room:
+        if size > self._free_bytes:
             self.is_open = False
             return
-        self._room -= size
-        self._waiting[key] = kept
-        self._waiting_bytes += size
-        if self._waiting_bytes >= _SHARD_BYTES:
+        self._free_bytes -= size
+        self._pending[key] = kept
+        self._pending_bytes += size
+        if self._pending_bytes >= _SHARD_BYTES:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits; a disk that cannot be written ends the storing, not the run."""
-        if not self._waiting:
+        """Write what is collected; if the disk fails, storing stops and the run continues."""
+        if not self._pending:
             return
         try:
-            self.written |= self._shards.add(self._waiting)
+            self.written |= self._shards.add(self._pending)
         except OSError as error:
             self.is_open = False
             self._progress.say(f"encoder states cannot be stored ({error}): encoding when needed")
-        self._waiting, self._waiting_bytes = {}, 0
+        self._pending, self._pending_bytes = {}, 0
 
 
 def _map(path: Path, keys: set[str]) -> dict[str, Tensor]:
@@ -170,7 +170,7 @@ def _map(path: Path, keys: set[str]) -> dict[str, Tensor]:
         return {key: file.get_tensor(key) for key in file.keys() if key in keys}  # noqa: SIM118
 
 
-# Code whose results the stored states are: a change of it makes them anew.
+# The code that computes the stored states: if it changes, they are computed again.
 _STATE_CODE = (
     "audio/io.py", "models/base.py", "models/v1.py", "models/streaming.py",
     "models/kernels/attention.py",
@@ -178,10 +178,10 @@ _STATE_CODE = (
 
 
 def recipe_hash(*others: str) -> str:
-    """Hash of the code that makes states out of a recording: another code, other states.
+    """Hash of the code that computes encoder states, for the identity of cached results.
 
     Args:
-        others: further files of this package that what is kept depends on.
+        others: further files of this package that the results depend on.
     """
     package = resources.files("moonshine_tune")
     digest = hashlib.sha256()

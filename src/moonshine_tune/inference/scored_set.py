@@ -1,4 +1,7 @@
-"""A held-out set that is scored again and again during a run, decoded as deployed."""
+"""A held-out set that is scored again and again during a run.
+
+It is decoded exactly as the deployed runtime decodes.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +16,13 @@ from moonshine_tune.metrics.wer import Score, ScoredUtterance, score_utterance, 
 from moonshine_tune.models.base import DecodeLimits, SpeechModel
 
 _BATCH_S = 120.0
-# From stored states only the decoder runs, and its cost a token hardly grows with the batch.
+# With stored states only the decoder runs, and its cost per token hardly grows with the batch.
 _STORED_BATCH_S = 400.0
 
 
 @dataclass(frozen=True)
-class HoldoutScore:
-    """A score with the utterances behind it."""
+class SetScore:
+    """A score and the scored utterances."""
 
     score: Score
     scored: tuple[ScoredUtterance, ...]
@@ -32,7 +35,7 @@ def transcribe_source(
     progress: Progress,
     name: str,
 ) -> list[str]:
-    """Greedy transcripts of every utterance of a source, in its order."""
+    """Greedy transcripts of every utterance of a source, in order."""
     texts = [""] * len(source)
     groups = batches_by_length(
         source.seconds, _STORED_BATCH_S if source.skips_encoder else _BATCH_S
@@ -51,7 +54,7 @@ def transcribe_source(
 
 
 class ScoredSet:
-    """Utterances with references, and the encoder states to decode them from."""
+    """Utterances with references, and the encoder states to decode."""
 
     def __init__(
         self,
@@ -70,31 +73,31 @@ class ScoredSet:
 
     @property
     def baseline_hypotheses(self) -> dict[str, str]:
-        """Texts by id that utterances without one are scored against; empty before a score."""
+        """References, by id, of the utterances without a text; empty before the first score."""
         return {
             item.id: item.text
             for item in self.utterances
             if item.id in self._without_text and item.text is not None
         }
 
-    def restore_first_heard(self, texts: Mapping[str, str]) -> None:
-        """Go on with the texts that an earlier process heard first."""
+    def restore_baseline_hypotheses(self, texts: Mapping[str, str]) -> None:
+        """Use the hypotheses of an earlier process as references, by id."""
         self.utterances = tuple(
             item.with_text(texts[item.id]) if item.id in texts else item for item in self.utterances
         )
 
-    def score(self, model: SpeechModel, progress: Progress) -> HoldoutScore:
+    def score(self, model: SpeechModel, progress: Progress) -> SetScore:
         """Decode everything and score it.
 
-        Utterances without a text are scored against the first answer that was ever heard for them:
-        the base model's, when the base is scored first.
+        The reference of an utterance without a text is its first hypothesis: that of the base
+        model, if the base is scored first.
         """
-        heard = transcribe_source(
+        hypotheses = transcribe_source(
             model, self._source, self._limits, progress, f"scoring {self.name}"
         )
         self.utterances = tuple(
             utterance if utterance.text is not None else utterance.with_text(text)
-            for utterance, text in zip(self.utterances, heard, strict=True)
+            for utterance, text in zip(self.utterances, hypotheses, strict=True)
         )
         scored = tuple(
             score_utterance(
@@ -104,6 +107,6 @@ class ScoredSet:
                 self._normalizer,
                 speaker=utterance.speaker,
             )
-            for utterance, text in zip(self.utterances, heard, strict=True)
+            for utterance, text in zip(self.utterances, hypotheses, strict=True)
         )
-        return HoldoutScore(summarize(scored), scored)
+        return SetScore(summarize(scored), scored)

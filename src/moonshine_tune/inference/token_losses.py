@@ -1,6 +1,6 @@
-"""How hard each utterance is for the base model: its loss a token on the transcript.
+"""How hard each utterance is for the base model: its mean loss per token on the transcript.
 
-Costs one pass of encoder and decoder over the corpus; kept in the cache for later runs.
+Costs one pass of encoder and decoder over the dataset; cached on disk for later runs.
 """
 
 import hashlib
@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 
 import torch
+from torch.nn import functional as F
 
 from moonshine_tune.core.files import write_json_atomic
 from moonshine_tune.core.hardware import cache_root, make_cache_folder
@@ -30,10 +31,10 @@ def mean_token_losses(
     progress: Progress,
     name: str,
 ) -> list[float]:
-    """Mean cross-entropy a token, end included, of the model on each text; nats.
+    """Mean cross-entropy per token of the model on each text, end token included, in nats.
 
     Args:
-        source: encoder states, by the same places as `tokens`.
+        source: encoder states, by the same indices as `tokens`.
     """
     model, losses = opened.model, [0.0] * len(tokens)
     model.module.eval()
@@ -44,10 +45,10 @@ def mean_token_losses(
                 states = source.batch(rows)
                 targets = target_batch([tokens[row] for row in rows], model.device)
                 logits = model.decoder_logits(states, targets.input_ids).float()
-                found = torch.nn.functional.cross_entropy(
+                totals = F.cross_entropy(
                     logits.transpose(1, 2), targets.targets, ignore_index=IGNORED, reduction="none"
                 ).sum(dim=1)
-            for row, loss in zip(rows, found.tolist(), strict=True):
+            for row, loss in zip(rows, totals.tolist(), strict=True):
                 losses[row] = loss / (len(tokens[row]) + 1)
             stage.advance(len(rows))
 
@@ -55,25 +56,25 @@ def mean_token_losses(
     return losses
 
 
-def base_losses(corpus: SpeechDataset, opened: OpenedModel, progress: Progress) -> list[float]:
-    """The base model's loss on each utterance of a corpus; an adapter in the model is left out."""
+def base_losses(dataset: SpeechDataset, opened: OpenedModel, progress: Progress) -> list[float]:
+    """The base model's loss on each utterance; an adapter in the model is disabled."""
     identity = [
         opened.base["sha256"],
         str(opened.model.dtype),
         recipe_hash("models/losses.py"),
-        [corpus.content_key(index) for index in range(len(corpus))],
-        corpus.tokens,
+        [dataset.content_key(index) for index in range(len(dataset))],
+        dataset.tokens,
     ]
     name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
     path = make_cache_folder(cache_root() / "base-losses") / f"{name}.json"
     try:
         known = [float(value) for value in json.loads(path.read_text(encoding="utf-8"))]
-        if len(known) == len(corpus):
+        if len(known) == len(dataset):
             return known
     except (OSError, ValueError, TypeError):
         pass
-    source = StateSource(opened.model, corpus.load, corpus.seconds, budget_mb=0)
+    source = StateSource(opened.model, dataset.load, dataset.seconds, budget_mb=0)
     with adapter_disabled(opened.model):
-        losses = mean_token_losses(opened, source, corpus.tokens, progress, "difficulty of train")
+        losses = mean_token_losses(opened, source, dataset.tokens, progress, "difficulty of train")
     write_json_atomic(path, losses)
     return losses

@@ -1,4 +1,4 @@
-"""Transcribing manifests with either back end, batch by batch: memory holds one batch of audio."""
+"""Transcribe utterances with either back end, with one batch of audio in memory at a time."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from moonshine_tune.inference.greedy import greedy_tokens
 from moonshine_tune.models.base import DecodeLimits, SpeechModel
 
 # Audio that is decoded together. A token reads all weights of the decoder, for one clip as for
-# fifty, so small models take more of it, until their keys and values take this much memory.
+# fifty, so small models take more audio, until their keys and values take this much memory.
 _DECODE_S = 240.0
 _DECODE_BYTES = 256_000_000
 
@@ -33,11 +33,11 @@ class Transcriber(Protocol):
 
     @property
     def batch_s(self) -> float:
-        """Seconds of audio that are best handed over at a time."""
+        """Seconds of audio that are best passed at a time."""
         ...
 
     def transcribe(self, clips: Sequence[Samples]) -> list[str]:
-        """One text a clip; clips are mono float32 at 16 kHz."""
+        """One text per clip; clips are mono float32 at 16 kHz."""
         ...
 
 
@@ -54,7 +54,7 @@ def transcribe_batch(
 
 
 class TorchTranscriber:
-    """A model in memory behind the interface that the runtime's transcriber has too."""
+    """A model in memory, with the interface of the runtime's transcriber."""
 
     backend = "torch"
 
@@ -63,7 +63,7 @@ class TorchTranscriber:
 
     @property
     def batch_s(self) -> float:
-        """Seconds of audio that are best handed over at a time."""
+        """Seconds of audio that are best passed at a time."""
         frame_s = self._model.samples_per_frame / SAMPLE_RATE_HZ
         return max(_DECODE_S, _DECODE_BYTES / bytes_per_frame(self._model) * frame_s)
 
@@ -74,7 +74,7 @@ class TorchTranscriber:
 
 @dataclass(frozen=True)
 class Transcripts:
-    """Texts in the order of the utterances, and the seconds of audio heard."""
+    """Texts in the order of the utterances, and the seconds of audio."""
 
     texts: tuple[str, ...]
     audio_seconds: float
@@ -88,10 +88,10 @@ def transcribe_utterances(
     *,
     change: Callable[[Utterance, Samples], Samples] | None = None,
 ) -> Transcripts:
-    """Transcribe all of them: what is scored is exactly what the manifest lists.
+    """Transcribe every utterance, in order; none is left out.
 
     Args:
-        change: what is done to each clip before it is heard.
+        change: applied to each clip before it is transcribed.
 
     Raises:
         ProblemsError: recordings that cannot be read; all are listed.
@@ -117,7 +117,7 @@ def transcribe_utterances(
         raise ProblemsError(
             f"{len(problems)} of {len(utterances)} recordings cannot be read",
             problems,
-            hint="mend or remove these lines; look closer with: moonshine-tune data check",
+            hint="fix or remove these lines; find out more with: moonshine-tune data check",
         )
     return Transcripts(tuple(texts), sum(seconds))
 

@@ -10,7 +10,7 @@ from moonshine_tune.core.device import return_freed_memory_to_os
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.nested import flatten
 from moonshine_tune.corpus.manifest import Manifest
-from moonshine_tune.inference.train_data import TrainingData
+from moonshine_tune.inference.dataset import TrainingData
 from moonshine_tune.memory.estimate import (
     GIB,
     TIGHT_HEAP,

@@ -7,8 +7,10 @@ from itertools import pairwise
 from typing import Any
 
 from moonshine_tune.core.statistics import bootstrap_interval, percentile
+from moonshine_tune.metrics.wer import rounded
 
 BAND_EDGES_S = (0.0, 2.0, 5.0, 10.0, 20.0, math.inf)
+Pairs = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -21,11 +23,8 @@ class Spread:
 
     def to_ms(self) -> dict[str, float]:
         """Seconds as a JSON object in milliseconds."""
-        return {
-            "median": round(1000 * self.median, 2),
-            "p95": round(1000 * self.p95, 2),
-            "max": round(1000 * self.largest, 2),
-        }
+        values = {"median": self.median, "p95": self.p95, "max": self.largest}
+        return {name: round(1000 * seconds, 2) for name, seconds in values.items()}
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Ratio:
 
     def to_record(self) -> dict[str, Any]:
         """The JSON object."""
-        interval = None if self.ci95 is None else [round(value, 4) for value in self.ci95]
+        interval = None if self.ci95 is None else rounded(self.ci95)
         return {"ratio": round(self.ratio, 4), "ci95": interval}
 
 
@@ -84,8 +83,8 @@ def bands_of(lengths: Sequence[float], calls: Sequence[Sequence[float]]) -> tupl
         if not rows:
             continue
         spent = [seconds for index in rows for seconds in calls[index]]
-        heard = sum(lengths[index] * len(calls[index]) for index in rows)
-        rtf = sum(spent) / heard if heard else 0.0
+        audio_s = sum(lengths[index] * len(calls[index]) for index in rows)
+        rtf = sum(spent) / audio_s if audio_s else 0.0
         bands.append(Band(low, high, len(rows), spread_of(spent), rtf))
     return tuple(bands)
 
@@ -107,28 +106,25 @@ def paired_ratios(
         for mine, theirs in zip(these, others, strict=True)
     ]
 
-    def typical(drawn: Sequence[tuple[float, float]]) -> float:
+    def geometric_mean(drawn: Pairs) -> float:
         return math.exp(sum(math.log(mine / theirs) for mine, theirs in drawn) / len(drawn))
 
-    def of(share: float) -> Callable[[Sequence[tuple[float, float]]], float]:
-        def ratio(drawn: Sequence[tuple[float, float]]) -> float:
+    def of_percentile(share: float) -> Callable[[Pairs], float]:
+        def ratio(drawn: Pairs) -> float:
             mine = percentile([pair[0] for pair in drawn], share)
             return mine / percentile([pair[1] for pair in drawn], share)
 
         return ratio
 
     return {
-        "latency": bootstrap_ratio(pairs, typical),
-        "median": bootstrap_ratio(pairs, of(0.5)),
-        "p95": bootstrap_ratio(pairs, of(0.95)),
+        "latency": bootstrap_ratio(pairs, geometric_mean),
+        "median": bootstrap_ratio(pairs, of_percentile(0.5)),
+        "p95": bootstrap_ratio(pairs, of_percentile(0.95)),
     }
 
 
-def bootstrap_ratio(
-    pairs: Sequence[tuple[float, float]],
-    figure: Callable[[Sequence[tuple[float, float]]], float],
-) -> Ratio:
-    """`figure` of the pairs, with a percentile interval from drawing pairs again.
+def bootstrap_ratio(pairs: Pairs, figure: Callable[[Pairs], float]) -> Ratio:
+    """`figure` of the pairs, with a percentile interval from resampling them.
 
     One pair has no interval.
     """

@@ -1,16 +1,17 @@
-"""Error counts, WER and CER with intervals. Counts first; divided once, at the end.
+"""Error counts, WER and CER with intervals. Counts come first and are divided once, at the end.
 
-Alignment is jiwer's (Levenshtein, equal costs). An empty reference is legal: what was heard there
-counts as insertions.
+Alignment is jiwer's (Levenshtein, equal costs). An empty reference is legal: every word of its
+hypothesis counts as an insertion.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jiwer
 
 from moonshine_tune.core.statistics import bootstrap_interval
+from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.corpus.normalizers import Normalizer
 
 _COUNTS = ("substitutions", "deletions", "insertions", "reference_words",
@@ -33,7 +34,7 @@ class ErrorCounts:
 
     @property
     def rate(self) -> float:
-        """Errors in percent of the reference units; of at least one, so that silence can err."""
+        """Errors in percent of the reference units, of at least one: silence can have errors."""
         return 100.0 * self.errors / max(self.reference, 1)
 
     def __add__(self, other: "ErrorCounts") -> "ErrorCounts":
@@ -47,7 +48,7 @@ class ErrorCounts:
 
 @dataclass(frozen=True)
 class ScoredUtterance:
-    """One utterance with what was said, what was heard, and the error counts of both units."""
+    """One utterance: reference and hypothesis as they are, error counts after normalization."""
 
     id: str
     reference: str
@@ -73,23 +74,21 @@ class ScoredUtterance:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "ScoredUtterance":
-        """What `to_record` has written.
+        """Read what `to_record` wrote.
 
         Raises:
             TypeError, KeyError, ValueError: a field is missing or of the wrong kind.
         """
-        identifier, reference, heard = record["id"], record["reference"], record["hypothesis"]
+        texts = record["id"], record["reference"], record["hypothesis"]
         counts = [record[name] for name in _COUNTS]
-        if not all(isinstance(text, str) for text in (identifier, reference, heard)):
+        if not all(isinstance(text, str) for text in texts):
             raise TypeError("texts must be strings")
         if not all(isinstance(count, int) and 0 <= count < 1 << 40 for count in counts):
             raise ValueError("counts must be whole numbers")
         substitutions, deletions, insertions, words, character_errors, characters = counts
         speaker = record.get("speaker")
         return cls(
-            identifier,
-            reference,
-            heard,
+            *texts,
             words=ErrorCounts(substitutions, deletions, insertions, words),
             characters=ErrorCounts(substitutions=character_errors, reference=characters),
             speaker=speaker if isinstance(speaker, str) else None,
@@ -107,6 +106,10 @@ class Score:
     utterances: int
     by_speaker: dict[str, float]
     worst: tuple[ScoredUtterance, ...]
+
+    def to_record(self) -> dict[str, Any]:
+        """WER and its interval, as every JSON document has them."""
+        return {"wer": round(self.wer, 4), "ci95": rounded(self.ci95)}
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,28 @@ class PairedComparison:
         """Change in percent of the WER before; 0 where that was 0."""
         return 100.0 * self.difference / self.before if self.before else 0.0
 
+    @property
+    def summary(self) -> str:
+        """For example `difference -1.20 points [-2.10, -0.40]: better`."""
+        low, high = self.ci95
+        return f"difference {self.difference:+.2f} points [{low:+.2f}, {high:+.2f}]: {self.verdict}"
+
+    def to_record(self) -> dict[str, Any]:
+        """The JSON object."""
+        return {
+            "before": round(self.before, 4),
+            "after": round(self.after, 4),
+            "difference": round(self.difference, 4),
+            "ci95": rounded(self.ci95),
+            "relative_change": round(self.relative_change, 2),
+            "verdict": self.verdict,
+        }
+
+
+def rounded(interval: tuple[float, float]) -> list[float]:
+    """An interval as JSON data."""
+    return [round(end, 4) for end in interval]
+
 
 def score_utterance(
     utterance_id: str,
@@ -137,14 +162,24 @@ def score_utterance(
     speaker: str | None = None,
 ) -> ScoredUtterance:
     """Count the errors of one hypothesis after normalization of both sides."""
-    expected, heard = normalizer(reference), normalizer(hypothesis)
+    normalized = normalizer(reference), normalizer(hypothesis)
     return ScoredUtterance(
         id=utterance_id,
         reference=reference,
         hypothesis=hypothesis,
-        words=_count_words(expected, heard),
-        characters=_count_characters(expected, heard),
+        words=_count_words(*normalized),
+        characters=_count_characters(*normalized),
         speaker=speaker,
+    )
+
+
+def score_utterances(
+    utterances: Sequence[Utterance], texts: Sequence[str], normalizer: Normalizer
+) -> tuple[ScoredUtterance, ...]:
+    """Score the hypothesis of each utterance."""
+    return tuple(
+        score_utterance(item.id, item.reference, text, normalizer, speaker=item.speaker)
+        for item, text in zip(utterances, texts, strict=True)
     )
 
 
@@ -160,36 +195,36 @@ def _count_characters(reference: str, hypothesis: str) -> ErrorCounts:
     return _counts_of(jiwer.process_characters(reference, hypothesis))
 
 
-def _counts_of(found: "jiwer.WordOutput | jiwer.CharacterOutput") -> ErrorCounts:
+def _counts_of(output: "jiwer.WordOutput | jiwer.CharacterOutput") -> ErrorCounts:
     return ErrorCounts(
-        substitutions=found.substitutions,
-        deletions=found.deletions,
-        insertions=found.insertions,
-        reference=found.hits + found.substitutions + found.deletions,
+        substitutions=output.substitutions,
+        deletions=output.deletions,
+        insertions=output.insertions,
+        reference=output.hits + output.substitutions + output.deletions,
     )
 
 
 def summarize(scored: Sequence[ScoredUtterance], *, num_worst: int = 10) -> Score:
     """Corpus score: counts are added up and divided once. Never an average of WERs."""
-    words = sum((item.words for item in scored), ErrorCounts())
-    characters = sum((item.characters for item in scored), ErrorCounts())
+    words = _total_words(scored)
     speakers = sorted({item.speaker for item in scored if item.speaker})
-    by_speaker = {
-        speaker: sum((i.words for i in scored if i.speaker == speaker), ErrorCounts()).rate
-        for speaker in speakers
-    }
     worst = sorted(scored, key=lambda item: (-item.words.errors, -item.words.rate, item.id))
     return Score(
         wer=words.rate,
-        cer=characters.rate,
+        cer=sum((item.characters for item in scored), ErrorCounts()).rate,
         words=words,
-        ci95=_interval(
-            [(item.words.errors, item.words.reference) for item in scored],
-        ),
+        ci95=_interval([(item.words.errors, item.words.reference) for item in scored]),
         utterances=len(scored),
-        by_speaker=by_speaker,
+        by_speaker={
+            speaker: _total_words(item for item in scored if item.speaker == speaker).rate
+            for speaker in speakers
+        },
         worst=tuple(item for item in worst[:num_worst] if item.words.errors),
     )
+
+
+def _total_words(scored: Iterable[ScoredUtterance]) -> ErrorCounts:
+    return sum((item.words for item in scored), ErrorCounts())
 
 
 def _interval(pairs: Sequence[tuple[int, int]]) -> tuple[float, float]:
@@ -206,7 +241,7 @@ def _interval(pairs: Sequence[tuple[int, int]]) -> tuple[float, float]:
 def compare_paired(
     before: Sequence[ScoredUtterance], after: Sequence[ScoredUtterance]
 ) -> PairedComparison:
-    """Paired bootstrap over utterances that both systems heard.
+    """Paired bootstrap over utterances that both systems transcribed.
 
     Raises:
         ValueError: the two do not hold the same utterances.
@@ -218,6 +253,6 @@ def compare_paired(
         (second[item.id].words.errors - item.words.errors, item.words.reference) for item in before
     ]
     low, high = _interval(pairs)
-    first_rate, second_rate = summarize(before).wer, summarize(after).wer
+    first_wer, second_wer = _total_words(before).rate, _total_words(after).rate
     verdict = "better" if high < 0 else "worse" if low > 0 else "no difference shown"
-    return PairedComparison(first_rate, second_rate, second_rate - first_rate, (low, high), verdict)
+    return PairedComparison(first_wer, second_wer, second_wer - first_wer, (low, high), verdict)

@@ -17,15 +17,14 @@ from torch import Tensor, nn
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import read_json, write_json_atomic
 from moonshine_tune.models.base import SpeechModel
+from moonshine_tune.models.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from moonshine_tune.models.kernels.lora_linear import LoraLinear
 from moonshine_tune.models.kernels.override import patch_forward
 
 ADAPTER_NAME = "default"
 # PEFT's name for DoRA's magnitudes of the weights.
 _MAGNITUDE = "lora_magnitude_vector"
-WEIGHTS_FILE, CONFIG_FILE, BASE_FILE = (
-    "adapter_model.safetensors", "adapter_config.json", "base_model.json"
-)  # fmt: skip
+BASE_FILE = "base_model.json"
 
 _DECODER = r"model\.decoder\.layers\.\d+\."
 _ENCODER = r"model\.encoder\.layers\.\d+\."
@@ -252,8 +251,8 @@ def save_adapter(
     config.save_pretrained(folder)
     state = state | _scaled_magnitudes(model, state, scale)
     tensors = {f"base_model.model.{_portable(name)}": value for name, value in state.items()}
-    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    (folder / WEIGHTS_FILE).chmod(0o644)
+    save_file(tensors, folder / ADAPTER_WEIGHTS_FILE, metadata={"format": "pt"})
+    (folder / ADAPTER_WEIGHTS_FILE).chmod(0o644)
     write_json_atomic(folder / BASE_FILE, base)
 
 
@@ -270,7 +269,7 @@ def find_adapter(path: Path) -> Path:
         RequestError: neither holds an adapter.
     """
     for folder in (path / "adapter", path):
-        if (folder / CONFIG_FILE).is_file() and (folder / WEIGHTS_FILE).is_file():
+        if (folder / ADAPTER_CONFIG_FILE).is_file() and (folder / ADAPTER_WEIGHTS_FILE).is_file():
             return folder
     raise RequestError(
         "there is no adapter in this folder",
@@ -293,10 +292,10 @@ def load_adapter(model: SpeechModel, path: Path, *, base_sha256: str | None = No
 
     folder = find_adapter(path)
     _check_base(folder, base_sha256)
-    fields = _read_object(folder / CONFIG_FILE, "r", "lora_alpha", "target_modules")
-    _refuse_unknown_parts(fields, folder / CONFIG_FILE)
+    fields = _read_object(folder / ADAPTER_CONFIG_FILE, "r", "lora_alpha", "target_modules")
+    _refuse_unknown_parts(fields, folder / ADAPTER_CONFIG_FILE)
     known = {key: fields[key] for key in _CONFIG_FIELDS if fields.get(key) is not None}
-    saved = _read_matrices(folder / WEIGHTS_FILE)
+    saved = _read_matrices(folder / ADAPTER_WEIGHTS_FILE)
     _inject(LoraConfig(**known, bias="none"), model)
     own = dict(adapter_parameters(model.module))
     by_portable = {f"base_model.model.{_portable(name)}": name for name in own}

@@ -1,7 +1,7 @@
-"""Carrying a plan out: what is done stays done while its inputs are the same.
+"""Run a plan: what is done stays done while its inputs have the same content.
 
-A step runs where it never ran, failed, was stopped, or one of its inputs has another content; all
-others are left alone. A phase starts when those it needs have passed their gates.
+A step runs where it never ran, failed, was interrupted, or one of its inputs has changed; all
+others are left alone. A phase starts when the phases that it needs have passed their gates.
 """
 
 import shutil
@@ -12,25 +12,23 @@ from pathlib import Path
 from moonshine_tune.core.errors import RequestError, TuneError
 from moonshine_tune.core.hardware import peak_resident_mb
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.plan.gates import PlanGate, gates_of
+from moonshine_tune.plan.actions import StoppedError
+from moonshine_tune.plan.gates import gates_of
 from moonshine_tune.plan.schema import Plan
-from moonshine_tune.plan.settings import ROLES
 from moonshine_tune.plan.state import (
     DONE,
     FAILED,
     RUNNING,
     Fingerprints,
-    PhaseRecord,
     PlanFolder,
-    PlanRecord,
-    StepRecord,
     changed_inputs,
-    new_record,
 )
-from moonshine_tune.plan.status import PhaseState, PlanResult, summary_record
+from moonshine_tune.plan.status import PlanResult, plan_record
 from moonshine_tune.plan.steps import Context, Step, steps_of
+from moonshine_tune.runs.records import PhaseRecord, PhaseSummary, PlanRecord, StepRecord
 
-_HINT_STATUS = "moonshine-tune plan status"
+# Inputs whose names say too little.
+_IN_WORDS = {"program": "version of moonshine-tune", "machine": "machine or library versions"}
 
 
 def run_plan(
@@ -39,8 +37,8 @@ def run_plan(
     """Do what is left of a plan; a step that fails holds up only the phases that need it.
 
     Args:
-        only: phases to look at; all where none is named.
-        force: start phases although those they need have not passed; it is written down.
+        only: phases to run; all where none is named.
+        force: start phases although those they need have not passed; that is recorded.
 
     Raises:
         RequestError: an unknown phase in `only`, or another process works in the folder.
@@ -52,240 +50,209 @@ def run_plan(
             )
     folder = PlanFolder(out)
     with folder.locked():
-        record = folder.read() or new_record()
-        runner = _Runner(plan, folder, record, progress)
+        runner = _Runner(plan, folder, progress)
         stopped = False
         try:
             for name in plan.order:
                 if not only or name in only:
-                    runner.phase(name, force=force)
-        except _Stopped:
+                    runner.run_phase(name, force=force)
+        except StoppedError:
             stopped = True
         finally:
             runner.save()
-        phases = runner.states()
-        return PlanResult(out, plan, phases, record, None, tuple(runner.ran), stopped)
+        runner.assess()
+        runner.save()
+        return PlanResult(out, runner.plan_record(), None, tuple(runner.ran), stopped)
 
 
 def plan_status(plan: Plan, out: Path, progress: Progress) -> PlanResult:
-    """Where a plan stands and what the next run would do. Nothing is changed.
+    """The state of a plan and what the next run would do. Nothing is changed.
 
     Raises:
         RequestError: plan.json cannot be read.
     """
     folder = PlanFolder(out)
-    record = folder.read() or new_record()
     holder = folder.holder()
-    runner = _Runner(plan, folder, record, progress, offline=True)
-    return PlanResult(out, plan, runner.states(holder), record, holder)
-
-
-class _Stopped(Exception):
-    pass
+    runner = _Runner(plan, folder, progress, holder=holder, offline=True)
+    return PlanResult(out, runner.plan_record(), holder)
 
 
 class _Runner:
-    """One pass over a plan."""
+    """One pass over a plan. `holder` is another process that works in the folder."""
 
     def __init__(
         self,
         plan: Plan,
         folder: PlanFolder,
-        record: PlanRecord,
         progress: Progress,
         *,
+        holder: str | None = None,
         offline: bool = False,
     ) -> None:
-        self._plan, self._folder, self._record = plan, folder, record
-        self._progress = progress
-        self._prints = Fingerprints(folder.path / "prints.json")
-        self._context = Context(plan, folder, record, self._prints, progress, offline)
-        self._states: dict[str, PhaseState] = {}
+        record, fingerprints = folder.read(), Fingerprints(folder.path / "prints.json")
+        self._context = Context(plan, folder, record, fingerprints, progress, offline)
+        self._plan, self._done, self._holder = plan, record.record, holder
+        self._say = progress.say
+        self._peak_memory_mb = record.peak_memory_mb or 0
+        self._phases: dict[str, PhaseSummary] = {}
         self.ran: list[str] = []
+        self.assess()
 
-    def phase(self, name: str, *, force: bool) -> None:
+    def run_phase(self, name: str, *, force: bool) -> None:
         """Bring one phase up to date, where those it needs allow it."""
-        state = self._state(name, None)
-        if state.state == "done" or state.next == "":
-            self._progress.say(f"{name}: nothing to do ({state.state})")
-            self._states[name] = state
+        self._assess(name)
+        state, todo = self._phases[name].state, self._phases[name].next
+        if not todo:
+            self._say(f"{name}: nothing to do ({state})")
             return
-        in_the_way = self._in_the_way(name)
-        phase = self._record.phase(name)
-        if in_the_way and not force:
-            self._progress.say(f"{name}: waits for {'; '.join(in_the_way)}")
+        missing = self._missing(name)
+        if missing and not force:
+            self._say(f"{name}: waits for {'; '.join(missing)}")
             return
-        if in_the_way:
-            self._progress.say(f"{name}: started although {'; '.join(in_the_way)} (--force)")
-        phase.forced = in_the_way
-        self._progress.say(f"== {name}: {state.next}")
+        if missing:
+            self._say(f"{name}: started although {'; '.join(missing)} (--force)")
+        phase = self._done.setdefault(name, PhaseRecord())
+        phase.forced = missing
+        self._say(f"== {name}: {todo}")
         self._run_steps(name, phase)
-        self._states[name] = self._state(name, None)
-        for gate in self._states[name].gates:
-            self._progress.say(f"   {gate.verdict}  {gate.name}: {gate.figure} ({gate.bound})")
+        self._assess(name)
+        for gate in self._phases[name].gates:
+            self._say(f"   {gate.verdict}  {gate.name}: {gate.figure} ({gate.bound})")
         self.save()
 
     def _run_steps(self, name: str, phase: PhaseRecord) -> None:
-        met: list[str] = []
+        names = []
         try:
             for step in steps_of(name, self._context):
-                met.append(step.name)
-                before = phase.steps.get(step.name)
-                if not _is_current(before, step):
-                    self._run(name, phase, step, before)
-                    if phase.steps[step.name].state == FAILED:
-                        return
+                names.append(step.name)
+                if not _is_current(step, phase.steps.get(step.name)):
+                    self._run(name, phase, step)
+                if phase.steps[step.name].state == FAILED:
+                    return
         except TuneError as error:
-            # The next step could not even be made: a model that no source has, say.
-            phase.steps["prepare"] = _failed(StepRecord(RUNNING, {}), error)
+            # The next step could not be made: no source has its model, for example.
+            phase.steps["prepare"] = _failed(StepRecord(), error)
             return
-        for gone in [step for step in phase.steps if step not in met]:
-            del phase.steps[gone]
+        phase.steps = {step_name: phase.steps[step_name] for step_name in names}
 
-    def _run(self, name: str, phase: PhaseRecord, step: Step, before: StepRecord | None) -> None:
-        from moonshine_tune.plan.actions import StoppedError
-
-        same = before is not None and not changed_inputs(before.inputs, step.inputs)
-        goes_on = bool(same and step.goes_on and before and before.state in (RUNNING, FAILED))
-        if not goes_on and step.makes is not None:
+    def _run(self, name: str, phase: PhaseRecord, step: Step) -> None:
+        before = phase.steps.get(step.name)
+        record = StepRecord(state=RUNNING, inputs=step.inputs)
+        resume = False
+        if before is not None and not changed_inputs(before.inputs, step.inputs):
+            resume = step.can_resume and before.state in (RUNNING, FAILED)
+            record.starts = before.starts + 1
+            record.seconds = before.seconds if resume else 0.0
+        if step.makes is not None and not resume:
             _remove(step.makes)
-        starts = before.starts + 1 if before is not None and same else 1
-        spent = before.seconds if goes_on and before is not None else 0.0
-        record = StepRecord(RUNNING, step.inputs, starts=starts, seconds=spent)
         phase.steps[step.name] = record
         self.ran.append(f"{name}/{step.name}")
+        self._phases[name] = self._summary(name, RUNNING, step.name, "")
         self.save()
-        begun = time.monotonic()
+        start_time = time.monotonic()
         try:
-            record.result = step.work(goes_on)
-        except (StoppedError, KeyboardInterrupt) as error:
-            record.seconds += time.monotonic() - begun
-            raise _Stopped from error
+            record.result = step.work(resume)
+        except KeyboardInterrupt as error:
+            raise StoppedError from error
         except TuneError as error:
             _failed(record, error)
         else:
-            record.state, record.output = DONE, step.output()
-        record.seconds += time.monotonic() - begun
-        self._record.peak_memory_mb = max(self._record.peak_memory_mb, peak_resident_mb())
+            record.state, record.output = DONE, step.output() if step.output else ""
+        finally:
+            record.seconds += time.monotonic() - start_time
+        self._peak_memory_mb = max(self._peak_memory_mb, peak_resident_mb())
         self.save()
 
     def save(self) -> None:
-        """Write everything down."""
-        self._prints.save()
-        phases = self._known_states()
-        self._folder.write(
-            self._record,
-            plan={
-                "source": self._plan.source,
-                "order": list(self._plan.order),
-                "settings": self._plan.settings.model_dump(mode="json"),
-                "manifests": {
-                    role: str(path) for role in ROLES if (path := self._context.data(role))
-                },
-            },
-            **summary_record(self._plan, self._record, phases, self._folder.path),
-        )
+        """Write plan.json and the fingerprints."""
+        self._context.fingerprints.save()
+        self.plan_record().write(self._context.folder.record_path)
 
-    def states(self, holder: str | None = None) -> tuple[PhaseState, ...]:
-        """All phases as they stand."""
+    def plan_record(self) -> PlanRecord:
+        """The content of plan.json."""
+        return plan_record(self._context, list(self._phases.values()), self._peak_memory_mb)
+
+    def assess(self) -> None:
+        """Compare the inputs of all steps with those that are recorded."""
         for name in self._plan.order:
-            self._states[name] = self._state(name, holder)
-        return tuple(self._states[name] for name in self._plan.order)
+            self._assess(name)
 
-    def _known_states(self) -> tuple[PhaseState, ...]:
-        """States without hashing anything: what is known of each phase now."""
-        return tuple(
-            self._states.get(name) or self._describe(name, "to do", "", "run")
-            for name in self._plan.order
-        )
+    def _assess(self, name: str) -> None:
+        self._phases[name] = self._summary(name, *self._state(name))
 
-    def _in_the_way(self, name: str) -> list[str]:
-        found = []
-        for needed in self._plan.needs(name):
-            state = self._states.get(needed) or self._state(needed, None)
-            self._states[needed] = state
-            if state.state != "done":
-                reason = f" ({state.why})" if state.why else ""
-                found.append(f"{needed} is {_spoken(state.state)}{reason}")
-        return found
+    def _missing(self, name: str) -> list[str]:
+        """Why the phases that `name` needs do not allow it to start."""
+        words = {"to do": "not run yet", "waiting": "not run yet"}
+        return [
+            f"{phase.name} is {words.get(phase.state, phase.state)}"
+            + (f" ({phase.why})" if phase.why else "")
+            for phase in (self._phases[needed] for needed in self._plan.settings.needs(name))
+            if phase.state != "done"
+        ]
 
-    def _state(self, name: str, holder: str | None) -> PhaseState:
-        """Where a phase stands, by comparing the inputs of its steps with what is recorded."""
-        phase = self._record.phase(name)
-        for body in phase.steps.values():
-            if body.state == FAILED:
-                told = body.error + (f"; hint: {body.hint}" if body.hint else "")
-                return self._describe(name, "failed", told, "try again")
+    def _state(self, name: str) -> tuple[str, str, str]:
+        """State of a phase, the reason, and what the next run would do."""
+        phase = self._done.get(name, PhaseRecord())
+        for record in phase.steps.values():
+            if record.state == FAILED:
+                hint = f"; hint: {record.hint}" if record.hint else ""
+                return "failed", record.error + hint, "try again"
         if not phase.steps:
-            waits = [n for n in self._plan.needs(name) if not self._is_done(n, holder)]
-            why = f"waits for {', '.join(waits)}" if waits else ""
-            return self._describe(name, "waiting" if waits else "to do", why, "run")
+            needed = self._plan.settings.needs(name)
+            waits_for = ", ".join(need for need in needed if self._phases[need].state != "done")
+            why = f"waits for {waits_for}" if waits_for else ""
+            return "waiting" if waits_for else "to do", why, "run"
         try:
             for step in steps_of(name, self._context):
-                found = self._state_by_step(name, step, phase.steps.get(step.name), holder)
-                if found is not None:
-                    return found
+                state = _step_state(step, phase.steps.get(step.name), self._holder)
+                if state is not None:
+                    return state
         except TuneError as error:
-            return self._describe(name, "changed", f"cannot be compared: {error}", "run")
+            return "changed", f"cannot be compared: {error}", "run"
         gates = gates_of(name, self._plan.settings, phase)
-        failed = [gate for gate in gates if not gate.holds]
-        if failed:
-            told = "; ".join(f"{gate.name}: {gate.figure}" for gate in failed)
-            return self._describe(name, "failed", told, "")
-        return self._describe(name, "done", "", "")
+        failed = "; ".join(f"{gate.name}: {gate.figure}" for gate in gates if not gate.holds)
+        return "failed" if failed else "done", failed, ""
 
-    def _state_by_step(
-        self, name: str, step: Step, record: StepRecord | None, holder: str | None
-    ) -> PhaseState | None:
-        """The state that one step gives the phase; None where it is as recorded."""
-        if record is None:
-            return self._describe(name, "interrupted", f"before {step.name}", f"run {step.name}")
-        changed = changed_inputs(record.inputs, step.inputs)
-        if record.state == RUNNING and holder:
-            return self._describe(name, "running", f"{step.name}, by {holder}", "")
-        if changed:
-            return self._describe(
-                name, "changed", f"other content: {', '.join(changed)}", f"run {step.name} again"
-            )
-        if record.state == RUNNING:
-            how = "go on with" if step.goes_on else "run"
-            return self._describe(name, "interrupted", f"in {step.name}", f"{how} {step.name}")
-        if step.output() != record.output:
-            return self._describe(
-                name, "changed", f"what {step.name} made is not there any more, or was changed",
-                f"run {step.name} again",
-            )  # fmt: skip
-        return None
-
-    def _is_done(self, name: str, holder: str | None) -> bool:
-        state = self._states.get(name) or self._state(name, holder)
-        return state.state == "done"
-
-    def _describe(self, name: str, state: str, why: str, next_: str) -> PhaseState:
-        phase = self._record.phase(name)
-        gates: tuple[PlanGate, ...] = ()
-        if phase.steps:
-            gates = gates_of(name, self._plan.settings, phase)
-        return PhaseState(
+    def _summary(self, name: str, state: str, why: str, next_: str) -> PhaseSummary:
+        phase, settings = self._done.get(name, PhaseRecord()), self._plan.settings
+        return PhaseSummary(
             name=name,
-            kind=self._plan.settings.phases[name].kind,
+            kind=settings.phases[name].kind,
             state=state,
             why=why,
             next=next_,
-            seconds=sum(step.seconds for step in phase.steps.values()),
-            steps=tuple((step, body.state, body.seconds) for step, body in phase.steps.items()),
-            gates=gates,
-            forced=tuple(phase.forced),
+            seconds=round(sum(step.seconds for step in phase.steps.values()), 1),
+            steps=[
+                {"name": step, "state": body.state, "seconds": round(body.seconds, 1)}
+                for step, body in phase.steps.items()
+            ],
+            gates=list(gates_of(name, settings, phase)) if phase.steps else [],
+            forced=phase.forced,
         )
 
 
-def _is_current(record: StepRecord | None, step: Step) -> bool:
-    return (
-        record is not None
-        and record.state == DONE
-        and not changed_inputs(record.inputs, step.inputs)
-        and step.output() == record.output
-    )
+def _is_current(step: Step, record: StepRecord | None) -> bool:
+    return record is not None and record.state != FAILED and _step_state(step, record, None) is None
+
+
+def _step_state(
+    step: Step, record: StepRecord | None, holder: str | None
+) -> tuple[str, str, str] | None:
+    """The state that a step gives its phase; None where everything is as recorded."""
+    if record is None:
+        return "interrupted", f"before {step.name}", f"run {step.name}"
+    if record.state == RUNNING and holder:
+        return "running", f"{step.name}, by {holder}", ""
+    changed = changed_inputs(record.inputs, step.inputs)
+    if changed:
+        words = ", ".join(_IN_WORDS.get(name, name) for name in changed)
+        return "changed", f"other {words}", f"run {step.name} again"
+    if record.state == RUNNING:
+        how = "resume" if step.can_resume else "run"
+        return "interrupted", f"in {step.name}", f"{how} {step.name}"
+    if step.output is not None and step.output() != record.output:
+        return "changed", f"what {step.name} made is missing or changed", f"run {step.name} again"
+    return None
 
 
 def _failed(record: StepRecord, error: TuneError) -> StepRecord:
@@ -299,7 +266,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _spoken(state: str) -> str:
-    return {"to do": "not run yet", "waiting": "not run yet"}.get(state, state)

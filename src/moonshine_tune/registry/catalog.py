@@ -1,4 +1,4 @@
-"""Every published Moonshine model: its names, family, size, licence and where it can be had.
+"""Every published Moonshine model: its names, family, size, licence and sources.
 
 Facts: hub ids and parameter counts from the models' cards; architecture numbers and languages of
 Moonshine's own store from the catalog inside moonshine-voice 0.1.5.
@@ -10,35 +10,25 @@ from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.text import nearest
 
 ORGANIZATIONS = ("moonshine-ai", "UsefulSensors")
-"""Hub organizations in the order in which they are tried: today's name, then the former one."""
-
-FAMILIES = ("v1", "streaming")
+"""Hub organizations in the order in which they are tried: the current name, then the former one."""
 
 _MIT = "MIT"
 _COMMUNITY = (
     "Moonshine Community License (not MIT; read moonshine.ai/license before commercial use)"
 )
-# A byte-level piece stands for a part of one character in these scripts (and for many Vietnamese
-# vowels), so that a second of speech needs about twice the tokens. Too low a limit cuts
-# transcripts off; too high a one only costs time where a model babbles.
+# In these scripts (and for many Vietnamese vowels) a byte-level piece is a part of one character,
+# so that a second of speech needs about twice the tokens. A limit that is too low cuts transcripts
+# off; one that is too high only costs time when a model does not stop.
 _MANY_TOKENS = frozenset({"ar", "ja", "ko", "uk", "vi", "zh"})
 _LANGUAGES = {
-    "en": "English",
-    "ar": "Arabic",
-    "de": "German",
-    "es": "Spanish",
-    "ja": "Japanese",
-    "ko": "Korean",
-    "tl": "Tagalog",
-    "uk": "Ukrainian",
-    "vi": "Vietnamese",
-    "zh": "Chinese",
-}
+    "en": "English", "ar": "Arabic", "de": "German", "es": "Spanish", "ja": "Japanese",
+    "ko": "Korean", "tl": "Tagalog", "uk": "Ukrainian", "vi": "Vietnamese", "zh": "Chinese",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class StoreKey:
-    """How Moonshine's own store names a model: language code and architecture (`ModelArch`)."""
+    """The name of a model in Moonshine's own store: language code and `ModelArch`."""
 
     language: str
     architecture: str
@@ -49,7 +39,7 @@ class ModelRecord:
     """One published model.
 
     `parameters` counts weights as published. `hub_ids` are tried in order. `store` is None where
-    Moonshine's own store does not carry the model. `tokens_per_second` bounds greedy decoding.
+    Moonshine's own store does not have the model. `tokens_per_second` limits greedy decoding.
     """
 
     name: str
@@ -64,7 +54,7 @@ class ModelRecord:
 
     @property
     def language_name(self) -> str:
-        """The language in English words."""
+        """The English name of the language."""
         return _LANGUAGES[self.language]
 
 

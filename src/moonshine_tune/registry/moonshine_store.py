@@ -15,7 +15,7 @@ def fetch_from_store(key: StoreKey, cache: Path, progress: Progress) -> Path:
     """The runtime folder of a model, downloaded below `cache` and checked by moonshine-voice.
 
     Raises:
-        SourceUnreachableError: the store or moonshine-voice is out of reach.
+        SourceUnreachableError: the store or moonshine-voice is unavailable.
     """
     unreachable = why_unreachable(STORE_URL)
     if unreachable:
@@ -28,7 +28,7 @@ def fetch_from_store(key: StoreKey, cache: Path, progress: Progress) -> Path:
         with progress.stage(f"download {key.language} {key.architecture}", _PARTS) as stage:
             shown = 0
 
-            def listen(fraction: float, name: str) -> None:
+            def advance(fraction: float, name: str) -> None:
                 nonlocal shown
                 now = int(fraction * _PARTS)
                 if now > shown:
@@ -36,11 +36,11 @@ def fetch_from_store(key: StoreKey, cache: Path, progress: Progress) -> Path:
                     shown = now
 
             folder, _arch = download.download_model_from_info(
-                info, cache_root=cache, on_progress=listen
+                info, cache_root=cache, on_progress=advance
             )
     except Exception as error:
-        # A native library, an HTTP client and a disk lie behind this call: each has its own tree
-        # of errors, and any of them means that this source is out.
+        # This call uses a native library, an HTTP client and the disk. Each has its own
+        # exceptions, and any of them means that this source is unavailable.
         raise SourceUnreachableError(
             f"moonshine-voice could not download it ({type(error).__name__}: {error})"
         ) from error

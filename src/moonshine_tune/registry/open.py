@@ -1,4 +1,4 @@
-"""Opening a model for a job: resolve, choose device and numbers, load, put the adapter in."""
+"""Opening a model: resolve its name, choose device and precision, load it and its adapter."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from moonshine_tune.registry.resolve import ResolvedModel, resolve_model
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """A loaded model with everything that a report wants to know about it."""
+    """A loaded model with its origin, device and precision, for reports."""
 
     model: SpeechModel
     resolved: ResolvedModel
@@ -32,21 +32,21 @@ def open_model(
     name: str,
     *,
     adapter: Path | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
+    device: str | DeviceChoice = "auto",
+    dtype: str | DtypeChoice = "auto",
     frozen_weights: str = "float32",
     offline: bool = False,
     progress: Progress,
 ) -> OpenedModel:
-    """Load a model by catalog name, hub id or folder, with an adapter where one is named.
+    """Load a model by catalog name, hub id or folder, with or without an adapter.
 
     Raises:
         RequestError: no such model or adapter, or the adapter belongs to another base.
         SourceUnreachableError: no source has the model.
-        MachineError: no such device here.
+        MachineError: this machine has no such device.
     """
-    chosen_device = choose_device(device)
-    chosen_dtype = choose_dtype(chosen_device.device, dtype)
+    chosen_device = choose_device(device) if isinstance(device, str) else device
+    chosen_dtype = choose_dtype(chosen_device.device, dtype) if isinstance(dtype, str) else dtype
     resolved = resolve_model(name, offline=offline, progress=progress)
     model = load_checkpoint(
         resolved.checkpoint_dir,
@@ -72,7 +72,7 @@ def open_model(
 
 
 def base_identity(resolved: ResolvedModel) -> dict[str, Any]:
-    """What an adapter remembers of its base: name, family, revision and the hash of the weights."""
+    """The record of the base in an adapter: name, family, revision, hash of the weights."""
     files = sorted(resolved.checkpoint_dir.glob("*.safetensors"))
     hashes = [sha256_of(path) for path in files]
     return {

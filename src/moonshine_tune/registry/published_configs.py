@@ -1,8 +1,8 @@
 """The exact shapes of the published models, as transformers configurations without any weights.
 
 Sources: the layer counts and widths of the models' cards; head widths, inner widths and windows
-from the runtime files' `streaming_config.json` and the parameter counts, which come out right
-with these only. Published counts of the streaming models leave the untied head out.
+from the runtime files' `streaming_config.json` and the parameter counts, which agree with no other
+values. Published counts of the streaming models do not include the untied head.
 """
 
 import copy
@@ -14,6 +14,7 @@ import torch
 from tokenizers import Tokenizer, models
 
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.text import first_line
 from moonshine_tune.models.base import SpeechModel, TextTokenizer
 from moonshine_tune.models.checkpoint import model_type_of, wrap_module
 from moonshine_tune.registry.catalog import ModelRecord, find_model
@@ -37,7 +38,7 @@ SHAPES: dict[str, Shape] = {
     "tiny": Shape("v1", 6, 8, 36, 288, 288),
     "base": Shape("v1", 8, 8, 52, 416, 416),
     "streaming-tiny": Shape("streaming", 6, 8, 40, 320, 320),
-    # 620 is no multiple of 8: the encoder's heads are as wide as the decoder's.
+    # 620 is not a multiple of 8: the encoder's heads are as wide as the decoder's.
     "streaming-small": Shape("streaming", 10, 8, 64, 620, 512),
     "streaming-medium": Shape("streaming", 14, 10, 64, 768, 640),
 }  # fmt: skip
@@ -86,7 +87,7 @@ def _streaming_config(shape: Shape) -> Any:
         "num_key_value_heads": shape.heads,
         "head_dim": shape.head_width,
     }
-    # Two layers at either end look ahead; those between are causal.
+    # The first two and the last two layers look ahead; the others are causal.
     windows = [[16, 4]] * 2 + [[16, 0]] * (shape.layers - 4) + [[16, 4]] * 2
     return AutoConfig.for_model(
         "moonshine_streaming",
@@ -108,7 +109,7 @@ def config_of_folder(folder: Path) -> Any:
     """The transformers configuration of a checkpoint folder; its weights are not read.
 
     Raises:
-        RequestError: not a Moonshine checkpoint, or a configuration that cannot be used.
+        RequestError: not a Moonshine checkpoint, or an unusable configuration.
     """
     from transformers import AutoConfig
 
@@ -116,45 +117,38 @@ def config_of_folder(folder: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers raises many kinds, some of them its own
-        told = str(error).strip().splitlines()
         raise RequestError(
-            f"the configuration cannot be used: {told[0] if told else error!r}",
+            f"the configuration cannot be used: {first_line(error)}",
             where=folder / "config.json",
         ) from error
 
 
 def depth_of(config: Any) -> int:
     """Layers of the encoder and of the decoder; 0 where they are not equally deep."""
-    decoder = int(
-        config.decoder_num_hidden_layers
-        if config.model_type == "moonshine"
-        else config.num_hidden_layers
-    )
-    encoder = int(
-        config.encoder_num_hidden_layers
-        if config.model_type == "moonshine"
-        else config.encoder_config.num_hidden_layers
-    )
-    return decoder if decoder == encoder else 0
+    if config.model_type == "moonshine":
+        encoder, decoder = config.encoder_num_hidden_layers, config.decoder_num_hidden_layers
+    else:
+        encoder, decoder = config.encoder_config.num_hidden_layers, config.num_hidden_layers
+    return int(decoder) if decoder == encoder else 0
 
 
 def shallower(config: Any, layers: int) -> Any:
     """The same configuration with fewer layers on both sides, at least 2.
 
-    The windows that are left are the first ones and one from the middle, so that each kind stays.
+    It keeps the first windows and one from the middle, so that each kind remains.
     """
-    made = copy.deepcopy(config)
+    smaller = copy.deepcopy(config)
     if config.model_type == "moonshine":
-        made.encoder_num_hidden_layers = made.decoder_num_hidden_layers = layers
-        return made
-    made.num_hidden_layers = made.encoder_config.num_hidden_layers = layers
+        smaller.encoder_num_hidden_layers = smaller.decoder_num_hidden_layers = layers
+        return smaller
+    smaller.num_hidden_layers = smaller.encoder_config.num_hidden_layers = layers
     windows = [tuple(window) for window in config.encoder_config.sliding_windows]
     kept = (*windows[: layers - 1], windows[len(windows) // 2])
-    made.encoder_config.sliding_windows = kept
-    for side in (made, made.encoder_config):
+    smaller.encoder_config.sliding_windows = kept
+    for side in (smaller, smaller.encoder_config):
         if getattr(side, "layer_types", None):
             side.layer_types = side.layer_types[:layers]
-    return made
+    return smaller
 
 
 def model_from_config(
@@ -167,7 +161,7 @@ def model_from_config(
 ) -> SpeechModel:
     """A frozen model of that configuration with seeded random weights and an empty tokenizer.
 
-    Under a fake-tensor mode it takes no memory.
+    In a fake-tensor mode it uses no memory.
     """
     from transformers import AutoModelForSpeechSeq2Seq
 

@@ -1,7 +1,7 @@
-"""A small streaming model with random weights, which stands in for one that is too large here.
+"""A small streaming model with random weights, for machines on which a real one is too large.
 
-It goes every way of a large model (training, state, export) and hears nothing: figures of
-accuracy from it mean nothing, and whoever uses it has to say so.
+Training, state and export run as with a large model. Its transcripts mean nothing, and neither do
+accuracy figures: callers must say so.
 """
 
 import shutil
@@ -15,11 +15,11 @@ from moonshine_tune.models.checkpoint import load_tokenizer
 _SEED = 20_260_101
 
 
-def make_stand_in(tokenizer_folder: Path, out: Path) -> None:
-    """Write a checkpoint folder, the same for the same tokenizer; an existing one is kept.
+def write_random_model(tokenizer_folder: Path, out: Path) -> None:
+    """Write a checkpoint folder, deterministic for a given tokenizer; an existing one is kept.
 
     Args:
-        tokenizer_folder: checkpoint folder whose tokenizer it takes.
+        tokenizer_folder: checkpoint folder whose tokenizer the model uses.
     """
     from transformers import AutoConfig, AutoModelForSpeechSeq2Seq
 

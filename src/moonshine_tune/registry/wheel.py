@@ -1,8 +1,8 @@
-"""Moonshine tiny and three recordings out of the wheel moonshine-voice 0.1.0.
+"""Moonshine tiny and three recordings from the wheel moonshine-voice 0.1.0.
 
-That release is the last one that carries a complete runtime model, and a package index is where
-this program came from, so it can be had where no model hub can. The wheel is opened as an archive
-and its files are checked by hash; nothing of it is ever installed or imported.
+That release is the last one with a complete runtime model. This program comes from a package index,
+so the wheel is available even where the model hub is not. The wheel is opened as an archive and its
+files are checked by hash; nothing in it is installed or imported.
 """
 
 import os
@@ -50,20 +50,20 @@ class WheelAssets:
 
 
 def wheel_folder(cache: Path) -> Path:
-    """Where the unpacked files lie below the cache."""
+    """The folder of the unpacked files in the cache."""
     return cache / "wheel-0.1.0"
 
 
 def cached_wheel_assets(cache: Path) -> WheelAssets | None:
-    """The unpacked files where all are there with the right hashes, else None."""
+    """The unpacked files if all exist with the right hashes, else None."""
     folder = wheel_folder(cache)
     return _assets(folder) if not _damage(folder) else None
 
 
 def fetch_wheel_assets(cache: Path, progress: Progress) -> WheelAssets:
-    """The unpacked files, downloaded through pip where they are not there yet or damaged.
+    """The unpacked files, downloaded through pip if they are missing or damaged.
 
-    Several processes may ask at once: one downloads and the others wait for it.
+    Several processes may call this at once: one downloads and the others wait for it.
 
     Raises:
         SourceUnreachableError: pip cannot get the wheel, or its files are not the known ones.
@@ -92,7 +92,7 @@ def _assets(folder: Path) -> WheelAssets:
 
 
 def _damage(folder: Path) -> str | None:
-    """The first file that is missing or altered, in words, or None."""
+    """A message about the first file that is missing or altered, or None."""
     for name, expected in _HASHES.items():
         path = folder / name
         if not path.is_file():
@@ -110,29 +110,24 @@ def _download(folder: Path, progress: Progress) -> Path:
     ]  # fmt: skip
     progress.say(f"downloading {REQUIREMENT} ({_WHEEL_MB} MB) from the package index")
     with download_progress(folder, "download tiny", _WHEEL_MB, progress):
-        # pip collects a file in its temporary folder first; inside ours it can be watched there,
-        # and goes away with it.
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, env=_environment(folder)
-        )
+        # pip downloads to its temporary folder first: inside ours, progress can watch it, and it
+        # is removed with it.
+        environment = {**os.environ, "TMPDIR": str(folder)}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode != 0:
         raise SourceUnreachableError(
             f"pip could not download {REQUIREMENT}: {_last_error(done.stderr)}",
             hint="check the network; or put that wheel into a folder and set PIP_FIND_LINKS to it",
         )
-    found = sorted(folder.glob("*.whl"))
-    if not found:
-        raise SourceUnreachableError(f"pip brought no wheel for {REQUIREMENT}")
-    return found[0]
-
-
-def _environment(scratch: Path) -> dict[str, str]:
-    return {**os.environ, "TMPDIR": str(scratch)}
+    wheels = sorted(folder.glob("*.whl"))
+    if not wheels:
+        raise SourceUnreachableError(f"pip downloaded no wheel for {REQUIREMENT}")
+    return wheels[0]
 
 
 def _last_error(stderr: str) -> str:
     if "No module named pip" in stderr:
-        return f"this Python has no pip (get it with: {sys.executable} -m ensurepip)"
+        return f"this Python has no pip (install it with: {sys.executable} -m ensurepip)"
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR")]
     return (errors or lines or ["no reason given"])[-1][:300]
@@ -155,12 +150,12 @@ def _unpack(wheel: Path, folder: Path) -> None:
     if damage:
         raise MachineError(
             f"the downloaded {wheel.name} is not the known one: {damage}",
-            hint="your package index serves another file under this name: use another index",
+            hint="your package index has another file of this name: use another index",
         )
 
 
 def why_index_unreachable() -> str | None:
-    """Why pip finds no release of the wheel's package now, or None where it does. Seconds."""
+    """Why pip cannot find the wheel now, or None if it can. Takes seconds."""
     command = [
         sys.executable, "-m", "pip", "index", "versions", "moonshine-voice",
         "--disable-pip-version-check", "--timeout", "3", "--retries", "0",

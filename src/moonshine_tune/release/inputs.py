@@ -16,6 +16,7 @@ from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 from moonshine_tune.core.errors import AudioError, NegativeAnswerError, RequestError
 from moonshine_tune.core.files import sha256_of
 from moonshine_tune.corpus.manifest import Utterance, read_manifest, seconds_of
+from moonshine_tune.models.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runs.records import (
     BaseModelRecord,
@@ -28,7 +29,6 @@ from moonshine_tune.runs.records import (
 )
 from moonshine_tune.runtime.layout import RuntimeLayout, read_layout
 
-ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 MANIFEST_ROLES = ("train", "dev", "replay", "canary")
 _SAMPLE_CLIPS = 3
 _MAX_SAMPLE_CLIP_S = 15.0
@@ -120,14 +120,14 @@ def gather_inputs(request: PackageRequest) -> PackageInputs:
     """
     run = RunRecord.read(RunFolder.open(request.run).record_path)
     adapter_dir = request.run / "adapter"
-    needed = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
+    needed = (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE)
     if missing := [name for name in needed if not (adapter_dir / name).is_file()]:
         raise RequestError(
             f"this run has no adapter: {', '.join(missing)} missing",
             where=adapter_dir,
             hint=f"finish it first: moonshine-tune train --resume --out {request.run}",
         )
-    adapter_sha256 = sha256_of(adapter_dir / ADAPTER_WEIGHTS)
+    adapter_sha256 = sha256_of(adapter_dir / ADAPTER_WEIGHTS_FILE)
     layout = read_layout(request.runtime_dir)
     graphs = [path.name for path in sorted(layout.folder.glob("*.ort"))]
     sums = {name: sha256_of(layout.folder / name) for name in [*layout.files, *graphs]}

@@ -27,6 +27,7 @@ from moonshine_tune.core.files import (
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import package_version, versions
 from moonshine_tune.corpus.manifest import Utterance
+from moonshine_tune.models.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from moonshine_tune.release.archive import (
     PACKAGE_FILE,
     SAMPLE_FILE,
@@ -38,8 +39,6 @@ from moonshine_tune.release.archive import (
     write_sums,
 )
 from moonshine_tune.release.inputs import (
-    ADAPTER_CONFIG,
-    ADAPTER_WEIGHTS,
     PackageInputs,
     PackageRequest,
     gather_inputs,
@@ -140,7 +139,7 @@ def _write_files(inputs: PackageInputs, folder: Path, name: str, progress: Progr
         inputs.benchmark.write(folder / "benchmark.json")
     for title, text in reproduce_files(inputs).items():
         write_text_atomic(folder / "reproduce" / title, text)
-    architecture = runtime_transcriber._arch_name(inputs.layout)
+    architecture = runtime_transcriber.arch_name(inputs.layout)
     write_text_atomic(folder / "README.md", model_card(inputs, name, architecture))
     PackageRecord(
         schema_version=SCHEMA_VERSION,
@@ -156,11 +155,11 @@ def _write_files(inputs: PackageInputs, folder: Path, name: str, progress: Progr
 
 
 def _copy_adapter(source: Path, target: Path) -> None:
-    _copy(source / ADAPTER_WEIGHTS, target / ADAPTER_WEIGHTS)
-    config = read_json(source / ADAPTER_CONFIG, hint="train again")
+    _copy(source / ADAPTER_WEIGHTS_FILE, target / ADAPTER_WEIGHTS_FILE)
+    config = read_json(source / ADAPTER_CONFIG_FILE, hint="train again")
     if config.get("base_model_name_or_path"):
         config["base_model_name_or_path"] = public_name(config["base_model_name_or_path"])
-    write_json_atomic(target / ADAPTER_CONFIG, config)
+    write_json_atomic(target / ADAPTER_CONFIG_FILE, config)
     if (source / _BASE_FILE).is_file():
         public_base(BaseModelRecord.read(source / _BASE_FILE)).write(target / _BASE_FILE)
 

@@ -7,7 +7,7 @@ from moonshine_tune.core.files import write_bytes_atomic
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import Utterance, scan_manifest
 from moonshine_tune.data.checks.audit import Audit, Distribution
-from moonshine_tune.data.checks.rules import Finding
+from moonshine_tune.data.checks.base import Finding
 from moonshine_tune.report.clips import EmbeddedClip, EmbeddedClips
 from moonshine_tune.report.figures import histogram
 from moonshine_tune.report.page import render_page
@@ -46,7 +46,8 @@ def write_audit_page(audit: Audit, target: Path, progress: Progress) -> int:
     """Write the page; returns how many recordings can be played in it."""
     scan = scan_manifest(audit.manifest, require_text=False, check_files=False)
     by_id = {item.id: item for item in scan.utterances}
-    hypotheses = {item.id: item.text for item in audit.listening.heard} if audit.listening else {}
+    transcripts = audit.transcription.transcripts if audit.transcription else ()
+    hypotheses = {item.id: item.text for item in transcripts}
     box = EmbeddedClips(_CLIP_BUDGET)
     with progress.stage("writing the page", len(audit.findings)) as stage:
         parts = []
@@ -101,9 +102,9 @@ def _histogram(measure: Distribution) -> str:
 def _writing(audit: Audit) -> Table:
     columns = [Column("written"), Column("transcripts", "number")]
     sides = [audit.conventions]
-    if audit.listening:
+    if audit.transcription:
         columns.append(Column("base model", "number"))
-        sides.append(audit.listening.conventions)
+        sides.append(audit.transcription.conventions)
     rows = tuple(
         (text_cell(words), *(_share(getattr(side, name)) for side in sides))
         for name, words in _CONVENTIONS

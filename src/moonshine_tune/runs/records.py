@@ -207,6 +207,7 @@ class EvaluationRecord(Artifact):
     base: ScoreRecord | None = None
     comparison: ComparisonRecord | None = None
     conditions: list[Object] = []
+    metrics: dict[str, Object] = {}
     keyterms: KeyTermsRecord | None = None
     remarks: list[str] = []
 

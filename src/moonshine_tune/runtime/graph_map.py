@@ -1,25 +1,23 @@
-"""A runtime graph as a map: what makes a tensor, what uses it, and which products carry weights."""
+"""A runtime graph as a map: producers and consumers of each tensor, and products with weights."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.runtime.ort_file import Node, OrtFile
 from moonshine_tune.runtime.quantized import (
-    Floats,
     FloatTensor,
-    QuantizedTensor,
+    StoredTensor,
     float_tensors,
     quantized_tensors,
 )
 
-Stored = QuantizedTensor | FloatTensor
-
-# Shapes are no data: what a size was read off does not flow into the result.
-_BLIND = frozenset({"Shape", "Size", "ConstantOfShape", "Range", "Expand"})
-# Place of the weight and of a fused bias among the inputs.
+# Shapes are not data: the tensor whose size is read does not flow into the result.
+_SHAPE_OPS = frozenset({"Shape", "Size", "ConstantOfShape", "Range", "Expand"})
+# Index of the weight and of a fused bias among the inputs.
 _PRODUCTS = {
     "MatMulIntegerToFloat": (1, 6), "DynamicQuantizeMatMul": (1, 4), "MatMulInteger": (1, None),
     "MatMul": (1, None), "FusedMatMul": (1, None),
@@ -27,41 +25,11 @@ _PRODUCTS = {
 
 
 @dataclass(frozen=True)
-class NamedTensor:
-    """A stored tensor with its name in the checkpoint.
-
-    Attributes:
-        file: the graph file that holds it.
-        form: how it lies there: "plain", "transposed" (a matrix as [in, out]) or "plus-one".
-    """
-
-    key: str
-    file: OrtFile
-    tensor: Stored
-    form: str
-
-    @property
-    def graph(self) -> str:
-        """The file's name."""
-        return self.file.path.name
-
-    def read(self) -> Floats:
-        """The values in the checkpoint's layout."""
-        values = self.tensor.dequantize(self.file)
-        if self.form == "transposed":
-            values = values.T
-        elif self.form == "plus-one":
-            values = values - np.float32(1)
-        return np.ascontiguousarray(values)
-
-
-@dataclass(frozen=True)
 class Linear:
     """A product with a stored matrix."""
 
     node: Node
-    weight: Stored
-    data: tuple[str, ...]
+    weight: StoredTensor
     bias: str | None
     depth: int
 
@@ -71,48 +39,44 @@ class GraphMap:
 
     def __init__(self, file: OrtFile, companion: OrtFile | None = None) -> None:
         self.file = file
-        self._companion = companion
         self.nodes = file.nodes
-        self.made_by = {name: node for node in file.nodes for name in node.outputs}
+        self.producers = {name: node for node in file.nodes for name in node.outputs}
         self._depths: dict[str, int] = {}
         self._stored = _tensors_by_name(file)
-        if companion is not None:
-            self._other = _tensors_by_name(companion)
-        else:
-            self._other = {}
-        self.linears = {id(found.node): found for found in self._find_linears()}
+        self._companion = companion
+        self._companion_stored = {} if companion is None else _tensors_by_name(companion)
+        self.linears = {id(linear.node): linear for linear in self._find_linears()}
 
-    def file_of(self, tensor: Stored) -> OrtFile:
+    def file_of(self, tensor: StoredTensor) -> OrtFile:
         """The file that a tensor lies in: this one or its companion."""
-        here = self._stored.get(tensor.name)
-        if here is None and self._companion is not None:
+        if self._companion is not None and tensor.name not in self._stored:
             return self._companion
         return self.file
 
-    def stored(self, name: str) -> Stored | None:
-        """The stored tensor behind a name: itself, or at the end of its dequantization."""
+    def stored(self, name: str) -> StoredTensor | None:
+        """The stored tensor behind a name: itself, or the input of its dequantization."""
         if name in self._stored:
             return self._stored[name]
         stem = name.removesuffix("_add_tensor")
-        for tensors in (self._stored, self._other):
+        for tensors in (self._stored, self._companion_stored):
             if stem != name and f"{stem}_quantized" in tensors:
                 return tensors[f"{stem}_quantized"]
-        maker = self.made_by.get(name)
-        if maker is not None and maker.op in ("DequantizeLinear", "Identity", "Unsqueeze"):
-            return self.stored(maker.inputs[0])
+        producer = self.producers.get(name)
+        if producer is not None and producer.op in ("DequantizeLinear", "Identity", "Unsqueeze"):
+            return self.stored(producer.inputs[0])
         return None
 
     def depth(self, node: Node) -> int:
-        """Length of the longest way from the graph's inputs."""
+        """Length of the longest path from the graph's inputs."""
         stack = [node]
         while stack:
             top = stack[-1]
-            makers = [self.made_by[name] for name in top.inputs if name in self.made_by]
-            waiting = [maker for maker in makers if maker.outputs[0] not in self._depths]
+            producers = [self.producers[name] for name in top.inputs if name in self.producers]
+            waiting = [item for item in producers if item.outputs[0] not in self._depths]
             if waiting:
                 stack.extend(waiting)
                 continue
-            longest = max((self._depths[maker.outputs[0]] for maker in makers), default=0)
+            longest = max((self._depths[item.outputs[0]] for item in producers), default=0)
             self._depths[top.outputs[0]] = longest + 1
             stack.pop()
         return self._depths[node.outputs[0]]
@@ -122,22 +86,22 @@ class GraphMap:
         return sorted((node for node in self.nodes if node.op in ops), key=self.depth)
 
     def upstream(self, name: str, stop: Callable[[Node], bool]) -> list[Node]:
-        """The nearest nodes before a tensor for which `stop` holds, on every way back to it."""
-        found: dict[int, Node] = {}
-        seen: set[str] = set()
+        """The nearest nodes before a tensor for which `stop` holds, on every path back from it."""
+        reached: dict[int, Node] = {}
+        visited: set[str] = set()
         waiting = [name]
         while waiting:
-            maker = self.made_by.get(waiting.pop())
-            if maker is None or maker.outputs[0] in seen:
+            producer = self.producers.get(waiting.pop())
+            if producer is None or producer.outputs[0] in visited:
                 continue
-            seen.add(maker.outputs[0])
-            if stop(maker):
-                found[id(maker)] = maker
-            elif maker.op not in _BLIND:
-                # A reshape's second input is a shape.
-                data = maker.inputs[:1] if maker.op in ("Reshape", "Slice") else maker.inputs
-                waiting.extend(data)
-        return sorted(found.values(), key=self.depth)
+            visited.add(producer.outputs[0])
+            if stop(producer):
+                reached[id(producer)] = producer
+            elif producer.op not in _SHAPE_OPS:
+                # The second input of a reshape is a shape.
+                is_shaping = producer.op in ("Reshape", "Slice")
+                waiting.extend(producer.inputs[:1] if is_shaping else producer.inputs)
+        return sorted(reached.values(), key=self.depth)
 
     def linears_before(self, name: str) -> list[Linear]:
         """The nearest linear layers before a tensor."""
@@ -153,43 +117,36 @@ class GraphMap:
         return next((user for user in self.users(node.outputs[0]) if user.op in ops), None)
 
     def vector(self, names: Sequence[str], size: int) -> FloatTensor | None:
-        """The stored vector of that many values among some names."""
+        """The stored vector of `size` values among some names."""
         for name in names:
-            found = self._stored.get(name)
-            if isinstance(found, FloatTensor) and int(np.prod(found.values.shape)) == size:
-                return found
+            tensor = self._stored.get(name)
+            if isinstance(tensor, FloatTensor) and int(np.prod(tensor.values.shape)) == size:
+                return tensor
         return None
 
     def _find_linears(self) -> Iterator[Linear]:
         for node in self.nodes:
-            places = _PRODUCTS.get(node.op)
-            if places is None or len(node.inputs) <= places[0]:
+            weight_index, bias_index = _PRODUCTS.get(node.op, (len(node.inputs), None))
+            if len(node.inputs) <= weight_index:
                 continue
-            weight = self.stored(node.inputs[places[0]])
+            weight = self.stored(node.inputs[weight_index])
             if weight is None or len(weight.values.shape) != 2:
                 continue
-            at = places[1]
-            bias = node.inputs[at] if at is not None and len(node.inputs) > at else ""
-            data = (node.inputs[0], *node.inputs[2:3]) if "Integer" in node.op else node.inputs[:1]
-            yield Linear(node, weight, tuple(data), bias or None, self.depth(node))
+            bias = None
+            if bias_index is not None and len(node.inputs) > bias_index:
+                bias = node.inputs[bias_index] or None
+            yield Linear(node, weight, bias, self.depth(node))
 
 
-def only(found: Sequence[Linear], what: str, file: OrtFile) -> Linear:
-    """The one linear layer that must be there.
-
-    Raises:
-        RequestError: there are none or several: the graph is laid out otherwise.
-    """
-    if len(found) != 1:
-        raise RequestError(
-            f"this graph is not laid out as known: {len(found)} matrices in the place of {what}",
-            where=file.path,
-            hint="start from the model's save_pretrained folder or its hub id instead",
-        )
-    return found[0]
+def unknown_layout(what: str, path: Path) -> RequestError:
+    """The error for a graph that is not laid out as the known ones; `what` says how it differs."""
+    return RequestError(
+        f"this graph is not laid out as known: {what}",
+        where=path,
+        hint="start from the model's save_pretrained folder or its hub id instead",
+    )
 
 
-def _tensors_by_name(file: OrtFile) -> dict[str, Stored]:
-    found: dict[str, Stored] = {tensor.name: tensor for tensor in float_tensors(file)}
-    found |= {tensor.name: tensor for tensor in quantized_tensors(file)}
-    return found
+def _tensors_by_name(file: OrtFile) -> dict[str, StoredTensor]:
+    tensors: dict[str, StoredTensor] = {tensor.name: tensor for tensor in float_tensors(file)}
+    return tensors | {tensor.name: tensor for tensor in quantized_tensors(file)}

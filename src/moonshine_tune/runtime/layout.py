@@ -1,4 +1,4 @@
-"""What a Moonshine runtime folder holds, for both model families."""
+"""The files of a Moonshine runtime folder, for both model families."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ class RuntimeLayout:
 def is_runtime_folder(folder: Path) -> bool:
     """Whether the folder holds runtime files of either family."""
     names = ("encoder_model", "decoder_kv")
-    # A folder of .onnx files is taken for one too, so that what is wrong with it can be said.
+    # A folder of .onnx files counts too: `read_layout` then explains what is wrong with it.
     return any((folder / f"{name}.{end}").is_file() for name in names for end in ("ort", "onnx"))
 
 

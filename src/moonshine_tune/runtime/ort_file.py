@@ -1,7 +1,7 @@
 """Reading `.ort` files of the Moonshine runtime, and patching tensors in place.
 
 An `.ort` file is a flatbuffer (schema: onnxruntime's `ort.fbs`); onnxruntime ships its reader.
-Every weight lies at a fixed offset, so a tensor of the same shape can be overwritten without
+Every weight has a fixed offset, so a tensor of the same shape can be overwritten without
 touching the rest of the file.
 """
 
@@ -25,10 +25,10 @@ _DTYPES: dict[int, str] = {
 
 @dataclass(frozen=True)
 class Initializer:
-    """A constant tensor of a graph: where its bytes lie in the file.
+    """A constant tensor of a graph and the position of its bytes in the file.
 
     Attributes:
-        name: as the graph calls it; branches of one file may use a name again.
+        name: in the graph; branches of one file may reuse a name.
         shape: dimensions; empty for a scalar.
         dtype: numpy type string, little endian.
         offset, size: bytes from the start of the file, and how many.
@@ -78,33 +78,30 @@ class OrtFile:
     @cached_property
     def by_name(self) -> Mapping[str, Initializer]:
         """Initializers by name; of several of one name, the first."""
-        found: dict[str, Initializer] = {}
-        for item in self.initializers:
-            found.setdefault(item.name, item)
-        return found
+        return {item.name: item for item in reversed(self.initializers)}
 
     def array(self, item: Initializer | str) -> npt.NDArray[Any]:
         """The values of an initializer, as a read-only view of the file."""
         if isinstance(item, str):
             item = self.by_name[item]
         count = item.size // np.dtype(item.dtype).itemsize
-        found = np.frombuffer(self.data, item.dtype, count, item.offset).reshape(item.shape)
-        found.flags.writeable = False
-        return found
+        values = np.frombuffer(self.data, item.dtype, count, item.offset).reshape(item.shape)
+        values.flags.writeable = False
+        return values
 
     def copy(self) -> "OrtFile":
-        """The same file in memory of its own, which `write` may change."""
+        """A copy in separate memory, which `write` may change."""
         return OrtFile(bytearray(self.data), self.path, (self.initializers, self.nodes))
 
     def write(self, changes: Mapping[int, bytes]) -> None:
         """Write `changes` (offset → bytes) over the bytes of a `copy`; its length never changes.
 
         Raises:
-            ValueError: a change leaves the file.
+            ValueError: a change is outside the file.
         """
         for offset, raw in changes.items():
             if offset < 0 or offset + len(raw) > len(self.data):
-                raise ValueError(f"patch of {len(raw)} bytes at {offset} leaves the file")
+                raise ValueError(f"patch of {len(raw)} bytes at {offset} is outside the file")
             memoryview(self.data)[offset : offset + len(raw)] = raw
 
     def patched(self, changes: Mapping[int, bytes]) -> bytes:
@@ -117,15 +114,15 @@ class OrtFile:
 def _parse(data: bytes, path: Path) -> tuple[tuple[Initializer, ...], tuple[Node, ...]]:
     if data[4:8] != b"ORTM":
         raise RequestError(
-            "this is not an .ort model file",
+            "not an .ort model file",
             where=path,
-            hint="a Moonshine runtime folder holds files such as encoder_model.ort",
+            hint="a Moonshine runtime folder contains files such as encoder_model.ort",
         )
     try:
         initializers, nodes = _read_tables(data)
     except Exception as error:
-        # The flatbuffer reader follows offsets blindly and has no error of its own: where they
-        # lead out of the file, anything from struct.error to TypeError comes back.
+        # The flatbuffer reader does not check offsets: where one leads out of the file, it raises
+        # anything from struct.error to TypeError.
         raise RequestError(
             f"this .ort file is damaged or cut off ({len(data)} bytes)",
             where=path,
@@ -137,7 +134,7 @@ def _parse(data: bytes, path: Path) -> tuple[tuple[Initializer, ...], tuple[Node
 
 
 def _read_tables(data: bytes) -> tuple[tuple[Initializer, ...], tuple[Node, ...]]:
-    # Imported here: the package of the reader brings all of onnxruntime with it.
+    # Imported here: this package loads all of onnxruntime.
     from onnxruntime.tools.ort_format_model.ort_flatbuffers_py import fbs
 
     session = fbs.InferenceSession.InferenceSession.GetRootAsInferenceSession(data, 0)

@@ -1,9 +1,9 @@
-"""Stored tensors of runtime graphs: reading them, and rewriting them in the scheme that they have.
+"""Stored tensors of runtime graphs: reading them, and rewriting them in their own scheme.
 
 Three schemes occur. v1 graphs hold unsigned 8-bit matrices with one scale; the streaming graphs
-have one scale an output channel; their front end holds signed 8-bit tensors that a
+have one scale per output channel; their front end holds signed 8-bit tensors that a
 Cast-Mul-Add chain turns into floats. Norms, biases and some convolutions are plain floats of 32 or
-16 bits. Scheme and layout are read off the file, never assumed.
+16 bits. Scheme and layout are read from the file, never assumed.
 """
 
 import hashlib
@@ -39,21 +39,21 @@ class Grid:
     low: int
     high: int
 
-    def levels(self, weights: Floats, chance: npt.NDArray[np.float64] | None = None) -> Floats:
+    def levels(self, weights: Floats, dither: Doubles | None = None) -> Floats:
         """The nearest level of each weight, whole numbers.
 
         Args:
-            chance: numbers from 0 to below 1, one a weight: each weight is rounded up or down by
-                chance, right on average.
+            dither: random numbers from 0 to below 1, one per weight: each weight is rounded up or
+                down at random, unbiased on average.
         """
         # In 32 bits, as onnxruntime's own quantizer rounds: an untouched weight keeps its byte.
         steps = np.asarray(weights, np.float32) / self.scale.astype(np.float32)
-        if chance is None:
+        if dither is None:
             nearest = np.rint(steps, out=steps)
         else:
             nearest = np.rint(steps)
-            dithered = np.floor(steps + chance).astype(np.float32)
-            # A weight that lies on the grid already is not moved by the error of the division.
+            dithered = np.floor(steps + dither).astype(np.float32)
+            # The error of the division must not move a weight that lies on the grid already.
             nearest = np.where(np.abs(steps - nearest) < _ON_GRID, nearest, dithered)
         nearest += self.zero.astype(np.float32)
         return np.clip(nearest, self.low, self.high, out=nearest)
@@ -70,7 +70,7 @@ class QuantizedTensor:
     Attributes:
         axis: the axis with a scale of its own; None for one scale a tensor.
         adds_float: whether `zero_point` is a float that is added after scaling (the front end's
-            Cast-Mul-Add chain) and not a level that is taken off before.
+            Cast-Mul-Add chain) and not a level that is subtracted before.
     """
 
     values: Initializer
@@ -88,14 +88,14 @@ class QuantizedTensor:
         """What the graph computes with, in the layout of the file."""
         return self.values_at(file, None)
 
-    def values_at(self, file: OrtFile, places: npt.NDArray[np.intp] | None) -> Floats:
-        """`dequantize` at flat `places` only (one dimension), or everywhere with None."""
+    def values_at(self, file: OrtFile, indices: npt.NDArray[np.intp] | None) -> Floats:
+        """`dequantize` at flat `indices` only (one dimension), or everywhere with None."""
         levels, scale = file.array(self.values), self.step(file)
         zero = self._spread(file.array(self.zero_point))
-        if places is not None:
-            levels = levels.reshape(-1)[places]
-            scale = np.broadcast_to(scale, self.values.shape).reshape(-1)[places]
-            zero = np.broadcast_to(zero, self.values.shape).reshape(-1)[places]
+        if indices is not None:
+            levels = levels.reshape(-1)[indices]
+            scale = np.broadcast_to(scale, self.values.shape).reshape(-1)[indices]
+            zero = np.broadcast_to(zero, self.values.shape).reshape(-1)[indices]
         if self.adds_float:
             scaled: Floats = np.multiply(levels, scale, dtype=np.float32)
             scaled += zero.astype(np.float32)
@@ -110,7 +110,7 @@ class QuantizedTensor:
         return self._spread(file.array(self.scale)).astype(np.float32)
 
     def stored_grid(self, file: OrtFile) -> Grid:
-        """The grid that the file has now."""
+        """The grid that the file has."""
         scale = self._spread(file.array(self.scale)).astype(np.float64)
         zero = self._spread(file.array(self.zero_point)).astype(np.float64)
         if self.adds_float:
@@ -118,7 +118,7 @@ class QuantizedTensor:
         return Grid(scale, zero, *_levels(self.values.dtype))
 
     def fitting_grid(self, weights: Floats, file: OrtFile) -> Grid:
-        """The grid for `weights` by the rule that made the file.
+        """The grid for `weights`, by the rule of the quantizer that made the file.
 
         Range: smallest to largest value (zero included, but not in the Cast-Mul-Add scheme). A
         scale that differs from the stored one by rounding only is kept.
@@ -140,7 +140,7 @@ class QuantizedTensor:
             zero = np.rint(old.low - low / np.where(scale == 0, old.scale, scale))
         near = (np.abs(scale - old.scale) <= 1e-6 * old.scale) & (zero == old.zero)
         scale = np.where(near | (scale == 0), old.scale, scale)
-        # What will be read back is what counts: 16-bit scales are coarse.
+        # As it will be read back: 16-bit scales are coarse.
         scale = scale.astype(self.scale.dtype).astype(np.float64)
         if not self.adds_float:
             zero = np.clip(zero, old.low, old.high)
@@ -161,23 +161,23 @@ class QuantizedTensor:
         """Bytes to write (offset → bytes) so that the file holds `weights` in its own scheme.
 
         Args:
-            dither: round up or down by chance, right on average (a fixed chance: the same request
-                gives the same bytes). For weights that are a small change of values that lie on
-                the grid already: to the nearest step, every change below half a step would
-                vanish, and with it most of an adapter. Price: an error of up to one step.
+            dither: round up or down at random, unbiased on average, with a fixed seed: the same
+                request gives the same bytes. For weights that differ slightly from values on the
+                grid: rounding to the nearest step would lose every change below half a step, and
+                with it most of an adapter. Price: an error of up to one step.
         """
         grid = self.fitting_grid(weights, file)
-        chance = _chance(self.name, weights.shape) if dither else None
-        return self.encode(grid.levels(weights, chance), grid)
+        noise = _dither(self.name, weights.shape) if dither else None
+        return self.encode(grid.levels(weights, noise), grid)
 
     def holds_exactly(self, weights: Floats, file: OrtFile) -> bool:
-        """Whether `weights` lie on the stored grid, as those of a rebuilt checkpoint do."""
+        """Whether `weights` are the stored values, as those of a rebuilt checkpoint are."""
         steps = np.broadcast_to(self.step(file), self.values.shape)
-        # A few places settle it for a float base, which lies beside the grid nearly everywhere.
-        few = np.arange(0, weights.size, max(weights.size // _PROBES, 1))
-        wanted = weights[np.unravel_index(few, weights.shape)]
-        bound = steps[np.unravel_index(few, weights.shape)]
-        if not np.all(np.abs(self.values_at(file, few) - wanted) <= _ON_GRID * bound):
+        # A few probes settle it for a float base, which is off the grid nearly everywhere.
+        probes = np.arange(0, weights.size, max(weights.size // _PROBES, 1))
+        index = np.unravel_index(probes, weights.shape)
+        away = np.abs(self.values_at(file, probes) - weights[index])
+        if not np.all(away <= _ON_GRID * steps[index]):
             return False
         return bool(np.all(np.abs(self.dequantize(file) - weights) <= _ON_GRID * steps))
 
@@ -216,8 +216,11 @@ class FloatTensor:
         return {self.values.offset: weights.astype(self.values.dtype).tobytes()}
 
 
+StoredTensor = QuantizedTensor | FloatTensor
+
+
 def folded_step(values: Floats) -> Floats | None:
-    """The quantization step of floats that were 8-bit once, shaped to broadcast; else None.
+    """The quantization step of floats that were 8-bit before, shaped to broadcast; else None.
 
     A converter that folds constants turns a Cast-Mul-Add chain into its result: floats that lie on
     256 levels in each channel.
@@ -225,24 +228,24 @@ def folded_step(values: Floats) -> Floats | None:
     if values.ndim < 2:
         return None
     for axis in range(values.ndim):
-        others = tuple(place for place in range(values.ndim) if place != axis)
+        others = tuple(other for other in range(values.ndim) if other != axis)
         reach = np.ptp(values, axis=others, keepdims=True).astype(np.float64)
-        # Rounding of the zero point may have cut one level off.
-        for levels in (255, 254):
-            step = np.where(reach == 0, 1.0, reach / levels)
-            places = values / step
-            if np.all(np.abs(places - np.rint(places)) < _FOLDED_ON_GRID):
+        # Rounding of the zero point may have removed one level.
+        for count in (255, 254):
+            step = np.where(reach == 0, 1.0, reach / count)
+            levels = values / step
+            if np.all(np.abs(levels - np.rint(levels)) < _FOLDED_ON_GRID):
                 return np.asarray(step, np.float32)
     return None
 
 
 def quantized_tensors(file: OrtFile) -> Iterator[QuantizedTensor]:
-    """Every 8-bit tensor of a graph whose scale and zero point lie beside it, under its name."""
-    seen: set[str] = set()
+    """Every 8-bit tensor of a graph that has a scale and a zero point of its name."""
+    names: set[str] = set()
     for item in file.initializers:
-        if item.dtype not in ("u1", "i1") or len(item.shape) < 2 or item.name in seen:
+        if item.dtype not in ("u1", "i1") or len(item.shape) < 2 or item.name in names:
             continue
-        seen.add(item.name)
+        names.add(item.name)
         stem = item.name.removesuffix("_quantized")
         scale = file.by_name.get(f"{stem}_scale")
         zero = file.by_name.get(f"{stem}_zero_point")
@@ -254,16 +257,16 @@ def quantized_tensors(file: OrtFile) -> Iterator[QuantizedTensor]:
 
 
 def _axis(shape: tuple[int, ...], scale: tuple[int, ...]) -> tuple[bool, int | None]:
-    """Whether the layout is known, and the axis that has a scale for each place."""
+    """Whether the layout is known, and the axis that has one scale per index."""
     size = int(np.prod(scale))
     if size == 1:
         return True, None
     if len(scale) == len(shape):
-        # Kept dimensions name the axis themselves.
+        # The scale has all dimensions: its long one is the axis.
         axes = [i for i, count in enumerate(scale) if count > 1]
         return len(axes) == 1 and shape[axes[0]] == size, axes[0]
-    # Output channels are the columns of a product's right side, square ones too, and the first
-    # axis of a convolution.
+    # Output channels are the columns of a product's right side, of square ones too, and the
+    # first axis of a convolution.
     order = (1, 0) if len(shape) == 2 else (0, 1)
     for axis in order:
         if shape[axis] == size:
@@ -280,8 +283,8 @@ def float_tensors(file: OrtFile) -> Iterator[FloatTensor]:
             yield FloatTensor(item)
 
 
-def _chance(name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
-    """Numbers from 0 to below 1 that depend on the tensor's name alone."""
+def _dither(name: str, shape: tuple[int, ...]) -> Doubles:
+    """Random numbers from 0 to below 1, seeded by the tensor's name."""
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
     return np.random.default_rng(seed).random(shape)
 

@@ -1,17 +1,17 @@
 """A trainable checkpoint from a runtime folder.
 
-The runtime's 8-bit weights are dequantized and named by the place that they have in the graphs
-(`naming`). The result is what the runtime computes with, up to its 8-bit activations.
+The runtime's 8-bit weights are dequantized and named by their position in the graphs (`naming`).
+The result is what the runtime computes with, except for its 8-bit activations.
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from safetensors.numpy import save_file
 
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
@@ -22,10 +22,10 @@ from moonshine_tune.core.files import (
     write_json_atomic,
     write_text_atomic,
 )
+from moonshine_tune.models.files import CHECKPOINT_WEIGHTS_FILE
 from moonshine_tune.runtime.graph_map import GraphMap
 from moonshine_tune.runtime.layout import RuntimeLayout, read_layout
-from moonshine_tune.runtime.naming import name_tensors
-from moonshine_tune.runtime.naming_streaming import frontend_map
+from moonshine_tune.runtime.naming import frontend_map, name_tensors
 from moonshine_tune.runtime.ort_file import OrtFile
 from moonshine_tune.runtime.streaming_config import (
     compression_log_k,
@@ -38,8 +38,8 @@ from moonshine_tune.runtime.tokenizer import read_pieces, tokenizer_json
 Weights = dict[str, npt.NDArray[np.float32]]
 
 _NUM_HEADS = 8
-# Share of each head's width that the rotary embedding turns, by model width. The graphs do not
-# state it; the published configs do. In both cases 32 dimensions of a head are turned.
+# Share of each head's width that the rotary embedding rotates, by model width. The graphs do not
+# state it; the published configs do. In both cases 32 dimensions of a head are rotated.
 _ROTARY_FACTOR = {288: 0.9, 416: 0.62}
 _LAYER = re.compile(r"layers\.(\d+)\.")
 _LOG_K = "model.encoder.embedder.comp.log_k"
@@ -47,7 +47,7 @@ _LOG_K = "model.encoder.embedder.comp.log_k"
 
 @dataclass(frozen=True)
 class RebuildReport:
-    """What was rebuilt: the folder, the number of tensors and the sources' hashes."""
+    """A checkpoint made from a runtime folder, and the hashes of the runtime files."""
 
     checkpoint_dir: Path
     tensors: int
@@ -59,16 +59,15 @@ def rebuild_checkpoint(runtime_dir: Path, out: Path) -> RebuildReport:
     """Write a `save_pretrained`-style folder (weights, config, tokenizer, processor) to `out`.
 
     Raises:
-        RequestError: not a runtime folder, or one whose graphs are laid out otherwise.
+        RequestError: not a runtime folder, or its graphs are not laid out as the known ones.
     """
     layout = read_layout(runtime_dir)
     weights = read_weights(layout)
     config = _v1_config(weights) if layout.family == "v1" else _streaming_config(weights, layout)
-    expected = _v1_names(config) if layout.family == "v1" else _streaming_names(config)
-    _check_complete(weights, expected, runtime_dir)
+    _check_complete(weights, config, runtime_dir)
     sources = {name: sha256_of(runtime_dir / name) for name in layout.files}
     with complete_folder(out, replace=True) as scratch:
-        save_file(weights, scratch / "model.safetensors", metadata={"format": "pt"})
+        save_file(weights, scratch / CHECKPOINT_WEIGHTS_FILE, metadata={"format": "pt"})
         write_json_atomic(scratch / "config.json", config)
         write_json_atomic(scratch / "generation_config.json", _generation_config(config))
         pieces = read_pieces(runtime_dir / "tokenizer.bin")
@@ -108,7 +107,7 @@ def read_weights(layout: RuntimeLayout) -> Weights:
     """Every weight of a runtime folder by its name in the checkpoint, 32-bit floats.
 
     Raises:
-        RequestError: a graph is laid out otherwise than the known ones.
+        RequestError: a graph is not laid out as the known ones.
     """
     weights: Weights = {}
     for named in name_tensors(layout):
@@ -127,7 +126,7 @@ def read_weights(layout: RuntimeLayout) -> Weights:
 
 
 def _v1_config(weights: Weights) -> dict[str, Any]:
-    """The transformers config, read off the shapes of the weights."""
+    """The transformers config, from the shapes of the weights."""
     vocabulary, width = _embedding(weights).shape
     if width not in _ROTARY_FACTOR:
         raise RequestError(
@@ -166,7 +165,7 @@ def _v1_config(weights: Weights) -> dict[str, Any]:
 
 
 def _streaming_config(weights: Weights, layout: RuntimeLayout) -> dict[str, Any]:
-    """The transformers config, from the shapes of the weights and what the graphs say."""
+    """The transformers config, from the shapes of the weights and the graphs."""
     stated = read_streaming_config(layout)
     heads, head_width = int(stated["nheads"]), int(stated["head_dim"])
     vocabulary, width = _embedding(weights).shape
@@ -217,7 +216,7 @@ def _streaming_config(weights: Weights, layout: RuntimeLayout) -> dict[str, Any]
 
 
 def _factor(dims: int, head_width: int) -> float:
-    """The share of a head that makes transformers turn that many dimensions of it."""
+    """The share of a head for which transformers rotates that many dimensions."""
     # It rounds down; the published share is 0.8.
     shares = (0.8, *(round(share / 100, 2) for share in range(1, 101)))
     fitting = [share for share in shares if 2 * -(-int(head_width * share) // 2) == dims]
@@ -227,7 +226,7 @@ def _factor(dims: int, head_width: int) -> float:
 def _embedding(weights: Weights) -> npt.NDArray[np.float32]:
     embedding = weights.get("model.decoder.embed_tokens.weight")
     if embedding is None:
-        raise RequestError("the decoder graph holds no embedding that this program knows")
+        raise RequestError("these graphs are not laid out as known: no embedding in the decoder")
     return embedding
 
 
@@ -239,8 +238,8 @@ def _rows(weights: Weights, name: str) -> int:
 
 def _layers(weights: Weights, side: str) -> int:
     prefix = f"model.{side}."
-    found = [_LAYER.match(name.removeprefix(prefix)) for name in weights if prefix in name]
-    return 1 + max((int(match[1]) for match in found if match), default=-1)
+    matches = [_LAYER.match(name.removeprefix(prefix)) for name in weights if prefix in name]
+    return 1 + max((int(match[1]) for match in matches if match), default=-1)
 
 
 def _generation_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -248,54 +247,21 @@ def _generation_config(config: dict[str, Any]) -> dict[str, Any]:
     return {key: config[key] for key in keys} | {"max_length": 194}
 
 
-def _check_complete(weights: Mapping[str, Any], expected: set[str], runtime_dir: Path) -> None:
-    missing, extra = sorted(expected - set(weights)), sorted(set(weights) - expected)
-    if missing or extra:
+def _check_complete(weights: Weights, config: dict[str, Any], runtime_dir: Path) -> None:
+    """Compare names and shapes with those of the transformers model."""
+    from transformers import AutoConfig, AutoModelForSpeechSeq2Seq
+
+    with torch.device("meta"):
+        module = AutoModelForSpeechSeq2Seq.from_config(AutoConfig.for_model(**config))
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    if config["tie_word_embeddings"]:
+        expected.pop("proj_out.weight")
+    shapes = {name: value.shape for name, value in weights.items()}
+    problems = sorted({name for name, _ in expected.items() ^ shapes.items()})
+    if problems:
         raise RequestError(
-            f"these graphs are not laid out as known: {len(missing)} tensors missing "
-            f"({', '.join(missing[:3])} …), {len(extra)} not known ({', '.join(extra[:3])} …)",
+            f"these graphs are not laid out as known: {len(problems)} tensors are missing, "
+            f"unknown or of another shape ({', '.join(problems[:6])} …)",
             where=runtime_dir,
             hint="start from the model's save_pretrained folder or its hub id instead",
         )
-
-
-_ATTENTION = [f"{kind}_proj.weight" for kind in "qkvo"]
-_FEED_FORWARD = [f"mlp.fc{i}.{kind}" for i in (1, 2) for kind in ("weight", "bias")]
-
-
-def _decoder_names(layers: int) -> set[str]:
-    names = {"model.decoder.embed_tokens.weight", "model.decoder.norm.weight"}
-    norms = ("input_layernorm", "post_attention_layernorm", "final_layernorm")
-    parts = [f"{block}.{name}" for block in ("self_attn", "encoder_attn") for name in _ATTENTION]
-    parts += [*_FEED_FORWARD, *(f"{norm}.weight" for norm in norms)]
-    return names | {f"model.decoder.layers.{i}.{part}" for i in range(layers) for part in parts}
-
-
-def _encoder_names(layers: int, norm: str) -> set[str]:
-    parts = [f"self_attn.{name}" for name in _ATTENTION] + _FEED_FORWARD
-    parts += [f"input_layernorm.{norm}", f"post_attention_layernorm.{norm}"]
-    return {f"model.encoder.layers.{i}.{part}" for i in range(layers) for part in parts}
-
-
-def _v1_names(config: dict[str, Any]) -> set[str]:
-    names = {
-        "model.encoder.layer_norm.weight", "model.encoder.conv1.weight",
-        "model.encoder.conv2.weight", "model.encoder.conv2.bias",
-        "model.encoder.conv3.weight", "model.encoder.conv3.bias",
-        "model.encoder.groupnorm.weight", "model.encoder.groupnorm.bias",
-    }  # fmt: skip
-    names |= _encoder_names(config["encoder_num_hidden_layers"], "weight")
-    return names | _decoder_names(config["decoder_num_hidden_layers"])
-
-
-def _streaming_names(config: dict[str, Any]) -> set[str]:
-    embedder = "model.encoder.embedder"
-    names = {
-        _LOG_K, f"{embedder}.linear.weight", "model.encoder.final_norm.gamma",
-        "model.decoder.pos_emb.weight", "proj_out.weight",
-        *(f"{embedder}.conv{i}.{kind}" for i in (1, 2) for kind in ("weight", "bias")),
-    }  # fmt: skip
-    if config["encoder_config"]["hidden_size"] != config["hidden_size"]:
-        names.add("model.decoder.proj.weight")
-    names |= _encoder_names(config["encoder_config"]["num_hidden_layers"], "gamma")
-    return names | _decoder_names(config["num_hidden_layers"])

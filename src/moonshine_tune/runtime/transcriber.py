@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -10,11 +9,12 @@ import numpy.typing as npt
 
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 from moonshine_tune.core.errors import MachineError, RequestError
+from moonshine_tune.core.files import read_json
 from moonshine_tune.runtime.layout import RuntimeLayout, read_layout
 from moonshine_tune.runtime.ort_file import OrtFile
 
-# Clips are cut already: the voice-activity detector would only cut them again, and costs accuracy.
-_OPTIONS = {"vad_threshold": 0.0, "vad_max_segment_duration": 100000}
+# Clips are cut already: the voice-activity detector would cut them again and cost accuracy.
+RUNTIME_OPTIONS = {"vad_threshold": 0.0, "vad_max_segment_duration": 100000}
 _CHUNKED_UPDATE_S, _NEVER_S = 0.5, 1e9
 _V1_ARCHS = {288: "TINY", 416: "BASE"}
 _STREAMING_ARCHS = {320: "TINY_STREAMING", 620: "SMALL_STREAMING", 768: "MEDIUM_STREAMING"}
@@ -24,7 +24,7 @@ class RuntimeTranscriber:
     """A loaded runtime folder. Close it, or use it as a context manager."""
 
     backend = "runtime"
-    # It hears one clip after the other: this is how much audio is read ahead.
+    # It transcribes one clip after the other; this is how much audio is read ahead.
     batch_s = 240.0
 
     def __init__(
@@ -33,8 +33,8 @@ class RuntimeTranscriber:
         """Load the folder.
 
         Args:
-            keyterms: terms to listen for, in the spelling wanted; streaming models only.
-            boost: how strongly; the runtime takes it when the model is loaded.
+            keyterms: terms to boost, in the spelling wanted; streaming models only.
+            boost: strength of the boost; the runtime takes it when the model is loaded.
 
         Raises:
             RequestError: the runtime refuses the files, or key terms for a v1 model.
@@ -50,11 +50,12 @@ class RuntimeTranscriber:
                 f"the Moonshine runtime does not load here: {error}",
                 hint="install it with: pip install moonshine-voice",
             ) from error
+        arch = getattr(ModelArch, arch_name(layout))
         try:
             self._transcriber: Any = Transcriber(
                 str(runtime_dir),
-                getattr(ModelArch, _arch_name(layout)),
-                options=_OPTIONS | {"keyterm_boost": float(boost)},
+                arch,
+                options=RUNTIME_OPTIONS | {"keyterm_boost": float(boost)},
             )
             if keyterms:
                 self.set_keyterms(keyterms)
@@ -65,29 +66,24 @@ class RuntimeTranscriber:
 
     def transcribe(self, clips: Sequence[npt.NDArray[np.float32]]) -> list[str]:
         """Transcripts of clips, mono float32 at 16 kHz, one after the other."""
-        return [self._transcribe_one(clip) for clip in clips]
-
-    def _transcribe_one(self, samples: npt.NDArray[np.float32]) -> str:
-        transcript = self._transcriber.transcribe_without_streaming(
-            samples.tolist(), SAMPLE_RATE_HZ
-        )
-        return " ".join(line.text.strip() for line in transcript.lines).strip()
+        transcribe = self._transcriber.transcribe_without_streaming
+        return [_text(transcribe(clip.tolist(), SAMPLE_RATE_HZ)) for clip in clips]
 
     def set_keyterms(self, keyterms: Sequence[str]) -> None:
-        """Listen for these terms from now on; an empty list turns it off."""
+        """Boost these terms from now on; an empty list turns it off."""
         self._transcriber.set_keyterms(list(keyterms))
 
     def transcribe_in_chunks(
         self, samples: npt.NDArray[np.float32], *, chunk_s: float = 0.1
     ) -> str:
-        """The transcript of a clip that is fed piece by piece, as from a microphone but at once.
+        """The transcript of a clip that is streamed in chunks, without waiting between them.
 
         Raises:
             RequestError: the runtime gave no final transcript.
         """
         size = max(round(chunk_s * SAMPLE_RATE_HZ), 1)
         every = max(round(_CHUNKED_UPDATE_S / chunk_s), 1)
-        # The binding's own updates come at times that depend on the machine's speed: none of them.
+        # The binding's own updates depend on the machine's speed: turn them off.
         stream = self._transcriber.create_stream(update_interval=_NEVER_S)
         try:
             stream.start()
@@ -100,7 +96,7 @@ class RuntimeTranscriber:
             stream.close()
         if transcript is None:
             raise RequestError("the stream gave no final transcript")
-        return " ".join(line.text.strip() for line in transcript.lines).strip()
+        return _text(transcript)
 
     def close(self) -> None:
         """Free the model."""
@@ -109,17 +105,16 @@ class RuntimeTranscriber:
     def __enter__(self) -> "RuntimeTranscriber":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
+def _text(transcript: Any) -> str:
+    return " ".join(line.text.strip() for line in transcript.lines).strip()
+
+
 def check_takes_keyterms(layout: RuntimeLayout) -> None:
-    """Refuse key terms where the runtime cannot apply them.
+    """Refuse key terms for a model with which the runtime cannot apply them.
 
     Raises:
         RequestError: the model is of the v1 family.
@@ -132,17 +127,18 @@ def check_takes_keyterms(layout: RuntimeLayout) -> None:
         )
 
 
-def _arch_name(layout: RuntimeLayout) -> str:
-    """The runtime's name of the architecture, read off the files."""
+def arch_name(layout: RuntimeLayout) -> str:
+    """The runtime's name (`ModelArch`) of the architecture, read from the files.
+
+    Raises:
+        RequestError: the files have the width of no known model.
+    """
     if layout.family == "v1":
         file = OrtFile.read(layout.folder / "encoder_model.ort")
-        width = next(i.shape[0] for i in file.initializers if i.name == "layer_norm.weight")
+        width: Any = file.by_name["layer_norm.weight"].shape[0]
         known = _V1_ARCHS
     else:
-        import json
-
-        config = json.loads((layout.folder / "streaming_config.json").read_text(encoding="utf-8"))
-        width = int(config["encoder_dim"])
+        width = read_json(layout.folder / "streaming_config.json").get("encoder_dim")
         known = _STREAMING_ARCHS
     if width not in known:
         raise RequestError(

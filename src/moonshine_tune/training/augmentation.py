@@ -1,17 +1,16 @@
-"""What a training step hears: each utterance as it is, or one of its augmented versions.
+"""Audio augmentation of the training clips, deterministic for a given seed.
 
-Versions have numbers of their own: `version · utterances + index`. Version 0 is the clip as it is,
-so the states of clean clips are the same ones with and without augmentation.
+The versions of all clips have indices of their own: `version · utterances + utterance`. Version 0
+is the clip as recorded, so clean clips have the same stored states with and without augmentation.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import overload
+from functools import cached_property
 
-from moonshine_tune.audio.augment import Augmenter, Chances, Recipe
-from moonshine_tune.audio.noise_bank import NoiseBank, open_sounds
+from moonshine_tune.audio.augment import Augmenter, EffectProbabilities, Recipe
+from moonshine_tune.audio.noise_bank import NoiseBank, open_noise_bank
 from moonshine_tune.audio.samples import Samples
 from moonshine_tune.config.settings import AugmentSettings
 from moonshine_tune.core.errors import RequestError
@@ -20,31 +19,27 @@ from moonshine_tune.inference.dataset import SpeechDataset
 
 
 @dataclass(frozen=True)
-class Sounds:
-    """The noises and rooms of a run."""
+class NoiseBanks:
+    """The noises and room impulse responses of a run."""
 
     noises: NoiseBank | None
-    rooms: NoiseBank | None
+    impulse_responses: NoiseBank | None
 
     def fingerprints(self) -> dict[str, str]:
-        """For run.json, so that a resumed run is refused where they have changed."""
-        banks = {"noise": self.noises, "rooms": self.rooms}
+        """For run.json: a resume is refused where they have changed."""
+        banks = {"noise": self.noises, "rooms": self.impulse_responses}
         return {name: bank.fingerprint for name, bank in banks.items() if bank is not None}
 
 
-def open_sound_banks(settings: AugmentSettings) -> Sounds:
+def open_noise_banks(settings: AugmentSettings) -> NoiseBanks:
     """The folders that the settings name; none is opened where nothing is augmented.
 
     Raises:
-        RequestError: a folder is missing or without audio, or nothing would ever be drawn.
+        RequestError: a folder is missing or has no audio, or every probability is 0.
     """
     if settings.share == 0:
-        return Sounds(None, None)
-
-    def bank(place: Path | None, what: str) -> NoiseBank | None:
-        return None if place is None else open_sounds(place, what)
-
-    chances = (
+        return NoiseBanks(None, None)
+    probabilities = (
         settings.noise_chance if settings.noise else 0,
         settings.room_chance if settings.rooms else 0,
         settings.gain_chance,
@@ -53,163 +48,137 @@ def open_sound_banks(settings: AugmentSettings) -> Sounds:
         settings.clipping_chance,
         settings.masking_chance,
     )
-    if not any(chances):
+    if not any(probabilities):
         raise RequestError(
             "augment.share is above 0 and no effect can be drawn",
             hint="name noises with --set augment.noise=FOLDER, or raise one of the chances",
         )
-    return Sounds(bank(settings.noise, "noise"), bank(settings.rooms, "rooms"))
+    return NoiseBanks(
+        open_noise_bank(settings.noise, "noise") if settings.noise else None,
+        open_noise_bank(settings.rooms, "rooms") if settings.rooms else None,
+    )
 
 
 class AugmentedDataset:
-    """The versions of a corpus, and which of them each step draws. Built once, changes nothing.
+    """All versions of a dataset's clips, and which of them each step draws. Never changes.
 
     Args:
-        seed: of all draws; the version that a step hears depends on it, the utterance and the step.
+        seed: of all draws; what a step draws depends on it, the utterance and the step alone.
     """
 
     def __init__(
-        self, corpus: SpeechDataset, settings: AugmentSettings, sounds: Sounds, *, seed: int
+        self, dataset: SpeechDataset, settings: AugmentSettings, banks: NoiseBanks, *, seed: int
     ) -> None:
-        self._corpus, self._share, self._variants = corpus, settings.share, settings.variants
+        self._dataset, self._share, self._variants = dataset, settings.share, settings.variants
         self._seed = seed
+        probabilities = EffectProbabilities(
+            noise=settings.noise_chance,
+            impulse_response=settings.room_chance,
+            gain=settings.gain_chance,
+            speed=settings.speed_chance,
+            telephone=settings.telephone_chance,
+            clipping=settings.clipping_chance,
+            masking=settings.masking_chance,
+            snr_db=settings.snr_db,
+            gain_db=settings.gain_db,
+            speeds=settings.speeds,
+        )
         self._augmenter = Augmenter(
-            Chances(
-                noise=settings.noise_chance,
-                room=settings.room_chance,
-                gain=settings.gain_chance,
-                speed=settings.speed_chance,
-                telephone=settings.telephone_chance,
-                clipping=settings.clipping_chance,
-                masking=settings.masking_chance,
-                snr_db=settings.snr_db,
-                gain_db=settings.gain_db,
-                speeds=settings.speeds,
-            ),
-            noises=sounds.noises,
-            rooms=sounds.rooms,
+            probabilities,
+            noises=banks.noises,
+            impulse_responses=banks.impulse_responses,
             seed=seed,
         )
 
     @property
-    def is_on(self) -> bool:
-        """Whether anything is augmented."""
-        return self._share > 0
-
-    @property
     def is_endless(self) -> bool:
-        """Whether each draw makes a version of its own, so that nothing can be stored."""
-        return self.is_on and self._variants == 0
+        """Whether each draw makes a new version, so that nothing can be stored."""
+        return self._share > 0 and self._variants == 0
 
-    @property
+    @cached_property
     def seconds(self) -> Sequence[float]:
-        """Length of each version."""
-        return self._corpus.seconds if not self.is_on else _Lengths(self)
+        """Length of each version, where they can be counted."""
+        if self._share == 0:
+            return self._dataset.seconds
+        count = len(self._dataset) * (1 + self._variants)
+        return tuple(self.length(index) for index in range(count))
 
-    @property
-    def num_versions(self) -> int:
-        """Versions of all utterances together, where they can be counted."""
-        return len(self._corpus) * (1 + (self._variants if self.is_on else 0))
-
-    def heard(self, indices: Sequence[int], step: int) -> list[int]:
-        """The versions that step `step` hears of some utterances."""
-        if not self.is_on:
+    def augmented_indices(self, indices: Sequence[int], step: int) -> list[int]:
+        """The versions of some utterances that step `step` trains on."""
+        if self._share == 0:
             return list(indices)
-        return [self._version(index, step) * len(self._corpus) + index for index in indices]
+        return [self._version(index, step) * len(self._dataset) + index for index in indices]
 
     def drawn(self, sampler: StagedSampler, steps: int) -> tuple[int, ...]:
-        """Every version that the first `steps` steps hear, ascending."""
-        if not self.is_on:
+        """Every version that the first `steps` steps draw, ascending."""
+        if self._share == 0:
             return sampler.drawn(steps)
-        found: set[int] = set()
+        versions: set[int] = set()
         for step in range(steps):
-            found.update(self.heard(sampler.plan(step).indices, step))
-        return tuple(sorted(found))
+            versions.update(self.augmented_indices(sampler.plan(step).indices, step))
+        return tuple(sorted(versions))
 
-    def load(self, number: int) -> Samples:
-        """Samples of a version."""
-        _, index = divmod(number, len(self._corpus))
-        samples = self._corpus.load(index)
-        recipe = self.recipe(number)
+    def load(self, index: int) -> Samples:
+        """Samples of a version, mono 16 kHz."""
+        samples = self._dataset.load(index % len(self._dataset))
+        recipe = self._recipe(index)
         return samples if recipe.is_clean else recipe.apply(samples)
 
-    def content_key(self, number: int) -> str:
-        """Names what is heard: the clip's content and the recipe."""
-        key = self._corpus.content_key(number % len(self._corpus))
-        recipe = self.recipe(number)
+    def content_key(self, index: int) -> str:
+        """Identifies the sound: the clip's content and the recipe."""
+        key = self._dataset.content_key(index % len(self._dataset))
+        recipe = self._recipe(index)
         return key if recipe.is_clean else f"{key}:{recipe.key()}"
 
-    def recipe(self, number: int) -> Recipe:
-        """What is done to a version."""
-        version, index = divmod(number, len(self._corpus))
-        if version == 0:
-            return Recipe()
-        return self._augmenter.recipe(self._corpus.utterances[index].id, version)
-
-    def length(self, number: int) -> float:
-        """Seconds of a version."""
-        return self.recipe(number).seconds(self._corpus.seconds[number % len(self._corpus)])
-
+    @property
     def remarks(self) -> tuple[str, ...]:
-        """One sentence on what is augmented."""
-        if not self.is_on:
+        """One line on what is augmented; none where nothing is."""
+        if self._share == 0:
             return ()
         kind = (
             f"one of {self._variants} stored versions of the clip"
             if self._variants
             else "a new version each time, never stored"
         )
-        return (f"augmentation: {self._share:.0%} of the draws hear {kind}",)
+        return (f"augmentation: {self._share:.0%} of the draws use {kind}",)
+
+    def _recipe(self, index: int) -> Recipe:
+        version, utterance = divmod(index, len(self._dataset))
+        if version == 0:
+            return Recipe()
+        return self._augmenter.recipe(self._dataset.utterances[utterance].id, version)
+
+    def length(self, index: int) -> float:
+        """Seconds of a version."""
+        return self._recipe(index).seconds(self._dataset.seconds[index % len(self._dataset)])
 
     def _version(self, index: int, step: int) -> int:
-        identifier = self._corpus.utterances[index].id
-        chance = random.Random(f"{self._seed}/heard/{step}/{identifier}")
-        if chance.random() >= self._share:
+        identifier = self._dataset.utterances[index].id
+        # The text is part of what is drawn: another one would change every augmented run.
+        rng = random.Random(f"{self._seed}/heard/{step}/{identifier}")
+        if rng.random() >= self._share:
             return 0
-        return step + 1 if self.is_endless else 1 + chance.randrange(self._variants)
+        return step + 1 if self.is_endless else 1 + rng.randrange(self._variants)
 
 
-class ChangedOnce:
-    """Every clip of a corpus in its first augmented version, as clips of their own.
+class AugmentedCopies:
+    """Every clip of a dataset in its first augmented version, by the clip's own index.
 
     Attributes:
-        seconds: length of each clip as it is changed.
+        seconds: length of each augmented clip.
     """
 
-    def __init__(self, hearing: AugmentedDataset, count: int) -> None:
-        self._hearing, self._count = hearing, count
-        self.seconds: Sequence[float] = tuple(
-            hearing.length(count + index) for index in range(count)
-        )
+    def __init__(
+        self, dataset: SpeechDataset, settings: AugmentSettings, banks: NoiseBanks, *, seed: int
+    ) -> None:
+        self._versions = AugmentedDataset(dataset, settings, banks, seed=seed)
+        self._first = len(dataset)
+        self.seconds = tuple(self._versions.length(self._first + i) for i in range(self._first))
 
     def load(self, index: int) -> Samples:
-        """Samples of a changed clip."""
-        return self._hearing.load(self._count + index)
+        """Samples of an augmented clip, mono 16 kHz."""
+        return self._versions.load(self._first + index)
 
     def content_key(self, index: int) -> str:
-        """Names what is heard: the clip's content and the recipe."""
-        return self._hearing.content_key(self._count + index)
-
-
-class _Lengths(Sequence[float]):
-    """Lengths of versions, each worked out when it is asked for."""
-
-    def __init__(self, hearing: AugmentedDataset) -> None:
-        self._hearing = hearing
-
-    def __len__(self) -> int:
-        return self._hearing.num_versions
-
-    @overload
-    def __getitem__(self, place: int) -> float: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[float]: ...
-    def __getitem__(self, place: int | slice) -> float | list[float]:
-        if isinstance(place, slice):
-            return [self._hearing.length(number) for number in range(*place.indices(len(self)))]
-        if not 0 <= place < len(self):
-            raise IndexError(place)
-        return self._hearing.length(place)
-
-    def __iter__(self) -> Iterator[float]:
-        return (self._hearing.length(number) for number in range(len(self)))
+        """Identifies the sound: the clip's content and the recipe."""
+        return self._versions.content_key(self._first + index)

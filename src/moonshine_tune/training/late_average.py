@@ -1,8 +1,7 @@
-"""The last scored adapters of a run, and their mean.
+"""The mean of a run's last scored adapters, as one more candidate.
 
-Each adapter near the end of a run is a noisy guess at the same place. The mean of the matrices is
-not the matrix of the mean product, but late adapters lie close together, and there the two differ
-in the second order only; whether it helps is scored like any other adapter.
+The mean of the matrices A and B is not the matrix of the mean product B·A. Late adapters lie close
+together, where the two differ only in the second order; the mean is scored like any other adapter.
 """
 
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ FOLDER = "late"
 
 
 class LateAdapters:
-    """Keeps the last `count` scored adapters of a run on disk, as exact resume needs them.
+    """Keeps the last `count` scored adapters of a run on disk, since a resumed run needs them.
 
     Args:
         run: the run folder.
@@ -31,7 +30,7 @@ class LateAdapters:
         self._folder, self._count = run / FOLDER, count
 
     def keep(self, step: int, state: dict[str, Tensor]) -> None:
-        """Write down the adapter that was scored at `step`; older ones than the last go."""
+        """Write the adapter that was scored at `step` and remove those before the last `count`."""
         if self._count == 0:
             return
         write_bytes_atomic(self._path(step), save(state))
@@ -39,7 +38,7 @@ class LateAdapters:
             self._path(old).unlink(missing_ok=True)
 
     def mean(self, step: int) -> tuple[dict[str, Tensor], int] | None:
-        """The mean of what was kept up to `step`, and of how many; None of fewer than two."""
+        """The mean of what was kept up to `step` and the number of adapters; None below two."""
         states = []
         for kept in self._steps(step)[-self._count :] if self._count else ():
             with suppress(OSError, SafetensorError):
@@ -51,8 +50,8 @@ class LateAdapters:
 
     def _steps(self, step: int) -> list[int]:
         """Steps that are kept, ascending; a killed run may have left later ones behind."""
-        found = [int(path.stem.partition("-")[2]) for path in self._folder.glob("step-*")]
-        return sorted(number for number in found if number <= step)
+        kept = [int(path.stem.partition("-")[2]) for path in self._folder.glob("step-*")]
+        return sorted(number for number in kept if number <= step)
 
 
 def mean_state(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

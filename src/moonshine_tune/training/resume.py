@@ -1,16 +1,16 @@
 """Exact resume: adapter, optimizer, random generators and counters, in safetensors and JSON.
 
-Nothing is pickled. A run that is stopped at step k and resumed does what an unbroken run does. The
-folder holds the newest state and, in `previous/`, the one before it; each names the hash of its
-tensors, so a torn one is found out and the last whole one is taken.
+Nothing is pickled. A run that is stopped at step k and resumed computes what an uninterrupted run
+computes. The folder holds the newest state and, in `previous/`, the one before it. Each records
+the hash of its tensors, so that a damaged one is detected and the last complete one is used.
 """
 
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +23,60 @@ from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import complete_folder, sha256_of, write_json_atomic
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.models.lora import adapter_parameters, adapter_state, load_adapter_state
+from moonshine_tune.training.selection import Candidate
 
 _TENSORS, _COUNTERS, _PREVIOUS = "state.safetensors", "state.json", "previous"
 # Folders that a process leaves behind when it is killed while it swaps a state in.
 _UNFINISHED = (".partial-", ".old-")
 
 
+@dataclass
+class Counters:
+    """The trainer's counters. They are part of the saved state, so their size must not grow.
+
+    Attributes:
+        micro_batch: most clips in a forward pass after running out of memory; 0 before.
+        baseline_hypotheses: transcripts of the base model, by id, for a canary without texts.
+        baseline, best: the records of two candidates.
+    """
+
+    skipped: int = 0
+    micro_batch: int = 0
+    out_of_memory: int = 0
+    skipped_in_a_row: int = 0
+    scores_without_best: int = 0
+    train_seconds: float = 0.0
+    baseline_hypotheses: dict[str, str] = field(default_factory=dict)
+    baseline: dict[str, Any] | None = None
+    best: dict[str, Any] | None = None
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "Counters":
+        """Counters of a saved state; unknown keys of another version are ignored."""
+        names = {item.name for item in fields(cls)}
+        # The key of states saved before 0.1.0 was released.
+        renamed = {"first_heard": "baseline_hypotheses"}
+        values = {renamed.get(key, key): value for key, value in record.items()}
+        return cls(**{key: value for key, value in values.items() if key in names})
+
+    def baseline_candidate(self) -> Candidate | None:
+        """The base model's scores, once it is scored."""
+        return Candidate.from_record(self.baseline) if self.baseline else None
+
+    def best_candidate(self) -> Candidate | None:
+        """The best adapter so far, once one is scored."""
+        return Candidate.from_record(self.best) if self.best else None
+
+
 @dataclass(frozen=True)
 class TrainingState:
-    """What the loop needs to go on.
+    """Everything that a resumed run continues from.
 
     Attributes:
         step: the next step, from 0.
-        counters: the loop's own, JSON data.
+        counters: JSON data.
         best: matrices of the best adapter so far.
-        remark: what a person should know about a state that was loaded; empty if nothing.
+        remark: about a state that was loaded although a newer one is damaged; else empty.
     """
 
     step: int
@@ -49,7 +88,7 @@ class TrainingState:
 def save_state(
     folder: Path, model: SpeechModel, optimizer: torch.optim.Optimizer, state: TrainingState
 ) -> None:
-    """Write the state; the one before it is kept, and replaced only when the new one is whole.
+    """Write the state. The one before it is kept until the new one is complete.
 
     Raises:
         MachineError: the disk is full; the states that were there stay.
@@ -66,8 +105,10 @@ def save_state(
             else:
                 steps[f"{name}/{key}"] = float(value)
     tensors["random/cpu"] = torch.random.get_rng_state()
-    for kind, generator in _device_generators(model.device).items():
-        tensors[f"random/{kind}"] = generator
+    if model.device.type == "cuda":
+        tensors["random/cuda"] = torch.cuda.get_rng_state(model.device)
+    elif model.device.type == "mps":
+        tensors["random/mps"] = torch.mps.get_rng_state()
     with complete_folder(folder, replace=True) as scratch:
         with safetensors_errors():
             save_file(
@@ -83,29 +124,27 @@ def save_state(
             },
         )
         _keep_previous(folder, scratch)
-    for left in _unfinished(folder):
-        shutil.rmtree(left, ignore_errors=True)
+    for unfinished in _unfinished(folder):
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def has_state(folder: Path) -> bool:
-    """Whether anything was ever saved at `folder`, whole or not."""
-    return any((place / _COUNTERS).is_file() for place in _places(folder))
+    """Whether anything was ever saved at `folder`, complete or not."""
+    return any((path / _COUNTERS).is_file() for path in _state_folders(folder))
 
 
 def load_state(folder: Path, model: SpeechModel, optimizer: torch.optim.Optimizer) -> TrainingState:
-    """Put everything back, from the newest state that is whole; `remark` says if another is torn.
+    """Restore the newest complete state; `remark` tells if a newer one is damaged.
 
     Raises:
-        RequestError: there is no state, none is whole, or it belongs to another adapter shape.
+        RequestError: there is no state, none is complete, or it belongs to another adapter shape.
     """
-    document, tensors, remark = _newest_whole(folder)
+    document, tensors, remark = _newest_complete(folder)
     load_adapter_state(model, _below(tensors, "adapter/"))
     moments = _below(tensors, "optimizer/")
     for name, parameter in adapter_parameters(model.module):
         slots: dict[str, Any] = {
-            key.removeprefix(f"{name}/"): value.to(parameter.device)
-            for key, value in moments.items()
-            if key.startswith(f"{name}/")
+            key: value.to(parameter.device) for key, value in _below(moments, f"{name}/").items()
         }
         for key, value in document["optimizer"].items():
             if key.startswith(f"{name}/"):
@@ -124,60 +163,62 @@ def load_state(folder: Path, model: SpeechModel, optimizer: torch.optim.Optimize
 
 @contextmanager
 def safetensors_errors() -> Iterator[None]:
-    """Give safetensors' own error for a failed write its system error number back.
+    """Turn safetensors' error for a failed write back into an OSError with its number.
 
-    It reports a full disk as text only, so that nothing above could tell it from a broken file.
+    It reports a full disk as text only, so a caller cannot tell it from a damaged file.
     """
     try:
         yield
     except SafetensorError as error:
-        _, found, rest = str(error).partition("(os error ")
+        _, mark, rest = str(error).partition("(os error ")
         number = rest.split(")")[0]
-        if found and number.isdigit():
+        if mark and number.isdigit():
             raise OSError(int(number), str(error)) from error
         raise
 
 
-def _newest_whole(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], str]:
-    found = _read(folder)
-    if found is not None:
-        return *found, ""
+def _newest_complete(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], str]:
+    """Document and tensors of the state to resume from, and a remark if it is not the newest."""
+    newest = _read(folder)
+    if newest is not None:
+        return *newest, ""
     if not has_state(folder):
         raise RequestError(
-            "this run has no saved state to go on from",
+            "this run has no saved state to resume from",
             where=folder,
-            hint="start it anew with another --out",
+            hint="start again with another --out",
         )
-    others = [state for place in _places(folder)[1:] if (state := _read(place)) is not None]
-    if not others:
+    older = [_read(path) for path in _state_folders(folder)[1:]]
+    complete = [state for state in older if state is not None]
+    if not complete:
         raise RequestError(
-            "the saved state is damaged, and no earlier one is whole",
+            "the saved state is damaged, and no earlier one is complete",
             where=folder,
-            hint="start it anew with another --out; the best adapter so far is in adapter/",
+            hint="start again with another --out; the best adapter so far is in adapter/",
         )
-    document, tensors = max(others, key=lambda state: int(state[0]["step"]))
-    remark = f"the newest saved state is damaged: going on from step {document['step']} instead"
+    document, tensors = max(complete, key=lambda state: int(state[0]["step"]))
+    remark = f"the newest saved state is damaged: resuming from step {document['step']} instead"
     return document, tensors, remark
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-    document = _document(folder)
+    document = _read_document(folder)
     return None if document is None else (document, load_file(folder / _TENSORS))
 
 
-def _document(folder: Path) -> dict[str, Any] | None:
-    """A state's document where its tensors are those that it was written with, else None."""
+def _read_document(folder: Path) -> dict[str, Any] | None:
+    """A state's document if its tensors are those that it was written with, else None."""
     try:
         document: dict[str, Any] = json.loads((folder / _COUNTERS).read_text(encoding="utf-8"))
-        is_whole = document["sha256"] == sha256_of(folder / _TENSORS)
+        is_complete = document["sha256"] == sha256_of(folder / _TENSORS)
         int(document["step"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return document if is_whole else None
+    return document if is_complete else None
 
 
-def _places(folder: Path) -> list[Path]:
-    """Where a state can be, the newest first."""
+def _state_folders(folder: Path) -> list[Path]:
+    """Folders that may hold a state, the newest first."""
     return [folder, *_unfinished(folder), folder / _PREVIOUS]
 
 
@@ -189,27 +230,20 @@ def _unfinished(folder: Path) -> list[Path]:
 
 
 def _keep_previous(folder: Path, scratch: Path) -> None:
-    """Put the last whole state into the new folder: linked, since a copy would cost its size."""
-    last = next((place for place in (folder, folder / _PREVIOUS) if _document(place)), None)
+    """Put the last complete state into the new folder: linked, since a copy would double it."""
+    candidates = (folder, folder / _PREVIOUS)
+    last = next((path for path in candidates if _read_document(path)), None)
     if last is None:
         return
-    kept = scratch / _PREVIOUS
-    kept.mkdir()
+    previous = scratch / _PREVIOUS
+    previous.mkdir()
     for name in (_TENSORS, _COUNTERS):
         try:
-            os.link(last / name, kept / name)
+            os.link(last / name, previous / name)
         except OSError:
             # A file system without hard links.
-            shutil.copy2(last / name, kept / name)
+            shutil.copy2(last / name, previous / name)
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): value for n, value in tensors.items() if n.startswith(prefix)}
-
-
-def _device_generators(device: torch.device) -> dict[str, Tensor]:
-    if device.type == "cuda":
-        return {"cuda": torch.cuda.get_rng_state(device)}
-    if device.type == "mps":
-        return {"mps": torch.mps.get_rng_state()}
-    return {}

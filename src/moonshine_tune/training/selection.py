@@ -1,54 +1,78 @@
 """Which adapter is the best: lowest dev WER among those that keep the canary within its bound.
 
-Where training is augmented, dev is heard as it is and changed in the same way, and both count
-alike: on clean clips alone an adapter that has just begun to hear through noise is as good as the
-one that has learnt it.
+If training is augmented, dev is scored as recorded and augmented, and both count alike: on clean
+clips alone, an adapter that has just begun to learn noise is as good as one that has learnt it.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An adapter at a step and strength with its scores. WER in percent; canary None if unused.
+    """The scores of an adapter at a step and scale. WER in percent.
 
-    `averaged` counts the late adapters that it is the mean of; 0 for a single one.
-    `dev_augmented_wer` is that of dev with every clip changed; None where nothing is augmented.
+    Attributes:
+        canary_wer: None without a canary.
+        scale: what the adapter's effect is multiplied by; `strength` in records.
+        averaged: number of late adapters that it is the mean of; 0 for a single one.
+        dev_augmented_wer: of dev with every clip augmented; None where nothing is augmented.
     """
 
     step: int
     dev_wer: float
     canary_wer: float | None
-    strength: float = 1.0
+    scale: float = 1.0
     averaged: int = 0
     dev_augmented_wer: float | None = None
 
     @property
     def judged_wer(self) -> float:
-        """What it is chosen by: dev as recorded and, where it is heard so, changed."""
+        """The WER that it is chosen by: of dev as recorded and, if scored so, augmented."""
         if self.dev_augmented_wer is None:
             return self.dev_wer
         return (self.dev_wer + self.dev_augmented_wer) / 2
 
+    @property
+    def summary(self) -> str:
+        """Its scores, for messages."""
+        augmented, canary = self.dev_augmented_wer, self.canary_wer
+        return (
+            f"dev WER {self.dev_wer:.2f}"
+            + ("" if augmented is None else f", augmented {augmented:.2f}")
+            + ("" if canary is None else f", canary {canary:.2f}")
+        )
+
+    def figures(self, prefix: str = "") -> dict[str, float | None]:
+        """Its scores for the log."""
+        scores = {"dev_wer": self.dev_wer, "canary_wer": self.canary_wer}
+        if self.dev_augmented_wer is not None:
+            scores["dev_augmented_wer"] = self.dev_augmented_wer
+        return {f"{prefix}{name}": value for name, value in scores.items()}
+
     def to_record(self) -> dict[str, Any]:
         """As JSON data."""
-        return asdict(self)
+        return {"strength" if k == "scale" else k: value for k, value in asdict(self).items()}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "Candidate":
+        """The opposite of `to_record`."""
+        return cls(**{"scale" if k == "strength" else k: value for k, value in record.items()})
 
 
 @dataclass(frozen=True)
 class SelectionRule:
-    """The bound and the tie rule.
+    """The canary bound and the order among adapters that hold it.
 
     Attributes:
         base_canary: canary WER of the base model; None where there is no canary.
         canary_bound: points that the canary may lose.
-        dev_tolerance: points of dev WER that are given up for a better canary when strengths are
-            compared: within it a difference is a word or two.
-        dev_words: words that dev is judged by; of few a larger difference is noise. 0: unknown.
+        dev_tolerance: points of dev WER that are given up for a better canary when scales are
+            compared: within it, a difference is a word or two.
         canary_tolerance: points of canary WER that are no reason to weaken an adapter.
+        dev_words: words that dev is judged by; with few, larger differences are noise. 0: unknown.
     """
 
     base_canary: float | None
@@ -57,34 +81,43 @@ class SelectionRule:
     canary_tolerance: float = 0.5
     dev_words: int = 0
 
+    def with_dev_words(self, words: int, candidate: Candidate) -> "SelectionRule":
+        """The rule for a dev set of so many words; scored augmented as well, it has twice as many.
+
+        Args:
+            candidate: any that is scored on it.
+        """
+        times = 1 if candidate.dev_augmented_wer is None else 2
+        return replace(self, dev_words=words * times)
+
     def allows(self, candidate: Candidate) -> bool:
-        """Whether the canary is held."""
-        return self._lost(candidate) <= self.canary_bound
+        """Whether the canary stays within its bound."""
+        return self._canary_loss(candidate) <= self.canary_bound
 
     def is_better(self, candidate: Candidate, best: Candidate | None) -> bool:
-        """Whether `candidate` takes the place of `best`: allowed first, then dev, then canary."""
+        """Whether `candidate` replaces `best`: the bound comes first, then dev, then the canary."""
         return best is None or self._order(candidate) < self._order(best)
 
     def is_as_good(self, candidate: Candidate, best: Candidate) -> bool:
-        """Whether `candidate` holds the canary and dev does not show that it is worse than `best`.
+        """Whether `candidate` keeps the bound and dev does not show that it is worse than `best`.
 
         For the mean of late adapters: the lowest of eight scores of a small dev set is partly
-        luck, which a mean is free of.
+        luck, and a mean is free of it.
         """
         if self.allows(best) and not self.allows(candidate):
             return False
         return candidate.judged_wer <= best.judged_wer + self._noise(candidate, best)
 
     def choose(self, candidates: Sequence[Candidate]) -> Candidate:
-        """The best of several strengths.
+        """The best of several scales.
 
-        Of those that dev does not show to be worse than the lowest: the strongest that costs the
-        canary next to nothing, else the one with the best canary. A weaker adapter is never free:
-        it has learnt less.
+        Among those that dev does not show to be worse than the lowest: the strongest that costs
+        the canary next to nothing, else the one with the best canary. A weaker adapter is never
+        free: it has learnt less.
         """
         allowed = [item for item in candidates if self.allows(item)]
         if not allowed:
-            # None holds the bound: the one that comes nearest.
+            # None keeps the bound: take the nearest to it.
             return min(candidates, key=lambda item: (item.canary_wer or 0.0, item.judged_wer))
         lowest = min(allowed, key=lambda item: item.judged_wer)
         near = [
@@ -92,20 +125,20 @@ class SelectionRule:
             for item in allowed
             if item.judged_wer <= lowest.judged_wer + self._noise(item, lowest)
         ]
-        kept = [item for item in near if self._lost(item) <= self.canary_tolerance]
+        kept = [item for item in near if self._canary_loss(item) <= self.canary_tolerance]
         if kept:
-            return max(kept, key=lambda item: item.strength)
-        return min(near, key=lambda item: (item.canary_wer or 0.0, item.judged_wer, -item.strength))
+            return max(kept, key=lambda item: item.scale)
+        return min(near, key=lambda item: (item.canary_wer or 0.0, item.judged_wer, -item.scale))
 
-    def _noise(self, one: Candidate, other: Candidate) -> float:
+    def _noise(self, first: Candidate, second: Candidate) -> float:
         """Points of dev WER that say nothing: a standard deviation of a difference of counts."""
         if not self.dev_words:
             return self.dev_tolerance
-        errors = (one.judged_wer + other.judged_wer) / 100 * self.dev_words
+        errors = (first.judged_wer + second.judged_wer) / 100 * self.dev_words
         return max(self.dev_tolerance, 100 * math.sqrt(errors) / self.dev_words)
 
-    def _lost(self, item: Candidate) -> float:
-        """Points of canary WER that the candidate is worse than the base."""
+    def _canary_loss(self, item: Candidate) -> float:
+        """Points of canary WER by which the candidate is worse than the base."""
         if self.base_canary is None or item.canary_wer is None:
             return 0.0
         return item.canary_wer - self.base_canary

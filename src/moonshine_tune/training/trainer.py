@@ -1,14 +1,11 @@
-"""One training run held together: its losses, its scores, what it saves.
-
-The order of work is in `training/run.py`.
-"""
+"""The training loop, and what it scores, keeps and saves."""
 
 import hashlib
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,399 +13,408 @@ from torch import Tensor
 
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.device import (
-    MemoryReading,
     clear_cache_every,
+    is_out_of_memory,
     memory_mb,
     release_memory,
     supports_foreach,
-    supports_fused,
     trim_heap,
 )
-from moonshine_tune.core.errors import MachineError
+from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.core.files import complete_folder, write_json_atomic, write_jsonl_atomic
-from moonshine_tune.core.nested import flatten
 from moonshine_tune.core.progress import Progress
+from moonshine_tune.core.signals import GracefulInterrupt
 from moonshine_tune.core.text import first_line
-from moonshine_tune.corpus.sampler import StepPlan
-from moonshine_tune.inference.scored_set import HoldoutScore
-from moonshine_tune.models.lora import adapter_parameters, adapter_scale, save_adapter
-from moonshine_tune.models.losses import (
-    FrozenHead,
-    head_cross_entropy_sum,
-    head_kl_sum,
-    target_batch,
+from moonshine_tune.inference.scored_set import SetScore
+from moonshine_tune.models.lora import (
+    adapter_disabled,
+    adapter_parameters,
+    adapter_scale,
+    adapter_state,
+    load_adapter_state,
+    save_adapter,
 )
 from moonshine_tune.registry.open import OpenedModel
 from moonshine_tune.runs.folder import RunFolder
-from moonshine_tune.training.board import TensorBoardLogger
-from moonshine_tune.training.distributed import Distributed
+from moonshine_tune.training.distributed import Distributed, read_sums
 from moonshine_tune.training.late_average import LateAdapters
-from moonshine_tune.training.loggers import Tracker
-from moonshine_tune.training.prepare import TrainingSetup
+from moonshine_tune.training.loggers import RunLogger
+from moonshine_tune.training.objective import LossTerm, Objective
+from moonshine_tune.training.optimizer import build_optimizer, set_learning_rate
+from moonshine_tune.training.prepare import PreparedTraining
+from moonshine_tune.training.result import TrainResult, first_and_last_losses
 from moonshine_tune.training.resume import (
+    Counters,
     TrainingState,
     has_state,
     load_state,
     safetensors_errors,
     save_state,
 )
-from moonshine_tune.training.schedule import learning_rate_share
 from moonshine_tune.training.selection import Candidate, SelectionRule
-from moonshine_tune.training.teacher import base_hidden
 
 _SELECTION_FILE = "selection.json"
-
-
-@dataclass
-class Counters:
-    """The loop's own counters; they go into the saved state, so their size must not grow.
-
-    `micro_batch` is 0 until memory has asked for less than the settings do. `baseline_hypotheses`
-    holds the base model's transcripts of a canary without texts.
-    """
-
-    skipped: int = 0
-    micro_batch: int = 0
-    out_of_memory: int = 0
-    skipped_in_a_row: int = 0
-    scores_without_best: int = 0
-    train_seconds: float = 0.0
-    baseline_hypotheses: dict[str, str] = field(default_factory=dict)
-    baseline: dict[str, Any] | None = None
-    best: dict[str, Any] | None = None
-
-    def candidate(self, name: str) -> Candidate | None:
-        record = getattr(self, name)
-        return Candidate(**record) if record else None
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A candidate with what it heard on the dev set."""
-
-    candidate: Candidate
-    dev: HoldoutScore
-
-    @property
-    def words(self) -> int:
-        """Words of dev that the candidate is judged by."""
-        times = 1 if self.candidate.dev_augmented_wer is None else 2
-        return self.dev.score.words.reference * times
-
-    def figures(self, prefix: str = "") -> dict[str, float | None]:
-        """Its scores for the log."""
-        told = {"dev_wer": self.candidate.dev_wer, "canary_wer": self.candidate.canary_wer}
-        if self.candidate.dev_augmented_wer is not None:
-            told["dev_augmented_wer"] = self.candidate.dev_augmented_wer
-        return {f"{prefix}{name}": value for name, value in told.items()}
+# By the number that the processes agree on; 0 goes on.
+_ENDINGS = ("finished", "early stop", "interrupted")
 
 
 class Trainer:
-    """The parts of one run. `counters` is what the loop counts, `micro_batch` what fits memory.
+    """Trains the adapter of a prepared model. The process of rank zero scores, logs and saves.
 
     Attributes:
+        counters: what has happened so far; part of the saved state.
+        rule: which adapter is the best.
         best_state: matrices of the best adapter so far.
-        term_names: the losses that a step of this run has.
     """
 
     def __init__(
         self,
         settings: RunSettings,
         opened: OpenedModel,
-        setup: TrainingSetup,
+        prepared: PreparedTraining,
         run: RunFolder,
-        processes: Distributed,
+        distributed: Distributed,
         progress: Progress,
     ) -> None:
-        self.settings, self.opened, self.setup = settings, opened, setup
-        self.run, self.processes, self.progress = run, processes, progress
+        self.settings, self.opened, self.prepared = settings, opened, prepared
+        self.run, self.distributed, self.progress = run, distributed, progress
         self.model = opened.model
-        self.accelerator = processes.accelerator
-        groups = _parameter_groups(settings, opened)
-        device = self.model.device
-        optimizer = torch.optim.AdamW(
-            groups, foreach=supports_foreach(device), fused=supports_fused(device)
+        self.optimizer = distributed.accelerator.prepare(
+            build_optimizer(self.model, settings.train)
         )
-        self.optimizer = self.accelerator.prepare(optimizer)
-        self._head = FrozenHead(self.model.head_weight)
+        self.objective = Objective(settings.retain, self.model, prepared, distributed)
         self.counters = Counters()
         self.rule = SelectionRule(None, settings.select.canary_bound)
         self.best_state: dict[str, Tensor] = {}
-        self.term_names = ("loss", *_replay_terms(setup))
-        self.late = LateAdapters(run.path, settings.select.average_last)
-        self._board: TensorBoardLogger | None = None
-        self._tracker: Tracker | None = None
+        self._late = LateAdapters(run.path, settings.select.average_last)
+        self._logger: RunLogger | None = None
         self._saved_at = time.monotonic()
 
-    def resume(self) -> int | None:
-        """Put the saved state back and open the log after it; returns the next step.
+    def fit(self, *, resume: bool, start_time: float) -> TrainResult | None:
+        """Train to the end, from the first step or from the saved state.
 
-        None where the run was stopped before it saved anything: it begins anew.
+        Args:
+            start_time: of the whole command, on the monotonic clock.
+
+        Returns:
+            The result in the process of rank zero, None in the others.
 
         Raises:
-            RequestError: no state is whole, or it belongs to another adapter shape.
+            RequestError: the saved state is damaged, or belongs to another adapter shape.
+            MachineError: the disk is full, a single clip does not fit, or only non-finite steps.
         """
-        if not has_state(self.run.state_dir):
-            self.progress.say("nothing was saved yet: beginning at the first step")
-            self._open_log(-1)
+        train, distributed, device = self.settings.train, self.distributed, self.model.device
+        parameters = [value for _, value in adapter_parameters(self.model.module)]
+        step, ending = self._begin(resume), 0
+        counters = self.counters
+        with self.progress.stage("training", train.steps) as stage, GracefulInterrupt() as stop:
+            stage.advance(step)
+            while step < train.steps and not (ending := distributed.highest(self._ending(stop))):
+                step_start = time.monotonic()
+                self.model.module.train()
+                self._seed(step)
+                rate = set_learning_rate(self.optimizer, step, train)
+                values: dict[str, list[Tensor]] = {name: [] for name in self.objective.names}
+                term: LossTerm | None = None
+                shortage = ""
+                try:
+                    for term in self.objective.loss_terms(step, counters.micro_batch):
+                        distributed.accelerator.backward(term.loss * distributed.loss_scale)
+                        values[term.name].append(term.value)
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    shortage = str(error) or type(error).__name__
+                if distributed.highest(bool(shortage)):
+                    # Not in the except block: the traceback, like the last term, holds the tensors
+                    # that must go.
+                    term = None
+                    self._back_off(step, shortage)
+                    continue
+                sums = distributed.reduce(parameters, values)
+                norm = torch.nn.utils.clip_grad_norm_(
+                    parameters, train.clip_norm, foreach=supports_foreach(device)
+                )
+                # One process reads from the device only here: it waits for everything above.
+                figures = read_sums({**sums, "gradient_norm": [norm]})
+                if all(map(math.isfinite, figures.values())):
+                    self.optimizer.step()
+                    counters.skipped_in_a_row = 0
+                else:
+                    counters.skipped += 1
+                    counters.skipped_in_a_row += 1
+                self.optimizer.zero_grad(set_to_none=True)
+                step += 1
+                seconds = time.monotonic() - step_start
+                counters.train_seconds += seconds
+                memory = memory_mb(device)
+                self.log(
+                    step,
+                    {
+                        **figures,
+                        "learning_rate": rate,
+                        "step_seconds": seconds,
+                        "skipped_steps": counters.skipped,
+                        "memory_resident_mb": memory.resident_mb,
+                        "memory_device_mb": memory.device_driver_mb or memory.device_mb,
+                    },
+                )
+                stage.advance(
+                    1,
+                    f"loss {figures['loss']:.3f}, {1 / seconds:.1f} steps/s, "
+                    f"{memory.resident_mb} MB",
+                )
+                clear_cache_every(device, step, self.settings.device.clear_cache_steps)
+                if counters.skipped_in_a_row >= train.max_skipped_steps:
+                    self._save_state(step)
+                    raise MachineError(
+                        f"{counters.skipped_in_a_row} steps in a row gave non-finite gradients",
+                        where=self.run.path,
+                        hint="lower the rate: --set train.learning_rate=1e-4, or "
+                        "--set device.name=cpu",
+                    )
+                if step % self.settings.select.every_steps == 0 or step == train.steps:
+                    self._evaluate(step)
+                elif time.monotonic() - self._saved_at >= train.save_every_minutes * 60:
+                    self._save_state(step)
+            if ending:
+                self._save_state(step)
+        if not distributed.is_rank_zero:
             return None
+        return self._finish(_ENDINGS[ending], step, start_time)
+
+    def log(self, step: int, record: Mapping[str, Any]) -> None:
+        """Write one record to the run's logs; rank zero does."""
+        if self._logger is not None:
+            self._logger.log(step, record)
+
+    def close(self) -> None:
+        """Close the logs."""
+        if self._logger is not None:
+            self._logger.close()
+
+    # --- the beginning
+
+    def _begin(self, resume: bool) -> int:
+        """Restore the saved state, or score the base model; returns the first step to do."""
+        step = resumed_after = None
+        if resume and has_state(self.run.state_dir):
+            step = resumed_after = self._restore()
+        elif resume:
+            self.progress.say("nothing was saved yet: starting at the first step")
+            resumed_after = -1
+        if self.distributed.is_rank_zero:
+            self._logger = RunLogger(
+                self.run, self.settings, self.progress, resumed_after=resumed_after
+            )
+        if step is None:
+            self._score_baseline()
+            self._save_state(0)
+        baseline = self.counters.baseline_candidate()
+        self.rule = replace(self.rule, base_canary=baseline.canary_wer if baseline else None)
+        return step or 0
+
+    def _restore(self) -> int:
+        """Put the saved state back; returns the next step."""
         state = load_state(self.run.state_dir, self.model, self.optimizer.optimizer)
         if state.remark:
             self.progress.say(state.remark)
-        names = {item.name for item in fields(Counters)}
-        vars(self.counters).update({k: v for k, v in state.counters.items() if k in names})
-        self.best_state = state.best
-        if self.setup.canary is not None:
-            self.setup.canary.restore_first_heard(self.counters.baseline_hypotheses)
-        self._restore_best()
-        self._open_log(state.step)
+        self.counters, self.best_state = Counters.from_record(state.counters), state.best
+        if self.prepared.canary is not None:
+            self.prepared.canary.restore_baseline_hypotheses(self.counters.baseline_hypotheses)
+        best = self.counters.best_candidate()
+        if best is not None and self.best_state and self.distributed.is_rank_zero:
+            # A kill may have come between writing the adapter and writing the state.
+            try:
+                text = (self.run.adapter_dir / _SELECTION_FILE).read_text(encoding="utf-8")
+                is_same = json.loads(text) == best.to_record()
+            except (OSError, ValueError):
+                is_same = False
+            if not is_same:
+                self._write_adapter(best, self.best_state)
         return state.step
 
-    def start_log(self) -> None:
-        """Open the log of a new run."""
-        if self.processes.is_rank_zero:
-            self._board = TensorBoardLogger(self.run.tensorboard_dir)
-            self._open_tracker()
-
-    def _open_log(self, step: int) -> None:
-        """Go on with the log after `step`: what a killed run wrote later is written again."""
-        if self.processes.is_rank_zero:
-            self.run.cut_metrics(step)
-            self._board = TensorBoardLogger(self.run.tensorboard_dir, first_step=step + 1)
-            self._open_tracker()
-
-    def _open_tracker(self) -> None:
-        if self.settings.tracker:
-            told = dict(flatten(self.settings.model_dump(mode="json")))
-            self._tracker = Tracker(self.settings.tracker, self.run.path, told, self.progress)
-
-    def close(self) -> None:
-        """Close what is open."""
-        if self._board is not None:
-            self._board.close()
-        if self._tracker is not None:
-            self._tracker.close()
-
-    def start_step(self, step: int) -> float:
-        """Set the rates and the random numbers of a step; returns the share of the peak rate.
-
-        Random numbers are a function of seed, step and process: neither a resume nor a step that
-        is tried again in smaller pieces draws others.
-        """
-        text = f"{self.settings.train.seed}/{step}/{self.processes.place}"
-        torch.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big"))
-        train = self.settings.train
-        share = learning_rate_share(
-            step,
-            steps=train.steps,
-            warmup_share=train.warmup_share,
-            final_share=train.final_rate_share,
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * share
-        return share
-
-    def terms(self, step: int) -> Iterator[tuple[str, Tensor, float]]:
-        """This process's losses of an optimizer step, one forward at a time.
-
-        Each is divided by the count of the whole step, all processes together. Yields name, loss,
-        and what the loss is multiplied by to be reported.
-        """
-        plan = self.setup.sampler.plan(step)
-        tokens = self.setup.corpus.tokens
-        count = sum(len(tokens[index]) + 1 for index in plan.indices)
-        for batch in self._fitting(plan):
-            texts = [tokens[index] for index in batch]
-            targets = target_batch(texts, self.model.device, pad_to_bucket=True)
-            heard = self.setup.hearing.heard(batch, step)
-            pull = self.settings.retain.domain_weight
-            with self.processes.autocast():
-                states = self.setup.states.batch(heard)
-                hidden = self.model.decoder_hidden(states, targets.input_ids)
-                loss = head_cross_entropy_sum(hidden, self._head, targets.targets)
-                loss = loss / count
-                told = float(loss.detach())
-                if pull:
-                    base = base_hidden(self.model, self.setup.states, heard, targets.input_ids)
-                    drift = head_kl_sum(hidden, base, self._head, targets.targets)
-                    # One graph, so one sum goes back; what is reported stays the loss alone.
-                    loss = loss + drift * (pull / count)
-            yield "loss", loss, told / (float(loss.detach()) or 1.0) if pull else 1.0
-        if self.setup.replay is not None:
-            yield from self._replay_terms(step)
-
-    def _replay_terms(self, step: int) -> Iterator[tuple[str, Tensor, float]]:
-        replay, weight = self.setup.replay, self.settings.retain.weight
-        if replay is None:
+    def _score_baseline(self) -> None:
+        """Score the base model. With B = 0 the adapter changes nothing; disabled is faster."""
+        if not self.distributed.is_rank_zero:
             return
-        plan = replay.sampler.plan(step)
-        count = replay.num_targets(plan.indices)
-        for batch in self._fitting(plan):
-            taught = [index for index in batch if index not in replay.transcripts]
-            told = [index for index in batch if index in replay.transcripts]
-            if taught:
-                with self.processes.autocast():
-                    pull = replay.teacher.kl_sum(taught, self._head) * (weight / count)
-                yield "replay_kl", pull, 1.0 / weight
-            if told:
-                texts = [replay.transcripts[index] for index in told]
-                targets = target_batch(texts, self.model.device, pad_to_bucket=True)
-                with self.processes.autocast():
-                    states = replay.source.batch(told)
-                    hidden = self.model.decoder_hidden(states, targets.input_ids)
-                    loss = head_cross_entropy_sum(hidden, self._head, targets.targets)
-                    loss = loss * (weight / count)
-                yield "replay_loss", loss, 1.0 / weight
+        with adapter_disabled(self.model):
+            candidate, _ = self._score(0)
+        self.counters.baseline = candidate.to_record()
+        self.log(0, candidate.figures())
+        self.progress.say(f"baseline: {candidate.summary}")
 
-    def _fitting(self, plan: StepPlan) -> Iterator[Sequence[int]]:
-        """This process's micro-batches, cut smaller where memory has asked for it."""
-        for batch in plan.share(self.processes.place, self.processes.count).micro_batches:
-            size = self.counters.micro_batch or len(batch)
-            for start in range(0, len(batch), size):
-                yield batch[start : start + size]
+    # --- one step
 
-    def back_off(self, step: int, reason: str) -> None:
-        """After out-of-memory: half the micro-batch from here on; the effective batch stays.
+    def _ending(self, stop: GracefulInterrupt) -> int:
+        """Why this process would stop now, as an index into `_ENDINGS`; 0 goes on."""
+        if stop.wanted:
+            return 2
+        return int(self.counters.scores_without_best >= self.settings.select.patience)
+
+    def _seed(self, step: int) -> None:
+        """Seed the random numbers of a step by the run's seed, the step and the rank.
+
+        Neither a resume nor a step that is retried in smaller batches draws others.
+        """
+        text = f"{self.settings.train.seed}/{step}/{self.distributed.rank}"
+        torch.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big"))
+
+    def _back_off(self, step: int, reason: str) -> None:
+        """After running out of memory: halve the micro-batch; the effective batch stays.
 
         Args:
-            reason: empty in a process that had memory enough.
+            reason: empty in a process that had enough memory.
 
         Raises:
             MachineError: one clip at a time does not fit; everything is saved before.
         """
         self.optimizer.zero_grad(set_to_none=True)
         release_memory(self.model.device)
-        plans = [self.setup.sampler.plan(step)]
-        if self.setup.replay is not None:
-            plans.append(self.setup.replay.sampler.plan(step))
-        tried = max((len(batch) for plan in plans for batch in self._fitting(plan)), default=1)
-        tried = self.processes.highest(tried)
+        counters = self.counters
+        tried = self.objective.largest_batch(step, counters.micro_batch) or 1
+        tried = self.distributed.highest(tried)
         if tried == 1:
-            self.save_state(step)
-            corpus = self.setup.corpus
+            self._save_state(step)
+            dataset = self.prepared.dataset
+            indices = self.prepared.sampler.plan(step).indices
+            longest = max(indices, key=lambda index: dataset.seconds[index])
             cause = first_line(reason) if reason else "in another process"
-            longest = max(plans[0].indices, key=lambda index: corpus.seconds[index])
             raise MachineError(
                 f"out of memory with one clip at a time; the longest clip of step {step + 1} is "
-                f"{corpus.utterances[longest].id} ({corpus.seconds[longest]:.1f} s)",
+                f"{dataset.utterances[longest].id} ({dataset.seconds[longest]:.1f} s)",
                 where=self.run.path,
                 hint="leave long clips out: --resume --set data.max_clip_s=10; or ask what fits: "
                 f"moonshine-tune estimate ({cause})",
             )
-        self.counters.micro_batch = max(tried // 2, 1)
-        self.counters.out_of_memory += 1
-        self.log(step, {"out_of_memory": 1, "micro_batch": self.counters.micro_batch})
+        counters.micro_batch = max(tried // 2, 1)
+        counters.out_of_memory += 1
+        self.log(step, {"out_of_memory": 1, "micro_batch": counters.micro_batch})
         self.progress.say(
-            f"out of memory at step {step + 1}: going on with {self.counters.micro_batch} clips "
-            "at a time, the same effective batch"
+            f"out of memory at step {step + 1}: continuing with {counters.micro_batch} clips at a "
+            "time and the same effective batch"
         )
 
-    def memory(self) -> MemoryReading:
-        """Memory of this process and its device."""
-        return memory_mb(self.model.device)
+    # --- scores, and what is saved
 
-    def clear_cache(self, step: int) -> None:
-        """On MPS, give cached memory back now and then."""
-        clear_cache_every(self.model.device, step, self.settings.device.clear_cache_steps)
-
-    def log(self, step: int, record: dict[str, Any]) -> None:
-        """One line of metrics.jsonl, and the same numbers for TensorBoard.
-
-        Numbers that are not finite become null: NaN is no JSON.
-        """
-        if self._board is None:
+    def _evaluate(self, step: int) -> None:
+        """Score the adapter, keep it if it is the best so far, save the state; rank zero does."""
+        if not self.distributed.is_rank_zero:
             return
-        clean = {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in record.items()
-        }
-        self.run.append_metrics({"step": step, **clean})
-        numbers = {k: float(v) for k, v in clean.items() if isinstance(v, int | float)}
-        self._board.add(step, {k.replace("_", "/", 1): v for k, v in numbers.items()})
-        if self._tracker is not None:
-            self._tracker.add(step, numbers)
-        self.progress.figures(step, numbers)
+        candidate, dev = self._score(step)
+        state = adapter_state(self.model)
+        self.log(step, candidate.figures())
+        self._late.keep(step, state)
+        is_best = self.rule.is_better(candidate, self.counters.best_candidate())
+        if is_best:
+            self.counters.best = candidate.to_record()
+            self.counters.scores_without_best = 0
+            self._save_best(candidate, dev, state)
+        else:
+            self.counters.scores_without_best += 1
+        self._save_state(step)
+        self.progress.say(f"step {step}: {candidate.summary}{', best so far' if is_best else ''}")
 
-    def score(self, step: int, strength: float = 1.0, averaged: int = 0) -> Scored:
-        """Dev and canary WER of the adapter as it is; dev once more changed, where training is."""
+    def _score(
+        self, step: int, scale: float = 1.0, averaged: int = 0
+    ) -> tuple[Candidate, SetScore]:
+        """Score the adapter as it is on every held-out set; returns the details of dev too."""
         self.model.module.eval()
         trim_heap()
-        with adapter_scale(self.model, strength):
-            dev = self.setup.dev.score(self.model, self.progress)
-            changed = self.setup.dev_augmented
-            hard = changed.score(self.model, self.progress) if changed else None
-            canary = self.setup.canary
-            kept = canary.score(self.model, self.progress) if canary else None
-        if canary is not None:
-            self.counters.baseline_hypotheses = canary.baseline_hypotheses
-        canary_wer = kept.score.wer if kept else None
-        self.progress.transcripts([(item.reference, item.hypothesis) for item in dev.scored[:3]])
-        hard_wer = hard.score.wer if hard else None
-        candidate = Candidate(step, dev.score.wer, canary_wer, strength, averaged, hard_wer)
-        return Scored(candidate, dev)
+        prepared, progress = self.prepared, self.progress
+        with adapter_scale(self.model, scale):
+            dev = prepared.dev.score(self.model, progress)
+            augmented = canary = None
+            if prepared.dev_augmented is not None:
+                augmented = prepared.dev_augmented.score(self.model, progress).score.wer
+            if prepared.canary is not None:
+                canary = prepared.canary.score(self.model, progress).score.wer
+                self.counters.baseline_hypotheses = prepared.canary.baseline_hypotheses
+        progress.transcripts([(item.reference, item.hypothesis) for item in dev.scored[:3]])
+        return Candidate(step, dev.score.wer, canary, scale, averaged, augmented), dev
 
-    def save_best(self, scored: Scored, state: dict[str, Tensor]) -> None:
-        """Put the best adapter on disk, in the place of the last best, and what it heard on dev."""
-        self._write_adapter(scored.candidate, state)
-        write_jsonl_atomic(
-            self.run.dev_hypotheses_path, [item.to_record() for item in scored.dev.scored]
-        )
+    def _save_best(self, candidate: Candidate, dev: SetScore, state: dict[str, Tensor]) -> None:
+        """Replace the best adapter on disk, and its transcripts of dev."""
+        self.best_state = state
+        self._write_adapter(candidate, state)
+        write_jsonl_atomic(self.run.dev_hypotheses_path, [item.to_record() for item in dev.scored])
 
-    def save_state(self, next_step: int) -> None:
-        """Put everything on disk that an exact resume needs; the main process does."""
-        if not self.processes.is_rank_zero:
+    def _write_adapter(self, candidate: Candidate, state: dict[str, Tensor]) -> None:
+        with complete_folder(self.run.adapter_dir, replace=True) as scratch, safetensors_errors():
+            save_adapter(scratch, self.model, state, scale=candidate.scale, base=self.opened.base)
+            write_json_atomic(scratch / _SELECTION_FILE, candidate.to_record())
+
+    def _save_state(self, next_step: int) -> None:
+        """Write everything that an exact resume needs; rank zero does."""
+        if not self.distributed.is_rank_zero:
             return
         state = TrainingState(next_step, dict(vars(self.counters)), self.best_state)
         save_state(self.run.state_dir, self.model, self.optimizer.optimizer, state)
         self._saved_at = time.monotonic()
 
-    def save_state_when_due(self, step: int) -> None:
-        """Save the state where the last one is older than the settings allow."""
-        if time.monotonic() - self._saved_at >= self.settings.train.save_every_minutes * 60:
-            self.save_state(step)
+    # --- the end
 
-    def _write_adapter(self, candidate: Candidate, state: dict[str, Tensor]) -> None:
-        with complete_folder(self.run.adapter_dir, replace=True) as scratch, safetensors_errors():
-            save_adapter(
-                scratch, self.model, state, scale=candidate.strength, base=self.opened.base
-            )
-            write_json_atomic(scratch / _SELECTION_FILE, candidate.to_record())
+    def _finish(self, stopped: str, steps: int, start_time: float) -> TrainResult:
+        """Choose the scale of the best adapter and build the result."""
+        best, baseline = self.counters.best_candidate(), self.counters.baseline_candidate()
+        if baseline is None:
+            raise RequestError("the saved state has no baseline", where=self.run.state_dir)
+        if best is None:
+            # Interrupted before the first score. The adapter so far is written, but it does not
+            # count as a score of the run, so that a resumed run equals an uninterrupted one.
+            best, dev = self._score(steps)
+            self._save_best(best, dev, adapter_state(self.model))
+        if stopped != "interrupted":
+            best = self._try_average(best, steps)
+            best = self._choose_scale(best)
+        first_loss, last_loss = first_and_last_losses(self.run)
+        return TrainResult(
+            run=self.run.path,
+            adapter=self.run.adapter_dir,
+            stopped=stopped,
+            steps=steps,
+            skipped_steps=self.counters.skipped,
+            baseline=baseline,
+            best=best,
+            canary_held=self.rule.allows(best),
+            first_loss=first_loss,
+            last_loss=last_loss,
+            seconds=time.monotonic() - start_time,
+            train_seconds=self.counters.train_seconds,
+            prepare_seconds=self.prepared.seconds,
+            peak_memory_mb=memory_mb(self.model.device).peak_resident_mb,
+            remarks=self.prepared.remarks,
+        )
 
-    def _restore_best(self) -> None:
-        """Make `adapter/` what the state says: a kill may have come between the two."""
-        best = self.counters.candidate("best")
-        if best is None or not self.best_state or not self.processes.is_rank_zero:
-            return
-        try:
-            text = (self.run.adapter_dir / _SELECTION_FILE).read_text(encoding="utf-8")
-            is_same = json.loads(text) == best.to_record()
-        except (OSError, ValueError):
-            is_same = False
-        if not is_same:
-            self._write_adapter(best, self.best_state)
+    def _try_average(self, best: Candidate, steps: int) -> Candidate:
+        """Score the mean of the last adapters, if the settings ask for it; keep it if as good."""
+        mean = self._late.mean(steps)
+        if mean is None:
+            return best
+        state, count = mean
+        load_adapter_state(self.model, state)
+        candidate, dev = self._score(steps, averaged=count)
+        self.rule = self.rule.with_dev_words(dev.score.words.reference, candidate)
+        is_kept = self.rule.is_as_good(candidate, best)
+        self.log(steps, {"average_of": count, **candidate.figures("average_")})
+        verdict = "kept" if is_kept else "not as good"
+        self.progress.say(f"mean of the last {count}: {candidate.summary}, {verdict}")
+        if not is_kept:
+            return best
+        self._save_best(candidate, dev, state)
+        return candidate
 
-
-def _replay_terms(setup: TrainingSetup) -> tuple[str, ...]:
-    if setup.replay is None:
-        return ()
-    names = []
-    if setup.replay.teacher.said:
-        names.append("replay_kl")
-    if setup.replay.transcripts:
-        names.append("replay_loss")
-    return tuple(names)
-
-
-def _parameter_groups(settings: RunSettings, opened: OpenedModel) -> list[dict[str, Any]]:
-    """Rates by place: the encoder's, and B's apart from the others' where LoRA+ is asked for."""
-    train = settings.train
-    groups: dict[float, list[Tensor]] = {}
-    for name, value in adapter_parameters(opened.model.module):
-        rate = train.encoder_learning_rate if ".encoder." in name else train.learning_rate
-        if ".lora_B." in name:
-            rate *= train.lora_plus_ratio
-        groups.setdefault(rate, []).append(value)
-    return [
-        {"params": found, "lr": rate, "peak": rate, "weight_decay": train.weight_decay}
-        for rate, found in groups.items()
-    ]
+    def _choose_scale(self, best: Candidate) -> Candidate:
+        """Score weaker versions of the best adapter, if there is a canary to compare them by."""
+        scales = self.settings.retain.strengths
+        if self.prepared.canary is None or not scales or scales == (1.0,):
+            return best
+        load_adapter_state(self.model, self.best_state)
+        tried = {scale: self._score(best.step, scale, best.averaged) for scale in scales}
+        for scale, (candidate, dev) in tried.items():
+            self.progress.say(f"strength {scale:g}: {candidate.summary}")
+            self.log(best.step, {"strength": scale, **candidate.figures("strength_")})
+            self.rule = self.rule.with_dev_words(dev.score.words.reference, candidate)
+        chosen = self.rule.choose([candidate for candidate, _ in tried.values()])
+        self._save_best(*tried[chosen.scale], self.best_state)
+        return chosen

@@ -1,89 +1,32 @@
-"""What can be done about an audit's findings, and `data fix`, which does it in a new manifest.
+"""What can be done about the findings of an audit, and `data fix`, which writes a new manifest.
 
-Nothing is changed in place: recordings stay as they are, the old manifest stays where it is.
+Nothing is changed in place: recordings and the old manifest stay as they are.
 """
 
-import json
-import re
-import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.corpus.manifest import Utterance, scan_manifest, write_manifest
-from moonshine_tune.data.checks.detectors import CheckedClip
-from moonshine_tune.data.checks.rules import RULES, Finding
+from moonshine_tune.data.checks.base import Drop, Edit, Finding, all_checks
+from moonshine_tune.data.checks.checked_manifest import CheckedManifest
+from moonshine_tune.runs.records import AuditRecord, FixRecord
 
-# What cannot be used at all, or would spoil a score.
-_DROPPED = ("unreadable", "empty_audio", "silent", "span_outside", "far_too_short", "missing_text",
-            "empty_text", "conflicting_texts", "too_long", "leaked_speakers",
-            "leaked_recordings")  # fmt: skip
-# Only where they are asked for: a person should have listened first.
-_DROPPED_IF_ASKED = ("swapped_text", "doubtful_text", "words_missing", "words_not_said",
-                     "speech_rate", "noisy", "too_quiet", "dc_offset", "clipped", "too_short",
-                     "repeated_words", "mixed_numbers", "leaked_texts")  # fmt: skip
-_MENDED = {
-    "markup": "strip_markup",
-    "capitals": "sentence_case",
-    "odd_characters": "plain_characters",
-    "wrong_duration": "set_duration",
-}
-_TEXT_MENDS = ("strip_markup", "plain_characters", "sentence_case")
-_MARKS = re.compile(r"\[[^\]]*\]|<[^>]*>|\{[^}]*\}|\([^)]*\)|https?://\S+|&[a-z]+;|�")
-_PLAIN = str.maketrans({
-    "’": "'", "‘": "'", "“": '"', "”": '"', "–": "-", "—": "-", "‑": "-", "…": "...",
-    "\u00a0": " ", "\u200b": "", "\u00ad": "", "\ufeff": "",
-})  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Fix:
-    """One thing to do about one utterance.
-
-    Attributes:
-        kind: the finding that asks for it.
-        action: `drop`, `strip_markup`, `plain_characters`, `sentence_case` or `set_duration`.
-        usual: done unless it is skipped; the others only where their kind is asked for.
-        value: of `set_duration`, seconds.
-    """
-
-    id: str
-    kind: str
-    action: str
-    usual: bool
-    value: float | None = None
-
-
-@dataclass(frozen=True)
-class FixRequest:
-    """Which fixes to apply.
-
-    Attributes:
-        audit: folder or file of `data audit`.
-        out: the new manifest; None only plans.
-        also: kinds that are applied only where they are asked for.
-        skip: kinds that are left alone.
-    """
-
-    audit: Path
-    out: Path | None = None
-    also: tuple[str, ...] = ()
-    skip: tuple[str, ...] = ()
-    force: bool = False
+_DROP = "drop"
 
 
 @dataclass(frozen=True)
 class FixResult:
-    """What was done, or would be; lines = kept + the sum of `dropped`.
+    """What was done, or would be done; lines = kept + the sum of `dropped`.
 
     Attributes:
-        dropped: finding → utterances or lines that are left out; one with several findings is
-            counted under the first.
-        mended: action → utterances that it changed.
-        changes: id, before and after of each text that was mended.
+        dropped: kind of finding → utterances or lines that are left out; one with several findings
+            counts under the first.
+        edited: action → utterances that it changed.
+        changes: id, old and new text of every changed text.
     """
 
     manifest: Path
@@ -91,175 +34,149 @@ class FixResult:
     lines: int
     kept: int
     dropped: dict[str, int]
-    mended: dict[str, int]
+    edited: dict[str, int]
     changes: tuple[tuple[str, str, str], ...]
 
+    def to_record(self) -> dict[str, Any]:
+        """The JSON document."""
+        record = asdict(self)
+        record["mended"] = record.pop("edited")
+        return record
 
-def fixes_for(
-    findings: Sequence[Finding], utterances: Sequence[Utterance], clips: Mapping[str, CheckedClip]
-) -> tuple[Fix, ...]:
-    """A fix for each utterance that a finding names, where there is one."""
-    known = {item.id for item in utterances}
+
+def fixes_for(findings: Iterable[Finding], checked: CheckedManifest) -> tuple[FixRecord, ...]:
+    """A fix for every utterance of a finding that can be fixed."""
+    known = {item.id for item in checked.utterances}
+    clips = {clip.utterance.id: clip for clip in checked.clips}
     fixes = []
-    for found in findings:
-        if found.kind == "duplicate_audio":
-            fixes += _all_but_the_first(found, clips)
-            continue
-        for name in found.ids:
-            # Between sides an id is `side:id`; only this side's can be taken out here.
-            own = name.partition(":")[2] if found.manifest is None else name
-            if own not in known or (found.manifest is None and not _is_own(name, findings)):
+    for finding in findings:
+        fix = all_checks()[finding.kind].declared.fix
+        # Between splits an id is `split:id`, and only the lines of this manifest can be fixed.
+        prefix = "" if finding.manifest is not None else f"{checked.name}:"
+        names = [name.removeprefix(prefix) for name in finding.ids if name.startswith(prefix)]
+        kept: set[str] = set()
+        for name in names if fix else ():
+            if name not in known:
                 continue
-            fixes += _fix(found.kind, own, clips)
+            action, is_usual, value = _DROP, True, None
+            clip = clips.get(name)
+            if isinstance(fix, Edit):
+                action, value = fix.action, fix.value(clip) if fix.value and clip else None
+            elif isinstance(fix, Drop):
+                is_usual, audio = not fix.on_request, clip.digest if clip else name
+                if fix.keep_first and audio not in kept:
+                    kept.add(audio)
+                    continue
+            fixes.append(
+                FixRecord(id=name, kind=finding.kind, action=action, usual=is_usual, value=value)
+            )
     return tuple(fixes)
 
 
-def _is_own(name: str, findings: Sequence[Finding]) -> bool:
-    side = name.partition(":")[0]
-    named = {found.manifest for found in findings if found.manifest is not None}
-    return not named or side in named
+def fix_data(
+    audit: Path,
+    *,
+    out: Path | None = None,
+    also: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    force: bool = False,
+) -> FixResult:
+    """Apply the fixes of an audit, or only plan them.
 
-
-def _fix(kind: str, name: str, clips: Mapping[str, CheckedClip]) -> list[Fix]:
-    if kind in _DROPPED or kind in _DROPPED_IF_ASKED:
-        return [Fix(name, kind, "drop", kind in _DROPPED)]
-    if kind not in _MENDED:
-        return []
-    seconds = round(clips[name].measures.seconds, 4) if kind == "wrong_duration" else None
-    return [Fix(name, kind, _MENDED[kind], True, seconds)]
-
-
-def _all_but_the_first(found: Finding, clips: Mapping[str, CheckedClip]) -> list[Fix]:
-    seen: set[str] = set()
-    fixes = []
-    for name in found.ids:
-        digest = clips[name].digest if name in clips else name
-        if digest in seen:
-            fixes.append(Fix(name, found.kind, "drop", True))
-        seen.add(digest)
-    return fixes
-
-
-def fix_data(request: FixRequest) -> FixResult:
-    """Apply the fixes of an audit; with `out` the new manifest is written.
+    Args:
+        audit: folder or file of `data audit`.
+        out: the new manifest; None only plans.
+        also: kinds of findings whose utterances are dropped on request.
+        skip: kinds of findings that are ignored.
+        force: replace an existing `out`.
 
     Raises:
-        RequestError: no audit there, the manifest has changed since, an unknown kind, an `out` that
-            exists already, or nothing would be left.
+        RequestError: no audit, the manifest has changed since, an unknown kind, an existing `out`,
+            or no utterance would be left.
     """
-    record = _read_audit(request.audit)
-    for kind in (*request.also, *request.skip):
-        if kind not in RULES:
-            raise RequestError(f"no finding is called {kind!r}", hint=f"one of: {', '.join(RULES)}")
-    manifest = Path(record["manifest"])
+    record = _read_audit(audit)
+    for kind in (*also, *skip):
+        if kind not in all_checks():
+            raise RequestError(
+                f"no finding is called {kind!r}",
+                hint=f"one of: {', '.join(all_checks())}",
+            )
+    manifest = Path(record.manifest or "")
     scan = scan_manifest(manifest, require_text=False)
-    if scan.sha256 != record["manifest_sha256"]:
+    if scan.sha256 != record.manifest_sha256:
         raise RequestError(
-            "the manifest has changed since it was audited",
+            "the manifest has changed since the audit",
             where=manifest,
             hint=f"audit it again: moonshine-tune data audit {manifest} --out DIR",
         )
-    wanted: dict[str, list[Fix]] = {}
-    for item in record["fixes"]:
-        fix = Fix(**item)
-        if fix.kind not in request.skip and (fix.usual or fix.kind in request.also):
+    wanted: dict[str, list[FixRecord]] = {}
+    for fix in record.fixes:
+        if fix.kind not in skip and (fix.usual or fix.kind in also):
             wanted.setdefault(fix.id, []).append(fix)
     dropped = Counter(problem.kind for problem in scan.problems)
-    mended: Counter[str] = Counter()
+    edited: Counter[str] = Counter()
     kept, changes = [], []
     for utterance in scan.utterances:
-        fixes = wanted.get(utterance.id, [])
-        reason = next((fix.kind for fix in fixes if fix.action == "drop"), None)
+        own = wanted.get(utterance.id, [])
+        reason = next((fix.kind for fix in own if fix.action == _DROP), None)
+        fixed, actions = _edited(utterance, own)
+        if reason is None and fixed.text is not None and not fixed.text.strip():
+            reason = "empty_text"
         if reason is not None:
             dropped[reason] += 1
             continue
-        made, done = _mended(utterance, fixes)
-        if made is None:
-            dropped["empty_text"] += 1
-            continue
-        mended.update(done)
-        if made.text != utterance.text:
-            changes.append((utterance.id, utterance.text or "", made.text or ""))
-        kept.append(made)
+        edited.update(actions)
+        if fixed.text != utterance.text:
+            changes.append((utterance.id, utterance.text or "", fixed.text or ""))
+        kept.append(fixed)
     if not kept:
-        raise RequestError("nothing would be left", where=manifest, hint="leave some with --skip")
-    if request.out is not None:
-        _check_out(request, manifest)
-        write_manifest(request.out, kept)
+        raise RequestError(
+            "no utterance would be left", where=manifest, hint="keep some with --skip KIND"
+        )
+    if out is not None:
+        _check_out(out, manifest, force=force)
+        write_manifest(out, kept)
     return FixResult(
-        manifest, request.out, scan.num_lines, len(kept), dict(dropped), dict(mended),
-        tuple(changes),
-    )  # fmt: skip
+        manifest, out, scan.num_lines, len(kept), dict(dropped), dict(edited), tuple(changes)
+    )
 
 
-def _mended(utterance: Utterance, fixes: Sequence[Fix]) -> tuple[Utterance | None, list[str]]:
-    """The utterance after its mends, None where its text was nothing but markup."""
-    actions = {fix.action: fix for fix in fixes}
-    done, text = [], utterance.text
-    for action in _TEXT_MENDS:
-        if action in actions and text is not None:
-            changed = _TEXT[action](text)
-            if changed != text:
-                text = changed
-                done.append(action)
-    if utterance.text is not None and text is not None and not text.strip():
-        return None, []
-    made = replace(utterance, text=text)
-    if "set_duration" in actions:
-        made = replace(made, duration=actions["set_duration"].value)
-        done.append("set_duration")
-    return made, done
+def _edited(utterance: Utterance, fixes: Sequence[FixRecord]) -> tuple[Utterance, list[str]]:
+    """The utterance after its edits, and the actions that changed it."""
+    values = {fix.action: fix.value for fix in fixes}
+    fixers = [check.declared.fix for check in all_checks().values()]
+    edits = [fix for fix in fixers if isinstance(fix, Edit)]
+    actions = []
+    for edit in sorted(edits, key=lambda edit: edit.order):
+        if edit.action in values:
+            changed = edit.apply(utterance, values[edit.action])
+            if changed != utterance:
+                utterance = changed
+                actions.append(edit.action)
+    return utterance, actions
 
 
-def _strip_markup(text: str) -> str:
-    return " ".join(_MARKS.sub(" ", text).split())
-
-
-def _plain_characters(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text.translate(_PLAIN)).split())
-
-
-def _sentence_case(text: str) -> str:
-    """Small letters with a capital at the beginning; single letters stay as they are."""
-    words = [word if len(word) == 1 else word.lower() for word in text.split()]
-    joined = " ".join(words)
-    return joined[:1].upper() + joined[1:]
-
-
-_TEXT = {
-    "strip_markup": _strip_markup,
-    "plain_characters": _plain_characters,
-    "sentence_case": _sentence_case,
-}
-
-
-def _read_audit(path: Path) -> dict[str, Any]:
+def _read_audit(path: Path) -> AuditRecord:
     file = path / "audit.json" if path.is_dir() else path
     hint = "make one with: moonshine-tune data audit train.jsonl --out audit"
-    if not file.is_file():
-        raise RequestError("no audit here", where=file, hint=hint)
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        if record["kind"] != "audit":
-            raise KeyError("kind")
-        [Fix(**item) for item in record["fixes"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise RequestError("not the result of an audit", where=file, hint=hint) from error
-    return dict(record)
+    record = AuditRecord.read(file, hint=hint)
+    if record.kind != "audit" or record.manifest is None:
+        raise RequestError("not the result of an audit", where=file, hint=hint)
+    return record
 
 
-def _check_out(request: FixRequest, manifest: Path) -> None:
-    out = request.out
-    if out is not None and out.exists():
-        if out.resolve() == manifest.resolve():
-            raise RequestError(
-                "the new manifest would replace the audited one",
-                where=out,
-                hint="choose another name with --out",
-            )
-        if not request.force:
-            raise RequestError(
-                "the manifest exists already",
-                where=out,
-                hint="choose another name with --out, or replace it with --force",
-            )
+def _check_out(out: Path, manifest: Path, *, force: bool) -> None:
+    if not out.exists():
+        return
+    if out.resolve() == manifest.resolve():
+        raise RequestError(
+            "the new manifest would replace the audited one",
+            where=out,
+            hint="choose another name with --out",
+        )
+    if not force:
+        raise RequestError(
+            "the manifest exists already",
+            where=out,
+            hint="choose another name with --out, or replace it with --force",
+        )

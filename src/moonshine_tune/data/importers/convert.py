@@ -1,7 +1,7 @@
-"""Headers read and recordings converted in parallel; what was done before a stop is not done again.
+"""Read headers and convert recordings in parallel. An interrupted conversion resumes.
 
-Threads, not processes: libsndfile, soxr and hashing work outside of Python's lock. At most as many
-clips as there are threads are in memory.
+Threads are enough: libsndfile, soxr and hashing release Python's lock. At most one clip per thread
+is in memory.
 """
 
 import hashlib
@@ -18,44 +18,44 @@ from moonshine_tune.core.files import sha256_of
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import Utterance
 
-# Named in each copy, so that copies of an older way of converting are not taken for these.
-_RECIPE = "mono-16k-flac-1"
+# Part of the name of each copy, so that copies from another conversion are not reused.
+_CONVERSION = "mono-16k-flac-1"
 
 
 def probe(paths: Iterable[Path | None], progress: Progress) -> dict[Path, AudioInfo | AudioError]:
-    """What the header of each recording says, or why it cannot be read; each file once."""
+    """The header of each recording, or why it cannot be read; each file is read once."""
     wanted = list(dict.fromkeys(path for path in paths if path is not None))
 
-    def look(path: Path) -> AudioInfo | AudioError:
+    def read(path: Path) -> AudioInfo | AudioError:
         try:
             return audio_info(path)
         except AudioError as error:
             return error
 
-    found: dict[Path, AudioInfo | AudioError] = {}
+    infos: dict[Path, AudioInfo | AudioError] = {}
     with (
         progress.stage("reading headers", len(wanted)) as stage,
         ThreadPoolExecutor(_num_threads()) as pool,
     ):
-        for path, info in zip(wanted, pool.map(look, wanted, chunksize=64), strict=True):
-            found[path] = info
+        for path, info in zip(wanted, pool.map(read, wanted, chunksize=64), strict=True):
+            infos[path] = info
             stage.advance()
-    return found
+    return infos
 
 
 def convert(
     utterances: Sequence[Utterance], folder: Path, channel: int | None, progress: Progress
 ) -> tuple[list[Utterance], list[tuple[Path, str]]]:
-    """Each utterance as a file of its own, mono, 16 kHz, FLAC; spans are cut out.
+    """Write each utterance to its own file, mono, 16 kHz, FLAC; spans are cut out.
 
-    A copy is named by the content it was made from, the span and the channel, and is complete or
-    not there: after a stop, those that are there are taken as they are. The manifest keeps the
-    sha256 of the recording that it came from as `source_sha256`.
+    A copy is named by the content of its recording, the span and the channel. It is complete or
+    absent, so copies of an interrupted run are reused. The manifest keeps the sha256 of the
+    original recording as `source_sha256`.
 
     Returns:
-        The utterances with their copies, and path and reason of what could not be converted.
+        The utterances with their copies; and path and reason of every failure.
     """
-    made: list[Utterance] = []
+    converted: list[Utterance] = []
     failed: list[tuple[Path, str]] = []
 
     def work(utterance: Utterance) -> Utterance | str:
@@ -70,18 +70,18 @@ def convert(
     ):
         for utterance, result in zip(utterances, pool.map(work, utterances), strict=True):
             if isinstance(result, Utterance):
-                made.append(result)
+                converted.append(result)
             else:
                 failed.append((utterance.audio, f"{utterance.id}: {result}"))
             stage.advance()
-    return made, failed
+    return converted, failed
 
 
 def _converted(utterance: Utterance, folder: Path, channel: int | None) -> Utterance:
     stat = utterance.audio.stat()
     content = _content_hash(utterance.audio, stat.st_size, stat.st_mtime_ns)
-    what = f"{_RECIPE} {content} {utterance.start} {utterance.end} {channel}"
-    target = folder.absolute() / f"{hashlib.sha256(what.encode()).hexdigest()[:24]}.flac"
+    key = f"{_CONVERSION} {content} {utterance.start} {utterance.end} {channel}"
+    target = folder.absolute() / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.flac"
     if not target.is_file():
         samples = load_audio(
             utterance.audio, start=utterance.start, end=utterance.end, channel=channel
@@ -100,7 +100,7 @@ def _converted(utterance: Utterance, folder: Path, channel: int | None) -> Utter
 
 @lru_cache(maxsize=4096)
 def _content_hash(path: Path, size: int, mtime_ns: int) -> str:
-    """Many utterances may be spans of one recording: it is read once."""
+    """Hash of a file; cached, because many utterances may be spans of one recording."""
     return sha256_of(path)
 
 

@@ -4,7 +4,7 @@ import os
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,79 +12,44 @@ from moonshine_tune.audio.io import AUDIO_ENDINGS, AudioInfo
 from moonshine_tune.core.errors import AudioError, ProblemsError, RequestError
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import RESERVED_KEYS, Utterance, seconds_of, write_manifest
-from moonshine_tune.data.importers.arrow import is_dataset_folder, read_dataset_folder
-from moonshine_tune.data.importers.convert import convert, probe
-from moonshine_tune.data.importers.corpora import corpus_layout, read_corpus
-from moonshine_tune.data.importers.cues import rows_beside_cues
-from moonshine_tune.data.importers.huggingface import HubDataset, read_hub_dataset
-from moonshine_tune.data.importers.tables import (
-    TABLE_ENDINGS,
-    ColumnNames,
+from moonshine_tune.data.importers.base import (
+    ImportRequest,
+    ImportSource,
     Row,
-    Source,
-    read_table,
-    rows_beside_texts,
-    rows_of_trans_files,
-    rows_without_texts,
+    Rows,
+    all_importers,
 )
+from moonshine_tune.data.importers.convert import convert, probe
 
-# Manifests round times to milliseconds; a span may pass the end of its recording by this much.
+# Manifests round times to milliseconds: a span may end this far after its recording.
 _SPAN_SLACK_S = 0.1
-
-
-@dataclass(frozen=True)
-class ImportRequest:
-    """What to import.
-
-    Attributes:
-        place: a folder of recordings; or a table, beside which they lie; or a dataset of the hub.
-        out: the manifest to write.
-        table: CSV, TSV or JSONL; without one, the folder is searched for transcripts.
-        columns: columns named by the user.
-        want_text: whether a recording needs a transcript; without, none is looked for.
-        language: set on every utterance that has none.
-        skip_bad: leave out rows that cannot be used, instead of refusing the whole table.
-        force: replace an existing `out`.
-        tier: of TextGrid files, the one that holds the texts.
-        audio_out: folder for copies as the model hears them: mono, 16 kHz, FLAC, one a row.
-        channel: of recordings with several, from 1; needs `audio_out`. None: their mean.
-    """
-
-    place: Path | HubDataset
-    out: Path
-    table: Path | None = None
-    columns: ColumnNames = field(default_factory=ColumnNames)
-    want_text: bool = True
-    language: str | None = None
-    skip_bad: bool = False
-    force: bool = False
-    tier: str | None = None
-    audio_out: Path | None = None
-    channel: int | None = None
+# Rows that contradict their table or their folder. Real corpora are full of rows with the other
+# reasons (unreadable, without text), which are only counted.
+_FATAL = frozenset({"malformed", "missing", "with a wrong span", "with a repeated id"})
 
 
 @dataclass(frozen=True)
 class Dropped:
     """One row or recording that is not in the manifest, and why."""
 
-    place: str
+    location: str
     reason: str
     detail: str
 
 
 @dataclass(frozen=True)
 class ImportResult:
-    """What was imported; found = kept + the sum of `reasons`.
+    """What was imported; rows = kept + the sum of `reasons`.
 
     Attributes:
         source: where texts and names came from.
-        reasons: reason → number of rows left out.
+        reasons: reason → number of rows that were left out.
         unlisted: recordings of the folder that no row names.
     """
 
     manifest: Path
     source: str
-    found: int
+    rows: int
     kept: int
     seconds: float
     speakers: int
@@ -95,92 +60,99 @@ class ImportResult:
     def summary(self) -> str:
         """`kept 97 of 100: 2 unreadable, 1 without text`."""
         reasons = ", ".join(f"{count} {reason}" for reason, count in self.reasons.items())
-        return f"kept {self.kept:,} of {self.found:,}" + (f": {reasons}" if reasons else "")
+        return f"kept {self.kept:,} of {self.rows:,}" + (f": {reasons}" if reasons else "")
+
+    def to_record(self) -> dict[str, Any]:
+        """The JSON document."""
+        dropped = [
+            {"place": item.location, "reason": item.reason, "detail": item.detail}
+            for item in self.dropped
+        ]
+        record = asdict(self) | {"dropped": dropped}
+        record["found"] = record.pop("rows")
+        return record
 
 
 def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
-    """Write a manifest of recordings whose header can be read.
+    """Write a manifest of the recordings whose header can be read.
 
     Unreadable recordings and rows without text are left out and counted. A row that names no
-    recording, a missing one, a broken span or a used id is an error, unless `skip_bad`.
+    recording, a missing recording, a wrong span or a repeated id is an error, unless `skip_bad`.
 
     Raises:
-        RequestError: no folder, no transcripts, an existing manifest, or nothing that can be used.
+        RequestError: no folder, no transcripts, an existing manifest, or nothing usable.
         ProblemsError: rows that cannot be used; all are listed with file and line.
     """
     _check(request)
-    folder, audio, source = _read_source(request, progress)
-    progress.say(f"reading {source.description}")
-    finder = _RecordingFinder(folder, source.folder, audio)
-    infos = probe([_found(finder, row) for row in source.rows], progress)
+    source = _open_source(request, progress)
+    rows = _read_rows(source)
+    progress.say(f"reading {rows.description}")
+    finder = _RecordingFinder(source.folder, rows.folder, source.recordings)
+    resolved = [_resolve(row, finder) for row in rows.rows]
+    infos = probe([item.path for item in resolved], progress)
     kept: list[Utterance] = []
     dropped: list[Dropped] = []
-    problems: list[str] = []
     ids: set[str] = set()
-    named: set[Path] = set()
-    for row in source.rows:
-        made = _utterance(row, finder, infos, request, ids)
-        if isinstance(made, Utterance):
-            named.add(made.audio)
-            ids.add(made.id)
-            kept.append(made)
-        elif made.reason in _FATAL and not request.skip_bad:
-            problems.append(f"{made.place}: {made.detail}")
+    for item in resolved:
+        outcome = _utterance(item, source.folder, infos, request, ids)
+        if isinstance(outcome, Utterance):
+            ids.add(outcome.id)
+            kept.append(outcome)
         else:
-            dropped.append(made)
-            named.update(finder.last)
-    if problems:
+            dropped.append(outcome)
+    fatal = [item for item in dropped if item.reason in _FATAL]
+    if fatal and not request.skip_bad:
         raise ProblemsError(
-            f"{len(problems)} of {len(source.rows)} rows cannot be used",
-            problems,
-            hint="mend these rows, or leave them out with --skip-bad",
+            f"{len(fatal)} of {len(rows.rows)} rows cannot be used",
+            [f"{item.location}: {item.detail}" for item in fatal],
+            hint="fix these rows, or leave them out with --skip-bad",
         )
     if request.audio_out is not None and kept:
         kept, failed = convert(kept, request.audio_out, request.channel, progress)
         dropped += [Dropped(str(path), "unreadable", detail) for path, detail in failed]
-    reasons = dict(Counter(item.reason for item in dropped))
-    unlisted = sum(path.resolve() not in named for path in audio)
+    named = {item.path for item in resolved}
     result = ImportResult(
         manifest=request.out,
-        source=source.description,
-        found=len(source.rows),
+        source=rows.description,
+        rows=len(rows.rows),
         kept=len(kept),
         seconds=round(seconds_of(kept), 3),
         speakers=len({item.speaker for item in kept if item.speaker}),
-        reasons=reasons,
+        reasons=dict(Counter(item.reason for item in dropped)),
         dropped=tuple(dropped),
-        unlisted=unlisted,
+        unlisted=sum(path.resolve() not in named for path in source.recordings),
     )
     if not kept:
         raise ProblemsError(
             f"nothing can be imported: {result.summary()}",
-            [f"{item.place}: {item.detail}" for item in dropped],
-            hint="recordings without transcripts are imported with --no-text",
+            [f"{item.location}: {item.detail}" for item in dropped],
+            hint="import recordings without transcripts with --no-text",
         )
     write_manifest(request.out, kept)
     return result
 
 
-# Rows that contradict their table or their folder. The other reasons (unreadable, without text)
-# are what real corpora are full of, and are only counted.
-_FATAL = frozenset({"malformed", "missing", "with a wrong span", "with a repeated id"})
-
-
 def _check(request: ImportRequest) -> None:
-    """Refuse what cannot be, before anything is read."""
+    """Refuse an impossible request before anything is read."""
     if request.channel is not None and (request.audio_out is None or request.channel < 1):
         raise RequestError(
-            "a channel can be chosen, from 1, where copies are written",
-            hint="name a folder for them with --audio-out DIR",
+            "--channel needs a number from 1, and --audio-out",
+            hint="name a folder for the copies with --audio-out DIR",
+        )
+    if any(value is not None for value in vars(request.hub).values()) and not request.is_address:
+        raise RequestError(
+            "--dataset-config, --split, --revision and --limit need a dataset of the hub",
+            where=request.location,
+            hint="name it as hf://OWNER/NAME",
         )
     if request.out.is_dir():
         raise RequestError(
-            "a folder, and the manifest is a file",
+            "a folder, but the manifest is a file",
             where=request.out,
             hint=f"name a file, such as --out {request.out / 'train.jsonl'}",
         )
-    table = request.table or request.place
-    if isinstance(table, Path) and table.is_file() and _is_same_file(request.out, table):
+    table = request.table or Path(request.location)
+    if table.is_file() and request.out.exists() and request.out.samefile(table):
         raise RequestError(
             "the manifest would replace the table that it is made from",
             where=request.out,
@@ -194,194 +166,155 @@ def _check(request: ImportRequest) -> None:
         )
 
 
-def _is_same_file(one: Path, other: Path) -> bool:
-    return one.exists() and one.samefile(other)
-
-
-def _read_source(request: ImportRequest, progress: Progress) -> tuple[Path, Sequence[Path], Source]:
-    """The folder of the recordings, those that were found in it, and the rows."""
-    if isinstance(request.place, HubDataset):
-        sound = _sound_folder(request)
-        source = read_hub_dataset(
-            request.place, sound, request.columns, progress, want_text=request.want_text
-        )
-        return sound, (), source
-    folder, table = request.place, request.table
-    if table is None and folder.is_file() and folder.suffix.lower() in TABLE_ENDINGS:
-        folder, table = folder.parent, folder
+def _open_source(request: ImportRequest, progress: Progress) -> ImportSource:
+    if request.is_address:
+        return ImportSource(request, request.embedded_audio_folder, None, (), progress)
+    folder, file = Path(request.location), request.table
+    if file is None and folder.is_file():
+        folder, file = folder.parent, folder
     if not folder.is_dir():
-        what = "a file, not a folder" if folder.exists() else "no such folder"
         raise RequestError(
-            what, where=folder, hint="give the folder of recordings: data import FOLDER --out F"
+            "no such folder" if not folder.exists() else "a file, not a folder",
+            where=folder,
+            hint="give the folder of recordings: data import FOLDER --out F",
         )
-    audio = _recordings(folder, request.out)
-    return folder, audio, _find_source(folder, table, audio, request, progress)
+    return ImportSource(request, folder, file, _recordings(folder, request.out), progress)
 
 
-def _sound_folder(request: ImportRequest) -> Path:
-    """Where recordings go that lie in a table."""
-    return request.audio_out or request.out.parent / f"{request.out.stem}-audio"
-
-
-def _recordings(folder: Path, out: Path) -> list[Path]:
-    """All recordings below a folder, in order of their names; hidden ones are not looked at."""
-    found = []
-    for place, names, files in os.walk(folder, followlinks=False):
-        names[:] = sorted(name for name in names if not name.startswith("."))
-        found += [
-            Path(place) / name
+def _recordings(folder: Path, out: Path) -> tuple[Path, ...]:
+    """All recordings below a folder, sorted; hidden files and folders are skipped."""
+    recordings = []
+    for parent, folders, files in os.walk(folder, followlinks=False):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        recordings += [
+            Path(parent) / name
             for name in files
             if Path(name).suffix.lower() in AUDIO_ENDINGS and not name.startswith(".")
         ]
-    return sorted(path for path in found if path != out)
+    return tuple(sorted(path for path in recordings if path != out))
 
 
-def _find_source(
-    folder: Path,
-    table: Path | None,
-    audio: Sequence[Path],
-    request: ImportRequest,
-    progress: Progress,
-) -> Source:
-    if table is not None:
-        return read_table(table, request.columns, want_text=request.want_text)
-    layout = corpus_layout(folder)
-    if layout is not None:
-        return read_corpus(layout, folder, want_text=request.want_text)
-    if is_dataset_folder(folder):
-        return read_dataset_folder(
-            folder,
-            _sound_folder(request),
-            request.columns,
-            progress,
-            want_text=request.want_text,
-        )
-    if not request.want_text and audio:
-        return rows_without_texts(folder, audio)
-    tables = [
-        path
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in TABLE_ENDINGS and path.is_file() and path != request.out
-    ]
-    if len(tables) == 1:
-        return read_table(tables[0], request.columns, want_text=request.want_text)
-    if tables:
+def _read_rows(source: ImportSource) -> Rows:
+    """The rows of the first importer that recognizes the source."""
+    for importer in all_importers():
+        if source.kind in importer.kinds and importer.recognizes(source):
+            return importer.read(source)
+    if source.kind == "address":
+        raise RequestError("no such source", where=source.request.location)
+    if source.file is not None:
         raise RequestError(
-            f"the folder has {len(tables)} tables: {', '.join(path.name for path in tables)}",
-            where=folder,
-            hint=f"choose one with --table {tables[0]}",
+            "a file, not a folder",
+            where=source.file,
+            hint="give the folder of recordings: data import FOLDER --out F",
         )
-    found = (
-        rows_of_trans_files(folder, audio)
-        or rows_beside_cues(folder, audio, tier=request.tier)
-        or rows_beside_texts(folder, audio)
+    count = len(source.recordings)
+    raise RequestError(
+        f"{count} recordings and no transcripts" if count else "no recordings",
+        where=source.folder,
+        hint="name a table with --table FILE"
+        + (", or import the recordings without texts: --no-text" if count else ""),
     )
-    if found is None:
-        raise RequestError(
-            f"{len(audio)} recordings and no transcripts" if audio else "no recordings",
-            where=folder,
-            hint="name a table with --table FILE"
-            + (", or import the recordings without texts: --no-text" if audio else ""),
-        )
-    return found
 
 
 class _RecordingFinder:
-    """Finds recordings by what a table calls them: a path, a name, a name without ending."""
+    """Finds a recording by its name in a table: a path, a name, or a name without ending."""
 
-    def __init__(self, folder: Path, table_folder: Path, audio: Sequence[Path]) -> None:
-        self._places = tuple(dict.fromkeys((folder, table_folder)))
-        self.folder = folder
-        self._audio = audio
+    def __init__(self, folder: Path, table_folder: Path, recordings: Sequence[Path]) -> None:
+        self._roots = tuple(dict.fromkeys((folder, table_folder)))
+        self._folder = folder
+        self._recordings = recordings
         self._by_name: dict[str, list[Path]] | None = None
-        self.last: tuple[Path, ...] = ()
 
     def find(self, name: str) -> Path | str:
-        """The recording, or a sentence that says why it is not found."""
-        self.last = ()
-        for place in self._places:
+        """The recording, or the problem in a sentence."""
+        for root in self._roots:
             try:
-                path = place / Path(name).expanduser()
+                path = root / Path(name).expanduser()
                 if path.is_file():
-                    self.last = (path.resolve(),)
-                    return self.last[0]
+                    return path.resolve()
             except (OSError, ValueError, RuntimeError):
-                return f"{name!r} is no path"
+                return f"{name!r} is not a path"
         if self._by_name is None:
             self._by_name = self._index()
-        # Tables made on Windows have backslashes; disks of macOS spell accents in two characters.
+        # Tables made on Windows have backslashes; disks of macOS store accents as two characters.
         key = _composed(name.replace("\\", "/").removeprefix("./"))
-        found = self._by_name.get(key) or self._by_name.get(key.rpartition("/")[2]) or []
-        if len(found) == 1:
-            self.last = (found[0].resolve(),)
-            return self.last[0]
-        if found:
-            return f"{len(found)} recordings are called {name}: {found[0]}, {found[1]}"
+        paths = self._by_name.get(key) or self._by_name.get(key.rpartition("/")[2]) or []
+        if len(paths) == 1:
+            return paths[0].resolve()
+        if paths:
+            return f"{len(paths)} recordings are called {name}: {paths[0]}, {paths[1]}"
         return f"no such recording: {name}"
 
     def _index(self) -> dict[str, list[Path]]:
-        """Recordings by relative path and by bare name, each with and without its ending."""
+        """Recordings by relative path and by name, each with and without its ending."""
         index: dict[str, list[Path]] = defaultdict(list)
-        for path in self._audio:
-            relative = path.relative_to(self.folder)
+        for path in self._recordings:
+            relative = path.relative_to(self._folder)
             keys = {relative.as_posix(), relative.with_suffix("").as_posix(), path.name, path.stem}
             for key in sorted(keys):
                 index[_composed(key)].append(path)
         return index
 
 
+@dataclass(frozen=True)
+class _ResolvedRow:
+    """A row with the path of its recording, or with the problem of finding it."""
+
+    row: Row
+    path: Path | None
+    problem: str
+
+
+def _resolve(row: Row, finder: _RecordingFinder) -> _ResolvedRow:
+    result = finder.find(row.audio) if row.problem is None else row.problem
+    if isinstance(result, Path):
+        return _ResolvedRow(row, result, "")
+    return _ResolvedRow(row, None, result)
+
+
 def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _found(finder: _RecordingFinder, row: Row) -> Path | None:
-    if row.problem is not None:
-        return None
-    path = finder.find(row.audio)
-    return path if isinstance(path, Path) else None
-
-
 def _utterance(
-    row: Row,
-    finder: _RecordingFinder,
+    resolved: _ResolvedRow,
+    folder: Path,
     infos: Mapping[Path, AudioInfo | AudioError],
     request: ImportRequest,
     ids: set[str],
 ) -> Utterance | Dropped:
     """The utterance of a row, or why there is none."""
-    finder.last = ()
+    row, path = resolved.row, resolved.path
     if row.problem is not None:
-        return Dropped(row.place, "malformed", row.problem)
-    path = finder.find(row.audio)
-    if isinstance(path, str):
-        return Dropped(row.place, "missing", path)
+        return Dropped(row.location, "malformed", row.problem)
+    if path is None:
+        return Dropped(row.location, "missing", resolved.problem)
     text = " ".join(str(row.values.get("text", "")).split()) if request.want_text else ""
     if request.want_text and not text:
-        return Dropped(row.place, "without text", f"{row.audio}: no text")
+        return Dropped(row.location, "without text", f"{row.audio}: no text")
     info = infos[path]
     if isinstance(info, AudioError):
-        return Dropped(row.place, "unreadable", f"{row.audio}: {info.message}")
+        return Dropped(row.location, "unreadable", f"{row.audio}: {info.message}")
     if "channel" in row.extra and request.audio_out is None:
         detail = f"{row.audio}: one channel of several; cut it out with --audio-out DIR"
-        return Dropped(row.place, "malformed", detail)
+        return Dropped(row.location, "malformed", detail)
     try:
-        str(path).encode("utf-8")
-        text.encode("utf-8")
+        f"{path}{text}".encode()
     except UnicodeEncodeError:
-        return Dropped(row.place, "malformed", f"{row.audio!r}: not valid Unicode")
+        return Dropped(row.location, "malformed", f"{row.audio!r}: not valid Unicode")
     if info.seconds <= 0:
-        return Dropped(row.place, "empty", f"{row.audio}: no samples")
+        return Dropped(row.location, "empty", f"{row.audio}: no samples")
     span = _span(row.values, info.seconds)
     if isinstance(span, str):
-        return Dropped(row.place, "with a wrong span", f"{row.audio}: {span}")
+        return Dropped(row.location, "with a wrong span", f"{row.audio}: {span}")
     start, end = span
-    named = row.values.get("id")
-    if named is not None and named in ids:
-        return Dropped(row.place, "with a repeated id", f"id {named!r} was used already")
-    utterance = Utterance(
-        id=named or _fresh_id(path, finder.folder, ids),
+    identifier = row.values.get("id")
+    if identifier is not None and identifier in ids:
+        return Dropped(row.location, "with a repeated id", f"an earlier row has id {identifier!r}")
+    return Utterance(
+        id=identifier or _new_id(path, folder, ids),
         audio=path,
-        text=text or None,
+        text=text if request.want_text else row.values.get("text"),
         speaker=row.values.get("speaker"),
         duration=round((info.seconds if end is None else end) - (start or 0.0), 4),
         start=start,
@@ -391,30 +324,28 @@ def _utterance(
         session=row.values.get("session"),
         extra={key: value for key, value in row.extra.items() if key not in RESERVED_KEYS},
     )
-    return utterance if request.want_text else replace(utterance, text=row.values.get("text"))
 
 
 def _span(values: dict[str, Any], seconds: float) -> tuple[float | None, float | None] | str:
-    """Start and end of a row in a recording of so many seconds, or what is wrong with them."""
+    """Start and end of a row in a recording of that length, or the problem in a sentence."""
     start, end, duration = values.get("start"), values.get("end"), values.get("duration")
     if start is None and end is None:
         return None, None
-    begin = start or 0.0
+    start = start or 0.0
     if end is None:
-        end = begin + duration if duration else seconds
-    if not 0 <= begin < end <= seconds + _SPAN_SLACK_S:
-        return f"the span {begin:g} to {end:g} s does not lie in its {seconds:.2f} s"
-    end = round(min(end, seconds), 6)
-    return begin, end
+        end = start + duration if duration else seconds
+    if not 0 <= start < end <= seconds + _SPAN_SLACK_S:
+        return f"the span {start:g} to {end:g} s is not within its {seconds:.2f} s"
+    return start, round(min(end, seconds), 6)
 
 
-def _fresh_id(path: Path, folder: Path, ids: set[str]) -> str:
-    """An id from the recording's place in the folder, with a number where it is used already."""
+def _new_id(path: Path, folder: Path, ids: set[str]) -> str:
+    """An id from the recording's path in the folder, with a number if it is taken."""
     home = folder.resolve()
     name = path.relative_to(home) if path.is_relative_to(home) else Path(path.name)
     base = _composed(name.with_suffix("").as_posix())
-    number, made = 1, base
-    while made in ids:
+    number, identifier = 1, base
+    while identifier in ids:
         number += 1
-        made = f"{base}-{number}"
-    return made
+        identifier = f"{base}-{number}"
+    return identifier

@@ -1,13 +1,12 @@
-"""A seeded grammar of air-traffic-control phraseology, as it is said and as it is written down.
+"""A seeded grammar of air-traffic-control phraseology, in spoken words.
 
-Every number is spelled out figure by figure ("four six five two", "one two one decimal five"),
-except for whole hundreds and thousands ("five thousand five hundred feet"), which is how
-controllers say them. Two spellings are choices: figures are the plain English words ("three",
-"nine", not "tree" or "niner"), and the spelling alphabet is in everyday spelling ("Alpha",
-"Juliet"), because those are the words that general recognizers know: an adapter then learns the
-conventions of the domain and no private spelling.
+Numbers are spelled digit by digit ("four six five two", "one two one decimal five"), except for
+round hundreds and thousands ("five thousand five hundred feet"), as controllers say them. Two
+spellings are choices: digits are plain English words ("three", "nine", not "tree" or "niner"), and
+the spelling alphabet has its everyday spelling ("Alpha", "Juliet"). General recognizers know these
+words, so an adapter learns the conventions of the domain and no special spelling.
 
-The grammar imitates radio traffic for training and tests. It is no source of correct procedure.
+The grammar imitates radio traffic for training and tests. It does not show correct procedure.
 """
 
 import random
@@ -39,7 +38,7 @@ _GROUND_UNITS = ("Tower", "Ground")
 _AIR_UNITS = ("Approach", "Radar", "Control", "Departure", "Tower")
 _TAXIWAYS = _LETTERS[:18]
 
-# With this many drawn sentences in a row known already, the grammar is as good as exhausted.
+# After this many repeated sentences in a row, the grammar counts as exhausted.
 _MAX_REPEATS = 2000
 
 
@@ -53,162 +52,147 @@ class SentenceSplit:
 
 
 def phraseology_sentences(count: int, *, seed: int) -> tuple[str, ...]:
-    """`count` distinct sentences of 5 to 18 words; fewer of one seed begin like more of it.
+    """`count` distinct sentences of 5 to 18 words; a prefix of any larger count of the same seed.
 
     Raises:
-        RequestError: `count` is negative, or more than the grammar can tell apart.
+        RequestError: `count` is negative, or more than the grammar has.
     """
     if count < 0:
-        raise RequestError(f"{count} sentences cannot be drawn")
-    chance = random.Random(seed)
-    found: dict[str, None] = {}
+        raise RequestError(f"cannot generate {count} sentences")
+    rng = random.Random(seed)
+    sentences: dict[str, None] = {}
     repeats = 0
-    while len(found) < count:
-        sentence = _sentence(chance)
-        if sentence in found:
+    while len(sentences) < count:
+        sentence = _sentence(rng)
+        if sentence in sentences:
             repeats += 1
             if repeats > _MAX_REPEATS:
                 raise RequestError(
-                    f"the grammar has no {count} distinct sentences: it ran dry at {len(found)}",
+                    f"cannot generate {count} distinct sentences: the grammar gave "
+                    f"{len(sentences)}",
                     hint="ask for fewer sentences",
                 )
             continue
         repeats = 0
         if MIN_WORDS <= len(sentence.split()) <= MAX_WORDS:
-            found[sentence] = None
-    return tuple(found)
+            sentences[sentence] = None
+    return tuple(sentences)
 
 
 def phraseology_split(*, train: int, dev: int, test: int, seed: int) -> SentenceSplit:
-    """Distinct sentences for three splits: one draw, cut into three.
+    """Distinct sentences for three splits.
 
     Raises:
-        RequestError: a count is negative, or the sum is more than the grammar can tell apart.
-    """
-    drawn = phraseology_sentences(max(train + dev + test, 0), seed=seed)
-    return split_sentences(drawn, train=train, dev=dev, test=test)
-
-
-def split_sentences(sentences: Sequence[str], *, train: int, dev: int, test: int) -> SentenceSplit:
-    """Part distinct sentences, in their order, into three splits.
-
-    Raises:
-        RequestError: a count is negative, a sentence repeats, or there are too few.
+        RequestError: a count is negative, or the sum is more than the grammar has.
     """
     if min(train, dev, test) < 0:
-        raise RequestError(f"a split of {train}, {dev} and {test} sentences cannot be")
-    if len(set(sentences)) != len(sentences):
-        raise RequestError("a sentence repeats, and would be trained on and tested with")
-    if train + dev + test > len(sentences):
-        raise RequestError(
-            f"{train} + {dev} + {test} sentences are wanted and there are {len(sentences)}",
-            hint="ask for fewer, or give more sentences",
-        )
+        raise RequestError(f"a split of {train}, {dev} and {test} sentences is impossible")
+    sentences = phraseology_sentences(train + dev + test, seed=seed)
     return SentenceSplit(
-        train=tuple(sentences[:train]),
-        dev=tuple(sentences[train : train + dev]),
-        test=tuple(sentences[train + dev : train + dev + test]),
+        train=sentences[:train],
+        dev=sentences[train : train + dev],
+        test=sentences[train + dev :],
     )
 
 
 def _figures(digits: str) -> str:
-    """Spelled out figure by figure."""
+    """Spelled digit by digit."""
     return " ".join(_FIGURES[int(digit)] for digit in digits)
 
 
-def _callsign(chance: random.Random) -> str:
-    kind = chance.random()
+def _callsign(rng: random.Random) -> str:
+    kind = rng.random()
     if kind < 0.7:
-        digits = f"{chance.randrange(1, 10)}{_digits(chance, chance.choice((2, 2, 3)))}"
-        return f"{chance.choice(_AIRLINES)} {_figures(digits)}"
+        digits = f"{rng.randrange(1, 10)}{_digits(rng, rng.choice((2, 2, 3)))}"
+        return f"{rng.choice(_AIRLINES)} {_figures(digits)}"
     if kind < 0.85:
-        return f"{chance.choice(_AIRCRAFT)} {_figures(_digits(chance, 2))} {_letters(chance, 2)}"
+        return f"{rng.choice(_AIRCRAFT)} {_figures(_digits(rng, 2))} {_letters(rng, 2)}"
     # A registration on radio, shortened to its last three letters or in full.
-    return f"Golf {_letters(chance, chance.choice((2, 4)))}"
+    return f"Golf {_letters(rng, rng.choice((2, 4)))}"
 
 
-def _digits(chance: random.Random, length: int) -> str:
-    return "".join(str(chance.randrange(10)) for _ in range(length))
+def _digits(rng: random.Random, length: int) -> str:
+    return "".join(str(rng.randrange(10)) for _ in range(length))
 
 
-def _letters(chance: random.Random, length: int) -> str:
-    return " ".join(chance.choice(_LETTERS) for _ in range(length))
+def _letters(rng: random.Random, length: int) -> str:
+    return " ".join(rng.choice(_LETTERS) for _ in range(length))
 
 
-def _level(chance: random.Random) -> str:
-    return f"flight level {_figures(f'{chance.randrange(7, 42) * 10:03d}')}"
+def _level(rng: random.Random) -> str:
+    return f"flight level {_figures(f'{rng.randrange(7, 42) * 10:03d}')}"
 
 
-def _altitude(chance: random.Random) -> str:
-    thousands = chance.randrange(2, 9)
-    hundreds = f" {_FIGURES[chance.randrange(1, 10)]} hundred" if chance.random() < 0.4 else ""
+def _altitude(rng: random.Random) -> str:
+    thousands = rng.randrange(2, 9)
+    hundreds = f" {_FIGURES[rng.randrange(1, 10)]} hundred" if rng.random() < 0.4 else ""
     return f"{_FIGURES[thousands]} thousand{hundreds} feet"
 
 
-def _heading(chance: random.Random) -> str:
-    return f"heading {_figures(f'{chance.randrange(1, 73) * 5:03d}')}"
+def _heading(rng: random.Random) -> str:
+    return f"heading {_figures(f'{rng.randrange(1, 73) * 5:03d}')}"
 
 
-def _speed(chance: random.Random) -> str:
-    return f"{_figures(str(chance.randrange(16, 31) * 10))} knots"
+def _speed(rng: random.Random) -> str:
+    return f"{_figures(str(rng.randrange(16, 31) * 10))} knots"
 
 
-def _squawk(chance: random.Random) -> str:
-    return "squawk " + _figures("".join(str(chance.randrange(8)) for _ in range(4)))
+def _squawk(rng: random.Random) -> str:
+    return "squawk " + _figures("".join(str(rng.randrange(8)) for _ in range(4)))
 
 
-def _frequency(chance: random.Random) -> str:
-    """A channel of the airband: 118 to 136 MHz, one to three places after the decimal."""
-    places = chance.choice((f"{chance.randrange(1, 10)}", f"{chance.randrange(2, 40) * 25:03d}"))
-    whole = _figures(str(chance.randrange(118, 137)))
-    return f"{whole} decimal {_figures(places.rstrip('0') or '5')}"
+def _frequency(rng: random.Random) -> str:
+    """A channel of the airband: 118 to 136 MHz, one to three decimals."""
+    decimals = rng.choice((f"{rng.randrange(1, 10)}", f"{rng.randrange(2, 40) * 25:03d}"))
+    megahertz = _figures(str(rng.randrange(118, 137)))
+    return f"{megahertz} decimal {_figures(decimals.rstrip('0') or '5')}"
 
 
-def _qnh(chance: random.Random) -> str:
-    return f"QNH {_figures(str(chance.randrange(985, 1036)))}"
+def _qnh(rng: random.Random) -> str:
+    return f"QNH {_figures(str(rng.randrange(985, 1036)))}"
 
 
-def _wind(chance: random.Random) -> str:
-    direction = _figures(f"{chance.randrange(1, 37) * 10:03d}")
-    return f"wind {direction} degrees {_figures(str(chance.randrange(3, 26)))} knots"
+def _wind(rng: random.Random) -> str:
+    direction = _figures(f"{rng.randrange(1, 37) * 10:03d}")
+    return f"wind {direction} degrees {_figures(str(rng.randrange(3, 26)))} knots"
 
 
-def _runway(chance: random.Random) -> str:
-    side = chance.choice(("", "", " left", " right", " center"))
-    return f"runway {_figures(f'{chance.randrange(1, 37):02d}')}{side}"
+def _runway(rng: random.Random) -> str:
+    side = rng.choice(("", "", " left", " right", " center"))
+    return f"runway {_figures(f'{rng.randrange(1, 37):02d}')}{side}"
 
 
-def _route(chance: random.Random) -> str:
-    return " and ".join(chance.sample(_TAXIWAYS, chance.choice((1, 2))))
+def _route(rng: random.Random) -> str:
+    return " and ".join(rng.sample(_TAXIWAYS, rng.choice((1, 2))))
 
 
-def _station(chance: random.Random, units: Sequence[str]) -> str:
-    return f"{chance.choice(_CITIES)} {chance.choice(units)}"
+def _station(rng: random.Random, units: Sequence[str]) -> str:
+    return f"{rng.choice(_CITIES)} {rng.choice(units)}"
 
 
-def _turn(chance: random.Random) -> str:
-    return f"turn {chance.choice(('left', 'right'))} {_heading(chance)}"
+def _turn(rng: random.Random) -> str:
+    return f"turn {rng.choice(('left', 'right'))} {_heading(rng)}"
 
 
-def _vertical(chance: random.Random, verb: str) -> str:
+def _vertical(rng: random.Random, verb: str) -> str:
     """`verb` is "climb" or "descend"; levels above the transition, altitudes with QNH below."""
-    if chance.random() < 0.65:
-        return f"{verb} to {_level(chance)}"
-    pressure = f", {_qnh(chance)}" if verb == "descend" else ""
-    return f"{verb} to {_altitude(chance)}{pressure}"
+    if rng.random() < 0.65:
+        return f"{verb} to {_level(rng)}"
+    pressure = f", {_qnh(rng)}" if verb == "descend" else ""
+    return f"{verb} to {_altitude(rng)}{pressure}"
 
 
-def _level_change(chance: random.Random) -> str:
-    return _vertical(chance, chance.choice(("climb", "descend")))
+def _level_change(rng: random.Random) -> str:
+    return _vertical(rng, rng.choice(("climb", "descend")))
 
 
-def _contact(chance: random.Random, units: Sequence[str]) -> str:
-    return f"contact {_station(chance, units)} on {_frequency(chance)}"
+def _contact(rng: random.Random, units: Sequence[str]) -> str:
+    return f"contact {_station(rng, units)} on {_frequency(rng)}"
 
 
 Draw = Callable[[random.Random], str]
 
-# What a controller says after the callsign, with how often it is said.
+# What a controller says after the callsign, with its weight.
 _CLEARANCES: tuple[tuple[int, Draw], ...] = (
     (6, _level_change),
     (3, _turn),
@@ -250,7 +234,7 @@ _READBACKS: tuple[tuple[int, Draw], ...] = (
     (1, lambda c: f"direct to {c.choice(_BEACONS)}, maintaining {_level(c)}"),
 )
 
-# What a pilot says first to a new station, after the callsign, and which stations hear it.
+# What a pilot says first to a new station, after the callsign.
 _REPORTS: tuple[tuple[int, Draw], ...] = (
     (3, lambda c: _report(c, ("Departure", "Radar"), f"passing {_altitude(c)}, climbing to "
         f"{_level(c)}")),
@@ -262,21 +246,21 @@ _REPORTS: tuple[tuple[int, Draw], ...] = (
 )  # fmt: skip
 
 
-def _report(chance: random.Random, units: Sequence[str], said: str) -> str:
-    return f"{_station(chance, units)}, {_callsign(chance)}, {said}"
+def _report(rng: random.Random, units: Sequence[str], message: str) -> str:
+    return f"{_station(rng, units)}, {_callsign(rng)}, {message}"
 
 
-def _pick(chance: random.Random, table: tuple[tuple[int, Draw], ...]) -> str:
+def _pick(rng: random.Random, table: tuple[tuple[int, Draw], ...]) -> str:
     draws = [draw for _, draw in table]
-    return chance.choices(draws, weights=[weight for weight, _ in table])[0](chance)
+    return rng.choices(draws, weights=[weight for weight, _ in table])[0](rng)
 
 
-def _sentence(chance: random.Random) -> str:
-    kind = chance.random()
+def _sentence(rng: random.Random) -> str:
+    kind = rng.random()
     if kind < 0.66:
-        said = f"{_callsign(chance)}, {_pick(chance, _CLEARANCES)}"
+        sentence = f"{_callsign(rng)}, {_pick(rng, _CLEARANCES)}"
     elif kind < 0.88:
-        said = f"{_pick(chance, _READBACKS)}, {_callsign(chance)}"
+        sentence = f"{_pick(rng, _READBACKS)}, {_callsign(rng)}"
     else:
-        said = _pick(chance, _REPORTS)
-    return said[0].upper() + said[1:] + "."
+        sentence = _pick(rng, _REPORTS)
+    return sentence[0].upper() + sentence[1:] + "."

@@ -1,7 +1,7 @@
-"""Everyday English sentences, written for this package: general speech to set beside a domain.
+"""Everyday English sentences, written for this package: general speech beside a domain.
 
-A model that is trained on one domain alone forgets how everybody else talks and writes. These
-sentences carry what a domain may lack: names, questions, all tenses, numbers as figures.
+A model that trains on one domain alone forgets general speech. These sentences have what a domain
+may lack: names, questions, all tenses, numbers as digits.
 """
 
 from functools import cache

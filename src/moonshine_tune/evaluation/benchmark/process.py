@@ -1,4 +1,4 @@
-"""A runtime folder loaded in a fresh process of its own, to be measured from outside."""
+"""A runtime folder loaded in a fresh process, which is measured from outside."""
 
 import json
 import subprocess
@@ -7,13 +7,12 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 from moonshine_tune.core.errors import MachineError, RequestError
-from moonshine_tune.runtime import transcriber as runtime_transcriber
 from moonshine_tune.runtime.layout import read_layout
+from moonshine_tune.runtime.transcriber import RUNTIME_OPTIONS, arch_name, check_takes_keyterms
 
 _MODULE = "moonshine_tune.evaluation.benchmark.worker"
 _PATIENCE_S = 10.0
@@ -36,20 +35,20 @@ class FreshProcess:
         loaded_mb: peak memory after loading, in MB.
 
     Raises:
-        RequestError: the runtime refuses the files, or breaks down while it loads them; or key
-            terms for a v1 model.
-        MachineError: the runtime does not load here, or the process died later.
+        RequestError: the runtime refuses the files, or crashes while it loads them; or key terms
+            for a v1 model.
+        MachineError: the runtime does not load here, or the process ended later.
     """
 
     def __init__(self, runtime_dir: Path, keyterms: Sequence[str] = (), boost: float = 2.0) -> None:
         layout = read_layout(runtime_dir)
         if keyterms:
-            runtime_transcriber.check_takes_keyterms(layout)
+            check_takes_keyterms(layout)
         self._folder = runtime_dir
         request = {
             "folder": str(runtime_dir.absolute()),
-            "arch": runtime_transcriber._arch_name(layout),
-            "options": runtime_transcriber._OPTIONS | {"keyterm_boost": float(boost)},
+            "arch": arch_name(layout),
+            "options": RUNTIME_OPTIONS | {"keyterm_boost": float(boost)},
             "keyterms": list(keyterms),
         }
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
@@ -79,18 +78,12 @@ class FreshProcess:
 
     def stream(self, clip: Path, chunk_s: float) -> TimedTranscript:
         """Feed the clip in real time; seconds are from the end of speech to the final text."""
-        answer = self._ask(
-            {
-                "do": "stream",
-                "path": str(clip),
-                "sample_rate_hz": SAMPLE_RATE_HZ,
-                "chunk_s": chunk_s,
-            }
-        )
+        request = {"do": "stream", "path": str(clip), "sample_rate_hz": SAMPLE_RATE_HZ}
+        answer = self._ask(request | {"chunk_s": chunk_s})
         return TimedTranscript(float(answer["seconds"]), str(answer["text"]))
 
     def peak_mb(self) -> float:
-        """The most memory that the process has held so far, in MB."""
+        """Peak memory of the process so far, in MB."""
         return float(self._ask({"do": "memory"})["peak_mb"])
 
     def close(self) -> None:
@@ -100,7 +93,7 @@ class FreshProcess:
                 try:
                     pipe.close()
                 except OSError:
-                    continue  # It is gone already.
+                    continue  # The process has ended.
         try:
             self._process.wait(timeout=_PATIENCE_S)
         except subprocess.TimeoutExpired:
@@ -111,12 +104,7 @@ class FreshProcess:
     def __enter__(self) -> "FreshProcess":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -126,21 +114,21 @@ class FreshProcess:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
         except OSError:
-            pass  # It died: reading says why.
+            pass  # It ended: `_read` says why.
         return self._read()
 
     def _read(self) -> dict[str, Any]:
         line = self._process.stdout.readline() if self._process.stdout is not None else ""
         if not line:
-            why = self._why_ended()
+            reason = self._exit_reason()
             if not self._loaded:
                 raise RequestError(
-                    f"the Moonshine runtime breaks down on these files ({why})",
+                    f"the Moonshine runtime crashes on these files ({reason})",
                     where=self._folder,
                     hint="they are damaged: export or fetch them again",
                 )
             raise MachineError(
-                f"the runtime ended the measured process ({why})",
+                f"the measured process ended ({reason})",
                 where=self._folder,
                 hint="close other programs if memory is short, then run again",
             )
@@ -159,7 +147,7 @@ class FreshProcess:
             )
         return answer
 
-    def _why_ended(self) -> str:
+    def _exit_reason(self) -> str:
         code = self._process.wait()
         self._stderr.seek(0)
         lines = self._stderr.read().decode("utf-8", "replace").strip().splitlines()

@@ -1,12 +1,11 @@
 """The process whose load time, latency and memory are measured: `python -m` this module.
 
-It is as close to an application as Python comes: it imports moonshine-voice and the standard
-library, neither torch nor numpy nor onnxruntime (reading an `.ort` file here would add 230 MB to
-the figure that is to be measured, so the parent says what architecture the folder holds).
+It is as close to an application as Python allows: it imports moonshine-voice and the standard
+library, neither torch nor numpy nor onnxruntime. (Reading an `.ort` file here would add 230 MB to
+the measured memory, so the parent names the architecture of the folder.)
 
-Protocol, one JSON object a line. Argument: `{"folder","arch","options",
-"keyterms"}`. First answer: `{"ready",
-"load_s","process_mb","loaded_mb"}`. Then, for each line on stdin:
+Protocol, one JSON object per line. Argument: `{"folder","arch","options","keyterms"}`. First
+answer: `{"ready","load_s","process_mb","loaded_mb"}`. Then, for each line on stdin:
 `{"do":"clip","path","sample_rate_hz"}` → `{"seconds","text"}`;
 `{"do":"stream","path","sample_rate_hz","chunk_s"}` → `{"seconds","text"}`, fed at the pace of
 speech, seconds from the end of speech to the final text;
@@ -34,15 +33,15 @@ def main() -> None:
         from moonshine_voice import ModelArch, Transcriber
 
         process_mb = peak_mb()
-        begun = time.perf_counter()
+        start_time = time.perf_counter()
         transcriber = Transcriber(
             request["folder"], getattr(ModelArch, request["arch"]), options=request["options"]
         )
-        load_s = time.perf_counter() - begun
+        load_s = time.perf_counter() - start_time
         if request.get("keyterms"):
             transcriber.set_keyterms(request["keyterms"])
     except Exception as error:
-        # A native library lies behind this: whatever it raises is the answer.
+        # A native library is called: whatever it raises is the answer.
         _answer(answers, {"error": f"{type(error).__name__}: {error}"})
         return
     _answer(
@@ -59,10 +58,10 @@ def main() -> None:
 
 
 def peak_mb() -> float:
-    """The most memory that this process has held, in MB of 10^6 bytes.
+    """Peak memory of this process, in MB of 10^6 bytes.
 
-    Linux carries getrusage's figure over from the parent through fork and exec, so that a child
-    of a large process looks as large; VmHWM begins anew with each exec (proc(5)).
+    On Linux the figure of getrusage survives fork and exec, so that a child of a large process
+    looks as large; VmHWM is reset by each exec (proc(5)).
     """
     try:
         with Path("/proc/self/status").open(encoding="ascii", errors="replace") as status:
@@ -76,7 +75,7 @@ def peak_mb() -> float:
 
 
 def _own_stdout() -> TextIO:
-    """The real stdout for answers alone; what a native library prints goes to stderr."""
+    """The real stdout for answers only; the output of native libraries goes to stderr."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return answers
@@ -95,28 +94,28 @@ def _do(transcriber: Any, request: dict[str, Any]) -> dict[str, Any]:
     if request["do"] == "stream":
         return _stream(transcriber, samples.tolist(), request)
     clip = samples.tolist()
-    begun = time.perf_counter()
+    start_time = time.perf_counter()
     transcript = transcriber.transcribe_without_streaming(clip, request["sample_rate_hz"])
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - start_time
     return {"seconds": seconds, "text": _text(transcript)}
 
 
 def _stream(transcriber: Any, clip: list[float], request: dict[str, Any]) -> dict[str, Any]:
-    """Feed the clip as a microphone would: each chunk when its last sample has been spoken."""
+    """Feed the clip as a microphone would: each chunk when its last sample was spoken."""
     rate_hz = request["sample_rate_hz"]
     size = max(round(request["chunk_s"] * rate_hz), 1)
     stream = transcriber.create_stream()
     try:
         stream.start()
-        begun = time.perf_counter()
+        start_time = time.perf_counter()
         for first in range(0, len(clip), size):
             chunk = clip[first : first + size]
-            spoken = begun + (first + len(chunk)) / rate_hz
+            spoken = start_time + (first + len(chunk)) / rate_hz
             time.sleep(max(spoken - time.perf_counter(), 0.0))
             stream.add_audio(chunk, rate_hz)
         transcript = stream.stop()
-        # From the end of speech, not from the last call: a model that lags behind shows it.
-        seconds = time.perf_counter() - begun - len(clip) / rate_hz
+        # From the end of speech, not from the last call: this shows a model that is too slow.
+        seconds = time.perf_counter() - start_time - len(clip) / rate_hz
     finally:
         stream.close()
     if transcript is None:

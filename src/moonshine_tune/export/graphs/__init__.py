@@ -1,16 +1,13 @@
 """Export without a base runtime folder: the graphs are built from the model, node by node.
 
-No tracer is run: the five streaming graphs and the two of v1 are written down once, in terms of the
-same few layers, and the parity gate proves each against torch. That takes seconds where a tracer
-and a quantizer take a minute, needs nothing but onnx, and every tensor keeps its name.
+No tracer runs: the five streaming graphs and the two of v1 are written in terms of the same few
+layers, and the parity gate compares each with torch. That takes seconds instead of a minute for a
+tracer and a quantizer, needs only onnx, and every tensor keeps its name.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import sha256_of
@@ -19,24 +16,23 @@ from moonshine_tune.export.graphs.streaming import write_streaming_graphs
 from moonshine_tune.export.graphs.v1 import write_v1_graphs
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.runtime.layout import read_layout
-from moonshine_tune.runtime.tokenizer_writer import write_tokenizer_bin
+from moonshine_tune.runtime.quantized import Floats
+from moonshine_tune.runtime.tokenizer import write_tokenizer_bin
 
-Floats = npt.NDArray[np.float32]
 
-
-def trace(
+def build_graphs(
     model: SpeechModel, weights: Mapping[str, Floats], out: Path, *, scheme: str = "int8"
 ) -> GraftReport:
     """Fill the folder `out` (existing, empty) with runtime files of the model.
 
     Args:
-        model: gives shapes and settings; its tokenizer becomes `tokenizer.bin`.
+        model: its shapes and settings; its tokenizer becomes `tokenizer.bin`.
         weights: every tensor by its checkpoint name, with an adapter's effect added.
-        scheme: "int8" (weights and activations; one scale an output channel; the front end stays
+        scheme: "int8" (weights and activations; one scale per output channel; the front end stays
             in floats) or "none".
 
     Raises:
-        RequestError: the model computes with something that the graphs do not have.
+        RequestError: the model has a setting that the graphs do not support.
         MachineError: the package onnx is missing.
     """
     _check_settings(model)
@@ -57,30 +53,27 @@ def trace(
 
 
 def _check_settings(model: SpeechModel) -> None:
-    """The graphs know what the published models use, and nothing else."""
+    """The graphs support the settings of the published models only."""
     config = model.module.config
     encoder = getattr(config, "encoder_config", None)
-    found: dict[str, Any] = {
-        "encoder activation": getattr(encoder, "hidden_act", None)
-        or getattr(config, "encoder_hidden_act", None),
-        "decoder activation": getattr(config, "decoder_hidden_act", None)
-        or getattr(config, "hidden_act", None),
-        "attention bias": bool(config.attention_bias),
-        "rotary embedding": config.rope_parameters["rope_type"],
+    settings: dict[str, tuple[Any, Any]] = {
+        "encoder activation": (
+            getattr(encoder, "hidden_act", None) or getattr(config, "encoder_hidden_act", None),
+            "gelu",
+        ),
+        "decoder activation": (
+            getattr(config, "decoder_hidden_act", None) or getattr(config, "hidden_act", None),
+            "silu",
+        ),
+        "attention bias": (bool(config.attention_bias), False),
+        "rotary embedding": (config.rope_parameters["rope_type"], "default"),
     }
-    known = {
-        "encoder activation": "gelu",
-        "decoder activation": "silu",
-        "attention bias": False,
-        "rotary embedding": "default",
-    }
-    wrong = [f"{name} {value!r}" for name, value in found.items() if value != known[name]]
-    for stack in (model.encoder, model.decoder):
-        attention = stack.layers[0].self_attn
-        if attention.num_key_value_groups != 1:
-            wrong.append("shared keys and values")
-    if wrong:
+    problems = [f"{name} {value!r}" for name, (value, known) in settings.items() if value != known]
+    for side in (model.encoder, model.decoder):
+        if side.layers[0].self_attn.num_key_value_groups != 1:
+            problems.append("shared keys and values")
+    if problems:
         raise RequestError(
-            f"this model cannot be traced: no runtime graph has {', '.join(wrong)}",
+            f"cannot build graphs for this model: no runtime graph has {', '.join(problems)}",
             hint="graft into the runtime folder that it came from instead",
         )

@@ -1,11 +1,9 @@
 """Building runtime graphs node by node, with 8-bit or float matrices, and writing them as `.ort`.
 
-Only operators that the published graphs use too are built: runtimes for phones are compiled
-for those alone.
+Only operators of the published graphs are used: runtimes for phones are compiled for those alone.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +16,14 @@ from moonshine_tune.runtime.quantized import Floats, Grid
 OPSET, IR_VERSION = 18, 10
 _LOWEST = float(np.finfo(np.float32).min)
 Dims = Sequence[int | str]
-
-
-@dataclass(frozen=True)
-class LinearLayer:
-    """A product's matrix [out, in] and bias, with the name of its module."""
-
-    name: str
-    weight: Floats
-    bias: Floats | None = None
+Pair = tuple[str, str]
+"""Names of keys and values."""
 
 
 class GraphBuilder:
     """Collects the nodes and constants of one graph.
 
-    A builder made by `branch` collects the nodes of a branch; its constants lie in the outer graph.
+    A builder made by `branch` collects the nodes of a branch; its constants go to the outer graph.
     """
 
     def __init__(self, name: str, scheme: str, outer: "GraphBuilder | None" = None) -> None:
@@ -47,7 +38,7 @@ class GraphBuilder:
         self._quantized: dict[str, tuple[str, str, str]] = {}
         self._count = 0
 
-    # --- the graph's rim
+    # --- inputs and outputs
 
     def input(self, name: str, dims: Dims, dtype: str = "FLOAT") -> str:
         """Declare an input; returns its name."""
@@ -86,7 +77,7 @@ class GraphBuilder:
         return f"{kind.lower()}_{self._count}"
 
     def constant(self, value: Any, dtype: str = "float32", name: str | None = None) -> str:
-        """A constant; equal ones are kept once."""
+        """A constant; equal ones are stored once."""
         if self._outer is not None:
             return self._outer.constant(value, dtype, name)
         array = np.asarray(value, dtype=dtype)
@@ -108,38 +99,36 @@ class GraphBuilder:
         return GraphBuilder(name, self._scheme, self)
 
     def as_branch(self) -> Any:
-        """The collected branch."""
+        """The branch as an ONNX graph."""
         return self.onnx.helper.make_graph(self._nodes, self._name, [], self._outputs)
 
     # --- layers
 
-    def linear(self, x: str, layer: LinearLayer) -> str:
-        """x · Wᵀ + b."""
-        node = "/" + layer.name.replace(".", "/") + "/MatMul"
+    def linear(self, x: str, name: str, weight: Floats, bias: Floats | None = None) -> str:
+        """x · Wᵀ + b, with the matrix [out, in] of the module `name`."""
+        node = "/" + name.replace(".", "/") + "/MatMul"
+        matrix = np.ascontiguousarray(weight.T)
         if self._scheme == "none":
-            matrix = np.ascontiguousarray(layer.weight.T)
-            result = self.op(
-                "MatMul", x, self.constant(matrix, name=f"{layer.name}.weight_t"), name=node
-            )
+            constant = self.constant(matrix, name=f"{name}.weight_t")
+            result = self.op("MatMul", x, constant, name=node)
         else:
-            result = self._eight_bit_product(x, layer, f"{node}_quant")
-        if layer.bias is None:
+            result = self._eight_bit_product(x, f"{name}.weight_t", matrix, f"{node}_quant")
+        if bias is None:
             return result
-        return self.op("Add", result, self.constant(layer.bias, name=f"{layer.name}.bias"))
+        return self.op("Add", result, self.constant(bias, name=f"{name}.bias"))
 
-    def _eight_bit_product(self, x: str, layer: LinearLayer, node: str) -> str:
-        """Activations quantized on the fly, one scale an output channel for the weights."""
-        matrix = np.ascontiguousarray(layer.weight.T)
-        names = self._store(f"{layer.name}.weight_t", matrix, axis=1)
+    def _eight_bit_product(self, x: str, name: str, matrix: Floats, node: str) -> str:
+        """Activations are quantized at run time; the weights have one scale per output channel."""
+        names = self._store(name, matrix, axis=1)
         if x not in self._quantized:
-            made = self.ops("DynamicQuantizeLinear", 3, x)
-            self._quantized[x] = (made[0], made[1], made[2])
+            outputs = self.ops("DynamicQuantizeLinear", 3, x)
+            self._quantized[x] = (outputs[0], outputs[1], outputs[2])
         values, scale, zero = self._quantized[x]
         product = self.op("MatMulInteger", values, names[0], zero, names[2], name=node)
         return self.op("Mul", self.op("Cast", product, to=1), self.op("Mul", scale, names[1]))
 
     def lookup(self, name: str, table: Floats, rows: str) -> str:
-        """Rows of a table [V, D]; one scale a table in 8 bits."""
+        """Rows of a table [V, D]; in 8 bits with one scale for the table."""
         if self._scheme == "none":
             return self.op("Gather", self.constant(table, name=name), rows)
         values, scale, zero = self._store(name, table, axis=None)
@@ -168,9 +157,9 @@ class GraphBuilder:
 
     def attend(self, query: str, key: str, value: str, mask: str | None, width: int) -> str:
         """Attention over [B, heads, L, width] → [B, L, heads · width]; `mask` is added."""
-        turned = self.op("Transpose", key, perm=[0, 1, 3, 2])
+        transposed = self.op("Transpose", key, perm=[0, 1, 3, 2])
         scores = self.op(
-            "Mul", self.op("MatMul", query, turned), self.constant(np.float32(width**-0.5))
+            "Mul", self.op("MatMul", query, transposed), self.constant(np.float32(width**-0.5))
         )
         if mask is not None:
             scores = self.op("Add", scores, mask)
@@ -228,15 +217,145 @@ class GraphBuilder:
                 data,
                 options,
                 providers=["CPUExecutionProvider"],
-                # Its layout exists on x86 processors only: the file would not load on others.
+                # Its layout exists on x86 processors only: other processors cannot load it.
                 disabled_optimizers=["NchwcTransformer"],
             )
-        except Exception as error:  # onnxruntime has a tree of its own, for a full disk too
+        except Exception as error:  # onnxruntime has its own exceptions, for a full disk too
             raise MachineError(
                 f"onnxruntime cannot write this graph: {first_line(error)}",
                 where=path,
                 hint="free some disk space there, or choose another folder with --out",
             ) from error
+
+
+class Layers:
+    """Builds layers into a graph from a checkpoint's weights.
+
+    Args:
+        weights: tensors by name.
+        attention: a module of the family's attention, for its head width.
+    """
+
+    def __init__(self, graph: GraphBuilder, weights: Mapping[str, Floats], attention: Any) -> None:
+        self.graph = graph
+        self.weights = weights
+        self.head_width = int(attention.head_dim)
+
+    def linear(self, x: str, name: str, *, bias: bool = False) -> str:
+        """The linear layer of a module."""
+        weights = self.weights
+        return self.graph.linear(
+            x, name, weights[f"{name}.weight"], weights[f"{name}.bias"] if bias else None
+        )
+
+    def heads(self, x: str, name: str) -> str:
+        """A projection, split into heads: [B, heads, L, width]."""
+        heads = self.weights[f"{name}.weight"].shape[0] // self.head_width
+        return self.graph.heads(self.linear(x, name), heads, self.head_width)
+
+    def norm(self, x: str, name: str) -> str:
+        """A layer norm with its stored weight."""
+        return self.graph.norm(x, f"{name}.weight", self.weights[f"{name}.weight"])
+
+    def attention_out(self, query: str, key: str, value: str, mask: str | None, name: str) -> str:
+        """Attention and its output projection."""
+        mixed = self.graph.attend(query, key, value, mask, self.head_width)
+        return self.linear(mixed, f"{name}.o_proj")
+
+    def encoder_layer(
+        self,
+        hidden: str,
+        name: str,
+        norm: Callable[[str, str], str],
+        rotate: Callable[[str], str],
+        mask: str | None,
+    ) -> str:
+        """Self-attention and a plain feed-forward block: fc1, GELU, fc2."""
+        x = norm(hidden, f"{name}.input_layernorm")
+        query, key, value = (self.heads(x, f"{name}.self_attn.{kind}_proj") for kind in "qkv")
+        query, key = rotate(query), rotate(key)
+        x = self.attention_out(query, key, value, mask, f"{name}.self_attn")
+        hidden = self.graph.op("Add", hidden, x)
+        x = norm(hidden, f"{name}.post_attention_layernorm")
+        inner = self.graph.gelu(self.linear(x, f"{name}.mlp.fc1", bias=True))
+        return self.graph.op("Add", hidden, self.linear(inner, f"{name}.mlp.fc2", bias=True))
+
+    def decoder_layer(
+        self, hidden: str, name: str, past: Pair, cross: Pair, rotary: "Rotary", mask: str
+    ) -> tuple[str, Pair]:
+        """Self-attention, cross-attention and a gated feed-forward block.
+
+        Args:
+            past: cached keys and values of self-attention.
+            cross: keys and values of the encoder states.
+
+        Returns:
+            The hidden states, and keys and values of self-attention with the new positions.
+        """
+        graph = self.graph
+        x = self.norm(hidden, f"{name}.input_layernorm")
+        query, key, value = (self.heads(x, f"{name}.self_attn.{kind}_proj") for kind in "qkv")
+        keys = graph.op("Concat", past[0], rotary.rotate(key), axis=2)
+        values = graph.op("Concat", past[1], value, axis=2)
+        x = self.attention_out(rotary.rotate(query), keys, values, mask, f"{name}.self_attn")
+        hidden = graph.op("Add", hidden, x)
+        x = self.norm(hidden, f"{name}.post_attention_layernorm")
+        query = self.heads(x, f"{name}.encoder_attn.q_proj")
+        x = self.attention_out(query, *cross, None, f"{name}.encoder_attn")
+        hidden = graph.op("Add", hidden, x)
+        x = self.gated_feed_forward(self.norm(hidden, f"{name}.final_layernorm"), f"{name}.mlp")
+        return graph.op("Add", hidden, x), (keys, values)
+
+    def gated_feed_forward(self, x: str, name: str) -> str:
+        """One half of fc1 gates the other half; then fc2."""
+        both = self.linear(x, f"{name}.fc1", bias=True)
+        half = self.weights[f"{name}.fc1.weight"].shape[0] // 2
+        values, gate = self.graph.ops("Split", 2, both, self.graph.ints(half, half), axis=-1)
+        gated = self.graph.op("Mul", self.graph.silu(gate), values)
+        return self.linear(gated, f"{name}.fc2", bias=True)
+
+
+class Rotary:
+    """Rotary positions: pairs of neighboring dimensions are rotated, the rest stays."""
+
+    def __init__(self, graph: GraphBuilder, frequencies: Floats, width: int) -> None:
+        self._graph = graph
+        dims = 2 * len(frequencies)
+        # Frequency 0 rotates nothing, so that all dimensions take the same path.
+        self._frequencies = np.zeros(width, np.float32)
+        self._frequencies[:dims] = np.repeat(frequencies, 2)
+        self._signs = np.where(np.arange(width) % 2 == 0, -1, 1).astype(np.float32)
+        self._partners = np.arange(width)
+        self._partners[:dims] = np.arange(dims) ^ 1
+        self._cos = self._sin = ""
+
+    def at(self, positions: str) -> "Rotary":
+        """Set the positions, a vector of integers."""
+        graph = self._graph
+        column = graph.op("Unsqueeze", graph.op("Cast", positions, to=1), graph.ints(1))
+        angles = graph.op("Mul", column, graph.constant(self._frequencies))
+        self._cos = graph.op("Cos", angles)
+        self._sin = graph.op("Mul", graph.op("Sin", angles), graph.constant(self._signs))
+        return self
+
+    def rotate(self, x: str) -> str:
+        """Rotate [B, heads, L, width]."""
+        graph = self._graph
+        partner = graph.op("Gather", x, graph.constant(self._partners, "int64"), axis=3)
+        return graph.op("Add", graph.op("Mul", x, self._cos), graph.op("Mul", partner, self._sin))
+
+
+def causal_mask(graph: GraphBuilder, new: str, past: str) -> str:
+    """[new, past + new], added to scores: each new position attends to the past and itself.
+
+    Args:
+        new, past: numbers of positions, scalars.
+    """
+    total = graph.op("Add", past, new)
+    rows = graph.op("Unsqueeze", graph.arange(past, total), graph.ints(1))
+    zero = graph.constant(0, "int64")
+    columns = graph.op("Unsqueeze", graph.arange(zero, total), graph.ints(0))
+    return graph.allowed_mask(graph.op("GreaterOrEqual", rows, columns))
 
 
 def eight_bit_grid(matrix: Floats, axis: int | None) -> Grid:

@@ -1,21 +1,20 @@
 """The five streaming graphs: frontend, encoder, the adapter graph, cross_kv, decoder_kv."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from moonshine_tune.core.files import write_json_atomic
-from moonshine_tune.export.graphs.builder import GraphBuilder
-from moonshine_tune.export.graphs.layers import Layers, Rotary, causal_mask
+from moonshine_tune.export.graphs.builder import GraphBuilder, Layers, Pair, Rotary, causal_mask
 from moonshine_tune.models.base import BOS_ID, EOS_ID, SpeechModel
+from moonshine_tune.runtime.quantized import Floats
 
-Floats = npt.NDArray[np.float32]
 Weights = Mapping[str, Floats]
 
-# Frames that a causal convolution of kernel 5 needs from before its chunk.
+# Frames before its chunk that a causal convolution of kernel 5 needs.
 _CARRIED = 4
 _EMBEDDER = "model.encoder.embedder"
 _CMVN_EPSILON = 1e-6
@@ -34,7 +33,7 @@ def write_streaming_graphs(model: SpeechModel, weights: Weights, out: Path, sche
 
 
 def _windows(model: SpeechModel) -> list[list[int]]:
-    """Frames behind and ahead of each layer, inclusive, as torch computes: its bounds are not."""
+    """Frames behind and ahead of each layer, inclusive; torch's bounds are exclusive."""
     return [
         [int(behind) - 1, max(int(ahead) - 1, 0)]
         for behind, ahead in model.encoder.config.sliding_windows
@@ -88,8 +87,8 @@ def _frontend(model: SpeechModel, weights: Weights) -> GraphBuilder:
     available = graph.op("Gather", graph.op("Shape", samples), graph.ints(1))
     frames = graph.op("Div", available, graph.ints(frame))
     used = graph.op("Mul", frames, graph.ints(frame))
-    whole = graph.op("Slice", samples, graph.ints(0), used, graph.ints(1))
-    x = graph.op("Reshape", whole, graph.ints(1, -1, frame))
+    complete = graph.op("Slice", samples, graph.ints(0), used, graph.ints(1))
+    x = graph.op("Reshape", complete, graph.ints(1, -1, frame))
     x = graph.op("Sub", x, graph.op("ReduceMean", x, graph.ints(-1)))
     power = graph.op("ReduceMean", graph.op("Mul", x, x), graph.ints(-1))
     power = graph.op("Add", power, graph.constant(np.float32(_CMVN_EPSILON)))
@@ -133,21 +132,17 @@ def _encoder(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuilder:
     layers = Layers(graph, weights, model.encoder.layers[0].self_attn)
     hidden = graph.input("features", [1, "feat_len", width])
     masks = _window_masks(graph, hidden, model)
+    norm = partial(_unit_norm, layers)
     for index, window in enumerate(_windows(model)):
         name = f"model.encoder.layers.{index}"
-        x = _unit_norm(layers, hidden, f"{name}.input_layernorm")
-        query, key, value = (layers.heads(x, f"{name}.self_attn.{kind}_proj") for kind in "qkv")
-        x = layers.attention_out(query, key, value, masks[tuple(window)], f"{name}.self_attn")
-        hidden = graph.op("Add", hidden, x)
-        x = _unit_norm(layers, hidden, f"{name}.post_attention_layernorm")
-        hidden = graph.op("Add", hidden, layers.plain_feed_forward(x, f"{name}.mlp"))
+        hidden = layers.encoder_layer(hidden, name, norm, lambda x: x, masks[tuple(window)])
     encoded = _unit_norm(layers, hidden, "model.encoder.final_norm")
     graph.output("encoded", encoded, [1, "feat_len", width])
     return graph
 
 
 def _unit_norm(layers: Layers, x: str, name: str) -> str:
-    """A norm whose stored weight is its distance from one."""
+    """A norm whose weight is stored as its distance from one."""
     gamma = layers.weights[f"{name}.gamma"] + np.float32(1)
     return layers.graph.norm(x, f"{name}.gamma_plus_one", gamma)
 
@@ -156,27 +151,27 @@ def _window_masks(
     graph: GraphBuilder, hidden: str, model: SpeechModel
 ) -> dict[tuple[int, ...], str]:
     zero = graph.constant(0, "int64")
-    places = graph.arange(zero, graph.length(hidden, 1))
-    rows = graph.op("Unsqueeze", places, graph.ints(1))
-    distance = graph.op("Sub", rows, graph.op("Unsqueeze", places, graph.ints(0)))
+    positions = graph.arange(zero, graph.length(hidden, 1))
+    rows = graph.op("Unsqueeze", positions, graph.ints(1))
+    distance = graph.op("Sub", rows, graph.op("Unsqueeze", positions, graph.ints(0)))
     masks: dict[tuple[int, ...], str] = {}
     for behind, ahead in sorted({tuple(window) for window in _windows(model)}):
-        near = graph.op("LessOrEqual", distance, graph.constant(behind, "int64"))
-        seen = graph.op("GreaterOrEqual", distance, graph.constant(-ahead, "int64"))
-        masks[behind, ahead] = graph.allowed_mask(graph.op("And", near, seen))
+        not_behind = graph.op("LessOrEqual", distance, graph.constant(behind, "int64"))
+        not_ahead = graph.op("GreaterOrEqual", distance, graph.constant(-ahead, "int64"))
+        masks[behind, ahead] = graph.allowed_mask(graph.op("And", not_behind, not_ahead))
     return masks
 
 
 def _adapter_graph(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuilder:
-    """Encoder states to what the decoder reads: positions added, projected to its width."""
+    """Encoder states to the decoder's input: positions added, projected to its width."""
     table = weights["model.decoder.pos_emb.weight"]
     width = weights["model.decoder.embed_tokens.weight"].shape[1]
     graph = GraphBuilder("adapter", scheme)
     layers = Layers(graph, weights, model.encoder.layers[0].self_attn)
     encoded = graph.input("encoded", [1, "enc_len", table.shape[1]])
     offset = graph.input("pos_offset", [1], "INT64")
-    places = graph.arange(graph.constant(0, "int64"), graph.length(encoded, 1))
-    rows = graph.lookup("model.decoder.pos_emb.weight", table, graph.op("Add", places, offset))
+    positions = graph.arange(graph.constant(0, "int64"), graph.length(encoded, 1))
+    rows = graph.lookup("model.decoder.pos_emb.weight", table, graph.op("Add", positions, offset))
     memory = graph.op("Add", encoded, rows)
     if "model.decoder.proj.weight" in weights:
         memory = layers.linear(memory, "model.decoder.proj")
@@ -201,10 +196,15 @@ def _cross_kv(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuilder
     return graph
 
 
-def _stack(graph: GraphBuilder, parts: list[str]) -> str:
+def _stack(graph: GraphBuilder, parts: Sequence[str]) -> str:
     return graph.op(
         "Concat", *(graph.op("Unsqueeze", part, graph.ints(0)) for part in parts), axis=0
     )
+
+
+def _of_layer(graph: GraphBuilder, caches: Mapping[str, str], layer: str) -> Pair:
+    keys, values = (graph.op("Gather", caches[kind], layer, axis=0) for kind in "kv")
+    return keys, values
 
 
 def _decoder_kv(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuilder:
@@ -230,30 +230,18 @@ def _decoder_kv(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuild
     rotary.at(graph.arange(before, graph.op("Add", before, new)))
     table = weights["model.decoder.embed_tokens.weight"]
     hidden = graph.lookup("model.decoder.embed_tokens.weight", table, token)
-    kept: dict[str, list[str]] = {"k": [], "v": []}
+    kept: list[Pair] = []
     for index in range(depth):
-        name, place = f"model.decoder.layers.{index}", graph.constant(index, "int64")
-        x = layers.norm(hidden, f"{name}.input_layernorm")
-        query, key, value = (layers.heads(x, f"{name}.self_attn.{kind}_proj") for kind in "qkv")
-        for kind, fresh in (("k", rotary.turn(key)), ("v", value)):
-            old = graph.op("Gather", past[kind], place, axis=0)
-            kept[kind].append(graph.op("Concat", old, fresh, axis=2))
-        hidden = graph.op("Add", hidden, layers.attention_out(
-            rotary.turn(query), kept["k"][-1], kept["v"][-1], mask, f"{name}.self_attn"
-        ))  # fmt: skip
-        x = layers.norm(hidden, f"{name}.post_attention_layernorm")
-        query = layers.heads(x, f"{name}.encoder_attn.q_proj")
-        keys, values = (graph.op("Gather", cross[kind], place, axis=0) for kind in "kv")
-        x = layers.attention_out(query, keys, values, None, f"{name}.encoder_attn")
-        hidden = graph.op("Add", hidden, x)
-        x = layers.norm(hidden, f"{name}.final_layernorm")
-        hidden = graph.op("Add", hidden, layers.gated_feed_forward(x, f"{name}.mlp"))
+        name, layer = f"model.decoder.layers.{index}", graph.constant(index, "int64")
+        past_pair, cross_pair = (_of_layer(graph, caches, layer) for caches in (past, cross))
+        hidden, pair = layers.decoder_layer(hidden, name, past_pair, cross_pair, rotary, mask)
+        kept.append(pair)
     logits = layers.linear(layers.norm(hidden, "model.decoder.norm"), "proj_out")
     graph.output("logits", logits, [1, "token_len", vocabulary])
-    for kind in "kv":
+    for kind, parts in zip("kv", zip(*kept, strict=True), strict=True):
         dims = [*shape, "cache_len_out", layers.head_width]
-        graph.output(f"out_{kind}_self", _stack(graph, kept[kind]), dims)
-    # The runtime hands these through from step to step by name.
+        graph.output(f"out_{kind}_self", _stack(graph, parts), dims)
+    # The runtime passes these from step to step by name.
     for kind in "kv":
         dims = [*shape, "memory_len", layers.head_width]
         graph.output(f"out_{kind}_cross", cross[kind], dims)

@@ -4,13 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from moonshine_tune.export.graphs.builder import GraphBuilder, LinearLayer
-from moonshine_tune.export.graphs.layers import Layers, Rotary, causal_mask
+from moonshine_tune.export.graphs.builder import GraphBuilder, Layers, Pair, Rotary, causal_mask
 from moonshine_tune.models.base import SpeechModel
+from moonshine_tune.runtime.quantized import Floats
 
-Floats = npt.NDArray[np.float32]
 Weights = Mapping[str, Floats]
 
 _STRIDES = (64, 3, 2)
@@ -24,7 +22,7 @@ def write_v1_graphs(model: SpeechModel, weights: Weights, out: Path, scheme: str
 
 
 def _encoder(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuilder:
-    """Audio to encoder states. One clip a call: its padding mask is not looked at."""
+    """Audio to encoder states. One clip per call: the padding mask is ignored."""
     width = weights[f"{_ENCODER}.layer_norm.weight"].shape[0]
     graph = GraphBuilder("encoder_model", scheme)
     # The published graph's names: modules without their prefix.
@@ -45,15 +43,7 @@ def _encoder(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuilder:
     rotary = Rotary(graph, model.encoder.rotary_emb.inv_freq.cpu().numpy(), layers.head_width)
     rotary.at(graph.arange(graph.constant(0, "int64"), graph.length(hidden, 1)))
     for index in range(len(model.encoder.layers)):
-        name = f"layers.{index}"
-        x = layers.norm(hidden, f"{name}.input_layernorm")
-        query, key, value = (layers.heads(x, f"{name}.self_attn.{kind}_proj") for kind in "qkv")
-        x = layers.attention_out(
-            rotary.turn(query), rotary.turn(key), value, None, f"{name}.self_attn"
-        )
-        hidden = graph.op("Add", hidden, x)
-        x = layers.norm(hidden, f"{name}.post_attention_layernorm")
-        hidden = graph.op("Add", hidden, layers.plain_feed_forward(x, f"{name}.mlp"))
+        hidden = layers.encoder_layer(hidden, f"layers.{index}", layers.norm, rotary.rotate, None)
     states = layers.norm(hidden, "layer_norm")
     graph.output("last_hidden_state", states, ["batch_size", "frames", width])
     return graph
@@ -80,8 +70,8 @@ def _group_norm(graph: GraphBuilder, weights: Weights, x: str, epsilon: float) -
 def _decoder(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuilder:
     """Tokens, encoder states and caches to logits and caches.
 
-    Keys and values are what differs between the first step and the later ones: they alone lie in
-    the branches. What the runtime hands in as past at the first step is no past: a row of zeros.
+    Only keys and values differ between the first step and the later ones, so only they are in the
+    branches. At the first step the runtime passes a row of zeros that is not a past.
     """
     attention = model.decoder.layers[0].self_attn
     table = weights[f"{_DECODER}.embed_tokens.weight"]
@@ -110,35 +100,20 @@ def _decoder(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuilder:
     rotary.at(graph.arange(before, graph.op("Add", before, new)))
     hidden = graph.lookup(f"{_DECODER}.embed_tokens.weight", table, tokens)
     present: list[dict[str, str]] = []
-    for index in range(len(model.decoder.layers)):
+    for index, (past_pair, cross_pair) in enumerate(zip(known, cross, strict=True)):
         name = f"{_DECODER}.layers.{index}"
-        x = layers.norm(hidden, f"{name}.input_layernorm")
-        query, key, value = (layers.heads(x, f"{name}.self_attn.{kind}_proj") for kind in "qkv")
-        key = graph.op("Concat", known[index][0], rotary.turn(key), axis=2)
-        value = graph.op("Concat", known[index][1], value, axis=2)
-        x = layers.attention_out(rotary.turn(query), key, value, mask, f"{name}.self_attn")
-        hidden = graph.op("Add", hidden, x)
-        x = layers.norm(hidden, f"{name}.post_attention_layernorm")
-        query = layers.heads(x, f"{name}.encoder_attn.q_proj")
-        x = layers.attention_out(query, *cross[index], None, f"{name}.encoder_attn")
-        hidden = graph.op("Add", hidden, x)
-        x = layers.norm(hidden, f"{name}.final_layernorm")
-        hidden = graph.op("Add", hidden, layers.gated_feed_forward(x, f"{name}.mlp"))
-        kept = {"decoder.key": key, "decoder.value": value}
-        kept["encoder.key"], kept["encoder.value"] = cross[index]
-        present.append(kept)
+        hidden, pair = layers.decoder_layer(hidden, name, past_pair, cross_pair, rotary, mask)
+        names = ("decoder.key", "decoder.value", "encoder.key", "encoder.value")
+        present.append(dict(zip(names, (*pair, *cross_pair), strict=True)))
     hidden = layers.norm(hidden, f"{_DECODER}.norm")
     head = weights.get("proj_out.weight", table)
-    logits = graph.linear(hidden, LinearLayer("proj_out", head))
+    logits = graph.linear(hidden, "proj_out", head)
     graph.output("logits", logits, ["batch_size", "decoder_sequence_length", len(table)])
     for index, values in enumerate(present):
         for part, value in values.items():
             length = "decoder_length_out" if part.startswith("decoder") else "encoder_length_out"
             graph.output(f"present.{index}.{part}", value, ["batch_size", heads, length, width])
     return graph
-
-
-Pairs = list[tuple[str, str]]
 
 
 def _known_keys_and_values(
@@ -148,11 +123,11 @@ def _known_keys_and_values(
     states: str,
     past: list[dict[str, str]],
     cached: str,
-) -> tuple[Pairs, Pairs]:
+) -> tuple[list[Pair], list[Pair]]:
     """Keys and values of the tokens so far, and of the encoder states, layer by layer.
 
-    At the first step there are no tokens so far, and those of the states are made; later all are
-    handed on.
+    The first step has no tokens so far and computes those of the states; later steps pass all of
+    them on.
     """
     first, later = graph.branch("first_step"), graph.branch("later_steps")
     attention = model.decoder.layers[0].encoder_attn
@@ -169,8 +144,8 @@ def _known_keys_and_values(
                 first.output(f"first_{count}", fresh, dims)
                 later.output(f"later_{count}", old[f"{side}.{kind}"], dims)
                 count += 1
-    made = graph.ops(
+    outputs = graph.ops(
         "If", count, cached, then_branch=later.as_branch(), else_branch=first.as_branch()
     )
-    pairs = list(zip(made[::2], made[1::2], strict=True))
+    pairs = list(zip(outputs[::2], outputs[1::2], strict=True))
     return pairs[: len(past)], pairs[len(past) :]

@@ -1,33 +1,36 @@
-"""Parity below the transcripts: stored weights, each graph's outputs, tokens, the tokenizer.
+"""Parity graph by graph: stored weights, outputs, tokens, the tokenizer.
 
-Three questions, in this order. Does every graph hold the weights that were trained, each in its
-place? Does every graph compute what torch computes, given torch's own input? Do both choose the
-same tokens? The first answer that is no names the graph, and where it can the layer and the clip.
+Three questions, in this order. Does every graph hold the trained weights, each in its position?
+Does every graph compute what torch computes from the same input? Do both choose the same tokens?
+The first answer that is no names the graph, and where possible the layer and the clip.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.models.base import EncoderStates, SpeechModel
+from moonshine_tune.export.parity.stages import (
+    RuntimeGraphs,
+    StageOutput,
+    encode_clip,
+    open_graphs,
+)
+from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.runtime.layout import RuntimeLayout
-from moonshine_tune.runtime.naming import name_tensors
+from moonshine_tune.runtime.naming import NamedTensor, name_tensors
 from moonshine_tune.runtime.ort_file import OrtFile
 from moonshine_tune.runtime.quantized import (
+    Floats,
     FloatTensor,
     float_tensors,
     folded_step,
     quantized_tensors,
 )
-from moonshine_tune.runtime.sessions import RuntimeGraphs, StageOutput, encode_clip, open_graphs
-from moonshine_tune.runtime.tokenizer_writer import tokenizer_difference
-
-Floats = npt.NDArray[np.float32]
+from moonshine_tune.runtime.tokenizer import tokenizer_difference
 
 # Root mean square of a rounding error, in steps: 0.3 to the nearest, 0.4 dithered; more where it
 # is compensated.
@@ -47,6 +50,10 @@ class WeightDifference:
     graph: str
     tensor: str
     relative: float
+
+    def to_record(self) -> dict[str, Any]:
+        """The JSON object."""
+        return {"graph": self.graph, "tensor": self.tensor, "relative": _finite(self.relative)}
 
 
 @dataclass(frozen=True)
@@ -69,20 +76,34 @@ class OutputDifference:
 
     @property
     def passed(self) -> bool:
-        """Whether the difference is explained by the scheme."""
+        """Whether the scheme explains the difference."""
         return self.relative <= self.bound
+
+    def to_record(self) -> dict[str, Any]:
+        """The JSON object."""
+        return {
+            "graph": self.graph,
+            "output": self.output,
+            "max": _finite(self.maximum),
+            "mean": _finite(self.mean),
+            "relative": _finite(self.relative),
+            "bound": self.bound,
+            "clip": self.clip,
+            "passed": self.passed,
+        }
 
 
 @dataclass(frozen=True)
 class GraphParity:
-    """What was compared below the transcripts.
+    """The comparison of all graphs with torch.
 
     Attributes:
         weights_checked: stored tensors that were named and compared; 0 with `weights_note`.
-        token_agreement: share of places where graph and torch choose the same next token.
+        token_agreement: share of positions where graph and torch choose the same next token.
         window_rule: for streaming models, how the encoder graph reads the windows of the
             model's configuration: "exclusive" as transformers does, "inclusive" one frame
             further on either side.
+        tokenizer: how `tokenizer.bin` differs; None where it does not.
     """
 
     weights_checked: int
@@ -96,12 +117,12 @@ class GraphParity:
 
     @property
     def first_difference(self) -> str | None:
-        """The first thing that is not equal, with graph, layer and clip; None where all is."""
+        """The first difference, with graph, layer and clip; None where there is none."""
         if self.tokenizer:
             return self.tokenizer
         for weight in self.weight_differences[:1]:
             return (
-                f"{weight.graph}: {weight.tensor} is not what was trained "
+                f"{weight.graph}: {weight.tensor} is not the trained tensor "
                 f"(off by {100 * weight.relative:.0f} %)"
             )
         for output in self.outputs:
@@ -123,10 +144,28 @@ class GraphParity:
         """Whether nothing differs beyond what the scheme explains."""
         return self.first_difference is None
 
+    def to_record(self) -> dict[str, Any]:
+        """Its part of the parity record."""
+        return {
+            "graphs": [item.to_record() for item in self.outputs],
+            "weights": {
+                "checked": self.weights_checked,
+                "different": [item.to_record() for item in self.weight_differences],
+                "note": self.weights_note,
+            },
+            "tokens": {"count": self.tokens, "agreement": round(self.token_agreement, 4)},
+            "window_rule": self.window_rule,
+        }
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no infinity."""
+    return round(value, 6) if np.isfinite(value) else None
+
 
 @dataclass(frozen=True)
 class ParityClip:
-    """A clip for the comparison: mono float32 at 16 kHz, and what torch heard in it."""
+    """A clip for the comparison: mono float32 at 16 kHz, and torch's transcript."""
 
     name: str
     samples: Floats
@@ -143,7 +182,7 @@ def check_graphs(
 
     Args:
         weights: tensors by name, with an adapter's effect added.
-        clips: a few real ones; empty leaves the outputs out.
+        clips: a few real ones; without any, outputs are not compared.
 
     Raises:
         RequestError: a file is damaged, or onnxruntime cannot run it.
@@ -172,15 +211,15 @@ def compare_weights(
 ) -> tuple[list[WeightDifference], int, str | None]:
     """Stored tensors that differ from the trained ones, how many were compared, and why none were.
 
-    Each is found by its place in the graph, so that two matrices that were swapped are noticed.
+    Tensors are matched by their position in the graph, so that swapped matrices are detected.
     """
     try:
-        named = name_tensors(layout)
+        tensors = name_tensors(layout)
     except RequestError as error:
         return [], 0, str(error)
     differences = []
     checked = 0
-    for item in named:
+    for item in tensors:
         key = item.key
         if key == "proj_out.weight" and key not in weights:
             key = "model.decoder.embed_tokens.weight"
@@ -188,25 +227,29 @@ def compare_weights(
             continue
         checked += 1
         stored, wanted = item.read(), weights[key]
-        size = float(np.linalg.norm(wanted))
         if stored.size != wanted.size:
             differences.append(WeightDifference(item.graph, item.key, 1.0))
             continue
+        norm = float(np.linalg.norm(wanted))
         away = float(np.linalg.norm(stored.reshape(wanted.shape) - wanted))
-        if isinstance(item.tensor, FloatTensor):
-            bound = _FLOAT_ERROR * size + 1e-6
-            step = folded_step(item.tensor.dequantize(item.file)) if away > bound else None
-            if step is not None:
-                steps = np.broadcast_to(step, item.tensor.values.shape)
-                bound = _ERROR_STEPS * float(np.linalg.norm(steps)) + 1e-6
-        else:
-            laid = wanted.T if item.form == "transposed" else wanted
-            grid = item.tensor.fitting_grid(laid.reshape(item.tensor.values.shape), item.file)
-            steps = np.broadcast_to(grid.scale, item.tensor.values.shape)
-            bound = _ERROR_STEPS * float(np.linalg.norm(steps)) + 1e-6
-        if away > bound:
-            differences.append(WeightDifference(item.graph, item.key, away / max(size, 1e-9)))
+        if away > _weight_bound(item, wanted, away):
+            differences.append(WeightDifference(item.graph, item.key, away / max(norm, 1e-9)))
     return differences, checked, None
+
+
+def _weight_bound(item: NamedTensor, wanted: Floats, away: float) -> float:
+    """The norm of the difference that the tensor's scheme explains."""
+    shape = item.tensor.values.shape
+    if isinstance(item.tensor, FloatTensor):
+        bound = _FLOAT_ERROR * float(np.linalg.norm(wanted)) + 1e-6
+        folded = folded_step(item.tensor.dequantize(item.file)) if away > bound else None
+        if folded is None:
+            return bound
+        step: Any = folded
+    else:
+        laid_out = wanted.T if item.form == "transposed" else wanted
+        step = item.tensor.fitting_grid(laid_out.reshape(shape), item.file).scale
+    return _ERROR_STEPS * float(np.linalg.norm(np.broadcast_to(step, shape))) + 1e-6
 
 
 def window_rule(graphs: RuntimeGraphs, model: SpeechModel, clip: Floats) -> str:
@@ -222,7 +265,7 @@ def window_rule(graphs: RuntimeGraphs, model: SpeechModel, clip: Floats) -> str:
 
 @contextmanager
 def windows_read_as(model: SpeechModel, rule: str | None) -> Iterator[None]:
-    """The model with its windows read that way inside the block; transformers reads "exclusive"."""
+    """Read the model's windows by this rule inside the block; transformers reads "exclusive"."""
     if rule != "inclusive":
         yield
         return
@@ -241,7 +284,7 @@ def _compare_outputs(
     worst: dict[tuple[str, str], OutputDifference] = {}
     tokens = agreeing = 0
     for clip in clips:
-        states: EncoderStates = encode_clip(model, clip.samples)
+        states = encode_clip(model, clip.samples)
         ids = model.tokenizer.encode(clip.text)[:_MAX_TOKENS]
         outputs = graphs.compare_encoder(model, clip.samples)
         outputs += graphs.compare_decoder(model, states, ids)
@@ -251,18 +294,16 @@ def _compare_outputs(
                 same = item.from_graph.argmax(axis=-1) == item.from_torch.argmax(axis=-1)
                 agreeing += int(same.sum())
             maximum, mean, relative = _relative(item)
-            found = OutputDifference(
+            difference = OutputDifference(
                 item.graph, item.output, maximum, mean, relative,
                 _band(graphs.layout, item.graph), clip.name,
             )  # fmt: skip
-            before = worst.setdefault((item.graph, item.output), found)
-            if found is not before:
-                larger = found if found.relative > before.relative else before
-                worst[item.graph, item.output] = replace(
-                    larger,
-                    maximum=max(found.maximum, before.maximum),
-                    mean=max(found.mean, before.mean),
-                )
+            before = worst.get((item.graph, item.output), difference)
+            worst[item.graph, item.output] = replace(
+                difference if difference.relative > before.relative else before,
+                maximum=max(difference.maximum, before.maximum),
+                mean=max(difference.mean, before.mean),
+            )
     return tuple(worst.values()), tokens, agreeing / tokens if tokens else 1.0
 
 
@@ -272,12 +313,12 @@ def _relative(item: StageOutput) -> tuple[float, float, float]:
     if ours.shape != torchs.shape:
         return float("inf"), float("inf"), float("inf")
     if item.output == "logits":
-        # What all logits of a place have in common changes no probability.
+        # A constant added to all logits of a position changes no probability.
         ours = ours - ours.mean(axis=-1, keepdims=True)
         torchs = torchs - torchs.mean(axis=-1, keepdims=True)
     away = np.abs(ours - torchs)
-    size = float(np.linalg.norm(torchs)) or 1.0
-    relative = float(np.linalg.norm(away)) / size
+    norm = float(np.linalg.norm(torchs)) or 1.0
+    relative = float(np.linalg.norm(away)) / norm
     return float(away.max()), float(away.mean()), relative if np.isfinite(relative) else np.inf
 
 
@@ -293,15 +334,3 @@ def _band(layout: RuntimeLayout, graph: str) -> float:
         ):
             return _EIGHT_BIT_BAND
     return _FLOAT_BAND
-
-
-def merged_state(model: SpeechModel, merged: Mapping[str, Floats]) -> dict[str, Floats]:
-    """All tensors of the model by their checkpoint names, those of `merged` in their place."""
-    found: dict[str, Floats] = {}
-    for name, value in model.module.state_dict().items():
-        if ".lora_" in name:
-            continue
-        plain = name.replace(".base_layer.", ".")
-        found[plain] = value.detach().to(torch.float32).cpu().numpy()
-    found.update(merged)
-    return found

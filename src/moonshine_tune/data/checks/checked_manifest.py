@@ -1,0 +1,246 @@
+"""A manifest with its recordings read once: what all checks look at."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from moonshine_tune.audio.io import AudioInfo, DecoderMissingError, audio_info, load_utterance
+from moonshine_tune.audio.measure import (
+    ClipMeasures,
+    RecordingQuality,
+    measure_clip,
+    measure_quality,
+)
+from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
+from moonshine_tune.core.errors import AudioError, RequestError
+from moonshine_tune.core.progress import Progress, Stage
+from moonshine_tune.corpus.manifest import ManifestScan, Utterance, scan_manifest
+from moonshine_tune.corpus.normalizers import Normalizer
+from moonshine_tune.corpus.splits import Leaks, find_leaks
+
+# The first layers of the encoder take 127 samples at once. Shorter clips give hardly a frame, and
+# no word is this short.
+SHORTEST_S = 0.1
+# A manifest's duration may be rounded to tenths of a second, or measured before trimming.
+DURATION_SLACK_S = 0.15
+
+# An id (or `line N`, or `split:id`), and what was found there.
+Occurrence = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class CheckedClip:
+    """A recording that was decoded to its end.
+
+    Attributes:
+        sample_rate_hz: of the file, before resampling.
+        digest: hash of its samples as 16-bit numbers at 16 kHz.
+        quality: only in an audit.
+    """
+
+    utterance: Utterance
+    sample_rate_hz: int
+    measures: ClipMeasures
+    digest: str
+    quality: RecordingQuality | None = None
+
+
+@dataclass(frozen=True)
+class ModelTranscript:
+    """One utterance as the base model transcribes it.
+
+    Attributes:
+        confidence: geometric mean of the probabilities of its tokens, 0 to 1.
+        reference_loss: loss of the reference, nats per token.
+        distance: character errors between both, normalized, as a share of the reference.
+    """
+
+    id: str
+    reference: str
+    text: str
+    confidence: float
+    reference_loss: float
+    distance: float
+
+
+@dataclass(frozen=True, eq=False)
+class ModelEvidence:
+    """What a base model adds to an audit.
+
+    Attributes:
+        encode: token ids of a text.
+        pieces: every token of the tokenizer, by id.
+    """
+
+    encode: Callable[[str], Sequence[int]]
+    pieces: tuple[str, ...]
+    normalizer: Normalizer
+    transcripts: tuple[ModelTranscript, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class CheckedManifest:
+    """One manifest: its lines, its decoded recordings, and in an audit what the model adds.
+
+    Attributes:
+        name: how findings name it.
+        unusable: lines and recordings that could not be read, by kind of finding.
+    """
+
+    name: str
+    scan: ManifestScan
+    clips: tuple[CheckedClip, ...]
+    unusable: dict[str, list[Occurrence]]
+    model: ModelEvidence | None = None
+
+    @property
+    def utterances(self) -> tuple[Utterance, ...]:
+        """All valid lines."""
+        return self.scan.utterances
+
+    @property
+    def seconds(self) -> float:
+        """Total length of the decoded recordings."""
+        return round(sum(clip.measures.seconds for clip in self.clips), 2)
+
+    @property
+    def num_speakers(self) -> int:
+        """Number of named speakers."""
+        return len({utterance.speaker for utterance in self.utterances if utterance.speaker})
+
+
+@dataclass(frozen=True, eq=False)
+class CheckedSplits:
+    """The splits of one corpus: several manifests, or one with several values of `split`.
+
+    Attributes:
+        utterances: by split.
+    """
+
+    utterances: dict[str, tuple[Utterance, ...]]
+    clips: tuple[CheckedClip, ...]
+
+    @cached_property
+    def leaks(self) -> Leaks:
+        """Speakers, texts and recordings in more than one split."""
+        return find_leaks(self.utterances)
+
+    @staticmethod
+    def of(manifests: Sequence[CheckedManifest]) -> "CheckedSplits":
+        """A manifest with several values of `split` is several splits itself."""
+        utterances: dict[str, tuple[Utterance, ...]] = {}
+        for manifest in manifests:
+            values = list(dict.fromkeys(item.split for item in manifest.utterances if item.split))
+            if len(values) < 2:
+                utterances[manifest.name] = manifest.utterances
+                continue
+            for value in values:
+                name = value if len(manifests) == 1 else f"{manifest.name}/{value}"
+                utterances[name] = tuple(
+                    item for item in manifest.utterances if item.split == value
+                )
+        return CheckedSplits(utterances, tuple(clip for each in manifests for clip in each.clips))
+
+
+def read_manifests(
+    paths: Sequence[Path], progress: Progress, *, quality_of: Path | None = None
+) -> list[CheckedManifest]:
+    """Decode every recording of some manifests to its end.
+
+    Args:
+        quality_of: the manifest to estimate recording quality for.
+
+    Raises:
+        RequestError: a manifest is missing, is not text, has no lines, or is named twice.
+    """
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise RequestError("a manifest is named twice", hint="name each manifest once")
+    scans = [scan_manifest(path, require_text=False) for path in paths]
+    for scan in scans:
+        if not scan.num_lines:
+            raise RequestError(
+                "the manifest has no utterances",
+                where=scan.path,
+                hint="make one with: moonshine-tune data import FOLDER --out train.jsonl",
+            )
+    stems = [path.stem for path in paths]
+    names = stems if len(set(stems)) == len(stems) else [str(path) for path in paths]
+    with progress.stage("checking", sum(len(scan.utterances) for scan in scans)) as stage:
+        return [
+            _read_manifest(name, scan, stage, with_quality=scan.path == quality_of)
+            for name, scan in zip(names, scans, strict=True)
+        ]
+
+
+def _read_manifest(
+    name: str, scan: ManifestScan, stage: Stage, *, with_quality: bool
+) -> CheckedManifest:
+    unusable: dict[str, list[Occurrence]] = defaultdict(list)
+    for problem in scan.problems:
+        line, message = f"line {problem.line}", problem.message
+        named = (line, message) if problem.id is None else (problem.id, f"{line}: {message}")
+        unusable[problem.kind].append(named)
+    clips: list[CheckedClip] = []
+    infos: dict[Path, AudioInfo] = {}
+    for utterance in scan.utterances:
+        clip = _read_clip(utterance, infos, with_quality=with_quality)
+        if isinstance(clip, CheckedClip):
+            clips.append(clip)
+        else:
+            kind, detail = clip
+            unusable[kind].append((utterance.id, detail))
+        stage.advance()
+    return CheckedManifest(name, scan, tuple(clips), unusable)
+
+
+def _read_clip(
+    utterance: Utterance, infos: dict[Path, AudioInfo], *, with_quality: bool
+) -> CheckedClip | tuple[str, str]:
+    """The clip, or the kind and detail of the problem."""
+    path = utterance.audio
+    try:
+        if path.stat().st_size == 0:
+            return "empty_audio", "0 bytes"
+        if path not in infos:
+            infos[path] = audio_info(path)
+        info = infos[path]
+        if info.seconds == 0:
+            return "empty_audio", "no samples"
+        start, end = utterance.start or 0.0, utterance.end or 0.0
+        if start >= info.seconds or end > info.seconds + DURATION_SLACK_S:
+            last = f"{end:g} s" if end else "the end"
+            detail = f"{start:g} s to {last} of a recording of {info.seconds:.2f} s"
+            return "span_outside", detail
+        samples = load_utterance(utterance)
+    except DecoderMissingError as error:
+        return "unreadable", f"{error.message}; {error.hint}"
+    except AudioError as error:
+        return "unreadable", error.message
+    except OSError as error:
+        return "unreadable", error.strerror or str(error)
+    return CheckedClip(
+        utterance,
+        info.sample_rate_hz,
+        measure_clip(samples, SAMPLE_RATE_HZ),
+        _digest(samples),
+        measure_quality(samples) if with_quality else None,
+    )
+
+
+def _digest(samples: Samples) -> str:
+    rounded = np.clip(np.round(samples * 32768.0), -32768, 32767).astype("<i2")
+    return hashlib.blake2b(rounded.tobytes(), digest_size=16).hexdigest()
+
+
+def by_digest(clips: Sequence[CheckedClip]) -> dict[str, list[CheckedClip]]:
+    """Clips by content. Silent clips are all alike and left out."""
+    same: dict[str, list[CheckedClip]] = defaultdict(list)
+    for clip in clips:
+        if not clip.measures.is_silent:
+            same[clip.digest].append(clip)
+    return same

@@ -1,0 +1,79 @@
+"""Leakage: speakers, recordings and texts in more than one split."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+
+from moonshine_tune.corpus.splits import Leak
+from moonshine_tune.data.checks.base import Drop, splits_check
+from moonshine_tune.data.checks.checked_manifest import CheckedSplits, Occurrence, by_digest
+from moonshine_tune.data.checks.text import shortened
+
+
+@splits_check("error", rank=120, fix=Drop())
+def leaked_speakers(splits: CheckedSplits) -> Iterable[Occurrence]:
+    """[utterance is|utterances are] of a voice in more than one split: the score overstates the
+    gain.
+
+    Split again by speaker: moonshine-tune data split MANIFEST --out DIR.
+    """
+    return _listed(splits.leaks.speakers).items()
+
+
+@splits_check("error", rank=130, fix=Drop())
+def leaked_recordings(splits: CheckedSplits) -> Iterable[Occurrence]:
+    """[utterance has|utterances have] a recording, or audio, that is also in another split.
+
+    Remove [it|them] from one split, or split again: moonshine-tune data split MANIFEST --out DIR.
+    """
+    recordings = _listed(splits.leaks.recordings)
+    # A copy in another file is the same leak; what is listed already keeps its detail.
+    return {**recordings, **_listed(_leaked_copies(splits)), **recordings}.items()
+
+
+@splits_check("warning", rank=10, fix=Drop(on_request=True))
+def leaked_texts(splits: CheckedSplits) -> Iterable[Occurrence]:
+    """[utterance has|utterances have] a text that is also in another split: right for commands, too
+    easy for sentences.
+
+    If sentences should be new: moonshine-tune data split MANIFEST --out DIR --disjoint-texts.
+    """
+    return _listed(splits.leaks.texts).items()
+
+
+@splits_check("note", rank=20)
+def unknown_speakers(splits: CheckedSplits) -> Iterator[Occurrence]:
+    """[utterance has|utterances have] no speaker and no session: a voice in two splits cannot be
+    detected.
+
+    Add a speaker to every line where you can.
+    """
+    for name, utterances in splits.utterances.items():
+        for utterance in utterances:
+            if not utterance.speaker and not utterance.session:
+                yield f"{name}:{utterance.id}", "no speaker"
+
+
+def _leaked_copies(splits: CheckedSplits) -> list[Leak]:
+    """The same audio in several splits, in files of any name."""
+    # By identity: two manifests may use the same id.
+    split_of = {id(item): name for name, members in splits.utterances.items() for item in members}
+    leaks = []
+    for group in by_digest(splits.clips).values():
+        ids: dict[str, list[str]] = defaultdict(list)
+        for clip in group:
+            if id(clip.utterance) in split_of:
+                ids[split_of[id(clip.utterance)]].append(clip.utterance.id)
+        if len(ids) > 1:
+            by_split = {name: tuple(members) for name, members in ids.items()}
+            leaks.append(Leak(f"the audio of {group[0].utterance.audio.name}", by_split))
+    return leaks
+
+
+def _listed(leaks: Sequence[Leak]) -> dict[str, str]:
+    """`split:id` → what is shared, and by which splits."""
+    return {
+        f"{name}:{identifier}": f"{shortened(leak.value)} in {', '.join(leak.ids)}"
+        for leak in leaks
+        for name, ids in leak.ids.items()
+        for identifier in ids
+    }

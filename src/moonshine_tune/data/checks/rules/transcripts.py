@@ -1,0 +1,185 @@
+"""Transcripts as text: missing, repeated, or written unlike the rest of the corpus."""
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator
+
+from moonshine_tune.corpus.manifest import Utterance
+from moonshine_tune.corpus.splits import plain_text
+from moonshine_tune.data.checks.base import Drop, edit_text, manifest_check, utterance_check
+from moonshine_tune.data.checks.checked_manifest import CheckedManifest, Occurrence
+from moonshine_tune.data.checks.text import DIGITS, NUMBER_WORDS, in_capitals, shortened
+
+_MARKUP = re.compile(r"\[[^\]]*\]|<[^>]*>|\{[^}]*\}|\(\s*(?:inaudible|unk|noise|laughs?)[^)]*\)|"
+                     r"https?://|&[a-z]+;|\bunintelligible\b|�", re.IGNORECASE)  # fmt: skip
+_REMOVED_MARKUP = re.compile(r"\[[^\]]*\]|<[^>]*>|\{[^}]*\}|\([^)]*\)|https?://\S+|&[a-z]+;|�")
+_PLAIN_CHARACTERS = str.maketrans({
+    "’": "'", "‘": "'", "“": '"', "”": '"', "–": "-", "—": "-", "‑": "-", "…": "...",
+    "\u00a0": " ", "\u200b": "", "\u00ad": "", "\ufeff": "",
+})  # fmt: skip
+# Byte-level tokens, which spell characters without a token of their own.
+_BYTE_PIECE = re.compile(r"^<0x[0-9A-F]{2}>$")
+_REPEATS = 3
+# A spelling with no more than this share of a corpus is a slip and not a convention.
+_SLIP_SHARE, _FEWEST = 0.1, 20
+
+
+@manifest_check("warning", rank=20, names_utterances=False)
+def no_texts(manifest: CheckedManifest) -> Iterator[Occurrence]:
+    """[line has|lines have] no transcript, as all lines: good for replay and transcribing, not for
+    training or scoring.
+
+    Add texts if you mean to train or score.
+    """
+    if not _has_texts(manifest):
+        yield from ((utterance.id, "no text") for utterance in manifest.utterances)
+
+
+@manifest_check("error", rank=90, fix=Drop())
+def missing_text(manifest: CheckedManifest) -> Iterator[Occurrence]:
+    """[line has|lines have] no transcript, in a manifest with transcripts.
+
+    Add [the text, or remove the line|the texts, or remove the lines].
+    """
+    if _has_texts(manifest):
+        yield from ((item.id, "no text") for item in manifest.utterances if item.text is None)
+
+
+@utterance_check("error", rank=100, fix=Drop())
+def empty_text(utterance: Utterance) -> str | None:
+    """[transcript is|transcripts are] empty: every spoken word would count as wrong.
+
+    Add [the text, or remove the line|the texts, or remove the lines].
+    """
+    is_empty = utterance.text is not None and not plain_text(utterance)
+    return repr(utterance.text) if is_empty else None
+
+
+@manifest_check("note", rank=30)
+def same_text(manifest: CheckedManifest) -> Iterator[Occurrence]:
+    """[transcript occurs|transcripts occur] more than once.
+
+    Do nothing if it is intended.
+    """
+    ids: dict[str, list[str]] = defaultdict(list)
+    for utterance in manifest.utterances:
+        if text := plain_text(utterance):
+            ids[text].append(utterance.id)
+    for text, same in ids.items():
+        if len(same) > 1:
+            yield from ((item, f"{len(same)} times: {shortened(text)}") for item in same)
+
+
+def _sentence_case(text: str) -> str:
+    """Lower case with a capital at the start; single letters stay as they are."""
+    joined = " ".join(word if len(word) == 1 else word.lower() for word in text.split())
+    return joined[:1].upper() + joined[1:]
+
+
+# The last edit: the first letter may be markup, or a character that becomes a plain one.
+@utterance_check("warning", rank=60, fix=edit_text("sentence_case", _sentence_case, order=2))
+def capitals(utterance: Utterance) -> str | None:
+    """[transcript is|transcripts are] in capitals: the model would learn typography, not words.
+
+    Write [it as you want to read it|them as you want to read them]: Turn left heading one two zero.
+    """
+    text = utterance.text or ""
+    return shortened(text) if in_capitals(text) and plain_text(utterance) else None
+
+
+@utterance_check(
+    "warning",
+    rank=140,
+    fix=edit_text("strip_markup", lambda text: " ".join(_REMOVED_MARKUP.sub(" ", text).split())),
+    audit_only=True,
+)
+def markup(utterance: Utterance) -> str | None:
+    """[transcript has|transcripts have] brackets, tags, links or placeholders, which nobody speaks.
+
+    Remove them from [the text|the texts].
+    """
+    text = utterance.text or ""
+    match = _MARKUP.search(text)
+    return f"{match.group()!r} in {shortened(text)}" if match else None
+
+
+@utterance_check("warning", rank=150, fix=Drop(on_request=True), audit_only=True)
+def repeated_words(utterance: Utterance) -> str | None:
+    """[transcript repeats|transcripts repeat] a phrase three times in a row, a typical error of
+    speech recognizers.
+
+    Listen, and fix [the text|the texts].
+    """
+    phrase = _repeated_phrase(plain_text(utterance).split())
+    return f"{phrase!r} at least three times in a row" if phrase else None
+
+
+@manifest_check("warning", rank=160, fix=Drop(on_request=True), audit_only=True)
+def mixed_numbers(manifest: CheckedManifest) -> Iterator[Occurrence]:
+    """[transcript writes|transcripts write] numbers unlike the rest of the corpus: two spellings to
+    learn for one sound.
+
+    Write numbers as in the other transcripts.
+    """
+    texts = {item.id: item.text for item in manifest.utterances if item.text and item.text.strip()}
+    if len(texts) < _FEWEST:
+        return
+    digits = [name for name, text in texts.items() if DIGITS.search(text)]
+    words = [name for name, text in texts.items() if NUMBER_WORDS.search(text)]
+    both = len(set(digits) | set(words))
+    for few, many in ((digits, words), (words, digits)):
+        if len(many) >= _FEWEST and len(few) <= _SLIP_SHARE * both:
+            for name in few:
+                yield name, f"{shortened(texts[name])}; {len(many)} others write differently"
+
+
+def _plain_characters(text: str) -> str:
+    plain = unicodedata.normalize("NFKC", text.translate(_PLAIN_CHARACTERS))
+    return " ".join(plain.split())
+
+
+@manifest_check(
+    "warning",
+    rank=170,
+    fix=edit_text("plain_characters", _plain_characters, order=1),
+    audit_only=True,
+)
+def odd_characters(manifest: CheckedManifest) -> Iterator[Occurrence]:
+    """[transcript has|transcripts have] characters without a token of their own, which are spelled
+    as bytes.
+
+    Write them in another way if they carry no meaning: ’ as ', ﬁ as fi.
+    """
+    model = manifest.model
+    if model is None:
+        return
+    for text, identifier in ((c.utterance.text or "", c.utterance.id) for c in manifest.clips):
+        odd = [
+            character
+            for character in sorted(set(text))
+            if any(_BYTE_PIECE.match(model.pieces[token]) for token in model.encode(character))
+        ]
+        if odd:
+            yield identifier, f"{' '.join(odd)} in {shortened(text)}"
+
+
+def _has_texts(manifest: CheckedManifest) -> bool:
+    return any(utterance.text is not None for utterance in manifest.utterances)
+
+
+def _repeated_phrase(words: list[str]) -> str:
+    """A phrase of up to four words that occurs three times in a row, else the empty string.
+
+    `two two two` is a number: phrases of number words, and of words below three letters, do not
+    count.
+    """
+    for size in (1, 2, 3, 4):
+        for start in range(len(words) - _REPEATS * size + 1):
+            phrase = words[start : start + size]
+            is_repeated = words[start : start + _REPEATS * size] == phrase * _REPEATS
+            text = " ".join(phrase)
+            is_number = NUMBER_WORDS.fullmatch(text) or all(len(word) < 3 for word in phrase)
+            if is_repeated and not is_number:
+                return text
+    return ""

@@ -1,0 +1,183 @@
+"""What an importer is, what it reads and returns, and the registry of all importers.
+
+Every module in `data/importers/layouts/` is loaded and defines one `IMPORTER`. Importers do not
+import each other; what several need is here and in `tabular.py`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import Any, Literal
+
+from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.progress import Progress
+
+_LAYOUTS = "moonshine_tune.data.importers.layouts"
+# What `data import` was given: a folder of recordings, a file that lists them, or an address.
+SourceKind = Literal["folder", "file", "address"]
+
+
+@dataclass(frozen=True)
+class ColumnNames:
+    """Columns that the user has named; the others are guessed."""
+
+    audio: str | None = None
+    text: str | None = None
+    speaker: str | None = None
+
+
+@dataclass(frozen=True)
+class HubOptions:
+    """Which rows of a dataset to read.
+
+    Attributes:
+        config: its configuration, often a language; None if it has only one.
+        split: None reads every split.
+        revision: branch, tag or commit.
+        limit: maximum number of rows of each split; None reads all.
+    """
+
+    config: str | None = None
+    split: str | None = None
+    revision: str | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class ImportRequest:
+    """What to import.
+
+    Attributes:
+        location: a folder of recordings, a file beside them that lists them, or an address.
+        out: the manifest to write.
+        table: the file that lists the recordings; without one, the folder is searched.
+        want_text: whether a recording needs a transcript; if not, none is read.
+        language: of every utterance that has none.
+        skip_bad: leave out rows that cannot be used, instead of refusing all.
+        force: replace an existing `out`.
+        tier: of TextGrid files, the one with the texts.
+        audio_out: folder for copies as the model reads them: mono, 16 kHz, FLAC, one per row.
+        channel: of recordings with several, from 1; needs `audio_out`. None averages them.
+    """
+
+    location: str | Path
+    out: Path
+    table: Path | None = None
+    columns: ColumnNames = field(default_factory=ColumnNames)
+    hub: HubOptions = field(default_factory=HubOptions)
+    want_text: bool = True
+    language: str | None = None
+    skip_bad: bool = False
+    force: bool = False
+    tier: str | None = None
+    audio_out: Path | None = None
+    channel: int | None = None
+
+    @property
+    def is_address(self) -> bool:
+        """Whether the location is an address, such as `hf://owner/name`, and not a path."""
+        return "://" in str(self.location)
+
+    @property
+    def embedded_audio_folder(self) -> Path:
+        """Folder for recordings that are stored inside a table."""
+        return self.audio_out or self.out.parent / f"{self.out.stem}-audio"
+
+
+@dataclass(frozen=True)
+class ImportSource:
+    """What importers look at.
+
+    Attributes:
+        folder: of the recordings.
+        file: the file that lists the recordings, if one is named.
+        recordings: all audio files below the folder, sorted.
+    """
+
+    request: ImportRequest
+    folder: Path
+    file: Path | None
+    recordings: tuple[Path, ...]
+    progress: Progress
+
+    @property
+    def kind(self) -> SourceKind:
+        """What was given."""
+        if self.request.is_address:
+            return "address"
+        return "folder" if self.file is None else "file"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One recording as its source describes it; nothing is checked yet.
+
+    Attributes:
+        location: file and line (or the file alone), for messages.
+        audio: the path as written.
+        values: the fields of a manifest, by name.
+        extra: all other fields.
+        problem: why the row cannot be used.
+    """
+
+    location: str
+    audio: str
+    values: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows, their origin in a few words, and the folder that their paths are relative to."""
+
+    description: str
+    folder: Path
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Importer:
+    """How one layout is recognized and read.
+
+    Attributes:
+        name: of the layout.
+        priority: importers are asked in this order, lowest first; the first that recognizes a
+            source reads it.
+        recognizes: whether the source has this layout. It looks at names and not into files.
+        read: all rows.
+        kinds: the kinds of sources that it is asked about.
+    """
+
+    name: str
+    priority: int
+    recognizes: Callable[[ImportSource], bool]
+    read: Callable[[ImportSource], Rows]
+    kinds: tuple[SourceKind, ...] = ("folder",)
+
+
+@cache
+def all_importers() -> tuple[Importer, ...]:
+    """The importer of every module in `data/importers/layouts/`, by priority."""
+    names = [info.name for info in iter_modules(import_module(_LAYOUTS).__path__, f"{_LAYOUTS}.")]
+    importers: list[Importer] = [import_module(name).IMPORTER for name in names]
+    return tuple(sorted(importers, key=lambda importer: (importer.priority, importer.name)))
+
+
+def read_text(path: Path) -> str:
+    """Text of a file: UTF-8, or UTF-16 as Excel saves it, with or without a byte order mark.
+
+    Raises:
+        RequestError: neither.
+    """
+    raw = path.read_bytes()
+    encoding = "utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        return raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise RequestError(
+            f"not UTF-8 text (byte {error.start})", where=path, hint="save it again as UTF-8"
+        ) from error

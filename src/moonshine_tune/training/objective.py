@@ -1,0 +1,136 @@
+"""What a training step minimizes: cross-entropy, and KL to the frozen base model."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from moonshine_tune.config.settings import RetainSettings
+from moonshine_tune.corpus.sampler import StepPlan
+from moonshine_tune.inference.encoder_cache import StateSource
+from moonshine_tune.models.base import SpeechModel
+from moonshine_tune.models.losses import (
+    FrozenHead,
+    TargetBatch,
+    head_cross_entropy_sum,
+    head_kl_sum,
+    target_batch,
+)
+from moonshine_tune.training.distributed import Distributed
+from moonshine_tune.training.prepare import PreparedTraining
+from moonshine_tune.training.replay import Replay, base_hidden
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """The loss of one forward pass, divided by the token count of the whole step.
+
+    Attributes:
+        name: its key in metrics.jsonl.
+        loss: scalar with a graph, for the backward pass.
+        value: scalar on the same device, without a graph and without weights, for the log. It is
+            not read here: reading waits for the device.
+    """
+
+    name: str
+    loss: Tensor
+    value: Tensor
+
+
+class Objective:
+    """The losses of a run.
+
+    Attributes:
+        names: of the terms that every step has: `loss`, and `replay_kl` or `replay_loss` or both.
+    """
+
+    def __init__(
+        self,
+        retain: RetainSettings,
+        model: SpeechModel,
+        prepared: PreparedTraining,
+        distributed: Distributed,
+    ) -> None:
+        self._retain, self._model, self._prepared = retain, model, prepared
+        self._distributed = distributed
+        self._head = FrozenHead(model.head_weight)
+        replay = prepared.replay
+        self.names = ["loss"]
+        if replay is not None and replay.teacher.teacher_tokens:
+            self.names.append("replay_kl")
+        if replay is not None and replay.transcripts:
+            self.names.append("replay_loss")
+
+    def loss_terms(self, step: int, max_batch: int) -> Iterator[LossTerm]:
+        """This process's losses of an optimizer step, one forward pass at a time.
+
+        Each is divided by the token count of the whole step over all processes, so their sum is the
+        mean of the step.
+
+        Args:
+            max_batch: most clips in a forward pass; 0 for the size that the settings name.
+        """
+        plan = self._prepared.sampler.plan(step)
+        tokens = self._prepared.dataset.tokens
+        count = sum(len(tokens[index]) + 1 for index in plan.indices)
+        kl_weight = self._retain.domain_weight
+        for batch in self._micro_batches(plan, max_batch):
+            indices = self._prepared.augmented.augmented_indices(batch, step)
+            states = self._prepared.states
+            with self._distributed.autocast():
+                hidden, targets = self._forward(states, indices, [tokens[i] for i in batch])
+                loss = head_cross_entropy_sum(hidden, self._head, targets.targets) / count
+                value = loss.detach()
+                if kl_weight:
+                    teacher = base_hidden(self._model, states, indices, targets.input_ids)
+                    kl = head_kl_sum(hidden, teacher, self._head, targets.targets)
+                    loss = loss + kl * (kl_weight / count)
+            yield LossTerm("loss", loss, value)
+        if self._prepared.replay is not None:
+            yield from self._replay_terms(self._prepared.replay, step, max_batch)
+
+    def largest_batch(self, step: int, max_batch: int) -> int:
+        """Clips in the largest forward pass of this process at a step, 0 where it has none."""
+        replay = self._prepared.replay
+        plans = [self._prepared.sampler.plan(step)]
+        plans += [replay.sampler.plan(step)] if replay is not None else []
+        batches = (batch for plan in plans for batch in self._micro_batches(plan, max_batch))
+        return max(map(len, batches), default=0)
+
+    def _replay_terms(self, replay: Replay, step: int, max_batch: int) -> Iterator[LossTerm]:
+        weight = self._retain.weight
+        plan = replay.sampler.plan(step)
+        count = replay.num_targets(plan.indices)
+        for batch in self._micro_batches(plan, max_batch):
+            without_text = [index for index in batch if index not in replay.transcripts]
+            with_text = [index for index in batch if index in replay.transcripts]
+            if without_text:
+                with self._distributed.autocast():
+                    total = replay.teacher.kl_sum(without_text, self._head)
+                yield _weighted("replay_kl", total, weight, count)
+            if with_text:
+                texts = [replay.transcripts[index] for index in with_text]
+                with self._distributed.autocast():
+                    hidden, targets = self._forward(replay.source, with_text, texts)
+                    total = head_cross_entropy_sum(hidden, self._head, targets.targets)
+                yield _weighted("replay_loss", total, weight, count)
+
+    def _forward(
+        self, source: StateSource, indices: Sequence[int], texts: Sequence[Sequence[int]]
+    ) -> tuple[Tensor, TargetBatch]:
+        """Hidden states [B, L, W] before the head for texts on some clips, and their targets."""
+        targets = target_batch(texts, self._model.device, pad_to_bucket=True)
+        hidden = self._model.decoder_hidden(source.batch(indices), targets.input_ids)
+        return hidden, targets
+
+    def _micro_batches(self, plan: StepPlan, max_batch: int) -> Iterator[Sequence[int]]:
+        """This process's micro-batches, cut where memory does not hold them as they are."""
+        own = plan.share(self._distributed.rank, self._distributed.world_size)
+        for batch in own.micro_batches:
+            size = max_batch or len(batch)
+            for start in range(0, len(batch), size):
+                yield batch[start : start + size]
+
+
+def _weighted(name: str, total: Tensor, weight: float, count: int) -> LossTerm:
+    return LossTerm(name, total * (weight / count), total.detach() * (1 / count))
