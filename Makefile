@@ -1,4 +1,4 @@
-# Everything starts here. On a fresh machine with Python 3.11 or 3.12, make and a package index:
+# Everything starts here. On a fresh machine with Python 3.11 to 3.13, make and a package index:
 #   make demo   set up, then adapt the real tiny model to a domain and prove it
 #   make plan   set up, then a whole plan of five phases at demonstration size, and its report
 #   make test   set up, then all checks and tests
@@ -22,7 +22,7 @@ help:
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 13); sys.exit(0 if ok else "Python 3.11 or 3.12 is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 13); sys.exit(0 if ok else "Python 3.11 to 3.13 is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@# torch first, at the pinned version: a range would pull gigabytes of CUDA packages on Linux.

@@ -1,9 +1,9 @@
-"""The memory estimate against the measured peak, configuration by configuration.
+"""The memory estimate against the measured peak, for each configuration.
 
-Each configuration trains in a process of its own on the CPU, with random weights of the exact
-shape: load the checkpoint, inject the adapter, store states where asked for, steps of the real
-losses with AdamW, then one scored batch. Measured is the peak resident size (getrusage) less what
-the process held when its libraries were loaded and warm.
+Each configuration trains in its own process on the CPU, with random weights of the exact shape: it
+loads the checkpoint, injects the adapter, stores states if the case says so, runs steps of the real
+losses with AdamW, then scores one batch. Measured is the peak resident size (getrusage) minus the
+resident size after all libraries are loaded and warm.
 
     python benchmarks/estimate_accuracy.py --out estimate_accuracy.json [--only medium]
 """
@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-# The second step has all that a later one has: moments, gradients, stored states.
+# The second step has everything that later ones have: moments, gradients, stored states.
 _STEPS = 2
 
 
@@ -44,7 +44,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """What differs from the defaults, in a few words."""
+        """The values that differ from the defaults."""
         words = [
             f"{field.name}={getattr(self, field.name)}"
             for field in fields(self)
@@ -90,26 +90,26 @@ def _shape(case: Case, loose: bool) -> Any:
 
 
 def estimate(case: Case, loose: bool) -> dict[str, Any]:
-    """Estimated growth in MB, the phase that has the peak, and the seconds that it took."""
+    """Estimated growth in MB, the phase with the peak, and the seconds of the estimate."""
     from moonshine_tune.memory.model import MemoryModel
     from moonshine_tune.registry.published_configs import published_config
 
-    begun = time.monotonic()
-    found = MemoryModel(published_config(case.model), _shape(case, loose)).estimate()
+    start_time = time.monotonic()
+    result = MemoryModel(published_config(case.model), _shape(case, loose)).estimate()
     return {
-        "estimate_mb": round(found.growth / 1e6),
-        "phase": found.peak.name,
-        "phases_mb": {p.name: round((p.total - p.parts["runtime"]) / 1e6) for p in found.phases},
-        "seconds": round(time.monotonic() - begun, 2),
+        "estimate_mb": round(result.growth / 1e6),
+        "phase": result.peak.name,
+        "phases_mb": {p.name: round((p.total - p.parts["runtime"]) / 1e6) for p in result.phases},
+        "seconds": round(time.monotonic() - start_time, 2),
     }
 
 
 def measure(case: Case, folder: Path, loose: bool) -> dict[str, Any]:
-    """Peak resident growth of a fresh process that trains this configuration."""
-    told = ["--child", json.dumps(asdict(case)), "--model-dir", str(folder)]
-    told += ["--loose-heap"] if loose else []
+    """Peak resident growth of a new process that trains this configuration."""
+    arguments = ["--child", json.dumps(asdict(case)), "--model-dir", str(folder)]
+    arguments += ["--loose-heap"] if loose else []
     done = subprocess.run(
-        [sys.executable, __file__, *told], capture_output=True, text=True, check=False
+        [sys.executable, __file__, *arguments], capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
@@ -118,7 +118,7 @@ def measure(case: Case, folder: Path, loose: bool) -> dict[str, Any]:
 
 
 def save_random(name: str, folder: Path) -> Path:
-    """A checkpoint of the published shape with random weights, made once."""
+    """A checkpoint of the published shape with random weights, written once."""
     target = folder / name
     if not (target / "tokenizer.json").is_file():
         code = (
@@ -145,7 +145,7 @@ def _peak() -> int:
 
 
 def _warm_up() -> None:
-    """Load every library and its code pages with a model that is too small to count."""
+    """Load every library and its code pages with a model of negligible size."""
     import torch
     from transformers import AutoConfig
 
@@ -169,7 +169,7 @@ def _warm_up() -> None:
 
 
 def train_and_measure(case: Case, folder: Path) -> dict[str, Any]:
-    """The run itself, in this process."""
+    """The run, in this process."""
     import numpy as np
     import torch
 
@@ -187,32 +187,32 @@ def train_and_measure(case: Case, folder: Path) -> dict[str, Any]:
 
     _warm_up()
     gc.collect()
-    begun = _resident()
+    at_start = _resident()
     model = load_checkpoint(folder, dtype=getattr(torch, case.frozen))
     adapter = inject_lora(model, rank=case.rank, sites=case.sites)
     if case.gradient_checkpointing:
         model.enable_gradient_checkpointing()
-    loaded = _peak() - begun
-    chance = np.random.default_rng(0)
+    loaded = _peak() - at_start
+    rng = np.random.default_rng(0)
     clips = round(case.stored_s / case.clip_s) or case.batch_size * 2 * _STEPS
-    # Lengths from 90 % to 100 % of the longest: batches are padded as real ones are.
+    # Lengths from 90 % to 100 % of the longest, so that batches have padding.
     seconds = [case.clip_s * (0.9 + 0.1 * (i % 5) / 4) for i in range(clips)]
 
     def load(index: int) -> Any:
         count = round(seconds[index] * 16_000)
-        return chance.standard_normal(count, dtype=np.float32) * np.float32(0.1)
+        return rng.standard_normal(count, dtype=np.float32) * np.float32(0.1)
 
     if case.replay_clips:
-        # As a run does: the teacher listens, and reads all weights, before the clips are encoded.
+        # As in a run, the teacher reads all weights before the clips are encoded.
         with torch.inference_mode():
-            heard = model.encode(torch.zeros(1, 16_000), [16_000])
-            GreedySession(model, heard, 2).step(torch.ones(1, dtype=torch.long))
+            states = model.encode(torch.zeros(1, 16_000), [16_000])
+            GreedySession(model, states, 2).step(torch.ones(1, dtype=torch.long))
     budget = 10_000 if case.stored_s else 0
     source = StateSource(
         model, load, seconds, budget_mb=budget, trains_encoder=adapter.touches_encoder
     )
     source.prepare(range(clips), SilentProgress(), "states")
-    prepared = _peak() - begun
+    prepared = _peak() - at_start
     if case.stored_s:
         release_encoder(model)
     parameters = [value for _, value in adapter_parameters(model.module)]
@@ -221,7 +221,7 @@ def train_and_measure(case: Case, folder: Path) -> dict[str, Any]:
 
     def batch(size: int) -> list[int]:
         nonlocal taken
-        rows = [(taken + place) % clips for place in range(size)]
+        rows = [(taken + index) % clips for index in range(size)]
         taken += size
         return rows
 
@@ -243,15 +243,15 @@ def train_and_measure(case: Case, folder: Path) -> dict[str, Any]:
             yield head_kl_sum(hidden, teacher, head, targets.targets) / 100
 
     model.module.train()
-    started = time.monotonic()
+    start_time = time.monotonic()
     for _ in range(_STEPS):
         for loss in terms():
             loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    stepped = _peak() - begun
-    step_seconds = round((time.monotonic() - started) / _STEPS, 3)
+    stepped = _peak() - at_start
+    step_seconds = round((time.monotonic() - start_time) / _STEPS, 3)
     if case.score_batch_s:
         model.module.eval()
         rows = max(int(case.score_batch_s // case.clip_s), 1)
@@ -260,10 +260,10 @@ def train_and_measure(case: Case, folder: Path) -> dict[str, Any]:
             tokens = torch.ones(rows, dtype=torch.long)
             for _ in range(min(case.tokens, 8)):
                 tokens = session.step(tokens).argmax(dim=-1)
-    result = {"loaded": loaded, "prepared": prepared, "stepped": stepped, "all": _peak() - begun}
+    result = {"loaded": loaded, "prepared": prepared, "stepped": stepped, "all": _peak() - at_start}
     measured = {f"{name}_mb": round(value / 1e6) for name, value in result.items()}
     return {
-        "base_mb": round(begun / 1e6),
+        "base_mb": round(at_start / 1e6),
         "measured_mb": measured["all_mb"],
         "step_seconds": step_seconds,
         **measured,
@@ -294,12 +294,12 @@ def main() -> None:
     for case in CASES:
         if options.only not in case.name:
             continue
-        made = save_random(case.model, folder)
+        checkpoint = save_random(case.model, folder)
         row = {
             "case": case.name,
             **asdict(case),
             **estimate(case, loose),
-            **measure(case, made, loose),
+            **measure(case, checkpoint, loose),
         }
         row["ratio"] = round(row["estimate_mb"] / row["measured_mb"], 3)
         rows.append(row)

@@ -1,10 +1,10 @@
-"""What each part of our own inside transformers' layers saves: a step with it and without, in turn.
+"""What each kernel saves inside transformers' layers: a step with and without it, alternating.
 
     python -m benchmarks.own_parts [--models streaming-medium tiny] [--rounds 8]
 
 Models of the published shapes with random weights, eight clips, LoRA of rank 8; short phrases as in
-AN4 and sentences as in LibriSpeech. Prints a table: milliseconds with all parts, and the median of
-the rounds' ratios without each.
+AN4 and sentences as in LibriSpeech. Prints a table: milliseconds with all kernels, and the median
+ratio of the rounds without each.
 """
 
 import argparse
@@ -20,8 +20,7 @@ import torch
 import moonshine_tune.models.kernels.attention as attention
 import moonshine_tune.models.kernels.cross_attention as cross_attention
 import moonshine_tune.models.kernels.frozen_linear as frozen_linear
-import moonshine_tune.models.kernels.lora_linear as adapted_linear
-import moonshine_tune.models.kernels.rotary as rotary
+import moonshine_tune.models.kernels.lora_linear as lora_linear
 from moonshine_tune.core.environment import apply_environment_defaults
 from moonshine_tune.models.base import EncoderStates
 from moonshine_tune.models.lora import inject_lora
@@ -29,19 +28,18 @@ from moonshine_tune.models.losses import FrozenHead, head_cross_entropy_sum, tar
 from moonshine_tune.registry.published_configs import model_from_config, published_config
 
 _CLIPS = 8
-# Module, name, and the value that switches the part off.
+# Module, name, and the value that switches the kernel off.
 PARTS = {
     "oneDNN": (frozen_linear, "is_for_onednn", lambda weight: False),
     "frames read directly": (cross_attention, "_MOST_SHARE", 0.0),
     "windows in blocks": (attention, "_LEAST_FRAMES", 10**9),
-    "complex positions": (rotary, "_is_for", lambda attention, positions: False),
-    "adapters in one function": (adapted_linear, "plain_adapter", lambda layer: None),
+    "adapters in one function": (lora_linear, "plain_adapter", lambda layer: None),
 }
 
 
 @dataclass(frozen=True)
 class Case:
-    """What a step is given: seconds of a clip, its tokens, and where the adapter sits."""
+    """A step: seconds of a clip, its tokens, and the adapter's target modules."""
 
     name: str
     clip_s: float
@@ -51,7 +49,7 @@ class Case:
 
     @property
     def encodes(self) -> bool:
-        """Whether the encoder is a part of the step."""
+        """Whether the step runs the encoder."""
         return self.sites == "qv"
 
 
@@ -65,12 +63,12 @@ CASES = (
 
 
 def without(part: str) -> AbstractContextManager[object]:
-    """Switch a part off inside the block; an empty name leaves all as they are."""
+    """Switch a kernel off inside the block; none for an empty name."""
     return mock.patch.object(*PARTS[part]) if part else nullcontext()
 
 
 def make_step(name: str, case: Case) -> Callable[[], None]:
-    """A forward and backward pass of that case."""
+    """A forward and backward pass of a case."""
     model = model_from_config(published_config(name), dtype=case.dtype)
     inject_lora(model, rank=8, sites=case.sites)
     model.module.train()
@@ -84,8 +82,8 @@ def make_step(name: str, case: Case) -> Callable[[], None]:
     head = FrozenHead(model.head_weight)
 
     def step() -> None:
-        heard = model.encode(audio, counts) if case.encodes else states
-        hidden = model.decoder_hidden(heard, targets.input_ids)
+        encoded = model.encode(audio, counts) if case.encodes else states
+        hidden = model.decoder_hidden(encoded, targets.input_ids)
         loss = head_cross_entropy_sum(hidden, head, targets.targets)
         loss.backward()  # type: ignore[no-untyped-call]
 
@@ -93,16 +91,16 @@ def make_step(name: str, case: Case) -> Callable[[], None]:
 
 
 def measure(step: Callable[[], None], rounds: int) -> tuple[float, dict[str, float]]:
-    """Seconds with all parts, and for each part the ratio of the time without it."""
+    """Seconds with all kernels, and for each kernel the ratio of the time without it."""
     names = ("", *PARTS)
     taken: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds + 1):
         for name in names:
             with without(name):
-                begun = time.perf_counter()
+                start_time = time.perf_counter()
                 step()
             if number:
-                taken[name].append(time.perf_counter() - begun)
+                taken[name].append(time.perf_counter() - start_time)
     ratios = {
         part: statistics.median(b / a for a, b in zip(taken[""], taken[part], strict=True))
         for part in PARTS
@@ -124,8 +122,8 @@ def main() -> None:
     for name in options.models:
         for case in CASES:
             seconds, ratios = measure(make_step(name, case), options.rounds)
-            told = " | ".join(f"{ratios[part]:.2f} ×" for part in PARTS)
-            print(f"| {name}: {case.name} | {seconds * 1000:.0f} | {told} |", flush=True)
+            row = " | ".join(f"{ratios[part]:.2f} ×" for part in PARTS)
+            print(f"| {name}: {case.name} | {seconds * 1000:.0f} | {row} |", flush=True)
 
 
 if __name__ == "__main__":

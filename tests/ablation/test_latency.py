@@ -25,7 +25,7 @@ def test_an_adapter_costs_no_time_and_is_measured_once(
     run = RunFolder.create(tmp_path / "run")
     run.adapter_dir.mkdir()
     save_adapter(
-        run.adapter_dir, opened.model, adapter_state(opened.model), strength=1.0, base=opened.base
+        run.adapter_dir, opened.model, adapter_state(opened.model), scale=1.0, base=opened.base
     )
     clips = read_manifest(shared_data / "an4" / "test.jsonl").utterances[:3]
     dev = tmp_path / "dev.jsonl"

@@ -1,4 +1,4 @@
-"""`doctor` through the real entry point: healthy, broken and lying installs."""
+"""`doctor` through the real entry point: healthy, broken and wrong installs."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import pytest
 from moonshine_tune.cli.app import run
 from moonshine_tune.core import provenance
 from moonshine_tune.core.environment import DEFAULTS
-from moonshine_tune.doctor import dependencies as stack
+from moonshine_tune.doctor import dependencies
 from moonshine_tune.doctor import run as doctor
 
 _ROOT = Path(__file__).parents[2]
@@ -27,7 +27,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def no_children(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Skip the import in a process of its own, which costs seconds."""
+    """Skip the imports in child processes, which take seconds."""
     monkeypatch.setattr(doctor, "why_not_importable", lambda module: None)
 
 
@@ -49,7 +49,7 @@ def _agreeing() -> Any:
 def test_a_healthy_machine_can_train(capsys: pytest.CaptureFixture[str], no_children: None) -> None:
     torch = pytest.importorskip("torch")
     threads = torch.get_num_threads()
-    # Threads that wait for each other take many times as long where other tests run beside.
+    # Several threads are many times slower while other tests run.
     torch.set_num_threads(1)
     try:
         code, report = _examined(capsys)
@@ -71,10 +71,8 @@ def test_a_healthy_machine_can_train(capsys: pytest.CaptureFixture[str], no_chil
 
 
 @pytest.mark.parametrize("way", ["missing", "broken", "dies"])
-def test_without_a_working_torch_it_still_runs_and_says_what_to_do(
-    tmp_path: Path, way: str
-) -> None:
-    """A real subprocess: what `import torch` does in it is replaced before anything starts."""
+def test_without_a_working_torch_it_runs_and_gives_advice(tmp_path: Path, way: str) -> None:
+    """In a subprocess in which `import torch` fails."""
     hidden = tmp_path / "site"
     if way == "missing":
         hidden.mkdir()
@@ -116,7 +114,7 @@ def test_without_a_working_torch_it_still_runs_and_says_what_to_do(
     ("package", "code", "status"),
     [("peft", 3, "failure"), ("moonshine-voice", 0, "warning"), ("onnxruntime", 0, "warning")],
 )
-def test_a_missing_package_matters_as_much_as_training_needs_it(
+def test_a_missing_package_is_a_failure_only_if_training_needs_it(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     no_children: None,
@@ -125,11 +123,13 @@ def test_a_missing_package_matters_as_much_as_training_needs_it(
     status: str,
 ) -> None:
     real = provenance.package_version
-    monkeypatch.setattr(stack, "package_version", lambda n: None if n == package else real(n))
+    monkeypatch.setattr(
+        dependencies, "package_version", lambda n: None if n == package else real(n)
+    )
     monkeypatch.setattr("moonshine_tune.doctor.gradients.compare_with_cpu", lambda *_: _agreeing())
-    told, report = _examined(capsys)
+    exit_code, report = _examined(capsys)
     check = _by_name(report)[package]
-    assert (told, check["status"]) == (code, status)
+    assert (exit_code, check["status"]) == (code, status)
     assert "missing" in check["figure"]
     assert f'pip install "{package}>=' in check["advice"]
 
@@ -163,13 +163,13 @@ def test_wrong_gradients_mean_that_this_machine_cannot_train(
     assert "computes wrong" in _by_name(report)["gradients"]["advice"]
 
 
-def test_a_check_that_breaks_is_a_finding_and_the_others_go_on(
+def test_a_check_that_raises_is_a_finding_and_the_others_run(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, no_children: None
 ) -> None:
-    def burst() -> str:
+    def fail() -> str:
         raise OSError("no such counter")
 
-    monkeypatch.setattr(doctor, "chip_name", burst)
+    monkeypatch.setattr(doctor, "chip_name", fail)
     monkeypatch.setattr("moonshine_tune.doctor.gradients.compare_with_cpu", lambda *_: _agreeing())
     code, report = _examined(capsys)
     checks = _by_name(report)
@@ -184,12 +184,12 @@ def test_a_full_disk_is_a_failure_and_a_low_one_a_warning(
 ) -> None:
     monkeypatch.setattr("moonshine_tune.doctor.gradients.compare_with_cpu", lambda *_: _agreeing())
     for free, status, expected in ((3_000, "warning", 0), (900, "failure", 3)):
-        monkeypatch.setattr(doctor, "free_disk_mb", lambda place, free=free: free)
+        monkeypatch.setattr(doctor, "free_disk_mb", lambda path, free=free: free)
         code, report = _examined(capsys)
         assert (code, _by_name(report)["disk for cache"]["status"]) == (expected, status)
 
 
-def test_an_absent_device_is_told_with_the_reason(
+def test_an_unavailable_device_is_reported_with_the_reason(
     capsys: pytest.CaptureFixture[str], no_children: None
 ) -> None:
     code, report = _examined(capsys, "--device", "cuda:99")
@@ -197,21 +197,24 @@ def test_an_absent_device_is_told_with_the_reason(
     assert "CUDA" in _by_name(report)["device"]["figure"]
 
 
-@pytest.mark.parametrize("minor", [10, 13])
-def test_other_pythons_are_told(
+@pytest.mark.parametrize(
+    ("minor", "expected"),
+    [(10, (3, "failure")), (11, (0, "ok")), (13, (0, "ok")), (14, (0, "warning"))],
+)
+def test_python_3_11_to_3_13_are_supported(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     no_children: None,
     minor: int,
+    expected: tuple[int, str],
 ) -> None:
     monkeypatch.setattr("moonshine_tune.doctor.gradients.compare_with_cpu", lambda *_: _agreeing())
     monkeypatch.setattr(doctor, "python_version", lambda: (3, minor))
     code, report = _examined(capsys)
-    expected = (3, "failure") if minor == 10 else (0, "warning")
     assert (code, _by_name(report)["Python"]["status"]) == expected
 
 
-def test_the_environment_tells_our_defaults_from_yours(
+def test_the_environment_marks_defaults_and_own_values(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, no_children: None
 ) -> None:
     monkeypatch.setattr("moonshine_tune.doctor.gradients.compare_with_cpu", lambda *_: _agreeing())
@@ -226,10 +229,10 @@ def test_the_environment_tells_our_defaults_from_yours(
 def test_nothing_names_the_user_or_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.node", lambda: "annas-macbook.local")
     monkeypatch.setattr(Path, "home", lambda: Path("/Users/anna"))
-    told = doctor._publishable(
+    text = doctor._publishable(
         "/Users/anna/x on annas-macbook.local, /home/bert/y, /Users/carl: and annas-macbook.localx"
     )
-    assert told == "~/x on (host), ~/y, ~: and annas-macbook.localx"
+    assert text == "~/x on (host), ~/y, ~: and annas-macbook.localx"
 
 
 def test_the_text_form_ends_with_the_verdict(
@@ -245,13 +248,13 @@ def test_the_text_form_ends_with_the_verdict(
 def test_the_packages_are_those_that_the_project_declares() -> None:
     declared = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     minimums = dict(line.split(";")[0].strip().split(">=") for line in declared)
-    checked = {package.name: package.minimum for package in stack.PACKAGES}
-    # Without typer there is no command line that could say that typer is missing.
+    checked = {package.name: package.minimum for package in dependencies.PACKAGES}
+    # Without typer there is no command line to report it.
     assert checked == {name: least for name, least in minimums.items() if name != "typer"}
 
 
 def test_versions_are_compared_as_numbers() -> None:
-    package = stack.Package("torch", "2.8", "")
+    package = dependencies.Package("torch", "2.8", "")
     for version, enough in (("2.13.0+cpu", True), ("2.8", True), ("2.7.1", False), ("3rc1", True)):
-        assert stack.PackageState(package, version).new_enough is enough
-    assert not stack.PackageState(package, None).new_enough
+        assert dependencies.PackageState(package, version).new_enough is enough
+    assert not dependencies.PackageState(package, None).new_enough

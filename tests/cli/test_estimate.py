@@ -6,16 +6,7 @@ from typing import Any
 
 import pytest
 
-from moonshine_tune.cli.app import app, run
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _registered() -> None:
-    if not any(command.name == "estimate" for command in app.registered_commands):
-        from moonshine_tune.cli import estimate
-
-        estimate.register(app)
-
+from moonshine_tune.cli.app import run
 
 _TINY = ["estimate", "--model", "tiny", "--clip-s", "5", "--device", "cpu", "--audio-hours", "0.2"]
 
@@ -25,66 +16,66 @@ def _json(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dic
     return code, json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
-def test_it_tells_the_peak_by_phase_and_part(capsys: pytest.CaptureFixture[str]) -> None:
-    code, found = _json(capsys, *_TINY, "--budget-gib", "6")
+def test_it_reports_the_peak_by_phase_and_part(capsys: pytest.CaptureFixture[str]) -> None:
+    code, document = _json(capsys, *_TINY, "--budget-gib", "6")
     assert code == 0
-    assert found["fits"] is True
-    assert found["model_parameters"] == 27_092_736
-    assert set(found["phases"]) == {"load", "prepare", "step", "score"}
-    for parts in found["phases"].values():
+    assert document["fits"] is True
+    assert document["model_parameters"] == 27_092_736
+    assert set(document["phases"]) == {"load", "prepare", "step", "score"}
+    for parts in document["phases"].values():
         assert parts["total"] == sum(size for name, size in parts.items() if name != "total")
-    assert found["peak_bytes"] == max(parts["total"] for parts in found["phases"].values())
-    assert found["peak_bytes"] < found["budget_bytes"] == 6 * 2**30
-    assert found["longest_clip_s"] >= 5
-    assert found["largest_batch"] >= 8
-    assert any("tokens" in remark for remark in found["assumed"])
+    assert document["peak_bytes"] == max(parts["total"] for parts in document["phases"].values())
+    assert document["peak_bytes"] < document["budget_bytes"] == 6 * 2**30
+    assert document["longest_clip_s"] >= 5
+    assert document["largest_batch"] >= 8
+    assert any("tokens" in remark for remark in document["assumed"])
 
 
-def test_a_person_reads_a_table_and_a_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_text_is_a_table_and_a_verdict(capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*_TINY, "--budget-gib", "6", "--tokens", "20"]) == 0
     text = capsys.readouterr().out
     for words in ("weights", "optimizer", "total", "fits 6.00 GiB", "batch 8 × 5 s × 20 tokens"):
         assert words in text
 
 
-def test_what_does_not_fit_is_a_no(capsys: pytest.CaptureFixture[str]) -> None:
-    code, found = _json(capsys, *_TINY, "--budget-gib", "0.5")
+def test_a_run_that_does_not_fit_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None:
+    code, document = _json(capsys, *_TINY, "--budget-gib", "0.5")
     assert code == 1
-    assert found["fits"] is False
-    assert found["largest_batch"] == 0
+    assert document["fits"] is False
+    assert document["largest_batch"] == 0
 
 
 def test_settings_reach_the_estimate(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     settings = tmp_path / "mine.yaml"
     settings.write_text("train: {batch_size: 3}\nadapter: {rank: 4}\n", encoding="utf-8")
-    code, found = _json(
+    code, document = _json(
         capsys, *_TINY, "--config", str(settings), "--set", "adapter.sites=all", "--budget-gib", "9"
     )
     assert code == 0
-    shape = found["shape"]
+    shape = document["shape"]
     assert (shape["batch_size"], shape["rank"], shape["sites"]) == (3, 4, "all")
-    assert "prepare" in found["phases"], "what the encoder's layers read is stored"
-    code, found = _json(
+    assert "prepare" in document["phases"], "the input of the encoder's layers is stored"
+    code, document = _json(
         capsys, *_TINY, "--config", str(settings), "--set", "device.state_cache_mb=0",
         "--budget-gib", "9",
     )  # fmt: skip
-    assert code == 0 and "prepare" not in found["phases"]
+    assert code == 0 and "prepare" not in document["phases"]
 
 
-def test_a_local_checkpoint_is_read_by_its_configuration_only(
+def test_of_a_local_checkpoint_only_the_configuration_is_read(
     capsys: pytest.CaptureFixture[str], saved_streaming: Path, tmp_path: Path
 ) -> None:
     copy = tmp_path / "copy"
     copy.mkdir()
     (copy / "config.json").write_bytes((saved_streaming / "config.json").read_bytes())
     (copy / "model.safetensors").write_bytes(b"never read")
-    code, found = _json(
+    code, document = _json(
         capsys, "estimate", "--model", str(copy), "--clip-s", "2", "--budget-gib", "2",
         "--device", "mps", "--audio-hours", "0.1",
     )  # fmt: skip
     assert code == 0
-    assert found["model_parameters"] < 1_000_000
-    assert found["device"] == "mps"
+    assert document["model_parameters"] < 1_000_000
+    assert document["device"] == "mps"
 
 
 @pytest.mark.parametrize(
@@ -99,7 +90,7 @@ def test_a_local_checkpoint_is_read_by_its_configuration_only(
         (["--model", "."], "not a checkpoint folder"),
     ],
 )
-def test_wrong_requests_end_with_2_and_a_plain_error(
+def test_wrong_requests_exit_with_2_and_a_plain_error(
     capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
     assert run(["estimate", "--device", "cpu", "--budget-gib", "4", *arguments]) == 2

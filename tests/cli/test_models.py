@@ -10,14 +10,15 @@ import pytest
 
 from moonshine_tune.cli.app import run
 from moonshine_tune.core import network
+from moonshine_tune.core.files import complete_folder
 from moonshine_tune.registry import hub
 from moonshine_tune.runtime import rebuild
 from moonshine_tune.runtime.layout import V1_FILES
 
 
 @pytest.fixture(autouse=True)
-def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache of its own and no network."""
+def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A separate cache and no network."""
     network.forget_answers()
     monkeypatch.setenv("MOONSHINE_TUNE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(network, "_ask", lambda url: f"{url} is out of reach in this test")
@@ -33,9 +34,9 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / name).write_bytes(name.encode())
 
     def fake(runtime_dir: Path, out: Path) -> rebuild.RebuildReport:
-        out.mkdir()
-        (out / "config.json").write_text('{"model_type": "moonshine"}')
-        (out / "model.safetensors").write_bytes(b"weights")
+        with complete_folder(out) as scratch:
+            (scratch / "config.json").write_text('{"model_type": "moonshine"}')
+            (scratch / "model.safetensors").write_bytes(b"weights")
         return rebuild.RebuildReport(out, 160, 27_092_736, {"encoder_model.ort": "94e9"})
 
     monkeypatch.setattr(rebuild, "rebuild_checkpoint", fake)
@@ -56,21 +57,21 @@ def test_list_shows_every_model_with_its_sources(capsys: pytest.CaptureFixture[s
     assert models["tiny"]["cached"] is None
 
 
-def test_list_is_a_table_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["models", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:3] == ["name", "family", "language"]
     assert any(line.startswith("streaming-tiny-tl ") for line in lines)
 
 
-def test_fetch_of_a_folder_copies_it_whole(
+def test_fetch_of_a_folder_copies_it(
     tmp_path: Path, runtime: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "mein Modell"
     assert run(["models", "fetch", str(runtime), "--out", str(out), "--json"]) == 0
     report = _last(capsys)
     assert (report["source"], report["checkpoint_dir"]) == ("runtime", str(out))
-    # The cache's own record names folders of this machine and stays behind.
+    # The cache's record names folders of this machine and is not copied.
     assert sorted(path.name for path in out.iterdir()) == ["config.json", "model.safetensors"]
 
 
@@ -92,9 +93,9 @@ def test_fetch_from_one_source_tries_no_other(capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize("name", ["tinny", "streaming-larg"])
 def test_an_unknown_name_is_a_wrong_request(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["models", "fetch", name]) == 2
-    told = capsys.readouterr().err
-    assert "did you mean" in told
-    assert "Traceback" not in told
+    errors = capsys.readouterr().err
+    assert "did you mean" in errors
+    assert "Traceback" not in errors
 
 
 def test_an_unknown_source_is_a_wrong_request(capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,7 +123,7 @@ def test_rebuild_writes_a_checkpoint(
     assert (out / "model.safetensors").is_file()
 
 
-def test_rebuild_of_something_else_says_what_is_missing(
+def test_rebuild_of_another_folder_names_what_is_missing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["models", "rebuild", str(tmp_path), "--out", str(tmp_path / "o")]) == 2
@@ -141,9 +142,9 @@ def test_a_cache_that_cannot_be_written_is_one_plain_error(
     blocked.write_text("")
     monkeypatch.setenv("MOONSHINE_TUNE_CACHE", str(blocked))
     assert run(["models", "fetch", str(runtime)]) == 2
-    told = capsys.readouterr().err
-    assert "MOONSHINE_TUNE_CACHE" in told
-    assert "Traceback" not in told
+    errors = capsys.readouterr().err
+    assert "MOONSHINE_TUNE_CACHE" in errors
+    assert "Traceback" not in errors
 
 
 @pytest.mark.real_model

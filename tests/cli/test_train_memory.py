@@ -1,4 +1,4 @@
-"""`train` from the command line where memory is short: refused in plain words, or fitted."""
+"""`train` on the command line with too little memory: refused, or fitted with --fit."""
 
 import json
 from pathlib import Path
@@ -26,13 +26,13 @@ def test_a_preset_that_cannot_fit_is_refused_before_its_model_is_fetched(
     code = run([*words, "--preset", "medium-pilot", "--json"])
     shown = capsys.readouterr()
     assert code == 2
-    assert "medium would need" in shown.err and "of 1.00 GiB: asked for" in shown.err
+    assert "medium would need" in shown.err and "of 1.00 GiB: requested" in shown.err
     assert "--fit" in shown.err
     assert json.loads(shown.out.splitlines()[-1])["error"]["exit_code"] == 2
     assert not (tmp_path / "run").exists()
 
 
-def test_where_nothing_fits_the_smallest_need_is_told(
+def test_if_nothing_fits_the_smallest_estimate_is_reported(
     speech_folder: Path, saved_v1: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = _words(saved_v1, speech_folder, tmp_path / "run", "device.budget_gib=0.2")
@@ -45,7 +45,7 @@ def test_where_nothing_fits_the_smallest_need_is_told(
 def test_fit_says_what_it_chose_and_why_and_trains(
     speech_folder: Path, saved_v1: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Eight of these small clips make more than that, four less.
+    # Eight of these small clips need more than that, four less.
     budget = _PROCESS_GIB + 2.7 / 1024
     words = _words(
         saved_v1, speech_folder, tmp_path / "run", f"device.budget_gib={budget}",

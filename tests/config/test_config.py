@@ -1,4 +1,4 @@
-"""Settings: which source wins, what is refused, and that all of it is told at once."""
+"""Settings: which source wins, what is refused, and how it is reported."""
 
 import ast
 import re
@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 import moonshine_tune
-from moonshine_tune.cli.settings_reference import settings_reference
+from moonshine_tune.cli.reference import settings_page
 from moonshine_tune.config.resolve import (
     ResolvedSettings,
     parse_assignments,
@@ -19,12 +19,12 @@ from moonshine_tune.config.resolve import (
     read_preset,
     read_settings_file,
     resolve_settings,
+    settings_layers,
 )
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import ProblemsError, RequestError
 
 _SRC = Path(moonshine_tune.__file__).parent
-_DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def _fields(section: type[BaseModel] = RunSettings) -> Iterator[tuple[str, FieldInfo]]:
@@ -45,22 +45,22 @@ def _resolve(**layers: dict[str, Any]) -> ResolvedSettings:
 
 
 def test_later_sources_win_and_each_value_says_where_it_came_from() -> None:
-    found = _resolve(
+    resolved = _resolve(
         preset={"model": "base", "train": {"steps": 10, "seed": 1, "batch_size": 2}},
         file={"train": {"steps": 20, "seed": 2}},
         flag={"train": {"steps": 30}},
     )
-    train = found.settings.train
+    train = resolved.settings.train
     assert (train.steps, train.seed, train.batch_size) == (30, 2, 2)
-    assert found.sources == {
+    assert resolved.sources == {
         "model": "preset", "train.steps": "flag", "train.seed": "file", "train.batch_size": "preset"
     }  # fmt: skip
 
 
 def test_without_any_source_everything_is_at_its_default() -> None:
-    found = resolve_settings([])
-    assert found.settings == RunSettings()
-    assert found.sources == {}
+    resolved = resolve_settings([])
+    assert resolved.settings == RunSettings()
+    assert resolved.sources == {}
 
 
 def test_settings_are_never_changed() -> None:
@@ -101,7 +101,7 @@ def test_settings_survive_a_run_record() -> None:
         ("retain.strengths=[1.0, 0.5]", [1.0, 0.5]),
     ],
 )
-def test_an_assignment_is_read_as_people_mean_it(text: str, value: Any) -> None:
+def test_values_of_assignments_are_read_as_yaml_with_numbers(text: str, value: Any) -> None:
     key = text.partition("=")[0].strip()
     section, name = key.split(".")
     assert parse_assignments([text]) == {section: {name: value}}
@@ -130,6 +130,29 @@ def test_a_section_and_a_value_of_it_cannot_both_be_set() -> None:
         parse_assignments(["train=5", "train.steps=3"])
     with pytest.raises(ProblemsError, match="no setting is called 'train'"):
         resolve_settings([("--set", parse_assignments(["train=5"]))])
+
+
+def test_the_layers_of_a_command_leave_out_what_is_not_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text("train: {steps: 7}\n")
+    layers = settings_layers(
+        "tiny",
+        Path("run.yaml"),
+        ["adapter.rank=4"],
+        flags={"model": "base", "tracker": None},
+        manifests={"train": Path("a.jsonl"), "dev": None},
+    )
+    assert [source for source, _ in layers] == ["preset tiny", "file run.yaml", "flag", "--set"]
+    assert dict(layers)["flag"] == {"model": "base", "data": {"train": str(tmp_path / "a.jsonl")}}
+    assert settings_layers(None, None, None, flags={"model": None}) == []
+
+
+def test_keys_may_be_dotted_or_nested() -> None:
+    dotted = resolve_settings([("settings", {"train.steps": 5, "adapter": {"rank": 4}})])
+    assert (dotted.settings.train.steps, dotted.settings.adapter.rank) == (5, 4)
+    assert dotted.sources == {"train.steps": "settings", "adapter.rank": "settings"}
 
 
 # --- what is refused
@@ -161,7 +184,7 @@ def test_a_name_like_no_other_gets_no_suggestion() -> None:
     assert caught.value.problems == ("flag: no setting is called 'xyzzy'",)
 
 
-def test_all_problems_are_told_at_once_with_their_sources() -> None:
+def test_all_problems_are_reported_at_once_with_their_sources() -> None:
     with pytest.raises(ProblemsError, match="4 settings are wrong") as caught:
         _resolve(
             preset={"train": {"steps": 0}},
@@ -173,7 +196,7 @@ def test_all_problems_are_told_at_once_with_their_sources() -> None:
     for start in ("file: no setting is called 'adapter.rnk'", "preset: train.steps = 0: ",
                   "file: adapter.dropout = 1.5: ", "flag: device.dtype = 'float64': "):  # fmt: skip
         assert any(problem.startswith(start) for problem in problems), start
-    assert "docs/settings.md" in (caught.value.hint or "")
+    assert "moonshine-tune settings" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize(
@@ -196,7 +219,7 @@ def test_values_out_of_range_are_refused_by_name(key: str, value: Any) -> None:
     with pytest.raises(ProblemsError) as caught:
         _resolve(flag={section: {name: value}})
     assert len(caught.value.problems) == 1
-    # The source and the name come first, whether the value or something inside of it is wrong.
+    # The source and the name come first, also if a part of the value is wrong.
     assert caught.value.problems[0].startswith(f"flag: {key}"), caught.value.problems
     assert len(caught.value.problems[0]) < 200
 
@@ -293,9 +316,11 @@ def test_an_unknown_preset_gets_the_nearest_name() -> None:
 @pytest.mark.parametrize("name", [name for name, _ in _fields()])
 def test_every_setting_is_explained_and_used(name: str) -> None:
     field = dict(_fields())[name]
-    assert field.description
-    assert field.description.endswith((".", ")"))
-    assert f"| `{name}` |" in settings_reference()
+    description = " ".join((field.description or "").split())
+    # What it means, then when to change it.
+    assert len(re.findall(r"[.)](?: |$)", description)) >= 2, description
+    assert description.endswith((".", ")"))
+    assert f"| `{name}` |" in settings_page()
     assert name.rpartition(".")[2] in _attributes_read(), f"nothing reads {name}"
 
 
@@ -310,10 +335,3 @@ def _attributes_read() -> set[str]:
 
 
 _READ: set[str] = set()
-
-
-def test_the_settings_page_is_up_to_date() -> None:
-    written = (_DOCS / "settings.md").read_text(encoding="utf-8")
-    assert written == settings_reference(), (
-        "run: python -m moonshine_tune.cli.settings_reference > docs/settings.md"
-    )

@@ -3,9 +3,7 @@
 import pytest
 import torch
 
-from moonshine_tune.core import device
-from moonshine_tune.core import hardware as machine
-from moonshine_tune.core import precision as format_record
+from moonshine_tune.core import device, hardware, precision
 from moonshine_tune.core.device import (
     autocast,
     choose_device,
@@ -14,15 +12,17 @@ from moonshine_tune.core.device import (
     memory_mb,
 )
 from moonshine_tune.core.errors import MachineError, RequestError
-from moonshine_tune.core.precision import is_proved_format, remember_format
+from moonshine_tune.core.precision import passed_gradient_check, record_gradient_check
 
 _REASON = "not on this machine"
 
 
 def _only(monkeypatch: pytest.MonkeyPatch, *present: str) -> None:
-    here = {"cpu", *present}
+    available = {"cpu", *present}
     monkeypatch.setattr(
-        device, "_why_missing", lambda name: None if name.split(":")[0] in here else _REASON
+        device,
+        "_unavailable_reason",
+        lambda name: None if name.split(":")[0] in available else _REASON,
     )
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Some GPU")
 
@@ -30,7 +30,7 @@ def _only(monkeypatch: pytest.MonkeyPatch, *present: str) -> None:
 @pytest.mark.parametrize(
     ("present", "expected"), [((), "cpu"), (("mps",), "mps"), (("cuda",), "cuda")]
 )
-def test_the_best_device_is_taken_with_a_reason(
+def test_auto_chooses_the_best_device_with_a_reason(
     monkeypatch: pytest.MonkeyPatch, present: tuple[str, ...], expected: str
 ) -> None:
     _only(monkeypatch, *present)
@@ -40,7 +40,7 @@ def test_the_best_device_is_taken_with_a_reason(
     assert choose_device(None) == choice
 
 
-def test_a_missing_device_that_was_asked_for_is_an_error_with_the_reason(
+def test_an_unavailable_device_is_an_error_with_the_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _only(monkeypatch)
@@ -51,12 +51,12 @@ def test_a_missing_device_that_was_asked_for_is_an_error_with_the_reason(
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "mps:0:1", "tpu"])
-def test_other_names_are_wrong_requests(name: str) -> None:
+def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(RequestError, match="no device is called"):
         choose_device(name)
 
 
-def test_a_cuda_number_beyond_the_last_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cuda_index_past_the_last_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -75,11 +75,11 @@ def test_number_formats_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_dtype(torch.device("cuda"), "bfloat16")
 
 
-def test_float16_is_taken_only_where_it_is_asked_for() -> None:
+def test_auto_never_chooses_float16() -> None:
     for name in ("cpu", "mps"):
-        found = choose_dtype(torch.device(name), "fp16")
-        assert found.dtype == torch.float16
-        assert "65,504" in found.reason
+        choice = choose_dtype(torch.device(name), "float16")
+        assert choice.dtype == torch.float16
+        assert "65,504" in choice.reason
         assert choose_dtype(torch.device(name)).dtype != torch.float16
     with pytest.raises(RequestError, match="no number format 'int8'"):
         choose_dtype(torch.device("cpu"), "int8")
@@ -89,52 +89,52 @@ def test_bfloat16_on_mps_needs_the_check_on_this_machine_with_this_torch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     mps = torch.device("mps")
-    with pytest.raises(MachineError, match="not been proved") as caught:
+    with pytest.raises(MachineError, match="not verified") as caught:
         choose_dtype(mps, "bfloat16")
     assert "moonshine-tune doctor" in (caught.value.hint or "")
-    remember_format("mps", "bfloat16", torch.__version__, passed=False)
-    with pytest.raises(MachineError, match="not been proved"):
+    record_gradient_check("mps", "bfloat16", torch.__version__, passed=False)
+    with pytest.raises(MachineError, match="not verified"):
         choose_dtype(mps, "bfloat16")
-    remember_format("mps", "bfloat16", torch.__version__, passed=True)
-    assert choose_dtype(mps, "bf16").dtype == torch.bfloat16
-    assert torch.__version__ in choose_dtype(mps, "bf16").reason
-    # Proved or not, nothing but 32 bits is ever taken by itself.
+    record_gradient_check("mps", "bfloat16", torch.__version__, passed=True)
+    assert choose_dtype(mps, "bfloat16").dtype == torch.bfloat16
+    assert torch.__version__ in choose_dtype(mps, "bfloat16").reason
+    # Even a verified format is never chosen by "auto".
     assert choose_dtype(mps).dtype == torch.float32
-    # Another device, another torch, another chip: nothing is known of them.
-    assert not is_proved_format("cuda", "bfloat16", torch.__version__)
-    assert not is_proved_format("mps", "bfloat16", "99.0")
-    monkeypatch.setattr(format_record, "chip_name", lambda: "Apple M99")
-    with pytest.raises(MachineError, match="not been proved"):
+    # The result says nothing about another device, torch or chip.
+    assert not passed_gradient_check("cuda", "bfloat16", torch.__version__)
+    assert not passed_gradient_check("mps", "bfloat16", "99.0")
+    monkeypatch.setattr(precision, "chip_name", lambda: "Apple M99")
+    with pytest.raises(MachineError, match="not verified"):
         choose_dtype(mps, "bfloat16")
 
 
-def test_a_record_that_cannot_be_read_proves_nothing() -> None:
-    remember_format("mps", "bfloat16", "2.9", passed=True)
-    (machine.cache_root() / "gradient-checks.json").write_text("[1")
-    assert not is_proved_format("mps", "bfloat16", "2.9")
-    remember_format("mps", "bfloat16", "2.9", passed=True)
-    assert is_proved_format("mps", "bfloat16", "2.9")
+def test_an_unreadable_record_counts_as_no_check() -> None:
+    record_gradient_check("mps", "bfloat16", "2.9", passed=True)
+    (hardware.cache_root() / "gradient-checks.json").write_text("[1")
+    assert not passed_gradient_check("mps", "bfloat16", "2.9")
+    record_gradient_check("mps", "bfloat16", "2.9", passed=True)
+    assert passed_gradient_check("mps", "bfloat16", "2.9")
 
 
-def test_autocast_is_that_of_the_device() -> None:
-    given = torch.randn(4, 4)
+def test_autocast_computes_in_the_given_format() -> None:
+    values = torch.randn(4, 4)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         with autocast(torch.device("cpu"), dtype):
-            assert (given @ given).dtype == dtype
+            assert (values @ values).dtype == dtype
 
 
-def test_the_cache_of_mps_is_cleared_in_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_mps_cache_is_cleared_every_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     cleared: list[int] = []
     monkeypatch.setattr(torch.mps, "empty_cache", lambda: cleared.append(1))
     mps, cpu = torch.device("mps"), torch.device("cpu")
-    turns = [step for step in range(1, 10) if clear_cache_every(mps, step, 3)]
-    assert turns == [3, 6, 9]
+    steps = [step for step in range(1, 10) if clear_cache_every(mps, step, 3)]
+    assert steps == [3, 6, 9]
     assert len(cleared) == 3
     assert not any(clear_cache_every(mps, step, 0) for step in range(1, 10))
     assert not any(clear_cache_every(cpu, step, 1) for step in range(1, 10))
 
 
-def test_mps_memory_is_told_by_torch_mps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mps_memory_comes_from_torch_mps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.mps, "current_allocated_memory", lambda: 3_000_000_000)
     monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 5_000_000_000)
     reading = memory_mb(torch.device("mps"))
@@ -143,25 +143,25 @@ def test_mps_memory_is_told_by_torch_mps(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_memory_readings_are_plausible() -> None:
     reading = memory_mb(torch.device("cpu"))
-    assert 50 < reading.resident_mb <= reading.peak_resident_mb < machine.total_memory_mb()
+    assert 50 < reading.resident_mb <= reading.peak_resident_mb < hardware.total_memory_mb()
     assert (reading.device_mb, reading.device_driver_mb) == (0, None)
 
 
-def test_the_machine_tells_its_chip_and_memory() -> None:
-    assert machine.chip_name().strip()
-    assert machine.total_memory_mb() > 500
-    available = machine.available_memory_mb()
+def test_chip_and_memory_are_known() -> None:
+    assert hardware.chip_name().strip()
+    assert hardware.total_memory_mb() > 500
+    available = hardware.available_memory_mb()
     assert available is not None
-    assert 0 < available <= machine.total_memory_mb()
+    assert 0 < available <= hardware.total_memory_mb()
 
 
-def test_a_cpu_pads_no_further_than_the_longest() -> None:
+def test_a_cpu_pads_to_the_longest_clip_only() -> None:
     assert device.batch_width(1001, torch.device("cpu")) == 1001
     assert device.batch_width(1001, torch.device("meta")) == device.round_up_to_bucket(1001) > 1001
 
 
-def test_few_sizes_are_few_and_near() -> None:
-    """Eight an octave at most, never smaller, at most an eighth more, and their own next size."""
+def test_buckets_are_few_and_close() -> None:
+    """At most eight per octave, at most 12.5 % larger, and a bucket size stays as it is."""
     lengths = range(8_000, 480_001)
     sizes = {device.round_up_to_bucket(length) for length in lengths}
     assert len(sizes) <= 50

@@ -1,4 +1,4 @@
-"""Complete or absent: nothing half-written stays behind, whatever goes wrong."""
+"""Writes are complete or absent: no failure leaves a partial file or folder."""
 
 import errno
 import hashlib
@@ -39,7 +39,7 @@ def _failing(code: int) -> Callable[..., Any]:
 # --- files
 
 
-def test_text_is_written_whole_and_in_utf_8(tmp_path: Path) -> None:
+def test_text_is_written_as_utf_8(tmp_path: Path) -> None:
     path = tmp_path / "neu" / "Text ü.txt"
     write_text_atomic(path, "naïve\n東京\n")
     assert path.read_bytes() == "naïve\n東京\n".encode()
@@ -138,9 +138,9 @@ def test_records_that_cannot_be_written_leave_the_old_file(tmp_path: Path) -> No
     ],
 )
 def test_errors_of_the_disk_are_plain(code: int, kind: type[TuneError], words: str) -> None:
-    with pytest.raises(kind, match=words) as caught, disk_errors(Path("some/place")):
+    with pytest.raises(kind, match=words) as caught, disk_errors(Path("some/path")):
         raise OSError(code, os.strerror(code))
-    assert caught.value.where == "some/place"
+    assert caught.value.where == "some/path"
     assert "--out" in (caught.value.hint or "")
     assert isinstance(caught.value.__cause__, OSError)
 
@@ -163,7 +163,7 @@ def test_a_folder_that_may_not_be_written_is_refused(
 # --- folders
 
 
-def test_a_folder_appears_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "a" / "run é"
     with complete_folder(path) as scratch:
         (scratch / "inner").mkdir()
@@ -195,12 +195,12 @@ def test_an_existing_folder_is_kept_and_refused(tmp_path: Path) -> None:
     assert _names(tmp_path) == ["run"]
 
 
-def test_replacing_swaps_the_whole_folder(tmp_path: Path) -> None:
+def test_replacing_swaps_the_folder(tmp_path: Path) -> None:
     path = tmp_path / "adapter"
     for content in ("old", "new"):
         with complete_folder(path, replace=True) as scratch:
             (scratch / content).write_text(content)
-            # The old one can be read until the new one is whole.
+            # The old one is readable until the new one is complete.
             assert content == "old" or (path / "old").read_text() == "old"
     assert _names(path) == ["new"]
     assert _names(tmp_path) == ["adapter"]
@@ -240,7 +240,7 @@ def test_a_full_disk_at_the_last_move_leaves_nothing(
 def test_when_the_second_move_of_a_swap_fails_the_old_folder_is_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between both moves the folder is away: an error there may not lose it."""
+    """Between both moves the folder is absent: an error there must not lose it."""
     path = tmp_path / "adapter"
     with complete_folder(path) as scratch:
         (scratch / "old").write_text("old")
@@ -258,7 +258,7 @@ def test_when_the_second_move_of_a_swap_fails_the_old_folder_is_back(
     assert _names(path) == ["old"]
 
 
-def test_a_file_in_the_place_of_the_parent_is_refused(tmp_path: Path) -> None:
+def test_a_file_as_the_parent_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises((RequestError, OSError)), complete_folder(tmp_path / "file" / "run"):
         pytest.fail("the block must not run")
@@ -268,7 +268,7 @@ def test_a_file_in_the_place_of_the_parent_is_refused(tmp_path: Path) -> None:
 # --- hashes and space
 
 
-def test_the_hash_is_that_of_the_content(tmp_path: Path) -> None:
+def test_the_hash_is_sha256_of_the_content(tmp_path: Path) -> None:
     data = os.urandom(3 * (1 << 20) + 17)
     (tmp_path / "a").write_bytes(data)
     assert sha256_of(tmp_path / "a") == hashlib.sha256(data).hexdigest()
@@ -276,7 +276,7 @@ def test_the_hash_is_that_of_the_content(tmp_path: Path) -> None:
     assert sha256_of(tmp_path / "empty") == hashlib.sha256(b"").hexdigest()
 
 
-def test_free_space_is_that_of_the_nearest_folder_that_exists(tmp_path: Path) -> None:
-    here = free_disk_mb(tmp_path)
-    assert here > 0
-    assert free_disk_mb(tmp_path / "not" / "there" / "yet") == pytest.approx(here, rel=0.2, abs=500)
+def test_free_space_of_a_missing_folder_is_that_of_its_nearest_parent(tmp_path: Path) -> None:
+    free = free_disk_mb(tmp_path)
+    assert free > 0
+    assert free_disk_mb(tmp_path / "not" / "there" / "yet") == pytest.approx(free, rel=0.2, abs=500)

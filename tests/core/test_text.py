@@ -1,4 +1,4 @@
-"""First lines, near names, nested keys, and the statistics that all packages share."""
+"""First lines, similar names, nested keys, JSON files, and statistics."""
 
 import json
 from pathlib import Path
@@ -58,7 +58,7 @@ def test_evenly_spaced_includes_both_ends(count: int, at_most: int, chosen: list
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"a": NaN}', '{"a": Infinity}'])
-def test_what_is_no_json_object_is_refused_with_the_file(tmp_path: Path, text: str) -> None:
+def test_other_than_a_json_object_is_refused_with_the_file(tmp_path: Path, text: str) -> None:
     path = tmp_path / "record.json"
     path.write_text(text)
     with pytest.raises(RequestError) as caught:

@@ -32,9 +32,6 @@ _IDENTIFIERS = {
     "listen": "transcribe, forward_hook",
     "hearing": "augmented_dataset",
     "pull": "kl_weight, kl_loss",
-    "stack": "dependencies",
-    "stand_in": "random_model",
-    "format_record": "precision",
     "prints": "fingerprints",
     "Holdout": "ScoredSet",
     "Board": "TensorBoardLogger",
@@ -58,6 +55,12 @@ _IDENTIFIERS = {
     "Arm": "Variant",
     "Heard": "what it is",
 }
+# Modules and packages.
+_MODULES = {
+    "stack": "dependencies", "machine": "hardware", "stand_in": "random_model",
+    "format_record": "precision", "hearing": "augmentation", "board": "loggers",
+    "jobs": "the package of that command", "in_front": "override", "adapted_linear": "lora_linear",
+}  # fmt: skip
 # Parts of an identifier between underscores.
 _PARTS = {
     "heard": "hypothesis, transcript",
@@ -100,12 +103,33 @@ _PHRASES = {
     r"\bby heart\b": "memorized",
     r"\bwhat (it|they) (is|are) worth\b": "quality",
 }
-_QUOTED = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
+# Code, and the anchors of pages.
+_QUOTED = re.compile(r"```.*?```|`[^`\n]*`|(?<=href=)\"#\w+\"|(?<=id=)\"\w+\"", re.DOTALL)
 
 
 def identifiers_of(source: str) -> Iterator[tuple[int, str]]:
-    """Names that a module gives: functions, classes, arguments, variables, attributes."""
-    for node in ast.walk(ast.parse(source)):
+    """Names that a module gives: functions, classes, arguments, variables, attributes.
+
+    Not the operand of an operator (`__add__(self, other)`), and not the fields of a class: those of
+    records are keys on disk.
+    """
+    tree = ast.parse(source)
+    operands = {
+        id(argument)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("__")
+        for argument in node.args.args
+    }
+    fields = {
+        id(item.target)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+        for item in node.body
+        if isinstance(item, ast.AnnAssign)
+    }
+    for node in ast.walk(tree):
+        if id(node) in operands or id(node) in fields:
+            continue
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.lineno, node.name
         elif isinstance(node, ast.arg):
@@ -158,6 +182,11 @@ def test_no_rejected_identifier_is_in_the_source() -> None:
     assert faults == []
 
 
+def test_no_module_has_a_rejected_name() -> None:
+    names = [path.relative_to(_SRC) for path in _SRC.rglob("*.py")]
+    assert [name for name in names if _MODULES.keys() & {*name.parts[:-1], name.stem}] == []
+
+
 def test_no_rejected_phrase_is_in_the_source() -> None:
     faults = [
         f"{path.relative_to(_SRC)}:{line}: {fault}"
@@ -188,6 +217,7 @@ def test_the_lists_find_what_they_name() -> None:
     assert identifier_faults("def f(heard): pass") == ["1: heard (hypothesis, transcript)"]
     assert identifier_faults("self.told_lines = place = 1")
     assert identifier_faults("placed = ones = 1") == []
+    assert identifier_faults("class A:\n    def __add__(self, other): pass\n    whole: int") == []
     assert phrase_faults("Mend these\nlines: `mend` is a key")
     assert phrase_faults("Fix these lines: `mend` is a key") == []
     assert len(phrase_faults("stdout is data, stderr is talk; what was\nheard")) == 2

@@ -1,4 +1,4 @@
-"""The comparison that guards against devices that compute wrong: it must be able to say no."""
+"""The gradient check accepts correct devices and rejects wrong ones."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,12 +13,12 @@ from moonshine_tune.models.base import SpeechModel, TextTokenizer
 from moonshine_tune.models.checkpoint import wrap_module
 
 _CPU = torch.device("cpu")
-_VICTIM = "model.decoder.layers.0.mlp.fc2.weight"
+_TENSOR = "model.decoder.layers.0.mlp.fc2.weight"
 
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Threads that wait for each other take many times as long where other tests run beside."""
+    """Several threads are many times slower while other tests run."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -43,22 +43,22 @@ def test_a_correct_device_agrees() -> None:
     result = compare_with_cpu(_small, _CPU)
     assert result.agrees
     assert result.reference == "cpu float64"
-    # Two number formats can never give the same to the last bit: the comparison is not empty.
+    # Two number formats never agree to the last bit, so something was compared.
     assert 0 < result.worst_difference < 1e-3
     assert result.fallback_operators == ()
 
 
-def test_bfloat16_agrees_within_its_rounding_and_faults_lie_beyond() -> None:
+def test_bfloat16_agrees_within_its_rounding_and_a_fault_does_not() -> None:
     result = compare_with_cpu(_small, _CPU, mixed=True)
     assert result.agrees
-    # Coarser than 32 bits, or the comparison would not have been in 16.
+    # Coarser than 32 bits, so 16 bits were used.
     assert result.gradient_difference > 1e-4
 
     def load(device: torch.device, dtype: torch.dtype) -> SpeechModel:
         model = _small(device, dtype)
         if dtype == torch.float32:
-            victim = dict(model.module.named_parameters())[_VICTIM]
-            victim.register_hook(lambda gradient: -gradient)
+            tensor = dict(model.module.named_parameters())[_TENSOR]
+            tensor.register_hook(lambda gradient: -gradient)
         return model
 
     assert not compare_with_cpu(load, _CPU, mixed=True).agrees
@@ -91,17 +91,17 @@ def test_contiguous_inputs_change_nothing_but_the_layout(
     assert plain.module.state_dict().keys() == guarded.module.state_dict().keys()
 
 
-def test_one_wrong_gradient_is_found_and_named() -> None:
+def test_a_single_wrong_gradient_is_found_and_named() -> None:
     def load(device: torch.device, dtype: torch.dtype) -> SpeechModel:
         model = _small(device, dtype)
         if dtype == torch.float32:
-            victim = dict(model.module.named_parameters())[_VICTIM]
-            victim.register_hook(lambda gradient: gradient * 1.1)
+            tensor = dict(model.module.named_parameters())[_TENSOR]
+            tensor.register_hook(lambda gradient: gradient * 1.1)
         return model
 
     result = compare_with_cpu(load, _CPU)
     assert not result.agrees
-    assert result.worst_tensor == _VICTIM
+    assert result.worst_tensor == _TENSOR
     assert 0.05 < result.worst_difference < 0.2
     assert result.loss_difference < 1e-4
 
@@ -110,13 +110,13 @@ def test_nan_gradients_never_agree() -> None:
     def load(device: torch.device, dtype: torch.dtype) -> SpeechModel:
         model = _small(device, dtype)
         if dtype == torch.float32:
-            victim = dict(model.module.named_parameters())[_VICTIM]
-            victim.register_hook(lambda gradient: gradient * float("nan"))
+            tensor = dict(model.module.named_parameters())[_TENSOR]
+            tensor.register_hook(lambda gradient: gradient * float("nan"))
         return model
 
     result = compare_with_cpu(load, _CPU)
     assert not result.agrees
-    assert result.worst_tensor == _VICTIM
+    assert result.worst_tensor == _TENSOR
 
 
 def test_a_wrong_forward_is_found() -> None:

@@ -1,4 +1,4 @@
-"""Training and decoding ask for nothing that Apple's GPU lacks, by torch's own dispatch table."""
+"""Training and decoding use only operators that MPS has, by torch's dispatch table."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.doctor.mps_operators import OperatorReport, record_operators, support
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoConfig
 
@@ -16,10 +17,14 @@ import moonshine_tune.training.optimizer as optimizer_module
 from moonshine_tune.config.resolve import preset_names, read_preset, resolve_settings
 from moonshine_tune.core.device import supports_foreach
 from moonshine_tune.core.progress import SilentProgress
-from moonshine_tune.doctor.mps_operators import OperatorReport, record_operators, support
 from moonshine_tune.inference.greedy import greedy_tokens
 from moonshine_tune.models.base import EncoderStates, SpeechModel
-from moonshine_tune.models.lora import SITES, adapter_disabled, adapter_parameters, inject_lora
+from moonshine_tune.models.lora import (
+    TARGET_MODULES,
+    adapter_disabled,
+    adapter_parameters,
+    inject_lora,
+)
 from moonshine_tune.models.losses import (
     FrozenHead,
     head_cross_entropy_sum,
@@ -37,7 +42,7 @@ _ONE_SCORE = {"select": {"every_steps": 2}, "device": {"name": "cpu"}}
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Threads that wait for each other take many times as long where other tests run beside."""
+    """Several threads are many times slower while other tests run."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -72,7 +77,7 @@ def _audio() -> torch.Tensor:
 
 @pytest.fixture(autouse=True)
 def _as_on_mps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only weights on the CPU go through oneDNN, and only its optimizer is one kernel."""
+    """oneDNN and the fused optimizer are for the CPU only."""
     monkeypatch.setattr(optimizer_module, "supports_fused", lambda device: False)
     for module in (packed_module, frozen_linear_module):
         monkeypatch.setattr(module, "is_for_onednn", lambda weight: False)
@@ -98,21 +103,21 @@ def _train(model: SpeechModel, optimizer: torch.optim.Optimizer, *, mixed: bool 
             loss = loss / targets.num_targets
         loss.backward()
         with autocast:
-            # Replay clips: with gradients into the encoder where its sites are trained.
+            # Replay clips, with gradients of the encoder if it has an adapter.
             states = model.encode(_audio(), _LENGTHS)
             adapted = model.decoder_hidden(states, targets.input_ids)
             teacher = hidden.to(adapted.dtype)
-            pull = head_kl_sum(adapted, teacher, FrozenHead(model.head_weight), targets.targets)
-            pull = pull / targets.num_targets
-        pull.backward()
+            kl = head_kl_sum(adapted, teacher, FrozenHead(model.head_weight), targets.targets)
+            kl = kl / targets.num_targets
+        kl.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=supports_foreach(model.device))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
 
-def _adamw(model: SpeechModel, **choice: bool) -> torch.optim.AdamW:
-    choice = choice or {"foreach": supports_foreach(model.device)}
-    return torch.optim.AdamW([value for _, value in adapter_parameters(model.module)], **choice)
+def _adamw(model: SpeechModel, **option: bool) -> torch.optim.AdamW:
+    option = option or {"foreach": supports_foreach(model.device)}
+    return torch.optim.AdamW([value for _, value in adapter_parameters(model.module)], **option)
 
 
 def _decode(model: SpeechModel) -> None:
@@ -122,9 +127,9 @@ def _decode(model: SpeechModel) -> None:
         assert len(greedy_tokens(model, states, [8, 4])) == 2
 
 
-def _says_all_is_well(report: OperatorReport) -> None:
+def _assert_runs_on_mps(report: OperatorReport) -> None:
     assert report.lacking == ()
-    assert [str(found) for found in report.wide] == []
+    assert [str(tensor) for tensor in report.wide] == []
     assert report.runs_on_mps
 
 
@@ -139,8 +144,8 @@ def test_training_steps_run_on_mps(family: str, path: str, checkpointing: bool) 
     before = [value.detach().clone() for _, value in adapter_parameters(model.module)]
     with sdpa_kernel(SDPBackend.MATH):
         report = record_operators(lambda: _train(model, _adamw(model)))
-    _says_all_is_well(report)
-    # The recorder has seen forward, backward, clipping and the optimizer, and the step happened.
+    _assert_runs_on_mps(report)
+    # Forward, backward, clipping and optimizer are recorded, and the step changed the adapter.
     for expected in ("native_layer_norm", "_log_softmax", "scatter_add_", "linalg_vector_norm",
                      "addcdiv_", "bernoulli_.float", "embedding"):  # fmt: skip
         assert expected in report.calls, expected
@@ -149,17 +154,17 @@ def test_training_steps_run_on_mps(family: str, path: str, checkpointing: bool) 
 
 
 @pytest.mark.parametrize("family", ["v1", "streaming"])
-@pytest.mark.parametrize("sites", [name for name in SITES if name != "all"])
-def test_every_site_runs_on_mps_in_fused_attention_too(family: str, sites: str) -> None:
+@pytest.mark.parametrize("sites", [name for name in TARGET_MODULES if name != "all"])
+def test_all_target_modules_run_on_mps_with_fused_attention(family: str, sites: str) -> None:
     model = _model(family, "sdpa")
     inject_lora(model, rank=2, sites=sites)
     report = record_operators(lambda: _train(model, _adamw(model)))
-    _says_all_is_well(report)
+    _assert_runs_on_mps(report)
 
 
 @pytest.mark.parametrize("path", ["eager", "math"])
 @pytest.mark.parametrize("name", preset_names())
-def test_every_preset_runs_on_mps_whole(
+def test_a_run_of_every_preset_runs_on_mps(
     name: str,
     path: str,
     training: Any,
@@ -167,7 +172,7 @@ def test_every_preset_runs_on_mps_whole(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The real job with a preset's settings: states stored or not, scoring, strengths, saving."""
+    """A complete run with a preset's settings: stored states, scoring, scales, saving."""
     preset = read_preset(name)
     runs = streaming_training if preset["model"] == "medium" else training
     shared = {
@@ -187,7 +192,7 @@ def test_every_preset_runs_on_mps_whole(
         )
     with sdpa_kernel(SDPBackend.MATH):
         report = record_operators(lambda: train(settings, tmp_path / "run", SilentProgress()))
-    _says_all_is_well(report)
+    _assert_runs_on_mps(report)
     assert "addcdiv_" in report.calls and "argmax" in report.calls
 
 
@@ -195,22 +200,22 @@ def test_every_preset_runs_on_mps_whole(
 def test_dora_and_rslora_run_on_mps(family: str) -> None:
     model = _model(family, "eager")
     inject_lora(model, rank=2, sites="all", dora=True, rslora=True)
-    _says_all_is_well(record_operators(lambda: _train(model, _adamw(model))))
+    _assert_runs_on_mps(record_operators(lambda: _train(model, _adamw(model))))
 
 
 @pytest.mark.parametrize("family", ["v1", "streaming"])
-def test_the_inputs_that_mps_gets_contiguous_run_there(family: str) -> None:
+def test_contiguous_activation_inputs_run_on_mps(family: str) -> None:
     model = _model(family, "eager")
     model.make_activation_inputs_contiguous()
     inject_lora(model, rank=2)
-    _says_all_is_well(record_operators(lambda: _train(model, _adamw(model))))
+    _assert_runs_on_mps(record_operators(lambda: _train(model, _adamw(model))))
 
 
 @pytest.mark.parametrize("family", ["v1", "streaming"])
 def test_bfloat16_autocast_runs_on_mps(family: str) -> None:
     model = _model(family, "eager")
     inject_lora(model, rank=2)
-    _says_all_is_well(record_operators(lambda: _train(model, _adamw(model), mixed=True)))
+    _assert_runs_on_mps(record_operators(lambda: _train(model, _adamw(model), mixed=True)))
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -219,23 +224,23 @@ def test_greedy_decoding_runs_on_mps(family: str, attention: str) -> None:
     model = _model(family, attention)
     with sdpa_kernel(SDPBackend.MATH):
         report = record_operators(lambda: _decode(model))
-    _says_all_is_well(report)
+    _assert_runs_on_mps(report)
     assert "argmax" in report.calls
 
 
-@pytest.mark.parametrize("choice", [{"foreach": True}, {"foreach": False}, {"fused": True}])
-def test_every_way_of_adamw_runs_on_mps(choice: dict[str, bool]) -> None:
+@pytest.mark.parametrize("option", [{"foreach": True}, {"foreach": False}, {"fused": True}])
+def test_every_implementation_of_adamw_runs_on_mps(option: dict[str, bool]) -> None:
     model = _model("v1", "eager")
     inject_lora(model, rank=2)
-    report = record_operators(lambda: _train(model, _adamw(model, **choice)))
-    _says_all_is_well(report)
+    report = record_operators(lambda: _train(model, _adamw(model, **option)))
+    _assert_runs_on_mps(report)
     expected = {"foreach": "_foreach_", "fused": "_fused_adamw_"}
-    name = expected[next(iter(choice))] if any(choice.values()) else "addcdiv_"
+    name = expected[next(iter(option))] if any(option.values()) else "addcdiv_"
     assert any(call.startswith(name) for call in report.calls)
 
 
-def test_steps_are_asked_of_mps_as_they_are_of_the_cpu() -> None:
-    """One by one on both, said outright: what the recorder sees here is what MPS would get."""
+def test_a_step_calls_the_same_operators_on_cpu_and_mps() -> None:
+    """Tensors are processed one by one on both, so the recorded operators are those of MPS."""
     assert not supports_foreach(torch.device("cpu")) and not supports_foreach(torch.device("mps"))
     assert supports_foreach(torch.device("cuda"))
     model = _model("v1", "eager")
@@ -261,7 +266,7 @@ def test_a_planted_operator_without_mps_kernel_is_found() -> None:
 
 
 @pytest.mark.parametrize("way", ["made", "from numbers", "numpy"])
-def test_a_planted_float64_tensor_is_found_and_its_operator_named(way: str) -> None:
+def test_a_planted_float64_tensor_is_found_with_its_operator(way: str) -> None:
     model = _model("streaming", "eager")
     inject_lora(model, rank=2)
     numpy = pytest.importorskip("numpy")
@@ -279,11 +284,11 @@ def test_a_planted_float64_tensor_is_found_and_its_operator_named(way: str) -> N
     assert not report.runs_on_mps
     assert report.lacking == ()
     first = {"made": "_to_copy", "from numbers": "lift_fresh", "numpy": "add.Tensor"}[way]
-    assert first in [found.operator for found in report.wide]
+    assert first in [tensor.operator for tensor in report.wide]
     assert "64 bits" in str(report.wide[0])
 
 
-def test_the_table_is_read_as_torch_means_it() -> None:
+def test_the_dispatch_table_is_read_correctly() -> None:
     assert support("mm") == "structured"  # by mm.out, which lists MPS
     assert support("convolution") == "composite"
     assert support("linear") in ("own", "composite")

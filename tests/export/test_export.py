@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.real_model, pytest.mark.usefixtures("one_thread")]
 
 Answer = tuple[int, dict[str, Any]]
 Build = Callable[..., SpeechModel]
-_SAID = "Ever tried, ever failed, no matter, try again, fail again, fail better."
+_REFERENCE = "Ever tried, ever failed, no matter, try again, fail again, fail better."
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def clips(wheel_assets: WheelAssets, tmp_path_factory: pytest.TempPathFactory) -
     folder = tmp_path_factory.mktemp("clips")
     write_audio(folder / "beckett.wav", load_audio(wheel_assets.beckett))
     line = {"id": "beckett", "audio": "beckett.wav"}
-    (folder / "texts.jsonl").write_text(json.dumps(line | {"text": _SAID}) + "\n")
+    (folder / "texts.jsonl").write_text(json.dumps(line | {"text": _REFERENCE}) + "\n")
     (folder / "no-texts.jsonl").write_text(json.dumps(line) + "\n")
     return folder
 
@@ -51,11 +51,11 @@ def adapter(real_tiny: ResolvedModel, tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("adapter")
     model = load_checkpoint(real_tiny.checkpoint_dir)
     inject_lora(model, rank=2, sites="decoder", seed=1)
-    chance = torch.Generator().manual_seed(1)
+    rng = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, value in adapter_parameters(model.module):
             if ".lora_B" in name:
-                value.copy_(2e-4 * torch.randn(value.shape, generator=chance))
+                value.copy_(2e-4 * torch.randn(value.shape, generator=rng))
     save_adapter(folder, model, adapter_state(model), base=base_identity(real_tiny))
     return folder
 
@@ -66,13 +66,13 @@ def adapter(real_tiny: ResolvedModel, tmp_path_factory: pytest.TempPathFactory) 
 def _rounded(
     ask: Callable[..., Answer], adapter: Path, clips: Path, out: Path, *words: object
 ) -> dict[str, Any]:
-    code, found = ask("export", "--run", adapter, "--model", "tiny", "--manifest",
+    code, result = ask("export", "--run", adapter, "--model", "tiny", "--manifest",
                       clips / "texts.jsonl", "--out", out, *words)  # fmt: skip
-    assert code == 0, found
-    return found
+    assert code == 0, result
+    return result
 
 
-def test_rounding_that_was_steered_by_clips_is_closer(
+def test_rounding_calibrated_on_clips_is_closer(
     adapter: Path, clips: Path, ask: Callable[..., Answer], tmp_path: Path
 ) -> None:
     """The adapter alone names no manifests: dithered, unless a manifest is given."""
@@ -81,15 +81,15 @@ def test_rounding_that_was_steered_by_clips_is_closer(
     assert alone["worst_step_error"] <= 1.01
     plain = _rounded(ask, adapter, clips, tmp_path / "plain", "--calibrate", "none")
     assert plain["sha256"] == alone["sha256"] and plain["calibrate"] == "none"
-    steered = _rounded(
-        ask, adapter, clips, tmp_path / "steered", "--calibrate", clips / "texts.jsonl"
+    calibrated = _rounded(
+        ask, adapter, clips, tmp_path / "calibrated", "--calibrate", clips / "texts.jsonl"
     )
-    assert steered["rounding"] == "errors made to cancel on 1 clips of texts.jsonl"
+    assert calibrated["rounding"] == "errors compensated on 1 clips of texts.jsonl"
 
-    def off(found: dict[str, Any]) -> float:
-        return next(g["relative"] for g in found["parity"]["graphs"] if g["output"] == "logits")
+    def off(result: dict[str, Any]) -> float:
+        return next(g["relative"] for g in result["parity"]["graphs"] if g["output"] == "logits")
 
-    assert off(steered) < off(plain)
+    assert off(calibrated) < off(plain)
 
 
 def test_a_runs_own_clips_are_found_where_they_still_are(tmp_path: Path) -> None:
@@ -102,11 +102,11 @@ def test_a_runs_own_clips_are_found_where_they_still_are(tmp_path: Path) -> None
     run = RunFolder.create(tmp_path / "run")
     data = {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "replay")}
     run.write_record(settings={"data": data | {"dev": None}})
-    found = clips_of_run(run.path)
-    taught = [item.id for item in found if item.id.startswith("train/")]
+    result = clips_of_run(run.path)
+    taught = [item.id for item in result if item.id.startswith("train/")]
     assert len(taught) == 24 and len(set(taught)) == 24
     # The long one is left out.
-    assert [item.id for item in found[24:]] == ["replay/replay1", "replay/replay2"]
+    assert [item.id for item in result[24:]] == ["replay/replay1", "replay/replay2"]
     (tmp_path / "replay.jsonl").unlink()
     assert len(clips_of_run(run.path)) == 24
     (tmp_path / "train.jsonl").unlink()
@@ -125,20 +125,20 @@ def test_a_fully_tuned_checkpoint_is_grafted_into_its_bases_files(
     names = ("model.decoder.embed_tokens.weight", "model.encoder.conv2.weight",
              "model.encoder.conv2.bias", "model.decoder.layers.2.final_layernorm.weight",
              "model.decoder.layers.2.mlp.fc1.weight", "model.encoder.groupnorm.weight")  # fmt: skip
-    chance = np.random.default_rng(3)
+    rng = np.random.default_rng(3)
     for name in names:
-        noise = chance.standard_normal(weights[name].shape) * weights[name].std()
+        noise = rng.standard_normal(weights[name].shape) * weights[name].std()
         weights[name] = (weights[name] + 0.01 * noise).astype(np.float32)
     shutil.copytree(real_tiny.checkpoint_dir, tmp_path / "tuned")
     save_file(weights, tmp_path / "tuned" / "model.safetensors", metadata={"format": "pt"})
-    code, found = ask(
+    code, result = ask(
         "export", "--checkpoint", tmp_path / "tuned", "--model", "tiny", "--manifest",
         clips / "texts.jsonl", "--out", tmp_path / "out",
     )  # fmt: skip
-    assert code == 0, found
-    assert found["changed"] == found["matrices"] == len(names)
-    assert found["changed_files"] == ["encoder_model.ort", "decoder_model_merged.ort"]
-    assert found["parity"]["weights"]["checked"] > 150 and found["parity"]["identical"] == 1
+    assert code == 0, result
+    assert result["changed"] == result["matrices"] == len(names)
+    assert result["changed_files"] == ["encoder_model.ort", "decoder_model_merged.ort"]
+    assert result["parity"]["weights"]["checked"] > 150 and result["parity"]["identical"] == 1
     record = json.loads((tmp_path / "out" / "export.json").read_text())
     assert record["base"]["name"] == "tiny" and len(record["checkpoint_sha256"]) == 64
     assert record["checkpoint_sha256"] != record["base"]["sha256"]
@@ -150,7 +150,7 @@ def test_tensors_of_another_shape_and_numbers_of_the_graph_are_refused(build_mod
     with torch.no_grad():
         tuned.module.model.encoder.embedder.comp.log_k += 1
         tuned.module.proj_out.weight += 1
-    with pytest.raises(ProblemsError, match="no tensor for") as caught:
+    with pytest.raises(ProblemsError, match="have no tensor") as caught:
         tuned_tensors(base, tuned)
     assert caught.value.problems == ("model.encoder.embedder.comp.log_k",)
     assert "--method trace" in (caught.value.hint or "")
@@ -162,7 +162,7 @@ def test_tensors_of_another_shape_and_numbers_of_the_graph_are_refused(build_mod
 def test_a_head_that_was_untied_is_refused(build_model: Build) -> None:
     base, tuned = build_model("v1"), build_model("v1")
     tuned.module.proj_out.weight = torch.nn.Parameter(base.module.proj_out.weight + 1)
-    with pytest.raises(ProblemsError, match="no tensor for") as caught:
+    with pytest.raises(ProblemsError, match="have no tensor") as caught:
         tuned_tensors(base, tuned)
     assert caught.value.problems == ("proj_out.weight",)
 
@@ -173,14 +173,14 @@ def test_a_head_that_was_untied_is_refused(build_model: Build) -> None:
 def test_a_traced_tiny_loads_in_the_runtime_and_passes_the_gate(
     adapter: Path, clips: Path, ask: Callable[..., Answer], tmp_path: Path
 ) -> None:
-    code, found = ask(
+    code, result = ask(
         "export", "--run", adapter, "--model", "tiny", "--method", "trace", "--manifest",
         clips / "no-texts.jsonl", "--out", tmp_path / "out",
     )  # fmt: skip
-    assert code == 0, found
-    assert (found["method"], found["quantize"]) == ("trace", "int8")
-    assert found["parity"]["tokens"]["agreement"] > 0.9
-    assert found["parity"]["clips"] == 1 and "wer" not in found["parity"]
+    assert code == 0, result
+    assert (result["method"], result["quantize"]) == ("trace", "int8")
+    assert result["parity"]["tokens"]["agreement"] > 0.9
+    assert result["parity"]["clips"] == 1 and "wer" not in result["parity"]
     # 8-bit matrices: as large as the published files.
     size = sum(path.stat().st_size for path in (tmp_path / "out").glob("*.ort"))
     assert 27e6 < size < 60e6
@@ -254,12 +254,12 @@ def test_a_wrong_base_folder_is_one_plain_error_and_nothing_is_written(
     folder.mkdir()
     make(folder, build_model, wheel_assets)
     (tmp_path / "place").mkdir()
-    code, found = ask(
+    code, result = ask(
         "export", "--run", adapter, "--model", "tiny", "--base-runtime", folder, "--manifest",
         clips / "texts.jsonl", "--out", tmp_path / "place" / "out",
     )  # fmt: skip
-    assert code == 2 and says in found["error"]["message"], found
-    assert str(folder) in json.dumps(found["error"])
+    assert code == 2 and says in result["error"]["message"], result
+    assert str(folder) in json.dumps(result["error"])
     assert not list((tmp_path / "place").iterdir())
 
 
@@ -279,17 +279,17 @@ def test_a_full_disk_leaves_nothing_behind(
 
     monkeypatch.setattr("moonshine_tune.export.graft.shutil.copyfile", full)
     (tmp_path / "place").mkdir()
-    code, found = ask("export", "--run", adapter, "--model", "tiny", "--manifest",
+    code, result = ask("export", "--run", adapter, "--model", "tiny", "--manifest",
                       clips / "texts.jsonl", "--out", tmp_path / "place" / "out")  # fmt: skip
-    assert code == 3 and "disk is full" in found["error"]["message"]
+    assert code == 3 and "disk is full" in result["error"]["message"]
     assert not list((tmp_path / "place").iterdir())
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ((), "name what is to be exported"),
-        (("--run", "a", "--checkpoint", "b"), "name what is to be exported"),
+        ((), "name either a run or a checkpoint"),
+        (("--run", "a", "--checkpoint", "b"), "name either a run or a checkpoint"),
         (("--checkpoint", "b"), "does not name the base"),
         (("--checkpoint", "b", "--model", "tiny", "--calibrate", "c"), "grafting an adapter"),
     ],
@@ -297,6 +297,6 @@ def test_a_full_disk_leaves_nothing_behind(
 def test_a_request_that_makes_no_sense_is_refused_before_anything_is_loaded(
     ask: Callable[..., Answer], tmp_path: Path, words: tuple[str, ...], says: str
 ) -> None:
-    code, found = ask("export", *words, "--out", tmp_path / "out")
-    assert code == 2 and says in found["error"]["message"]
-    assert found["error"]["hint"]
+    code, result = ask("export", *words, "--out", tmp_path / "out")
+    assert code == 2 and says in result["error"]["message"]
+    assert result["error"]["hint"]

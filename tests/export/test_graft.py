@@ -50,9 +50,9 @@ def _linear(weights: Weights) -> Weights:
 
 def _adapted(weight: Floats, seed: int = 1) -> Floats:
     """What a LoRA of rank 4 makes of a matrix; it moves the largest value too."""
-    chance = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     rows, columns = weight.shape
-    down, up = chance.standard_normal((4, columns)), chance.standard_normal((rows, 4))
+    down, up = rng.standard_normal((4, columns)), rng.standard_normal((rows, 4))
     adapted = weight + 0.1 * float(weight.std()) * (up @ down)
     return adapted.astype(np.float32)
 
@@ -111,7 +111,7 @@ def test_one_changed_matrix_changes_one_file(
     report = graft(layout, base, merged, tmp_path)
     assert (report.changed, report.changed_files) == (1, (file,))
     assert 0.4 < report.worst_step_error < 1.01
-    others = [other for other in layout.files if other != file]
+    others = [path for path in layout.files if path != file]
     assert all(filecmp.cmp(layout.folder / o, tmp_path / o, shallow=False) for o in others)
     before, after = OrtFile.read(layout.folder / file), OrtFile.read(tmp_path / file)
     moved = [
@@ -128,9 +128,9 @@ def test_one_changed_matrix_changes_one_file(
     assert np.abs(stored.T - merged[name]).max() <= 1.01 * scale
     # Nothing but this matrix, its scale and its zero point was written.
     touched = {
-        place
+        offset
         for item in (new.values, new.scale, new.zero_point)
-        for place in range(item.offset, item.offset + item.size)
+        for offset in range(item.offset, item.offset + item.size)
     }
     old_bytes = np.frombuffer(before.data, np.uint8)
     new_bytes = np.frombuffer(after.data, np.uint8)
@@ -175,12 +175,12 @@ def test_changes_below_half_a_step_are_not_lost(
 def _read_back(folder: Path, base: Floats) -> Floats:
     """The stored matrix of the decoder that lies nearest to `base`."""
     file = OrtFile.read(folder / "decoder_model_merged.ort")
-    found = [
+    candidates = [
         tensor.dequantize(file).T
         for tensor in quantized_tensors(file)
         if tensor.values.shape == base.T.shape
     ]
-    return min(found, key=lambda stored: float(np.abs(stored - base).mean()))
+    return min(candidates, key=lambda stored: float(np.abs(stored - base).mean()))
 
 
 def test_a_matrix_whose_range_grows_keeps_its_largest_values(
@@ -242,7 +242,7 @@ def test_half_a_step_off_is_another_model(
         graft(layout, {_FC1: off}, {_FC1: off}, tmp_path)
 
 
-def test_equal_tensors_cannot_be_told_apart(
+def test_equal_tensors_are_ambiguous(
     layout: RuntimeLayout, weights: Weights, tmp_path: Path
 ) -> None:
     twins = {_FC1: weights[_FC1], "model.decoder.layers.4.mlp.fc1.weight": weights[_FC1]}

@@ -12,10 +12,11 @@ from safetensors.numpy import load_file
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.export.graft import graft
 from moonshine_tune.export.graphs import build_graphs
-from moonshine_tune.export.parity.graphs import GraphParity, ParityClip, check_graphs
+from moonshine_tune.export.parity.graphs import ParityClip, check_graphs
 from moonshine_tune.export.tensors import model_tensors
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.models.checkpoint import load_checkpoint
+from moonshine_tune.runs.records import ParityRecord
 from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.runtime.naming import name_tensors
 from moonshine_tune.runtime.ort_file import OrtFile
@@ -51,14 +52,14 @@ def _traced(model: SpeechModel, out: Path, scheme: str = "int8") -> dict[str, Fl
 @pytest.fixture(scope="module")
 def folders(build_model: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`v1-int8`, `v1-none`, `streaming-int8` and `streaming-none`. Read only."""
-    place = tmp_path_factory.mktemp("traced")
+    root = tmp_path_factory.mktemp("traced")
     for family in _FAMILIES:
         for scheme in ("int8", "none"):
-            _traced(build_model(family), place / f"{family}-{scheme}", scheme)
-    return place
+            _traced(build_model(family), root / f"{family}-{scheme}", scheme)
+    return root
 
 
-def _checked(model: SpeechModel, folder: Path, clip: Floats) -> GraphParity:
+def _checked(model: SpeechModel, folder: Path, clip: Floats) -> ParityRecord:
     clips = [ParityClip("one", clip, "it was the best of times")]
     return check_graphs(read_layout(folder), model, model_tensors(model), clips)
 
@@ -67,37 +68,37 @@ def _checked(model: SpeechModel, folder: Path, clip: Floats) -> GraphParity:
 def test_float_graphs_compute_exactly_what_torch_computes(
     folders: Path, build_model: Build, make_clip: Clip, family: str
 ) -> None:
-    found = _checked(build_model(family), folders / f"{family}-none", make_clip(1.6, 3)[:25_600])
-    assert found.passed, found.first_difference
-    assert max(item.relative for item in found.outputs) < 1e-4
-    assert found.token_agreement == 1.0 and found.tokens == 26
-    assert found.weights_note is None and found.weights_checked >= 60
+    result = _checked(build_model(family), folders / f"{family}-none", make_clip(1.6, 3)[:25_600])
+    assert result.passed, result.first_difference
+    assert max(item.relative for item in result.graphs) < 1e-4
+    assert result.tokens.agreement == 1.0 and result.tokens.count == 26
+    assert result.weights.note is None and result.weights.checked >= 60
 
 
 @pytest.mark.parametrize("family", _FAMILIES)
 def test_eight_bit_graphs_stay_within_the_band(
     folders: Path, build_model: Build, make_clip: Clip, family: str
 ) -> None:
-    found = _checked(build_model(family), folders / f"{family}-int8", make_clip(1.6, 3)[:25_600])
-    assert found.passed, found.first_difference
-    by_graph = {item.graph: item.relative for item in found.outputs}
+    result = _checked(build_model(family), folders / f"{family}-int8", make_clip(1.6, 3)[:25_600])
+    assert result.passed, result.first_difference
+    by_graph = {item.graph: item.relative for item in result.graphs}
     decoder = "decoder_model_merged.ort" if family == "v1" else "decoder_kv.ort"
     assert 1e-4 < by_graph[decoder] < 0.12
     if family == "streaming":
         # The front end is not quantized: its inputs have the range of 16-bit audio.
         assert by_graph["frontend.ort"] < 1e-4
-        assert found.window_rule == "exclusive"
+        assert result.window_rule == "exclusive"
 
 
 def test_every_matrix_but_the_front_ends_has_a_scale_for_each_output(folders: Path) -> None:
     for graph in ("encoder.ort", "adapter.ort", "cross_kv.ort", "decoder_kv.ort"):
         file = OrtFile.read(folders / "streaming-int8" / graph)
-        found = list(quantized_tensors(file))
-        assert found, graph
-        tables = [tensor for tensor in found if tensor.axis is None]
+        result = list(quantized_tensors(file))
+        assert result, graph
+        tables = [tensor for tensor in result if tensor.axis is None]
         # Tables that rows are looked up in have one scale: a row is not a channel of a product.
         assert all(t.name.startswith("model.decoder.") and "emb" in t.name for t in tables), graph
-        assert all(t.axis == 1 for t in found if t not in tables)
+        assert all(t.axis == 1 for t in result if t not in tables)
     assert not list(quantized_tensors(OrtFile.read(folders / "streaming-int8" / "frontend.ort")))
 
 
@@ -108,6 +109,8 @@ def test_a_streaming_folder_is_rebuilt_to_a_checkpoint(
     model = build_model("streaming")
     folder = folders / f"streaming-{scheme}"
     report = rebuild_checkpoint(folder, tmp_path / "checkpoint")
+    with pytest.raises(RequestError, match="exists already"):
+        rebuild_checkpoint(folder, tmp_path / "checkpoint")
     weights = model_tensors(model)
     again = load_file(tmp_path / "checkpoint" / "model.safetensors")
     assert again.keys() == weights.keys() and report.tensors == len(weights)
@@ -133,9 +136,9 @@ def test_a_streaming_folder_is_rebuilt_to_a_checkpoint(
         clip, ids = torch.from_numpy(make_clip(1.0, 5))[None], torch.tensor([[1, 270, 280, 9]])
         logits = []
         with torch.inference_mode():
-            for one in (model, rebuilt):
-                states = one.encode(clip, [clip.shape[1]])
-                logits.append(one.decoder_logits(states, ids))
+            for candidate in (model, rebuilt):
+                states = candidate.encode(clip, [clip.shape[1]])
+                logits.append(candidate.decoder_logits(states, ids))
         assert float((logits[0] - logits[1]).norm() / logits[0].norm()) < 1e-4
 
 
@@ -167,9 +170,9 @@ def test_every_kind_of_tensor_can_be_grafted(
     """Full tuning: linear, embedding, convolution, norm and bias, all at once."""
     model = build_model(family)
     base = _stored(model)
-    chance = np.random.default_rng(3)
+    rng = np.random.default_rng(3)
     tuned = {
-        key: (value + 0.05 * value.std() * chance.standard_normal(value.shape)).astype(np.float32)
+        key: (value + 0.05 * value.std() * rng.standard_normal(value.shape)).astype(np.float32)
         for key, value in base.items()
     }
     layout = read_layout(folders / f"{family}-{scheme}")
@@ -181,11 +184,11 @@ def test_every_kind_of_tensor_can_be_grafted(
     state = {key: torch.from_numpy(value) for key, value in tuned.items()}
     missing, unexpected = model.module.load_state_dict(state, strict=False)
     assert not unexpected and set(missing) <= {_LOG_K, "proj_out.weight"}
-    found = _checked(model, tmp_path, make_clip(1.6, 3)[:25_600])
-    assert found.passed, found.first_difference
-    assert found.weights_checked >= len(base) - 1
+    result = _checked(model, tmp_path, make_clip(1.6, 3)[:25_600])
+    assert result.passed, result.first_difference
+    assert result.weights.checked >= len(base) - 1
     if scheme == "none":
-        assert max(item.relative for item in found.outputs) < 1e-4
+        assert max(item.relative for item in result.graphs) < 1e-4
 
 
 @pytest.mark.parametrize("family", _FAMILIES)
@@ -194,9 +197,9 @@ def test_what_was_grafted_reads_back_to_half_a_step(
 ) -> None:
     """Graft, then read as a rebuild does: every tensor is the tuned one, to half a step."""
     base = _stored(build_model(family))
-    chance = np.random.default_rng(4)
+    rng = np.random.default_rng(4)
     tuned = {
-        key: (value + 0.1 * value.std() * chance.standard_normal(value.shape)).astype(np.float32)
+        key: (value + 0.1 * value.std() * rng.standard_normal(value.shape)).astype(np.float32)
         for key, value in base.items()
     }
     layout = read_layout(folders / f"{family}-int8")

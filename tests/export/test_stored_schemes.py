@@ -67,9 +67,9 @@ def _quantized(
 
 
 def _weights(shape: tuple[int, ...], seed: int = 0) -> Floats:
-    chance = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     # Channels of different ranges: with one scale for all of them they would look alike.
-    return (chance.standard_normal(shape) * np.exp(chance.uniform(-1, 1, shape[-1]))).astype("f4")
+    return (rng.standard_normal(shape) * np.exp(rng.uniform(-1, 1, shape[-1]))).astype("f4")
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -108,14 +108,14 @@ def test_an_eight_bit_matrix_is_rewritten_in_its_own_scheme(
     wanted = _quantized(tuned, dtype, axis, symmetric=symmetric, scale_type=scale_type)
     file = OrtFile.read(tmp_path / "tuned" / "graph.ort")
     for name, value in wanted.items():
-        found = file.array(name)
-        assert found.dtype == value.dtype and found.shape == value.shape
+        result = file.array(name)
+        assert result.dtype == value.dtype and result.shape == value.shape
         if name == "w_scale":
-            assert np.allclose(found, value, rtol=1e-3)
+            assert np.allclose(result, value, rtol=1e-3)
         else:
             # A value on the edge between two levels may fall either way.
-            assert np.abs(found.astype(int) - value.astype(int)).max() <= 1
-            assert np.mean(found != value) < 0.01
+            assert np.abs(result.astype(int) - value.astype(int)).max() <= 1
+            assert np.mean(result != value) < 0.01
 
 
 @pytest.mark.parametrize("axis", [None, 0])
@@ -158,8 +158,8 @@ def test_floats_of_32_and_16_bits_are_rewritten(
     report = graft(layout, {name: stored}, {name: tuned}, tmp_path / "tuned")
     assert report.changed_files == ("graph.ort",)
     file = OrtFile.read(tmp_path / "tuned" / "graph.ort")
-    found = file.array("x")
-    assert found.dtype == np.dtype(kind) and np.array_equal(found, laid(tuned))
+    result = file.array("x")
+    assert result.dtype == np.dtype(kind) and np.array_equal(result, laid(tuned))
     assert np.array_equal(file.array("other"), laid(_weights(shape, 3)))
 
 

@@ -1,4 +1,4 @@
-"""The memory estimate: counted from the real forward, told by parts, with what would fit."""
+"""The memory estimate: counted from the real forward pass, by phase and part; what would fit."""
 
 import dataclasses
 import math
@@ -35,7 +35,6 @@ from moonshine_tune.registry.published_configs import (
     model_from_config,
     published_config,
     shallower,
-    shape_of,
 )
 
 _SMALL = RunShape(batch_size=2, clip_s=2.0, tokens=12, rank=2, score_batch_s=8.0)
@@ -62,12 +61,12 @@ def _estimate(family: str = "v1", **changes: Any) -> MemoryEstimate:
     return MemoryModel(_config(family), shape).estimate()
 
 
-def _phase(found: MemoryEstimate, name: str) -> Phase:
-    return next(phase for phase in found.phases if phase.name == name)
+def _phase(estimate: MemoryEstimate, name: str) -> Phase:
+    return next(phase for phase in estimate.phases if phase.name == name)
 
 
-def _made(phase: Phase) -> int:
-    """What the work itself makes, without weights and allowances."""
+def _allocated(phase: Phase) -> int:
+    """Bytes of the work itself, without weights and allowances."""
     names = ("audio", "encoder", "decoder", "logits", "backward")
     return sum(phase.parts[name] for name in names)
 
@@ -114,8 +113,8 @@ def test_medium_is_made_of_the_published_parts() -> None:
 
 def test_every_model_of_the_catalog_has_a_shape() -> None:
     for record in MODELS:
-        assert shape_of(record).family == record.family
-    assert shape_of(find_model("tiny-ko")) == SHAPES["tiny"]
+        assert SHAPES[record.size].family == record.family
+    assert find_model("tiny-ko").size == "tiny"
     with pytest.raises(RequestError, match="gigantic"):
         published_config("gigantic")
 
@@ -135,8 +134,8 @@ def test_the_count_agrees_with_the_tensors_that_autograd_really_saves(
     saved = _really_saved(model)
     device = "mps" if attention == "eager" else "cpu"
     step = _phase(_estimate(family, device=device, sites="all", score_batch_s=0.0), "step")
-    # On top of what is saved: the values in flight at the peak, and the loss's chunk.
-    assert saved < _made(step) < 1.35 * saved + 3 * 26 * 2048 * 4
+    # In addition to the saved tensors: temporary values at the peak, and the loss's chunk.
+    assert saved < _allocated(step) < 1.35 * saved + 3 * 26 * 2048 * 4
 
 
 def _really_saved(model: SpeechModel) -> int:
@@ -159,38 +158,38 @@ def _really_saved(model: SpeechModel) -> int:
     return sum(size for _, size in sizes.values())
 
 
-def test_parts_are_what_they_say() -> None:
-    found = _estimate(sites="all")
-    step = _phase(found, "step")
+def test_weights_adapter_gradients_and_optimizer_are_counted() -> None:
+    estimate = _estimate(sites="all")
+    step = _phase(estimate, "step")
     with torch.device("meta"):
         model = model_from_config(_config("v1"), device="meta")
     weights = sum(value.numel() for value in model.module.parameters())
-    assert found.model_parameters == weights
-    # Buffers of the rotary positions are all that comes on top.
+    assert estimate.model_parameters == weights
+    # The buffers of the rotary embedding are the only addition.
     assert 4 * weights <= step.parts["weights"] < 4 * weights + 4096
     adapter = inject_lora(model, rank=2, sites="all").parameters
-    assert found.adapter_parameters == adapter
+    assert estimate.adapter_parameters == adapter
     assert step.parts["adapter"] == step.parts["gradients"] == 4 * adapter
     assert step.parts["optimizer"] == 8 * adapter
-    score = _phase(found, "score")
+    score = _phase(estimate, "score")
     assert score.parts["gradients"] == 0
     assert step.total == sum(step.parts.values())
-    assert found.total == max(phase.total for phase in found.phases)
-    assert found.growth == found.total - found.peak.parts["runtime"]
+    assert estimate.total == max(phase.total for phase in estimate.phases)
+    assert estimate.growth == estimate.total - estimate.peak.parts["runtime"]
 
 
-def test_memory_moves_with_each_thing_that_it_depends_on() -> None:
-    step = _made(_phase(_estimate(sites="all"), "step"))
+def test_memory_changes_with_everything_that_it_depends_on() -> None:
+    step = _allocated(_phase(_estimate(sites="all"), "step"))
 
     def changed(**changes: Any) -> int:
-        return _made(_phase(_estimate(**({"sites": "all"} | changes)), "step"))
+        return _allocated(_phase(_estimate(**({"sites": "all"} | changes)), "step"))
 
     assert 1.8 < changed(batch_size=4) / step < 2.2
     assert changed(clip_s=4.0) > 1.5 * step
     assert changed(tokens=24) > step
     assert changed(gradient_checkpointing=True) < 0.7 * step
     assert changed(sites="decoder") < step
-    # Adapters keep what they read in its own 16 bits; attention computes in 32 all the same.
+    # Adapters keep their input in 16 bits; attention computes in 32.
     assert 0.7 * step < changed(frozen_dtype=torch.bfloat16) < 0.9 * step
     assert changed(dropout=0.1) > step
     assert changed(device="mps") > step  # eager attention keeps its weights
@@ -198,18 +197,18 @@ def test_memory_moves_with_each_thing_that_it_depends_on() -> None:
     assert bigger.adapter_parameters == 4 * _estimate(sites="all").adapter_parameters
 
 
-def test_16_bit_weights_are_half_and_loading_them_takes_a_bounded_part() -> None:
+def test_16_bit_weights_are_half_and_loading_them_is_bounded() -> None:
     wide, narrow = _estimate(), _estimate(frozen_dtype=torch.bfloat16)
     halves = _phase(narrow, "step").parts["weights"] / _phase(wide, "step").parts["weights"]
     assert 0.49 < halves < 0.52
     assert _phase(wide, "load").parts["loading"] == 0  # the mapped file is the weights
-    # The whole file where it is small.
+    # All of the file if it is small.
     assert _phase(narrow, "load").parts["loading"] == 4 * narrow.model_parameters
     assert 4 * narrow.model_parameters < MOST_MAPPED_BYTES
 
 
 @pytest.mark.parametrize("family", ["v1", "streaming"])
-def test_stored_states_cost_memory_once_and_spare_the_encoder(family: str) -> None:
+def test_stored_states_take_memory_once_and_save_the_encoder(family: str) -> None:
     plain = _estimate(family, batch_size=1)
     stored = _estimate(family, batch_size=1, stored_s=3600.0)
     rate, width = (16_000 / 384, 64) if family == "v1" else (50, 80)
@@ -224,20 +223,20 @@ def test_stored_states_cost_memory_once_and_spare_the_encoder(family: str) -> No
         encoder = model_from_config(_config(family), device="meta").encoder
     size = sum(value.numel() for value in encoder.parameters())
     kept = _phase(stored, "step").parts["weights"]
-    for shape, spared in (({}, 4 * size), ({"frozen_dtype": torch.bfloat16}, 2 * size),
+    for shape, saved in (({}, 4 * size), ({"frozen_dtype": torch.bfloat16}, 2 * size),
                           ({"device": "mps"}, 4 * size)):  # fmt: skip
         released = _estimate(family, stored_s=3600.0, releases_encoder=True, **shape)
-        whole = _phase(released, "load").parts["weights"]
-        assert whole - _phase(released, "step").parts["weights"] == spared
+        loaded = _phase(released, "load").parts["weights"]
+        assert loaded - _phase(released, "step").parts["weights"] == saved
     assert _phase(stored, "load").parts["weights"] == kept
-    # On the CPU in 32 bits the mapped file is read where it is used.
+    # On the CPU in 32 bits the mapped file is read at its first use.
     assert _phase(stored, "prepare").parts["weights"] == 4 * size
     taught = _estimate(family, stored_s=3600.0, replay_clips=2)
     assert _phase(taught, "prepare").parts["weights"] == kept
 
 
-def test_an_adapter_in_the_encoder_stores_what_its_layers_read() -> None:
-    """No less than a frozen encoder's states, but the encoder stays, and its layers run."""
+def test_an_adapter_in_the_encoder_stores_the_input_of_its_layers() -> None:
+    """As much as a frozen encoder's states; the encoder stays in memory, and its layers run."""
     shape = {"stored_s": 3600.0, "releases_encoder": True}
     trained, frozen = _estimate(sites="all", **shape), _estimate(sites="decoder", **shape)
     assert {phase.name for phase in trained.phases} == {"load", "prepare", "step", "score"}
@@ -248,15 +247,15 @@ def test_an_adapter_in_the_encoder_stores_what_its_layers_read() -> None:
     assert step.parts["audio"] == 0 < _phase(trained, "prepare").parts["audio"]
 
 
-def test_replay_is_a_phase_of_its_own() -> None:
-    found = _estimate(replay_clips=2)
-    assert _phase(found, "replay").parts["logits"] > _phase(found, "step").parts["logits"]
+def test_replay_is_a_separate_phase() -> None:
+    estimate = _estimate(replay_clips=2)
+    assert _phase(estimate, "replay").parts["logits"] > _phase(estimate, "step").parts["logits"]
 
 
 def test_nothing_is_allocated_for_a_model_that_would_not_fit_here() -> None:
-    """A batch of 4,000 clips of 30 s is counted, not made."""
-    found = _estimate("streaming", batch_size=4000, clip_s=30.0, sites="all", score_batch_s=0.0)
-    assert found.total > 100 * GIB
+    """A batch of 4,000 clips of 30 s is counted without allocating it."""
+    estimate = _estimate("streaming", batch_size=4000, clip_s=30.0, sites="all", score_batch_s=0.0)
+    assert estimate.total > 100 * GIB
 
 
 # --- the job
@@ -278,35 +277,35 @@ def test_medium_pilot_fits_a_16_gb_mac_with_clips_of_30_s() -> None:
     budget = choose_budget("mps", None)
     assert budget.bytes == 9.5 * GIB
     assert "16 GB Mac" in budget.reason
-    found = estimate_memory(_settings("medium-pilot"), Workload(clip_s=30.0), "mps")
-    assert (found.shape.clip_s, found.shape.batch_size) == (30.0, 1)
-    assert found.total <= budget.bytes
+    estimate = estimate_memory(_settings("medium-pilot"), Workload(clip_s=30.0), "mps")
+    assert (estimate.shape.clip_s, estimate.shape.batch_size) == (30.0, 1)
+    assert estimate.total <= budget.bytes
 
 
 def test_medium_from_stored_states_fits_three_gib() -> None:
-    """Ten hours of speech: its states lie on disk, and the encoder is not kept."""
+    """Ten hours of speech: its states are on disk, and the encoder is freed."""
     settings = _settings("medium", train__batch_size=1, device__state_storage="disk")
     load = Workload(clip_s=15.0, audio_s=36_000.0, replays=True)
     for kind in ("cpu", "mps"):
-        found = estimate_memory(settings, load, kind).tightened()
-        assert found.total <= 3.0 * GIB, (kind, found.peak)
-        assert "encoder states" not in {k for k, v in found.peak.parts.items() if v}
+        estimate = estimate_memory(settings, load, kind).tightened()
+        assert estimate.total <= 3.0 * GIB, (kind, estimate.peak)
+        assert "encoder states" not in {k for k, v in estimate.peak.parts.items() if v}
 
 
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_fits_a_16_gb_mac_with_clips_of_30_s(name: str) -> None:
-    found = estimate_memory(_settings(name), Workload(clip_s=30.0, replays=True), "mps")
-    assert found.total <= MAC_16_GB_GIB * GIB, found.peak
+    estimate = estimate_memory(_settings(name), Workload(clip_s=30.0, replays=True), "mps")
+    assert estimate.total <= MAC_16_GB_GIB * GIB, estimate.peak
 
 
-def test_what_is_scored_bounds_the_batch_of_the_scorer() -> None:
-    """Three short clips are never scored as two minutes of audio."""
+def test_a_small_scored_set_bounds_the_batch_of_the_scorer() -> None:
+    """Three short clips are not counted as two minutes of audio."""
     settings = _settings(adapter__sites="all")
-    whole = estimate_memory(settings, Workload(clip_s=2.0, tokens=13), "cpu")
+    full = estimate_memory(settings, Workload(clip_s=2.0, tokens=13), "cpu")
     few = estimate_memory(settings, Workload(clip_s=2.0, tokens=13, score_s=5.0), "cpu")
-    assert whole.shape.score_batch_s > few.shape.score_batch_s == 5.0
-    assert _made(_phase(few, "score")) < _made(_phase(whole, "score")) / 5
-    assert _made(_phase(few, "step")) == _made(_phase(whole, "step"))
+    assert full.shape.score_batch_s > few.shape.score_batch_s == 5.0
+    assert _allocated(_phase(few, "score")) < _allocated(_phase(full, "score")) / 5
+    assert _allocated(_phase(few, "step")) == _allocated(_phase(full, "step"))
 
 
 @pytest.mark.parametrize(
@@ -324,7 +323,7 @@ def test_what_is_scored_bounds_the_batch_of_the_scorer() -> None:
 def test_a_deep_model_is_counted_in_two_shallow_ones(
     family: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Equal layers cost equal memory: what is extrapolated is what counting all of it gives."""
+    """Equal layers take equal memory: extrapolation agrees with a direct count."""
     deep = shallower(_config(family), 3)
     if family == "v1":
         deep.encoder_num_hidden_layers = deep.decoder_num_hidden_layers = 7
@@ -337,40 +336,38 @@ def test_a_deep_model_is_counted_in_two_shallow_ones(
                 side.layer_types = side.layer_types[:1] * 7
     shape = dataclasses.replace(_SMALL, **changes)
     quick = MemoryModel(deep, shape).estimate()
-    monkeypatch.setattr(memory_module, "_WHOLE_DEPTH", 99)
-    whole = MemoryModel(deep, shape).estimate()
-    assert [p.name for p in quick.phases] == [p.name for p in whole.phases]
-    for one, other in zip(quick.phases, whole.phases, strict=True):
-        assert one.made == pytest.approx(other.made, rel=0.02), one.name
-    assert quick.adapter_parameters == whole.adapter_parameters
+    monkeypatch.setattr(memory_module, "_DIRECT_DEPTH", 99)
+    direct = MemoryModel(deep, shape).estimate()
+    assert [p.name for p in quick.phases] == [p.name for p in direct.phases]
+    for a, b in zip(quick.phases, direct.phases, strict=True):
+        assert a.allocated == pytest.approx(b.allocated, rel=0.02), a.name
+    assert quick.adapter_parameters == direct.adapter_parameters
 
 
-def test_the_loose_heap_costs_gaps_and_nothing_else() -> None:
+def test_the_loose_heap_adds_gaps_only() -> None:
     loose = _estimate(loose_heap=True)
     tight = loose.tightened()
     assert tight == _estimate()
     assert loose.total > tight.total
-    for one, other in zip(loose.phases, tight.phases, strict=True):
-        assert one.made == other.made
-        assert {k: v for k, v in one.parts.items() if k != "allocator"} == {
-            k: v for k, v in other.parts.items() if k != "allocator"
-        }
-    # Only the C library of Linux has it.
+    for a, b in zip(loose.phases, tight.phases, strict=True):
+        assert a.allocated == b.allocated
+        assert a.parts | {"allocator": 0} == b.parts | {"allocator": 0}
+    # Only glibc has it.
     gpu = dataclasses.replace(_SMALL, device="mps", loose_heap=True)
     assert gpu.gaps == dataclasses.replace(gpu, loose_heap=False).gaps
 
 
-def test_dora_costs_more_than_lora() -> None:
+def test_dora_takes_more_than_lora() -> None:
     plain, dora = _estimate(sites="all"), _estimate(sites="all", dora=True)
     assert dora.adapter_parameters > plain.adapter_parameters
-    assert _made(_phase(dora, "step")) > _made(_phase(plain, "step"))
+    assert _allocated(_phase(dora, "step")) > _allocated(_phase(plain, "step"))
 
 
-# What the process takes without any model: the small ones of these tests add a few MB to it.
+# The process without a model: the small ones of these tests add a few MB.
 _PROCESS = 600 << 20
 
 
-def test_what_fits_is_the_largest_that_fits(saved_v1: Path) -> None:
+def test_the_largest_fitting_batch_and_clip_are_found(saved_v1: Path) -> None:
     load = Workload(clip_s=4.0, scores=False, audio_s=60.0)
     budget = (_PROCESS + (15 << 20)) / GIB
     result = estimate_run(
@@ -395,28 +392,30 @@ def test_what_fits_is_the_largest_that_fits(saved_v1: Path) -> None:
 
 @pytest.mark.parametrize("known", [None, {10: 101}, {1: 2, 7: 50}])
 @pytest.mark.parametrize("budget", [0, 1, 5, 99, 100, 101, 2500, 2501, 10**9])
-def test_the_search_finds_what_counting_up_finds(budget: int, known: dict[int, int] | None) -> None:
-    looks = []
+def test_the_search_finds_the_same_as_trying_every_size(
+    budget: int, known: dict[int, int] | None
+) -> None:
+    evaluations = []
 
     def total(size: int) -> int:
-        looks.append(size)
+        evaluations.append(size)
         return 1 + size * size
 
     expected = max((size for size in range(1, 51) if total(size) <= budget), default=0)
-    looks.clear()
+    evaluations.clear()
     assert _largest(50, budget, total, known) == expected
-    assert len(looks) <= 14
+    assert len(evaluations) <= 14
 
 
-def test_a_straight_line_takes_three_looks() -> None:
-    looks = []
+def test_linear_totals_need_three_evaluations() -> None:
+    evaluations = []
 
     def total(size: int) -> int:
-        looks.append(size)
+        evaluations.append(size)
         return 1000 + 37 * size
 
     assert _largest(64, 1000 + 37 * 23 + 5, total, {8: 1000 + 37 * 8}) == 23
-    assert len(looks) <= 3
+    assert len(evaluations) <= 3
 
 
 def test_settings_are_changed_until_they_fit_cheapest_first(saved_v1: Path) -> None:

@@ -1,4 +1,4 @@
-"""`train` asks first whether it fits, refuses in plain words, or fits its settings and says how."""
+"""The memory check before `train`: refusals, fitted settings, and when there is no check."""
 
 import dataclasses
 import json
@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 import soundfile
-import torch
 
 from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.config.settings import RunSettings
-from moonshine_tune.core.device import DeviceChoice, heap_keeps_freed_memory
+from moonshine_tune.core.device import heap_keeps_freed_memory
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.inference.dataset import read_training_data
@@ -39,19 +38,19 @@ def check_memory(resolved: ResolvedSettings, **options: Any) -> MemoryCheck:
 def _part(training: Any, share: float, *names: str, **changes: Any) -> Any:
     """Settings whose budget is the process and a share of what the run adds to it."""
     settings = training.settings(*names, **changes).settings
-    found = estimate_memory(settings, workload_of(settings), "cpu").tightened()
+    estimate = estimate_memory(settings, workload_of(settings), "cpu").tightened()
     return training.settings(
-        *names, **changes, device__budget_gib=(_PROCESS + share * found.growth) / GIB
+        *names, **changes, device__budget_gib=(_PROCESS + share * estimate.growth) / GIB
     )
 
 
 def test_the_workload_is_what_the_manifests_hold(training: Any, tmp_path: Path) -> None:
     settings = training.settings("canary", "replay").settings
-    found = workload_of(settings)
+    workload = workload_of(settings)
     seconds = [soundfile.info(path).duration for path in training.speech.glob("*.wav")]
-    assert found.clip_s == pytest.approx(max(seconds))
-    assert found.audio_s == pytest.approx(sum(seconds))
-    assert found.replays
+    assert workload.clip_s == pytest.approx(max(seconds))
+    assert workload.audio_s == pytest.approx(sum(seconds))
+    assert workload.replays
     shorter = workload_of(training.settings(data__max_clip_s=0.9).settings)
     assert shorter.clip_s is not None and shorter.clip_s <= 0.9
     assert not shorter.replays
@@ -75,21 +74,21 @@ def test_fit_changes_what_is_needed_and_says_what_and_why(training: Any, tmp_pat
     watcher = training.Watcher()
     result = train(settings, tmp_path / "run", watcher, fit=True)
     assert (result.stopped, result.steps) == ("finished", 12)
-    told = [line for line in watcher.messages if line.startswith("memory: train.batch_size=")]
-    assert told and "the same effective batch" in told[0] and "GiB" in told[0]
+    changes = [line for line in watcher.messages if line.startswith("memory: train.batch_size=")]
+    assert changes and "the same effective batch" in changes[0] and "GiB" in changes[0]
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     chosen = record["settings"]["train"]
     assert chosen["batch_size"] * chosen["accumulation"] == 4 > chosen["batch_size"]
     assert record["sources"]["train.batch_size"] == "--fit"
     assert record["sources"]["train.steps"] == "test"
     assert record["expected_memory_mb"] * 1e6 <= settings.settings.device.budget_gib * GIB
-    assert any(said in record["remarks"] for said in told)
+    assert any(change in record["remarks"] for change in changes)
 
 
-def test_clips_longer_than_the_budget_are_left_out_and_counted(
+def test_clips_too_long_for_the_budget_are_skipped_and_counted(
     training: Any, tmp_path: Path
 ) -> None:
-    """Nothing else is left to save: one clip at a time, recomputed, 16 bits."""
+    """All other savings are used: one clip at a time, recomputed activations, 16 bits."""
     least = {
         "adapter__sites": "all", "train__batch_size": 1, "train__gradient_checkpointing": True,
         "device__frozen_weights": "bfloat16", "train__steps": 2, "device__state_cache_mb": 0,
@@ -98,7 +97,7 @@ def test_clips_longer_than_the_budget_are_left_out_and_counted(
     with pytest.raises(RequestError, match="clips of"):
         train(settings, tmp_path / "no", SilentProgress())
     result = train(settings, tmp_path / "run", SilentProgress(), fit=True)
-    assert any("data.max_clip_s=1 (longer clips are left out)" in text for text in result.remarks
+    assert any("data.max_clip_s=1 (longer clips are skipped)" in text for text in result.remarks
                ) or any("longer than 1 s" in text for text in result.remarks)  # fmt: skip
 
 
@@ -110,15 +109,15 @@ def test_nothing_that_fits_is_one_plain_error(training: Any, tmp_path: Path) -> 
 
 
 def test_a_resumed_run_is_only_warned(training: Any, tmp_path: Path) -> None:
-    """It has found its micro-batch by itself; what it would need at first says little."""
+    """It has found a micro-batch that fits, so the estimate of its settings says little."""
     check = check_memory(_part(training, 0.5), refuse=False)
     assert check.estimate is not None
     assert check.resolved.settings.train.batch_size == 4
     assert "GiB expected at the peak" in check.remarks[0]
 
 
-def test_a_model_whose_shape_is_not_known_yet_is_said_to_be_so(training: Any) -> None:
-    settings = training.settings()
+def test_a_model_of_unknown_shape_is_reported(training: Any) -> None:
+    settings = training.settings(device__budget_gib=4)
     unknown = dataclasses.replace(
         settings, settings=settings.settings.model_copy(update={"model": "somebody/their-model"})
     )
@@ -127,29 +126,14 @@ def test_a_model_whose_shape_is_not_known_yet_is_said_to_be_so(training: Any) ->
     assert "not estimated" in check.remarks[0] and "somebody/their-model" in check.remarks[0]
 
 
-def test_without_a_budget_nothing_is_estimated_before_the_start(
-    training: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_without_a_budget_only_mps_and_fit_are_checked(
+    training: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Elsewhere than on MPS, where the system stops a run that takes too much."""
-    monkeypatch.setattr(train_module, "check_memory", lambda *a, **k: pytest.fail("estimated"))
-    train(training.settings(train__steps=1), tmp_path / "run", SilentProgress())
-    record = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert record["expected_memory_mb"] is None
-    assert not [remark for remark in record["remarks"] if remark.startswith("memory:")]
-
-
-def test_on_mps_every_run_is_estimated_before_the_start(
-    training: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_arguments: Any, **_options: Any) -> None:
-        raise RequestError("estimated")
-
-    choice = DeviceChoice(torch.device("mps"), "for this test")
-    monkeypatch.setattr(train_module, "choose_device", lambda name: choice)
-    monkeypatch.setattr(train_module, "check_memory", refuse)
-    with pytest.raises(RequestError, match="estimated"):
-        train(training.settings(), tmp_path / "run", SilentProgress())
-    assert not (tmp_path / "run").exists()
+    plain = check_memory(training.settings())
+    assert plain.estimate is None and plain.remarks == () and plain.expected_mb is None
+    assert check_memory(training.settings(), fit=True).estimate is not None
+    monkeypatch.setattr(fitting, "device_kind", lambda name: "mps")
+    assert check_memory(training.settings()).estimate is not None
 
 
 def test_processes_share_the_memory(training: Any) -> None:
@@ -159,21 +143,21 @@ def test_processes_share_the_memory(training: Any) -> None:
         check_memory(settings, processes=2)
 
 
-def test_the_heap_is_kept_tight_only_where_that_is_needed(
+def test_freed_memory_is_returned_only_if_the_run_needs_it(
     training: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("moonshine_tune.memory.estimate.heap_keeps_freed_memory", lambda: True)
-    kept: list[bool] = []
-    monkeypatch.setattr(fitting, "return_freed_memory_to_os", lambda: kept.append(True) or True)
-    assert not any("heap" in said for said in check_memory(training.settings()).remarks)
-    assert not kept
-    # What lives fits, the holes beside it do not.
+    calls: list[bool] = []
+    monkeypatch.setattr(fitting, "return_freed_memory_to_os", lambda: calls.append(True) or True)
+    assert check_memory(_part(training, 3.0)).estimate is not None
+    assert not calls
+    # The live memory fits, the fragmented heap does not.
     tight = check_memory(_part(training, 1.05))
-    assert kept == [True]
-    assert any("the heap is kept tight" in said for said in tight.remarks)
+    assert calls == [True]
+    assert any("freed memory goes back" in remark for remark in tight.remarks)
 
 
-_HOLES = """
+_FRAGMENTED = """
 import sys
 from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.config.settings import RunSettings
@@ -192,17 +176,15 @@ print(resident_mb())
 """
 
 
-@pytest.mark.skipif(
-    not heap_keeps_freed_memory(), reason="only the C library of Linux leaves such holes"
-)
-def test_a_tight_heap_gives_freed_blocks_back() -> None:
-    found = {}
+@pytest.mark.skipif(not heap_keeps_freed_memory(), reason="only glibc fragments its heap like this")
+def test_freed_blocks_go_back_to_the_system() -> None:
+    resident = {}
     for way in ("tight", "loose"):
         done = subprocess.run(
-            [sys.executable, "-c", _HOLES, way], capture_output=True, text=True, check=True
+            [sys.executable, "-c", _FRAGMENTED, way], capture_output=True, text=True, check=True
         )
-        found[way] = int(done.stdout)
-    assert found["tight"] <= found["loose"]
+        resident[way] = int(done.stdout)
+    assert resident["tight"] <= resident["loose"]
 
 
 _FREED = """
@@ -218,11 +200,9 @@ print(before - resident_mb())
 """
 
 
-@pytest.mark.skipif(
-    not heap_keeps_freed_memory(), reason="only the C library of Linux keeps such pages"
-)
+@pytest.mark.skipif(not heap_keeps_freed_memory(), reason="only glibc keeps such pages")
 def test_free_pages_go_back_to_the_system() -> None:
-    """190 MB in small blocks, freed below one that is still held."""
+    """190 MB in small blocks, freed below one that is still alive."""
     done = subprocess.run(
         [sys.executable, "-c", _FREED], capture_output=True, text=True, check=True
     )

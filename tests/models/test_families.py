@@ -1,4 +1,4 @@
-"""Both families: what a clip gives does not depend on what it is batched with."""
+"""Both families: results of a clip do not depend on the other clips of its batch."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ from moonshine_tune.models.losses import cross_entropy_sum, target_batch
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 MakeClip = Callable[..., Samples]
-# The short ones are padded to eleven times their length; none is a multiple of a frame.
+# The shortest is padded to eleven times its length; no length is a multiple of a frame.
 _SECONDS = (0.31, 2.03, 3.42, 0.97)
 
 
@@ -49,7 +49,7 @@ def test_encoder_states_do_not_depend_on_the_batch(
 def test_the_published_v1_encoder_would_fail_this(
     tiny_v1: SpeechModel, clips: list[Samples]
 ) -> None:
-    """The test above has something to find: padding moves transformers' own states by percents."""
+    """The test above is not vacuous: padding changes transformers' own states by percents."""
     audio, counts = pad_clips(clips, "cpu")  # type: ignore[arg-type]
     mask = torch.arange(audio.shape[1])[None] < torch.tensor(counts)[:, None]
     with torch.inference_mode():
@@ -86,7 +86,9 @@ def test_decoder_logits_equal_the_published_forward(
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_encoder_states_may_be_used_again(tiny_model: SpeechModel, make_clip: MakeClip) -> None:
+def test_encoder_states_are_not_changed_by_the_decoder(
+    tiny_model: SpeechModel, make_clip: MakeClip
+) -> None:
     """The streaming decoder adds its positions in place; stored states must not change."""
     states = _encode(tiny_model, [make_clip(1.0)])
     before = states.values.clone()
@@ -121,14 +123,14 @@ def test_transcripts_do_not_depend_on_the_batch(
     alone = [transcribe_batch(tiny_model, [clip], DecodeLimits())[0] for clip in clips]
     assert transcribe_batch(tiny_model, clips, DecodeLimits()) == alone
     assert transcribe_batch(tiny_model, clips[::-1], DecodeLimits()) == alone[::-1]
-    # Four different answers, or the comparison would be empty.
+    # Four different transcripts, so that the comparison means something.
     assert len(set(alone)) == 4
 
 
 def test_padding_that_is_not_silent_changes_nothing(
     tiny_model: SpeechModel, clips: list[Samples]
 ) -> None:
-    """Only the counts say where a clip ends: what lies past them is never read."""
+    """Only the counts define where a clip ends; samples past them are not used."""
     audio, counts = pad_clips(clips[:2], tiny_model.device)
     quiet = tiny_model.encode(audio, counts)
     audio[0, counts[0] :] = 0.5
@@ -156,7 +158,7 @@ def test_the_shortest_clip_gives_one_frame(tiny_model: SpeechModel) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 79, 500])
-def test_clips_shorter_than_a_frame_are_heard_as_silence_follows(
+def test_clips_shorter_than_a_frame_are_padded_with_silence(
     tiny_model: SpeechModel, make_clip: MakeClip, count: int
 ) -> None:
     short, long = make_clip(1.0)[:count], make_clip(1.5, 4)
@@ -166,7 +168,7 @@ def test_clips_shorter_than_a_frame_are_heard_as_silence_follows(
     assert together == [*transcribe_batch(tiny_model, [long], DecodeLimits()), *alone]
 
 
-def test_selecting_rows_cuts_to_the_longest_of_them(
+def test_selecting_rows_trims_to_the_longest_of_them(
     tiny_model: SpeechModel, clips: list[Samples]
 ) -> None:
     states = _encode(tiny_model, clips)

@@ -1,4 +1,4 @@
-"""LoRA adapters: nothing changed at first, exact on disk, readable by plain PEFT, checked."""
+"""LoRA adapters: no effect at first, exact on disk, readable by PEFT, checked when loaded."""
 
 import copy
 import json
@@ -19,11 +19,11 @@ from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.models.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from moonshine_tune.models.lora import (
     BASE_FILE,
-    SITES,
+    TARGET_MODULES,
     adapter_disabled,
     adapter_parameters,
+    adapter_scale,
     adapter_state,
-    adapter_strength,
     find_adapter,
     has_adapter,
     inject_lora,
@@ -51,22 +51,22 @@ def _logits(model: SpeechModel, audio: tuple[Tensor, list[int]]) -> Tensor:
 
 
 def _move(model: SpeechModel, seed: int = 5) -> None:
-    """Give both matrices of every site values of their own, as training would."""
+    """Give all matrices random values, as after training."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in adapter_parameters(model.module):
             noise = 0.1 * torch.randn(value.shape, generator=generator)
-            # Lengths move around where they began, as in training; matrices from zero.
+            # Magnitudes stay near their start, as in training; matrices start from zero.
             value.copy_(value * (1 + noise) if "magnitude" in name else noise)
 
 
-def _saved(model: SpeechModel, folder: Path, *, strength: float = 1.0) -> Path:
+def _saved(model: SpeechModel, folder: Path, *, scale: float = 1.0) -> Path:
     folder.mkdir()
-    save_adapter(folder, model, adapter_state(model), strength=strength, base=_BASE)
+    save_adapter(folder, model, adapter_state(model), scale=scale, base=_BASE)
     return folder
 
 
-@pytest.mark.parametrize("sites", sorted(SITES))
+@pytest.mark.parametrize("sites", sorted(TARGET_MODULES))
 def test_a_fresh_adapter_changes_nothing(
     tiny_model: SpeechModel, audio: tuple[Tensor, list[int]], sites: str
 ) -> None:
@@ -82,10 +82,10 @@ def test_a_fresh_adapter_changes_nothing(
     assert has_adapter(tiny_model)
 
 
-def test_the_sites_are_the_layers_that_they_name(build_model: Build) -> None:
+def test_the_target_modules_are_the_named_layers(build_model: Build) -> None:
     """Two layers a side: 4 + 4 + 2 linear layers in a decoder layer, 4 + 2 in an encoder layer."""
     counts = {}
-    for sites in SITES:
+    for sites in TARGET_MODULES:
         counts[sites] = inject_lora(build_model("v1"), sites=sites).modules
     assert counts == {
         "qv": 12, "attention": 24, "all": 32, "decoder": 20, "decoder-attention": 12,
@@ -93,12 +93,14 @@ def test_the_sites_are_the_layers_that_they_name(build_model: Build) -> None:
     }  # fmt: skip
 
 
-def test_no_such_sites(tiny_v1: SpeechModel) -> None:
+def test_unknown_sites_are_refused(tiny_v1: SpeechModel) -> None:
     with pytest.raises(RequestError, match="'decoders'"):
         inject_lora(tiny_v1, sites="decoders")
 
 
-def test_the_seed_decides_the_matrices_and_nothing_else_is_drawn(build_model: Build) -> None:
+def test_the_seed_decides_the_matrices_and_global_randomness_is_untouched(
+    build_model: Build,
+) -> None:
     def first(seed: int) -> Tensor:
         model = build_model("v1")
         inject_lora(model, seed=seed)
@@ -129,15 +131,15 @@ def test_rslora_divides_by_the_root_of_the_rank(build_model: Build) -> None:
     assert scalings == [3.0, 6.0]
 
 
-@pytest.mark.parametrize("sites", sorted(SITES))
-def test_a_fresh_dora_changes_nothing_and_trains_its_lengths(
+@pytest.mark.parametrize("sites", sorted(TARGET_MODULES))
+def test_a_fresh_dora_changes_nothing_and_trains_magnitudes(
     tiny_model: SpeechModel, audio: tuple[Tensor, list[int]], sites: str
 ) -> None:
     before = _logits(tiny_model, audio)
     summary = inject_lora(tiny_model, rank=4, sites=sites, dora=True)
     torch.testing.assert_close(_logits(tiny_model, audio), before, rtol=1e-5, atol=1e-5)
-    lengths = [n for n, _ in adapter_parameters(tiny_model.module) if "magnitude" in n]
-    assert len(lengths) == summary.modules == len(adapter_parameters(tiny_model.module)) // 3
+    magnitudes = [n for n, _ in adapter_parameters(tiny_model.module) if "magnitude" in n]
+    assert len(magnitudes) == summary.modules == len(adapter_parameters(tiny_model.module)) // 3
     trainable = {n for n, value in tiny_model.module.named_parameters() if value.requires_grad}
     assert trainable == {name for name, _ in adapter_parameters(tiny_model.module)}
 
@@ -177,57 +179,57 @@ def test_plain_peft_reads_the_folder(
     inject_lora(tiny_model, rank=4, alpha=12, sites="all", **kind)
     _move(tiny_model)
     folder = _saved(tiny_model, tmp_path / "adapter")
-    other = build_model(tiny_model.family)
-    wrapped = PeftModel.from_pretrained(other.module, folder)
+    plain = build_model(tiny_model.family)
+    wrapped = PeftModel.from_pretrained(plain.module, folder)
     assert wrapped.peft_config["default"].task_type is None
     # PEFT injects in place, so the interface around the bare module sees the adapter too.
-    torch.testing.assert_close(_logits(other, audio), _logits(tiny_model, audio))
+    torch.testing.assert_close(_logits(plain, audio), _logits(tiny_model, audio))
 
 
 @pytest.mark.parametrize("dora", [False, True])
-@pytest.mark.parametrize("strength", [0.5, 1.0])
-def test_the_strength_is_folded_into_what_is_saved(
+@pytest.mark.parametrize("scale", [0.5, 1.0])
+def test_the_scale_is_part_of_the_saved_adapter(
     tiny_model: SpeechModel,
     build_model: Build,
     audio: tuple[Tensor, list[int]],
     tmp_path: Path,
-    strength: float,
+    scale: float,
     dora: bool,
 ) -> None:
     inject_lora(tiny_model, rank=4, alpha=12, dora=dora)
     _move(tiny_model)
-    with adapter_strength(tiny_model, strength):
-        wanted = _logits(tiny_model, audio)
-    folder = _saved(tiny_model, tmp_path / "adapter", strength=strength)
-    assert json.loads((folder / ADAPTER_CONFIG_FILE).read_text())["lora_alpha"] == 12 * strength
+    with adapter_scale(tiny_model, scale):
+        reference = _logits(tiny_model, audio)
+    folder = _saved(tiny_model, tmp_path / "adapter", scale=scale)
+    assert json.loads((folder / ADAPTER_CONFIG_FILE).read_text())["lora_alpha"] == 12 * scale
     again = build_model(tiny_model.family)
     load_adapter(again, folder)
-    torch.testing.assert_close(_logits(again, audio), wanted)
+    torch.testing.assert_close(_logits(again, audio), reference)
 
 
-def test_half_the_strength_is_half_the_effect(tiny_v1: SpeechModel) -> None:
+def test_half_the_scale_is_half_the_effect(tiny_v1: SpeechModel) -> None:
     """On one layer, where the effect is linear."""
     inject_lora(tiny_v1, rank=4)
     _move(tiny_v1)
     layer = tiny_v1.decoder.layers[0].mlp.fc2
-    given = torch.randn(2, layer.in_features)
-    full = layer(given)
+    inputs = torch.randn(2, layer.in_features)
+    full = layer(inputs)
     with adapter_disabled(tiny_v1):
-        base = layer(given)
-    with adapter_strength(tiny_v1, 0.5):
-        half = layer(given)
+        base = layer(inputs)
+    with adapter_scale(tiny_v1, 0.5):
+        half = layer(inputs)
     torch.testing.assert_close(half - base, 0.5 * (full - base))
-    assert torch.equal(layer(given), full)
+    assert torch.equal(layer(inputs), full)
 
 
-def test_dora_at_no_strength_is_the_base(
+def test_dora_at_scale_0_is_the_base(
     tiny_model: SpeechModel, audio: tuple[Tensor, list[int]]
 ) -> None:
     before = _logits(tiny_model, audio)
     inject_lora(tiny_model, rank=4, dora=True)
     _move(tiny_model)
     full = _logits(tiny_model, audio)
-    with adapter_strength(tiny_model, 1e-9):
+    with adapter_scale(tiny_model, 1e-9):
         torch.testing.assert_close(_logits(tiny_model, audio), before, rtol=1e-4, atol=1e-4)
     assert torch.equal(_logits(tiny_model, audio), full)
 
@@ -292,11 +294,11 @@ def test_merged_weights_compute_what_the_adapter_computes(
     )
 
 
-def test_merged_weights_follow_the_strength(tiny_v1: SpeechModel) -> None:
+def test_merged_weights_follow_the_scale(tiny_v1: SpeechModel) -> None:
     inject_lora(tiny_v1, rank=4, sites="decoder-attention")
     _move(tiny_v1)
     full = merged_weights(tiny_v1)
-    with adapter_strength(tiny_v1, 0.5):
+    with adapter_scale(tiny_v1, 0.5):
         half = merged_weights(tiny_v1)
     modules = dict(tiny_v1.module.named_modules())
     for name, value in full.items():
@@ -331,7 +333,7 @@ def test_the_folder_holds_no_pickle_and_names_its_base(
     assert not any(".default." in name for name in names)
 
 
-# --- what must be refused
+# --- refusals
 
 
 @pytest.fixture
@@ -351,7 +353,9 @@ def test_an_adapter_of_another_base_is_refused(build_model: Build, saved: Path) 
     assert not has_adapter(model)
 
 
-def test_an_adapter_without_a_record_of_its_base_is_taken(build_model: Build, saved: Path) -> None:
+def test_an_adapter_without_a_record_of_its_base_is_accepted(
+    build_model: Build, saved: Path
+) -> None:
     """One that plain PEFT has written names no weights."""
     (saved / BASE_FILE).unlink()
     assert load_adapter(build_model("v1"), saved, base_sha256="b" * 64) == saved
@@ -378,7 +382,7 @@ def test_a_missing_matrix_is_refused(build_model: Build, saved: Path) -> None:
     assert name in caught.value.message
 
 
-def test_a_matrix_too_many_is_refused(build_model: Build, saved: Path) -> None:
+def test_an_extra_matrix_is_refused(build_model: Build, saved: Path) -> None:
     weights = load_file(saved / ADAPTER_WEIGHTS_FILE)
     weights["base_model.model.model.encoder.layers.0.mlp.fc1.lora_A.weight"] = torch.zeros(4, 32)
     save_file(weights, saved / ADAPTER_WEIGHTS_FILE)
@@ -406,11 +410,11 @@ def test_a_damaged_folder_is_one_plain_error(
 
 def test_a_folder_without_an_adapter_is_refused(tmp_path: Path, saved: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(RequestError, match="no adapter here"):
+    with pytest.raises(RequestError, match="no adapter in this folder"):
         find_adapter(tmp_path / "empty")
     assert find_adapter(saved.parent) == find_adapter(saved) == saved
     shutil.rmtree(saved)
-    with pytest.raises(RequestError, match="no adapter here") as caught:
+    with pytest.raises(RequestError, match="no adapter in this folder") as caught:
         find_adapter(saved)
     assert caught.value.where == str(saved)
 

@@ -1,4 +1,4 @@
-"""Losses: right alignment, sums that add up, padding that does not count."""
+"""Losses: alignment of inputs and targets, sums, and padding without effect."""
 
 import math
 from collections.abc import Callable
@@ -34,18 +34,18 @@ def _mean_loss(model: SpeechModel, clips: list[Samples], texts: list[str]) -> fl
         return float(cross_entropy_sum(logits, targets.targets)) / targets.num_targets
 
 
-def test_four_clips_learnt_by_heart_are_said_again(
+def test_four_memorized_clips_are_transcribed_exactly(
     overfitted: tuple[SpeechModel, list[Samples], list[str]],
 ) -> None:
-    """Only inputs and targets that are aligned can reach both: a loss near 0 and the texts."""
+    """A loss near 0 together with exact transcripts needs aligned inputs and targets."""
     model, clips, texts = overfitted
     assert _mean_loss(model, clips, texts) < 0.05
     assert transcribe_batch(model, clips, DecodeLimits(tokens_per_second=30)) == texts
-    # The model listens: with the texts changed round, the loss is far from 0.
+    # The model uses the audio: with swapped texts the loss is far from 0.
     assert _mean_loss(model, clips, texts[1:] + texts[:1]) > 0.5
 
 
-def test_an_untrained_model_loses_about_as_much_as_guessing(
+def test_an_untrained_model_has_the_loss_of_guessing(
     tiny_model: SpeechModel, make_clip: Callable[..., Samples]
 ) -> None:
     loss = _mean_loss(tiny_model, [make_clip(1.0)], ["it was the worst of times"])
@@ -54,7 +54,7 @@ def test_an_untrained_model_loses_about_as_much_as_guessing(
     )
 
 
-def test_targets_are_the_inputs_one_place_on() -> None:
+def test_targets_are_the_inputs_shifted_by_one() -> None:
     batch = target_batch([[7, 8, 9], [5]], "cpu")
     assert batch.input_ids.tolist() == [[BOS_ID, 7, 8, 9], [BOS_ID, 5, EOS_ID, EOS_ID]]
     assert batch.targets.tolist() == [[7, 8, 9, EOS_ID], [5, EOS_ID, IGNORED, IGNORED]]
@@ -67,7 +67,7 @@ def test_an_empty_text_has_its_end_as_target() -> None:
     assert batch.num_targets == 1
 
 
-def test_cross_entropy_is_a_sum_over_what_counts() -> None:
+def test_cross_entropy_is_a_sum_over_the_targets() -> None:
     logits = torch.randn(2, 3, 11, generator=torch.Generator().manual_seed(1))
     targets = torch.tensor([[4, 2, IGNORED], [9, IGNORED, IGNORED]])
     by_hand = -(
@@ -86,7 +86,7 @@ def test_padding_has_no_gradient() -> None:
     assert logits.grad[0, 1:].abs().sum() == 0
 
 
-def test_sums_of_parts_are_the_sum_of_the_whole() -> None:
+def test_sums_of_parts_add_up() -> None:
     logits = torch.randn(4, 6, 17, generator=torch.Generator().manual_seed(2))
     targets = torch.randint(0, 17, (4, 6), generator=torch.Generator().manual_seed(3))
     targets[1, 2:] = IGNORED
@@ -102,7 +102,7 @@ def test_half_precision_logits_are_summed_in_32_bits() -> None:
     assert float(rough) == pytest.approx(float(cross_entropy_sum(logits, targets)), rel=1e-3)
 
 
-# --- the loss straight from hidden states, in chunks, with its gradient made on the way
+# --- the loss from hidden states, in chunks, with its gradient
 
 _WIDTH, _WORDS = 8, 23
 
@@ -117,7 +117,7 @@ def _head() -> torch.Tensor:
 
 
 def _targets(rows: int, length: int) -> torch.Tensor:
-    """Rows of growing length: the rest of each is padding."""
+    """Rows of decreasing length: the rest of each is padding."""
     targets = torch.randint(0, _WORDS, (rows, length), generator=torch.Generator().manual_seed(101))
     for row in range(rows):
         targets[row, length - row * length // (rows + 1) :] = IGNORED
@@ -134,27 +134,25 @@ def _kl_by_torch(
     )  # fmt: skip
 
 
-# 100 places are less than a chunk, 400 several and a rest.
+# 100 positions are less than a chunk, 400 are several and a remainder.
 @pytest.mark.parametrize(("rows", "length"), [(1, 1), (4, 25), (8, 50)])
 @pytest.mark.parametrize("kind", ["cross-entropy", "kl"])
-def test_value_and_gradient_are_those_of_the_whole_logits(
-    rows: int, length: int, kind: str
-) -> None:
+def test_value_and_gradient_are_those_of_the_full_logits(rows: int, length: int, kind: str) -> None:
     weight, targets, teacher = _head(), _targets(rows, length), _hidden(rows, length, 9)
     mine, theirs = _hidden(rows, length, 1), _hidden(rows, length, 1)
     mine.requires_grad_(True)
     theirs.requires_grad_(True)
     head = FrozenHead(weight)
     if kind == "kl":
-        found = head_kl_sum(mine, teacher, head, targets)
-        wanted = _kl_by_torch(theirs, teacher, weight, targets)
+        result = head_kl_sum(mine, teacher, head, targets)
+        reference = _kl_by_torch(theirs, teacher, weight, targets)
     else:
-        found = head_cross_entropy_sum(mine, head, targets)
-        wanted = cross_entropy_sum(theirs @ weight.T, targets)
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
-    # Divided and weighted afterwards, as the loop does.
-    _backward(found * 0.25)
-    _backward(wanted * 0.25)
+        result = head_cross_entropy_sum(mine, head, targets)
+        reference = cross_entropy_sum(theirs @ weight.T, targets)
+    torch.testing.assert_close(result, reference, rtol=1e-5, atol=1e-5)
+    # Divided and weighted afterwards, as in the training loop.
+    _backward(result * 0.25)
+    _backward(reference * 0.25)
     assert mine.grad is not None
     torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-5)
     assert mine.grad[targets == IGNORED].abs().sum() == 0
@@ -186,17 +184,17 @@ def test_kl_is_that_of_the_teacher_to_the_student() -> None:
         torch.log(torch.tensor([[[0.9, 0.1]]])),
     )
     expected = 0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5)
-    found = head_kl_sum(student, teacher, FrozenHead(weight), torch.tensor([[0]]))
-    assert float(found) == pytest.approx(expected, rel=1e-5)
+    result = head_kl_sum(student, teacher, FrozenHead(weight), torch.tensor([[0]]))
+    assert float(result) == pytest.approx(expected, rel=1e-5)
 
 
 def test_half_precision_states_give_a_loss_in_32_bits() -> None:
     hidden, weight, targets = _hidden(4, 40, 3), _head(), _targets(4, 40)
     rough = hidden.bfloat16().requires_grad_(True)
-    found = head_cross_entropy_sum(rough, FrozenHead(weight.bfloat16()), targets)
-    assert found.dtype == torch.float32
+    result = head_cross_entropy_sum(rough, FrozenHead(weight.bfloat16()), targets)
+    assert result.dtype == torch.float32
     exact = head_cross_entropy_sum(hidden, FrozenHead(weight), targets)
-    assert float(found.detach()) == pytest.approx(float(exact), rel=1e-2)
-    _backward(found)
+    assert float(result.detach()) == pytest.approx(float(exact), rel=1e-2)
+    _backward(result)
     assert rough.grad is not None
     assert rough.grad.dtype == torch.bfloat16

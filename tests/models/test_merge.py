@@ -39,7 +39,7 @@ def _logits(model: SpeechModel, audio: tuple[Tensor, list[int]]) -> Tensor:
 
 
 def _foreign(module: Any, folder: Path, **settings: Any) -> Path:
-    """An adapter that plain PEFT makes and saves; nothing of this program takes part."""
+    """An adapter that PEFT alone makes and saves."""
     from peft import LoraConfig, get_peft_model
 
     settings = {"target_modules": ["q_proj", "v_proj"]} | settings
@@ -73,16 +73,16 @@ def test_an_adapter_of_plain_peft_loads_and_merges(
     theirs = build_model(family)
     before = _logits(theirs, audio)
     folder = _foreign(theirs.module, tmp_path / "adapter", **_KINDS[kind])
-    wanted = _logits(theirs, audio)
-    assert not torch.allclose(wanted, before, atol=1e-2)
+    expected = _logits(theirs, audio)
+    assert not torch.allclose(expected, before, atol=1e-2)
     ours = build_model(family)
     load_adapter(ours, folder)
-    torch.testing.assert_close(_logits(ours, audio), wanted)
+    torch.testing.assert_close(_logits(ours, audio), expected)
     plain = build_model(family)
     merged = merged_weights(ours)
     missing, unexpected = plain.module.load_state_dict(merged, strict=False)
     assert not unexpected and missing
-    torch.testing.assert_close(_logits(plain, audio), wanted, atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(_logits(plain, audio), expected, atol=2e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_an_adapter_of_plain_peft_loads_and_merges(
         ({"peft_type": "IA3"}, "peft_type 'IA3'"),
     ],
 )
-def test_what_would_be_dropped_is_refused(
+def test_parts_that_would_be_lost_are_refused(
     build_model: Build, tmp_path: Path, change: dict[str, Any], named: str
 ) -> None:
     folder = _foreign(build_model("v1").module, tmp_path / "adapter")
@@ -115,7 +115,7 @@ def test_a_merged_checkpoint_is_a_plain_one(
     theirs = build_model(family)
     folder = _foreign(theirs.module, tmp_path / "adapter")
     result = merge(folder, tmp_path / "merged", progress=_QUIET, model=str(saved))
-    base, state = (load_file(place / "model.safetensors") for place in (saved, tmp_path / "merged"))
+    base, state = (load_file(path / "model.safetensors") for path in (saved, tmp_path / "merged"))
     assert state.keys() == base.keys() and result.tensors == len(base)
     changed = [name for name in base if not torch.equal(base[name], state[name])]
     assert len(changed) == result.changed == 2 * (2 + 2 * 2)

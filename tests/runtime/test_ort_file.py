@@ -1,4 +1,4 @@
-"""Reading the runtime's graph files: what is not one is refused in plain words."""
+"""Reading the runtime's graph files; other files are refused with a plain error."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ _ENCODER = "encoder_model.ort"
     ],
     ids=["empty", "3 bytes", "onnx", "a web page", "head only", "wild offset", "noise"],
 )
-def test_what_is_no_ort_file_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / _ENCODER
     path.write_bytes(content)
     with pytest.raises(RequestError) as caught:
@@ -49,7 +49,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_cut_off_is_refused(
     wheel_assets: WheelAssets, tmp_path: Path, share: float
 ) -> None:
-    """As an interrupted copy leaves it, wherever it stopped."""
+    """As an interrupted copy leaves it."""
     data = (wheel_assets.runtime_dir / _ENCODER).read_bytes()
     path = tmp_path / _ENCODER
     path.write_bytes(data[: int(len(data) * share)])
@@ -96,7 +96,7 @@ def test_a_patch_outside_the_file_is_refused(encoder: OrtFile, offset: int) -> N
 
 
 @pytest.mark.real_model
-def test_values_written_as_they_are_give_the_same_bytes(encoder: OrtFile) -> None:
+def test_unchanged_values_give_the_same_bytes(encoder: OrtFile) -> None:
     for tensor in quantized_tensors(encoder):
         changes = tensor.requantize(tensor.dequantize(encoder), encoder)
         assert encoder.patched(changes) == encoder.data, tensor.name

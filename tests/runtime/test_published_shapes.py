@@ -43,18 +43,20 @@ def test_a_published_shape(
     build_graphs(model, weights, tmp_path / "out", scheme=scheme)
     layout = read_layout(tmp_path / "out")
     clip = load_audio(wheel_assets.beckett)[: 3 * 16_000]
-    said = TorchTranscriber(model, DecodeLimits()).transcribe([clip])[0]
+    expected = TorchTranscriber(model, DecodeLimits()).transcribe([clip])[0]
     fitted = np.ascontiguousarray(fit_clip(model, clip))
-    found = check_graphs(layout, model, weights, [ParityClip("one", fitted, said[:60] or "one")])
-    assert found.passed, found.first_difference
-    assert found.weights_note is None and found.weights_checked > 100
+    parity = check_graphs(
+        layout, model, weights, [ParityClip("one", fitted, expected[:60] or "one")]
+    )
+    assert parity.passed, parity.first_difference
+    assert parity.weights.note is None and parity.weights.checked > 100
     if scheme == "none":
-        assert found.token_agreement == 1.0
+        assert parity.tokens.agreement == 1.0
     with RuntimeTranscriber(layout.folder) as runtime:
-        heard = runtime.transcribe([clip])[0]
+        transcript = runtime.transcribe([clip])[0]
     # Token by token the graphs agree, above. Left to itself, a model of random weights soon comes
     # to two tokens that are equally likely: only the beginning can be compared.
-    assert heard if scheme == "int8" else _words(heard)[:2] == _words(said)[:2]
+    assert transcript if scheme == "int8" else _words(transcript)[:2] == _words(expected)[:2]
     rebuild_checkpoint(layout.folder, tmp_path / "checkpoint")
     again = load_file(tmp_path / "checkpoint" / "model.safetensors")
     assert set(again) == set(weights) - ({"proj_out.weight"} if model.family == "v1" else set())

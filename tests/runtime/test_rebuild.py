@@ -34,13 +34,15 @@ def test_the_rebuilt_model_says_what_the_runtime_says(
     real_tiny: ResolvedModel, wheel_assets: WheelAssets, pieces: list[np.ndarray]
 ) -> None:
     model = load_checkpoint(real_tiny.checkpoint_dir)
-    said = TorchTranscriber(model, DecodeLimits()).transcribe(pieces)
+    expected = TorchTranscriber(model, DecodeLimits()).transcribe(pieces)
     with RuntimeTranscriber(wheel_assets.runtime_dir) as runtime:
-        heard = runtime.transcribe(pieces)
-    parity = compare_transcripts(heard, said, normalizer_for(None), bound=3.0)
+        transcripts = runtime.transcribe(pieces)
+    parity = compare_transcripts(transcripts, expected, normalizer_for(None), bound=3.0)
     assert parity.clips == 9
     assert parity.passed, parity
-    assert said[5] == ("Ever tried, ever failed, no matter, try again, fail again, fail better.")
+    assert expected[5] == (
+        "Ever tried, ever failed, no matter, try again, fail again, fail better."
+    )
 
 
 def test_transcripts_and_states_do_not_depend_on_the_batch(

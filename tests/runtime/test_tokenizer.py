@@ -1,4 +1,4 @@
-"""The runtime's tokenizer file: read as written, and a tokenizer made from it."""
+"""The runtime's tokenizer file: read as written, and the tokenizer made from it."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def _vocabulary(*words: str) -> list[bytes]:
 
 
 @pytest.mark.parametrize("size", [0, 1, 127, 128, 129, 255, 256, 1000, 16_383])
-def test_pieces_of_every_length_come_back(tmp_path: Path, size: int) -> None:
+def test_pieces_of_every_length_are_read(tmp_path: Path, size: int) -> None:
     pieces = [b"a", b"x" * size, "東".encode()]
     (tmp_path / "tokenizer.bin").write_bytes(_packed(pieces))
     assert read_pieces(tmp_path / "tokenizer.bin") == pieces
@@ -68,11 +68,11 @@ def test_bytes_do_not_shadow_pieces(tokenizer: Tokenizer) -> None:
 
 
 @pytest.mark.parametrize("text", ["cats 4.", "zebra", "é è 東京 🎙", "a\ttab", ""])
-def test_every_text_comes_back(tokenizer: Tokenizer, text: str) -> None:
+def test_every_text_survives_encoding(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids) == text
 
 
-def test_special_pieces_are_never_made_from_text_nor_shown(tokenizer: Tokenizer) -> None:
+def test_special_pieces_neither_match_text_nor_appear_in_it(tokenizer: Tokenizer) -> None:
     ids = tokenizer.get_vocab()
     assert tokenizer.decode([1, ids["▁cat"], 2]) == "cat"
     assert tokenizer.decode([ids["▁cat"], ids["<<ST_1>>"]]) == "cat"

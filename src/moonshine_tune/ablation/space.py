@@ -257,7 +257,7 @@ class _SpaceReader:
             raise ProblemsError(
                 f"{len(self._problems)} problems in the search space {self._name}",
                 list(self._problems),
-                hint="all settings and their meaning: docs/settings.md",
+                hint="list all settings: moonshine-tune settings",
             )
         return SearchSpace(self._name, tuple(dimensions), self._layers)
 

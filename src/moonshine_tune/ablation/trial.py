@@ -232,8 +232,7 @@ class _TrialProgress(SilentProgress):
     def stage(self, name: str, total: int) -> Iterator[Stage]:
         """Write the name of the stage alone."""
         self.say(f"{name}: {total}")
-        with super().stage(name, total) as stage:
-            yield stage
+        yield Stage()
 
     def _new_scores(self) -> Iterator[tuple[int, float]]:
         """Step and WER of the dev scores that were written since the last call."""

@@ -8,7 +8,7 @@ import typer
 from typer import Argument, Option
 
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, number, refuse, show, table
-from moonshine_tune.cli.options import OutFolder, settings_layers
+from moonshine_tune.cli.options import OutFolder
 
 if TYPE_CHECKING:
     from moonshine_tune.ablation.results import AblationView, Chosen
@@ -86,12 +86,17 @@ def run(
     from moonshine_tune.ablation.request import AblateRequest
     from moonshine_tune.ablation.run import run_ablation
     from moonshine_tune.ablation.space import read_space
+    from moonshine_tune.config.resolve import settings_layers
 
-    named = {"train": train, "dev": dev, "canary": canary, "replay": replay}
+    manifests = {"train": train, "dev": dev, "canary": canary, "replay": replay}
     request = AblateRequest(
-        out,
-        read_space(space) if space else None,
-        settings_layers(model, named, preset, config, assignments or []),
+        out=out,
+        space=read_space(space) if space else None,
+        layers=tuple(
+            settings_layers(
+                preset, config, assignments, flags={"model": model}, manifests=manifests
+            )
+        ),
         trials=trials,
         minutes=minutes,
         steps=steps,

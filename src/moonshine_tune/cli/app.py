@@ -1,4 +1,4 @@
-"""The command line. Each command imports its job inside itself, so that `--help` stays instant."""
+"""The command line. Each command imports its work inside its function: `--help` loads no torch."""
 
 import os
 import sys
@@ -7,34 +7,34 @@ from pathlib import Path
 
 import typer
 
-from moonshine_tune import __version__
 from moonshine_tune.cli.console import report_error, say
 from moonshine_tune.core.environment import apply_environment_defaults
-from moonshine_tune.core.errors import TuneError
+from moonshine_tune.core.errors import MachineError, TuneError
 from moonshine_tune.core.files import disk_errors
+from moonshine_tune.core.version import VERSION
 
 app = typer.Typer(
     name="moonshine-tune",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    # Plain help text: half the start-up time, and square brackets stay what they are.
+    # Plain help text: half the start-up time, and square brackets are printed as they are.
     rich_markup_mode=None,
     help="Adapt Moonshine speech recognition to your domain, on your own machine.",
     epilog="Add --debug to any command for the full stack trace of an error.",
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        sys.stdout.write(f"moonshine-tune {__version__}\n")
+def _version(requested: bool) -> None:
+    if requested:
+        sys.stdout.write(f"moonshine-tune {VERSION}\n")
         raise typer.Exit
 
 
 @app.callback()
 def _root(
     version: bool = typer.Option(
-        False, "--version", callback=_version, is_eager=True, help="Show the version and leave."
+        False, "--version", callback=_version, is_eager=True, help="Show the version and exit."
     ),
 ) -> None:
     del version
@@ -56,27 +56,15 @@ def _register() -> None:
         plan,
         report,
         runs,
+        settings,
         train,
     )
 
     app.add_typer(models.app, name="models")
     app.add_typer(data.app, name="data")
-    for module in (
-        doctor,
-        estimate,
-        train,
-        evaluate,
-        export,
-        merge,
-        benchmark,
-        package,
-        report,
-        demo,
-    ):
+    for module in (doctor, settings, estimate, train, evaluate, export, merge, benchmark, package,
+                   report, demo, ablate, plan, runs):  # fmt: skip
         module.register(app)
-    ablate.register(app)
-    plan.register(app)
-    runs.register(app)
 
 
 _register()
@@ -92,6 +80,7 @@ def run(arguments: list[str]) -> int:
     arguments = [word for word in arguments if word != "--debug"]
     as_json = "--json" in arguments
     try:
+        _refuse_windows()
         with disk_errors(Path.cwd()):
             code = app(arguments, standalone_mode=False)
         return code if isinstance(code, int) else 0
@@ -99,7 +88,7 @@ def run(arguments: list[str]) -> int:
         say("interrupted")
         return 130
     except BrokenPipeError:
-        # The reader of stdout (head, less) has gone; nobody is left to tell.
+        # The reader of stdout (head, less) is gone, so there is nobody to report to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except TuneError as error:
@@ -119,10 +108,18 @@ def run(arguments: list[str]) -> int:
         return report_error(unexpected, as_json=as_json)
 
 
-def _usage_error_code(error: Exception) -> int | None:
-    """Show an error of the command-line parser; None for any other error.
+def _refuse_windows() -> None:
+    if sys.platform == "win32":
+        raise MachineError(
+            "moonshine-tune does not run on Windows itself, only inside WSL (Linux on Windows)",
+            hint="run: wsl --install ; then install and run moonshine-tune in its terminal",
+        )
 
-    Known by its interface: newer typer releases carry a parser of their own, with its own classes.
+
+def _usage_error_code(error: Exception) -> int | None:
+    """Show an error of the command-line parser and return its code; None for any other error.
+
+    Recognized by its interface, because newer typer releases have parser classes of their own.
     """
     shows, code = getattr(error, "show", None), getattr(error, "exit_code", None)
     if not callable(shows) or not isinstance(code, int):

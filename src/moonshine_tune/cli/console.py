@@ -1,4 +1,4 @@
-"""What every command shares: results go to stdout, messages to stderr; a "no" has an exit code."""
+"""Output of all commands: results go to stdout, progress and messages go to stderr."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import typer
 
 from moonshine_tune.cli.live_view import LiveView
 from moonshine_tune.core.errors import TuneError
-from moonshine_tune.core.progress import Stage
+from moonshine_tune.core.progress import Progress, Stage
 
 if TYPE_CHECKING:
     from moonshine_tune.metrics.wer import PairedComparison
@@ -44,9 +44,9 @@ def _plain_part(value: Any) -> Any:
 def show(text: str, document: Any, *, as_json: bool) -> None:
     """Print a result: `text` for people, or with `as_json` the document as one line of JSON.
 
-    Of several processes that train together only the first one prints.
+    In distributed training only rank zero prints.
     """
-    if not _is_first_process():
+    if not _is_rank_zero():
         return
     if as_json:
         say(text)
@@ -56,23 +56,23 @@ def show(text: str, document: Any, *, as_json: bool) -> None:
     sys.stdout.flush()
 
 
-def _is_first_process() -> bool:
-    """By the variable that `torchrun` and `accelerate launch` set; alone, it is the first."""
+def _is_rank_zero() -> bool:
+    """By the variable that `torchrun` and `accelerate launch` set; also without them."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def say(text: str) -> None:
-    """Print a message on stderr."""
+    """Print one line on stderr."""
     sys.stderr.write(text.rstrip("\n") + "\n")
     sys.stderr.flush()
 
 
 def report_error(error: TuneError, *, as_json: bool) -> int:
-    """Show one plain error with its hint; returns the exit code."""
+    """Print an error with its hint on stderr, as JSON also on stdout; returns the exit code."""
     say(f"error: {error}")
     if error.hint:
         say(f"hint: {error.hint}")
-    if as_json and _is_first_process():
+    if as_json and _is_rank_zero():
         document = {
             "error": {
                 "message": error.message,
@@ -86,19 +86,19 @@ def report_error(error: TuneError, *, as_json: bool) -> int:
 
 
 def refuse(answer: bool) -> None:
-    """Leave with exit code 1 where the answer is no."""
+    """Exit with code 1 if the answer is no."""
     if answer:
         raise typer.Exit(1)
 
 
 def table(headers: list[str], rows: list[list[str]]) -> str:
-    """A plain text table: first column to the left, the others to the right."""
+    """A plain text table; the first column is left-aligned, the others right-aligned."""
     widths = [max(len(row[i]) for row in [headers, *rows]) for i in range(len(headers))]
 
     def line(cells: list[str]) -> str:
-        first = cells[0].ljust(widths[0])
-        rest = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
-        return "  ".join([first, *rest]).rstrip()
+        left = cells[0].ljust(widths[0])
+        right = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
+        return "  ".join([left, *right]).rstrip()
 
     return "\n".join([line(headers), line(["-" * w for w in widths]), *map(line, rows)])
 
@@ -120,26 +120,26 @@ def change_text(change: "PairedComparison | ComparisonRecord") -> str:
     return f"{change.difference:+.2f} points [{low:+.2f}, {high:+.2f}]: {change.verdict}"
 
 
-class TerminalProgress:
-    """Progress on stderr: a live bar with ETA on a terminal, sparse plain lines elsewhere."""
+class TerminalProgress(Progress):
+    """Progress on stderr: a live bar with ETA on a terminal, otherwise occasional plain lines."""
 
     def __init__(self) -> None:
         self._live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._console: Any = None
-        self._view = LiveView()
+        self._live_view = LiveView()
 
     def figures(self, step: int, values: Mapping[str, float]) -> None:
-        """Curves under the bar; plain logs have them in the bar's own lines."""
+        """Add metrics to the curves below the bar; without a bar, its notes have them."""
         if self._live:
-            self._view.add(values)
+            self._live_view.add(values)
 
     def transcripts(self, pairs: Sequence[tuple[str, str]]) -> None:
-        """The last transcripts, under the curves."""
+        """Show the latest transcripts below the curves."""
         if self._live:
-            self._view.show_transcripts(pairs)
+            self._live_view.show_transcripts(pairs)
 
     def say(self, text: str) -> None:
-        """Show one line, above the bar where there is one."""
+        """Print one line, above the bar if there is one."""
         if self._console is not None:
             self._console.print(text, markup=False, highlight=False)
         else:
@@ -147,7 +147,7 @@ class TerminalProgress:
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Stage]:
-        """A bar for `total` steps."""
+        """Show a bar for `total` steps."""
         if not self._live or self._console is not None:
             yield _PlainStage(name, total, self)
             return
@@ -156,13 +156,13 @@ class TerminalProgress:
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
-            Progress,
             TextColumn,
             TimeElapsedColumn,
             TimeRemainingColumn,
         )
+        from rich.progress import Progress as RichProgress
 
-        bars = Progress(
+        bars = RichProgress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -171,17 +171,17 @@ class TerminalProgress:
             TextColumn("{task.fields[note]}"),
         )
         console = Console(stderr=True)
-        with Live(Group(bars, self._view), console=console, refresh_per_second=10):
+        with Live(Group(bars, self._live_view), console=console, refresh_per_second=10):
             self._console = console
             try:
                 yield _LiveStage(bars, bars.add_task(name, total=total, note=""))
             finally:
                 self._console = None
-                # The next stage trains another run.
-                self._view = LiveView()
+                # The next stage may train another run.
+                self._live_view = LiveView()
 
 
-class _LiveStage:
+class _LiveStage(Stage):
     def __init__(self, bars: Any, task: Any) -> None:
         self._bars, self._task = bars, task
 
@@ -191,25 +191,25 @@ class _LiveStage:
         self._bars.update(self._task, advance=steps, **fields)
 
 
-class _PlainStage:
-    """For logs: a line at most every ten seconds, and one at the end of a long stage."""
+class _PlainStage(Stage):
+    """For logs: a line every ten seconds at most, and one at the end of a long stage."""
 
     _EVERY_S = 10.0
 
     def __init__(self, name: str, total: int, progress: TerminalProgress) -> None:
         self._name, self._total, self._progress = name, total, progress
         self._done = 0
-        self._start_time = self._shown = time.monotonic()
+        self._start_time = self._last_shown = time.monotonic()
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Count the steps; print a line when it is time for one."""
+        """Count the steps, and print a line if it is time."""
         self._done += steps
         now = time.monotonic()
-        last = self._done >= self._total and now - self._start_time > self._EVERY_S
-        if now - self._shown < self._EVERY_S and not last:
-            return
-        self._shown = now
         spent = now - self._start_time
+        is_last = self._done >= self._total and spent > self._EVERY_S
+        if now - self._last_shown < self._EVERY_S and not is_last:
+            return
+        self._last_shown = now
         left = spent / max(self._done, 1) * max(self._total - self._done, 0)
         self._progress.say(
             f"{self._name} {self._done}/{self._total}, {spent:.0f} s, {left:.0f} s left {note}"

@@ -1,4 +1,4 @@
-"""`moonshine-tune doctor`: can this machine train, and what to do where it cannot."""
+"""`moonshine-tune doctor`: check whether this machine can train."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,19 +27,17 @@ def doctor(
     fetch: Annotated[
         bool, typer.Option("--fetch", help="Fetch tiny for the gradient check if it is missing.")
     ] = False,
-    offline: Annotated[bool, typer.Option("--offline", help="Leave the network alone.")] = False,
-    out: Annotated[
-        Path, typer.Option(help="Where you will write runs: its disk is checked.")
-    ] = Path(),
+    offline: Annotated[bool, typer.Option("--offline", help="Do not use the network.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder of later runs: its disk is checked.")] = Path(),
     device: Annotated[
         str | None, typer.Option(help="Check this device: cpu, mps, cuda or cuda:N.")
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Check that this machine can train: system, packages, device, gradients, disk, sources.
+    """Check whether this machine can train: system, packages, device, gradients, disk, sources.
 
-    Exit code 3 where it cannot. The output names neither you nor your machine: paste it into an
-    issue as it is.
+    Exit code 3 if it cannot. The output names neither you nor your machine, so you can paste it
+    into a bug report.
     """
     from moonshine_tune.doctor.run import DoctorSettings, examine
 

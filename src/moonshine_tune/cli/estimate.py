@@ -1,4 +1,4 @@
-"""`moonshine-tune estimate`: will it fit, before anything is loaded."""
+"""`moonshine-tune estimate`: the peak memory of a run, before anything is loaded."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,58 +28,49 @@ def estimate(
         list[str] | None, typer.Option("--set", help="One setting: train.batch_size=4.")
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="auto, cpu, mps or cuda; need not be on this machine.")
+        str | None, typer.Option(help="auto, cpu, mps or cuda; this machine need not have it.")
     ] = None,
     clip_s: Annotated[
         float | None, typer.Option("--clip-s", help="Longest clip, s [default: data.max_clip_s].")
     ] = None,
     tokens: Annotated[
-        int | None, typer.Option(help="Tokens of its text [default: the most for that length].")
+        int | None,
+        typer.Option(help="Tokens of its transcript [default: the most for that length]."),
     ] = None,
     audio_hours: Annotated[
-        float | None, typer.Option("--audio-hours", help="Audio whose encoder states are kept.")
+        float | None, typer.Option("--audio-hours", help="Audio whose encoder states are stored.")
     ] = None,
     replay: Annotated[bool, typer.Option("--replay", help="The run has replay audio.")] = False,
     budget_gib: Annotated[
         float | None,
-        typer.Option("--budget-gib", help="Memory it may take [MPS: 9.5, for a 16 GB Mac]."),
+        typer.Option(
+            "--budget-gib", help="Memory that the run may take [MPS: 9.5, for a 16 GB Mac]."
+        ),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Estimate the peak memory of a training run by parts, and what would fit.
+    """Estimate the peak memory of a training run by phase and part, and what would fit.
 
-    No weights are fetched or read. Exit code 1 where the run would not fit.
+    No weights are fetched or read. Exit code 1 if the run would not fit.
     """
-    from moonshine_tune.config.resolve import (
-        parse_assignments,
-        read_preset,
-        read_settings_file,
-        resolve_settings,
-    )
-
-    layers: list[tuple[str, dict[str, Any]]] = []
-    if preset:
-        layers.append((f"preset {preset}", read_preset(preset)))
-    if config:
-        layers.append((f"file {config.name}", read_settings_file(config)))
-    layers.append(("flag", {"model": model} if model else {}))
-    layers.append(("--set", parse_assignments(assignments or [])))
-    settings = resolve_settings(layers).settings
-
     from dataclasses import replace
 
+    from moonshine_tune.config.resolve import resolve_settings, settings_layers
     from moonshine_tune.inference.dataset import read_training_data
     from moonshine_tune.memory.estimate import Workload, estimate_run
     from moonshine_tune.memory.fit import workload_of
 
-    named = settings.data.train is not None
-    found = workload_of(settings, read_training_data(settings.data)) if named else Workload()
+    layers = settings_layers(preset, config, assignments, flags={"model": model})
+    settings = resolve_settings(layers).settings
+    workload = Workload()
+    if settings.data.train is not None:
+        workload = workload_of(settings, read_training_data(settings.data))
     workload = replace(
-        found,
-        clip_s=found.clip_s if clip_s is None else clip_s,
+        workload,
+        clip_s=workload.clip_s if clip_s is None else clip_s,
         tokens=tokens,
-        audio_s=found.audio_s if audio_hours is None else audio_hours * 3600,
-        replays=replay or found.replays,
+        audio_s=workload.audio_s if audio_hours is None else audio_hours * 3600,
+        replays=replay or workload.replays,
     )
     result = estimate_run(
         settings,
@@ -97,19 +88,20 @@ def _gib(size: float) -> str:
 
 
 def _text(result: "EstimateResult") -> str:
-    found, shape = result.estimate, result.estimate.shape
-    names = [name for name in found.peak.parts if any(p.parts[name] for p in found.phases)]
-    rows = [[name, *(_gib(phase.parts[name]) for phase in found.phases)] for name in names]
-    rows.append(["total", *(_gib(phase.total) for phase in found.phases)])
+    estimate, shape = result.estimate, result.estimate.shape
+    phases = estimate.phases
+    names = [name for name in estimate.peak.parts if any(phase.parts[name] for phase in phases)]
+    rows = [[name, *(_gib(phase.parts[name]) for phase in phases)] for name in names]
+    rows.append(["total", *(_gib(phase.total) for phase in phases)])
     verdict = "fits" if result.fits else "does not fit"
     lines = [
-        f"{result.model} on {result.device}: {found.model_parameters:,} parameters, adapter "
-        f"{found.adapter_parameters:,} (rank {shape.rank}, {shape.sites}), batch "
+        f"{result.model} on {result.device}: {estimate.model_parameters:,} parameters, adapter "
+        f"{estimate.adapter_parameters:,} (rank {shape.rank}, {shape.sites}), batch "
         f"{shape.batch_size} × {shape.clip_s:g} s × {shape.tokens} tokens",
         "",
-        table(["GiB at the peak of", *(phase.name for phase in found.phases)], rows),
+        table(["GiB at the peak of", *(phase.name for phase in phases)], rows),
         "",
-        f"peak {_gib(found.total)} GiB ({found.peak.name}) {verdict} "
+        f"peak {_gib(estimate.total)} GiB ({estimate.peak.name}) {verdict} "
         f"{_gib(result.budget.bytes)} GiB: {result.budget.reason}",
         f"fitting with batch {shape.batch_size}: clips of {result.longest_clip_s} s; "
         f"with clips of {shape.clip_s:g} s: batch {result.largest_batch}",
@@ -121,22 +113,22 @@ def _text(result: "EstimateResult") -> str:
 def _document(result: "EstimateResult") -> dict[str, Any]:
     from dataclasses import asdict
 
-    found = result.estimate
-    shape = asdict(found.shape)
-    shape["frozen_dtype"] = str(found.shape.frozen_dtype).removeprefix("torch.")
+    estimate = result.estimate
+    shape = asdict(estimate.shape)
+    shape["frozen_dtype"] = str(estimate.shape.frozen_dtype).removeprefix("torch.")
     return {
         "model": result.model,
         "device": result.device,
         "fits": result.fits,
-        "peak_bytes": found.total,
-        "peak_phase": found.peak.name,
+        "peak_bytes": estimate.total,
+        "peak_phase": estimate.peak.name,
         "budget_bytes": result.budget.bytes,
         "budget_reason": result.budget.reason,
-        "phases": {p.name: {**p.parts, "total": p.total} for p in found.phases},
+        "phases": {p.name: {**p.parts, "total": p.total} for p in estimate.phases},
         "longest_clip_s": result.longest_clip_s,
         "largest_batch": result.largest_batch,
-        "model_parameters": found.model_parameters,
-        "adapter_parameters": found.adapter_parameters,
+        "model_parameters": estimate.model_parameters,
+        "adapter_parameters": estimate.adapter_parameters,
         "shape": shape,
         "assumed": list(result.remarks),
     }

@@ -30,4 +30,4 @@ def merge(
         f"checkpoint  {result.checkpoint_dir}\n"
         f"train or evaluate it with: --model {result.checkpoint_dir}"
     )
-    show(text, result.to_record(), as_json=as_json)
+    show(text, result, as_json=as_json)

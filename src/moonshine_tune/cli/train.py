@@ -10,7 +10,7 @@ import typer
 from typer import Option
 
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, number, refuse, show, table
-from moonshine_tune.cli.options import OutFolder, settings_layers
+from moonshine_tune.cli.options import OutFolder
 
 if TYPE_CHECKING:
     from moonshine_tune.training.result import TrainResult
@@ -54,11 +54,13 @@ def train(
     as_json: JsonFlag = False,
 ) -> None:
     """Train a LoRA adapter: scores the base first, keeps the best adapter, saves on Ctrl-C."""
-    from moonshine_tune.config.resolve import resolve_settings
+    from moonshine_tune.config.resolve import resolve_settings, settings_layers
 
-    layers = [("run.json", _settings_of_run(out))] if resume else []
     manifests = {"train": train_manifest, "dev": dev, "replay": replay, "canary": canary}
-    layers += settings_layers(model, manifests, preset, config, assignments or [], tracker=tracker)
+    flags = {"model": model, "tracker": tracker}
+    layers = settings_layers(preset, config, assignments, flags=flags, manifests=manifests)
+    if resume:
+        layers.insert(0, ("run.json", _settings_of_run(out)))
     settings = resolve_settings(layers)
 
     from moonshine_tune.training.run import train as run_training

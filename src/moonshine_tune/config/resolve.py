@@ -1,4 +1,4 @@
-"""Settings: small, strict data. Default < preset < file < flag, each value with its source."""
+"""Settings and their sources; the later one wins: default, preset, file, flag, `--set`."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -11,18 +11,21 @@ from pydantic import ValidationError
 
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import ProblemsError, RequestError
-from moonshine_tune.core.nested import flatten
+from moonshine_tune.core.nested import flatten, unflatten
 from moonshine_tune.core.text import did_you_mean
 from moonshine_tune.core.yaml import read_shipped, read_yaml, shipped_names
 
-# Settings that name files; in a settings file they are relative to it.
+# Settings that are paths; in a settings file they are relative to that file.
 PATH_SETTINGS = ("data.train", "data.dev", "data.canary", "data.replay", "augment.noise",
                  "augment.rooms")  # fmt: skip
+
+Layer = tuple[str, Mapping[str, Any]]
+"""A source of settings and its values."""
 
 
 @dataclass(frozen=True)
 class ResolvedSettings:
-    """Settings with, for each key that is not at its default, where its value came from."""
+    """Settings, and the source of each value that is not the default, by dotted key."""
 
     settings: RunSettings
     sources: dict[str, str]
@@ -34,10 +37,10 @@ def preset_names() -> tuple[str, ...]:
 
 
 def read_preset(name: str) -> dict[str, Any]:
-    """The content of a shipped preset.
+    """Content of a shipped preset.
 
     Raises:
-        RequestError: there is none of that name.
+        RequestError: no preset has that name.
     """
     if name not in preset_names():
         raise RequestError(
@@ -48,10 +51,10 @@ def read_preset(name: str) -> dict[str, Any]:
 
 
 def read_settings_file(path: Path) -> dict[str, Any]:
-    """A YAML settings file; manifest paths in it are made absolute.
+    """Content of a YAML settings file, with absolute paths.
 
     Raises:
-        RequestError: it is missing or not a YAML mapping.
+        RequestError: the file is missing or not a YAML mapping.
     """
     if not path.is_file():
         raise RequestError("no such settings file", where=path)
@@ -90,22 +93,50 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
             # YAML 1.1 reads 3e-4 as text; people mean a number.
             with suppress(ValueError):
                 value = float(value)
-        place = result
+        branch = result
         *parents, last = key.strip().split(".")
         for parent in parents:
-            inner = place.setdefault(parent, {})
-            if not isinstance(inner, dict):
+            section = branch.setdefault(parent, {})
+            if not isinstance(section, dict):
                 raise RequestError(f"--set {key}: {parent!r} is set to a value already")
-            place = inner
-        place[last] = value
+            branch = section
+        branch[last] = value
     return result
 
 
-def resolve_settings(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> ResolvedSettings:
-    """Lay settings over each other, later ones win; all problems are reported at once.
+def settings_layers(
+    preset: str | None,
+    config: Path | None,
+    assignments: Sequence[str] | None,
+    *,
+    flags: Mapping[str, str | None],
+    manifests: Mapping[str, Path | None] | None = None,
+) -> list[Layer]:
+    """The layers of a command for `resolve_settings`; sources that are not given are left out.
 
     Args:
-        layers: (source, nested mapping), weakest first, such as ("preset tiny", {...}).
+        flags: settings outside of a section, such as `model`; None if the flag is not given.
+        manifests: paths by their setting in `data`, relative to the current folder; None likewise.
+    """
+    layers: list[Layer] = []
+    if preset:
+        layers.append((f"preset {preset}", read_preset(preset)))
+    if config:
+        layers.append((f"file {config.name}", read_settings_file(config)))
+    given: dict[str, Any] = {name: value for name, value in flags.items() if value}
+    for name, path in (manifests or {}).items():
+        if path:
+            given[f"data.{name}"] = str(path.absolute())
+    layers += [("flag", unflatten(given)), ("--set", parse_assignments(assignments or ()))]
+    return [layer for layer in layers if layer[1]]
+
+
+def resolve_settings(layers: Sequence[Layer]) -> ResolvedSettings:
+    """Merge layers of settings, later ones over earlier ones; all problems are reported at once.
+
+    Args:
+        layers: weakest first, such as ("preset tiny", {"train": {"steps": 100}}); keys may be
+            nested or dotted.
 
     Raises:
         ProblemsError: unknown keys (with the nearest name) or values out of range.
@@ -120,30 +151,26 @@ def resolve_settings(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> Resolve
                 problems.append(f"{source}: no setting is called {key!r}{did_you_mean(key, known)}")
                 continue
             sources[key] = source
-            place = merged
-            *parents, last = key.split(".")
-            for parent in parents:
-                place = place.setdefault(parent, {})
-            place[last] = value
+            merged[key] = value
     try:
-        settings = RunSettings.model_validate(merged)
+        settings = RunSettings.model_validate(unflatten(merged))
     except ValidationError as error:
         for item in error.errors():
             key = ".".join(str(part) for part in item["loc"])
-            where = _source_of(key, sources)
-            problems.append(f"{where}: {key} = {item['input']!r}: {item['msg']}")
+            source = _source_of(key, sources)
+            problems.append(f"{source}: {key} = {item['input']!r}: {item['msg']}")
         settings = RunSettings()
     if problems:
         raise ProblemsError(
             f"{len(problems)} settings are wrong",
             problems,
-            hint="all settings and their meaning: docs/settings.md",
+            hint="list all settings: moonshine-tune settings",
         )
     return ResolvedSettings(settings, sources)
 
 
 def _source_of(key: str, sources: Mapping[str, str]) -> str:
-    """Where a value came from, also one that lies inside of a list (`train.stages.0.steps`)."""
+    """Source of a value, also of one inside a list (`train.stages.0.steps`)."""
     while key:
         if key in sources:
             return sources[key]

@@ -1,138 +1,131 @@
-"""The settings of a run: what can be set, its type, its bounds and its default."""
+"""The settings of a run: types, bounds, defaults, and when to change them."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # The docstring below a field is its description: the meaning, then when to change it.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class DataSettings(_Section):
     """Manifests. Paths in a settings file are relative to that file."""
 
-    train: Annotated[Path | None, Field(description="Training manifest, with texts.")] = None
-    dev: Annotated[
-        Path | None,
-        Field(description="Development manifest; without one, speakers are held out of train."),
-    ] = None
-    dev_share: Annotated[
-        float, Field(gt=0, lt=0.5, description="Share of train held out where dev is missing.")
-    ] = 0.1
-    shared_speakers: Annotated[
-        bool,
-        Field(description="Let dev share speakers with train: its WER then flatters by points."),
-    ] = False
-    canary: Annotated[
-        Path | None,
-        Field(
-            description="General speech that must not get worse. Lines without text are "
-            "scored against what the base model hears."
-        ),
-    ] = None
-    replay: Annotated[
-        Path | None,
-        Field(description="General speech, no texts needed, on which the base model teaches."),
-    ] = None
-    normalizer: Annotated[
-        str | None, Field(description="Text normalizer of all scores; by language if missing.")
-    ] = None
-    max_clip_s: Annotated[float, Field(gt=0, description="Longer clips are left out.")] = 30.0
+    train: Path | None = None
+    """Training manifest, with transcripts. Every run needs one."""
+    dev: Path | None = None
+    """Development manifest, by which the adapter is chosen; without one, speakers of the training
+    manifest are held out. Give one if you have recordings that resemble the later use."""
+    dev_share: float = Field(default=0.1, gt=0, lt=0.5)
+    """Share of the training manifest that is held out if there is no development manifest. Raise it
+    for a small corpus, where a tenth is too few words to compare adapters."""
+    shared_speakers: bool = False
+    """Allow the held-out utterances to share speakers with the training set. Switch it on for a
+    corpus of one speaker; WER on dev is then optimistic by several points."""
+    canary: Path | None = None
+    """General speech whose WER must stay within `select.canary_bound`; lines without a transcript
+    are scored against what the base model writes. Give one to limit the loss on general speech."""
+    replay: Path | None = None
+    """General speech, no transcripts needed, on which the frozen base model acts as a teacher. Give
+    some whenever the model must also keep its accuracy outside your domain."""
+    normalizer: str | None = None
+    """Text normalizer of all scores: english-1, spelled-1 or basic-1; by default chosen by
+    language. Change it for spelled letters and digits (spelled-1)."""
+    max_clip_s: float = Field(default=30.0, gt=0)
+    """Longest utterance that is used, in seconds; longer ones are skipped and counted. Lower it if
+    memory runs out with a single clip."""
 
 
 class AdapterSettings(_Section):
-    """LoRA."""
+    """The LoRA adapter."""
 
-    rank: Annotated[int, Field(ge=1, le=256, description="Rank of the two matrices.")] = 8
-    alpha: Annotated[float, Field(gt=0, description="Effect is scaled by alpha ÷ rank.")] = 16.0
-    dropout: Annotated[float, Field(ge=0, lt=1, description="Dropout before A.")] = 0.0
-    sites: Annotated[
-        Literal[
-            "qv",
-            "attention",
-            "all",
-            "decoder",
-            "decoder-attention",
-            "decoder-self-attention",
-            "cross-attention",
-            "encoder",
-        ],
-        Field(
-            description="Which linear layers get an adapter. `qv`: queries and values of every "
-            "attention, encoder and decoder; `attention`: all four of them; `all`: with the MLPs. "
-            "In the decoder only: `decoder` (attention and MLP), `decoder-attention` (q, k, v), "
-            "`decoder-self-attention`, `cross-attention`. `encoder`: all of it there only."
-        ),
+    rank: int = Field(default=8, ge=1, le=256)
+    """Rank of the LoRA matrices. Raise it for much training data (tens of hours); rates matter more
+    than ranks on small corpora."""
+    alpha: float = Field(default=16.0, gt=0)
+    """The adapter's effect is scaled by alpha ÷ rank. Change it together with the rank, to keep the
+    ratio."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout in front of the LoRA matrices. Raise it to 0.1 or 0.2 if dev WER rises while the
+    training loss falls."""
+    sites: Literal[
+        "qv",
+        "attention",
+        "all",
+        "decoder",
+        "decoder-attention",
+        "decoder-self-attention",
+        "cross-attention",
+        "encoder",
     ] = "decoder"
-    rslora: Annotated[
-        bool, Field(description="Scale by alpha ÷ √rank: for high ranks (rank-stabilized LoRA).")
-    ] = False
-    dora: Annotated[
-        bool,
-        Field(
-            description="Train lengths and directions of weights apart (DoRA); a step is slower."
-        ),
-    ] = False
+    """Linear layers that get an adapter (target modules). `qv`: queries and values of all
+    attention, in encoder and decoder; `attention`: its four projections; `all`: attention and MLPs.
+    Only in the decoder: `decoder` (attention and MLP), `decoder-attention` (q, k, v),
+    `decoder-self-attention`, `cross-attention`. `encoder`: all of the encoder's. Choose `all` for
+    noise or unusual acoustics, which the encoder must learn; a step takes four times as long."""
+    rslora: bool = False
+    """Scale by alpha ÷ √rank (rank-stabilized LoRA). Switch it on for ranks above 32."""
+    dora: bool = False
+    """Train magnitude and direction of the weights separately (DoRA). Try it if a higher rank does
+    not help; a step takes longer."""
 
 
-_Chance = Annotated[float, Field(ge=0, le=1)]
+_Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class AugmentSettings(_Section):
-    """Training clips made harder. Recipes follow from the seed: a repeated run hears the same."""
+    """Audio augmentation, deterministic for a given seed."""
 
-    share: Annotated[
-        float, Field(ge=0, le=1, description="Share of the draws that are changed; 0 = off.")
-    ] = 0.0
-    variants: Annotated[
-        int,
-        Field(
-            ge=0,
-            le=100,
-            description="Changed versions of each clip, whose encoder states are stored as those "
-            "of the clip are: preparing takes so much longer, steps stay fast. 0 = a new version "
-            "at each draw, encoded each time.",
-        ),
-    ] = 4
-    dev: Annotated[
-        bool,
-        Field(
-            description="Score dev with every clip changed too, and choose the adapter by both: on "
-            "clean clips alone one that has just begun to hear through noise looks as good.",
-        ),
-    ] = True
-    noise_chance: Annotated[_Chance, Field(description="Noise, from `noise`.")] = 0.6
-    noise: Annotated[
-        Path | None, Field(description="Folder of noise recordings, or a manifest of them.")
-    ] = None
-    snr_db: Annotated[
-        tuple[float, float], Field(description="Lowest and highest signal-to-noise ratio, dB.")
-    ] = (0.0, 20.0)
-    room_chance: Annotated[_Chance, Field(description="A room, from `rooms`.")] = 0.2
-    rooms: Annotated[
-        Path | None, Field(description="Folder of room impulse responses, or a manifest of them.")
-    ] = None
-    gain_chance: Annotated[_Chance, Field(description="Louder or quieter.")] = 0.3
-    gain_db: Annotated[tuple[float, float], Field(description="Lowest and highest gain, dB.")] = (
-        -12.0,
-        6.0,
-    )
-    speed_chance: Annotated[_Chance, Field(description="Slower or faster, as a tape.")] = 0.3
-    speeds: Annotated[
-        tuple[float, float], Field(description="Slowest and fastest, as a factor of the speed.")
-    ] = (0.9, 1.1)
-    telephone_chance: Annotated[_Chance, Field(description="300–3400 Hz in 8 bits.")] = 0.05
-    clipping_chance: Annotated[_Chance, Field(description="Peaks cut off.")] = 0.05
-    masking_chance: Annotated[_Chance, Field(description="Up to three holes of 60 ms.")] = 0.1
+    share: float = Field(default=0.0, ge=0, le=1)
+    """Share of the drawn training clips that are augmented; 0 = off. Set it to 0.5 if later
+    recordings are noisier or more varied than the training set."""
+    variants: int = Field(default=4, ge=0, le=100)
+    """Augmented versions of each clip, encoded once before training; 0 = a new version at each
+    draw, encoded each time. Raise it for a small corpus; preparation takes longer, steps do not."""
+    dev: bool = True
+    """Also score augmented dev clips, and choose the adapter by both scores: WER on clean clips
+    does not show robustness. Switch it off if only clean recordings matter."""
+    noise_chance: _Probability = 0.6
+    """Probability of noise from `noise`. Set it to 1 if noise is the only difference."""
+    noise: Path | None = None
+    """Folder of noise recordings, or a manifest of them. Give noises of the later use, and keep the
+    recordings that you test with out of it."""
+    snr_db: tuple[float, float] = (0.0, 20.0)
+    """Lowest and highest signal-to-noise ratio, dB. Raise the lowest if nobody would understand
+    speech at 0 dB in your application."""
+    room_chance: _Probability = 0.2
+    """Probability of reverberation from `rooms`. Raise it for microphones far from the speaker."""
+    rooms: Path | None = None
+    """Folder of room impulse responses, or a manifest of them. Give some for microphones far from
+    the speaker."""
+    gain_chance: _Probability = 0.3
+    """Probability of a change of level. Raise it if levels differ between your recordings."""
+    gain_db: tuple[float, float] = (-12.0, 6.0)
+    """Lowest and highest gain, dB. Lower the lowest for very quiet recordings."""
+    speed_chance: _Probability = 0.3
+    """Probability of a change of speed, which changes the pitch too. Raise it for few speakers."""
+    speeds: tuple[float, float] = (0.9, 1.1)
+    """Lowest and highest speed, as factors. Widen the range for children's or hurried speech."""
+    telephone_chance: _Probability = 0.05
+    """Probability of a telephone channel: 300–3400 Hz in 8 bits. Raise it for telephone or radio
+    speech if the training set has none."""
+    clipping_chance: _Probability = 0.05
+    """Probability of clipped peaks. Raise it for overdriven microphones."""
+    masking_chance: _Probability = 0.1
+    """Probability of up to three gaps of 60 ms. Raise it for connections that lose packets."""
 
     @model_validator(mode="after")
     def _ranges_rise(self) -> Self:
         for name in ("snr_db", "gain_db", "speeds"):
             low, high = getattr(self, name)
             if low > high:
-                raise ValueError(f"augment.{name}: {low:g} lies above {high:g}")
+                raise ValueError(f"augment.{name}: {low:g} is above {high:g}")
         if not 0.5 <= self.speeds[0] <= self.speeds[1] <= 2.0:
             raise ValueError("augment.speeds: between 0.5 and 2")
         return self
@@ -141,196 +134,147 @@ class AugmentSettings(_Section):
 class StageSettings(_Section):
     """One stage of a length curriculum."""
 
-    steps: Annotated[int, Field(ge=1, description="Optimizer steps of the stage.")]
-    max_clip_s: Annotated[float, Field(gt=0, description="Longest clip that it draws, seconds.")]
+    steps: int = Field(ge=1)
+    """Optimizer steps of the stage."""
+    max_clip_s: float = Field(gt=0)
+    """Longest clip of the stage, in seconds."""
 
 
 class TrainSettings(_Section):
-    """The loop."""
+    """Optimization."""
 
-    steps: Annotated[int, Field(ge=1, description="Optimizer steps at most.")] = 200
-    batch_size: Annotated[int, Field(ge=1, description="Utterances in a micro-batch.")] = 8
-    accumulation: Annotated[int, Field(ge=1, description="Micro-batches in a step.")] = 1
-    learning_rate: Annotated[float, Field(gt=0, description="Peak rate of decoder sites.")] = 5e-4
-    encoder_learning_rate: Annotated[
-        float, Field(gt=0, description="Peak rate of encoder sites; 1e-3 goes to NaN on medium.")
-    ] = 1e-4
-    lora_plus_ratio: Annotated[
-        float,
-        Field(ge=1, description="Rate of B as a multiple of that of A (LoRA+ takes about 16)."),
-    ] = 1.0
-    warmup_share: Annotated[float, Field(ge=0, lt=1, description="Share of steps to warm up.")] = (
-        0.1
-    )
-    final_rate_share: Annotated[
-        float, Field(ge=0, le=1, description="Rate at the end as a share of the peak.")
-    ] = 0.05
-    weight_decay: Annotated[float, Field(ge=0, description="AdamW's weight decay.")] = 0.0
-    stages: Annotated[
-        tuple[StageSettings, ...],
-        Field(
-            description="Length curriculum: `[{steps: 100, max_clip_s: 8}, …]`; after the last "
-            "stage its clips go on. Empty: all clips from the start."
-        ),
-    ] = ()
-    speaker_balance: Annotated[
-        float,
-        Field(
-            ge=0,
-            le=1,
-            description="How far speakers are drawn equally often: 0 by their clips, 1 equally.",
-        ),
-    ] = 0.0
-    easy_first: Annotated[
-        float,
-        Field(
-            ge=0,
-            lt=1,
-            description="Share of the steps that hear only the easier clips by the base model's "
-            "loss: half of it the easiest third, half the easier two thirds.",
-        ),
-    ] = 0.0
-    gradient_checkpointing: Annotated[
-        bool, Field(description="Recompute activations: a third more time, far less memory.")
-    ] = False
-    clip_norm: Annotated[float, Field(gt=0, description="Gradient norm is clipped to this.")] = 1.0
-    max_skipped_steps: Annotated[
-        int, Field(ge=1, description="Non-finite steps in a row that end the run.")
-    ] = 10
-    save_every_minutes: Annotated[
-        float, Field(gt=0, description="The state for an exact resume is never older than this.")
-    ] = 5.0
-    seed: Annotated[int, Field(ge=0, description="Seed of order, adapter and dropout.")] = 0
+    steps: int = Field(default=200, ge=1)
+    """Most optimizer steps. Raise it for more than an hour of speech, or if the best adapter is
+    that of the last steps."""
+    batch_size: int = Field(default=8, ge=1)
+    """Utterances in a micro-batch. Lower it, and raise `accumulation`, if memory is short."""
+    accumulation: int = Field(default=1, ge=1)
+    """Micro-batches in a step. Raise it to keep the effective batch with a smaller `batch_size`."""
+    learning_rate: float = Field(default=5e-4, gt=0)
+    """Peak learning rate of adapters in the decoder. Lower it if steps are skipped or dev WER
+    jumps; raise it to 1e-3 if the loss falls slowly."""
+    encoder_learning_rate: float = Field(default=1e-4, gt=0)
+    """Peak learning rate of adapters in the encoder. Keep it at 1e-4 or below: 1e-3 gives NaN on
+    medium."""
+    lora_plus_ratio: float = Field(default=1.0, ge=1)
+    """Learning rate of B as a multiple of that of A (LoRA+ uses about 16). Set it to 8 if training
+    time is short."""
+    warmup_share: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the steps that warm up the learning rate. Raise it if the first steps are
+    skipped."""
+    final_rate_share: float = Field(default=0.05, ge=0, le=1)
+    """Learning rate at the end, as a share of the peak. Set it to 1 for a constant rate."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's weight decay. Raise it to 0.01 if the adapter overfits in spite of dropout."""
+    stages: tuple[StageSettings, ...] = ()
+    """Length curriculum, `[{steps: 100, max_clip_s: 8}, …]`; the clips of the last stage are used
+    to the end; empty: all clips from the start. Use it for a corpus of very long clips."""
+    speaker_balance: float = Field(default=0.0, ge=0, le=1)
+    """How far speakers are drawn equally often: 0 by their number of clips, 1 equally. Raise it if
+    a few speakers have most of the clips."""
+    easy_first: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the steps that use only clips on which the base model has a low loss: first the
+    easiest third, then the easier two thirds. Try 0.5 for a corpus of very hard clips."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: far less memory, a third more time. Switch it on
+    if a batch of one does not fit."""
+    clip_norm: float = Field(default=1.0, gt=0)
+    """Largest norm of the gradient; larger ones are scaled down. Lower it if the loss has
+    spikes."""
+    max_skipped_steps: int = Field(default=10, ge=1)
+    """Consecutive non-finite steps that end the run. Raise it for float16, whose first steps may
+    overflow."""
+    save_every_minutes: float = Field(default=5.0, gt=0)
+    """Oldest age of the state from which a run resumes. Lower it where machines are often stopped;
+    raise it for slow disks."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of clip order, adapter and dropout. Change it to see how much of a result is chance."""
 
 
 class RetainSettings(_Section):
-    """What keeps general speech: the frozen base teaches on replay audio."""
+    """What keeps the accuracy on general speech: the frozen base model teaches on replay audio."""
 
-    weight: Annotated[
-        float, Field(ge=0, description="Weight of the KL to the base model on replay audio.")
-    ] = 1.0
-    clips_per_step: Annotated[int, Field(ge=1, description="Replay clips in a step.")] = 4
-    max_clips: Annotated[
-        int,
-        Field(ge=1, description="Different replay clips that are heard; evenly from the manifest."),
-    ] = 150
-    targets: Annotated[
-        Literal["teacher", "transcripts"],
-        Field(
-            description="What replay teaches: always what the base model says, or the transcript "
-            "where the line has a text."
-        ),
-    ] = "teacher"
-    domain_weight: Annotated[
-        float,
-        Field(
-            ge=0,
-            description="Weight of the KL to the base model on the training clips themselves.",
-        ),
-    ] = 0.0
-    watched_clips: Annotated[
-        int,
-        Field(
-            ge=0,
-            description="Replay clips, at most a fifth, held out as canary where none is named: "
-            "how far the adapter drifts from what the base hears. 0 = none.",
-        ),
-    ] = 20
-    strengths: Annotated[
-        tuple[Annotated[float, Field(gt=0, le=1)], ...],
-        Field(description="Adapter strengths tried at the end on dev and canary."),
-    ] = (1.0, 0.8, 0.6)
+    weight: float = Field(default=1.0, ge=0)
+    """Weight of the KL divergence from the base model on replay audio. Raise it to 4 if the canary
+    loses accuracy."""
+    clips_per_step: int = Field(default=4, ge=1)
+    """Replay clips in a step. Raise it if the canary loses accuracy; a step takes longer."""
+    max_clips: int = Field(default=150, ge=1)
+    """Replay clips that are used, evenly spaced in the manifest. Raise it for more steps: few clips
+    are memorized."""
+    targets: Literal["teacher", "transcripts"] = "teacher"
+    """Targets on replay audio: the base model's output, or the transcript of each line that has
+    one. Use transcripts only if they follow the conventions of your domain."""
+    domain_weight: float = Field(default=0.0, ge=0)
+    """Weight of the KL divergence from the base model on the training clips. Raise it to 0.3 or 1
+    if you have no general speech; accuracy on the domain falls a little."""
+    watched_clips: int = Field(default=20, ge=0)
+    """Replay clips, at most a fifth, that are held out as the canary if none is named; 0 = none.
+    Raise it for a steadier estimate of what general speech loses."""
+    strengths: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (1.0, 0.8, 0.6)
+    """Scales of the adapter that are compared at the end on dev and canary. Use [1.0] to keep the
+    adapter as trained, and to save the time."""
 
 
 class SelectSettings(_Section):
-    """Which adapter is the best, and when to stop."""
+    """Which adapter is kept, and when training stops."""
 
-    every_steps: Annotated[int, Field(ge=1, description="Steps between dev scores.")] = 25
-    patience: Annotated[
-        int, Field(ge=1, description="Dev scores without a new best that end the run.")
-    ] = 6
-    max_dev_utterances: Annotated[
-        int, Field(ge=1, description="Dev utterances scored during the run.")
-    ] = 200
-    canary_bound: Annotated[
-        float, Field(ge=0, description="Points of WER that the canary may lose.")
-    ] = 2.0
-    average_last: Annotated[
-        int,
-        Field(
-            ge=0,
-            le=50,
-            description="The mean of so many last scored adapters is tried as one more; 0 = off.",
-        ),
-    ] = 0
+    every_steps: int = Field(default=25, ge=1)
+    """Steps between scores on dev. Raise it if scoring takes a large part of the time."""
+    patience: int = Field(default=6, ge=1)
+    """Scores in a row without a new best that end the run. Raise it if dev WER fluctuates."""
+    max_dev_utterances: int = Field(default=200, ge=1)
+    """Dev utterances that are scored during training. Raise it for closer comparisons, at the price
+    of time."""
+    canary_bound: float = Field(default=2.0, ge=0)
+    """Points of WER that the canary may lose. Lower it if general speech matters as much as the
+    domain."""
+    average_last: int = Field(default=0, ge=0, le=50)
+    """Number of the latest scored adapters whose mean is tried as a further candidate; 0 = off. Set
+    it to 3 for a small dev set, where the best score is partly luck."""
 
 
 class DeviceSettings(_Section):
-    """Where and in which numbers it runs."""
+    """Device, number formats and memory."""
 
-    name: Annotated[str, Field(description="auto, cpu, mps, cuda or cuda:N.")] = "auto"
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"],
-        Field(
-            description="Number format of the arithmetic. auto: bfloat16 on GPUs that have it, "
-            "else float32; on MPS bfloat16 after doctor's gradient check has passed."
-        ),
-    ] = "auto"
-    frozen_weights: Annotated[
-        Literal["float32", "bfloat16"],
-        Field(
-            description="Number format of the frozen weights. bfloat16: half the memory, and "
-            "down to half the time on CPUs that multiply it (AVX512-BF16, AMX)."
-        ),
-    ] = "float32"
-    clear_cache_steps: Annotated[
-        int,
-        Field(ge=0, description="Steps between clearings of MPS's cache; 0 = never."),
-    ] = 20
-    budget_gib: Annotated[
-        float | None,
-        Field(
-            gt=0,
-            description="Memory that a run may take; without one: 9.5 GiB on MPS, nine tenths of "
-            "the GPU's memory on CUDA, nine tenths of the memory free now on the CPU.",
-        ),
-    ] = None
-    state_cache_mb: Annotated[
-        int,
-        Field(
-            ge=0,
-            description="Memory for stored encoder states, or, where the encoder trains, for what "
-            "its layers read; 0 = none.",
-        ),
-    ] = 1500
-    state_storage: Annotated[
-        Literal["auto", "memory", "disk"],
-        Field(
-            description="Where they are stored; auto: in memory while state_cache_mb lasts, larger "
-            "corpora in the program's cache on disk, where later runs find them."
-        ),
-    ] = "auto"
-    state_format: Annotated[
-        Literal["float16", "bfloat16", "float32"],
-        Field(description="Number format of states on disk; bfloat16 weights make it bfloat16."),
-    ] = "float16"
-    state_disk_mb: Annotated[
-        int,
-        Field(ge=0, description="Bound of all stored states on disk; the oldest are removed."),
-    ] = 20_000
+    name: str = "auto"
+    """auto, cpu, mps, cuda or cuda:N. Name one to choose between GPUs, or to avoid a faulty one."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of the arithmetic; auto: bfloat16 on GPUs that have it, else float32. Use
+    bfloat16 on MPS, to save memory, after doctor's gradient check has passed."""
+    frozen_weights: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the frozen weights. bfloat16 takes half the memory, and down to half the
+    time on CPUs that multiply it (AVX512-BF16, AMX): use it for small and medium models."""
+    clear_cache_steps: int = Field(default=20, ge=0)
+    """Steps between releases of MPS's cache; 0 = never. Lower it if the memory of MPS's driver
+    grows."""
+    budget_gib: float | None = Field(default=None, gt=0)
+    """Memory that a run may take. By default 9.5 GiB on MPS (for a Mac with 16 GB), nine tenths of
+    the GPU's memory on CUDA, nine tenths of the free memory on the CPU. Set it for other Macs."""
+    state_cache_mb: int = Field(default=1500, ge=0)
+    """Memory for stored encoder states, or for the input of the encoder's layers if the encoder
+    trains; 0 = none. Lower it if memory is short; raise it to keep a corpus off the disk."""
+    state_storage: Literal["auto", "memory", "disk"] = "auto"
+    """Where encoder states are stored; auto: in memory up to `state_cache_mb`, else in the
+    program's cache on disk, where later runs reuse them. Use disk to save memory, memory to save
+    the disk."""
+    state_format: Literal["float16", "bfloat16", "float32"] = "float16"
+    """Number format of states on disk; bfloat16 weights imply bfloat16. Use float32 to compare runs
+    bit by bit with states in memory."""
+    state_disk_mb: int = Field(default=20_000, ge=0)
+    """Most disk space for all stored states; the oldest are deleted. Raise it for a corpus of more
+    than about 70 hours with medium."""
 
 
 class RunSettings(_Section):
     """All settings of `train`."""
 
-    model: Annotated[str, Field(description="Catalog name, hub id or folder.")] = "tiny"
-    tracker: Annotated[
-        str | None,
-        Field(
-            description="Also send the figures to a tracker that Accelerate knows: wandb, mlflow, "
-            "trackio, comet_ml, …; TensorBoard's files are written always."
-        ),
-    ] = None
+    model: str = "tiny"
+    """Catalog name, hub id or folder. Choose a larger model for accuracy, a streaming one for live
+    transcription; `moonshine-tune models list` shows the catalog."""
+    tracker: str | None = None
+    """Also send metrics to a tracker of Accelerate: wandb, mlflow, trackio, comet_ml or another.
+    Set it to compare runs of several machines; TensorBoard's files are always written."""
     data: DataSettings = DataSettings()
     adapter: AdapterSettings = AdapterSettings()
     augment: AugmentSettings = AugmentSettings()
@@ -338,3 +282,14 @@ class RunSettings(_Section):
     retain: RetainSettings = RetainSettings()
     select: SelectSettings = SelectSettings()
     device: DeviceSettings = DeviceSettings()
+
+
+def setting_rows(
+    section: type[BaseModel] = RunSettings, prefix: str = ""
+) -> Iterator[tuple[str, Any, str]]:
+    """Dotted name, default and description of every setting."""
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from setting_rows(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field.default, " ".join((field.description or "").split())

@@ -1,4 +1,4 @@
-"""Choosing where and in which number format to compute, each choice with its reason."""
+"""Device, number format and memory, each choice with its reason."""
 
 import ctypes
 import gc
@@ -12,21 +12,17 @@ import torch
 
 from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.core.hardware import peak_resident_mb, resident_mb
-from moonshine_tune.core.precision import is_proved_format
+from moonshine_tune.core.precision import passed_gradient_check
 
 _MB = 1_000_000
-# mallopt(3): blocks of this size and larger are mapped on their own. Its number is glibc's.
+# M_MMAP_THRESHOLD of mallopt(3) in glibc: blocks of this size and larger get their own mapping.
 _M_MMAP_THRESHOLD, _TIGHT_BYTES = -3, 256 * 1024
-_DTYPES = {
-    "float32": torch.float32, "fp32": torch.float32,
-    "bfloat16": torch.bfloat16, "bf16": torch.bfloat16,
-    "float16": torch.float16, "fp16": torch.float16,
-}  # fmt: skip
+_DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
 class DeviceChoice:
-    """A device and why it was taken."""
+    """A device, and the reason for it."""
 
     device: torch.device
     reason: str
@@ -34,7 +30,7 @@ class DeviceChoice:
 
 @dataclass(frozen=True)
 class DtypeChoice:
-    """The format of the arithmetic (float32, or autocast to 16 bits) and why it was taken."""
+    """The number format of the arithmetic (float32, or autocast to 16 bits), and the reason."""
 
     dtype: torch.dtype
     reason: str
@@ -42,8 +38,13 @@ class DtypeChoice:
 
 @dataclass(frozen=True)
 class MemoryReading:
-    """Memory in MB: of the process now and at its peak; of tensors on an accelerator; and what
-    its driver holds in all (None where the driver does not tell, or on the CPU)."""
+    """Memory in MB of 10^6 bytes.
+
+    Attributes:
+        resident_mb, peak_resident_mb: of the process, now and at its peak.
+        device_mb: of all tensors on the accelerator; 0 on the CPU.
+        device_driver_mb: everything that the accelerator's driver holds; None on the CPU.
+    """
 
     resident_mb: int
     peak_resident_mb: int
@@ -51,31 +52,31 @@ class MemoryReading:
     device_driver_mb: int | None
 
 
-def choose_device(wanted: str | None = None) -> DeviceChoice:
-    """The device for `wanted`: None or "auto", "cpu", "mps", "cuda" or "cuda:1".
+def choose_device(requested: str | None = None) -> DeviceChoice:
+    """The device for a name: None or "auto", "cpu", "mps", "cuda" or "cuda:1".
 
     Raises:
-        RequestError: not the name of a device.
-        MachineError: a device that this machine or this torch does not have.
+        RequestError: no device has that name.
+        MachineError: this machine or this torch does not have the device.
     """
-    name = (wanted or "auto").strip().lower()
+    name = (requested or "auto").strip().lower()
     if name == "auto":
         return _best_device()
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
         raise RequestError(
-            f"no device is called {wanted!r}", hint="use auto, cpu, mps, cuda or cuda:N"
+            f"no device is called {requested!r}", hint="use auto, cpu, mps, cuda or cuda:N"
         )
-    missing = _why_missing(name)
-    if missing:
+    unavailable = _unavailable_reason(name)
+    if unavailable:
         raise MachineError(
-            f"the device {name} cannot be used: {missing}",
-            hint="leave the device out, or see: moonshine-tune doctor",
+            f"the device {name} cannot be used: {unavailable}",
+            hint="leave the device out, or run: moonshine-tune doctor",
         )
-    return DeviceChoice(torch.device(name), "asked for")
+    return DeviceChoice(torch.device(name), "requested")
 
 
 def _best_device() -> DeviceChoice:
-    no_cuda, no_mps = _why_missing("cuda"), _why_missing("mps")
+    no_cuda, no_mps = _unavailable_reason("cuda"), _unavailable_reason("mps")
     if no_cuda is None:
         return DeviceChoice(torch.device("cuda"), f"CUDA: {torch.cuda.get_device_name(0)}")
     if no_mps is None:
@@ -83,8 +84,8 @@ def _best_device() -> DeviceChoice:
     return DeviceChoice(torch.device("cpu"), f"no accelerator: {no_cuda}; {no_mps}")
 
 
-def _why_missing(name: str) -> str | None:
-    """Why the device cannot be used here, or None where it can."""
+def _unavailable_reason(name: str) -> str | None:
+    """Why this machine cannot use the device; None if it can."""
     if name == "cpu":
         return None
     if name == "mps":
@@ -102,41 +103,40 @@ def _why_missing(name: str) -> str | None:
     return None
 
 
-def choose_dtype(device: torch.device, wanted: str | None = None) -> DtypeChoice:
-    """The number format for `device`: None or "auto", "float32", "bfloat16" or "float16".
+def choose_dtype(device: torch.device, requested: str | None = None) -> DtypeChoice:
+    """The number format for a device: None or "auto", "float32", "bfloat16" or "float16".
 
-    16 bits are never taken by themselves on MPS: silent wrong results have come with every new
-    chip and torch. bfloat16 is given there once `doctor` has compared gradients on this machine.
+    "auto" never chooses 16 bits on MPS, because several chips and torch versions have computed
+    silently wrong results there. bfloat16 is available on MPS after `doctor` has compared gradients
+    on this machine.
 
     Raises:
-        RequestError: another format.
+        RequestError: no number format has that name.
         MachineError: bfloat16 on a GPU that lacks it, or on MPS before that check has passed.
     """
-    name = (wanted or "auto").strip().lower()
+    name = (requested or "auto").strip().lower()
     if name == "auto":
         return _best_dtype(device)
     if name not in _DTYPES:
         raise RequestError(
-            f"no number format {wanted!r}", hint="use auto, float32, bfloat16 or float16"
+            f"no number format {requested!r}", hint="use auto, float32, bfloat16 or float16"
         )
-    dtype = _DTYPES[name]
-    if dtype == torch.float16:
-        reason = "asked for; it ends at 65,504: steps that overflow are left out and counted"
-        return DtypeChoice(dtype, reason)
-    if dtype == torch.bfloat16 and device.type == "mps":
-        if not is_proved_format("mps", "bfloat16", torch.__version__):
+    reason = "requested"
+    if name == "float16":
+        reason += "; its range ends at 65,504: steps that overflow are skipped and counted"
+    elif name == "bfloat16" and device.type == "mps":
+        if not passed_gradient_check("mps", "bfloat16", torch.__version__):
             raise MachineError(
-                "bfloat16 has not been proved on this machine with this torch",
+                "bfloat16 is not verified on this machine with this torch",
                 hint="compare its gradients with the CPU's first: moonshine-tune doctor "
                 "--device mps; until then: --set device.dtype=float32",
             )
-        return DtypeChoice(
-            dtype, f"asked for; doctor's check passed with torch {torch.__version__}"
-        )
-    if dtype == torch.bfloat16 and device.type == "cuda" and not _cuda_has_bfloat16():
+        reason += f"; doctor's check passed with torch {torch.__version__}"
+    elif name == "bfloat16" and device.type == "cuda" and not _cuda_has_bfloat16():
         raise MachineError("this GPU has no bfloat16", hint="use float32")
-    slow = dtype == torch.bfloat16 and device.type == "cpu"
-    return DtypeChoice(dtype, "asked for (most CPUs are slower with it)" if slow else "asked for")
+    elif name == "bfloat16" and device.type == "cpu":
+        reason += " (most CPUs are slower with it)"
+    return DtypeChoice(getattr(torch, name), reason)
 
 
 def _best_dtype(device: torch.device) -> DtypeChoice:
@@ -147,7 +147,7 @@ def _best_dtype(device: torch.device) -> DtypeChoice:
     if device.type == "mps":
         return DtypeChoice(
             torch.float32,
-            "safe on MPS; bfloat16 saves a quarter of memory, on request after doctor's check",
+            "safe on MPS; bfloat16 saves a quarter of the memory, on request after doctor's check",
         )
     return DtypeChoice(torch.float32, "16-bit arithmetic is not faster on most CPUs")
 
@@ -157,10 +157,10 @@ def _cuda_has_bfloat16() -> bool:
 
 
 def memory_mb(device: torch.device) -> MemoryReading:
-    """Memory held by this process and by its tensors on `device`.
+    """Memory of this process and of its tensors on `device`.
 
-    On MPS the driver's figure counts: its caches grow with every new shape and show neither in
-    the resident size nor in the tensors' sum.
+    On MPS, watch the driver's value: its caches grow with every new shape, and neither the resident
+    size nor the sum of the tensors shows them.
     """
     tensors, driver = 0, None
     if device.type == "mps":
@@ -170,12 +170,12 @@ def memory_mb(device: torch.device) -> MemoryReading:
         tensors = torch.cuda.memory_allocated(device) // _MB
         driver = torch.cuda.memory_reserved(device) // _MB
     resident = resident_mb()
-    # The system notes a peak a little later than it gives the pages.
+    # The system updates the peak slightly later than the resident size.
     return MemoryReading(resident, max(resident, peak_resident_mb()), tensors, driver)
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
-    """Arithmetic in `dtype` inside the block where the device's operators allow it."""
+    """Autocast to `dtype` inside the block; nothing changes for float32."""
     if dtype == torch.float32:
         return nullcontext()
     context: AbstractContextManager[object] = torch.autocast(device.type, dtype)
@@ -183,10 +183,10 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
 
 
 def clear_cache_every(device: torch.device, step: int, every: int) -> bool:
-    """Give MPS's cache back at every `every`-th step; 0 never. Returns whether it was done.
+    """Release MPS's cache at every `every`-th step (0: never); returns whether it was released.
 
-    Each new clip length leaves blocks and compiled graphs behind: tens of gigabytes of driver
-    memory have been seen beside a few that were in use.
+    Each new clip length leaves blocks and compiled graphs in that cache: tens of gigabytes of
+    driver memory have been observed with only a few in use.
     """
     if device.type != "mps" or every == 0 or step % every:
         return False
@@ -195,7 +195,7 @@ def clear_cache_every(device: torch.device, step: int, every: int) -> bool:
 
 
 def release_memory(device: torch.device) -> None:
-    """Give cached memory back to the system; on MPS the cache grows with every new shape."""
+    """Return cached memory of the device and free pages of the heap to the system."""
     gc.collect()
     if device.type == "mps":
         torch.mps.empty_cache()
@@ -205,62 +205,64 @@ def release_memory(device: torch.device) -> None:
 
 
 def trim_heap() -> None:
-    """Give the C library's free pages back to the system, where it would keep them (Linux).
+    """Return the C library's free pages to the system (Linux; elsewhere nothing happens).
 
-    What a step has freed lies on the heap, where a large block does not fit: scoring's would come
-    on top of it. Price: milliseconds, and the pages are cleared again when they are next used.
+    Small blocks that a training step frees stay on the heap, where scoring cannot use them for its
+    larger ones. Price: milliseconds, and the system clears the pages again at their next use.
     """
     if heap_keeps_freed_memory():
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def supports_foreach(device: torch.device) -> bool:
-    """Whether the optimizer and the clipping of gradients hand all tensors over at once there.
+    """Whether the optimizer and gradient clipping process all tensors in one call on the device.
 
-    On CUDA that saves a launch for each of some hundred small matrices. Elsewhere one by one, said
-    outright: left to itself torch clips in lists on the CPU and not on MPS, and what a CPU shows of
-    a step would not be what MPS is asked for.
+    On CUDA this saves one kernel launch for each of about a hundred small matrices. Elsewhere they
+    go one by one: torch's default differs between CPU and MPS, and with the same choice the
+    operators of a step on a CPU are those of a step on MPS.
     """
     return device.type == "cuda"
 
 
 def supports_fused(device: torch.device) -> bool:
-    """Whether the optimizer's whole update is one kernel there.
+    """Whether the optimizer's update is one fused kernel on the device.
 
-    On the CPU that takes 1.2 ms for an adapter of 112 matrices instead of 6.5.
+    On the CPU an adapter of 112 matrices then takes 1.2 ms instead of 6.5.
     """
     return device.type == "cpu"
 
 
 def round_up_to_bucket(length: int) -> int:
-    """`length` rounded up to one of eight sizes an octave: at most an eighth more, 6 % on average.
+    """`length` rounded up to one of eight sizes per octave: at most 12.5 % more, 6 % on average.
 
-    Every new shape leaves blocks in the allocator and kernels in the libraries' caches. From half a
-    second to half a minute these are 48 sizes instead of as many as there are clips.
+    Every new shape leaves blocks in the allocator and kernels in the libraries' caches. Clips from
+    half a second to half a minute then have 48 sizes, instead of one size each.
     """
     step = 1 << max(length.bit_length() - 4, 0)
     return -(-length // step) * step
 
 
 def batch_width(longest: int, device: torch.device) -> int:
-    """The length to which a batch of audio or frames is padded: of few sizes where that helps.
+    """The length to which a batch of audio or frames is padded: a bucket size except on the CPU.
 
-    A CPU computes what is padded on, and a new shape costs it half a millisecond.
+    A CPU computes the padding too, and a new shape costs it only half a millisecond.
     """
     return longest if device.type == "cpu" else round_up_to_bucket(longest)
 
 
 def heap_keeps_freed_memory() -> bool:
-    """Whether the C library keeps large freed blocks on its heap, where they leave holes."""
+    """Whether the C library (glibc) keeps large freed blocks on its heap, which then fragments."""
     return sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
 
 
 def return_freed_memory_to_os() -> bool:
-    """From here on, large blocks go back to the system as soon as they are freed.
+    """From now on, return large blocks to the system as soon as they are freed.
 
-    Clips of changing length leave holes in the heap of Linux's C library, which then holds two to
-    three times what lives. Price: pages are cleared again for every block, up to a third of the
-    time. Returns whether this system has the choice; elsewhere nothing is changed.
+    Clips of different lengths fragment glibc's heap, which then holds two to three times the live
+    memory. Price: the system clears the pages of every block again, up to a third more time.
+
+    Returns:
+        Whether this system has the option; on others nothing changes.
     """
     if not heap_keeps_freed_memory():
         return False
@@ -269,13 +271,15 @@ def return_freed_memory_to_os() -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the error says that memory ran out, on any device.
+    """Whether the error means that memory ran out, on any device.
 
-    CUDA has its own class; MPS and the CPU allocator raise RuntimeError with these words.
+    CUDA has an exception class for it; MPS and the CPU allocator raise RuntimeError with a message.
     """
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    words = str(error).lower()
+    message = str(error).lower()
     return isinstance(error, RuntimeError) and (
-        "out of memory" in words or "can't allocate memory" in words or "not enough memory" in words
+        "out of memory" in message
+        or "can't allocate memory" in message
+        or "not enough memory" in message
     )

@@ -1,7 +1,7 @@
-"""The tree of errors that a user can meet.
+"""The errors that a user can get.
 
-Each says what happened, where, and what to do next, and carries the exit code of the command
-line: 1 it ran and the answer is no; 2 the request is wrong; 3 this machine cannot.
+Each has a message, the file at fault, a hint with the next step, and the exit code of the command
+line: 1 the command ran and the answer is no; 2 the request is wrong; 3 this machine cannot do it.
 """
 
 from collections.abc import Sequence
@@ -9,12 +9,12 @@ from pathlib import Path
 
 
 class TuneError(Exception):
-    """Root of all expected failures.
+    """Base class of all expected errors.
 
     Args:
-        message: one plain sentence with the offending value.
-        hint: the next move, where possible a command.
-        where: the file (and line) at fault.
+        message: one plain sentence with the wrong value.
+        hint: the next step, a command if possible.
+        where, line: the file at fault and the line in it.
     """
 
     exit_code = 2
@@ -37,13 +37,13 @@ class TuneError(Exception):
 
 
 class RequestError(TuneError):
-    """The request cannot be met as asked: wrong input, settings or combination."""
+    """The request is wrong: its input, its settings, or their combination."""
 
     exit_code = 2
 
 
 class ProblemsError(RequestError):
-    """Several problems of one input, reported together."""
+    """One input has several problems, reported together."""
 
     def __init__(self, title: str, problems: Sequence[str], *, hint: str | None = None) -> None:
         self.problems = tuple(problems)
@@ -54,20 +54,20 @@ class ProblemsError(RequestError):
 
 
 class AudioError(RequestError):
-    """A recording cannot be read or used."""
+    """A recording cannot be read."""
 
 
 class NegativeAnswerError(TuneError):
-    """The work ran to its end and the answer is no: a gate, a check, a parity test."""
+    """The command ran, and the answer is no: a gate, a check or a parity test failed."""
 
     exit_code = 1
 
 
 class MachineError(TuneError):
-    """This machine cannot do it: no memory, no disk, no network, a missing library."""
+    """This machine cannot do it: memory, disk, network or a library is missing."""
 
     exit_code = 3
 
 
 class SourceUnreachableError(MachineError):
-    """A model source could not be reached or does not have the model."""
+    """No source of a model is reachable, or none has the model."""

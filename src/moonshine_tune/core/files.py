@@ -1,4 +1,4 @@
-"""Writing that is complete or absent, and hashing."""
+"""Atomic writes, JSON, hashes and disk space."""
 
 import errno
 import hashlib
@@ -19,7 +19,7 @@ _CHUNK = 1 << 20
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk or a forbidden path into one plain error about `path`."""
+    """Turn a full disk or a denied permission inside the block into a plain error."""
     try:
         yield
     except OSError as error:
@@ -31,15 +31,15 @@ def disk_errors(path: Path) -> Iterator[None]:
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise RequestError(
-                "this place cannot be written",
+                "this path cannot be written",
                 where=path,
-                hint="choose a folder of your own with --out",
+                hint="choose another folder with --out",
             ) from error
         raise
 
 
 def write_bytes_atomic(path: Path, data: bytes) -> None:
-    """Write `data` so that `path` holds either its old content or all of the new one."""
+    """Write `data` so that `path` always holds either all of its old or all of its new content."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -61,12 +61,12 @@ def write_text_atomic(path: Path, text: str) -> None:
 
 
 def write_json_atomic(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, complete or not at all."""
+    """Write `value` as indented JSON, completely or not at all."""
     write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_jsonl_atomic(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line, complete or not at all."""
+    """Write one JSON object per line, completely or not at all."""
     lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
     write_text_atomic(path, "".join(lines))
 
@@ -75,10 +75,10 @@ def read_json(path: Path, *, hint: str | None = None) -> dict[str, Any]:
     """The JSON object in a file.
 
     Args:
-        hint: the next move where there is none, for example the command that makes it.
+        hint: the next step if the file is missing or wrong, such as the command that writes it.
 
     Raises:
-        RequestError: missing, unreadable, not JSON (NaN and Infinity are not), or no object.
+        RequestError: missing, unreadable, not JSON (NaN and Infinity are not), or not an object.
     """
     if not path.is_file():
         raise RequestError("no such file", where=path, hint=hint)
@@ -97,9 +97,10 @@ def _refuse_constant(name: str) -> float:
 
 @contextmanager
 def complete_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Yield a scratch folder beside `path` that becomes `path` only when the block succeeds.
+    """Yield a scratch folder beside `path` that becomes `path` only if the block succeeds.
 
-    With `replace`, an existing folder is swapped out; without, an existing one is an error.
+    Args:
+        replace: replace an existing folder; without it, an existing folder is an error.
     """
     with disk_errors(path):
         if path.exists() and not replace:
@@ -130,7 +131,7 @@ def complete_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file's content."""
+    """SHA-256 of a file's content, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -140,7 +141,7 @@ def sha256_of(path: Path) -> str:
 
 def free_disk_mb(path: Path) -> int:
     """Free space in MB at `path` or its nearest existing parent."""
-    place = path.absolute()
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free // 1_000_000
+    existing = path.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    return shutil.disk_usage(existing).free // 1_000_000

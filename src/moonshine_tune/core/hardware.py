@@ -1,6 +1,6 @@
-"""What this machine is, without torch: chip, memory, the place of the cache.
+"""Chip, memory and cache folder of this machine, without torch.
 
-Apart from `device`, so that `doctor` can tell them in an install where torch is broken.
+Separate from `device`, so that `doctor` can report them when torch is broken.
 """
 
 import os
@@ -17,7 +17,7 @@ _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def chip_name() -> str:
-    """The processor's marketing name, or its architecture where the system does not tell."""
+    """The processor's marketing name, or its architecture if the system has no name."""
     if sys.platform == "darwin":
         done = subprocess.run(
             ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"],
@@ -40,18 +40,18 @@ def python_version() -> tuple[int, int]:
 
 
 def total_memory_mb() -> int:
-    """Memory of the machine, or of the container where that is less, in MB of 10^6 bytes."""
+    """Memory of the machine, or of its container if that is less, in MB of 10^6 bytes."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
         limit = int(_CGROUP_LIMIT.read_text(encoding="ascii"))
     except (OSError, ValueError):
-        # No such file outside of Linux containers; the word "max" where there is no limit.
+        # The file exists only in Linux containers, and holds "max" without a limit.
         limit = total
     return min(total, limit) // _MB
 
 
 def available_memory_mb() -> int | None:
-    """Memory that can be taken without swapping, in MB; None where psutil is missing."""
+    """Memory that is available without swapping, in MB; None if psutil is missing."""
     try:
         import psutil
     except ImportError:
@@ -60,41 +60,41 @@ def available_memory_mb() -> int | None:
 
 
 def resident_mb() -> int:
-    """Memory that this process holds now, in MB."""
+    """Resident memory of this process, in MB."""
     import psutil
 
     return int(psutil.Process().memory_info().rss) // _MB
 
 
 def peak_resident_mb() -> int:
-    """The most memory that this process has held so far, in MB."""
+    """Peak resident memory of this process so far, in MB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Bytes on macOS, KiB elsewhere (getrusage(2) of each system).
     return peak // _MB if sys.platform == "darwin" else peak * 1024 // _MB
 
 
 def make_cache_folder(folder: Path) -> Path:
-    """Create `folder` of the cache where it is missing; returns it.
+    """Create a folder of the cache if it is missing; returns it.
 
     Raises:
-        RequestError: it cannot be written.
+        RequestError: the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (PermissionError, FileExistsError, NotADirectoryError) as error:
         raise RequestError(
-            "the cache cannot be written there",
+            "the cache cannot be written",
             where=folder,
-            hint="set MOONSHINE_TUNE_CACHE to a folder of your own",
+            hint="set MOONSHINE_TUNE_CACHE to another folder",
         ) from error
     return folder
 
 
 def cache_root() -> Path:
-    """This program's cache: MOONSHINE_TUNE_CACHE, or the user's cache folder of the system."""
-    told = os.environ.get("MOONSHINE_TUNE_CACHE", "").strip()
-    if told:
-        return Path(told).expanduser().absolute()
+    """This program's cache folder: MOONSHINE_TUNE_CACHE, or inside the user's cache folder."""
+    named = os.environ.get("MOONSHINE_TUNE_CACHE", "").strip()
+    if named:
+        return Path(named).expanduser().absolute()
     from platformdirs import user_cache_path
 
     return user_cache_path("moonshine-tune")

@@ -1,11 +1,11 @@
-"""Nested mappings as flat ones with dotted keys, and back."""
+"""Nested mappings to flat ones with dotted keys, and back."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys with their values: `{"a": {"b": 1}}` gives `("a.b", 1)`."""
+    """Dotted keys with their values: `{"a": {"b": 1}}` yields `("a.b", 1)`."""
     for key, value in content.items():
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{key}.")
@@ -14,7 +14,7 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The opposite of `flatten`."""
+    """Nested mapping of dotted keys; the inverse of `flatten`."""
     result: dict[str, Any] = {}
     for key, value in flat.items():
         *parents, last = key.split(".")

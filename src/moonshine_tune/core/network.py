@@ -1,4 +1,4 @@
-"""Asking once, quickly, whether a server can be reached; and showing how a download grows."""
+"""Whether a server is reachable, and progress of a download."""
 
 import threading
 import urllib.error
@@ -11,37 +11,40 @@ from urllib.parse import urlsplit
 from moonshine_tune.core.progress import Progress
 
 _PROBE_S = 3.0
-# A stuck name look-up ignores the socket's timeout, so the thread is given up on after this.
+# A stuck name look-up ignores the socket's timeout, so the thread is abandoned after this.
 _GIVE_UP_S = 4.0
-_answers: dict[str, str | None] = {}
+_results: dict[str, str | None] = {}
 _MB = 1_000_000
 
 
 def why_unreachable(url: str) -> str | None:
-    """Why `url`'s server does not answer, or None where it does. At most 4 s, once per process."""
-    if url not in _answers:
-        found: list[str | None] = []
-        asking = threading.Thread(target=lambda: found.append(_ask(url)), daemon=True)
-        asking.start()
-        asking.join(_GIVE_UP_S)
+    """Why the server of `url` does not answer; None if it does.
+
+    Takes at most 4 s, and each address is tried once per process.
+    """
+    if url not in _results:
+        result: list[str | None] = []
+        probe = threading.Thread(target=lambda: result.append(_probe(url)), daemon=True)
+        probe.start()
+        probe.join(_GIVE_UP_S)
         host = urlsplit(url).hostname
-        _answers[url] = found[0] if found else f"{host} did not answer within {_GIVE_UP_S:.0f} s"
-    return _answers[url]
+        _results[url] = result[0] if result else f"{host} did not answer within {_GIVE_UP_S:.0f} s"
+    return _results[url]
 
 
 def forget_answers() -> None:
-    """Ask again at the next `why_unreachable`: the network may have come back."""
-    _answers.clear()
+    """Make the next `why_unreachable` try again: the network may be back."""
+    _results.clear()
 
 
-def _ask(url: str) -> str | None:
+def _probe(url: str) -> str | None:
     host = urlsplit(url).hostname
     request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "moonshine-tune"})
     try:
         with urllib.request.urlopen(request, timeout=_PROBE_S):
             return None
     except urllib.error.HTTPError:
-        # Any answer, even a refusal of HEAD, shows that the server is there.
+        # Any answer, even a refusal of HEAD, shows that the server is up.
         return None
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
@@ -49,10 +52,10 @@ def _ask(url: str) -> str | None:
 
 
 @contextmanager
-def growth_shown(folder: Path, name: str, total_mb: int, progress: Progress) -> Iterator[None]:
-    """Show how much `folder` grows during the block, against an expected `total_mb`.
+def download_progress(folder: Path, name: str, total_mb: int, progress: Progress) -> Iterator[None]:
+    """Show how much `folder` grows during the block, out of an expected `total_mb`.
 
-    Watching the folder from outside works for every downloader, whatever it tells about itself.
+    Measuring the folder works for every downloader, whether it reports progress or not.
     """
     before, stop = _size_mb(folder), threading.Event()
     with progress.stage(name, max(total_mb, 1)) as stage:
@@ -81,6 +84,6 @@ def _size_mb(folder: Path) -> int:
             if path.is_file() and not path.is_symlink():
                 total += path.stat().st_size
         except OSError:
-            # The downloader renames and removes while this looks.
+            # The downloader renames and removes files meanwhile.
             continue
     return total // _MB

@@ -1,64 +1,36 @@
-"""How a job tells what it is doing, without knowing who listens."""
+"""The interface through which a job reports its progress."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
 
 
-class Stage(Protocol):
-    """One countable piece of work that is under way."""
+class Stage:
+    """Progress of one piece of work that has a known number of steps."""
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Count `steps` more as done; `note` is shown beside the bar."""
-        ...
+        """Add `steps` to the finished ones; `note` appears beside the bar."""
 
 
-class Progress(Protocol):
-    """Receives what a job wants a person to see. Implementations write to stderr only."""
+class Progress:
+    """Receives messages, stages and metrics of a job, and ignores them.
 
-    def say(self, text: str) -> None:
-        """Show one line."""
-        ...
-
-    def stage(self, name: str, total: int) -> "StageContext":
-        """Open a stage of `total` steps, as a context manager."""
-        ...
-
-    def figures(self, step: int, values: Mapping[str, float]) -> None:
-        """Take the figures of a training step or score, by name, for curves."""
-        ...
-
-    def transcripts(self, pairs: Sequence[tuple[str, str]]) -> None:
-        """Take some of the last transcripts, each as reference and hypothesis."""
-        ...
-
-
-class StageContext(Protocol):
-    """A stage as a context manager."""
-
-    def __enter__(self) -> Stage: ...
-
-    def __exit__(self, *exc: Any) -> bool | None: ...
-
-
-class SilentProgress:
-    """Shows nothing: for tests and for use as a library."""
+    Subclasses show what they need. They write to stderr only.
+    """
 
     def say(self, text: str) -> None:
-        """Drop the line."""
-
-    def figures(self, step: int, values: Mapping[str, float]) -> None:
-        """Drop them."""
-
-    def transcripts(self, pairs: Sequence[tuple[str, str]]) -> None:
-        """Drop them."""
+        """Show a message of one line."""
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Stage]:
-        """Open a stage that nobody watches."""
-        yield _SilentStage()
+        """Start a stage of `total` steps, as a context manager."""
+        yield Stage()
+
+    def figures(self, step: int, values: Mapping[str, float]) -> None:
+        """Take the metrics of a training step or of a score, by name, for curves."""
+
+    def transcripts(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """Take some of the latest transcripts as (reference, hypothesis)."""
 
 
-class _SilentStage:
-    def advance(self, steps: int = 1, note: str = "") -> None:
-        """Drop the count."""
+class SilentProgress(Progress):
+    """Shows nothing: the default of the Python API."""

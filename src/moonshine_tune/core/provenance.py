@@ -1,6 +1,6 @@
-"""What an artifact says about how it came to be: versions, git state, fingerprints.
+"""Provenance of an artifact: versions, platform, git state and command.
 
-No host name, user name, home path or secret ever enters here: artifacts are published.
+Artifacts are published, so none of this holds a host name, a user name, a home path or a secret.
 """
 
 import platform
@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune import __version__
+from moonshine_tune.core.version import VERSION
 
 CORE_PACKAGES = (
     "torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "numpy",
@@ -24,7 +24,7 @@ _PASSWORD = re.compile(r"(://[^/:@\s]*:)[^/@\s]+(?=@)|([?&]password=)[^&\s]+")
 
 
 def package_version(name: str) -> str | None:
-    """Version of an installed distribution, or None, without importing it."""
+    """Version of an installed distribution without importing it; None if it is missing."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -33,34 +33,30 @@ def package_version(name: str) -> str | None:
 
 def versions() -> dict[str, str | None]:
     """Versions of this program, Python and the core packages."""
-    found: dict[str, str | None] = {
-        "moonshine-tune": __version__,
-        "python": platform.python_version(),
-    }
-    found.update({name: package_version(name) for name in CORE_PACKAGES})
-    return found
+    own = {"moonshine-tune": VERSION, "python": platform.python_version()}
+    return own | {name: package_version(name) for name in CORE_PACKAGES}
 
 
 def platform_summary() -> dict[str, str]:
-    """Operating system and processor family, without anything that names the machine."""
+    """Operating system and processor family; nothing that identifies the machine."""
     return {"system": platform.system(), "release": platform.release(), "arch": platform.machine()}
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit and cleanliness of the checkout that holds `folder`, or None outside of one."""
+    """Commit of the git checkout that holds `folder`, and whether it is dirty; None without one."""
     if shutil.which("git") is None:
         return None
 
-    def ask(*words: str) -> str | None:
+    def git(*words: str) -> str | None:
         done = subprocess.run(
             ["git", *words], cwd=folder, capture_output=True, text=True, check=False, timeout=10
         )
         return done.stdout.strip() if done.returncode == 0 else None
 
-    commit = ask("rev-parse", "HEAD")
+    commit = git("rev-parse", "HEAD")
     if commit is None:
         return None
-    return {"commit": commit, "dirty": bool(ask("status", "--porcelain"))}
+    return {"commit": commit, "dirty": bool(git("status", "--porcelain"))}
 
 
 def command_line() -> list[str]:

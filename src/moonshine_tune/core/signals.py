@@ -1,4 +1,4 @@
-"""A clean stop: the first Ctrl-C asks the loop to end after its step, the second one forces it."""
+"""Clean stop: the first Ctrl-C ends a loop after its current step, the second one at once."""
 
 import signal
 import threading
@@ -7,7 +7,11 @@ from typing import Any
 
 
 class GracefulInterrupt:
-    """Context manager that turns SIGINT and SIGTERM into a flag while it is open."""
+    """Context manager that turns SIGINT and SIGTERM into a flag.
+
+    Attributes:
+        wanted: whether a stop was requested.
+    """
 
     _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -16,10 +20,10 @@ class GracefulInterrupt:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "GracefulInterrupt":
-        # Python allows handlers in the main thread only; elsewhere the flag stays false.
+        # Python allows signal handlers in the main thread only; elsewhere the flag stays false.
         if threading.current_thread() is threading.main_thread():
             for number in self._SIGNALS:
-                self._before[number] = signal.signal(number, self._ask)
+                self._before[number] = signal.signal(number, self._request)
         return self
 
     def __exit__(
@@ -31,7 +35,7 @@ class GracefulInterrupt:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
+    def _request(self, number: int, frame: FrameType | None) -> None:
         if self.wanted:
             raise KeyboardInterrupt
         self.wanted = True

@@ -1,4 +1,4 @@
-"""One definition of each figure that several packages report: percentile, interval, even subset."""
+"""Percentile, bootstrap interval and evenly spaced subset, as all packages use them."""
 
 import math
 import random
@@ -12,7 +12,7 @@ _Item = TypeVar("_Item")
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which `share` (0 to 1) of the values lie, linear between neighbors.
+    """The value below which `share` (0 to 1) of the values lie, interpolated linearly.
 
     Raises:
         ValueError: there are no values.
@@ -29,9 +29,9 @@ def percentile(values: Sequence[float], share: float) -> float:
 def bootstrap_interval(
     items: Sequence[_Item], statistic: Callable[[Sequence[_Item]], float]
 ) -> tuple[float, float]:
-    """95 % percentile interval of `statistic`, by resampling the items 1000 times.
+    """95 % percentile interval of `statistic`, from 1000 bootstrap resamples of the items.
 
-    The draws are seeded: the same items in the same order give the same interval.
+    The seed is fixed: the same items in the same order give the same interval.
 
     Raises:
         ValueError: there are no items.
@@ -45,7 +45,7 @@ def bootstrap_interval(
 
 
 def evenly_spaced(count: int, at_most: int) -> list[int]:
-    """At most `at_most` of the indices 0 to `count` - 1, at even distances, both ends included."""
+    """At most `at_most` of the indices 0 to `count` - 1, evenly spaced, both ends included."""
     if count <= at_most:
         return list(range(count))
     last = count - 1

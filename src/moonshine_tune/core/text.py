@@ -1,4 +1,4 @@
-"""Small helpers for the texts of messages."""
+"""Helpers for the text of messages."""
 
 import difflib
 from collections.abc import Iterable
@@ -7,14 +7,14 @@ from collections.abc import Iterable
 def first_line(text: object, limit: int = 200) -> str:
     """The first line of a text or an error, cut to `limit` characters.
 
-    The class name stands for an error without a text.
+    For an error without a message, the name of its class.
     """
     lines = str(text).strip().splitlines()
     return lines[0].strip()[:limit] if lines else type(text).__name__
 
 
 def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str | None:
-    """The known name most like `name`, or None where none is alike.
+    """The known name most similar to `name`; None if none is similar.
 
     Dotted names are also compared by their last part: `rank` is near `adapter.rank`.
     """
@@ -28,6 +28,6 @@ def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str | No
 
 
 def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:
-    """`; did you mean 'x'?` to follow an error message, or nothing where no name is near."""
+    """`; did you mean 'x'?` as the end of a message; empty if no known name is similar."""
     close = nearest(name, known, cutoff=cutoff)
     return f"; did you mean {close!r}?" if close else ""

@@ -1,4 +1,4 @@
-"""YAML that people write, and YAML that ships with the package."""
+"""YAML files of users, and YAML files that ship with the package."""
 
 from importlib import resources
 from pathlib import Path
@@ -10,7 +10,7 @@ from moonshine_tune.core.errors import RequestError
 
 
 def shipped_names(folder: str) -> tuple[str, ...]:
-    """Names of the YAML files in a folder of the package."""
+    """Names of the YAML files in a folder of the package, without their ending."""
     files = (resources.files("moonshine_tune") / folder).iterdir()
     return tuple(sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml")))
 
@@ -22,10 +22,10 @@ def read_shipped(folder: str, name: str) -> Any:
 
 
 def read_yaml(path: Path) -> Any:
-    """Content of a YAML file that exists.
+    """Content of an existing YAML file.
 
     Raises:
-        RequestError: it is not UTF-8 text, or not YAML; names the line.
+        RequestError: not UTF-8 text, or not YAML (with the line).
     """
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The packages that this program stands on: which versions, and do they load."""
+"""The packages that this program needs: installed versions, and whether they load."""
 
 import re
 import subprocess
@@ -12,7 +12,7 @@ _IMPORT_LIMIT_S = 180
 
 @dataclass(frozen=True)
 class Package:
-    """One package: its least version, what it does here, and whether training needs it."""
+    """A package: its least version, its role, and whether training needs it."""
 
     name: str
     minimum: str
@@ -37,15 +37,15 @@ PACKAGES: tuple[Package, ...] = (
     Package("markupsafe", "2.1", "report pages"),
     Package("pyyaml", "6.0", "settings files"),
     Package("psutil", "6.0", "memory readings"),
-    Package("platformdirs", "4.2", "the cache's place"),
-    Package("filelock", "3.12", "one process at a time in the cache"),
+    Package("platformdirs", "4.2", "location of the cache"),
+    Package("filelock", "3.12", "locks of the cache"),
     Package("huggingface-hub", "0.34", "the model hub"),
     Package("rich", "13.9", "progress bars"),
     Package("tensorboard", "2.18", "curves"),
     Package("praatio", "6.2", "TextGrid cues", needed=False),
     Package("pysubs2", "1.8", "SRT and VTT cues", needed=False),
     Package("onnxruntime", "1.22", "rebuild and export", needed=False),
-    Package("moonshine-voice", "0.1.5", "the runtime: evaluation as deployed", needed=False),
+    Package("moonshine-voice", "0.1.5", "the runtime, for evaluation as deployed", needed=False),
     Package("espeakng-loader", "0.2.4", "data synth and the demo", needed=False),
     Package("pip", "24.0", "fetching tiny from the package index", needed=False),
     Package("optuna", "5.0", "ablate", needed=False),
@@ -55,37 +55,37 @@ REPLACED: tuple[tuple[str, str], ...] = (
     ("datasets", "not needed: manifests are JSON Lines files that are read directly"),
     ("librosa", "not needed: soundfile decodes and soxr resamples"),
 )
-"""Packages that others use for this work, and what takes their place here."""
+"""Packages that similar programs need, and what this one uses instead."""
 
 
 @dataclass(frozen=True)
 class PackageState:
-    """A package as it is installed: version None where it is missing."""
+    """A package and its installed version; None if it is missing."""
 
     package: Package
     version: str | None
 
     @property
     def new_enough(self) -> bool:
-        """Whether it is there in at least the least version."""
+        """Whether at least the least version is installed."""
         return self.version is not None and _numbers(self.version) >= _numbers(self.package.minimum)
 
 
 def installed_packages() -> tuple[PackageState, ...]:
-    """The state of every package, read from its metadata: nothing is imported."""
+    """All packages with their installed versions, from their metadata: nothing is imported."""
     return tuple(PackageState(package, package_version(package.name)) for package in PACKAGES)
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """The release numbers of a version; what follows them (rc1, +cpu) is left out."""
+    """The release numbers of a version, without suffixes such as rc1 or +cpu."""
     match = re.match(r"\d+(?:\.\d+)*", version)
     return tuple(int(part) for part in match.group().split(".")) if match else ()
 
 
 def why_not_importable(module: str) -> str | None:
-    """Why `import module` fails in a Python of its own, or None where it works.
+    """Why `import module` fails in a new Python process; None if it works.
 
-    A child process, because a broken native library can end the process that loads it.
+    A child process, because a broken native library can kill the process that loads it.
     """
     try:
         done = subprocess.run(
@@ -93,7 +93,7 @@ def why_not_importable(module: str) -> str | None:
             capture_output=True, text=True, check=False, timeout=_IMPORT_LIMIT_S,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        return f"no end after {_IMPORT_LIMIT_S} s"
+        return f"not finished after {_IMPORT_LIMIT_S} s"
     if done.returncode == 0:
         return None
     if done.returncode < 0:

@@ -1,8 +1,8 @@
-"""One forward and backward of a Moonshine on a device, compared with a trusted reference.
+"""Loss and gradients of a Moonshine model on a device, compared with a trusted reference.
 
-Accelerators have computed silently wrong gradients before (activations on slices, attention with
-masks), and a training run only shows that as a model that does not learn. The reference is the
-CPU in 32 bits; for the CPU itself it is the CPU in 64 bits.
+Accelerators have computed silently wrong gradients (activations on slices, attention with masks); a
+training run shows this only as a model that does not learn. The reference is the CPU in 32 bits,
+and in 64 bits for the CPU itself.
 """
 
 import re
@@ -12,28 +12,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from tokenizers import Tokenizer, models
 from torch import Tensor
 
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 from moonshine_tune.core.device import autocast
-from moonshine_tune.models.base import SpeechModel, TextTokenizer
-from moonshine_tune.models.checkpoint import wrap_module
+from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.models.losses import cross_entropy_sum, target_batch
+from moonshine_tune.registry.published_configs import model_from_config, published_config
 
-# Float rounding over a dozen layers gives about 1e-6 in the loss and 1e-5 in the gradients; the
-# faults that were reported gave 1e-1 and more. The bounds lie well apart from both.
+# Rounding over a dozen layers gives about 1e-6 in the loss and 1e-5 in the gradients; reported
+# faults give 1e-1 and more. The bounds are far from both.
 LOSS_BOUND = 1e-3
 GRADIENT_BOUND = 1e-2
-# bfloat16 keeps 8 bits: rounding alone moves the loss by about 1e-3 and the gradients by some
-# percents, a single small tensor by more.
+# bfloat16 has 8 significant bits: rounding changes the loss by about 1e-3 and the gradients by a
+# few percent, single small tensors by more.
 MIXED_LOSS_BOUND, MIXED_GRADIENT_BOUND, MIXED_TENSOR_BOUND = 2e-2, 0.1, 0.5
 
-# Two clips of unlike length, so that the masks are at work too.
+# Two clips of different lengths, so that the masks are used.
 _CLIP_SECONDS = (1.6, 1.1)
 _TOKENS_PER_CLIP = (12, 7)
 _FALLBACK = re.compile(r"'?(aten::[\w.]+)'?.*(?:fall back|falling back) to run on the CPU", re.S)
-# A tensor whose gradient is this much smaller than all together holds rounding noise only.
+# A gradient smaller than this share of the overall norm is rounding noise.
 _NEGLIGIBLE = 1e-3
 
 LoadModel = Callable[[torch.device, torch.dtype], SpeechModel]
@@ -43,8 +42,10 @@ LoadModel = Callable[[torch.device, torch.dtype], SpeechModel]
 class GradientComparison:
     """Loss and gradients of a device against the reference.
 
-    `loss_difference` and `gradient_difference` are relative; `worst_difference` is that of the
-    single tensor named `worst_tensor`. `fallback_operators` ran on the CPU for lack of an MPS one.
+    Attributes:
+        loss_difference, gradient_difference: relative.
+        worst_difference: relative, of the gradient of the single tensor `worst_tensor`.
+        fallback_operators: operators without an MPS kernel, which ran on the CPU.
     """
 
     device: str
@@ -61,14 +62,14 @@ class GradientComparison:
 
     @property
     def agrees(self) -> bool:
-        """Whether every difference is finite and within its bound."""
+        """Whether all differences are finite and within their bounds."""
         bounds = (
             (MIXED_LOSS_BOUND, MIXED_GRADIENT_BOUND, MIXED_TENSOR_BOUND)
             if self.mixed
             else (LOSS_BOUND, GRADIENT_BOUND, GRADIENT_BOUND)
         )
-        found = (self.loss_difference, self.gradient_difference, self.worst_difference)
-        return all(value <= bound for value, bound in zip(found, bounds, strict=True))
+        values = (self.loss_difference, self.gradient_difference, self.worst_difference)
+        return all(value <= bound for value, bound in zip(values, bounds, strict=True))
 
 
 def compare_with_cpu(
@@ -77,25 +78,25 @@ def compare_with_cpu(
     """Run the same two clips on `device` and on the reference; nothing is trained or written.
 
     Args:
-        load: gives a fresh model on a device in a number format, the same weights each time.
-        mixed: under bfloat16 autocast on `device`.
+        load: loads a model with the same weights on a device in a number format.
+        mixed: use bfloat16 autocast on `device`.
     """
     on_cpu = device.type == "cpu"
     reference_dtype = torch.float64 if on_cpu else torch.float32
     reference_loss, reference = _loss_and_gradients(load(torch.device("cpu"), reference_dtype))
-    # One model at a time in memory: the reference's weights are gone before the next is loaded.
-    begun = time.monotonic()
+    # Only one model at a time is in memory: the reference's weights are freed by now.
+    start_time = time.monotonic()
     fallbacks, (loss, gradients) = _recording_fallbacks(
         lambda: _loss_and_gradients(load(device, torch.float32), mixed=mixed)
     )
-    seconds = time.monotonic() - begun
+    seconds = time.monotonic() - start_time
     overall = _norm(torch.stack([gradient.norm() for gradient in reference.values()]))
     difference = {name: float((gradients[name] - reference[name]).norm()) for name in reference}
     relative = {
         name: difference[name] / max(float(reference[name].norm()), _NEGLIGIBLE * overall)
         for name in reference
     }
-    # NaN compares as neither larger nor smaller: it must come out as the worst.
+    # NaN compares as neither larger nor smaller, but must be the worst.
     worst = max(relative, key=lambda name: _nan_as_infinite(relative[name]))
     total = _norm(torch.tensor(list(difference.values()), dtype=torch.float64))
     return GradientComparison(
@@ -114,24 +115,12 @@ def compare_with_cpu(
 
 
 def random_model(device: torch.device, dtype: torch.dtype) -> SpeechModel:
-    """A model of tiny's shape with seeded random weights: for machines that have no real one."""
-    from transformers import AutoConfig, AutoModelForSpeechSeq2Seq
-
-    config = AutoConfig.for_model(
-        "moonshine",
-        hidden_size=288, intermediate_size=1152,
-        encoder_num_hidden_layers=6, decoder_num_hidden_layers=6,
-        encoder_num_attention_heads=8, decoder_num_attention_heads=8,
-        encoder_num_key_value_heads=8, decoder_num_key_value_heads=8,
-    )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        attention = "eager" if device.type == "mps" else "sdpa"
-        module = AutoModelForSpeechSeq2Seq.from_config(config, attn_implementation=attention)
-    module = module.eval().to(device=device, dtype=dtype)
-    model = wrap_module(module, TextTokenizer(Tokenizer(models.BPE())))
+    """A model of tiny's shape with seeded random weights, for machines without the real one."""
+    attention = "eager" if device.type == "mps" else "sdpa"
+    config = published_config("tiny")
+    model = model_from_config(config, device=device, dtype=dtype, attention=attention)
     if device.type == "mps":
-        # As training has it there.
+        # As in training.
         model.make_activation_inputs_contiguous()
     return model
 
@@ -139,27 +128,27 @@ def random_model(device: torch.device, dtype: torch.dtype) -> SpeechModel:
 def _loss_and_gradients(
     model: SpeechModel, *, mixed: bool = False
 ) -> tuple[float, dict[str, Tensor]]:
-    """Mean loss and every parameter's gradient, in 64 bits on the CPU."""
+    """Mean loss and the gradient of every parameter, in 64 bits on the CPU."""
     model.module.requires_grad_(True)
     parameters = dict(model.module.named_parameters())
     audio, lengths = _clips()
     batch = target_batch(_texts(model.vocabulary_size), model.device)
-    # The format first, then the device: MPS has no 64 bits.
+    # Number format first, then device: MPS has no 64-bit floats.
     with autocast(model.device, torch.bfloat16 if mixed else torch.float32):
         states = model.encode(audio.to(model.dtype).to(model.device), lengths)
         logits = model.decoder_logits(states, batch.input_ids)
     loss = cross_entropy_sum(logits, batch.targets) / batch.num_targets
-    found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    results = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
     gradients = {
         name: gradient.detach().to("cpu").double()
-        for name, gradient in zip(parameters, found, strict=True)
+        for name, gradient in zip(parameters, results, strict=True)
         if gradient is not None
     }
     return float(loss.detach()), gradients
 
 
 def _clips() -> tuple[Tensor, list[int]]:
-    """[2, S] seeded noise under a slow envelope, zero-padded, and each clip's own samples."""
+    """Seeded noise with a slow envelope [2, S], zero-padded, and the samples of each clip."""
     lengths = [int(seconds * SAMPLE_RATE_HZ) // 80 * 80 for seconds in _CLIP_SECONDS]
     generator = torch.Generator().manual_seed(7)
     audio = torch.zeros(len(lengths), max(lengths), dtype=torch.float64)
@@ -182,8 +171,8 @@ def _texts(vocabulary_size: int) -> list[list[int]]:
 def _recording_fallbacks(
     work: Callable[[], tuple[float, dict[str, Tensor]]],
 ) -> tuple[tuple[str, ...], tuple[float, dict[str, Tensor]]]:
-    """The operators that `work` had to run on the CPU (torch warns of each), and its result."""
-    # torch warns of the first fallback only, unless told to warn always.
+    """Operators for which torch warned of a fallback to the CPU, and the result of `work`."""
+    # By default torch warns only once.
     before = torch.is_warn_always_enabled()
     torch.set_warn_always(True)
     try:
@@ -192,8 +181,8 @@ def _recording_fallbacks(
             result = work()
     finally:
         torch.set_warn_always(before)
-    found = (_FALLBACK.search(str(warning.message)) for warning in caught)
-    return tuple(sorted({match.group(1) for match in found if match})), result
+    matches = (_FALLBACK.search(str(warning.message)) for warning in caught)
+    return tuple(sorted({match.group(1) for match in matches if match})), result
 
 
 def _norm(values: Tensor) -> float:

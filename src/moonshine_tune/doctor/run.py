@@ -1,6 +1,6 @@
-"""Is this machine fit to train? Each check stands alone, so that a broken install is told about.
+"""Whether this machine can train. Each check runs by itself, so that a broken install is reported.
 
-Nothing that may be broken is imported above: torch and everything that imports it are loaded
+Nothing that may be broken is imported at the top: torch and everything that imports it are imported
 inside the checks.
 """
 
@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moonshine_tune import __version__
 from moonshine_tune.core.environment import DEFAULTS
 from moonshine_tune.core.errors import TuneError
 from moonshine_tune.core.files import free_disk_mb
@@ -28,6 +27,8 @@ from moonshine_tune.core.hardware import (
 )
 from moonshine_tune.core.network import why_unreachable
 from moonshine_tune.core.progress import Progress
+from moonshine_tune.core.text import first_line
+from moonshine_tune.core.version import VERSION
 from moonshine_tune.doctor.dependencies import REPLACED, installed_packages, why_not_importable
 
 if TYPE_CHECKING:
@@ -39,20 +40,21 @@ if TYPE_CHECKING:
 OK, WARNING, FAILURE = "ok", "warning", "failure"
 _LITTLE_MEMORY_MB = 7_500
 _LOW_DISK_MB, _NO_DISK_MB = 5_000, 1_000
+_PYTHONS = ((3, 11), (3, 13))
 _REINSTALL = "install again: pip install --upgrade moonshine-tune"
 
 
 @dataclass(frozen=True)
 class DoctorSettings:
-    """What to look at.
+    """What to check.
 
     Attributes:
-        model: a name or folder for the gradient check; None takes a cached tiny, or else random
-            weights.
-        fetch: tiny may be fetched for that check.
-        offline: no source is asked whether it can be reached, nothing is fetched.
-        out: where runs will be written; its disk is checked.
-        device: as for training; None lets the program choose.
+        model: name or folder of the model for the gradient check; None uses a cached tiny, or else
+            random weights.
+        fetch: fetch tiny for that check if it is missing.
+        offline: use no network.
+        out: folder of later runs, whose disk is checked.
+        device: as in training; None chooses the best.
     """
 
     model: str | None = None
@@ -64,7 +66,7 @@ class DoctorSettings:
 
 @dataclass(frozen=True)
 class Check:
-    """One finding: `status` is ok, warning or failure; a failure means training cannot work."""
+    """A finding with the status ok, warning or failure; a failure makes training impossible."""
 
     group: str
     name: str
@@ -75,7 +77,7 @@ class Check:
 
 @dataclass(frozen=True)
 class DoctorReport:
-    """All findings, made for pasting into an issue: no host, user or home folder is named."""
+    """All findings, for pasting into a bug report: without host, user and home folder."""
 
     version: str
     can_train: bool
@@ -87,8 +89,21 @@ class DoctorReport:
 _Checks = Iterator[Check]
 
 
+def _ok(name: str, figure: str) -> Check:
+    return Check("", name, OK, figure)
+
+
+def _warn_if(problem: bool, name: str, figure: str, advice: str) -> Check:
+    """A warning with advice if there is a problem, else ok."""
+    return Check("", name, WARNING, figure, advice) if problem else _ok(name, figure)
+
+
+def _failure(name: str, figure: str, advice: str = "") -> Check:
+    return Check("", name, FAILURE, figure, advice)
+
+
 def examine(settings: DoctorSettings, progress: Progress) -> DoctorReport:
-    """Run every check. A check that breaks is a finding itself, never an exception."""
+    """Run all checks. A check that raises becomes a finding."""
     parts: list[tuple[str, str, Callable[[], _Checks]]] = [
         ("machine", "chip", _chip),
         ("machine", "memory", _memory),
@@ -102,74 +117,71 @@ def examine(settings: DoctorSettings, progress: Progress) -> DoctorReport:
         ("sources", "sources", functools.partial(_sources, settings)),
     ]
     checks: list[Check] = []
+
+    def add(group: str, check: Check) -> None:
+        figure, advice = _publishable(check.figure), _publishable(check.advice)
+        checks.append(replace(check, group=group, figure=figure, advice=advice))
+
     with progress.stage("doctor", len(parts)) as stage:
         for group, name, part in parts:
             try:
                 for check in part():
-                    checks.append(check)
+                    add(group, check)
             except (Exception, SystemExit) as error:
-                # Some packages leave by SystemExit when they are installed wrong.
+                # Some packages raise SystemExit if they are installed wrong.
                 status = FAILURE if group in ("stack", "compute") else WARNING
-                told = f"this check broke: {_told(error)}"
-                checks.append(Check(group, name, status, told, _REINSTALL))
+                figure = f"this check failed: {_described(error)}"
+                add(group, Check(group, name, status, figure, _REINSTALL))
             stage.advance(1, name)
-    checks = [
-        replace(check, figure=_publishable(check.figure), advice=_publishable(check.advice))
-        for check in checks
-    ]
     failures = sum(check.status == FAILURE for check in checks)
     warnings = sum(check.status == WARNING for check in checks)
-    return DoctorReport(__version__, failures == 0, failures, warnings, tuple(checks))
+    return DoctorReport(VERSION, failures == 0, failures, warnings, tuple(checks))
 
 
 def _chip() -> _Checks:
-    yield Check("machine", "chip", OK, f"{chip_name()} ({platform.machine()})")
+    yield _ok("chip", f"{chip_name()} ({platform.machine()})")
 
 
 def _memory() -> _Checks:
     total, available = total_memory_mb(), available_memory_mb()
     figure = f"{total:,} MB" + ("" if available is None else f", {available:,} MB available")
-    advice = "" if total >= _LITTLE_MEMORY_MB else "train tiny, with a small batch"
-    yield Check("machine", "memory", WARNING if advice else OK, figure, advice)
+    yield _warn_if(total < _LITTLE_MEMORY_MB, "memory", figure, "train tiny, with a small batch")
 
 
 def _system() -> _Checks:
     if sys.platform == "darwin":
-        system, translated = f"macOS {platform.mac_ver()[0]}", platform.machine() == "x86_64"
-        advice = "on Apple silicon, use a Python for arm64: MPS needs it" if translated else ""
-        yield Check("machine", "system", WARNING if translated else OK, system, advice)
+        advice = "on Apple silicon, use a Python for arm64: MPS needs it"
+        is_translated = platform.machine() == "x86_64"
+        yield _warn_if(is_translated, "system", f"macOS {platform.mac_ver()[0]}", advice)
         return
     try:
         system = platform.freedesktop_os_release()["PRETTY_NAME"]
     except (OSError, KeyError):
         system = f"{platform.system()} {platform.release()}"
-    yield Check("machine", "system", OK, system)
+    yield _ok("system", system)
 
 
 def _python() -> _Checks:
-    version, figure = python_version(), platform.python_version()
-    if version < (3, 11):
-        yield Check("stack", "Python", FAILURE, figure, "use Python 3.11 or 3.12")
-    elif version > (3, 12):
-        yield Check(
-            "stack", "Python", WARNING, figure, "tested with 3.11 and 3.12: use one of them"
-        )
+    version = platform.python_version()
+    oldest, newest = (".".join(map(str, numbers)) for numbers in _PYTHONS)
+    advice = f"use Python {oldest} to {newest}"
+    if python_version() < _PYTHONS[0]:
+        yield _failure("Python", version, advice)
     else:
-        yield Check("stack", "Python", OK, figure)
+        yield _warn_if(python_version() > _PYTHONS[1], "Python", version, advice)
 
 
 def _packages() -> _Checks:
     for state in installed_packages():
         package = state.package
         figure = f"{state.version or 'missing'} (needs {package.minimum}): {package.role}"
-        if state.new_enough:
-            yield Check("stack", package.name, OK, figure)
-            continue
         advice = f'pip install "{package.name}>={package.minimum}"'
-        status = FAILURE if package.needed else WARNING
-        yield Check("stack", package.name, status, figure, advice)
+        if package.needed and not state.new_enough:
+            yield _failure(package.name, figure, advice)
+        else:
+            yield _warn_if(not state.new_enough, package.name, figure, advice)
     for name, reason in REPLACED:
-        yield Check("stack", name, OK, reason)
+        yield _ok(name, reason)
 
 
 def _compute(settings: DoctorSettings, progress: Progress) -> _Checks:
@@ -178,25 +190,25 @@ def _compute(settings: DoctorSettings, progress: Progress) -> _Checks:
         try:
             import torch
         except Exception as error:
-            broken = _told(error)
+            broken = _described(error)
     if broken is not None:
         advice = "install torch for this system (https://pytorch.org/get-started), then try again"
-        yield Check("compute", "torch loads", FAILURE, broken, advice)
-        yield Check("compute", "gradients", FAILURE, "not checked: torch does not load")
+        yield _failure("torch loads", broken, advice)
+        yield _failure("gradients", "not checked: torch does not load")
         return
-    yield Check("compute", "torch loads", OK, torch.__version__)
+    yield _ok("torch loads", torch.__version__)
     yield from _accelerators()
     from moonshine_tune.core.device import choose_device, choose_dtype
 
     try:
         choice = choose_device(settings.device)
     except TuneError as error:
-        yield Check("compute", "device", FAILURE, str(error), error.hint or "")
+        yield _failure("device", str(error), error.hint or "")
         return
-    yield Check("compute", "device", OK, f"{choice.device}: {choice.reason}")
+    yield _ok("device", f"{choice.device}: {choice.reason}")
     dtype = choose_dtype(choice.device)
     name = str(dtype.dtype).removeprefix("torch.")
-    yield Check("compute", "number format", OK, f"{name}: {dtype.reason}")
+    yield _ok("number format", f"{name}: {dtype.reason}")
     yield from _gradients(settings, choice.device, progress)
 
 
@@ -205,12 +217,12 @@ def _accelerators() -> _Checks:
 
     built, available = torch.backends.mps.is_built(), torch.backends.mps.is_available()
     figure = f"built: {_yes(built)}, available: {_yes(available)}"
-    lost = sys.platform == "darwin" and platform.machine() == "arm64" and not available
-    advice = "update macOS (14 or newer) and torch: pip install --upgrade torch" if lost else ""
-    yield Check("compute", "MPS", WARNING if lost else OK, figure, advice)
+    is_missing = sys.platform == "darwin" and platform.machine() == "arm64" and not available
+    advice = "update macOS (14 or newer) and torch: pip install --upgrade torch"
+    yield _warn_if(is_missing, "MPS", figure, advice)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     names = ", ".join(torch.cuda.get_device_name(index) for index in range(count))
-    yield Check("compute", "CUDA", OK, names or "none")
+    yield _ok("CUDA", names or "none")
 
 
 def _gradients(settings: DoctorSettings, device: "torch.device", progress: Progress) -> _Checks:
@@ -222,41 +234,41 @@ def _gradients(settings: DoctorSettings, device: "torch.device", progress: Progr
         result = compare_with_cpu(load, device)
     except (Exception, SystemExit) as error:
         advice = f"try another device: moonshine-tune doctor --device cpu ({_REINSTALL})"
-        yield Check("compute", "gradients", FAILURE, f"no result: {_told(error)}", advice)
+        yield _failure("gradients", f"no result: {_described(error)}", advice)
         return
     yield _gradient_check(result)
     if device.type != "cpu":
-        yield _half_check(load, device)
+        yield _sixteen_bit_check(load, device)
     if device.type == "mps":
         operators = result.fallback_operators
         figure = f"{len(operators)} operators run on the CPU {' '.join(operators)}".strip()
-        advice = "slower, not wrong; a newer torch may have them" if operators else ""
-        yield Check("compute", "MPS fallbacks", WARNING if operators else OK, figure, advice)
+        advice = "slower, but correct; a newer torch may have them"
+        yield _warn_if(bool(operators), "MPS fallbacks", figure, advice)
     else:
-        yield Check("compute", "MPS fallbacks", OK, f"0: the device is {device}")
+        yield _ok("MPS fallbacks", f"0: the device is {device}")
 
 
-def _half_check(load: "LoadModel", device: "torch.device") -> Check:
-    """bfloat16 on an accelerator; what comes out is remembered, and training asks for it."""
+def _sixteen_bit_check(load: "LoadModel", device: "torch.device") -> Check:
+    """bfloat16 on an accelerator; the result is recorded, because training requires it."""
     import torch
 
-    from moonshine_tune.core.precision import remember_format
+    from moonshine_tune.core.precision import record_gradient_check
     from moonshine_tune.doctor.gradients import compare_with_cpu
 
-    name = "gradients in bfloat16"
+    name, agrees, advice = "gradients in bfloat16", False, "use float32 on this machine"
     try:
         result = compare_with_cpu(load, device, mixed=True)
+        agrees = result.agrees
+        figure = (
+            f"loss differs by {result.loss_difference:.1e}, gradients by "
+            f"{result.gradient_difference:.1e}, at most {result.worst_difference:.1e}"
+        )
     except (Exception, SystemExit) as error:
-        remember_format(device.type, "bfloat16", torch.__version__, passed=False)
-        return Check("compute", name, WARNING, f"no result: {_told(error)}", "stay with float32")
-    remember_format(device.type, "bfloat16", torch.__version__, passed=result.agrees)
-    figure = (
-        f"loss differs by {result.loss_difference:.1e}, gradients by "
-        f"{result.gradient_difference:.1e}, at most {result.worst_difference:.1e}"
-    )
-    if result.agrees:
-        return Check("compute", name, OK, f"{figure}: device.dtype=bfloat16 may be used")
-    return Check("compute", name, WARNING, figure, "stay with float32 on this machine")
+        figure = f"no result: {_described(error)}"
+    record_gradient_check(device.type, "bfloat16", torch.__version__, passed=agrees)
+    if agrees:
+        return _ok(name, f"{figure}: you may set device.dtype=bfloat16")
+    return _warn_if(True, name, figure, advice)
 
 
 def _gradient_check(result: "GradientComparison") -> Check:
@@ -266,67 +278,63 @@ def _gradient_check(result: "GradientComparison") -> Check:
         f"{result.worst_difference:.1e} ({result.worst_tensor}), {result.seconds:.1f} s"
     )
     if result.agrees:
-        return Check("compute", "gradients", OK, figure)
+        return _ok("gradients", figure)
     advice = "this device computes wrong: train with --device cpu, and update torch"
     if result.device == "cpu":
         advice = "this torch computes wrong: install the newest one (pip install --upgrade torch)"
-    return Check("compute", "gradients", FAILURE, figure, advice)
+    return _failure("gradients", figure, advice)
 
 
 def _model_to_check(settings: DoctorSettings, progress: Progress) -> "tuple[LoadModel, Check]":
-    """How to load the model of the gradient check, and the finding that says which it is."""
+    """A function that loads the model of the gradient check, and a finding that names it."""
     from moonshine_tune.doctor.gradients import random_model
     from moonshine_tune.models.checkpoint import load_checkpoint
     from moonshine_tune.registry.resolve import cached_model, resolve_model
 
-    found, refusal = None, None
+    resolved, problem = None, ""
     try:
         if settings.model or settings.fetch:
-            found = resolve_model(
-                settings.model or "tiny", offline=settings.offline, progress=progress
-            )
+            name = settings.model or "tiny"
+            resolved = resolve_model(name, offline=settings.offline, progress=progress)
         else:
-            found = cached_model("tiny")
+            resolved = cached_model("tiny")
     except TuneError as error:
-        refusal = str(error)
-    if found is None:
-        figure = "random weights of tiny's shape" + (f" ({refusal})" if refusal else "")
+        problem = f" ({error})"
+    if resolved is None:
+        figure = f"random weights of tiny's shape{problem}"
         advice = "check the real model with: moonshine-tune doctor --fetch"
-        return random_model, Check("compute", "model", WARNING, figure, advice)
-    folder = found.checkpoint_dir
-    check = Check("compute", "model", OK, f"{found.name} ({found.source}: {found.reason})")
+        return random_model, _warn_if(True, "model", figure, advice)
+    folder = resolved.checkpoint_dir
 
     def load(device: "torch.device", dtype: "torch.dtype") -> "SpeechModel":
-        # The attention that training uses there.
+        # The attention that training uses on the device.
         attention = "eager" if device.type == "mps" else "sdpa"
         return load_checkpoint(folder, device=device, dtype=dtype, attention=attention)
 
-    return load, check
+    return load, _ok("model", f"{resolved.name} ({resolved.source}: {resolved.reason})")
 
 
 def _runtime() -> _Checks:
-    broken = why_not_importable("moonshine_voice")
-    if broken is None:
-        yield Check("runtime", "moonshine-voice loads", OK, "yes")
-        return
+    problem = why_not_importable("moonshine_voice")
     advice = "training works without it; for evaluation as deployed: pip install moonshine-voice"
-    yield Check("runtime", "moonshine-voice loads", WARNING, broken, advice)
+    yield _warn_if(bool(problem), "moonshine-voice loads", problem or "yes", advice)
 
 
 def _files(settings: DoctorSettings) -> _Checks:
-    for name, place in (("cache", cache_root()), ("output", settings.out.absolute())):
-        free = free_disk_mb(place)
-        status = OK if free >= _LOW_DISK_MB else WARNING if free >= _NO_DISK_MB else FAILURE
-        where = (
-            "set MOONSHINE_TUNE_CACHE to a folder on another disk"
-            if name == "cache"
-            else "write elsewhere with --out"
-        )
-        advice = "" if status == OK else f"free some space, or {where}"
-        yield Check("files", f"disk for {name}", status, f"{free:,} MB free at {place}", advice)
-    ffmpeg = shutil.which("ffmpeg")
-    note = "found" if ffmpeg else "not found: only needed for M4A recordings"
-    yield Check("files", "ffmpeg", OK, note)
+    cache = "free some space, or set MOONSHINE_TUNE_CACHE to a folder on another disk"
+    output = "free some space, or write to another disk with --out"
+    for name, folder, advice in (
+        ("disk for cache", cache_root(), cache),
+        ("disk for output", settings.out.absolute(), output),
+    ):
+        free = free_disk_mb(folder)
+        figure = f"{free:,} MB free at {folder}"
+        if free < _NO_DISK_MB:
+            yield _failure(name, figure, advice)
+        else:
+            yield _warn_if(free < _LOW_DISK_MB, name, figure, advice)
+    has_ffmpeg = shutil.which("ffmpeg") is not None
+    yield _ok("ffmpeg", "found" if has_ffmpeg else "not found: only needed for M4A recordings")
 
 
 def _environment() -> _Checks:
@@ -334,51 +342,46 @@ def _environment() -> _Checks:
         actual = os.environ.get(name)
         if actual is None:
             advice = f"set it before Python starts: {name}={value}"
-            yield Check("environment", name, WARNING, "not set", advice)
+            yield _warn_if(True, name, "not set", advice)
         elif actual == value:
-            yield Check("environment", name, OK, f"{actual} (our default: {reason})")
+            yield _ok(name, f"{actual} (our default: {reason})")
         else:
-            yield Check("environment", name, OK, f"{actual} (yours; our default is {value})")
-    note = "one process, no loader workers: forked workers and MPS do not go together"
-    yield Check("environment", "processes", OK, note)
+            yield _ok(name, f"{actual} (yours; our default is {value})")
+    yield _ok("processes", "one, without loader workers: forked processes and MPS do not mix")
 
 
 def _sources(settings: DoctorSettings) -> _Checks:
     if settings.offline:
-        yield Check("sources", "network", OK, "not asked (--offline)")
+        yield _ok("network", "not checked (--offline)")
         return
     from moonshine_tune.registry.hub import hub_endpoint, offline_by_environment
     from moonshine_tune.registry.moonshine_store import STORE_URL
-
-    forbidden = offline_by_environment()
-    addresses = {"hub": hub_endpoint(), "Moonshine's store": STORE_URL}
-    if forbidden:
-        yield Check("sources", "hub", OK, f"not asked ({forbidden})")
-        del addresses["hub"]
-    for name, url in addresses.items():
-        refused = why_unreachable(url)
-        advice = "tiny also comes from the package index" if refused else ""
-        yield Check("sources", name, WARNING if refused else OK, refused or "reachable", advice)
     from moonshine_tune.registry.wheel import why_index_unreachable
 
-    refused = why_index_unreachable()
-    advice = "only needed to fetch tiny for the first time" if refused else ""
-    yield Check(
-        "sources", "package index", WARNING if refused else OK, refused or "has the wheel", advice
-    )
+    forbidden = offline_by_environment()
+    if forbidden:
+        yield _ok("hub", f"not checked ({forbidden})")
+    for name, url in (("hub", hub_endpoint()), ("Moonshine's store", STORE_URL)):
+        if not (forbidden and name == "hub"):
+            problem = why_unreachable(url)
+            advice = "tiny is also on the package index"
+            yield _warn_if(bool(problem), name, problem or "reachable", advice)
+    problem = why_index_unreachable()
+    advice = "only needed to fetch tiny for the first time"
+    yield _warn_if(bool(problem), "package index", problem or "has the wheel", advice)
 
 
 def _yes(claim: bool) -> str:
     return "yes" if claim else "no"
 
 
-def _told(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+def _described(error: BaseException) -> str:
+    name, message = type(error).__name__, first_line(error, 300)
+    return name if message == name else f"{name}: {message}"
 
 
 def _publishable(text: str) -> str:
-    """`text` without the home folder, the user's name in a path, or this machine's name."""
+    """`text` without the home folder, user names in paths, and the name of this machine."""
     text = text.replace(str(Path.home()), "~") if Path.home() != Path("/") else text
     text = re.sub(r"(/Users|/home)/[^/\s:'\"]+", "~", text)
     host = platform.node()

@@ -13,6 +13,7 @@ from moonshine_tune.inference.scored_set import transcribe_source
 from moonshine_tune.models.lora import adapter_parameters
 from moonshine_tune.registry.open import OpenedModel
 from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.runs.records import RunRecord
 from moonshine_tune.runs.summary import read_scored
 
 
@@ -56,8 +57,8 @@ def check_reload(
     corpus = build_dataset(utterances, reloaded.model, name="dev", max_clip_s=1e9, needs_text=False)
     # Encoder states are kept as the run kept them: other batches or another rounding could change
     # a word whose alternatives are nearly equal.
-    record = RunFolder.open(run).read_record()
-    device = DeviceSettings.model_validate(record.get("settings", {}).get("device", {}))
+    settings = RunRecord.read(RunFolder(run).record_path).settings
+    device = DeviceSettings.model_validate(settings.get("device", {}))
     names = [name for name, _ in adapter_parameters(reloaded.model.module)]
     trains_encoder = any(".encoder." in name for name in names)
     stores = StateStores(device, reloaded, progress, trains_encoder=trains_encoder)

@@ -22,7 +22,6 @@ from moonshine_tune.models.kernels.packed_linear import (
     packed_together,
     side_by_side,
 )
-from moonshine_tune.models.kernels.rotary import RotaryTables
 
 # A span's longest clip over its shortest, at most; and its rows, at least: with fewer, the calls of
 # one more span cost more than they save.
@@ -107,7 +106,7 @@ class GreedySession:
         ]
         positions = torch.arange(max_tokens, device=reference.device)[None]
         cos, sin = model.decoder.rotary_emb(reference, position_ids=positions)
-        self._rotary = RotaryTables.of(cos, sin, self._layers[0].self_attn.head_dim)
+        self._rotary = _rotary_tables(cos, sin, self._layers[0].self_attn.head_dim)
         self._position = 0
 
     def _span(self, start: int, lengths: Sequence[int], states: EncoderStates) -> _Span:
@@ -126,7 +125,8 @@ class GreedySession:
 
     def step(self, tokens: Tensor) -> Tensor:
         """Feed one token per row, [B]; returns the logits of the next, [B, V]."""
-        model, rotary = self._model, self._rotary.at(self._position)
+        model = self._model
+        cos, sin = (table[self._position] for table in self._rotary)
         hidden = model.decoder.embed_tokens(tokens[:, None])
         for number, layer in enumerate(self._layers):
             attn, products = layer.self_attn, self._products[number]
@@ -135,7 +135,7 @@ class GreedySession:
                 for part in products.query_key_value(layer.input_layernorm(hidden))
             )
             mixed = self._attend_past(
-                number, rotary.turn(query), rotary.turn(key), value, attn.scaling
+                number, _rotated(query, cos, sin), _rotated(key, cos, sin), value, attn.scaling
             )
             hidden = hidden + products.out(mixed)
             attn = layer.encoder_attn
@@ -214,6 +214,26 @@ def _span_borders(states: EncoderStates) -> list[tuple[int, int]]:
         if length > spread * min(inside) or max(inside) > spread * length:
             starts.append(row)
     return list(zip(starts, [*starts[1:], len(lengths)], strict=True))
+
+
+def _rotary_tables(cos: Tensor, sin: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
+    """Factors of a head's numbers and of their pair partners, [L, head_dim] each.
+
+    Args:
+        cos, sin: transformers' tables [1, L, rotated numbers], whose halves are equal.
+    """
+    rotated = cos.shape[-1] // 2
+    rest = (0, head_dim // 2 - rotated)
+    # Numbers past the rotated ones stay as they are.
+    cos = F.pad(cos[0, :, :rotated], rest, value=1.0)
+    sin = F.pad(sin[0, :, :rotated], rest)
+    return cos.repeat_interleave(2, dim=-1), torch.stack((-sin, sin), dim=-1).flatten(-2)
+
+
+def _rotated(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """[B, 1, heads, head_dim] at the position of the factors → the same, rotated."""
+    partners = heads.view(*heads.shape[:-1], -1, 2).flip(-1).flatten(-2)
+    return torch.addcmul(heads * cos, partners, sin)
 
 
 def _heads(projected: Tensor, attention: Any) -> Tensor:

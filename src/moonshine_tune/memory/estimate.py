@@ -1,10 +1,10 @@
-"""How much memory a run will take, what would fit, and settings that do: before anything loads."""
+"""Peak memory of a run, and the largest clips and batches that fit, before anything is loaded."""
 
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from moonshine_tune.inference.scored_set import _BATCH_S, _STORED_BATCH_S
 from moonshine_tune.memory.model import MemoryEstimate, MemoryModel, RunShape
 from moonshine_tune.models.base import TOKENS_PER_SECOND
 from moonshine_tune.models.checkpoint import is_checkpoint_folder
-from moonshine_tune.models.lora import SITES
+from moonshine_tune.models.lora import TARGET_MODULES
 from moonshine_tune.registry.catalog import lookup_model, nearest_hint
 from moonshine_tune.registry.published_configs import config_of_folder, published_config
 
@@ -28,22 +28,22 @@ GIB = 1 << 30
 MAC_16_GB_GIB = 9.5
 _MAX_CLIP_S, _MAX_BATCH = 60, 64
 _KINDS = ("cpu", "mps", "cuda")
-TIGHT_HEAP = "the heap is kept tight: about half the memory, up to a third more time"
+TIGHT_HEAP = "freed memory goes back to the system at once: half the memory, up to a third slower"
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What a run works on, as far as memory goes.
+    """The audio of a run, as far as its memory depends on it.
 
     Attributes:
-        clip_s: longest clip, seconds; None takes what the settings allow.
-        tokens: of its text; None takes the most that a clip of that length can have.
-        audio_s: seconds of audio (training, dev, canary and replay) whose encoder states would be
-            kept; None assumes that they fill `device.state_cache_mb`.
-        score_s: seconds of audio in the largest set that is scored during the run; None assumes
-            that it fills a batch of the scorer.
+        clip_s: longest clip, seconds; None assumes the longest that the settings allow.
+        tokens: in its transcript; None assumes the most that decoding allows for that length.
+        audio_s: seconds of audio (training, dev, canary and replay) whose encoder states are
+            stored; None assumes that they fill `device.state_cache_mb`.
         replays: the run has replay audio.
         scores: the dev set is scored during the run.
+        score_s: seconds of audio in the largest set that is scored during the run; None assumes
+            that it fills a batch of the scorer.
     """
 
     clip_s: float | None = None
@@ -56,7 +56,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class Budget:
-    """Memory that a run may take, and why that much."""
+    """Memory that a run may take, and the reason for it."""
 
     bytes: int
     reason: str
@@ -64,12 +64,12 @@ class Budget:
 
 @dataclass(frozen=True)
 class EstimateResult:
-    """The estimate with what would fit the budget.
+    """An estimate, and what would fit the budget.
 
     Attributes:
-        longest_clip_s: with the batch size as it is; 0 where not even one second fits.
-        largest_batch: with the clip length as it is; 0 where not even one clip fits.
-        remarks: what was assumed, and why.
+        longest_clip_s: with the present batch size; 0 if not even one second fits.
+        largest_batch: with the present clip length; 0 if not even one clip fits.
+        remarks: assumptions and their reasons.
     """
 
     model: str
@@ -90,124 +90,134 @@ def estimate_run(
     device: str | None = None,
     budget_gib: float | None = None,
 ) -> EstimateResult:
-    """The peak memory of a run by phase and part, and what would fit; no weights are read.
+    """The peak memory of a run by phase and part, and what would fit; reads no weights.
 
     Args:
-        device: `cpu`, `mps` or `cuda`, whether this machine has it or not; None as for training.
-        budget_gib: memory that it may take; None decides by the device.
+        device: `cpu`, `mps` or `cuda`, whether this machine has it or not; None as in training.
+        budget_gib: memory that the run may take; None chooses by device.
 
     Raises:
         RequestError: no such model, device or clip length.
-        MachineError: a device that is not here, without a budget.
+        MachineError: no budget, and the device is not on this machine.
     """
     kind = device_kind(device or settings.device.name)
-    told = settings.device.budget_gib if budget_gib is None else budget_gib
-    budget = choose_budget(kind, told)
+    budget = choose_budget(kind, settings.device.budget_gib if budget_gib is None else budget_gib)
     shape, remarks = run_shape(settings, workload, kind)
     model = MemoryModel(model_config(settings.model), shape)
-    found = settled(model.estimate(), budget)
-    if shape.loose_heap and not found.shape.loose_heap:
+    estimate = model.estimate().within(budget.bytes)
+    if shape.loose_heap and not estimate.shape.loose_heap:
         remarks += (TIGHT_HEAP,)
-    search = _BatchSearch(model, settings, workload, found, budget.bytes)
     progress.say("looking for the longest clip and the largest batch that fit")
+    search = _SizeSearch(model, estimate.tightened(), budget.bytes)
     return EstimateResult(
         model=settings.model,
         device=kind,
-        estimate=found,
+        estimate=estimate,
         budget=budget,
-        fits=found.total <= budget.bytes,
-        longest_clip_s=search.longest_clip(),
+        fits=estimate.total <= budget.bytes,
+        longest_clip_s=search.longest_clip(partial(_tokens, settings, workload)),
         largest_batch=search.largest_batch(),
         remarks=remarks,
     )
 
 
-def estimate_memory(settings: RunSettings, workload: Workload, kind: str) -> MemoryEstimate:
-    """The peak memory of a run, without looking for what else would fit.
+_estimates: dict[tuple[str, RunShape], MemoryEstimate] = {}
 
-    What was counted once in this process is remembered: the trials of a search share their shapes.
+
+def estimate_memory(settings: RunSettings, workload: Workload, kind: str) -> MemoryEstimate:
+    """The peak memory of a run on a kind of device.
+
+    Estimates are cached for the life of the process: the trials of a search share their shapes.
     """
     shape, _ = run_shape(settings, workload, kind)
     config = model_config(settings.model)
-    return _counted(_Counting(config.to_json_string(use_diff=False), shape, config))
+    key = (config.to_json_string(use_diff=False), shape)
+    if key not in _estimates:
+        _estimates[key] = MemoryModel(config, shape).estimate()
+    return _estimates[key]
 
 
-@dataclass(frozen=True)
-class _Counting:
-    text: str
-    shape: RunShape
-    config: Any = field(compare=False)
+class _SizeSearch:
+    """Searches the largest sizes that fit, counting as few phases as possible.
 
-
-@lru_cache(maxsize=64)
-def _counted(what: _Counting) -> MemoryEstimate:
-    return MemoryModel(what.config, what.shape).estimate()
-
-
-def settled(found: MemoryEstimate, budget: Budget) -> MemoryEstimate:
-    """With the allocator that the run would take: the tight one where the fast one is too wide."""
-    return found if found.total <= budget.bytes else found.tightened()
-
-
-class _BatchSearch:
-    """Looks for the largest sizes that fit, with few and partial counts.
-
-    Phases that fit at the largest size are not counted again, nor those that a size does not move.
+    A phase that fits at the largest size is not counted again.
     """
 
-    def __init__(
-        self,
-        model: MemoryModel,
-        settings: RunSettings,
-        workload: Workload,
-        found: MemoryEstimate,
-        budget: int,
-    ) -> None:
-        self._model, self._settings, self._workload = model, settings, workload
-        self._found, self._budget = found.tightened(), budget
-        self._shape = found.shape
+    def __init__(self, model: MemoryModel, estimate: MemoryEstimate, budget: int) -> None:
+        self._model, self._estimate, self._budget = model, estimate, budget
 
-    def longest_clip(self) -> int:
-        """Seconds, with the batch size as it is."""
+    def longest_clip(self, tokens: Callable[[float], int]) -> int:
+        """Seconds, with the present batch size; `tokens` of a clip by its seconds."""
 
-        def totals(seconds: int) -> dict[str, int]:
-            tokens = _tokens(self._settings, self._workload.tokens, seconds)
-            return self._totals(clip_s=float(seconds), tokens=tokens)
+        def totals(seconds: int, only: str | None = None) -> dict[str, int]:
+            return self._totals(clip_s=float(seconds), tokens=tokens(seconds), only=only)
 
-        def at(name: str, seconds: int) -> int:
-            tokens = _tokens(self._settings, self._workload.tokens, seconds)
-            return self._totals(clip_s=float(seconds), tokens=tokens, only=name)[name]
-
-        seconds = self._shape.clip_s
-        here = int(seconds) if seconds == int(seconds) else 0
-        return self._within(_MAX_CLIP_S, totals(_MAX_CLIP_S), at, here)
+        return self._largest(_MAX_CLIP_S, self._estimate.shape.clip_s, totals)
 
     def largest_batch(self) -> int:
-        """Clips in a micro-batch, with the clip length as it is."""
-        # The other phases do not depend on the micro-batch.
-        if any(p.total > self._budget for p in self._found.phases if p.name != "step"):
+        """Clips in a micro-batch, with the present clip length."""
+        # Only the step depends on the micro-batch.
+        if any(p.total > self._budget for p in self._estimate.phases if p.name != "step"):
             return 0
-        most = self._totals(batch_size=_MAX_BATCH, only="step")
 
-        def at(name: str, size: int) -> int:
-            return self._totals(batch_size=size, only=name)[name]
+        def totals(size: int, only: str | None = None) -> dict[str, int]:
+            return self._totals(batch_size=size, only="step")
 
-        return self._within(_MAX_BATCH, most, at, self._shape.batch_size)
+        return self._largest(_MAX_BATCH, self._estimate.shape.batch_size, totals)
 
-    def _within(
-        self, most: int, at_most: dict[str, int], at: Callable[[str, int], int], here: int
+    def _largest(
+        self, most: int, present: float, totals: Callable[[int, str | None], dict[str, int]]
     ) -> int:
-        known = {phase.name: phase.total for phase in self._found.phases}
+        known = {phase.name: phase.total for phase in self._estimate.phases}
         best = most
-        for name, total in at_most.items():
+        for name, total in totals(most, None).items():
             if total > self._budget and best:
-                seen = {most: total} | ({here: known[name]} if 0 < here < most else {})
-                best = min(best, _largest(most, self._budget, partial(at, name), seen))
+                seen = {most: total}
+                if present == int(present) and present < most:
+                    seen[int(present)] = known[name]
+
+                def total_at(size: int, phase: str = name) -> int:
+                    return totals(size, phase)[phase]
+
+                best = min(best, _largest(most, self._budget, total_at, seen))
         return best
 
     def _totals(self, **changes: Any) -> dict[str, int]:
-        found = self._model.estimate(**changes).tightened()
-        return {phase.name: phase.total for phase in found.phases}
+        estimate = self._model.estimate(**changes).tightened()
+        return {phase.name: phase.total for phase in estimate.phases}
+
+
+def _largest(
+    most: int, budget: int, total: Callable[[int], int], known: Mapping[int, int] | None = None
+) -> int:
+    """The largest size from 1 to `most` whose total is within the budget; 0 if there is none.
+
+    Totals grow with the size, nearly linearly: interpolation between a size that fits and one that
+    does not needs far fewer evaluations than bisection.
+
+    Args:
+        known: totals that need no evaluation.
+    """
+    totals = dict(known or {})
+
+    def fits(size: int) -> bool:
+        if size not in totals:
+            totals[size] = total(size)
+        return totals[size] <= budget
+
+    if fits(most):
+        return most
+    low = max((size for size, value in totals.items() if value <= budget), default=0)
+    high = min(size for size, value in totals.items() if value > budget)
+    while high - low > 1:
+        # Through two known points; until a size is known to fit, through the two smallest.
+        anchors = [low, high] if low else (sorted(totals) if len(totals) > 1 else [0, high])[:2]
+        start = totals.get(anchors[0], 0)
+        rise = (totals[anchors[1]] - start) / (anchors[1] - anchors[0])
+        guess = anchors[0] + math.floor((budget - start) / rise) if rise > 0 else low + 1
+        middle = min(max(guess, low + 1), high - 1)
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
 
 
 def choose_budget(kind: str, budget_gib: float | None) -> Budget:
@@ -215,36 +225,37 @@ def choose_budget(kind: str, budget_gib: float | None) -> Budget:
 
     Raises:
         RequestError: not a positive number.
-        MachineError: a CUDA device that is not here, without a budget.
+        MachineError: no budget, and the memory of the device is not known here.
     """
     if budget_gib is not None:
         if not (math.isfinite(budget_gib) and budget_gib > 0):
             raise RequestError(f"a budget of {budget_gib} GiB", hint="such as: --budget-gib 9.5")
-        return Budget(round(budget_gib * GIB), "asked for")
+        return Budget(round(budget_gib * GIB), "requested")
     if kind == "mps":
         reason = (
-            "a 16 GB Mac: runs have been stopped by the system from 9.1 to 9.5 GiB on, "
-            "the rest is the system's and the screen's"
+            "for a 16 GB Mac: macOS has stopped runs from 9.1 to 9.5 GiB on, because the system "
+            "and the screen need the rest"
         )
         return Budget(round(MAC_16_GB_GIB * GIB), reason)
     if kind == "cuda":
         if not torch.cuda.is_available():
             raise MachineError(
-                "no CUDA device here to ask for its memory", hint="name it: --budget-gib 24"
+                "there is no CUDA device here, so its memory is not known",
+                hint="give it: --budget-gib 24",
             )
         total = int(torch.cuda.get_device_properties(0).total_memory)
         return Budget(round(0.9 * total), "nine tenths of the device's memory")
     available = available_memory_mb()
     if available is None:
-        raise MachineError("the free memory is not known", hint="name it: --budget-gib 8")
-    return Budget(round(0.9 * available * 1_000_000), "nine tenths of the memory free now")
+        raise MachineError("the free memory is not known", hint="give it: --budget-gib 8")
+    return Budget(round(0.9 * available * 1_000_000), "nine tenths of the memory that is free now")
 
 
 def device_kind(name: str) -> str:
-    """`cpu`, `mps` or `cuda`; what `auto` comes to is this machine's best.
+    """`cpu`, `mps` or `cuda`; for `auto`, the kind of this machine's best device.
 
     Raises:
-        RequestError: no such device.
+        RequestError: no device has that name.
     """
     kind = name.strip().lower().partition(":")[0]
     if kind == "auto":
@@ -267,7 +278,7 @@ def model_config(model: str) -> Any:
             raise RequestError(
                 "not a checkpoint folder",
                 where=folder,
-                hint="of a runtime folder, make one: moonshine-tune models rebuild",
+                hint="make one from a runtime folder: moonshine-tune models rebuild",
             )
         return config_of_folder(folder)
     if record is None:
@@ -275,10 +286,10 @@ def model_config(model: str) -> Any:
     return published_config(record.name)
 
 
-def _tokens(settings: RunSettings, told: int | None, clip_s: float) -> int:
-    """The most tokens that decoding allows a clip of that length, unless told otherwise."""
-    if told is not None:
-        return told
+def _tokens(settings: RunSettings, workload: Workload, clip_s: float) -> int:
+    """Tokens of a clip of that length: as the workload says, else the most that decoding allows."""
+    if workload.tokens is not None:
+        return workload.tokens
     record = lookup_model(settings.model)
     rate = record.tokens_per_second if record else TOKENS_PER_SECOND
     return max(math.ceil(clip_s * rate), 1)
@@ -287,8 +298,8 @@ def _tokens(settings: RunSettings, told: int | None, clip_s: float) -> int:
 def run_shape(
     settings: RunSettings, workload: Workload, kind: str
 ) -> tuple[RunShape, tuple[str, ...]]:
-    """What a run's memory depends on, and what was assumed."""
-    train, adapter = settings.train, settings.adapter
+    """Everything that a run's memory depends on, and the assumptions in it."""
+    train, adapter, device = settings.train, settings.adapter, settings.device
     clip_s = longest_clip(settings, workload)
     if not (math.isfinite(clip_s) and clip_s > 0):
         raise RequestError(f"a clip of {clip_s} s", hint="such as: --clip-s 15")
@@ -296,23 +307,20 @@ def run_shape(
         raise RequestError(f"{workload.tokens} tokens in a clip", hint="such as: --tokens 60")
     remarks = []
     if workload.clip_s is None:
-        remarks.append(f"clips of {clip_s:g} s, the longest that data.max_clip_s lets in")
+        remarks.append(f"clips of {clip_s:g} s, the longest that data.max_clip_s allows")
     elif workload.clip_s > clip_s:
-        remarks.append(f"clips longer than data.max_clip_s = {clip_s:g} s are left out")
-    tokens = _tokens(settings, workload.tokens, clip_s)
+        remarks.append(f"clips longer than data.max_clip_s = {clip_s:g} s are skipped")
+    tokens = _tokens(settings, workload, clip_s)
     if workload.tokens is None:
         remarks.append(f"{tokens} tokens a clip, the most that decoding allows for that length")
-    storage = settings.device.state_storage
-    keeps = settings.device.state_cache_mb > 0 or storage == "disk"
-    skips_encoder = keeps and not _touches_encoder(adapter.sites)
+    on_disk = device.state_storage == "disk"
+    stores = device.state_cache_mb > 0 or on_disk
+    skips_encoder = stores and not _touches_encoder(adapter.sites)
     audio_s = math.inf if workload.audio_s is None else workload.audio_s
-    if keeps and workload.audio_s is None and storage != "disk":
-        room = settings.device.state_cache_mb
-        remarks.append(f"what is stored fills device.state_cache_mb = {room}")
+    if stores and workload.audio_s is None and not on_disk:
+        remarks.append(f"stored states fill device.state_cache_mb = {device.state_cache_mb}")
     replays = workload.replays and settings.retain.weight > 0
-    scored = math.inf if workload.score_s is None else max(workload.score_s, clip_s)
-    if not workload.scores:
-        scored = 0.0
+    score_s = math.inf if workload.score_s is None else max(workload.score_s, clip_s)
     shape = RunShape(
         device=kind,
         sites=adapter.sites,
@@ -320,27 +328,28 @@ def run_shape(
         dropout=adapter.dropout,
         dora=adapter.dora,
         loose_heap=kind == "cpu" and heap_keeps_freed_memory(),
-        frozen_dtype=getattr(torch, settings.device.frozen_weights),
-        mixed=_is_mixed(settings.device.dtype, kind),
+        frozen_dtype=getattr(torch, device.frozen_weights),
+        mixed=_is_mixed(device.dtype, kind),
         batch_size=train.batch_size,
         clip_s=clip_s,
         tokens=tokens,
         gradient_checkpointing=train.gradient_checkpointing,
-        stored_s=audio_s if keeps else 0.0,
-        stored_limit_mb=0 if storage == "disk" else settings.device.state_cache_mb,
-        releases_encoder=skips_encoder and storage != "memory",
+        stored_s=audio_s if stores else 0.0,
+        stored_limit_mb=0 if on_disk else device.state_cache_mb,
+        releases_encoder=skips_encoder and device.state_storage != "memory",
         replay_clips=min(settings.retain.clips_per_step, train.batch_size) if replays else 0,
-        score_batch_s=min(_STORED_BATCH_S if skips_encoder else _BATCH_S, scored),
+        score_batch_s=min(_STORED_BATCH_S if skips_encoder else _BATCH_S, score_s)
+        if workload.scores
+        else 0.0,
         prepare_batch_s=min(encode_batch_s(torch.device(kind)), max(audio_s, clip_s)),
     )
     return shape, tuple(remarks)
 
 
 def longest_clip(settings: RunSettings, workload: Workload) -> float:
-    """Seconds of the longest clip that a step can see."""
+    """Seconds of the longest clip of any step."""
     allowed = settings.data.max_clip_s
     if settings.train.stages:
-        # The clips of the longest stage that is reached.
         allowed = min(allowed, max(stage.max_clip_s for stage in settings.train.stages))
     return allowed if workload.clip_s is None else min(workload.clip_s, allowed)
 
@@ -348,49 +357,9 @@ def longest_clip(settings: RunSettings, workload: Workload) -> float:
 def _touches_encoder(sites: str) -> bool:
     layer = "model.encoder.layers.0."
     names = [f"{layer}self_attn.{name}_proj" for name in "qkvo"] + [f"{layer}mlp.fc1"]
-    return any(re.fullmatch(SITES[sites], name) for name in names)
+    return any(re.fullmatch(TARGET_MODULES[sites], name) for name in names)
 
 
 def _is_mixed(dtype: str, kind: str) -> bool:
-    # As `device.choose_dtype` chooses, for devices that are not here too.
+    # As `core.device.choose_dtype` chooses, also for devices that are not on this machine.
     return dtype in ("bfloat16", "float16") or (dtype == "auto" and kind == "cuda")
-
-
-def _largest(
-    most: int, budget: int, total: Callable[[int], int], known: Mapping[int, int] | None = None
-) -> int:
-    """The largest number from 1 to `most` whose total is within the budget, 0 where none is.
-
-    Totals grow with the number: a straight line between what fits and what does not tells where
-    to look next, which takes far fewer looks than halving.
-
-    Args:
-        known: totals that need no look.
-    """
-    seen = dict(known or {})
-
-    def look(size: int) -> int:
-        if size not in seen:
-            seen[size] = total(size)
-        return seen[size]
-
-    if look(most) <= budget:
-        return most
-    low = max((size for size, found in seen.items() if found <= budget), default=0)
-    high = min(size for size, found in seen.items() if found > budget)
-    while high - low > 1:
-        # Through two known points; before a size is known to fit, through the two smallest.
-        anchors = sorted(seen) if not low else [low, high]
-        one, other = (anchors[0], anchors[1]) if len(anchors) > 1 else (0, high)
-        rise = (seen[other] - seen.get(one, 0)) / (other - one)
-        guess = one + math.floor((budget - seen.get(one, 0)) / rise) if rise > 0 else low + 1
-        middle = min(max(guess, low + 1), high - 1)
-        if look(middle) <= budget:
-            low = middle
-            # A straight line is right: the next size decides.
-            if high - low > 1 and look(low + 1) > budget:
-                return low
-            low = low + 1 if high - low > 1 else low
-        else:
-            high = middle
-    return low

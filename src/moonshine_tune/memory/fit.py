@@ -1,4 +1,4 @@
-"""Whether a run fits its memory, asked before anything loads, and settings that do."""
+"""Whether a run fits its memory, before anything is loaded, and settings that make it fit."""
 
 import math
 from dataclasses import dataclass, replace
@@ -8,6 +8,7 @@ from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.device import return_freed_memory_to_os
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.nested import flatten
 from moonshine_tune.corpus.manifest import Manifest
 from moonshine_tune.inference.dataset import TrainingData
 from moonshine_tune.memory.estimate import (
@@ -20,14 +21,13 @@ from moonshine_tune.memory.estimate import (
     estimate_memory,
     longest_clip,
     model_config,
-    settled,
 )
 from moonshine_tune.memory.model import MemoryEstimate
 
 
 @dataclass(frozen=True)
 class FittedSettings:
-    """Settings that fit the budget, and each change with its reason (none where all fitted)."""
+    """Settings that fit the budget, and each change with its reason (none if all fitted)."""
 
     settings: RunSettings
     changes: tuple[str, ...]
@@ -37,10 +37,10 @@ class FittedSettings:
 
 @dataclass(frozen=True)
 class MemoryCheck:
-    """What was found out before a run: the settings to take, and what to say about them.
+    """The settings of a run after the check of its memory, and remarks for its log.
 
     Attributes:
-        estimate: None where the model's shape is not known before it is fetched.
+        estimate: None if nothing was estimated.
     """
 
     resolved: ResolvedSettings
@@ -61,87 +61,87 @@ def check_memory(
     refuse: bool = True,
     processes: int = 1,
 ) -> MemoryCheck:
-    """The estimate of a run on its own manifests, and its settings made to fit where asked for.
+    """Estimate a run on its own manifests, and change its settings until it fits, with `fit`.
 
-    On Linux's CPU the process's heap is kept tight from here on where the run needs that.
+    The check runs on MPS, whose memory the system shares and defends, with `device.budget_gib`, and
+    with `fit`. Without it a run that does not fit halves its micro-batch when memory runs out. On
+    Linux's CPU, freed memory goes back to the system at once from now on if the run needs that.
 
     Args:
-        fit: change the settings where they do not fit; else that is an error.
-        refuse: a resumed run is only warned: it has found its micro-batch by itself.
-        processes: that share this machine's memory.
+        fit: change settings that do not fit; without it they are an error.
+        refuse: raise that error; a resumed run is only warned, because it has found a micro-batch
+            that fits.
+        processes: number of processes that share this machine's memory.
 
     Raises:
-        RequestError: it does not fit, or nothing does.
+        RequestError: the run does not fit, or with `fit`, no settings do.
     """
     settings = resolved.settings
+    kind = device_kind(settings.device.name)
+    if kind != "mps" and settings.device.budget_gib is None and not fit:
+        return MemoryCheck(resolved, None, ())
     try:
         model_config(settings.model)
     except RequestError as error:
         return MemoryCheck(resolved, None, (f"memory: not estimated, {error.message}",))
     workload = workload_of(settings, data)
-    kind = device_kind(settings.device.name)
     budget = choose_budget(kind, settings.device.budget_gib)
     if kind == "cpu" and processes > 1:
         budget = Budget(budget.bytes // processes, f"{budget.reason}, for {processes} processes")
-    found = settled(estimate_memory(settings, workload, kind), budget)
+    estimate = estimate_memory(settings, workload, kind).within(budget.bytes)
     changes: tuple[str, ...] = ()
-    if found.total > budget.bytes:
+    if estimate.total > budget.bytes:
         if fit:
             fitted = fit_settings(settings, workload, budget_gib=budget.bytes / GIB)
             resolved = _with_sources(resolved, fitted.settings)
-            found, changes = fitted.estimate, fitted.changes
+            estimate, changes = fitted.estimate, fitted.changes
         elif refuse:
-            raise _does_not_fit(settings, found, budget)
+            raise _does_not_fit(settings, estimate, budget)
     remarks = [
-        f"memory: {found.total / GIB:.2f} GiB expected at the peak ({found.peak.name}) of "
+        f"memory: {estimate.total / GIB:.2f} GiB expected at the peak ({estimate.peak.name}) of "
         f"{budget.bytes / GIB:.2f} GiB: {budget.reason}",
         *(f"memory: {change}" for change in changes),
     ]
-    if kind == "cpu" and not found.shape.loose_heap and return_freed_memory_to_os():
+    if kind == "cpu" and not estimate.shape.loose_heap and return_freed_memory_to_os():
         remarks.append(f"memory: {TIGHT_HEAP}")
-    return MemoryCheck(resolved, found, tuple(remarks))
+    return MemoryCheck(resolved, estimate, tuple(remarks))
 
 
-def _does_not_fit(settings: RunSettings, found: MemoryEstimate, budget: Budget) -> RequestError:
-    shape = found.shape
+def _does_not_fit(settings: RunSettings, estimate: MemoryEstimate, budget: Budget) -> RequestError:
+    shape = estimate.shape
     return RequestError(
-        f"{settings.model} would need {found.total / GIB:.2f} GiB ({found.peak.name}) of "
+        f"{settings.model} would need {estimate.total / GIB:.2f} GiB ({estimate.peak.name}) of "
         f"{budget.bytes / GIB:.2f} GiB: {budget.reason}; batch {shape.batch_size}, clips of "
         f"{shape.clip_s:g} s, sites {shape.sites}",
-        hint="let it choose settings that fit with --fit, see the parts with `moonshine-tune "
-        "estimate`, or allow more with --set device.budget_gib=12",
+        hint="choose settings that fit with --fit, list the parts with `moonshine-tune estimate`, "
+        "or allow more with --set device.budget_gib=12",
     )
 
 
 def _with_sources(resolved: ResolvedSettings, fitted: RunSettings) -> ResolvedSettings:
-    before, after = resolved.settings.model_dump(), fitted.model_dump()
-    changed = {
-        f"{section}.{name}": "--fit"
-        for section, values in after.items()
-        if isinstance(values, dict)
-        for name, value in values.items()
-        if before[section][name] != value
-    }
+    before = dict(flatten(resolved.settings.model_dump()))
+    after = flatten(fitted.model_dump())
+    changed = {name: "--fit" for name, value in after if before[name] != value}
     return ResolvedSettings(fitted, resolved.sources | changed)
 
 
 def workload_of(settings: RunSettings, data: TrainingData) -> Workload:
-    """What a run works on, by the lengths of its utterances."""
+    """The workload of a run, by the known lengths of its utterances."""
     longest = settings.data.max_clip_s
     lengths = {name: _lengths(manifest, longest) for name, manifest in data.by_name.items()}
-    every = [length for found in lengths.values() for length in found]
-    # Stored states of changed versions take room as the clips' own do.
-    augment = settings.augment
-    versions = {"train": 1 + augment.variants, "dev": 1 + augment.dev} if augment.share else {}
+    every = [seconds for values in lengths.values() for seconds in values]
     replays = data.replay is not None
     if not every:
         return Workload(replays=replays)
-    # The teacher listens to replay in the scorer's batches. Without a dev manifest any clips of
-    # train are held out: no bound then.
-    scored = [sum(found) for name, found in lengths.items() if name != "train"]
+    # Augmented versions are stored as the clips themselves are.
+    augment = settings.augment
+    versions = {"train": 1 + augment.variants, "dev": 1 + augment.dev} if augment.share else {}
+    # The teacher transcribes replay audio in the scorer's batches. Without a dev manifest any
+    # training clips are held out: what is scored is not known.
+    scored = [sum(values) for name, values in lengths.items() if name != "train"]
     return Workload(
         clip_s=max(every),
-        audio_s=sum(versions.get(name, 1) * sum(found) for name, found in lengths.items()),
+        audio_s=sum(versions.get(name, 1) * sum(values) for name, values in lengths.items()),
         replays=replays,
         score_s=max(scored) if data.dev is not None else None,
     )
@@ -159,95 +159,72 @@ def fit_settings(
     device: str | None = None,
     budget_gib: float | None = None,
 ) -> FittedSettings:
-    """Settings nearest to these that fit the budget, cheapest change first.
+    """The nearest settings that fit the budget, cheapest change first.
 
-    In this order: encoder states on disk instead of in memory (in 16 bits), fewer clips at a time
-    with more accumulation (the same effective batch, only slower), activations recomputed (a third
-    more time), frozen weights in 16 bits, shorter clips (data is left out). A change is kept only
-    as far as it is needed.
+    In this order: encoder states on disk instead of in memory (in 16 bits); smaller micro-batches
+    with more accumulation (the same effective batch, slower); recomputed activations (a third more
+    time); frozen weights in 16 bits; shorter clips (data is skipped). A change goes only as far as
+    the budget needs.
 
     Raises:
-        RequestError: nothing fits; names the smallest estimate.
+        RequestError: nothing fits; with the smallest estimate.
     """
     kind = device_kind(device or settings.device.name)
-    allowed = settings.device.budget_gib if budget_gib is None else budget_gib
-    budget = choose_budget(kind, allowed)
+    budget = choose_budget(kind, settings.device.budget_gib if budget_gib is None else budget_gib)
     changes: list[str] = []
-    current, load = settings, workload
-    found = settled(estimate_memory(current, load, kind), budget)
-    for change in (_states_on_disk, _smaller_batch, _recompute, _sixteen_bits, _shorter_clips):
-        while found.total > budget.bytes:
-            step = change(current, load)
-            if step is None:
-                break
-            before = found.total
-            current, load, told = step
-            found = settled(estimate_memory(current, load, kind), budget)
-            changes.append(f"{told}: {before / GIB:.2f} → {found.total / GIB:.2f} GiB")
-    if found.total > budget.bytes:
+    estimate = estimate_memory(settings, workload, kind).within(budget.bytes)
+    while estimate.total > budget.bytes and (step := _cheapest_change(settings, workload)):
+        before = estimate.total
+        settings, workload, summary = step
+        estimate = estimate_memory(settings, workload, kind).within(budget.bytes)
+        changes.append(f"{summary}: {before / GIB:.2f} → {estimate.total / GIB:.2f} GiB")
+    if estimate.total > budget.bytes:
         raise RequestError(
             f"{settings.model} does not fit {budget.bytes / GIB:.1f} GiB ({budget.reason}): "
-            f"{found.total / GIB:.2f} GiB with every saving",
-            hint="take a smaller model or adapter sites in the decoder only, or give more memory "
-            "with --budget-gib",
+            f"{estimate.total / GIB:.2f} GiB with every saving",
+            hint="choose a smaller model or adapter sites in the decoder only, or allow more "
+            "memory with --budget-gib",
         )
-    return FittedSettings(current, tuple(changes), found, budget)
+    return FittedSettings(settings, tuple(changes), estimate, budget)
 
 
-# States of ten minutes are small beside everything else, even of medium (92 MB).
+# Ten minutes of states are small beside everything else, even of medium (92 MB).
 _FEW_SECONDS = 600.0
 
-_Step = tuple[RunSettings, Workload, str]
 
-
-def _states_on_disk(settings: RunSettings, workload: Workload) -> _Step | None:
+def _cheapest_change(
+    settings: RunSettings, workload: Workload
+) -> tuple[RunSettings, Workload, str] | None:
+    """The next change in the order of `fit_settings`, and a summary of it; None if all are made."""
+    train, device = settings.train, settings.device
     few = workload.audio_s is not None and workload.audio_s <= _FEW_SECONDS
-    if few or settings.device.state_storage == "disk" or not settings.device.state_cache_mb:
-        return None
-    device = settings.device.model_copy(update={"state_storage": "disk"})
-    changed = settings.model_copy(update={"device": device})
-    return changed, workload, "device.state_storage=disk (mapped, in 16 bits)"
-
-
-def _smaller_batch(settings: RunSettings, workload: Workload) -> _Step | None:
-    train = settings.train
-    if train.batch_size == 1:
-        return None
-    size = train.batch_size // 2
-    factor = -(-train.batch_size // size)
-    changed = _with_train(settings, batch_size=size, accumulation=train.accumulation * factor)
-    told = f"train.batch_size={size}, train.accumulation={changed.train.accumulation}"
-    return changed, workload, f"{told} (about the same effective batch)"
-
-
-def _recompute(settings: RunSettings, workload: Workload) -> _Step | None:
-    if settings.train.gradient_checkpointing:
-        return None
-    changed = _with_train(settings, gradient_checkpointing=True)
-    return changed, workload, "train.gradient_checkpointing=true (a third more time)"
-
-
-def _sixteen_bits(settings: RunSettings, workload: Workload) -> _Step | None:
-    if settings.device.frozen_weights == "bfloat16":
-        return None
-    device = settings.device.model_copy(update={"frozen_weights": "bfloat16"})
-    changed = settings.model_copy(update={"device": device})
-    return changed, workload, "device.frozen_weights=bfloat16 (half the weights)"
-
-
-def _shorter_clips(settings: RunSettings, workload: Workload) -> _Step | None:
+    if device.state_storage != "disk" and device.state_cache_mb and not few:
+        changed = _changed(settings, "device", state_storage="disk")
+        return changed, workload, "device.state_storage=disk (memory-mapped, in 16 bits)"
+    if train.batch_size > 1:
+        size = train.batch_size // 2
+        accumulation = train.accumulation * -(-train.batch_size // size)
+        changed = _changed(settings, "train", batch_size=size, accumulation=accumulation)
+        summary = f"train.batch_size={size}, train.accumulation={accumulation}"
+        return changed, workload, f"{summary} (about the same effective batch)"
+    if not train.gradient_checkpointing:
+        changed = _changed(settings, "train", gradient_checkpointing=True)
+        return changed, workload, "train.gradient_checkpointing=true (a third more time)"
+    if device.frozen_weights != "bfloat16":
+        changed = _changed(settings, "device", frozen_weights="bfloat16")
+        return changed, workload, "device.frozen_weights=bfloat16 (half the weights)"
     longest = longest_clip(settings, workload)
     if longest <= 1:
         return None
     seconds = float(max(math.floor(longest * 0.8), 1))
-    data = settings.data.model_copy(update={"max_clip_s": seconds})
-    changed = settings.model_copy(update={"data": data})
     tokens = None if workload.tokens is None else math.ceil(workload.tokens * seconds / longest)
-    # What is scored loses its long clips too: as much as if all lengths were equally common.
-    scored = None if workload.score_s is None else workload.score_s * seconds / longest
-    shorter = replace(workload, clip_s=seconds, tokens=tokens, score_s=scored)
-    return changed, shorter, f"data.max_clip_s={seconds:g} (longer clips are left out)"
+    # The scored sets lose their long clips too: by as much as if all lengths were equally common.
+    score_s = None if workload.score_s is None else workload.score_s * seconds / longest
+    shorter = replace(workload, clip_s=seconds, tokens=tokens, score_s=score_s)
+    changed = _changed(settings, "data", max_clip_s=seconds)
+    return changed, shorter, f"data.max_clip_s={seconds:g} (longer clips are skipped)"
 
 
-def _with_train(settings: RunSettings, **values: Any) -> RunSettings:
-    return settings.model_copy(update={"train": settings.train.model_copy(update=values)})
+def _changed(settings: RunSettings, section: str, **values: Any) -> RunSettings:
+    update = getattr(settings, section).model_copy(update=values)
+    return settings.model_copy(update={section: update})

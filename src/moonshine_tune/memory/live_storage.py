@@ -1,6 +1,6 @@
-"""Counts what lives: every storage that operators make, by part, from its making to its end.
+"""Counts live memory: every storage that operators allocate, by part, while it is alive.
 
-Under fake tensors, which have shapes but no numbers, nothing of it is really taken.
+With fake tensors, which have shapes but no data, nothing is really allocated.
 """
 
 import weakref
@@ -15,17 +15,20 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the storages that operators make, by part, for as long as they live.
+    """Counts the storages that operators allocate, by part, while they are alive.
 
     Args:
         known: tensors that are counted elsewhere.
+
+    Attributes:
+        at_peak: bytes by part when the sum was largest.
     """
 
     PARTS = ("audio", "encoder", "decoder", "logits", "backward")
 
     def __init__(self, known: Iterator[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._seen = {tensor.untyped_storage()._cdata for tensor in known}
+        self._alive = {tensor.untyped_storage()._cdata for tensor in known}
         self._bytes = dict.fromkeys(self.PARTS, 0)
         self._part = "decoder"
         self._total = self._peak = 0
@@ -33,12 +36,12 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """What is made inside the block counts to this part."""
-        before, self._part = self._part, name
+        """Count allocations inside the block to this part."""
+        outer, self._part = self._part, name
         try:
             yield
         finally:
-            self._part = before
+            self._part = outer
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -48,50 +51,50 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
             result = func(*args, **(kwargs or {}))
         for value in tree_leaves(result):
             if isinstance(value, Tensor):
-                self._hold(value.untyped_storage())
+                self._add(value.untyped_storage())
         return result
 
-    def _hold(self, storage: torch.UntypedStorage) -> None:
+    def _add(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
-        if key in self._seen:
+        if key in self._alive:
             return
-        self._seen.add(key)
+        self._alive.add(key)
         self._bytes[self._part] += size
         self._total += size
         if self._total > self._peak:
             self._peak = self._total
             self.at_peak = dict(self._bytes)
-        weakref.finalize(storage, self._drop, key, size, self._part)
+        weakref.finalize(storage, self._remove, key, size, self._part)
 
-    def _drop(self, key: int, size: int, part: str) -> None:
-        self._seen.discard(key)
+    def _remove(self, key: int, size: int, part: str) -> None:
+        self._alive.discard(key)
         self._bytes[part] -= size
         self._total -= size
 
 
 def select_all(func: Any, args: Any) -> Tensor | None:
-    """`values[mask]` as if the mask were true everywhere: without numbers its size is not known."""
+    """`values[mask]` as if the mask were all true: without data its size is not known."""
     if func is not torch.ops.aten.index.Tensor:
         return None
     values, indices = args
     if len(indices) != 1 or indices[0].dtype != torch.bool:
         return None
     mask = indices[0]
-    made: Tensor = values.new_empty((mask.numel(), *values.shape[mask.dim() :]))
-    return made
+    result: Tensor = values.new_empty((mask.numel(), *values.shape[mask.dim() :]))
+    return result
 
 
 def make_fake(module: nn.Module) -> None:
-    """Turn parameters and buffers on the meta device into fake ones on the CPU; ties stay ties."""
-    made: dict[int, Tensor] = {}
+    """Turn parameters and buffers on the meta device into fake ones on the CPU, keeping ties."""
+    fakes: dict[int, Tensor] = {}
     for inner in module.modules():
         for held in (inner._parameters, inner._buffers):
             for name, value in held.items():
                 if value is None:
                     continue
-                if id(value) not in made:
+                if id(value) not in fakes:
                     empty = torch.empty(value.shape, dtype=value.dtype)
                     if isinstance(value, nn.Parameter):
                         empty = nn.Parameter(empty, requires_grad=value.requires_grad)
-                    made[id(value)] = empty
-                held[name] = made[id(value)]  # type: ignore[assignment]
+                    fakes[id(value)] = empty
+                held[name] = fakes[id(value)]  # type: ignore[assignment]

@@ -1,14 +1,14 @@
-"""How much memory a training run takes, counted before anything is loaded.
+"""Memory of a training run by phase and part, counted before anything is loaded.
 
 The model is built from its configuration on the meta device, and the real forward, loss and
-backward run on fake tensors, which have shapes but no numbers. Every storage that an operator
-makes is counted while it lives, so the peak is what the code asks for and not a rule of thumb.
-Price: about a second a phase. What no count can see (the allocator's gaps, library scratch, the
-interpreter) is added from measurements and shown as parts of its own.
+backward run on fake tensors, which have shapes but no data. Every storage that an operator
+allocates is counted while it is alive, so the peak is that of the code and no rule of thumb. Price:
+about a second per phase. What cannot be counted (gaps of the allocator, scratch space of libraries,
+the interpreter) is added from measurements, as parts of its own.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -38,37 +38,38 @@ _CPU, _CUDA, _MPS = "cpu", "cuda", "mps"
 # Interpreter, torch, transformers and PEFT, before any model: resident size measured with torch
 # 2.13 on Linux. CUDA and MPS add the context of their driver (assumed from reports).
 _RUNTIME = {_CPU: 600 * _MIB, _CUDA: 1100 * _MIB, _MPS: 900 * _MIB}
-# Gaps that the allocator leaves, as a share of what a phase makes and frees. CPU: measured by
-# benchmarks/estimate_accuracy.py. MPS keeps freed blocks by size; its figure is an assumption.
+# Gaps of the allocator, as a share of what a phase allocates. CPU: measured by
+# benchmarks/estimate_accuracy.py. MPS keeps freed blocks by size; its value is an assumption.
 _GAPS = {_CPU: 0.06, _CUDA: 0.10, _MPS: 0.25}
-# The C library of Linux keeps large blocks on its heap, where clips of changing length leave holes:
-# 1.9 to 2.3 times what lives, by the same benchmark with --loose-heap.
+# glibc keeps large freed blocks on its heap, which clips of different lengths fragment: 1.9 to 2.3
+# times the live memory, by the same benchmark with --loose-heap.
 _LOOSE_GAPS = 2.3
-# Models deeper than this are counted in two shallow versions: equal layers cost equal memory.
-_WHOLE_DEPTH, _SHALLOW = 6, (2, 3)
+# Deeper models are counted in two shallow versions: equal layers take equal memory.
+_DIRECT_DEPTH, _SHALLOW = 6, (2, 3)
 
 
 @dataclass(frozen=True)
 class RunShape:
-    """Everything about a run that its memory depends on.
+    """Everything that the memory of a run depends on.
 
     Attributes:
-        device: `cpu`, `mps` or `cuda`. MPS uses eager attention in training.
-        sites, rank, dropout, dora: as for `adapter.inject_lora`.
-        loose_heap: the CPU's allocator is as Linux has it, fast and full of holes; see
-            `device.return_freed_memory_to_os`.
+        device: `cpu`, `mps` or `cuda`. Training on MPS uses eager attention.
+        sites: target modules of the adapter, by their name in `models.lora.TARGET_MODULES`.
+        rank, dropout, dora: as in `models.lora.inject_lora`.
+        loose_heap: the CPU's allocator is glibc's default, which fragments; the alternative is
+            `core.device.return_freed_memory_to_os`.
         frozen_dtype: number format of the frozen weights.
         mixed: bfloat16 autocast around the forward pass.
-        batch_size: clips in a micro-batch; accumulation costs no memory.
+        batch_size: clips in a micro-batch; accumulation takes no memory.
         clip_s: the longest clip, seconds.
-        tokens: of its text.
-        stored_s: seconds of audio whose encoder states are kept, or the front end's features where
-            the encoder trains; 0 encodes in every step.
-        stored_limit_mb: the most memory for them, in MB of 10^6 bytes; more is kept on disk.
-        releases_encoder: with all states stored, the encoder is given back after `prepare`.
+        tokens: in its transcript.
+        stored_s: seconds of audio whose encoder states are stored, or the front end's features if
+            the encoder trains; 0: clips are encoded in every step.
+        stored_limit_mb: most memory for them, in MB of 10^6 bytes; the rest is stored on disk.
+        releases_encoder: the encoder is freed once all states are stored.
         replay_clips: clips of a micro-batch on which the base model teaches; 0 for none.
-        score_batch_s: padded audio that is decoded together when the dev set is scored; 0 leaves
-            scoring out.
+        score_batch_s: padded audio that is decoded together when the dev set is scored; 0: nothing
+            is scored.
         prepare_batch_s: padded audio that is encoded together when states are stored.
     """
 
@@ -93,22 +94,22 @@ class RunShape:
 
     @property
     def stores(self) -> bool:
-        """Whether encoder states, or the front end's features, are kept."""
+        """Whether encoder states, or the front end's features, are stored."""
         return self.stored_s > 0
 
     @property
     def gaps(self) -> float:
-        """What the allocator leaves unused, as a share of what a phase makes."""
+        """Gaps of the allocator, as a share of what a phase allocates."""
         return _LOOSE_GAPS if self.loose_heap and self.device == _CPU else _GAPS[self.device]
 
 
 @dataclass(frozen=True)
 class Phase:
-    """The memory of one phase of a run at its peak, in bytes by part.
+    """Memory of one phase of a run at its peak, in bytes by part.
 
-    Parts: weights, loading (copies and file pages that are gone afterwards), adapter, gradients,
-    optimizer, encoder states (those stored), audio, encoder, decoder and logits (what their forward
-    passes hold at the peak), backward, allocator, runtime.
+    Parts: weights, loading (temporary copies and file pages), adapter, gradients, optimizer,
+    encoder states (the stored ones), audio, encoder, decoder and logits (alive in their forward
+    passes at the peak), backward, allocator (its gaps), runtime (interpreter and libraries).
     """
 
     name: str
@@ -116,12 +117,12 @@ class Phase:
 
     @property
     def total(self) -> int:
-        """Bytes of all parts together."""
+        """Sum of all parts, bytes."""
         return sum(self.parts.values())
 
     @property
-    def made(self) -> int:
-        """Bytes that the work itself makes and frees again."""
+    def allocated(self) -> int:
+        """Bytes that the work of the phase allocates and frees."""
         return sum(self.parts[name] for name in LiveMemory.PARTS)
 
 
@@ -130,8 +131,8 @@ class MemoryEstimate:
     """Peak memory of a run.
 
     Attributes:
-        phases: `load`, `prepare` (storing states), `step`, `replay`, `score`; those that the run
-            has.
+        phases: those of `load`, `prepare` (storing states), `step`, `replay` and `score` that the
+            run has.
     """
 
     shape: RunShape
@@ -141,36 +142,39 @@ class MemoryEstimate:
 
     @property
     def peak(self) -> Phase:
-        """The phase that needs the most."""
+        """The phase with the largest total."""
         return max(self.phases, key=lambda phase: phase.total)
 
     @property
     def total(self) -> int:
-        """Bytes at the peak, the process itself included."""
+        """Bytes at the peak, including the process itself."""
         return self.peak.total
 
     def tightened(self) -> "MemoryEstimate":
-        """The same with an allocator that gives freed blocks back."""
+        """The same with an allocator that returns freed blocks to the system."""
         shape = replace(self.shape, loose_heap=False)
         phases = tuple(
-            Phase(phase.name, phase.parts | {"allocator": round(shape.gaps * phase.made)})
+            Phase(phase.name, phase.parts | {"allocator": round(shape.gaps * phase.allocated)})
             for phase in self.phases
         )
         return replace(self, shape=shape, phases=phases)
 
+    def within(self, budget_bytes: int) -> "MemoryEstimate":
+        """With the allocator that the run will use: the default one if it fits, else the tight."""
+        return self if self.total <= budget_bytes else self.tightened()
+
     @property
     def growth(self) -> int:
-        """Bytes at the peak on top of a process that has loaded its libraries."""
+        """Bytes at the peak in addition to a process that has loaded its libraries."""
         return self.total - self.peak.parts["runtime"]
 
 
 class MemoryModel:
-    """A model and its adapter without any memory, ready to be run in many shapes.
+    """A model with an adapter on fake tensors, whose phases can be run in many shapes.
 
     Args:
-        config: a transformers configuration, of `shapes.published_config` or `config_of_folder`.
-        shape: decides attention, sites, rank and the number format; the other fields may change
-            from one `estimate` to the next.
+        config: a transformers configuration.
+        shape: fixes device, adapter and number formats; `estimate` can change the other fields.
     """
 
     def __init__(self, config: Any, shape: RunShape) -> None:
@@ -192,17 +196,17 @@ class MemoryModel:
         model.module.train()
         self._model = model
         self._adapter = summary.parameters
-        every = sum(int(value.numel()) for value in model.module.parameters())
-        self._parameters = every - summary.parameters
-        kept = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in self._held()}
-        self._weights = sum(kept.values()) - 4 * summary.parameters
+        count = sum(int(value.numel()) for value in model.module.parameters())
+        self._parameters = count - summary.parameters
+        sizes = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in self._held()}
+        self._weights = sum(sizes.values()) - 4 * summary.parameters
         encoder = sum(int(value.numel()) for value in model.encoder.parameters())
         self._encoder = 0 if self.trains_encoder else encoder * model.dtype.itemsize
         if shape.gradient_checkpointing:
             model.enable_gradient_checkpointing()
         self._depth = depth_of(config)
         self._shallow: tuple[MemoryModel, ...] = ()
-        if self._depth > _WHOLE_DEPTH:
+        if self._depth > _DIRECT_DEPTH:
             self._shallow = tuple(MemoryModel(shallower(config, d), shape) for d in _SHALLOW)
 
     def _held(self) -> Iterator[Tensor]:
@@ -217,10 +221,10 @@ class MemoryModel:
         tokens: int | None = None,
         only: str | None = None,
     ) -> MemoryEstimate:
-        """The peak of every phase, for another batch size or clip length where one is named.
+        """The peak of every phase, with another batch size or clip length if one is given.
 
         Args:
-            only: count this one phase, which saves time.
+            only: count only the phase of this name, which saves time.
         """
         shape = replace(
             self._shape,
@@ -228,7 +232,7 @@ class MemoryModel:
             clip_s=clip_s or self._shape.clip_s,
             tokens=tokens or self._shape.tokens,
         )
-        happening = {
+        exists = {
             "load": True,
             "prepare": shape.stores,
             "step": True,
@@ -236,68 +240,64 @@ class MemoryModel:
             "score": shape.score_batch_s > 0,
         }
         phases = tuple(
-            self._phase(shape, name, self._made(shape, name))
-            for name, happens in happening.items()
-            if happens and only in (None, name)
+            self._phase(shape, name) for name in exists if exists[name] and only in (None, name)
         )
         return MemoryEstimate(shape, phases, self._adapter, self._parameters)
 
-    def _made(self, shape: RunShape, name: str) -> dict[str, int]:
-        """What a phase makes at its peak, by part.
+    def _allocated(self, shape: RunShape, name: str) -> dict[str, int]:
+        """What a phase allocates at its peak, by part.
 
-        In the deep part of a model each layer adds the same, so two shallow versions tell what the
-        whole one takes, in a third of the time. Scoring holds one layer at a time and is quick: its
-        peak can move from one place to another with the depth, so it is counted whole.
+        Every further layer adds the same, so a deep model is extrapolated from two shallow
+        versions, in a third of the time. Scoring holds one layer at a time and is quick; its peak
+        can move to another operator with the depth, so the full model is counted.
         """
-        # Where a step hears audio, the front end, or all of a frozen encoder, has a peak of its
-        # own, which does not grow with the depth and hides the layers' in a shallow model.
-        shortens = name == "prepare" or (name in ("step", "replay") and shape.stores)
-        if self._shallow and shortens:
-            low, high = (model._made(shape, name) for model in self._shallow)
+        # In a step that encodes audio, the front end or the frozen encoder has a peak of its own.
+        # It does not grow with the depth, and in a shallow model it hides the peak of the layers.
+        extrapolates = name == "prepare" or (name in ("step", "replay") and shape.stores)
+        if self._shallow and extrapolates:
+            low, high = (model._allocated(shape, name) for model in self._shallow)
             further = (self._depth - _SHALLOW[0]) / (_SHALLOW[1] - _SHALLOW[0])
             return {k: max(round(low[k] + (high[k] - low[k]) * further), 0) for k in low}
-        works: dict[str, Callable[[RunShape, LiveMemory], None]] = {
-            "prepare": self._prepare,
-            "step": self._step,
-            "replay": self._replay,
-            "score": self._score,
-        }
         with self._mode:
             self._model.module.train(name in ("step", "replay"))
             live = LiveMemory(self._held())
             with live:
-                if name in works:
-                    works[name](shape, live)
+                if name == "prepare":
+                    self._prepare(shape, live)
+                elif name == "score":
+                    self._score(shape, live)
+                elif name in ("step", "replay"):
+                    self._train(shape, live, replays=name == "replay")
         return {part: live.at_peak.get(part, 0) for part in LiveMemory.PARTS}
 
-    def _phase(self, shape: RunShape, name: str, made: dict[str, int]) -> Phase:
+    def _phase(self, shape: RunShape, name: str) -> Phase:
+        allocated = self._allocated(shape, name)
         trains = name in ("step", "replay")
         adapter = 4 * self._adapter
         stored = shape.stores and name != "load"
-        gone = stored and shape.releases_encoder and name != "prepare"
-        # The teacher listens before the steps' clips are encoded: then all weights have been read.
-        unread = name == "prepare" and _is_mapped(shape) and not shape.replay_clips
         absent = 0
-        if gone:
+        if stored and shape.releases_encoder and name != "prepare":
             absent = self._encoder
-        elif unread:
+        elif name == "prepare" and _is_mapped(shape) and not shape.replay_clips:
+            # The decoder's weights are not read yet. With replay the teacher has read them, because
+            # it transcribes before the training clips are encoded.
             absent = self._weights - self._encoder
         parts = {
             "weights": self._weights - absent,
             "loading": self._loading(shape) if name == "load" else 0,
             "adapter": adapter,
             "gradients": adapter if trains else 0,
-            # Two moments; there from the first step on.
+            # Two moments, from the first step on.
             "optimizer": 0 if name in ("load", "prepare") else 2 * adapter,
             "encoder states": self._stored_bytes(shape) if stored else 0,
-            **made,
-            "allocator": round(shape.gaps * sum(made.values())),
+            **allocated,
+            "allocator": round(shape.gaps * sum(allocated.values())),
             "runtime": _RUNTIME[shape.device],
         }
         return Phase(name, parts)
 
     def _loading(self, shape: RunShape) -> int:
-        """What loading takes on top of the weights: published files hold 32 bits."""
+        """What loading takes in addition to the weights: published files hold 32 bits."""
         if _is_mapped(shape):
             return 0
         file = 4 * self._parameters
@@ -307,8 +307,8 @@ class MemoryModel:
 
     def _stored_bytes(self, shape: RunShape) -> int:
         rate = SAMPLE_RATE_HZ / self._model.samples_per_frame
-        each = self._width * self._model.dtype.itemsize
-        return round(min(shape.stored_s * rate * each, shape.stored_limit_mb * 1e6))
+        frame_bytes = self._width * self._model.dtype.itemsize
+        return round(min(shape.stored_s * rate * frame_bytes, shape.stored_limit_mb * 1e6))
 
     @property
     def _width(self) -> int:
@@ -318,41 +318,31 @@ class MemoryModel:
         frames: int = self._model.frame_count(max(samples, self._model.min_samples))
         return frames
 
-    def _step(self, shape: RunShape, live: LiveMemory) -> None:
-        targets = _targets(shape.batch_size, shape.tokens)
+    def _train(self, shape: RunShape, live: LiveMemory, *, replays: bool) -> None:
+        """Loss and gradients of a micro-batch of training or replay clips."""
+        rows = shape.replay_clips if replays else shape.batch_size
+        targets = _targets(rows, shape.tokens)
         with _autocast(shape):
-            states = self._states(shape, shape.batch_size, live)
+            states = self._states(shape, rows, live)
             hidden = self._model.decoder_hidden(states, targets.input_ids)
             with live.part("logits"):
                 head = FrozenHead(self._model.head_weight)
-                loss = head_cross_entropy_sum(hidden, head, targets.targets)
+                if replays:
+                    teacher = torch.zeros_like(hidden)
+                    loss = head_kl_sum(hidden, teacher, head, targets.targets)
+                else:
+                    loss = head_cross_entropy_sum(hidden, head, targets.targets)
                 loss = loss / targets.num_targets
         with live.part("backward"):
-            self._differentiate(loss)
-
-    def _replay(self, shape: RunShape, live: LiveMemory) -> None:
-        targets = _targets(shape.replay_clips, shape.tokens)
-        with _autocast(shape):
-            states = self._states(shape, shape.replay_clips, live)
-            hidden = self._model.decoder_hidden(states, targets.input_ids)
-            with live.part("logits"):
-                teacher = torch.zeros_like(hidden)
-                head = FrozenHead(self._model.head_weight)
-                pull = head_kl_sum(hidden, teacher, head, targets.targets) / targets.num_targets
-        with live.part("backward"):
-            self._differentiate(pull)
-
-    def _differentiate(self, loss: Tensor) -> None:
-        """Gradients of all that trains, made and dropped: this is no training loop."""
-        trained = [value for value in self._model.module.parameters() if value.requires_grad]
-        torch.autograd.grad(loss, trained)
+            trained = [value for value in self._model.module.parameters() if value.requires_grad]
+            torch.autograd.grad(loss, trained)
 
     def _prepare(self, shape: RunShape, live: LiveMemory) -> None:
         with torch.inference_mode():
             audio, counts = self._audio(shape, _rows(shape.prepare_batch_s, shape.clip_s), live)
             with live.part("encoder"):
-                make = self._model.front_end if self.trains_encoder else self._model.encode
-                make(audio, counts)
+                encode = self._model.front_end if self.trains_encoder else self._model.encode
+                encode(audio, counts)
 
     def _score(self, shape: RunShape, live: LiveMemory) -> None:
         rows = _rows(shape.score_batch_s, shape.clip_s)
@@ -370,8 +360,8 @@ class MemoryModel:
         with live.part("encoder"):
             counts = [self._frames(samples) for samples in _samples(rows, shape.clip_s)]
             width = batch_width(max(counts), torch.device(shape.device))
-            kept = torch.zeros(rows, width, self._width, dtype=self._model.dtype)
-            stored = EncoderStates(kept, tuple(counts))
+            values = torch.zeros(rows, width, self._width, dtype=self._model.dtype)
+            stored = EncoderStates(values, tuple(counts))
             return self._model.encoder_layers(stored) if self.trains_encoder else stored
 
     def _audio(self, shape: RunShape, rows: int, live: LiveMemory) -> tuple[Tensor, list[int]]:
@@ -382,7 +372,7 @@ class MemoryModel:
 
 
 def _is_mapped(shape: RunShape) -> bool:
-    """Whether the mapped checkpoint itself is the weights, which are read when they are used."""
+    """Whether the weights are the mapped checkpoint file: pages are read at their first use."""
     return shape.device == _CPU and shape.frozen_dtype == torch.float32
 
 
@@ -395,7 +385,7 @@ def _rows(batch_s: float, clip_s: float) -> int:
 
 
 def _samples(rows: int, clip_s: float) -> list[int]:
-    """Samples of a batch whose clips are not all of one length, so that the masks are at work."""
+    """Samples of the clips of a batch; the last is shorter, so that there are masks."""
     longest = round(clip_s * SAMPLE_RATE_HZ)
     return [longest] * (rows - 1) + [longest if rows == 1 else round(0.9 * longest)]
 

@@ -1,7 +1,7 @@
-"""The one interface to both Moonshine families.
+"""The interface of both Moonshine families.
 
-Everything above works on a `SpeechModel`; only the modules of this package know transformers'
-class names. Shapes: B clips, S samples, T encoder frames, W encoder width, L tokens, V vocabulary.
+All other packages work on a `SpeechModel`; only this one knows transformers' class names. Shapes: B
+clips, S samples, T encoder frames, W encoder width, L tokens, V vocabulary.
 """
 
 import math
@@ -21,10 +21,10 @@ TOKENS_PER_SECOND_NON_LATIN = 13.0
 
 @dataclass(frozen=True)
 class DecodeLimits:
-    """How long an answer may grow, from each clip's own length.
+    """Most tokens of a transcript, by the length of its clip.
 
     Attributes:
-        tokens_per_second: 6.5 for Latin scripts, 13 for others, as the runtime has it.
+        tokens_per_second: 6.5 for Latin scripts, 13 for others, as in the runtime.
     """
 
     tokens_per_second: float = TOKENS_PER_SECOND
@@ -36,29 +36,29 @@ class DecodeLimits:
 
 @dataclass(frozen=True)
 class EncoderStates:
-    """Encoder output of a batch, or what the encoder's layers read: both have the same shape.
+    """Encoder output of a batch, or the input of the encoder's layers: both have the same shape.
 
     Attributes:
-        values: [B, T, W]; frames past a clip's own length hold no meaning.
-        lengths: frames of each clip, [B] on the CPU.
+        values: [B, T, W]; frames past a clip's length are padding.
+        lengths: frames of each clip.
     """
 
     values: Tensor
     lengths: tuple[int, ...]
 
     def mask(self) -> Tensor | None:
-        """[B, T], true where a frame belongs to its clip; None where all clips fill the batch."""
+        """[B, T], true where a frame belongs to its clip; None if there is no padding."""
         return length_mask(self.lengths, self.values.shape[1], self.values.device)
 
     def select(self, rows: Sequence[int]) -> "EncoderStates":
-        """The states of some clips, cut to the longest of them."""
+        """The states of some clips, trimmed to the longest of them."""
         lengths = tuple(self.lengths[row] for row in rows)
         index = torch.tensor(rows, device=self.values.device)
         return EncoderStates(self.values[index, : max(lengths)], lengths)
 
 
 class TextTokenizer:
-    """Text to token ids and back, without the special tokens."""
+    """Text to token ids and back, without special tokens."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.raw = tokenizer
@@ -69,12 +69,12 @@ class TextTokenizer:
         return int(self.raw.get_vocab_size())
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, with neither start nor end."""
+        """Token ids of `text`, without start and end tokens."""
         ids: list[int] = self.raw.encode(text, add_special_tokens=False).ids
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids; special tokens are left out."""
+        """The text of token ids, without special tokens."""
         text: str = self.raw.decode(list(ids), skip_special_tokens=True)
         return text.strip()
 
@@ -90,7 +90,7 @@ class SpeechModel(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         device: torch.device = self.decoder.norm.weight.device
         return device
 
@@ -113,20 +113,20 @@ class SpeechModel(ABC):
     def enable_gradient_checkpointing(self) -> None:
         """Recompute the layers' activations in the backward pass instead of keeping them.
 
-        Non-reentrant: the reentrant kind gives no gradient where only adapters train.
+        Non-reentrant, because the reentrant kind gives no gradients if only adapters train.
         """
-        kind = {"use_reentrant": False}
+        options = {"use_reentrant": False}
         if hasattr(self.module, "activation_checkpointing_enable"):
-            self.module.activation_checkpointing_enable(kind)
+            self.module.activation_checkpointing_enable(options)
         else:
-            # Before transformers 5.2x it had this name.
-            self.module.gradient_checkpointing_enable(kind)
+            # The name before transformers 5.2x.
+            self.module.gradient_checkpointing_enable(options)
 
     def make_activation_inputs_contiguous(self) -> None:
-        """Hand the decoder's activations copies instead of slices.
+        """Copy the input of the decoder's activations, which is a slice of a wider tensor.
 
-        Their input is one half of a wider tensor; on MPS the gradient of SiLU on such a slice has
-        been silently wrong. Price: a copy of a half each layer.
+        On MPS the gradient of SiLU on such a slice has been silently wrong. Price: one copy per
+        layer.
         """
         for layer in self.decoder.layers:
             layer.mlp.activation_fn = _ContiguousInput(layer.mlp.activation_fn)
@@ -138,7 +138,7 @@ class SpeechModel(ABC):
 
     @property
     def max_tokens(self) -> int:
-        """Longest token sequence that the decoder has positions for."""
+        """Longest token sequence that the decoder supports."""
         return int(self.module.config.max_position_embeddings)
 
     @property
@@ -153,32 +153,32 @@ class SpeechModel(ABC):
 
     @abstractmethod
     def frame_count(self, num_samples: int) -> int:
-        """Encoder frames of a clip that is encoded alone."""
+        """Number of encoder frames of a clip."""
 
     @abstractmethod
     def front_end(self, audio: Tensor, num_samples: Sequence[int]) -> EncoderStates:
-        """What the encoder's layers read of a zero-padded batch [B, S]; no adapter sits here."""
+        """Input of the encoder's layers for a zero-padded batch [B, S]; never has an adapter."""
 
     @abstractmethod
     def encoder_layers(self, features: EncoderStates) -> EncoderStates:
-        """The encoder's layers over what the front end made; `features` stay as they are."""
+        """The encoder's layers on the front end's output; `features` are not changed."""
 
     def encode(self, audio: Tensor, num_samples: Sequence[int]) -> EncoderStates:
-        """Encode a zero-padded batch [B, S]; what a clip gives does not depend on the others."""
+        """Encode a zero-padded batch [B, S]; no clip's states depend on the other clips."""
         return self.encoder_layers(self.front_end(audio, num_samples))
 
     @abstractmethod
     def attended_states(self, states: EncoderStates) -> Tensor:
-        """What the decoder's cross-attention reads, [B, T, decoder width]."""
+        """Input of the decoder's cross-attention, [B, T, decoder width]."""
 
     def decoder_hidden(self, states: EncoderStates, input_ids: Tensor) -> Tensor:
         """Final hidden states of the decoder for `input_ids` [B, L] → [B, L, decoder width].
 
-        Rows may be padded at the right: the decoder looks back only.
+        Rows may be padded at the right, because the decoder is causal.
         """
         output = self.decoder(
             input_ids=input_ids,
-            # The streaming decoder adds its positions to the states in place: hand it a copy.
+            # The streaming decoder adds its positions in place, so it gets a copy.
             encoder_hidden_states=states.values.clone(),
             encoder_attention_mask=states.mask(),
             use_cache=False,
@@ -198,7 +198,7 @@ class SpeechModel(ABC):
         return logits
 
     def decoder_logits(self, states: EncoderStates, input_ids: Tensor) -> Tensor:
-        """Logits [B, L, V] of the next token at each place."""
+        """Logits [B, L, V] of the next token at each position."""
         return self.project(self.decoder_hidden(states, input_ids))
 
 
@@ -213,7 +213,7 @@ class _ContiguousInput(nn.Module):
 
 
 def length_mask(lengths: Sequence[int], width: int, device: torch.device) -> Tensor | None:
-    """[B, width], true before each length; None where nothing is padded."""
+    """[B, width], true before each length; None if there is no padding."""
     if all(length == width for length in lengths):
         return None
     ends = torch.tensor(lengths, device=device)

@@ -1,9 +1,7 @@
-"""Loading and saving `save_pretrained` folders of both families as `SpeechModel`s."""
+"""Loading `save_pretrained` folders of both families as `SpeechModel`s."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -11,17 +9,17 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.files import read_json
 from moonshine_tune.core.text import first_line
 from moonshine_tune.models.base import SpeechModel, TextTokenizer
-from moonshine_tune.models.kernels.attention import use_own_attention
+from moonshine_tune.models.kernels.attention import use_block_attention
 from moonshine_tune.models.kernels.cross_attention import use_frames_directly
 from moonshine_tune.models.kernels.frozen_linear import use_frozen_linear
-from moonshine_tune.models.kernels.rotary import use_complex_positions
 from moonshine_tune.models.streaming import StreamingSpeechModel
 from moonshine_tune.models.v1 import V1SpeechModel
 
 _ENCODER = "model.encoder."
-# Of a checkpoint's file, while its numbers are converted.
+# Most of a checkpoint's file that stays mapped while its number format is converted.
 MOST_MAPPED_BYTES = 64_000_000
 _FAMILIES: dict[str, tuple[str, Callable[[nn.Module, TextTokenizer], SpeechModel]]] = {
     "moonshine": ("MoonshineForConditionalGeneration", V1SpeechModel),
@@ -35,23 +33,14 @@ def is_checkpoint_folder(folder: Path) -> bool:
 
 
 def model_type_of(folder: Path) -> str:
-    """The `model_type` of a checkpoint's config.
+    """The `model_type` in a checkpoint's config.
 
     Raises:
-        RequestError: there is none, or it is not a Moonshine model.
+        RequestError: no configuration, or not one of a Moonshine model.
     """
     path = folder / "config.json"
-    if not path.is_file():
-        raise RequestError(
-            "not a checkpoint folder: config.json is missing",
-            where=folder,
-            hint="make one with: moonshine-tune models fetch tiny --out DIR",
-        )
-    try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise RequestError(f"not JSON: {error.msg}", where=path, line=error.lineno) from error
-    kind = str(config.get("model_type")) if isinstance(config, dict) else "None"
+    hint = "make a checkpoint folder: moonshine-tune models fetch tiny --out DIR"
+    kind = str(read_json(path, hint=hint).get("model_type"))
     if kind not in _FAMILIES:
         raise RequestError(f"model_type {kind!r} is not a Moonshine model", where=path)
     return kind
@@ -64,7 +53,7 @@ def load_checkpoint(
     dtype: torch.dtype = torch.float32,
     attention: str = "sdpa",
 ) -> SpeechModel:
-    """Load a checkpoint in evaluation mode; every weight must be in its files.
+    """Load a checkpoint in evaluation mode, frozen; every weight must be in its files.
 
     Args:
         folder: `config.json`, `*.safetensors` and `tokenizer.json`; nothing is unpickled.
@@ -83,7 +72,7 @@ def load_checkpoint(
         raise RequestError("the checkpoint has no *.safetensors weights", where=folder)
     model_class = getattr(transformers, class_name)
     try:
-        # In 32 bits the file itself is mapped, and nothing is read before it is used.
+        # In 32 bits the file is mapped, and its pages are read at their first use.
         converted = None if dtype == torch.float32 else _converted_weights(folder, dtype)
         module, info = model_class.from_pretrained(
             folder if converted is None else None,
@@ -94,7 +83,7 @@ def load_checkpoint(
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
-            # Told below, by name; else transformers raises with a table on stderr.
+            # Reported below, by name; otherwise transformers raises with a table on stderr.
             ignore_mismatched_sizes=True,
         )
     except (OSError, ValueError, SafetensorError) as error:
@@ -103,22 +92,22 @@ def load_checkpoint(
             where=folder,
             hint="fetch the model again",
         ) from error
-    # The head of v1 is the embedding and is stored once; the streaming family has its own.
+    # The head of v1 is tied to the embedding and not stored; the streaming family has a head.
     tied = {"proj_out.weight"} if module.config.tie_word_embeddings else set()
     missing = sorted(set(info["missing_keys"]) - tied)
-    other = sorted(key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])
-    if missing or other:
+    mismatched = sorted(key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])
+    if missing or mismatched:
         raise RequestError(
-            f"{len(missing)} tensors are missing and {len(other)} have another shape "
-            f"({', '.join([*missing, *other][:3])} …)",
+            f"{len(missing)} tensors are missing and {len(mismatched)} have another "
+            f"shape ({', '.join([*missing, *mismatched][:3])} …)",
             where=folder,
             hint="fetch the model again",
         )
     if torch.device(device).type == "cpu" and dtype == torch.float32:
-        _map_encoder_apart(module, folder)
+        _map_encoder_separately(module, folder)
     module.eval()
     module.requires_grad_(False)
-    model = family(_with_own_parts(module.to(device)), load_tokenizer(folder))
+    model = family(_with_kernels(module.to(device)), load_tokenizer(folder))
     if model.device.type == "mps":
         model.make_activation_inputs_contiguous()
     return model
@@ -127,39 +116,41 @@ def load_checkpoint(
 def _converted_weights(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
     """All tensors of a checkpoint in another number format.
 
-    The mapped file is let go of again and again: what has been read of it counts as this process's
-    memory, which would be twice the weights' own size for medium in 16 bits.
+    The file is unmapped and mapped again after every 64 MB, because pages that were read count as
+    memory of this process: for medium in 16 bits, twice the size of the weights.
     """
     weights: dict[str, Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        left: list[str] | None = None
-        while left is None or left:
-            taken = 0
+        names: list[str] | None = None
+        while names is None or names:
+            mapped = 0
             with safe_open(path, framework="pt") as file:
-                left = list(file.keys()) if left is None else left
-                while left and taken < MOST_MAPPED_BYTES:
-                    name = left.pop()
+                names = list(file.keys()) if names is None else names
+                while names and mapped < MOST_MAPPED_BYTES:
+                    name = names.pop()
                     stored = file.get_tensor(name)
-                    taken += stored.numel() * stored.element_size()
+                    mapped += stored.numel() * stored.element_size()
                     weights[name] = stored.to(dtype, copy=True)
                     del stored
     return weights
 
 
-def _map_encoder_apart(module: nn.Module, folder: Path) -> None:
-    """Give the encoder a mapping of the file to itself.
+def _map_encoder_separately(module: nn.Module, folder: Path) -> None:
+    """Give the encoder its own mapping of the file.
 
-    In 32 bits the mapped file is the weights, and a mapping stays resident as long as one tensor of
-    it is in use: with one for all, an encoder that is given back would keep its memory. What is
-    never read through a mapping takes none.
+    In 32 bits the weights are the mapped file, and a mapping stays resident as long as one of its
+    tensors is in use: with a single mapping, freeing the encoder would free no memory. Pages that
+    are never read take none.
     """
-    wanted = {name: value for name, value in module.named_parameters() if name.startswith(_ENCODER)}
+    encoder = {
+        name: value for name, value in module.named_parameters() if name.startswith(_ENCODER)
+    }
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
-            for name in wanted.keys() & set(file.keys()):
+            for name in encoder.keys() & set(file.keys()):
                 stored = file.get_tensor(name)
-                if stored.dtype == torch.float32 and stored.shape == wanted[name].shape:
-                    wanted[name].data = stored
+                if stored.dtype == torch.float32 and stored.shape == encoder[name].shape:
+                    encoder[name].data = stored
 
 
 def load_tokenizer(folder: Path) -> TextTokenizer:
@@ -178,17 +169,16 @@ def load_tokenizer(folder: Path) -> TextTokenizer:
 
 
 def wrap_module(module: nn.Module, tokenizer: TextTokenizer) -> SpeechModel:
-    """A `SpeechModel` around a transformers module that is in memory already."""
+    """A `SpeechModel` around a transformers module."""
     kind = str(getattr(module.config, "model_type", None))
     if kind not in _FAMILIES:
         raise RequestError(f"model_type {kind!r} is not a Moonshine model")
-    return _FAMILIES[kind][1](_with_own_parts(module), tokenizer)
+    return _FAMILIES[kind][1](_with_kernels(module), tokenizer)
 
 
-def _with_own_parts(module: nn.Module) -> nn.Module:
-    """The module, computing the same with this program's faster products and attention."""
+def _with_kernels(module: nn.Module) -> nn.Module:
+    """The module, patched with the faster products and attention of `models.kernels`."""
     use_frozen_linear(module)
-    use_own_attention(module)
+    use_block_attention(module)
     use_frames_directly(module)
-    use_complex_positions(module)
     return module

@@ -1,10 +1,10 @@
-"""LoRA adapters by PEFT: where they sit, how strong they are, saving and loading.
+"""LoRA adapters by PEFT: target modules, scale, saving and loading.
 
-No `task_type` is ever given: PEFT's sequence-to-sequence wrapper passes a second decoder input and
+No `task_type` is given: PEFT's sequence-to-sequence wrapper passes a second decoder input, which
 breaks Moonshine. The adapter is injected into the transformers module in place.
 """
 
-import json
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,21 +15,21 @@ import torch
 from torch import Tensor, nn
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.core.files import write_json_atomic
+from moonshine_tune.core.files import read_json, write_json_atomic
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.models.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
-from moonshine_tune.models.kernels.lora_linear import AdaptedLinear
+from moonshine_tune.models.kernels.lora_linear import LoraLinear
 from moonshine_tune.models.kernels.override import patch_forward
 
 ADAPTER_NAME = "default"
-# What DoRA calls the lengths of the weights.
-_LENGTHS = "lora_magnitude_vector"
+# PEFT's name for DoRA's magnitudes of the weights.
+_MAGNITUDE = "lora_magnitude_vector"
 BASE_FILE = "base_model.json"
 
 _DECODER = r"model\.decoder\.layers\.\d+\."
 _ENCODER = r"model\.encoder\.layers\.\d+\."
 _EVERY_ATTENTION = rf"({_DECODER}(self_attn|encoder_attn)|{_ENCODER}self_attn)\."
-SITES: dict[str, str] = {
+TARGET_MODULES: dict[str, str] = {
     "qv": rf"{_EVERY_ATTENTION}[qv]_proj",
     "attention": rf"{_EVERY_ATTENTION}[qkvo]_proj",
     "all": rf"{_EVERY_ATTENTION}[qkvo]_proj|({_DECODER}|{_ENCODER})mlp\.fc[12]",
@@ -39,7 +39,13 @@ SITES: dict[str, str] = {
     "cross-attention": rf"{_DECODER}encoder_attn\.[qkvo]_proj",
     "encoder": rf"{_ENCODER}(self_attn\.[qkvo]_proj|mlp\.fc[12])",
 }
-"""Linear layers by what they are called; PEFT matches the whole name of a module."""
+"""Values of `adapter.sites`, and the linear layers by their full module names."""
+
+# Fields of PEFT's configuration that a loaded adapter may set, apart from the required ones.
+_CONFIG_FIELDS = (
+    "r", "lora_alpha", "target_modules", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern",
+    "layers_to_transform", "layers_pattern", "exclude_modules",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,26 +68,30 @@ def inject_lora(
     rslora: bool = False,
     dora: bool = False,
 ) -> AdapterSummary:
-    """Put fresh LoRA matrices into the model, in place; only they are trainable.
+    """Inject new LoRA matrices into the model, in place; only they are trainable.
 
-    The model computes what it did before until the first step: B starts at zero.
+    The model's output does not change before the first step, because B starts at zero.
 
     Args:
+        sites: a name in `TARGET_MODULES`.
+        seed: of the matrices A; the global random state does not change.
         rslora: scale by alpha ÷ √rank instead of alpha ÷ rank (rank-stabilized LoRA).
-        dora: also train the length of each output's weights, apart from their direction (DoRA).
+        dora: also train the magnitude of each output's weights, separately from the direction.
 
     Raises:
-        RequestError: no such sites.
+        RequestError: no target modules have that name.
     """
     from peft import LoraConfig
 
-    if sites not in SITES:
-        raise RequestError(f"no adapter sites are called {sites!r}", hint=f"one of: {list(SITES)}")
+    if sites not in TARGET_MODULES:
+        raise RequestError(
+            f"no adapter sites are called {sites!r}", hint=f"one of: {list(TARGET_MODULES)}"
+        )
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
-        target_modules=SITES[sites],
+        target_modules=TARGET_MODULES[sites],
         use_rslora=rslora,
         use_dora=dora,
         bias="none",
@@ -90,11 +100,16 @@ def inject_lora(
     torch.manual_seed(seed)
     _inject(config, model)
     torch.random.set_rng_state(state)
-    return summarize_adapter(model)
+    parameters = adapter_parameters(model.module)
+    return AdapterSummary(
+        modules=sum(1 for _ in _layers(model)),
+        parameters=sum(value.numel() for _, value in parameters),
+        touches_encoder=any(name.startswith("model.encoder.") for name, _ in parameters),
+    )
 
 
 def _inject(config: Any, model: SpeechModel) -> None:
-    """Adapter weights train in 32 bits, whatever the frozen weights are kept in."""
+    """Inject an adapter whose weights are in 32 bits, whatever the format of the frozen ones."""
     from peft import inject_adapter_in_model
 
     inject_adapter_in_model(config, model.module, ADAPTER_NAME)
@@ -102,22 +117,12 @@ def _inject(config: Any, model: SpeechModel) -> None:
         parameter.data = parameter.data.float()
         parameter.requires_grad_(True)
     for layer in _layers(model):
-        patch_forward(AdaptedLinear, layer)
+        patch_forward(LoraLinear, layer)
 
 
 def adapter_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """The LoRA matrices by name, and DoRA's lengths where it has them."""
+    """The LoRA matrices, and DoRA's magnitudes, by name."""
     return [(name, value) for name, value in module.named_parameters() if ".lora_" in name]
-
-
-def summarize_adapter(model: SpeechModel) -> AdapterSummary:
-    """Count what the model's adapter holds."""
-    found = adapter_parameters(model.module)
-    return AdapterSummary(
-        modules=sum(1 for _ in _layers(model)),
-        parameters=sum(value.numel() for _, value in found),
-        touches_encoder=any(name.startswith("model.encoder.") for name, _ in found),
-    )
 
 
 def _layers(model: SpeechModel) -> Iterator[Any]:
@@ -129,13 +134,13 @@ def _layers(model: SpeechModel) -> Iterator[Any]:
 
 
 def has_adapter(model: SpeechModel) -> bool:
-    """Whether an adapter is injected."""
+    """Whether the model has an adapter."""
     return next(_layers(model), None) is not None
 
 
 @contextmanager
 def adapter_disabled(model: SpeechModel) -> Iterator[None]:
-    """The frozen base inside the block."""
+    """Switch the adapter off inside the block: the frozen base model."""
     layers = list(_layers(model))
     trained = [value for _, value in adapter_parameters(model.module) if value.requires_grad]
     for layer in layers:
@@ -145,7 +150,7 @@ def adapter_disabled(model: SpeechModel) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.enable_adapters(True)
-        # PEFT makes all of them trainable again, or none: they are put back as they were.
+        # PEFT makes all of them trainable, or none: restore the state from before.
         for _, value in adapter_parameters(model.module):
             value.requires_grad_(False)
         for value in trained:
@@ -153,27 +158,28 @@ def adapter_disabled(model: SpeechModel) -> Iterator[None]:
 
 
 @contextmanager
-def adapter_strength(model: SpeechModel, strength: float) -> Iterator[None]:
-    """The adapter's effect scaled by `strength` inside the block."""
+def adapter_scale(model: SpeechModel, scale: float) -> Iterator[None]:
+    """Multiply the adapter's effect by `scale` inside the block."""
     layers = list(_layers(model))
     before = [layer.scaling[ADAPTER_NAME] for layer in layers]
-    lengths = {
+    magnitudes = {
         name: value.detach().clone()
         for name, value in adapter_parameters(model.module)
-        if _LENGTHS in name
+        if _MAGNITUDE in name
     }
     for layer, scaling in zip(layers, before, strict=True):
-        layer.scaling[ADAPTER_NAME] = scaling * strength
-    _put(model, _weaker_lengths(model, lengths, strength))
+        layer.scaling[ADAPTER_NAME] = scaling * scale
+    _copy_into(model, _scaled_magnitudes(model, magnitudes, scale))
     try:
         yield
     finally:
         for layer, scaling in zip(layers, before, strict=True):
             layer.scaling[ADAPTER_NAME] = scaling
-        _put(model, lengths)
+        _copy_into(model, magnitudes)
 
 
-def _put(model: SpeechModel, values: dict[str, Tensor]) -> None:
+def _copy_into(model: SpeechModel, values: dict[str, Tensor]) -> None:
+    """Overwrite adapter parameters by name."""
     own = dict(adapter_parameters(model.module)) if values else {}
     with torch.no_grad():
         for name, value in values.items():
@@ -181,27 +187,27 @@ def _put(model: SpeechModel, values: dict[str, Tensor]) -> None:
 
 
 @torch.no_grad()
-def _weaker_lengths(
-    model: SpeechModel, state: dict[str, Tensor], strength: float
+def _scaled_magnitudes(
+    model: SpeechModel, state: dict[str, Tensor], scale: float
 ) -> dict[str, Tensor]:
-    """DoRA's lengths at a part of the way from the base's to the trained ones.
+    """DoRA's magnitudes, interpolated between the base's (scale 0) and the trained ones (scale 1).
 
-    The matrices are weakened by their scaling; the lengths have none.
+    PEFT's scaling applies to the matrices only.
     """
-    modules = dict(model.module.named_modules()) if strength != 1.0 else {}
-    found = {}
+    modules = dict(model.module.named_modules()) if scale != 1.0 else {}
+    result = {}
     for name, trained in state.items():
-        if _LENGTHS in name and strength != 1.0:
-            layer = modules[name.partition(f".{_LENGTHS}")[0]]
+        if _MAGNITUDE in name and scale != 1.0:
+            layer = modules[name.partition(f".{_MAGNITUDE}")[0]]
             base = layer.base_layer.weight.detach().float().norm(dim=1).to(trained.device)
-            found[name] = base + strength * (trained - base)
-        elif _LENGTHS in name:
-            found[name] = trained
-    return found
+            result[name] = base + scale * (trained - base)
+        elif _MAGNITUDE in name:
+            result[name] = trained
+    return result
 
 
 def adapter_state(model: SpeechModel) -> dict[str, Tensor]:
-    """What the adapter has learnt, detached copies on the CPU."""
+    """The adapter's parameters by name, as detached copies on the CPU."""
     return {
         name: value.detach().to("cpu", copy=True).contiguous()
         for name, value in adapter_parameters(model.module)
@@ -209,7 +215,7 @@ def adapter_state(model: SpeechModel) -> dict[str, Tensor]:
 
 
 def load_adapter_state(model: SpeechModel, state: dict[str, Tensor]) -> None:
-    """Put matrices of `adapter_state` back.
+    """Restore parameters of `adapter_state`.
 
     Raises:
         RequestError: names or shapes are those of another adapter.
@@ -217,9 +223,7 @@ def load_adapter_state(model: SpeechModel, state: dict[str, Tensor]) -> None:
     own = dict(adapter_parameters(model.module))
     if {n: v.shape for n, v in own.items()} != {n: v.shape for n, v in state.items()}:
         raise RequestError("the saved matrices belong to an adapter of another shape")
-    with torch.no_grad():
-        for name, value in state.items():
-            own[name].copy_(value)
+    _copy_into(model, state)
 
 
 def save_adapter(
@@ -227,66 +231,62 @@ def save_adapter(
     model: SpeechModel,
     state: dict[str, Tensor],
     *,
-    strength: float = 1.0,
+    scale: float = 1.0,
     base: dict[str, Any],
 ) -> None:
-    """Write an adapter in PEFT's format, and beside it what it belongs to.
+    """Write an adapter in PEFT's format, and the identity of its base model beside it.
 
     Args:
-        folder: an existing folder (usually the scratch folder of `complete_folder`).
-        state: matrices of `adapter_state`.
-        strength: folded into `lora_alpha` and DoRA's lengths, so that any PEFT loader gets it.
-        base: identity of the base model, checked when the adapter is loaded.
+        folder: an existing folder, usually the scratch folder of `complete_folder`.
+        state: parameters of `adapter_state`.
+        scale: multiplied into `lora_alpha` and DoRA's magnitudes, so that any PEFT loader uses it.
+        base: identity of the base model, which loading checks.
     """
     from safetensors.torch import save_file
 
-    config = next(iter(model.module.peft_config.values())).to_dict()
-    config["lora_alpha"] = config["lora_alpha"] * strength
-    config["target_modules"] = _plain(config["target_modules"])
-    config["base_model_name_or_path"] = base.get("name")
-    config["inference_mode"] = True
-    state = state | _weaker_lengths(model, state, strength)
-    written = {f"base_model.model.{_portable(name)}": value for name, value in state.items()}
-    save_file(written, folder / ADAPTER_WEIGHTS_FILE, metadata={"format": "pt"})
+    config = copy.copy(next(iter(model.module.peft_config.values())))
+    config.lora_alpha *= scale
+    config.base_model_name_or_path = base.get("name")
+    config.inference_mode = True
+    config.save_pretrained(folder)
+    state = state | _scaled_magnitudes(model, state, scale)
+    tensors = {f"base_model.model.{_portable(name)}": value for name, value in state.items()}
+    save_file(tensors, folder / ADAPTER_WEIGHTS_FILE, metadata={"format": "pt"})
     (folder / ADAPTER_WEIGHTS_FILE).chmod(0o644)
-    write_json_atomic(folder / ADAPTER_CONFIG_FILE, {k: _plain(v) for k, v in config.items()})
     write_json_atomic(folder / BASE_FILE, base)
 
 
 def _portable(name: str) -> str:
-    """The name in a saved file: PEFT leaves out the adapter's, and `weight` after the lengths."""
-    return name.replace(f".{ADAPTER_NAME}.", ".").replace(f".{_LENGTHS}.weight", f".{_LENGTHS}")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, set | frozenset):
-        return sorted(value)
-    if isinstance(value, dict | list | str | int | float | bool) or value is None:
-        return value
-    return str(getattr(value, "value", value))
+    """The name in a saved file: PEFT omits the adapter's name, and `weight` after magnitudes."""
+    name = name.replace(f".{ADAPTER_NAME}.", ".")
+    return name.replace(f".{_MAGNITUDE}.weight", f".{_MAGNITUDE}")
 
 
 def find_adapter(path: Path) -> Path:
-    """The adapter folder meant by a run folder or an adapter folder.
+    """The adapter folder of a run folder or an adapter folder.
 
     Raises:
-        RequestError: there is none.
+        RequestError: neither holds an adapter.
     """
     for folder in (path / "adapter", path):
         if (folder / ADAPTER_CONFIG_FILE).is_file() and (folder / ADAPTER_WEIGHTS_FILE).is_file():
             return folder
     raise RequestError(
-        "no adapter here",
+        "there is no adapter in this folder",
         where=path,
-        hint="name a run folder of `moonshine-tune train`, or its adapter/ folder",
+        hint="give a run folder of `moonshine-tune train`, or its adapter/ folder",
     )
 
 
 def load_adapter(model: SpeechModel, path: Path, *, base_sha256: str | None = None) -> Path:
-    """Inject a saved adapter into the model, in place; returns the folder it came from.
+    """Inject a saved adapter into the model, in place and frozen; returns its folder.
+
+    Args:
+        path: a run folder or an adapter folder, of this program or of PEFT.
+        base_sha256: hash of the model's weights; None accepts any base model.
 
     Raises:
-        RequestError: no adapter there, or it belongs to another base model.
+        RequestError: no adapter there, a damaged or foreign one, or one of another base model.
     """
     from peft import LoraConfig
 
@@ -294,21 +294,9 @@ def load_adapter(model: SpeechModel, path: Path, *, base_sha256: str | None = No
     _check_base(folder, base_sha256)
     fields = _read_object(folder / ADAPTER_CONFIG_FILE, "r", "lora_alpha", "target_modules")
     _refuse_unknown_parts(fields, folder / ADAPTER_CONFIG_FILE)
-    config = LoraConfig(
-        r=fields["r"],
-        lora_alpha=fields["lora_alpha"],
-        target_modules=fields["target_modules"],
-        use_rslora=fields.get("use_rslora", False),
-        use_dora=fields.get("use_dora", False),
-        rank_pattern=fields.get("rank_pattern") or {},
-        alpha_pattern=fields.get("alpha_pattern") or {},
-        layers_to_transform=fields.get("layers_to_transform"),
-        layers_pattern=fields.get("layers_pattern"),
-        exclude_modules=fields.get("exclude_modules"),
-        bias="none",
-    )
+    known = {key: fields[key] for key in _CONFIG_FIELDS if fields.get(key) is not None}
     saved = _read_matrices(folder / ADAPTER_WEIGHTS_FILE)
-    _inject(config, model)
+    _inject(LoraConfig(**known, bias="none"), model)
     own = dict(adapter_parameters(model.module))
     by_portable = {f"base_model.model.{_portable(name)}": name for name in own}
     wrong = [
@@ -328,7 +316,7 @@ def load_adapter(model: SpeechModel, path: Path, *, base_sha256: str | None = No
 
 
 def _refuse_unknown_parts(fields: dict[str, Any], path: Path) -> None:
-    """Other tools' adapters may hold more than LoRA matrices: what would be dropped is refused."""
+    """Refuse adapters of other tools with parts that are not LoRA matrices and would be lost."""
     known: dict[str, tuple[Any, ...]] = {
         "peft_type": (None, "LORA"), "bias": (None, "none"), "modules_to_save": (None, []),
         "fan_in_fan_out": (None, False), "trainable_token_indices": (None,),
@@ -340,21 +328,16 @@ def _refuse_unknown_parts(fields: dict[str, Any], path: Path) -> None:
         raise RequestError(
             f"this adapter holds more than LoRA matrices: {', '.join(wrong)}",
             where=path,
-            hint="merge it with the tool that made it, and name the merged checkpoint as --model",
+            hint="merge it with the tool that made it, and give the merged checkpoint as --model",
         )
 
 
 def _read_object(path: Path, *keys: str) -> dict[str, Any]:
-    """The JSON object of one of the folder's files, with these keys in it."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RequestError(f"cannot be read: {error}", where=path) from error
-    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
-    if not isinstance(content, dict) or missing:
-        raise RequestError(
-            f"not the file of a LoRA adapter: no {', '.join(missing) or 'object'} in it", where=path
-        )
+    """The JSON object of one of the folder's files, which must have these keys."""
+    content = read_json(path)
+    missing = [key for key in keys if key not in content]
+    if missing:
+        raise RequestError(f"not a file of a LoRA adapter: no {', '.join(missing)}", where=path)
     return content
 
 

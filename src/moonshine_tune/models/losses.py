@@ -1,4 +1,4 @@
-"""Training losses, as sums with counts: divided once, per optimizer step."""
+"""Training losses, as sums: the training step divides once, by the number of targets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from moonshine_tune.models.base import BOS_ID, EOS_ID
 from moonshine_tune.models.kernels.frozen_linear import frozen_product
 
 IGNORED = -100
-# Places whose logits exist at a time: 128 x 32,768 numbers are 17 MB in 32 bits.
+# Positions whose logits are alive at once: 128 x 32,768 numbers are 17 MB in 32 bits.
 _CHUNK = 128
 
 
@@ -24,7 +24,7 @@ class TargetBatch:
     Attributes:
         input_ids: start token, then the text.
         targets: the text, then the end token; `IGNORED` on padding.
-        num_targets: targets that count.
+        num_targets: number of targets that are not `IGNORED`.
     """
 
     input_ids: Tensor
@@ -37,10 +37,10 @@ def target_batch(
 ) -> TargetBatch:
     """Explicit decoder inputs [bos] + text and targets text + [eos].
 
-    Made here and never left to the model's `labels`: transformers before 5.15 shifts those twice.
+    The model's own `labels` are not used, because transformers before 5.15 shifts them twice.
 
     Args:
-        pad_to_bucket: pad on to the next size of `round_up_to_bucket`; no loss depends on it.
+        pad_to_bucket: pad to the next size of `round_up_to_bucket`; no loss depends on it.
     """
     longest = max(len(text) for text in texts) + 1
     longest = round_up_to_bucket(longest) if pad_to_bucket else longest
@@ -54,11 +54,11 @@ def target_batch(
 
 
 def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
-    """Sum of the cross-entropy over all targets that count, in 32 bits.
+    """Sum of the cross-entropy over all targets, in nats and in 32 bits.
 
     Args:
         logits: [..., V].
-        targets: [...], `IGNORED` where nothing is to be predicted.
+        targets: [...], `IGNORED` on padding.
     """
     return F.cross_entropy(
         logits.float().reshape(-1, logits.shape[-1]),
@@ -69,7 +69,7 @@ def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 class FrozenHead:
-    """The output head's products, forwards and back; it does not train.
+    """The frozen output head: logits of hidden states, and the gradient of the hidden states.
 
     Args:
         weight: [V, decoder width].
@@ -79,21 +79,21 @@ class FrozenHead:
         self._weight = weight.detach()
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[N, W] → [N, V] in 32 bits; no graph."""
+        """[N, W] → [N, V] in 32 bits, without a graph."""
         return frozen_product(hidden, self._weight).float()
 
-    def gradient(self, excess: Tensor) -> Tensor:
-        """Gradient of the logits [N, V] → of the hidden states [N, W]."""
-        return frozen_product(excess.to(self._weight.dtype), self._weight.T)
+    def gradient(self, logits_gradient: Tensor) -> Tensor:
+        """Gradient of the logits [N, V] → gradient of the hidden states [N, W]."""
+        return frozen_product(logits_gradient.to(self._weight.dtype), self._weight.T)
 
 
 class _HeadLoss(torch.autograd.Function):
-    """Loss behind a frozen output head, with the gradient made in the same pass.
+    """Loss after a frozen output head, with the gradient computed in the forward pass.
 
-    The head does not train, so all that flows back is d loss / d hidden = (p − q) · W, with p the
-    model's distribution and q the wanted one (one-hot, or the teacher's). It is computed chunk by
-    chunk while the logits are at hand: no [N, V] tensor ever exists whole or is kept for the
-    backward pass, and no logit is computed twice. Price: gradients of gradients are not defined.
+    The head does not train, so the only gradient is d loss / d hidden = (p − q) · W, with the
+    model's distribution p and the target distribution q (one-hot, or the teacher's). It is computed
+    in chunks together with the logits: there is never a full [N, V] tensor, nothing is kept for the
+    backward pass, and no logit is computed twice. Price: second derivatives are not defined.
     """
 
     @staticmethod
@@ -104,18 +104,18 @@ class _HeadLoss(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for start in range(0, len(hidden), _CHUNK):
             rows = slice(start, start + _CHUNK)
-            spread = F.log_softmax(head.logits(hidden[rows]), dim=-1)
+            log_probs = F.log_softmax(head.logits(hidden[rows]), dim=-1)
             if teacher is None:
-                places = targets[rows, None]
-                total -= spread.gather(1, places).sum()
-                excess = spread.exp_()
-                excess.scatter_add_(1, places, excess.new_full(places.shape, -1.0))
+                ids = targets[rows, None]
+                total -= log_probs.gather(1, ids).sum()
+                difference = log_probs.exp_()
+                difference.scatter_add_(1, ids, difference.new_full(ids.shape, -1.0))
             else:
-                wanted = F.log_softmax(head.logits(teacher[rows]), dim=-1)
-                share = wanted.exp()
-                total += (share * wanted.sub_(spread)).sum()
-                excess = spread.exp_().sub_(share)
-            gradient[rows] = head.gradient(excess).to(hidden.dtype)
+                teacher_log_probs = F.log_softmax(head.logits(teacher[rows]), dim=-1)
+                teacher_probs = teacher_log_probs.exp()
+                total += (teacher_probs * teacher_log_probs.sub_(log_probs)).sum()
+                difference = log_probs.exp_().sub_(teacher_probs)
+            gradient[rows] = head.gradient(difference).to(hidden.dtype)
         ctx.save_for_backward(gradient)
         return total
 
@@ -126,24 +126,24 @@ class _HeadLoss(torch.autograd.Function):
 
 
 def head_cross_entropy_sum(hidden: Tensor, head: FrozenHead, targets: Tensor) -> Tensor:
-    """Σ cross-entropy over all targets that count, straight from the decoder's hidden states.
+    """Sum of the cross-entropy over all targets, in nats, from the decoder's hidden states.
 
     Args:
         hidden: [B, L, W], before the head.
-        targets: [B, L], `IGNORED` where nothing is to be predicted.
+        targets: [B, L], `IGNORED` on padding.
     """
-    counts = targets != IGNORED
-    loss: Tensor = _HeadLoss.apply(hidden[counts], head, targets[counts], None)  # type: ignore[no-untyped-call]
+    mask = targets != IGNORED
+    loss: Tensor = _HeadLoss.apply(hidden[mask], head, targets[mask], None)  # type: ignore[no-untyped-call]
     return loss
 
 
 def head_kl_sum(hidden: Tensor, teacher: Tensor, head: FrozenHead, targets: Tensor) -> Tensor:
-    """Σ KL(teacher ‖ model) over all targets that count, in nats, from hidden states of both.
+    """Sum of KL(teacher ‖ model) over all targets, in nats, from the hidden states of both.
 
     Args:
-        hidden, teacher: [B, L, W], before the head that both share.
-        targets: [B, L], `IGNORED` where the place does not count.
+        hidden, teacher: [B, L, W], before the head, which both share.
+        targets: [B, L], `IGNORED` on padding.
     """
-    counts = targets != IGNORED
-    loss: Tensor = _HeadLoss.apply(hidden[counts], head, targets[counts], teacher[counts])  # type: ignore[no-untyped-call]
+    mask = targets != IGNORED
+    loss: Tensor = _HeadLoss.apply(hidden[mask], head, targets[mask], teacher[mask])  # type: ignore[no-untyped-call]
     return loss

@@ -1,4 +1,4 @@
-"""Weights with an adapter's effect added, as files and runtimes hold them."""
+"""Weights with the adapter merged in, as files and runtimes store them."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
@@ -12,33 +12,33 @@ from moonshine_tune.models.lora import ADAPTER_NAME
 
 @torch.no_grad()
 def merged_weights(model: SpeechModel) -> dict[str, Tensor]:
-    """Weights with the adapter's effect added, [out, in] in 32 bits, by `….weight` name."""
+    """Merged weights of all adapted layers, [out, in] in 32 bits, by `….weight` name."""
     return dict(LazyMerged(model))
 
 
 def base_weight(module: Any) -> Tensor:
-    """A linear layer's weight without any adapter, in 32 bits; its own memory where it is so."""
+    """A linear layer's weight without any adapter, in 32 bits; not a copy if it already is."""
     return cast(Tensor, getattr(module, "base_layer", module).weight.detach().float())
 
 
 @torch.no_grad()
 def effective_weight(module: Any) -> Tensor:
-    """The weight that a linear layer computes with, its adapter's effect added, in 32 bits.
+    """A linear layer's weight with its adapter merged in, in 32 bits.
 
-    An adapter that is switched off has none.
+    An adapter that is switched off has no effect.
     """
     weight = base_weight(module)
     if ADAPTER_NAME not in getattr(module, "lora_A", {}) or module.disable_adapters:
         return weight
     weight = weight + module.get_delta_weight(ADAPTER_NAME).float()
     if ADAPTER_NAME in module.lora_magnitude_vector:
-        lengths = module.lora_magnitude_vector[ADAPTER_NAME].weight.detach().float()
-        weight = weight * (lengths / weight.norm(dim=1))[:, None]
+        magnitudes = module.lora_magnitude_vector[ADAPTER_NAME].weight.detach().float()
+        weight = weight * (magnitudes / weight.norm(dim=1))[:, None]
     return cast(Tensor, weight)
 
 
 class LazyMerged(Mapping[str, Tensor]):
-    """`merged_weights`, each made when it is asked for: all of medium's take half a gigabyte."""
+    """`merged_weights`, each computed at its lookup: all of medium's take half a gigabyte."""
 
     def __init__(self, model: SpeechModel) -> None:
         self._modules = {
@@ -51,7 +51,7 @@ class LazyMerged(Mapping[str, Tensor]):
         return effective_weight(self._modules[name])
 
     def base(self, name: str) -> Tensor:
-        """The weight without the adapter, in 32 bits; the model's own memory where it is so."""
+        """The weight without the adapter, in 32 bits; not a copy if it already is."""
         return base_weight(self._modules[name])
 
     def __iter__(self) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Moonshine v1 (tiny, base): encoder over the whole clip, rotary positions, tied head."""
+"""Moonshine v1 (tiny, base): full attention in the encoder, rotary positions, tied head."""
 
 from collections.abc import Sequence
 
@@ -6,22 +6,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moonshine_tune.models.base import (
-    EncoderStates,
-    SpeechModel,
-    length_mask,
-)
+from moonshine_tune.models.base import EncoderStates, SpeechModel, length_mask
 from moonshine_tune.models.kernels.attention import additive_mask
 
 _KERNELS = ((127, 64), (7, 3), (3, 2))
 
 
 class V1SpeechModel(SpeechModel):
-    """Runs the v1 encoder with the statistics of each clip's own frames.
+    """Runs the v1 encoder with normalization statistics of each clip's own frames.
 
-    The published module normalizes its first features over the padded clip, which moves the states
-    of a short clip by 16 % when it is batched with a long one. The runtime never pads, so the
-    statistics are taken over each clip's own frames here.
+    The published module normalizes its first features over the padded clip, which changes the
+    states of a short clip by 16 % in a batch with a long one. The runtime never pads, so the
+    statistics leave out the padding here.
     """
 
     family = "v1"
@@ -40,11 +36,11 @@ class V1SpeechModel(SpeechModel):
         return 64 * 3 * 2
 
     def frame_count(self, num_samples: int) -> int:
-        """Encoder frames of a clip that is encoded alone."""
+        """Number of encoder frames of a clip."""
         return _after(num_samples, len(_KERNELS))
 
     def front_end(self, audio: Tensor, num_samples: Sequence[int]) -> EncoderStates:
-        """Three convolutions over [B, S] → 41.7 frames a second."""
+        """Three convolutions of [B, S] → 41.7 frames per second."""
         encoder = self.encoder
         features = encoder.conv1(audio.to(self.dtype)[:, None]).tanh_()
         own = [_after(count, 1) for count in num_samples]
@@ -54,7 +50,7 @@ class V1SpeechModel(SpeechModel):
         return EncoderStates(hidden, tuple(self.frame_count(count) for count in num_samples))
 
     def encoder_layers(self, features: EncoderStates) -> EncoderStates:
-        """Attention over the whole clip."""
+        """Attention over all frames of a clip."""
         encoder, hidden, lengths = self.encoder, features.values, features.lengths
         mask = length_mask(lengths, hidden.shape[1], hidden.device)
         attention_mask = None if mask is None else additive_mask(mask, hidden.dtype)[:, None, None]
@@ -70,7 +66,7 @@ class V1SpeechModel(SpeechModel):
         return EncoderStates(encoder.layer_norm(hidden), lengths)
 
     def attended_states(self, states: EncoderStates) -> Tensor:
-        """The encoder states as they are."""
+        """The encoder states, unchanged."""
         return states.values
 
 
@@ -82,10 +78,10 @@ def _after(num_samples: int, num_convolutions: int) -> int:
 
 
 def _group_norm(features: Tensor, own: Sequence[int], norm: nn.GroupNorm) -> Tensor:
-    """Group norm of one group over [B, C, N], statistics over the first `own[i]` frames only.
+    """Group norm of one group over [B, C, N], with statistics of the first `own[i]` frames.
 
-    `features` are overwritten unless they train: they are the largest thing in a transcription, and
-    a second one of their kind takes longer to get from the system than to fill.
+    `features` are overwritten unless they need a gradient: they are the largest tensor of a
+    transcription, and allocating a second one takes longer than filling it.
     """
     mask = length_mask(own, features.shape[2], features.device)
     if mask is None:
@@ -95,7 +91,7 @@ def _group_norm(features: Tensor, own: Sequence[int], norm: nn.GroupNorm) -> Ten
     if features.requires_grad:
         features = features.clone()
     _zero_past(features, own, past)
-    # By channels and not in 16 bits: one sum over a million numbers would lose four digits.
+    # By channel and in 32 bits: a single sum over a million numbers would lose four digits.
     wide = features.float() if features.dtype.itemsize == 2 else features
     counts = torch.tensor(own, device=features.device) * features.shape[1]
     mean = wide.sum(dim=2).sum(dim=1) / counts
@@ -106,16 +102,16 @@ def _group_norm(features: Tensor, own: Sequence[int], norm: nn.GroupNorm) -> Ten
         scaled = (wide * scale + shift).to(features.dtype)
     else:
         scaled = wide.mul_(scale).add_(shift).to(features.dtype)
-    # Again, so that padding never grows large.
+    # Again, so that padding stays small.
     _zero_past(scaled, own, past)
     return scaled
 
 
 def _zero_past(features: Tensor, own: Sequence[int], past: Tensor) -> None:
-    """Zero what lies past each clip's own frames in [B, C, N]; `past` [B, 1, N] says where too."""
+    """Zero the padding of [B, C, N]; `past` [B, 1, N] is true there."""
     if features.device.type != "cpu":
         features.masked_fill_(past, 0.0)
         return
-    # Only what changes is touched: a thirtieth of the time.
+    # Writing only the padding takes a thirtieth of the time.
     for row, length in enumerate(own):
         features[row, :, length:] = 0.0

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moonshine_tune.core.errors import SourceUnreachableError
-from moonshine_tune.core.network import growth_shown, why_unreachable
+from moonshine_tune.core.network import download_progress, why_unreachable
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.text import first_line
 
@@ -105,7 +105,7 @@ def _download(repo: str, progress: Progress) -> HubCheckpoint:
     total_mb = sum(item.size or 0 for item in wanted) // 1_000_000
     progress.say(f"downloading {repo} ({total_mb} MB) from the hub")
     cache = Path(huggingface_hub.constants.HF_HUB_CACHE)
-    with growth_shown(
+    with download_progress(
         cache / f"models--{repo.replace('/', '--')}", f"download {repo}", total_mb, progress
     ):
         folder = Path(

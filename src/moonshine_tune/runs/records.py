@@ -5,11 +5,21 @@ given to it, so an optional key that nobody gave stays away. Keys of other versi
 """
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, StrictBool, StrictFloat, StrictInt, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainSerializer,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    ValidationError,
+)
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import read_json, write_json_atomic
@@ -207,6 +217,7 @@ class EvaluationRecord(Artifact):
     base: ScoreRecord | None = None
     comparison: ComparisonRecord | None = None
     conditions: list[Object] = []
+    metrics: dict[str, Object] = {}
     keyterms: KeyTermsRecord | None = None
     remarks: list[str] = []
 
@@ -392,10 +403,81 @@ class BenchmarkRecord(MeasurementRecord, _BenchmarkSetup):
     remarks: list[str] = []
 
 
-class ParityRecord(Record):
-    """How far exported files and torch agree; `passed`: within `bound` percent.
+# A difference of tensors; one that is infinite is null in the file.
+Difference = Annotated[
+    Number,
+    BeforeValidator(lambda value: math.inf if value is None else value),
+    PlainSerializer(lambda value: round(value, 6) if math.isfinite(value) else None),
+]
 
-    Further keys hold transcripts that differ and, for graphs, tensors: they are for people.
+
+class OutputDifference(Record):
+    """One output of one graph against torch, over all clips.
+
+    Attributes:
+        max, mean: of the absolute differences.
+        relative: norm of the difference over the norm of torch's output, of the worst clip.
+        clip: id of that clip.
+        passed: whether the scheme explains the difference.
+    """
+
+    graph: str = ""
+    output: str = ""
+    max: Difference = 0.0
+    mean: Difference = 0.0
+    relative: Difference = 0.0
+    bound: Number = 0.0
+    clip: str = ""
+    passed: StrictBool | None = None
+
+
+class WeightDifference(Record):
+    """A stored tensor that is not the trained one; `relative` is the norm of the difference."""
+
+    graph: str = ""
+    tensor: str = ""
+    relative: Difference = 0.0
+
+
+class WeightParity(Record):
+    """Stored tensors: how many were compared, which differ, and why none were compared."""
+
+    checked: StrictInt = 0
+    different: list[WeightDifference] = []
+    note: str | None = None
+
+
+class TokenParity(Record):
+    """Positions, and the share of them where graph and torch choose the same next token."""
+
+    count: StrictInt = 0
+    agreement: Number = 1.0
+
+
+class WerParity(Record):
+    """The runtime's WER against torch's; `kept`: not shown to be more than half a point above."""
+
+    torch: Number = 0.0
+    runtime: Number = 0.0
+    difference: Number = 0.0
+    ci95: Interval = (0.0, 0.0)
+    kept: StrictBool | None = None
+
+
+class ParityRecord(Record):
+    """How far exported files and torch agree.
+
+    Attributes:
+        first_difference: the first one beyond its bound, from the files up to the WER.
+        word_difference, bound: words that differ, in percent of torch's, and the share that may.
+        identical: clips in which none does.
+        examples: (torch's text, the runtime's) of the first clips that differ.
+        wer: where the clips have texts.
+        chunked: for streaming models, clips fed in chunks as from a microphone against the same
+            clips fed at once, both by the runtime.
+        window_rule: for streaming models, how the encoder graph reads the windows of the
+            model's configuration: "exclusive" as transformers does, "inclusive" one frame
+            further on either side.
     """
 
     passed: StrictBool | None = None
@@ -405,6 +487,13 @@ class ParityRecord(Record):
     clips: StrictInt | None = None
     identical: StrictInt | None = None
     words: StrictInt | None = None
+    examples: list[tuple[str, str]] = []
+    wer: WerParity | None = None
+    chunked: "ParityRecord | None" = None
+    graphs: list[OutputDifference] = []
+    weights: WeightParity = WeightParity()
+    tokens: TokenParity = TokenParity()
+    window_rule: str | None = None
 
 
 class ExportRecord(Artifact):
@@ -418,7 +507,7 @@ class ExportRecord(Artifact):
     calibrated: StrictBool | None = None
     calibrate: str | None = None
     rounding: str | None = None
-    windows: Object | None = None
+    windows: dict[str, str] | None = None
     matrices: StrictInt | None = None
     changed: StrictInt | None = None
     changed_files: list[str] = []

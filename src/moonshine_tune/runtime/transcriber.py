@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -53,11 +52,8 @@ class RuntimeTranscriber:
             ) from error
         arch = getattr(ModelArch, arch_name(layout))
         try:
-            self._transcriber: Any = Transcriber(
-                str(runtime_dir),
-                arch,
-                options=RUNTIME_OPTIONS | {"keyterm_boost": float(boost)},
-            )
+            options = RUNTIME_OPTIONS | {"keyterm_boost": float(boost)}
+            self._transcriber: Any = Transcriber(str(runtime_dir), arch, options=options)
             if keyterms:
                 self.set_keyterms(keyterms)
         except Exception as error:
@@ -106,12 +102,7 @@ class RuntimeTranscriber:
     def __enter__(self) -> "RuntimeTranscriber":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self.close()
 
 

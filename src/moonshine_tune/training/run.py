@@ -50,11 +50,9 @@ def train(
     distributed = Distributed(device.device, dtype.dtype)
     progress = progress if distributed.is_rank_zero else SilentProgress()
     data = read_training_data(resolved.settings.data)
-    memory = MemoryCheck(resolved, None, ())
-    if fit or device.device.type == "mps" or resolved.settings.device.budget_gib is not None:
-        memory = check_memory(
-            resolved, data, fit=fit, refuse=not resume, processes=distributed.world_size
-        )
+    memory = check_memory(
+        resolved, data, fit=fit, refuse=not resume, processes=distributed.world_size
+    )
     settings = memory.resolved.settings
     _say_all(memory.remarks, progress)
     run = _open_run_folder(out, resume=resume, creates=distributed.is_rank_zero)

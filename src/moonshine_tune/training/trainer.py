@@ -29,8 +29,8 @@ from moonshine_tune.inference.scored_set import SetScore
 from moonshine_tune.models.lora import (
     adapter_disabled,
     adapter_parameters,
+    adapter_scale,
     adapter_state,
-    adapter_strength,
     load_adapter_state,
     save_adapter,
 )
@@ -322,7 +322,7 @@ class Trainer:
         self.model.module.eval()
         trim_heap()
         prepared, progress = self.prepared, self.progress
-        with adapter_strength(self.model, scale):
+        with adapter_scale(self.model, scale):
             dev = prepared.dev.score(self.model, progress)
             augmented = canary = None
             if prepared.dev_augmented is not None:
@@ -341,9 +341,7 @@ class Trainer:
 
     def _write_adapter(self, candidate: Candidate, state: dict[str, Tensor]) -> None:
         with complete_folder(self.run.adapter_dir, replace=True) as scratch, safetensors_errors():
-            save_adapter(
-                scratch, self.model, state, strength=candidate.scale, base=self.opened.base
-            )
+            save_adapter(scratch, self.model, state, scale=candidate.scale, base=self.opened.base)
             write_json_atomic(scratch / _SELECTION_FILE, candidate.to_record())
 
     def _save_state(self, next_step: int) -> None:

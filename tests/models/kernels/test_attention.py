@@ -1,4 +1,4 @@
-"""Attention of our own inside transformers' layers: the same numbers as its kernels give."""
+"""Block attention and 32-bit attention give the results of transformers' kernels."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ from moonshine_tune.models.losses import FrozenHead, head_cross_entropy_sum, tar
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 MakeClip = Callable[..., Samples]
-# 50 frames a second: the longest is past the least length for blocks, and no multiple of a block.
+# 50 frames per second: the longest clip is long enough for blocks, and no multiple of a block.
 _SECONDS = (4.13, 0.3, 2.5, 4.0)
 
 
@@ -28,16 +28,16 @@ def audio(make_clip: MakeClip) -> tuple[torch.Tensor, list[int]]:
 
 @pytest.fixture
 def blocks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """The windows that were cut into blocks; `attention._LEAST_FRAMES` switches them off."""
-    made: list[tuple[int, int]] = []
+    """The windows that were computed in blocks."""
+    windows: list[tuple[int, int]] = []
     real = WindowBlocks.of
 
-    def listening(before: int, after: int, *rest: object) -> WindowBlocks:
-        made.append((before, after))
+    def recording(before: int, after: int, *rest: object) -> WindowBlocks:
+        windows.append((before, after))
         return real(before, after, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(WindowBlocks, "of", staticmethod(listening))
-    return made
+    monkeypatch.setattr(WindowBlocks, "of", staticmethod(recording))
+    return windows
 
 
 def _without_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,7 +49,7 @@ def _own_frames(states: EncoderStates) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("kernel", ["sdpa", "eager"])
-def test_blocks_give_the_states_of_whole_windows(
+def test_blocks_give_the_same_states_as_full_attention(
     tiny_streaming: SpeechModel,
     audio: tuple[torch.Tensor, list[int]],
     blocks: list[tuple[int, int]],
@@ -57,15 +57,15 @@ def test_blocks_give_the_states_of_whole_windows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tiny_streaming.module.set_attn_implementation(kernel)
-    attention.use_own_attention(tiny_streaming.module)
+    attention.use_block_attention(tiny_streaming.module)
     with torch.inference_mode():
-        found = tiny_streaming.encode(*audio)
-        # Both bounds of the published windows are strict: (16, 4) and (16, 0).
+        result = tiny_streaming.encode(*audio)
+        # Both bounds of the published windows, (16, 4) and (16, 0), are exclusive.
         assert sorted(blocks) == [(15, 0), (15, 3)]
         _without_blocks(monkeypatch)
-        wanted = tiny_streaming.encode(*audio)
+        expected = tiny_streaming.encode(*audio)
     assert len(blocks) == 2
-    for mine, theirs in zip(_own_frames(found), _own_frames(wanted), strict=True):
+    for mine, theirs in zip(_own_frames(result), _own_frames(expected), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
@@ -74,16 +74,16 @@ def test_a_clip_in_blocks_equals_the_published_encoder(
 ) -> None:
     clip = torch.from_numpy(make_clip(4.6))[None]
     with torch.inference_mode():
-        found = tiny_streaming.encode(clip, [clip.shape[1]])
+        result = tiny_streaming.encode(clip, [clip.shape[1]])
         theirs = tiny_streaming.encoder(clip, attention_mask=torch.ones_like(clip).long())
     assert blocks
-    torch.testing.assert_close(found.values, theirs.last_hidden_state, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(result.values, theirs.last_hidden_state, rtol=1e-4, atol=1e-5)
 
 
 def _gradients(
     model: SpeechModel, audio: tuple[torch.Tensor, list[int]]
 ) -> dict[str, torch.Tensor]:
-    """Gradients of adapters everywhere after one batch."""
+    """Gradients of an adapter in all layers after one batch."""
     targets = target_batch([[5, 6, 7], [8], [9, 10], [11, 12]], "cpu")
     model.module.zero_grad()
     hidden = model.decoder_hidden(model.encode(*audio), targets.input_ids)
@@ -107,18 +107,18 @@ def test_gradients_through_blocks(
     if recompute:
         tiny_streaming.enable_gradient_checkpointing()
     tiny_streaming.module.train()
-    found = _gradients(tiny_streaming, audio)
+    result = _gradients(tiny_streaming, audio)
     _without_blocks(monkeypatch)
-    wanted = _gradients(tiny_streaming, audio)
-    assert any(".encoder." in name for name in wanted)
-    assert found.keys() == wanted.keys()
-    for name, gradient in wanted.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5)
+    expected = _gradients(tiny_streaming, audio)
+    assert any(".encoder." in name for name in expected)
+    assert result.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(result[name], gradient, rtol=1e-3, atol=1e-5)
 
 
 def test_16_bits_train_through_32_bit_attention(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the CPU, with a graph; what is only computed forwards stays in 16 bits."""
-    seen: list[torch.dtype] = []
+    """On the CPU, if gradients are needed; inference stays in 16 bits."""
+    dtypes: list[torch.dtype] = []
 
     def kernel(
         module: object, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
@@ -126,10 +126,10 @@ def test_16_bits_train_through_32_bit_attention(monkeypatch: pytest.MonkeyPatch)
     ) -> tuple[torch.Tensor, None]:  # fmt: skip
         assert key.dtype == value.dtype == query.dtype
         assert mask is None or mask.dtype in (torch.bool, query.dtype)
-        seen.append(query.dtype)
+        dtypes.append(query.dtype)
         return (query + key + value).transpose(1, 2), None
 
-    attend = attention._around(kernel)
+    attend = attention._wrapped(kernel)
     inputs = [torch.randn(1, 2, 3, 4).bfloat16().requires_grad_(True) for _ in range(3)]
     masks = (None, torch.ones(1, 1, 3, 3, dtype=torch.bool), torch.zeros(1, 1, 3, 3).bfloat16())
     for mask in masks:
@@ -138,4 +138,4 @@ def test_16_bits_train_through_32_bit_attention(monkeypatch: pytest.MonkeyPatch)
     with torch.inference_mode():
         attend(torch.nn.Identity(), *inputs, None)
     attend(torch.nn.Identity(), *[item.float() for item in inputs], None)
-    assert seen == [torch.float32] * 3 + [torch.bfloat16, torch.float32]
+    assert dtypes == [torch.float32] * 3 + [torch.bfloat16, torch.float32]

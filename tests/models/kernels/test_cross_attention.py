@@ -1,4 +1,4 @@
-"""Attention to frames without keys and values: the numbers and gradients of the published one."""
+"""Cross-attention without keys and values gives transformers' results and gradients."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from moonshine_tune.models.base import EncoderStates, SpeechModel
 from moonshine_tune.models.lora import (
     adapter_disabled,
     adapter_parameters,
-    adapter_strength,
+    adapter_scale,
     inject_lora,
 )
 from moonshine_tune.models.losses import FrozenHead, head_cross_entropy_sum, target_batch
@@ -23,16 +23,16 @@ _LENGTHS = (40, 33, 12)
 
 @pytest.fixture
 def direct(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
-    """The queries that attended to frames directly."""
-    seen: list[torch.Size] = []
+    """Shapes of the queries that attended to frames directly."""
+    recorded: list[torch.Size] = []
     real = cross_attention._parts
 
-    def listening(layer: object, query: torch.Tensor, frames: torch.Tensor) -> list[Any]:
-        seen.append(query.shape)
+    def recording(layer: object, query: torch.Tensor, frames: torch.Tensor) -> list[Any]:
+        recorded.append(query.shape)
         return list(real(layer, query, frames))
 
-    monkeypatch.setattr(cross_attention, "_parts", listening)
-    return seen
+    monkeypatch.setattr(cross_attention, "_parts", recording)
+    return recorded
 
 
 def _states(model: SpeechModel, *, padded: bool = True) -> EncoderStates:
@@ -42,7 +42,7 @@ def _states(model: SpeechModel, *, padded: bool = True) -> EncoderStates:
 
 
 def _with_adapter(model: SpeechModel, sites: str, *, dora: bool = False) -> None:
-    """An adapter that does something: B is not zero, and no gradient either."""
+    """An adapter with an effect: neither B nor a gradient is zero."""
     inject_lora(model, rank=2, sites=sites, dora=dora, seed=1)
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
@@ -85,16 +85,16 @@ def test_loss_and_gradients(
         tiny_model.enable_gradient_checkpointing()
     tiny_model.module.train()
     states = _states(tiny_model, padded=padded)
-    loss, found = _loss_and_gradients(tiny_model, states)
+    loss, result = _loss_and_gradients(tiny_model, states)
     assert direct
     direct.clear()
     monkeypatch.setattr(cross_attention, "_MOST_SHARE", 0.0)
-    wanted_loss, wanted = _loss_and_gradients(tiny_model, states)
+    expected_loss, expected = _loss_and_gradients(tiny_model, states)
     assert not direct
-    torch.testing.assert_close(loss, wanted_loss, rtol=1e-5, atol=1e-5)
-    assert wanted and found.keys() == wanted.keys()
-    for name, gradient in wanted.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=1e-5)
+    assert expected and result.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(result[name], gradient, rtol=1e-3, atol=1e-6)
 
 
 def test_weights_in_16_bits(tiny_model: SpeechModel, direct: list[torch.Size]) -> None:
@@ -128,7 +128,7 @@ def _with_encoder(model: SpeechModel) -> EncoderStates:
         pytest.param(False, _states, 39, id="as many tokens as frames"),
     ],
 )
-def test_keys_and_values_where_they_are_needed(
+def test_keys_and_values_are_computed_where_they_are_needed(
     tiny_model: SpeechModel,
     direct: list[torch.Size],
     dora: bool,
@@ -140,27 +140,27 @@ def test_keys_and_values_where_they_are_needed(
     assert not direct
 
 
-def test_an_adapter_switched_off_or_weakened(
+def test_an_adapter_switched_off_or_scaled(
     tiny_model: SpeechModel, direct: list[torch.Size], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokens = torch.tensor([[1, 5, 6]] * 3)
     base = tiny_model.decoder_hidden(_states(tiny_model), tokens)
     _with_adapter(tiny_model, "cross-attention")
-    whole = tiny_model.decoder_hidden(_states(tiny_model), tokens)
+    full = tiny_model.decoder_hidden(_states(tiny_model), tokens)
     with adapter_disabled(tiny_model):
         off = tiny_model.decoder_hidden(_states(tiny_model), tokens)
-    with adapter_strength(tiny_model, 0.5):
+    with adapter_scale(tiny_model, 0.5):
         half = tiny_model.decoder_hidden(_states(tiny_model), tokens)
         monkeypatch.setattr(cross_attention, "_MOST_SHARE", 0.0)
         by_keys = tiny_model.decoder_hidden(_states(tiny_model), tokens)
     assert direct
-    assert torch.equal(off, base), "the base as teacher is the base"
-    assert not torch.allclose(whole, base, atol=1e-3)
+    assert torch.equal(off, base), "the teacher is exactly the base model"
+    assert not torch.allclose(full, base, atol=1e-3)
     torch.testing.assert_close(half, by_keys, rtol=1e-4, atol=1e-5)
 
 
-def test_generate_goes_on_with_its_cache(tiny_model: SpeechModel, direct: list[torch.Size]) -> None:
-    """transformers' own decoding keeps keys and values, and asks for them."""
+def test_generate_uses_its_cache(tiny_model: SpeechModel, direct: list[torch.Size]) -> None:
+    """transformers' decoding stores keys and values, so it needs them."""
     audio = 0.1 * torch.randn(1, 16_000, generator=torch.Generator().manual_seed(3))
     tiny_model.module.generate(audio, max_new_tokens=3)
     assert not direct

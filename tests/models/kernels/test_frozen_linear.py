@@ -1,4 +1,4 @@
-"""Frozen layers through oneDNN: torch's own products and gradients, and torch where it must be."""
+"""Frozen layers through oneDNN give torch's results, and use torch where oneDNN cannot."""
 
 import pytest
 import torch
@@ -26,50 +26,50 @@ def _layer(*, bias: bool = True) -> nn.Linear:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
-    """The rows that went through the kernel."""
-    heard: list[torch.Size] = []
+    """Shapes of the rows that oneDNN computed."""
+    recorded: list[torch.Size] = []
     real = frozen_linear.onednn_product
 
-    def listening(
+    def recording(
         rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> torch.Tensor:
-        heard.append(rows.shape)
+        recorded.append(rows.shape)
         return real(rows, weight, bias)
 
-    monkeypatch.setattr(frozen_linear, "onednn_product", listening)
-    return heard
+    monkeypatch.setattr(frozen_linear, "onednn_product", recording)
+    return recorded
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(24,), (3, 24), (2, 5, 24), (0, 24)])
-def test_products_and_gradients_are_torchs(
+def test_products_and_gradients_equal_torchs(
     calls: list[torch.Size], shape: tuple[int, ...], bias: bool
 ) -> None:
     layer = _layer(bias=bias)
     mine = torch.randn(shape).requires_grad_(True)
     theirs = mine.detach().clone().requires_grad_(True)
-    found, wanted = layer(mine), F.linear(theirs, layer.weight, layer.bias)
-    upstream = torch.randn(found.shape)
-    found.backward(upstream)
-    wanted.backward(upstream)
+    result, expected = layer(mine), F.linear(theirs, layer.weight, layer.bias)
+    upstream = torch.randn(result.shape)
+    result.backward(upstream)
+    expected.backward(upstream)
     assert len(calls) == 2
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
     assert mine.grad is not None
     torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-5, atol=1e-5)
 
 
-def test_rows_that_lie_elsewhere_in_memory(calls: list[torch.Size]) -> None:
+def test_rows_that_are_not_contiguous(calls: list[torch.Size]) -> None:
     layer = _layer()
-    turned = torch.randn(4, 24, 7).transpose(1, 2)
+    transposed = torch.randn(4, 24, 7).transpose(1, 2)
     part = torch.randn(4, 9, 48)[:, 1:8, ::2]
-    for rows in (turned, part):
+    for rows in (transposed, part):
         torch.testing.assert_close(
             layer(rows), F.linear(rows, layer.weight, layer.bias), rtol=1e-5, atol=1e-5
         )
     assert len(calls) == 2
 
 
-def test_torchs_own_where_it_must_be(calls: list[torch.Size]) -> None:
+def test_torch_computes_every_other_case(calls: list[torch.Size]) -> None:
     rows = torch.randn(3, 24)
     trained = _layer().requires_grad_(True)
     trained(rows).sum().backward()
@@ -82,10 +82,12 @@ def test_torchs_own_where_it_must_be(calls: list[torch.Size]) -> None:
     assert not calls
 
 
-def test_a_model_is_made_of_them_with_an_adapter_or_without(tiny_model: SpeechModel) -> None:
+def test_all_linear_layers_of_a_model_are_patched_with_or_without_an_adapter(
+    tiny_model: SpeechModel,
+) -> None:
     kinds = {type(layer) for layer in tiny_model.module.modules() if isinstance(layer, nn.Linear)}
     assert kinds == {FrozenLinear}
     inject_lora(tiny_model, rank=2, sites="decoder")
     attention = tiny_model.decoder.layers[0].self_attn
     assert type(attention.q_proj.base_layer) is FrozenLinear
-    assert type(attention.q_proj.lora_A["default"]) is nn.Linear, "what trains is torch's own"
+    assert type(attention.q_proj.lora_A["default"]) is nn.Linear, "trained layers are torch's"

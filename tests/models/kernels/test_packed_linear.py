@@ -1,4 +1,4 @@
-"""Weights laid out for decoding: the same products, and nothing where nobody could tell."""
+"""Prepacked weights give the same products; other modules are left as they are."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ from moonshine_tune.models.kernels.packed_linear import packed, packed_together
 from moonshine_tune.models.lora import (
     adapter_disabled,
     adapter_parameters,
-    adapter_strength,
+    adapter_scale,
     inject_lora,
 )
 
@@ -35,7 +35,7 @@ def test_a_plain_layer(rows: int, bias: bool) -> None:
 
 @pytest.mark.parametrize("dora", [False, True])
 @pytest.mark.parametrize("family", ["v1", "streaming"])
-def test_an_adapter_is_in_the_weight(build_model: Build, family: str, dora: bool) -> None:
+def test_an_adapter_is_merged_into_the_weight(build_model: Build, family: str, dora: bool) -> None:
     model = build_model(family)
     inject_lora(model, rank=2, sites="all", dora=dora, seed=1)
     with torch.no_grad():
@@ -52,41 +52,41 @@ def test_an_adapter_is_in_the_weight(build_model: Build, family: str, dora: bool
             assert torch.allclose(product, layer(inputs), atol=1e-5)
         return product
 
-    whole = same()
+    full = same()
     with adapter_disabled(model):
         base = same()
-    with adapter_strength(model, 0.5):
+    with adapter_scale(model, 0.5):
         half = same()
-    assert not torch.allclose(whole, base, atol=1e-3)
+    assert not torch.allclose(full, base, atol=1e-3)
     assert not torch.allclose(half, base, atol=1e-3)
-    assert not torch.allclose(half, whole, atol=1e-3)
+    assert not torch.allclose(half, full, atol=1e-3)
 
 
-def test_the_module_itself_where_it_must_be() -> None:
+def test_modules_that_cannot_be_packed_are_returned() -> None:
     halves = nn.Linear(8, 8).to(torch.bfloat16)
     assert packed(halves) is halves
     block = nn.Sequential(nn.Linear(8, 8))
     assert packed(block) is block
-    heard: list[int] = []
-    listened = nn.Linear(8, 8)
-    hook = listened.register_forward_hook(lambda *_: heard.append(1))
+    calls: list[int] = []
+    hooked = nn.Linear(8, 8)
+    hook = hooked.register_forward_hook(lambda *_: calls.append(1))
     with torch.inference_mode():
-        packed(listened)(torch.zeros(1, 8))
-    assert heard == [1], "whoever listens to a layer hears it"
+        packed(hooked)(torch.zeros(1, 8))
+    assert calls == [1], "hooks run"
     hook.remove()
-    assert packed(listened) is not listened
+    assert packed(hooked) is not hooked
 
 
 @pytest.mark.parametrize("kind", ["plain", "bias", "hook"])
-def test_layers_over_the_same_rows(kind: str) -> None:
+def test_layers_with_the_same_input(kind: str) -> None:
     torch.manual_seed(0)
     layers = [nn.Linear(48, width, bias=kind == "bias") for width in (80, 16, 32)]
-    heard: list[object] = []
+    calls: list[object] = []
     if kind == "hook":
-        layers[1].register_forward_hook(lambda *told: heard.append(told))
+        layers[1].register_forward_hook(lambda *args: calls.append(args))
     call = packed_together(layers)
     rows = torch.randn(6, 1, 48)
     with torch.inference_mode():
-        for found, layer in zip(call(rows), layers, strict=True):
-            torch.testing.assert_close(found, layer(rows), rtol=1e-5, atol=1e-5)
-    assert len(heard) == (2 if kind == "hook" else 0)
+        for result, layer in zip(call(rows), layers, strict=True):
+            torch.testing.assert_close(result, layer(rows), rtol=1e-5, atol=1e-5)
+    assert len(calls) == (2 if kind == "hook" else 0)

@@ -1,10 +1,11 @@
-"""The decoder's attention to frozen frames, without making keys and values of them.
+"""The decoder's cross-attention to frozen encoder frames, without computing keys and values.
 
-A query meets a key q · (K x) and a value's share p · (V x). Where the frames x get no gradient, K
-and V can go to the other side: (q K) · x and (p x) · Vᵀ, with the frames as they are. A text has
-fewer tokens than the audio has frames, so that is a third of the work for short phrases and two
-thirds for long sentences, and no layer keeps keys and values for the backward pass. An adapter of
-K or V is a second, narrow pair of the same kind: its A makes r numbers of each frame.
+Attention needs the products q · (K x) and p · (V x) of a query q and probabilities p with every
+frame x. If the frames get no gradient, they equal (q K) · x and (p x) · Vᵀ, on the frames
+themselves. A transcript has fewer tokens than the audio has frames, so this is a third of the work
+for short phrases and two thirds for long sentences, and no layer keeps keys and values for the
+backward pass. An adapter of K or V is a second, narrow pair of products: its A maps each frame to r
+numbers.
 """
 
 from dataclasses import dataclass
@@ -12,35 +13,55 @@ from functools import reduce
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from moonshine_tune.models.kernels.attention import OwnAttention, additive_mask
+from moonshine_tune.models.kernels.attention import additive_mask
 from moonshine_tune.models.kernels.frozen_linear import FrozenLinear
 from moonshine_tune.models.kernels.lora_linear import plain_adapter
 from moonshine_tune.models.kernels.override import patch_forward
 
-# Above it the work is more than that of keys and values: each head reads the frames' whole width.
+# Above this ratio keys and values are less work, because each head reads frames of full width.
 _MOST_SHARE = 0.75
 
 
 def use_frames_directly(module: Any) -> None:
-    """Let the decoder layers of a transformers model attend like that wherever they can."""
+    """Patch the cross-attention of a transformers model's decoder layers."""
     for layer in module.model.decoder.layers:
         patch_forward(_FrameAttention, layer.encoder_attn)
 
 
-class _FrameAttention(OwnAttention):
-    def attend(
+class _FrameAttention(nn.Module):
+    """Patches an attention of transformers, whose own forward handles every other case."""
+
+    def forward(
         self,
-        hidden: Tensor,
-        positions: Any,
-        mask: Tensor | None,
-        frames: Tensor | None,
-        options: dict[str, Any],
-    ) -> tuple[Tensor, Tensor | None] | None:
+        hidden_states: Tensor,
+        position_embeddings: Any = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+        key_value_states: Tensor | None = None,
+        **options: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """[B, L, W] → the same, and attention weights if transformers computes them."""
+        if (
+            key_value_states is not None
+            # A cache of keys and values needs transformers' own ones.
+            and past_key_values is None
+            and _is_supported(self, hidden_states, key_value_states)
+        ):
+            return self._attend(hidden_states, attention_mask, key_value_states), None
+        result: tuple[Tensor, Tensor | None] = super().forward(
+            hidden_states,
+            position_embeddings=position_embeddings,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            key_value_states=key_value_states,
+            **options,
+        )
+        return result
+
+    def _attend(self, hidden: Tensor, mask: Tensor | None, frames: Tensor) -> Tensor:
         attention: Any = self
-        if frames is None or not _is_for(attention, hidden, frames):
-            return None
         rows, length, _ = hidden.shape
         query = attention.q_proj(hidden).view(rows, length, -1, attention.head_dim)
         query = query * attention.scaling
@@ -49,15 +70,16 @@ class _FrameAttention(OwnAttention):
         scores = reduce(torch.add, [part.scores(query) for part in keys])
         if mask is not None:
             scores = scores + _added(mask)
-        shares = scores.softmax(dim=-1)
+        probabilities = scores.softmax(dim=-1)
         values = _parts(attention.v_proj, query, frames)
-        mixed = reduce(torch.add, [part.mixed(shares) for part in values])
-        return attention.o_proj(mixed.to(query.dtype).reshape(rows, length, -1)), None
+        mixed = reduce(torch.add, [part.mixed(probabilities) for part in values])
+        result: Tensor = attention.o_proj(mixed.to(query.dtype).reshape(rows, length, -1))
+        return result
 
 
 @dataclass(frozen=True)
 class _Part:
-    """A product that would make keys or values: `frames` [B, T, W], `weight` [heads, d, W]."""
+    """A product for keys or values: `frames` [B, T, W] and `weight` [heads, d, W]."""
 
     frames: Tensor
     weight: Tensor
@@ -67,13 +89,13 @@ class _Part:
         wide = _spread(query.to(self.weight.dtype), self.weight)
         return torch.bmm(wide, self.frames.transpose(1, 2)).float()
 
-    def mixed(self, shares: Tensor) -> Tensor:
+    def mixed(self, probabilities: Tensor) -> Tensor:
         """[B, heads · L, T] → [B, L, heads, d]."""
-        return _gather(torch.bmm(shares.to(self.frames.dtype), self.frames), self.weight)
+        return _gather(torch.bmm(probabilities.to(self.frames.dtype), self.frames), self.weight)
 
 
 def _parts(layer: Any, query: Tensor, frames: Tensor) -> list[_Part]:
-    """The frozen matrix of a layer, and its adapter's where it has one that is switched on."""
+    """The frozen matrix of a layer, and its adapter if one is switched on."""
     shape = (query.shape[2], query.shape[3], -1)
     base = getattr(layer, "base_layer", layer)
     parts = [_Part(frames, base.weight.to(query.dtype).view(shape))]
@@ -85,10 +107,10 @@ def _parts(layer: Any, query: Tensor, frames: Tensor) -> list[_Part]:
     return parts
 
 
-def _is_for(attention: Any, hidden: Tensor, frames: Tensor) -> bool:
-    share = hidden.shape[1] / frames.shape[1] + hidden.shape[1] / attention.head_dim
+def _is_supported(attention: Any, hidden: Tensor, frames: Tensor) -> bool:
+    ratio = hidden.shape[1] / frames.shape[1] + hidden.shape[1] / attention.head_dim
     return (
-        share < _MOST_SHARE
+        ratio < _MOST_SHARE
         and not frames.requires_grad
         and attention.num_key_value_groups == 1
         and not (attention.training and attention.attention_dropout)
@@ -98,7 +120,7 @@ def _is_for(attention: Any, hidden: Tensor, frames: Tensor) -> bool:
 
 
 def _is_simple(layer: Any) -> bool:
-    """Whether it is a frozen matrix, with LoRA's two or without, and nobody listens to it."""
+    """Whether it is a frozen matrix without bias and hooks, with at most one plain LoRA adapter."""
     base = getattr(layer, "base_layer", layer)
     if not isinstance(base, FrozenLinear) or base.bias is not None or base.weight.requires_grad:
         return False
@@ -110,20 +132,20 @@ def _is_simple(layer: Any) -> bool:
 
 
 def _added(mask: Tensor) -> Tensor:
-    """[B, 1, L, T], the same for every token → [B, 1, T] in 32 bits, to be added."""
+    """Mask [B, 1, L, T], equal for all tokens → [B, 1, T] in 32 bits, added to the scores."""
     mask = mask[:, 0, :1]
     return additive_mask(mask, torch.float32) if mask.dtype == torch.bool else mask.float()
 
 
 def _spread(narrow: Tensor, weight: Tensor) -> Tensor:
-    """Each head's [B, L, heads, d] times its own weight [heads, d, W] → [B, heads · L, W]."""
+    """[B, L, heads, d] times each head's weight [heads, d, W] → [B, heads · L, W]."""
     rows, length, heads, width = narrow.shape
     wide = torch.bmm(narrow.permute(2, 0, 1, 3).reshape(heads, rows * length, width), weight)
     return wide.view(heads, rows, length, -1).transpose(0, 1).reshape(rows, heads * length, -1)
 
 
 def _gather(wide: Tensor, weight: Tensor) -> Tensor:
-    """The way back: [B, heads · L, W] times the turned weights → [B, L, heads, d]."""
+    """[B, heads · L, W] times each head's transposed weight → [B, L, heads, d]."""
     rows, heads = len(wide), len(weight)
     by_head = wide.view(rows, heads, -1, wide.shape[2]).transpose(0, 1)
     length = by_head.shape[2]

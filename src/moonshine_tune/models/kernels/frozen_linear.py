@@ -1,8 +1,8 @@
-"""Frozen linear layers through oneDNN on the CPU, forwards and back.
+"""Frozen linear layers through oneDNN on the CPU, forward and backward.
 
-torch hands 32-bit products on x86 to MKL, which takes slower paths on processors that are not
-Intel's: 115 to 170 GFLOP/s on two cores of an AMD EPYC where oneDNN's kernel reaches 180 to 215 on
-the very same matrices, in place. In 16 bits torch calls oneDNN by itself.
+torch uses MKL for 32-bit products on x86, which is slower on processors that are not Intel's: 115
+to 170 GFLOP/s on two cores of an AMD EPYC, where oneDNN's kernel reaches 180 to 215 on the same
+matrices. In 16 bits torch itself calls oneDNN.
 """
 
 from typing import Any
@@ -13,21 +13,21 @@ from torch.nn import functional as F
 
 
 def is_for_onednn(weight: Any) -> bool:
-    """Whether there is such a kernel for a weight on the CPU, in this torch."""
+    """Whether oneDNN has a kernel for the weight in this torch: 32 bits, on the CPU."""
     return (
         isinstance(weight, Tensor)
         and weight.ndim == 2
         and weight.device.type == "cpu"
         and weight.dtype == torch.float32
         and bool(torch._C._has_mkldnn)
-        # Not promised by torch: its compiler calls them.
+        # Not a public API of torch; its compiler calls them.
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
     )
 
 
 def frozen_product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """rows [..., in] · Wᵀ + bias, of a weight [out, in] and a bias that do not train."""
+    """rows [..., in] · Wᵀ + bias, with a weight [out, in] and a bias that do not train."""
     if not _takes_onednn(rows, weight):
         return F.linear(rows, weight, bias)
     if torch.is_grad_enabled() and rows.requires_grad:
@@ -37,7 +37,7 @@ def frozen_product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
 
 
 def product_without_graph(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`frozen_product` for a function that has a gradient of its own."""
+    """`frozen_product` for use inside an autograd function."""
     product = onednn_product if _takes_onednn(rows, weight) else F.linear
     return product(rows, weight, bias)
 
@@ -48,13 +48,13 @@ def _takes_onednn(rows: Tensor, weight: Tensor) -> bool:
 
 
 def onednn_product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """rows [..., in] · Wᵀ + bias without a graph; the weight as it is, or laid out."""
+    """rows [..., in] · Wᵀ + bias without a graph; the weight may be prepacked."""
     product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
     return product
 
 
 class _FrozenProduct(torch.autograd.Function):
-    """The gradient of the rows alone. Price: gradients of gradients are not defined."""
+    """Only the rows get a gradient. Price: second derivatives are not defined."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -68,7 +68,7 @@ class _FrozenProduct(torch.autograd.Function):
 
 
 class FrozenLinear(nn.Linear):
-    """A linear layer for a weight that may be frozen; one that trains is torch's own."""
+    """A linear layer that uses `frozen_product` if its weight is frozen, else torch's product."""
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in] → [..., out]."""

@@ -1,4 +1,4 @@
-"""Classes of our own in front of those of a library's modules, which do what ours leave to them."""
+"""Patching the forward pass of a library's modules by a subclass of their class."""
 
 from functools import cache
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 from torch import nn
 
 
-def patch_forward(own: Any, module: nn.Module) -> None:
-    """Let a module compute by the class `own`, which may hand on to what the module was."""
-    if not isinstance(module, own):
+def patch_forward(mixin: Any, module: nn.Module) -> None:
+    """Put the class `mixin` in front of a module's class; its `super().forward` is the original."""
+    if not isinstance(module, mixin):
         kind: Any = type(module)
-        module.__class__ = _in_front(own, kind)
+        module.__class__ = _patched(mixin, kind)
 
 
 @cache
-def _in_front(own: Any, kind: Any) -> Any:
-    return type(kind.__name__, (own, kind), {})
+def _patched(mixin: Any, kind: Any) -> Any:
+    return type(kind.__name__, (mixin, kind), {})

@@ -1,8 +1,8 @@
-"""Which operators a piece of work calls, and whether Apple's GPU (MPS) has each: told without one.
+"""Operators that a function calls, and whether Apple's GPU (MPS) has each; no Mac is needed.
 
-Every operator that reaches a backend is recorded, backward and optimizer included, and looked up
-in the dispatch table that torch ships (`native_functions.yaml`). What MPS lacks would run on the
-CPU there, hundreds of times slower; 64-bit floats do not exist there at all.
+Every operator that reaches a backend is recorded, backward and optimizer included, and looked up in
+the dispatch table that torch ships (`native_functions.yaml`). An operator without an MPS kernel
+runs on the CPU there, hundreds of times slower; 64-bit floats do not exist on MPS.
 """
 
 import importlib.util
@@ -28,8 +28,8 @@ _COMPOSITE = frozenset(
     }
 )
 _WIDE = frozenset({torch.float64, torch.complex128})
-# torch picks fused attention by device: these exist for the CPU only, and the others stand in
-# their place on MPS (with gradients, the plain matrix products of the math path).
+# torch chooses fused attention by device: these are for the CPU only, and MPS uses the others
+# instead (with gradients, the matrix products of the math path).
 _REPLACED = {
     "_scaled_dot_product_flash_attention_for_cpu": "_scaled_dot_product_attention_math_for_mps",
     "_scaled_dot_product_flash_attention_for_cpu_backward": "_softmax_backward_data",
@@ -38,11 +38,11 @@ _REPLACED = {
 
 @dataclass(frozen=True)
 class WideTensor:
-    """A 64-bit float tensor that an operator read or made.
+    """A 64-bit float tensor that an operator read or returned.
 
     Attributes:
         operator: name with overload, such as `add.Tensor`.
-        made: the operator made it; else it was handed one.
+        made: the operator returned it; otherwise it was an argument.
     """
 
     operator: str
@@ -55,12 +55,12 @@ class WideTensor:
 
 @dataclass(frozen=True)
 class OperatorReport:
-    """What a piece of work asked of its device.
+    """The operators that a function called.
 
     Attributes:
-        calls: how often each operator was called, by name.
+        calls: number of calls of each operator, by name.
         lacking: operators that MPS does not have.
-        wide: 64-bit float tensors, each operator's first one, in the order in which they came.
+        wide: 64-bit float tensors, the first of each operator, in order of appearance.
     """
 
     calls: dict[str, int]
@@ -69,12 +69,12 @@ class OperatorReport:
 
     @property
     def runs_on_mps(self) -> bool:
-        """Whether all of it runs on MPS, with nothing left to the CPU."""
+        """Whether all operators run on MPS, without a fallback to the CPU."""
         return not self.lacking and not self.wide
 
 
 def record_operators(work: Callable[[], object]) -> OperatorReport:
-    """Run `work` on whatever device it uses and report on every operator that it called.
+    """Run `work` and report every operator that it called.
 
     Raises:
         MachineError: this torch ships without its dispatch table.
@@ -87,15 +87,15 @@ def record_operators(work: Callable[[], object]) -> OperatorReport:
 
 
 def support(operator: str, table: dict[str, dict[str, Any]] | None = None) -> str | None:
-    """How MPS runs an operator, or None where it cannot.
+    """How MPS runs an operator; None if it cannot.
 
     Args:
         operator: name with overload, without the namespace: `add.Tensor`, `mm`.
         table: of `dispatch_table`.
 
     Returns:
-        `own` (a kernel for MPS), `composite` (made of other operators), `structured` (by the
-        kernel of its out variant) or `replaced` (torch takes another operator on MPS).
+        `own` (a kernel for MPS), `composite` (composed of other operators), `structured` (by the
+        kernel of its out variant) or `replaced` (torch uses another operator on MPS).
     """
     table = dispatch_table() if table is None else table
     entry = table.get(operator)
@@ -107,7 +107,7 @@ def support(operator: str, table: dict[str, dict[str, Any]] | None = None) -> st
     delegate = entry.get("structured_delegate")
     if delegate:
         return "structured" if support(str(delegate), table) else None
-    # No table of its own means CompositeImplicitAutograd.
+    # Without a dispatch block an operator is CompositeImplicitAutograd.
     if not keys or keys & _COMPOSITE:
         return "composite"
     name = operator.partition(".")[0]
@@ -129,14 +129,14 @@ def dispatch_table() -> dict[str, dict[str, Any]]:
         raise MachineError(
             "torch's dispatch table is missing", where=path, hint="install torch from its wheel"
         )
-    # The C parser reads the 600 KB in under a second, the Python one takes ten.
+    # The C parser reads the 600 KB in less than a second, the Python parser in ten.
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     with path.open(encoding="utf-8") as file:
         entries: list[dict[str, Any]] = yaml.load(file, Loader=loader)
     table = {str(entry["func"]).partition("(")[0]: entry for entry in entries}
     for entry in entries:
         for name in str(entry.get("autogen", "")).replace(",", " ").split():
-            # A generated variant calls the written one and copies: where that runs, so does this.
+            # A generated variant calls the written one and copies, so both run on the same devices.
             table.setdefault(name, entry)
     return table
 
@@ -157,25 +157,25 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> object:
         namespace, _, name = str(func.name()).partition("::")
         if namespace in ("profiler", "prim"):
-            # Marks in the profile (the optimizer makes them) and questions about a tensor, such as
-            # where it is: no device sees them.
+            # Profiler marks of the optimizer, and queries such as a tensor's device: they reach no
+            # device.
             return func(*args, **(kwargs or {}))
-        # Without gradients torch hands composite operators over whole: what they are made of is
-        # what a device sees.
+        # Without gradients torch dispatches composite operators undivided, but a device runs their
+        # parts.
         if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
             with self:
                 parts = func.decompose(*args, **(kwargs or {}))
             if parts is not NotImplemented:
                 return parts
-        # Operators of other packages keep their namespace, which the table does not know.
+        # Operators of other packages keep their namespace; the table does not list them.
         name = name if namespace == "aten" else f"{namespace}::{name}"
         self.calls[name] = self.calls.get(name, 0) + 1
-        given = self._widest((args, kwargs))
+        argument = self._widest((args, kwargs))
         result = func(*args, **(kwargs or {}))
         made = self._widest(result)
-        found = made if made is not None else given
-        if found is not None and all(item.operator != name for item in self.wide):
-            self.wide.append(WideTensor(name, made is not None, tuple(found.shape)))
+        tensor = made if made is not None else argument
+        if tensor is not None and all(item.operator != name for item in self.wide):
+            self.wide.append(WideTensor(name, made is not None, tuple(tensor.shape)))
         return result
 
     @staticmethod
