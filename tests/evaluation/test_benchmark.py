@@ -124,7 +124,7 @@ def test_two_folders_are_measured_in_fresh_processes(
 ) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(wheel_assets.runtime_dir, copy)
-    # Memory of the test process must not count as the child's.
+    # What the tests themselves hold must not show in the child's memory.
     ballast = bytearray(500_000_000)
     ballast[::4096] = b"x" * len(ballast[::4096])
     request = BenchmarkRequest(

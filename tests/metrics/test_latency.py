@@ -25,7 +25,7 @@ def test_bands_hold_every_clip_once() -> None:
     assert bands[0]["latency_ms"] == {"median": 150.0, "p95": 195.0, "max": 200.0}
 
 
-def test_one_disturbed_call_does_not_change_the_ratio() -> None:
+def test_twice_as_slow_is_a_ratio_of_two_in_spite_of_one_disturbed_call() -> None:
     base = [[0.10 + 0.01 * row, 0.10 + 0.01 * row, 0.10 + 0.01 * row] for row in range(20)]
     slow = [[2 * seconds for seconds in calls] for calls in base]
     slow[7][1] = 9.0

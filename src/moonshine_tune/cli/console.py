@@ -44,7 +44,7 @@ def _plain_part(value: Any) -> Any:
 def show(text: str, document: Any, *, as_json: bool) -> None:
     """Print a result: `text` for people, or with `as_json` the document as one line of JSON.
 
-    In distributed training only rank zero prints.
+    Of several processes that train together only the first one prints.
     """
     if not _is_rank_zero():
         return
@@ -68,7 +68,7 @@ def say(text: str) -> None:
 
 
 def report_error(error: TuneError, *, as_json: bool) -> int:
-    """Print an error with its hint on stderr, as JSON also on stdout; returns the exit code."""
+    """Show one plain error with its hint; returns the exit code."""
     say(f"error: {error}")
     if error.hint:
         say(f"hint: {error.hint}")
@@ -86,19 +86,19 @@ def report_error(error: TuneError, *, as_json: bool) -> int:
 
 
 def refuse(answer: bool) -> None:
-    """Exit with code 1 if the answer is no."""
+    """Leave with exit code 1 where the answer is no."""
     if answer:
         raise typer.Exit(1)
 
 
 def table(headers: list[str], rows: list[list[str]]) -> str:
-    """A plain text table; the first column is left-aligned, the others right-aligned."""
+    """A plain text table: first column to the left, the others to the right."""
     widths = [max(len(row[i]) for row in [headers, *rows]) for i in range(len(headers))]
 
     def line(cells: list[str]) -> str:
-        left = cells[0].ljust(widths[0])
-        right = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
-        return "  ".join([left, *right]).rstrip()
+        first = cells[0].ljust(widths[0])
+        rest = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
+        return "  ".join([first, *rest]).rstrip()
 
     return "\n".join([line(headers), line(["-" * w for w in widths]), *map(line, rows)])
 
@@ -192,7 +192,7 @@ class _LiveStage(Stage):
 
 
 class _PlainStage(Stage):
-    """For logs: a line every ten seconds at most, and one at the end of a long stage."""
+    """For logs: a line at most every ten seconds, and one at the end of a long stage."""
 
     _EVERY_S = 10.0
 

@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -75,20 +74,19 @@ def train(
 def _settings_of_run(out: Path) -> Mapping[str, Any]:
     from moonshine_tune.runs.folder import RunFolder
 
-    settings: Mapping[str, Any] = RunFolder.open(out).read_record()["settings"]
-    return settings
+    return RunFolder.open(out).read_record().settings
 
 
 def _document(result: "TrainResult") -> dict[str, Any]:
-    scores = {"baseline": result.baseline.to_record(), "best": result.best.to_record()}
-    return asdict(result) | scores
+    paths = {"run": str(result.run), "adapter": str(result.adapter)}
+    return paths | {"stopped": result.stopped} | result.to_json() | {"remarks": result.remarks}
 
 
 def _summary(result: "TrainResult") -> str:
     rows = []
     for name, candidate in (("base", result.baseline), (f"step {result.best.step}", result.best)):
         wers = number(candidate.dev_wer), number(candidate.canary_wer)
-        rows.append([name, *wers, f"{candidate.scale:g}"])
+        rows.append([name, *wers, f"{candidate.strength:g}"])
     lines = [
         table(["adapter", "dev WER", "canary WER", "strength"], rows),
         f"{result.stopped} after {result.steps} steps, {result.train_seconds:.0f} s of training, "

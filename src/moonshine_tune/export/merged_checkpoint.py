@@ -16,7 +16,6 @@ from moonshine_tune.models.lora import find_adapter
 from moonshine_tune.models.merge import merged_weights
 from moonshine_tune.registry.open import open_model
 from moonshine_tune.runs.folder import RunFolder
-from moonshine_tune.runs.records import RunRecord
 
 _COPIED = (
     "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json",
@@ -119,4 +118,4 @@ def base_model_of(run: Path) -> str:
             where=run,
             hint="name it with: --model tiny",
         )
-    return str(RunRecord.read(RunFolder(run).record_path).settings.get("model", "tiny"))
+    return str(RunFolder.open(run).read_record().settings.get("model", "tiny"))

@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from moonshine_tune import __version__
 from moonshine_tune.registry.catalog import ModelRecord, lookup_model
 from moonshine_tune.release.inputs import MANIFEST_ROLES, PackageInputs, comparable
-from moonshine_tune.runs.records import EvaluationRecord, ExportRecord, RunResultRecord
+from moonshine_tune.runs.records import EvaluationRecord, ExportRecord
 
 _UNSAFE = re.compile(r"[\r\n|`<>]+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -51,7 +51,7 @@ def model_card(inputs: PackageInputs, name: str, architecture: str) -> str:
             for title, each in inputs.base_evaluations.items()
             if comparable(each) not in compared
         },
-        result=run.result or RunResultRecord(),
+        result=run.result,
         canary_bound=settings.get("select", {}).get("canary_bound"),
         benchmark=inputs.benchmark,
         parity=inputs.export and inputs.export.parity,

@@ -118,7 +118,7 @@ def gather_inputs(request: PackageRequest) -> PackageInputs:
         RequestError: inputs are missing or do not belong together.
         NegativeAnswerError: the runtime files failed the parity gate or were changed since.
     """
-    run = RunRecord.read(RunFolder.open(request.run).record_path)
+    run = RunFolder.open(request.run).read_record()
     adapter_dir = request.run / "adapter"
     needed = (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE)
     if missing := [name for name in needed if not (adapter_dir / name).is_file()]:

@@ -7,6 +7,8 @@ given to it, so an optional key that nobody gave stays away. Keys of other versi
 import json
 import math
 from collections.abc import Iterable
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -42,7 +44,7 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, ser_json_inf_nan="constants")
 
     @classmethod
-    def salvage(cls, content: object) -> tuple[Self, tuple[str, ...]]:
+    def salvage(cls, content: Any) -> tuple[Self, tuple[str, ...]]:
         """As much of `content` as is of the right type, and a sentence for each value left out.
 
         Values that are left out are removed from `content` itself.
@@ -54,8 +56,12 @@ class Record(BaseModel):
             except ValidationError as error:
                 wrong = _wrong_values(content, error)
             problems += wrong.values()
+            if () in wrong:
+                content = {}
+                continue
+            # The last of a list first, so that the others keep their index.
             for path in sorted(wrong, reverse=True):
-                content = _without(content, path)
+                del reduce(getitem, path[:-1], content)[path[-1]]
 
     @property
     def is_empty(self) -> bool:
@@ -94,19 +100,18 @@ class Artifact(Record):
         try:
             return cls.model_validate(content)
         except ValidationError as error:
-            raise _wrong_type(content, error, path, hint) from error
+            first, *others = _wrong_values(content, error).values()
+            more = f", and {len(others)} more" if others else ""
+            raise RequestError(f"{first}{more}", where=path, hint=hint) from error
 
     def write(self, path: Path) -> None:
         """Write the file, complete or not at all."""
         write_json_atomic(path, self.to_json())
 
 
-_Path = tuple[Any, ...]
-
-
-def _wrong_values(content: object, error: ValidationError) -> dict[_Path, str]:
+def _wrong_values(content: object, error: ValidationError) -> dict[tuple[Any, ...], str]:
     """The paths of the values at fault, each with a sentence."""
-    wrong: dict[_Path, str] = {}
+    wrong: dict[tuple[Any, ...], str] = {}
     for item in error.errors(include_url=False):
         value, path = content, []
         for key in item["loc"]:
@@ -121,22 +126,6 @@ def _wrong_values(content: object, error: ValidationError) -> dict[_Path, str]:
         text = f"should be {wanted}, not {first_line(json.dumps(value, default=str), 60)}"
         wrong[tuple(path)] = f"{name} {text}" if wanted != item["msg"] else f"{name}: {wanted}"
     return wrong
-
-
-def _without(content: Any, path: _Path) -> Any:
-    if not path:
-        return {}
-    parent = content
-    for key in path[:-1]:
-        parent = parent[key]
-    del parent[path[-1]]
-    return content
-
-
-def _wrong_type(content: object, error: ValidationError, path: Path, hint: str) -> RequestError:
-    first, *others = _wrong_values(content, error).values()
-    more = f", and {len(others)} more" if others else ""
-    return RequestError(f"{first}{more}", where=path, hint=hint)
 
 
 # --- scores
@@ -328,7 +317,7 @@ class RunRecord(Artifact):
     versions: Versions = {}
     platform: dict[str, str] = {}
     git: Object | None = None
-    result: RunResultRecord | None = None
+    result: RunResultRecord = RunResultRecord()
     error: str = ""
 
 
@@ -665,8 +654,8 @@ class AblationRecord(Artifact):
 # --- demonstration and plan
 
 
-class _StateRecord(Record):
-    """A record that changes while a plan runs, and is written in full."""
+class StateRecord(Record):
+    """A record that changes during a run, and is written in full."""
 
     model_config = ConfigDict(frozen=False)
 
@@ -674,7 +663,7 @@ class _StateRecord(Record):
         self.model_fields_set.update(type(self).model_fields)
 
 
-class StepRecord(_StateRecord):
+class StepRecord(StateRecord):
     """One step of a phase.
 
     Attributes:
@@ -696,7 +685,7 @@ class StepRecord(_StateRecord):
     exit_code: StrictInt = 0
 
 
-class PhaseRecord(_StateRecord):
+class PhaseRecord(StateRecord):
     """The steps of a phase by name, in order; `forced` names what was not waited for."""
 
     steps: dict[str, StepRecord] = {}

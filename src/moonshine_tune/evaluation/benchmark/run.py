@@ -230,8 +230,8 @@ def _measure_folders(
 ) -> list[FolderRun]:
     """Measure the folders interleaved, A B, B A, A B, …, so that a drift affects both alike."""
     runs = [FolderRun(folder, [[] for _ in clips], [""] * len(clips)) for folder in folders]
-    for number in range(request.processes - 1):
-        for run in _alternate(runs, number):
+    for turn in range(request.processes - 1):
+        for run in _alternate(runs, turn):
             with FreshProcess(run.folder, terms, request.boost) as process:
                 run.loads.append(process.load_s)
     with ExitStack() as processes:
@@ -251,15 +251,15 @@ def _measure_folders(
     return runs
 
 
-def _alternate(items: Sequence[_Item], number: int) -> list[_Item]:
-    return list(items) if number % 2 == 0 else list(reversed(items))
+def _alternate(items: Sequence[_Item], turn: int) -> list[_Item]:
+    return list(items) if turn % 2 == 0 else list(reversed(items))
 
 
 def _time_clips(pairs: _Pairs, clips: list[TimedClip], rounds: int, progress: Progress) -> None:
     with progress.stage("timing clips", rounds * len(clips)) as stage:
-        for number in range(rounds):
+        for turn in range(rounds):
             for index, clip in enumerate(clips):
-                for run, process in _alternate(pairs, number + index):
+                for run, process in _alternate(pairs, turn + index):
                     transcript = process.transcribe(clip.path)
                     run.calls[index].append(transcript.seconds)
                     run.texts[index] = transcript.text

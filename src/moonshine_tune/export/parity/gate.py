@@ -47,7 +47,7 @@ def parity_utterances(run: Path | None, manifest: Path | None) -> tuple[Utteranc
     """
     path = manifest
     if path is None and run is not None and (run / "run.json").is_file():
-        data = RunFolder.open(run).read_record().get("settings", {}).get("data", {})
+        data = RunFolder.open(run).read_record().settings.get("data", {})
         named = data.get("dev") or data.get("train")
         path = Path(named) if named else None
     if path is None:
