@@ -1,4 +1,4 @@
-"""What every command shares: results go to stdout, messages to stderr; a "no" has an exit code."""
+"""Output of all commands: results go to stdout, progress and messages go to stderr."""
 
 import json
 import os
@@ -57,12 +57,12 @@ def show(text: str, document: Any, *, as_json: bool) -> None:
 
 
 def _is_rank_zero() -> bool:
-    """By the variable that `torchrun` and `accelerate launch` set; alone, it is the first."""
+    """By the variable that `torchrun` and `accelerate launch` set; also without them."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def say(text: str) -> None:
-    """Print a message on stderr."""
+    """Print one line on stderr."""
     sys.stderr.write(text.rstrip("\n") + "\n")
     sys.stderr.flush()
 
@@ -121,25 +121,25 @@ def change_text(change: "PairedComparison | ComparisonRecord") -> str:
 
 
 class TerminalProgress(Progress):
-    """Progress on stderr: a live bar with ETA on a terminal, sparse plain lines elsewhere."""
+    """Progress on stderr: a live bar with ETA on a terminal, otherwise occasional plain lines."""
 
     def __init__(self) -> None:
         self._live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._console: Any = None
-        self._view = LiveView()
+        self._live_view = LiveView()
 
     def figures(self, step: int, values: Mapping[str, float]) -> None:
-        """Curves under the bar; plain logs have them in the bar's own lines."""
+        """Add metrics to the curves below the bar; without a bar, its notes have them."""
         if self._live:
-            self._view.add(values)
+            self._live_view.add(values)
 
     def transcripts(self, pairs: Sequence[tuple[str, str]]) -> None:
-        """The last transcripts, under the curves."""
+        """Show the latest transcripts below the curves."""
         if self._live:
-            self._view.show_transcripts(pairs)
+            self._live_view.show_transcripts(pairs)
 
     def say(self, text: str) -> None:
-        """Show one line, above the bar where there is one."""
+        """Print one line, above the bar if there is one."""
         if self._console is not None:
             self._console.print(text, markup=False, highlight=False)
         else:
@@ -147,7 +147,7 @@ class TerminalProgress(Progress):
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Stage]:
-        """A bar for `total` steps."""
+        """Show a bar for `total` steps."""
         if not self._live or self._console is not None:
             yield _PlainStage(name, total, self)
             return
@@ -171,14 +171,14 @@ class TerminalProgress(Progress):
             TextColumn("{task.fields[note]}"),
         )
         console = Console(stderr=True)
-        with Live(Group(bars, self._view), console=console, refresh_per_second=10):
+        with Live(Group(bars, self._live_view), console=console, refresh_per_second=10):
             self._console = console
             try:
                 yield _LiveStage(bars, bars.add_task(name, total=total, note=""))
             finally:
                 self._console = None
-                # The next stage trains another run.
-                self._view = LiveView()
+                # The next stage may train another run.
+                self._live_view = LiveView()
 
 
 class _LiveStage(Stage):
@@ -199,17 +199,17 @@ class _PlainStage(Stage):
     def __init__(self, name: str, total: int, progress: TerminalProgress) -> None:
         self._name, self._total, self._progress = name, total, progress
         self._done = 0
-        self._start_time = self._shown = time.monotonic()
+        self._start_time = self._last_shown = time.monotonic()
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Count the steps; print a line when it is time for one."""
+        """Count the steps, and print a line if it is time."""
         self._done += steps
         now = time.monotonic()
-        last = self._done >= self._total and now - self._start_time > self._EVERY_S
-        if now - self._shown < self._EVERY_S and not last:
-            return
-        self._shown = now
         spent = now - self._start_time
+        is_last = self._done >= self._total and spent > self._EVERY_S
+        if now - self._last_shown < self._EVERY_S and not is_last:
+            return
+        self._last_shown = now
         left = spent / max(self._done, 1) * max(self._total - self._done, 0)
         self._progress.say(
             f"{self._name} {self._done}/{self._total}, {spent:.0f} s, {left:.0f} s left {note}"

@@ -102,10 +102,10 @@ def _summary(result: "ExportRecord") -> str:
         lines.append(f"windows read as {result.windows['rule']}: {result.windows['reason']}")
     lines.extend(_graph_lines(parity))
     if parity.wer is not None:
+        low, high = parity.wer.ci95
         lines.append(
             f"WER torch {parity.wer.torch:.2f}, runtime {parity.wer.runtime:.2f}, difference "
-            f"{parity.wer.difference:+.2f} points [{parity.wer.ci95[0]:+.2f}, "
-            f"{parity.wer.ci95[1]:+.2f}]"
+            f"{parity.wer.difference:+.2f} points [{low:+.2f}, {high:+.2f}]"
         )
     else:
         lines.append("WER not compared: not every clip has a text")

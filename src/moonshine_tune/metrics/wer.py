@@ -37,12 +37,12 @@ class ErrorCounts:
         """Errors in percent of the reference units, of at least one: silence can have errors."""
         return 100.0 * self.errors / max(self.reference, 1)
 
-    def __add__(self, other: "ErrorCounts") -> "ErrorCounts":
+    def __add__(self, added: "ErrorCounts") -> "ErrorCounts":
         return ErrorCounts(
-            self.substitutions + other.substitutions,
-            self.deletions + other.deletions,
-            self.insertions + other.insertions,
-            self.reference + other.reference,
+            self.substitutions + added.substitutions,
+            self.deletions + added.deletions,
+            self.insertions + added.insertions,
+            self.reference + added.reference,
         )
 
 

@@ -234,10 +234,10 @@ def _measure_folders(
         for run in _alternate(runs, turn):
             with FreshProcess(run.folder, terms, request.boost) as process:
                 run.loads.append(process.load_s)
-    with ExitStack() as stack:
+    with ExitStack() as processes:
         pairs = []
         for run in runs:
-            process = stack.enter_context(FreshProcess(run.folder, terms, request.boost))
+            process = processes.enter_context(FreshProcess(run.folder, terms, request.boost))
             run.loads.append(process.load_s)
             pairs.append((run, process))
         for clip in clips[: request.warm_up]:
