@@ -218,7 +218,7 @@ def _accelerators() -> _Checks:
     built, available = torch.backends.mps.is_built(), torch.backends.mps.is_available()
     figure = f"built: {_yes(built)}, available: {_yes(available)}"
     is_missing = sys.platform == "darwin" and platform.machine() == "arm64" and not available
-    advice = "update macOS (14 or newer) and torch: pip install --upgrade torch"
+    advice = "update macOS (15 or later) and torch: pip install --upgrade torch"
     yield _warn_if(is_missing, "MPS", figure, advice)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     names = ", ".join(torch.cuda.get_device_name(index) for index in range(count))
