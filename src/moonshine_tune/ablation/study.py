@@ -477,8 +477,12 @@ def _open_storage(url: str, interval: int, grace: int, retry: Any) -> RDBStorage
     try:
         with storage_errors(url):
             for pause in _PAUSES_S:
-                with suppress(*_MADE_TWICE):
+                try:
                     return RDBStorage(url, **options)
+                except sqlalchemy.exc.DBAPIError as error:
+                    # SQLite calls it an operational error, as it does a missing folder.
+                    if not isinstance(error, _MADE_TWICE) and "already exists" not in str(error):
+                        raise
                 time.sleep(pause)
             return RDBStorage(url, **options)
     except ImportError as error:
