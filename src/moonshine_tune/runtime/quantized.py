@@ -226,7 +226,7 @@ def folded_step(values: Floats) -> Floats | None:
     if values.ndim < 2:
         return None
     for axis in range(values.ndim):
-        others = tuple(other for other in range(values.ndim) if other != axis)
+        others = tuple(i for i in range(values.ndim) if i != axis)
         reach = np.ptp(values, axis=others, keepdims=True).astype(np.float64)
         # Rounding of the zero point may have removed one level.
         for count in (255, 254):
