@@ -175,7 +175,9 @@ def _cross_kv(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuilder
             layers.heads(memory, f"model.decoder.layers.{index}.encoder_attn.{kind}")
             for index in range(depth)
         ]
-        graph.output(output, _stacked(graph, parts), [depth, 1, heads, "mem_len", layers.head_width])
+        graph.output(
+            output, _stacked(graph, parts), [depth, 1, heads, "mem_len", layers.head_width]
+        )
     return graph
 
 
