@@ -68,17 +68,17 @@ class GraphMap:
 
     def depth(self, node: Node) -> int:
         """Length of the longest path from the graph's inputs."""
-        stack = [node]
-        while stack:
-            top = stack[-1]
+        pending = [node]
+        while pending:
+            top = pending[-1]
             producers = [self.producers[name] for name in top.inputs if name in self.producers]
             waiting = [item for item in producers if item.outputs[0] not in self._depths]
             if waiting:
-                stack.extend(waiting)
+                pending.extend(waiting)
                 continue
             longest = max((self._depths[item.outputs[0]] for item in producers), default=0)
             self._depths[top.outputs[0]] = longest + 1
-            stack.pop()
+            pending.pop()
         return self._depths[node.outputs[0]]
 
     def in_order(self, ops: Sequence[str]) -> list[Node]:

@@ -182,10 +182,10 @@ def _adapter_graph(graph: GraphMap) -> Iterator[NamedTensor]:
 
 def _cross(graph: GraphMap) -> Iterator[NamedTensor]:
     for output, kind in (("k_cross", "k_proj"), ("v_cross", "v_proj")):
-        stack = graph.producers.get(output)
-        if stack is None or stack.op != "Concat":
+        stacked = graph.producers.get(output)
+        if stacked is None or stacked.op != "Concat":
             raise _not_found(graph, f"the stacked {output}")
-        for index, name in enumerate(stack.inputs):
+        for index, name in enumerate(stacked.inputs):
             linear = _only(graph, graph.linears_before(name), f"{kind} of layer {index}")
             yield _matrix(graph, f"{_DECODER}.layers.{index}.encoder_attn.{kind}.weight", linear)
 

@@ -226,8 +226,8 @@ def folded_step(values: Floats) -> Floats | None:
     if values.ndim < 2:
         return None
     for axis in range(values.ndim):
-        rest = tuple(index for index in range(values.ndim) if index != axis)
-        reach = np.ptp(values, axis=rest, keepdims=True).astype(np.float64)
+        others = tuple(i for i in range(values.ndim) if i != axis)
+        reach = np.ptp(values, axis=others, keepdims=True).astype(np.float64)
         # Rounding of the zero point may have removed one level.
         for count in (255, 254):
             step = np.where(reach == 0, 1.0, reach / count)

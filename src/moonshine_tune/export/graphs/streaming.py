@@ -175,11 +175,13 @@ def _cross_kv(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuilder
             layers.heads(memory, f"model.decoder.layers.{index}.encoder_attn.{kind}")
             for index in range(depth)
         ]
-        graph.output(output, _stack(graph, parts), [depth, 1, heads, "mem_len", layers.head_width])
+        graph.output(
+            output, _stacked(graph, parts), [depth, 1, heads, "mem_len", layers.head_width]
+        )
     return graph
 
 
-def _stack(graph: GraphBuilder, parts: Sequence[str]) -> str:
+def _stacked(graph: GraphBuilder, parts: Sequence[str]) -> str:
     return graph.op(
         "Concat", *(graph.op("Unsqueeze", part, graph.ints(0)) for part in parts), axis=0
     )
@@ -219,7 +221,7 @@ def _decoder_kv(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuild
     graph.output("logits", logits, [1, "token_len", vocabulary])
     for kind, parts in zip("kv", zip(*kept, strict=True), strict=True):
         dims = [*shape, "cache_len_out", layers.head_width]
-        graph.output(f"out_{kind}_self", _stack(graph, parts), dims)
+        graph.output(f"out_{kind}_self", _stacked(graph, parts), dims)
     # The runtime passes these from step to step by name.
     for kind in "kv":
         dims = [*shape, "memory_len", layers.head_width]

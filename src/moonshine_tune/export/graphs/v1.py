@@ -48,8 +48,8 @@ def _encoder(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuilder:
 def _group_norm(graph: GraphBuilder, weights: Weights, x: str, epsilon: float) -> str:
     """One group: mean and variance over all channels and frames."""
     flat = graph.op("Reshape", x, graph.ints(0, 1, -1))
-    scale, shift = (graph.constant(np.array([value], np.float32)) for value in (1, 0))
-    normed = graph.op("InstanceNormalization", flat, scale, shift, epsilon=epsilon)
+    scale, offset = (graph.constant(np.array([value], np.float32)) for value in (1, 0))
+    normed = graph.op("InstanceNormalization", flat, scale, offset, epsilon=epsilon)
     x = graph.op("Reshape", normed, graph.op("Shape", x))
     scaled = graph.op("Mul", x, graph.constant(weights["groupnorm.weight"][:, None]))
     return graph.op("Add", scaled, graph.constant(weights["groupnorm.bias"][:, None]))

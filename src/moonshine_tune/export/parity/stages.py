@@ -212,9 +212,9 @@ def cross_keys_and_values(model: SpeechModel, memory: torch.Tensor) -> tuple[Flo
     values: list[Floats] = []
     for layer in model.decoder.layers:
         attention = layer.encoder_attn
-        for stack, project in ((keys, attention.k_proj), (values, attention.v_proj)):
+        for stacked, project in ((keys, attention.k_proj), (values, attention.v_proj)):
             heads = project(memory).view(1, memory.shape[1], -1, attention.head_dim)
-            stack.append(heads.transpose(1, 2).numpy())
+            stacked.append(heads.transpose(1, 2).numpy())
     return np.stack(keys), np.stack(values)
 
 
