@@ -104,7 +104,7 @@ def _adapt_and_score(
         "train_seconds": trained.train_seconds,
         "job_seconds": trained.seconds,
         "steps": trained.steps,
-        "best": trained.best.to_record(),
+        "best": trained.best.to_json(),
         "peak_memory_mb": trained.peak_memory_mb,
     }
     passed = all(figures[name] <= bound for name, bound in bounds.items())

@@ -19,6 +19,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 # The second step has everything that later ones have: moments, gradients, stored states.
@@ -208,9 +209,8 @@ def train_and_measure(case: Case, folder: Path) -> dict[str, Any]:
             states = model.encode(torch.zeros(1, 16_000), [16_000])
             GreedySession(model, states, 2).step(torch.ones(1, dtype=torch.long))
     budget = 10_000 if case.stored_s else 0
-    source = StateSource(
-        model, load, seconds, budget_mb=budget, trains_encoder=adapter.touches_encoder
-    )
+    dataset = SimpleNamespace(load=load, seconds=seconds)
+    source = StateSource(model, dataset, budget_mb=budget, trains_encoder=adapter.touches_encoder)
     source.prepare(range(clips), SilentProgress(), "states")
     prepared = _peak() - at_start
     if case.stored_s:

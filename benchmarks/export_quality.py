@@ -54,7 +54,7 @@ def measure(run: Path, test: Path, base_runtime: Path | None, out: Path) -> dict
             EvaluateRequest(test, backend="runtime", runtime_dir=folder), out / f"eval-{method}",
             progress,
         )  # fmt: skip
-    return _figures(scores, {name: item.to_record() for name, item in exports.items()})
+    return _figures(scores, {name: item.to_json() for name, item in exports.items()})
 
 
 def _figures(scores: dict[str, Evaluation], exports: dict[str, Any]) -> dict[str, Any]:

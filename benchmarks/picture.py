@@ -1,7 +1,7 @@
 """The picture of a report that the README shows: `python -m benchmarks.picture demo-out`.
 
 Needs Selenium and the system's Chromium with its driver. The report is written anew, so that the
-picture shows the page as it is now, and its top is taken at a desktop's width in light colours.
+picture shows the page as it is now, and its top is taken at a desktop's width in light colors.
 """
 
 import argparse
@@ -19,12 +19,12 @@ from moonshine_tune.report.page import write_report
 
 WIDTH, HEIGHT = 1400, 1000
 MAX_BYTES = 250_000
-# The page has few colours: a palette of this size is a third of the bytes and looks the same.
-_COLOURS = 128
+# The page has few colors: a palette of this size is a third of the bytes and looks the same.
+_COLORS = 128
 
 
 def take(page: Path, width: int = WIDTH, height: int = HEIGHT) -> bytes:
-    """The top of a page in light colours, as PNG.
+    """The top of a page in light colors, as PNG.
 
     Raises:
         RuntimeError: there is no Chromium, or the page complained in the console.
@@ -71,7 +71,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "report.html"
         write_report(asked.folder, page, SilentProgress())
-        picture = Image.open(io.BytesIO(take(page))).convert("RGB").quantize(_COLOURS)
+        picture = Image.open(io.BytesIO(take(page))).convert("RGB").quantize(_COLORS)
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     picture.save(asked.out, optimize=True)
     size = asked.out.stat().st_size

@@ -26,6 +26,7 @@ _TIMED_SECTIONS = ("speed",)
 _UNITS = r"(?:ms|s|min|h|MB|GB|GiB|steps/s|x)"
 _MASKS = (
     (re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?(?:[+-]\d\d:\d\d|Z)?)?"), "DATE"),
+    (re.compile(r"\d{1,2} [A-Z][a-z]+ \d{4}, \d\d:\d\d UTC"), "DATE"),
     (re.compile(rf"[+−-]?\d[\d,.]*\s?{_UNITS}\b"), "TIME"),
 )
 _VOID = {"meta", "link", "input", "br", "img", "hr", "wbr"}

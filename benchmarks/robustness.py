@@ -103,8 +103,8 @@ def train_and_score(
         "canary": canary.score.wer,
         "canary_points": canary.comparison.difference,
         "canary_ci95": canary.comparison.ci95,
-        "best": trained.best.to_record(),
-        "baseline": trained.baseline.to_record(),
+        "best": trained.best.to_json(),
+        "baseline": trained.baseline.to_json(),
         "job_seconds": trained.seconds,
         "train_seconds": trained.train_seconds,
         "peak_memory_mb": trained.peak_memory_mb,
@@ -183,11 +183,11 @@ def _in_noise(arm: Path, noises: Path) -> Sequence[Any]:
 def _row(clean: Any, augmented: Any) -> dict[str, Any]:
     from moonshine_tune.metrics.wer import compare_paired
 
-    pair = compare_paired(clean.evaluation.scored, augmented.evaluation.scored)
+    pair = compare_paired(clean.scored, augmented.scored)
     return {
         **clean.condition.to_record(),
-        "clean": clean.evaluation.score.wer,
-        "augmented": augmented.evaluation.score.wer,
+        "clean": clean.score.wer,
+        "augmented": augmented.score.wer,
         "difference": pair.difference,
         "ci95": pair.ci95,
         "verdict": pair.verdict,

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,8 @@ def stored_states(model: SpeechModel, counts: Sequence[int]) -> list[Curve]:
     """Encoding and storing clips of 3 s."""
     points = []
     for count in counts:
-        source = StateSource(model, _noise(3.0), [3.0] * count, budget_mb=10_000)
+        clips = SimpleNamespace(load=_noise(3.0), seconds=[3.0] * count)
+        source = StateSource(model, clips, budget_mb=10_000)
         begun = time.perf_counter()
         source.prepare(range(count), SilentProgress(), "states")
         points.append((count, time.perf_counter() - begun))

@@ -79,8 +79,10 @@ def dies_with_rank_two(
     FakeTrain()(resolved, out, progress, resume=resume)
 
 
-def sleeps_between_scores(
+def waits_for_interrupt(
     resolved: ResolvedSettings, out: Path, progress: Progress, *, resume: bool = False
 ) -> None:
-    """A training of some seconds that Ctrl-C interrupts between its scores."""
-    FakeTrain(lambda trial, step: time.sleep(0.8))(resolved, out, progress, resume=resume)
+    """A training that waits after its first score to be interrupted, unless it is resumed."""
+    seconds = 0 if resume else 60
+    fake_train = FakeTrain(lambda trial, step: time.sleep(seconds if step == 50 else 0))
+    fake_train(resolved, out, progress, resume=resume)

@@ -92,7 +92,7 @@ def train(
         manifests={name: Path(path) for name, path in manifests.items() if path is not None},
     )
     if resume:
-        layers.insert(0, ("run.json", RunFolder.open(Path(out)).read_record()["settings"]))
+        layers.insert(0, ("run.json", RunFolder.open(Path(out)).read_record().settings))
     resolved = resolve_settings([*layers, ("settings", settings or {})])
     return run_training(resolved, Path(out), progress or SilentProgress(), resume=resume, fit=fit)
 

@@ -144,7 +144,7 @@ def test_a_crash_is_recorded_and_the_search_goes_on(request_of: Make) -> None:
     assert remarks[3].startswith("out of memory: CUDA")
     assert len(train.ran) == 5, "a crashed trial is not tried again"
     record = RunFolder(result.path / "trials" / "0002").read_record()
-    assert record["status"] == "failed"
+    assert record.status == "failed"
     assert "Traceback" in (result.path / "logs" / "0002.log").read_text()
     assert any(line == "trial 2: failed: ValueError: made up" for line in progress.lines)
 
@@ -190,7 +190,7 @@ def test_bad_trials_are_pruned_by_the_median_of_the_others(request_of: Make) -> 
     assert pruned
     for trial in pruned:
         run = RunFolder(result.path / "trials" / f"{trial.number:04d}")
-        assert run.read_record()["status"] == "pruned"
+        assert run.read_record().status == "pruned"
         last = run.read_metrics()[-1]
         assert last["step"] == trial.figures["steps"] < 100
         assert last["dev_wer"] == trial.figures["dev_wer"]

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -154,6 +155,31 @@ def test_a_trial_that_another_worker_takes_over_counts_once(request_of: Make) ->
     result = _run(request, train, progress)
     assert result.counts == {"finished": 3}
     assert [out.name for _, out, _ in train.ran] == ["0001", "0002", "0003"]
+
+
+def test_one_worker_at_a_time_claims_a_trial(
+    request_of: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite alone would hand a waiting trial to two workers that ask at the same moment."""
+    ablation = open_ablation(_run(request_of(trials=1), FakeTrain()).path)
+    real, claims = optuna.Study.ask, threading.Semaphore(1)
+
+    def ask(study: optuna.Study) -> optuna.Trial:
+        assert claims.acquire(blocking=False), "two workers claim at the same time"
+        time.sleep(0.05)
+        trial = real(study)
+        claims.release()
+        return trial
+
+    monkeypatch.setattr(optuna.Study, "ask", ask)
+
+    def work() -> None:
+        with _study(ablation) as study:
+            study.run_next(lambda *_: pytest.fail("there is nothing to train"))
+
+    with ThreadPoolExecutor() as pool:
+        for future in [pool.submit(work) for _ in range(3)]:
+            future.result()
 
 
 def test_two_workers_that_see_one_trial_left_run_one(request_of: Make) -> None:

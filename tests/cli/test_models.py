@@ -10,6 +10,7 @@ import pytest
 
 from moonshine_tune.cli.app import run
 from moonshine_tune.core import network
+from moonshine_tune.core.files import complete_folder
 from moonshine_tune.registry import hub
 from moonshine_tune.runtime import rebuild
 from moonshine_tune.runtime.layout import V1_FILES
@@ -33,9 +34,9 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / name).write_bytes(name.encode())
 
     def fake(runtime_dir: Path, out: Path) -> rebuild.RebuildReport:
-        out.mkdir()
-        (out / "config.json").write_text('{"model_type": "moonshine"}')
-        (out / "model.safetensors").write_bytes(b"weights")
+        with complete_folder(out) as scratch:
+            (scratch / "config.json").write_text('{"model_type": "moonshine"}')
+            (scratch / "model.safetensors").write_bytes(b"weights")
         return rebuild.RebuildReport(out, 160, 27_092_736, {"encoder_model.ort": "94e9"})
 
     monkeypatch.setattr(rebuild, "rebuild_checkpoint", fake)

@@ -74,7 +74,7 @@ def test_runs_are_filtered(runs: Path, capsys: pytest.CaptureFixture[str]) -> No
         run(["runs", "list", str(runs), "--status", "finished", "--model", "tiny", "--json"]) == 0
     )
     assert _names(_json(capsys)) == ["b-best", "a-middle"]
-    assert run(["runs", "list", str(runs), "--sort", "colour"]) == 2
+    assert run(["runs", "list", str(runs), "--sort", "color"]) == 2
 
 
 def test_one_run_is_shown_with_where_its_settings_came_from(

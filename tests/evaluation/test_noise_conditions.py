@@ -42,15 +42,15 @@ def test_a_grid_of_noises_and_ratios(sounds: Path) -> None:
         "clean", "room", "fan 10 dB", "fan 0 dB", "street 10 dB", "street 0 dB",
     ]  # fmt: skip
     clip = np.sin(np.arange(16_000) / 9).astype(np.float32) * 0.1
-    first, second = Utterance("u1", Path("a")), Utterance("u2", Path("a"))
+    first_clip, second_clip = Utterance("u1", Path("a")), Utterance("u2", Path("a"))
     loud, soft = conditions[3].change, conditions[2].change
     assert loud is not None and soft is not None
     # The same noise at both ratios, 10 dB apart; another utterance gets another piece.
-    loud_noise, soft_noise = loud(first, clip) - clip, soft(first, clip) - clip
-    assert np.corrcoef(loud_noise, soft_noise)[0, 1] > 0.999
-    assert np.std(loud_noise) / np.std(soft_noise) == pytest.approx(10**0.5, rel=0.01)
-    assert np.array_equal(loud(first, clip), loud(first, clip))
-    assert not np.array_equal(loud(first, clip), loud(second, clip))
+    first, second = loud(first_clip, clip) - clip, soft(first_clip, clip) - clip
+    assert np.corrcoef(first, second)[0, 1] > 0.999
+    assert np.std(first) / np.std(second) == pytest.approx(10**0.5, rel=0.01)
+    assert np.array_equal(loud(first_clip, clip), loud(first_clip, clip))
+    assert not np.array_equal(loud(first_clip, clip), loud(second_clip, clip))
 
 
 def test_a_manifest_is_scored_clean_and_under_each_condition(
@@ -77,10 +77,10 @@ def test_a_manifest_is_scored_clean_and_under_each_condition(
         EvaluateRequest(speech_folder / "dev.jsonl", model=str(saved_v1), device="cpu"),
         None, SilentProgress(),
     )  # fmt: skip
-    assert "conditions" not in plain.to_record()
+    assert "conditions" not in plain.to_record().to_json()
 
 
-def test_wrong_conditions_are_refused_before_the_model_is_resolved(
+def test_wrong_conditions_are_refused_before_the_model_is_looked_for(
     speech_folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -107,6 +107,6 @@ def test_the_command_prints_the_grid(saved_v1: Path, speech_folder: Path, sounds
     heading = next(line for line in lines if line.startswith("WER %") and "0 dB" in line)
     assert heading.split() == ["WER", "%", "no", "noise", "10", "dB", "0", "dB"]
     assert any(line.startswith("fan") for line in lines)
-    without_noise = subprocess.run([*command[:-6], "--snr", "3"], capture_output=True, text=True,
+    lonely = subprocess.run([*command[:-6], "--snr", "3"], capture_output=True, text=True,
                             check=False, env={**os.environ})  # fmt: skip
-    assert without_noise.returncode == 2 and "need --conditions" in without_noise.stderr
+    assert lonely.returncode == 2 and "need --conditions" in lonely.stderr

@@ -1,4 +1,4 @@
-"""Exporting the real tiny: fully tuned, with new graphs, and from every kind of wrong folder."""
+"""Exporting the real tiny: fully tuned, traced, and every wrong folder that one can name."""
 
 import errno
 import json
@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.real_model, pytest.mark.usefixtures("one_thread")]
 
 Answer = tuple[int, dict[str, Any]]
 Build = Callable[..., SpeechModel]
-_TEXT = "Ever tried, ever failed, no matter, try again, fail again, fail better."
+_REFERENCE = "Ever tried, ever failed, no matter, try again, fail again, fail better."
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +40,14 @@ def clips(wheel_assets: WheelAssets, tmp_path_factory: pytest.TempPathFactory) -
     folder = tmp_path_factory.mktemp("clips")
     write_audio(folder / "beckett.wav", load_audio(wheel_assets.beckett))
     line = {"id": "beckett", "audio": "beckett.wav"}
-    (folder / "texts.jsonl").write_text(json.dumps(line | {"text": _TEXT}) + "\n")
+    (folder / "texts.jsonl").write_text(json.dumps(line | {"text": _REFERENCE}) + "\n")
     (folder / "no-texts.jsonl").write_text(json.dumps(line) + "\n")
     return folder
 
 
 @pytest.fixture(scope="module")
 def adapter(real_tiny: ResolvedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter of the real tiny with a small effect."""
+    """A faint adapter of the real tiny."""
     folder = tmp_path_factory.mktemp("adapter")
     model = load_checkpoint(real_tiny.checkpoint_dir)
     inject_lora(model, rank=2, sites="decoder", seed=1)
@@ -64,18 +64,18 @@ def adapter(real_tiny: ResolvedModel, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def _rounded(
-    ask: Callable[..., Answer], adapter: Path, clips: Path, out: Path, *options: object
+    ask: Callable[..., Answer], adapter: Path, clips: Path, out: Path, *words: object
 ) -> dict[str, Any]:
-    code, document = ask("export", "--run", adapter, "--model", "tiny", "--manifest",
-                      clips / "texts.jsonl", "--out", out, *options)  # fmt: skip
-    assert code == 0, document
-    return document
+    code, result = ask("export", "--run", adapter, "--model", "tiny", "--manifest",
+                      clips / "texts.jsonl", "--out", out, *words)  # fmt: skip
+    assert code == 0, result
+    return result
 
 
-def test_calibrated_rounding_is_closer(
+def test_rounding_calibrated_on_clips_is_closer(
     adapter: Path, clips: Path, ask: Callable[..., Answer], tmp_path: Path
 ) -> None:
-    """An adapter folder names no manifests: its graft is dithered unless a manifest is given."""
+    """The adapter alone names no manifests: dithered, unless a manifest is given."""
     alone = _rounded(ask, adapter, clips, tmp_path / "alone")
     assert alone["rounding"].startswith("dithered") and not alone["calibrated"]
     assert alone["worst_step_error"] <= 1.01
@@ -86,13 +86,13 @@ def test_calibrated_rounding_is_closer(
     )
     assert calibrated["rounding"] == "errors compensated on 1 clips of texts.jsonl"
 
-    def off(document: dict[str, Any]) -> float:
-        return next(g["relative"] for g in document["parity"]["graphs"] if g["output"] == "logits")
+    def off(result: dict[str, Any]) -> float:
+        return next(g["relative"] for g in result["parity"]["graphs"] if g["output"] == "logits")
 
     assert off(calibrated) < off(plain)
 
 
-def test_the_clips_of_a_run_are_used_while_they_exist(tmp_path: Path) -> None:
+def test_a_runs_own_clips_are_found_where_they_still_are(tmp_path: Path) -> None:
     write_audio(tmp_path / "a.wav", np.zeros(8_000, np.float32))
     for name, count in (("train", 60), ("replay", 3)):
         lines = [{"id": f"{name}{n}", "audio": "a.wav", "duration": 0.5 if n else 30.0}
@@ -102,11 +102,11 @@ def test_the_clips_of_a_run_are_used_while_they_exist(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run")
     data = {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "replay")}
     run.write_record(settings={"data": data | {"dev": None}})
-    calibration_clips = clips_of_run(run.path)
-    of_training = [item.id for item in calibration_clips if item.id.startswith("train/")]
-    assert len(of_training) == 24 and len(set(of_training)) == 24
-    # The long clip is left out.
-    assert [item.id for item in calibration_clips[24:]] == ["replay/replay1", "replay/replay2"]
+    result = clips_of_run(run.path)
+    taught = [item.id for item in result if item.id.startswith("train/")]
+    assert len(taught) == 24 and len(set(taught)) == 24
+    # The long one is left out.
+    assert [item.id for item in result[24:]] == ["replay/replay1", "replay/replay2"]
     (tmp_path / "replay.jsonl").unlink()
     assert len(clips_of_run(run.path)) == 24
     (tmp_path / "train.jsonl").unlink()
@@ -131,20 +131,20 @@ def test_a_fully_tuned_checkpoint_is_grafted_into_its_bases_files(
         weights[name] = (weights[name] + 0.01 * noise).astype(np.float32)
     shutil.copytree(real_tiny.checkpoint_dir, tmp_path / "tuned")
     save_file(weights, tmp_path / "tuned" / "model.safetensors", metadata={"format": "pt"})
-    code, document = ask(
+    code, result = ask(
         "export", "--checkpoint", tmp_path / "tuned", "--model", "tiny", "--manifest",
         clips / "texts.jsonl", "--out", tmp_path / "out",
     )  # fmt: skip
-    assert code == 0, document
-    assert document["changed"] == document["matrices"] == len(names)
-    assert document["changed_files"] == ["encoder_model.ort", "decoder_model_merged.ort"]
-    assert document["parity"]["weights"]["checked"] > 150 and document["parity"]["identical"] == 1
+    assert code == 0, result
+    assert result["changed"] == result["matrices"] == len(names)
+    assert result["changed_files"] == ["encoder_model.ort", "decoder_model_merged.ort"]
+    assert result["parity"]["weights"]["checked"] > 150 and result["parity"]["identical"] == 1
     record = json.loads((tmp_path / "out" / "export.json").read_text())
     assert record["base"]["name"] == "tiny" and len(record["checkpoint_sha256"]) == 64
     assert record["checkpoint_sha256"] != record["base"]["sha256"]
 
 
-def test_other_shapes_and_constants_of_the_graph_are_refused(build_model: Build) -> None:
+def test_tensors_of_another_shape_and_numbers_of_the_graph_are_refused(build_model: Build) -> None:
     base, tuned = build_model("streaming"), build_model("streaming")
     assert tuned_tensors(base, tuned).after == {}
     with torch.no_grad():
@@ -159,7 +159,7 @@ def test_other_shapes_and_constants_of_the_graph_are_refused(build_model: Build)
     assert any("only in the base" in problem for problem in caught.value.problems)
 
 
-def test_an_untied_head_is_refused(build_model: Build) -> None:
+def test_a_head_that_was_untied_is_refused(build_model: Build) -> None:
     base, tuned = build_model("v1"), build_model("v1")
     tuned.module.proj_out.weight = torch.nn.Parameter(base.module.proj_out.weight + 1)
     with pytest.raises(ProblemsError, match="have no tensor") as caught:
@@ -167,20 +167,20 @@ def test_an_untied_head_is_refused(build_model: Build) -> None:
     assert caught.value.problems == ("proj_out.weight",)
 
 
-# --- new graphs
+# --- traced
 
 
-def test_new_graphs_of_tiny_load_in_the_runtime_and_pass_the_gate(
+def test_a_traced_tiny_loads_in_the_runtime_and_passes_the_gate(
     adapter: Path, clips: Path, ask: Callable[..., Answer], tmp_path: Path
 ) -> None:
-    code, document = ask(
+    code, result = ask(
         "export", "--run", adapter, "--model", "tiny", "--method", "trace", "--manifest",
         clips / "no-texts.jsonl", "--out", tmp_path / "out",
     )  # fmt: skip
-    assert code == 0, document
-    assert (document["method"], document["quantize"]) == ("trace", "int8")
-    assert document["parity"]["tokens"]["agreement"] > 0.9
-    assert document["parity"]["clips"] == 1 and "wer" not in document["parity"]
+    assert code == 0, result
+    assert (result["method"], result["quantize"]) == ("trace", "int8")
+    assert result["parity"]["tokens"]["agreement"] > 0.9
+    assert result["parity"]["clips"] == 1 and "wer" not in result["parity"]
     # 8-bit matrices: as large as the published files.
     size = sum(path.stat().st_size for path in (tmp_path / "out").glob("*.ort"))
     assert 27e6 < size < 60e6
@@ -200,7 +200,7 @@ def _another_family(folder: Path, build: Build, assets: WheelAssets) -> None:
 
 
 def _another_language(folder: Path, build: Build, assets: WheelAssets) -> None:
-    """The same shape, trained on other data."""
+    """The same shape, trained on something else."""
     shutil.copytree(assets.runtime_dir, folder, dirs_exist_ok=True)
     path = folder / "decoder_model_merged.ort"
     file = OrtFile.read(path)
@@ -224,20 +224,20 @@ def _cut_off(folder: Path, build: Build, assets: WheelAssets) -> None:
     path.write_bytes(path.read_bytes()[:9_000_000])
 
 
-def _incomplete(folder: Path, build: Build, assets: WheelAssets) -> None:
+def _lacking(folder: Path, build: Build, assets: WheelAssets) -> None:
     shutil.copytree(assets.runtime_dir, folder, dirs_exist_ok=True)
     (folder / "tokenizer.bin").unlink()
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("make", "says"),
     [
         (_another_size, "adapted matrices are not in the runtime files"),
         (_another_family, "runtime files of a streaming model"),
         (_another_language, "60 of 60 adapted matrices are not in the runtime files"),
         (_onnx_files, "this folder has .onnx instead: encoder_model.ort"),
         (_cut_off, "cut off"),
-        (_incomplete, "tokenizer.bin missing"),
+        (_lacking, "tokenizer.bin missing"),
     ],
 )
 def test_a_wrong_base_folder_is_one_plain_error_and_nothing_is_written(
@@ -248,19 +248,19 @@ def test_a_wrong_base_folder_is_one_plain_error_and_nothing_is_written(
     ask: Callable[..., Answer],
     tmp_path: Path,
     make: Callable[[Path, Build, WheelAssets], None],
-    message: str,
+    says: str,
 ) -> None:
     folder = tmp_path / "base"
     folder.mkdir()
     make(folder, build_model, wheel_assets)
-    (tmp_path / "work").mkdir()
-    code, document = ask(
+    (tmp_path / "place").mkdir()
+    code, result = ask(
         "export", "--run", adapter, "--model", "tiny", "--base-runtime", folder, "--manifest",
-        clips / "texts.jsonl", "--out", tmp_path / "work" / "out",
+        clips / "texts.jsonl", "--out", tmp_path / "place" / "out",
     )  # fmt: skip
-    assert code == 2 and message in document["error"]["message"], document
-    assert str(folder) in json.dumps(document["error"])
-    assert not list((tmp_path / "work").iterdir())
+    assert code == 2 and says in result["error"]["message"], result
+    assert str(folder) in json.dumps(result["error"])
+    assert not list((tmp_path / "place").iterdir())
 
 
 def test_a_full_disk_leaves_nothing_behind(
@@ -278,15 +278,15 @@ def test_a_full_disk_leaves_nothing_behind(
         copy(source, target)
 
     monkeypatch.setattr("moonshine_tune.export.graft.shutil.copyfile", full)
-    (tmp_path / "work").mkdir()
-    code, document = ask("export", "--run", adapter, "--model", "tiny", "--manifest",
-                      clips / "texts.jsonl", "--out", tmp_path / "work" / "out")  # fmt: skip
-    assert code == 3 and "disk is full" in document["error"]["message"]
-    assert not list((tmp_path / "work").iterdir())
+    (tmp_path / "place").mkdir()
+    code, result = ask("export", "--run", adapter, "--model", "tiny", "--manifest",
+                      clips / "texts.jsonl", "--out", tmp_path / "place" / "out")  # fmt: skip
+    assert code == 3 and "disk is full" in result["error"]["message"]
+    assert not list((tmp_path / "place").iterdir())
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("words", "says"),
     [
         ((), "name either a run or a checkpoint"),
         (("--run", "a", "--checkpoint", "b"), "name either a run or a checkpoint"),
@@ -294,9 +294,9 @@ def test_a_full_disk_leaves_nothing_behind(
         (("--checkpoint", "b", "--model", "tiny", "--calibrate", "c"), "grafting an adapter"),
     ],
 )
-def test_a_contradictory_request_is_refused_before_a_model_is_loaded(
-    ask: Callable[..., Answer], tmp_path: Path, options: tuple[str, ...], message: str
+def test_a_request_that_makes_no_sense_is_refused_before_anything_is_loaded(
+    ask: Callable[..., Answer], tmp_path: Path, words: tuple[str, ...], says: str
 ) -> None:
-    code, document = ask("export", *options, "--out", tmp_path / "out")
-    assert code == 2 and message in document["error"]["message"]
-    assert document["error"]["hint"]
+    code, result = ask("export", *words, "--out", tmp_path / "out")
+    assert code == 2 and says in result["error"]["message"]
+    assert result["error"]["hint"]

@@ -40,7 +40,7 @@ def weights(real_tiny: ResolvedModel) -> Weights:
 
 
 def _linear(weights: Weights) -> Weights:
-    """Every matrix that an adapter can change."""
+    """Everything that any adapter site touches."""
     return {
         name: value
         for name, value in weights.items()
@@ -49,7 +49,7 @@ def _linear(weights: Weights) -> Weights:
 
 
 def _adapted(weight: Floats, seed: int = 1) -> Floats:
-    """A matrix with a LoRA of rank 4 added; its largest value changes too."""
+    """What a LoRA of rank 4 makes of a matrix; it moves the largest value too."""
     rng = np.random.default_rng(seed)
     rows, columns = weight.shape
     down, up = rng.standard_normal((4, columns)), rng.standard_normal((rows, 4))
@@ -73,9 +73,9 @@ def test_an_unchanged_model_gives_the_same_bytes(
 
 
 def _off_the_grid(weight: Floats, seed: int = 7) -> Floats:
-    """A float checkpoint's matrix for this stored one: up to 0.4 steps away.
+    """What a float checkpoint has where the runtime's file has this: up to 0.4 steps away.
 
-    The largest and the smallest value stay, since they define the grid.
+    The largest and the smallest value stay, since they make the grid.
     """
     noise = np.random.default_rng(seed).uniform(-0.4, 0.4, weight.shape) * _step(weight)
     noise[(weight == weight.max()) | (weight == weight.min())] = 0
@@ -83,7 +83,7 @@ def _off_the_grid(weight: Floats, seed: int = 7) -> Floats:
 
 
 def _step(weight: Floats) -> float:
-    """The quantization step of the v1 scheme for a matrix."""
+    """The quantization step that the v1 scheme takes for a matrix."""
     return float(max(weight.max(), 0) - min(weight.min(), 0)) / 255
 
 
@@ -111,7 +111,7 @@ def test_one_changed_matrix_changes_one_file(
     report = graft(layout, base, merged, tmp_path)
     assert (report.changed, report.changed_files) == (1, (file,))
     assert 0.4 < report.worst_step_error < 1.01
-    others = [other for other in layout.files if other != file]
+    others = [path for path in layout.files if path != file]
     assert all(filecmp.cmp(layout.folder / o, tmp_path / o, shallow=False) for o in others)
     before, after = OrtFile.read(layout.folder / file), OrtFile.read(tmp_path / file)
     moved = [
@@ -121,7 +121,7 @@ def test_one_changed_matrix_changes_one_file(
     ]
     assert len(moved) == 1
     new = moved[0][1]
-    # Read back by hand: stored [in, out], one scale per tensor.
+    # Read back by hand: stored [in, out], one scale a tensor.
     scale = float(after.array(new.scale).reshape(()))
     zero = int(after.array(new.zero_point).reshape(()))
     stored = (after.array(new.values).astype(np.float64) - zero) * scale
@@ -150,30 +150,30 @@ def test_a_float_base_is_rounded_to_the_nearest_step(
 def test_changes_below_half_a_step_are_not_lost(
     layout: RuntimeLayout, weights: Weights, tmp_path: Path
 ) -> None:
-    """A rebuilt base lies on the grid, so rounding to the nearest step would lose a small adapter.
+    """A rebuilt base lies on the grid, and a small adapter would round away as a whole.
 
     What is stored has to follow it on average: the regression of the stored change on the wanted
-    change has slope 1, not 0.
+    one has slope 1, not 0.
     """
     base = weights[_FC1]
     step = _step(base)
     wanted = _adapted(base) - base
     wanted *= 0.2 * step / np.abs(wanted).max()
     wanted[(base == base.max()) | (base == base.min())] = 0
-    for name in ("first", "second"):
+    for name in ("one", "two"):
         (tmp_path / name).mkdir()
         report = graft(layout, {_FC1: base}, {_FC1: base + wanted}, tmp_path / name)
     assert report.worst_step_error <= 1.01
-    stored = _read_back(tmp_path / "first", base)
+    stored = _read_back(tmp_path / "one", base)
     slope = float(np.sum((stored - base) * wanted) / np.sum(wanted * wanted))
     assert slope == pytest.approx(1.0, abs=0.1)
-    # The dither has a fixed seed: the same export gives the same files.
+    # The chance is a fixed one: the same export gives the same files.
     for name in layout.files:
-        assert filecmp.cmp(tmp_path / "first" / name, tmp_path / "second" / name, shallow=False)
+        assert filecmp.cmp(tmp_path / "one" / name, tmp_path / "two" / name, shallow=False)
 
 
 def _read_back(folder: Path, base: Floats) -> Floats:
-    """The stored matrix of the decoder that is nearest to `base`."""
+    """The stored matrix of the decoder that lies nearest to `base`."""
     file = OrtFile.read(folder / "decoder_model_merged.ort")
     candidates = [
         tensor.dequantize(file).T
@@ -213,15 +213,15 @@ def test_rebuilding_what_was_grafted_gives_the_merged_model(
             continue
         wanted = adapted[name]
         assert np.abs(value - wanted).max() <= 1.01 * _step(wanted)
-        # Unbiased: the rounding adds no offset.
+        # Right on average: the rounding adds nothing of its own.
         assert abs(float((value - wanted).mean())) < 0.01 * _step(wanted)
         assert not np.array_equal(value, weights[name])
 
 
-def test_files_of_other_weights_are_refused_with_a_list(
+def test_files_of_other_weights_are_refused_with_the_list(
     layout: RuntimeLayout, weights: Weights, tmp_path: Path
 ) -> None:
-    """Weights of another training run with the same shapes and names."""
+    """Weights of another training of the same shape: no name in the files would tell."""
     base = _linear(weights)
     others = [_FC1, _ENCODER_QUERY]
     foreign = base | {name: _adapted(base[name]) for name in others}
@@ -235,7 +235,7 @@ def test_files_of_other_weights_are_refused_with_a_list(
 def test_half_a_step_off_is_another_model(
     layout: RuntimeLayout, weights: Weights, tmp_path: Path
 ) -> None:
-    """A single value of 331,776 that is 0.6 steps away is enough."""
+    """One value of 331,776 that lies 0.6 steps away is enough."""
     off = weights[_FC1].copy()
     off[100, 200] += 0.6 * _step(off)
     with pytest.raises(ProblemsError, match="1 of 1"):
@@ -263,7 +263,7 @@ def test_a_folder_of_empty_files_is_one_plain_error(tmp_path: Path) -> None:
 # --- the tokenizer of the same folder
 
 
-def test_the_rebuilt_tokenizer_decodes_what_it_encodes(real_tiny: ResolvedModel) -> None:
+def test_every_text_comes_back_from_the_rebuilt_tokenizer(real_tiny: ResolvedModel) -> None:
     from moonshine_tune.models.checkpoint import load_tokenizer
 
     tokenizer = load_tokenizer(real_tiny.checkpoint_dir)
@@ -282,11 +282,11 @@ def test_the_rebuilt_tokenizer_decodes_what_it_encodes(real_tiny: ResolvedModel)
         assert tokenizer.decode(ids) == text
         assert all(0 <= index < 32_768 for index in ids)
         assert not {1, 2} & set(ids)
-    # Complete pieces, not letters: the merges exist.
+    # Whole pieces, not letters: the merges are there.
     assert len(tokenizer.encode("It was the best of times")) == 6
 
 
-def test_every_piece_is_spelled_as_in_the_runtime(
+def test_every_piece_is_spelled_as_the_runtime_spells_it(
     real_tiny: ResolvedModel, wheel_assets: WheelAssets
 ) -> None:
     from moonshine_tune.models.checkpoint import load_tokenizer
@@ -297,7 +297,7 @@ def test_every_piece_is_spelled_as_in_the_runtime(
     for index in range(259, 32_000):
         word = raw.id_to_token(index)
         assert word == pieces[index].decode("utf-8"), index
-    # The raw bytes do not shadow real pieces such as "." and "4".
+    # The raw bytes do not shadow real pieces: "." has its own id, and so has "4".
     ids = raw.get_vocab()
     for sign in (".", "4", ","):
         assert ids[sign] > 258

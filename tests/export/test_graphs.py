@@ -1,4 +1,4 @@
-"""Graphs built without a base folder compute what torch computes and can be read back."""
+"""Graphs built without a base folder: they compute what torch computes, and can be read back."""
 
 import json
 from collections.abc import Callable
@@ -12,10 +12,11 @@ from safetensors.numpy import load_file
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.export.graft import graft
 from moonshine_tune.export.graphs import build_graphs
-from moonshine_tune.export.parity.graphs import GraphParity, ParityClip, check_graphs
+from moonshine_tune.export.parity.graphs import ParityClip, check_graphs
 from moonshine_tune.export.tensors import model_tensors
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.models.checkpoint import load_checkpoint
+from moonshine_tune.runs.records import ParityRecord
 from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.runtime.naming import name_tensors
 from moonshine_tune.runtime.ort_file import OrtFile
@@ -35,13 +36,13 @@ _FC1 = "model.decoder.layers.1.mlp.fc1.weight"
 
 
 def _stored(model: SpeechModel) -> dict[str, Floats]:
-    """The tensors of a runtime folder: a tied head once, the front end's exponent as a number."""
+    """What a runtime folder stores: a tied head once, the front end's exponent as a number."""
     weights = model_tensors(model)
     dropped = {_LOG_K} | ({"proj_out.weight"} if model.family == "v1" else set())
     return {key: value for key, value in weights.items() if key not in dropped}
 
 
-def _build(model: SpeechModel, out: Path, scheme: str = "int8") -> dict[str, Floats]:
+def _traced(model: SpeechModel, out: Path, scheme: str = "int8") -> dict[str, Floats]:
     out.mkdir()
     weights = model_tensors(model)
     build_graphs(model, weights, out, scheme=scheme)
@@ -51,14 +52,14 @@ def _build(model: SpeechModel, out: Path, scheme: str = "int8") -> dict[str, Flo
 @pytest.fixture(scope="module")
 def folders(build_model: Build, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`v1-int8`, `v1-none`, `streaming-int8` and `streaming-none`. Read only."""
-    folder = tmp_path_factory.mktemp("built")
+    root = tmp_path_factory.mktemp("traced")
     for family in _FAMILIES:
         for scheme in ("int8", "none"):
-            _build(build_model(family), folder / f"{family}-{scheme}", scheme)
-    return folder
+            _traced(build_model(family), root / f"{family}-{scheme}", scheme)
+    return root
 
 
-def _checked(model: SpeechModel, folder: Path, clip: Floats) -> GraphParity:
+def _checked(model: SpeechModel, folder: Path, clip: Floats) -> ParityRecord:
     clips = [ParityClip("one", clip, "it was the best of times")]
     return check_graphs(read_layout(folder), model, model_tensors(model), clips)
 
@@ -67,37 +68,37 @@ def _checked(model: SpeechModel, folder: Path, clip: Floats) -> GraphParity:
 def test_float_graphs_compute_exactly_what_torch_computes(
     folders: Path, build_model: Build, make_clip: Clip, family: str
 ) -> None:
-    parity = _checked(build_model(family), folders / f"{family}-none", make_clip(1.6, 3)[:25_600])
-    assert parity.passed, parity.first_difference
-    assert max(item.relative for item in parity.outputs) < 1e-4
-    assert parity.token_agreement == 1.0 and parity.tokens == 26
-    assert parity.weights_note is None and parity.weights_checked >= 60
+    result = _checked(build_model(family), folders / f"{family}-none", make_clip(1.6, 3)[:25_600])
+    assert result.passed, result.first_difference
+    assert max(item.relative for item in result.graphs) < 1e-4
+    assert result.tokens.agreement == 1.0 and result.tokens.count == 26
+    assert result.weights.note is None and result.weights.checked >= 60
 
 
 @pytest.mark.parametrize("family", _FAMILIES)
 def test_eight_bit_graphs_stay_within_the_band(
     folders: Path, build_model: Build, make_clip: Clip, family: str
 ) -> None:
-    parity = _checked(build_model(family), folders / f"{family}-int8", make_clip(1.6, 3)[:25_600])
-    assert parity.passed, parity.first_difference
-    by_graph = {item.graph: item.relative for item in parity.outputs}
+    result = _checked(build_model(family), folders / f"{family}-int8", make_clip(1.6, 3)[:25_600])
+    assert result.passed, result.first_difference
+    by_graph = {item.graph: item.relative for item in result.graphs}
     decoder = "decoder_model_merged.ort" if family == "v1" else "decoder_kv.ort"
     assert 1e-4 < by_graph[decoder] < 0.12
     if family == "streaming":
         # The front end is not quantized: its inputs have the range of 16-bit audio.
         assert by_graph["frontend.ort"] < 1e-4
-        assert parity.window_rule == "exclusive"
+        assert result.window_rule == "exclusive"
 
 
 def test_every_matrix_but_the_front_ends_has_a_scale_for_each_output(folders: Path) -> None:
     for graph in ("encoder.ort", "adapter.ort", "cross_kv.ort", "decoder_kv.ort"):
         file = OrtFile.read(folders / "streaming-int8" / graph)
-        tensors = list(quantized_tensors(file))
-        assert tensors, graph
-        tables = [tensor for tensor in tensors if tensor.axis is None]
-        # Lookup tables have one scale: a row is not a channel of a product.
+        result = list(quantized_tensors(file))
+        assert result, graph
+        tables = [tensor for tensor in result if tensor.axis is None]
+        # Tables that rows are looked up in have one scale: a row is not a channel of a product.
         assert all(t.name.startswith("model.decoder.") and "emb" in t.name for t in tables), graph
-        assert all(t.axis == 1 for t in tensors if t not in tables)
+        assert all(t.axis == 1 for t in result if t not in tables)
     assert not list(quantized_tensors(OrtFile.read(folders / "streaming-int8" / "frontend.ort")))
 
 
@@ -108,6 +109,8 @@ def test_a_streaming_folder_is_rebuilt_to_a_checkpoint(
     model = build_model("streaming")
     folder = folders / f"streaming-{scheme}"
     report = rebuild_checkpoint(folder, tmp_path / "checkpoint")
+    with pytest.raises(RequestError, match="exists already"):
+        rebuild_checkpoint(folder, tmp_path / "checkpoint")
     weights = model_tensors(model)
     again = load_file(tmp_path / "checkpoint" / "model.safetensors")
     assert again.keys() == weights.keys() and report.tensors == len(weights)
@@ -118,7 +121,7 @@ def test_a_streaming_folder_is_rebuilt_to_a_checkpoint(
         if named is not None and isinstance(named.tensor, QuantizedTensor):
             bound = 0.501 * float(named.tensor.step(named.file).max())
         assert np.abs(value - wanted).max() <= bound, key
-    # It is the same kind of model, with its windows, heads and rotation.
+    # It is the same kind of model: windows, heads, rotation and all.
     config = json.loads((tmp_path / "checkpoint" / "config.json").read_text())
     own = model.module.config.to_dict()
     assert config["encoder_config"]["sliding_windows"] == [[16, 4], [16, 1]]
@@ -133,13 +136,13 @@ def test_a_streaming_folder_is_rebuilt_to_a_checkpoint(
         clip, ids = torch.from_numpy(make_clip(1.0, 5))[None], torch.tensor([[1, 270, 280, 9]])
         logits = []
         with torch.inference_mode():
-            for each in (model, rebuilt):
-                states = each.encode(clip, [clip.shape[1]])
-                logits.append(each.decoder_logits(states, ids))
+            for candidate in (model, rebuilt):
+                states = candidate.encode(clip, [clip.shape[1]])
+                logits.append(candidate.decoder_logits(states, ids))
         assert float((logits[0] - logits[1]).norm() / logits[0].norm()) < 1e-4
 
 
-def test_the_windows_are_read_from_the_graph(folders: Path) -> None:
+def test_the_windows_are_read_off_the_graph(folders: Path) -> None:
     from moonshine_tune.runtime.graph_map import GraphMap
 
     graph = GraphMap(OrtFile.read(folders / "streaming-int8" / "encoder.ort"))
@@ -181,18 +184,18 @@ def test_every_kind_of_tensor_can_be_grafted(
     state = {key: torch.from_numpy(value) for key, value in tuned.items()}
     missing, unexpected = model.module.load_state_dict(state, strict=False)
     assert not unexpected and set(missing) <= {_LOG_K, "proj_out.weight"}
-    parity = _checked(model, tmp_path, make_clip(1.6, 3)[:25_600])
-    assert parity.passed, parity.first_difference
-    assert parity.weights_checked >= len(base) - 1
+    result = _checked(model, tmp_path, make_clip(1.6, 3)[:25_600])
+    assert result.passed, result.first_difference
+    assert result.weights.checked >= len(base) - 1
     if scheme == "none":
-        assert max(item.relative for item in parity.outputs) < 1e-4
+        assert max(item.relative for item in result.graphs) < 1e-4
 
 
 @pytest.mark.parametrize("family", _FAMILIES)
 def test_what_was_grafted_reads_back_to_half_a_step(
     folders: Path, build_model: Build, tmp_path: Path, family: str
 ) -> None:
-    """Graft, then read as a rebuild does: every tensor is within half a step of the tuned one."""
+    """Graft, then read as a rebuild does: every tensor is the tuned one, to half a step."""
     base = _stored(build_model(family))
     rng = np.random.default_rng(4)
     tuned = {
@@ -243,8 +246,10 @@ def test_a_tied_head_is_changed_with_its_embedding(
         assert np.abs(item.read() - 1.5 * base[key]).max() <= 0.51 * step
 
 
-def test_a_constant_tensor_is_refused(folders: Path, build_model: Build, tmp_path: Path) -> None:
-    """Its content does not identify it."""
+def test_a_tensor_without_a_form_of_its_own_is_refused(
+    folders: Path, build_model: Build, tmp_path: Path
+) -> None:
+    """A constant tensor could be any constant tensor."""
     base = _stored(build_model("streaming"))
     key = "model.decoder.norm.weight"
     flat = base | {key: np.ones_like(base[key])}
@@ -260,7 +265,7 @@ def test_a_constant_tensor_is_refused(folders: Path, build_model: Build, tmp_pat
         (lambda config: setattr(config, "attention_bias", True), "attention bias True"),
     ],
 )
-def test_a_setting_that_no_graph_has_is_named(
+def test_what_no_graph_has_is_refused_by_name(
     build_model: Build, tmp_path: Path, change: Callable[[object], None], named: str
 ) -> None:
     model = build_model("streaming")

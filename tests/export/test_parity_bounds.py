@@ -2,13 +2,14 @@
 
 import pytest
 
-from moonshine_tune.export.parity.gate import ParityResult
+from moonshine_tune.export.parity.gate import combine
 from moonshine_tune.metrics.wer import PairedComparison
+from moonshine_tune.runs.records import ParityRecord
 
 
-def _with_wer(difference: float, low: float, high: float) -> ParityResult:
+def _with_wer(difference: float, low: float, high: float) -> ParityRecord:
     wer = PairedComparison(3.0, 3.0 + difference, difference, (low, high), "worse")
-    return ParityResult(1.0, 5.0, 40, 36, 370, (), wer=wer)
+    return combine(ParityRecord(word_difference=1.0, bound=5.0), wer=wer)
 
 
 @pytest.mark.parametrize(

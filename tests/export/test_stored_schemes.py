@@ -1,4 +1,4 @@
-"""Grafting into every scheme in which a graph can store a tensor, on graphs made for the test."""
+"""Grafting into every scheme that a graph can store a tensor in, on graphs made for that alone."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.float32]
 
 
 def _write(folder: Path, tensors: dict[str, npt.NDArray[Any]]) -> RuntimeLayout:
-    """A graph file that outputs each of its constants."""
+    """A graph file that hands each of its constants out, and nothing else."""
     nodes, outputs = [], []
     for name, value in tensors.items():
         kind = helper.np_dtype_to_tensor_dtype(value.dtype)
@@ -45,7 +45,7 @@ def _write(folder: Path, tensors: dict[str, npt.NDArray[Any]]) -> RuntimeLayout:
 def _quantized(
     weights: Floats, dtype: str, axis: int | None, *, symmetric: bool, scale_type: str = "f4"
 ) -> dict[str, npt.NDArray[Any]]:
-    """Stored parts of a tensor, by a second implementation of the usual rule."""
+    """Stored parts of a tensor by the usual rule, written down once more."""
     least, most = (0, 255) if dtype == "u1" else (-128, 127)
     others = None if axis is None else tuple(i for i in range(weights.ndim) if i != axis)
     low = np.minimum(weights.min(axis=others, keepdims=True), 0)
@@ -68,7 +68,7 @@ def _quantized(
 
 def _weights(shape: tuple[int, ...], seed: int = 0) -> Floats:
     rng = np.random.default_rng(seed)
-    # Channels of different ranges, so that one scale for all differs from one per channel.
+    # Channels of different ranges: with one scale for all of them they would look alike.
     return (rng.standard_normal(shape) * np.exp(rng.uniform(-1, 1, shape[-1]))).astype("f4")
 
 
@@ -103,19 +103,19 @@ def test_an_eight_bit_matrix_is_rewritten_in_its_own_scheme(
     after = {"m.weight": np.ascontiguousarray(tuned.T) if transposed else tuned}
     (tmp_path / "tuned").mkdir()
     report = graft(layout, base, after, tmp_path / "tuned")
-    # A 16-bit step that was rounded down clips the largest value by another eighth of a step.
+    # A 16-bit step that was rounded down cuts the largest value off by an eighth of a step more.
     assert report.changed == 1 and report.worst_step_error < (0.52 if scale_type == "f4" else 0.64)
     wanted = _quantized(tuned, dtype, axis, symmetric=symmetric, scale_type=scale_type)
     file = OrtFile.read(tmp_path / "tuned" / "graph.ort")
     for name, value in wanted.items():
-        written = file.array(name)
-        assert written.dtype == value.dtype and written.shape == value.shape
+        result = file.array(name)
+        assert result.dtype == value.dtype and result.shape == value.shape
         if name == "w_scale":
-            assert np.allclose(written, value, rtol=1e-3)
+            assert np.allclose(result, value, rtol=1e-3)
         else:
             # A value on the edge between two levels may fall either way.
-            assert np.abs(written.astype(int) - value.astype(int)).max() <= 1
-            assert np.mean(written != value) < 0.01
+            assert np.abs(result.astype(int) - value.astype(int)).max() <= 1
+            assert np.mean(result != value) < 0.01
 
 
 @pytest.mark.parametrize("axis", [None, 0])
@@ -147,24 +147,24 @@ def test_an_eight_bit_convolution_is_rewritten(tmp_path: Path, axis: int | None)
 def test_floats_of_32_and_16_bits_are_rewritten(
     tmp_path: Path, kind: str, name: str, shape: tuple[int, ...], form: str
 ) -> None:
-    def as_stored(values: Floats) -> npt.NDArray[Any]:
+    def laid(values: Floats) -> npt.NDArray[Any]:
         formed = {"transposed": values.T, "plus-one": values + 1}.get(form, values)
         return np.ascontiguousarray(formed).astype(kind)
 
     stored, tuned = (_weights(shape, seed) for seed in (1, 2))
-    layout = _write(tmp_path, {"x": as_stored(stored), "other": as_stored(_weights(shape, 3))})
+    layout = _write(tmp_path, {"x": laid(stored), "other": laid(_weights(shape, 3))})
     _same_bytes(layout, {name: stored}, tmp_path / "same")
     (tmp_path / "tuned").mkdir()
     report = graft(layout, {name: stored}, {name: tuned}, tmp_path / "tuned")
     assert report.changed_files == ("graph.ort",)
     file = OrtFile.read(tmp_path / "tuned" / "graph.ort")
-    written = file.array("x")
-    assert written.dtype == np.dtype(kind) and np.array_equal(written, as_stored(tuned))
-    assert np.array_equal(file.array("other"), as_stored(_weights(shape, 3)))
+    result = file.array("x")
+    assert result.dtype == np.dtype(kind) and np.array_equal(result, laid(tuned))
+    assert np.array_equal(file.array("other"), laid(_weights(shape, 3)))
 
 
-def test_an_unknown_scheme_is_listed_and_the_hint_names_trace(tmp_path: Path) -> None:
-    """An unknown scheme has the weights but cannot be rewritten."""
+def test_what_is_stored_otherwise_is_listed_and_trace_is_named(tmp_path: Path) -> None:
+    """A scheme that is not known holds the weights, and cannot be written."""
     stored = _weights((24, 40))
     parts = _quantized(stored, "u1", 1, symmetric=False)
     renamed = {"levels": parts["w_quantized"], "steps": parts["w_scale"]}
@@ -181,7 +181,7 @@ def _same_bytes(layout: RuntimeLayout, base: dict[str, Floats], out: Path) -> No
     report = graft(layout, base, base, out)
     assert (report.matrices, report.changed_files) == (1, ())
     if any(item.dtype in ("u1", "i1") for item in OrtFile.read(out / "graph.ort").initializers):
-        # Through the quantizer too: a change below the precision of floats.
+        # Through the quantizer as well: a change below the precision of floats.
         nudged = {name: np.nextafter(value, np.float32(np.inf)) for name, value in base.items()}
         graft(layout, base, nudged, out)
     assert (out / "graph.ort").read_bytes() == (layout.folder / "graph.ort").read_bytes()

@@ -1,6 +1,7 @@
 """Stored encoder states equal those of the encoder, within the memory budget."""
 
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.inference.encoder_cache import StateSource
 from moonshine_tune.inference.scored_set import ScoredSet, transcribe_source
-from moonshine_tune.inference.transcribe import transcribe_batch
+from moonshine_tune.inference.transcribe import TorchTranscriber
 from moonshine_tune.models.base import DecodeLimits, EncoderStates, SpeechModel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -28,13 +29,8 @@ def clips(make_clip: Callable[..., Samples]) -> list[Samples]:
 def _source(
     model: SpeechModel, clips: Sequence[Samples], budget_mb: int, *, trains_encoder: bool = False
 ) -> StateSource:
-    return StateSource(
-        model,
-        lambda index: clips[index],
-        _SECONDS,
-        budget_mb=budget_mb,
-        trains_encoder=trains_encoder,
-    )
+    dataset = SimpleNamespace(seconds=_SECONDS, load=lambda index: clips[index])
+    return StateSource(model, dataset, budget_mb=budget_mb, trains_encoder=trains_encoder)
 
 
 def _close(first: EncoderStates, second: EncoderStates) -> bool:
@@ -70,7 +66,8 @@ def test_clips_are_read_once_where_states_are_stored(
         read.append(index)
         return clips[index]
 
-    source = StateSource(tiny_model, load, _SECONDS, budget_mb=100, trains_encoder=trains_encoder)
+    dataset = SimpleNamespace(seconds=_SECONDS, load=load)
+    source = StateSource(tiny_model, dataset, budget_mb=100, trains_encoder=trains_encoder)
     source.prepare([0, 2, 3], SilentProgress(), "encoding")
     assert sorted(read) == [0, 2, 3]
     source.batch([0, 3])
@@ -84,7 +81,8 @@ def test_clips_are_read_once_where_states_are_stored(
 def test_the_budget_is_kept(tiny_model: SpeechModel, make_clip: Callable[..., Samples]) -> None:
     """60 clips of 10 s; what does not fit is encoded when it is needed."""
     clip = make_clip(10.0)
-    source = StateSource(tiny_model, lambda _index: clip, [10.0] * 60, budget_mb=1)
+    dataset = SimpleNamespace(seconds=[10.0] * 60, load=lambda _index: clip)
+    source = StateSource(tiny_model, dataset, budget_mb=1)
     stored = source.prepare(range(60), SilentProgress(), "encoding")
     frames = tiny_model.frame_count(len(clip))
     bytes_each = 4 * frames * tiny_model.encode(torch.zeros(1, 16_000), [16_000]).values.shape[2]
@@ -137,7 +135,7 @@ def test_a_trained_encoder_learns_the_same_from_stored_features(
 def test_transcripts_do_not_depend_on_how_states_are_kept(
     tiny_model: SpeechModel, clips: list[Samples]
 ) -> None:
-    alone = [transcribe_batch(tiny_model, [clip], DecodeLimits())[0] for clip in clips]
+    alone = [TorchTranscriber(tiny_model, DecodeLimits()).transcribe([clip])[0] for clip in clips]
     for budget in (0, 100):
         source = _source(tiny_model, clips, budget)
         source.prepare(range(5), SilentProgress(), "encoding")

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,7 @@ from safetensors.torch import save_file
 from moonshine_tune.core.hardware import cache_root
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.inference import encoder_cache_disk as shards_module
-from moonshine_tune.inference.encoder_cache import (
-    OnDisk,
-    StateSource,
-    release_encoder,
-    states_bytes,
-)
+from moonshine_tune.inference.encoder_cache import StateSource, release_encoder, states_bytes
 from moonshine_tune.inference.encoder_cache_disk import ShardWriter, StateShards
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.models.streaming import StreamingSpeechModel
@@ -44,9 +40,10 @@ def _shards(root: Path, dtype: torch.dtype = torch.float16, bound_mb: int = 100)
 
 
 def _source(model: SpeechModel, clips: list[Any], shards: StateShards | None) -> StateSource:
-    disk = OnDisk(shards, lambda index: f"clip {index}") if shards else None
-    budget = 0 if disk else 10
-    return StateSource(model, lambda i: clips[i], SECONDS, budget_mb=budget, disk=disk)
+    dataset = SimpleNamespace(
+        seconds=SECONDS, load=lambda i: clips[i], content_key=lambda i: f"clip {i}"
+    )
+    return StateSource(model, dataset, budget_mb=0 if shards else 10, shards=shards)
 
 
 def _prepared(model: SpeechModel, clips: list[Any], shards: StateShards | None) -> StateSource:

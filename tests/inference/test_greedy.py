@@ -9,7 +9,7 @@ import torch
 from moonshine_tune.audio.samples import Samples
 from moonshine_tune.inference.batching import batches_by_length, pad_clips
 from moonshine_tune.inference.greedy import GreedySession, greedy_tokens
-from moonshine_tune.inference.transcribe import TorchTranscriber, transcribe_batch
+from moonshine_tune.inference.transcribe import TorchTranscriber
 from moonshine_tune.models.base import BOS_ID, EOS_ID, DecodeLimits, EncoderStates, SpeechModel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -77,8 +77,8 @@ def test_each_clip_has_its_own_limit(
     tiny_model: SpeechModel, make_clip: Callable[..., Samples]
 ) -> None:
     clips = [make_clip(seconds, seed) for seed, seconds in enumerate(_SECONDS)]
-    texts = transcribe_batch(tiny_model, clips, DecodeLimits(tokens_per_second=4))
-    longer = transcribe_batch(tiny_model, clips, DecodeLimits(tokens_per_second=8))
+    texts = TorchTranscriber(tiny_model, DecodeLimits(tokens_per_second=4)).transcribe(clips)
+    longer = TorchTranscriber(tiny_model, DecodeLimits(tokens_per_second=8)).transcribe(clips)
     for text, more in zip(texts, longer, strict=True):
         assert more.startswith(text)
         assert len(more) > len(text)
@@ -107,7 +107,7 @@ def test_an_end_token_at_once_gives_an_empty_text(
 
     monkeypatch.setattr(GreedySession, "step", silent)
     clips = [make_clip(0.5), make_clip(1.0)]
-    assert transcribe_batch(tiny_model, clips, DecodeLimits()) == ["", ""]
+    assert TorchTranscriber(tiny_model, DecodeLimits()).transcribe(clips) == ["", ""]
 
 
 def test_groups_hold_every_clip_once_and_stay_within_their_seconds() -> None:

@@ -35,7 +35,6 @@ from moonshine_tune.registry.published_configs import (
     model_from_config,
     published_config,
     shallower,
-    shape_of,
 )
 
 _SMALL = RunShape(batch_size=2, clip_s=2.0, tokens=12, rank=2, score_batch_s=8.0)
@@ -114,8 +113,8 @@ def test_medium_is_made_of_the_published_parts() -> None:
 
 def test_every_model_of_the_catalog_has_a_shape() -> None:
     for record in MODELS:
-        assert shape_of(record).family == record.family
-    assert shape_of(find_model("tiny-ko")) == SHAPES["tiny"]
+        assert SHAPES[record.size].family == record.family
+    assert find_model("tiny-ko").size == "tiny"
     with pytest.raises(RequestError, match="gigantic"):
         published_config("gigantic")
 

@@ -22,10 +22,7 @@ def _score(reference: str, hypothesis: str, number: int = 0, speaker: str = "") 
 
 
 def _set(pairs: Sequence[tuple[str, str]]) -> list[ScoredUtterance]:
-    return [
-        _score(reference, hypothesis, number)
-        for number, (reference, hypothesis) in enumerate(pairs)
-    ]
+    return [_score(*pair, number) for number, pair in enumerate(pairs)]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +54,7 @@ def test_characters_are_counted_too() -> None:
     assert _score("", "abc").characters == ErrorCounts(insertions=3)
 
 
-def test_reference_and_hypothesis_are_kept_unchanged() -> None:
+def test_reference_and_hypothesis_are_kept_as_they_were() -> None:
     scored = _score("It WAS!", "it was?")
     assert (scored.reference, scored.hypothesis, scored.words.errors) == ("It WAS!", "it was?", 0)
 
@@ -72,7 +69,7 @@ def test_the_record_has_the_counts() -> None:
     assert "speaker" not in _score("a", "a").to_record()
 
 
-def test_the_corpus_rate_is_not_an_average_of_rates() -> None:
+def test_the_corpus_rate_is_no_average_of_rates() -> None:
     scored = _set([("yes", "no"), ("a b c d e f g h i", "a b c d e f g h i")])
     # The average of 100 % and 0 % would be 50 %.
     assert summarize(scored).wer == pytest.approx(10.0)
@@ -81,7 +78,7 @@ def test_the_corpus_rate_is_not_an_average_of_rates() -> None:
 
 def test_an_empty_reference_adds_its_insertions() -> None:
     assert summarize(_set([("", "oh no"), ("a b c d", "a b c d")])).wer == pytest.approx(50.0)
-    # An empty reference with a hypothesis: neither a division by zero nor 0 %.
+    # An empty reference, but a hypothesis with words: not a division by zero, and not 0 %.
     assert summarize(_set([("", "oh no")])).wer == 200.0
     assert summarize(_set([("", "")])).wer == 0.0
 
@@ -96,7 +93,7 @@ def test_counts_add_up() -> None:
     assert (total, total.errors, total.rate) == (ErrorCounts(11, 22, 33, 100), 66, 66.0)
 
 
-def test_each_speaker_has_a_rate() -> None:
+def test_speakers_have_rates_of_their_own() -> None:
     scored = [
         _score("a b", "a b", 0, "x"), _score("a b c d", "a b c", 1, "y"), _score("a", "b", 2, "x"),
         _score("a", "a", 3),
@@ -104,7 +101,7 @@ def test_each_speaker_has_a_rate() -> None:
     assert summarize(scored).by_speaker == {"x": pytest.approx(100 / 3), "y": 25.0}
 
 
-def test_the_worst_come_first_and_correct_ones_are_left_out() -> None:
+def test_the_worst_come_first_and_the_right_ones_never() -> None:
     scored = _set([("a b", "a b"), ("a b c", "x y z"), ("a b", "a x"), ("a b c d", "")])
     score = summarize(scored, num_worst=2)
     assert [item.id for item in score.worst] == ["u3", "u1"]
@@ -119,12 +116,12 @@ def _random_set(rate: float, count: int = 200, seed: int = 1) -> list[ScoredUtte
     pairs = []
     for _ in range(count):
         words = ["word"] * rng.randint(3, 12)
-        wrong = ["wrong" if rng.random() < rate else word for word in words]
-        pairs.append((" ".join(words), " ".join(wrong)))
+        hypothesis = ["wrong" if rng.random() < rate else word for word in words]
+        pairs.append((" ".join(words), " ".join(hypothesis)))
     return _set(pairs)
 
 
-def test_the_interval_contains_the_rate_and_has_the_expected_width() -> None:
+def test_the_interval_holds_the_rate_and_is_as_wide_as_theory_says() -> None:
     scored = _random_set(0.2)
     score = summarize(scored)
     low, high = score.ci95
@@ -163,13 +160,13 @@ def test_fewer_errors_are_better_and_more_are_worse() -> None:
     assert worse.difference == pytest.approx(-better.difference)
 
 
-def test_the_same_hypotheses_show_no_difference() -> None:
+def test_the_same_answers_show_no_difference() -> None:
     scored = _random_set(0.3)
     same = compare_paired(scored, scored)
     assert (same.verdict, same.difference, same.ci95) == ("no difference shown", 0.0, (0.0, 0.0))
 
 
-def test_one_better_word_of_a_few_shows_no_difference() -> None:
+def test_one_better_word_in_few_shows_no_difference() -> None:
     before = _set([("a b c", "a b x"), ("d e f", "d e f"), ("g h i", "g x i")])
     after = _set([("a b c", "a b c"), ("d e f", "d e f"), ("g h i", "g x i")])
     comparison = compare_paired(before, after)
@@ -177,11 +174,11 @@ def test_one_better_word_of_a_few_shows_no_difference() -> None:
     assert comparison.verdict == "no difference shown"
 
 
-def test_pairing_shows_what_two_intervals_do_not() -> None:
+def test_a_paired_interval_shows_what_two_intervals_do_not() -> None:
     """A small gain on each of many: the single intervals overlap, the paired one is clear."""
-    text, lost = "a b c d e f g h i j", [("a b c d e f g h i j", "")] * 40
-    before = _set([(text, "a b c d e f g h x y")] * 60 + lost)
-    after = _set([(text, "a b c d e f g h i y")] * 60 + lost)
+    reference, lost = "a b c d e f g h i j", [("a b c d e f g h i j", "")] * 40
+    before = _set([(reference, "a b c d e f g h x y")] * 60 + lost)
+    after = _set([(reference, "a b c d e f g h i y")] * 60 + lost)
     assert summarize(after).ci95[1] > summarize(before).ci95[0]
     assert compare_paired(before, after).verdict == "better"
 

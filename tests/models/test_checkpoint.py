@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 import moonshine_tune.models.checkpoint as checkpoints
 from moonshine_tune.audio.samples import Samples
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.inference.transcribe import transcribe_batch
+from moonshine_tune.inference.transcribe import TorchTranscriber
 from moonshine_tune.models.base import DecodeLimits, SpeechModel
 from moonshine_tune.models.checkpoint import (
     is_checkpoint_folder,
@@ -58,9 +58,9 @@ def test_a_loaded_model_equals_the_saved_one(
         assert torch.equal(value, expected), name
         assert not value.requires_grad
     clip = [make_clip(1.5)]
-    assert transcribe_batch(model, clip, DecodeLimits()) == transcribe_batch(
-        original, clip, DecodeLimits()
-    )
+    assert TorchTranscriber(model, DecodeLimits()).transcribe(clip) == TorchTranscriber(
+        original, DecodeLimits()
+    ).transcribe(clip)
 
 
 def test_the_number_format_is_the_requested_one(folder: Path) -> None:

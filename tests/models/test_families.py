@@ -8,7 +8,7 @@ import torch
 
 from moonshine_tune.audio.samples import Samples
 from moonshine_tune.inference.batching import fit_clip, pad_clips
-from moonshine_tune.inference.transcribe import transcribe_batch
+from moonshine_tune.inference.transcribe import TorchTranscriber
 from moonshine_tune.models.base import DecodeLimits, EncoderStates, SpeechModel
 from moonshine_tune.models.losses import cross_entropy_sum, target_batch
 
@@ -120,9 +120,9 @@ def test_the_loss_does_not_depend_on_the_batch(
 def test_transcripts_do_not_depend_on_the_batch(
     tiny_model: SpeechModel, clips: list[Samples]
 ) -> None:
-    alone = [transcribe_batch(tiny_model, [clip], DecodeLimits())[0] for clip in clips]
-    assert transcribe_batch(tiny_model, clips, DecodeLimits()) == alone
-    assert transcribe_batch(tiny_model, clips[::-1], DecodeLimits()) == alone[::-1]
+    alone = [TorchTranscriber(tiny_model, DecodeLimits()).transcribe([clip])[0] for clip in clips]
+    assert TorchTranscriber(tiny_model, DecodeLimits()).transcribe(clips) == alone
+    assert TorchTranscriber(tiny_model, DecodeLimits()).transcribe(clips[::-1]) == alone[::-1]
     # Four different transcripts, so that the comparison means something.
     assert len(set(alone)) == 4
 
@@ -163,9 +163,9 @@ def test_clips_shorter_than_a_frame_are_padded_with_silence(
 ) -> None:
     short, long = make_clip(1.0)[:count], make_clip(1.5, 4)
     assert len(fit_clip(tiny_model, short)) >= tiny_model.min_samples
-    alone = transcribe_batch(tiny_model, [short], DecodeLimits())
-    together = transcribe_batch(tiny_model, [long, short], DecodeLimits())
-    assert together == [*transcribe_batch(tiny_model, [long], DecodeLimits()), *alone]
+    alone = TorchTranscriber(tiny_model, DecodeLimits()).transcribe([short])
+    together = TorchTranscriber(tiny_model, DecodeLimits()).transcribe([long, short])
+    assert together == [*TorchTranscriber(tiny_model, DecodeLimits()).transcribe([long]), *alone]
 
 
 def test_selecting_rows_trims_to_the_longest_of_them(

@@ -8,7 +8,7 @@ import torch
 
 from moonshine_tune.audio.samples import Samples
 from moonshine_tune.inference.batching import pad_clips
-from moonshine_tune.inference.transcribe import transcribe_batch
+from moonshine_tune.inference.transcribe import TorchTranscriber
 from moonshine_tune.models.base import BOS_ID, EOS_ID, DecodeLimits, SpeechModel
 from moonshine_tune.models.losses import (
     IGNORED,
@@ -40,7 +40,7 @@ def test_four_memorized_clips_are_transcribed_exactly(
     """A loss near 0 together with exact transcripts needs aligned inputs and targets."""
     model, clips, texts = overfitted
     assert _mean_loss(model, clips, texts) < 0.05
-    assert transcribe_batch(model, clips, DecodeLimits(tokens_per_second=30)) == texts
+    assert TorchTranscriber(model, DecodeLimits(tokens_per_second=30)).transcribe(clips) == texts
     # The model uses the audio: with swapped texts the loss is far from 0.
     assert _mean_loss(model, clips, texts[1:] + texts[:1]) > 0.5
 

@@ -46,11 +46,11 @@ def test_an_unknown_name_names_the_nearest() -> None:
     assert "models list" in str(caught.value.hint)
 
 
-def test_decoding_limits_and_licences_follow_the_language() -> None:
+def test_decoding_limits_and_licenses_follow_the_language() -> None:
     assert find_model("base-es").tokens_per_second == 6.5
     assert find_model("tiny-ja").tokens_per_second == 13.0
-    assert find_model("tiny").licence == "MIT"
-    assert "Community" in find_model("streaming-small-de").licence
+    assert find_model("tiny").license == "MIT"
+    assert "Community" in find_model("streaming-small-de").license
 
 
 def test_only_tiny_is_in_the_wheel() -> None:
@@ -65,7 +65,7 @@ def test_the_store_keys_are_those_of_the_runtime_package() -> None:
         for language, entry in download._stt_catalog().items()
         for model in entry["models"]
     }
-    ours = {(record.store.language, record.store.architecture) for record in MODELS if record.store}
+    ours = {(record.language, record.store) for record in MODELS if record.store}
     assert ours == theirs
 
 

@@ -1,4 +1,4 @@
-"""Resolving a name to a checkpoint: order of sources, reasons, damage, no network."""
+"""From a name to a checkpoint: order of sources, reasons, damage, no network."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ from moonshine_tune.runtime import rebuild
 
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test uses the network: every server is unreachable unless a test changes that."""
+    """No test here reaches out: every server is unreachable unless a test says otherwise."""
     network.forget_answers()
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
@@ -50,7 +50,7 @@ def _runtime(folder: Path, content: bytes = b"graph") -> Path:
 
 @pytest.fixture
 def rebuilds(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Replaces the dequantization of real graphs and records each call."""
+    """Stands in for the dequantizing of real graphs, and records each call."""
     calls: list[Path] = []
 
     def fake(runtime_dir: Path, out: Path) -> None:
@@ -63,7 +63,7 @@ def rebuilds(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package index of one folder: a small wheel with known files, downloaded by a fake pip."""
+    """A package index of one folder: a small wheel with known files, brought by a fake pip."""
     folder = tmp_path / "index"
     folder.mkdir()
     contents = {name: f"content of {name}".encode() for name in wheel._HASHES}
@@ -81,11 +81,11 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     def run(command: list[str], **_options: object) -> SimpleNamespace:
         target = Path(command[command.index("--dest") + 1])
-        wheels = sorted(folder.glob("*.whl"))
-        for file in wheels:
+        result = sorted(folder.glob("*.whl"))
+        for file in result:
             shutil.copy(file, target)
-        error = "" if wheels else "ERROR: No matching distribution found for it"
-        return SimpleNamespace(returncode=0 if wheels else 1, stdout="", stderr=error)
+        error = "" if result else "ERROR: No matching distribution found for it"
+        return SimpleNamespace(returncode=0 if result else 1, stdout="", stderr=error)
 
     monkeypatch.setattr("moonshine_tune.registry.wheel.subprocess.run", run)
     return folder
@@ -94,11 +94,11 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # --- local folders
 
 
-def test_a_saved_checkpoint_is_used_unchanged(tmp_path: Path) -> None:
+def test_a_saved_checkpoint_is_taken_as_it_is(tmp_path: Path) -> None:
     folder = _checkpoint(tmp_path / "mein Modell ü", "moonshine_streaming")
-    model = resolve_model(str(folder), cache=tmp_path / "cache")
-    assert (model.source, model.family, model.checkpoint_dir) == ("folder", "streaming", folder)
-    assert model.revision.startswith("sha256:")
+    result = resolve_model(str(folder), cache=tmp_path / "cache")
+    assert (result.source, result.family, result.checkpoint_dir) == ("folder", "streaming", folder)
+    assert result.revision.startswith("sha256:")
     assert not (tmp_path / "cache").exists()
 
 
@@ -188,16 +188,16 @@ def test_an_unknown_source_is_a_wrong_request(tmp_path: Path) -> None:
         resolve_model("tiny", cache=tmp_path, sources=("web",))
 
 
-def test_tiny_comes_from_the_wheel_and_every_refusal_is_recorded(
+def test_tiny_comes_from_the_wheel_with_every_refusal_listed(
     tmp_path: Path, index: Path, rebuilds: list[Path]
 ) -> None:
-    model = resolve_model("tiny", cache=tmp_path / "cache")
-    assert model.source == "wheel"
-    assert [a.source for a in model.attempts] == ["cache", "hub", "store", "wheel"]
-    assert [a.served for a in model.attempts] == [False, False, False, True]
-    assert "out of reach" in model.attempts[1].reason
-    assert model.runtime_dir == tmp_path / "cache" / "wheel-0.1.0" / "tiny-en"
-    assert model.checkpoint_dir.parent == tmp_path / "cache" / "checkpoints"
+    result = resolve_model("tiny", cache=tmp_path / "cache")
+    assert result.source == "wheel"
+    assert [a.source for a in result.attempts] == ["cache", "hub", "store", "wheel"]
+    assert [a.served for a in result.attempts] == [False, False, False, True]
+    assert "out of reach" in result.attempts[1].reason
+    assert result.runtime_dir == tmp_path / "cache" / "wheel-0.1.0" / "tiny-en"
+    assert result.checkpoint_dir.parent == tmp_path / "cache" / "checkpoints"
 
 
 def test_the_second_time_the_cache_serves_without_a_network(
@@ -224,8 +224,8 @@ def test_a_damaged_checkpoint_is_noticed_and_rebuilt(
         weights.write_bytes(b"weighty")
     else:
         weights.unlink()
-    model = resolve_model("tiny", cache=cache)
-    assert "model.safetensors" in model.attempts[0].reason
+    result = resolve_model("tiny", cache=cache)
+    assert "model.safetensors" in result.attempts[0].reason
     assert weights.read_bytes() == b"weights"
     assert len(rebuilds) == 2
 
@@ -263,7 +263,7 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path: Path, index: Path) -> No
         wheel.fetch_wheel_assets(tmp_path / "cache", SilentProgress())
 
 
-def test_without_a_source_each_is_listed_with_its_reason(tmp_path: Path, index: Path) -> None:
+def test_without_any_source_each_is_listed_with_its_reason(tmp_path: Path, index: Path) -> None:
     next(index.glob("*.whl")).unlink()
     with pytest.raises(SourceUnreachableError) as caught:
         resolve_model("tiny", cache=tmp_path / "cache")
@@ -273,9 +273,7 @@ def test_without_a_source_each_is_listed_with_its_reason(tmp_path: Path, index: 
     assert caught.value.hint
 
 
-def test_offline_makes_no_request(
-    tmp_path: Path, index: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_offline_asks_nobody(tmp_path: Path, index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(*_: object, **__: object) -> None:
         pytest.fail("the network was used")
 
@@ -292,10 +290,10 @@ def test_a_checkpoint_serves_without_its_runtime_folder(
     cache = tmp_path / "cache"
     resolve_model("tiny", cache=cache)
     shutil.rmtree(cache / "wheel-0.1.0")
-    model = resolve_model("tiny", cache=cache, offline=True)
-    assert model.runtime_dir is None
-    assert "export" in model.reason
-    # With an index, the runtime folder is fetched again.
+    result = resolve_model("tiny", cache=cache, offline=True)
+    assert result.runtime_dir is None
+    assert "export" in result.reason
+    # With an index at hand the runtime folder is brought back.
     assert resolve_model("tiny", cache=cache).runtime_dir == cache / "wheel-0.1.0" / "tiny-en"
 
 
@@ -303,14 +301,14 @@ def test_a_checkpoint_serves_without_its_runtime_folder(
 
 
 class _Hub:
-    """A hub on this disk that answers as huggingface_hub does and records its requests."""
+    """A hub on this disk: answers as huggingface_hub does, and counts what it is asked."""
 
     def __init__(self, root: Path, repos: tuple[str, ...]) -> None:
-        self.requests: list[str] = []
+        self.asked: list[str] = []
         self.root, self.repos = root, repos
 
     def model_info(self, repo: str, **_: object) -> SimpleNamespace:
-        self.requests.append(repo)
+        self.asked.append(repo)
         if repo not in self.repos:
             raise LookupError("404: no such repository")
         return SimpleNamespace(sha="c0ffee", siblings=[])
@@ -333,32 +331,32 @@ def _open_hub(monkeypatch: pytest.MonkeyPatch, root: Path, *repos: str) -> _Hub:
     return fake
 
 
-def test_the_new_organization_is_tried_first_and_the_revision_kept(
+def test_the_new_organization_is_asked_first_and_the_revision_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = _open_hub(
         monkeypatch, tmp_path, "moonshine-ai/moonshine-base", "UsefulSensors/moonshine-base"
     )
-    model = resolve_model("base", cache=tmp_path / "cache")
-    assert (model.source, model.revision) == ("hub", "c0ffee")
-    assert fake.requests == ["moonshine-ai/moonshine-base"]
+    result = resolve_model("base", cache=tmp_path / "cache")
+    assert (result.source, result.revision) == ("hub", "c0ffee")
+    assert fake.asked == ["moonshine-ai/moonshine-base"]
 
 
 def test_the_former_organization_is_the_second_try(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = _open_hub(monkeypatch, tmp_path, "UsefulSensors/moonshine-base")
-    model = resolve_model("base", cache=tmp_path / "cache")
-    assert "UsefulSensors/moonshine-base" in model.reason
-    assert fake.requests == ["moonshine-ai/moonshine-base", "UsefulSensors/moonshine-base"]
+    result = resolve_model("base", cache=tmp_path / "cache")
+    assert "UsefulSensors/moonshine-base" in result.reason
+    assert fake.asked == ["moonshine-ai/moonshine-base", "UsefulSensors/moonshine-base"]
 
 
-def test_a_hub_id_outside_the_catalog_is_tried_unchanged(
+def test_a_hub_id_outside_of_the_catalog_is_asked_for_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _open_hub(monkeypatch, tmp_path, "someone/my-moonshine")
-    model = resolve_model("someone/my-moonshine", cache=tmp_path / "cache")
-    assert (model.record, model.source) == (None, "hub")
+    result = resolve_model("someone/my-moonshine", cache=tmp_path / "cache")
+    assert (result.record, result.source) == (None, "hub")
     with pytest.raises(SourceUnreachableError, match="404"):
         resolve_model("someone/else", cache=tmp_path / "cache")
 
@@ -380,20 +378,20 @@ def test_the_hubs_own_offline_variables_are_respected(
     monkeypatch.setenv(name, "1")
     with pytest.raises(SourceUnreachableError, match=name):
         resolve_model("base", cache=tmp_path / "cache", sources=("hub",))
-    assert fake.requests == []
+    assert fake.asked == []
 
 
-# --- the network probe
+# --- the probe
 
 
-def test_a_server_that_does_not_answer_is_given_up_and_tried_once(
+def test_a_server_that_does_not_answer_is_given_up_and_asked_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    urls: list[str] = []
+    asked: list[str] = []
     end = threading.Event()
 
     def stuck(url: str) -> None:
-        urls.append(url)
+        asked.append(url)
         end.wait()
 
     monkeypatch.setattr(network, "_probe", stuck)
@@ -401,7 +399,7 @@ def test_a_server_that_does_not_answer_is_given_up_and_tried_once(
     # Three answers come while the server still has not given any.
     for _ in range(3):
         assert "did not answer" in str(network.why_unreachable("https://hub.example/"))
-    assert len(urls) == 1
+    assert len(asked) == 1
     end.set()
 
 
@@ -447,9 +445,9 @@ print(resolve_model({str(runtime)!r}, cache=Path({str(cache)!r})).checkpoint_dir
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    outputs = {process.communicate(timeout=60)[0].strip() for process in both}
+    checkpoints = {process.communicate(timeout=60)[0].strip() for process in both}
     assert [process.returncode for process in both] == [0, 0]
-    assert len(outputs) == 1
+    assert len(checkpoints) == 1
     assert log.read_text() == "x"
 
 

@@ -17,6 +17,7 @@ from moonshine_tune.report.alignment import (
     choose,
     confusions,
 )
+from moonshine_tune.report.cells import tick_label
 from moonshine_tune.report.figures import (
     Bound,
     Chart,
@@ -27,7 +28,6 @@ from moonshine_tune.report.figures import (
     nice_ticks,
     smoothed,
     thinned,
-    tick_label,
 )
 
 SPELLED = normalizer_for("spelled-1")
@@ -170,13 +170,13 @@ def test_choice_of_utterances(pairs: Callable[..., list[ScoredPair]]) -> None:
 
 
 def test_confusions_count_both_sides(pairs: Callable[..., list[ScoredPair]]) -> None:
-    found = confusions(pairs([("two b", "to b", "to"), ("two", "to", "two")]), SPELLED, 5)
-    (swapped,), total = found["substituted"]
+    mistakes = confusions(pairs([("two b", "to b", "to"), ("two", "to", "two")]), SPELLED, 5)
+    (swapped,), total = mistakes["substituted"]
     assert (swapped.reference, swapped.hypothesis, swapped.before, swapped.after, total) == (
         "two", "to", 2, 1, 1,
     )  # fmt: skip
-    assert [(item.reference, item.after) for item in found["deleted"][0]] == [("b", 1)]
-    assert found["inserted"] == ((), 0)
+    assert [(item.reference, item.after) for item in mistakes["deleted"][0]] == [("b", 1)]
+    assert mistakes["inserted"] == ((), 0)
 
 
 def test_groups_add_counts_and_divide_once(pairs: Callable[..., list[ScoredPair]]) -> None:

@@ -194,9 +194,9 @@ _PLACES = {
 @pytest.fixture
 def earlier(tmp_path: Path) -> Path:
     """A plan with the records of the version before."""
-    for name, place in _PLACES.items():
-        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(_RECORDS / name, tmp_path / place)
+    for name, path in _PLACES.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(_RECORDS / name, tmp_path / path)
     return tmp_path
 
 
@@ -211,7 +211,7 @@ def test_records_of_the_version_before_are_shown(earlier: Path) -> None:
 
 
 def _replaced(content: Any, value: Any) -> Any:
-    """The same keys, and `value` in the place of every number, text and truth."""
+    """The same keys, and `value` instead of every number, text and truth."""
     if isinstance(content, dict):
         return {key: _replaced(item, value) for key, item in content.items()}
     if isinstance(content, list):
@@ -221,9 +221,9 @@ def _replaced(content: Any, value: Any) -> Any:
 
 @pytest.mark.parametrize("value", [None, "x", 1e999, -1, 10**400, True, [], {}, [[0]], {"a": 1}])
 def test_odd_values_everywhere_do_not_stop_it(earlier: Path, value: Any) -> None:
-    for place in _PLACES.values():
-        content = json.loads((earlier / place).read_text(encoding="utf-8"))
-        _write(earlier / place, _replaced(content, value))
+    for path in _PLACES.values():
+        content = json.loads((earlier / path).read_text(encoding="utf-8"))
+        _write(earlier / path, _replaced(content, value))
     _, missing, _ = _page(earlier)
     assert any(" should be " in line for line in missing)
 

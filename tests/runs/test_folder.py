@@ -50,7 +50,7 @@ def test_only_a_folder_with_its_record_can_be_opened(tmp_path: Path, run: RunFol
             RunFolder.open(path)
         assert caught.value.hint
     run.write_record(status="running")
-    assert RunFolder.open(run.path).read_record()["status"] == "running"
+    assert RunFolder.open(run.path).read_record().status == "running"
 
 
 def test_the_record_says_how_it_came_to_be(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,22 +58,23 @@ def test_the_record_says_how_it_came_to_be(run: RunFolder, monkeypatch: pytest.M
     monkeypatch.setattr(sys, "argv", words)
     run.write_record(seed=3, base={"name": "tiny"})
     record = run.read_record()
-    assert record["schema_version"] == SCHEMA_VERSION
-    assert (record["seed"], record["base"]) == (3, {"name": "tiny"})
+    assert record.schema_version == SCHEMA_VERSION
+    assert (record.seed, record.base.to_json()) == (3, {"name": "tiny"})
     # The home folder names a person: it is not in there.
-    assert record["command"] == ["moonshine-tune", "train", "--out", "~/runs/a"]
-    assert record["created"].endswith("+00:00")
-    assert record["versions"]["moonshine-tune"]
-    assert {"torch", "transformers", "peft", "python"} <= set(record["versions"])
-    assert set(record["platform"]) == {"system", "release", "arch"}
-    assert record["git"] is None or set(record["git"]) == {"commit", "dirty"}
+    assert record.command == ["moonshine-tune", "train", "--out", "~/runs/a"]
+    assert record.created.endswith("+00:00")
+    assert record.versions["moonshine-tune"]
+    assert {"torch", "transformers", "peft", "python"} <= set(record.versions)
+    assert set(record.platform) == {"system", "release", "arch"}
+    assert record.git is None or set(record.git) == {"commit", "dirty"}
 
 
 def test_an_update_keeps_the_rest(run: RunFolder) -> None:
     run.write_record(status="running", seed=3)
     run.update_record(status="finished", result={"steps": 12})
     record = run.read_record()
-    assert (record["status"], record["seed"], record["result"]) == ("finished", 3, {"steps": 12})
+    assert (record.status, record.seed) == ("finished", 3)
+    assert record.result.to_json() == {"steps": 12}
 
 
 @pytest.mark.parametrize("content", ["{", "", "\x00"])

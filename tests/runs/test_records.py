@@ -72,7 +72,6 @@ def test_trials_are_read_and_written_again() -> None:
 def test_values_have_names_and_types() -> None:
     run, plan = RunRecord.read(_DATA / "run.json"), PlanRecord.read(_DATA / "plan.json")
     bench = BenchmarkRecord.read(_DATA / "benchmark.json")
-    assert run.result is not None
     assert (run.result.best.step, run.base.name, run.device["name"]) == (200, "tiny", "cpu")
     assert plan.gates[-1] == plan.phases[-1].gates[-1]
     assert plan.record["proof"].steps["train"].state == "done"
@@ -185,8 +184,8 @@ def test_the_state_of_a_plan_changes_and_is_written_in_full() -> None:
     ],
 )
 def test_a_gate_says_its_verdict(gate: dict[str, Any], word: str, holds: bool) -> None:
-    found = GateResult.model_validate(gate)
-    assert (found.word, found.holds) == (word, holds)
+    result = GateResult.model_validate(gate)
+    assert (result.word, result.holds) == (word, holds)
 
 
 def _models(root: type[Record]) -> set[type[Record]]:

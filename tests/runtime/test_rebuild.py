@@ -30,17 +30,17 @@ def pieces(wheel_assets: WheelAssets) -> list[np.ndarray]:
     return [clip[i : i + step] for clip in recordings for i in range(0, len(clip), step)]
 
 
-def test_the_rebuilt_model_gives_the_transcripts_of_the_runtime(
+def test_the_rebuilt_model_says_what_the_runtime_says(
     real_tiny: ResolvedModel, wheel_assets: WheelAssets, pieces: list[np.ndarray]
 ) -> None:
     model = load_checkpoint(real_tiny.checkpoint_dir)
-    torch_texts = TorchTranscriber(model, DecodeLimits()).transcribe(pieces)
+    expected = TorchTranscriber(model, DecodeLimits()).transcribe(pieces)
     with RuntimeTranscriber(wheel_assets.runtime_dir) as runtime:
-        runtime_texts = runtime.transcribe(pieces)
-    parity = compare_transcripts(runtime_texts, torch_texts, normalizer_for(None), bound=3.0)
+        transcripts = runtime.transcribe(pieces)
+    parity = compare_transcripts(transcripts, expected, normalizer_for(None), bound=3.0)
     assert parity.clips == 9
     assert parity.passed, parity
-    assert torch_texts[5] == (
+    assert expected[5] == (
         "Ever tried, ever failed, no matter, try again, fail again, fail better."
     )
 

@@ -1,7 +1,7 @@
 """Streaming folders in the Moonshine runtime: a model of the exact small shape, random weights.
 
-The text of a random model is nonsense, but the same nonsense wherever the computation is equal: any
-fault of a graph changes its text.
+A random model says nonsense, and says the same nonsense wherever it is computed alike: any fault of
+a graph shows in its text.
 """
 
 import json
@@ -37,12 +37,12 @@ pytestmark = [pytest.mark.real_model, pytest.mark.usefixtures("one_thread")]
 Floats = npt.NDArray[np.float32]
 Answer = tuple[int, dict[str, Any]]
 _RULE = normalizer_for("basic-1")
-# A random model does not stop: torch and runtime have limits that differ by a token or two.
+# A random model knows no end: torch and runtime stop at limits that lie a token or two apart.
 _LIMIT_BOUND = "20"
 
 
 @pytest.fixture(scope="module")
-def folder(wheel_assets: WheelAssets, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folders(wheel_assets: WheelAssets, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`base/` (checkpoint), `float/` and `int8/` (runtime folders), clips. Read only."""
     folder = tmp_path_factory.mktemp("streaming")
     model = save_random_model("streaming-tiny", folder / "base")
@@ -59,100 +59,99 @@ def folder(wheel_assets: WheelAssets, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="module")
-def clips(folder: Path) -> list[Floats]:
-    return [load_audio(folder / f"{number}.wav") for number in range(2)]
+def clips(folders: Path) -> list[Floats]:
+    return [load_audio(folders / f"{number}.wav") for number in range(2)]
 
 
 @pytest.fixture(scope="module")
-def model(folder: Path) -> SpeechModel:
-    return load_checkpoint(folder / "base")
+def model(folders: Path) -> SpeechModel:
+    return load_checkpoint(folders / "base")
 
 
-def test_the_runtime_gives_torchs_text_at_once_and_in_chunks(
-    folder: Path, model: SpeechModel, clips: list[Floats]
+def test_the_runtime_transcribes_as_torch_at_once_and_in_chunks(
+    folders: Path, model: SpeechModel, clips: list[Floats]
 ) -> None:
     expected = [
         _RULE(text).split() for text in TorchTranscriber(model, DecodeLimits()).transcribe(clips)
     ]
-    with RuntimeTranscriber(folder / "float") as runtime:
+    with RuntimeTranscriber(folders / "float") as runtime:
         at_once = runtime.transcribe(clips)
         chunked = [runtime.transcribe_in_chunks(clip) for clip in clips]
         odd = runtime.transcribe_in_chunks(clips[0], chunk_s=0.0371)
-    for texts in (at_once, chunked, [odd]):
-        for ours, text in zip(expected, texts, strict=False):
-            theirs = _RULE(text).split()
-            # Each stops at its own limit of tokens; the limits differ by one or two.
+    transcripts = [[_RULE(text).split() for text in texts] for texts in (at_once, chunked, [odd])]
+    for own in transcripts:
+        for ours, theirs in zip(expected, own, strict=False):
+            # It knows no end: each stops at its own limit of tokens, one or two apart.
             both = min(len(ours), len(theirs))
             assert both > 4 and abs(len(ours) - len(theirs)) <= 2
             assert ours[:both] == theirs[:both]
 
 
-def test_the_eight_bit_folder_loads_and_transcribes(folder: Path, clips: list[Floats]) -> None:
-    with RuntimeTranscriber(folder / "int8") as runtime:
+def test_the_eight_bit_folder_loads_and_transcribes(folders: Path, clips: list[Floats]) -> None:
+    with RuntimeTranscriber(folders / "int8") as runtime:
         assert all(runtime.transcribe(clips))
-    sizes = {name: sum(path.stat().st_size for path in (folder / name).glob("*.ort"))
+    sizes = {name: sum(path.stat().st_size for path in (folders / name).glob("*.ort"))
              for name in ("float", "int8")}  # fmt: skip
     assert sizes["int8"] < 0.35 * sizes["float"]
 
 
 def test_a_streaming_folder_is_rebuilt_by_the_command(
-    folder: Path,
+    folders: Path,
     clips: list[Floats],
     model: SpeechModel,
     ask: Callable[..., Answer],
     tmp_path: Path,
 ) -> None:
-    code, document = ask("models", "rebuild", folder / "float", "--out", tmp_path / "rebuilt")
+    code, result = ask("models", "rebuild", folders / "float", "--out", tmp_path / "rebuilt")
     assert code == 0
-    assert document["tensors"] == 161 and document["parameters"] > 40e6
+    assert result["tensors"] == 161 and result["parameters"] > 40e6
     again = load_checkpoint(tmp_path / "rebuilt")
     assert (
         model.module.config.encoder_config.head_dim == again.module.config.encoder_config.head_dim
     )
-    before, after = (TorchTranscriber(each, DecodeLimits()).transcribe(clips[:1])
-                     for each in (model, again))  # fmt: skip
-    assert after == before
+    wanted, transcripts = (TorchTranscriber(candidate, DecodeLimits()).transcribe(clips[:1])
+                     for candidate in (model, again))  # fmt: skip
+    assert transcripts == wanted
 
 
-# --- an adapter, from export to the runtime
+# --- an adapter, all the way
 
 
 @pytest.fixture(scope="module")
-def adapter(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter with a large effect."""
-    out = tmp_path_factory.mktemp("adapter")
-    model = load_checkpoint(folder / "base")
+def adapter(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter that clearly changes the transcripts."""
+    folder = tmp_path_factory.mktemp("adapter")
+    model = load_checkpoint(folders / "base")
     inject_lora(model, rank=4, sites="decoder", seed=1)
     with torch.no_grad():
         for name, value in adapter_parameters(model.module):
             if ".lora_B" in name:
                 value.copy_(0.02 * torch.randn(value.shape, generator=torch.Generator()))
-    base = base_identity(resolve_model(str(folder / "base")))
-    save_adapter(out, model, adapter_state(model), base=base)
-    return out
+    base = base_identity(resolve_model(str(folders / "base")))
+    save_adapter(folder, model, adapter_state(model), base=base)
+    return folder
 
 
-def test_float_graphs_of_an_adapter_pass_the_gate(
-    folder: Path, adapter: Path, ask: Callable[..., Answer], tmp_path: Path
+def test_a_float_trace_of_an_adapter_passes_the_whole_gate(
+    folders: Path, adapter: Path, ask: Callable[..., Answer], tmp_path: Path
 ) -> None:
-    code, document = ask(
-        "export", "--run", adapter, "--model", folder / "base", "--method", "trace", "--quantize",
-        "none", "--manifest", folder / "test.jsonl", "--out", tmp_path / "out",
-        "--base-runtime", folder / "float", "--parity-bound", _LIMIT_BOUND,
+    code, result = ask(
+        "export", "--run", adapter, "--model", folders / "base", "--method", "trace", "--quantize",
+        "none", "--manifest", folders / "test.jsonl", "--out", tmp_path / "out",
+        "--base-runtime", folders / "float", "--parity-bound", _LIMIT_BOUND,
     )  # fmt: skip
-    assert code == 0, document["parity"]["first_difference"]
+    assert code == 0, result["parity"]["first_difference"]
     assert (
-        document["windows"]["rule"] == "exclusive"
-        and "hidden states" in document["windows"]["reason"]
+        result["windows"]["rule"] == "exclusive" and "hidden states" in result["windows"]["reason"]
     )
-    parity = document["parity"]
+    parity = result["parity"]
     assert [item["graph"] for item in parity["graphs"]] == [
         "frontend.ort", "encoder.ort", "adapter.ort", "cross_kv.ort", "cross_kv.ort",
         "decoder_kv.ort",
     ]  # fmt: skip
     assert parity["weights"]["checked"] == 160 and parity["tokens"]["agreement"] == 1.0
     assert parity["clips"] == 2
-    # Fed in chunks, a clip may get one more token before it is stopped.
+    # Fed in chunks a clip may be allowed a token more before it is stopped.
     assert parity["chunked"]["clips"] == 2
     assert parity["chunked"]["word_difference"] <= float(_LIMIT_BOUND)
     record = json.loads((tmp_path / "out" / "export.json").read_text())
@@ -160,24 +159,24 @@ def test_float_graphs_of_an_adapter_pass_the_gate(
 
 
 def test_a_graft_writes_the_files_of_its_sites_and_a_fault_stops_it(
-    folder: Path, adapter: Path, ask: Callable[..., Answer], tmp_path: Path
+    folders: Path, adapter: Path, ask: Callable[..., Answer], tmp_path: Path
 ) -> None:
-    options = ["export", "--run", adapter, "--model", folder / "base", "--manifest",
-             folder / "test.jsonl", "--parity-bound", _LIMIT_BOUND]  # fmt: skip
-    code, document = ask(*options, "--base-runtime", folder / "float", "--out", tmp_path / "out")
-    assert code == 0, document["parity"]["first_difference"]
+    words = ["export", "--run", adapter, "--model", folders / "base", "--manifest",
+             folders / "test.jsonl", "--parity-bound", _LIMIT_BOUND]  # fmt: skip
+    code, result = ask(*words, "--base-runtime", folders / "float", "--out", tmp_path / "out")
+    assert code == 0, result["parity"]["first_difference"]
     # Self-attention, queries and outputs of cross-attention, feed-forward; keys and values.
-    assert document["changed_files"] == ["cross_kv.ort", "decoder_kv.ort"]
-    assert document["changed"] == document["matrices"] == 60
+    assert result["changed_files"] == ["cross_kv.ort", "decoder_kv.ort"]
+    assert result["changed"] == result["matrices"] == 60
     faulty = tmp_path / "faulty"
-    shutil.copytree(folder / "int8", faulty)
+    shutil.copytree(folders / "int8", faulty)
     file = OrtFile.read(faulty / "encoder.ort")
     tensor = next(iter(quantized_tensors(file)))
     doubled = (2 * file.array(tensor.scale)).astype("<f4").tobytes()
     (faulty / "encoder.ort").write_bytes(file.patched({tensor.scale.offset: doubled}))
-    code, document = ask(*options, "--base-runtime", faulty, "--out", tmp_path / "no")
+    code, result = ask(*words, "--base-runtime", faulty, "--out", tmp_path / "no")
     assert code == 1
-    first = document["parity"]["first_difference"]
+    first = result["parity"]["first_difference"]
     assert (
         first.startswith("encoder.ort: model.encoder.layers.")
         and "is not the trained tensor" in first
@@ -194,15 +193,15 @@ def terms(tmp_path: Path) -> Path:
     return path
 
 
-def test_boosted_key_terms_are_recognized(
-    folder: Path, terms: Path, ask: Callable[..., Answer]
+def test_boosted_key_terms_are_transcribed(
+    folders: Path, terms: Path, ask: Callable[..., Answer]
 ) -> None:
-    code, document = ask(
-        "evaluate", "--runtime-dir", folder / "float", "--manifest", folder / "test.jsonl",
-        "--keyterms", terms, "--boost", "40", "--base-runtime", folder / "int8",
+    code, result = ask(
+        "evaluate", "--runtime-dir", folders / "float", "--manifest", folders / "test.jsonl",
+        "--keyterms", terms, "--boost", "40", "--base-runtime", folders / "int8",
     )  # fmt: skip
     assert code == 0
-    table = document["keyterms"]
+    table = result["keyterms"]
     assert (table["boost"], table["terms"]) == (40.0, 2)
     arms = {arm["arm"]: arm for arm in table["arms"]}
     assert list(arms) == ["base", "key terms", "adapter", "adapter and key terms"]
@@ -210,55 +209,55 @@ def test_boosted_key_terms_are_recognized(
         assert arm["spoken"] == 2
         assert arm["change"]["before"] == arms["base"]["wer"]
     assert arms["base"]["recalled"] == arms["adapter"]["recalled"] == 0
-    # A boost this strong also inserts terms that were not spoken: the table shows both.
+    # So strong a boost forces the terms in, said or not: the report shows both sides.
     for name in ("key terms", "adapter and key terms"):
         assert arms[name]["recalled"] + arms[name]["false_alarms"] > 0
-    assert document["wer"] == arms["adapter and key terms"]["wer"]
+    assert result["wer"] == arms["adapter and key terms"]["wer"]
 
 
-def test_the_benchmark_measures_key_terms_and_streaming(
-    folder: Path, terms: Path, ask: Callable[..., Answer], tmp_path: Path
+def test_the_benchmark_measures_with_key_terms_and_from_the_end_of_speech(
+    folders: Path, terms: Path, ask: Callable[..., Answer], tmp_path: Path
 ) -> None:
-    code, document = ask(
-        "benchmark", "--runtime-dir", folder / "int8", "--manifest", folder / "test.jsonl",
+    code, result = ask(
+        "benchmark", "--runtime-dir", folders / "int8", "--manifest", folders / "test.jsonl",
         "--keyterms", terms, "--boost", "3", "--rounds", "1", "--stream-clips", "1",
         "--out", tmp_path / "b",
     )  # fmt: skip
     assert code == 0
-    assert document["family"] == "streaming" and document["keyterms"]["terms"] == 2
-    assert document["stream"]["clips"] == 1 and document["stream"]["final_ms"]["max"] > 0
-    assert document["wer"]["utterances"] == 2
+    assert result["family"] == "streaming" and result["keyterms"]["terms"] == 2
+    assert result["stream"]["clips"] == 1 and result["stream"]["final_ms"]["max"] > 0
+    assert result["wer"]["utterances"] == 2
     drawn = (tmp_path / "b" / "latency.svg").read_text()
     assert drawn.startswith("<svg xmlns=") and drawn.count("<circle") == 3
 
 
 def test_a_v1_model_takes_no_key_terms(
-    wheel_assets: WheelAssets, folder: Path, terms: Path, ask: Callable[..., Answer]
+    wheel_assets: WheelAssets, folders: Path, terms: Path, ask: Callable[..., Answer]
 ) -> None:
     with pytest.raises(RequestError, match="streaming models only"):
         RuntimeTranscriber(wheel_assets.runtime_dir, keyterms=("Beckett",))
     for command in ("evaluate", "benchmark"):
-        code, document = ask(command, "--runtime-dir", wheel_assets.runtime_dir, "--manifest",
-                          folder / "test.jsonl", "--keyterms", terms)  # fmt: skip
-        assert code == 2 and "streaming models only" in document["error"]["message"]
-    code, document = ask("evaluate", "--manifest", folder / "test.jsonl", "--keyterms", terms)
-    assert code == 2 and "only the runtime applies" in document["error"]["message"]
+        code, result = ask(command, "--runtime-dir", wheel_assets.runtime_dir, "--manifest",
+                          folders / "test.jsonl", "--keyterms", terms)  # fmt: skip
+        assert code == 2 and "streaming models only" in result["error"]["message"]
+    code, result = ask("evaluate", "--manifest", folders / "test.jsonl", "--keyterms", terms)
+    assert code == 2 and "only the runtime applies" in result["error"]["message"]
 
 
 def test_key_terms_are_proposed_with_the_models_own_tokenizer(
-    folder: Path, ask: Callable[..., Answer], tmp_path: Path
+    folders: Path, ask: Callable[..., Answer], tmp_path: Path
 ) -> None:
     (tmp_path / "m.jsonl").write_text(
         '{"audio": "a.wav", "text": "Squawk the transponder near Zaventem"}\n'
         '{"audio": "b.wav", "text": "the Zaventem tower"}\n'
     )
     out = tmp_path / "terms.txt"
-    options = ["data", "keyterms", tmp_path / "m.jsonl", "--model", folder / "base", "--out", out]
-    code, document = ask(*options)
+    words = ["data", "keyterms", tmp_path / "m.jsonl", "--model", folders / "base", "--out", out]
+    code, result = ask(*words)
     assert code == 0
-    proposed = [item["term"] for item in document["terms"]]
+    proposed = [item["term"] for item in result["terms"]]
     assert proposed[0] == "Zaventem" and "transponder" in proposed
     assert not {"the", "near", "tower"} & set(proposed)
     assert out.read_text().splitlines()[1:] == proposed
-    code, document = ask(*options)
-    assert code == 2 and "--force" in document["error"]["hint"]
+    code, result = ask(*words)
+    assert code == 2 and "--force" in result["error"]["hint"]

@@ -45,9 +45,9 @@ def test_two_processes_train_as_one_does(training: Any, tmp_path: Path) -> None:
     assert len(answers) == 1
     assert json.loads(answers[0])["steps"] == 7
     assert json.loads((tmp_path / "two" / "run.json").read_text())["processes"] == 2
-    one, two = training.steps(tmp_path / "one"), training.steps(tmp_path / "two")
-    assert len(one) == len(two) == 7
-    for alone, together in zip(one, two, strict=True):
+    single, joint = training.steps(tmp_path / "one"), training.steps(tmp_path / "two")
+    assert len(single) == len(joint) == 7
+    for alone, together in zip(single, joint, strict=True):
         assert [value is None for value in alone] == [value is None for value in together]
         for expected, value in zip(alone, together, strict=True):
             assert expected is None or value == pytest.approx(expected, rel=2e-3, abs=1e-6)

@@ -9,6 +9,25 @@ from moonshine_tune.training.selection import Candidate, SelectionRule
 _RULE = SelectionRule(base_canary=10.0, canary_bound=2.0)
 
 
+def _scored(
+    step: int,
+    dev: float,
+    canary: float | None,
+    strength: float = 1.0,
+    *,
+    averaged: int = 0,
+    dev_augmented_wer: float | None = None,
+) -> Candidate:
+    return Candidate(
+        step=step,
+        dev_wer=dev,
+        canary_wer=canary,
+        strength=strength,
+        averaged=averaged,
+        dev_augmented_wer=dev_augmented_wer,
+    )
+
+
 def _best(*candidates: Candidate, rule: SelectionRule = _RULE) -> Candidate:
     """What a run keeps that scores these one after the other."""
     best: Candidate | None = None
@@ -20,40 +39,40 @@ def _best(*candidates: Candidate, rule: SelectionRule = _RULE) -> Candidate:
 
 
 def test_the_lowest_dev_rate_wins() -> None:
-    best = _best(Candidate(1, 20.0, 10.0), Candidate(2, 12.0, 11.0), Candidate(3, 15.0, 9.0))
+    best = _best(_scored(1, 20.0, 10.0), _scored(2, 12.0, 11.0), _scored(3, 15.0, 9.0))
     assert best.step == 2
 
 
 def test_the_first_of_equals_stays() -> None:
-    assert _best(Candidate(1, 12.0, 10.0), Candidate(2, 12.0, 10.0)).step == 1
+    assert _best(_scored(1, 12.0, 10.0), _scored(2, 12.0, 10.0)).step == 1
 
 
 def test_of_equal_dev_rates_the_better_canary_wins() -> None:
-    assert _best(Candidate(1, 12.0, 11.0), Candidate(2, 12.0, 10.5)).step == 2
+    assert _best(_scored(1, 12.0, 11.0), _scored(2, 12.0, 10.5)).step == 2
 
 
 def test_one_that_loses_the_canary_never_beats_one_that_holds_it() -> None:
-    held, lost = Candidate(1, 20.0, 12.0), Candidate(2, 1.0, 12.01)
+    held, lost = _scored(1, 20.0, 12.0), _scored(2, 1.0, 12.01)
     assert _best(held, lost) == held
     assert _best(lost, held) == held
     assert (_RULE.allows(held), _RULE.allows(lost)) == (True, False)
 
 
 def test_while_none_holds_it_the_lowest_dev_rate_is_kept() -> None:
-    assert _best(Candidate(1, 9.0, 30.0), Candidate(2, 8.0, 40.0)).step == 2
+    assert _best(_scored(1, 9.0, 30.0), _scored(2, 8.0, 40.0)).step == 2
 
 
 @pytest.mark.parametrize("rule", [SelectionRule(None, 2.0), _RULE])
 def test_without_a_canary_everything_is_allowed(rule: SelectionRule) -> None:
-    candidate = Candidate(1, 5.0, None)
+    candidate = _scored(1, 5.0, None)
     assert rule.allows(candidate)
-    assert _best(Candidate(1, 6.0, None), candidate, rule=rule) == candidate
+    assert _best(_scored(1, 6.0, None), candidate, rule=rule) == candidate
 
 
 def test_a_bound_of_zero_allows_what_is_not_worse() -> None:
     rule = SelectionRule(10.0, 0.0)
-    assert rule.allows(Candidate(1, 5.0, 10.0))
-    assert not rule.allows(Candidate(1, 5.0, 10.1))
+    assert rule.allows(_scored(1, 5.0, 10.0))
+    assert not rule.allows(_scored(1, 5.0, 10.1))
 
 
 # --- strengths
@@ -61,59 +80,59 @@ def test_a_bound_of_zero_allows_what_is_not_worse() -> None:
 
 def test_near_the_best_dev_rate_the_best_canary_is_chosen() -> None:
     tried = [
-        Candidate(5, 8.0, 11.9, 1.0), Candidate(5, 8.2, 10.5, 0.8), Candidate(5, 9.0, 10.0, 0.6)
+        _scored(5, 8.0, 11.9, 1.0), _scored(5, 8.2, 10.5, 0.8), _scored(5, 9.0, 10.0, 0.6)
     ]  # fmt: skip
-    assert _RULE.choose(tried).scale == 0.8
+    assert _RULE.choose(tried).strength == 0.8
 
 
 def test_of_equal_canaries_the_better_dev_rate_then_the_stronger_is_chosen() -> None:
-    tried = [Candidate(5, 8.1, 10.0, 0.6), Candidate(5, 8.0, 10.0, 0.8)]
-    assert _RULE.choose(tried).scale == 0.8
-    tried = [Candidate(5, 8.0, 10.0, 0.6), Candidate(5, 8.0, 10.0, 1.0)]
-    assert _RULE.choose(tried).scale == 1.0
+    tried = [_scored(5, 8.1, 10.0, 0.6), _scored(5, 8.0, 10.0, 0.8)]
+    assert _RULE.choose(tried).strength == 0.8
+    tried = [_scored(5, 8.0, 10.0, 0.6), _scored(5, 8.0, 10.0, 1.0)]
+    assert _RULE.choose(tried).strength == 1.0
 
 
 def test_a_strength_that_loses_the_canary_is_left_out() -> None:
-    tried = [Candidate(5, 8.0, 13.0, 1.0), Candidate(5, 30.0, 11.0, 0.6)]
-    assert _RULE.choose(tried).scale == 0.6
+    tried = [_scored(5, 8.0, 13.0, 1.0), _scored(5, 30.0, 11.0, 0.6)]
+    assert _RULE.choose(tried).strength == 0.6
 
 
 def test_where_none_holds_it_the_nearest_is_chosen() -> None:
-    tried = [Candidate(5, 8.0, 19.0, 1.0), Candidate(5, 12.0, 13.0, 0.6)]
-    assert _RULE.choose(tried).scale == 0.6
+    tried = [_scored(5, 8.0, 19.0, 1.0), _scored(5, 12.0, 13.0, 0.6)]
+    assert _RULE.choose(tried).strength == 0.6
 
 
 def test_a_candidate_survives_json() -> None:
-    candidate = Candidate(7, 8.5, None, 0.8)
-    assert candidate.to_record() == {
+    candidate = _scored(7, 8.5, None, 0.8)
+    assert candidate.to_json() == {
         "step": 7, "dev_wer": 8.5, "canary_wer": None, "strength": 0.8, "averaged": 0,
         "dev_augmented_wer": None,
     }  # fmt: skip
-    assert Candidate.from_record(candidate.to_record()) == candidate
+    assert Candidate.model_validate(candidate.to_json()) == candidate
 
 
 # --- what a small dev set cannot tell
 
 
 def test_the_mean_may_lie_above_the_luckiest_score_by_what_is_noise() -> None:
-    best, mean = Candidate(100, 0.82, 10.4), Candidate(200, 1.09, 10.0, averaged=3)
+    best, mean = _scored(100, 0.82, 10.4), _scored(200, 1.09, 10.0, averaged=3)
     assert replace(_RULE, dev_words=366).is_as_good(mean, best), "one word of 366 is 0.27 points"
     assert not replace(_RULE, dev_words=36_600).is_as_good(mean, best)
-    far = Candidate(200, 2.46, 10.0, averaged=3)
+    far = _scored(200, 2.46, 10.0, averaged=3)
     assert not replace(_RULE, dev_words=366).is_as_good(far, best), "three words against nine"
 
 
 def test_a_mean_that_loses_the_canary_is_not_as_good() -> None:
-    held, lost = Candidate(1, 8.0, 12.0), Candidate(2, 7.0, 12.1, averaged=3)
+    held, lost = _scored(1, 8.0, 12.0), _scored(2, 7.0, 12.1, averaged=3)
     assert not _RULE.is_as_good(lost, held)
-    assert _RULE.is_as_good(lost, Candidate(1, 8.0, 13.0))
+    assert _RULE.is_as_good(lost, _scored(1, 8.0, 13.0))
 
 
 def test_three_words_of_a_small_dev_set_do_not_weaken_an_adapter() -> None:
     """14 errors of 362 words at full strength, 11 at 0.6; the canary is held by both."""
-    tried = [Candidate(5, 3.87, 10.0, 1.0), Candidate(5, 3.04, 10.0, 0.6)]
-    assert replace(_RULE, dev_words=362).choose(tried).scale == 1.0
-    assert replace(_RULE, dev_words=36_200).choose(tried).scale == 0.6
+    tried = [_scored(5, 3.87, 10.0, 1.0), _scored(5, 3.04, 10.0, 0.6)]
+    assert replace(_RULE, dev_words=362).choose(tried).strength == 1.0
+    assert replace(_RULE, dev_words=36_200).choose(tried).strength == 0.6
 
 
 # --- dev as it is, and changed as training was
@@ -121,12 +140,12 @@ def test_three_words_of_a_small_dev_set_do_not_weaken_an_adapter() -> None:
 
 def test_both_halves_of_dev_count_alike() -> None:
     """One word better on clean clips does not make up for what is lost in noise."""
-    early = Candidate(75, 0.5, 10.0, dev_augmented_wer=9.0)
-    late = Candidate(200, 1.4, 10.0, dev_augmented_wer=5.0)
+    early = _scored(75, 0.5, 10.0, dev_augmented_wer=9.0)
+    late = _scored(200, 1.4, 10.0, dev_augmented_wer=5.0)
     assert (early.judged_wer, late.judged_wer) == pytest.approx((4.75, 3.2))
     assert _best(early, late) == late
-    plain = replace(early, dev_augmented_wer=None), replace(late, dev_augmented_wer=None)
+    plain = _scored(75, 0.5, 10.0), _scored(200, 1.4, 10.0)
     assert _best(*plain) == plain[0]
     rule = replace(_RULE, dev_words=1000)
     assert rule.is_as_good(late, early) and not rule.is_as_good(early, late)
-    assert rule.choose([early, replace(late, scale=0.6)]).step == 200
+    assert rule.choose([early, late.model_copy(update={"strength": 0.6})]).step == 200

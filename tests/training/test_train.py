@@ -141,7 +141,7 @@ def test_the_tensorboard_file_holds_the_same_numbers(finished: Finished) -> None
 def test_the_adapter_on_disk_is_the_chosen_one(finished: Finished) -> None:
     out, result, content = finished
     chosen = json.loads((out / "adapter" / "selection.json").read_text())
-    assert chosen == result.best.to_record()
+    assert chosen == result.best.to_json()
     assert chosen["strength"] in (1.0, 0.8, 0.6)
     config = json.loads((out / "adapter" / ADAPTER_CONFIG_FILE).read_text())
     assert config["lora_alpha"] == pytest.approx(16 * chosen["strength"])

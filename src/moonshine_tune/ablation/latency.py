@@ -63,10 +63,10 @@ def measure_latency(run: RunFolder, settings: RunSettings, progress: Progress) -
             adapted, scratch / "clips.jsonl", compare=base, rounds=_ROUNDS, processes=1,
             stream=False,
         )  # fmt: skip
-        result = benchmark(request, None, progress)
-    ratio = (result.ratios or {})["latency"]
+        record = benchmark(request, None, progress).record
+    ratio = (record.ratios or {})["latency"]
     write_json_atomic(
         run.path / LATENCY_FILE,
-        {**ratio.to_record(), "clips": result.clips, "rounds": result.rounds},
+        {**ratio.to_json(), "clips": record.clips, "rounds": record.rounds},
     )
-    return round(ratio.ratio, 4)
+    return float(ratio.ratio or 0.0)

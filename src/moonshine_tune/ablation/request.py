@@ -250,9 +250,9 @@ def _continued(known: Ablation, request: AblateRequest) -> Ablation:
     ]
     named = [flag for flag in flags if flag[1] is not None] + _named_settings(known, request)
     problems += [
-        f"{name} was {_shown(recorded)} and is now {_shown(asked)}"
-        for name, asked, recorded in named
-        if asked != recorded
+        f"{name} was {_shown(recorded)} and is now {_shown(requested)}"
+        for name, requested, recorded in named
+        if requested != recorded
     ]
     now = _fingerprints(known.settings, known.record.objectives)
     problems += [

@@ -12,13 +12,14 @@ import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
 import optuna
 import sqlalchemy
+from filelock import FileLock
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
@@ -132,6 +133,7 @@ class AblationStudy:
         interval, self.grace_s = _MANY_MACHINES_S if ablation.is_shared else _ONE_MACHINE_S
         self._retry = RetryHeartbeatStaleTrialCallback(max_retry=_MAX_RETRIES)
         self._storage = _open_storage(url, interval, self.grace_s, self._retry)
+        self._claim_lock = _claim_lock(url)
         with storage_errors(url):
             self._study = self._open_study()
         if len(self._study.directions) != len(ablation.record.objectives):
@@ -170,22 +172,23 @@ class AblationStudy:
             return None
         numbers = trial_numbers(self._trials())
         waiting = self._trials(TrialState.WAITING)
-        begun = len(set(numbers.values())) - sum(_first_try(trial) is None for trial in waiting)
-        return self._num_retries() + max(self._ablation.record.trials - begun, 0)
+        started = len(set(numbers.values())) - sum(_first_try(trial) is None for trial in waiting)
+        return self._num_retries() + max(self._ablation.record.trials - started, 0)
 
     def take_up_stale(self) -> None:
         """Queue again the trials whose worker has died."""
-        optuna.storages.fail_stale_trials(self._study)
-        # A worker that dies between Optuna's claim and its first heartbeat leaves a trial that
-        # never gets stale. Version 0.1 recorded no heartbeat on one machine.
-        for trial in self._trials(TrialState.RUNNING):
-            age = datetime.now() - (trial.datetime_start or datetime.now())
-            is_old = age.total_seconds() > self.grace_s
-            if is_old and trial.user_attrs.get(_ATTEMPT) != trial.number:
-                # Another process may be quicker.
-                with suppress(ValueError, UpdateFinishedTrialError):
-                    self._study.tell(trial.number, state=TrialState.FAIL)
-                    self._retry(self._study, copy.deepcopy(trial))
+        with self._claim_lock:
+            optuna.storages.fail_stale_trials(self._study)
+            # A worker that dies between Optuna's claim and its first heartbeat leaves a trial that
+            # never gets stale. Version 0.1 recorded no heartbeat on one machine.
+            for trial in self._trials(TrialState.RUNNING):
+                age = datetime.now() - (trial.datetime_start or datetime.now())
+                is_old = age.total_seconds() > self.grace_s
+                if is_old and trial.user_attrs.get(_ATTEMPT) != trial.number:
+                    # Another machine may be quicker.
+                    with suppress(ValueError, UpdateFinishedTrialError):
+                        self._study.tell(trial.number, state=TrialState.FAIL)
+                        self._retry(self._study, copy.deepcopy(trial))
 
     def wait_for_heartbeats(self, progress: Progress) -> int:
         """On one machine, wait until each running trial has had time for a heartbeat.
@@ -217,7 +220,9 @@ class AblationStudy:
         Returns:
             The trial as it is recorded then; None where there was none left.
         """
-        trial, limit = self._study.ask(), self._ablation.record.trials
+        with self._claim_lock:
+            trial = self._study.ask()
+        limit = self._ablation.record.trials
         number = trial_numbers(self._trials())[trial.number]
         if limit is not None and number > limit:
             # Another worker took the last one between the question and Optuna's answer.
@@ -446,6 +451,17 @@ def storage_errors(url: str) -> Iterator[None]:
         ) from error
 
 
+def _claim_lock(url: str) -> AbstractContextManager[object]:
+    """Makes Optuna's claim of a trial exclusive: SQLite has no locks of rows, which it relies on.
+
+    Without it two workers can start the same waiting trial.
+    """
+    parsed = _parsed(url)
+    if parsed.get_backend_name() == "sqlite" and parsed.database:
+        return FileLock(f"{parsed.database}.lock")
+    return nullcontext()
+
+
 def _open_storage(url: str, interval: int, grace: int, retry: Any) -> RDBStorage:
     parsed = _parsed(url)
     # Another process may hold the SQLite file for a moment: wait for it.
@@ -461,8 +477,12 @@ def _open_storage(url: str, interval: int, grace: int, retry: Any) -> RDBStorage
     try:
         with storage_errors(url):
             for pause in _PAUSES_S:
-                with suppress(*_MADE_TWICE):
+                try:
                     return RDBStorage(url, **options)
+                except sqlalchemy.exc.DBAPIError as error:
+                    # SQLite calls it an operational error, as it does a missing folder.
+                    if not isinstance(error, _MADE_TWICE) and "already exists" not in str(error):
+                        raise
                 time.sleep(pause)
             return RDBStorage(url, **options)
     except ImportError as error:

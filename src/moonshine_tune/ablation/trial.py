@@ -30,6 +30,7 @@ from moonshine_tune.core.progress import Progress, SilentProgress, Stage
 from moonshine_tune.core.text import first_line
 from moonshine_tune.models.files import ADAPTER_WEIGHTS_FILE
 from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.runs.records import RunRecord
 
 _DONE = ("finished", "early stop")
 
@@ -91,8 +92,8 @@ def _train(
     job: TrialJob, run: RunFolder, train: TrainFunction | None, progress: Progress
 ) -> Outcome:
     record = _record_of(run, job.settings)
-    is_done = record.get("status") in _DONE and "result" in record
-    is_resumable = record.get("status") in ("running", "interrupted") and run.state_dir.is_dir()
+    is_done = record.status in _DONE and not record.result.is_empty
+    is_resumable = record.status in ("running", "interrupted") and run.state_dir.is_dir()
     if not is_done:
         if job.folder.exists() and not is_resumable:
             shutil.rmtree(job.folder)
@@ -102,26 +103,26 @@ def _train(
 
             train = real_train
         train(job.settings, job.folder, progress, resume=is_resumable)
-        if run.read_record().get("status") not in _DONE:
+        if run.read_record().status not in _DONE:
             return Outcome("interrupted", error="interrupted")
     if job.measures_latency:
         measure_latency(run, job.settings.settings, progress)
     return Outcome("finished", figures_of(run))
 
 
-def _record_of(run: RunFolder, settings: ResolvedSettings) -> dict[str, Any]:
+def _record_of(run: RunFolder, settings: ResolvedSettings) -> RunRecord:
     """The record of an earlier try; empty where there is none with the same settings."""
     try:
         record = run.read_record()
     except TuneError:
-        return {}
-    is_same = record.get("settings") == settings.settings.model_dump(mode="json")
-    return record if is_same else {}
+        return RunRecord()
+    is_same = record.settings == settings.settings.model_dump(mode="json")
+    return record if is_same else RunRecord()
 
 
 def figures_of(run: RunFolder) -> dict[str, Any]:
     """The figures of a finished run, read from its folder."""
-    result = run.read_record()["result"]
+    result = run.read_record().result.to_json()
     base, best = result["baseline"], result["best"]
     before, after = base["canary_wer"], best["canary_wer"]
     loss = None if before is None or after is None else round(after - before, 4)

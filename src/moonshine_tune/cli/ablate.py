@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer import Option
+from typer import Argument, Option
 
-from moonshine_tune.cli.console import JsonFlag, TerminalProgress, refuse, show, table
+from moonshine_tune.cli.console import JsonFlag, TerminalProgress, number, refuse, show, table
 from moonshine_tune.cli.options import OutFolder
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _File = Path | None
 _Storage = Annotated[
     _Text, Option(help="Database URL for many machines: postgresql+psycopg://user@host/name.")
 ]
-_FolderArgument = Annotated[Path, typer.Argument(help="Folder of `ablate run`.")]
+_FolderArgument = Annotated[Path, Argument(help="Folder of `ablate run`.")]
 _BAR = 24
 # Key, head and format of the figures in the table.
 _COLUMNS = (("dev_wer", "dev WER", ".2f"), ("canary_loss", "canary", "+.2f"),
@@ -194,26 +194,23 @@ def _row(view: "AblationView", trial: "TrialSummary") -> list[str]:
     """A trial in the table; a pruned one has only the dev WER at which it was stopped."""
     from moonshine_tune.ablation.run import shown_value
 
-    number, front = trial.number, view.front
-    best, start = " best" * (number == view.best), " start" * (number == view.start)
-    figures = [(trial.figures.get(key), form) for key, _, form in _COLUMNS]
+    front = "*" * (trial.number in view.front)
+    marks = " best" * (trial.number == view.best) + " start" * (trial.number == view.start)
     params = [trial.params.get(name) for name in view.dimensions]
-    cells = ["-" if figure is None else format(figure, form) for figure, form in figures]
+    cells = [number(trial.figures.get(key), form) for key, _, form in _COLUMNS]
     cells += ["-" if value is None else shown_value(value) for value in params]
-    return [f"{number}{'*' * (number in front)}{best}{start}", trial.state, *cells]
+    return [f"{trial.number}{front}{marks}", trial.state, *cells]
 
 
 def _choice_summary(chosen: "Chosen") -> str:
     from moonshine_tune.ablation.run import shown_figures, shown_params
 
-    lines = [f"trial {chosen.number}: {shown_figures(chosen.figures)}"]
-    lines += [
+    lines = [
+        f"trial {chosen.number}: {shown_figures(chosen.figures)}",
         f"  {shown_params(chosen.params)}",
         "because:",
         *(f"  - {reason}" for reason in chosen.reasons),
+        f"its settings: {chosen.settings_file}",
+        f"train it: moonshine-tune train --config {chosen.settings_file} --out runs/chosen",
     ]
-    lines.append(f"its settings: {chosen.settings_file}")
-    lines.append(
-        f"train it: moonshine-tune train --config {chosen.settings_file} --out runs/chosen"
-    )
     return "\n".join(lines)

@@ -4,11 +4,11 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,34 +16,41 @@ from moonshine_tune.cli.live_view import LiveView
 from moonshine_tune.core.errors import TuneError
 from moonshine_tune.core.progress import Progress, Stage
 
+if TYPE_CHECKING:
+    from moonshine_tune.metrics.wer import PairedComparison
+    from moonshine_tune.runs.records import ComparisonRecord
+
 JsonFlag = Annotated[
     bool, typer.Option("--json", help="Print one JSON document as the last line of stdout.")
 ]
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON data: dataclasses become objects, paths become strings."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {key: plain(item) for key, item in asdict(value).items()}
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+    """`value` as JSON-ready data: records become objects, paths become strings."""
+    return json.loads(_as_json(value))
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=_plain_part)
+
+
+def _plain_part(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
-    return value
+    # A record of `runs.records`, which is not imported here: `--help` loads nothing heavy.
+    return value.to_json() if hasattr(value, "to_json") else asdict(value)
 
 
 def show(text: str, document: Any, *, as_json: bool) -> None:
     """Print a result: `text` for people, or with `as_json` the document as one line of JSON.
 
-    In distributed training only rank zero prints.
+    Of several processes that train together only the first one prints.
     """
     if not _is_rank_zero():
         return
     if as_json:
         say(text)
-        sys.stdout.write(json.dumps(plain(document), ensure_ascii=False) + "\n")
+        sys.stdout.write(_as_json(document) + "\n")
     else:
         sys.stdout.write(text.rstrip("\n") + "\n")
     sys.stdout.flush()
@@ -61,7 +68,7 @@ def say(text: str) -> None:
 
 
 def report_error(error: TuneError, *, as_json: bool) -> int:
-    """Print an error with its hint on stderr, as JSON also on stdout; returns the exit code."""
+    """Show one plain error with its hint; returns the exit code."""
     say(f"error: {error}")
     if error.hint:
         say(f"hint: {error.hint}")
@@ -79,30 +86,46 @@ def report_error(error: TuneError, *, as_json: bool) -> int:
 
 
 def refuse(answer: bool) -> None:
-    """Exit with code 1 if the answer is no."""
+    """Leave with exit code 1 where the answer is no."""
     if answer:
         raise typer.Exit(1)
 
 
 def table(headers: list[str], rows: list[list[str]]) -> str:
-    """A plain text table; the first column is left-aligned, the others right-aligned."""
+    """A plain text table: first column to the left, the others to the right."""
     widths = [max(len(row[i]) for row in [headers, *rows]) for i in range(len(headers))]
 
     def line(cells: list[str]) -> str:
-        left = cells[0].ljust(widths[0])
-        right = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
-        return "  ".join([left, *right]).rstrip()
+        first = cells[0].ljust(widths[0])
+        rest = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
+        return "  ".join([first, *rest]).rstrip()
 
     return "\n".join([line(headers), line(["-" * w for w in widths]), *map(line, rows)])
+
+
+def number(value: float | None, form: str = ".2f", missing: str = "-") -> str:
+    """A figure as text, also one that was not measured."""
+    return missing if value is None else format(value, form)
+
+
+def with_interval(value: float | None, ci95: tuple[float, float] | None, form: str = ".2f") -> str:
+    """For example `12.50 [11.20, 13.80]`."""
+    ends = "" if ci95 is None else f" [{ci95[0]:{form}}, {ci95[1]:{form}}]"
+    return number(value, form) + ends
+
+
+def change_text(change: "PairedComparison | ComparisonRecord") -> str:
+    """For example `-1.20 points [-2.10, -0.40]: better`."""
+    low, high = change.ci95 or (0.0, 0.0)
+    return f"{change.difference:+.2f} points [{low:+.2f}, {high:+.2f}]: {change.verdict}"
 
 
 class TerminalProgress(Progress):
     """Progress on stderr: a live bar with ETA on a terminal, otherwise occasional plain lines."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-        self._bars: Any = None
+        self._console: Any = None
         self._live_view = LiveView()
 
     def figures(self, step: int, values: Mapping[str, float]) -> None:
@@ -117,18 +140,19 @@ class TerminalProgress(Progress):
 
     def say(self, text: str) -> None:
         """Print one line, above the bar if there is one."""
-        if self._bars is not None:
-            self._bars.console.print(text, markup=False, highlight=False)
+        if self._console is not None:
+            self._console.print(text, markup=False, highlight=False)
         else:
             say(text)
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Stage]:
         """Show a bar for `total` steps."""
-        if not self._live or self._bars is not None:
+        if not self._live or self._console is not None:
             yield _PlainStage(name, total, self)
             return
-        from rich.console import Console
+        from rich.console import Console, Group
+        from rich.live import Live
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -138,29 +162,21 @@ class TerminalProgress(Progress):
         )
         from rich.progress import Progress as RichProgress
 
-        live_view = self._live_view
-
-        class Bars(RichProgress):
-            def get_renderables(self) -> Iterable[Any]:
-                """The bar and, during training, the curves and transcripts below it."""
-                yield from super().get_renderables()
-                if not live_view.is_empty:
-                    yield live_view
-
-        with Bars(
+        bars = RichProgress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
-            console=Console(stderr=True),
-        ) as bars:
-            self._bars = bars
+        )
+        console = Console(stderr=True)
+        with Live(Group(bars, self._live_view), console=console, refresh_per_second=10):
+            self._console = console
             try:
                 yield _LiveStage(bars, bars.add_task(name, total=total, note=""))
             finally:
-                self._bars = None
+                self._console = None
                 # The next stage may train another run.
                 self._live_view = LiveView()
 
@@ -176,7 +192,7 @@ class _LiveStage(Stage):
 
 
 class _PlainStage(Stage):
-    """For logs: a line every ten seconds at most, and one at the end of a long stage."""
+    """For logs: a line at most every ten seconds, and one at the end of a long stage."""
 
     _EVERY_S = 10.0
 

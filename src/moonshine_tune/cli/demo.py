@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, refuse, show, table
 
@@ -17,8 +18,8 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="New folder for all results.")] = Path("demo-out"),
-    seed: Annotated[int, typer.Option(help="Seed of sentences, voices and training.")] = 0,
+    out: Annotated[Path, Option(help="New folder for all results.")] = Path("demo-out"),
+    seed: Annotated[int, Option(help="Seed of sentences, voices and training.")] = 0,
     as_json: JsonFlag = False,
 ) -> None:
     """Adapt the real tiny model to air-traffic phraseology and prove it, in a few minutes."""

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
-from moonshine_tune.cli.console import JsonFlag, TerminalProgress, show, table
+from moonshine_tune.cli.console import JsonFlag, TerminalProgress, change_text, number, show, table
 from moonshine_tune.cli.options import (
     BoostOption,
     DeviceOption,
@@ -16,7 +17,8 @@ from moonshine_tune.cli.options import (
 from moonshine_tune.core.errors import RequestError
 
 if TYPE_CHECKING:
-    from moonshine_tune.evaluation.results import ConditionScore, Evaluation, KeyTermTable
+    from moonshine_tune.evaluation.results import Evaluation
+    from moonshine_tune.runs.records import KeyTermsRecord
 
 _EXAMPLE = (
     "Example: moonshine-tune evaluate --model tiny --adapter runs/a --manifest test.jsonl "
@@ -30,40 +32,38 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    manifest: Annotated[Path, typer.Option(help="Manifest with texts.")],
+    manifest: Annotated[Path, Option(help="Manifest with texts.")],
     model: ModelOption = "tiny",
     adapter: Annotated[
-        Path | None, typer.Option(help="Run or adapter folder; the base is scored too.")
+        Path | None, Option(help="Run or adapter folder; the base is scored too.")
     ] = None,
-    backend: Annotated[str, typer.Option(help="torch or runtime.")] = "torch",
+    backend: Annotated[str, Option(help="torch or runtime.")] = "torch",
     runtime_dir: Annotated[
-        Path | None, typer.Option(help="Runtime folder of the runtime back end.")
+        Path | None, Option(help="Runtime folder of the runtime back end.")
     ] = None,
     compare: Annotated[
-        Path | None, typer.Option(help="Folder of an earlier evaluation to compare with.")
+        Path | None, Option(help="Folder of an earlier evaluation to compare with.")
     ] = None,
     normalizer: NormalizerOption = None,
     keyterms: KeyTermsOption = None,
     boost: BoostOption = 2.0,
     base_runtime: Annotated[
         Path | None,
-        typer.Option(help="Runtime folder of the base: compares adapter, key terms and both."),
+        Option(help="Runtime folder of the base: compares adapter, key terms and both."),
     ] = None,
     device: DeviceOption = "auto",
     conditions: Annotated[
         Path | None,
-        typer.Option(help="Folder or manifest of noises: also score in each kind at each ratio."),
+        Option(help="Folder or manifest of noises: also score in each kind at each ratio."),
     ] = None,
     snr: Annotated[
         list[float] | None,
-        typer.Option(help="Signal-to-noise ratio, dB; repeatable [default: 20 10 5 0]."),
+        Option(help="Signal-to-noise ratio, dB; repeatable [default: 20 10 5 0]."),
     ] = None,
     rooms: Annotated[
-        Path | None, typer.Option(help="With --conditions: folder of room impulse responses.")
+        Path | None, Option(help="With --conditions: folder of room impulse responses.")
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for result.json and hypotheses.jsonl.")
-    ] = None,
+    out: Annotated[Path | None, Option(help="Folder for result.json and hypotheses.jsonl.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Score a model: WER, CER, kinds of error, interval, worst utterances, base against adapted."""
@@ -100,10 +100,7 @@ def summary(result: "Evaluation") -> str:
     score, words = result.score, result.score.words
     sides = {"before": result.base} if result.base else {}
     sides["adapted" if result.base else "model"] = score
-    rows = [
-        [name, f"{side.wer:.2f}", f"{side.ci95[0]:.2f}–{side.ci95[1]:.2f}"]
-        for name, side in sides.items()
-    ]
+    rows = [[name, number(side.wer), _range(side.ci95)] for name, side in sides.items()]
     lines = [
         table([f"WER % ({result.normalizer})", "WER", "95 % interval"], rows),
         f"{score.utterances} utterances, {words.reference} words: {words.substitutions} "
@@ -111,7 +108,7 @@ def summary(result: "Evaluation") -> str:
         f"{result.audio_seconds:.0f} s of audio in {result.seconds:.1f} s ({result.backend})",
     ]
     if result.comparison:
-        lines.append(result.comparison.summary)
+        lines.append(f"difference {change_text(result.comparison)}")
     if result.metrics:
         lines.append(_metrics_table(result))
     if result.keyterms:
@@ -123,9 +120,12 @@ def summary(result: "Evaluation") -> str:
         lines.append(f"  {item.id}\n    reference:  {item.reference}")
         lines.append(f"    hypothesis: {item.hypothesis}")
     if result.conditions:
-        lines.append(conditions_table(result.conditions))
-    lines.extend(result.remarks)
-    return "\n".join(lines)
+        lines.append(_conditions_table(result.conditions))
+    return "\n".join([*lines, *result.remarks])
+
+
+def _range(ci95: tuple[float, float] | None) -> str:
+    return "-" if ci95 is None else f"{ci95[0]:.2f}–{ci95[1]:.2f}"
 
 
 def _metrics_table(result: "Evaluation") -> str:
@@ -133,25 +133,22 @@ def _metrics_table(result: "Evaluation") -> str:
     rows = [
         [
             f"{item.metric.name} ({item.metric.better} is better)",
-            *("-" if value is None else f"{value:.2f}" for value in
-              (before.get(item.metric.name), item.value)),
-            "-" if item.ci95 is None else f"{item.ci95[0]:.2f}–{item.ci95[1]:.2f}",
+            number(before.get(item.metric.name)),
+            number(item.value),
+            _range(item.ci95),
             item.metric.unit,
         ]
         for item in result.metrics
-    ]  # fmt: skip
+    ]
     return table(["metric", "before", "value", "95 % interval", "unit"], rows)
 
 
-def conditions_table(conditions: "tuple[ConditionScore, ...]") -> str:
+def _conditions_table(conditions: "tuple[Evaluation, ...]") -> str:
     """A row for each kind of noise, a column for each ratio; base → adapted where both exist."""
     cells = {}
     for item in conditions:
-        before = item.evaluation.base
-        text = "" if before is None else f"{before.wer:.1f} → "
-        cells[item.condition.noise, item.condition.snr_db] = (
-            f"{text}{item.evaluation.score.wer:.1f}"
-        )
+        before = "" if item.base is None else f"{item.base.wer:.1f} → "
+        cells[item.condition.noise, item.condition.snr_db] = f"{before}{item.score.wer:.1f}"
     columns = sorted({snr for _, snr in cells if snr is not None}, reverse=True)
     rows = [
         [noise, *(cells.get((noise, snr), "-") for snr in (None, *columns))]
@@ -160,17 +157,18 @@ def conditions_table(conditions: "tuple[ConditionScore, ...]") -> str:
     return table(["WER %", "no noise", *(f"{snr:g} dB" for snr in columns)], rows)
 
 
-def _key_terms_table(result: "KeyTermTable") -> str:
+def _key_terms_table(record: "KeyTermsRecord") -> str:
     """Base, adapter, key terms and both, one row each."""
-    rows = []
-    for variant in result.variants:
-        terms = variant.terms
-        recall = "-" if terms.recall is None else f"{terms.recall:.1f}"
-        rows.append(
-            [variant.name, f"{variant.score.wer:.2f}", f"{variant.change.difference:+.2f}",
-             f"{recall} ({terms.recalled} of {terms.spoken})",
-             f"{terms.false_alarms} ({terms.false_alarms_per_1000:.1f} in 1,000 words)"]
-        )  # fmt: skip
-    head = [f"{len(result.terms)} terms, boost {result.boost:g}", "WER", "change", "recall %",
-            "false alarms"]  # fmt: skip
-    return table(head, rows)
+    rows = [
+        [
+            item.arm,
+            number(item.wer),
+            number(item.change.difference, "+.2f"),
+            f"{number(item.recall, '.1f')} ({item.recalled} of {item.spoken})",
+            f"{item.false_alarms} ({number(item.false_alarms_per_1000_words, '.1f')} in 1,000 "
+            "words)",
+        ]
+        for item in record.arms
+    ]
+    head = f"{record.terms} terms, boost {record.boost:g}"
+    return table([head, "WER", "change", "recall %", "false alarms"], rows)

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, refuse, show
 from moonshine_tune.cli.options import DeviceOption, OutFolder
 
 if TYPE_CHECKING:
-    from moonshine_tune.export.parity.graphs import GraphParity
-    from moonshine_tune.export.run import ExportResult
+    from moonshine_tune.runs.records import ExportRecord, ParityRecord
 
 _EXAMPLE = "Example: moonshine-tune export --run runs/a --out exported --manifest test.jsonl"
 
@@ -34,35 +34,33 @@ def register(app: typer.Typer) -> None:
 
 def export(
     out: OutFolder,
-    run: Annotated[
-        Path | None, typer.Option(help="Run folder, or adapter folder with --model.")
-    ] = None,
+    run: Annotated[Path | None, Option(help="Run folder, or adapter folder with --model.")] = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="Instead of --run: a fully tuned checkpoint; --model names its base."),
+        Option(help="Instead of --run: a fully tuned checkpoint; --model names its base."),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Base model [default: the run's].")] = None,
+    model: Annotated[str | None, Option(help="Base model [default: the run's].")] = None,
     base_runtime: Annotated[
-        Path | None, typer.Option(help="Runtime folder of the base [default: the model's].")
+        Path | None, Option(help="Runtime folder of the base [default: the model's].")
     ] = None,
     manifest: Annotated[
-        Path | None, typer.Option(help="Clips for the parity gate [default: the run's dev set].")
+        Path | None, Option(help="Clips for the parity gate [default: the run's dev set].")
     ] = None,
     parity_bound: Annotated[
-        float, typer.Option(help="Percent of words that may differ between torch and runtime.")
+        float, Option(help="Percent of words that may differ between torch and runtime.")
     ] = 5.0,
     method: Annotated[
-        _Method, typer.Option(help="graft: patch the runtime's own files; trace: build new graphs.")
+        _Method, Option(help="graft: patch the runtime's own files; trace: build new graphs.")
     ] = _Method.graft,
     calibrate: Annotated[
         str,
-        typer.Option(
+        Option(
             help="Graft: calibration clips for quantization. auto: the run's own, if they help; "
             "none: faster, less accurate; or a manifest."
         ),
     ] = "auto",
     quantize: Annotated[
-        _Scheme, typer.Option(help="Trace: 8-bit weights and activations (int8), or floats (none).")
+        _Scheme, Option(help="Trace: 8-bit weights and activations (int8), or floats (none).")
     ] = _Scheme.int8,
     device: DeviceOption = "auto",
     as_json: JsonFlag = False,
@@ -84,31 +82,30 @@ def export(
         quantize=quantize.value,
     )
     result = run_export(request, out, TerminalProgress())
-    show(_summary(result), result.to_record(), as_json=as_json)
+    show(_summary(result), result.to_json(), as_json=as_json)
     refuse(not result.parity.passed)
 
 
-def _summary(result: "ExportResult") -> str:
-    parity, report = result.parity, result.graft
+def _summary(result: "ExportRecord") -> str:
+    parity = result.parity
     what = "tensors built" if result.method == "trace" else "tensors adapted"
     lines = [
-        f"wrote {result.runtime_dir}: {report.changed} of {report.matrices} {what} in "
-        f"{', '.join(report.changed_files) or 'no file'}, {result.seconds:.1f} s",
+        f"wrote {result.runtime_dir}: {result.changed} of {result.matrices} {what} in "
+        f"{', '.join(result.changed_files) or 'no file'}, {result.seconds:.1f} s",
         f"parity {'passed' if parity.passed else 'FAILED'}: {parity.word_difference:.2f} % of "
         f"{parity.words} words differ (bound {parity.bound:g} %), {parity.identical} of "
         f"{parity.clips} clips identical",
     ]
     if result.rounding is not None:
-        lines.append(f"rounding: {result.rounding.reason}")
+        lines.append(f"rounding: {result.rounding}")
     if result.windows is not None:
-        lines.append(f"windows read as {result.windows.rule}: {result.windows.reason}")
-    if parity.graphs is not None:
-        lines.extend(_graph_lines(parity.graphs))
+        lines.append(f"windows read as {result.windows['rule']}: {result.windows['reason']}")
+    lines.extend(_graph_lines(parity))
     if parity.wer is not None:
         low, high = parity.wer.ci95
         lines.append(
-            f"WER torch {parity.wer.before:.2f}, runtime {parity.wer.after:.2f}, difference "
-            f"{parity.wer_points:+.2f} points [{low:+.2f}, {high:+.2f}]"
+            f"WER torch {parity.wer.torch:.2f}, runtime {parity.wer.runtime:.2f}, difference "
+            f"{parity.wer.difference:+.2f} points [{low:+.2f}, {high:+.2f}]"
         )
     else:
         lines.append("WER not compared: not every clip has a text")
@@ -134,15 +131,15 @@ def _summary(result: "ExportResult") -> str:
     )
 
 
-def _graph_lines(graphs: "GraphParity") -> list[str]:
+def _graph_lines(parity: "ParityRecord") -> list[str]:
     lines = [
-        f"  {item.graph} {item.output}: max {item.maximum:.3g}, mean {item.mean:.3g}, "
+        f"  {item.graph} {item.output}: max {item.max:.3g}, mean {item.mean:.3g}, "
         f"{100 * item.relative:.1f} % (bound {100 * item.bound:g} %)"
-        for item in graphs.outputs
+        for item in parity.graphs
     ]
-    weights = f"  weights: {graphs.weights_checked} compared by position"
-    if graphs.weights_note:
-        weights = f"  weights not compared: {graphs.weights_note}"
-    tokens = f"tokens: {100 * graphs.token_agreement:.1f} % the same of {graphs.tokens}"
-    rule = f"; windows read as {graphs.window_rule}" if graphs.window_rule else ""
+    weights = f"  weights: {parity.weights.checked} compared in place"
+    if parity.weights.note:
+        weights = f"  weights not compared: {parity.weights.note}"
+    tokens = f"tokens: {100 * parity.tokens.agreement:.1f} % the same of {parity.tokens.count}"
+    rule = f"; windows read as {parity.window_rule}" if parity.window_rule else ""
     return [*lines, f"{weights}; {tokens}{rule}"]

@@ -41,11 +41,6 @@ class LiveView:
         self._curves: dict[str, list[float]] = {name: [] for name, *_ in _CURVES}
         self._transcripts: list[tuple[str, str]] = []
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is nothing to show."""
-        return not self._transcripts and not any(self._curves.values())
-
     def add(self, values: Mapping[str, float]) -> None:
         """Add the figures of a step or of a score to the curves."""
         for name, value in values.items():
@@ -91,4 +86,4 @@ class LiveView:
                 Text("hypothesis", "dim"),
                 Text(hypothesis or "(nothing)", style, overflow="ellipsis"),
             )
-        return Group(curves, texts)
+        return Group(*(part for part in (curves, texts) if part.row_count))

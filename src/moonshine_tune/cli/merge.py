@@ -4,22 +4,21 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, show
 from moonshine_tune.cli.options import OutFolder
 
-_EXAMPLE = "Example: moonshine-tune merge --run runs/a --out merged"
-
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("merge", epilog=_EXAMPLE)(merge)
+    app.command("merge", epilog="Example: moonshine-tune merge --run runs/a --out merged")(merge)
 
 
 def merge(
-    run: Annotated[Path, typer.Option(help="Run folder, or adapter folder with --model.")],
+    run: Annotated[Path, Option(help="Run folder, or adapter folder with --model.")],
     out: OutFolder,
-    model: Annotated[str | None, typer.Option(help="Base model [default: the run's].")] = None,
+    model: Annotated[str | None, Option(help="Base model [default: the run's].")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Merge an adapter into its base: a checkpoint that transformers loads without PEFT."""
@@ -31,4 +30,4 @@ def merge(
         f"checkpoint  {result.checkpoint_dir}\n"
         f"train or evaluate it with: --model {result.checkpoint_dir}"
     )
-    show(text, result.to_record(), as_json=as_json)
+    show(text, result, as_json=as_json)

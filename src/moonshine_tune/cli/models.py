@@ -24,16 +24,10 @@ def list_command(as_json: JsonFlag = False) -> None:
 
     entries = list_models()
     rows = [
-        [
-            entry.name,
-            entry.family,
-            entry.language,
-            f"{entry.parameters / 1e6:.1f} M",
-            entry.cached or "-",
-            ", ".join(entry.sources) or "-",
-        ]
+        [entry.name, entry.family, entry.language, f"{entry.parameters / 1e6:.1f} M",
+         entry.cached or "-", ", ".join(entry.sources) or "-"]
         for entry in entries
-    ]
+    ]  # fmt: skip
     headers = ["name", "family", "language", "parameters", "on disk", "sources"]
     show(table(headers, rows), {"models": entries}, as_json=as_json)
 
@@ -66,7 +60,7 @@ def fetch_command(
         f"checkpoint  {report.checkpoint_dir}",
         f"runtime     {report.runtime_dir or 'none'}",
         f"revision    {report.revision}",
-        *([f"license     {report.licence}"] if report.licence else []),
+        *([f"license     {report.licence}"] if report.licence else []),  # codespell:ignore
     ]
     show("\n".join(lines), report, as_json=as_json)
 
@@ -78,9 +72,9 @@ def rebuild_command(
     as_json: JsonFlag = False,
 ) -> None:
     """Rebuild a trainable checkpoint from the Moonshine runtime's 8-bit files."""
-    from moonshine_tune.registry.manage import rebuild_model
+    from moonshine_tune.runtime.rebuild import rebuild_checkpoint
 
-    result = rebuild_model(runtime_dir, out)
+    result = rebuild_checkpoint(runtime_dir, out)
     text = (
         f"rebuilt {result.tensors} tensors, {result.parameters / 1e6:.1f} M parameters\n"
         f"checkpoint  {result.checkpoint_dir}"

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, refuse, show
 
@@ -23,24 +24,22 @@ def register(app: typer.Typer) -> None:
 
 
 def package(
-    run: Annotated[Path, typer.Option(help="Run folder of `train`.")],
-    runtime_dir: Annotated[Path, typer.Option(help="Runtime folder of `export`.")],
-    out: Annotated[Path, typer.Option(help="Folder or .tar.gz to write.")],
+    run: Annotated[Path, Option(help="Run folder of `train`.")],
+    runtime_dir: Annotated[Path, Option(help="Runtime folder of `export`.")],
+    out: Annotated[Path, Option(help="Folder or .tar.gz to write.")],
     evaluation: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder of `evaluate` on the adapted model; may come several times."),
+        Option(help="Folder of `evaluate` on the adapted model; may come several times."),
     ] = None,
     base_evaluation: Annotated[
-        list[Path] | None,
-        typer.Option(help="Folder of `evaluate` on the base; may come several times."),
+        list[Path] | None, Option(help="Folder of `evaluate` on the base; may come several times.")
     ] = None,
-    benchmark: Annotated[Path | None, typer.Option(help="Folder of `benchmark`.")] = None,
+    benchmark: Annotated[Path | None, Option(help="Folder of `benchmark`.")] = None,
     with_sample: Annotated[
-        Path | None,
-        typer.Option(help="Manifest of test clips: three short ones are packed, as audio."),
+        Path | None, Option(help="Manifest of test clips: three short ones are packed, as audio.")
     ] = None,
     allow_failed_parity: Annotated[
-        bool, typer.Option("--allow-failed-parity", help="Pack files that failed the parity gate.")
+        bool, Option("--allow-failed-parity", help="Pack files that failed the parity gate.")
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -69,10 +68,10 @@ def package(
 
 
 def verify(
-    package: Annotated[Path, typer.Argument(help="Folder or archive of `package`.")],
+    package: Annotated[Path, Argument(help="Folder or archive of `package`.")],
     sample_bound: Annotated[
         float | None,
-        typer.Option(
+        Option(
             min=0,
             help="Percent of the sample's words that may differ [default: 0 on the same kind of "
             "machine, else 10].",
@@ -100,10 +99,10 @@ def verify(
 
 
 def push(
-    package: Annotated[Path, typer.Argument(help="Folder or archive of `package`.")],
-    to: Annotated[str, typer.Option("--to", help="Repository on the hub: OWNER/NAME.")],
+    package: Annotated[Path, Argument(help="Folder or archive of `package`.")],
+    to: Annotated[str, Option("--to", help="Repository on the hub: OWNER/NAME.")],
     public: Annotated[
-        bool, typer.Option("--public", help="Make a new repository public [default: private].")
+        bool, Option("--public", help="Make a new repository public [default: private].")
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:

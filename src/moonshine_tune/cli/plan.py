@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, refuse, show, table
 
@@ -18,8 +19,8 @@ app = typer.Typer(
     help="Run a whole plan: phases with gates, which you can stop and resume at any time.",
 )
 
-_PlanArgument = Annotated[str, typer.Argument(help="Plan file, or a shipped plan: demo.")]
-_OutOption = Annotated[Path, typer.Option(help="Folder of the plan's results.")]
+_PlanArgument = Annotated[str, Argument(help="Plan file, or a shipped plan: demo.")]
+_OutOption = Annotated[Path, Option(help="Folder of the plan's results.")]
 _OUT = Path("plan-out")
 
 
@@ -32,14 +33,10 @@ def register(root: typer.Typer) -> None:
 def run(
     plan: _PlanArgument,
     out: _OutOption = _OUT,
-    only: Annotated[
-        list[str] | None, typer.Option(help="Run only this phase; can be repeated.")
-    ] = None,
+    only: Annotated[list[str] | None, Option(help="Run only this phase; can be repeated.")] = None,
     force: Annotated[
         bool,
-        typer.Option(
-            "--force", help="Start phases although those they need have not passed; recorded."
-        ),
+        Option("--force", help="Start phases although those they need have not passed; recorded."),
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -73,26 +70,24 @@ def status(plan: _PlanArgument, out: _OutOption = _OUT, as_json: JsonFlag = Fals
 )
 def init(
     context: typer.Context,
-    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("plan.yaml"),
-    model: Annotated[str | None, typer.Option(help="Model of the pilot.")] = None,
-    train: Annotated[str | None, typer.Option(help="Training manifest.")] = None,
+    path: Annotated[Path, Argument(help="File to write.")] = Path("plan.yaml"),
+    model: Annotated[str | None, Option(help="Model of the pilot.")] = None,
+    train: Annotated[str | None, Option(help="Training manifest.")] = None,
     dev: Annotated[
-        str | None, typer.Option(help="Dev manifest; without it, speakers are held out of train.")
+        str | None, Option(help="Dev manifest; without it, speakers are held out of train.")
     ] = None,
-    test: Annotated[str | None, typer.Option(help="Test manifest, which judges.")] = None,
-    canary: Annotated[str | None, typer.Option(help="General speech with transcripts.")] = None,
-    replay: Annotated[str | None, typer.Option(help="General speech without transcripts.")] = None,
-    hours: Annotated[float | None, typer.Option(help="Hours that the pilot may take.")] = None,
+    test: Annotated[str | None, Option(help="Test manifest, which judges.")] = None,
+    canary: Annotated[str | None, Option(help="General speech with transcripts.")] = None,
+    replay: Annotated[str | None, Option(help="General speech without transcripts.")] = None,
+    hours: Annotated[float | None, Option(help="Hours that the pilot may take.")] = None,
     canary_points: Annotated[
-        float | None, typer.Option(help="Points of WER that the canary may lose.")
+        float | None, Option(help="Points of WER that the canary may lose.")
     ] = None,
-    p95_ms: Annotated[float | None, typer.Option(help="Latency of 95 % of clips, in ms.")] = None,
-    peak_memory_mb: Annotated[
-        float | None, typer.Option(help="Memory of the runtime, in MB.")
-    ] = None,
+    p95_ms: Annotated[float | None, Option(help="Latency of 95 % of clips, in ms.")] = None,
+    peak_memory_mb: Annotated[float | None, Option(help="Memory of the runtime, in MB.")] = None,
     ask: Annotated[
         bool | None,
-        typer.Option("--ask/--no-ask", help="Ask for what no flag gives [default: on a terminal]."),
+        Option("--ask/--no-ask", help="Ask for what no flag gives [default: on a terminal]."),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, show
 
@@ -18,14 +19,13 @@ def register(app: typer.Typer) -> None:
 
 def report(
     path: Annotated[
-        Path, typer.Argument(help="Folder of train, evaluate, demo, ablate, benchmark or plan.")
+        Path, Argument(help="Folder of train, evaluate, demo, ablate, benchmark or plan.")
     ],
     out: Annotated[
-        Path | None, typer.Option(help="File to write [default: report.html in the folder].")
+        Path | None, Option(help="File to write [default: report.html in the folder].")
     ] = None,
     manifest: Annotated[
-        Path | None,
-        typer.Option(help="Manifest of the recordings, if they are not found without it."),
+        Path | None, Option(help="Manifest of the recordings, if they are not found without it.")
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:

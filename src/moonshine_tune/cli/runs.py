@@ -4,8 +4,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
-from moonshine_tune.cli.console import JsonFlag, TerminalProgress, show, table
+from moonshine_tune.cli.console import (
+    JsonFlag,
+    TerminalProgress,
+    change_text,
+    number,
+    show,
+    table,
+    with_interval,
+)
 from moonshine_tune.cli.live_view import sparkline
 
 if TYPE_CHECKING:
@@ -29,10 +38,10 @@ def register(root: typer.Typer) -> None:
 
 @app.command("list", epilog="Example: moonshine-tune runs list runs --sort wer --status finished")
 def list_(
-    folder: Annotated[Path, typer.Argument(help="Folder that holds runs.")] = _RUNS_FOLDER,
-    sort: Annotated[str, typer.Option(help="wer, canary, created, seconds or name.")] = "wer",
-    status: Annotated[str | None, typer.Option(help="Only runs with this status.")] = None,
-    model: Annotated[str | None, typer.Option(help="Only runs of this model.")] = None,
+    folder: Annotated[Path, Argument(help="Folder that holds runs.")] = _RUNS_FOLDER,
+    sort: Annotated[str, Option(help="wer, canary, created, seconds or name.")] = "wer",
+    status: Annotated[str | None, Option(help="Only runs with this status.")] = None,
+    model: Annotated[str | None, Option(help="Only runs of this model.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """List all runs at or below a folder, the lowest dev WER first."""
@@ -43,9 +52,7 @@ def list_(
 
 
 @app.command("show", epilog="Example: moonshine-tune runs show runs/a")
-def show_(
-    run: Annotated[Path, typer.Argument(help="Run folder.")], as_json: JsonFlag = False
-) -> None:
+def show_(run: Annotated[Path, Argument(help="Run folder.")], as_json: JsonFlag = False) -> None:
     """Show one run: settings with their sources, scores, curve."""
     from moonshine_tune.runs.manage import show_run
 
@@ -55,10 +62,8 @@ def show_(
 
 @app.command("compare", epilog="Example: moonshine-tune runs compare runs/a runs/b")
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, two or more.")],
-    changed: Annotated[
-        int, typer.Option(min=0, help="Changed utterances to print for each pair.")
-    ] = 5,
+    runs: Annotated[list[Path], Argument(help="Run folders, two or more.")],
+    changed: Annotated[int, Option(min=0, help="Changed utterances to print for each pair.")] = 5,
     as_json: JsonFlag = False,
 ) -> None:
     """Compare runs: settings that differ, scores with intervals, what got better and worse."""
@@ -70,10 +75,10 @@ def compare(
 
 @app.command(epilog="Example: moonshine-tune runs clean runs --keep 5 --dry-run")
 def clean(
-    folder: Annotated[Path, typer.Argument(help="Folder that holds runs.")],
-    keep: Annotated[int, typer.Option(help="Best runs to keep of each dev set; at least 1.")],
+    folder: Annotated[Path, Argument(help="Folder that holds runs.")],
+    keep: Annotated[int, Option(help="Best runs to keep of each dev set; at least 1.")],
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")
+        bool, Option("--dry-run", help="Show what would be removed, and remove nothing.")
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -84,10 +89,6 @@ def clean(
     show(_cleaned(cleaned, dry_run), cleaned, as_json=as_json)
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
 def _list_summary(folder: Path, runs: "tuple[RunSummary, ...]") -> str:
     if not runs:
         return f"no runs in {folder}"
@@ -96,11 +97,11 @@ def _list_summary(folder: Path, runs: "tuple[RunSummary, ...]") -> str:
             _below(run.path, folder),
             run.status,
             run.model,
-            _percent(run.base_dev_wer),
-            _percent(run.dev_wer),
-            _percent(run.canary_wer),
-            "-" if run.steps is None else str(run.steps),
-            "-" if run.train_seconds is None else f"{run.train_seconds:.0f}",
+            number(run.base_dev_wer),
+            number(run.dev_wer),
+            number(run.canary_wer),
+            number(run.steps, "d"),
+            number(run.train_seconds, ".0f"),
             f"{run.size_mb:.1f}",
             run.created[:16].replace("T", " "),
         ]
@@ -123,8 +124,8 @@ def _details(details: "RunDetails") -> str:
     run = details.summary
     lines = [
         f"{run.path}: {run.status}, {run.model}, {run.steps or 0} steps, {run.size_mb:.1f} MB",
-        f"dev WER {_percent(run.base_dev_wer)} → {_percent(run.dev_wer)}, "
-        f"canary {_percent(run.base_canary_wer)} → {_percent(run.canary_wer)}",
+        f"dev WER {number(run.base_dev_wer)} → {number(run.dev_wer)}, "
+        f"canary {number(run.base_canary_wer)} → {number(run.canary_wer)}",
     ]
     if details.score:
         lines.append(f"dev: {_score(details.score)}")
@@ -138,9 +139,10 @@ def _details(details: "RunDetails") -> str:
     return "\n".join([*lines, *details.remarks])
 
 
-def _score(score: "Score") -> str:
-    low, high = score.ci95
-    return f"{score.wer:.2f} [{low:.2f}, {high:.2f}] on {score.utterances} utterances"
+def _score(score: "Score | None", recorded: float | None = None) -> str:
+    if score is None:
+        return number(recorded)
+    return f"{with_interval(score.wer, score.ci95)} on {score.utterances} utterances"
 
 
 def _curve(curve: "ScoreCurve") -> str:
@@ -151,18 +153,16 @@ def _curve(curve: "ScoreCurve") -> str:
 
 
 def _comparison(result: "RunsComparison", changed: int) -> str:
-    rows = []
-    for run in result.runs:
-        dev, canary = run.scores.get("dev"), run.scores.get("canary")
-        rows.append(
-            [
-                run.name,
-                run.summary.status,
-                _score(dev) if dev else _percent(run.summary.dev_wer),
-                _score(canary) if canary else _percent(run.summary.canary_wer),
-                _curve(run.curve),
-            ]
-        )
+    rows = [
+        [
+            run.name,
+            run.summary.status,
+            _score(run.scores.get("dev"), run.summary.dev_wer),
+            _score(run.scores.get("canary"), run.summary.canary_wer),
+            _curve(run.curve),
+        ]
+        for run in result.runs
+    ]
     lines = [table(["run", "status", "dev WER", "canary WER", "dev WER by step"], rows), ""]
     if result.differing:
         names = [run.name for run in result.runs]
@@ -184,8 +184,7 @@ def _pair(pair: "RunPair", changed: int) -> list[str]:
     change = pair.comparison
     lines = [
         f"{pair.which}, {pair.before} → {pair.after}, {pair.utterances} utterances: "
-        f"{change.before:.2f} → {change.after:.2f}, {change.difference:+.2f} points "
-        f"[{change.ci95[0]:+.2f}, {change.ci95[1]:+.2f}]: {change.verdict}",
+        f"{change.before:.2f} → {change.after:.2f}, {change_text(change)}",
         f"  {len(pair.better)} utterances better, {len(pair.worse)} worse",
     ]
     for title, items in (("better", pair.better), ("worse", pair.worse)):
@@ -205,7 +204,7 @@ def _cleaned(cleaned: "tuple[Cleaning, ...]", dry_run: bool) -> str:
     verb = "would remove" if dry_run else "removed"
     lines = [
         f"{'keep' if item.keep else verb}: {item.run.path} (dev WER "
-        f"{_percent(item.run.dev_wer)}): {item.reason}"
+        f"{number(item.run.dev_wer)}): {item.reason}"
         for item in cleaned
     ]
     gone = [item for item in cleaned if not item.keep]

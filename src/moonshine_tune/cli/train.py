@@ -1,13 +1,14 @@
 """`moonshine-tune train`."""
 
 import shlex
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Option
 
-from moonshine_tune.cli.console import JsonFlag, TerminalProgress, refuse, show, table
+from moonshine_tune.cli.console import JsonFlag, TerminalProgress, number, refuse, show, table
 from moonshine_tune.cli.options import OutFolder
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ _EXAMPLE = (
     "Example: moonshine-tune train --preset tiny --train train.jsonl --dev dev.jsonl "
     "--replay general.jsonl --out runs/a"
 )
-_OptionalPath = Path | None
 
 
 def register(app: typer.Typer) -> None:
@@ -28,34 +28,27 @@ def register(app: typer.Typer) -> None:
 def train(
     out: OutFolder,
     model: Annotated[
-        str | None, typer.Option(help="Catalog name, hub id or folder [default: tiny].")
+        str | None, Option(help="Catalog name, hub id or folder [default: tiny].")
     ] = None,
-    train_manifest: Annotated[
-        _OptionalPath, typer.Option("--train", help="Training manifest.")
-    ] = None,
+    train_manifest: Annotated[Path | None, Option("--train", help="Training manifest.")] = None,
     dev: Annotated[
-        _OptionalPath,
-        typer.Option(help="Development manifest [default: speakers held out of train]."),
+        Path | None, Option(help="Development manifest [default: speakers held out of train].")
     ] = None,
     replay: Annotated[
-        _OptionalPath,
-        typer.Option(help="General speech that keeps general accuracy; no texts needed."),
+        Path | None, Option(help="General speech that keeps general accuracy; no texts needed.")
     ] = None,
     canary: Annotated[
-        _OptionalPath,
-        typer.Option(help="General speech; rejects adapters that get worse on it."),
+        Path | None, Option(help="General speech; rejects adapters that get worse on it.")
     ] = None,
-    preset: Annotated[str | None, typer.Option(help="Shipped: tiny, medium-pilot, …")] = None,
-    config: Annotated[_OptionalPath, typer.Option(help="YAML settings file.")] = None,
+    preset: Annotated[str | None, Option(help="Shipped: tiny, medium-pilot, …")] = None,
+    config: Annotated[Path | None, Option(help="YAML settings file.")] = None,
     assignments: Annotated[
-        list[str] | None, typer.Option("--set", help="One setting: train.learning_rate=3e-4.")
+        list[str] | None, Option("--set", help="One setting: train.learning_rate=3e-4.")
     ] = None,
-    tracker: Annotated[
-        str | None, typer.Option(help="Also log to wandb, mlflow, trackio, …")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped run.")] = False,
+    tracker: Annotated[str | None, Option(help="Also log to wandb, mlflow, trackio, …")] = None,
+    resume: Annotated[bool, Option("--resume", help="Continue a stopped run.")] = False,
     fit: Annotated[
-        bool, typer.Option("--fit", help="Change settings until the run fits the memory.")
+        bool, Option("--fit", help="Change settings until the run fits the memory.")
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -78,23 +71,22 @@ def train(
     refuse(not result.canary_held)
 
 
-def _settings_of_run(out: Path) -> dict[str, Any]:
+def _settings_of_run(out: Path) -> Mapping[str, Any]:
     from moonshine_tune.runs.folder import RunFolder
 
-    settings: dict[str, Any] = RunFolder.open(out).read_record()["settings"]
-    return settings
+    return RunFolder.open(out).read_record().settings
 
 
 def _document(result: "TrainResult") -> dict[str, Any]:
-    scores = {"baseline": result.baseline.to_record(), "best": result.best.to_record()}
-    return asdict(result) | scores
+    paths = {"run": str(result.run), "adapter": str(result.adapter)}
+    return paths | {"stopped": result.stopped} | result.to_json() | {"remarks": result.remarks}
 
 
 def _summary(result: "TrainResult") -> str:
     rows = []
     for name, candidate in (("base", result.baseline), (f"step {result.best.step}", result.best)):
-        canary = "-" if candidate.canary_wer is None else f"{candidate.canary_wer:.2f}"
-        rows.append([name, f"{candidate.dev_wer:.2f}", canary, f"{candidate.scale:g}"])
+        wers = number(candidate.dev_wer), number(candidate.canary_wer)
+        rows.append([name, *wers, f"{candidate.strength:g}"])
     lines = [
         table(["adapter", "dev WER", "canary WER", "strength"], rows),
         f"{result.stopped} after {result.steps} steps, {result.train_seconds:.0f} s of training, "

@@ -92,7 +92,7 @@ def _unavailable_reason(name: str) -> str | None:
         if not torch.backends.mps.is_built():
             return "this torch is built without MPS"
         if not torch.backends.mps.is_available():
-            return "MPS needs macOS 14 or newer on an Apple-silicon Mac"
+            return "MPS needs macOS 15 or later on an Apple-silicon Mac"
         return None
     if torch.version.cuda is None:
         return "this torch is built without CUDA"

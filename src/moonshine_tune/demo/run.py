@@ -65,10 +65,11 @@ def demo(out: Path, progress: Progress, *, seed: int = 0) -> DemoRecord:
     reloads = check_reload(trained.run, opened, data.dev, progress)
     clock.lap("evaluate")
     progress.say("5/6 export and parity")
-    exported = export(ExportRequest(run=trained.run, manifest=data.test), out / "runtime", progress)
+    request, runtime_dir = ExportRequest(run=trained.run, manifest=data.test), out / "runtime"
+    exported = export(request, runtime_dir, progress)
     clock.lap("export")
     progress.say("6/6 evaluation, torch and runtime")
-    adapted = _score("adapted", data, opened, exported.runtime_dir, out / "eval", progress)
+    adapted = _score("adapted", data, opened, runtime_dir, out / "eval", progress)
     clock.lap("evaluate")
     figures = {
         backend: compare_scores({"base": base[backend], "adapted": adapted[backend]})
@@ -79,13 +80,13 @@ def demo(out: Path, progress: Progress, *, seed: int = 0) -> DemoRecord:
             *training_gates(vars(trained)),
             *_score_gates(figures),
             reload_gate(vars(reloads)),
-            *export_gates(exported.to_record(), exported.parity.bound),
+            *export_gates(exported.to_json(), request.parity_bound),
         ],
         **_score_tables(figures),
         seconds=clock.seconds(),
         peak_memory_mb=peak_resident_mb(),
         adapter=str(trained.adapter),
-        runtime_dir=str(exported.runtime_dir),
+        runtime_dir=str(runtime_dir),
         run=str(trained.run),
         normalizer=NORMALIZER,
     )

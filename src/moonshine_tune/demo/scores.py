@@ -1,14 +1,13 @@
 """Score sets of utterances as demonstrations and plans do: a folder for each set and model."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import read_manifest
 from moonshine_tune.corpus.normalizers import normalizer_for
-from moonshine_tune.evaluation.evaluate import score_manifest
+from moonshine_tune.evaluation.evaluate import Variant, score_manifest
 from moonshine_tune.evaluation.results import Evaluation, write_evaluation
 from moonshine_tune.inference.transcribe import Transcriber
 from moonshine_tune.metrics.wer import compare_paired
@@ -35,15 +34,9 @@ def score_sets(
     evaluations = {}
     for name, path in sets.items():
         manifest = read_manifest(path)
-        evaluation = score_manifest(
-            transcriber,
-            manifest,
-            normalizer_for(normalizer, manifest.utterances[0].language or "en"),
-            progress,
-            model=model,
-            what=f"{side}, {name}",
-        )
-        evaluations[name] = replace(evaluation, adapter=adapter)
+        scorer = normalizer_for(normalizer, manifest.utterances[0].language or "en")
+        variant = Variant(f"{side}, {name}", model, adapter, transcriber, scorer)
+        evaluations[name] = score_manifest(variant, manifest, progress)
         write_evaluation(out / f"{name}-{side}-{transcriber.backend}", evaluations[name])
     return evaluations
 

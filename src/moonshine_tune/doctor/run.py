@@ -65,7 +65,7 @@ class DoctorSettings:
 
 
 @dataclass(frozen=True)
-class Check:
+class DoctorCheck:
     """A finding with the status ok, warning or failure; a failure makes training impossible."""
 
     group: str
@@ -83,23 +83,23 @@ class DoctorReport:
     can_train: bool
     failures: int
     warnings: int
-    checks: tuple[Check, ...]
+    checks: tuple[DoctorCheck, ...]
 
 
-_Checks = Iterator[Check]
+_Checks = Iterator[DoctorCheck]
 
 
-def _ok(name: str, figure: str) -> Check:
-    return Check("", name, OK, figure)
+def _ok(name: str, figure: str) -> DoctorCheck:
+    return DoctorCheck("", name, OK, figure)
 
 
-def _warn_if(problem: bool, name: str, figure: str, advice: str) -> Check:
+def _warn_if(problem: bool, name: str, figure: str, advice: str) -> DoctorCheck:
     """A warning with advice if there is a problem, else ok."""
-    return Check("", name, WARNING, figure, advice) if problem else _ok(name, figure)
+    return DoctorCheck("", name, WARNING, figure, advice) if problem else _ok(name, figure)
 
 
-def _failure(name: str, figure: str, advice: str = "") -> Check:
-    return Check("", name, FAILURE, figure, advice)
+def _failure(name: str, figure: str, advice: str = "") -> DoctorCheck:
+    return DoctorCheck("", name, FAILURE, figure, advice)
 
 
 def examine(settings: DoctorSettings, progress: Progress) -> DoctorReport:
@@ -116,9 +116,9 @@ def examine(settings: DoctorSettings, progress: Progress) -> DoctorReport:
         ("environment", "environment", _environment),
         ("sources", "sources", functools.partial(_sources, settings)),
     ]
-    checks: list[Check] = []
+    checks: list[DoctorCheck] = []
 
-    def add(group: str, check: Check) -> None:
+    def add(group: str, check: DoctorCheck) -> None:
         figure, advice = _publishable(check.figure), _publishable(check.advice)
         checks.append(replace(check, group=group, figure=figure, advice=advice))
 
@@ -131,7 +131,7 @@ def examine(settings: DoctorSettings, progress: Progress) -> DoctorReport:
                 # Some packages raise SystemExit if they are installed wrong.
                 status = FAILURE if group in ("stack", "compute") else WARNING
                 figure = f"this check failed: {_described(error)}"
-                add(group, Check(group, name, status, figure, _REINSTALL))
+                add(group, DoctorCheck(group, name, status, figure, _REINSTALL))
             stage.advance(1, name)
     failures = sum(check.status == FAILURE for check in checks)
     warnings = sum(check.status == WARNING for check in checks)
@@ -218,7 +218,7 @@ def _accelerators() -> _Checks:
     built, available = torch.backends.mps.is_built(), torch.backends.mps.is_available()
     figure = f"built: {_yes(built)}, available: {_yes(available)}"
     is_missing = sys.platform == "darwin" and platform.machine() == "arm64" and not available
-    advice = "update macOS (14 or newer) and torch: pip install --upgrade torch"
+    advice = "update macOS (15 or later) and torch: pip install --upgrade torch"
     yield _warn_if(is_missing, "MPS", figure, advice)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     names = ", ".join(torch.cuda.get_device_name(index) for index in range(count))
@@ -248,7 +248,7 @@ def _gradients(settings: DoctorSettings, device: "torch.device", progress: Progr
         yield _ok("MPS fallbacks", f"0: the device is {device}")
 
 
-def _sixteen_bit_check(load: "LoadModel", device: "torch.device") -> Check:
+def _sixteen_bit_check(load: "LoadModel", device: "torch.device") -> DoctorCheck:
     """bfloat16 on an accelerator; the result is recorded, because training requires it."""
     import torch
 
@@ -271,7 +271,7 @@ def _sixteen_bit_check(load: "LoadModel", device: "torch.device") -> Check:
     return _warn_if(True, name, figure, advice)
 
 
-def _gradient_check(result: "GradientComparison") -> Check:
+def _gradient_check(result: "GradientComparison") -> DoctorCheck:
     figure = (
         f"{result.device} against {result.reference}: loss {result.loss:.3f} differs by "
         f"{result.loss_difference:.1e}, gradients by {result.gradient_difference:.1e}, at most "
@@ -285,7 +285,9 @@ def _gradient_check(result: "GradientComparison") -> Check:
     return _failure("gradients", figure, advice)
 
 
-def _model_to_check(settings: DoctorSettings, progress: Progress) -> "tuple[LoadModel, Check]":
+def _model_to_check(
+    settings: DoctorSettings, progress: Progress
+) -> "tuple[LoadModel, DoctorCheck]":
     """A function that loads the model of the gradient check, and a finding that names it."""
     from moonshine_tune.doctor.gradients import random_model
     from moonshine_tune.models.checkpoint import load_checkpoint

@@ -17,10 +17,7 @@ from moonshine_tune.evaluation.noise_conditions import (
     conditions_of,
 )
 from moonshine_tune.evaluation.results import (
-    ConditionScore,
     Evaluation,
-    KeyTermTable,
-    KeyTermVariant,
     count_key_terms,
     earlier_evaluation,
     write_evaluation,
@@ -30,6 +27,7 @@ from moonshine_tune.metrics.metric import extra_metrics
 from moonshine_tune.metrics.wer import compare_paired, score_utterances, summarize
 from moonshine_tune.models.lora import adapter_disabled, find_adapter
 from moonshine_tune.registry.open import open_model
+from moonshine_tune.runs.records import KeyTermsRecord
 from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber, check_takes_keyterms
 
@@ -83,10 +81,8 @@ def evaluate(request: EvaluateRequest, out: Path | None, progress: Progress) -> 
         for condition in conditions:
             if not (skips_base and variant.name == "base" and condition is CLEAN):
                 scores[condition][variant.name] = score_manifest(
-                    variant.transcriber, manifest, variant.normalizer, progress,
-                    model=variant.model, adapter=variant.adapter, what=variant.name,
-                    condition=condition,
-                )  # fmt: skip
+                    variant, manifest, progress, condition
+                )
 
     results = []
     for condition, by_variant in scores.items():
@@ -98,10 +94,10 @@ def evaluate(request: EvaluateRequest, out: Path | None, progress: Progress) -> 
         results.append(result if before is None else result.compared_with(before))
     evaluation = results[0]
     if request.conditions:
-        evaluation = replace(evaluation, conditions=tuple(map(ConditionScore, conditions, results)))
+        evaluation = replace(evaluation, conditions=tuple(results))
     if terms or request.base_runtime:
-        table = _key_term_table(terms, request.boost, scores[CLEAN])
-        evaluation = replace(evaluation, keyterms=table)
+        keyterms = _key_term_record(terms, request.boost, scores[CLEAN])
+        evaluation = replace(evaluation, keyterms=keyterms)
     if out is not None:
         write_evaluation(out, evaluation)
     return evaluation
@@ -179,56 +175,50 @@ def _open_variants(
     yield Variant(name, model, label, transcriber, normalizer)
 
 
-def _key_term_table(
+def _key_term_record(
     terms: tuple[str, ...], boost: float, by_variant: dict[str, Evaluation]
-) -> KeyTermTable:
+) -> KeyTermsRecord:
+    """The variants side by side: base, adapter, key terms, and both; changes from the first one."""
     first, *_ = by_variant.values()
     normalizer = normalizer_for(first.normalizer)
-    variants = tuple(
-        KeyTermVariant(
-            name,
-            evaluation.score,
-            count_key_terms(terms, evaluation.scored, normalizer),
-            compare_paired(first.scored, evaluation.scored),
-        )
+    variants = [
+        {
+            "arm": name,
+            **evaluation.score.to_record(),
+            **count_key_terms(terms, evaluation.scored, normalizer).to_record(),
+            "change": compare_paired(first.scored, evaluation.scored).to_record(),
+        }
         for name, evaluation in by_variant.items()
-    )
-    return KeyTermTable(terms, boost, variants)
+    ]
+    return KeyTermsRecord.model_validate({"boost": boost, "terms": len(terms), "arms": variants})
 
 
 def score_manifest(
-    transcriber: Transcriber,
-    manifest: Manifest,
-    normalizer: Normalizer,
-    progress: Progress,
-    *,
-    model: str,
-    adapter: str | None = None,
-    what: str = "model",
-    condition: Condition = CLEAN,
+    variant: Variant, manifest: Manifest, progress: Progress, condition: Condition = CLEAN
 ) -> Evaluation:
-    """Transcribe and score one manifest with one transcriber, under one condition."""
+    """Transcribe and score one manifest, under one condition."""
     start_time = time.monotonic()
     where = "" if condition is CLEAN else f", {condition.name}"
     transcripts = transcribe_utterances(
-        transcriber,
+        variant.transcriber,
         manifest.utterances,
         progress,
-        f"transcribing ({what}, {transcriber.backend}{where})",
+        f"transcribing ({variant.name}, {variant.transcriber.backend}{where})",
         change=condition.change,
     )
     seconds = time.monotonic() - start_time
-    scored = score_utterances(manifest.utterances, transcripts.texts, normalizer)
+    scored = score_utterances(manifest.utterances, transcripts.texts, variant.normalizer)
     return Evaluation(
         score=summarize(scored),
         scored=scored,
         audio_seconds=transcripts.audio_seconds,
         seconds=seconds,
-        normalizer=normalizer.name,
-        backend=transcriber.backend,
-        model=model,
-        adapter=adapter,
+        normalizer=variant.normalizer.name,
+        backend=variant.transcriber.backend,
+        model=variant.model,
+        adapter=variant.adapter,
         manifest_sha256=manifest.sha256,
+        condition=condition,
         remarks=manifest.remarks,
-        metrics=tuple(metric.score(scored, normalizer) for metric in extra_metrics()),
+        metrics=tuple(metric.score(scored, variant.normalizer) for metric in extra_metrics()),
     )

@@ -8,12 +8,11 @@ from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import read_manifest
 from moonshine_tune.inference.dataset import build_dataset
-from moonshine_tune.inference.encoder_cache_budget import StateStores
+from moonshine_tune.inference.encoder_cache import EncoderCache
 from moonshine_tune.inference.scored_set import transcribe_source
 from moonshine_tune.models.lora import adapter_parameters
 from moonshine_tune.registry.open import OpenedModel
 from moonshine_tune.runs.folder import RunFolder
-from moonshine_tune.runs.records import RunRecord
 from moonshine_tune.runs.summary import read_scored
 
 
@@ -57,12 +56,12 @@ def check_reload(
     corpus = build_dataset(utterances, reloaded.model, name="dev", max_clip_s=1e9, needs_text=False)
     # Encoder states are kept as the run kept them: other batches or another rounding could change
     # a word whose alternatives are nearly equal.
-    settings = RunRecord.read(RunFolder(run).record_path).settings
-    device = DeviceSettings.model_validate(settings.get("device", {}))
+    record = RunFolder.open(run).read_record()
+    device = DeviceSettings.model_validate(record.settings.get("device", {}))
     names = [name for name, _ in adapter_parameters(reloaded.model.module)]
     trains_encoder = any(".encoder." in name for name in names)
-    stores = StateStores(device, reloaded, progress, trains_encoder=trains_encoder)
-    source = stores.source(corpus, range(len(corpus)), "dev")
+    cache = EncoderCache(device, reloaded, progress, trains_encoder=trains_encoder)
+    source = cache.source(corpus, range(len(corpus)), "dev")
     texts = transcribe_source(
         reloaded.model, source, reloaded.limits, progress, "transcribing dev again"
     )

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.core.files import write_json_atomic, write_jsonl_atomic
+from moonshine_tune.core.files import write_jsonl_atomic
 from moonshine_tune.corpus.keyterms import KeyTermScore, score_key_terms
 from moonshine_tune.corpus.manifest import Manifest
 from moonshine_tune.corpus.normalizers import Normalizer, normalizer_for
-from moonshine_tune.evaluation.noise_conditions import Condition
+from moonshine_tune.evaluation.noise_conditions import CLEAN, Condition
 from moonshine_tune.metrics.metric import MetricScore
 from moonshine_tune.metrics.wer import (
     PairedComparison,
@@ -18,7 +18,7 @@ from moonshine_tune.metrics.wer import (
     compare_paired,
     summarize,
 )
-from moonshine_tune.runs.records import EvaluationRecord
+from moonshine_tune.runs.records import EvaluationRecord, KeyTermsRecord
 from moonshine_tune.runs.summary import read_scored
 
 RESULT_FILE, HYPOTHESES_FILE = "result.json", "hypotheses.jsonl"
@@ -27,62 +27,11 @@ Scored = tuple[ScoredUtterance, ...]
 
 
 @dataclass(frozen=True)
-class ConditionScore:
-    """The evaluation of the manifest under one condition."""
-
-    condition: Condition
-    evaluation: "Evaluation"
-
-    def to_record(self) -> dict[str, Any]:
-        """The JSON object."""
-        score = self.evaluation.score
-        return {
-            **self.condition.to_record(),
-            **score.to_record(),
-            "utterances": score.utterances,
-            **self.evaluation.comparison_record(),
-        }
-
-
-@dataclass(frozen=True)
-class KeyTermVariant:
-    """One variant: its WER, the listed terms, and the change from the first variant."""
-
-    name: str
-    score: Score
-    terms: KeyTermScore
-    change: PairedComparison
-
-    def to_record(self) -> dict[str, Any]:
-        """The JSON object."""
-        return {
-            "arm": self.name,
-            **self.score.to_record(),
-            **self.terms.to_record(),
-            "change": self.change.to_record(),
-        }
-
-
-@dataclass(frozen=True)
-class KeyTermTable:
-    """The variants side by side: base, adapter, key terms, and both."""
-
-    terms: tuple[str, ...]
-    boost: float
-    variants: tuple[KeyTermVariant, ...]
-
-    def to_record(self) -> dict[str, Any]:
-        """The JSON object."""
-        return {
-            "boost": self.boost,
-            "terms": len(self.terms),
-            "arms": [variant.to_record() for variant in self.variants],
-        }
-
-
-@dataclass(frozen=True)
 class Evaluation:
-    """A scored manifest; `base` and `comparison` are of the model that it is compared with."""
+    """A scored manifest; `base` and `comparison` are of the model that it is compared with.
+
+    `conditions` are its evaluations under each condition, the first without noise.
+    """
 
     score: Score
     scored: Scored
@@ -96,8 +45,9 @@ class Evaluation:
     base: Score | None = None
     comparison: PairedComparison | None = None
     remarks: tuple[str, ...] = ()
-    conditions: tuple[ConditionScore, ...] = ()
-    keyterms: KeyTermTable | None = None
+    condition: Condition = CLEAN
+    conditions: tuple["Evaluation", ...] = ()
+    keyterms: KeyTermsRecord | None = None
     metrics: tuple[MetricScore, ...] = ()
     base_metrics: tuple[MetricScore, ...] = ()
 
@@ -111,19 +61,9 @@ class Evaluation:
             base_metrics=tuple(item.metric.score(before, normalizer) for item in self.metrics),
         )
 
-    def comparison_record(self) -> dict[str, Any]:
-        """The parts `base` and `comparison` of the JSON document, where there are any."""
-        record: dict[str, Any] = {}
-        if self.base is not None:
-            record["base"] = self.base.to_record()
-        if self.comparison is not None:
-            record["comparison"] = self.comparison.to_record()
-        return record
-
-    def to_record(self) -> dict[str, Any]:
+    def to_record(self) -> EvaluationRecord:
         """The JSON document of `evaluate`."""
-        words = self.score.words
-        main = self.score.to_record()
+        words, main = self.score.words, self.score.to_record()
         record: dict[str, Any] = {
             "wer": main["wer"],
             "cer": round(self.score.cer, 4),
@@ -143,19 +83,31 @@ class Evaluation:
             "manifest_sha256": self.manifest_sha256,
             "by_speaker": {name: round(wer, 4) for name, wer in self.score.by_speaker.items()},
             "worst": [item.to_record() for item in self.score.worst],
-            **self.comparison_record(),
+            **self._comparison_record(),
         }
         if self.metrics:
             record["metrics"] = {item.metric.name: item.to_record() for item in self.metrics}
         for item in self.base_metrics:
             record["metrics"][item.metric.name]["base"] = item.to_record()["value"]
         if self.conditions:
-            record["conditions"] = [item.to_record() for item in self.conditions]
+            record["conditions"] = [item._condition_record() for item in self.conditions]
         if self.keyterms is not None:
-            record["keyterms"] = self.keyterms.to_record()
+            record["keyterms"] = self.keyterms
         if self.remarks:
-            record["remarks"] = list(self.remarks)
-        return EvaluationRecord.model_validate(record).to_json()
+            record["remarks"] = self.remarks
+        return EvaluationRecord.model_validate(record)
+
+    def _condition_record(self) -> dict[str, Any]:
+        return {
+            **self.condition.to_record(),
+            **self.score.to_record(),
+            "utterances": self.score.utterances,
+            **self._comparison_record(),
+        }
+
+    def _comparison_record(self) -> dict[str, Any]:
+        parts = {"base": self.base, "comparison": self.comparison}
+        return {name: part.to_record() for name, part in parts.items() if part is not None}
 
 
 def count_key_terms(terms: tuple[str, ...], scored: Scored, normalizer: Normalizer) -> KeyTermScore:
@@ -169,12 +121,12 @@ def write_evaluation(out: Path, evaluation: Evaluation) -> None:
     lines = [
         {**item.condition.to_record(), **utterance.to_record()}
         for item in evaluation.conditions
-        for utterance in item.evaluation.scored
+        for utterance in item.scored
     ]
     if lines:
         write_jsonl_atomic(out / CONDITIONS_FILE, lines)
     write_jsonl_atomic(out / HYPOTHESES_FILE, [item.to_record() for item in evaluation.scored])
-    write_json_atomic(out / RESULT_FILE, evaluation.to_record())
+    evaluation.to_record().write(out / RESULT_FILE)
 
 
 def earlier_evaluation(folder: Path, manifest: Manifest) -> Scored:

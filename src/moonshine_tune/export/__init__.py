@@ -9,11 +9,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moonshine_tune.export.run import ExportResult
+    from moonshine_tune.runs.records import ExportRecord
 
 
 class _CallablePackage(ModuleType):
-    def __call__(self, *args: Any, **options: Any) -> "ExportResult":
+    def __call__(self, *args: Any, **options: Any) -> "ExportRecord":
         from moonshine_tune.export.api import export_model
 
         return export_model(*args, **options)

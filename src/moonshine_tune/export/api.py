@@ -4,7 +4,8 @@ from os import PathLike
 from pathlib import Path
 
 from moonshine_tune.core.progress import Progress, SilentProgress
-from moonshine_tune.export.run import ExportRequest, ExportResult, export
+from moonshine_tune.export.run import ExportRequest, export
+from moonshine_tune.runs.records import ExportRecord
 
 
 def export_model(
@@ -21,7 +22,7 @@ def export_model(
     quantize: str = "int8",
     device: str = "auto",
     progress: Progress | None = None,
-) -> ExportResult:
+) -> ExportRecord:
     """Write files for the Moonshine runtime, and compare them with the trained model.
 
     The files are written in any case; ship them only if `parity.passed`.

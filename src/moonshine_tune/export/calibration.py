@@ -18,7 +18,6 @@ from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.models.merge import LazyMerged
 from moonshine_tune.registry.open import OpenedModel
 from moonshine_tune.runs.folder import RunFolder
-from moonshine_tune.runs.records import RunRecord
 from moonshine_tune.runtime.layout import RuntimeLayout
 from moonshine_tune.runtime.quantized import Doubles
 
@@ -83,7 +82,7 @@ def clips_of_run(run: Path | None) -> list[Utterance]:
     """Clips of a run's training and replay sets; empty where none are left."""
     clips: list[Utterance] = []
     try:
-        data = RunRecord.read(RunFolder(run).record_path).settings["data"] if run else {}
+        data = RunFolder.open(run).read_record().settings["data"] if run else {}
     except (TuneError, KeyError):
         return []
     for name in ("train", "replay"):

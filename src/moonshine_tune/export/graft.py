@@ -89,7 +89,14 @@ def graft(
             changed |= {key for key, _ in written}
             (out / name).write_bytes(patched.data)
             changed_files.append(name)
-    _check_all_matched(sorted(set(base) - matched), len(base), layout)
+    if missing := sorted(set(base) - matched):
+        raise ProblemsError(
+            f"{len(missing)} of {len(base)} adapted matrices are not in the runtime files of "
+            f"{layout.folder}",
+            missing,
+            hint="these files belong to other base weights; name the right ones with "
+            "--base-runtime, or export with: --method trace",
+        )
     return GraftReport(
         matrices=len(matched),
         changed=len(changed),
@@ -177,15 +184,4 @@ def _check_not_constant(base: Mapping[str, Floats], merged: Mapping[str, Floats]
             "in its runtime files",
             sorted(problems),
             hint="export with: --method trace",
-        )
-
-
-def _check_all_matched(missing: list[str], wanted: int, layout: RuntimeLayout) -> None:
-    if missing:
-        raise ProblemsError(
-            f"{len(missing)} of {wanted} adapted matrices are not in the runtime files of "
-            f"{layout.folder}",
-            missing,
-            hint="these files belong to other base weights; name the right ones with "
-            "--base-runtime, or export with: --method trace",
         )

@@ -4,8 +4,8 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from moonshine_tune.core.errors import ProblemsError, RequestError
@@ -14,9 +14,8 @@ from moonshine_tune.core.progress import Progress
 from moonshine_tune.models.files import ADAPTER_WEIGHTS_FILE, CHECKPOINT_WEIGHTS_FILE
 from moonshine_tune.models.lora import find_adapter
 from moonshine_tune.models.merge import merged_weights
-from moonshine_tune.registry.open import OpenedModel, open_model
+from moonshine_tune.registry.open import open_model
 from moonshine_tune.runs.folder import RunFolder
-from moonshine_tune.runs.records import RunRecord
 
 _COPIED = (
     "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json",
@@ -26,23 +25,19 @@ _COPIED = (
 
 @dataclass(frozen=True)
 class MergeResult:
-    """The written checkpoint: tensors in it, how many the adapter changed, the weights' hash."""
+    """The written checkpoint.
+
+    Attributes:
+        base: name of the base model.
+        changed: how many tensors the adapter changed.
+        sha256: hash of the weights.
+    """
 
     checkpoint_dir: Path
+    base: str
     tensors: int
     changed: int
     sha256: str
-    base: str
-
-    def to_record(self) -> dict[str, Any]:
-        """The JSON document of `merge`."""
-        return {
-            "checkpoint_dir": str(self.checkpoint_dir),
-            "base": self.base,
-            "tensors": self.tensors,
-            "changed": self.changed,
-            "sha256": self.sha256,
-        }
 
 
 def merge(run: Path, out: Path, *, progress: Progress, model: str | None = None) -> MergeResult:
@@ -60,13 +55,14 @@ def merge(run: Path, out: Path, *, progress: Progress, model: str | None = None)
     adapter = find_adapter(run)
     name = model or base_model_of(run)
     opened = open_model(name, adapter=adapter, device="cpu", dtype="float32", progress=progress)
-    state = base_state(opened)
+    source = opened.resolved.checkpoint_dir
+    # Every tensor of the base's files, in its stored number format.
+    state: dict[str, Tensor] = {}
+    for path in sorted(source.glob("*.safetensors")):
+        state |= load_file(path)
     merged = merged_weights(opened.model)
     changed = merge_into(state, merged)
-    source = opened.resolved.checkpoint_dir
     with complete_folder(out) as scratch:
-        from safetensors.torch import save_file
-
         weights = scratch / CHECKPOINT_WEIGHTS_FILE
         save_file(state, weights, metadata={"format": "pt"})
         weights.chmod(0o644)
@@ -83,17 +79,7 @@ def merge(run: Path, out: Path, *, progress: Progress, model: str | None = None)
                 "changed": changed,
             },
         )
-    return MergeResult(out, len(state), changed, digest, str(opened.base["name"]))
-
-
-def base_state(opened: OpenedModel) -> dict[str, Tensor]:
-    """Every tensor of the base's files by name, in its stored number format."""
-    from safetensors.torch import load_file
-
-    state: dict[str, Tensor] = {}
-    for path in sorted(opened.resolved.checkpoint_dir.glob("*.safetensors")):
-        state.update(load_file(path))
-    return state
+    return MergeResult(out, str(opened.base["name"]), len(state), changed, digest)
 
 
 def merge_into(state: dict[str, Tensor], merged: Mapping[str, Tensor]) -> int:
@@ -132,4 +118,4 @@ def base_model_of(run: Path) -> str:
             where=run,
             hint="name it with: --model tiny",
         )
-    return str(RunRecord.read(RunFolder(run).record_path).settings.get("model", "tiny"))
+    return str(RunFolder.open(run).read_record().settings.get("model", "tiny"))

@@ -18,12 +18,7 @@ from moonshine_tune.export.calibration import AUTO, NONE, Rounding, choose_round
 from moonshine_tune.export.graft import GraftReport, graft
 from moonshine_tune.export.graphs import build_graphs
 from moonshine_tune.export.merged_checkpoint import base_model_of
-from moonshine_tune.export.parity.gate import (
-    DEFAULT_BOUND,
-    ParityResult,
-    check_parity,
-    parity_utterances,
-)
+from moonshine_tune.export.parity.gate import DEFAULT_BOUND, check_parity, parity_utterances
 from moonshine_tune.export.parity.graphs import window_rule, windows_read_as
 from moonshine_tune.export.parity.stages import open_graphs
 from moonshine_tune.export.tensors import LazyArrays, model_tensors, tuned_tensors
@@ -71,49 +66,7 @@ class ExportRequest:
     quantize: str = "int8"
 
 
-@dataclass(frozen=True)
-class WindowChoice:
-    """How a new streaming encoder graph reads its windows, and why."""
-
-    rule: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class ExportResult:
-    """The exported folder with its parity; `graft` describes the files of either method."""
-
-    runtime_dir: Path
-    graft: GraftReport
-    parity: ParityResult
-    seconds: float
-    method: str = "graft"
-    quantize: str | None = None
-    rounding: Rounding | None = None
-    windows: WindowChoice | None = None
-
-    def to_record(self) -> dict[str, Any]:
-        """The JSON document of `export`; the folder has it as export.json."""
-        content = {
-            "runtime_dir": str(self.runtime_dir),
-            "method": self.method,
-            "quantize": self.quantize,
-            "calibrated": self.rounding is not None and self.rounding.moments is not None,
-            "calibrate": None if self.rounding is None else self.rounding.asked,
-            "rounding": None if self.rounding is None else self.rounding.reason,
-            "windows": None if self.windows is None else vars(self.windows),
-            "matrices": self.graft.matrices,
-            "changed": self.graft.changed,
-            "changed_files": list(self.graft.changed_files),
-            "worst_step_error": round(self.graft.worst_step_error, 4),
-            "sha256": self.graft.sha256,
-            "parity": self.parity.to_record(),
-            "seconds": round(self.seconds, 2),
-        }
-        return ExportRecord.model_validate(content).to_json()
-
-
-def export(request: ExportRequest, out: Path, progress: Progress) -> ExportResult:
+def export(request: ExportRequest, out: Path, progress: Progress) -> ExportRecord:
     """Write the adapted model as runtime files and compare both on real clips.
 
     The folder is written in either case; `parity.passed` says whether it may be used.
@@ -132,7 +85,10 @@ def export(request: ExportRequest, out: Path, progress: Progress) -> ExportResul
     rounding: Rounding | None = None
     with complete_folder(out) as scratch:
         if layout is None:
-            report = _build_graphs(opened, scratch, request.quantize, windows)
+            with windows_read_as(opened.model, windows["rule"] if windows else None):
+                report = build_graphs(
+                    opened.model, model_tensors(opened.model), scratch, scheme=request.quantize
+                )
         elif has_adapter(opened.model):
             rounding = choose_rounding(request.calibrate, request.run, opened, layout, progress)
             progress.say(f"rounding: {rounding.reason}")
@@ -140,15 +96,29 @@ def export(request: ExportRequest, out: Path, progress: Progress) -> ExportResul
         else:
             report = _graft_checkpoint(subject, layout, scratch)
         seconds = time.monotonic() - start_time
-        parity = check_parity(opened, scratch, utterances, request.parity_bound, progress)
-        result = ExportResult(
-            out, report, parity, seconds, request.method,
-            request.quantize if layout is None else None, rounding, windows,
-        )  # fmt: skip
-        file_content = {"runtime_dir": ".", **subject.identity, "versions": versions()}
-        record = ExportRecord.model_validate(result.to_record() | file_content)
-        record.write(scratch / "export.json")
-    return result
+        record = ExportRecord(
+            runtime_dir=str(out),
+            method=request.method,
+            quantize=request.quantize if layout is None else None,
+            calibrated=rounding is not None and rounding.moments is not None,
+            calibrate=rounding.asked if rounding else None,
+            rounding=rounding.reason if rounding else None,
+            windows=windows,
+            matrices=report.matrices,
+            changed=report.changed,
+            changed_files=list(report.changed_files),
+            worst_step_error=round(report.worst_step_error, 4),
+            sha256=report.sha256,
+            parity=check_parity(opened, scratch, utterances, request.parity_bound, progress),
+            seconds=round(seconds, 2),
+        )
+        ExportRecord(
+            schema_version=1,
+            **record.to_json() | {"runtime_dir": "."},
+            **subject.identity,
+            versions=versions(),
+        ).write(scratch / "export.json")
+    return record
 
 
 @dataclass(frozen=True)
@@ -200,28 +170,23 @@ def graft_adapter(
 
 def _choose_windows(
     request: ExportRequest, subject: _Subject, utterances: Sequence[Utterance]
-) -> WindowChoice | None:
-    """The window rule for a new encoder graph: that of the base's graph, if available."""
+) -> dict[str, str] | None:
+    """How a new encoder graph reads its windows, and why: as the base's graph, if available."""
     opened = subject.opened
     model = opened.model
     if model.family != "streaming":
         return None
     folder = request.base_runtime or subject.base.runtime_dir
     if folder is None:
-        return WindowChoice("exclusive", "as torch computes: no runtime files of the base")
+        reason = "as torch computes: no runtime files of the base"
+        return {"rule": "exclusive", "reason": reason}
     model.module.to("cpu")
     clip = np.ascontiguousarray(fit_clip(model, load_utterance(utterances[0])))
     with adapter_disabled(model):
         rule = window_rule(open_graphs(read_layout(folder)), model, clip)
     model.module.to(opened.device.device)
-    return WindowChoice(rule, f"as the hidden states of the base's encoder graph ({folder.name})")
-
-
-def _build_graphs(
-    opened: OpenedModel, out: Path, scheme: str, windows: WindowChoice | None
-) -> GraftReport:
-    with windows_read_as(opened.model, windows.rule if windows else None):
-        return build_graphs(opened.model, model_tensors(opened.model), out, scheme=scheme)
+    reason = f"as the hidden states of the base's encoder graph ({folder.name})"
+    return {"rule": rule, "reason": reason}
 
 
 def _check(request: ExportRequest) -> None:

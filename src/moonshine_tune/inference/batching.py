@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
 from moonshine_tune.core.device import batch_width, is_out_of_memory, release_memory
 from moonshine_tune.core.errors import MachineError
+from moonshine_tune.core.progress import Stage
 from moonshine_tune.core.text import first_line
 from moonshine_tune.models.base import EncoderStates, SpeechModel
 
@@ -97,9 +98,15 @@ def fit_clip(model: SpeechModel, clip: Samples) -> Samples:
 
 
 def run_with_oom_backoff(
-    groups: Sequence[Sequence[int]], work: Callable[[Sequence[int]], None], device: torch.device
+    groups: Sequence[Sequence[int]],
+    work: Callable[[Sequence[int]], None],
+    device: torch.device,
+    stage: Stage | None = None,
 ) -> None:
     """Call `work` on each group in order; a group that runs out of memory is halved and retried.
+
+    Args:
+        stage: advanced by the size of each group that is done.
 
     Raises:
         MachineError: one item alone does not fit.
@@ -110,6 +117,8 @@ def run_with_oom_backoff(
         reason = ""
         try:
             work(group)
+            if stage is not None:
+                stage.advance(len(group))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

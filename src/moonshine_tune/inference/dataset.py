@@ -1,6 +1,8 @@
 """The manifests of a run, and the utterances of a manifest that a model can use."""
 
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -51,17 +53,13 @@ def read_training_data(data: DataSettings) -> TrainingData:
 
 def _read(path: Path, *, require_text: bool) -> Manifest:
     manifest = read_manifest(path, require_text=require_text)
-    return replace(manifest, utterances=tuple(map(_with_duration, manifest.utterances)))
-
-
-def _with_duration(utterance: Utterance) -> Utterance:
-    if utterance.known_seconds is not None:
-        return utterance
-    try:
-        return replace(utterance, duration=utterance_seconds(utterance))
-    except AudioError:
-        # Counted when the dataset is built.
-        return utterance
+    utterances = list(manifest.utterances)
+    for index, utterance in enumerate(utterances):
+        if utterance.known_seconds is None:
+            # An unreadable file is counted when the dataset is built.
+            with suppress(AudioError):
+                utterances[index] = replace(utterance, duration=utterance_seconds(utterance))
+    return replace(manifest, utterances=tuple(utterances))
 
 
 @dataclass(frozen=True)
@@ -103,10 +101,8 @@ def _content_hash(path: Path, size: int, mtime_ns: int) -> str:
 
 def utterance_seconds(utterance: Utterance) -> float:
     """Length of an utterance, from the manifest or else from the header of its file."""
-    if utterance.end is not None:
-        return utterance.end - (utterance.start or 0.0)
-    if utterance.duration is not None:
-        return utterance.duration
+    if utterance.known_seconds is not None:
+        return utterance.known_seconds
     return audio_info(utterance.audio).seconds - (utterance.start or 0.0)
 
 
@@ -126,26 +122,22 @@ def build_dataset(
     kept: list[Utterance] = []
     seconds: list[float] = []
     tokens: list[tuple[int, ...]] = []
-    dropped: dict[str, int] = {}
-
-    def drop(reason: str) -> None:
-        dropped[reason] = dropped.get(reason, 0) + 1
-
+    dropped: Counter[str] = Counter()
     for utterance in utterances:
         try:
             length = utterance_seconds(utterance)
         except AudioError:
-            drop("unreadable")
+            dropped["unreadable"] += 1
             continue
         ids = tuple(model.tokenizer.encode(utterance.text or ""))
         if length <= 0:
-            drop("empty audio")
+            dropped["empty audio"] += 1
         elif length > max_clip_s:
-            drop(f"longer than {max_clip_s:g} s")
+            dropped[f"longer than {max_clip_s:g} s"] += 1
         elif needs_text and not ids:
-            drop("empty text")
+            dropped["empty text"] += 1
         elif len(ids) + 2 > model.max_tokens:
-            drop("text longer than the model's positions")
+            dropped["text longer than the model's positions"] += 1
         else:
             kept.append(replace(utterance, duration=length))
             seconds.append(length)

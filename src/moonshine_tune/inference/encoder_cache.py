@@ -8,15 +8,17 @@ memory as they are: 4 · width bytes per frame (tiny 48 KB, medium 154 KB per se
 neither bound are encoded when they are needed.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
+from moonshine_tune.config.settings import DeviceSettings
 from moonshine_tune.core.device import batch_width, release_memory
+from moonshine_tune.core.hardware import cache_root
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.inference.batching import (
     batches_by_length,
@@ -27,62 +29,66 @@ from moonshine_tune.inference.batching import (
 )
 from moonshine_tune.inference.encoder_cache_disk import ShardWriter, StateShards
 from moonshine_tune.models.base import EncoderStates, SpeechModel
+from moonshine_tune.registry.open import OpenedModel
 
 _MB = 1_000_000
 
 
-@dataclass(frozen=True)
-class OnDisk:
-    """Storage on disk: the shards, and the key of each utterance in them."""
+class Clips(Protocol):
+    """What can be encoded: a dataset, or augmented versions of one."""
 
-    shards: StateShards
-    key: Callable[[int], str]
+    @property
+    def seconds(self) -> Sequence[float]:
+        """Length of each clip."""
+        ...
+
+    def load(self, index: int, /) -> Samples:
+        """Samples, mono 16 kHz."""
+        ...
+
+    def content_key(self, index: int, /) -> str:
+        """Identifies the sound by its content, wherever the file is."""
+        ...
 
 
 class StateSource:
-    """Encoder states of the utterances of one dataset, by index.
+    """Encoder states of clips, by index.
 
     Args:
         model: its encoder is run in the mode that it is in.
-        load: samples of an utterance, mono 16 kHz.
-        seconds: length of each utterance, for batching.
         budget_mb: memory for stored states; 0 stores nothing.
-        disk: store the states there instead of in memory.
+        shards: store the states there, on disk, instead of in memory.
         trains_encoder: store the output of the front end instead of the states.
     """
 
     def __init__(
         self,
         model: SpeechModel,
-        load: Callable[[int], Samples],
-        seconds: Sequence[float],
+        clips: Clips,
         *,
         budget_mb: int,
-        disk: OnDisk | None = None,
+        shards: StateShards | None = None,
         trains_encoder: bool = False,
     ) -> None:
-        self._model = model
+        self._model, self._clips, self._shards = model, clips, shards
         self._trains_encoder = trains_encoder
-        self._load = load
-        self._seconds = tuple(seconds)
         self._budget = budget_mb * _MB
-        self._disk = disk
         self._dtype = model.dtype
         self._stored: dict[int, Tensor] = {}
         self.stored_bytes = 0
 
     def __len__(self) -> int:
-        return len(self._seconds)
+        return len(self.seconds)
 
     @property
-    def seconds(self) -> tuple[float, ...]:
-        """Length of each utterance."""
-        return self._seconds
+    def seconds(self) -> Sequence[float]:
+        """Length of each clip."""
+        return self._clips.seconds
 
     @property
     def stores(self) -> bool:
         """Whether anything is stored at all."""
-        return self._budget > 0 or self._disk is not None
+        return self._budget > 0 or self._shards is not None
 
     @property
     def skips_encoder(self) -> bool:
@@ -103,13 +109,13 @@ class StateSource:
         if not self.stores or self.holds(wanted):
             return len(self._stored)
         batch_s = encode_batch_s(self._model.device)
-        groups = batches_by_length([self._seconds[index] for index in wanted], batch_s)
+        groups = batches_by_length([self.seconds[index] for index in wanted], batch_s)
         rows = [[wanted[position] for position in group] for group in groups]
-        if self._disk is None:
+        if self._shards is None:
             self._prepare_in_memory(rows, progress, name)
         else:
-            with self._disk.shards.lock(progress):
-                self._prepare_on_disk(self._disk, rows, progress, name)
+            with self._shards.lock(progress):
+                self._prepare_on_disk(self._shards, rows, progress, name)
         return len(self._stored)
 
     def batch(self, indices: Sequence[int]) -> EncoderStates:
@@ -145,20 +151,18 @@ class StateSource:
             run_with_oom_backoff(groups, encode, self._model.device)
 
     def _prepare_on_disk(
-        self, disk: OnDisk, groups: Sequence[Sequence[int]], progress: Progress, name: str
+        self, shards: StateShards, groups: Sequence[Sequence[int]], progress: Progress, name: str
     ) -> None:
-        keys = {index: disk.key(index) for rows in groups for index in rows}
-        stored, damaged = disk.shards.find(set(keys.values()))
+        keys = {index: self._clips.content_key(index) for rows in groups for index in rows}
+        stored, damaged = shards.find(set(keys.values()))
         if damaged:
             progress.say(f"removed {damaged} damaged files of encoder states: encoding them again")
         for index, key in keys.items():
             if key in stored:
                 self._keep(index, stored[key])
         missing = [index for index in keys if index not in self._stored]
-        wanted = states_bytes(
-            self._model, [self._seconds[index] for index in missing], disk.shards.dtype
-        )
-        writer = ShardWriter(disk.shards, wanted, progress)
+        lengths = [self.seconds[index] for index in missing]
+        writer = ShardWriter(shards, states_bytes(self._model, lengths, shards.dtype), progress)
         with progress.stage(name, len(keys)) as stage:
             stage.advance(len(keys) - len(missing), "found on disk")
 
@@ -193,8 +197,84 @@ class StateSource:
         self.stored_bytes += states.numel() * states.element_size()
 
     def _audio(self, indices: Sequence[int]) -> tuple[Tensor, list[int]]:
-        clips = [fit_clip(self._model, self._load(index)) for index in indices]
+        clips = [fit_clip(self._model, self._clips.load(index)) for index in indices]
         return pad_clips(clips, self._model.device, pad_to_bucket=True)
+
+
+class EncoderCache:
+    """Gives each set of clips its source of encoder states, all within one memory budget.
+
+    Where the states are stored depends on their size: in memory, else on disk.
+
+    Args:
+        trains_encoder: store the output of the encoder's front end instead of its states.
+
+    Attributes:
+        needs_encoder: whether audio will be encoded after the preparation.
+        remarks: one line for each set that is stored on disk.
+    """
+
+    def __init__(
+        self,
+        settings: DeviceSettings,
+        opened: OpenedModel,
+        progress: Progress,
+        *,
+        trains_encoder: bool,
+    ) -> None:
+        self._settings, self._model, self._progress = settings, opened.model, progress
+        self._trains_encoder = self.needs_encoder = trains_encoder
+        self._free_mb = settings.state_cache_mb
+        # Weights in bfloat16 give states in bfloat16: stored as they are, without rounding.
+        dtype = getattr(torch, settings.state_format)
+        dtype = torch.bfloat16 if opened.model.dtype == torch.bfloat16 else dtype
+        part = " front end" if trains_encoder else ""
+        self._shards = StateShards(
+            cache_root() / "encoder-states",
+            f"{opened.base['sha256']} {opened.model.dtype}{part}",
+            dtype=dtype,
+            bound_mb=settings.state_disk_mb,
+        )
+        self.remarks: list[str] = []
+
+    def source(self, clips: Clips, drawn: Sequence[int] | None, name: str) -> StateSource:
+        """The source of a set, with the states of the clips `drawn` stored if they fit.
+
+        Args:
+            drawn: None where no clip is drawn twice: nothing is stored then.
+        """
+        budget_mb, shards = (0, None) if drawn is None else self._choose(clips, drawn, name)
+        source = StateSource(
+            self._model,
+            clips,
+            budget_mb=budget_mb,
+            shards=shards,
+            trains_encoder=self._trains_encoder,
+        )
+        if drawn is not None:
+            source.prepare(drawn, self._progress, f"encoding {name}")
+        self.needs_encoder |= drawn is None or not source.holds(drawn)
+        return source
+
+    def _choose(
+        self, clips: Clips, drawn: Sequence[int], name: str
+    ) -> tuple[int, StateShards | None]:
+        """The memory for a set in MB, and the shards if it is stored on disk."""
+        storage = self._settings.state_storage
+        seconds = [clips.seconds[index] for index in drawn]
+        needed_mb = -(-states_bytes(self._model, seconds, self._model.dtype) // _MB)
+        if storage == "memory" or (storage == "auto" and needed_mb <= self._free_mb):
+            budget_mb = self._free_mb
+            self._free_mb = max(budget_mb - needed_mb, 0)
+            return budget_mb, None
+        if storage != "disk" and self._settings.state_cache_mb == 0:
+            return 0, None
+        disk_mb = -(-states_bytes(self._model, seconds, self._shards.dtype) // _MB)
+        reason = "asked for" if storage == "disk" else f"{needed_mb} MB do not fit in memory"
+        dtype = str(self._shards.dtype).removeprefix("torch.")
+        what = "inputs of the encoder's layers" if self._trains_encoder else "encoder states"
+        self.remarks.append(f"{name}: {what} on disk, {disk_mb} MB in {dtype}: {reason}")
+        return 0, self._shards
 
 
 def states_bytes(model: SpeechModel, seconds: Sequence[float], dtype: torch.dtype) -> int:

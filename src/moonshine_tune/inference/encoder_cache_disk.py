@@ -10,7 +10,6 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import resources
 from pathlib import Path
 
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor
 from moonshine_tune.core.files import free_disk_mb
 from moonshine_tune.core.hardware import make_cache_folder
 from moonshine_tune.core.progress import Progress
+from moonshine_tune.inference.result_cache import recipe_hash
 
 _MB = 1_000_000
 # A killed run loses the shard that it is writing; smaller shards would be many files.
@@ -168,23 +168,3 @@ def _map(path: Path, keys: set[str]) -> dict[str, Tensor]:
     """Memory-mapped tensors of a shard; pages are read when they are used."""
     with safe_open(str(path), framework="pt") as file:
         return {key: file.get_tensor(key) for key in file.keys() if key in keys}  # noqa: SIM118
-
-
-# The code that computes the stored states: if it changes, they are computed again.
-_STATE_CODE = (
-    "audio/io.py", "models/base.py", "models/v1.py", "models/streaming.py",
-    "models/kernels/attention.py",
-)  # fmt: skip
-
-
-def recipe_hash(*others: str) -> str:
-    """Hash of the code that computes encoder states, for the identity of cached results.
-
-    Args:
-        others: further files of this package that the results depend on.
-    """
-    package = resources.files("moonshine_tune")
-    digest = hashlib.sha256()
-    for path in (*_STATE_CODE, *others):
-        digest.update(package.joinpath(*path.split("/")).read_bytes())
-    return digest.hexdigest()

@@ -40,16 +40,15 @@ def transcribe_source(
     groups = batches_by_length(
         source.seconds, _STORED_BATCH_S if source.skips_encoder else _BATCH_S
     )
+
+    def decode(group: Sequence[int]) -> None:
+        states = source.batch(group)
+        tokens = greedy_tokens(model, states, [limits.tokens(source.seconds[i]) for i in group])
+        for index, ids in zip(group, tokens, strict=True):
+            texts[index] = model.tokenizer.decode(ids)
+
     with progress.stage(name, len(source)) as stage:
-
-        def decode(group: Sequence[int]) -> None:
-            states = source.batch(group)
-            tokens = greedy_tokens(model, states, [limits.tokens(source.seconds[i]) for i in group])
-            for index, ids in zip(group, tokens, strict=True):
-                texts[index] = model.tokenizer.decode(ids)
-            stage.advance(len(group))
-
-        run_with_oom_backoff(groups, decode, model.device)
+        run_with_oom_backoff(groups, decode, model.device, stage)
     return texts
 
 
@@ -68,7 +67,7 @@ class ScoredSet:
         self.utterances = tuple(utterances)
         self._without_text = frozenset(item.id for item in utterances if item.text is None)
         self._source = source
-        self._normalizer = normalizer
+        self.normalizer = normalizer
         self._limits = limits
 
     @property
@@ -104,7 +103,7 @@ class ScoredSet:
                 utterance.id,
                 utterance.reference,
                 text,
-                self._normalizer,
+                self.normalizer,
                 speaker=utterance.speaker,
             )
             for utterance, text in zip(self.utterances, hypotheses, strict=True)

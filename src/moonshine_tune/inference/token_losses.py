@@ -3,20 +3,17 @@
 Costs one pass of encoder and decoder over the dataset; cached on disk for later runs.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 
 import torch
 from torch.nn import functional as F
 
 from moonshine_tune.core.files import write_json_atomic
-from moonshine_tune.core.hardware import cache_root, make_cache_folder
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.inference.batching import batches_by_length, run_with_oom_backoff
 from moonshine_tune.inference.dataset import SpeechDataset
 from moonshine_tune.inference.encoder_cache import StateSource
-from moonshine_tune.inference.encoder_cache_disk import recipe_hash
+from moonshine_tune.inference.result_cache import cached_path, read_cached, recipe_hash
 from moonshine_tune.models.lora import adapter_disabled
 from moonshine_tune.models.losses import IGNORED, target_batch
 from moonshine_tune.registry.open import OpenedModel
@@ -38,21 +35,21 @@ def mean_token_losses(
     """
     model, losses = opened.model, [0.0] * len(tokens)
     model.module.eval()
+    batches = batches_by_length(source.seconds, _BATCH_S)
+
+    @torch.inference_mode()
+    def measure(rows: Sequence[int]) -> None:
+        states = source.batch(rows)
+        targets = target_batch([tokens[row] for row in rows], model.device)
+        logits = model.decoder_logits(states, targets.input_ids).float()
+        totals = F.cross_entropy(
+            logits.transpose(1, 2), targets.targets, ignore_index=IGNORED, reduction="none"
+        ).sum(dim=1)
+        for row, loss in zip(rows, totals.tolist(), strict=True):
+            losses[row] = loss / (len(tokens[row]) + 1)
+
     with progress.stage(name, len(tokens)) as stage:
-
-        def measure(rows: Sequence[int]) -> None:
-            with torch.inference_mode():
-                states = source.batch(rows)
-                targets = target_batch([tokens[row] for row in rows], model.device)
-                logits = model.decoder_logits(states, targets.input_ids).float()
-                totals = F.cross_entropy(
-                    logits.transpose(1, 2), targets.targets, ignore_index=IGNORED, reduction="none"
-                ).sum(dim=1)
-            for row, loss in zip(rows, totals.tolist(), strict=True):
-                losses[row] = loss / (len(tokens[row]) + 1)
-            stage.advance(len(rows))
-
-        run_with_oom_backoff(batches_by_length(source.seconds, _BATCH_S), measure, model.device)
+        run_with_oom_backoff(batches, measure, model.device, stage)
     return losses
 
 
@@ -65,15 +62,11 @@ def base_losses(dataset: SpeechDataset, opened: OpenedModel, progress: Progress)
         [dataset.content_key(index) for index in range(len(dataset))],
         dataset.tokens,
     ]
-    name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
-    path = make_cache_folder(cache_root() / "base-losses") / f"{name}.json"
-    try:
-        known = [float(value) for value in json.loads(path.read_text(encoding="utf-8"))]
-        if len(known) == len(dataset):
-            return known
-    except (OSError, ValueError, TypeError):
-        pass
-    source = StateSource(opened.model, dataset.load, dataset.seconds, budget_mb=0)
+    path = cached_path("base-losses", identity)
+    known = read_cached(path, list[float], len(dataset))
+    if known is not None:
+        return known
+    source = StateSource(opened.model, dataset, budget_mb=0)
     with adapter_disabled(opened.model):
         losses = mean_token_losses(opened, source, dataset.tokens, progress, "difficulty of train")
     write_json_atomic(path, losses)

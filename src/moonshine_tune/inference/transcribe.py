@@ -41,18 +41,6 @@ class Transcriber(Protocol):
         ...
 
 
-@torch.inference_mode()
-def transcribe_batch(
-    model: SpeechModel, clips: Sequence[Samples], limits: DecodeLimits
-) -> list[str]:
-    """Greedy transcripts of clips that are decoded together."""
-    states = encode_clips(model, [fit_clip(model, clip) for clip in clips])
-    tokens = greedy_tokens(
-        model, states, [limits.tokens(len(clip) / SAMPLE_RATE_HZ) for clip in clips]
-    )
-    return [model.tokenizer.decode(ids) for ids in tokens]
-
-
 class TorchTranscriber:
     """A model in memory, with the interface of the runtime's transcriber."""
 
@@ -67,9 +55,13 @@ class TorchTranscriber:
         frame_s = self._model.samples_per_frame / SAMPLE_RATE_HZ
         return max(_DECODE_S, _DECODE_BYTES / bytes_per_frame(self._model) * frame_s)
 
+    @torch.inference_mode()
     def transcribe(self, clips: Sequence[Samples]) -> list[str]:
-        """Transcripts of clips, mono float32 at 16 kHz, decoded together."""
-        return transcribe_batch(self._model, clips, self._limits)
+        """Greedy transcripts of clips, mono float32 at 16 kHz, decoded together."""
+        model = self._model
+        states = encode_clips(model, [fit_clip(model, clip) for clip in clips])
+        limits = [self._limits.tokens(len(clip) / SAMPLE_RATE_HZ) for clip in clips]
+        return [model.tokenizer.decode(ids) for ids in greedy_tokens(model, states, limits)]
 
 
 @dataclass(frozen=True)
@@ -96,7 +88,14 @@ def transcribe_utterances(
     Raises:
         ProblemsError: recordings that cannot be read; all are listed.
     """
-    seconds, problems = _lengths(utterances)
+    seconds: list[float] = []
+    problems: list[str] = []
+    for utterance in utterances:
+        try:
+            seconds.append(max(utterance_seconds(utterance), 0.0))
+        except AudioError as error:
+            seconds.append(0.0)
+            problems.append(str(error))
     texts = [""] * len(utterances)
     with progress.stage(name, len(utterances)) as stage:
         for group in batches_by_length(seconds, transcriber.batch_s, padded=False):
@@ -120,14 +119,3 @@ def transcribe_utterances(
             hint="fix or remove these lines; find out more with: moonshine-tune data check",
         )
     return Transcripts(tuple(texts), sum(seconds))
-
-
-def _lengths(utterances: Sequence[Utterance]) -> tuple[list[float], list[str]]:
-    seconds, problems = [], []
-    for utterance in utterances:
-        try:
-            seconds.append(max(utterance_seconds(utterance), 0.0))
-        except AudioError as error:
-            seconds.append(0.0)
-            problems.append(str(error))
-    return seconds, problems

@@ -216,15 +216,7 @@ def _largest(
         rise = (totals[anchors[1]] - start) / (anchors[1] - anchors[0])
         guess = anchors[0] + math.floor((budget - start) / rise) if rise > 0 else low + 1
         middle = min(max(guess, low + 1), high - 1)
-        if not fits(middle):
-            high = middle
-            continue
-        low = middle
-        # Where totals are linear, the next size does not fit.
-        if high - low > 1:
-            if not fits(low + 1):
-                return low
-            low += 1
+        low, high = (middle, high) if fits(middle) else (low, middle)
     return low
 
 

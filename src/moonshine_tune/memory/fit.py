@@ -173,15 +173,11 @@ def fit_settings(
     budget = choose_budget(kind, settings.device.budget_gib if budget_gib is None else budget_gib)
     changes: list[str] = []
     estimate = estimate_memory(settings, workload, kind).within(budget.bytes)
-    for change in (_states_on_disk, _smaller_batch, _recompute, _sixteen_bits, _shorter_clips):
-        while estimate.total > budget.bytes:
-            step = change(settings, workload)
-            if step is None:
-                break
-            before = estimate.total
-            settings, workload, summary = step
-            estimate = estimate_memory(settings, workload, kind).within(budget.bytes)
-            changes.append(f"{summary}: {before / GIB:.2f} → {estimate.total / GIB:.2f} GiB")
+    while estimate.total > budget.bytes and (step := _cheapest_change(settings, workload)):
+        before = estimate.total
+        settings, workload, summary = step
+        estimate = estimate_memory(settings, workload, kind).within(budget.bytes)
+        changes.append(f"{summary}: {before / GIB:.2f} → {estimate.total / GIB:.2f} GiB")
     if estimate.total > budget.bytes:
         raise RequestError(
             f"{settings.model} does not fit {budget.bytes / GIB:.1f} GiB ({budget.reason}): "
@@ -195,43 +191,28 @@ def fit_settings(
 # Ten minutes of states are small beside everything else, even of medium (92 MB).
 _FEW_SECONDS = 600.0
 
-_Step = tuple[RunSettings, Workload, str]
 
-
-def _states_on_disk(settings: RunSettings, workload: Workload) -> _Step | None:
+def _cheapest_change(
+    settings: RunSettings, workload: Workload
+) -> tuple[RunSettings, Workload, str] | None:
+    """The next change in the order of `fit_settings`, and a summary of it; None if all are made."""
+    train, device = settings.train, settings.device
     few = workload.audio_s is not None and workload.audio_s <= _FEW_SECONDS
-    if few or settings.device.state_storage == "disk" or not settings.device.state_cache_mb:
-        return None
-    changed = _changed(settings, "device", state_storage="disk")
-    return changed, workload, "device.state_storage=disk (memory-mapped, in 16 bits)"
-
-
-def _smaller_batch(settings: RunSettings, workload: Workload) -> _Step | None:
-    train = settings.train
-    if train.batch_size == 1:
-        return None
-    size = train.batch_size // 2
-    accumulation = train.accumulation * -(-train.batch_size // size)
-    changed = _changed(settings, "train", batch_size=size, accumulation=accumulation)
-    summary = f"train.batch_size={size}, train.accumulation={accumulation}"
-    return changed, workload, f"{summary} (about the same effective batch)"
-
-
-def _recompute(settings: RunSettings, workload: Workload) -> _Step | None:
-    if settings.train.gradient_checkpointing:
-        return None
-    changed = _changed(settings, "train", gradient_checkpointing=True)
-    return changed, workload, "train.gradient_checkpointing=true (a third more time)"
-
-
-def _sixteen_bits(settings: RunSettings, workload: Workload) -> _Step | None:
-    if settings.device.frozen_weights == "bfloat16":
-        return None
-    changed = _changed(settings, "device", frozen_weights="bfloat16")
-    return changed, workload, "device.frozen_weights=bfloat16 (half the weights)"
-
-
-def _shorter_clips(settings: RunSettings, workload: Workload) -> _Step | None:
+    if device.state_storage != "disk" and device.state_cache_mb and not few:
+        changed = _changed(settings, "device", state_storage="disk")
+        return changed, workload, "device.state_storage=disk (memory-mapped, in 16 bits)"
+    if train.batch_size > 1:
+        size = train.batch_size // 2
+        accumulation = train.accumulation * -(-train.batch_size // size)
+        changed = _changed(settings, "train", batch_size=size, accumulation=accumulation)
+        summary = f"train.batch_size={size}, train.accumulation={accumulation}"
+        return changed, workload, f"{summary} (about the same effective batch)"
+    if not train.gradient_checkpointing:
+        changed = _changed(settings, "train", gradient_checkpointing=True)
+        return changed, workload, "train.gradient_checkpointing=true (a third more time)"
+    if device.frozen_weights != "bfloat16":
+        changed = _changed(settings, "device", frozen_weights="bfloat16")
+        return changed, workload, "device.frozen_weights=bfloat16 (half the weights)"
     longest = longest_clip(settings, workload)
     if longest <= 1:
         return None

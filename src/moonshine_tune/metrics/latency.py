@@ -14,41 +14,6 @@ Pairs = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Median, 95th percentile and maximum, in the unit of the values."""
-
-    median: float
-    p95: float
-    largest: float
-
-    def to_ms(self) -> dict[str, float]:
-        """Seconds as a JSON object in milliseconds."""
-        values = {"median": self.median, "p95": self.p95, "max": self.largest}
-        return {name: round(1000 * seconds, 2) for name, seconds in values.items()}
-
-
-@dataclass(frozen=True)
-class Band:
-    """Clips of one range of lengths: how many, their latency in seconds, their real-time factor."""
-
-    from_s: float
-    to_s: float
-    clips: int
-    latency: Spread
-    rtf: float
-
-    def to_record(self) -> dict[str, Any]:
-        """The JSON object; the last band has no upper edge."""
-        return {
-            "from_s": self.from_s,
-            "to_s": None if math.isinf(self.to_s) else self.to_s,
-            "clips": self.clips,
-            "latency_ms": self.latency.to_ms(),
-            "rtf": round(self.rtf, 5),
-        }
-
-
-@dataclass(frozen=True)
 class Ratio:
     """One figure of this folder over that of the other, with the 95 % interval of a bootstrap."""
 
@@ -57,21 +22,24 @@ class Ratio:
 
     def to_record(self) -> dict[str, Any]:
         """The JSON object."""
-        interval = None if self.ci95 is None else rounded(self.ci95)
-        return {"ratio": round(self.ratio, 4), "ci95": interval}
+        return {"ratio": round(self.ratio, 4), "ci95": rounded(self.ci95)}
 
 
-def spread_of(values: Sequence[float]) -> Spread:
-    """Median, 95th percentile and maximum.
+def spread_ms(seconds: Sequence[float]) -> dict[str, float]:
+    """Median, 95th percentile and maximum, in milliseconds.
 
     Raises:
         ValueError: there are no values.
     """
-    return Spread(percentile(values, 0.5), percentile(values, 0.95), max(values))
+    values = percentile(seconds, 0.5), percentile(seconds, 0.95), max(seconds)
+    return {
+        name: round(1000 * value, 2)
+        for name, value in zip(("median", "p95", "max"), values, strict=True)
+    }
 
 
-def bands_of(lengths: Sequence[float], calls: Sequence[Sequence[float]]) -> tuple[Band, ...]:
-    """Latency by clip length; bands without clips are left out.
+def bands_of(lengths: Sequence[float], calls: Sequence[Sequence[float]]) -> list[dict[str, Any]]:
+    """Latency by clip length, as JSON objects; bands without clips are left out.
 
     Args:
         lengths: seconds of each clip.
@@ -84,9 +52,14 @@ def bands_of(lengths: Sequence[float], calls: Sequence[Sequence[float]]) -> tupl
             continue
         spent = [seconds for index in rows for seconds in calls[index]]
         audio_s = sum(lengths[index] * len(calls[index]) for index in rows)
-        rtf = sum(spent) / audio_s if audio_s else 0.0
-        bands.append(Band(low, high, len(rows), spread_of(spent), rtf))
-    return tuple(bands)
+        bands.append({
+            "from_s": low,
+            "to_s": None if math.isinf(high) else high,
+            "clips": len(rows),
+            "latency_ms": spread_ms(spent),
+            "rtf": round(sum(spent) / audio_s, 5) if audio_s else 0.0,
+        })  # fmt: skip
+    return bands
 
 
 def paired_ratios(

@@ -57,7 +57,7 @@ class MetricScore:
         """The JSON object."""
         return {
             "value": None if self.value is None else round(self.value, 4),
-            "ci95": None if self.ci95 is None else rounded(self.ci95),
+            "ci95": rounded(self.ci95),
             "unit": self.metric.unit,
             "better": self.metric.better,
         }

@@ -4,7 +4,7 @@ Alignment is jiwer's (Levenshtein, equal costs). An empty reference is legal: ev
 hypothesis counts as an insertion.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,12 +37,12 @@ class ErrorCounts:
         """Errors in percent of the reference units, of at least one: silence can have errors."""
         return 100.0 * self.errors / max(self.reference, 1)
 
-    def __add__(self, other: "ErrorCounts") -> "ErrorCounts":
+    def __add__(self, added: "ErrorCounts") -> "ErrorCounts":
         return ErrorCounts(
-            self.substitutions + other.substitutions,
-            self.deletions + other.deletions,
-            self.insertions + other.insertions,
-            self.reference + other.reference,
+            self.substitutions + added.substitutions,
+            self.deletions + added.deletions,
+            self.insertions + added.insertions,
+            self.reference + added.reference,
         )
 
 
@@ -59,18 +59,12 @@ class ScoredUtterance:
 
     def to_record(self) -> dict[str, Any]:
         """The line of `hypotheses.jsonl`."""
-        record: dict[str, Any] = {
-            "id": self.id,
-            "reference": self.reference,
-            "hypothesis": self.hypothesis,
-            "substitutions": self.words.substitutions,
-            "deletions": self.words.deletions,
-            "insertions": self.words.insertions,
-            "reference_words": self.words.reference,
-            "character_errors": self.characters.errors,
-            "reference_characters": self.characters.reference,
-        }
-        return record | ({"speaker": self.speaker} if self.speaker else {})
+        texts = {"id": self.id, "reference": self.reference, "hypothesis": self.hypothesis}
+        words, characters = self.words, self.characters
+        counts = (words.substitutions, words.deletions, words.insertions, words.reference,
+                  characters.errors, characters.reference)  # fmt: skip
+        speaker = {"speaker": self.speaker} if self.speaker else {}
+        return texts | dict(zip(_COUNTS, counts, strict=True)) | speaker
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "ScoredUtterance":
@@ -130,12 +124,6 @@ class PairedComparison:
         """Change in percent of the WER before; 0 where that was 0."""
         return 100.0 * self.difference / self.before if self.before else 0.0
 
-    @property
-    def summary(self) -> str:
-        """For example `difference -1.20 points [-2.10, -0.40]: better`."""
-        low, high = self.ci95
-        return f"difference {self.difference:+.2f} points [{low:+.2f}, {high:+.2f}]: {self.verdict}"
-
     def to_record(self) -> dict[str, Any]:
         """The JSON object."""
         return {
@@ -148,9 +136,9 @@ class PairedComparison:
         }
 
 
-def rounded(interval: tuple[float, float]) -> list[float]:
-    """An interval as JSON data."""
-    return [round(end, 4) for end in interval]
+def rounded(interval: tuple[float, float] | None) -> list[float] | None:
+    """An interval as JSON data; None where there is none."""
+    return interval and [round(end, 4) for end in interval]
 
 
 def score_utterance(
@@ -167,8 +155,8 @@ def score_utterance(
         id=utterance_id,
         reference=reference,
         hypothesis=hypothesis,
-        words=_count_words(*normalized),
-        characters=_count_characters(*normalized),
+        words=_count(*normalized, str.split, jiwer.process_words),
+        characters=_count(*normalized, str, jiwer.process_characters),
         speaker=speaker,
     )
 
@@ -183,19 +171,15 @@ def score_utterances(
     )
 
 
-def _count_words(reference: str, hypothesis: str) -> ErrorCounts:
+def _count(
+    reference: str,
+    hypothesis: str,
+    units: Callable[[str], Sequence[str]],
+    align: Callable[[str, str], "jiwer.WordOutput | jiwer.CharacterOutput"],
+) -> ErrorCounts:
     if not reference:
-        return ErrorCounts(insertions=len(hypothesis.split()))
-    return _counts_of(jiwer.process_words(reference, hypothesis))
-
-
-def _count_characters(reference: str, hypothesis: str) -> ErrorCounts:
-    if not reference:
-        return ErrorCounts(insertions=len(hypothesis))
-    return _counts_of(jiwer.process_characters(reference, hypothesis))
-
-
-def _counts_of(output: "jiwer.WordOutput | jiwer.CharacterOutput") -> ErrorCounts:
+        return ErrorCounts(insertions=len(units(hypothesis)))
+    output = align(reference, hypothesis)
     return ErrorCounts(
         substitutions=output.substitutions,
         deletions=output.deletions,

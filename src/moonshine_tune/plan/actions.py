@@ -62,13 +62,13 @@ def train_adapter(
     return {
         "stopped": result.stopped,
         "out_of_memory": sum(bool(line.get("out_of_memory")) for line in run.read_metrics()),
-        **run.read_record()["result"],
+        **run.read_record().result.to_json(),
     }
 
 
 def read_back(run: Path, model: str, manifest: Path, progress: Progress) -> Figures:
     """Whether the adapter on disk gives the transcripts that it gave in memory."""
-    device = RunFolder.open(run).read_record()["settings"]["device"]
+    device = RunFolder.open(run).read_record().settings["device"]
     opened = open_model(
         model,
         adapter=find_adapter(run),

@@ -50,28 +50,28 @@ def gates_of(name: str, settings: PlanSettings, record: PhaseRecord) -> tuple[Ga
 
 
 def _doctor(done: Results) -> Iterator[GateResult]:
-    found = done.get("doctor", {})
+    figures = done.get("doctor", {})
     figure = "{checks} checks, {failures} failures, {warnings} warnings"
-    yield gate("this machine can train", "no failure", found, figure, found.get("can_train"))
+    yield gate("this machine can train", "no failure", figures, figure, figures.get("can_train"))
 
 
 def _synthesize(phase: SynthesizePhase, done: Results) -> Iterator[GateResult]:
-    found = done.get("synthesize", {})
+    figures = done.get("synthesize", {})
     wanted = {"train": phase.train, "dev": phase.dev, "test": phase.test}
     bound = "at least " + ", ".join(f"{count} {name}" for name, count in wanted.items())
-    complete = all(found.get(name, 0) >= count for name, count in wanted.items())
+    complete = all(figures.get(name, 0) >= count for name, count in wanted.items())
     figure = "{train} train, {dev} dev, {test} test"
-    yield gate("speech is synthesized", bound, found, figure, complete)
+    yield gate("speech is synthesized", bound, figures, figure, complete)
 
 
 def _train(
     phase: TrainPhase, done: Results, has_canary: bool, is_random: bool
 ) -> Iterator[GateResult]:
-    gates, found, scores = phase.gates, done.get("train", {}), done.get("score torch", {})
-    yield from training_gates(found)
-    count = found.get("out_of_memory")
+    gates, figures, scores = phase.gates, done.get("train", {}), done.get("score torch", {})
+    yield from training_gates(figures)
+    count = figures.get("out_of_memory")
     yield from at_most("out of memory does not recur", gates.out_of_memory, "times", count)
-    hours = found["train_seconds"] / 3600 if found else None
+    hours = figures["train_seconds"] / 3600 if figures else None
     yield from at_most("training time", gates.hours, "h", hours, digits=2)
     yield reload_gate(done.get("read back", {}))
     if gates.holdout is not None:
@@ -81,11 +81,11 @@ def _train(
 
 
 def _ablate(phase: AblatePhase, done: Results, is_random: bool) -> Iterator[GateResult]:
-    gates, found, chosen = phase.gates, done.get("search", {}), done.get("choose", {})
+    gates, search, chosen = phase.gates, done.get("search", {}), done.get("choose", {})
     if gates.trials is not None:
-        enough = found.get("finished", 0) >= gates.trials
-        figure = f"{{finished}} of {len(found.get('trials', ()))} finished"
-        yield gate("trials finish", f"{gates.trials} at least", found, figure, enough)
+        enough = search.get("finished", 0) >= gates.trials
+        figure = f"{{finished}} of {len(search.get('trials', ()))} finished"
+        yield gate("trials finish", f"{gates.trials} at least", search, figure, enough)
     has_one = chosen.get("number") is not None
     figure = "trial {number}" if has_one else "{reasons[0]}"
     yield gate("a trial is chosen", "one within the bounds", chosen, figure, has_one)

@@ -199,7 +199,7 @@ class _Runner:
                 return "failed", record.error + hint, "try again"
         if not phase.steps:
             needed = self._plan.settings.needs(name)
-            waits_for = ", ".join(other for other in needed if self._phases[other].state != "done")
+            waits_for = ", ".join(need for need in needed if self._phases[need].state != "done")
             why = f"waits for {waits_for}" if waits_for else ""
             return "waiting" if waits_for else "to do", why, "run"
         try:

@@ -43,11 +43,11 @@ _Bound = Annotated[float | None, BeforeValidator(_off_as_none)]
 _Count = Annotated[int | None, BeforeValidator(_off_as_none)]
 
 
-class _Section(BaseModel):
+class _PlanSection(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class PhaseSettings(_Section):
+class PhaseSettings(_PlanSection):
     needs: tuple[str, ...] = ()  # phases that must pass before this one
 
 
@@ -69,7 +69,7 @@ class SynthesizePhase(PhaseSettings):
     seed: int = Field(default=0, ge=0)
 
 
-class TrainGates(_Section):
+class TrainGates(_PlanSection):
     """Bounds of a training phase; `off` leaves a gate out."""
 
     out_of_memory: _Count = 3  # steps that may run out of memory
@@ -90,7 +90,7 @@ class TrainPhase(PhaseSettings):
     gates: TrainGates = TrainGates()
 
 
-class AblateGates(_Section):
+class AblateGates(_PlanSection):
     """Bounds of an ablation; `off` leaves a gate out."""
 
     trials: _Count = 2  # trials that must finish
@@ -114,7 +114,7 @@ class AblatePhase(PhaseSettings):
     gates: AblateGates = AblateGates()
 
 
-class ShipGates(_Section):
+class ShipGates(_PlanSection):
     """Bounds of the shipped files; `off` leaves a gate out, except parity."""
 
     parity: float = Field(default=5.0, gt=0)  # percent of words: runtime against torch
@@ -144,7 +144,7 @@ KINDS: dict[str, type[PhaseSettings]] = {
 }
 
 
-class DataSection(_Section):
+class DataSection(_PlanSection):
     """Manifests: paths relative to the plan file, or `PHASE:NAME` of a synthesize phase."""
 
     train: str
@@ -156,7 +156,7 @@ class DataSection(_Section):
     normalizer: str | None = None  # of all scores
 
 
-class PlanSettings(_Section):
+class PlanSettings(_PlanSection):
     """The content of a plan file."""
 
     name: str = Field(min_length=1)

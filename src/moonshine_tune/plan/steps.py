@@ -144,10 +144,10 @@ class Context:
             RequestError: it is not done.
         """
         record = self.record.record.get(phase)
-        found = record.steps.get(step) if record else None
-        if found is None or found.state != DONE:
+        step_record = record.steps.get(step) if record else None
+        if step_record is None or step_record.state != DONE:
             raise RequestError(f"step {step} of phase {phase} is not done", where=self.folder.path)
-        return found
+        return step_record
 
 
 def steps_of(name: str, ctx: Context) -> Iterator[Step]:
@@ -259,7 +259,7 @@ def _train_steps(name: str, phase: TrainPhase, ctx: Context) -> Iterator[Step]:
         trained_on = {"data.train": ctx.fingerprints.manifest(subset)}
     resolved, settings = _settings(phase, model, ctx, manifest)
     inputs = ctx.inputs(*_LEARNED_FROM, model=model, settings=settings, program=__version__)
-    if any(name in other.needs for other in ctx.plan.settings.phases.values()):
+    if any(name in needing.needs for needing in ctx.plan.settings.phases.values()):
         # A phase that others need proves something about this machine.
         inputs["machine"] = _this_machine()
     yield Step(
@@ -370,7 +370,7 @@ def _export_steps(name: str, phase: ShipPhase, ctx: Context) -> Iterator[Step]:
             run=run, model=model, manifest=test, method=phase.method, parity_bound=parity
         )
         result = export(request, runtime, ctx.progress)
-        return _selected(result.to_record(), "changed", "changed_files", "parity")
+        return _selected(result.to_json(), "changed", "changed_files", "parity")
 
     def time_files(_: bool) -> Figures:
         request = BenchmarkRequest(
@@ -381,7 +381,7 @@ def _export_steps(name: str, phase: ShipPhase, ctx: Context) -> Iterator[Step]:
             rounds=phase.rounds,
             max_clips=phase.benchmark_clips,
         )
-        record = benchmark(request, bench, ctx.progress).to_record()
+        record = benchmark(request, bench, ctx.progress).record.to_json()
         return _selected(
             record, "latency_ms", "load_ms", "rtf", "memory_mb", "total_bytes", "clips"
         )

@@ -5,14 +5,16 @@ from pathlib import Path
 from moonshine_tune.core.errors import SourceUnreachableError
 from moonshine_tune.core.network import why_unreachable
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.registry.catalog import StoreKey
 
 STORE_URL = "https://download.moonshine.ai/"
 _PARTS = 200
 
 
-def fetch_from_store(key: StoreKey, cache: Path, progress: Progress) -> Path:
+def fetch_from_store(language: str, architecture: str, cache: Path, progress: Progress) -> Path:
     """The runtime folder of a model, downloaded below `cache` and checked by moonshine-voice.
+
+    Args:
+        language, architecture: the model's name in the store: language code and `ModelArch`.
 
     Raises:
         SourceUnreachableError: the store or moonshine-voice is unavailable.
@@ -24,8 +26,8 @@ def fetch_from_store(key: StoreKey, cache: Path, progress: Progress) -> Path:
         from moonshine_voice import download
         from moonshine_voice.moonshine_api import ModelArch
 
-        info = download.find_model_info(key.language, ModelArch[key.architecture])
-        with progress.stage(f"download {key.language} {key.architecture}", _PARTS) as stage:
+        info = download.find_model_info(language, ModelArch[architecture])
+        with progress.stage(f"download {language} {architecture}", _PARTS) as stage:
             shown = 0
 
             def advance(fraction: float, name: str) -> None:

@@ -1,8 +1,7 @@
 """The exact shapes of the published models, as transformers configurations without any weights.
 
-Sources: the layer counts and widths of the models' cards; head widths, inner widths and windows
-from the runtime files' `streaming_config.json` and the parameter counts, which agree with no other
-values. Published counts of the streaming models do not include the untied head.
+Inner widths and windows are from the runtime files and the parameter counts, which agree with no
+other values; `models.yaml` has the rest with its sources.
 """
 
 import copy
@@ -17,9 +16,9 @@ from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.text import first_line
 from moonshine_tune.models.base import SpeechModel, TextTokenizer
 from moonshine_tune.models.checkpoint import model_type_of, wrap_module
-from moonshine_tune.registry.catalog import ModelRecord, find_model
+from moonshine_tune.registry.catalog import CATALOG, find_model
 
-VOCABULARY_SIZE = 32_768
+_VOCABULARY_SIZE = 32_768
 
 
 @dataclass(frozen=True)
@@ -34,20 +33,8 @@ class Shape:
     decoder_width: int
 
 
-SHAPES: dict[str, Shape] = {
-    "tiny": Shape("v1", 6, 8, 36, 288, 288),
-    "base": Shape("v1", 8, 8, 52, 416, 416),
-    "streaming-tiny": Shape("streaming", 6, 8, 40, 320, 320),
-    # 620 is not a multiple of 8: the encoder's heads are as wide as the decoder's.
-    "streaming-small": Shape("streaming", 10, 8, 64, 620, 512),
-    "streaming-medium": Shape("streaming", 14, 10, 64, 768, 640),
-}  # fmt: skip
+SHAPES = {size: Shape(**fields) for size, fields in CATALOG["shapes"].items()}
 """By size name; language variants have the shape of their size."""
-
-
-def shape_of(record: ModelRecord) -> Shape:
-    """The shape of a catalog model: that of its size, whatever the language."""
-    return SHAPES[record.name.removesuffix(f"-{record.language}")]
 
 
 def published_config(name: str) -> Any:
@@ -56,31 +43,29 @@ def published_config(name: str) -> Any:
     Raises:
         RequestError: no such model.
     """
-    shape = shape_of(find_model(name))
-    return _v1_config(shape) if shape.family == "v1" else _streaming_config(shape)
-
-
-def _v1_config(shape: Shape) -> Any:
     from transformers import AutoConfig
 
-    return AutoConfig.for_model(
-        "moonshine",
-        vocab_size=VOCABULARY_SIZE,
-        hidden_size=shape.encoder_width,
-        intermediate_size=4 * shape.encoder_width,
-        encoder_num_hidden_layers=shape.layers,
-        decoder_num_hidden_layers=shape.layers,
-        encoder_num_attention_heads=shape.heads,
-        decoder_num_attention_heads=shape.heads,
-        encoder_num_key_value_heads=shape.heads,
-        decoder_num_key_value_heads=shape.heads,
-        max_position_embeddings=512,
-    )
+    shape = SHAPES[find_model(name).size]
+    settings = _v1_settings(shape) if shape.family == "v1" else _streaming_settings(shape)
+    return AutoConfig.for_model(**settings, vocab_size=_VOCABULARY_SIZE)
 
 
-def _streaming_config(shape: Shape) -> Any:
-    from transformers import AutoConfig
+def _v1_settings(shape: Shape) -> dict[str, Any]:
+    return {
+        "model_type": "moonshine",
+        "hidden_size": shape.encoder_width,
+        "intermediate_size": 4 * shape.encoder_width,
+        "encoder_num_hidden_layers": shape.layers,
+        "decoder_num_hidden_layers": shape.layers,
+        "encoder_num_attention_heads": shape.heads,
+        "decoder_num_attention_heads": shape.heads,
+        "encoder_num_key_value_heads": shape.heads,
+        "decoder_num_key_value_heads": shape.heads,
+        "max_position_embeddings": 512,
+    }
 
+
+def _streaming_settings(shape: Shape) -> dict[str, Any]:
     heads = {
         "num_hidden_layers": shape.layers,
         "num_attention_heads": shape.heads,
@@ -88,17 +73,16 @@ def _streaming_config(shape: Shape) -> Any:
         "head_dim": shape.head_width,
     }
     # The first two and the last two layers look ahead; the others are causal.
-    windows = [[16, 4]] * 2 + [[16, 0]] * (shape.layers - 4) + [[16, 4]] * 2
-    return AutoConfig.for_model(
-        "moonshine_streaming",
-        vocab_size=VOCABULARY_SIZE,
+    windows = ((16, 4),) * 2 + ((16, 0),) * (shape.layers - 4) + ((16, 4),) * 2
+    return dict(
+        model_type="moonshine_streaming",
         hidden_size=shape.decoder_width,
         intermediate_size=4 * shape.decoder_width,
         max_position_embeddings=4096,
         encoder_config={
             "hidden_size": shape.encoder_width,
             "intermediate_size": 4 * shape.encoder_width,
-            "sliding_windows": tuple(tuple(window) for window in windows),
+            "sliding_windows": windows,
             **heads,
         },
         **heads,

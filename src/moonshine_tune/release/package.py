@@ -5,17 +5,19 @@ evaluation/NAME.json · benchmark.json · sample/ · reproduce/ · package.json 
 The same inputs give the same bytes.
 """
 
+import os
 import platform
 import shutil
 import tempfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
 from moonshine_tune.audio.io import load_audio, load_utterance, write_audio
-from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.files import (
     disk_errors,
     read_json,
@@ -38,6 +40,7 @@ from moonshine_tune.release.archive import (
     pack,
     write_sums,
 )
+from moonshine_tune.release.documents import model_card, reproduce_files
 from moonshine_tune.release.inputs import (
     PackageInputs,
     PackageRequest,
@@ -45,14 +48,14 @@ from moonshine_tune.release.inputs import (
     public_base,
     public_name,
 )
-from moonshine_tune.release.model_card import model_card
-from moonshine_tune.release.reproduce import reproduce_files
-from moonshine_tune.release.secret_scan import refuse_secrets
 from moonshine_tune.runs.records import BaseModelRecord, PackageRecord
 from moonshine_tune.runtime import transcriber as runtime_transcriber
 
 SCHEMA_VERSION = 1
 _BASE_FILE = "base_model.json"
+_SECRET_WORDS = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "API_KEY", "APIKEY",
+                 "ACCESS_KEY", "PRIVATE_KEY")  # fmt: skip
+_MIN_SECRET_LENGTH = 8
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,7 @@ def _write_files(inputs: PackageInputs, folder: Path, name: str, progress: Progr
         evaluations=sorted(inputs.evaluations | inputs.base_evaluations),
         packed_with=versions() | {"zlib": zlib.ZLIB_RUNTIME_VERSION},
     ).write(folder / PACKAGE_FILE)
-    refuse_secrets(folder)
+    _refuse_secrets(folder)
     write_sums(folder)
 
 
@@ -188,3 +191,43 @@ def _write_sample(clips: Sequence[Utterance], folder: Path, progress: Progress) 
             })  # fmt: skip
             stage.advance()
     write_jsonl_atomic(folder / SAMPLE_FILE, records)
+
+
+# --- a last look for what must stay on this machine
+
+
+def _refuse_secrets(folder: Path) -> None:
+    """Search every file for this machine's home folder and the environment's secrets.
+
+    Public records take nothing of the kind; this guards what is copied as it is, and what a person
+    wrote into a setting.
+
+    Raises:
+        ProblemsError: something private is in a file; its value is not shown.
+    """
+    private = {
+        value.encode(): f"the value of {name}"
+        for name, value in os.environ.items()
+        if any(word in name.upper() for word in _SECRET_WORDS) and len(value) >= _MIN_SECRET_LENGTH
+    }
+    home = str(Path.home())
+    if len(home) > 1:
+        private[(home + os.sep).encode()] = "the path of your home folder"
+    problems = [
+        f"{name} holds {description}"
+        for name in files_below(folder)
+        for description in _search(folder / name, private)
+    ]
+    if problems:
+        raise ProblemsError(
+            "nothing was packed: this would publish private data",
+            problems,
+            hint="find where these words come from (a setting, a name), and remove them there",
+        )
+
+
+def _search(path: Path, private: Mapping[bytes, str]) -> list[str]:
+    if path.stat().st_size == 0:
+        return []
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+        return [text for value, text in private.items() if content.find(value) >= 0]

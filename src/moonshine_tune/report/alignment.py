@@ -8,6 +8,7 @@ import jiwer
 
 from moonshine_tune.corpus.normalizers import Normalizer
 from moonshine_tune.metrics.wer import ErrorCounts, ScoredUtterance
+from moonshine_tune.report.figures import Interval
 
 MISTAKES = ("substituted", "deleted", "inserted")
 _LENGTHS = ((1, 5), (6, 10), (11, 20), (21, None))
@@ -60,6 +61,16 @@ class Group:
     utterances: int
     before: ErrorCounts | None
     after: ErrorCounts
+
+    @property
+    def before_rate(self) -> Interval | None:
+        """WER of the earlier system in percent."""
+        return Interval(self.before.rate) if self.before else None
+
+    @property
+    def after_rate(self) -> Interval:
+        """WER of the later system in percent."""
+        return Interval(self.after.rate)
 
 
 def align(reference: str, hypothesis: str, normalizer: Normalizer) -> tuple[Token, ...]:

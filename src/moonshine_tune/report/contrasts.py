@@ -5,18 +5,19 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from moonshine_tune.metrics.wer import ScoredUtterance, compare_paired, summarize
-from moonshine_tune.report.figures import Interval, clean
+from moonshine_tune.report.cells import clean, clean_interval, short
+from moonshine_tune.report.figures import Interval
 from moonshine_tune.report.reading import EvaluationPart, ReportInput, RunPart
-from moonshine_tune.report.tables import clean_interval, short
 from moonshine_tune.runs.records import (
     ComparisonRecord,
     EvaluationRecord,
     PlanRecord,
-    RunResultRecord,
     ScoreRecord,
     SelectionRecord,
 )
 
+# Small sets move by this much when a word or two changes.
+_LIKELY_POINTS = 1.0
 _ORDER = {"domain": 0, "canary": 1, "torch": 0, "runtime": 1}
 
 
@@ -43,6 +44,18 @@ class Contrast:
     ci95: tuple[float, float] | None = None
     verdict: str = ""
 
+    @property
+    def utterances(self) -> int | None:
+        """How many were scored, where it is known."""
+        return next((r.utterances for r in (self.after, self.before) if r and r.utterances), None)
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the difference is more than chance; a guess where its interval is not known."""
+        if self.ci95 is None:
+            return abs(self.difference or 0.0) >= _LIKELY_POINTS
+        return self.ci95[0] > 0 or self.ci95[1] < 0
+
 
 def contrasts(report_input: ReportInput) -> tuple[Contrast, ...]:
     """All pairs of base and adapted that the folder holds, the sets in their order."""
@@ -57,6 +70,15 @@ def contrasts(report_input: ReportInput) -> tuple[Contrast, ...]:
     rows += [_of_one(part) for part in report_input.evaluations if not part.model]
     rows += [] if named else _of_summary(report_input.summary)
     return tuple(row for row in rows if row.before or row.after)
+
+
+def leading(rows: Sequence[Contrast]) -> list[Contrast]:
+    """The rows that are shown large: the set that matters, and the canary."""
+    shown = []
+    for names in (("domain", "dev"), ("canary",)):
+        # The runtime comes last in the rows and counts most: it is what users get.
+        shown += [row for row in rows if row.set_name in names and row.after][-1:]
+    return shown or list(rows[:1])
 
 
 def _contrast(
@@ -112,8 +134,8 @@ def _of_one(part: EvaluationPart) -> Contrast:
 
 def contrasts_of_run(run: RunPart) -> list[Contrast]:
     """Dev and canary of a run: the base at step 0, and the adapter that was kept."""
-    result = run.record.result or RunResultRecord()
-    base, best, scored = result.baseline, result.best, _rate_from(run.dev)
+    result, scored = run.record.result, _rate_from(run.dev)
+    base, best = result.baseline, result.best
     if base.is_empty:
         start = next((line for line in run.metrics if line.get("step") == 0), {})
         base, _ = SelectionRecord.salvage(dict(start))

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from moonshine_tune.report.figures import Bound, Chart, Point, Series, clean, smoothed, thinned
+from moonshine_tune.report.cells import clean
+from moonshine_tune.report.figures import Bound, Chart, Point, Series, smoothed, thinned
 from moonshine_tune.report.reading import RunPart
-from moonshine_tune.report.tables import Cell, Column, Table, number_cell
 
 _Line = Mapping[str, Any]
 _Value = Callable[[_Line], float | None]
@@ -18,13 +18,14 @@ class Curves:
 
     Attributes:
         charts: those that have values.
-        strengths: how the strength of the adapter was chosen; None where it was not.
+        strengths: the lines of the strengths of the adapter that were tried.
         absent: names of the charts that have no values.
         num_not_finite: values that were NaN or infinite, and are gaps in the lines.
     """
 
     charts: tuple[Chart, ...]
-    strengths: Table | None
+    strengths: tuple[_Line, ...]
+    chosen_strength: float | None
     absent: tuple[str, ...]
     num_not_finite: int
 
@@ -50,7 +51,8 @@ def learning_curves(run: RunPart) -> Curves:
     )
     return Curves(
         charts=tuple(chart for chart in candidates if not chart.is_empty),
-        strengths=_strengths(lines, clean(run.selection.strength)),
+        strengths=tuple(line for line in lines if clean(line.get("strength")) is not None),
+        chosen_strength=clean(run.selection.strength),
         absent=tuple(chart.title for chart in candidates if chart.is_empty),
         num_not_finite=sum(
             isinstance(value, float) and clean(value) is None
@@ -74,14 +76,14 @@ def _points(lines: Sequence[_Line], value: _Value) -> list[Point]:
 
 
 def _dev(lines: Sequence[_Line], best: float | None) -> Chart:
-    """Dev as recorded, and in grey with every clip augmented, where a run scores that too."""
+    """Dev as recorded, and in gray with every clip augmented, where a run scores that too."""
     chart = _scores("Dev WER", lines, "dev_wer", best)
     augmented = tuple(_points(lines, _field("dev_augmented_wer")))
     if all(value is None for _, value in augmented):
         return chart
     (recorded,) = chart.series
     series = (Series("augmented", augmented, "second"), replace(recorded, name="as recorded"))
-    return replace(chart, series=series, note="grey: every clip of dev augmented")
+    return replace(chart, series=series, note="gray: every clip of dev augmented")
 
 
 def _scores(
@@ -125,23 +127,3 @@ def _memory(lines: Sequence[_Line]) -> Chart:
 
 def _mean_note(size: int) -> str:
     return f"each point is the mean of {size} steps" if size > 1 else ""
-
-
-def _strengths(lines: Sequence[_Line], chosen: float | None) -> Table | None:
-    """The strengths of the best adapter that were tried, and the one that was chosen."""
-    rows = []
-    for line in lines:
-        strength = clean(line.get("strength"))
-        if strength is not None:
-            mark = "chosen" if strength == chosen else ""
-            rows.append(
-                (
-                    Cell(f"{strength:g}", sort=strength, detail=mark),
-                    number_cell(line.get("strength_dev_wer")),
-                    number_cell(line.get("strength_canary_wer")),
-                )
-            )
-    if not rows:
-        return None
-    columns = (Column("Strength"), Column("Dev WER", "number"), Column("Canary WER", "number"))
-    return Table("Strength of the adapter", columns, tuple(rows), sortable=False)

@@ -11,11 +11,12 @@ from pydantic import BaseModel
 
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.nested import flatten
+from moonshine_tune.report.cells import short
 from moonshine_tune.report.reading import ReportInput
-from moonshine_tune.report.tables import Cell, Column, Table, short, text_cell
 from moonshine_tune.runs.records import EvaluationRecord, RunRecord
 
 _MAX_ROWS = 300
+_Setting = tuple[str, str, str, str]
 _COMMANDS = ("train", "demo", "plan", "ablate")
 
 
@@ -31,12 +32,18 @@ class ReproductionStep:
 
 @dataclass(frozen=True)
 class Origins:
-    """Everything about how a result was made."""
+    """Everything about how a result was made.
 
-    settings: Table | None
-    defaults: Table | None
-    facts: Table | None
-    versions: Table | None
+    Attributes:
+        chosen, defaults: settings with value, source and meaning.
+        facts: name, value and a detail of each circumstance.
+        versions: of packages, and of the platform.
+    """
+
+    chosen: tuple[_Setting, ...]
+    defaults: tuple[_Setting, ...]
+    facts: tuple[tuple[str, object, str | None], ...]
+    versions: tuple[tuple[str, str], ...]
     steps: tuple[ReproductionStep, ...]
     remarks: tuple[str, ...]
 
@@ -47,35 +54,21 @@ def origins_of(report_input: ReportInput) -> Origins:
     record = run.record if run else RunRecord()
     if record.is_empty and bench is not None:
         record = RunRecord(versions=bench.versions, remarks=bench.remarks)
-    chosen, defaults = _settings(record)
+    meanings = dict(_meanings(RunSettings))
+    settings = [
+        (name, _value_text(value), record.sources.get(name, "default"), meanings.get(name, ""))
+        for name, value in list(flatten(record.settings))[:_MAX_ROWS]
+    ]
+    versions = [(name, value) for name, value in record.versions.items() if value is not None]
+    if record.platform:
+        versions.append(("platform", " ".join(record.platform.values())))
     return Origins(
-        settings=chosen,
-        defaults=defaults,
+        chosen=tuple(setting for setting in settings if setting[2] != "default"),
+        defaults=tuple(setting for setting in settings if setting[2] == "default"),
         facts=_facts(report_input, record),
-        versions=_versions(record),
+        versions=tuple(versions[:_MAX_ROWS]),
         steps=tuple(_steps(report_input)),
         remarks=tuple(short(remark) for remark in record.remarks[:20]),
-    )
-
-
-def _settings(record: RunRecord) -> tuple[Table | None, Table | None]:
-    """Settings with value, source and meaning: those that someone chose, and the defaults."""
-    meanings = dict(_meanings(RunSettings))
-    chosen: list[tuple[Cell, ...]] = []
-    defaults: list[tuple[Cell, ...]] = []
-    for name, value in list(flatten(record.settings))[:_MAX_ROWS]:
-        source = record.sources.get(name, "default")
-        row = (
-            text_cell(name, "code"),
-            text_cell(_value_text(value), "code"),
-            text_cell(source, "quiet" if source == "default" else ""),
-            text_cell(meanings.get(name, ""), "quiet"),
-        )
-        (defaults if source == "default" else chosen).append(row)
-    columns = (Column("Setting"), Column("Value"), Column("From"), Column("Meaning", "aside"))
-    return (
-        Table("Settings", columns, tuple(chosen)) if chosen else None,
-        Table("Settings left at their defaults", columns, tuple(defaults)) if defaults else None,
     )
 
 
@@ -95,7 +88,9 @@ def _value_text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _facts(report_input: ReportInput, record: RunRecord) -> Table | None:
+def _facts(
+    report_input: ReportInput, record: RunRecord
+) -> tuple[tuple[str, object, str | None], ...]:
     """Base model, device, data fingerprints: what was chosen or found, with the reason."""
     base, git, adapter = record.base, record.git or {}, record.adapter
     size = None
@@ -124,25 +119,7 @@ def _facts(report_input: ReportInput, record: RunRecord) -> Table | None:
             ("seconds", scored.seconds, ""),
             ("manifest", scored.manifest_sha256 and f"sha256 {scored.manifest_sha256}", ""),
         ]
-    cells = tuple(
-        (text_cell(name), Cell(short(str(value)), detail=short(detail or ""), kind="code"))
-        for name, value, detail in rows[:_MAX_ROWS]
-        if value not in (None, "")
-    )
-    if not cells:
-        return None
-    return Table("Circumstances", (Column("What"), Column("Value")), cells, sortable=False)
-
-
-def _versions(record: RunRecord) -> Table | None:
-    packages = [(name, value) for name, value in record.versions.items() if value is not None]
-    if record.platform:
-        packages.append(("platform", " ".join(record.platform.values())))
-    if not packages:
-        return None
-    rows = tuple((text_cell(name), text_cell(value, "code")) for name, value in packages)
-    columns = (Column("Package"), Column("Version"))
-    return Table("Versions", columns, rows[:_MAX_ROWS], sortable=False)
+    return tuple(row for row in rows[:_MAX_ROWS] if row[1] not in (None, ""))
 
 
 def _steps(report_input: ReportInput) -> Iterator[ReproductionStep]:

@@ -4,39 +4,31 @@ It loads nothing: styles, script, drawings and sound are in the file, and its co
 policy forbids the browser any request. Texts from the folder are escaped by the template engine.
 """
 
-import base64
-import hashlib
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.resources import files
-from itertools import groupby
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
-
-from moonshine_tune import __version__
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import write_bytes_atomic
 from moonshine_tune.core.progress import Progress
+from moonshine_tune.report.cells import clean, short
 from moonshine_tune.report.clips import EmbeddedClips, Recordings
-from moonshine_tune.report.contrasts import contrasts
+from moonshine_tune.report.contrasts import contrasts, leading
 from moonshine_tune.report.curves import Curves, learning_curves
-from moonshine_tune.report.headline import gates_of, headline_table, tiles_of
-from moonshine_tune.report.key_terms import key_terms_tables
+from moonshine_tune.report.environment import render_page
+from moonshine_tune.report.figures import interval_strip
+from moonshine_tune.report.gates import gates_of
 from moonshine_tune.report.origins import origins_of
-from moonshine_tune.report.phases import phase_table, trials_of
 from moonshine_tune.report.reading import ReportInput, read_report_input
-from moonshine_tune.report.speed import speed_tables
-from moonshine_tune.report.tables import short
+from moonshine_tune.report.speed import latency_by_length
 from moonshine_tune.report.transcripts import transcript_sets
+from moonshine_tune.report.trials import trials_of
 from moonshine_tune.runs.records import EvaluationRecord, RunRecord
 
 REPORT_FILE = "report.html"
 # Mail servers and chat tools take this much; everything but the sound stays far below 1.5 MB.
 MAX_BYTES = 6_000_000
 _CLIP_BUDGET = 4_400_000
+_MAX_KEY_TERMS = 6
 _KINDS = {
     "plan": "Plan", "demo": "Demonstration", "run": "Training run", "ablation": "Ablation",
     "benchmark": "Benchmark", "evaluation": "Evaluation",
@@ -93,24 +85,37 @@ def write_report(
 def _render(
     report_input: ReportInput, recordings: Recordings, box: EmbeddedClips, progress: Progress
 ) -> tuple[bytes, tuple[str, ...]]:
+    summary, run, speed = report_input.summary, report_input.run, report_input.benchmark
+    record = run.record if run else RunRecord()
+    scored = report_input.evaluations[0].result if report_input.kind == "evaluation" else None
     sets, not_shown = transcript_sets(report_input, recordings, box, progress)
-    rows, gates = contrasts(report_input), gates_of(report_input)
+    rows = contrasts(report_input)
+    rates = [rate for row in rows for rate in (row.before, row.after) if rate]
     missing = (*report_input.missing, *not_shown)
+    seconds = clean(summary.seconds.get("total"))
+    terms = [(part, part.result.keyterms) for part in report_input.evaluations]
     content = render_page(
         "page.html",
-        name=short(report_input.summary.name or report_input.path.resolve().name, 80),
+        name=short(summary.name or report_input.path.resolve().name, 80),
         kind=_KINDS[report_input.kind],
-        lead=_lead(report_input),
+        command=report_input.kind,
+        lead=_lead(record, scored, summary.created),
         missing=missing[:60],
         num_missing=len(missing),
-        tiles=tiles_of(report_input, rows, gates),
-        headline=headline_table(rows),
-        gates=[(name, list(members)) for name, members in groupby(gates, lambda g: g.phase)],
+        scored=scored,
+        seconds=clean(record.result.seconds) if seconds is None else seconds,
+        memory=clean(summary.peak_memory_mb) or clean(record.result.peak_memory_mb),
+        leading=leading(rows),
+        contrasts=rows,
+        highest=max((max(rate.value, rate.high) for rate in rates), default=0.0),
+        gates=gates_of(report_input),
         learning=_learning(report_input),
-        phases=phase_table(report_input),
+        phases=summary.phases,
         trials=trials_of(report_input),
-        key_terms=key_terms_tables(report_input),
-        speed=speed_tables(report_input),
+        key_terms=[pair for pair in terms if pair[1] and pair[1].arms][:_MAX_KEY_TERMS],
+        speed=speed,
+        lengths=speed and latency_by_length(speed),
+        interval_strip=interval_strip,
         transcripts=sets,
         origins=origins_of(report_input),
     )
@@ -126,54 +131,14 @@ def _learning(report_input: ReportInput) -> list[tuple[str, Curves]]:
     return [(name, curves) for name, curves in drawn if curves.charts or curves.strengths]
 
 
-def _lead(report_input: ReportInput) -> str:
+def _lead(record: RunRecord, scored: EvaluationRecord | None, created: str) -> str:
     """Under the title: what was adapted, on what, when it was made."""
-    record = report_input.run.record if report_input.run else RunRecord()
-    scored = EvaluationRecord()
-    if report_input.kind == "evaluation":
-        scored = report_input.evaluations[0].result
+    scored = scored or EvaluationRecord()
     model, device = record.base.name or scored.model, record.device.get("name") or scored.backend
     parts = [
         f"model {model}" if model else "",
         f"adapter {scored.adapter}" if scored.adapter else "",
         f"on {device}" if device else "",
-        (report_input.summary.created or record.created)[:10],
+        (created or record.created)[:10],
     ]
     return " · ".join(short(part, 80) for part in parts if part)
-
-
-def render_page(template: str, **content: Any) -> bytes:
-    """A page of a template, with the style, the script and its fingerprint."""
-    environment = Environment(
-        loader=PackageLoader("moonshine_tune.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"breakable": _breakable, "short": short}
-    style, script = _asset("report.css"), _asset("report.js")
-    # The hash under which the content security policy lets this one script run, and no other.
-    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
-    page = environment.get_template(template).render(
-        **content,
-        style=Markup(style),  # the package's own file
-        script=Markup(script),  # the package's own file
-        script_hash=f"sha256-{digest}",
-        made=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC"),
-        version=__version__,
-    )
-    # Half of a character, which JSON can hold and UTF-8 cannot, becomes a question mark.
-    return page.encode("utf-8", "replace")
-
-
-def _asset(name: str) -> str:
-    return (files("moonshine_tune.report") / "assets" / name).read_text(encoding="utf-8")
-
-
-def _breakable(text: str) -> Markup:
-    """Names and paths with places where a narrow screen may break them."""
-    escaped = str(escape(text))
-    for mark in "./_":
-        escaped = escaped.replace(mark, f"{mark}<wbr>")
-    return Markup(escaped)  # escaped above

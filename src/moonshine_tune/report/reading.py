@@ -168,7 +168,7 @@ class _Reader:
             search = self._search(root)
             return {"search": search, "run": self._best_run(root, search)}
         if kind == "benchmark":
-            return {"benchmark": self._record(root / "benchmark.json", BenchmarkRecord)}
+            return {"benchmark": self._benchmark(root)}
         if kind == "run":
             return {"run": self._run(root), "evaluations": self._evaluations(root / "eval")}
         return {"evaluations": (self._evaluation(root, root.resolve().name, "", ""),)}
@@ -189,14 +189,13 @@ class _Reader:
             run = self._best_run(search, trials) if search and trials else None
         scored = [self._root / "phases" / name / "eval" for name in (source, shipped) if name]
         scored += [item / "conditions" / "eval" for item in folders]
-        measured = (item / "benchmark" for item in folders if (item / "benchmark").is_dir())
-        bench = next((folder / "benchmark.json" for folder in measured), None)
+        measured = [item / "benchmark" for item in folders if (item / "benchmark").is_dir()]
         return {
             "summary": plan,
             "search": trials,
             "run": run,
             "evaluations": tuple(part for item in scored for part in self._evaluations(item)),
-            "benchmark": bench and self._record(bench, BenchmarkRecord),
+            "benchmark": self._benchmark(measured[0]) if measured else None,
             "others": tuple((name, self._run(folder)) for name, folder in runs.items()),
         }
 
@@ -227,6 +226,10 @@ class _Reader:
             self._record(run.selection_path, SelectionRecord),
             self._lines(run.dev_hypotheses_path, ScoredUtterance.from_record),
         )
+
+    def _benchmark(self, path: Path) -> BenchmarkRecord | None:
+        record = self._record(path / "benchmark.json", BenchmarkRecord)
+        return None if record.is_empty else record
 
     def _search(self, path: Path) -> SearchPart:
         """An ablation's record and its trials."""

@@ -21,57 +21,49 @@ from moonshine_tune.report.alignment import (
     confusions,
     pair_up,
 )
+from moonshine_tune.report.cells import set_title, short
 from moonshine_tune.report.clips import EmbeddedClip, EmbeddedClips, Recordings
-from moonshine_tune.report.figures import Interval, interval_strip
 from moonshine_tune.report.reading import EvaluationPart, ReportInput
-from moonshine_tune.report.tables import (
-    Cell,
-    Column,
-    Table,
-    change_cell,
-    number_cell,
-    set_title,
-    short,
-    text_cell,
-)
 
-_MISTAKES = {
-    "substituted": "Substituted words",
-    "deleted": "Missing words",
-    "inserted": "Added words",
-}
 _MAX_CONFUSIONS, _MAX_SPEAKERS, _MAX_SETS = 12, 200, 6
-# Longer transcripts are loops of the decoder: their beginning shows it, all of it fills the page.
-_MAX_TOKENS = 160
 # Cards of each kind. A canary only has to show what was damaged.
 _MANY, _FEW = 6, 3
 
 
 @dataclass(frozen=True)
-class TranscriptRow:
-    """One system's transcript on a card. `num_hidden` words are cut off at the end."""
-
-    model: str
-    errors: int
-    tokens: tuple[Token, ...]
-    num_hidden: int
-
-
-@dataclass(frozen=True)
 class Card:
-    """One utterance. `tags` say why it is shown: worst, improved, damaged."""
+    """One utterance.
 
-    id: str
-    speaker: str
-    reference: str
+    Attributes:
+        tags: why it is shown: worst, improved, damaged.
+        transcripts: of each system its name, its word errors, and its words against the reference.
+    """
+
+    utterance: ScoredUtterance
     tags: tuple[str, ...]
-    transcripts: tuple[TranscriptRow, ...]
+    transcripts: tuple[tuple[str, int, tuple[Token, ...]], ...]
     clip: EmbeddedClip
 
 
 @dataclass(frozen=True)
+class Groups:
+    """Some of `total` groups of utterances, and the highest WER among them."""
+
+    name: str
+    shown: tuple[Group, ...]
+    total: int
+    highest: float
+
+
+@dataclass(frozen=True)
 class TranscriptSet:
-    """One set of utterances. `tags` are those that its cards have, in order."""
+    """One set of utterances.
+
+    Attributes:
+        tags: those that its cards have, in order.
+        compared: whether there is a base to compare with.
+        confusions: the most frequent mistakes of each kind, and how many there are.
+    """
 
     name: str
     backend: str
@@ -79,9 +71,10 @@ class TranscriptSet:
     num_utterances: int
     cards: tuple[Card, ...]
     tags: tuple[str, ...]
-    confusions: tuple[Table, ...]
-    speakers: Table | None
-    lengths: Table | None
+    compared: bool
+    confusions: Mapping[str, tuple[tuple[Confusion, ...], int]]
+    speakers: Groups | None
+    lengths: Groups | None
 
 
 @dataclass(frozen=True)
@@ -181,32 +174,20 @@ def _recordings(
 def _card(
     pair: ScoredPair, tags: tuple[str, ...], normalizer: Normalizer, clip: EmbeddedClip
 ) -> Card:
-    rows = [_row("base", pair.before, normalizer)] if pair.before else []
-    rows.append(_row("adapted" if pair.before else "hypothesis", pair.after, normalizer))
-    return Card(
-        id=short(pair.after.id, 120),
-        speaker=short(pair.after.speaker or "", 80),
-        reference=short(pair.after.reference, 1500),
-        tags=tags,
-        transcripts=tuple(rows),
-        clip=clip,
+    names = ("base", "adapted") if pair.before else ("hypothesis",)
+    scored = [pair.before, pair.after] if pair.before else [pair.after]
+    transcripts = tuple(
+        (name, item.words.errors, align(item.reference, item.hypothesis, normalizer))
+        for name, item in zip(names, scored, strict=True)
     )
-
-
-def _row(model: str, item: ScoredUtterance, normalizer: Normalizer) -> TranscriptRow:
-    tokens = align(item.reference, item.hypothesis, normalizer)
-    shown = tuple(
-        Token(token.kind, short(token.reference, 60), short(token.hypothesis, 60))
-        for token in tokens[:_MAX_TOKENS]
-    )
-    return TranscriptRow(model, item.words.errors, shown, len(tokens) - len(shown))
+    return Card(pair.after, tags, transcripts, clip)
 
 
 def _transcript_set(
     source: _Source, normalizer: Normalizer, cards: Sequence[Card]
 ) -> TranscriptSet:
     there = {tag for card in cards for tag in card.tags}
-    compared = any(pair.before for pair in source.pairs)
+    mistakes = confusions(source.pairs, normalizer, _MAX_CONFUSIONS)
     return TranscriptSet(
         name=set_title(source.name),
         backend=source.backend,
@@ -214,63 +195,19 @@ def _transcript_set(
         num_utterances=len(source.pairs),
         cards=tuple(cards),
         tags=tuple(tag for tag in ("damaged", "worst", "improved") if tag in there),
-        confusions=tuple(
-            _confusion_table(kind, mistakes, total, compared)
-            for kind, (mistakes, total) in confusions(
-                source.pairs, normalizer, _MAX_CONFUSIONS
-            ).items()
-            if mistakes
-        ),
-        speakers=_group_table("Speaker", by_speaker(source.pairs), compared),
-        lengths=_group_table("Length", by_length(source.pairs), compared),
+        compared=any(pair.before for pair in source.pairs),
+        confusions={kind: top for kind, top in mistakes.items() if top[0]},
+        speakers=_groups("Speaker", by_speaker(source.pairs)),
+        lengths=_groups("Length", by_length(source.pairs)),
     )
 
 
-def _confusion_table(kind: str, mistakes: Sequence[Confusion], total: int, compared: bool) -> Table:
-    """The most frequent mistakes of one kind: added words have no reference."""
-    columns = [] if kind == "inserted" else [Column("Reference")]
-    columns += [] if kind == "deleted" else [Column("Hypothesis")]
-    columns += [Column("Base", "number")] if compared else []
-    columns += [Column("Adapted" if compared else "Times", "number")]
-    rows = []
-    for item in mistakes:
-        row = [] if kind == "inserted" else [text_cell(short(item.reference, 60), "word")]
-        row += [] if kind == "deleted" else [text_cell(short(item.hypothesis, 60), "word")]
-        row += [number_cell(item.before, 0)] if compared else []
-        rows.append((*row, number_cell(item.after, 0)))
-    note = f"The first {len(mistakes)} of {total:,}." if total > len(mistakes) else ""
-    return Table(_MISTAKES[kind], tuple(columns), tuple(rows), note)
-
-
-def _group_table(name: str, groups: Sequence[Group], compared: bool) -> Table | None:
+def _groups(name: str, groups: Sequence[Group]) -> Groups | None:
+    """None where there is nothing to compare."""
     if len(groups) < 2:
         return None
     shown = groups
     if len(groups) > _MAX_SPEAKERS:
         shown = sorted(groups, key=lambda group: -group.after.errors)[:_MAX_SPEAKERS]
     highest = max(c.rate for group in shown for c in (group.before, group.after) if c is not None)
-    columns = [Column(name), Column("Utterances", "number"), Column("Words", "number aside")]
-    columns += [Column("Base", "number")] if compared else []
-    columns += [Column("Adapted" if compared else "WER", "number")]
-    columns += [Column("Change", "number")] if compared else []
-    columns += [Column(f"0 to {highest:.0f} %", "figure")]
-    rows = tuple(_group_row(index, group, compared, highest) for index, group in enumerate(shown))
-    note = "WER in percent."
-    if len(shown) < len(groups):
-        note += f" The {len(shown)} with the most errors of {len(groups):,}."
-    return Table(f"By {name.lower()}", tuple(columns), rows, note)
-
-
-def _group_row(index: int, group: Group, compared: bool, highest: float) -> tuple[Cell, ...]:
-    before, after = group.before.rate if group.before else None, group.after.rate
-    change = None if before is None else after - before
-    row = [
-        Cell(short(group.name, 80), sort=float(index)),
-        number_cell(group.utterances, 0),
-        number_cell(group.after.reference, 0),
-    ]
-    row += [number_cell(before, 1)] if compared else []
-    row += [number_cell(after, 1)]
-    row += [change_cell(change, digits=1)] if compared else []
-    strip = interval_strip(None if before is None else Interval(before), Interval(after), highest)
-    return (*row, Cell("", figure=strip))
+    return Groups(name, tuple(shown), len(groups), highest)

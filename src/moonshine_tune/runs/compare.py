@@ -142,7 +142,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 def _read(path: Path, name: str, remarks: list[str]) -> _Run:
     summary, run = read_run(path), RunFolder(path)
-    record, sets = RunRecord.read(run.record_path), {}
+    record, sets = run.read_record(), {}
     for which in _SETS:
         file = run.eval_dir / f"{which}.jsonl"
         if not file.is_file() and which != "dev":

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.core.files import disk_errors, read_json, write_jsonl_atomic
+from moonshine_tune.core.files import disk_errors, write_jsonl_atomic
 from moonshine_tune.core.provenance import command_line, git_state, platform_summary, versions
 from moonshine_tune.runs.records import RunRecord, SelectionRecord
 
@@ -78,15 +78,15 @@ class RunFolder:
 
     def update_record(self, **content: Any) -> None:
         """Add to run.json or replace what is there."""
-        RunRecord.model_validate(self.read_record() | content).write(self.record_path)
+        RunRecord.model_validate(self.read_record().to_json() | content).write(self.record_path)
 
-    def read_record(self) -> dict[str, Any]:
-        """The content of run.json as it is; `RunRecord.read` gives it with types.
+    def read_record(self) -> RunRecord:
+        """The content of run.json.
 
         Raises:
-            RequestError: it is missing or not JSON.
+            RequestError: it is missing, not JSON, or has values of a wrong type.
         """
-        return read_json(self.record_path)
+        return RunRecord.read(self.record_path)
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Add one line to metrics.jsonl."""

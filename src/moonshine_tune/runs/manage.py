@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from moonshine_tune.core.files import disk_errors
 from moonshine_tune.core.nested import flatten
 from moonshine_tune.metrics.wer import Score, summarize
 from moonshine_tune.runs.folder import RunFolder
-from moonshine_tune.runs.records import RunRecord
 from moonshine_tune.runs.summary import (
     RunSummary,
     ScoreCurve,
@@ -23,7 +23,8 @@ from moonshine_tune.runs.summary import (
     score_curve,
 )
 
-SORTS = ("wer", "canary", "created", "seconds", "name")
+_FIGURES = {"wer": "dev_wer", "canary": "canary_wer", "seconds": "train_seconds"}
+SORTS = (*_FIGURES, "created", "name")
 
 
 @dataclass(frozen=True)
@@ -68,21 +69,18 @@ def list_runs(
     """
     if sort not in SORTS:
         raise RequestError(f"runs cannot be sorted by {sort!r}", hint=f"by {', '.join(SORTS)}")
-    runs = [read_run(path) for path in find_runs(folder)]
-    if status is not None:
-        runs = [run for run in runs if run.status == status]
-    if model is not None:
-        runs = [run for run in runs if run.model == model]
+    runs = [
+        run
+        for run in map(read_run, find_runs(folder))
+        if status in (None, run.status) and model in (None, run.model)
+    ]
+    runs.sort(key=lambda run: str(run.path))
     if sort == "created":
-        return tuple(sorted(runs, key=lambda run: run.created, reverse=True))
-    return tuple(sorted(runs, key=lambda run: _sort_key(run, sort)))
-
-
-def _sort_key(run: RunSummary, sort: str) -> tuple[float, str]:
-    figure = {
-        "wer": run.dev_wer, "canary": run.canary_wer, "seconds": run.train_seconds, "name": 0.0,
-    }[sort]  # fmt: skip
-    return (inf if figure is None else figure, str(run.path))
+        runs.sort(key=lambda run: run.created, reverse=True)
+    elif sort in _FIGURES:
+        figure = attrgetter(_FIGURES[sort])
+        runs.sort(key=lambda run: inf if figure(run) is None else figure(run))
+    return tuple(runs)
 
 
 def show_run(path: Path) -> RunDetails:
@@ -92,7 +90,7 @@ def show_run(path: Path) -> RunDetails:
         RequestError: it is not a run folder, or run.json is damaged.
     """
     summary, run = read_run(path), RunFolder(path)
-    record = RunRecord.read(run.record_path)
+    record = run.read_record()
     settings = dict(flatten(record.settings))
     score, problems = None, []
     try:

@@ -5,11 +5,23 @@ given to it, so an optional key that nobody gave stays away. Keys of other versi
 """
 
 import json
+import math
 from collections.abc import Iterable
+from functools import reduce
+from operator import getitem
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, StrictBool, StrictFloat, StrictInt, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainSerializer,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    ValidationError,
+)
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import read_json, write_json_atomic
@@ -32,7 +44,7 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, ser_json_inf_nan="constants")
 
     @classmethod
-    def salvage(cls, content: object) -> tuple[Self, tuple[str, ...]]:
+    def salvage(cls, content: Any) -> tuple[Self, tuple[str, ...]]:
         """As much of `content` as is of the right type, and a sentence for each value left out.
 
         Values that are left out are removed from `content` itself.
@@ -44,8 +56,12 @@ class Record(BaseModel):
             except ValidationError as error:
                 wrong = _wrong_values(content, error)
             problems += wrong.values()
+            if () in wrong:
+                content = {}
+                continue
+            # The last of a list first, so that the others keep their index.
             for path in sorted(wrong, reverse=True):
-                content = _without(content, path)
+                del reduce(getitem, path[:-1], content)[path[-1]]
 
     @property
     def is_empty(self) -> bool:
@@ -84,19 +100,18 @@ class Artifact(Record):
         try:
             return cls.model_validate(content)
         except ValidationError as error:
-            raise _wrong_type(content, error, path, hint) from error
+            first, *others = _wrong_values(content, error).values()
+            more = f", and {len(others)} more" if others else ""
+            raise RequestError(f"{first}{more}", where=path, hint=hint) from error
 
     def write(self, path: Path) -> None:
         """Write the file, complete or not at all."""
         write_json_atomic(path, self.to_json())
 
 
-_Path = tuple[Any, ...]
-
-
-def _wrong_values(content: object, error: ValidationError) -> dict[_Path, str]:
+def _wrong_values(content: object, error: ValidationError) -> dict[tuple[Any, ...], str]:
     """The paths of the values at fault, each with a sentence."""
-    wrong: dict[_Path, str] = {}
+    wrong: dict[tuple[Any, ...], str] = {}
     for item in error.errors(include_url=False):
         value, path = content, []
         for key in item["loc"]:
@@ -111,22 +126,6 @@ def _wrong_values(content: object, error: ValidationError) -> dict[_Path, str]:
         text = f"should be {wanted}, not {first_line(json.dumps(value, default=str), 60)}"
         wrong[tuple(path)] = f"{name} {text}" if wanted != item["msg"] else f"{name}: {wanted}"
     return wrong
-
-
-def _without(content: Any, path: _Path) -> Any:
-    if not path:
-        return {}
-    parent = content
-    for key in path[:-1]:
-        parent = parent[key]
-    del parent[path[-1]]
-    return content
-
-
-def _wrong_type(content: object, error: ValidationError, path: Path, hint: str) -> RequestError:
-    first, *others = _wrong_values(content, error).values()
-    more = f", and {len(others)} more" if others else ""
-    return RequestError(f"{first}{more}", where=path, hint=hint)
 
 
 # --- scores
@@ -318,7 +317,7 @@ class RunRecord(Artifact):
     versions: Versions = {}
     platform: dict[str, str] = {}
     git: Object | None = None
-    result: RunResultRecord | None = None
+    result: RunResultRecord = RunResultRecord()
     error: str = ""
 
 
@@ -393,10 +392,81 @@ class BenchmarkRecord(MeasurementRecord, _BenchmarkSetup):
     remarks: list[str] = []
 
 
-class ParityRecord(Record):
-    """How far exported files and torch agree; `passed`: within `bound` percent.
+# A difference of tensors; one that is infinite is null in the file.
+Difference = Annotated[
+    Number,
+    BeforeValidator(lambda value: math.inf if value is None else value),
+    PlainSerializer(lambda value: round(value, 6) if math.isfinite(value) else None),
+]
 
-    Further keys hold transcripts that differ and, for graphs, tensors: they are for people.
+
+class OutputDifference(Record):
+    """One output of one graph against torch, over all clips.
+
+    Attributes:
+        max, mean: of the absolute differences.
+        relative: norm of the difference over the norm of torch's output, of the worst clip.
+        clip: id of that clip.
+        passed: whether the scheme explains the difference.
+    """
+
+    graph: str = ""
+    output: str = ""
+    max: Difference = 0.0
+    mean: Difference = 0.0
+    relative: Difference = 0.0
+    bound: Number = 0.0
+    clip: str = ""
+    passed: StrictBool | None = None
+
+
+class WeightDifference(Record):
+    """A stored tensor that is not the trained one; `relative` is the norm of the difference."""
+
+    graph: str = ""
+    tensor: str = ""
+    relative: Difference = 0.0
+
+
+class WeightParity(Record):
+    """Stored tensors: how many were compared, which differ, and why none were compared."""
+
+    checked: StrictInt = 0
+    different: list[WeightDifference] = []
+    note: str | None = None
+
+
+class TokenParity(Record):
+    """Positions, and the share of them where graph and torch choose the same next token."""
+
+    count: StrictInt = 0
+    agreement: Number = 1.0
+
+
+class WerParity(Record):
+    """The runtime's WER against torch's; `kept`: not shown to be more than half a point above."""
+
+    torch: Number = 0.0
+    runtime: Number = 0.0
+    difference: Number = 0.0
+    ci95: Interval = (0.0, 0.0)
+    kept: StrictBool | None = None
+
+
+class ParityRecord(Record):
+    """How far exported files and torch agree.
+
+    Attributes:
+        first_difference: the first one beyond its bound, from the files up to the WER.
+        word_difference, bound: words that differ, in percent of torch's, and the share that may.
+        identical: clips in which none does.
+        examples: (torch's text, the runtime's) of the first clips that differ.
+        wer: where the clips have texts.
+        chunked: for streaming models, clips fed in chunks as from a microphone against the same
+            clips fed at once, both by the runtime.
+        window_rule: for streaming models, how the encoder graph reads the windows of the
+            model's configuration: "exclusive" as transformers does, "inclusive" one frame
+            further on either side.
     """
 
     passed: StrictBool | None = None
@@ -406,6 +476,13 @@ class ParityRecord(Record):
     clips: StrictInt | None = None
     identical: StrictInt | None = None
     words: StrictInt | None = None
+    examples: list[tuple[str, str]] = []
+    wer: WerParity | None = None
+    chunked: "ParityRecord | None" = None
+    graphs: list[OutputDifference] = []
+    weights: WeightParity = WeightParity()
+    tokens: TokenParity = TokenParity()
+    window_rule: str | None = None
 
 
 class ExportRecord(Artifact):
@@ -419,7 +496,7 @@ class ExportRecord(Artifact):
     calibrated: StrictBool | None = None
     calibrate: str | None = None
     rounding: str | None = None
-    windows: Object | None = None
+    windows: dict[str, str] | None = None
     matrices: StrictInt | None = None
     changed: StrictInt | None = None
     changed_files: list[str] = []
@@ -577,8 +654,8 @@ class AblationRecord(Artifact):
 # --- demonstration and plan
 
 
-class _StateRecord(Record):
-    """A record that changes while a plan runs, and is written in full."""
+class StateRecord(Record):
+    """A record that changes during a run, and is written in full."""
 
     model_config = ConfigDict(frozen=False)
 
@@ -586,7 +663,7 @@ class _StateRecord(Record):
         self.model_fields_set.update(type(self).model_fields)
 
 
-class StepRecord(_StateRecord):
+class StepRecord(StateRecord):
     """One step of a phase.
 
     Attributes:
@@ -608,7 +685,7 @@ class StepRecord(_StateRecord):
     exit_code: StrictInt = 0
 
 
-class PhaseRecord(_StateRecord):
+class PhaseRecord(StateRecord):
     """The steps of a phase by name, in order; `forced` names what was not waited for."""
 
     steps: dict[str, StepRecord] = {}

@@ -119,13 +119,13 @@ def read_run(path: Path) -> RunSummary:
         live=recent and status in ("torn", "running"),
         model=str(record.settings.get("model", "?")),
         created=record.created,
-        steps=result.steps if result else _last_step(run),
+        steps=_last_step(run) if result.is_empty else result.steps,
         base_dev_wer=base.dev_wer,
         dev_wer=best.dev_wer,
         base_canary_wer=base.canary_wer,
         canary_wer=best.canary_wer,
-        canary_held=result.canary_held if result else None,
-        train_seconds=result.train_seconds if result else None,
+        canary_held=result.canary_held,
+        train_seconds=result.train_seconds,
         size_mb=round(size / 1e6, 1),
         dev_data=record.data.get("dev"),
         remark=problem or record.error or "; ".join(wrong),
@@ -151,7 +151,7 @@ def read_scored(path: Path) -> tuple[ScoredUtterance, ...]:
 
 def _scores(run: RunFolder, record: RunRecord) -> tuple[SelectionRecord, SelectionRecord]:
     """Scores of the base and of the best adapter; of a run without a result, the best so far."""
-    if record.result:
+    if not record.result.is_empty:
         return record.result.baseline, record.result.best
     base = best = SelectionRecord()
     for score in run.read_scores():

@@ -115,7 +115,8 @@ class QuantizedTensor:
         zero = self._spread(file.array(self.zero_point)).astype(np.float64)
         if self.adds_float:
             zero = np.rint(-zero / np.where(scale == 0, 1.0, scale))
-        return Grid(scale, zero, *_levels(self.values.dtype))
+        low, high = (0, 255) if self.values.dtype == "u1" else (-128, 127)
+        return Grid(scale, zero, low, high)
 
     def fitting_grid(self, weights: Floats, file: OrtFile) -> Grid:
         """The grid for `weights`, by the rule of the quantizer that made the file.
@@ -124,10 +125,11 @@ class QuantizedTensor:
         scale that differs from the stored one by rounding only is kept.
         """
         old = self.stored_grid(file)
-        axes = tuple(i for i in range(weights.ndim) if i != self.axis) if self._by_axis else None
+        by_axis = self.axis is not None
+        axes = tuple(i for i in range(weights.ndim) if i != self.axis) if by_axis else None
         low = np.asarray(weights.min(axis=axes, keepdims=True), np.float64)
         high = np.asarray(weights.max(axis=axes, keepdims=True), np.float64)
-        if not self._by_axis:
+        if not by_axis:
             low, high = low.reshape(old.scale.shape), high.reshape(old.scale.shape)
         if not self.adds_float:
             low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
@@ -181,10 +183,6 @@ class QuantizedTensor:
             return False
         return bool(np.all(np.abs(self.dequantize(file) - weights) <= _ON_GRID * steps))
 
-    @property
-    def _by_axis(self) -> bool:
-        return self.axis is not None
-
     def _spread(self, vector: npt.NDArray[Any]) -> npt.NDArray[Any]:
         if self.axis is None:
             return vector.reshape(())
@@ -228,8 +226,8 @@ def folded_step(values: Floats) -> Floats | None:
     if values.ndim < 2:
         return None
     for axis in range(values.ndim):
-        others = tuple(other for other in range(values.ndim) if other != axis)
-        reach = np.ptp(values, axis=others, keepdims=True).astype(np.float64)
+        rest = tuple(index for index in range(values.ndim) if index != axis)
+        reach = np.ptp(values, axis=rest, keepdims=True).astype(np.float64)
         # Rounding of the zero point may have removed one level.
         for count in (255, 254):
             step = np.where(reach == 0, 1.0, reach / count)
@@ -287,7 +285,3 @@ def _dither(name: str, shape: tuple[int, ...]) -> Doubles:
     """Random numbers from 0 to below 1, seeded by the tensor's name."""
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
     return np.random.default_rng(seed).random(shape)
-
-
-def _levels(dtype: str) -> tuple[int, int]:
-    return (0, 255) if dtype == "u1" else (-128, 127)

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
 from safetensors.numpy import save_file
 
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
@@ -27,22 +25,23 @@ from moonshine_tune.runtime.graph_map import GraphMap
 from moonshine_tune.runtime.layout import RuntimeLayout, read_layout
 from moonshine_tune.runtime.naming import frontend_map, name_tensors
 from moonshine_tune.runtime.ort_file import OrtFile
+from moonshine_tune.runtime.quantized import Floats
 from moonshine_tune.runtime.streaming_config import (
     compression_log_k,
     encoder_windows,
     read_streaming_config,
     rotary_dims_and_theta,
 )
-from moonshine_tune.runtime.tokenizer import read_pieces, tokenizer_json
+from moonshine_tune.runtime.tokenizer import checkpoint_file, read_pieces, tokenizer_json
 
-Weights = dict[str, npt.NDArray[np.float32]]
+Weights = dict[str, Floats]
 
-_NUM_HEADS = 8
 # Share of each head's width that the rotary embedding rotates, by model width. The graphs do not
 # state it; the published configs do. In both cases 32 dimensions of a head are rotated.
 _ROTARY_FACTOR = {288: 0.9, 416: 0.62}
 _LAYER = re.compile(r"layers\.(\d+)\.")
-_LOG_K = "model.encoder.embedder.comp.log_k"
+_ENCODER, _DECODER = "model.encoder", "model.decoder"
+_LOG_K = f"{_ENCODER}.embedder.comp.log_k"
 
 
 @dataclass(frozen=True)
@@ -59,48 +58,29 @@ def rebuild_checkpoint(runtime_dir: Path, out: Path) -> RebuildReport:
     """Write a `save_pretrained`-style folder (weights, config, tokenizer, processor) to `out`.
 
     Raises:
-        RequestError: not a runtime folder, or its graphs are not laid out as the known ones.
+        RequestError: not a runtime folder, `out` exists, or the graphs are not laid out as the
+            known ones.
     """
     layout = read_layout(runtime_dir)
-    weights = read_weights(layout)
-    config = _v1_config(weights) if layout.family == "v1" else _streaming_config(weights, layout)
-    _check_complete(weights, config, runtime_dir)
-    sources = {name: sha256_of(runtime_dir / name) for name in layout.files}
-    with complete_folder(out, replace=True) as scratch:
+    with complete_folder(out) as scratch:
+        weights = read_weights(layout)
+        config = (
+            _v1_config(weights) if layout.family == "v1" else _streaming_config(weights, layout)
+        )
+        _check_complete(weights, config, runtime_dir)
+        sources = {name: sha256_of(runtime_dir / name) for name in layout.files}
         save_file(weights, scratch / CHECKPOINT_WEIGHTS_FILE, metadata={"format": "pt"})
         write_json_atomic(scratch / "config.json", config)
-        write_json_atomic(scratch / "generation_config.json", _generation_config(config))
         pieces = read_pieces(runtime_dir / "tokenizer.bin")
         write_text_atomic(scratch / "tokenizer.json", tokenizer_json(pieces))
-        write_json_atomic(scratch / "tokenizer_config.json", _TOKENIZER_CONFIG)
-        write_json_atomic(scratch / "preprocessor_config.json", _PROCESSOR_CONFIG)
+        for name in ("generation_config", "tokenizer_config", "preprocessor_config"):
+            write_json_atomic(scratch / f"{name}.json", checkpoint_file(name))
         write_json_atomic(
             scratch / "rebuilt.json",
             {"from": "Moonshine runtime files", "sha256": sources, "tensors": len(weights)},
         )
     parameters = sum(weight.size for weight in weights.values())
     return RebuildReport(out, len(weights), parameters, sources)
-
-
-_TOKENIZER_CONFIG: dict[str, Any] = {
-    "tokenizer_class": "PreTrainedTokenizerFast",
-    "bos_token": "<s>",
-    "eos_token": "</s>",
-    "unk_token": "<unk>",
-    "pad_token": "</s>",
-    "model_max_length": 194,
-    "clean_up_tokenization_spaces": False,
-}
-_PROCESSOR_CONFIG: dict[str, Any] = {
-    "feature_extractor_type": "Wav2Vec2FeatureExtractor",
-    "processor_class": "Wav2Vec2Processor",
-    "do_normalize": False,
-    "feature_size": 1,
-    "padding_side": "right",
-    "padding_value": 0.0,
-    "return_attention_mask": True,
-    "sampling_rate": SAMPLE_RATE_HZ,
-}
 
 
 def read_weights(layout: RuntimeLayout) -> Weights:
@@ -114,7 +94,7 @@ def read_weights(layout: RuntimeLayout) -> Weights:
         if named.key in weights:
             continue
         values = named.read()
-        if named.key.startswith("model.encoder.groupnorm."):
+        if named.key.startswith(f"{_ENCODER}.groupnorm."):
             values = values.reshape(-1)
         weights[named.key] = values
     if layout.family == "v1":
@@ -127,40 +107,21 @@ def read_weights(layout: RuntimeLayout) -> Weights:
 
 def _v1_config(weights: Weights) -> dict[str, Any]:
     """The transformers config, from the shapes of the weights."""
-    vocabulary, width = _embedding(weights).shape
+    vocabulary, width = _shape(weights, f"{_DECODER}.embed_tokens.weight")
     if width not in _ROTARY_FACTOR:
         raise RequestError(
             f"no v1 model of width {width} is known (tiny has 288, base 416)",
             hint="start from the model's save_pretrained folder or its hub id instead",
         )
-    return {
-        "architectures": ["MoonshineForConditionalGeneration"],
-        "model_type": "moonshine",
-        "vocab_size": int(vocabulary),
-        "hidden_size": int(width),
-        "intermediate_size": _rows(weights, "model.encoder.layers.0.mlp.fc1.weight"),
+    config = checkpoint_file("config.v1")
+    config["partial_rotary_factor"] = _ROTARY_FACTOR[width]
+    config["rope_parameters"]["partial_rotary_factor"] = _ROTARY_FACTOR[width]
+    return config | {
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "intermediate_size": _shape(weights, f"{_ENCODER}.layers.0.mlp.fc1.weight")[0],
         "encoder_num_hidden_layers": _layers(weights, "encoder"),
         "decoder_num_hidden_layers": _layers(weights, "decoder"),
-        "encoder_num_attention_heads": _NUM_HEADS,
-        "decoder_num_attention_heads": _NUM_HEADS,
-        "encoder_num_key_value_heads": _NUM_HEADS,
-        "decoder_num_key_value_heads": _NUM_HEADS,
-        "encoder_hidden_act": "gelu",
-        "decoder_hidden_act": "silu",
-        "max_position_embeddings": 512,
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": 10000.0,
-            "partial_rotary_factor": _ROTARY_FACTOR[int(width)],
-        },
-        "partial_rotary_factor": _ROTARY_FACTOR[int(width)],
-        "attention_bias": False,
-        "tie_word_embeddings": True,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "decoder_start_token_id": 1,
-        "is_encoder_decoder": True,
-        "dtype": "float32",
     }
 
 
@@ -168,50 +129,36 @@ def _streaming_config(weights: Weights, layout: RuntimeLayout) -> dict[str, Any]
     """The transformers config, from the shapes of the weights and the graphs."""
     stated = read_streaming_config(layout)
     heads, head_width = int(stated["nheads"]), int(stated["head_dim"])
-    vocabulary, width = _embedding(weights).shape
-    query = weights["model.encoder.layers.0.self_attn.q_proj.weight"]
+    vocabulary, width = _shape(weights, f"{_DECODER}.embed_tokens.weight")
+    query = _shape(weights, f"{_ENCODER}.layers.0.self_attn.q_proj.weight")
     windows = encoder_windows(GraphMap(OrtFile.read(layout.folder / "encoder.ort")))
     dims, theta = rotary_dims_and_theta(GraphMap(OrtFile.read(layout.folder / "decoder_kv.ort")))
 
-    def attention(head_dim: int) -> dict[str, Any]:
-        return {"num_attention_heads": heads, "num_key_value_heads": heads, "head_dim": head_dim,
-                "attention_bias": False}  # fmt: skip
-
-    encoder = {
-        "model_type": "moonshine_streaming_encoder",
-        "hidden_size": int(query.shape[1]),
-        "intermediate_size": _rows(weights, "model.encoder.layers.0.mlp.fc1.weight"),
+    config = checkpoint_file("config.streaming")
+    config["encoder_config"] |= {
+        "hidden_size": query[1],
+        "intermediate_size": _shape(weights, f"{_ENCODER}.layers.0.mlp.fc1.weight")[0],
         "num_hidden_layers": _layers(weights, "encoder"),
-        "hidden_act": "gelu",
-        "sample_rate": SAMPLE_RATE_HZ,
         "frame_ms": 1000 * int(stated["frame_len"]) / SAMPLE_RATE_HZ,
         # transformers' bounds are exclusive, the graphs' inclusive.
         "sliding_windows": [[behind + 1, ahead + 1] for behind, ahead in windows],
-        **attention(query.shape[0] // heads),
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "head_dim": query[0] // heads,
     }
-    return {
-        "architectures": ["MoonshineStreamingForConditionalGeneration"],
-        "model_type": "moonshine_streaming",
-        "encoder_config": encoder,
-        "vocab_size": int(vocabulary),
-        "hidden_size": int(width),
-        "intermediate_size": _rows(weights, "model.decoder.layers.0.mlp.fc1.weight") // 2,
+    config["rope_parameters"] |= {
+        "rope_theta": round(theta, 2),
+        "partial_rotary_factor": _factor(dims, head_width),
+    }
+    return config | {
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "intermediate_size": _shape(weights, f"{_DECODER}.layers.0.mlp.fc1.weight")[0] // 2,
         "num_hidden_layers": _layers(weights, "decoder"),
-        "hidden_act": "silu",
-        "max_position_embeddings": _rows(weights, "model.decoder.pos_emb.weight"),
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": round(theta, 2),
-            "partial_rotary_factor": _factor(dims, head_width),
-        },
-        "tie_word_embeddings": False,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
-        "decoder_start_token_id": 1,
-        "is_encoder_decoder": True,
-        "dtype": "float32",
-        **attention(head_width),
+        "max_position_embeddings": _shape(weights, f"{_DECODER}.pos_emb.weight")[0],
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "head_dim": head_width,
     }
 
 
@@ -223,17 +170,10 @@ def _factor(dims: int, head_width: int) -> float:
     return fitting[0] if fitting else dims / head_width
 
 
-def _embedding(weights: Weights) -> npt.NDArray[np.float32]:
-    embedding = weights.get("model.decoder.embed_tokens.weight")
-    if embedding is None:
-        raise RequestError("these graphs are not laid out as known: no embedding in the decoder")
-    return embedding
-
-
-def _rows(weights: Weights, name: str) -> int:
+def _shape(weights: Weights, name: str) -> tuple[int, ...]:
     if name not in weights:
         raise RequestError(f"these graphs are not laid out as known: no {name}")
-    return int(weights[name].shape[0])
+    return weights[name].shape
 
 
 def _layers(weights: Weights, side: str) -> int:
@@ -242,26 +182,20 @@ def _layers(weights: Weights, side: str) -> int:
     return 1 + max((int(match[1]) for match in matches if match), default=-1)
 
 
-def _generation_config(config: dict[str, Any]) -> dict[str, Any]:
-    keys = ("bos_token_id", "eos_token_id", "decoder_start_token_id")
-    return {key: config[key] for key in keys} | {"max_length": 194}
-
-
 def _check_complete(weights: Weights, config: dict[str, Any], runtime_dir: Path) -> None:
-    """Compare names and shapes with those of the transformers model."""
+    """Compare the names with those of a model of this configuration, which is never filled."""
+    import torch
     from transformers import AutoConfig, AutoModelForSpeechSeq2Seq
 
     with torch.device("meta"):
-        module = AutoModelForSpeechSeq2Seq.from_config(AutoConfig.for_model(**config))
-    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    if config["tie_word_embeddings"]:
-        expected.pop("proj_out.weight")
-    shapes = {name: value.shape for name, value in weights.items()}
-    problems = sorted({name for name, _ in expected.items() ^ shapes.items()})
-    if problems:
+        model = AutoModelForSpeechSeq2Seq.from_config(AutoConfig.for_model(**config))
+    tied = {"proj_out.weight"} if config["tie_word_embeddings"] else set()
+    expected = set(model.state_dict()) - tied
+    missing, extra = sorted(expected - set(weights)), sorted(set(weights) - expected)
+    if missing or extra:
         raise RequestError(
-            f"these graphs are not laid out as known: {len(problems)} tensors are missing, "
-            f"unknown or of another shape ({', '.join(problems[:6])} …)",
+            f"these graphs are not laid out as known: {len(missing)} tensors missing "
+            f"({', '.join(missing[:3])} …), {len(extra)} unknown ({', '.join(extra[:3])} …)",
             where=runtime_dir,
             hint="start from the model's save_pretrained folder or its hub id instead",
         )

@@ -7,15 +7,16 @@ plain spelling would shadow real pieces such as "." and "4".
 
 import json
 import re
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import write_bytes_atomic
 
-UNKNOWN_ID, BOS_ID, EOS_ID = 0, 1, 2
-_FIRST_BYTE_ID = 3
-_SPECIAL = {UNKNOWN_ID: "<unk>", BOS_ID: "<s>", EOS_ID: "</s>"}
+_SPECIAL = ("<unk>", "<s>", "</s>")
+"""The first pieces, by id; then come the bytes."""
+_FIRST_BYTE_ID = len(_SPECIAL)
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _LONGEST = 128 * 256 - 1
 
@@ -111,49 +112,22 @@ def tokenizer_json(pieces: list[bytes]) -> str:
         {"id": index, "content": word, "single_word": False, "lstrip": False, "rstrip": False,
          "normalized": False, "special": True}
         for index, word in enumerate(words)
-        if index in _SPECIAL or (word.startswith("<<") and word.endswith(">>"))
+        if index < len(_SPECIAL) or (word.startswith("<<") and word.endswith(">>"))
     ]  # fmt: skip
-    document: dict[str, Any] = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": added,
-        "normalizer": {
-            "type": "Sequence",
-            "normalizers": [
-                {"type": "Prepend", "prepend": "▁"},
-                {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
-            ],
-        },
-        "pre_tokenizer": None,
-        "post_processor": None,
-        "decoder": {
-            "type": "Sequence",
-            "decoders": [
-                {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
-                {"type": "ByteFallback"},
-                {"type": "Fuse"},
-                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
-            ],
-        },
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": "<unk>",
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": True,
-            "byte_fallback": True,
-            "ignore_merges": False,
-            "vocab": ids,
-            "merges": _merges(words, ids),
-        },
-    }
+    document = checkpoint_file("tokenizer") | {"added_tokens": added}
+    document["model"] |= {"vocab": ids, "merges": _merges(words, ids)}
     return json.dumps(document, ensure_ascii=False)
 
 
+def checkpoint_file(name: str) -> dict[str, Any]:
+    """A JSON file of every rebuilt checkpoint; null stands where the weights decide."""
+    file = resources.files("moonshine_tune.runtime") / "checkpoint_files" / f"{name}.json"
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return content
+
+
 def _spell(index: int, piece: bytes) -> str:
-    if index in _SPECIAL:
+    if index < len(_SPECIAL):
         return _SPECIAL[index]
     if _FIRST_BYTE_ID <= index < _FIRST_BYTE_ID + 256 and len(piece) == 1:
         return f"<0x{piece[0]:02X}>"
@@ -164,7 +138,7 @@ def _merges(words: list[str], ids: dict[str, int]) -> list[list[str]]:
     """All splits of each piece into two pieces, in the order of the ids of the merged piece."""
     merges: list[list[str]] = []
     for index, word in enumerate(words):
-        if index in _SPECIAL or word.startswith(("<0x", "<<")) or ids[word] != index:
+        if index < len(_SPECIAL) or word.startswith(("<0x", "<<")) or ids[word] != index:
             continue
         splits = [
             [word[:cut], word[cut:]]

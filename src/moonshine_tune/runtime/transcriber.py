@@ -52,11 +52,8 @@ class RuntimeTranscriber:
             ) from error
         arch = getattr(ModelArch, arch_name(layout))
         try:
-            self._transcriber: Any = Transcriber(
-                str(runtime_dir),
-                arch,
-                options=RUNTIME_OPTIONS | {"keyterm_boost": float(boost)},
-            )
+            options = RUNTIME_OPTIONS | {"keyterm_boost": float(boost)}
+            self._transcriber: Any = Transcriber(str(runtime_dir), arch, options=options)
             if keyterms:
                 self.set_keyterms(keyterms)
         except Exception as error:
@@ -105,7 +102,7 @@ class RuntimeTranscriber:
     def __enter__(self) -> "RuntimeTranscriber":
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self.close()
 
 

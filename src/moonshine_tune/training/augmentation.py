@@ -90,11 +90,6 @@ class AugmentedDataset:
             seed=seed,
         )
 
-    @property
-    def is_endless(self) -> bool:
-        """Whether each draw makes a new version, so that nothing can be stored."""
-        return self._share > 0 and self._variants == 0
-
     @cached_property
     def seconds(self) -> Sequence[float]:
         """Length of each version, where they can be counted."""
@@ -109,10 +104,15 @@ class AugmentedDataset:
             return list(indices)
         return [self._version(index, step) * len(self._dataset) + index for index in indices]
 
-    def drawn(self, sampler: StagedSampler, steps: int) -> tuple[int, ...]:
-        """Every version that the first `steps` steps draw, ascending."""
+    def drawn(self, sampler: StagedSampler, steps: int) -> tuple[int, ...] | None:
+        """Every version that the first `steps` steps draw, ascending.
+
+        None where each draw makes a new version, so that nothing can be stored.
+        """
         if self._share == 0:
             return sampler.drawn(steps)
+        if self._variants == 0:
+            return None
         versions: set[int] = set()
         for step in range(steps):
             versions.update(self.augmented_indices(sampler.plan(step).indices, step))
@@ -158,27 +158,16 @@ class AugmentedDataset:
         rng = random.Random(f"{self._seed}/heard/{step}/{identifier}")
         if rng.random() >= self._share:
             return 0
-        return step + 1 if self.is_endless else 1 + rng.randrange(self._variants)
+        return 1 + rng.randrange(self._variants) if self._variants else step + 1
 
 
-class AugmentedCopies:
-    """Every clip of a dataset in its first augmented version, by the clip's own index.
+class AugmentedCopies(AugmentedDataset):
+    """Every clip of a dataset in its first augmented version, by the clip's own index."""
 
-    Attributes:
-        seconds: length of each augmented clip.
-    """
+    @cached_property
+    def seconds(self) -> Sequence[float]:
+        """Length of each augmented clip."""
+        return tuple(map(self.length, range(len(self._dataset))))
 
-    def __init__(
-        self, dataset: SpeechDataset, settings: AugmentSettings, banks: NoiseBanks, *, seed: int
-    ) -> None:
-        self._versions = AugmentedDataset(dataset, settings, banks, seed=seed)
-        self._first = len(dataset)
-        self.seconds = tuple(self._versions.length(self._first + i) for i in range(self._first))
-
-    def load(self, index: int) -> Samples:
-        """Samples of an augmented clip, mono 16 kHz."""
-        return self._versions.load(self._first + index)
-
-    def content_key(self, index: int) -> str:
-        """Identifies the sound: the clip's content and the recipe."""
-        return self._versions.content_key(self._first + index)
+    def _recipe(self, index: int) -> Recipe:
+        return super()._recipe(len(self._dataset) + index)

@@ -1,10 +1,9 @@
-"""The mean of a run's last scored adapters, as one more candidate.
+"""The mean of the last scored adapters, which is one more candidate.
 
 The mean of the matrices A and B is not the matrix of the mean product B·A. Late adapters lie close
 together, where the two differ only in the second order; the mean is scored like any other adapter.
 """
 
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,8 +13,6 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from moonshine_tune.core.files import write_bytes_atomic
-
-FOLDER = "late"
 
 
 class LateAdapters:
@@ -27,7 +24,7 @@ class LateAdapters:
     """
 
     def __init__(self, run: Path, count: int) -> None:
-        self._folder, self._count = run / FOLDER, count
+        self._folder, self._count = run / "late", count
 
     def keep(self, step: int, state: dict[str, Tensor]) -> None:
         """Write the adapter that was scored at `step` and remove those before the last `count`."""
@@ -43,7 +40,11 @@ class LateAdapters:
         for kept in self._steps(step)[-self._count :] if self._count else ():
             with suppress(OSError, SafetensorError):
                 states.append(load_file(self._path(kept)))
-        return (mean_state(states), len(states)) if len(states) > 1 else None
+        if len(states) < 2:
+            return None
+        stacked = {name: torch.stack([state[name] for state in states]) for name in states[0]}
+        mean = {name: value.double().mean(dim=0).to(value.dtype) for name, value in stacked.items()}
+        return mean, len(states)
 
     def _path(self, step: int) -> Path:
         return self._folder / f"step-{step:07d}.safetensors"
@@ -52,11 +53,3 @@ class LateAdapters:
         """Steps that are kept, ascending; a killed run may have left later ones behind."""
         kept = [int(path.stem.partition("-")[2]) for path in self._folder.glob("step-*")]
         return sorted(number for number in kept if number <= step)
-
-
-def mean_state(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of matrices of the same names and shapes."""
-    return {
-        name: torch.stack([state[name].double() for state in states]).mean(dim=0).to(value.dtype)
-        for name, value in states[0].items()
-    }

@@ -149,13 +149,12 @@ class Tracker:
             )
         if importlib.util.find_spec(name) is None:
             raise MachineError(f"the tracker {name} is not installed", hint=f"pip install {name}")
-        options = {"logging_dir": str(folder / "tracker")}
-        accepted = inspect.signature(known[name].__init__).parameters
+        options = {}
+        if "logging_dir" in inspect.signature(known[name].__init__).parameters:
+            options["logging_dir"] = str(folder / "tracker")
         self._name, self._progress, self._is_broken = name, progress, False
         try:
-            self._tracker = known[name](
-                PROJECT, **{key: value for key, value in options.items() if key in accepted}
-            )
+            self._tracker = known[name](PROJECT, **options)
             if hasattr(self._tracker, "start"):
                 self._tracker.start()
             self._tracker.store_init_configuration(

@@ -3,12 +3,14 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from moonshine_tune.config.settings import RetainSettings
 from moonshine_tune.corpus.sampler import StepPlan
 from moonshine_tune.inference.encoder_cache import StateSource
 from moonshine_tune.models.base import SpeechModel
+from moonshine_tune.models.lora import adapter_disabled
 from moonshine_tune.models.losses import (
     FrozenHead,
     TargetBatch,
@@ -18,7 +20,7 @@ from moonshine_tune.models.losses import (
 )
 from moonshine_tune.training.distributed import Distributed
 from moonshine_tune.training.prepare import PreparedTraining
-from moonshine_tune.training.replay import Replay, base_hidden
+from moonshine_tune.training.replay import Replay
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,12 @@ class Objective:
                 loss = head_cross_entropy_sum(hidden, self._head, targets.targets) / count
                 value = loss.detach()
                 if kl_weight:
-                    teacher = base_hidden(self._model, states, indices, targets.input_ids)
+                    # Computed in each step, at the price of a decoder pass: kept for every version
+                    # of every clip, it would take as much memory as the encoder states.
+                    with torch.no_grad(), adapter_disabled(self._model):
+                        teacher = self._model.decoder_hidden(
+                            states.batch(indices), targets.input_ids
+                        )
                     kl = head_kl_sum(hidden, teacher, self._head, targets.targets)
                     loss = loss + kl * (kl_weight / count)
             yield LossTerm("loss", loss, value)

@@ -2,18 +2,22 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import Utterance
-from moonshine_tune.corpus.normalizers import Normalizer, normalizer_for
+from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.corpus.sampler import CurriculumStage, StagedSampler, easy_first_stages
-from moonshine_tune.corpus.splits import find_leaks, split_by_speaker
+from moonshine_tune.corpus.splits import evenly_chosen, find_leaks, split_by_speaker
 from moonshine_tune.inference.dataset import SpeechDataset, TrainingData, build_dataset
-from moonshine_tune.inference.encoder_cache import StateSource, release_encoder
-from moonshine_tune.inference.encoder_cache_budget import Clips, StateStores
+from moonshine_tune.inference.encoder_cache import (
+    Clips,
+    EncoderCache,
+    StateSource,
+    release_encoder,
+)
 from moonshine_tune.inference.scored_set import ScoredSet
 from moonshine_tune.inference.token_losses import base_losses
 from moonshine_tune.models.lora import AdapterSummary, inject_lora
@@ -24,9 +28,11 @@ from moonshine_tune.training.augmentation import (
     NoiseBanks,
     open_noise_banks,
 )
-from moonshine_tune.training.replay import Replay, prepare_replay, split_replay
+from moonshine_tune.training.replay import Replay, prepare_replay
 
 _AUGMENTED_DEV = "augmented dev"
+# A canary of a clip or two says nothing: a single word would be 10 % of it.
+_MIN_WATCHED = 5
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,10 @@ def prepare_training(
 ) -> PreparedTraining:
     """Inject the adapter, and compute once what a frozen encoder always computes the same.
 
+    In this order: the clips of train and dev; the adapter; the scored sets with their encoder
+    states; the replay clips and the teacher's output on them; the order of the training clips; the
+    encoder states of all their versions. What was done is shown as remarks.
+
     Args:
         scores: whether this process scores dev and canary; of several processes, one does.
 
@@ -71,7 +81,6 @@ def prepare_training(
         RequestError: nothing in a manifest can be used, or dev overlaps with train.
     """
     start_time = time.monotonic()
-    normalizer = normalizer_for(settings.data.normalizer, opened.language)
     banks = open_noise_banks(settings.augment)
     train_utterances, dev_utterances, split_remarks = _train_and_dev(settings, data)
     dataset = build_dataset(
@@ -81,33 +90,33 @@ def prepare_training(
         max_clip_s=settings.data.max_clip_s,
         needs_text=True,
     )
-    adapter = _inject_adapter(settings, opened)
-    stores = StateStores(settings.device, opened, progress, trains_encoder=adapter.touches_encoder)
+    adapter = inject_lora(opened.model, seed=settings.train.seed, **settings.adapter.model_dump())
+    if settings.train.gradient_checkpointing:
+        opened.model.enable_gradient_checkpointing()
+    cache = EncoderCache(settings.device, opened, progress, trains_encoder=adapter.touches_encoder)
     replay_utterances, canary_utterances, canary_name = _general_speech(data, settings)
     # The small sets first: memory is best spent on them.
     held_out = {"dev": dev_utterances}
     if canary_utterances:
         held_out[canary_name] = canary_utterances
-    sets, set_remarks = _scored_sets(
-        held_out, settings, opened, stores, normalizer, banks, scores=scores
-    )
+    sets, set_remarks = _scored_sets(held_out, settings, opened, cache, banks, scores=scores)
     replay: Replay | None = None
     if replay_utterances and data.replay is not None:
         replay = prepare_replay(
-            replay_utterances, settings, opened, stores, progress, available=len(data.replay)
+            replay_utterances, settings, opened, cache, progress, available=len(data.replay)
         )
     losses = base_losses(dataset, opened, progress) if settings.train.easy_first else ()
     sampler = _build_sampler(settings, dataset, losses)
     augmented = AugmentedDataset(dataset, settings.augment, banks, seed=settings.train.seed)
-    if augmented.is_endless:
-        states = stores.endless(augmented.load)
-    else:
-        states = stores.source(augmented, augmented.drawn(sampler, settings.train.steps), "train")
+    states = cache.source(augmented, augmented.drawn(sampler, settings.train.steps), "train")
     remarks = [*split_remarks, *dataset.remarks, *augmented.remarks, *set_remarks]
-    remarks += [*(replay.remarks if replay else ()), *stores.remarks]
-    if not stores.needs_encoder:
+    remarks += [*(replay.remarks if replay else ()), *cache.remarks]
+    if not cache.needs_encoder:
         freed = release_encoder(opened.model)
         remarks.append(f"encoder: {freed} MB released, all its states are stored")
+    for remark in remarks:
+        progress.say(remark)
+    manifests = {name: manifest.sha256 for name, manifest in data.by_name.items()}
     return PreparedTraining(
         dataset=dataset,
         augmented=augmented,
@@ -118,36 +127,18 @@ def prepare_training(
         canary=sets.get(canary_name),
         replay=replay,
         adapter=adapter,
-        normalizer=normalizer.name,
+        normalizer=sets["dev"].normalizer.name,
         remarks=tuple(remarks),
-        fingerprints={name: manifest.sha256 for name, manifest in data.by_name.items()}
-        | banks.fingerprints(),
+        fingerprints=manifests | banks.fingerprints(),
         seconds=time.monotonic() - start_time,
     )
-
-
-def _inject_adapter(settings: RunSettings, opened: OpenedModel) -> AdapterSummary:
-    adapter = inject_lora(
-        opened.model,
-        rank=settings.adapter.rank,
-        alpha=settings.adapter.alpha,
-        dropout=settings.adapter.dropout,
-        sites=settings.adapter.sites,
-        seed=settings.train.seed,
-        rslora=settings.adapter.rslora,
-        dora=settings.adapter.dora,
-    )
-    if settings.train.gradient_checkpointing:
-        opened.model.enable_gradient_checkpointing()
-    return adapter
 
 
 def _scored_sets(
     held_out: Mapping[str, Sequence[Utterance]],
     settings: RunSettings,
     opened: OpenedModel,
-    stores: StateStores,
-    normalizer: Normalizer,
+    cache: EncoderCache,
     banks: NoiseBanks,
     *,
     scores: bool,
@@ -157,6 +148,7 @@ def _scored_sets(
     Args:
         scores: whether this process scores them; otherwise nothing is encoded.
     """
+    normalizer = normalizer_for(settings.data.normalizer, opened.language)
     sets: dict[str, ScoredSet] = {}
     remarks: list[str] = []
     for name, utterances in held_out.items():
@@ -174,7 +166,7 @@ def _scored_sets(
             seed = settings.train.seed
             clips[_AUGMENTED_DEV] = AugmentedCopies(dataset, settings.augment, banks, seed=seed)
         for set_name, own in clips.items():
-            states = stores.source(own, range(len(dataset)) if scores else (), set_name)
+            states = cache.source(own, range(len(dataset)) if scores else (), set_name)
             sets[set_name] = ScoredSet(
                 set_name, dataset.utterances, states, normalizer, opened.limits
             )
@@ -183,13 +175,25 @@ def _scored_sets(
 
 def _general_speech(
     data: TrainingData, settings: RunSettings
-) -> tuple[list[Utterance], Sequence[Utterance], str]:
-    """Clips to replay, clips to score as the canary, and the name of that set."""
+) -> tuple[Sequence[Utterance], Sequence[Utterance], str]:
+    """Clips to replay, clips to score as the canary, and the name of that set.
+
+    Without a canary, some replay clips are watched instead. They lose their texts: they show how
+    far the adapter drifts from the base's output.
+    """
     canary = data.canary.utterances if data.canary else ()
     if data.replay is None or settings.retain.weight == 0:
-        return [], canary, "canary"
-    replayed, watched = split_replay(data.replay.utterances, settings, has_canary=bool(canary))
-    return replayed, canary or watched, "canary" if canary else "held-out replay"
+        return (), canary, "canary"
+    utterances = data.replay.utterances
+    count = min(settings.retain.watched_clips, len(utterances) // 5)
+    if canary or count < _MIN_WATCHED:
+        count = 0
+    watched = set(evenly_chosen(range(len(utterances)), count))
+    rest = [item for index, item in enumerate(utterances) if index not in watched]
+    replayed = evenly_chosen(rest, settings.retain.max_clips)
+    if canary:
+        return replayed, canary, "canary"
+    return replayed, [replace(utterances[i], text=None) for i in sorted(watched)], "held-out replay"
 
 
 def _build_sampler(

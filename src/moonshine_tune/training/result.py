@@ -1,16 +1,16 @@
-"""What a training run returns, and the record of it in run.json."""
+"""What a training run returns: the figures of its record, and where everything is."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import Field
 
 from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.runs.records import Number, RunResultRecord
 from moonshine_tune.training.selection import Candidate
 
 
-@dataclass(frozen=True)
-class TrainResult:
-    """The result of a training run.
+class TrainResult(RunResultRecord):
+    """The result of a training run; its figures are `result` in run.json.
 
     Attributes:
         stopped: `finished`, `early stop`, or `interrupted` (resumable).
@@ -21,37 +21,15 @@ class TrainResult:
         train_seconds, prepare_seconds: of the steps alone, and of what was stored before them.
     """
 
-    run: Path
-    adapter: Path
-    stopped: str
-    steps: int
-    skipped_steps: int
+    run: Path = Field(exclude=True)
+    adapter: Path = Field(exclude=True)
+    stopped: str = Field(exclude=True)
+    remarks: tuple[str, ...] = Field(exclude=True)
     baseline: Candidate
     best: Candidate
     canary_held: bool
-    first_loss: float
-    last_loss: float
-    seconds: float
-    train_seconds: float
-    prepare_seconds: float
-    peak_memory_mb: int
-    remarks: tuple[str, ...]
-
-    def to_record(self) -> dict[str, Any]:
-        """The result in run.json."""
-        return {
-            "steps": self.steps,
-            "skipped_steps": self.skipped_steps,
-            "baseline": self.baseline.to_record(),
-            "best": self.best.to_record(),
-            "canary_held": self.canary_held,
-            "first_loss": self.first_loss,
-            "last_loss": self.last_loss,
-            "seconds": round(self.seconds, 1),
-            "train_seconds": round(self.train_seconds, 1),
-            "prepare_seconds": round(self.prepare_seconds, 1),
-            "peak_memory_mb": self.peak_memory_mb,
-        }
+    first_loss: Number
+    last_loss: Number
 
 
 def first_and_last_losses(run: RunFolder) -> tuple[float, float]:

@@ -5,16 +5,16 @@ computes. The folder holds the newest state and, in `previous/`, the one before 
 the hash of its tensors, so that a damaged one is detected and the last complete one is used.
 """
 
-import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import AliasChoices, ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -23,6 +23,7 @@ from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import complete_folder, sha256_of, write_json_atomic
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.models.lora import adapter_parameters, adapter_state, load_adapter_state
+from moonshine_tune.runs.records import Record, StateRecord
 from moonshine_tune.training.selection import Candidate
 
 _TENSORS, _COUNTERS, _PREVIOUS = "state.safetensors", "state.json", "previous"
@@ -30,15 +31,17 @@ _TENSORS, _COUNTERS, _PREVIOUS = "state.safetensors", "state.json", "previous"
 _UNFINISHED = (".partial-", ".old-")
 
 
-@dataclass
-class Counters:
+class Counters(StateRecord):
     """The trainer's counters. They are part of the saved state, so their size must not grow.
 
     Attributes:
         micro_batch: most clips in a forward pass after running out of memory; 0 before.
         baseline_hypotheses: transcripts of the base model, by id, for a canary without texts.
-        baseline, best: the records of two candidates.
+        baseline, best: the scores of the base model and of the best adapter so far.
     """
+
+    # Counters of another version are ignored.
+    model_config = ConfigDict(extra="ignore")
 
     skipped: int = 0
     micro_batch: int = 0
@@ -46,26 +49,27 @@ class Counters:
     skipped_in_a_row: int = 0
     scores_without_best: int = 0
     train_seconds: float = 0.0
-    baseline_hypotheses: dict[str, str] = field(default_factory=dict)
-    baseline: dict[str, Any] | None = None
-    best: dict[str, Any] | None = None
+    # `first_heard` in states saved before 0.1.0 was released.
+    baseline_hypotheses: dict[str, str] = Field(
+        default={}, validation_alias=AliasChoices("baseline_hypotheses", "first_heard")
+    )
+    baseline: Candidate | None = None
+    best: Candidate | None = None
 
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> "Counters":
-        """Counters of a saved state; unknown keys of another version are ignored."""
-        names = {item.name for item in fields(cls)}
-        # The key of states saved before 0.1.0 was released.
-        renamed = {"first_heard": "baseline_hypotheses"}
-        values = {renamed.get(key, key): value for key, value in record.items()}
-        return cls(**{key: value for key, value in values.items() if key in names})
 
-    def baseline_candidate(self) -> Candidate | None:
-        """The base model's scores, once it is scored."""
-        return Candidate.from_record(self.baseline) if self.baseline else None
+class _StateFile(Record):
+    """`state.json`.
 
-    def best_candidate(self) -> Candidate | None:
-        """The best adapter so far, once one is scored."""
-        return Candidate.from_record(self.best) if self.best else None
+    Attributes:
+        step: the next step, from 0.
+        optimizer: the optimizer's numbers, by parameter and name.
+        sha256: of the tensors.
+    """
+
+    step: int
+    counters: Counters
+    optimizer: dict[str, float]
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -74,13 +78,12 @@ class TrainingState:
 
     Attributes:
         step: the next step, from 0.
-        counters: JSON data.
         best: matrices of the best adapter so far.
         remark: about a state that was loaded although a newer one is damaged; else empty.
     """
 
     step: int
-    counters: dict[str, Any]
+    counters: Counters
     best: dict[str, Tensor] = field(default_factory=dict, compare=False)
     remark: str = field(default="", compare=False)
 
@@ -114,15 +117,13 @@ def save_state(
             save_file(
                 {name: value.contiguous() for name, value in tensors.items()}, scratch / _TENSORS
             )
-        write_json_atomic(
-            scratch / _COUNTERS,
-            {
-                "step": state.step,
-                "counters": state.counters,
-                "optimizer": steps,
-                "sha256": sha256_of(scratch / _TENSORS),
-            },
+        document = _StateFile(
+            step=state.step,
+            counters=state.counters,
+            optimizer=steps,
+            sha256=sha256_of(scratch / _TENSORS),
         )
+        write_json_atomic(scratch / _COUNTERS, document.to_json())
         _keep_previous(folder, scratch)
     for unfinished in _unfinished(folder):
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -146,7 +147,7 @@ def load_state(folder: Path, model: SpeechModel, optimizer: torch.optim.Optimize
         slots: dict[str, Any] = {
             key: value.to(parameter.device) for key, value in _below(moments, f"{name}/").items()
         }
-        for key, value in document["optimizer"].items():
+        for key, value in document.optimizer.items():
             if key.startswith(f"{name}/"):
                 slots[key.removeprefix(f"{name}/")] = torch.tensor(value)
         if slots:
@@ -156,9 +157,7 @@ def load_state(folder: Path, model: SpeechModel, optimizer: torch.optim.Optimize
         torch.cuda.set_rng_state(tensors["random/cuda"], model.device)
     if "random/mps" in tensors and model.device.type == "mps":
         torch.mps.set_rng_state(tensors["random/mps"])
-    return TrainingState(
-        int(document["step"]), document["counters"], _below(tensors, "best/"), remark
-    )
+    return TrainingState(document.step, document.counters, _below(tensors, "best/"), remark)
 
 
 @contextmanager
@@ -177,44 +176,36 @@ def safetensors_errors() -> Iterator[None]:
         raise
 
 
-def _newest_complete(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], str]:
+def _newest_complete(folder: Path) -> tuple[_StateFile, dict[str, Tensor], str]:
     """Document and tensors of the state to resume from, and a remark if it is not the newest."""
-    newest = _read(folder)
-    if newest is not None:
-        return *newest, ""
     if not has_state(folder):
         raise RequestError(
             "this run has no saved state to resume from",
             where=folder,
             hint="start again with another --out",
         )
-    older = [_read(path) for path in _state_folders(folder)[1:]]
-    complete = [state for state in older if state is not None]
-    if not complete:
-        raise RequestError(
-            "the saved state is damaged, and no earlier one is complete",
-            where=folder,
-            hint="start again with another --out; the best adapter so far is in adapter/",
-        )
-    document, tensors = max(complete, key=lambda state: int(state[0]["step"]))
-    remark = f"the newest saved state is damaged: resuming from step {document['step']} instead"
-    return document, tensors, remark
+    path, document, remark = folder, _read_document(folder), ""
+    if document is None:
+        older = [(path, _read_document(path)) for path in _state_folders(folder)[1:]]
+        complete = [(path, document) for path, document in older if document is not None]
+        if not complete:
+            raise RequestError(
+                "the saved state is damaged, and no earlier one is complete",
+                where=folder,
+                hint="start again with another --out; the best adapter so far is in adapter/",
+            )
+        path, document = max(complete, key=lambda state: state[1].step)
+        remark = f"the newest saved state is damaged: resuming from step {document.step} instead"
+    return document, load_file(path / _TENSORS), remark
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-    document = _read_document(folder)
-    return None if document is None else (document, load_file(folder / _TENSORS))
-
-
-def _read_document(folder: Path) -> dict[str, Any] | None:
+def _read_document(folder: Path) -> _StateFile | None:
     """A state's document if its tensors are those that it was written with, else None."""
     try:
-        document: dict[str, Any] = json.loads((folder / _COUNTERS).read_text(encoding="utf-8"))
-        is_complete = document["sha256"] == sha256_of(folder / _TENSORS)
-        int(document["step"])
-    except (OSError, ValueError, KeyError, TypeError):
+        document = _StateFile.model_validate_json((folder / _COUNTERS).read_bytes())
+        return document if document.sha256 == sha256_of(folder / _TENSORS) else None
+    except (OSError, ValueError):
         return None
-    return document if is_complete else None
 
 
 def _state_folders(folder: Path) -> list[Path]:

@@ -54,35 +54,24 @@ def train(
         resolved, data, fit=fit, refuse=not resume, processes=distributed.world_size
     )
     settings = memory.resolved.settings
-    _say_all(memory.remarks, progress)
+    for remark in memory.remarks:
+        progress.say(remark)
     run = _open_run_folder(out, resume=resume, creates=distributed.is_rank_zero)
-    opened = open_model(
+    model = open_model(
         settings.model,
         device=device,
         dtype=dtype,
         frozen_weights=settings.device.frozen_weights,
         progress=progress,
     )
-    progress.say(f"model {opened.base['name']} on {device.device}: {device.reason}")
-    prepared = prepare_training(settings, data, opened, progress, scores=distributed.is_rank_zero)
-    _say_all(prepared.remarks, progress)
+    progress.say(f"model {model.base['name']} on {device.device}: {device.reason}")
+    prepared = prepare_training(settings, data, model, progress, scores=distributed.is_rank_zero)
     if resume:
-        _check_same_run(run, opened, prepared)
+        _check_same_run(run, model, prepared)
     elif distributed.is_rank_zero:
-        _write_record(run, memory, opened, prepared, num_processes=distributed.world_size)
-    trainer = Trainer(settings, opened, prepared, run, distributed, progress)
-    result = trainer.fit(resume=resume, start_time=start_time)
-    if result is not None:
-        run.update_record(status=result.stopped, result=result.to_record())
-    trainer.close()
-    shared: TrainResult = distributed.broadcast(result)
-    distributed.close()
-    return shared
-
-
-def _say_all(remarks: tuple[str, ...], progress: Progress) -> None:
-    for remark in remarks:
-        progress.say(remark)
+        _write_record(run, memory, model, prepared, num_processes=distributed.world_size)
+    trainer = Trainer(settings, model, prepared, run, distributed, progress)
+    return trainer.fit(resume=resume, start_time=start_time)
 
 
 def _open_run_folder(out: Path, *, resume: bool, creates: bool) -> RunFolder:
@@ -90,7 +79,7 @@ def _open_run_folder(out: Path, *, resume: bool, creates: bool) -> RunFolder:
     if not resume:
         return RunFolder.create(out) if creates else RunFolder(out)
     run = RunFolder.open(out)
-    if run.read_record().get("job") != _JOB:
+    if run.read_record().job != _JOB:
         raise RequestError(
             "this folder was not made by `moonshine-tune train`",
             where=run.path,
@@ -102,7 +91,7 @@ def _open_run_folder(out: Path, *, resume: bool, creates: bool) -> RunFolder:
 def _write_record(
     run: RunFolder,
     memory: MemoryCheck,
-    opened: OpenedModel,
+    model: OpenedModel,
     prepared: PreparedTraining,
     *,
     num_processes: int,
@@ -113,9 +102,9 @@ def _write_record(
         job=_JOB,
         settings=settings.model_dump(mode="json"),
         sources=memory.resolved.sources,
-        base=opened.base,
-        device={"name": str(opened.device.device), "reason": opened.device.reason},
-        dtype={"name": str(opened.dtype.dtype), "reason": opened.dtype.reason},
+        base=model.base,
+        device={"name": str(model.device.device), "reason": model.device.reason},
+        dtype={"name": str(model.dtype.dtype), "reason": model.dtype.reason},
         processes=num_processes,
         normalizer=prepared.normalizer,
         data=prepared.fingerprints,
@@ -127,22 +116,19 @@ def _write_record(
     )
 
 
-def _check_same_run(run: RunFolder, opened: OpenedModel, prepared: PreparedTraining) -> None:
+def _check_same_run(run: RunFolder, model: OpenedModel, prepared: PreparedTraining) -> None:
     """Refuse to resume with another base model or other manifests."""
     record = run.read_record()
-    if record["base"]["sha256"] != opened.base["sha256"]:
+    if record.base.sha256 != model.base["sha256"]:
         raise RequestError(
-            f"this run was started from another base model, {record['base']['name']}",
+            f"this run was started from another base model, {record.base.name}",
             where=run.path,
             hint="name that model with --model, or start a new run with another --out",
         )
-    names = sorted(record["data"].keys() | prepared.fingerprints.keys())
-    changed = [
-        name for name in names if record["data"].get(name) != prepared.fingerprints.get(name)
-    ]
+    changed = {name for name, _ in record.data.items() ^ prepared.fingerprints.items()}
     if changed:
         raise RequestError(
-            f"the manifests have changed since this run started: {', '.join(changed)}",
+            f"the manifests have changed since this run started: {', '.join(sorted(changed))}",
             where=run.path,
             hint="restore them, or start a new run with another --out",
         )

@@ -5,18 +5,18 @@ clips alone, an adapter that has just begun to learn noise is as good as one tha
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from moonshine_tune.runs.records import SelectionRecord
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """The scores of an adapter at a step and scale. WER in percent.
+class Candidate(SelectionRecord):
+    """The scores of an adapter at a step and strength. WER in percent.
 
     Attributes:
         canary_wer: None without a canary.
-        scale: what the adapter's effect is multiplied by; `strength` in records.
+        strength: what the adapter's effect is multiplied by.
         averaged: number of late adapters that it is the mean of; 0 for a single one.
         dev_augmented_wer: of dev with every clip augmented; None where nothing is augmented.
     """
@@ -24,9 +24,9 @@ class Candidate:
     step: int
     dev_wer: float
     canary_wer: float | None
-    scale: float = 1.0
-    averaged: int = 0
-    dev_augmented_wer: float | None = None
+    strength: float
+    averaged: int
+    dev_augmented_wer: float | None
 
     @property
     def judged_wer(self) -> float:
@@ -52,15 +52,6 @@ class Candidate:
             scores["dev_augmented_wer"] = self.dev_augmented_wer
         return {f"{prefix}{name}": value for name, value in scores.items()}
 
-    def to_record(self) -> dict[str, Any]:
-        """As JSON data."""
-        return {"strength" if k == "scale" else k: value for k, value in asdict(self).items()}
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> "Candidate":
-        """The opposite of `to_record`."""
-        return cls(**{"scale" if k == "strength" else k: value for k, value in record.items()})
-
 
 @dataclass(frozen=True)
 class SelectionRule:
@@ -69,10 +60,11 @@ class SelectionRule:
     Attributes:
         base_canary: canary WER of the base model; None where there is no canary.
         canary_bound: points that the canary may lose.
-        dev_tolerance: points of dev WER that are given up for a better canary when scales are
+        dev_tolerance: points of dev WER that are given up for a better canary when strengths are
             compared: within it, a difference is a word or two.
         canary_tolerance: points of canary WER that are no reason to weaken an adapter.
-        dev_words: words that dev is judged by; with few, larger differences are noise. 0: unknown.
+        dev_words: words that dev is judged by, twice as many if it is scored augmented as well;
+            with few, larger differences are noise. 0: unknown.
     """
 
     base_canary: float | None
@@ -80,15 +72,6 @@ class SelectionRule:
     dev_tolerance: float = 0.25
     canary_tolerance: float = 0.5
     dev_words: int = 0
-
-    def with_dev_words(self, words: int, candidate: Candidate) -> "SelectionRule":
-        """The rule for a dev set of so many words; scored augmented as well, it has twice as many.
-
-        Args:
-            candidate: any that is scored on it.
-        """
-        times = 1 if candidate.dev_augmented_wer is None else 2
-        return replace(self, dev_words=words * times)
 
     def allows(self, candidate: Candidate) -> bool:
         """Whether the canary stays within its bound."""
@@ -109,7 +92,7 @@ class SelectionRule:
         return candidate.judged_wer <= best.judged_wer + self._noise(candidate, best)
 
     def choose(self, candidates: Sequence[Candidate]) -> Candidate:
-        """The best of several scales.
+        """The best of several strengths.
 
         Among those that dev does not show to be worse than the lowest: the strongest that costs
         the canary next to nothing, else the one with the best canary. A weaker adapter is never
@@ -127,8 +110,8 @@ class SelectionRule:
         ]
         kept = [item for item in near if self._canary_loss(item) <= self.canary_tolerance]
         if kept:
-            return max(kept, key=lambda item: item.scale)
-        return min(near, key=lambda item: (item.canary_wer or 0.0, item.judged_wer, -item.scale))
+            return max(kept, key=lambda item: item.strength)
+        return min(near, key=lambda item: (item.canary_wer or 0.0, item.judged_wer, -item.strength))
 
     def _noise(self, first: Candidate, second: Candidate) -> float:
         """Points of dev WER that say nothing: a standard deviation of a difference of counts."""

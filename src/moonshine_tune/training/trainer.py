@@ -1,7 +1,6 @@
 """The training loop, and what it scores, keeps and saves."""
 
 import hashlib
-import json
 import math
 import time
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from moonshine_tune.core.device import (
     trim_heap,
 )
 from moonshine_tune.core.errors import MachineError, RequestError
-from moonshine_tune.core.files import complete_folder, write_json_atomic, write_jsonl_atomic
+from moonshine_tune.core.files import complete_folder, write_jsonl_atomic
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.signals import GracefulInterrupt
 from moonshine_tune.core.text import first_line
@@ -53,7 +52,6 @@ from moonshine_tune.training.resume import (
 )
 from moonshine_tune.training.selection import Candidate, SelectionRule
 
-_SELECTION_FILE = "selection.json"
 # By the number that the processes agree on; 0 goes on.
 _ENDINGS = ("finished", "early stop", "interrupted")
 
@@ -90,14 +88,11 @@ class Trainer:
         self._logger: RunLogger | None = None
         self._saved_at = time.monotonic()
 
-    def fit(self, *, resume: bool, start_time: float) -> TrainResult | None:
+    def fit(self, *, resume: bool, start_time: float) -> TrainResult:
         """Train to the end, from the first step or from the saved state.
 
         Args:
             start_time: of the whole command, on the monotonic clock.
-
-        Returns:
-            The result in the process of rank zero, None in the others.
 
         Raises:
             RequestError: the saved state is damaged, or belongs to another adapter shape.
@@ -179,19 +174,19 @@ class Trainer:
                     self._save_state(step)
             if ending:
                 self._save_state(step)
-        if not distributed.is_rank_zero:
-            return None
-        return self._finish(_ENDINGS[ending], step, start_time)
+        result = None
+        if self._logger is not None:
+            result = self._finish(_ENDINGS[ending], step, start_time)
+            self.run.update_record(status=result.stopped, result=result.to_json())
+            self._logger.close()
+        shared: TrainResult = distributed.broadcast(result)
+        distributed.close()
+        return shared
 
     def log(self, step: int, record: Mapping[str, Any]) -> None:
         """Write one record to the run's logs; rank zero does."""
         if self._logger is not None:
             self._logger.log(step, record)
-
-    def close(self) -> None:
-        """Close the logs."""
-        if self._logger is not None:
-            self._logger.close()
 
     # --- the beginning
 
@@ -210,8 +205,8 @@ class Trainer:
         if step is None:
             self._score_baseline()
             self._save_state(0)
-        baseline = self.counters.baseline_candidate()
-        self.rule = replace(self.rule, base_canary=baseline.canary_wer if baseline else None)
+        if self.counters.baseline is not None:
+            self.rule = replace(self.rule, base_canary=self.counters.baseline.canary_wer)
         return step or 0
 
     def _restore(self) -> int:
@@ -219,19 +214,13 @@ class Trainer:
         state = load_state(self.run.state_dir, self.model, self.optimizer.optimizer)
         if state.remark:
             self.progress.say(state.remark)
-        self.counters, self.best_state = Counters.from_record(state.counters), state.best
+        self.counters, self.best_state = state.counters, state.best
         if self.prepared.canary is not None:
             self.prepared.canary.restore_baseline_hypotheses(self.counters.baseline_hypotheses)
-        best = self.counters.best_candidate()
+        best = self.counters.best
         if best is not None and self.best_state and self.distributed.is_rank_zero:
             # A kill may have come between writing the adapter and writing the state.
-            try:
-                text = (self.run.adapter_dir / _SELECTION_FILE).read_text(encoding="utf-8")
-                is_same = json.loads(text) == best.to_record()
-            except (OSError, ValueError):
-                is_same = False
-            if not is_same:
-                self._write_adapter(best, self.best_state)
+            self._write_adapter(best, self.best_state)
         return state.step
 
     def _score_baseline(self) -> None:
@@ -240,7 +229,7 @@ class Trainer:
             return
         with adapter_disabled(self.model):
             candidate, _ = self._score(0)
-        self.counters.baseline = candidate.to_record()
+        self.counters.baseline = candidate
         self.log(0, candidate.figures())
         self.progress.say(f"baseline: {candidate.summary}")
 
@@ -305,9 +294,9 @@ class Trainer:
         state = adapter_state(self.model)
         self.log(step, candidate.figures())
         self._late.keep(step, state)
-        is_best = self.rule.is_better(candidate, self.counters.best_candidate())
+        is_best = self.rule.is_better(candidate, self.counters.best)
         if is_best:
-            self.counters.best = candidate.to_record()
+            self.counters.best = candidate
             self.counters.scores_without_best = 0
             self._save_best(candidate, dev, state)
         else:
@@ -316,13 +305,13 @@ class Trainer:
         self.progress.say(f"step {step}: {candidate.summary}{', best so far' if is_best else ''}")
 
     def _score(
-        self, step: int, scale: float = 1.0, averaged: int = 0
+        self, step: int, strength: float = 1.0, averaged: int = 0
     ) -> tuple[Candidate, SetScore]:
         """Score the adapter as it is on every held-out set; returns the details of dev too."""
         self.model.module.eval()
         trim_heap()
         prepared, progress = self.prepared, self.progress
-        with adapter_scale(self.model, scale):
+        with adapter_scale(self.model, strength):
             dev = prepared.dev.score(self.model, progress)
             augmented = canary = None
             if prepared.dev_augmented is not None:
@@ -330,8 +319,18 @@ class Trainer:
             if prepared.canary is not None:
                 canary = prepared.canary.score(self.model, progress).score.wer
                 self.counters.baseline_hypotheses = prepared.canary.baseline_hypotheses
+        words = dev.score.words.reference * (1 if augmented is None else 2)
+        self.rule = replace(self.rule, dev_words=words)
         progress.transcripts([(item.reference, item.hypothesis) for item in dev.scored[:3]])
-        return Candidate(step, dev.score.wer, canary, scale, averaged, augmented), dev
+        candidate = Candidate(
+            step=step,
+            dev_wer=dev.score.wer,
+            canary_wer=canary,
+            strength=strength,
+            averaged=averaged,
+            dev_augmented_wer=augmented,
+        )
+        return candidate, dev
 
     def _save_best(self, candidate: Candidate, dev: SetScore, state: dict[str, Tensor]) -> None:
         """Replace the best adapter on disk, and its transcripts of dev."""
@@ -341,22 +340,24 @@ class Trainer:
 
     def _write_adapter(self, candidate: Candidate, state: dict[str, Tensor]) -> None:
         with complete_folder(self.run.adapter_dir, replace=True) as scratch, safetensors_errors():
-            save_adapter(scratch, self.model, state, scale=candidate.scale, base=self.opened.base)
-            write_json_atomic(scratch / _SELECTION_FILE, candidate.to_record())
+            save_adapter(
+                scratch, self.model, state, scale=candidate.strength, base=self.opened.base
+            )
+            candidate.write(scratch / self.run.selection_path.name)
 
     def _save_state(self, next_step: int) -> None:
         """Write everything that an exact resume needs; rank zero does."""
         if not self.distributed.is_rank_zero:
             return
-        state = TrainingState(next_step, dict(vars(self.counters)), self.best_state)
+        state = TrainingState(next_step, self.counters, self.best_state)
         save_state(self.run.state_dir, self.model, self.optimizer.optimizer, state)
         self._saved_at = time.monotonic()
 
     # --- the end
 
     def _finish(self, stopped: str, steps: int, start_time: float) -> TrainResult:
-        """Choose the scale of the best adapter and build the result."""
-        best, baseline = self.counters.best_candidate(), self.counters.baseline_candidate()
+        """Choose the strength of the best adapter and build the result."""
+        best, baseline = self.counters.best, self.counters.baseline
         if baseline is None:
             raise RequestError("the saved state has no baseline", where=self.run.state_dir)
         if best is None:
@@ -366,7 +367,7 @@ class Trainer:
             self._save_best(best, dev, adapter_state(self.model))
         if stopped != "interrupted":
             best = self._try_average(best, steps)
-            best = self._choose_scale(best)
+            best = self._choose_strength(best)
         first_loss, last_loss = first_and_last_losses(self.run)
         return TrainResult(
             run=self.run.path,
@@ -379,9 +380,9 @@ class Trainer:
             canary_held=self.rule.allows(best),
             first_loss=first_loss,
             last_loss=last_loss,
-            seconds=time.monotonic() - start_time,
-            train_seconds=self.counters.train_seconds,
-            prepare_seconds=self.prepared.seconds,
+            seconds=round(time.monotonic() - start_time, 1),
+            train_seconds=round(self.counters.train_seconds, 1),
+            prepare_seconds=round(self.prepared.seconds, 1),
             peak_memory_mb=memory_mb(self.model.device).peak_resident_mb,
             remarks=self.prepared.remarks,
         )
@@ -394,7 +395,6 @@ class Trainer:
         state, count = mean
         load_adapter_state(self.model, state)
         candidate, dev = self._score(steps, averaged=count)
-        self.rule = self.rule.with_dev_words(dev.score.words.reference, candidate)
         is_kept = self.rule.is_as_good(candidate, best)
         self.log(steps, {"average_of": count, **candidate.figures("average_")})
         verdict = "kept" if is_kept else "not as good"
@@ -404,17 +404,16 @@ class Trainer:
         self._save_best(candidate, dev, state)
         return candidate
 
-    def _choose_scale(self, best: Candidate) -> Candidate:
+    def _choose_strength(self, best: Candidate) -> Candidate:
         """Score weaker versions of the best adapter, if there is a canary to compare them by."""
-        scales = self.settings.retain.strengths
-        if self.prepared.canary is None or not scales or scales == (1.0,):
+        strengths = self.settings.retain.strengths
+        if self.prepared.canary is None or not strengths or strengths == (1.0,):
             return best
         load_adapter_state(self.model, self.best_state)
-        tried = {scale: self._score(best.step, scale, best.averaged) for scale in scales}
-        for scale, (candidate, dev) in tried.items():
-            self.progress.say(f"strength {scale:g}: {candidate.summary}")
-            self.log(best.step, {"strength": scale, **candidate.figures("strength_")})
-            self.rule = self.rule.with_dev_words(dev.score.words.reference, candidate)
+        tried = {value: self._score(best.step, value, best.averaged) for value in strengths}
+        for strength, (candidate, _) in tried.items():
+            self.progress.say(f"strength {strength:g}: {candidate.summary}")
+            self.log(best.step, {"strength": strength, **candidate.figures("strength_")})
         chosen = self.rule.choose([candidate for candidate, _ in tried.values()])
-        self._save_best(*tried[chosen.scale], self.best_state)
+        self._save_best(*tried[chosen.strength], self.best_state)
         return chosen

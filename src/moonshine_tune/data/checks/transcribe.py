@@ -20,7 +20,7 @@ def transcribe_corpus(
     corpus: SpeechDataset, opened: OpenedModel, normalizer: Normalizer, progress: Progress
 ) -> tuple[ModelTranscript, ...]:
     """Transcribe every utterance, and score its transcript and the reference with the model."""
-    source = StateSource(opened.model, corpus.load, corpus.seconds, budget_mb=_STORED_MB)
+    source = StateSource(opened.model, corpus, budget_mb=_STORED_MB)
     source.prepare(range(len(corpus)), progress, "encoding")
     texts = transcribe_source(opened.model, source, opened.limits, progress, "transcribing")
     encoded = [opened.model.tokenizer.encode(text) for text in texts]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -52,7 +53,8 @@ class FreshProcess:
             "keyterms": list(keyterms),
         }
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
-        self._process = subprocess.Popen(
+        # Any: the types do not say that both pipes are there.
+        self._process: Any = subprocess.Popen(
             [sys.executable, "-m", _MODULE, json.dumps(request)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -73,13 +75,14 @@ class FreshProcess:
 
     def transcribe(self, clip: Path) -> TimedTranscript:
         """Transcribe a file of float32 samples (mono, 16 kHz) and time the call."""
-        answer = self._ask({"do": "clip", "path": str(clip), "sample_rate_hz": SAMPLE_RATE_HZ})
-        return TimedTranscript(float(answer["seconds"]), str(answer["text"]))
+        return self._transcribe(clip, {"do": "clip"})
 
     def stream(self, clip: Path, chunk_s: float) -> TimedTranscript:
         """Feed the clip in real time; seconds are from the end of speech to the final text."""
-        request = {"do": "stream", "path": str(clip), "sample_rate_hz": SAMPLE_RATE_HZ}
-        answer = self._ask(request | {"chunk_s": chunk_s})
+        return self._transcribe(clip, {"do": "stream", "chunk_s": chunk_s})
+
+    def _transcribe(self, clip: Path, request: dict[str, Any]) -> TimedTranscript:
+        answer = self._ask(request | {"path": str(clip), "sample_rate_hz": SAMPLE_RATE_HZ})
         return TimedTranscript(float(answer["seconds"]), str(answer["text"]))
 
     def peak_mb(self) -> float:
@@ -88,37 +91,28 @@ class FreshProcess:
 
     def close(self) -> None:
         """End the process."""
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                try:
-                    pipe.close()
-                except OSError:
-                    continue  # The process has ended.
         try:
-            self._process.wait(timeout=_PATIENCE_S)
+            # Its input ends, and so does the process.
+            self._process.communicate(timeout=_PATIENCE_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
+            self._process.communicate()
         self._stderr.close()
 
     def __enter__(self) -> "FreshProcess":
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        if self._process.stdin is None:
-            raise MachineError("the measured process has no input", where=self._folder)
-        try:
+        with suppress(OSError):  # It ended: `_read` says why.
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
-        except OSError:
-            pass  # It ended: `_read` says why.
         return self._read()
 
     def _read(self) -> dict[str, Any]:
-        line = self._process.stdout.readline() if self._process.stdout is not None else ""
+        line = self._process.stdout.readline()
         if not line:
             reason = self._exit_reason()
             if not self._loaded:

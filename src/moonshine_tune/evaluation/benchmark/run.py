@@ -2,15 +2,16 @@
 
 Latency is the time of one call of the runtime's Python binding on a whole clip, after warm-up.
 `load_ms` is the time to load the model in fresh processes, with the files in the disk cache.
-`memory_mb.process` is Python and the binding before the model is loaded: an application in another
-language needs about `peak - process`. Ratios are this folder over the other. A longer text takes
-longer to decode, so `same_text` is the latency ratio of the clips with equal transcripts.
-`BenchmarkRecord` has the keys of the JSON document: times in ms unless named otherwise, memory in
-MB of 10^6 bytes.
+`memory_mb` is in MB of 10^6 bytes; `memory_mb.process` is Python and the binding before the model
+is loaded: an application in another language needs about `peak - process`.
+Ratios are this folder over the other: `latency`, `median`, `p95`, `load`, `peak_memory`, `size`,
+with streamed clips `stream`, and `same_text`, the latency ratio of the clips with equal
+transcripts: a longer text takes longer to decode. What was not measured is null.
 """
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,33 +19,25 @@ from typing import Any, TypeVar
 from moonshine_tune.audio.io import load_utterance
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 from moonshine_tune.core.errors import AudioError, ProblemsError, RequestError
-from moonshine_tune.core.files import sha256_of, write_json_atomic
+from moonshine_tune.core.files import sha256_of
 from moonshine_tune.core.hardware import chip_name, total_memory_mb
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import platform_summary, versions
 from moonshine_tune.core.statistics import evenly_spaced
-from moonshine_tune.corpus.keyterms import DEFAULT_BOOST, KeyTermScore, read_key_terms
+from moonshine_tune.corpus.keyterms import DEFAULT_BOOST, read_key_terms
 from moonshine_tune.corpus.manifest import Manifest, Utterance, read_manifest
 from moonshine_tune.corpus.normalizers import Normalizer, normalizer_for
 from moonshine_tune.evaluation.benchmark.process import FreshProcess
 from moonshine_tune.evaluation.results import Scored, count_key_terms
 from moonshine_tune.metrics.latency import (
-    Band,
     Pairs,
     Ratio,
-    Spread,
     bands_of,
     bootstrap_ratio,
     paired_ratios,
-    spread_of,
+    spread_ms,
 )
-from moonshine_tune.metrics.wer import (
-    PairedComparison,
-    Score,
-    compare_paired,
-    score_utterances,
-    summarize,
-)
+from moonshine_tune.metrics.wer import compare_paired, score_utterances, summarize
 from moonshine_tune.runs.records import BenchmarkRecord
 from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.runtime.transcriber import check_takes_keyterms
@@ -85,123 +78,17 @@ class BenchmarkRequest:
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """One measured folder. Times in seconds, memory in MB."""
-
-    runtime_dir: Path
-    family: str
-    loads: tuple[float, ...]
-    calls: tuple[tuple[float, ...], ...]
-    texts: tuple[str, ...]
-    latency: Spread
-    bands: tuple[Band, ...]
-    rtf: float
-    stream_finals: tuple[float, ...]
-    peak_mb: float
-    loaded_mb: float
-    process_mb: float
-    files: tuple[tuple[str, int, str], ...]
-    scored: Scored | None
-    score: Score | None
-    normalizer: str
-    terms: KeyTermScore | None = None
-    boost: float | None = None
-
-    @property
-    def total_bytes(self) -> int:
-        """Size of all files."""
-        return sum(size for _name, size, _digest in self.files)
-
-    def to_record(self) -> dict[str, Any]:
-        """The part of the JSON document that describes one folder."""
-        stream = wer = terms = None
-        if self.stream_finals:
-            finals = spread_of(self.stream_finals).to_ms()
-            stream = {"clips": len(self.stream_finals), "chunk_s": CHUNK_S, "final_ms": finals}
-        if self.score is not None:
-            wer = {
-                **self.score.to_record(),
-                "normalizer": self.normalizer,
-                "utterances": self.score.utterances,
-                "reference_words": self.score.words.reference,
-            }
-        if self.terms is not None:
-            terms = {"boost": self.boost} | self.terms.to_record()
-        return {
-            "runtime_dir": self.runtime_dir.absolute().name,
-            "family": self.family,
-            "load_ms": spread_of(self.loads).to_ms(),
-            "load_processes": len(self.loads),
-            "latency_ms": self.latency.to_ms(),
-            "rtf": round(self.rtf, 5),
-            "by_length": [band.to_record() for band in self.bands],
-            "stream": stream,
-            "memory_mb": {
-                "peak": round(self.peak_mb, 1),
-                "after_load": round(self.loaded_mb, 1),
-                "process": round(self.process_mb, 1),
-            },
-            "files": [
-                {"name": name, "bytes": size, "sha256": digest} for name, size, digest in self.files
-            ],
-            "total_bytes": self.total_bytes,
-            "wer": wer,
-            "keyterms": terms,
-        }
-
-
-@dataclass(frozen=True)
 class BenchmarkResult:
-    """A measured folder, the other one if there is one, and how they compare.
+    """The record, and the timed calls behind it.
 
-    `lengths` are the seconds of each clip, in the order of the folders' `calls`.
+    Attributes:
+        lengths: seconds of each clip.
+        calls: of each measured folder, for each clip, the seconds of each call.
     """
 
-    this: Measurement
-    other: Measurement | None
-    ratios: dict[str, Ratio] | None
-    wer_comparison: PairedComparison | None
-    manifest_sha256: str
-    clips: int
-    audio_seconds: float
-    rounds: int
-    warm_up: int
-    remarks: tuple[str, ...]
+    record: BenchmarkRecord
     lengths: tuple[float, ...]
-
-    @property
-    def same_text_clips(self) -> int | None:
-        """Clips on which both folders give the same text; None where there is one folder."""
-        return None if self.other is None else len(_same_text(self.this, self.other))
-
-    def to_record(self) -> dict[str, Any]:
-        """The JSON document of `benchmark`."""
-        system = platform_summary()
-        change, ratios = self.wer_comparison, self.ratios
-        content = {
-            "schema_version": SCHEMA_VERSION,
-            "manifest_sha256": self.manifest_sha256,
-            "clips": self.clips,
-            "audio_seconds": round(self.audio_seconds, 2),
-            "rounds": self.rounds,
-            "warm_up_clips": self.warm_up,
-            "machine": {
-                "chip": chip_name(),
-                "system": system["system"],
-                "arch": system["arch"],
-                "memory_mb": total_memory_mb(),
-            },
-            "versions": versions(),
-            **self.this.to_record(),
-            "other": None if self.other is None else self.other.to_record(),
-            "ratios": None
-            if ratios is None
-            else {name: ratio.to_record() for name, ratio in ratios.items()},
-            "same_text_clips": self.same_text_clips,
-            "wer_comparison": None if change is None else change.to_record(),
-            "remarks": list(self.remarks),
-        }
-        return BenchmarkRecord.model_validate(content).to_json()
+    calls: tuple[list[list[float]], ...]
 
 
 @dataclass(frozen=True)
@@ -215,14 +102,20 @@ class TimedClip:
 
 @dataclass
 class FolderRun:
-    """The measurements of one folder while they are made: times in seconds, texts by clip."""
+    """The measurements of one folder: times in seconds, memory in MB, texts by clip.
+
+    `scored` is empty where a clip has no reference.
+    """
 
     folder: Path
     calls: list[list[float]]
     texts: list[str]
     loads: list[float] = field(default_factory=list)
     finals: list[float] = field(default_factory=list)
-    memory: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    peak_mb: float = 0.0
+    loaded_mb: float = 0.0
+    process_mb: float = 0.0
+    scored: Scored = ()
 
 
 _Pairs = list[tuple[FolderRun, FreshProcess]]
@@ -247,36 +140,38 @@ def benchmark(request: BenchmarkRequest, out: Path | None, progress: Progress) -
     with tempfile.TemporaryDirectory(prefix="moonshine-tune-") as scratch:
         clips, remarks = _prepare_clips(manifest, request, Path(scratch), progress)
         runs = _measure_folders(folders, clips, request, terms, progress)
-    silent = sum(clip.utterance.text is None for clip in clips)
-    if silent:
+    if silent := sum(clip.utterance.text is None for clip in clips):
         remarks.append(
             f"latency only: {silent} of {len(clips)} lines of the manifest have no text, "
             "so no WER is given"
         )
-    measured = [
-        _summarize_run(run, clips, None if silent else normalizer, terms, request.boost)
-        for run in runs
-    ]
-    this, other = measured[0], (measured[1] if len(measured) > 1 else None)
-    change = None
-    if other is not None and other.scored is not None and this.scored is not None:
-        change = compare_paired(other.scored, this.scored)
-    result = BenchmarkResult(
-        this=this,
-        other=other,
-        ratios=None if other is None else _ratios(this, other),
-        wer_comparison=change,
-        manifest_sha256=manifest.sha256,
-        clips=len(clips),
-        audio_seconds=sum(clip.seconds for clip in clips),
-        rounds=request.rounds,
-        warm_up=min(request.warm_up, len(clips)),
-        remarks=tuple(remarks),
-        lengths=tuple(clip.seconds for clip in clips),
-    )
+    else:
+        for run in runs:
+            run.scored = score_utterances([c.utterance for c in clips], run.texts, normalizer)
+    sides = [_describe_folder(run, clips, normalizer, terms, request.boost) for run in runs]
+    lengths = tuple(clip.seconds for clip in clips)
+    system = platform_summary()
+    record = BenchmarkRecord.model_validate({
+        "schema_version": SCHEMA_VERSION,
+        "manifest_sha256": manifest.sha256,
+        "clips": len(clips),
+        "audio_seconds": round(sum(lengths), 2),
+        "rounds": request.rounds,
+        "warm_up_clips": min(request.warm_up, len(clips)),
+        "machine": {
+            "chip": chip_name(),
+            "system": system["system"],
+            "arch": system["arch"],
+            "memory_mb": total_memory_mb(),
+        },
+        "versions": versions(),
+        **sides[0],
+        **_compare_folders(sides, runs),
+        "remarks": remarks,
+    })  # fmt: skip
     if out is not None:
-        write_json_atomic(out / BENCHMARK_FILE, result.to_record())
-    return result
+        record.write(out / BENCHMARK_FILE)
+    return BenchmarkResult(record, lengths, tuple(run.calls for run in runs))
 
 
 def _check(request: BenchmarkRequest) -> None:
@@ -335,38 +230,36 @@ def _measure_folders(
 ) -> list[FolderRun]:
     """Measure the folders interleaved, A B, B A, A B, …, so that a drift affects both alike."""
     runs = [FolderRun(folder, [[] for _ in clips], [""] * len(clips)) for folder in folders]
-    for number in range(request.processes - 1):
-        for run in _alternate(runs, number):
+    for turn in range(request.processes - 1):
+        for run in _alternate(runs, turn):
             with FreshProcess(run.folder, terms, request.boost) as process:
                 run.loads.append(process.load_s)
-    processes: list[FreshProcess] = []
-    try:
+    with ExitStack() as processes:
+        pairs = []
         for run in runs:
-            processes.append(FreshProcess(run.folder, terms, request.boost))
-            run.loads.append(processes[-1].load_s)
-        pairs = list(zip(runs, processes, strict=True))
+            process = processes.enter_context(FreshProcess(run.folder, terms, request.boost))
+            run.loads.append(process.load_s)
+            pairs.append((run, process))
         for clip in clips[: request.warm_up]:
-            for process in processes:
+            for _, process in pairs:
                 process.transcribe(clip.path)
         _time_clips(pairs, clips, request.rounds, progress)
         for run, process in pairs:
-            run.memory = (process.peak_mb(), process.loaded_mb, process.process_mb)
+            run.peak_mb = process.peak_mb()
+            run.loaded_mb, run.process_mb = process.loaded_mb, process.process_mb
         _time_streams(pairs, clips, request, progress)
-    finally:
-        for process in processes:
-            process.close()
     return runs
 
 
-def _alternate(items: Sequence[_Item], number: int) -> list[_Item]:
-    return list(items) if number % 2 == 0 else list(reversed(items))
+def _alternate(items: Sequence[_Item], turn: int) -> list[_Item]:
+    return list(items) if turn % 2 == 0 else list(reversed(items))
 
 
 def _time_clips(pairs: _Pairs, clips: list[TimedClip], rounds: int, progress: Progress) -> None:
     with progress.stage("timing clips", rounds * len(clips)) as stage:
-        for number in range(rounds):
+        for turn in range(rounds):
             for index, clip in enumerate(clips):
-                for run, process in _alternate(pairs, number + index):
+                for run, process in _alternate(pairs, turn + index):
                     transcript = process.transcribe(clip.path)
                     run.calls[index].append(transcript.seconds)
                     run.texts[index] = transcript.text
@@ -394,68 +287,83 @@ def _time_streams(
 # --- summarizing
 
 
-def _summarize_run(
+def _describe_folder(
     run: FolderRun,
     clips: list[TimedClip],
-    normalizer: Normalizer | None,
+    normalizer: Normalizer,
     terms: tuple[str, ...],
     boost: float,
-) -> Measurement:
-    """The figures of one folder; without a normalizer, no WER and no key terms."""
+) -> dict[str, Any]:
+    """The content of a `MeasurementRecord`."""
     layout = read_layout(run.folder)
-    scored = score = key_terms = None
-    if normalizer is not None:
-        scored = score_utterances([clip.utterance for clip in clips], run.texts, normalizer)
-        score = summarize(scored)
-        key_terms = count_key_terms(terms, scored, normalizer) if terms else None
+    lengths = [clip.seconds for clip in clips]
     spent = [seconds for calls in run.calls for seconds in calls]
-    audio_s = sum(clip.seconds * len(calls) for clip, calls in zip(clips, run.calls, strict=True))
-    peak_mb, loaded_mb, process_mb = run.memory
-    return Measurement(
-        runtime_dir=run.folder,
-        family=layout.family,
-        loads=tuple(run.loads),
-        calls=tuple(map(tuple, run.calls)),
-        texts=tuple(run.texts),
-        latency=spread_of(spent),
-        bands=bands_of([clip.seconds for clip in clips], run.calls),
-        rtf=sum(spent) / audio_s,
-        stream_finals=tuple(run.finals),
-        peak_mb=peak_mb,
-        loaded_mb=loaded_mb,
-        process_mb=process_mb,
-        files=tuple(
-            (name, (run.folder / name).stat().st_size, sha256_of(run.folder / name))
-            for name in layout.files
-        ),
-        scored=scored,
-        score=score,
-        normalizer="" if normalizer is None else normalizer.name,
-        terms=key_terms,
-        boost=None if key_terms is None else boost,
-    )
+    audio_s = sum(length * len(calls) for length, calls in zip(lengths, run.calls, strict=True))
+    sizes = {name: (run.folder / name).stat().st_size for name in layout.files}
+    stream = wer = key_terms = None
+    if run.finals:
+        finals = spread_ms(run.finals)
+        stream = {"clips": len(run.finals), "chunk_s": CHUNK_S, "final_ms": finals}
+    if run.scored:
+        score = summarize(run.scored)
+        wer = score.to_record() | {
+            "normalizer": normalizer.name,
+            "utterances": score.utterances,
+            "reference_words": score.words.reference,
+        }
+    if run.scored and terms:
+        counts = count_key_terms(terms, run.scored, normalizer)
+        key_terms = {"boost": boost} | counts.to_record()
+    return {
+        "runtime_dir": run.folder.absolute().name,
+        "family": layout.family,
+        "load_ms": spread_ms(run.loads),
+        "load_processes": len(run.loads),
+        "latency_ms": spread_ms(spent),
+        "rtf": round(sum(spent) / audio_s, 5),
+        "by_length": bands_of(lengths, run.calls),
+        "stream": stream,
+        "memory_mb": {
+            "peak": round(run.peak_mb, 1),
+            "after_load": round(run.loaded_mb, 1),
+            "process": round(run.process_mb, 1),
+        },
+        "files": [
+            {"name": name, "bytes": size, "sha256": sha256_of(run.folder / name)}
+            for name, size in sizes.items()
+        ],
+        "total_bytes": sum(sizes.values()),
+        "wer": wer,
+        "keyterms": key_terms,
+    }
 
 
-def _same_text(this: Measurement, other: Measurement) -> list[int]:
-    """Indices of the clips on which both give the same text."""
-    pairs = zip(this.texts, other.texts, strict=True)
-    return [index for index, (mine, theirs) in enumerate(pairs) if mine == theirs]
-
-
-def _ratios(this: Measurement, other: Measurement) -> dict[str, Ratio]:
-    def of_sums(drawn: Pairs) -> float:
-        return sum(pair[0] for pair in drawn) / sum(pair[1] for pair in drawn)
-
-    ratios = paired_ratios(this.calls, other.calls)
-    same = _same_text(this, other)
+def _compare_folders(sides: Sequence[dict[str, Any]], runs: Sequence[FolderRun]) -> dict[str, Any]:
+    """The part of the record about the other folder; all null where there is none."""
+    if len(runs) < 2:
+        return dict.fromkeys(("other", "ratios", "same_text_clips", "wer_comparison"))
+    this, compared = runs
+    pairs = enumerate(zip(this.texts, compared.texts, strict=True))
+    same = [index for index, (text, compared_text) in pairs if text == compared_text]
+    ratios = paired_ratios(this.calls, compared.calls)
     if same:
-        calls = ([side.calls[index] for index in same] for side in (this, other))
+        calls = ([run.calls[index] for index in same] for run in runs)
         ratios["same_text"] = paired_ratios(*calls)["latency"]
-    ratios["load"] = bootstrap_ratio(list(zip(this.loads, other.loads, strict=True)), of_sums)
+    ratios["load"] = bootstrap_ratio(list(zip(this.loads, compared.loads, strict=True)), _of_sums)
     # One process each: the peak is that of one run, without an interval.
-    ratios["peak_memory"] = Ratio(this.peak_mb / other.peak_mb)
-    ratios["size"] = Ratio(this.total_bytes / other.total_bytes)
-    if this.stream_finals and len(this.stream_finals) == len(other.stream_finals):
-        finals = list(zip(this.stream_finals, other.stream_finals, strict=True))
-        ratios["stream"] = bootstrap_ratio(finals, of_sums)
-    return ratios
+    ratios["peak_memory"] = Ratio(this.peak_mb / compared.peak_mb)
+    ratios["size"] = Ratio(sides[0]["total_bytes"] / sides[1]["total_bytes"])
+    if this.finals and len(this.finals) == len(compared.finals):
+        finals = list(zip(this.finals, compared.finals, strict=True))
+        ratios["stream"] = bootstrap_ratio(finals, _of_sums)
+    change = compare_paired(compared.scored, this.scored).to_record() if this.scored else None
+    return {
+        "other": sides[1],
+        "ratios": {name: ratio.to_record() for name, ratio in ratios.items()},
+        "same_text_clips": len(same),
+        "wer_comparison": change,
+    }
+
+
+def _of_sums(pairs: Pairs) -> float:
+    return sum(pair[0] for pair in pairs) / sum(pair[1] for pair in pairs)

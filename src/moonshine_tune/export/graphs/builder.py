@@ -3,7 +3,7 @@
 Only operators of the published graphs are used: runtimes for phones are compiled for those alone.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,13 @@ import numpy as np
 
 from moonshine_tune.core.errors import MachineError
 from moonshine_tune.core.text import first_line
+from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.runtime.quantized import Floats, Grid
 
 OPSET, IR_VERSION = 18, 10
 _LOWEST = float(np.finfo(np.float32).min)
 Dims = Sequence[int | str]
+Weights = Mapping[str, Floats]
 Pair = tuple[str, str]
 """Names of keys and values."""
 
@@ -35,7 +37,7 @@ class GraphBuilder:
         self._outputs: list[Any] = []
         self._constants: dict[str, Any] = {}
         self._known: dict[tuple[str, str, bytes], str] = {}
-        self._quantized: dict[str, tuple[str, str, str]] = {}
+        self._quantized: dict[str, list[str]] = {}
         self._count = 0
 
     # --- inputs and outputs
@@ -102,29 +104,24 @@ class GraphBuilder:
         """The branch as an ONNX graph."""
         return self.onnx.helper.make_graph(self._nodes, self._name, [], self._outputs)
 
-    # --- layers
+    # --- products and lookups
 
-    def linear(self, x: str, name: str, weight: Floats, bias: Floats | None = None) -> str:
-        """x · Wᵀ + b, with the matrix [out, in] of the module `name`."""
+    def product(self, x: str, name: str, weight: Floats) -> str:
+        """x · Wᵀ with the matrix [out, in] of the module `name`.
+
+        In 8 bits, activations are quantized at run time; the weights have one scale per output
+        channel.
+        """
         node = "/" + name.replace(".", "/") + "/MatMul"
         matrix = np.ascontiguousarray(weight.T)
         if self._scheme == "none":
-            constant = self.constant(matrix, name=f"{name}.weight_t")
-            result = self.op("MatMul", x, constant, name=node)
-        else:
-            result = self._eight_bit_product(x, f"{name}.weight_t", matrix, f"{node}_quant")
-        if bias is None:
-            return result
-        return self.op("Add", result, self.constant(bias, name=f"{name}.bias"))
-
-    def _eight_bit_product(self, x: str, name: str, matrix: Floats, node: str) -> str:
-        """Activations are quantized at run time; the weights have one scale per output channel."""
-        names = self._store(name, matrix, axis=1)
+            return self.op("MatMul", x, self.constant(matrix, name=f"{name}.weight_t"), name=node)
+        names = self._store(f"{name}.weight_t", matrix, axis=1)
         if x not in self._quantized:
-            outputs = self.ops("DynamicQuantizeLinear", 3, x)
-            self._quantized[x] = (outputs[0], outputs[1], outputs[2])
+            self._quantized[x] = self.ops("DynamicQuantizeLinear", 3, x)
         values, scale, zero = self._quantized[x]
-        product = self.op("MatMulInteger", values, names[0], zero, names[2], name=node)
+        inputs = (values, names[0], zero, names[2])
+        product = self.op("MatMulInteger", *inputs, name=f"{node}_quant")
         return self.op("Mul", self.op("Cast", product, to=1), self.op("Mul", scale, names[1]))
 
     def lookup(self, name: str, table: Floats, rows: str) -> str:
@@ -143,29 +140,6 @@ class GraphBuilder:
             self.constant(grid.scale.reshape(shape), "float32", f"{name}_scale")
             self.constant(grid.zero.reshape(shape), "uint8", f"{name}_zero_point")
         return f"{name}_quantized", f"{name}_scale", f"{name}_zero_point"
-
-    def norm(self, x: str, name: str, scale: Floats) -> str:
-        """Layer norm without an offset."""
-        return self.op(
-            "LayerNormalization", x, self.constant(scale, name=name), axis=-1, epsilon=1e-5
-        )
-
-    def heads(self, x: str, heads: int, width: int, order: Sequence[int] = (0, 2, 1, 3)) -> str:
-        """[B, L, heads · width] → [B, heads, L, width], or another order of these axes."""
-        split = self.op("Reshape", x, self.ints(0, -1, heads, width))
-        return self.op("Transpose", split, perm=list(order))
-
-    def attend(self, query: str, key: str, value: str, mask: str | None, width: int) -> str:
-        """Attention over [B, heads, L, width] → [B, L, heads · width]; `mask` is added."""
-        transposed = self.op("Transpose", key, perm=[0, 1, 3, 2])
-        scores = self.op(
-            "Mul", self.op("MatMul", query, transposed), self.constant(np.float32(width**-0.5))
-        )
-        if mask is not None:
-            scores = self.op("Add", scores, mask)
-        mixed = self.op("MatMul", self.op("Softmax", scores, axis=-1), value)
-        merged = self.op("Transpose", mixed, perm=[0, 2, 1, 3])
-        return self.op("Reshape", merged, self.ints(0, 0, -1))
 
     def gelu(self, x: str) -> str:
         """x · Φ(x)."""
@@ -236,49 +210,94 @@ class Layers:
         attention: a module of the family's attention, for its head width.
     """
 
-    def __init__(self, graph: GraphBuilder, weights: Mapping[str, Floats], attention: Any) -> None:
+    def __init__(self, graph: GraphBuilder, weights: Weights, attention: Any) -> None:
         self.graph = graph
         self.weights = weights
         self.head_width = int(attention.head_dim)
 
-    def linear(self, x: str, name: str, *, bias: bool = False) -> str:
-        """The linear layer of a module."""
-        weights = self.weights
-        return self.graph.linear(
-            x, name, weights[f"{name}.weight"], weights[f"{name}.bias"] if bias else None
-        )
+    def constant(self, name: str) -> str:
+        """A tensor of the checkpoint, under its name."""
+        return self.graph.constant(self.weights[name], name=name)
 
-    def heads(self, x: str, name: str) -> str:
-        """A projection, split into heads: [B, heads, L, width]."""
-        heads = self.weights[f"{name}.weight"].shape[0] // self.head_width
-        return self.graph.heads(self.linear(x, name), heads, self.head_width)
+    def linear(self, x: str, name: str, *, bias: bool = False) -> str:
+        """The linear layer of a module: x · Wᵀ + b."""
+        product = self.graph.product(x, name, self.weights[f"{name}.weight"])
+        return self.graph.op("Add", product, self.constant(f"{name}.bias")) if bias else product
+
+    def convolution(self, x: str, name: str, stride: int) -> str:
+        """A convolution with its bias, if it has one."""
+        parts = [f"{name}.{kind}" for kind in ("weight", "bias")]
+        inputs = [self.constant(part) for part in parts if part in self.weights]
+        return self.graph.op("Conv", x, *inputs, strides=[stride])
 
     def norm(self, x: str, name: str) -> str:
-        """A layer norm with its stored weight."""
-        return self.graph.norm(x, f"{name}.weight", self.weights[f"{name}.weight"])
+        """A layer norm without an offset; the streaming encoder stores its weight as gamma + 1."""
+        if f"{name}.gamma" in self.weights:
+            gamma = self.weights[f"{name}.gamma"] + np.float32(1)
+            scale = self.graph.constant(gamma, name=f"{name}.gamma_plus_one")
+        else:
+            scale = self.constant(f"{name}.weight")
+        return self.graph.op("LayerNormalization", x, scale, axis=-1, epsilon=1e-5)
+
+    def heads(self, x: str, name: str) -> str:
+        """A projection, split into heads: [B, L, D] → [B, heads, L, width]."""
+        heads = self.weights[f"{name}.weight"].shape[0] // self.head_width
+        projected = self.linear(x, name)
+        shape = self.graph.ints(0, -1, heads, self.head_width)
+        split = self.graph.op("Reshape", projected, shape)
+        return self.graph.op("Transpose", split, perm=[0, 2, 1, 3])
 
     def attention_out(self, query: str, key: str, value: str, mask: str | None, name: str) -> str:
-        """Attention and its output projection."""
-        mixed = self.graph.attend(query, key, value, mask, self.head_width)
-        return self.linear(mixed, f"{name}.o_proj")
+        """Attention over [B, heads, L, width] and its output projection; `mask` is added."""
+        graph = self.graph
+        transposed = graph.op("Transpose", key, perm=[0, 1, 3, 2])
+        products = graph.op("MatMul", query, transposed)
+        scores = graph.op("Mul", products, graph.constant(np.float32(self.head_width**-0.5)))
+        if mask is not None:
+            scores = graph.op("Add", scores, mask)
+        mixed = graph.op("MatMul", graph.op("Softmax", scores, axis=-1), value)
+        merged = graph.op("Transpose", mixed, perm=[0, 2, 1, 3])
+        return self.linear(graph.op("Reshape", merged, graph.ints(0, 0, -1)), f"{name}.o_proj")
 
     def encoder_layer(
-        self,
-        hidden: str,
-        name: str,
-        norm: Callable[[str, str], str],
-        rotate: Callable[[str], str],
-        mask: str | None,
+        self, hidden: str, name: str, *, rotary: "Rotary | None" = None, mask: str | None = None
     ) -> str:
         """Self-attention and a plain feed-forward block: fc1, GELU, fc2."""
-        x = norm(hidden, f"{name}.input_layernorm")
+        x = self.norm(hidden, f"{name}.input_layernorm")
         query, key, value = (self.heads(x, f"{name}.self_attn.{kind}_proj") for kind in "qkv")
-        query, key = rotate(query), rotate(key)
+        if rotary is not None:
+            query, key = rotary.rotate(query), rotary.rotate(key)
         x = self.attention_out(query, key, value, mask, f"{name}.self_attn")
         hidden = self.graph.op("Add", hidden, x)
-        x = norm(hidden, f"{name}.post_attention_layernorm")
+        x = self.norm(hidden, f"{name}.post_attention_layernorm")
         inner = self.graph.gelu(self.linear(x, f"{name}.mlp.fc1", bias=True))
         return self.graph.op("Add", hidden, self.linear(inner, f"{name}.mlp.fc2", bias=True))
+
+    def decode(
+        self,
+        model: SpeechModel,
+        tokens: str,
+        lengths: Pair,
+        caches: Iterable[tuple[Pair, Pair]],
+    ) -> tuple[str, list[Pair]]:
+        """Logits of tokens; keys and values of self-attention with the new tokens, by layer.
+
+        Args:
+            lengths: numbers of new tokens and of those before, scalars.
+            caches: keys and values of self-attention so far, and of the encoder states, by layer.
+        """
+        graph, (new, before) = self.graph, lengths
+        mask = _causal_mask(graph, new, before)
+        positions = graph.arange(before, graph.op("Add", before, new))
+        rotary = Rotary(graph, model.decoder.rotary_emb, self.head_width, positions)
+        name = "model.decoder.embed_tokens.weight"
+        hidden = graph.lookup(name, self.weights[name], tokens)
+        kept: list[Pair] = []
+        for index, (past, cross) in enumerate(caches):
+            name = f"model.decoder.layers.{index}"
+            hidden, pair = self.decoder_layer(hidden, name, past, cross, rotary, mask)
+            kept.append(pair)
+        return self.linear(self.norm(hidden, "model.decoder.norm"), "proj_out"), kept
 
     def decoder_layer(
         self, hidden: str, name: str, past: Pair, cross: Pair, rotary: "Rotary", mask: str
@@ -318,25 +337,21 @@ class Layers:
 class Rotary:
     """Rotary positions: pairs of neighboring dimensions are rotated, the rest stays."""
 
-    def __init__(self, graph: GraphBuilder, frequencies: Floats, width: int) -> None:
+    def __init__(self, graph: GraphBuilder, module: Any, width: int, positions: str) -> None:
+        """Angles of a vector of positions, by the frequencies of torch's module."""
         self._graph = graph
+        frequencies = module.inv_freq.cpu().numpy()
         dims = 2 * len(frequencies)
         # Frequency 0 rotates nothing, so that all dimensions take the same path.
-        self._frequencies = np.zeros(width, np.float32)
-        self._frequencies[:dims] = np.repeat(frequencies, 2)
-        self._signs = np.where(np.arange(width) % 2 == 0, -1, 1).astype(np.float32)
+        by_dim = np.zeros(width, np.float32)
+        by_dim[:dims] = np.repeat(frequencies, 2)
+        signs = np.where(np.arange(width) % 2 == 0, -1, 1).astype(np.float32)
         self._partners = np.arange(width)
         self._partners[:dims] = np.arange(dims) ^ 1
-        self._cos = self._sin = ""
-
-    def at(self, positions: str) -> "Rotary":
-        """Set the positions, a vector of integers."""
-        graph = self._graph
         column = graph.op("Unsqueeze", graph.op("Cast", positions, to=1), graph.ints(1))
-        angles = graph.op("Mul", column, graph.constant(self._frequencies))
+        angles = graph.op("Mul", column, graph.constant(by_dim))
         self._cos = graph.op("Cos", angles)
-        self._sin = graph.op("Mul", graph.op("Sin", angles), graph.constant(self._signs))
-        return self
+        self._sin = graph.op("Mul", graph.op("Sin", angles), graph.constant(signs))
 
     def rotate(self, x: str) -> str:
         """Rotate [B, heads, L, width]."""
@@ -345,7 +360,7 @@ class Rotary:
         return graph.op("Add", graph.op("Mul", x, self._cos), graph.op("Mul", partner, self._sin))
 
 
-def causal_mask(graph: GraphBuilder, new: str, past: str) -> str:
+def _causal_mask(graph: GraphBuilder, new: str, past: str) -> str:
     """[new, past + new], added to scores: each new position attends to the past and itself.
 
     Args:

@@ -1,18 +1,14 @@
 """The five streaming graphs: frontend, encoder, the adapter graph, cross_kv, decoder_kv."""
 
 import json
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from moonshine_tune.core.files import write_json_atomic
-from moonshine_tune.export.graphs.builder import GraphBuilder, Layers, Pair, Rotary, causal_mask
+from moonshine_tune.export.graphs.builder import GraphBuilder, Layers, Pair, Weights
 from moonshine_tune.models.base import BOS_ID, EOS_ID, SpeechModel
-from moonshine_tune.runtime.quantized import Floats
-
-Weights = Mapping[str, Floats]
 
 # Frames before its chunk that a causal convolution of kernel 5 needs.
 _CARRIED = 4
@@ -97,9 +93,10 @@ def _frontend(model: SpeechModel, weights: Weights) -> GraphBuilder:
     x = graph.op("Asinh", graph.op("Mul", x, graph.constant(factor)))
     x = graph.silu(layers.linear(x, f"{_EMBEDDER}.linear"))
     x = graph.op("Concat", carried1, graph.op("Transpose", x, perm=[0, 2, 1]), axis=2)
-    y = graph.silu(_convolution(graph, weights, x, 1))
+    y = graph.silu(layers.convolution(x, f"{_EMBEDDER}.conv1", 2))
     y = graph.op("Concat", carried2, y, axis=2)
-    features = graph.op("Transpose", _convolution(graph, weights, y, 2), perm=[0, 2, 1])
+    z = layers.convolution(y, f"{_EMBEDDER}.conv2", 2)
+    features = graph.op("Transpose", z, perm=[0, 2, 1])
 
     left = graph.op("Slice", samples, used, available, graph.ints(1))
     zeros = graph.constant(np.zeros((1, frame - 1), np.float32))
@@ -114,13 +111,6 @@ def _frontend(model: SpeechModel, weights: Weights) -> GraphBuilder:
     return graph
 
 
-def _convolution(graph: GraphBuilder, weights: Weights, x: str, index: int) -> str:
-    name = f"{_EMBEDDER}.conv{index}"
-    kernel = graph.constant(weights[f"{name}.weight"], name=f"{name}.weight")
-    bias = graph.constant(weights[f"{name}.bias"], name=f"{name}.bias")
-    return graph.op("Conv", x, kernel, bias, strides=[2])
-
-
 def _last(graph: GraphBuilder, x: str) -> str:
     end = np.iinfo(np.int64).max
     return graph.op("Slice", x, graph.ints(-_CARRIED), graph.ints(end), graph.ints(2))
@@ -132,19 +122,12 @@ def _encoder(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuilder:
     layers = Layers(graph, weights, model.encoder.layers[0].self_attn)
     hidden = graph.input("features", [1, "feat_len", width])
     masks = _window_masks(graph, hidden, model)
-    norm = partial(_unit_norm, layers)
     for index, window in enumerate(_windows(model)):
         name = f"model.encoder.layers.{index}"
-        hidden = layers.encoder_layer(hidden, name, norm, lambda x: x, masks[tuple(window)])
-    encoded = _unit_norm(layers, hidden, "model.encoder.final_norm")
+        hidden = layers.encoder_layer(hidden, name, mask=masks[tuple(window)])
+    encoded = layers.norm(hidden, "model.encoder.final_norm")
     graph.output("encoded", encoded, [1, "feat_len", width])
     return graph
-
-
-def _unit_norm(layers: Layers, x: str, name: str) -> str:
-    """A norm whose weight is stored as its distance from one."""
-    gamma = layers.weights[f"{name}.gamma"] + np.float32(1)
-    return layers.graph.norm(x, f"{name}.gamma_plus_one", gamma)
 
 
 def _window_masks(
@@ -202,9 +185,16 @@ def _stack(graph: GraphBuilder, parts: Sequence[str]) -> str:
     )
 
 
-def _of_layer(graph: GraphBuilder, caches: Mapping[str, str], layer: str) -> Pair:
-    keys, values = (graph.op("Gather", caches[kind], layer, axis=0) for kind in "kv")
-    return keys, values
+def _by_layer(
+    graph: GraphBuilder, depth: int, *caches: Mapping[str, str]
+) -> Iterator[tuple[Pair, Pair]]:
+    """Each layer's keys and values of stacked caches: of self-attention, and of cross-attention."""
+    for index in range(depth):
+        layer = graph.constant(index, "int64")
+        parts = [
+            graph.op("Gather", cache[kind], layer, axis=0) for cache in caches for kind in "kv"
+        ]
+        yield (parts[0], parts[1]), (parts[2], parts[3])
 
 
 def _decoder_kv(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuilder:
@@ -224,19 +214,8 @@ def _decoder_kv(model: SpeechModel, weights: Weights, scheme: str) -> GraphBuild
         kind: graph.input(f"out_{kind}_cross", [*shape, "memory_len", layers.head_width])
         for kind in "kv"
     }
-    new, before = graph.length(token, 1), graph.length(past["k"], 3)
-    mask = causal_mask(graph, new, before)
-    rotary = Rotary(graph, model.decoder.rotary_emb.inv_freq.cpu().numpy(), layers.head_width)
-    rotary.at(graph.arange(before, graph.op("Add", before, new)))
-    table = weights["model.decoder.embed_tokens.weight"]
-    hidden = graph.lookup("model.decoder.embed_tokens.weight", table, token)
-    kept: list[Pair] = []
-    for index in range(depth):
-        name, layer = f"model.decoder.layers.{index}", graph.constant(index, "int64")
-        past_pair, cross_pair = (_of_layer(graph, caches, layer) for caches in (past, cross))
-        hidden, pair = layers.decoder_layer(hidden, name, past_pair, cross_pair, rotary, mask)
-        kept.append(pair)
-    logits = layers.linear(layers.norm(hidden, "model.decoder.norm"), "proj_out")
+    lengths = graph.length(token, 1), graph.length(past["k"], 3)
+    logits, kept = layers.decode(model, token, lengths, _by_layer(graph, depth, past, cross))
     graph.output("logits", logits, [1, "token_len", vocabulary])
     for kind, parts in zip("kv", zip(*kept, strict=True), strict=True):
         dims = [*shape, "cache_len_out", layers.head_width]

@@ -5,7 +5,6 @@ differ; more than a few percent means that the exported model is not the trained
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.statistics import evenly_spaced
 from moonshine_tune.corpus.manifest import Utterance, read_manifest
 from moonshine_tune.corpus.normalizers import Normalizer, normalizer_for
-from moonshine_tune.export.parity.graphs import GraphParity, ParityClip, check_graphs
+from moonshine_tune.export.parity.graphs import ParityClip, check_graphs
 from moonshine_tune.export.tensors import model_tensors
 from moonshine_tune.inference.batching import fit_clip
 from moonshine_tune.inference.transcribe import TorchTranscriber, transcribe_utterances
@@ -29,7 +28,7 @@ from moonshine_tune.metrics.wer import (
 )
 from moonshine_tune.registry.open import OpenedModel
 from moonshine_tune.runs.folder import RunFolder
-from moonshine_tune.runs.records import RunRecord
+from moonshine_tune.runs.records import ParityRecord, WerParity
 from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber
 
@@ -40,97 +39,6 @@ _GRAPH_CLIPS = 4
 _CHUNKED_CLIPS = 8
 
 
-@dataclass(frozen=True)
-class ParityResult:
-    """Words that differ, in percent of the expected words, and the clips in which they do.
-
-    Attributes:
-        examples: (expected text, the runtime's) of the first clips that differ.
-        graphs: weights, outputs and tokens graph by graph, where they were compared.
-        wer: torch's WER against the runtime's, where the clips have texts.
-        chunked: for streaming models, clips fed in chunks as from a microphone against the same
-            clips fed at once, both by the runtime.
-    """
-
-    word_difference: float
-    bound: float
-    clips: int
-    identical: int
-    words: int
-    examples: tuple[tuple[str, str], ...]
-    first_clip: str | None = None
-    graphs: GraphParity | None = None
-    wer: PairedComparison | None = None
-    chunked: "ParityResult | None" = None
-
-    @property
-    def passed(self) -> bool:
-        """Whether nothing differs beyond its bound."""
-        return self.first_difference is None
-
-    @property
-    def first_difference(self) -> str | None:
-        """The first difference, from the files up to the WER; None where there is none."""
-        if self.graphs is not None and not self.graphs.passed:
-            return self.graphs.first_difference
-        if self.word_difference > self.bound:
-            where = f", first on clip {self.first_clip}" if self.first_clip else ""
-            return (
-                f"transcripts: {self.word_difference:.2f} % of {self.words} words differ "
-                f"(bound {self.bound:g} %){where}"
-            )
-        if not self.wer_is_kept:
-            return f"WER: the runtime's is {self.wer_points:+.2f} points off (bound {WER_POINTS:g})"
-        if self.chunked is not None and self.chunked.word_difference > self.chunked.bound:
-            return (
-                f"streaming: fed in chunks, {self.chunked.word_difference:.2f} % of "
-                f"{self.chunked.words} words differ from clips fed at once (bound "
-                f"{self.chunked.bound:g} %), first on clip {self.chunked.first_clip}"
-            )
-        return None
-
-    @property
-    def wer_points(self) -> float:
-        """The runtime's WER minus torch's, in points; 0 without texts."""
-        return self.wer.difference if self.wer else 0.0
-
-    @property
-    def wer_is_kept(self) -> bool:
-        """Whether the runtime's WER is not shown to be more than half a point above torch's.
-
-        Only the interval shows it: in a few hundred words the WER moves by a point when 8-bit
-        activations change four of them, even with the base's own files.
-        """
-        return self.wer is None or min(self.wer_points, self.wer.ci95[0]) <= WER_POINTS
-
-    def to_record(self) -> dict[str, Any]:
-        """The parity part of `export.json`."""
-        record: dict[str, Any] = {
-            "passed": self.passed,
-            "first_difference": self.first_difference,
-            "word_difference": round(self.word_difference, 4),
-            "bound": self.bound,
-            "clips": self.clips,
-            "identical": self.identical,
-            "words": self.words,
-            "examples": [list(pair) for pair in self.examples],
-        }
-        if self.wer is not None:
-            wer = self.wer.to_record()
-            record["wer"] = {
-                "torch": wer["before"],
-                "runtime": wer["after"],
-                "difference": wer["difference"],
-                "ci95": wer["ci95"],
-                "kept": self.wer_is_kept,
-            }
-        if self.chunked is not None:
-            chunked = self.chunked.to_record()
-            names = ("word_difference", "clips", "identical", "words")
-            record["chunked"] = {name: chunked[name] for name in names}
-        return record | (self.graphs.to_record() if self.graphs is not None else {})
-
-
 def parity_utterances(run: Path | None, manifest: Path | None) -> tuple[Utterance, ...]:
     """Clips for the gate: from the manifest, or else from the run's dev or training set.
 
@@ -139,7 +47,7 @@ def parity_utterances(run: Path | None, manifest: Path | None) -> tuple[Utteranc
     """
     path = manifest
     if path is None and run is not None and (run / "run.json").is_file():
-        data = RunRecord.read(RunFolder(run).record_path).settings.get("data", {})
+        data = RunFolder.open(run).read_record().settings.get("data", {})
         named = data.get("dev") or data.get("train")
         path = Path(named) if named else None
     if path is None:
@@ -155,7 +63,7 @@ def check_parity(
     utterances: tuple[Utterance, ...],
     bound: float,
     progress: Progress,
-) -> ParityResult:
+) -> ParityRecord:
     """Compare a runtime folder with the model: graphs, tokens, transcripts, WER.
 
     The model is on the CPU afterwards.
@@ -181,12 +89,51 @@ def check_parity(
                 [from_runtime[i] for i in chosen],
                 [runtime.transcribe_in_chunks(load_utterance(utterances[i])) for i in chosen],
                 normalizer, bound=bound, names=[names[i] for i in chosen],
+                label="streaming: fed in chunks,", versus=" from clips fed at once",
             )  # fmt: skip
-    return replace(
-        compare_transcripts(from_torch, from_runtime, normalizer, bound=bound, names=names),
-        graphs=graphs,
-        wer=_compare_wer(references, from_torch, from_runtime, normalizer),
-        chunked=chunked,
+    transcripts = compare_transcripts(
+        from_torch, from_runtime, normalizer, bound=bound, names=names
+    )
+    wer = _compare_wer(references, from_torch, from_runtime, normalizer)
+    return combine(transcripts, graphs, wer, chunked)
+
+
+def combine(
+    transcripts: ParityRecord,
+    graphs: ParityRecord | None = None,
+    wer: PairedComparison | None = None,
+    chunked: ParityRecord | None = None,
+) -> ParityRecord:
+    """One record of all comparisons; its first difference goes from the files up to the WER.
+
+    Only the interval of the WER shows a loss: in a few hundred words the WER moves by a point when
+    8-bit activations change four of them, even with the base's own files.
+
+    Args:
+        wer: from torch to the runtime.
+    """
+    parts: dict[str, Any] = {}
+    messages = [graphs and graphs.first_difference, transcripts.first_difference]
+    if wer is not None:
+        kept = min(wer.difference, wer.ci95[0]) <= WER_POINTS
+        if not kept:
+            messages.append(
+                f"WER: the runtime's is {wer.difference:+.2f} points off (bound {WER_POINTS:g})"
+            )
+        record = wer.to_record()
+        parts["wer"] = WerParity(
+            torch=record["before"], runtime=record["after"], difference=record["difference"],
+            ci95=record["ci95"], kept=kept,
+        )  # fmt: skip
+    if chunked is not None:
+        messages.append(chunked.first_difference)
+        names = ("word_difference", "clips", "identical", "words")
+        parts["chunked"] = ParityRecord(**{name: getattr(chunked, name) for name in names})
+    if graphs is not None:
+        parts |= {name: getattr(graphs, name) for name in graphs.model_fields_set}
+    first = next((message for message in messages if message), None)
+    return transcripts.model_copy(
+        update=parts | {"passed": first is None, "first_difference": first}
     )
 
 
@@ -195,7 +142,7 @@ def _check_graphs(
     runtime_dir: Path,
     utterances: Sequence[Utterance],
     texts: Sequence[str],
-) -> GraphParity:
+) -> ParityRecord:
     model = opened.model
     # onnxruntime computes on the CPU: torch does the same for the comparison.
     model.module.to("cpu")
@@ -223,12 +170,15 @@ def compare_transcripts(
     *,
     bound: float = DEFAULT_BOUND,
     names: Sequence[str] | None = None,
-) -> ParityResult:
+    label: str = "transcripts:",
+    versus: str = "",
+) -> ParityRecord:
     """Word difference of the runtime's transcripts against the expected ones of the same clips.
 
     Args:
         bound: percent of the expected words that may differ.
         names: ids of the clips.
+        label, versus: what is compared, for the message.
     """
     counts = ErrorCounts()
     differing: list[int] = []
@@ -237,14 +187,22 @@ def compare_transcripts(
         counts = counts + words
         if words.errors:
             differing.append(index)
-    return ParityResult(
-        word_difference=counts.rate,
+    first = None
+    if counts.rate > bound:
+        where = f", first on clip {names[differing[0]]}" if names and differing else ""
+        first = (
+            f"{label} {counts.rate:.2f} % of {counts.reference} words differ{versus} "
+            f"(bound {bound:g} %){where}"
+        )
+    return ParityRecord(
+        passed=first is None,
+        first_difference=first,
+        word_difference=round(counts.rate, 4),
         bound=bound,
         clips=len(expected),
         identical=len(expected) - len(differing),
         words=counts.reference,
-        examples=tuple((expected[i], from_runtime[i]) for i in differing[:5]),
-        first_clip=names[differing[0]] if names and differing else None,
+        examples=[(expected[i], from_runtime[i]) for i in differing[:5]],
     )
 
 

@@ -7,7 +7,7 @@ The first answer that is no names the graph, and where possible the layer and th
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,13 @@ from moonshine_tune.export.parity.stages import (
     open_graphs,
 )
 from moonshine_tune.models.base import SpeechModel
+from moonshine_tune.runs.records import (
+    OutputDifference,
+    ParityRecord,
+    TokenParity,
+    WeightDifference,
+    WeightParity,
+)
 from moonshine_tune.runtime.layout import RuntimeLayout
 from moonshine_tune.runtime.naming import NamedTensor, name_tensors
 from moonshine_tune.runtime.ort_file import OrtFile
@@ -44,126 +51,6 @@ _MAX_TOKENS = 40
 
 
 @dataclass(frozen=True)
-class WeightDifference:
-    """A stored tensor that is not the trained one; `relative` is the norm of the difference."""
-
-    graph: str
-    tensor: str
-    relative: float
-
-    def to_record(self) -> dict[str, Any]:
-        """The JSON object."""
-        return {"graph": self.graph, "tensor": self.tensor, "relative": _finite(self.relative)}
-
-
-@dataclass(frozen=True)
-class OutputDifference:
-    """One output of one graph against torch, over all clips.
-
-    Attributes:
-        maximum, mean: of the absolute differences.
-        relative: norm of the difference over the norm of torch's output, of the worst clip.
-        clip: id of that clip.
-    """
-
-    graph: str
-    output: str
-    maximum: float
-    mean: float
-    relative: float
-    bound: float
-    clip: str
-
-    @property
-    def passed(self) -> bool:
-        """Whether the scheme explains the difference."""
-        return self.relative <= self.bound
-
-    def to_record(self) -> dict[str, Any]:
-        """The JSON object."""
-        return {
-            "graph": self.graph,
-            "output": self.output,
-            "max": _finite(self.maximum),
-            "mean": _finite(self.mean),
-            "relative": _finite(self.relative),
-            "bound": self.bound,
-            "clip": self.clip,
-            "passed": self.passed,
-        }
-
-
-@dataclass(frozen=True)
-class GraphParity:
-    """The comparison of all graphs with torch.
-
-    Attributes:
-        weights_checked: stored tensors that were named and compared; 0 with `weights_note`.
-        token_agreement: share of positions where graph and torch choose the same next token.
-        window_rule: for streaming models, how the encoder graph reads the windows of the
-            model's configuration: "exclusive" as transformers does, "inclusive" one frame
-            further on either side.
-        tokenizer: how `tokenizer.bin` differs; None where it does not.
-    """
-
-    weights_checked: int
-    weight_differences: tuple[WeightDifference, ...]
-    weights_note: str | None
-    outputs: tuple[OutputDifference, ...]
-    tokens: int
-    token_agreement: float
-    window_rule: str | None
-    tokenizer: str | None
-
-    @property
-    def first_difference(self) -> str | None:
-        """The first difference, with graph, layer and clip; None where there is none."""
-        if self.tokenizer:
-            return self.tokenizer
-        for weight in self.weight_differences[:1]:
-            return (
-                f"{weight.graph}: {weight.tensor} is not the trained tensor "
-                f"(off by {100 * weight.relative:.0f} %)"
-            )
-        for output in self.outputs:
-            if not output.passed:
-                return (
-                    f"{output.graph}: {output.output} differs from torch by "
-                    f"{100 * output.relative:.1f} % (bound {100 * output.bound:g} %), most on clip "
-                    f"{output.clip}"
-                )
-        if self.tokens and self.token_agreement < _TOKEN_AGREEMENT:
-            return (
-                f"decoder: {100 * self.token_agreement:.0f} % of {self.tokens} tokens are torch's "
-                f"(bound {100 * _TOKEN_AGREEMENT:g} %)"
-            )
-        return None
-
-    @property
-    def passed(self) -> bool:
-        """Whether nothing differs beyond what the scheme explains."""
-        return self.first_difference is None
-
-    def to_record(self) -> dict[str, Any]:
-        """Its part of the parity record."""
-        return {
-            "graphs": [item.to_record() for item in self.outputs],
-            "weights": {
-                "checked": self.weights_checked,
-                "different": [item.to_record() for item in self.weight_differences],
-                "note": self.weights_note,
-            },
-            "tokens": {"count": self.tokens, "agreement": round(self.token_agreement, 4)},
-            "window_rule": self.window_rule,
-        }
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no infinity."""
-    return round(value, 6) if np.isfinite(value) else None
-
-
-@dataclass(frozen=True)
 class ParityClip:
     """A clip for the comparison: mono float32 at 16 kHz, and torch's transcript."""
 
@@ -177,7 +64,7 @@ def check_graphs(
     model: SpeechModel,
     weights: Mapping[str, Floats],
     clips: Sequence[ParityClip],
-) -> GraphParity:
+) -> ParityRecord:
     """Compare a runtime folder with the model, which must be on the CPU in 32 bits.
 
     Args:
@@ -187,37 +74,63 @@ def check_graphs(
     Raises:
         RequestError: a file is damaged, or onnxruntime cannot run it.
     """
-    differences, checked, note = compare_weights(layout, weights)
+    weights_parity = compare_weights(layout, weights)
     graphs = open_graphs(layout)
     rule = None
     if model.family == "streaming" and clips:
         rule = window_rule(graphs, model, clips[0].samples)
     with windows_read_as(model, rule):
         outputs, tokens, agreement = _compare_outputs(graphs, model, clips)
-    return GraphParity(
-        weights_checked=checked,
-        weight_differences=tuple(differences),
-        weights_note=note,
-        outputs=outputs,
-        tokens=tokens,
-        token_agreement=agreement,
+    tokenizer = tokenizer_difference(layout.folder / "tokenizer.bin", model.tokenizer.raw)
+    first = tokenizer or first_difference(weights_parity, outputs, tokens, agreement)
+    return ParityRecord(
+        passed=first is None,
+        first_difference=first,
+        graphs=outputs,
+        weights=weights_parity,
+        tokens=TokenParity(count=tokens, agreement=round(agreement, 4)),
         window_rule=rule,
-        tokenizer=tokenizer_difference(layout.folder / "tokenizer.bin", model.tokenizer.raw),
     )
 
 
-def compare_weights(
-    layout: RuntimeLayout, weights: Mapping[str, Floats]
-) -> tuple[list[WeightDifference], int, str | None]:
-    """Stored tensors that differ from the trained ones, how many were compared, and why none were.
+def first_difference(
+    weights: WeightParity, outputs: Sequence[OutputDifference], tokens: int, agreement: float
+) -> str | None:
+    """The first difference that the scheme does not explain, with graph, layer and clip, or None.
+
+    Args:
+        tokens, agreement: number of positions, and the share with the same next token.
+    """
+    for weight in weights.different[:1]:
+        return (
+            f"{weight.graph}: {weight.tensor} is not the trained tensor "
+            f"(off by {100 * weight.relative:.0f} %)"
+        )
+    for output in outputs:
+        if not output.passed:
+            return (
+                f"{output.graph}: {output.output} differs from torch by "
+                f"{100 * output.relative:.1f} % (bound {100 * output.bound:g} %), most on clip "
+                f"{output.clip}"
+            )
+    if tokens and agreement < _TOKEN_AGREEMENT:
+        return (
+            f"decoder: {100 * agreement:.0f} % of {tokens} tokens are torch's "
+            f"(bound {100 * _TOKEN_AGREEMENT:g} %)"
+        )
+    return None
+
+
+def compare_weights(layout: RuntimeLayout, weights: Mapping[str, Floats]) -> WeightParity:
+    """Compare the stored tensors with the trained ones, or say why that is not possible.
 
     Tensors are matched by their position in the graph, so that swapped matrices are detected.
     """
     try:
         tensors = name_tensors(layout)
     except RequestError as error:
-        return [], 0, str(error)
-    differences = []
+        return WeightParity(checked=0, different=[], note=str(error))
+    different = []
     checked = 0
     for item in tensors:
         key = item.key
@@ -227,14 +140,17 @@ def compare_weights(
             continue
         checked += 1
         stored, wanted = item.read(), weights[key]
+        relative = None
         if stored.size != wanted.size:
-            differences.append(WeightDifference(item.graph, item.key, 1.0))
-            continue
-        norm = float(np.linalg.norm(wanted))
-        away = float(np.linalg.norm(stored.reshape(wanted.shape) - wanted))
-        if away > _weight_bound(item, wanted, away):
-            differences.append(WeightDifference(item.graph, item.key, away / max(norm, 1e-9)))
-    return differences, checked, None
+            relative = 1.0
+        else:
+            norm = float(np.linalg.norm(wanted))
+            away = float(np.linalg.norm(stored.reshape(wanted.shape) - wanted))
+            if away > _weight_bound(item, wanted, away):
+                relative = away / max(norm, 1e-9)
+        if relative is not None:
+            different.append(WeightDifference(graph=item.graph, tensor=item.key, relative=relative))
+    return WeightParity(checked=checked, different=different, note=None)
 
 
 def _weight_bound(item: NamedTensor, wanted: Floats, away: float) -> float:
@@ -280,7 +196,8 @@ def windows_read_as(model: SpeechModel, rule: str | None) -> Iterator[None]:
 
 def _compare_outputs(
     graphs: RuntimeGraphs, model: SpeechModel, clips: Sequence[ParityClip]
-) -> tuple[tuple[OutputDifference, ...], int, float]:
+) -> tuple[list[OutputDifference], int, float]:
+    """The worst difference of each output, the number of tokens, and the share that agrees."""
     worst: dict[tuple[str, str], OutputDifference] = {}
     tokens = agreeing = 0
     for clip in clips:
@@ -294,17 +211,16 @@ def _compare_outputs(
                 same = item.from_graph.argmax(axis=-1) == item.from_torch.argmax(axis=-1)
                 agreeing += int(same.sum())
             maximum, mean, relative = _relative(item)
+            bound = _band(graphs.layout, item.graph)
             difference = OutputDifference(
-                item.graph, item.output, maximum, mean, relative,
-                _band(graphs.layout, item.graph), clip.name,
+                graph=item.graph, output=item.output, max=maximum, mean=mean, relative=relative,
+                bound=bound, clip=clip.name, passed=relative <= bound,
             )  # fmt: skip
             before = worst.get((item.graph, item.output), difference)
-            worst[item.graph, item.output] = replace(
-                difference if difference.relative > before.relative else before,
-                maximum=max(difference.maximum, before.maximum),
-                mean=max(difference.mean, before.mean),
-            )
-    return tuple(worst.values()), tokens, agreeing / tokens if tokens else 1.0
+            worst[item.graph, item.output] = (
+                difference if relative > before.relative else before
+            ).model_copy(update={"max": max(maximum, before.max), "mean": max(mean, before.mean)})
+    return list(worst.values()), tokens, agreeing / tokens if tokens else 1.0
 
 
 def _relative(item: StageOutput) -> tuple[float, float, float]:

@@ -7,11 +7,11 @@ alone and not of the graphs before it.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnxruntime
 import torch
 
 from moonshine_tune.core.errors import RequestError
@@ -58,10 +58,30 @@ class RuntimeGraphs(ABC):
         return outputs
 
     def session(self, graph: str) -> Any:
-        """The onnxruntime session of a graph file, on the CPU, loaded once."""
-        if graph not in self._sessions:
-            self._sessions[graph] = _open_session(self.layout.folder / graph)
-        return self._sessions[graph]
+        """The loaded session of a graph file, on the CPU.
+
+        Raises:
+            RequestError: the file is damaged, or needs another onnxruntime.
+        """
+        if graph in self._sessions:
+            return self._sessions[graph]
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        # Two threads: the graphs are small, and tests share the machine.
+        options.intra_op_num_threads = 2
+        path = self.layout.folder / graph
+        try:
+            session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime has its own exceptions
+            raise RequestError(
+                f"onnxruntime cannot load this graph: {first_line(error)}",
+                where=path,
+                hint="the file may be cut off or altered; fetch or export it again",
+            ) from error
+        self._sessions[graph] = session
+        return session
 
     @abstractmethod
     def compare_encoder(self, model: SpeechModel, clip: Floats) -> list[StageOutput]:
@@ -94,12 +114,11 @@ class V1Graphs(RuntimeGraphs):
         session = self.session(name)
         names = [item.name for item in session.get_outputs()]
         hidden = states.values.cpu().numpy()
+        samples = hidden.shape[1] * model.samples_per_frame
         feeds: dict[str, npt.NDArray[Any]] = {
             "encoder_hidden_states": hidden,
             # The graph reduces a mask of samples to one of frames.
-            "encoder_attention_mask": np.ones(
-                (1, hidden.shape[1] * model.samples_per_frame), np.int64
-            ),
+            "encoder_attention_mask": np.ones((1, samples), np.int64),
             "use_cache_branch": np.array([False]),
         }
         past = {
@@ -113,9 +132,8 @@ class V1Graphs(RuntimeGraphs):
             feeds[key] = np.ones((1, shape[1], 1, shape[3]), np.float32)
         rows = []
         for position, token in enumerate([BOS_ID, *tokens]):
-            outputs = dict(
-                zip(names, self.run(name, feeds | {"input_ids": _ids([token])}), strict=True)
-            )
+            values = self.run(name, feeds | {"input_ids": _ids([token])})
+            outputs = dict(zip(names, values, strict=True))
             rows.append(outputs["logits"][0, -1])
             for key in past:
                 # The keys and values of the encoder come from the first step only.
@@ -136,18 +154,18 @@ class StreamingGraphs(RuntimeGraphs):
         with torch.inference_mode():
             memory = model.attended_states(states)
         keys, values = cross_keys_and_values(model, memory)
-        outputs = [StageOutput(self._frontend, "features", self._run_frontend(clip), features)]
+        graph_features = self._run_frontend(clip)
         (encoded,) = self.run("encoder.ort", {"features": features})
-        outputs.append(StageOutput("encoder.ort", "encoded", encoded, states.values.numpy()))
-        (adapted,) = self.run(
-            "adapter.ort",
-            {"encoded": states.values.numpy(), "pos_offset": np.zeros(1, np.int64)},
-        )
-        outputs.append(StageOutput("adapter.ort", "memory", adapted, memory.numpy()))
+        feeds = {"encoded": states.values.numpy(), "pos_offset": np.zeros(1, np.int64)}
+        (adapted,) = self.run("adapter.ort", feeds)
         graph_keys, graph_values = self.run("cross_kv.ort", {"memory": memory.numpy()})
-        outputs.append(StageOutput("cross_kv.ort", "k_cross", graph_keys, keys))
-        outputs.append(StageOutput("cross_kv.ort", "v_cross", graph_values, values))
-        return outputs
+        return [
+            StageOutput(self._frontend, "features", graph_features, features),
+            StageOutput("encoder.ort", "encoded", encoded, states.values.numpy()),
+            StageOutput("adapter.ort", "memory", adapted, memory.numpy()),
+            StageOutput("cross_kv.ort", "k_cross", graph_keys, keys),
+            StageOutput("cross_kv.ort", "v_cross", graph_values, values),
+        ]
 
     def compare_decoder(
         self, model: SpeechModel, states: EncoderStates, tokens: list[int]
@@ -185,23 +203,6 @@ class StreamingGraphs(RuntimeGraphs):
 def open_graphs(layout: RuntimeLayout) -> RuntimeGraphs:
     """The graphs of a runtime folder of either family."""
     return V1Graphs(layout) if layout.family == "v1" else StreamingGraphs(layout)
-
-
-def _open_session(path: Path) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    # Two threads: the graphs are small, and tests share the machine.
-    options.intra_op_num_threads = 2
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime has its own exceptions
-        raise RequestError(
-            f"onnxruntime cannot load this graph: {first_line(error)}",
-            where=path,
-            hint="the file may be cut off or altered; fetch or export it again",
-        ) from error
 
 
 @torch.inference_mode()

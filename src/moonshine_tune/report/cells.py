@@ -1,11 +1,12 @@
-"""What templates draw: tables of cells that know how they sort, and numbers as people read them."""
+"""Cells of tables that know how they sort, and numbers, times and texts as people read them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from math import isfinite
 
-from markupsafe import Markup
-
-from moonshine_tune.report.figures import clean
-
+# Beyond this a value is a fault of the run; drawn, it would flatten all the others.
+_LARGEST = 1e12
+# Points of WER that are shown as no change.
+_NO_CHANGE = 0.005
 # A value of a damaged or odd file must not fill the page.
 _LONGEST_TEXT = 400
 # Sets that commands name; any other name is a folder's and is shown as it is.
@@ -20,39 +21,28 @@ class Cell:
         text: what is shown.
         sort: what it sorts by; by its text where None.
         detail: a second, smaller line.
-        figure: a drawing instead of text.
         kind: `number`, `better`, `worse`, `code`, `word`, `quiet` or empty.
     """
 
     text: str
     sort: float | None = None
     detail: str = ""
-    figure: Markup = field(default_factory=Markup)
     kind: str = ""
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column: `kind` is `text`, `number` or `figure`; `aside` is left out on a phone."""
-
-    name: str
-    kind: str = "text"
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table. The first cell of a row names the row; `note` stands below."""
-
-    caption: str
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    note: str = ""
-    sortable: bool = True
+def clean(value: object) -> float | None:
+    """`value` where it is a number that can be shown, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    # The order matters: an integer may be too large for a float.
+    return float(value) if abs(value) <= _LARGEST and isfinite(value) else None
 
 
-def text_cell(value: object, kind: str = "") -> Cell:
+def text_cell(
+    value: object, kind: str = "", detail: object = "", *, sort: float | None = None
+) -> Cell:
     """Any value as text, cut where it is too long."""
-    return Cell(short(str(value)), kind=kind)
+    return Cell(short(value), sort, short(detail), kind=kind)
 
 
 def number_cell(value: object, digits: int = 2, detail: str = "") -> Cell:
@@ -64,19 +54,45 @@ def number_cell(value: object, digits: int = 2, detail: str = "") -> Cell:
 
 
 def change_cell(
-    difference: object, detail: str = "", threshold: float = 0.005, digits: int = 2
+    difference: object, detail: str = "", *, is_colored: bool = True, digits: int = 2
 ) -> Cell:
-    """A change in points, where lower is better; colored where it is larger than `threshold`."""
+    """A change in points, where lower is better; colored where it is not about zero."""
     number = clean(difference)
     if number is None:
         return Cell("–", sort=float("-inf"), kind="number")
-    kind = "better" if number < -threshold else "worse" if number > threshold else "number"
+    kind = "better" if number < 0 else "worse"
+    if abs(number) <= _NO_CHANGE or not is_colored:
+        kind = "number"
     return Cell(signed(number, digits), sort=number, detail=detail, kind=kind)
 
 
 def time_cell(seconds: object) -> Cell:
     """A duration."""
     return Cell(duration_text(seconds), sort=clean(seconds), kind="number")
+
+
+def measured_cell(value: object, unit: str, divisor: float = 1.0) -> Cell:
+    """A number in about three digits, with its unit."""
+    number = clean(value)
+    if number is None:
+        return number_cell(None)
+    number /= divisor
+    size = abs(number)
+    digits = 0 if size >= 100 else 1 if size >= 10 else 2 if unit else 4
+    return Cell(f"{number:,.{digits}f} {unit}".strip(), sort=number, kind="number")
+
+
+def exact_cell(value: object) -> Cell:
+    """A value of any type as it would be typed."""
+    number = clean(value)
+    if number is None:
+        return text_cell("–" if value is None else value, "code")
+    return Cell(f"{number:.4g}", sort=number, kind="code")
+
+
+def percent_cell(share: float) -> Cell:
+    """A share of 1 in percent."""
+    return Cell(f"{share:.0%}", sort=share)
 
 
 def signed(value: float, digits: int = 2) -> str:
@@ -103,8 +119,9 @@ def set_title(name: str) -> str:
     return name.capitalize() if name in SET_NAMES else name
 
 
-def short(text: str, longest: int = _LONGEST_TEXT) -> str:
-    """The text, or its beginning."""
+def short(value: object, longest: int = _LONGEST_TEXT) -> str:
+    """The text of a value, or its beginning."""
+    text = str(value)
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
@@ -118,3 +135,10 @@ def duration_text(value: object) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.3g} min"
     return f"{seconds / 3600:.3g} h"
+
+
+def tick_label(value: float) -> str:
+    """A tick's number in as few characters as it needs."""
+    if abs(value) >= 10_000:
+        return f"{value / 1000:,.4g}k"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value + 0.0:.4g}"

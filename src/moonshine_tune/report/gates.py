@@ -1,0 +1,46 @@
+"""The gates of a plan or demonstration, and those that a run can be held to by itself."""
+
+from moonshine_tune.report.cells import clean
+from moonshine_tune.report.contrasts import contrasts_of_run
+from moonshine_tune.report.reading import ReportInput, RunPart
+from moonshine_tune.runs.records import GateResult
+from moonshine_tune.runs.summary import ENDED
+
+
+def gates_of(report_input: ReportInput) -> tuple[GateResult, ...]:
+    """The gates of a plan or demonstration, or those that a run can be held to by itself."""
+    run = report_input.run
+    gates = report_input.summary.gates or (_gates_of_run(run) if run else [])
+    return tuple(gates)
+
+
+def _gates_of_run(run: RunPart) -> list[GateResult]:
+    if run.record.is_empty:
+        return []
+    result, status = run.record.result, run.record.status
+    done = None if status in (None, "running") else status in ENDED
+    figure = "running, or killed" if done is None else str(status)
+    if result.steps is not None:
+        figure += f", {result.steps} steps"
+    gates = [_gate("training completes", done, figure, "finished or early stop")]
+    first, last = clean(result.first_loss), clean(result.last_loss)
+    if first is not None and last is not None:
+        falls = f"{first:.3f} → {last:.3f}"
+        gates.append(
+            _gate("training loss falls", last < first, falls, "last tenth below first tenth")
+        )
+    bound = clean(run.setting("select.canary_bound"))
+    for row in contrasts_of_run(run):
+        if row.before is None or row.after is None or row.difference is None:
+            continue
+        figure = f"{row.before.value:.2f} → {row.after.value:.2f}"
+        if row.set_name == "dev":
+            gates.append(_gate("dev WER improves", row.difference < 0, figure, "below the base"))
+        elif bound is not None:
+            kept = row.difference <= bound + 1e-9
+            gates.append(_gate("canary is kept", kept, figure, f"+{bound:g} points at most"))
+    return gates
+
+
+def _gate(name: str, passed: bool | None, figure: str, bound: str) -> GateResult:
+    return GateResult(name=name, passed=passed, figure=figure, bound=bound)
