@@ -21,7 +21,7 @@ def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A separate cache and no network."""
     network.forget_answers()
     monkeypatch.setenv("MOONSHINE_TUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(network, "_ask", lambda url: f"{url} is out of reach in this test")
+    monkeypatch.setattr(network, "_probe", lambda url: f"{url} is out of reach in this test")
     monkeypatch.setattr(hub, "_local_snapshot", lambda repo: None)
 
 

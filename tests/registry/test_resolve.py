@@ -30,7 +30,7 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     network.forget_answers()
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
-    monkeypatch.setattr(network, "_ask", lambda url: f"{url} is out of reach in this test")
+    monkeypatch.setattr(network, "_probe", lambda url: f"{url} is out of reach in this test")
     monkeypatch.setattr(hub, "_local_snapshot", lambda repo: None)
 
 
@@ -277,7 +277,7 @@ def test_offline_asks_nobody(tmp_path: Path, index: Path, monkeypatch: pytest.Mo
     def forbidden(*_: object, **__: object) -> None:
         pytest.fail("the network was used")
 
-    monkeypatch.setattr(network, "_ask", forbidden)
+    monkeypatch.setattr(network, "_probe", forbidden)
     monkeypatch.setattr("moonshine_tune.registry.wheel.subprocess.run", forbidden)
     with pytest.raises(SourceUnreachableError) as caught:
         resolve_model("tiny", cache=tmp_path / "cache", offline=True)
@@ -325,7 +325,7 @@ def _open_hub(monkeypatch: pytest.MonkeyPatch, root: Path, *repos: str) -> _Hub:
     import huggingface_hub
 
     fake = _Hub(root, repos)
-    monkeypatch.setattr(network, "_ask", lambda url: None)
+    monkeypatch.setattr(network, "_probe", lambda url: None)
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: fake)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fake.snapshot_download)
     return fake
@@ -394,7 +394,7 @@ def test_a_server_that_does_not_answer_is_given_up_and_asked_once(
         asked.append(url)
         end.wait()
 
-    monkeypatch.setattr(network, "_ask", stuck)
+    monkeypatch.setattr(network, "_probe", stuck)
     monkeypatch.setattr(network, "_GIVE_UP_S", 0.2)
     # Three answers come while the server still has not given any.
     for _ in range(3):
