@@ -314,7 +314,7 @@ def _utterance(
     return Utterance(
         id=identifier or _new_id(path, folder, ids),
         audio=path,
-        text=text if request.want_text else row.values.get("text"),
+        text=text if request.want_text else None,
         speaker=row.values.get("speaker"),
         duration=round((info.seconds if end is None else end) - (start or 0.0), 4),
         start=start,
