@@ -47,12 +47,15 @@ from moonshine_tune.ablation.space import read_space
 from moonshine_tune.core.progress import SilentProgress
 from tests.made_up_training import FakeTrain
 
-folder, trials, seconds, crashes, storage = sys.argv[1:]
-study._ONE_MACHINE_S = study._MANY_MACHINES_S = (1, 2)
+folder, trials, seconds, crashes, storage, processes = sys.argv[1:]
+study._ONE_MACHINE_S = study._MANY_MACHINES_S = (1, 6)
 
 def train(resolved, out, progress, *, resume=False):
     with open(Path(folder) / "ran.txt", "a") as file:
         file.write(f"{out.name} {os.getpid()} {int(resume)}\\n")
+    # Nobody ends a trial before every process has one: all of them work, however slow they start.
+    while len({line.split()[1] for line in open(Path(folder) / "ran.txt")}) < int(processes):
+        time.sleep(0.01)
     if out.name == crashes:
         raise ValueError("made up")
     fake_train = FakeTrain(lambda trial, step: time.sleep(float(seconds)))
@@ -84,19 +87,25 @@ def folder(tmp_path: Path) -> Path:
 
 
 def _start(
-    folder: Path, *, trials: int, seconds: float = 0.05, crashes: str = "", storage: str = ""
+    folder: Path,
+    *,
+    trials: int,
+    seconds: float = 0.05,
+    crashes: str = "",
+    storage: str = "",
+    processes: int = 1,
 ) -> "subprocess.Popen[str]":
     paths = os.pathsep.join((str(_ROOT / "src"), str(_ROOT)))
     return subprocess.Popen(
         [sys.executable, str(folder / "worker.py"), str(folder), str(trials), str(seconds), crashes,
-         storage],
+         storage, str(processes)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"PYTHONPATH": paths},
     )  # fmt: skip
 
 
 def _end(process: "subprocess.Popen[str]") -> str:
-    out, errors = process.communicate(timeout=60)
+    out, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors
     return out.strip()
 
@@ -109,7 +118,7 @@ def _ran(folder: Path) -> list[tuple[str, str, bool]]:
 
 
 def _wait_for(folder: Path, trainings: int) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while len(_ran(folder)) < trainings:
         assert time.monotonic() < deadline, "the search makes no progress"
         time.sleep(0.01)
@@ -160,7 +169,7 @@ def test_two_workers_are_interrupted_and_continue_where_they_stopped(folder: Pat
     (folder / "worker.py").write_text(_SEARCH)
     search = _start(folder, trials=2)
     runs = [RunFolder(folder / "ablation" / "trials" / name) for name in ("0001", "0002")]
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not all(len(run.read_metrics()) > 1 for run in runs):
         assert time.monotonic() < deadline, "the trials make no progress"
         time.sleep(0.05)
@@ -248,7 +257,9 @@ def storage(request: pytest.FixtureRequest) -> str:
 
 
 def test_two_processes_lose_and_double_no_trial(folder: Path, storage: str) -> None:
-    workers = [_start(folder, trials=10, crashes="0004", storage=storage) for _ in range(2)]
+    workers = [
+        _start(folder, trials=10, crashes="0004", storage=storage, processes=2) for _ in range(2)
+    ]
     assert [_end(worker) for worker in workers] == ["finished", "finished"]
     states = _states(folder)
     assert states == {n: "failed" if n == 4 else "finished" for n in range(1, 11)}

@@ -89,7 +89,7 @@ def test_export_passes_parity_and_the_runtime_scores_the_same(
     assert code == 0, exported
     assert exported["changed_files"] == ["decoder_model_merged.ort"]
     # Clips of what was taught; no replay was named.
-    assert exported["rounding"] == "errors made to cancel on 24 clips of the run"
+    assert exported["rounding"] == "errors compensated on 24 clips of the run"
     assert exported["calibrated"] and exported["calibrate"] == "auto"
     code, heard = ask("evaluate", "--runtime-dir", out, "--manifest", manifest)
     assert code == 0

@@ -172,7 +172,7 @@ def test_the_folder_of_noise_is_checked_before_anything_else(
         train(settings(augment__share=0.5, **nothing), tmp_path / "b", SilentProgress())
     with pytest.raises(ProblemsError, match="settings are wrong") as caught:
         settings(augment__snr_db=[20.0, 5.0])
-    assert any("lies above" in problem for problem in caught.value.problems)
+    assert any("is above" in problem for problem in caught.value.problems)
 
 
 def test_a_resumed_run_is_refused_where_the_noises_have_changed(

@@ -90,7 +90,16 @@ def prepare_training(
         max_clip_s=settings.data.max_clip_s,
         needs_text=True,
     )
-    adapter = inject_lora(opened.model, seed=settings.train.seed, **settings.adapter.model_dump())
+    adapter = inject_lora(
+        opened.model,
+        seed=settings.train.seed,
+        rank=settings.adapter.rank,
+        alpha=settings.adapter.alpha,
+        dropout=settings.adapter.dropout,
+        sites=settings.adapter.sites,
+        rslora=settings.adapter.rslora,
+        dora=settings.adapter.dora,
+    )
     if settings.train.gradient_checkpointing:
         opened.model.enable_gradient_checkpointing()
     cache = EncoderCache(settings.device, opened, progress, trains_encoder=adapter.touches_encoder)
