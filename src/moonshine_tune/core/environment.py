@@ -15,6 +15,8 @@ DEFAULTS: dict[str, tuple[str, str]] = {
         "no warning after a fork; tokenizing is a small part of the work",
     ),
     "HF_HUB_DISABLE_TELEMETRY": ("1", "no usage data leaves this machine"),
+    # Without it, importing onnxruntime writes a device id below the user's cache, and sends events.
+    "ORT_DISABLE_TELEMETRY": ("1", "no usage data leaves this machine"),
     "HF_HUB_DISABLE_PROGRESS_BARS": ("1", "moonshine-tune shows the progress itself"),
     "HF_HUB_ETAG_TIMEOUT": ("5", "an unreachable hub costs seconds instead of minutes"),
     "HF_HUB_DOWNLOAD_TIMEOUT": ("15", "a stalled download fails instead of hanging"),
