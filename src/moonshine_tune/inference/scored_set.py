@@ -20,6 +20,11 @@ _BATCH_S = 120.0
 _STORED_BATCH_S = 400.0
 
 
+def score_batch_s(*, skips_encoder: bool) -> float:
+    """Seconds of audio that are scored together; the memory estimate counts with it too."""
+    return _STORED_BATCH_S if skips_encoder else _BATCH_S
+
+
 @dataclass(frozen=True)
 class SetScore:
     """A score and the scored utterances."""
@@ -37,9 +42,7 @@ def transcribe_source(
 ) -> list[str]:
     """Greedy transcripts of every utterance of a source, in order."""
     texts = [""] * len(source)
-    groups = batches_by_length(
-        source.seconds, _STORED_BATCH_S if source.skips_encoder else _BATCH_S
-    )
+    groups = batches_by_length(source.seconds, score_batch_s(skips_encoder=source.skips_encoder))
 
     def decode(group: Sequence[int]) -> None:
         states = source.batch(group)

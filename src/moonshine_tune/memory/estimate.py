@@ -16,7 +16,7 @@ from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.core.hardware import available_memory_mb
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.inference.batching import encode_batch_s
-from moonshine_tune.inference.scored_set import _BATCH_S, _STORED_BATCH_S
+from moonshine_tune.inference.scored_set import score_batch_s
 from moonshine_tune.memory.model import MemoryEstimate, MemoryModel, RunShape
 from moonshine_tune.models.base import TOKENS_PER_SECOND
 from moonshine_tune.models.checkpoint import is_checkpoint_folder
@@ -338,7 +338,7 @@ def run_shape(
         stored_limit_mb=0 if on_disk else device.state_cache_mb,
         releases_encoder=skips_encoder and device.state_storage != "memory",
         replay_clips=min(settings.retain.clips_per_step, train.batch_size) if replays else 0,
-        score_batch_s=min(_STORED_BATCH_S if skips_encoder else _BATCH_S, score_s)
+        score_batch_s=min(score_batch_s(skips_encoder=skips_encoder), score_s)
         if workload.scores
         else 0.0,
         prepare_batch_s=min(encode_batch_s(torch.device(kind)), max(audio_s, clip_s)),
