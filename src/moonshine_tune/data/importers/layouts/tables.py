@@ -24,7 +24,14 @@ def _read(source: ImportSource) -> Rows:
             where=source.folder,
             hint=f"choose one with --table {tables[0]}",
         )
-    return read_table(tables[0], source.request.columns, want_text=source.request.want_text)
+    request = source.request
+    return read_table(
+        tables[0],
+        request.columns,
+        want_text=request.want_text,
+        recordings=source.recordings,
+        encoding=request.encoding,
+    )
 
 
 def _tables(source: ImportSource) -> list[Path]:
