@@ -43,7 +43,7 @@ def channels_of(
     sides = next((sides for sides in _SIDES if values <= sides.keys()), None)
     if sides is not None and all(count == 2 for _, count in named.values()):
         numbers, first = dict(sides), next(value for value, side in sides.items() if side == 1)
-    elif all(value.isdecimal() for value in values):
+    elif all(value.isdecimal() and len(value) < 4 for value in values):
         numbers, first = _numbered(rows, named), "0" if "0" in values else "1"
     else:
         return channels, None

@@ -113,6 +113,16 @@ def choose_columns(
     return columns
 
 
+def other_texts(columns: Mapping[str, str], heading: Sequence[str]) -> list[str]:
+    """A sentence on each column that is called like a transcript and is not the one."""
+    return [
+        f"column {name!r} is kept as a field; if it is the transcript: --text-column "
+        + shlex.quote(name)
+        for name in heading
+        if simple_name(name) in _NAMES["text"] and name not in columns.values()
+    ]
+
+
 def _named_column(heading: Sequence[str], name: str | None, path: Path) -> str | None:
     """The column that the user named, by its name or its number."""
     if name is None or name in heading:
@@ -132,7 +142,7 @@ class _Profile:
     """What the cells of a column are, in a sample of the rows."""
 
     values: tuple[Any, ...]
-    num_rows: int
+    num_files: int
     num_audio: int
     num_times: int
     num_phrases: int
@@ -147,7 +157,13 @@ class _Profile:
         return 2 * self.distinct <= len(self.values) and len(self.values) > 1
 
     @property
+    def is_file(self) -> bool:
+        """Whether the cells have endings of recordings."""
+        return self.num_files > 0.8 * len(self.values) > 0
+
+    @property
     def is_audio(self) -> bool:
+        """Whether the cells name recordings, with endings or without."""
         return self.num_audio > 0.8 * len(self.values) > 0
 
     @property
@@ -169,7 +185,7 @@ class _Profile:
     @property
     def is_phrases(self) -> bool:
         """Whether most cells have several words, or a script without spaces."""
-        return 2 * self.num_phrases > len(self.values) and not self.is_audio
+        return 2 * self.num_phrases > len(self.values) and not self.is_file
 
     def shown(self) -> str:
         """The first values, for a message."""
@@ -189,7 +205,7 @@ def _profile(cells: Sequence[Any], stems: Collection[str]) -> _Profile:
     values = tuple(cell for cell in cells if cell is not None and str(cell).strip())
     return _Profile(
         values,
-        len(cells),
+        sum(is_audio_name(value, ()) for value in values),
         sum(is_audio_name(value, stems) for value in values),
         sum(seconds_of_cell(value) is not None for value in values),
         sum(_is_phrase(value) for value in values),
@@ -242,6 +258,14 @@ def _check_content(
         elif others:
             _refuse_readings(path, f"column {columns['audio']!r} names no recordings", "audio",
                              {name: free[name] for name in others})  # fmt: skip
+    for field in ("audio", "text", "speaker"):
+        same = {
+            name: profile
+            for name, profile in profiles.items()
+            if field in columns and simple_name(name) == simple_name(columns[field])
+        }
+        if len(same) > 1 and getattr(names, field) is None:
+            _refuse_readings(path, "columns of the same name", field, same)
     if want_text and names.text is None:
         _check_text(columns["text"], path, profiles, free)
     if "start" not in columns and profiles[columns["audio"]].repeats:
@@ -287,9 +311,13 @@ def _refuse_unnamed_times(path: Path, free: Mapping[str, _Profile]) -> None:
         starts, ends = (
             [seconds_of_cell(value) for value in free[name].values] for name in (first, second)
         )
-        if len(starts) == len(ends) and all(
-            start is not None and end is not None and start < end
-            for start, end in zip(starts, ends, strict=True)
+        if (
+            len(starts) == len(ends)
+            and not free[second].repeats
+            and all(
+                start is not None and end is not None and start < end
+                for start, end in zip(starts, ends, strict=True)
+            )
         ):
             raise RequestError(
                 f"the same recording has several rows, and columns {first!r} and {second!r} look "
@@ -332,14 +360,15 @@ def columns_by_content(
         columns["text"] = _text_by_content(path, columns, profiles)
     if decide_labels:
         columns |= _labels_by_content(path, columns, profiles, records)
-    return columns
+    return {field: columns[field] for field in _NAMES if field in columns}
 
 
 def _audio_by_content(
     path: Path, columns: Mapping[str, str], profiles: Mapping[str, _Profile]
 ) -> str:
     free = {name: profile for name, profile in profiles.items() if name not in columns.values()}
-    fits = [name for name, profile in free.items() if profile.is_audio]
+    fits = [name for name, profile in free.items() if profile.is_file]
+    fits = fits or [name for name, profile in free.items() if profile.is_audio]
     if len(fits) == 1 or (fits and len({free[name].values for name in fits}) == 1):
         return fits[0]
     if fits:
@@ -386,7 +415,7 @@ def _text_by_content(
     words = {
         name: profile
         for name, profile in free.items()
-        if not profile.is_time and not profile.is_language and not profile.is_audio
+        if not profile.is_time and not profile.is_language and not profile.is_file
     }
     if not different and len(free) == 1 and _are_different_words(*free.values()):
         return next(iter(free))
@@ -431,7 +460,7 @@ def _labels_by_content(
         if (profile.repeats or (len(records) < 4 and not profile.is_phrases))
         and (profile.is_integer or not profile.is_time)
         and profile.values
-        and not profile.is_audio
+        and not profile.is_file
     }
     speakers = [
         name

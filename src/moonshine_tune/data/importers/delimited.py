@@ -165,6 +165,7 @@ def _heading_row(
     """
     wanted = {name for name in named if not name.isdecimal()}
     first_wide: int | None = None
+    is_heading = False
     for index, cells in enumerate(lines):
         has_file = any(is_audio_name(cell, ()) for cell in cells)
         known = num_known_names(cells)
@@ -175,9 +176,9 @@ def _heading_row(
             return (index, False) if first_wide is None else (first_wide, True)
         if not known and any(is_audio_name(cell, stems) for cell in cells):
             # The row above may be of a recording that is missing: it is never dropped.
-            return (index if first_wide is None else first_wide), False
+            return (index if first_wide is None else first_wide), is_heading
         if first_wide is None and sum(1 for cell in cells if cell.strip()) >= 2:
-            first_wide = index
+            first_wide, is_heading = index, known > 0
     if any(name.isdecimal() for name in named):
         return 0, False
     return first_wide or 0, True

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from moonshine_tune.data.importers.channels import channels_of
 from moonshine_tune.data.importers.convert import convert, probe
 from moonshine_tune.data.importers.finder import RecordingFinder
 from moonshine_tune.data.importers.ids import with_unique_ids
+from moonshine_tune.data.importers.tabular import possible_tables
 from moonshine_tune.data.importers.times import SPAN_SLACK_S, in_seconds
 
 # Rows that contradict their table or their folder. Real corpora are full of rows with the other
@@ -211,10 +213,13 @@ def _read_rows(source: ImportSource) -> Rows:
             hint="give the folder of recordings: data import FOLDER --out F",
         )
     count = len(source.recordings)
+    tables = possible_tables(source)
+    named = " (or ".join(shlex.quote(str(path)) for path in tables[:2]) or "FILE"
     raise RequestError(
         f"{count} recordings and no transcripts" if count else "no recordings",
         where=source.folder,
-        hint="name a table with --table FILE"
+        hint=f"name a table with --table {named}"
+        + (")" if len(tables) > 1 else "")
         + (", or import the recordings without texts: --no-text" if count else ""),
     )
 
@@ -305,11 +310,11 @@ def _utterance(
 
 
 def _extra(row: Row, channel: int | None) -> dict[str, Any]:
-    """Fields that the manifest keeps as they are; a channel that is cut out is none any more."""
+    """All other fields; one that is called like a field of the manifest is the source's."""
     return {
-        key: value
+        f"source_{key}" if key in RESERVED_KEYS else key: value
         for key, value in row.extra.items()
-        if key not in RESERVED_KEYS and (key != "channel" or channel is None)
+        if key != "channel" or channel is None
     }
 
 

@@ -31,16 +31,15 @@ _DATE = re.compile(
 
 def seconds_of_cell(value: object) -> float | None:
     """Seconds of `1.5`, `1,5`, `1:30`, `0:01:30.250` or `1.5 s`; None if it is none of these."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value) if math.isfinite(value) else None
-    if not isinstance(value, str):
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
-    text = value.strip()
     try:
-        number = float(text)
+        number = float(value)
     except ValueError:
-        return _written_seconds(text)
-    return number if math.isfinite(number) and "_" not in text else None
+        return _written_seconds(str(value).strip())
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) and "_" not in str(value) else None
 
 
 def _written_seconds(text: str) -> float | None:

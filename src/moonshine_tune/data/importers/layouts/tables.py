@@ -1,19 +1,21 @@
 """Tables: a CSV, TSV or JSONL file, such as a manifest of NeMo, beside the recordings."""
 
+import shlex
 from pathlib import Path
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.data.importers.base import Importer, ImportSource, Rows
-from moonshine_tune.data.importers.tabular import read_table
-
-_ENDINGS = (".csv", ".tsv", ".jsonl")
+from moonshine_tune.data.importers.tabular import OTHER_TABLE_ENDINGS, TABLE_ENDINGS, read_table
 
 
 def _recognizes(source: ImportSource) -> bool:
     if source.file is None:
         return bool(_tables(source))
     # A file that is named with --table is a table whatever its ending.
-    return source.request.table is not None or source.file.suffix.lower() in _ENDINGS
+    return source.request.table is not None or source.file.suffix.lower() in (
+        *TABLE_ENDINGS,
+        *OTHER_TABLE_ENDINGS,
+    )
 
 
 def _read(source: ImportSource) -> Rows:
@@ -22,9 +24,16 @@ def _read(source: ImportSource) -> Rows:
         raise RequestError(
             f"the folder has {len(tables)} tables: {', '.join(path.name for path in tables)}",
             where=source.folder,
-            hint=f"choose one with --table {tables[0]}",
+            hint=f"choose one with --table {shlex.quote(str(tables[0]))}",
         )
     request = source.request
+    beside = source.folder / tables[0].name
+    if not tables[0].exists() and beside.is_file():
+        raise RequestError(
+            "no such table",
+            where=tables[0],
+            hint=f"there is one in the folder: --table {shlex.quote(str(beside))}",
+        )
     return read_table(
         tables[0],
         request.columns,
@@ -38,7 +47,7 @@ def _tables(source: ImportSource) -> list[Path]:
     return [
         path
         for path in sorted(source.folder.iterdir())
-        if path.suffix.lower() in _ENDINGS and path.is_file() and path != source.request.out
+        if path.suffix.lower() in TABLE_ENDINGS and path.is_file() and path != source.request.out
     ]
 
 
