@@ -74,11 +74,11 @@ def test_unclear_and_impossible_channels_are_plain_errors(folder: Path) -> None:
     with pytest.raises(ProblemsError, match="every row has 1") as caught:
         imported(folder, call(1, 1), audio_out=copies)
     assert "--channel 1" in caught.value.problems[0] and "--channel 2" in caught.value.problems[1]
-    first, second = imported(folder, call(1, 1), audio_out=copies, channel=2)
+    first, _ = imported(folder, call(1, 1), audio_out=copies, channel=2)
     assert round(float(load_audio(first.audio).mean()), 2) == 0.3
-    with pytest.raises(ProblemsError, match="channel 3, but call.wav has 2 channels"):
+    with pytest.raises(ProblemsError, match=r"channel 3, but call\.wav has 2 channels"):
         imported(folder, call(1, 3), audio_out=copies)
-    with pytest.raises(ProblemsError, match="channel 2, but call.wav has 2 channels"):
+    with pytest.raises(ProblemsError, match=r"channel 2, but call\.wav has 2 channels"):
         imported(folder, call(0, 2), audio_out=copies)
 
 
@@ -108,7 +108,8 @@ def test_no_name_of_a_field_and_no_value_is_a_crash(folder: Path) -> None:
     names = [*RESERVED_KEYS, "channel", "source_sha256", "source_id", "line", "extra", "audio_out",
              "problem", "values", "", "a b", "\ud800", "__class__", "None"]  # fmt: skip
     values = ["", "x", "two words", "1", 0, 1, -1, 2, 1.5, None, True, [], {}, [1], {"a": [None]},
-              float("nan"), float("inf"), "\ud800", "call.wav", "mono.wav", 10**400, "9" * 5000]  # fmt: skip
+              float("nan"), float("inf"), "\ud800", "call.wav", "mono.wav", 10**400,
+              "9" * 5000]  # fmt: skip
     rng = random.Random(0)
     for _ in range(300):
         keys = rng.sample(names, k=rng.randrange(4))

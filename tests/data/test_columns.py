@@ -196,7 +196,8 @@ def test_no_name_and_no_content_of_a_column_is_a_crash(tmp_path: Path) -> None:
              "line", "extra", "file", "1", "2", "column 1", "None", "nan", "__class__", "a b",
              "text ", "TEXT", "é", "\u2028", "'", "{}", "%s"]  # fmt: skip
     cells = ["", "0", "1", "-1", "1.5", "1,250", "nan", "inf", "1e999", "00:61", "wavs/0.wav",
-             "true", "null", "x", "two words", "\x00", "\ufeff", "9" * 5000, "=1+1", "#NAME?"]  # fmt: skip
+             "true", "null", "x", "two words", "\x00", "\ufeff", "9" * 5000, "=1+1",
+             "#NAME?"]  # fmt: skip
     rng = random.Random(0)
     for _ in range(400):
         width = rng.randrange(1, 6)
@@ -208,3 +209,16 @@ def test_no_name_and_no_content_of_a_column_is_a_crash(tmp_path: Path) -> None:
             read(tmp_path, lines, want_text=rng.random() < 0.8)
         except RequestError as error:
             assert error.message
+
+
+def test_two_columns_of_one_name_are_shown(tmp_path: Path) -> None:
+    lines = ["file,Text,text", *rows_of(PATH, PHRASES, "wrong {n}", mark=",")]
+    with pytest.raises(ProblemsError, match="columns of the same name") as caught:
+        read(tmp_path, lines)
+    assert "--text-column Text" in str(caught.value.problems)
+
+
+def test_another_transcript_is_mentioned(tmp_path: Path) -> None:
+    lines = ["file,transcription,raw_transcription", *rows_of(PATH, PHRASES, PHRASES, mark=",")]
+    (remark,) = read(tmp_path, lines).remarks
+    assert "--text-column raw_transcription" in remark

@@ -1,5 +1,6 @@
 """Tables as spreadsheets save them: headings, rows, encodings and times."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +190,44 @@ def test_json_without_a_text_is_counted_and_other_types_are_refused(folder: Path
     for value in ("true", "12.0", "[1]", "{}"):
         with pytest.raises(ProblemsError, match="not a string"):
             imported(folder, [f'{{"file": "a.wav", "text": {value}}}'], ending=".jsonl")
+
+
+@pytest.mark.parametrize("name", ["TABLE.CSV", "Table.Tsv"])
+def test_endings_in_capitals(name: str, folder: Path) -> None:
+    (folder / name).write_text("file\ttext\na.wav\tgo on\n")
+    import_data(ImportRequest(folder, folder.parent / "out.jsonl"), Remarks())
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("meta/words.csv", "file,text\n"),
+        ("meta/2024/words.TSV", "file\ttext\n"),
+        ("voices.list", "a.wav|anna|go on\n"),
+        ("transcripts.txt", "a go on\n"),
+        ("My words.xlsx", "PK\x03\x04"),
+    ],
+)
+def test_a_table_that_is_not_read_is_named(name: str, content: str, folder: Path) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(content)
+    (folder / "README.txt").write_text("Recorded in May.\n")
+    with pytest.raises(RequestError, match="no transcripts") as caught:
+        import_data(ImportRequest(folder, folder.parent / "out.jsonl"), Remarks())
+    assert f"--table {shlex.quote(str(folder / name))}," in str(caught.value.hint)
+
+
+def test_a_table_of_the_folder_is_proposed(folder: Path) -> None:
+    (folder / "words.csv").write_text("file,text\na.wav,go on\n")
+    request = ImportRequest(folder, folder.parent / "out.jsonl", table=Path("words.csv"))
+    with pytest.raises(RequestError, match="no such table") as caught:
+        import_data(request, Remarks())
+    assert str(folder / "words.csv") in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("name", ["voices.list", "words.txt", "words.xlsx"])
+def test_a_list_may_be_named_instead_of_the_folder(name: str, folder: Path) -> None:
+    (folder / name).write_text("a.wav|go on\nb.wav|stop\n")
+    out = folder.parent / "out.jsonl"
+    import_data(ImportRequest(folder / name, out), Remarks())
+    assert texts(read_manifest(out).utterances) == ["go on", "stop"]

@@ -111,7 +111,7 @@ def _mentions(path: Path, names: Collection[str]) -> bool:
     """Whether the start of a file names a recording."""
     with path.open("rb") as file:
         start = file.read(4096).decode("utf-8", errors="replace").casefold()
-    return any(word in names for word in re.split(r"[\\s|,;/\\\\\"]+", start))
+    return any(word in names for word in re.split(r"[\s|,;/\\\"]+", start))
 
 
 def _roles(columns: Mapping[str, str], table: Table) -> str:
@@ -166,7 +166,8 @@ def row_of(location: str, record: Mapping[str, Any], columns: Mapping[str, str])
         else:
             return Row(location, audio, problem=f'"{column}" is {value!r}, not a string')
     roles = columns.values()
-    extra = {key: value for key, value in record.items() if key not in roles}
+    # A NaN, which pandas writes for an empty cell, is not equal to itself.
+    extra = {key: value for key, value in record.items() if key not in roles and value == value}
     return Row(location, audio, values, extra, id_column=columns.get("id"))
 
 

@@ -52,7 +52,7 @@ def _speakers(folder: Path) -> dict[str, str]:
     if not (folder / "utt2spk").is_file():
         lines = _pairs(folder / "spk2utt")
         return {name: speaker for _, speaker, names in lines for name in names.split()}
-    return {key: value for _, key, value in _pairs(folder / "utt2spk")}
+    return {key: value for _, key, value in _pairs(folder / "utt2spk") if value}
 
 
 def _missing(names: Collection[str], listed: Collection[str], file: Path) -> str | None:
