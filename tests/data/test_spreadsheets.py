@@ -1,6 +1,5 @@
 """Tables as spreadsheets save them: headings, rows, encodings and times."""
 
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -196,25 +195,6 @@ def test_json_without_a_text_is_counted_and_other_types_are_refused(folder: Path
 def test_endings_in_capitals(name: str, folder: Path) -> None:
     (folder / name).write_text("file\ttext\na.wav\tgo on\n")
     import_data(ImportRequest(folder, folder.parent / "out.jsonl"), Remarks())
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("meta/words.csv", "file,text\n"),
-        ("meta/2024/words.TSV", "file\ttext\n"),
-        ("voices.list", "a.wav|anna|go on\n"),
-        ("transcripts.txt", "a go on\n"),
-        ("My words.xlsx", "PK\x03\x04"),
-    ],
-)
-def test_a_table_that_is_not_read_is_named(name: str, content: str, folder: Path) -> None:
-    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_text(content)
-    (folder / "README.txt").write_text("Recorded in May.\n")
-    with pytest.raises(RequestError, match="no transcripts") as caught:
-        import_data(ImportRequest(folder, folder.parent / "out.jsonl"), Remarks())
-    assert f"--table {shlex.quote(str(folder / name))}," in str(caught.value.hint)
 
 
 def test_a_table_of_the_folder_is_proposed(folder: Path) -> None:

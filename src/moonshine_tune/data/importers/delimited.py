@@ -105,9 +105,10 @@ def _delimiter(path: Path, content: str) -> str:
 
 
 def _cells(line: str, mark: str) -> list[str]:
-    quoting = csv.QUOTE_NONE if mark in "\t|" else csv.QUOTE_MINIMAL
     try:
-        return next(csv.reader([line], delimiter=mark, quoting=quoting))
+        if mark in "\t|":
+            return next(csv.reader([line], delimiter=mark, quoting=csv.QUOTE_NONE))
+        return next(csv.reader([line], delimiter=mark))
     except (csv.Error, StopIteration):
         return []
 

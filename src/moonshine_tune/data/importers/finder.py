@@ -32,9 +32,14 @@ class RecordingFinder:
         self.remarks: list[str] = []
 
     def find_all(self, rows: Iterable[Row]) -> dict[str, Path | str]:
-        """Name → recording, or the problem in a sentence, for all rows without a problem."""
-        by_name: dict[str, Row] = {row.audio: row for row in rows if row.problem is None}
+        """Name → recording, or the problem in a sentence; rows with a problem decide nothing."""
+        by_name: dict[str, Row] = {}
         results: dict[str, Path | str] = {}
+        for row in rows:
+            if row.problem is None:
+                by_name[row.audio] = row
+            elif row.audio:
+                results[row.audio] = self._direct(row.audio) or f"no such recording: {row.audio}"
         missing: dict[str, str] = {}
         for name in by_name:
             direct = self._direct(name)
@@ -49,7 +54,8 @@ class RecordingFinder:
             paths = index.at(plain)
             if paths:
                 results[name] = self._only(name, paths)
-        plain_names = {name: plain for name, plain in missing.items() if name not in results}
+                missing[name] = ""
+        plain_names = {name: plain for name, plain in missing.items() if plain}
         has_folders = any("/" in _plain(name) for name in by_name)
         if not has_folders:
             for name, plain in plain_names.items():
@@ -57,7 +63,7 @@ class RecordingFinder:
                 results[name] = self._only(name, paths) if paths else self._missing(name, plain)
             return results
         moved: Mapping[str, Path] = {}
-        if not any("/" in _plain(name) for name in results):
+        if not any("/" in _plain(name) for name in by_name if name in results):
             moved = self._below_a_new_root(
                 {name: plain for name, plain in plain_names.items() if "/" in plain}, by_name
             )
@@ -223,7 +229,7 @@ class _NameIndex:
 
 def _common_folders(folders: Sequence[Sequence[str]]) -> Sequence[str]:
     """The folders that all paths begin with."""
-    first, last = min(folders), max(folders)
+    first, last = min(folders, key=tuple), max(folders, key=tuple)
     depth = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), None)
     return first if depth is None else first[:depth]
 

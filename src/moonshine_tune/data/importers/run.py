@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping
@@ -25,7 +24,6 @@ from moonshine_tune.data.importers.channels import channels_of
 from moonshine_tune.data.importers.convert import convert, probe
 from moonshine_tune.data.importers.finder import RecordingFinder
 from moonshine_tune.data.importers.ids import with_unique_ids
-from moonshine_tune.data.importers.tabular import possible_tables
 from moonshine_tune.data.importers.times import SPAN_SLACK_S, in_seconds
 
 # Rows that contradict their table or their folder. Real corpora are full of rows with the other
@@ -213,20 +211,17 @@ def _read_rows(source: ImportSource) -> Rows:
             hint="give the folder of recordings: data import FOLDER --out F",
         )
     count = len(source.recordings)
-    tables = possible_tables(source)
-    named = " (or ".join(shlex.quote(str(path)) for path in tables[:2]) or "FILE"
     raise RequestError(
         f"{count} recordings and no transcripts" if count else "no recordings",
         where=source.folder,
-        hint=f"name a table with --table {named}"
-        + (")" if len(tables) > 1 else "")
+        hint="name a table with --table FILE"
         + (", or import the recordings without texts: --no-text" if count else ""),
     )
 
 
 @dataclass(frozen=True)
 class _ResolvedRow:
-    """A row with the path of its recording, or with the problem of finding it."""
+    """A row with the path of its recording, if there is one, and its problem, if it has one."""
 
     row: Row
     path: Path | None
@@ -240,19 +235,20 @@ def _resolve(
     """Rows with their recordings, their times in seconds, their channels, and ids that are ids."""
     finder = RecordingFinder(source.folder, rows.folder, source.recordings)
     results = finder.find_all(rows.rows)
-    problems = ["" if row.problem is None else row.problem for row in rows.rows]
     paths: list[Path | None] = []
-    for index, row in enumerate(rows.rows):
-        result = results[row.audio] if row.problem is None else row.problem
+    problems: list[str] = []
+    for row in rows.rows:
+        result = results.get(row.audio, "no recording is named")
         paths.append(result if isinstance(result, Path) else None)
-        problems[index] = "" if isinstance(result, Path) else result
-    infos = probe(paths, source.progress)
+        problems.append(row.problem or ("" if isinstance(result, Path) else result))
+    usable = [None if problem else path for path, problem in zip(paths, problems, strict=True)]
+    infos = probe(usable, source.progress)
     remarks = [*rows.remarks, *finder.remarks]
-    timed, unit = in_seconds(rows.rows, paths, infos)
+    timed, unit = in_seconds(rows.rows, usable, infos)
     if unit is not None:
         remarks.append(f"times are in {unit}: as seconds they would not fit the recordings")
-    channels, channel_remark = channels_of(timed, paths, infos, source.request.channel)
-    timed, id_remark = with_unique_ids(timed, paths)
+    channels, channel_remark = channels_of(timed, usable, infos, source.request.channel)
+    timed, id_remark = with_unique_ids(timed, usable)
     for remark in (*remarks, channel_remark, id_remark):
         if remark:
             source.progress.say(remark)

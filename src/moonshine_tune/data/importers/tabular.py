@@ -5,8 +5,7 @@ Shared by the importers of tables, of corpora that contain tables, and of datase
 
 import hashlib
 import json
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, replace
 from math import isfinite, isnan
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 from moonshine_tune.audio.io import AUDIO_ENDINGS
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import write_bytes_atomic
-from moonshine_tune.data.importers.base import ColumnNames, ImportSource, Row, Rows, read_text
+from moonshine_tune.data.importers.base import ColumnNames, Row, Rows, read_text
 from moonshine_tune.data.importers.columns import (
     TIMES,
     choose_columns,
@@ -30,10 +29,8 @@ from moonshine_tune.data.importers.delimited import (
 )
 from moonshine_tune.data.importers.times import clear_seconds_of, read_times, time_problem
 
-TABLE_ENDINGS = (".csv", ".tsv", ".jsonl")
-# Lists of other programs, and workbooks, which are refused with what to do.
-OTHER_TABLE_ENDINGS = (".txt", ".list", ".lst", ".tab", ".psv", ".dat", ".xlsx", ".xls", ".xlsm",
-                       ".ods", ".numbers")  # fmt: skip
+__all__ = ["SPLIT_NAMES", "choose_columns", "read_table", "row_of", "row_with_embedded_audio"]
+
 _JSON_ENDINGS = (".jsonl", ".json", ".ndjson")
 # Names of splits in datasets, and in manifests.
 SPLIT_NAMES = {"train": "train", "validation": "dev", "valid": "dev", "dev": "dev", "test": "test"}
@@ -88,30 +85,6 @@ def read_table(
     description = f"{path.name}: {_roles(columns, table)}"
     remarks = (*table.remarks, *other_texts(columns, table.heading)) if want_text else table.remarks
     return Rows(description, path.parent, tuple(rows), remarks=remarks)
-
-
-def possible_tables(source: ImportSource) -> list[Path]:
-    """Files in the folder and below it that may list its recordings, likeliest first."""
-    names = {
-        name.casefold() for path in source.recordings[:1000] for name in (path.name, path.stem)
-    }
-    tables: list[tuple[int, Path]] = []
-    for path in source.folder.rglob("*"):
-        ending = path.suffix.lower()
-        if ending not in (*TABLE_ENDINGS, *OTHER_TABLE_ENDINGS) or path.name.startswith((".", "~")):
-            continue
-        if ending in TABLE_ENDINGS:
-            tables.append((0, path))
-        elif ending not in (".txt", ".dat") or _mentions(path, names):
-            tables.append((1, path))
-    return [path for _, path in sorted(tables) if path.is_file() and path != source.request.out]
-
-
-def _mentions(path: Path, names: Collection[str]) -> bool:
-    """Whether the start of a file names a recording."""
-    with path.open("rb") as file:
-        start = file.read(4096).decode("utf-8", errors="replace").casefold()
-    return any(word in names for word in re.split(r"[\s|,;/\\\"]+", start))
 
 
 def _roles(columns: Mapping[str, str], table: Table) -> str:

@@ -5,7 +5,12 @@ from pathlib import Path
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.data.importers.base import Importer, ImportSource, Rows
-from moonshine_tune.data.importers.tabular import OTHER_TABLE_ENDINGS, TABLE_ENDINGS, read_table
+from moonshine_tune.data.importers.tabular import read_table
+
+_ENDINGS = (".csv", ".tsv", ".jsonl")
+# Lists of other programs, and workbooks, which are refused with what to do.
+_OTHER_ENDINGS = (".txt", ".list", ".lst", ".tab", ".psv", ".dat", ".xlsx", ".xls", ".xlsm", ".ods",
+                  ".numbers")  # fmt: skip
 
 
 def _recognizes(source: ImportSource) -> bool:
@@ -13,8 +18,8 @@ def _recognizes(source: ImportSource) -> bool:
         return bool(_tables(source))
     # A file that is named with --table is a table whatever its ending.
     return source.request.table is not None or source.file.suffix.lower() in (
-        *TABLE_ENDINGS,
-        *OTHER_TABLE_ENDINGS,
+        *_ENDINGS,
+        *_OTHER_ENDINGS,
     )
 
 
@@ -47,7 +52,7 @@ def _tables(source: ImportSource) -> list[Path]:
     return [
         path
         for path in sorted(source.folder.iterdir())
-        if path.suffix.lower() in TABLE_ENDINGS and path.is_file() and path != source.request.out
+        if path.suffix.lower() in _ENDINGS and path.is_file() and path != source.request.out
     ]
 
 
