@@ -211,3 +211,9 @@ def test_a_list_may_be_named_instead_of_the_folder(name: str, folder: Path) -> N
     out = folder.parent / "out.jsonl"
     import_data(ImportRequest(folder / name, out), Remarks())
     assert texts(read_manifest(out).utterances) == ["go on", "stop"]
+
+
+def test_milliseconds_by_the_names_of_the_columns(folder: Path) -> None:
+    lines = ["file,start_ms,end_ms,text", "a.wav,1,2,go on", "b.wav,0.5,2500,stop"]
+    utterances, _ = imported(folder, lines)
+    assert [(item.start, item.end) for item in utterances] == [(0.001, 0.002), (0.0005, 2.5)]

@@ -28,7 +28,7 @@ _NAMES = {
     "id": ("id", "uttid", "utteranceid", "uid"),
     "start": ("start", "starttime", "offset", "begin", "onset", "startms", "startsec"),
     "end": ("end", "endtime", "stop", "endms", "endsec"),
-    "duration": ("duration",),
+    "duration": ("duration", "durationms", "durationsec"),
     "language": ("language", "locale", "lang"),
     "split": ("split", "subset"),
     "session": ("session", "sessionid"),
@@ -224,7 +224,7 @@ def _is_phrase(value: object) -> bool:
 
 def _naming_hint(field: str, columns: Mapping[str, str], profiles: Mapping[str, _Profile]) -> str:
     """The flags that name the columns that fit by content, or how to name one."""
-    free = [name for name in profiles if name not in columns.values()]
+    free = [name for name in profiles if name not in columns.values() and len(profiles) > 1]
     fits = {
         "audio": [name for name in free if profiles[name].is_audio],
         "text": [name for name in free if profiles[name].is_phrases],

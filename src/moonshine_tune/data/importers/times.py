@@ -3,7 +3,7 @@
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -24,6 +24,7 @@ _CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d\d?(?:[.,]\d+)?)$")
 _WITH_UNIT = re.compile(r"(\d+(?:[.,]\d+)?)\s*(ms|msec|s|sec|seconds)$", re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+$")
 _THOUSANDS = re.compile(r"[1-9]\d{0,2},\d{3}$")
+_MILLISECONDS = re.compile(r"(ms|msec|milliseconds)\W*$", re.IGNORECASE)
 _DATE = re.compile(
     r"\d{4}[-/.]\d\d?[-/.]\d\d?|\d\d?[-/.]\d\d?[-/.]\d{2,4}|\d\s*[AP]M$", re.IGNORECASE
 )
@@ -67,9 +68,11 @@ def clear_seconds_of(value: object) -> float | None:
 
 
 def read_times(
-    records: Iterable[dict[str, Any]], columns: Sequence[str], *, has_decimal_commas: bool = False
+    records: Sequence[dict[str, Any]], columns: Sequence[str], *, has_decimal_commas: bool = False
 ) -> None:
     """Replace the cells of these columns by seconds, in place; what is no time stays as it is.
+
+    Columns whose names end with "ms" are milliseconds.
 
     Args:
         has_decimal_commas: whether `1,250` is 1.25. Without it, that is certain only if another
@@ -94,6 +97,11 @@ def read_times(
             seconds = seconds_of_cell(record[column])
             if seconds is not None:
                 record[column] = seconds
+    for column in columns:
+        if _MILLISECONDS.search(column):
+            for record in records:
+                if type(record.get(column)) is float:
+                    record[column] /= 1000
 
 
 def time_problem(column: str, value: object) -> str:
