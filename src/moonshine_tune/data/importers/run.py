@@ -1,10 +1,13 @@
 """`data import`: a folder of recordings and their transcripts become a manifest."""
 
-import os
+import ast
+import json
+import re
+import shlex
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +21,41 @@ from moonshine_tune.data.importers.base import (
     Row,
     Rows,
     all_importers,
+    files_below,
 )
 from moonshine_tune.data.importers.convert import convert, probe
+from moonshine_tune.data.importers.recording_counts import RecordingCounts, count_recordings
+from moonshine_tune.data.importers.transcripts.read import NO_TRANSCRIPTS
 
 # Manifests round times to milliseconds: a span may end this far after its recording.
 _SPAN_SLACK_S = 0.1
+# Names of copies: hashes of their content.
+_COPY = re.compile(r"[0-9a-f]{24}")
+_SHOWN_KINDS = 5
+_TABLES = frozenset((".csv", ".tsv", ".jsonl", ".json", ".xlsx"))
 # Rows that contradict their table or their folder. Real corpora are full of rows with the other
 # reasons (unreadable, without text), which are only counted.
+_WITHOUT_TEXT = "without text"
 _FATAL = frozenset({"malformed", "missing", "with a wrong span", "with a repeated id"})
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """One row or recording that is not in the manifest, and why."""
+    """One row or recording that is not in the manifest, and why.
+
+    Attributes:
+        recording: the resolved path, if there is such a recording.
+    """
 
     location: str
     reason: str
     detail: str
+    recording: Path | None = None
+
+    @property
+    def has_no_text(self) -> bool:
+        """Whether only the text is missing."""
+        return self.reason == _WITHOUT_TEXT
 
 
 @dataclass(frozen=True)
@@ -45,6 +66,8 @@ class ImportResult:
         source: where texts and names came from.
         reasons: reason → number of rows that were left out.
         unlisted: recordings of the folder that no row names.
+        recordings: what became of each recording.
+        remarks: what was decided by content, a sentence each.
     """
 
     manifest: Path
@@ -56,6 +79,8 @@ class ImportResult:
     reasons: dict[str, int]
     dropped: tuple[Dropped, ...]
     unlisted: int
+    recordings: RecordingCounts
+    remarks: tuple[str, ...] = ()
 
     def summary(self) -> str:
         """`kept 97 of 100: 2 unreadable, 1 without text`."""
@@ -87,9 +112,11 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
     source = _open_source(request, progress)
     rows = _read_rows(source)
     progress.say(f"reading {rows.description}")
+    for remark in rows.remarks:
+        progress.say(remark)
     finder = _RecordingFinder(source.folder, rows.folder, source.recordings)
     resolved = [_resolve(row, finder) for row in rows.rows]
-    infos = probe([item.path for item in resolved], progress)
+    infos = probe([None if item.problem else item.path for item in resolved], progress)
     kept: list[Utterance] = []
     dropped: list[Dropped] = []
     ids: set[str] = set()
@@ -99,7 +126,7 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
             ids.add(outcome.id)
             kept.append(outcome)
         else:
-            dropped.append(outcome)
+            dropped.append(replace(outcome, recording=item.path))
     fatal = [item for item in dropped if item.reason in _FATAL]
     if fatal and not request.skip_bad:
         raise ProblemsError(
@@ -107,10 +134,21 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
             [f"{item.location}: {item.detail}" for item in fatal],
             hint="fix these rows, or leave them out with --skip-bad",
         )
+    used = Counter(item.audio for item in kept)
     if request.audio_out is not None and kept:
         kept, failed = convert(kept, request.audio_out, request.channel, progress)
-        dropped += [Dropped(str(path), "unreadable", detail) for path, detail in failed]
-    named = {item.path for item in resolved}
+        dropped += [
+            Dropped(str(path), "unreadable", detail, recording=path) for path, detail in failed
+        ]
+        used.subtract(path for path, _ in failed)
+    recordings = [path.resolve() for path in source.recordings]
+    counts = count_recordings(
+        source.folder,
+        recordings,
+        used=[path for path, count in used.items() if count],
+        left_out=[item.recording for item in dropped if item.recording and not item.has_no_text],
+        without_text=[item.recording for item in dropped if item.recording and item.has_no_text],
+    )
     result = ImportResult(
         manifest=request.out,
         source=rows.description,
@@ -120,7 +158,9 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
         speakers=len({item.speaker for item in kept if item.speaker}),
         reasons=dict(Counter(item.reason for item in dropped)),
         dropped=tuple(dropped),
-        unlisted=sum(path.resolve() not in named for path in source.recordings),
+        unlisted=counts.in_no_row,
+        recordings=counts,
+        remarks=rows.remarks,
     )
     if not kept:
         raise ProblemsError(
@@ -178,20 +218,22 @@ def _open_source(request: ImportRequest, progress: Progress) -> ImportSource:
             where=folder,
             hint="give the folder of recordings: data import FOLDER --out F",
         )
-    return ImportSource(request, folder, file, _recordings(folder, request.out), progress)
+    recordings, files = _listed(folder, request)
+    return ImportSource(request, folder, file, recordings, progress, files)
 
 
-def _recordings(folder: Path, out: Path) -> tuple[Path, ...]:
-    """All recordings below a folder, sorted; hidden files and folders are skipped."""
-    recordings = []
-    for parent, folders, files in os.walk(folder, followlinks=False):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        recordings += [
-            Path(parent) / name
-            for name in files
-            if Path(name).suffix.lower() in AUDIO_ENDINGS and not name.startswith(".")
-        ]
-    return tuple(sorted(path for path in recordings if path != out))
+def _listed(folder: Path, request: ImportRequest) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """All recordings below a folder, and all other files; without what an import wrote there."""
+    recordings, files = [], []
+    copies = str(request.embedded_audio_folder)
+    for parent, name in files_below(folder):
+        stem, mark, ending = name.rpartition(".")
+        if f".{ending.lower()}" not in AUDIO_ENDINGS or not mark:
+            files.append(Path(parent, name))
+        elif parent != copies or not _COPY.fullmatch(stem):
+            recordings.append(Path(parent, name))
+    kept = (sorted(path for path in paths if path != request.out) for paths in (recordings, files))
+    return tuple(next(kept)), tuple(next(kept))
 
 
 def _read_rows(source: ImportSource) -> Rows:
@@ -207,11 +249,30 @@ def _read_rows(source: ImportSource) -> Rows:
             where=source.file,
             hint="give the folder of recordings: data import FOLDER --out F",
         )
+    raise _nothing_to_read(source)
+
+
+def _nothing_to_read(source: ImportSource) -> RequestError:
+    """What the folder has instead of transcripts, and how to go on."""
     count = len(source.recordings)
-    raise RequestError(
-        f"{count} recordings and no transcripts" if count else "no recordings",
+    examples: dict[str, Path] = {}
+    kinds = Counter(path.suffix.lower() for path in source.files)
+    for path in source.files:
+        examples.setdefault(path.suffix.lower(), path.relative_to(source.folder))
+    listed = [
+        f"{number} {ending or 'without ending'}, such as {examples[ending]}"
+        + (f" ({NO_TRANSCRIPTS[ending]})" if ending in NO_TRANSCRIPTS else "")
+        for ending, number in kinds.most_common(_SHOWN_KINDS)
+    ]
+    problem = f"{count} recordings and no transcripts" if count else "no recordings"
+    if listed:
+        problem += f"; other files: {'; '.join(listed)}"
+    table = next((path for path in source.files if path.suffix.lower() in _TABLES), None)
+    named = shlex.quote(str(table)) if table else "FILE"
+    return RequestError(
+        problem,
         where=source.folder,
-        hint="name a table with --table FILE"
+        hint=f"name a table with --table {named}"
         + (", or import the recordings without texts: --no-text" if count else ""),
     )
 
@@ -258,7 +319,7 @@ class _RecordingFinder:
 
 @dataclass(frozen=True)
 class _ResolvedRow:
-    """A row with the path of its recording, or with the problem of finding it."""
+    """A row with the path of its recording, if there is one, and its problem, if it has one."""
 
     row: Row
     path: Path | None
@@ -266,10 +327,10 @@ class _ResolvedRow:
 
 
 def _resolve(row: Row, finder: _RecordingFinder) -> _ResolvedRow:
-    result = finder.find(row.audio) if row.problem is None else row.problem
+    result = finder.find(row.audio) if row.audio else "no recording is named"
     if isinstance(result, Path):
-        return _ResolvedRow(row, result, "")
-    return _ResolvedRow(row, None, result)
+        return _ResolvedRow(row, result, row.problem or "")
+    return _ResolvedRow(row, None, row.problem or result)
 
 
 def _composed(name: str) -> str:
@@ -290,8 +351,10 @@ def _utterance(
     if path is None:
         return Dropped(row.location, "missing", resolved.problem)
     text = " ".join(str(row.values.get("text", "")).split()) if request.want_text else ""
+    if kind := _container(text):
+        return Dropped(row.location, "malformed", f"{row.audio}: the text is {kind}: {text[:60]}")
     if request.want_text and not text:
-        return Dropped(row.location, "without text", f"{row.audio}: no text")
+        return Dropped(row.location, _WITHOUT_TEXT, f"{row.audio}: no text")
     info = infos[path]
     if isinstance(info, AudioError):
         return Dropped(row.location, "unreadable", f"{row.audio}: {info.message}")
@@ -324,6 +387,20 @@ def _utterance(
         session=row.values.get("session"),
         extra={key: value for key, value in row.extra.items() if key not in RESERVED_KEYS},
     )
+
+
+def _container(text: str) -> str | None:
+    """`a list` or `an object`, if a text is written as one; `[laughs] yes` is not."""
+    if not text.startswith(("[", "{")) or not text.endswith(("]", "}")):
+        return None
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            return None
+    return {list: "a list", dict: "an object", set: "an object"}.get(type(value))
 
 
 def _span(values: dict[str, Any], seconds: float) -> tuple[float | None, float | None] | str:

@@ -6,7 +6,6 @@ Shared by the importers of tables, of corpora that contain tables, and of datase
 import csv
 import hashlib
 import io
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
@@ -35,14 +34,13 @@ _NAMES = {
     "session": ("session", "sessionid"),
 }  # fmt: skip
 _NUMBERS = ("start", "end", "duration")
-_JSON_ENDINGS = (".jsonl", ".json", ".ndjson")
 # Names of splits in datasets, and in manifests.
 SPLIT_NAMES = {"train": "train", "validation": "dev", "valid": "dev", "dev": "dev", "test": "test"}
 _AUDIO_SIGNATURES = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3"}
 
 
 def read_table(path: Path, names: ColumnNames, *, want_text: bool) -> Rows:
-    """Read a CSV, TSV or JSONL table.
+    """Read a CSV or TSV table.
 
     CSV may be separated by commas, semicolons, tabs or bars; the heading decides. A table without a
     heading is read if its first column names recordings; its columns are then "1", "2", "3".
@@ -56,11 +54,8 @@ def read_table(path: Path, names: ColumnNames, *, want_text: bool) -> Rows:
     if not path.is_file():
         raise RequestError("no such table", where=path, hint="name it with --table FILE")
     content = read_text(path)
-    if path.suffix.lower() in _JSON_ENDINGS:
-        heading, records = _json_table(content)
-    else:
-        named = [name for name in astuple(names) if name]
-        heading, records = _delimited_table(path, content, named)
+    named = [name for name in astuple(names) if name]
+    heading, records = _delimited_table(path, content, named)
     if not heading or not records:
         raise RequestError("the table has no rows", where=path)
     columns = choose_columns(heading, names, path, want_text=want_text)
@@ -76,24 +71,6 @@ def read_table(path: Path, names: ColumnNames, *, want_text: bool) -> Rows:
 
 # Number of each line, with its record or the problem in a sentence.
 _Records = list[tuple[int, dict[str, Any] | str]]
-
-
-def _json_table(content: str) -> tuple[list[str], _Records]:
-    """All keys, and the records of JSON lines."""
-    records: _Records = []
-    heading: dict[str, None] = {}
-    for number, line in enumerate(content.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            records.append((number, f"not JSON ({getattr(error, 'msg', error)})"))
-            continue
-        if isinstance(record, dict):
-            heading.update(dict.fromkeys(record))
-        records.append((number, record if isinstance(record, dict) else "not a JSON object"))
-    return list(heading), records
 
 
 def _delimited_table(

@@ -1,0 +1,107 @@
+"""A cue, and what one transcript file holds."""
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+from moonshine_tune.corpus.transcript_form import is_silence_label
+
+# Cues are timed by hand: a smaller overlap is no sign of a wrong time.
+OVERLAP_S = 0.05
+# An alignment of words or of phones has many cues of one word, one directly after the other.
+_FEWEST_ALIGNED, _ALIGNED_SHARE, _ALIGNED_GAP_S = 5, 0.8, 0.02
+
+
+@dataclass(frozen=True)
+class Cue:
+    """A span of a recording in seconds, with its text.
+
+    Attributes:
+        number: position in its file, from 1.
+        end: None if the file does not say it.
+    """
+
+    number: int
+    start: float
+    end: float | None
+    text: str
+    speaker: str | None = None
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What a file says about one recording: a text, or cues.
+
+    Attributes:
+        text: of the whole recording; None if the file has cues.
+        remarks: what was decided by content, a few words each.
+        problem: why the file cannot be used, in a sentence.
+        fields: other fields of a manifest, by name.
+        is_by_line: whether the numbers of cues are those of lines.
+        has_silence: whether cues without words were left out.
+    """
+
+    file: Path
+    text: str | None = None
+    cues: tuple[Cue, ...] = ()
+    remarks: tuple[str, ...] = ()
+    problem: str | None = None
+    fields: tuple[tuple[str, str], ...] = ()
+    is_by_line: bool = False
+    has_silence: bool = False
+
+    @property
+    def words(self) -> str:
+        """All words, as they are."""
+        return " ".join(cue.text for cue in self.cues) if self.text is None else self.text
+
+
+def spoken_transcript(
+    file: Path, cues: list[Cue], remarks: tuple[str, ...] = (), *, is_by_line: bool = False
+) -> Transcript:
+    """The transcript of cues, without those that mark silence, and with one remark on these."""
+    spoken, silent = without_silence(cues)
+    return Transcript(
+        file,
+        cues=tuple(spoken),
+        remarks=remarks + silence_remark(silent),
+        is_by_line=is_by_line,
+        has_silence=bool(silent),
+    )
+
+
+def without_silence(cues: list[Cue]) -> tuple[list[Cue], list[str]]:
+    """The cues that have words, with single spaces; and the labels of the others."""
+    kept, silent = [], []
+    for cue in cues:
+        text = " ".join(cue.text.split())
+        if is_silence_label(text):
+            silent.append(text)
+        else:
+            kept.append(replace(cue, text=text))
+    return kept, silent
+
+
+def silence_remark(silent: list[str]) -> tuple[str, ...]:
+    """`labels of silence are no texts: sil, spn`; nothing if all of them are empty."""
+    labels = list(dict.fromkeys(label for label in silent if label))
+    if not labels:
+        return ()
+    shown = ", ".join(labels[:5]) + (", …" if len(labels) > 5 else "")
+    return (f"labels of silence are no texts: {shown}",)
+
+
+def is_alignment(cues: list[Cue]) -> bool:
+    """Whether cues are words or phones one after the other, as a forced aligner writes them.
+
+    Commands of one word are no alignment: there are pauses between them.
+    """
+    if len(cues) < _FEWEST_ALIGNED or any(" " in cue.text for cue in cues):
+        return False
+    pairs = pairwise(cues)
+    joined = sum(
+        abs(after.start - before.end) <= _ALIGNED_GAP_S
+        for before, after in pairs
+        if before.end is not None
+    )
+    return joined >= _ALIGNED_SHARE * (len(cues) - 1)

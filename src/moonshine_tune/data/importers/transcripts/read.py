@@ -1,0 +1,134 @@
+"""One transcript file, of any form: its content decides, its ending does not."""
+
+import json
+import re
+from pathlib import Path
+
+from moonshine_tune.core.errors import RequestError
+from moonshine_tune.data.importers.base import read_text
+from moonshine_tune.data.importers.transcripts.captions import captions, is_sbv
+from moonshine_tune.data.importers.transcripts.cue import Transcript, spoken_transcript
+from moonshine_tune.data.importers.transcripts.json_transcript import json_transcript
+from moonshine_tune.data.importers.transcripts.label_tracks import (
+    LabelTrack,
+    clock_cues,
+    label_track,
+)
+from moonshine_tune.data.importers.transcripts.tiers import elan, textgrid
+
+# Endings of files that may be the transcript of a recording of the same name.
+ENDINGS = frozenset(
+    (".txt", ".lab", ".label", ".labels", ".srt", ".vtt", ".sbv", ".ass", ".ssa", ".ttml", ".smi",
+     ".lrc", ".textgrid", ".eaf", ".json", ".json3", ".tsv")
+)  # fmt: skip
+# Files beside recordings that are no transcripts, and what they are.
+NO_TRANSCRIPTS = {
+    ".rttm": "who speaks when, without words", ".uem": "spans to score, without words",
+    ".phn": "phones", ".wrd": "single words with their times",
+    ".trs": "Transcriber files; export them as TextGrid or SubRip",
+    ".cha": "CHAT files; export them as TextGrid or SubRip",
+    ".docx": "Word files; save them as plain text", ".pdf": "PDF files; save them as plain text",
+    ".rtf": "rich text; save it as plain text", ".doc": "Word files; save them as plain text",
+    ".odt": "text documents; save them as plain text",
+}  # fmt: skip
+_TIMES_HEADING = re.compile(r"\s*start\W+end\W+(?:speaker\W+)?text\W*", re.IGNORECASE)
+_ARROW = re.compile(r"^\s*(?:\d+:)?\d+:\d\d[.,]\d+ -->", re.MULTILINE)
+
+
+def read_transcript(
+    file: Path, *, tier: str | None = None, seconds: float = 0.0
+) -> Transcript | LabelTrack:
+    """What a file holds: a text, cues, or lines whose numbers the whole corpus must explain.
+
+    Args:
+        tier: of files with several tiers, the one to read.
+        seconds: of the recording, if it is known.
+
+    Raises:
+        RequestError: a form that cannot be read, or not text.
+    """
+    content = read_text(file)
+    start = content.lstrip()
+    first = start[:1]
+    ending = file.suffix.lower()
+    heading = start.partition("\n")[0]
+    has_times = _TIMES_HEADING.match(heading) is not None
+    # Nearly all files are plain text, which begins with a letter.
+    if (
+        ending == ".txt"
+        and first.isalpha()
+        and not (has_times or start.startswith(("WEBVTT", "File type")) or "-->" in content)
+    ):
+        return _speaker_turns(file, content) or Transcript(file, text=content)
+    for read in (_captions, _tiers, _json):
+        if (transcript := read(file, content, tier, seconds)) is not None:
+            return transcript
+    if start.startswith("{\\rtf"):
+        raise RequestError("rich text", where=file, hint="save it again as plain text (.txt)")
+    if has_times:
+        # A heading, as in Whisper's table of milliseconds, is a line without numbers.
+        content = content.replace(heading, "", 1)
+    if (track := label_track(file, content)) is not None:
+        return track
+    return _speaker_turns(file, content) or Transcript(file, text=content)
+
+
+def _captions(file: Path, content: str, _tier: str | None, _seconds: float) -> Transcript | None:
+    start, ending = content.lstrip(), file.suffix.lower()
+    if start.startswith("WEBVTT") or ending == ".vtt":
+        return captions(file, content, "vtt")
+    if start.startswith("[Script Info]") or ending in (".ass", ".ssa"):
+        return captions(file, content, "ass")
+    if is_sbv(content):
+        return captions(file, content, "sbv")
+    if ending == ".srt" or _ARROW.search(content):
+        return captions(file, content, "srt")
+    if start.startswith("<") and "<tt" in start[:2000]:
+        return captions(file, content, "ttml")
+    if start.upper().startswith("<SAMI"):
+        return captions(file, content, "sami")
+    return None
+
+
+def _tiers(file: Path, content: str, tier: str | None, _seconds: float) -> Transcript | None:
+    head = content.lstrip()[:400]
+    if "ooTextFile" in head or "ooBinaryFile" in head or file.suffix.lower() == ".textgrid":
+        return textgrid(file, content, tier)
+    if "<ANNOTATION_DOCUMENT" in content[:2000] or file.suffix.lower() == ".eaf":
+        return elan(file, content, tier)
+    if head.startswith("<?xml"):
+        raise RequestError(
+            "XML that is neither captions nor an ELAN annotation",
+            where=file,
+            hint="export it as Praat TextGrid or SubRip",
+        )
+    return None
+
+
+def _json(file: Path, content: str, _tier: str | None, seconds: float) -> Transcript | None:
+    if content.lstrip()[:1] not in ("{", "[") and file.suffix.lower() != ".json":
+        return None
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        if file.suffix.lower() not in (".json", ".json3"):
+            return None
+        raise RequestError(f"not JSON ({error})", where=file) from error
+    return json_transcript(file, document, seconds)
+
+
+def _speaker_turns(file: Path, content: str) -> Transcript | None:
+    """The cues of lines with a time of day in front, if the text consists of such."""
+    if ":" not in content:
+        return None
+    cues = clock_cues(content)
+    if cues is None:
+        return None
+    return spoken_transcript(file, cues, ("a time without an end lasts until the next one",))
+
+
+def is_cue_table(file: Path) -> bool:
+    """Whether a `.tsv` file is a table of cues of one recording, as Whisper writes it."""
+    with file.open("rb") as stream:
+        line = stream.readline(200).decode("utf-8", errors="replace")
+    return _TIMES_HEADING.match(line) is not None
