@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from moonshine_tune.audio.io import AUDIO_ENDINGS
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.data.importers.base import ColumnNames, Row, Rows, read_text
-from moonshine_tune.data.importers.tabular import choose_columns, row_of
+from moonshine_tune.data.importers.tabular import SPLIT_NAMES, choose_columns, row_of
 
 ENDINGS = (".json", ".jsonl", ".ndjson", ".jl")
 # Keys of an object that names or describes a recording, likeliest first.
@@ -26,6 +26,11 @@ _AUDIO_KEYS = re.compile(
 )
 # Any object may have a path; one called so names a recording whatever its value.
 _SURE_KEY = re.compile(r"(audio|wav)(_?(file_?)?(path|name))?", re.IGNORECASE)
+# Columns of tables are not called so.
+_UNUSUAL_KEYS = frozenset(
+    ("src", "url", "fname", "name", "mp3", "flac", "media", "voice", "sound", "speech", "audio_url",
+     "audioUrl")
+)  # fmt: skip
 _TEXT_KEYS = ("text", "transcript", "transcription", "sentence", "value", "normalized")
 # Lists of the parts of one recording, and keys of their times.
 _PARTS = ("segments", "sentences", "utterances", "cues", "annotations", "supervisions")
@@ -95,11 +100,13 @@ def _records(content: str) -> _Records:
     """All records of a text, flat."""
     lines = [(n, line) for n, line in enumerate(content.split("\n"), start=1) if line.strip()]
     parsed = [(f":{number}", _parsed(line)) for number, line in lines]
+    if not parsed:
+        return []
     if not isinstance(parsed[0][1], dict) or (
         len(parsed) > 1 and all(isinstance(record, str) for _, record in parsed[1:])
     ):
         document = _parsed(content)
-        if isinstance(document, str) and len(parsed) > 1:
+        if isinstance(document, str):
             return parsed if any(isinstance(r, dict) for _, r in parsed) else [("", document)]
         return [
             (f", record {number}", record)
@@ -159,12 +166,14 @@ def _inner(value: Any, depth: int = 0) -> Iterator[dict[str, Any] | str]:
             else:
                 yield from _inner(item, depth + 1)
         return
-    lists = [item for _, item in items if isinstance(item, list | dict)]
-    for item in sorted(lists, key=len, reverse=True):
-        records = list(_inner(item, depth + 1))
-        if any(isinstance(record, dict) and _audio_key(record) for record in records):
-            yield from records
-            return
+    lists = [(name, list(_inner(item, depth + 1))) for name, item in items]
+    named = [
+        ({"split": SPLIT_NAMES[name]} if name in SPLIT_NAMES else {}, records)
+        for name, records in lists
+        if any(isinstance(record, dict) and _audio_key(record) for record in records)
+    ]
+    for split, records in named:
+        yield from (record if isinstance(record, str) else split | record for record in records)
 
 
 def _flat(record: dict[str, Any]) -> dict[str, Any]:
@@ -185,6 +194,8 @@ def _flat(record: dict[str, Any]) -> dict[str, Any]:
             flat[key] = only
     if (key := _audio_key(flat)) is not None:
         flat[key] = _local(flat[key])
+        if key in _UNUSUAL_KEYS:
+            flat.setdefault("audio", flat[key])
     return flat
 
 
@@ -265,5 +276,5 @@ def _regions(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if isinstance(text, list | str) and text:
             region["text"] = text if isinstance(text, str) else text[0] if len(text) == 1 else text
         if isinstance(labels, list) and len(labels) == 1:
-            region["speaker"] = labels[0]
+            region["label"] = labels[0]
     yield from (region for region in regions.values() if "text" in region)

@@ -30,6 +30,7 @@ from moonshine_tune.data.importers.transcripts.label_tracks import (
     units_of,
 )
 from moonshine_tune.data.importers.transcripts.read import ENDINGS, read_transcript
+from moonshine_tune.data.importers.transcripts.tiers import TierChoiceError
 
 # The transcript of a span that ends this close to the ends of its recording is the recording's.
 _COMPLETE_S = 0.1
@@ -38,7 +39,8 @@ _WORDS_REMARK = "two numbers in front of a text are words, as they are no times 
 
 
 def _recognizes(source: ImportSource) -> bool:
-    return bool(_pairing(source).files)
+    pairing = _pairing(source)
+    return bool(pairing.files or pairing.shared)
 
 
 def _pairing(source: ImportSource) -> Pairing:
@@ -84,15 +86,27 @@ def _read(source: ImportSource) -> Rows:
 def _transcripts(source: ImportSource, pairing: Pairing) -> dict[Path, Transcript]:
     """The transcript of each recording that has one."""
     contents = {
-        path: [_content(source, path, file) for file in _wanted(source, path, files)]
+        path: [
+            _content(source, path, file, is_only=len(files) == 1)
+            for file in _wanted(source, path, files)
+        ]
         for path, files in pairing.files.items()
     }
+    if contents and not any(contents.values()):
+        names = sorted({file.name for files in pairing.files.values() for file in files})
+        raise RequestError(
+            f"no transcript ends with {source.request.transcripts!r}, or is in such a folder",
+            where=source.folder,
+            hint=f"choose an ending of: {', '.join(names[:5])}",
+        )
     tracks = [item for items in contents.values() for item in items if isinstance(item, LabelTrack)]
     units = dict(zip(map(id, tracks), units_of(tracks, source.request.times), strict=True))
     transcripts = {}
     for path, items in contents.items():
         resolved = [
-            _of_track(item, units[id(item)]) if isinstance(item, LabelTrack) else item
+            _of_track(item, units[id(item)], is_asked=source.request.times is not None)
+            if isinstance(item, LabelTrack)
+            else item
             for item in items
         ]
         if resolved:
@@ -100,14 +114,19 @@ def _transcripts(source: ImportSource, pairing: Pairing) -> dict[Path, Transcrip
     return transcripts
 
 
-def _content(source: ImportSource, recording: Path, file: Path) -> Transcript | LabelTrack:
-    """What a file holds; a file that cannot be read is a problem of its row with `--skip-bad`."""
+def _content(
+    source: ImportSource, recording: Path, file: Path, *, is_only: bool
+) -> Transcript | LabelTrack:
+    """What a file holds; a file that cannot be read is a problem of its row with `--skip-bad`.
+
+    The words and phones that an aligner wrote beside the transcript are a problem too.
+    """
     try:
         is_json = file.suffix.lower() in (".json", ".json3")
         seconds = _header(recording)[0] if is_json else 0.0
         content = read_transcript(file, tier=source.request.tier, seconds=seconds)
     except RequestError as error:
-        if not source.request.skip_bad:
+        if not source.request.skip_bad and (is_only or not isinstance(error, TierChoiceError)):
             raise
         return Transcript(file, problem=error.message)
     if isinstance(content, LabelTrack):
@@ -138,10 +157,11 @@ def _wanted(source: ImportSource, recording: Path, files: list[Path]) -> list[Pa
     ]
 
 
-def _of_track(track: LabelTrack, unit: str | None) -> Transcript:
-    """The transcript of lines with two numbers, whose unit is known."""
+def _of_track(track: LabelTrack, unit: str | None, *, is_asked: bool) -> Transcript:
+    """The transcript of lines with two numbers, whose unit is known; no remark if it was asked."""
     if unit == WORDS:
-        return Transcript(track.file, text=read_text(track.file), remarks=(_WORDS_REMARK,))
+        remarks = () if is_asked else (_WORDS_REMARK,)
+        return Transcript(track.file, text=read_text(track.file), remarks=remarks)
     if unit is None:
         first = track.lines[0]
         problem = (
@@ -154,10 +174,12 @@ def _of_track(track: LabelTrack, unit: str | None) -> Transcript:
     if len(cues) == 1 and cues[0].start <= _COMPLETE_S and _is_end(cues[0], track.seconds):
         return Transcript(track.file, text=cues[0].text, remarks=(remark,))
     transcript = spoken_transcript(track.file, cues, (remark,), is_by_line=True)
+    if is_asked:
+        return transcript
     if track.broken:
         problem = f"line {track.broken[0]} is not start, end and text"
         return replace(transcript, problem=problem)
-    if is_alignment(list(transcript.cues)):
+    if is_alignment(cues):
         return replace(transcript, problem="single words or phones with their times, no utterances")
     return transcript
 
@@ -189,6 +211,9 @@ def _chosen(source: ImportSource, recording: Path, transcripts: list[Transcript]
             hint=f"choose: --transcripts {choices[0]}, or --transcripts {choices[1]}",
         )
     chosen = next((item for item in useful if item.cues), useful[0])
+    if skipped := [item.file.name for item in transcripts if item.problem and item is not chosen]:
+        remark = f"{', '.join(skipped)}: not used; words or phones, or not readable"
+        chosen = replace(chosen, remarks=(*chosen.remarks, remark))
     if len(useful) > 1:
         remark = "several transcripts with the same words: one with times is used, if there is one"
         return replace(chosen, remarks=(*chosen.remarks, remark))
@@ -262,7 +287,7 @@ def _description(used: Sequence[Transcript], count: int) -> str:
         f"{number} {ending} files beside {count} recordings"
         for ending, number in endings.most_common()
     ]
-    return ", ".join(parts)
+    return ", ".join(parts) or f"no transcripts beside {count} recordings"
 
 
 def _remarks(used: Sequence[Transcript], pairing: Pairing, folder: Path) -> tuple[str, ...]:

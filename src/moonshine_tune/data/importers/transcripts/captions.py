@@ -19,6 +19,7 @@ from moonshine_tune.data.importers.transcripts.cue import (
 )
 
 _VOICE = re.compile(r"<v(?:\.[^ >]*)?\s+([^>]+)>")
+_INNER_TIME = re.compile(r"<(?:\d+:)?\d+:\d\d[.,]\d+>")
 _TAG = re.compile(r"<[^>]*>|\{\\[^}]*\}")
 _SEPARATOR = "\u2063"
 _SBV_TIMES = re.compile(r"^(\d+:\d\d:\d\d[.,]\d{1,3}),(\d+:\d\d:\d\d[.,]\d{1,3})\s*$", re.MULTILINE)
@@ -41,9 +42,11 @@ def captions(file: Path, content: str, name: str) -> Transcript:
         RequestError: not such captions.
     """
     if name == "sbv":
-        times = _SBV_TIMES.sub(lambda match: f"\n0\n{match[1]} --> {match[2]}", content)
-        content, name = times, "srt"
-    # WebVTT names voices in tags, which pysubs2 drops.
+        content = _SBV_TIMES.sub(lambda match: f"\n0\n{match[1]} --> {match[2]}", content)
+        name = "srt"
+    # Two times within a text, as YouTube writes them, are times of a cue to pysubs2, and it
+    # drops the tags in which WebVTT names voices.
+    content = _INNER_TIME.sub("", content)
     content = _VOICE.sub(lambda match: f"{_SEPARATOR}{match.group(1).strip()}{_SEPARATOR}", content)
     try:
         events = pysubs2.SSAFile.from_string(content, format_=name).events

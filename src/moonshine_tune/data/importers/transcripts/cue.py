@@ -9,7 +9,7 @@ from moonshine_tune.corpus.transcript_form import is_silence_label
 # Cues are timed by hand: a smaller overlap is no sign of a wrong time.
 OVERLAP_S = 0.05
 # An alignment of words or of phones has many cues of one word, one directly after the other.
-_FEWEST_ALIGNED, _ALIGNED_SHARE, _ALIGNED_GAP_S = 5, 0.8, 0.02
+_FEWEST_ALIGNED, _ALIGNED_SHARE, _ALIGNED_GAP_S, _LONGEST_ALIGNED_S = 3, 0.8, 0.02, 0.7
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,14 @@ def is_alignment(cues: list[Cue]) -> bool:
 
     Commands of one word are no alignment: there are pauses between them.
     """
-    if len(cues) < _FEWEST_ALIGNED or any(" " in cue.text for cue in cues):
+    spoken = without_silence(cues)[0]
+    if len(spoken) < _FEWEST_ALIGNED or any(" " in cue.text for cue in spoken):
         return False
-    pairs = pairwise(cues)
+    lengths = [cue.end - cue.start for cue in spoken if cue.end is not None]
     joined = sum(
-        abs(after.start - before.end) <= _ALIGNED_GAP_S
-        for before, after in pairs
-        if before.end is not None
+        before.end is not None and abs(after.start - before.end) <= _ALIGNED_GAP_S
+        for before, after in pairwise(spoken)
     )
-    return joined >= _ALIGNED_SHARE * (len(cues) - 1)
+    return joined >= _ALIGNED_SHARE * (len(spoken) - 1) and sum(
+        lengths
+    ) <= _LONGEST_ALIGNED_S * len(lengths)

@@ -21,6 +21,8 @@ _END = {"end": None, "end_time": None, "endTime": None, "stop": None, "to": None
         "end_ms": 1e-3, "endMs": 1e-3}  # fmt: skip
 _LENGTH = {"duration": None, "dur": None, "dDurationMs": 1e-3, "duration_ms": 1e-3}
 _FIELDS = {"speaker": ("speaker", "speaker_id", "spk"), "language": ("language", "lang")}
+# Lists of single words with their times.
+_WORDS = frozenset(("words", "word_segments", "tokens", "items", "characters", "char_segments"))
 _CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+)(?:[.,](\d+))?")
 _DEEPEST = 6
 
@@ -49,7 +51,26 @@ def json_transcript(file: Path, document: Any, seconds: float) -> Transcript:
         for key in keys
         if isinstance(document.get(key), str | int)
     )
-    return Transcript(file, text=_text(document), fields=fields)
+    return Transcript(file, text=_text(document) or _nested_text(document), fields=fields)
+
+
+def _nested_text(value: Any, depth: int = 0) -> str:
+    """The texts of a document without times, in its order; of alternatives, the first."""
+    if depth > _DEEPEST:
+        return ""
+    if isinstance(value, list):
+        parts = (_nested_text(item, depth + 1) for item in value)
+        return " ".join(part for part in parts if part)
+    if not isinstance(value, dict):
+        return ""
+    if text := _text(value):
+        return text
+    parts = (
+        _nested_text(item[:1] if key == "alternatives" else item, depth + 1)
+        for key, item in value.items()
+        if isinstance(item, list | dict)
+    )
+    return next((part for part in parts if part), "")
 
 
 def _text(record: dict[str, Any]) -> str:
@@ -75,8 +96,8 @@ def _lists(value: Any, depth: int = 0) -> Iterator[list[Cue]]:
         for item in records:
             yield from _lists(item, depth + 1)
     elif isinstance(value, dict):
-        for item in value.values():
-            if isinstance(item, list | dict):
+        for key, item in value.items():
+            if isinstance(item, list | dict) and key not in _WORDS:
                 yield from _lists(item, depth + 1)
 
 

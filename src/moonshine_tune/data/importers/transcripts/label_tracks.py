@@ -22,6 +22,11 @@ _NUMBER = r"(-?\d+(?:[.,]\d+)?)"
 _LINE = re.compile(
     rf"\s*[\[(]?\s*{_NUMBER}(\t|\s+|\s*(?:-->|[-–—])\s*){_NUMBER}\s*[\])]?:?(?:(\t|\s+)(.*))?\s*"
 )
+# With commas or semicolons, numbers must have fractions: `1, 2, 3` is counting.
+_CSV_LINE = re.compile(r"\s*(\d+\.\d+)\s*[;,|]\s*(\d+\.\d+)\s*[;,|]\s*(.*)")
+# What two times and some columns look like in a form that is not known.
+_TIME = re.compile(r"(?<![\d.:])\d+[.,:]\d+")
+_TAG_LINE = re.compile(r"\s*\[[a-z#]+:.*\]\s*", re.IGNORECASE)
 _CLOCK = r"(?:(\d{1,2}):)?(\d{1,3}):(\d{2})(?:[.,:](\d{1,3}))?"
 _CLOCK_LINE = re.compile(
     rf"\s*([\[(<{{]*)\s*{_CLOCK}\s*[\])>}}]*(?:\s*(?:-->|[-–—,]|to)\s*[\[(]?{_CLOCK}\s*[\])]?)?"
@@ -73,7 +78,8 @@ class LabelTrack:
         """The lines as cues."""
         scale = self.scale(unit)
         return [
-            Cue(line.number, line.start * scale, line.end * scale, line.text) for line in self.lines
+            Cue(line.number, round(line.start * scale, 6), round(line.end * scale, 6), line.text)
+            for line in self.lines
         ]
 
     def units(self) -> list[str]:
@@ -129,11 +135,14 @@ def label_track(file: Path, content: str) -> LabelTrack | None:
         # Audacity writes the frequencies of a label into a line of its own.
         if not line.strip() or line.startswith("\\"):
             continue
-        match = _LINE.fullmatch(line)
-        if match is None:
+        if (match := _LINE.fullmatch(line)) is not None:
+            first, between, second, after, text = match.groups()
+        elif (match := _CSV_LINE.fullmatch(line)) is not None:
+            first, second, text = match.groups()
+            between = after = "\t"
+        else:
             broken.append(number)
             continue
-        first, between, second, after, text = match.groups()
         numbers = [float(value.replace(",", ".")) for value in (first, second)]
         lines.append(
             LabelLine(
@@ -197,6 +206,13 @@ def _ambiguous(track: LabelTrack, options: list[str]) -> RequestError:
     )
 
 
+def is_table_of_times(content: str) -> bool:
+    """Whether nearly all of several lines have two times and tabs: no sentence does."""
+    lines = [line for line in content.splitlines() if line.strip()]
+    count = sum(line.count("\t") > 1 and len(_TIME.findall(line)) > 1 for line in lines)
+    return count > 1 and count >= _SHARE_OF_LINES * len(lines)
+
+
 def clock_cues(content: str) -> list[Cue] | None:
     """The cues of lines such as `[01:15] text`, which end where the next begins; None if not such.
 
@@ -206,7 +222,7 @@ def clock_cues(content: str) -> list[Cue] | None:
     cues: list[tuple[float, float | None, list[str], str | None]] = []
     has_brackets = False
     for line in content.splitlines():
-        if not line.strip():
+        if not line.strip() or (not cues and _TAG_LINE.fullmatch(line)):
             continue
         speaker = _SPEAKER_LINE.fullmatch(line)
         match = _CLOCK_LINE.fullmatch(line)

@@ -12,6 +12,7 @@ from moonshine_tune.data.importers.transcripts.json_transcript import json_trans
 from moonshine_tune.data.importers.transcripts.label_tracks import (
     LabelTrack,
     clock_cues,
+    is_table_of_times,
     label_track,
 )
 from moonshine_tune.data.importers.transcripts.tiers import elan, textgrid
@@ -32,6 +33,7 @@ NO_TRANSCRIPTS = {
     ".odt": "text documents; save them as plain text",
 }  # fmt: skip
 _TIMES_HEADING = re.compile(r"\s*start\W+end\W+(?:speaker\W+)?text\W*", re.IGNORECASE)
+_LAB_HEADER = re.compile(r"\A(?:[^\n]*\n){0,9}?\s*#\s*\n")
 _ARROW = re.compile(r"^\s*(?:\d+:)?\d+:\d\d[.,]\d+ -->", re.MULTILINE)
 
 
@@ -59,7 +61,7 @@ def read_transcript(
         and first.isalpha()
         and not (has_times or start.startswith(("WEBVTT", "File type")) or "-->" in content)
     ):
-        return _speaker_turns(file, content) or Transcript(file, text=content)
+        return _plain(file, content)
     for read in (_captions, _tiers, _json):
         if (transcript := read(file, content, tier, seconds)) is not None:
             return transcript
@@ -68,9 +70,21 @@ def read_transcript(
     if has_times:
         # A heading, as in Whisper's table of milliseconds, is a line without numbers.
         content = content.replace(heading, "", 1)
+    if ending == ".lab":
+        # Festival's label files have a header up to a line with `#`.
+        content = _LAB_HEADER.sub("", content)
     if (track := label_track(file, content)) is not None:
         return track
-    return _speaker_turns(file, content) or Transcript(file, text=content)
+    return _plain(file, content)
+
+
+def _plain(file: Path, content: str) -> Transcript:
+    """A text, or lines with a time of day in front."""
+    turns = _speaker_turns(file, content)
+    if turns is None and "\t" in content and is_table_of_times(content):
+        problem = "a table of times in a form that is not known; export it as SubRip or TextGrid"
+        return Transcript(file, problem=problem)
+    return turns or Transcript(file, text=content)
 
 
 def _captions(file: Path, content: str, _tier: str | None, _seconds: float) -> Transcript | None:
@@ -124,7 +138,11 @@ def _speaker_turns(file: Path, content: str) -> Transcript | None:
     cues = clock_cues(content)
     if cues is None:
         return None
-    return spoken_transcript(file, cues, ("a time without an end lasts until the next one",))
+    has_ends = all(cue.end is not None for cue in cues)
+    remark = "times in front of a text are its cues" + (
+        "" if has_ends else "; one without an end lasts until the next"
+    )
+    return spoken_transcript(file, cues, (remark,))
 
 
 def is_cue_table(file: Path) -> bool:

@@ -40,6 +40,10 @@ _MOST_SHARED, _LEAST_INSIDE = 0.3, 0.9
 Tiers = dict[str, list[Cue]]
 
 
+class TierChoiceError(RequestError):
+    """Which tier has the texts is not certain."""
+
+
 def textgrid(file: Path, content: str, tier: str | None) -> Transcript:
     """The cues of a TextGrid.
 
@@ -104,7 +108,7 @@ def _transcript(file: Path, tiers: Tiers, wanted: str | None) -> Transcript:
     if len(names) == 1:
         name = names[0]
         if wanted is None and (
-            is_alignment(spoken[name])
+            is_alignment(tiers[name])
             or (_ALIGNED.fullmatch(name) and not any(" " in cue.text for cue in spoken[name]))
         ):
             raise _choice(file, tiers, "single words or phones, not utterances")
@@ -157,7 +161,7 @@ def _chosen(file: Path, tiers: Tiers) -> tuple[list[str], tuple[str, ...]]:
     raise _choice(file, tiers, "which tier has the texts?")
 
 
-def _choice(file: Path, tiers: Mapping[str, list[Cue]], problem: str) -> RequestError:
+def _choice(file: Path, tiers: Mapping[str, list[Cue]], problem: str) -> TierChoiceError:
     examples = "; ".join(
         f"{name}: {len(cues)} intervals, {cues[0].text[:30]!r}"
         for name, cues in tiers.items()
@@ -165,7 +169,7 @@ def _choice(file: Path, tiers: Mapping[str, list[Cue]], problem: str) -> Request
     )
     separator = " " if problem.endswith("?") else ". "
     names = ", ".join(tiers) or "none"
-    return RequestError(
+    return TierChoiceError(
         f"{problem}{separator}Its tiers: {names}" + (f" ({examples})" if examples else ""),
         where=file,
         hint=f"name it with: --tier NAME. If each tier is a speaker: --tier '{ALL}', or "
