@@ -16,8 +16,8 @@ from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.corpus.manifest import Utterance, read_manifest
 from moonshine_tune.data.importers import convert
 from moonshine_tune.data.importers.base import ImportRequest
-from moonshine_tune.data.importers.transcripts.read import read_transcript
 from moonshine_tune.data.importers.run import ImportResult, import_data
+from moonshine_tune.data.importers.transcripts.read import read_transcript
 
 
 def _clip(path: Path, seconds: float = 0.5, rate: int = 16_000, channels: int = 1) -> Path:

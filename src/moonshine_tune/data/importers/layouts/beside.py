@@ -9,6 +9,7 @@ import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,13 @@ def _recognizes(source: ImportSource) -> bool:
 
 
 def _pairing(source: ImportSource) -> Pairing:
-    return pair(source.recordings, source.files, ENDINGS)
+    return _paired(source.recordings, source.files)
+
+
+@lru_cache(maxsize=1)
+def _paired(recordings: tuple[Path, ...], files: tuple[Path, ...]) -> Pairing:
+    """Paired once for recognizing the layout and for reading it."""
+    return pair(recordings, files, ENDINGS)
 
 
 def _read(source: ImportSource) -> Rows:

@@ -15,7 +15,6 @@ from praatio.utilities.errors import PraatioException
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.data.importers.transcripts.cue import (
-    OVERLAP_S,
     Cue,
     Transcript,
     is_alignment,
@@ -33,9 +32,9 @@ _NO_SPEAKER = re.compile(
     r"comments?|noises?|events?|music|topics?|pauses?|silences?|tags?|gestures?|emotions?)\b.*",
     re.IGNORECASE,
 )
-# Of the shorter tier's time, how much two speakers talk at the same time, and how much of a tier is
-# inside of the intervals of the tier that it divides.
-_MOST_SHARED, _LEAST_INSIDE = 0.3, 0.9
+# Of the shorter tier's time, how much two speakers talk at the same time; and how much of a tier is
+# inside of the intervals of the tier that it divides, and how much of these it fills.
+_MOST_SHARED, _LEAST_INSIDE, _LEAST_FILLED = 0.3, 0.9, 0.6
 
 Tiers = dict[str, list[Cue]]
 
@@ -149,12 +148,11 @@ def _chosen(file: Path, tiers: Tiers) -> tuple[list[str], tuple[str, ...]]:
         name in inner or _NO_SPEAKER.fullmatch(name) for name in names if name not in usual
     ):
         return usual, (f"the tier {usual[0]!r} has the texts",)
-    are_speakers = not inner & set(utterances) and not any(map(_NO_SPEAKER.fullmatch, utterances))
     pairs = [(a, b) for n, a in enumerate(utterances) for b in utterances[n + 1 :]]
     if (
         utterances
-        and are_speakers
         and not usual
+        and not any(map(_NO_SPEAKER.fullmatch, utterances))
         and all(_shared(tiers[a], tiers[b]) <= _MOST_SHARED for a, b in pairs)
     ):
         return utterances, (f"tiers are speakers: {', '.join(utterances)}",)
@@ -184,16 +182,17 @@ def _shared(first: list[Cue], second: list[Cue]) -> float:
 
 
 def _divides(inner: list[Cue], outer: list[Cue]) -> bool:
-    """Whether the intervals of a tier are parts of the intervals of another.
+    """Whether the intervals of a tier are parts of the intervals of another, and fill them.
 
-    Words often have more intervals; an utterance of one word has as many. Equal tiers do not
-    divide each other: one of them may be a translation.
+    Short answers of a listener are inside of the speaker's intervals too, but do not fill them.
+    Tiers with the same number of intervals do not divide each other: one may be a translation.
     """
-    if len(inner) < len(outer) or _length(inner) > _length(outer) + OVERLAP_S:
-        return False
-    if len(inner) == len(outer):
-        return False
-    return _common(inner, outer) >= _LEAST_INSIDE * _length(inner)
+    common = _common(inner, outer)
+    return (
+        len(inner) > len(outer)
+        and common >= _LEAST_INSIDE * _length(inner)
+        and common >= _LEAST_FILLED * _length(outer)
+    )
 
 
 def _length(cues: list[Cue]) -> float:
