@@ -156,7 +156,7 @@ def test_rolling_captions_have_each_phrase_once(tmp_path: Path) -> None:
 
 def test_rolling_captions_of_two_lines_and_in_json(tmp_path: Path) -> None:
     phrases = ["so today we", "will look at", "birds in the", "garden of my", "old house"]
-    cues = list(zip([""] + phrases, phrases, strict=False))
+    cues = list(zip(["", *phrases], phrases, strict=False))
     srt = "".join(
         f"{n}\n00:00:0{n},000 --> 00:00:0{n + 1},000\n{before}\n{after}\n\n"
         for n, (before, after) in enumerate(cues)

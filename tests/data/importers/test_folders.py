@@ -35,7 +35,7 @@ def test_names_of_corpora_are_no_clutter(name: str) -> None:
 # A layout → its files, for two recordings.
 _LAYOUTS: dict[str, dict[str, str]] = {
     "table": {"words.csv": "file,text\na.wav,one\nb.wav,two\n"},
-    "json": {"words.json": '[{"audio": "a.wav", "text": "one"}, {"audio": "b.wav", "text": "two"}]'},
+    "json": {"words.json": '{"a.wav": "one", "b.wav": "two"}'},
     "beside": {"a.txt": "one", "b.txt": "two"},
     "LibriSpeech": {"x.trans.txt": "a one\nb two\n"},
     "cues": {"a.srt": "1\n00:00:00,000 --> 00:00:01,000\none\n", "b.txt": "two"},

@@ -88,6 +88,24 @@ def test_spoken_digits_stay_words(tmp_path: Path) -> None:
     ).texts == ["12:30 is a fine time"]
 
 
+@pytest.mark.parametrize(
+    "text", ["Meet me at 1:30\nor at 2:45\n", "Doors open at 12:30\nand close at 13:45\n"]
+)
+def test_times_of_day_at_the_end_of_lines_are_words(text: str, tmp_path: Path) -> None:
+    assert import_folder(tmp_path, {"a.txt": text}, {"a.wav": 3.0}).texts == [
+        " ".join(text.split())
+    ]
+
+
+def test_times_of_day_beyond_the_recording_are_doubtful(tmp_path: Path) -> None:
+    files, recordings = {"a.txt": "12:30 the doors open\n13:45 they close\n"}, {"a.wav": 3.0}
+    with pytest.raises(ProblemsError, match="if the times are words: --times none"):
+        import_folder(tmp_path, files, recordings)
+    assert import_folder(tmp_path, files, recordings, times="none").texts == [
+        "12:30 the doors open 13:45 they close"
+    ]
+
+
 def test_numbers_with_two_readings_stop_and_show_both(tmp_path: Path) -> None:
     files, recordings = {"a.txt": "0 5 one seven\n"}, {"a.wav": 6.0}
     with pytest.raises(RequestError, match="may be words, or the span from 0 to 5 s") as caught:

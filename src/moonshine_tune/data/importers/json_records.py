@@ -59,6 +59,10 @@ def is_json_file(path: Path) -> bool:
 def names_recordings(path: Path) -> bool:
     """Whether a JSON file is a table: its first record names a recording."""
     try:
+        with path.open("rb") as stream:
+            line = _parsed(stream.readline(1 << 20).decode("utf-8-sig", errors="replace"))
+        if isinstance(line, dict) and _audio_key(_flat(line)):
+            return True
         content = read_text(path)
         records = _records(content) if is_json(content) else []
     except (RequestError, OSError):
@@ -98,29 +102,25 @@ def read_json_table(path: Path, names: ColumnNames, *, want_text: bool) -> Rows:
 
 def _records(content: str) -> _Records:
     """All records of a text, flat."""
-    lines = [(n, line) for n, line in enumerate(content.split("\n"), start=1) if line.strip()]
-    parsed = [(f":{number}", _parsed(line)) for number, line in lines]
-    if not parsed:
-        return []
-    if not isinstance(parsed[0][1], dict) or (
-        len(parsed) > 1 and all(isinstance(record, str) for _, record in parsed[1:])
-    ):
+    parsed = [
+        (f":{number}", _parsed(line))
+        for number, line in enumerate(content.split("\n"), start=1)
+        if line.strip()
+    ]
+    is_lines = bool(parsed) and isinstance(parsed[0][1], dict)
+    if not is_lines or (len(parsed) == 1 and not _audio_key(_flat(parsed[0][1]))):
         document = _parsed(content)
-        if isinstance(document, str):
-            return parsed if any(isinstance(r, dict) for _, r in parsed) else [("", document)]
-        return [
-            (f", record {number}", record)
-            for number, record in enumerate(_inner(document), start=1)
-        ]
-    if len(parsed) == 1 and not _audio_key(parsed[0][1]):
-        inner = list(_inner(parsed[0][1]))
-        return [(f", record {number}", record) for number, record in enumerate(inner, start=1)]
+        if not isinstance(document, str):
+            return _numbered(_inner(document))
+        return parsed if any(isinstance(item, dict) for _, item in parsed) else [("", document)]
     flat: _Records = []
     for where, record in parsed:
-        if isinstance(record, dict):
-            flat += [(where, part) for part in _parts(_flat(record))]
-        else:
+        if not isinstance(record, dict):
             flat.append((where, record if isinstance(record, str) else "not a JSON object"))
+        elif _is_plain(record):
+            flat.append((where, record))
+        else:
+            flat += [(where, part) for part in _parts(_flat(record))]
     return flat
 
 
@@ -174,6 +174,16 @@ def _inner(value: Any, depth: int = 0) -> Iterator[dict[str, Any] | str]:
     ]
     for split, records in named:
         yield from (record if isinstance(record, str) else split | record for record in records)
+
+
+def _is_plain(record: dict[str, Any]) -> bool:
+    """Whether a record needs no change, as nearly all: a path, a text, and nothing nested."""
+    audio = record.get("audio", record.get("audio_filepath"))
+    return (
+        isinstance(audio, str)
+        and isinstance(record.get("text"), str)
+        and not audio.startswith(("/data/", "file:"))
+    )
 
 
 def _flat(record: dict[str, Any]) -> dict[str, Any]:

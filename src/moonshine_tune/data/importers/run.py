@@ -134,18 +134,19 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
             [f"{item.location}: {item.detail}" for item in fatal],
             hint="fix these rows, or leave them out with --skip-bad",
         )
-    used = Counter(item.audio for item in kept)
+    used = [item.audio for item in kept]
     if request.audio_out is not None and kept:
         kept, failed = convert(kept, request.audio_out, request.channel, progress)
         dropped += [
             Dropped(str(path), "unreadable", detail, recording=path) for path, detail in failed
         ]
-        used.subtract(path for path, _ in failed)
+        for path, _ in failed:
+            used.remove(path)
     recordings = [path.resolve() for path in source.recordings]
     counts = count_recordings(
         source.folder,
         recordings,
-        used=[path for path, count in used.items() if count],
+        used=used,
         left_out=[item.recording for item in dropped if item.recording and not item.has_no_text],
         without_text=[item.recording for item in dropped if item.recording and item.has_no_text],
     )

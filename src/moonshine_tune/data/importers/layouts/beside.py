@@ -131,7 +131,12 @@ def _content(
     try:
         is_json = file.suffix.lower() in (".json", ".json3")
         seconds = _header(recording)[0] if is_json else 0.0
-        content = read_transcript(file, tier=source.request.tier, seconds=seconds)
+        content = read_transcript(
+            file,
+            tier=source.request.tier,
+            seconds=seconds,
+            as_words=source.request.times == WORDS,
+        )
     except RequestError as error:
         if not source.request.skip_bad and (is_only or not isinstance(error, TierChoiceError)):
             raise
@@ -139,6 +144,14 @@ def _content(
     if isinstance(content, LabelTrack):
         seconds, rate = _header(recording)
         return replace(content, seconds=seconds, rate=rate)
+    if content.is_doubtful:
+        seconds, last = _header(recording)[0], content.cues[-1].start
+        if seconds and last >= seconds:
+            problem = (
+                f"the time {last:g} s in front of {content.cues[-1].text[:40]!r} is not within its "
+                f"{seconds:.2f} s; if the times are words: --times {WORDS}"
+            )
+            return replace(content, problem=problem)
     return content
 
 
@@ -165,10 +178,9 @@ def _wanted(source: ImportSource, recording: Path, files: list[Path]) -> list[Pa
 
 
 def _of_track(track: LabelTrack, unit: str | None, *, is_asked: bool) -> Transcript:
-    """The transcript of lines with two numbers, whose unit is known; no remark if it was asked."""
+    """The transcript of lines with two numbers, whose unit is known."""
     if unit == WORDS:
-        remarks = () if is_asked else (_WORDS_REMARK,)
-        return Transcript(track.file, text=read_text(track.file), remarks=remarks)
+        return Transcript(track.file, text=read_text(track.file), remarks=(_WORDS_REMARK,))
     if unit is None:
         first = track.lines[0]
         problem = (

@@ -23,8 +23,9 @@ _INNER_TIME = re.compile(r"<(?:\d+:)?\d+:\d\d[.,]\d+>")
 _TAG = re.compile(r"<[^>]*>|\{\\[^}]*\}")
 _SEPARATOR = "\u2063"
 _SBV_TIMES = re.compile(r"^(\d+:\d\d:\d\d[.,]\d{1,3}),(\d+:\d\d:\d\d[.,]\d{1,3})\s*$", re.MULTILINE)
-# Of the cues, how many continue the one before in rolling captions, and how close they follow.
-_LEAST_ROLLING, _ROLLING_SHARE, _ROLLING_GAP_S = 2, 0.3, 1.0
+# How many cues continue the one before in rolling captions, and their least share: fewer cues are
+# an accident unless they are most of them. And how close they follow.
+_ROLLING, _ROLLING_GAP_S = ((2, 0.5), (3, 0.3)), 1.0
 
 
 def is_sbv(content: str) -> bool:
@@ -89,7 +90,9 @@ def _without_repetitions(cues: list[Cue]) -> tuple[list[Cue], int]:
     continued = sum(
         0 < overlap < len(cue.text.split()) for cue, overlap in zip(cues, overlaps, strict=True)
     )
-    if continued < max(_LEAST_ROLLING, _ROLLING_SHARE * (len(cues) - 1)):
+    pairs = len(cues) - 1
+    few, many = _ROLLING
+    if not any(continued >= least and continued >= share * pairs for least, share in (few, many)):
         return cues, 0
     kept = []
     for cue, overlap in zip(cues, overlaps, strict=True):

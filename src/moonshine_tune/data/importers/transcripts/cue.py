@@ -39,6 +39,7 @@ class Transcript:
         fields: other fields of a manifest, by name.
         is_by_line: whether the numbers of cues are those of lines.
         has_silence: whether cues without words were left out.
+        is_doubtful: whether the times may be words, if they are not within the recording.
     """
 
     file: Path
@@ -49,6 +50,7 @@ class Transcript:
     fields: tuple[tuple[str, str], ...] = ()
     is_by_line: bool = False
     has_silence: bool = False
+    is_doubtful: bool = False
 
     @property
     def words(self) -> str:

@@ -240,6 +240,9 @@ def clock_cues(content: str) -> list[Cue] | None:
     starts = [cue[0] for cue in cues]
     if not cues or starts != sorted(starts) or not (has_brackets or len(cues) > 1):
         return None
+    # `Meet me at 1:30` is no speaker with a time.
+    if 2 * sum(not any(map(str.strip, lines)) for _, _, lines, _ in cues) > len(cues):
+        return None
     following = [*starts[1:], None]
     return [
         Cue(number, start, following[number - 1] if end is None else end, " ".join(lines), who)

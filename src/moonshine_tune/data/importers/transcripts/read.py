@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from moonshine_tune.core.errors import RequestError
@@ -38,13 +39,14 @@ _ARROW = re.compile(r"^\s*(?:\d+:)?\d+:\d\d[.,]\d+ -->", re.MULTILINE)
 
 
 def read_transcript(
-    file: Path, *, tier: str | None = None, seconds: float = 0.0
+    file: Path, *, tier: str | None = None, seconds: float = 0.0, as_words: bool = False
 ) -> Transcript | LabelTrack:
     """What a file holds: a text, cues, or lines whose numbers the whole corpus must explain.
 
     Args:
         tier: of files with several tiers, the one to read.
         seconds: of the recording, if it is known.
+        as_words: whether numbers in front of texts are words, whatever they look like.
 
     Raises:
         RequestError: a form that cannot be read, or not text.
@@ -61,7 +63,7 @@ def read_transcript(
         and first.isalpha()
         and not (has_times or start.startswith(("WEBVTT", "File type")) or "-->" in content)
     ):
-        return _plain(file, content)
+        return _plain(file, content, as_words=as_words)
     for read in (_captions, _tiers, _json):
         if (transcript := read(file, content, tier, seconds)) is not None:
             return transcript
@@ -73,13 +75,15 @@ def read_transcript(
     if ending == ".lab":
         # Festival's label files have a header up to a line with `#`.
         content = _LAB_HEADER.sub("", content)
-    if (track := label_track(file, content)) is not None:
+    if not as_words and (track := label_track(file, content)) is not None:
         return track
-    return _plain(file, content)
+    return _plain(file, content, as_words=as_words)
 
 
-def _plain(file: Path, content: str) -> Transcript:
+def _plain(file: Path, content: str, *, as_words: bool) -> Transcript:
     """A text, or lines with a time of day in front."""
+    if as_words:
+        return Transcript(file, text=content)
     turns = _speaker_turns(file, content)
     if turns is None and "\t" in content and is_table_of_times(content):
         problem = "a table of times in a form that is not known; export it as SubRip or TextGrid"
@@ -142,7 +146,7 @@ def _speaker_turns(file: Path, content: str) -> Transcript | None:
     remark = "times in front of a text are its cues" + (
         "" if has_ends else "; one without an end lasts until the next"
     )
-    return spoken_transcript(file, cues, (remark,))
+    return replace(spoken_transcript(file, cues, (remark,)), is_doubtful=True)
 
 
 def is_cue_table(file: Path) -> bool:
