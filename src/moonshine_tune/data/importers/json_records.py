@@ -202,10 +202,10 @@ def _flat(record: dict[str, Any]) -> dict[str, Any]:
                 flat[key] = inner
         elif isinstance(only, str) and _AUDIO_KEYS.fullmatch(key):
             flat[key] = only
-    if (key := _audio_key(flat)) is not None:
-        flat[key] = _local(flat[key])
-        if key in _UNUSUAL_KEYS:
-            flat.setdefault("audio", flat[key])
+    if (named := _audio_key(flat)) is not None:
+        flat[named] = _local(flat[named])
+        if named in _UNUSUAL_KEYS:
+            flat.setdefault("audio", flat[named])
     return flat
 
 

@@ -25,7 +25,7 @@ from moonshine_tune.data.importers.base import (
 )
 from moonshine_tune.data.importers.convert import convert, probe
 from moonshine_tune.data.importers.recording_counts import RecordingCounts, count_recordings
-from moonshine_tune.data.importers.transcripts.read import NO_TRANSCRIPTS
+from moonshine_tune.transcripts.read import NO_TRANSCRIPTS
 
 # Manifests round times to milliseconds: a span may end this far after its recording.
 _SPAN_SLACK_S = 0.1
@@ -140,8 +140,7 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
         dropped += [
             Dropped(str(path), "unreadable", detail, recording=path) for path, detail in failed
         ]
-        for path, _ in failed:
-            used.remove(path)
+        used = list((Counter(used) - Counter(path for path, _ in failed)).elements())
     recordings = [path.resolve() for path in source.recordings]
     counts = count_recordings(
         source.folder,
@@ -401,7 +400,9 @@ def _container(text: str) -> str | None:
             value = json.loads(text)
         except (ValueError, RecursionError):
             return None
-    return {list: "a list", dict: "an object", set: "an object"}.get(type(value))
+    if isinstance(value, list):
+        return "a list"
+    return "an object" if isinstance(value, dict | set) else None
 
 
 def _span(values: dict[str, Any], seconds: float) -> tuple[float | None, float | None] | str:

@@ -16,22 +16,22 @@ from typing import Any
 from moonshine_tune.audio.io import audio_info
 from moonshine_tune.core.errors import AudioError, RequestError
 from moonshine_tune.data.importers.base import Importer, ImportSource, Row, Rows, read_text
-from moonshine_tune.data.importers.pairing import Pairing, pair
-from moonshine_tune.data.importers.transcripts.cue import (
+from moonshine_tune.transcripts.cue import (
     OVERLAP_S,
     Cue,
-    Transcript,
+    TranscriptFile,
     is_alignment,
     spoken_transcript,
 )
-from moonshine_tune.data.importers.transcripts.label_tracks import (
+from moonshine_tune.transcripts.label_tracks import (
     UNITS,
     WORDS,
     LabelTrack,
     units_of,
 )
-from moonshine_tune.data.importers.transcripts.read import ENDINGS, read_transcript
-from moonshine_tune.data.importers.transcripts.tiers import TierChoiceError
+from moonshine_tune.transcripts.pairing import Pairing, pair
+from moonshine_tune.transcripts.read import ENDINGS, read_transcript
+from moonshine_tune.transcripts.tiers import TierChoiceError
 
 # The transcript of a span that ends this close to the ends of its recording is the recording's.
 _COMPLETE_S = 0.1
@@ -90,7 +90,7 @@ def _read(source: ImportSource) -> Rows:
     )
 
 
-def _transcripts(source: ImportSource, pairing: Pairing) -> dict[Path, Transcript]:
+def _transcripts(source: ImportSource, pairing: Pairing) -> dict[Path, TranscriptFile]:
     """The transcript of each recording that has one."""
     contents = {
         path: [
@@ -123,7 +123,7 @@ def _transcripts(source: ImportSource, pairing: Pairing) -> dict[Path, Transcrip
 
 def _content(
     source: ImportSource, recording: Path, file: Path, *, is_only: bool
-) -> Transcript | LabelTrack:
+) -> TranscriptFile | LabelTrack:
     """What a file holds; a file that cannot be read is a problem of its row with `--skip-bad`.
 
     The words and phones that an aligner wrote beside the transcript are a problem too.
@@ -133,6 +133,7 @@ def _content(
         seconds = _header(recording)[0] if is_json else 0.0
         content = read_transcript(
             file,
+            read_text(file),
             tier=source.request.tier,
             seconds=seconds,
             as_words=source.request.times == WORDS,
@@ -140,7 +141,7 @@ def _content(
     except RequestError as error:
         if not source.request.skip_bad and (is_only or not isinstance(error, TierChoiceError)):
             raise
-        return Transcript(file, problem=error.message)
+        return TranscriptFile(file, problem=error.message)
     if isinstance(content, LabelTrack):
         seconds, rate = _header(recording)
         return replace(content, seconds=seconds, rate=rate)
@@ -177,21 +178,21 @@ def _wanted(source: ImportSource, recording: Path, files: list[Path]) -> list[Pa
     ]
 
 
-def _of_track(track: LabelTrack, unit: str | None, *, is_asked: bool) -> Transcript:
+def _of_track(track: LabelTrack, unit: str | None, *, is_asked: bool) -> TranscriptFile:
     """The transcript of lines with two numbers, whose unit is known."""
     if unit == WORDS:
-        return Transcript(track.file, text=read_text(track.file), remarks=(_WORDS_REMARK,))
+        return TranscriptFile(track.file, text=read_text(track.file), remarks=(_WORDS_REMARK,))
     if unit is None:
         first = track.lines[0]
         problem = (
             f"{first.start:g} and {first.end:g} in line {first.number} are no times within its "
             f"{track.seconds:.2f} s; if they are words: --times {WORDS}"
         )
-        return Transcript(track.file, problem=problem)
+        return TranscriptFile(track.file, problem=problem)
     cues = track.cues(unit)
     remark = f"two numbers in front of a text are its times in {unit.replace('100ns', '100 ns')}"
     if len(cues) == 1 and cues[0].start <= _COMPLETE_S and _is_end(cues[0], track.seconds):
-        return Transcript(track.file, text=cues[0].text, remarks=(remark,))
+        return TranscriptFile(track.file, text=cues[0].text, remarks=(remark,))
     transcript = spoken_transcript(track.file, cues, (remark,), is_by_line=True)
     if is_asked:
         return transcript
@@ -207,7 +208,9 @@ def _is_end(cue: Cue, seconds: float) -> bool:
     return cue.end is not None and abs(cue.end - seconds) <= max(_COMPLETE_S, 0.02 * seconds)
 
 
-def _chosen(source: ImportSource, recording: Path, transcripts: list[Transcript]) -> Transcript:
+def _chosen(
+    source: ImportSource, recording: Path, transcripts: list[TranscriptFile]
+) -> TranscriptFile:
     """One of the transcripts of a recording: the one with words, with cues if they agree.
 
     Raises:
@@ -239,7 +242,7 @@ def _chosen(source: ImportSource, recording: Path, transcripts: list[Transcript]
     return chosen
 
 
-def _rest(source: ImportSource, recording: Path, file: Path, others: list[Transcript]) -> str:
+def _rest(source: ImportSource, recording: Path, file: Path, others: list[TranscriptFile]) -> str:
     """What tells a transcript from the others: the end of its name, or its folder."""
     rest = file.name[len(recording.stem) :] or file.suffix
     if sum(item.file.name.endswith(rest) for item in others) == 1:
@@ -251,12 +254,12 @@ def _plain(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.casefold()))
 
 
-def _shown(transcript: Transcript) -> str:
+def _shown(transcript: TranscriptFile) -> str:
     text = " ".join(transcript.words.split())
     return repr(text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…")
 
 
-def _rows_of(audio: Path, name: str, transcript: Transcript) -> Iterator[Row]:
+def _rows_of(audio: Path, name: str, transcript: TranscriptFile) -> Iterator[Row]:
     file = transcript.file
     if transcript.problem is not None:
         yield Row(str(file), str(audio), problem=transcript.problem)
@@ -294,7 +297,7 @@ def _cue_problem(cue: Cue, last_end: float) -> str | None:
     return None
 
 
-def _description(used: Sequence[Transcript], count: int) -> str:
+def _description(used: Sequence[TranscriptFile], count: int) -> str:
     """`3 cues beside 1 of 2 recordings, 1 .txt files beside 2 recordings`."""
     parts = []
     with_cues = [item for item in used if item.text is None]
@@ -309,7 +312,7 @@ def _description(used: Sequence[Transcript], count: int) -> str:
     return ", ".join(parts) or f"no transcripts beside {count} recordings"
 
 
-def _remarks(used: Sequence[Transcript], pairing: Pairing, folder: Path) -> tuple[str, ...]:
+def _remarks(used: Sequence[TranscriptFile], pairing: Pairing, folder: Path) -> tuple[str, ...]:
     """What was decided by content, each with the number of files and an example."""
     examples: dict[str, list[Path]] = defaultdict(list)
     for item in used:

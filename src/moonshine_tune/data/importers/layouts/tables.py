@@ -6,7 +6,7 @@ from moonshine_tune.core.errors import RequestError
 from moonshine_tune.data.importers import json_records
 from moonshine_tune.data.importers.base import Importer, ImportSource, Rows, is_clutter
 from moonshine_tune.data.importers.tabular import read_table
-from moonshine_tune.data.importers.transcripts.read import is_cue_table
+from moonshine_tune.transcripts.read import is_cue_table
 
 _ENDINGS = (".csv", ".tsv", *json_records.ENDINGS)
 

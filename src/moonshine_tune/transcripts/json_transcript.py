@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.data.importers.transcripts.captions import unrolled_transcript
-from moonshine_tune.data.importers.transcripts.cue import Cue, Transcript
+from moonshine_tune.transcripts.captions import unrolled_transcript
+from moonshine_tune.transcripts.cue import Cue, TranscriptFile
 
 _TEXT = ("text", "transcript", "transcription", "sentence", "utf8", "content", "utterance")
 # Key → seconds of its unit; None if the other numbers of the file decide.
@@ -27,7 +27,7 @@ _CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+)(?:[.,](\d+))?")
 _DEEPEST = 6
 
 
-def json_transcript(file: Path, document: Any, seconds: float) -> Transcript:
+def json_transcript(file: Path, document: Any, seconds: float) -> TranscriptFile:
     """The text or the cues of a document; neither if it has none.
 
     Args:
@@ -44,14 +44,14 @@ def json_transcript(file: Path, document: Any, seconds: float) -> Transcript:
             ]  # fmt: skip
         return unrolled_transcript(file, best)
     if not isinstance(document, dict):
-        return Transcript(file, text="")
+        return TranscriptFile(file, text="")
     fields = tuple(
         (field, str(document[key]))
         for field, keys in _FIELDS.items()
         for key in keys
         if isinstance(document.get(key), str | int)
     )
-    return Transcript(file, text=_text(document) or _nested_text(document), fields=fields)
+    return TranscriptFile(file, text=_text(document) or _nested_text(document), fields=fields)
 
 
 def _nested_text(value: Any, depth: int = 0) -> str:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pysubs2
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.data.importers.transcripts.cue import (
+from moonshine_tune.transcripts.cue import (
     Cue,
-    Transcript,
+    TranscriptFile,
     spoken_transcript,
 )
 
@@ -33,7 +33,7 @@ def is_sbv(content: str) -> bool:
     return _SBV_TIMES.match(content.lstrip()) is not None
 
 
-def captions(file: Path, content: str, name: str) -> Transcript:
+def captions(file: Path, content: str, name: str) -> TranscriptFile:
     """The cues of captions.
 
     Args:
@@ -70,7 +70,7 @@ def captions(file: Path, content: str, name: str) -> Transcript:
     return unrolled_transcript(file, cues)
 
 
-def unrolled_transcript(file: Path, cues: list[Cue]) -> Transcript:
+def unrolled_transcript(file: Path, cues: list[Cue]) -> TranscriptFile:
     """The transcript of cues, without silence and without the repetitions of rolling captions."""
     transcript = spoken_transcript(file, cues)
     unrolled, repeated = _without_repetitions(list(transcript.cues))

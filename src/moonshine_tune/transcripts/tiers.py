@@ -14,9 +14,9 @@ from praatio.utilities import textgrid_io
 from praatio.utilities.errors import PraatioException
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.data.importers.transcripts.cue import (
+from moonshine_tune.transcripts.cue import (
     Cue,
-    Transcript,
+    TranscriptFile,
     is_alignment,
     spoken_transcript,
     without_silence,
@@ -43,7 +43,7 @@ class TierChoiceError(RequestError):
     """Which tier has the texts is not certain."""
 
 
-def textgrid(file: Path, content: str, tier: str | None) -> Transcript:
+def textgrid(file: Path, content: str, tier: str | None) -> TranscriptFile:
     """The cues of a TextGrid.
 
     Raises:
@@ -70,7 +70,7 @@ def textgrid(file: Path, content: str, tier: str | None) -> Transcript:
     return _transcript(file, tiers, tier)
 
 
-def elan(file: Path, content: str, tier: str | None) -> Transcript:
+def elan(file: Path, content: str, tier: str | None) -> TranscriptFile:
     """The cues of an ELAN annotation (`.eaf`); tiers that depend on others have no times.
 
     Raises:
@@ -84,7 +84,7 @@ def elan(file: Path, content: str, tier: str | None) -> Transcript:
         }
         tiers: Tiers = {}
         for item in root.iter("TIER"):
-            cues = []
+            cues: list[Cue] = []
             for annotation in item.iter("ALIGNABLE_ANNOTATION"):
                 start = slots[annotation.get("TIME_SLOT_REF1")]
                 end = slots[annotation.get("TIME_SLOT_REF2")]
@@ -100,7 +100,7 @@ def elan(file: Path, content: str, tier: str | None) -> Transcript:
     return _transcript(file, tiers, tier)
 
 
-def _transcript(file: Path, tiers: Tiers, wanted: str | None) -> Transcript:
+def _transcript(file: Path, tiers: Tiers, wanted: str | None) -> TranscriptFile:
     spoken = {name: without_silence(cues)[0] for name, cues in tiers.items()}
     names, remarks = _named(file, spoken, wanted) if wanted else _chosen(file, spoken)
     cues = [(cue, name) for name in names for cue in tiers[name]]

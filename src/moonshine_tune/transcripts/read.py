@@ -6,17 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.data.importers.base import read_text
-from moonshine_tune.data.importers.transcripts.captions import captions, is_sbv
-from moonshine_tune.data.importers.transcripts.cue import Transcript, spoken_transcript
-from moonshine_tune.data.importers.transcripts.json_transcript import json_transcript
-from moonshine_tune.data.importers.transcripts.label_tracks import (
+from moonshine_tune.transcripts.captions import captions, is_sbv
+from moonshine_tune.transcripts.cue import TranscriptFile, spoken_transcript
+from moonshine_tune.transcripts.json_transcript import json_transcript
+from moonshine_tune.transcripts.label_tracks import (
     LabelTrack,
     clock_cues,
     is_table_of_times,
     label_track,
 )
-from moonshine_tune.data.importers.transcripts.tiers import elan, textgrid
+from moonshine_tune.transcripts.tiers import elan, textgrid
 
 # Endings of files that may be the transcript of a recording of the same name.
 ENDINGS = frozenset(
@@ -39,19 +38,25 @@ _ARROW = re.compile(r"^\s*(?:\d+:)?\d+:\d\d[.,]\d+ -->", re.MULTILINE)
 
 
 def read_transcript(
-    file: Path, *, tier: str | None = None, seconds: float = 0.0, as_words: bool = False
-) -> Transcript | LabelTrack:
+    file: Path,
+    content: str,
+    *,
+    tier: str | None = None,
+    seconds: float = 0.0,
+    as_words: bool = False,
+) -> TranscriptFile | LabelTrack:
     """What a file holds: a text, cues, or lines whose numbers the whole corpus must explain.
 
     Args:
+        file: for its ending, and for messages.
+        content: its text.
         tier: of files with several tiers, the one to read.
         seconds: of the recording, if it is known.
         as_words: whether numbers in front of texts are words, whatever they look like.
 
     Raises:
-        RequestError: a form that cannot be read, or not text.
+        RequestError: a form that cannot be read.
     """
-    content = read_text(file)
     start = content.lstrip()
     first = start[:1]
     ending = file.suffix.lower()
@@ -80,18 +85,20 @@ def read_transcript(
     return _plain(file, content, as_words=as_words)
 
 
-def _plain(file: Path, content: str, *, as_words: bool) -> Transcript:
+def _plain(file: Path, content: str, *, as_words: bool) -> TranscriptFile:
     """A text, or lines with a time of day in front."""
     if as_words:
-        return Transcript(file, text=content)
+        return TranscriptFile(file, text=content)
     turns = _speaker_turns(file, content)
     if turns is None and "\t" in content and is_table_of_times(content):
         problem = "a table of times in a form that is not known; export it as SubRip or TextGrid"
-        return Transcript(file, problem=problem)
-    return turns or Transcript(file, text=content)
+        return TranscriptFile(file, problem=problem)
+    return turns or TranscriptFile(file, text=content)
 
 
-def _captions(file: Path, content: str, _tier: str | None, _seconds: float) -> Transcript | None:
+def _captions(
+    file: Path, content: str, _tier: str | None, _seconds: float
+) -> TranscriptFile | None:
     start, ending = content.lstrip(), file.suffix.lower()
     if start.startswith("WEBVTT") or ending == ".vtt":
         return captions(file, content, "vtt")
@@ -108,7 +115,7 @@ def _captions(file: Path, content: str, _tier: str | None, _seconds: float) -> T
     return None
 
 
-def _tiers(file: Path, content: str, tier: str | None, _seconds: float) -> Transcript | None:
+def _tiers(file: Path, content: str, tier: str | None, _seconds: float) -> TranscriptFile | None:
     head = content.lstrip()[:400]
     if "ooTextFile" in head or "ooBinaryFile" in head or file.suffix.lower() == ".textgrid":
         return textgrid(file, content, tier)
@@ -123,7 +130,7 @@ def _tiers(file: Path, content: str, tier: str | None, _seconds: float) -> Trans
     return None
 
 
-def _json(file: Path, content: str, _tier: str | None, seconds: float) -> Transcript | None:
+def _json(file: Path, content: str, _tier: str | None, seconds: float) -> TranscriptFile | None:
     if content.lstrip()[:1] not in ("{", "[") and file.suffix.lower() != ".json":
         return None
     try:
@@ -135,7 +142,7 @@ def _json(file: Path, content: str, _tier: str | None, seconds: float) -> Transc
     return json_transcript(file, document, seconds)
 
 
-def _speaker_turns(file: Path, content: str) -> Transcript | None:
+def _speaker_turns(file: Path, content: str) -> TranscriptFile | None:
     """The cues of lines with a time of day in front, if the text consists of such."""
     if ":" not in content:
         return None

@@ -11,7 +11,7 @@ from moonshine_tune.audio.io import AUDIO_ENDINGS
 
 @dataclass(frozen=True)
 class Pairing:
-    """Transcript files of recordings.
+    """TranscriptFile files of recordings.
 
     Attributes:
         files: recording → its files; a recording without any is not a key.

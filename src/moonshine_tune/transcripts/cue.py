@@ -29,7 +29,7 @@ class Cue:
 
 
 @dataclass(frozen=True)
-class Transcript:
+class TranscriptFile:
     """What a file says about one recording: a text, or cues.
 
     Attributes:
@@ -60,10 +60,10 @@ class Transcript:
 
 def spoken_transcript(
     file: Path, cues: list[Cue], remarks: tuple[str, ...] = (), *, is_by_line: bool = False
-) -> Transcript:
+) -> TranscriptFile:
     """The transcript of cues, without those that mark silence, and with one remark on these."""
     spoken, silent = without_silence(cues)
-    return Transcript(
+    return TranscriptFile(
         file,
         cues=tuple(spoken),
         remarks=remarks + silence_remark(silent),

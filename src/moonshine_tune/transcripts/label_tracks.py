@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.data.importers.transcripts.cue import Cue
+from moonshine_tune.transcripts.cue import Cue
 
 # Seconds of each unit; samples depend on the recording.
 UNITS: Mapping[str, float | None] = {
@@ -143,11 +143,11 @@ def label_track(file: Path, content: str) -> LabelTrack | None:
         else:
             broken.append(number)
             continue
-        numbers = [float(value.replace(",", ".")) for value in (first, second)]
         lines.append(
             LabelLine(
                 number,
-                *numbers,
+                float(first.replace(",", ".")),
+                float(second.replace(",", ".")),
                 has_fraction=not (first + second).isdecimal(),
                 has_tab=between == "\t" and after in ("\t", None),
                 text=(text or "").strip(),
