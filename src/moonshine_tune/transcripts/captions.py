@@ -23,9 +23,9 @@ _INNER_TIME = re.compile(r"<(?:\d+:)?\d+:\d\d[.,]\d+>")
 _TAG = re.compile(r"<[^>]*>|\{\\[^}]*\}")
 _SEPARATOR = "\u2063"
 _SBV_TIMES = re.compile(r"^(\d+:\d\d:\d\d[.,]\d{1,3}),(\d+:\d\d:\d\d[.,]\d{1,3})\s*$", re.MULTILINE)
-# How many cues continue the one before in rolling captions, and their least share: fewer cues are
-# an accident unless they are most of them. And how close they follow.
-_ROLLING, _ROLLING_GAP_S = ((2, 0.5), (3, 0.3)), 1.0
+# How many cues continue the one before in rolling captions: two where most cues repeat something,
+# else three, and this share. And how close they follow.
+_FEWEST_OF_MOST, _MOST, _FEWEST_OF_MANY, _MANY, _ROLLING_GAP_S = 2, 0.5, 3, 0.3, 1.0
 
 
 def is_sbv(content: str) -> bool:
@@ -90,15 +90,15 @@ def _without_repetitions(cues: list[Cue]) -> tuple[list[Cue], int]:
     continued = sum(
         0 < overlap < len(cue.text.split()) for cue, overlap in zip(cues, overlaps, strict=True)
     )
-    pairs = len(cues) - 1
-    few, many = _ROLLING
-    if not any(continued >= least and continued >= share * pairs for least, share in (few, many)):
+    pairs, repeating = len(cues) - 1, sum(map(bool, overlaps))
+    is_most = continued >= _FEWEST_OF_MOST and repeating >= _MOST * pairs
+    if not is_most and continued < max(_FEWEST_OF_MANY, _MANY * pairs):
         return cues, 0
     kept = []
     for cue, overlap in zip(cues, overlaps, strict=True):
         if text := " ".join(cue.text.split()[overlap:]):
             kept.append(Cue(cue.number, cue.start, cue.end, text, cue.speaker))
-    return kept, sum(map(bool, overlaps))
+    return kept, repeating
 
 
 def _overlap(before: Cue, after: Cue) -> int:

@@ -41,6 +41,7 @@ _FASTEST = 40.0
 _NEAR_END = (0.9, 1.05)
 _LEAST_LARGE_NUMBER = 1000.0
 _SHARE_OF_LINES = 0.8
+_MANY_TEXTS = 20
 
 
 @dataclass(frozen=True)
@@ -160,11 +161,18 @@ def label_track(file: Path, content: str) -> LabelTrack | None:
     return LabelTrack(file, tuple(lines), tuple(broken), 0.0, 0)
 
 
-def units_of(tracks: Sequence[LabelTrack], wanted: str | None) -> list[str | None]:
+def units_of(
+    tracks: Sequence[LabelTrack], wanted: str | None, num_texts: int = 0
+) -> list[str | None]:
     """The unit of each track: a key of `UNITS`, `WORDS`, or None where its times are wrong.
 
-    All tracks of a corpus count: where some are certainly times, doubtful ones are too, and
-    numbers that are no times in many files are words.
+    All files of a corpus count: where some are certainly times, doubtful ones are too; numbers that
+    are no times in many files are words, as are those of a few texts among many that begin with
+    words.
+
+    Args:
+        wanted: the unit that the user names.
+        num_texts: number of the other files with a text.
 
     Raises:
         RequestError: the numbers may be times or words, and the user has not chosen.
@@ -176,6 +184,7 @@ def units_of(tracks: Sequence[LabelTrack], wanted: str | None) -> list[str | Non
     possible = [track.units() for track in tracks]
     units: list[str | None] = []
     impossible = sum(not options for options in possible)
+    are_words = 3 * impossible >= len(tracks) or num_texts >= _MANY_TEXTS * len(tracks)
     for track, sure, options in zip(tracks, certain, possible, strict=True):
         shared = [unit for unit in options if unit in known]
         if sure:
@@ -184,7 +193,7 @@ def units_of(tracks: Sequence[LabelTrack], wanted: str | None) -> list[str | Non
             units.append(shared[0])
         elif not options and (known or track.is_never_words()):
             units.append(None)
-        elif not options or (not known and 3 * impossible >= len(tracks)):
+        elif not options or (not known and are_words):
             units.append(WORDS)
         else:
             raise _ambiguous(track, options)

@@ -33,6 +33,7 @@ NO_TRANSCRIPTS = {
     ".odt": "text documents; save them as plain text",
 }  # fmt: skip
 _TIMES_HEADING = re.compile(r"\s*start\W+end\W+(?:speaker\W+)?text\W*", re.IGNORECASE)
+_TIMES_ROW = re.compile(r"\d+([.,]\d+)?\t\d+([.,]\d+)?\t")
 _LAB_HEADER = re.compile(r"\A(?:[^\n]*\n){0,9}?\s*#\s*\n")
 _ARROW = re.compile(r"^\s*(?:\d+:)?\d+:\d\d[.,]\d+ -->", re.MULTILINE)
 
@@ -156,8 +157,14 @@ def _speaker_turns(file: Path, content: str) -> TranscriptFile | None:
     return replace(spoken_transcript(file, cues, (remark,)), is_doubtful=True)
 
 
-def is_cue_table(file: Path) -> bool:
-    """Whether a `.tsv` file is a table of cues of one recording, as Whisper writes it."""
+def is_cue_table(file: Path, *, has_recording: bool) -> bool:
+    """Whether a `.tsv` file has the cues of one recording, as Whisper and Audacity write them.
+
+    Args:
+        has_recording: whether a recording has the same name.
+    """
     with file.open("rb") as stream:
         line = stream.readline(200).decode("utf-8", errors="replace")
-    return _TIMES_HEADING.match(line) is not None
+    if _TIMES_HEADING.match(line) is not None:
+        return True
+    return has_recording and _TIMES_ROW.match(line) is not None

@@ -135,6 +135,8 @@ def _named(file: Path, tiers: Tiers, wanted: str) -> tuple[list[str], tuple[str,
 
 def _chosen(file: Path, tiers: Tiers) -> tuple[list[str], tuple[str, ...]]:
     """The tiers with the texts, by content: one, or one for each speaker."""
+    if not tiers:
+        raise _choice(file, tiers, "no tier has intervals with times")
     names = [name for name, cues in tiers.items() if cues]
     if len(names) <= 1:
         return names or list(tiers)[:1], ()

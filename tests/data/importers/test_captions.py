@@ -143,6 +143,10 @@ will look
 00:00:04.010 --> 00:00:06.000 align:start position:0%
 will look
 at<00:00:05.000><c> birds</c>
+
+00:00:06.000 --> 00:00:06.010 align:start position:0%
+at birds
+ 
 """  # noqa: W293
 
 

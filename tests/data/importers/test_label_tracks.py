@@ -106,6 +106,18 @@ def test_times_of_day_beyond_the_recording_are_doubtful(tmp_path: Path) -> None:
     ]
 
 
+def test_a_few_texts_with_numbers_among_many_are_words(tmp_path: Path) -> None:
+    files = {f"t{n}.txt": f"descend to level {n}" for n in range(20)} | {"x.txt": "2 5 zero"}
+    imported = import_folder(tmp_path, files, {Path(name).stem + ".wav": 6.0 for name in files})
+    assert "2 5 zero" in imported.texts
+    assert "are words" in imported.remarks
+
+
+def test_a_label_track_of_another_ending_is_no_table(tmp_path: Path) -> None:
+    files = {"talk.tsv": "0.5\t2.0\tgo left\n3.0\t4.5\tgo right\n"}
+    assert import_folder(tmp_path, files, _LONG).texts == ["go left", "go right"]
+
+
 def test_numbers_with_two_readings_stop_and_show_both(tmp_path: Path) -> None:
     files, recordings = {"a.txt": "0 5 one seven\n"}, {"a.wav": 6.0}
     with pytest.raises(RequestError, match="may be words, or the span from 0 to 5 s") as caught:

@@ -264,7 +264,10 @@ def _nothing_to_read(source: ImportSource) -> RequestError:
         + (f" ({NO_TRANSCRIPTS[ending]})" if ending in NO_TRANSCRIPTS else "")
         for ending, number in kinds.most_common(_SHOWN_KINDS)
     ]
-    problem = f"{count} recordings and no transcripts" if count else "no recordings"
+    problem = "no recordings"
+    if count:
+        example = source.recordings[0].relative_to(source.folder)
+        problem = f"{count} recordings and no transcripts; recordings such as {example}"
     if listed:
         problem += f"; other files: {'; '.join(listed)}"
     table = next((path for path in source.files if path.suffix.lower() in _TABLES), None)

@@ -36,7 +36,7 @@ from moonshine_tune.transcripts.tiers import TierChoiceError
 # The transcript of a span that ends this close to the ends of its recording is the recording's.
 _COMPLETE_S = 0.1
 _SHOWN_CHARACTERS = 50
-_WORDS_REMARK = "two numbers in front of a text are words, as they are no times of its recording"
+_WORDS_REMARK = "two numbers in front of a text are words, not its times"
 
 
 def _recognizes(source: ImportSource) -> bool:
@@ -107,11 +107,17 @@ def _transcripts(source: ImportSource, pairing: Pairing) -> dict[Path, Transcrip
             hint=f"choose an ending of: {', '.join(names[:5])}",
         )
     tracks = [item for items in contents.values() for item in items if isinstance(item, LabelTrack)]
-    units = dict(zip(map(id, tracks), units_of(tracks, source.request.times), strict=True))
+    num_texts = sum(
+        isinstance(item, TranscriptFile) and bool(item.text)
+        for items in contents.values()
+        for item in items
+    )
+    units = units_of(tracks, source.request.times, num_texts)
+    unit_of = dict(zip(map(id, tracks), units, strict=True))
     transcripts = {}
     for path, items in contents.items():
         resolved = [
-            _of_track(item, units[id(item)], is_asked=source.request.times is not None)
+            _of_track(item, unit_of[id(item)], is_asked=source.request.times is not None)
             if isinstance(item, LabelTrack)
             else item
             for item in items

@@ -33,24 +33,23 @@ def _read(source: ImportSource) -> Rows:
 
 
 def _tables(source: ImportSource) -> list[Path]:
-    return [
-        path
-        for path in sorted(source.folder.iterdir())
-        if path.suffix.lower() in _ENDINGS
-        and not is_clutter(path.name)
-        and path.is_file()
-        and path != source.request.out
-        and _names_recordings(path, source)
-    ]
-
-
-def _names_recordings(path: Path, source: ImportSource) -> bool:
-    """Whether a file may be a table of the folder, and not of one recording or of settings."""
-    ending = path.suffix.lower()
-    if ending == ".json":
-        is_of_one = any(path.with_suffix("") == item.with_suffix("") for item in source.recordings)
-        return not is_of_one and json_records.names_recordings(path)
-    return ending != ".tsv" or not is_cue_table(path)
+    """The tables of the folder: not those of one recording, and not JSON of another kind."""
+    of_one = {path.with_suffix("") for path in source.recordings if path.parent == source.folder}
+    tables = []
+    for path in sorted(source.folder.iterdir()):
+        ending = path.suffix.lower()
+        if ending not in _ENDINGS or is_clutter(path.name) or path == source.request.out:
+            continue
+        if not path.is_file():
+            continue
+        has_recording = path.with_suffix("") in of_one
+        if ending == ".json":
+            is_table = not has_recording and json_records.names_recordings(path)
+        else:
+            is_table = ending != ".tsv" or not is_cue_table(path, has_recording=has_recording)
+        if is_table:
+            tables.append(path)
+    return tables
 
 
 IMPORTER = Importer("tables", 50, _recognizes, _read, kinds=("folder", "file"))
