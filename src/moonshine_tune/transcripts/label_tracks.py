@@ -125,7 +125,10 @@ class LabelTrack:
 
     def is_never_words(self) -> bool:
         """Whether the lines are a table of numbers, times or not."""
-        return len(self.lines) > 2 and all(line.has_fraction for line in self.lines)
+        has_columns = all(line.has_tab and "\t" not in line.text for line in self.lines)
+        return all(line.has_fraction for line in self.lines) and (
+            has_columns or len(self.lines) > 2
+        )
 
 
 def label_track(file: Path, content: str) -> LabelTrack | None:

@@ -20,7 +20,8 @@ from moonshine_tune.transcripts.tiers import elan, textgrid
 # Endings of files that may be the transcript of a recording of the same name.
 ENDINGS = frozenset(
     (".txt", ".lab", ".label", ".labels", ".srt", ".vtt", ".sbv", ".ass", ".ssa", ".ttml", ".smi",
-     ".lrc", ".textgrid", ".eaf", ".json", ".json3", ".tsv")
+     ".lrc", ".textgrid", ".eaf", ".json", ".json3", ".tsv",
+     ".csv")
 )  # fmt: skip
 # Files beside recordings that are no transcripts, and what they are.
 NO_TRANSCRIPTS = {
@@ -34,6 +35,9 @@ NO_TRANSCRIPTS = {
 }  # fmt: skip
 _TIMES_HEADING = re.compile(r"\s*start\W+end\W+(?:speaker\W+)?text\W*", re.IGNORECASE)
 _TIMES_ROW = re.compile(r"\d+([.,]\d+)?\t\d+([.,]\d+)?\t")
+# Files of one recording that cannot be named as a table.
+CUE_ENDINGS = (".srt", ".vtt", ".sbv", ".ass", ".ssa", ".ttml", ".smi", ".lrc", ".textgrid",
+               ".eaf", ".ctm", ".stm")  # fmt: skip
 _LAB_HEADER = re.compile(r"\A(?:[^\n]*\n){0,9}?\s*#\s*\n")
 _ARROW = re.compile(r"^\s*(?:\d+:)?\d+:\d\d[.,]\d+ -->", re.MULTILINE)
 
@@ -83,6 +87,9 @@ def read_transcript(
         content = _LAB_HEADER.sub("", content)
     if not as_words and (track := label_track(file, content)) is not None:
         return track
+    if ending in (".tsv", ".csv"):
+        problem = "a table without start, end and text; name it with --table if it lists recordings"
+        return TranscriptFile(file, problem=problem)
     return _plain(file, content, as_words=as_words)
 
 
@@ -139,7 +146,9 @@ def _json(file: Path, content: str, _tier: str | None, seconds: float) -> Transc
     except (ValueError, RecursionError) as error:
         if file.suffix.lower() not in (".json", ".json3"):
             return None
-        raise RequestError(f"not JSON ({error})", where=file) from error
+        raise RequestError(
+            f"not JSON ({error})", where=file, hint="export it again, or move it out of the folder"
+        ) from error
     return json_transcript(file, document, seconds)
 
 
@@ -158,7 +167,7 @@ def _speaker_turns(file: Path, content: str) -> TranscriptFile | None:
 
 
 def is_cue_table(file: Path, *, has_recording: bool) -> bool:
-    """Whether a `.tsv` file has the cues of one recording, as Whisper and Audacity write them.
+    """Whether a `.tsv` or `.csv` file has the cues of one recording, as Whisper writes them.
 
     Args:
         has_recording: whether a recording has the same name.

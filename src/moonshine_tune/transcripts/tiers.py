@@ -173,7 +173,9 @@ def _choice(file: Path, tiers: Mapping[str, list[Cue]], problem: str) -> TierCho
         f"{problem}{separator}Its tiers: {names}" + (f" ({examples})" if examples else ""),
         where=file,
         hint=f"name it with: --tier NAME. If each tier is a speaker: --tier '{ALL}', or "
-        "--tier NAME,NAME",
+        "--tier NAME,NAME"
+        if tiers
+        else "add a tier of intervals with the texts",
     )
 
 

@@ -113,9 +113,35 @@ def test_a_few_texts_with_numbers_among_many_are_words(tmp_path: Path) -> None:
     assert "are words" in imported.remarks
 
 
-def test_a_label_track_of_another_ending_is_no_table(tmp_path: Path) -> None:
-    files = {"talk.tsv": "0.5\t2.0\tgo left\n3.0\t4.5\tgo right\n"}
-    assert import_folder(tmp_path, files, _LONG).texts == ["go left", "go right"]
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("talk.tsv", "0.5\t2.0\tgo left\n3.0\t4.5\tgo right\n"),
+        ("talk.csv", "start,end,text\n0.5,2.0,go left\n3.0,4.5,go right\n"),
+        ("sub/../talk.labels", "0.5\t2.0\tgo left\n3.0\t4.5\tgo right\n"),
+    ],
+)
+def test_a_label_track_of_another_ending_is_no_table(
+    name: str, content: str, tmp_path: Path
+) -> None:
+    (tmp_path / "corpus" / "sub").mkdir(parents=True)
+    assert import_folder(tmp_path, {name: content}, _LONG).texts == ["go left", "go right"]
+
+
+def test_a_table_of_measurements_is_no_transcript(tmp_path: Path) -> None:
+    files = {"x/talk.csv": "f0,energy\n120,0.5\n130,0.4\n"}
+    with pytest.raises(ProblemsError, match="a table without start, end and text"):
+        import_folder(tmp_path, files, {"x/talk.wav": 10.0})
+    files |= {"x/talk.txt": "go left"}
+    assert import_folder(tmp_path, files, {"x/talk.wav": 10.0}).texts == ["go left"]
+
+
+@pytest.mark.parametrize("name", ["talk.srt", "talk.TextGrid", "talk.stm"])
+def test_a_transcript_named_as_a_table_is_refused(name: str, tmp_path: Path) -> None:
+    table = tmp_path / "corpus" / name
+    with pytest.raises(RequestError, match="not a table") as caught:
+        import_folder(tmp_path, {name: "x"}, _LONG, table=table)
+    assert "data import" in str(caught.value.hint)
 
 
 def test_numbers_with_two_readings_stop_and_show_both(tmp_path: Path) -> None:
@@ -137,6 +163,7 @@ def test_numbers_with_two_readings_stop_and_show_both(tmp_path: Path) -> None:
     ("content", "problem"),
     [
         ("0.5\t2.0\tfine\n3.0\t3.0\tclick\n", "a point at 3 s and not a span"),
+        ("-0.5\t2.0\tearly\n3.0\t4.0\tfine\n", "no times within"),
         ("0.5\t2.0\tfine\n1.0\t4.0\tlate\n", "the cue before it ends at 2 s"),
         ("0.5\t2.0\tfine\n3.0\t44.0\tlate\n7.0\t8.0\tx\n", "no times within its 10.00 s"),
         ("signal x\nnfields 1\n#\n 0.25 121 pau\n 0.5 121 hh\n 0.6 121 ah\n", "no times within"),

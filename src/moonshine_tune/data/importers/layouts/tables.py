@@ -1,12 +1,13 @@
 """Tables: a CSV, TSV or JSON file, such as a manifest of NeMo, beside the recordings."""
 
+import shlex
 from pathlib import Path
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.data.importers import json_records
 from moonshine_tune.data.importers.base import Importer, ImportSource, Rows, is_clutter
 from moonshine_tune.data.importers.tabular import read_table
-from moonshine_tune.transcripts.read import is_cue_table
+from moonshine_tune.transcripts.read import CUE_ENDINGS, is_cue_table
 
 _ENDINGS = (".csv", ".tsv", *json_records.ENDINGS)
 
@@ -15,7 +16,8 @@ def _recognizes(source: ImportSource) -> bool:
     if source.file is None:
         return bool(_tables(source))
     # A file that is named with --table is a table whatever its ending.
-    return source.request.table is not None or source.file.suffix.lower() in _ENDINGS
+    ending = source.file.suffix.lower()
+    return source.request.table is not None or ending in (*_ENDINGS, *CUE_ENDINGS)
 
 
 def _read(source: ImportSource) -> Rows:
@@ -27,6 +29,12 @@ def _read(source: ImportSource) -> Rows:
             hint=f"choose one with --table {tables[0]}",
         )
     path, request = tables[0], source.request
+    if path.suffix.lower() in CUE_ENDINGS:
+        raise RequestError(
+            "the transcript of a recording, not a table",
+            where=path,
+            hint=f"give the folder: data import {shlex.quote(str(source.folder))} --out F",
+        )
     is_json = json_records.is_json_file(path)
     read = json_records.read_json_table if is_json else read_table
     return read(path, request.columns, want_text=request.want_text)
@@ -46,7 +54,9 @@ def _tables(source: ImportSource) -> list[Path]:
         if ending == ".json":
             is_table = not has_recording and json_records.names_recordings(path)
         else:
-            is_table = ending != ".tsv" or not is_cue_table(path, has_recording=has_recording)
+            is_table = ending not in (".tsv", ".csv") or not is_cue_table(
+                path, has_recording=has_recording
+            )
         if is_table:
             tables.append(path)
     return tables
