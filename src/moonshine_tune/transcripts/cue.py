@@ -38,7 +38,7 @@ class TranscriptFile:
         problem: why the file cannot be used, in a sentence.
         fields: other fields of a manifest, by name.
         is_by_line: whether the numbers of cues are those of lines.
-        has_silence: whether cues without words were left out.
+        silence: labels of the cues without words, which are left out.
         is_doubtful: whether the times may be words, if they are not within the recording.
     """
 
@@ -49,7 +49,7 @@ class TranscriptFile:
     problem: str | None = None
     fields: tuple[tuple[str, str], ...] = ()
     is_by_line: bool = False
-    has_silence: bool = False
+    silence: tuple[str, ...] = ()
     is_doubtful: bool = False
 
     @property
@@ -61,14 +61,14 @@ class TranscriptFile:
 def spoken_transcript(
     file: Path, cues: list[Cue], remarks: tuple[str, ...] = (), *, is_by_line: bool = False
 ) -> TranscriptFile:
-    """The transcript of cues, without those that mark silence, and with one remark on these."""
+    """The transcript of cues, without those that mark silence."""
     spoken, silent = without_silence(cues)
     return TranscriptFile(
         file,
         cues=tuple(spoken),
-        remarks=remarks + silence_remark(silent),
+        remarks=remarks,
         is_by_line=is_by_line,
-        has_silence=bool(silent),
+        silence=tuple(dict.fromkeys(silent)),
     )
 
 
@@ -82,15 +82,6 @@ def without_silence(cues: list[Cue]) -> tuple[list[Cue], list[str]]:
         else:
             kept.append(replace(cue, text=text))
     return kept, silent
-
-
-def silence_remark(silent: list[str]) -> tuple[str, ...]:
-    """`labels of silence are no texts: sil, spn`; nothing if all of them are empty."""
-    labels = list(dict.fromkeys(label for label in silent if label))
-    if not labels:
-        return ()
-    shown = ", ".join(labels[:5]) + (", …" if len(labels) > 5 else "")
-    return (f"labels of silence are no texts: {shown}",)
 
 
 def is_alignment(cues: list[Cue]) -> bool:

@@ -97,6 +97,14 @@ def test_times_of_day_at_the_end_of_lines_are_words(text: str, tmp_path: Path) -
     ]
 
 
+def test_a_recording_of_silence_alone_is_counted(tmp_path: Path) -> None:
+    files = {"a.txt": "[00:01] sil\n[00:02] spn\n", "b.txt": "0.5\t2.0\tsil\n", "c.txt": "go"}
+    imported = import_folder(tmp_path, files, {"a.wav": 5.0, "b.wav": 5.0, "c.wav": 5.0})
+    assert imported.texts == ["go"]
+    assert imported.result.recordings.without_transcript == 2
+    assert "labels of silence are no texts: sil, spn (2 files" in imported.remarks
+
+
 def test_times_of_day_beyond_the_recording_are_doubtful(tmp_path: Path) -> None:
     files, recordings = {"a.txt": "12:30 the doors open\n13:45 they close\n"}, {"a.wav": 3.0}
     with pytest.raises(ProblemsError, match="if the times are words: --times none"):
@@ -155,6 +163,9 @@ def test_numbers_with_two_readings_stop_and_show_both(tmp_path: Path) -> None:
     assert import_folder(tmp_path, files, recordings, times="seconds").spans == [
         (0.0, 5.0, "one seven")
     ]
+    broken = {"a.txt": "0.0 5 one\nx\n5.0 5.2 two\n5.2 5.4 three\n5.4 5.6 four\n5.7 6.0 x y\n"}
+    with pytest.raises(ProblemsError, match="line 2 is not start, end and text"):
+        import_folder(tmp_path, broken, recordings, times="seconds")
     with pytest.raises(RequestError, match="no unit of times is called 'hours'"):
         import_folder(tmp_path, files, recordings, times="hours")
 

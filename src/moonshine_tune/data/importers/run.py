@@ -127,13 +127,8 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
             kept.append(outcome)
         else:
             dropped.append(replace(outcome, recording=item.path))
-    fatal = [item for item in dropped if item.reason in _FATAL]
-    if fatal and not request.skip_bad:
-        raise ProblemsError(
-            f"{len(fatal)} of {len(rows.rows)} rows cannot be used",
-            [f"{item.location}: {item.detail}" for item in fatal],
-            hint="fix these rows, or leave them out with --skip-bad",
-        )
+    if not request.skip_bad:
+        _refuse_contradictions(dropped, len(rows.rows))
     used = [item.audio for item in kept]
     if request.audio_out is not None and kept:
         kept, failed = convert(kept, request.audio_out, request.channel, progress)
@@ -141,14 +136,7 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
             Dropped(str(path), "unreadable", detail, recording=path) for path, detail in failed
         ]
         used = list((Counter(used) - Counter(path for path, _ in failed)).elements())
-    recordings = [path.resolve() for path in source.recordings]
-    counts = count_recordings(
-        source.folder,
-        recordings,
-        used=used,
-        left_out=[item.recording for item in dropped if item.recording and not item.has_no_text],
-        without_text=[item.recording for item in dropped if item.recording and item.has_no_text],
-    )
+    counts = _counts(source, used, dropped)
     result = ImportResult(
         manifest=request.out,
         source=rows.description,
@@ -170,6 +158,31 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
         )
     write_manifest(request.out, kept)
     return result
+
+
+def _refuse_contradictions(dropped: Sequence[Dropped], total: int) -> None:
+    """Refuse all rows if some contradict their table or their folder."""
+    fatal = [item for item in dropped if item.reason in _FATAL]
+    if fatal:
+        raise ProblemsError(
+            f"{len(fatal)} of {total} rows cannot be used",
+            [f"{item.location}: {item.detail}" for item in fatal],
+            hint="fix these rows, or leave them out with --skip-bad",
+        )
+
+
+def _counts(
+    source: ImportSource, used: Sequence[Path], dropped: Sequence[Dropped]
+) -> RecordingCounts:
+    """What became of each recording of the folder and of the rows."""
+    named = [(item.recording, item.has_no_text) for item in dropped if item.recording is not None]
+    return count_recordings(
+        source.folder,
+        [path.resolve() for path in source.recordings],
+        used=used,
+        left_out=[path for path, has_no_text in named if not has_no_text],
+        without_text=[path for path, has_no_text in named if has_no_text],
+    )
 
 
 def _check(request: ImportRequest) -> None:

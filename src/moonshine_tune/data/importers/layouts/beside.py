@@ -35,7 +35,7 @@ from moonshine_tune.transcripts.tiers import TierChoiceError
 
 # The transcript of a span that ends this close to the ends of its recording is the recording's.
 _COMPLETE_S = 0.1
-_SHOWN_CHARACTERS = 50
+_SHOWN, _SHOWN_CHARACTERS = 8, 50
 _WORDS_REMARK = "two numbers in front of a text are words, not its times"
 
 
@@ -151,7 +151,7 @@ def _content(
     if isinstance(content, LabelTrack):
         seconds, rate = _header(recording)
         return replace(content, seconds=seconds, rate=rate)
-    if content.is_doubtful:
+    if content.is_doubtful and content.cues:
         seconds, last = _header(recording)[0], content.cues[-1].start
         if seconds and last >= seconds:
             problem = (
@@ -200,12 +200,10 @@ def _of_track(track: LabelTrack, unit: str | None, *, is_asked: bool) -> Transcr
     if len(cues) == 1 and cues[0].start <= _COMPLETE_S and _is_end(cues[0], track.seconds):
         return TranscriptFile(track.file, text=cues[0].text, remarks=(remark,))
     transcript = spoken_transcript(track.file, cues, (remark,), is_by_line=True)
-    if is_asked:
-        return transcript
     if track.broken:
         problem = f"line {track.broken[0]} is not start, end and text"
         return replace(transcript, problem=problem)
-    if is_alignment(cues):
+    if not is_asked and is_alignment(cues):
         return replace(transcript, problem="single words or phones with their times, no utterances")
     return transcript
 
@@ -239,8 +237,9 @@ def _chosen(
             hint=f"choose: --transcripts {choices[0]}, or --transcripts {choices[1]}",
         )
     chosen = next((item for item in useful if item.cues), useful[0])
-    if skipped := [item.file.name for item in transcripts if item.problem and item is not chosen]:
-        remark = f"{', '.join(skipped)}: not used; words or phones, or not readable"
+    if skipped := [item.file for item in transcripts if item.problem and item is not chosen]:
+        endings = ", ".join(dict.fromkeys(file.suffix for file in skipped))
+        remark = f"{endings} files of words or phones, or that cannot be read, are not used"
         chosen = replace(chosen, remarks=(*chosen.remarks, remark))
     if len(useful) > 1:
         remark = "several transcripts with the same words: one with times is used, if there is one"
@@ -272,7 +271,7 @@ def _rows_of(audio: Path, name: str, transcript: TranscriptFile) -> Iterator[Row
     elif transcript.text is not None:
         yield Row(str(audio), str(audio), {"text": transcript.text, **dict(transcript.fields)})
     elif not transcript.cues:
-        problem = None if transcript.has_silence else "no cue with a text"
+        problem = None if transcript.silence else "no cue with a text"
         yield Row(str(file), str(audio), problem=problem)
     last_end = 0.0
     for cue in transcript.cues if transcript.problem is None else ():
@@ -324,10 +323,16 @@ def _remarks(used: Sequence[TranscriptFile], pairing: Pairing, folder: Path) -> 
     for item in used:
         for remark in item.remarks:
             examples[remark].append(item.file)
+    silent = [item for item in used if item.silence]
+    if labels := list(dict.fromkeys(label for item in silent for label in item.silence if label)):
+        shown = ", ".join(labels[:_SHOWN]) + (", …" if len(labels) > _SHOWN else "")
+        examples[f"labels of silence are no texts: {shown}"] = [item.file for item in silent]
     remarks = [
         f"{remark} ({len(files)} files, such as {files[0].name})"
         for remark, files in examples.items()
     ]
+    if len(remarks) > _SHOWN:
+        remarks[_SHOWN:] = [f"… and {len(remarks) - _SHOWN} more decisions of these kinds"]
     if pairing.elsewhere:
         recordings, texts = (os.path.relpath(path, folder) for path in pairing.elsewhere[0])
         more = f", and {len(pairing.elsewhere) - 1} more" if len(pairing.elsewhere) > 1 else ""
