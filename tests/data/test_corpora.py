@@ -16,8 +16,8 @@ from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.corpus.manifest import Utterance, read_manifest
 from moonshine_tune.data.importers import convert
 from moonshine_tune.data.importers.base import ImportRequest
-from moonshine_tune.data.importers.layouts.cues import read_cues
 from moonshine_tune.data.importers.run import ImportResult, import_data
+from moonshine_tune.transcripts.read import read_transcript
 
 
 def _clip(path: Path, seconds: float = 0.5, rate: int = 16_000, channels: int = 1) -> Path:
@@ -166,8 +166,7 @@ def test_subtitles_split_a_long_recording(folder: Path) -> None:
 
 def test_webvtt_voices_are_speakers(folder: Path) -> None:
     text = "WEBVTT\n\n00:01.000 --> 00:02.500\n<v Ada Byron>Good <b>morning</b>\n"
-    _write(folder / "a.vtt", text)
-    cue = read_cues(folder / "a.vtt")[0]
+    cue = read_transcript(folder / "a.vtt", text).cues[0]  # type: ignore[union-attr]
     assert (cue.start, cue.end, cue.text, cue.speaker) == (1.0, 2.5, "Good morning", "Ada Byron")
 
 

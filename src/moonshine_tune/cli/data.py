@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 
 _SHOWN = 10
+_NAMED = 3
 
 
 @app.command(
@@ -38,7 +39,7 @@ def import_command(
     out: Annotated[Path, typer.Option(help="Manifest to write, such as train.jsonl.")],
     table: Annotated[
         Path | None,
-        typer.Option(help="CSV, TSV or JSONL; without it, the folder is searched for transcripts."),
+        typer.Option(help="CSV, TSV or JSON; without it, the folder is searched for transcripts."),
     ] = None,
     audio_column: Annotated[
         str | None, typer.Option(help="Column of the recording: its name or number.")
@@ -61,7 +62,24 @@ def import_command(
         bool, typer.Option("--skip-bad", help="Leave out invalid rows instead of refusing all.")
     ] = False,
     tier: Annotated[
-        str | None, typer.Option(help="Tier of TextGrid files that has the texts.")
+        str | None,
+        typer.Option(
+            help="Tier of TextGrid or ELAN files that has the texts; several, separated by "
+            "commas, or * for all are speakers."
+        ),
+    ] = None,
+    transcripts: Annotated[
+        str | None,
+        typer.Option(
+            help="Of several transcripts of a recording, the ending (.en.vtt) or folder to read."
+        ),
+    ] = None,
+    times: Annotated[
+        str | None,
+        typer.Option(
+            help="What two numbers in front of a text are: seconds, milliseconds, samples, 100ns, "
+            "or none: words. Default: by content."
+        ),
     ] = None,
     audio_out: Annotated[
         Path | None,
@@ -88,7 +106,8 @@ def import_command(
     """Make a manifest of a folder of recordings and their transcripts.
 
     Detected automatically: tables, .txt beside recordings, LibriSpeech, Common Voice, NeMo, Kaldi,
-    lhotse, folders of `datasets`, and .srt, .vtt or .TextGrid cues beside long recordings.
+    lhotse, folders of `datasets`, and cues beside long recordings: captions, TextGrid, ELAN, label
+    tracks of Audacity, JSON of speech recognizers, STM and CTM.
     Datasets of the hub are streamed: only the requested rows are fetched.
     """
     from moonshine_tune.data.importers.base import ColumnNames, HubOptions, ImportRequest
@@ -105,6 +124,8 @@ def import_command(
         skip_bad=skip_bad,
         force=force,
         tier=tier,
+        transcripts=transcripts,
+        times=times,
         audio_out=audio_out,
         channel=channel,
         encoding=encoding,
@@ -116,9 +137,12 @@ def import_command(
         say(f"… and {len(result.dropped) - _SHOWN:,} more; --json lists all")
     if result.unlisted:
         say(f"{result.unlisted:,} recordings of the folder are in no row")
+    if names := result.recordings.names:
+        shown = ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
+        say(f"without a transcript: {shown}; add one for each, or import them with --no-text")
     speakers = f"{result.speakers} speakers" if result.speakers else "no speakers named"
     text = (
-        f"{result.summary()}\n"
+        f"{result.summary()}\n{result.recordings.summary()}\n"
         f"{result.manifest}: {_duration(result.seconds)}, {speakers}\n"
         f"next: moonshine-tune data check {result.manifest}"
     )

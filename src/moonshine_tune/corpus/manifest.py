@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -161,8 +162,23 @@ def scan_manifest(
                 problems.append(LineProblem(number, "missing_recording", message, parsed.id))
             else:
                 utterances.append(parsed)
+    if problems and all(problem.kind == "bad_line" for problem in problems) and not utterances:
+        _refuse_other_json(path, content, problems[0])
     digest = hashlib.sha256(raw).hexdigest()
     return ManifestScan(path, tuple(utterances), tuple(problems), digest)
+
+
+def _refuse_other_json(path: Path, content: str, problem: LineProblem) -> None:
+    """Refuse a file that has no line of a manifest, because it is JSON of another form."""
+    if path.suffix.lower() == ".jsonl" and not content.lstrip().startswith("["):
+        return
+    out = path.with_name(f"{path.stem}-imported.jsonl")
+    raise RequestError(
+        f"not a manifest (line {problem.line}: {problem.message})",
+        where=path,
+        hint="make one of it with: moonshine-tune data import "
+        f"{shlex.quote(str(path))} --out {shlex.quote(str(out))}",
+    )
 
 
 def read_manifest(path: Path, *, require_text: bool = True, check_files: bool = True) -> Manifest:

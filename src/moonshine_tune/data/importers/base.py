@@ -4,8 +4,9 @@ Every module in `data/importers/layouts/` is loaded and defines one `IMPORTER`. 
 import each other; what several need is here and in `tabular.py`.
 """
 
+import os
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -19,6 +20,14 @@ from moonshine_tune.core.progress import Progress
 _LAYOUTS = "moonshine_tune.data.importers.layouts"
 # What `data import` was given: a folder of recordings, a file that lists them, or an address.
 SourceKind = Literal["folder", "file", "address"]
+# What systems and programs leave in folders, beside hidden files: macOS's archives, network disks,
+# Windows's lists of thumbnails, lock files of office programs, and unfinished downloads.
+_CLUTTER = frozenset(
+    ("__macosx", "@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", "$recycle.bin",
+     "system volume information", "lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini",
+     "__pycache__", "icon\r")
+)  # fmt: skip
+_CLUTTER_ENDINGS = (".tmp", ".temp", ".part", ".partial", ".crdownload", "~")
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,12 @@ class ImportRequest:
         language: of every utterance that has none.
         skip_bad: leave out rows that cannot be used, instead of refusing all.
         force: replace an existing `out`.
-        tier: of TextGrid files, the one with the texts.
+        tier: of TextGrid and ELAN files, the one with the texts; several separated by commas, or
+            `*` for all, are the speakers.
+        transcripts: of recordings with several transcripts, the ending of the right ones
+            (`.normalized.txt`), or their folder.
+        times: the unit of two numbers at the start of each line of a transcript, a key of
+            `label_tracks.UNITS`; "none" if they are words. None decides by content.
         encoding: of the table, such as cp1252; None for UTF-8 or UTF-16.
         audio_out: folder for copies as the model reads them: mono, 16 kHz, FLAC, one per row.
         channel: of recordings with several, from 1; needs `audio_out`. None averages them.
@@ -75,6 +89,8 @@ class ImportRequest:
     skip_bad: bool = False
     force: bool = False
     tier: str | None = None
+    transcripts: str | None = None
+    times: str | None = None
     audio_out: Path | None = None
     channel: int | None = None
     encoding: str | None = None
@@ -98,6 +114,7 @@ class ImportSource:
         folder: of the recordings.
         file: the file that lists the recordings, if one is named.
         recordings: all audio files below the folder, sorted.
+        files: all other files below the folder, sorted; see `is_clutter` for what is in neither.
     """
 
     request: ImportRequest
@@ -105,6 +122,7 @@ class ImportSource:
     file: Path | None
     recordings: tuple[Path, ...]
     progress: Progress
+    files: tuple[Path, ...] = ()
 
     @property
     def kind(self) -> SourceKind:
@@ -157,7 +175,8 @@ class Importer:
         name: of the layout.
         priority: importers are asked in this order, lowest first; the first that recognizes a
             source reads it.
-        recognizes: whether the source has this layout. It looks at names and not into files.
+        recognizes: whether the source has this layout. It looks at names first, and into as few
+            files as it can.
         read: all rows.
         kinds: the kinds of sources that it is asked about.
     """
@@ -175,6 +194,26 @@ def all_importers() -> tuple[Importer, ...]:
     names = [info.name for info in iter_modules(import_module(_LAYOUTS).__path__, f"{_LAYOUTS}.")]
     importers: list[Importer] = [import_module(name).IMPORTER for name in names]
     return tuple(sorted(importers, key=lambda importer: (importer.priority, importer.name)))
+
+
+def is_clutter(name: str) -> bool:
+    """Whether a file or folder is no part of a corpus: hidden, or left by a system or program.
+
+    The twins of macOS (`._take.wav`) have the names of recordings, tables and transcripts, and
+    hold neither. Every importer and every search of a folder asks here.
+    """
+    return (
+        name.startswith((".", "~$"))
+        or name.endswith(_CLUTTER_ENDINGS)
+        or name.casefold() in _CLUTTER
+    )
+
+
+def files_below(folder: Path) -> Iterator[tuple[str, str]]:
+    """Folder and name of every file below a folder; links to folders are not followed."""
+    for parent, folders, names in os.walk(folder, followlinks=False):
+        folders[:] = sorted(name for name in folders if not is_clutter(name))
+        yield from ((parent, name) for name in names if not is_clutter(name))
 
 
 _SAVE_AS_CSV = "open it, save it as CSV UTF-8 (comma delimited), and name that file"

@@ -19,8 +19,8 @@ _SEP_LINE = re.compile(r'\ufeff?"?sep=([^"\r\n])"?[;,|\t]*\r?$', re.IGNORECASE)
 _HEADING_LINES = 10
 _SAMPLED_LINES = 50
 
-# Number of each line, with its record or the problem in a sentence.
-Records = list[tuple[int, dict[str, Any] | str]]
+# Where each record is (`:12` is line 12), with the record or the problem in a sentence.
+Records = list[tuple[str, dict[str, Any] | str]]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Table:
     Attributes:
         heading: names of the columns; "1", "2", "3" if it has no heading.
         records: cells that are not blank, by column.
-        cut_rows: line number → columns after the last cell of a row that is too short.
+        cut_rows: where a record is → columns after the last cell of a row that is too short.
         has_decimal_commas: the semicolon divides cells where the comma divides numbers.
         remarks: what was decided about the layout, a sentence each.
     """
@@ -38,7 +38,7 @@ class Table:
     heading: list[str]
     records: Records
     has_heading: bool = True
-    cut_rows: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    cut_rows: Mapping[str, Sequence[str]] = field(default_factory=dict)
     has_decimal_commas: bool = False
     remarks: tuple[str, ...] = ()
 
@@ -219,21 +219,22 @@ def _refuse_repeated(heading: Sequence[str], path: Path) -> None:
 
 def _records(
     heading: Sequence[str], lines: Sequence[tuple[int, list[str]]]
-) -> tuple[Records, dict[int, Sequence[str]]]:
+) -> tuple[Records, dict[str, Sequence[str]]]:
     """The records, and the rows that end before the last column."""
     records: Records = []
-    cut_rows: dict[int, Sequence[str]] = {}
+    cut_rows: dict[str, Sequence[str]] = {}
     width = len(heading)
     for number, cells in lines:
+        where = f":{number}"
         if len(cells) > width and not any(cell.strip() for cell in cells[width:]):
             cells = cells[:width]
         if len(cells) > width:
-            records.append((number, _width_problem(len(cells), width)))
+            records.append((where, _width_problem(len(cells), width)))
             continue
         if len(cells) < width:
-            cut_rows[number] = heading[len(cells) :]
+            cut_rows[where] = heading[len(cells) :]
         pairs = zip(heading, cells, strict=False)
-        records.append((number, {name: cell for name, cell in pairs if cell.strip()}))
+        records.append((where, {name: cell for name, cell in pairs if cell.strip()}))
     return records, cut_rows
 
 
@@ -258,13 +259,13 @@ def without_cut_rows(table: Table, columns: Mapping[str, str]) -> Records:
     }
     width = len(table.heading)
     records: Records = []
-    for number, record in table.records:
-        missing = table.cut_rows.get(number, ())
+    for where, record in table.records:
+        missing = table.cut_rows.get(where, ())
         if isinstance(record, dict) and missing:
             last = next(reversed(record.values()), None)
             if needed & set(missing) or any(
                 last in values[column] for column in others & set(missing)
             ):
                 record = _width_problem(width - len(missing), width)
-        records.append((number, record))
+        records.append((where, record))
     return records

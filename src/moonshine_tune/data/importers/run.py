@@ -1,11 +1,13 @@
 """`data import`: a folder of recordings and their transcripts become a manifest."""
 
+import ast
 import json
-import os
+import re
+import shlex
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +21,43 @@ from moonshine_tune.data.importers.base import (
     Row,
     Rows,
     all_importers,
+    files_below,
 )
 from moonshine_tune.data.importers.channels import channels_of
 from moonshine_tune.data.importers.convert import convert, probe
 from moonshine_tune.data.importers.finder import RecordingFinder
 from moonshine_tune.data.importers.ids import with_unique_ids
+from moonshine_tune.data.importers.recording_counts import RecordingCounts, count_recordings
 from moonshine_tune.data.importers.times import SPAN_SLACK_S, in_seconds
+from moonshine_tune.transcripts.read import NO_TRANSCRIPTS
 
+# Names of copies: hashes of their content.
+_COPY = re.compile(r"[0-9a-f]{24}")
+_SHOWN_KINDS = 5
+_TABLES = frozenset((".csv", ".tsv", ".jsonl", ".json", ".list", ".lst", ".xlsx"))
 # Rows that contradict their table or their folder. Real corpora are full of rows with the other
 # reasons (unreadable, without text), which are only counted.
+_WITHOUT_TEXT = "without text"
 _FATAL = frozenset({"malformed", "missing", "with a wrong span", "with a repeated id"})
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """One row or recording that is not in the manifest, and why."""
+    """One row or recording that is not in the manifest, and why.
+
+    Attributes:
+        recording: the resolved path, if there is such a recording.
+    """
 
     location: str
     reason: str
     detail: str
+    recording: Path | None = None
+
+    @property
+    def has_no_text(self) -> bool:
+        """Whether only the text is missing."""
+        return self.reason == _WITHOUT_TEXT
 
 
 @dataclass(frozen=True)
@@ -48,6 +68,8 @@ class ImportResult:
         source: where texts and names came from.
         reasons: reason → number of rows that were left out.
         unlisted: recordings of the folder that no row names.
+        recordings: what became of each recording.
+        remarks: what was decided by content, a sentence each.
     """
 
     manifest: Path
@@ -59,6 +81,8 @@ class ImportResult:
     reasons: dict[str, int]
     dropped: tuple[Dropped, ...]
     unlisted: int
+    recordings: RecordingCounts
+    remarks: tuple[str, ...] = ()
 
     def summary(self) -> str:
         """`kept 97 of 100: 2 unreadable, 1 without text`."""
@@ -90,7 +114,7 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
     source = _open_source(request, progress)
     rows = _read_rows(source)
     progress.say(f"reading {rows.description}")
-    resolved, infos = _resolve(rows, source)
+    resolved, infos, remarks = _resolve(rows, source)
     channels: list[int | None] = []
     kept: list[Utterance] = []
     dropped: list[Dropped] = []
@@ -102,18 +126,17 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
             kept.append(outcome)
             channels.append(request.channel if item.channel is None else item.channel)
         else:
-            dropped.append(outcome)
-    fatal = [item for item in dropped if item.reason in _FATAL]
-    if fatal and not request.skip_bad:
-        raise ProblemsError(
-            f"{len(fatal)} of {len(rows.rows)} rows cannot be used",
-            [f"{item.location}: {item.detail}" for item in fatal],
-            hint="fix these rows, or leave them out with --skip-bad",
-        )
+            dropped.append(replace(outcome, recording=item.path))
+    if not request.skip_bad:
+        _refuse_contradictions(dropped, len(rows.rows))
+    used = [item.audio for item in kept]
     if request.audio_out is not None and kept:
         kept, failed = convert(kept, request.audio_out, channels, progress)
-        dropped += [Dropped(str(path), "unreadable", detail) for path, detail in failed]
-    named = {item.path for item in resolved}
+        dropped += [
+            Dropped(str(path), "unreadable", detail, recording=path) for path, detail in failed
+        ]
+        used = list((Counter(used) - Counter(path for path, _ in failed)).elements())
+    counts = _counts(source, used, dropped)
     result = ImportResult(
         manifest=request.out,
         source=rows.description,
@@ -123,7 +146,9 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
         speakers=len({item.speaker for item in kept if item.speaker}),
         reasons=dict(Counter(item.reason for item in dropped)),
         dropped=tuple(dropped),
-        unlisted=sum(path.resolve() not in named for path in source.recordings),
+        unlisted=counts.in_no_row,
+        recordings=counts,
+        remarks=remarks,
     )
     if not kept:
         raise ProblemsError(
@@ -133,6 +158,31 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
         )
     write_manifest(request.out, kept)
     return result
+
+
+def _refuse_contradictions(dropped: Sequence[Dropped], total: int) -> None:
+    """Refuse all rows if some contradict their table or their folder."""
+    fatal = [item for item in dropped if item.reason in _FATAL]
+    if fatal:
+        raise ProblemsError(
+            f"{len(fatal)} of {total} rows cannot be used",
+            [f"{item.location}: {item.detail}" for item in fatal],
+            hint="fix these rows, or leave them out with --skip-bad",
+        )
+
+
+def _counts(
+    source: ImportSource, used: Sequence[Path], dropped: Sequence[Dropped]
+) -> RecordingCounts:
+    """What became of each recording of the folder and of the rows."""
+    named = [(item.recording, item.has_no_text) for item in dropped if item.recording is not None]
+    return count_recordings(
+        source.folder,
+        [path.resolve() for path in source.recordings],
+        used=used,
+        left_out=[path for path, has_no_text in named if not has_no_text],
+        without_text=[path for path, has_no_text in named if has_no_text],
+    )
 
 
 def _check(request: ImportRequest) -> None:
@@ -181,20 +231,22 @@ def _open_source(request: ImportRequest, progress: Progress) -> ImportSource:
             where=folder,
             hint="give the folder of recordings: data import FOLDER --out F",
         )
-    return ImportSource(request, folder, file, _recordings(folder, request.out), progress)
+    recordings, files = _listed(folder, request)
+    return ImportSource(request, folder, file, recordings, progress, files)
 
 
-def _recordings(folder: Path, out: Path) -> tuple[Path, ...]:
-    """All recordings below a folder, sorted; hidden files and folders are skipped."""
-    recordings = []
-    for parent, folders, files in os.walk(folder, followlinks=False):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        recordings += [
-            Path(parent) / name
-            for name in files
-            if Path(name).suffix.lower() in AUDIO_ENDINGS and not name.startswith(".")
-        ]
-    return tuple(sorted(path for path in recordings if path != out))
+def _listed(folder: Path, request: ImportRequest) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """All recordings below a folder, and all other files; without what an import wrote there."""
+    recordings, files = [], []
+    copies = str(request.embedded_audio_folder)
+    for parent, name in files_below(folder):
+        stem, mark, ending = name.rpartition(".")
+        if f".{ending.lower()}" not in AUDIO_ENDINGS or not mark:
+            files.append(Path(parent, name))
+        elif parent != copies or not _COPY.fullmatch(stem):
+            recordings.append(Path(parent, name))
+    kept = (sorted(path for path in paths if path != request.out) for paths in (recordings, files))
+    return tuple(next(kept)), tuple(next(kept))
 
 
 def _read_rows(source: ImportSource) -> Rows:
@@ -210,11 +262,33 @@ def _read_rows(source: ImportSource) -> Rows:
             where=source.file,
             hint="give the folder of recordings: data import FOLDER --out F",
         )
+    raise _nothing_to_read(source)
+
+
+def _nothing_to_read(source: ImportSource) -> RequestError:
+    """What the folder has instead of transcripts, and how to go on."""
     count = len(source.recordings)
-    raise RequestError(
-        f"{count} recordings and no transcripts" if count else "no recordings",
+    examples: dict[str, Path] = {}
+    kinds = Counter(path.suffix.lower() for path in source.files)
+    for path in source.files:
+        examples.setdefault(path.suffix.lower(), path.relative_to(source.folder))
+    listed = [
+        f"{number} {ending or 'without ending'}, such as {examples[ending]}"
+        + (f" ({NO_TRANSCRIPTS[ending]})" if ending in NO_TRANSCRIPTS else "")
+        for ending, number in kinds.most_common(_SHOWN_KINDS)
+    ]
+    problem = "no recordings"
+    if count:
+        example = source.recordings[0].relative_to(source.folder)
+        problem = f"{count} recordings and no transcripts; recordings such as {example}"
+    if listed:
+        problem += f"; other files: {'; '.join(listed)}"
+    table = next((path for path in source.files if path.suffix.lower() in _TABLES), None)
+    named = shlex.quote(str(table)) if table else "FILE"
+    return RequestError(
+        problem,
         where=source.folder,
-        hint="name a table with --table FILE"
+        hint=f"name a table with --table {named}"
         + (", or import the recordings without texts: --no-text" if count else ""),
     )
 
@@ -231,8 +305,11 @@ class _ResolvedRow:
 
 def _resolve(
     rows: Rows, source: ImportSource
-) -> tuple[list[_ResolvedRow], dict[Path, AudioInfo | AudioError]]:
-    """Rows with their recordings, their times in seconds, their channels, and ids that are ids."""
+) -> tuple[list[_ResolvedRow], dict[Path, AudioInfo | AudioError], tuple[str, ...]]:
+    """Rows with their recordings, their times in seconds, their channels, and ids that are ids.
+
+    Also the headers of the recordings, and what was decided by content, a sentence each.
+    """
     finder = RecordingFinder(source.folder, rows.folder, source.recordings)
     results = finder.find_all(rows.rows)
     paths: list[Path | None] = []
@@ -249,11 +326,11 @@ def _resolve(
         remarks.append(f"times are in {unit}: as seconds they would not fit the recordings")
     channels, channel_remark = channels_of(timed, usable, infos, source.request.channel)
     timed, id_remark = with_unique_ids(timed, usable)
-    for remark in (*remarks, channel_remark, id_remark):
-        if remark:
-            source.progress.say(remark)
+    remarks += [remark for remark in (channel_remark, id_remark) if remark]
+    for remark in remarks:
+        source.progress.say(remark)
     items = zip(timed, paths, problems, channels, strict=True)
-    return [_ResolvedRow(*item) for item in items], infos
+    return [_ResolvedRow(*item) for item in items], infos, tuple(remarks)
 
 
 def _utterance(
@@ -270,8 +347,10 @@ def _utterance(
     if path is None:
         return Dropped(row.location, "missing", resolved.problem)
     text = " ".join(str(row.values.get("text", "")).split()) if request.want_text else ""
+    if kind := _container(text):
+        return Dropped(row.location, "malformed", f"{row.audio}: the text is {kind}: {text[:60]}")
     if request.want_text and not text:
-        return Dropped(row.location, "without text", f"{row.audio}: no text")
+        return Dropped(row.location, _WITHOUT_TEXT, f"{row.audio}: no text")
     info = infos[path]
     if isinstance(info, AudioError):
         return Dropped(row.location, "unreadable", f"{row.audio}: {info.message}")
@@ -324,6 +403,22 @@ def _unwritable(row: Row, path: Path) -> str | None:
     except (RecursionError, ValueError, TypeError):
         return "a value that JSON cannot hold"
     return None
+
+
+def _container(text: str) -> str | None:
+    """`a list` or `an object`, if a text is written as one; `[laughs] yes` is not."""
+    if not text.startswith(("[", "{")) or not text.endswith(("]", "}")):
+        return None
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            return None
+    if isinstance(value, list):
+        return "a list"
+    return "an object" if isinstance(value, dict | set) else None
 
 
 def _span(values: dict[str, Any], seconds: float) -> tuple[float | None, float | None] | str:

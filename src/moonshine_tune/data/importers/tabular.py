@@ -4,8 +4,7 @@ Shared by the importers of tables, of corpora that contain tables, and of datase
 """
 
 import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, replace
 from math import isfinite, isnan
 from pathlib import Path
@@ -21,17 +20,18 @@ from moonshine_tune.data.importers.columns import (
     columns_by_content,
     other_texts,
 )
-from moonshine_tune.data.importers.delimited import (
-    Records,
-    Table,
-    read_delimited,
-    without_cut_rows,
-)
+from moonshine_tune.data.importers.delimited import Table, read_delimited, without_cut_rows
 from moonshine_tune.data.importers.times import clear_seconds_of, read_times, time_problem
 
-__all__ = ["SPLIT_NAMES", "choose_columns", "read_table", "row_of", "row_with_embedded_audio"]
+__all__ = [
+    "SPLIT_NAMES",
+    "choose_columns",
+    "read_table",
+    "row_of",
+    "row_with_embedded_audio",
+    "rows_of_table",
+]
 
-_JSON_ENDINGS = (".jsonl", ".json", ".ndjson")
 # Names of splits in datasets, and in manifests.
 SPLIT_NAMES = {"train": "train", "validation": "dev", "valid": "dev", "dev": "dev", "test": "test"}
 _AUDIO_SIGNATURES = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3"}
@@ -45,7 +45,7 @@ def read_table(
     recordings: Sequence[Path] = (),
     encoding: str | None = None,
 ) -> Rows:
-    """Read a CSV, TSV or JSONL table.
+    """Read a CSV or TSV table.
 
     CSV may be separated by commas, semicolons, tabs or bars; the heading decides. Lines above the
     heading are left out and reported. The columns of a table without a heading are "1", "2", "3",
@@ -64,23 +64,36 @@ def read_table(
         raise RequestError("no such table", where=path, hint="name it with --table FILE")
     content = read_text(path, encoding)
     stems = {recording.stem for recording in recordings}
-    if path.suffix.lower() in _JSON_ENDINGS:
-        table = Table(*_json_table(content))
-    else:
-        named = [name for name in astuple(names) if name]
-        table = read_delimited(path, content, named, stems)
+    named = [name for name in astuple(names) if name]
+    table = read_delimited(path, content, named, stems)
     if not table.heading or not table.records:
         raise RequestError("the table has no rows", where=path)
+    return rows_of_table(path, table, names, stems, want_text=want_text)
+
+
+def rows_of_table(
+    path: Path, table: Table, names: ColumnNames, stems: Collection[str], *, want_text: bool
+) -> Rows:
+    """The rows of a table, once its columns have roles and its times are seconds.
+
+    Args:
+        stems: names of recordings without their endings.
+        want_text: whether a text column is required.
+
+    Raises:
+        RequestError: no column for audio (or text).
+        ProblemsError: the columns can be read in more than one way.
+    """
     choose = choose_columns if table.has_heading else columns_by_content
     records = [record for _, record in table.records if isinstance(record, dict)]
     columns = choose(table.heading, names, path, want_text=want_text, records=records, stems=stems)
     times = [columns[name] for name in TIMES if name in columns]
     read_times(records, times, has_decimal_commas=table.has_decimal_commas)
     rows = [
-        Row(f"{path}:{number}", "", problem=record)
+        Row(f"{path}{where}", "", problem=record)
         if isinstance(record, str)
-        else row_of(f"{path}:{number}", record, columns)
-        for number, record in without_cut_rows(table, columns)
+        else row_of(f"{path}{where}", record, columns)
+        for where, record in without_cut_rows(table, columns)
     ]
     description = f"{path.name}: {_roles(columns, table)}"
     remarks = (*table.remarks, *other_texts(columns, table.heading)) if want_text else table.remarks
@@ -94,24 +107,6 @@ def _roles(columns: Mapping[str, str], table: Table) -> str:
     plurals = {"audio": "recordings", "text": "texts", "speaker": "speakers",
                "language": "languages"}  # fmt: skip
     return ", ".join(f"{plurals[name]}: column {column}" for name, column in columns.items())
-
-
-def _json_table(content: str) -> tuple[list[str], Records]:
-    """All keys, and the records of JSON lines."""
-    records: Records = []
-    heading: dict[str, None] = {}
-    for number, line in enumerate(content.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            records.append((number, f"not JSON ({getattr(error, 'msg', error)})"))
-            continue
-        if isinstance(record, dict):
-            heading.update(dict.fromkeys(record))
-        records.append((number, record if isinstance(record, dict) else "not a JSON object"))
-    return list(heading), records
 
 
 def row_of(location: str, record: Mapping[str, Any], columns: Mapping[str, str]) -> Row:

@@ -12,7 +12,14 @@ from typing import Any
 from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.core.files import read_json
 from moonshine_tune.core.text import first_line
-from moonshine_tune.data.importers.base import Importer, ImportRequest, ImportSource, Row, Rows
+from moonshine_tune.data.importers.base import (
+    Importer,
+    ImportRequest,
+    ImportSource,
+    Row,
+    Rows,
+    is_clutter,
+)
 from moonshine_tune.data.importers.tabular import (
     SPLIT_NAMES,
     choose_columns,
@@ -66,7 +73,8 @@ def _arrow(folder: Path) -> list[Path]:
 
 
 def _parquet(folder: Path) -> list[Path]:
-    return sorted([*folder.glob("*.parquet"), *folder.glob("data/*.parquet")])
+    paths = sorted([*folder.glob("*.parquet"), *folder.glob("data/*.parquet")])
+    return [path for path in paths if not is_clutter(path.name)]
 
 
 def _batches(path: Path) -> Iterator[Any]:

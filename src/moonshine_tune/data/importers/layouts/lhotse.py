@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.data.importers.base import Importer, ImportSource, Row, Rows, read_text
+from moonshine_tune.data.importers.base import (
+    Importer,
+    ImportSource,
+    Row,
+    Rows,
+    is_clutter,
+    read_text,
+)
 
 _ENDINGS = (".jsonl", ".jsonl.gz")
 
@@ -25,7 +32,9 @@ def _files(folder: Path, kind: str) -> list[Path]:
     return sorted(
         path
         for path in folder.iterdir()
-        if path.name.endswith(_ENDINGS) and kind in path.name.split(".")[0].split("_")
+        if path.name.endswith(_ENDINGS)
+        and not is_clutter(path.name)
+        and kind in path.name.split(".")[0].split("_")
     )
 
 

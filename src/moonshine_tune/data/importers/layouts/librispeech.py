@@ -3,17 +3,18 @@
 Names of the form speaker-chapter-number give speaker and session.
 """
 
+from pathlib import Path
 from typing import Any
 
 from moonshine_tune.data.importers.base import Importer, ImportSource, Row, Rows, read_text
 
 
 def _recognizes(source: ImportSource) -> bool:
-    return next(source.folder.rglob("*.trans.txt"), None) is not None
+    return any(map(_is_list, source.files))
 
 
 def _read(source: ImportSource) -> Rows:
-    files = sorted(source.folder.rglob("*.trans.txt"))
+    files = [path for path in source.files if _is_list(path)]
     by_name = {(path.parent, path.stem): path for path in source.recordings}
     rows = []
     for file in files:
@@ -28,6 +29,10 @@ def _read(source: ImportSource) -> Rows:
                 values |= {"speaker": parts[0], "session": f"{parts[0]}-{parts[1]}"}
             rows.append(Row(f"{file}:{number}", str(path), values))
     return Rows(f"{len(files)} .trans.txt files", source.folder, tuple(rows))
+
+
+def _is_list(path: Path) -> bool:
+    return path.name.lower().endswith(".trans.txt")
 
 
 IMPORTER = Importer("LibriSpeech", 60, _recognizes, _read)
