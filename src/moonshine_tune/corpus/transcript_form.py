@@ -261,7 +261,7 @@ _PLACEHOLDER = re.compile(
     r"[-–—]{1,3}|\?{1,5}|_{1,5}"
 )  # fmt: skip
 # Words in some language, too: `null` is zero in German, `todo` is everything in Spanish.
-_PLACEHOLDER_PUNCTUATION = ".,;:!?…'\"-"
+_PLACEHOLDER_WORD = re.compile(
     r"nan|NAN|none|None|NONE|null|Null|NULL|na|NA|todo|TODO|tbd|TBD|tba|TBA|missing|MISSING|"
     r"undefined|UNDEFINED|fixme|FIXME"
 )
