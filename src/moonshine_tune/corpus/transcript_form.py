@@ -13,7 +13,8 @@ import html
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html.entities import html5
 
@@ -100,7 +101,7 @@ CERTAIN = frozenset({"placeholder", "silence_label", "speaker_prefix", "markup"}
 
 
 @dataclass(frozen=True)
-class Match:
+class FormMatch:
     """Characters of a text that are not speech, or may not be.
 
     Attributes:
@@ -327,30 +328,30 @@ def _is_broken(text: str) -> bool:
 # --- matches
 
 
-def find_form(text: str, speaker: str | None = None) -> tuple[Match, ...]:
+def find_form(text: str, speaker: str | None = None) -> tuple[FormMatch, ...]:
     """What in a text is not speech, or may not be, in its order.
 
     Args:
         text: as of `clean_text`.
         speaker: of the utterance: its name before the words is certainly not speech.
     """
-    matches: list[Match] = []
+    matches: list[FormMatch] = []
     if not text.isascii() and _is_broken(text):
-        matches.append(Match("broken_characters", 0, len(text), text))
+        matches.append(FormMatch("broken_characters", 0, len(text), text))
     if text and (len(text) <= _LONGEST_LABEL or text[0] in "[{(a"):
         kind = _whole_text_kind(text)
         if kind is not None:
-            return (*matches, Match(kind, 0, len(text)))
+            return (*matches, FormMatch(kind, 0, len(text)))
     if not _SUSPECT.search(text):
         return tuple(matches)
     matches += _table_matches(text)
     if speaker and (own := re.match(rf"{re.escape(speaker)} ?[:：] *(?=\S)", text, re.IGNORECASE)):
         matches = [match for match in matches if match.kind != "possible_speaker"]
-        matches.append(Match("speaker_prefix", 0, own.end()))
+        matches.append(FormMatch("speaker_prefix", 0, own.end()))
     return tuple(sorted(matches, key=lambda match: (match.start, match.end)))
 
 
-def _table_matches(text: str) -> list[Match]:
+def _table_matches(text: str) -> list[FormMatch]:
     """Matches of the table; of two that overlap, the certain one, then the longer one stays."""
     candidates = []
     for rule in _RULES:
@@ -358,18 +359,18 @@ def _table_matches(text: str) -> list[Match]:
             verdict = rule.verdict(match)
             if verdict is not None:
                 group = "cut" if "cut" in rule.pattern.groupindex else 0
-                candidates.append(Match(verdict[0], *match.span(group), verdict[1]))
+                candidates.append(FormMatch(verdict[0], *match.span(group), verdict[1]))
     candidates += _quotation_marks(text)
-    chosen: list[Match] = []
+    chosen: list[FormMatch] = []
     for match in sorted(
         candidates, key=lambda item: (item.kind not in CERTAIN, item.start, -item.end)
     ):
-        if all(match.end <= other.start or match.start >= other.end for other in chosen):
+        if all(match.end <= kept.start or match.start >= kept.end for kept in chosen):
             chosen.append(match)
     return chosen
 
 
-def _quotation_marks(text: str) -> list[Match]:
+def _quotation_marks(text: str) -> list[FormMatch]:
     """Standing `&quot;` as the Moses scripts split them: they open and close alternately."""
     marks = list(re.finditer(r"(?<!\S)&(?:amp;)*quot;(?!\S)", text))
     if len(marks) % 2:
@@ -381,11 +382,11 @@ def _quotation_marks(text: str) -> list[Match]:
             start -= 1
         elif not position % 2 and end < len(text):
             end += 1
-        matches.append(Match("markup", start, end, '"'))
+        matches.append(FormMatch("markup", start, end, '"'))
     return matches
 
 
-def _applied(text: str, matches: Sequence[Match]) -> str:
+def _applied(text: str, matches: Sequence[FormMatch]) -> str:
     """The text with every match replaced, and single spaces."""
     result, position = "", 0
     for match in sorted(matches, key=lambda item: item.start):
@@ -405,3 +406,9 @@ def repaired(text: str, kind: str, speaker: str | None = None) -> str:
             break
         text = _applied(text, matches)
     return text
+
+
+def count_form(texts: Iterable[str | None]) -> dict[str, int]:
+    """Kind of finding → number of texts with it, in the order of `KINDS`."""
+    counts = Counter(kind for text in texts if text for kind in {m.kind for m in find_form(text)})
+    return {kind: counts[kind] for kind in KINDS if counts[kind]}

@@ -12,6 +12,7 @@ from moonshine_tune.audio.io import AUDIO_ENDINGS, AudioInfo
 from moonshine_tune.core.errors import AudioError, ProblemsError, RequestError
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import RESERVED_KEYS, Utterance, seconds_of, write_manifest
+from moonshine_tune.corpus.transcript_form import clean_text, count_form
 from moonshine_tune.data.importers.base import (
     ImportRequest,
     ImportSource,
@@ -45,6 +46,7 @@ class ImportResult:
         source: where texts and names came from.
         reasons: reason → number of rows that were left out.
         unlisted: recordings of the folder that no row names.
+        form: kind of finding → number of texts with what is not speech, or may not be.
     """
 
     manifest: Path
@@ -56,6 +58,7 @@ class ImportResult:
     reasons: dict[str, int]
     dropped: tuple[Dropped, ...]
     unlisted: int
+    form: dict[str, int]
 
     def summary(self) -> str:
         """`kept 97 of 100: 2 unreadable, 1 without text`."""
@@ -121,6 +124,7 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
         reasons=dict(Counter(item.reason for item in dropped)),
         dropped=tuple(dropped),
         unlisted=sum(path.resolve() not in named for path in source.recordings),
+        form=count_form(item.text for item in kept),
     )
     if not kept:
         raise ProblemsError(
@@ -289,7 +293,7 @@ def _utterance(
         return Dropped(row.location, "malformed", row.problem)
     if path is None:
         return Dropped(row.location, "missing", resolved.problem)
-    text = " ".join(str(row.values.get("text", "")).split()) if request.want_text else ""
+    text = clean_text(str(row.values.get("text", ""))) if request.want_text else ""
     if request.want_text and not text:
         return Dropped(row.location, "without text", f"{row.audio}: no text")
     info = infos[path]
