@@ -135,3 +135,10 @@ def joined_to_recordings(
         else item
         for item in utterances
     )
+
+
+def count_speakers(utterances: Sequence[Utterance]) -> int:
+    """Number of named speakers; labels that start anew in each recording count in each."""
+    certain = [labels for labels in local_labels(utterances) if labels.is_certain]
+    named = joined_to_recordings(utterances, certain)
+    return len({item.speaker for item in named if item.speaker})

@@ -94,6 +94,7 @@ KINDS = {
     "bracketed_words": "words in brackets",
     "parentheses": "words in parentheses",
     "broken_characters": "broken characters",
+    "cleaned_text": "other spaces or characters than now (single spaces, NFC)",
 }
 
 # What is certainly not speech.

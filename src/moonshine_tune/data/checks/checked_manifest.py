@@ -21,7 +21,7 @@ from moonshine_tune.core.errors import AudioError, RequestError
 from moonshine_tune.core.progress import Progress, Stage
 from moonshine_tune.corpus.manifest import ManifestScan, Utterance, scan_manifest
 from moonshine_tune.corpus.normalizers import Normalizer
-from moonshine_tune.corpus.speaker_labels import LocalLabels, joined_to_recordings, local_labels
+from moonshine_tune.corpus.speaker_labels import LocalLabels, count_speakers, local_labels
 from moonshine_tune.corpus.splits import Leaks, find_leaks
 from moonshine_tune.corpus.transcript_form import FormMatch, find_form
 
@@ -113,9 +113,7 @@ class CheckedManifest:
     @property
     def num_speakers(self) -> int:
         """Number of named speakers; labels that start anew in each recording count in each."""
-        certain = [labels for labels in local_labels(self.utterances) if labels.is_certain]
-        utterances = joined_to_recordings(self.utterances, certain)
-        return len({utterance.speaker for utterance in utterances if utterance.speaker})
+        return count_speakers(self.utterances)
 
     @cached_property
     def form(self) -> dict[str, list[tuple[Utterance, FormMatch]]]:

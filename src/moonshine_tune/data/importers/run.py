@@ -12,6 +12,7 @@ from moonshine_tune.audio.io import AUDIO_ENDINGS, AudioInfo
 from moonshine_tune.core.errors import AudioError, ProblemsError, RequestError
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import RESERVED_KEYS, Utterance, seconds_of, write_manifest
+from moonshine_tune.corpus.speaker_labels import count_speakers
 from moonshine_tune.corpus.transcript_form import clean_text, count_form
 from moonshine_tune.data.importers.base import (
     ImportRequest,
@@ -120,11 +121,11 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
         rows=len(rows.rows),
         kept=len(kept),
         seconds=round(seconds_of(kept), 3),
-        speakers=len({item.speaker for item in kept if item.speaker}),
+        speakers=count_speakers(kept),
         reasons=dict(Counter(item.reason for item in dropped)),
         dropped=tuple(dropped),
         unlisted=sum(path.resolve() not in named for path in source.recordings),
-        form=count_form(item.text for item in kept),
+        form=count_form(item.text for item in kept) | _count_cleaned(rows, request),
     )
     if not kept:
         raise ProblemsError(
@@ -134,6 +135,13 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
         )
     write_manifest(request.out, kept)
     return result
+
+
+def _count_cleaned(rows: Rows, request: ImportRequest) -> dict[str, int]:
+    """How many texts are written in NFC with single spaces, unlike in the source."""
+    texts = [str(row.values.get("text", "")) for row in rows.rows if request.want_text]
+    count = sum(clean_text(text) != text for text in texts)
+    return {"cleaned_text": count} if count else {}
 
 
 def _check(request: ImportRequest) -> None:

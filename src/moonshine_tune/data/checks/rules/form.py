@@ -25,8 +25,8 @@ def silence_label(manifest: CheckedManifest) -> Iterator[Occurrence]:
 
 @manifest_check("warning", rank=142, fix=Drop())
 def placeholder(manifest: CheckedManifest) -> Iterator[Occurrence]:
-    """[transcript is|transcripts are] what tables have where there is no text: the model would learn
-    to write it.
+    """[transcript is|transcripts are] what tables have instead of a text: the model would learn to
+    write it.
 
     Add [the text, or remove the line|the texts, or remove the lines].
     """
@@ -37,7 +37,8 @@ def placeholder(manifest: CheckedManifest) -> Iterator[Occurrence]:
 def possible_label(manifest: CheckedManifest) -> Iterator[Occurrence]:
     """[transcript is|transcripts are] a word that tables and aligners write where there is no text.
 
-    Keep [it|them] if the word is spoken; else drop with: data fix --also possible_label.
+    Keep [it|them] if the word is spoken; else drop with: moonshine-tune data fix AUDIT --also
+    possible_label.
     """
     return _whole_texts(manifest, "possible_label")
 
@@ -69,7 +70,8 @@ def speaker_prefix(manifest: CheckedManifest) -> Iterator[Occurrence]:
 def possible_speaker(manifest: CheckedManifest) -> Iterator[Occurrence]:
     """[transcript starts|transcripts start] with what may be the name of a speaker.
 
-    Keep [it|them] if it is spoken; else remove it with: data fix --also possible_speaker.
+    Keep [it|them] if it is spoken; else remove it with: moonshine-tune data fix AUDIT --also
+    possible_speaker.
     """
     return _parts(manifest, "possible_speaker")
 
@@ -92,7 +94,8 @@ def markup(manifest: CheckedManifest) -> Iterator[Occurrence]:
 def bracketed_words(manifest: CheckedManifest) -> Iterator[Occurrence]:
     """[transcript has|transcripts have] words in brackets or asterisks, spoken or not.
 
-    Listen: remove the brackets alone, or brackets and words with: data fix --also bracketed_words.
+    Listen: remove the brackets alone, or brackets and words with: moonshine-tune data fix AUDIT
+    --also bracketed_words.
     """
     return _parts(manifest, "bracketed_words")
 
@@ -101,7 +104,8 @@ def bracketed_words(manifest: CheckedManifest) -> Iterator[Occurrence]:
 def parentheses(manifest: CheckedManifest) -> Iterator[Occurrence]:
     """[transcript has|transcripts have] words in parentheses, spoken or not.
 
-    Do nothing if they are spoken; else remove them with: data fix --also parentheses.
+    Do nothing if they are spoken; else remove them with: moonshine-tune data fix AUDIT --also
+    parentheses.
     """
     return _parts(manifest, "parentheses")
 

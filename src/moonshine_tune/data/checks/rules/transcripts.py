@@ -60,18 +60,21 @@ def empty_text(utterance: Utterance) -> str | None:
     return repr(utterance.text) if is_empty else None
 
 
-@utterance_check("warning", rank=145, fix=Drop(on_request=True))
-def empty_when_normalized(utterance: Utterance) -> str | None:
+@manifest_check("warning", rank=150, fix=Drop(on_request=True))
+def empty_when_normalized(manifest: CheckedManifest) -> Iterator[Occurrence]:
     """[transcript has|transcripts have] nothing to score: the normalizer of the language removes
     fillers such as um, and words in brackets.
 
     Keep [it|them] for training; every word that a model writes there counts as wrong.
     """
-    text = utterance.text or ""
-    if not text or not _MAY_BE_EMPTY.fullmatch(text) or not plain_text(utterance):
-        return None
-    normalizer = normalizer_for(None, utterance.language or "en")
-    return None if normalizer(text) else f"{shortened(repr(text))} with {normalizer.name}"
+    labels = {item.id for item, _ in manifest.form.get("silence_label", ())}
+    for utterance in manifest.utterances:
+        text = utterance.text or ""
+        if not _MAY_BE_EMPTY.fullmatch(text) or not plain_text(utterance):
+            continue
+        normalizer = normalizer_for(None, utterance.language or "en")
+        if utterance.id not in labels and not normalizer(text):
+            yield utterance.id, f"{shortened(repr(text))} with {normalizer.name}"
 
 
 @manifest_check("note", rank=30)
