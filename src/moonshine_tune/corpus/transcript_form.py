@@ -94,6 +94,7 @@ KINDS = {
     "bracketed_words": "words in brackets",
     "parentheses": "words in parentheses",
     "broken_characters": "broken characters",
+    "repeated_caption": "the end of the one before",
     "cleaned_text": "other spaces or characters than now (single spaces, NFC)",
 }
 
@@ -329,12 +330,43 @@ def _is_broken(text: str) -> bool:
 # --- matches
 
 
-def find_form(text: str, speaker: str | None = None) -> tuple[FormMatch, ...]:
+# A name before a colon; without a space after it, it may be a time.
+_PREFIX = re.compile(rf"(?P<name>{_NAME}) ?(?:: |：) *(?=\S)")
+# Names before so many texts, and before this share of all, are no `Note:` of a sentence.
+_FEWEST_PREFIXES, _LEAST_SHARE = 2, 0.1
+
+
+def names_before(texts: Sequence[str | None], speakers: Iterable[str | None]) -> frozenset[str]:
+    """Names before a colon that are speakers of the corpus, or that repeat with others, in lower
+    case.
+    """
+    counts: Counter[str] = Counter()
+    for text in texts:
+        if text and (":" in text or "：" in text) and (match := _PREFIX.match(text)):
+            counts[match["name"].lower()] += 1
+    if not counts:
+        return frozenset()
+    repeated = {name for name, count in counts.items() if count >= _FEWEST_PREFIXES}
+    share = sum(counts[name] for name in repeated) / len(texts)
+    is_dialogue = len(repeated) > 1 and share >= _LEAST_SHARE
+    known = {name.lower() for name in speakers if name}
+    return frozenset((repeated if is_dialogue else set()) | (known & counts.keys()))
+
+
+def without_prefix(text: str) -> str:
+    """The text without the name before its first colon."""
+    return _PREFIX.sub("", text, count=1) if _PREFIX.match(text) else text
+
+
+def find_form(
+    text: str, speaker: str | None = None, names: frozenset[str] = frozenset()
+) -> tuple[FormMatch, ...]:
     """What in a text is not speech, or may not be, in its order.
 
     Args:
         text: as of `clean_text`.
         speaker: of the utterance: its name before the words is certainly not speech.
+        names: of `names_before`: what may be a speaker before the words.
     """
     matches: list[FormMatch] = []
     if not text.isascii() and _is_broken(text):
@@ -346,6 +378,9 @@ def find_form(text: str, speaker: str | None = None) -> tuple[FormMatch, ...]:
     if not _SUSPECT.search(text):
         return tuple(matches)
     matches += _table_matches(text)
+    prefix = _PREFIX.match(text) if names else None
+    if prefix and prefix["name"].lower() in names and all(item.start for item in matches):
+        matches.append(FormMatch("possible_speaker", 0, prefix.end()))
     if speaker and (own := re.match(rf"{re.escape(speaker)} ?[:：] *(?=\S)", text, re.IGNORECASE)):
         matches = [match for match in matches if match.kind != "possible_speaker"]
         matches.append(FormMatch("speaker_prefix", 0, own.end()))
@@ -409,7 +444,9 @@ def repaired(text: str, kind: str, speaker: str | None = None) -> str:
     return text
 
 
-def count_form(texts: Iterable[str | None]) -> dict[str, int]:
+def count_form(texts: Sequence[str | None]) -> dict[str, int]:
     """Kind of finding → number of texts with it, in the order of `KINDS`."""
-    counts = Counter(kind for text in texts if text for kind in {m.kind for m in find_form(text)})
+    names = names_before(texts, ())
+    forms = (find_form(text, names=names) for text in texts if text)
+    counts = Counter(kind for form in forms for kind in {match.kind for match in form})
     return {kind: counts[kind] for kind in KINDS if counts[kind]}

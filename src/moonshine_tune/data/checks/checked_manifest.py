@@ -23,7 +23,7 @@ from moonshine_tune.corpus.manifest import ManifestScan, Utterance, scan_manifes
 from moonshine_tune.corpus.normalizers import Normalizer
 from moonshine_tune.corpus.speaker_labels import LocalLabels, count_speakers, local_labels
 from moonshine_tune.corpus.splits import Leaks, find_leaks
-from moonshine_tune.corpus.transcript_form import FormMatch, find_form
+from moonshine_tune.corpus.transcript_form import FormMatch, find_form, names_before
 
 # The first layers of the encoder take 127 samples at once. Shorter clips give hardly a frame, and
 # no word is this short.
@@ -119,8 +119,11 @@ class CheckedManifest:
     def form(self) -> dict[str, list[tuple[Utterance, FormMatch]]]:
         """What in the texts is not speech, or may not be: kind → utterance and first match."""
         first: dict[str, list[tuple[Utterance, FormMatch]]] = defaultdict(list)
+        names = names_before(
+            [item.text for item in self.utterances], {item.speaker for item in self.utterances}
+        )
         for utterance in self.utterances:
-            matches = find_form(utterance.text, utterance.speaker) if utterance.text else ()
+            matches = find_form(utterance.text or "", utterance.speaker, names)
             for match in {match.kind: match for match in reversed(matches)}.values():
                 first[match.kind].append((utterance, match))
         return first

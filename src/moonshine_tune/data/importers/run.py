@@ -12,6 +12,7 @@ from moonshine_tune.audio.io import AUDIO_ENDINGS, AudioInfo
 from moonshine_tune.core.errors import AudioError, ProblemsError, RequestError
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import RESERVED_KEYS, Utterance, seconds_of, write_manifest
+from moonshine_tune.corpus.rolling_captions import repeated_captions
 from moonshine_tune.corpus.speaker_labels import count_speakers
 from moonshine_tune.corpus.transcript_form import clean_text, count_form
 from moonshine_tune.data.importers.base import (
@@ -125,7 +126,7 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
         reasons=dict(Counter(item.reason for item in dropped)),
         dropped=tuple(dropped),
         unlisted=sum(path.resolve() not in named for path in source.recordings),
-        form=count_form(item.text for item in kept) | _count_cleaned(rows, request),
+        form=_count_form(kept, rows, request),
     )
     if not kept:
         raise ProblemsError(
@@ -137,11 +138,13 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
     return result
 
 
-def _count_cleaned(rows: Rows, request: ImportRequest) -> dict[str, int]:
-    """How many texts are written in NFC with single spaces, unlike in the source."""
+def _count_form(kept: Sequence[Utterance], rows: Rows, request: ImportRequest) -> dict[str, int]:
+    """Kind of finding → number of texts with it, as `data check` will report."""
+    counts = count_form([item.text for item in kept])
+    counts["repeated_caption"] = len(list(repeated_captions(kept)))
     texts = [str(row.values.get("text", "")) for row in rows.rows if request.want_text]
-    count = sum(clean_text(text) != text for text in texts)
-    return {"cleaned_text": count} if count else {}
+    counts["cleaned_text"] = sum(clean_text(text) != text for text in texts)
+    return {kind: count for kind, count in counts.items() if count}
 
 
 def _check(request: ImportRequest) -> None:

@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Iterator
 
 from moonshine_tune.corpus.rolling_captions import repeated_captions
-from moonshine_tune.corpus.transcript_form import FormMatch
-from moonshine_tune.data.checks.base import Drop, edit_form, manifest_check
+from moonshine_tune.corpus.transcript_form import FormMatch, clean_text, without_prefix
+from moonshine_tune.data.checks.base import Drop, edit_form, edit_text, manifest_check
 from moonshine_tune.data.checks.checked_manifest import CheckedManifest, Occurrence
 from moonshine_tune.data.checks.text import shortened
 
 
-@manifest_check("warning", rank=141, fix=Drop())
+# An empty text is dropped.
+@manifest_check("warning", rank=141, fix=edit_text("strip_label", lambda _text: ""))
 def silence_label(manifest: CheckedManifest) -> Iterator[Occurrence]:
     """[transcript is a label|transcripts are labels] of silence or noise: the model would learn to
     write it.
@@ -65,7 +66,7 @@ def speaker_prefix(manifest: CheckedManifest) -> Iterator[Occurrence]:
 @manifest_check(
     "warning",
     rank=146,
-    fix=edit_form("strip_possible_speaker", "possible_speaker", on_request=True),
+    fix=edit_text("strip_possible_speaker", without_prefix, on_request=True),
 )
 def possible_speaker(manifest: CheckedManifest) -> Iterator[Occurrence]:
     """[transcript starts|transcripts start] with what may be the name of a speaker.
@@ -137,7 +138,8 @@ def cleaned_text(manifest: CheckedManifest) -> Iterator[Occurrence]:
     Do nothing.
     """
     for identifier, text in manifest.scan.written_texts.items():
-        yield identifier, shortened(ascii(text))
+        if clean_text(text):
+            yield identifier, shortened(ascii(text))
 
 
 def _whole_texts(manifest: CheckedManifest, kind: str) -> Iterator[Occurrence]:
