@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from moonshine_tune.corpus.rolling_captions import repeated_captions
-from moonshine_tune.corpus.transcript_form import FormMatch, clean_text, without_prefix
+from moonshine_tune.corpus.transcript_form import FormMatch, without_prefix
 from moonshine_tune.data.checks.base import Drop, edit_form, edit_text, manifest_check
 from moonshine_tune.data.checks.checked_manifest import CheckedManifest, Occurrence
 from moonshine_tune.data.checks.text import shortened
@@ -138,7 +138,7 @@ def cleaned_text(manifest: CheckedManifest) -> Iterator[Occurrence]:
     Do nothing.
     """
     for identifier, text in manifest.scan.written_texts.items():
-        if clean_text(text):
+        if any(map(str.isalnum, text)):
             yield identifier, shortened(ascii(text))
 
 
