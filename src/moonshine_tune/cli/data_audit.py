@@ -183,7 +183,7 @@ def _fix_text(result: "FixResult") -> str:
         lines.append(f"  … and {len(result.changes) - _SHOWN:,} more; --json lists all")
     lines += [
         f"left as {'it is' if count == 1 else 'they are'}: {count:,} {kind}; "
-        f"change with: --also {kind}"
+        f"act on with: --also {kind}"
         for kind, count in sorted(result.asked.items())
     ]
     lines.append(

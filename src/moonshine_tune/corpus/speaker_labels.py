@@ -83,9 +83,8 @@ def _reading(
         members: dict[str, set[int]] = defaultdict(set)
         for item in utterances:
             members[scope_of(item)].add(_index(item.speaker or ""))
-        repeated = sum(map(len, members.values())) > len(labels)
-        if not repeated and not all_labels:
-            # No label is in two recordings, so nothing has to be decided.
+        # With no label in two recordings, nothing has to be decided.
+        if len(members) < 2 or sum(map(len, members.values())) == len(labels):
             continue
         first = min(map(min, members.values()))
         starting = [have == set(range(first, first + len(have))) for have in members.values()]
