@@ -66,7 +66,8 @@ def test_what_has_a_meaning_is_not_changed(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["sil", "sp", "SPN", "<eps>", "<unk>", "!SIL", "<p:>", "[noise]", "[NOISE] [laughter]",
-     "♪ ♪ ♪", "(laughter)", "*coughs*", "[Applause]", "[Applaudissements]", "(Gelächter)", "[음악]",
+     "♪ ♪ ♪", "(laughter)", "*coughs*", "[phone rings]", "[Applause]",
+     "[Applaudissements]", "(Gelächter)", "[음악]",
      "（笑）", "[Смех]", "[तालियाँ]", "[BLANK_AUDIO]", "<SPOKEN_NOISE>", "++BREATH++", "&=laughs",
      "(.)", "[door slams]", "(soft music playing)", "sil sil", " <sil> "],
 )  # fmt: skip
@@ -160,7 +161,8 @@ def test_a_repair_decodes_entities_and_removes_marks_and_sounds(text: str, fixed
     "text",
     ["x < y and y > z in the proof", "x <y and y> z", "5 < 6", "2*3*4", "a = b = c", "Q&A; R&B",
      "100 %sure", "snake_case_name", "at 12:30, Psalm 23:1", "Note: this is it", "a - b",
-     "C# and F#", "AT&T", "you+me", "e-mail me@x.org", "Il dit CAFÉ» fini", "it's 5 % more",
+     "C# and F#", "AT&T", "a<b>c", "#hashtag!", "C:\\new",
+     "you+me", "e-mail me@x.org", "Il dit CAFÉ» fini", "it's 5 % more",
      "rock 'n' roll", "¿Qué? ¡No!", "„Nein“, sagte er", "Ça va ? Oui !", "그래요? 네!",
      "Xin chào các bạn"],
 )  # fmt: skip
@@ -178,6 +180,11 @@ def test_honest_texts_have_no_findings(text: str) -> None:
         ("{D you know,} well", "bracketed_words"),
         ("*really* good", "bracketed_words"),
         ("[the] man", "bracketed_words"),
+        ("[ring road] left", "bracketed_words"),
+        ("<um> yes", "bracketed_words"),
+        ("<PERSON> came", "bracketed_words"),
+        ("{um} yes", "bracketed_words"),
+        ("(bell)", "parentheses"),
         ("ANNA: hello there", "possible_speaker"),
     ],
 )

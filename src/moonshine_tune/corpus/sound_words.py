@@ -4,7 +4,7 @@ All are in lower case and without Latin accents.
 """
 
 _WORDS = """
-    ah bb eps fil fp hes lg ns nv sil sl sp spn usb nib uh um hmm mm gap blank pause unk unclear
+    bb eps fil fp hes lg ns nv sil sl sp spn spk usb nib gap blank pause unk oov pad unclear
     foreign overlap crosstalk static nies vent cri cris
     tos toux ris rires rit rie risas risa risos riso risata risate lacht lachen stille
     nhac tieng cisza szum ruch tosse brusio latter gulus gulusmeler oksuruk
@@ -16,22 +16,27 @@ _WORDS = """
 _BEGINNINGS = """
     laugh applau music noise silen cough sigh breath inaud unintel cheer chuckl clap gasp groan sob
     sneez sniff beep backgr indistinct mumbl scream whistl giggl snor yawn vocali nonspeech hesitat
-    inhal exhal smack snicker footstep door slam phone ring bell knock bark engine siren thunder
-    chatter hum buzz explosi gunsh growl whimper murmur yell shout whisper cry crie
+    inhal exhal smack snicker footstep siren thunder chatter explosi gunsh growl whimper murmur
     gelachter applaus beifall musik gerausch rausch hust seufz atm unverst rausp klatsch
     rire applaud musique bruit silence touss soupir respir inaudib incompr chuchot
     aplaus musica ruid silenci suspir ininteli rumor silenz toss sospir gelach muziek gelui stilte
     hoest smiech oklask muzyk skratt applad alkis muzik gurult sessiz kahkaha
     смех смеет аплод музык шум тишин кашел кашл вздо вздых неразб оплес музик тиша
 """
+_SOURCES = """
+    door slam phone ring bell knock bark dog engine horn hum buzz yell shout whisper cry crie bird
+    click clos open
+"""
 _MODIFIERS = """
     soft softly loud loudly audience background continues playing plays faint faintly end start
-    no speech in long short heavy heavily nervous nervously quietly deep deeply slightly closes
-    opens clears throat language speaking words
+    no speech in long short heavy heavily nervous nervously quietly deep deeply slightly clears
+    throat language speaking words
 """
 
 SOUND_WORDS = frozenset(_WORDS.split())
 # A word with one of these beginnings: `laughs`, `laughter`, `laughing`.
 SOUND_BEGINNINGS = tuple(_BEGINNINGS.split())
+# Words that are sounds as verbs, or beside another: `phone rings`, but not `phone`.
+SOURCE_BEGINNINGS = tuple(_SOURCES.split())
 # Words that stand beside them: `soft music playing`.
 MODIFIERS = frozenset(_MODIFIERS.split())

@@ -18,7 +18,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html.entities import html5
 
-from moonshine_tune.corpus.sound_words import MODIFIERS, SOUND_BEGINNINGS, SOUND_WORDS
+from moonshine_tune.corpus.sound_words import (
+    MODIFIERS,
+    SOUND_BEGINNINGS,
+    SOUND_WORDS,
+    SOURCE_BEGINNINGS,
+)
 
 # --- white space and code points
 
@@ -60,10 +65,6 @@ def _folded(text: str) -> str:
     return unicodedata.normalize("NFC", re.sub("[\u0300-\u036f]", "", decomposed))
 
 
-def _is_sound(word: str) -> bool:
-    return word in SOUND_WORDS or word.startswith(SOUND_BEGINNINGS)
-
-
 def _describes_sound(content: str, *, every_word: bool) -> bool:
     """Whether the content of brackets is a description of a sound, such as `door slams`.
 
@@ -73,11 +74,20 @@ def _describes_sound(content: str, *, every_word: bool) -> bool:
     if re.fullmatch(r"[A-Z]+(?:[_-][A-Z]+)+", content):
         return True
     words = [_folded(word).strip(_PUNCTUATION) for word in content.replace("_", " ").split()]
-    sounds = [_is_sound(word) for word in words]
-    if not any(sounds):
-        return False
-    known = zip(words, sounds, strict=True)
-    return not every_word or all(is_sound or word in MODIFIERS for word, is_sound in known)
+    sounds = [word in SOUND_WORDS or word.startswith(SOUND_BEGINNINGS) for word in words]
+    sources = [word.startswith(SOURCE_BEGINNINGS) for word in words]
+    known = [
+        is_sound or is_source or word in MODIFIERS
+        for word, is_sound, is_source in zip(words, sounds, sources, strict=True)
+    ]
+    if any(sounds):
+        return not every_word or all(known)
+    is_verb = any(
+        word.endswith(("s", "ing"))
+        for word, is_source in zip(words, sources, strict=True)
+        if is_source
+    )
+    return is_verb and all(known)
 
 
 # --- the table of rules
@@ -134,18 +144,26 @@ def _always(kind: str, replacement: str) -> Callable[[re.Match[str]], _Verdict]:
 
 _INLINE = re.compile(r"(?i)abbr|big|em|font|lang|mark|rt|ruby|small|span|strike|strong|su[bp]|"
                      r"[abciqsuv]")  # fmt: skip
+_BLOCKS = re.compile(r"(?i)br|p|div|li|ul|ol|hr|h[1-6]|p:|eos|bos|sos|mask|laugh|breath")
 
 
 def _tag(match: re.Match[str]) -> _Verdict:
+    """Tags of HTML and of aligners; `<yes>` may be a word, and `a<b>c` is a formula."""
     # A tag inside a word leaves the word; a line break or a sound separates two words.
-    is_inline = match["voice"] or _INLINE.fullmatch(match["name"])
-    return "markup", "" if is_inline else " "
+    name, text = match["name"], match.string
+    if match["voice"] or _INLINE.fullmatch(name):
+        around = text[match.start() - 1 : match.start()] + text[match.end() : match.end() + 1]
+        is_formula = len(around) == 2 and around.isalnum() and f"</{name}" not in text
+        return None if name and is_formula and match[0][1] != "/" else ("markup", "")
+    is_tag = re.search(r"[/=]", match[0]) or _BLOCKS.fullmatch(name)
+    is_certain = is_tag or _describes_sound(name, every_word=True)
+    return ("markup", " ") if is_certain else ("bracketed_words", " ")
 
 
 def _brackets(match: re.Match[str]) -> _Verdict:
     """Square and curly brackets: descriptions, except words of transcription guides."""
     content = match[0][1:-1].strip()
-    is_word = any(character.isalpha() for character in content)
+    is_word = any(map(str.isalnum, content)) and not re.fullmatch(r"[\d:.,]*:[\d:.,]*", content)
     # Switchboard: `[laughter-yeah]` is a spoken word, `[ I, + I think ]` a repair.
     is_spoken = "+" in content or re.match(r"laughter-|[A-Z] ", content)
     is_certain = not is_word or _describes_sound(content, every_word=False)
@@ -219,7 +237,7 @@ _RULES = tuple(
         # Subtitles: times, overrides of ASS, escaped line breaks.
         (r"(?:\d+:)?\d+:\d\d[.,]\d{3} *--> *(?:\d+:)?\d+:\d\d[.,]\d{3}", _always("markup", " ")),
         (r"\{\\[^{}]*\}", _always("markup", "")),
-        (r"\\[Nnhrt]", _always("markup", " ")),
+        (r"(?<![A-Za-z]:)\\[Nnhrt]", _always("markup", " ")),
         # Tags of HTML, WebVTT, aligners and recognizers; `x <y and y> z` is none.
         (r"<\|[^|<>]{0,40}\|>|<\d[\d:.]*>", _always("markup", " ")),
         (r"</?(?P<name>[A-Za-z!][\w:-]*)(?:\.[\w.-]+)*"
@@ -259,7 +277,7 @@ _SUSPECT = re.compile(
 _LONGEST_LABEL = 40
 # What spreadsheets, databases and pandas write for a missing or a wrong value.
 _PLACEHOLDER = re.compile(
-    r"#(?:N/[AD]|NV|[^\s#]{2,20}[?!])|#(?i:name\?|ref!|value!|num!|null!|div/0!|n/a)|Err:\d{3}|"
+    r"#(?:N/[AD]|NV|[^\s#a-z]{2,20}[?!])|#(?i:name\?|ref!|value!|num!|null!|div/0!|n/a)|Err:\d{3}|"
     r"(?i:[<\[(](?:na|nan|null|none|nil|nat|empty|missing)[>\])])|\\N|NaN|NaT|[nN]/[aA]|"
     r"[-–—]{1,3}|\?{1,5}|_{1,5}"
 )  # fmt: skip
@@ -277,14 +295,14 @@ def _whole_text_kind(text: str) -> str | None:
             return "placeholder"
         if _PLACEHOLDER_WORD.fullmatch(text) or (text in _BARE_LABELS and text.isalpha()):
             return "possible_label"
-        if is_silence_label(text):
-            return "silence_label"
-    return "list_or_object" if _is_list_or_object(text) else None
+    if _is_list_or_object(text):
+        return "list_or_object"
+    return "silence_label" if is_silence_label(text) else None
 
 
 def _is_list_or_object(text: str) -> bool:
     """Whether a text is what Python or JSON writes for a list, a tuple or an object."""
-    if text[:6] == "array(" and text[-1:] == ")":
+    if text[:7] == "array([" and text[-1:] == ")":
         return True
     if (
         len(text) < 2
@@ -307,7 +325,9 @@ def is_silence_label(text: str) -> bool:
     text = clean_text(text)
     if text and all(word in _BARE_LABELS for word in text.split()):
         return True
-    if not text or len(text) > _LONGEST_LABEL or not _SUSPECT.search(text):
+    if not text or len(text) > _LONGEST_LABEL or not _SUSPECT.search(text) or "\\" in text:
+        return False
+    if "://" in text or "-->" in text:
         return False
     matches = [match for match in _table_matches(text) if match.kind == "markup"]
     return bool(matches) and not any(map(str.isalnum, _applied(text, matches)))
@@ -397,12 +417,11 @@ def _table_matches(text: str) -> list[FormMatch]:
                 group = "cut" if "cut" in rule.pattern.groupindex else 0
                 candidates.append(FormMatch(verdict[0], *match.span(group), verdict[1]))
     candidates += _quotation_marks(text)
+    candidates.sort(key=lambda item: (item.kind not in CERTAIN, item.start, -item.end))
     chosen: list[FormMatch] = []
-    for match in sorted(
-        candidates, key=lambda item: (item.kind not in CERTAIN, item.start, -item.end)
-    ):
-        if all(match.end <= kept.start or match.start >= kept.end for kept in chosen):
-            chosen.append(match)
+    for item in candidates:
+        if all(item.end <= kept.start or item.start >= kept.end for kept in chosen):
+            chosen.append(item)
     return chosen
 
 
