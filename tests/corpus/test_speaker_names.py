@@ -7,7 +7,11 @@ import pytest
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.corpus.manifest import Utterance
-from moonshine_tune.corpus.speaker_labels import count_speakers, local_labels
+from moonshine_tune.corpus.speaker_labels import (
+    count_speakers,
+    joined_to_recordings,
+    local_labels,
+)
 from moonshine_tune.corpus.speaker_names import clean_name, mean_nobody, similar_names
 from moonshine_tune.corpus.splits import Splits, find_leaks, split_by_speaker
 
@@ -110,6 +114,7 @@ def test_clips_of_diarized_recordings_are_joined_by_their_names() -> None:
     "voices",
     [
         {"mon": ["A", "B"], "tue": ["A", "B"], "wed": ["A", "B"], "thu": ["B"]},
+        {"mon": ["agent", "customer"], "tue": ["agent", "customer"]},
         {"x": ["SPEAKER_00"], "y": ["SPEAKER_01"], "z": ["SPEAKER_01"]},
     ],
 )
@@ -130,6 +135,15 @@ def test_sessions_are_recordings_and_equal_names_of_files_are_told_apart() -> No
         for folder in ("mon", "tue") for label in ("A", "B")
     ]  # fmt: skip
     assert count_speakers(same) == 4
+    assert "mon/a/A" in {item.speaker for item in joined_to_recordings(same, local_labels(same))}
+
+
+def test_clips_that_people_cut_by_speaker_are_asked() -> None:
+    clips = [
+        Utterance(f"{day}{label}", Path(f"/c/{day}{label}.wav"), "text", label, session=day)
+        for day in ("mon", "tue") for label in ("A", "B")
+    ]  # fmt: skip
+    assert [result.is_certain for result in local_labels(clips)] == [False]
 
 
 def test_similar_names_stay_in_one_split_with_a_remark() -> None:

@@ -25,7 +25,7 @@ _BEGINNINGS = """
 """
 _SOURCES = """
     door slam phone ring bell knock bark dog engine horn hum buzz yell shout whisper cry crie bird
-    click clos open
+    click close closing open
 """
 _MODIFIERS = """
     soft softly loud loudly audience background continues playing plays faint faintly end start

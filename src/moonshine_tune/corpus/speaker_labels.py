@@ -20,6 +20,11 @@ _LABEL = re.compile(
     r"hablante|interlocutor|parlante|falante|spreker|спикер|диктор|화자|참석자|話者|说话人|說話人|s|"
     r")[ _-]?)(?P<index>\d{1,3}|[A-Z])"
 )
+# Parts in a conversation, which other people play in the next one, or the same ones.
+_ROLES = frozenset({
+    "agent", "customer", "caller", "client", "operator", "doctor", "patient", "interviewer",
+    "interviewee", "host", "guest", "teacher", "student", "left", "right", "user", "assistant",
+})  # fmt: skip
 _CLIP_NUMBER = re.compile(r"[-_ .]*\d+$")
 # A diarizer of recordings with more voices than this numbers them over all recordings.
 _MOST_VOICES = 12
@@ -57,6 +62,8 @@ def local_labels(utterances: Sequence[Utterance], *, all_labels: bool = False) -
         if match := _LABEL.fullmatch(name):
             is_letter = match["index"].isalpha()
             families[f"{match['family']}{'A' if is_letter else '0'}"].add(name)
+        elif name.lower() in _ROLES:
+            families["role"].add(name)
     results = []
     for labels in families.values():
         own = [item for item in utterances if item.speaker in labels]
@@ -71,6 +78,7 @@ def _reading(
 ) -> LocalLabels | None:
     is_tool = all(map(_TOOLS.match, labels))
     ordered = tuple(sorted(labels, key=lambda label: (len(label), label)))
+    is_role = not any(map(_LABEL.fullmatch, labels))
     scopes = [_recording_scope(utterances)]
     if is_tool:
         # Clips that were cut from the recordings: by their folder, or by their numbered names.
@@ -82,7 +90,8 @@ def _reading(
     for scope_of in scopes:
         members: dict[str, set[int]] = defaultdict(set)
         for item in utterances:
-            members[scope_of(item)].add(_index(item.speaker or ""))
+            label = item.speaker or ""
+            members[scope_of(item)].add(ordered.index(label) if is_role else _index(label))
         # With no label in two recordings, nothing has to be decided.
         if len(members) < 2 or sum(map(len, members.values())) == len(labels):
             continue
@@ -90,13 +99,19 @@ def _reading(
         starting = [have == set(range(first, first + len(have))) for have in members.values()]
         several = max(map(len, members.values())) > 1
         result = LocalLabels(ordered, len(members), first <= 1 and all(starting), scope_of)
-        if result.is_certain and (several or is_tool):
+        if result.is_certain and (is_tool or (_share_recordings(utterances) and not is_role)):
             return result
         is_likely = several and first <= 1 and 2 * sum(starting) > len(starting)
         may_be_tool = is_tool and first <= 1 and len(labels) <= _MOST_VOICES
         if reading is None and (all_labels or is_likely or may_be_tool):
             reading = replace(result, is_certain=False)
     return reading
+
+
+def _share_recordings(utterances: Sequence[Utterance]) -> bool:
+    """Whether two labels are in one file, so that nobody has cut it by people."""
+    first: dict[Path, str | None] = {}
+    return any(first.setdefault(item.audio, item.speaker) != item.speaker for item in utterances)
 
 
 def _index(label: str) -> int:
@@ -115,8 +130,11 @@ def _recording_scope(utterances: Sequence[Utterance]) -> Callable[[Utterance], s
     def scope_of(item: Utterance) -> str:
         if item.session:
             return item.session
-        stem = item.audio.stem
-        return stem if len(paths[stem]) == 1 else str(item.audio.with_suffix(""))
+        stem, folder = item.audio.stem, item.audio.parent
+        if len(paths[stem]) == 1:
+            return stem
+        is_unique = len({path.parent.name for path in paths[stem]}) == len(paths[stem])
+        return f"{folder.name if is_unique else folder}/{stem}"
 
     return scope_of
 
