@@ -110,6 +110,7 @@ def import_command(
     tracks of Audacity, JSON of speech recognizers, STM and CTM.
     Datasets of the hub are streamed: only the requested rows are fetched.
     """
+    from moonshine_tune.corpus.transcript_form import KINDS
     from moonshine_tune.data.importers.base import ColumnNames, HubOptions, ImportRequest
     from moonshine_tune.data.importers.run import import_data
 
@@ -140,6 +141,9 @@ def import_command(
     if names := result.recordings.names:
         shown = ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
         say(f"without a transcript: {shown}; add one for each, or import them with --no-text")
+    if result.form:
+        kinds = ", ".join(f"{count:,} with {KINDS[kind]}" for kind, count in result.form.items())
+        say(f"texts {kinds}: data check names them")
     speakers = f"{result.speakers} speakers" if result.speakers else "no speakers named"
     text = (
         f"{result.summary()}\n{result.recordings.summary()}\n"
@@ -224,13 +228,23 @@ def split_command(
     by_field: Annotated[
         bool, typer.Option("--by-field", help="Split by the manifest's own split field instead.")
     ] = False,
+    local_speakers: Annotated[
+        bool | None,
+        typer.Option(
+            "--local-speakers/--global-speakers",
+            help="Labels such as SPEAKER_00 or A are another person in each recording, or the same "
+            "[default: by how they are spread over the recordings].",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier split.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Split a manifest into train, dev and test, with no speaker in two splits."""
     from moonshine_tune.data.split import SplitRequest, split_data
 
-    request = SplitRequest(manifest, out, dev, test, seed, disjoint_texts, by_field, force)
+    request = SplitRequest(
+        manifest, out, dev, test, seed, disjoint_texts, by_field, force, local_speakers
+    )
     result = split_data(request, TerminalProgress())
     for remark in result.remarks:
         say(remark)

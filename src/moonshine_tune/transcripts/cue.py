@@ -77,7 +77,8 @@ def without_silence(cues: list[Cue]) -> tuple[list[Cue], list[str]]:
     kept, silent = [], []
     for cue in cues:
         text = " ".join(cue.text.split())
-        if is_silence_label(text):
+        # Punctuation alone is no word either.
+        if not any(map(str.isalnum, text)) or is_silence_label(text):
             silent.append(text)
         else:
             kept.append(replace(cue, text=text))

@@ -236,7 +236,8 @@ def test_texts_that_are_lists_or_objects_are_refused_by_row(tmp_path: Path) -> N
     with pytest.raises(ProblemsError) as caught:
         import_folder(tmp_path, {"t.csv": table}, recordings)
     assert [problem.partition(": ")[2].partition(": ")[2] for problem in caught.value.problems] == [
-        'the text is a list: ["hello", "you"]', "the text is an object: {'text': 1}",
+        'the text is a list or an object: ["hello", "you"]',
+        "the text is a list or an object: {'text': 1}",
     ]  # fmt: skip
     assert "t.csv:2" in caught.value.problems[0]
 

@@ -1,6 +1,5 @@
 """`data import`: a folder of recordings and their transcripts become a manifest."""
 
-import ast
 import json
 import re
 import shlex
@@ -15,6 +14,9 @@ from moonshine_tune.audio.io import AUDIO_ENDINGS, AudioInfo
 from moonshine_tune.core.errors import AudioError, ProblemsError, RequestError
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import RESERVED_KEYS, Utterance, seconds_of, write_manifest
+from moonshine_tune.corpus.rolling_captions import repeated_captions
+from moonshine_tune.corpus.speaker_labels import count_speakers
+from moonshine_tune.corpus.transcript_form import KINDS, clean_text, count_form, is_list_or_object
 from moonshine_tune.data.importers.base import (
     ImportRequest,
     ImportSource,
@@ -68,6 +70,7 @@ class ImportResult:
         source: where texts and names came from.
         reasons: reason → number of rows that were left out.
         unlisted: recordings of the folder that no row names.
+        form: kind of finding → number of texts with what is not speech, or may not be.
         recordings: what became of each recording.
         remarks: what was decided by content, a sentence each.
     """
@@ -81,6 +84,7 @@ class ImportResult:
     reasons: dict[str, int]
     dropped: tuple[Dropped, ...]
     unlisted: int
+    form: dict[str, int]
     recordings: RecordingCounts
     remarks: tuple[str, ...] = ()
 
@@ -143,12 +147,13 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
         rows=len(rows.rows),
         kept=len(kept),
         seconds=round(seconds_of(kept), 3),
-        speakers=len({item.speaker for item in kept if item.speaker}),
+        speakers=count_speakers(kept),
         reasons=dict(Counter(item.reason for item in dropped)),
         dropped=tuple(dropped),
         unlisted=counts.in_no_row,
         recordings=counts,
         remarks=remarks,
+        form=_count_form(kept, rows, request),
     )
     if not kept:
         raise ProblemsError(
@@ -183,6 +188,15 @@ def _counts(
         left_out=[path for path, has_no_text in named if not has_no_text],
         without_text=[path for path, has_no_text in named if has_no_text],
     )
+
+
+def _count_form(kept: Sequence[Utterance], rows: Rows, request: ImportRequest) -> dict[str, int]:
+    """Kind of finding → number of texts with it, as `data check` will report."""
+    counts = count_form([item.text for item in kept])
+    counts["repeated_caption"] = len(list(repeated_captions(kept)))
+    texts = [str(row.values.get("text", "")) for row in rows.rows if request.want_text]
+    counts["cleaned_text"] = sum(clean_text(text) != text for text in texts)
+    return {kind: count for kind, count in counts.items() if count}
 
 
 def _check(request: ImportRequest) -> None:
@@ -346,9 +360,10 @@ def _utterance(
         return Dropped(row.location, "malformed", row.problem)
     if path is None:
         return Dropped(row.location, "missing", resolved.problem)
-    text = " ".join(str(row.values.get("text", "")).split()) if request.want_text else ""
-    if kind := _container(text):
-        return Dropped(row.location, "malformed", f"{row.audio}: the text is {kind}: {text[:60]}")
+    text = clean_text(str(row.values.get("text", ""))) if request.want_text else ""
+    if is_list_or_object(text):
+        detail = f"{row.audio}: the text is {KINDS['list_or_object']}: {text[:60]}"
+        return Dropped(row.location, "malformed", detail)
     if request.want_text and not text:
         return Dropped(row.location, _WITHOUT_TEXT, f"{row.audio}: no text")
     info = infos[path]
@@ -403,22 +418,6 @@ def _unwritable(row: Row, path: Path) -> str | None:
     except (RecursionError, ValueError, TypeError):
         return "a value that JSON cannot hold"
     return None
-
-
-def _container(text: str) -> str | None:
-    """`a list` or `an object`, if a text is written as one; `[laughs] yes` is not."""
-    if not text.startswith(("[", "{")) or not text.endswith(("]", "}")):
-        return None
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError):
-            return None
-    if isinstance(value, list):
-        return "a list"
-    return "an object" if isinstance(value, dict | set) else None
 
 
 def _span(values: dict[str, Any], seconds: float) -> tuple[float | None, float | None] | str:

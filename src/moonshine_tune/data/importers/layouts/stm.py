@@ -45,7 +45,8 @@ def _utterances(file: Path) -> Iterator[Row]:
         if text.startswith("<") and "," in text.partition(">")[0]:
             text = text.partition(">")[2]
         text = " ".join(text.split())
-        if speaker.lower() in _NOT_SCORED or text.lower() in _NOT_SCORED or is_silence_label(text):
+        is_scored = not _NOT_SCORED & {speaker.lower(), text.lower()}
+        if not text or not is_scored or is_silence_label(text):
             continue
         values = {"start": start, "end": end, "text": text, "session": name, "speaker": speaker}
         yield Row(location, name, values)
