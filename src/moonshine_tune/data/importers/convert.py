@@ -13,17 +13,24 @@ from functools import lru_cache
 from pathlib import Path
 
 from moonshine_tune.audio.io import AudioInfo, audio_info, load_audio, write_audio
+from moonshine_tune.audio.remarks import READING_REMARKS
 from moonshine_tune.core.errors import AudioError
 from moonshine_tune.core.files import sha256_of
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import Utterance
 
 # Part of the name of each copy, so that copies from another conversion are not reused.
-_CONVERSION = "mono-16k-flac-1"
+_CONVERSION = "mono-16k-flac-2"
 
 
-def probe(paths: Iterable[Path | None], progress: Progress) -> dict[Path, AudioInfo | AudioError]:
-    """The header of each recording, or why it cannot be read; each file is read once."""
+def probe(
+    paths: Iterable[Path | None], progress: Progress, channel: int | None = None
+) -> dict[Path, AudioInfo | AudioError]:
+    """The header of each recording, or why it cannot be read; each file is read once.
+
+    Args:
+        channel: the one that will be read, so that nothing is decided about channels.
+    """
     wanted = list(dict.fromkeys(path for path in paths if path is not None))
 
     def read(path: Path) -> AudioInfo | AudioError:
@@ -39,7 +46,12 @@ def probe(paths: Iterable[Path | None], progress: Progress) -> dict[Path, AudioI
     ):
         for path, info in zip(wanted, pool.map(read, wanted, chunksize=64), strict=True):
             infos[path] = info
+            if isinstance(info, AudioInfo):
+                decided = [r for r in info.remarks if channel is None or r.kind != "channels"]
+                READING_REMARKS.add(path, decided)
             stage.advance()
+    for remark in READING_REMARKS.take():
+        progress.say(remark)
     return infos
 
 

@@ -89,7 +89,7 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
     progress.say(f"reading {rows.description}")
     finder = _RecordingFinder(source.folder, rows.folder, source.recordings)
     resolved = [_resolve(row, finder) for row in rows.rows]
-    infos = probe([item.path for item in resolved], progress)
+    infos = probe([item.path for item in resolved], progress, request.channel)
     kept: list[Utterance] = []
     dropped: list[Dropped] = []
     ids: set[str] = set()
