@@ -24,6 +24,7 @@ class ChunkAudio:
         bytes_a_second: 0 where the header lacks it.
         end: offset behind the last chunk.
         unclaimed: bytes from there on that belong to no chunk and are neither tags nor zeros.
+        fix: offset and bytes of the right length, where the header has 0.
     """
 
     stated: int
@@ -31,6 +32,7 @@ class ChunkAudio:
     bytes_a_second: float
     end: int
     unclaimed: int = 0
+    fix: tuple[int, bytes] | None = None
 
     def seconds(self, num_bytes: int) -> float:
         """Length of that many bytes of audio."""
@@ -94,8 +96,10 @@ def chunk_audio(file: BinaryIO, start: int, size: int) -> ChunkAudio | None:
         elif name in (b"data", b"SSND"):
             if name == b"data" and length == 0xFFFF_FFFF and wide_length is not None:
                 length = wide_length
-            is_open = length == 0 or (length >= _OPEN_LENGTH and body + length > size and
-                                      wide_length is None)  # fmt: skip
+            if length == 0 and body < size and _chunk_at(file, body, container) is None:
+                held = size - body
+                return ChunkAudio(held, held, rate, size, fix=_length_field(body, held, container))
+            is_open = wide_length is None and length >= _OPEN_LENGTH and body + length > size
             length = size - body if is_open else length
             audio = (length, min(length, size - body))
             if body + length >= size:
@@ -108,6 +112,15 @@ def chunk_audio(file: BinaryIO, start: int, size: int) -> ChunkAudio | None:
     if audio is None:
         return None
     return _with_rest(file, ChunkAudio(*audio, rate, min(position, size)), size)
+
+
+def _length_field(body: int, length: int, container: _Container) -> tuple[int, bytes]:
+    """Offset and content of the length of the chunk whose content starts at `body`."""
+    width = struct.calcsize(container.length_format)
+    if container.length_has_header:
+        length += container.id_bytes + width
+    largest = (1 << 8 * width) - 1
+    return body - width, struct.pack(container.length_format, min(length, largest))
 
 
 def _container(head: bytes) -> _Container | None:

@@ -6,6 +6,7 @@ audio is decoded.
 """
 
 import re
+import shlex
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,6 +25,15 @@ _MAX_PARTS = 10_000
 _SEARCHED_BYTES = 1 << 20
 _FLAC_WINDOWS = 8
 _FLAC_WINDOW_BYTES = 1 << 15
+# WebM, WMA, AMR; MP4 and its relatives have `ftyp` behind a length.
+_FOREIGN_STARTS = (
+    re.compile(rb"\x1a\x45\xdf\xa3[\x01-\xff]\x42[\x86\xf7\xf2\xf3\x82]|"
+               rb"\x1a\x45\xdf\xa3\x01\x00{6}.\x42", re.DOTALL),
+    re.compile(rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c"),
+    re.compile(rb"#!AMR(?:-WB)?\n"),
+)  # fmt: skip
+_FOREIGN_ENDINGS = {".m4a", ".aac", ".mp4", ".wma", ".webm", ".amr", ".3gp", ".opus", ".mov",
+                    ".caf"}  # fmt: skip
 _FLAC_START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 
 
@@ -36,44 +46,91 @@ class Extent:
             left out.
         seconds: length of the audio, where libsndfile only estimates it, or None.
         is_mp3: MPEG audio without a container.
+        is_foreign: libsndfile cannot read this format.
+        fixes: offset and bytes that must be written over a header, so that its length is right.
     """
 
     parts: tuple[tuple[int, int], ...]
     seconds: float | None = None
     is_mp3: bool = False
+    is_foreign: bool = False
+    fixes: tuple[tuple[int, bytes], ...] = ()
 
     @property
     def is_plain(self) -> bool:
-        """Whether the file is one recording from its first byte."""
-        return len(self.parts) == 1 and self.parts[0][0] == 0
+        """Whether the file is one recording from its first byte, with a header to read it by."""
+        return len(self.parts) == 1 and self.parts[0][0] == 0 and not self.fixes
 
 
-def extent_of(path: Path) -> Extent:
+@lru_cache(maxsize=16_384)
+def extent_of(path: Path, size: int, mtime_ns: int) -> Extent:
     """The extent of a recording; the latest ones are cached.
+
+    Args:
+        size, mtime_ns: of the file, as `os.stat` states them.
 
     Raises:
         AudioError: fewer or more samples than the header states.
         OSError: the file cannot be read.
     """
-    stat = path.stat()
-    return _extent(path, stat.st_size, stat.st_mtime_ns)
-
-
-@lru_cache(maxsize=4096)
-def _extent(path: Path, size: int, mtime_ns: int) -> Extent:
     with path.open("rb") as file:
-        start = _behind_tags(file, 0, size)
-        file.seek(start)
         head = file.read(16)
-        if is_chunked(head):
-            return Extent(_chunked_parts(file, start, size, path))
+        start = _behind_tags(file, 0, size) if head[:3] == b"ID3" else 0
+        if start:
+            file.seek(start)
+            head = file.read(16)
         if head[:4] == b"fLaC":
             return Extent(_flac_parts(file, start, size))
+        if is_chunked(head):
+            return _chunked_extent(file, start, size, path)
         if head[:4] == b"OggS":
             return Extent(_ogg_parts(file, start, size, path))
+        if head[4:8] == b"ftyp":
+            return Extent(_mp4_parts(file, start, size), is_foreign=True)
+        for start_of_file in _FOREIGN_STARTS:
+            if start_of_file.match(head):
+                return Extent(_searched_parts(file, start, size, start_of_file), is_foreign=True)
+        if path.suffix.lower() in _FOREIGN_ENDINGS:
+            return Extent(((0, size),), is_foreign=True)
         if _mp3_frame(head) is not None:
             return _mp3_extent(file, start, size)
     return Extent(((0, size),))
+
+
+def _mp4_parts(file: BinaryIO, start: int, size: int) -> tuple[tuple[int, int], ...]:
+    """Each `ftyp` among the outermost boxes begins a recording."""
+    starts, position = [], start
+    while position + 8 <= size and len(starts) < _MAX_PARTS:
+        file.seek(position)
+        head = file.read(16)
+        length = int.from_bytes(head[:4], "big")
+        if length == 1:
+            length = int.from_bytes(head[8:16], "big")
+        if head[4:8] == b"ftyp":
+            starts.append(position)
+        if length < 8:
+            break  # the last box, or no box
+        position += length
+    return _ranges(starts, size)
+
+
+def _ranges(starts: list[int], size: int) -> tuple[tuple[int, int], ...]:
+    return tuple(zip(starts, [*starts[1:], size], strict=True))
+
+
+def _searched_parts(
+    file: BinaryIO, start: int, size: int, start_of_file: re.Pattern[bytes]
+) -> tuple[tuple[int, int], ...]:
+    """Each match (16 bytes at most) begins a recording."""
+    starts, position, rest = [start], start, b""
+    file.seek(start)
+    while block := file.read(_READ_BYTES):
+        searched = rest + block
+        offset = position - len(rest)
+        starts += [offset + match.start() for match in start_of_file.finditer(searched)]
+        rest = searched[-15:]
+        position += len(block)
+    return _ranges(sorted(set(starts))[:_MAX_PARTS], size)
 
 
 def _behind_tags(file: BinaryIO, position: int, size: int) -> int:
@@ -121,21 +178,22 @@ def cut_off(path: Path, message: str) -> AudioError:
     )
 
 
-def _chunked_parts(
-    file: BinaryIO, start: int, size: int, path: Path
-) -> tuple[tuple[int, int], ...]:
+def _chunked_extent(file: BinaryIO, start: int, size: int, path: Path) -> Extent:
     parts: list[tuple[int, int]] = []
+    fixes: list[tuple[int, bytes]] = []
     while len(parts) < _MAX_PARTS:
         audio = chunk_audio(file, start, size)
         if audio is None:
             break
         _check_chunk(audio, path)
+        if audio.fix is not None:
+            fixes.append(audio.fix)
         file.seek(audio.end)
         if audio.end >= size or not is_chunked(file.read(16)):
             break
         parts.append((start, audio.end))
         start = audio.end
-    return (*parts, (start, size))
+    return Extent((*parts, (start, size)), fixes=tuple(fixes))
 
 
 def _check_chunk(audio: ChunkAudio, path: Path) -> None:
@@ -146,11 +204,11 @@ def _check_chunk(audio: ChunkAudio, path: Path) -> None:
     if unclaimed > LENGTH_SLACK_S:
         stated = audio.seconds(audio.stated)
         raise AudioError(
-            f"its header states {stated:.2f} s, and {unclaimed:.2f} s of data follow: either it "
-            "was not finished, or they are no audio",
+            f"its header states {stated:.2f} s, and {unclaimed:.2f} s of data follow: either its "
+            "header was not finished, or they are no audio",
             where=path,
-            hint="keep all of it with: ffmpeg -ignore_length 1 -i OLD NEW.wav; or only what the "
-            "header states with: ffmpeg -i OLD NEW.wav",
+            hint="write what the header states with: "
+            f"ffmpeg -i {shlex.quote(str(path))} NEW.wav (WAV: with -ignore_length 1 all of it)",
         )
 
 
@@ -171,7 +229,7 @@ def _ogg_parts(file: BinaryIO, start: int, size: int, path: Path) -> tuple[tuple
         position += 27 + num_segments + sum(header[27 : 27 + num_segments])
     if position > size:
         raise cut_off(path, f"{position - size:,} bytes of its last page are missing")
-    return tuple(zip(starts, [*starts[1:], size], strict=True))
+    return _ranges(starts, size)
 
 
 def _next_page(file: BinaryIO, position: int, size: int) -> int:
@@ -190,19 +248,13 @@ def _next_page(file: BinaryIO, position: int, size: int) -> int:
 
 def _flac_parts(file: BinaryIO, start: int, size: int) -> tuple[tuple[int, int], ...]:
     """Each `fLaC` with a stream header begins a recording."""
-    if size - start > _SEARCHED_BYTES and _is_one_flac_stream(file, start, size):
+    if size - start <= _SEARCHED_BYTES:
+        file.seek(start)
+        if _FLAC_START.search(file.read(size - start), 4) is None:
+            return ((start, size),)
+    elif _is_one_flac_stream(file, start, size):
         return ((start, size),)
-    starts, position, rest = [], start, b""
-    file.seek(start)
-    while block := file.read(_READ_BYTES):
-        searched = rest + block
-        offset = position - len(rest)
-        if b"fLaC" in searched:
-            starts += [offset + match.start() for match in _FLAC_START.finditer(searched)]
-        rest = searched[-7:]
-        position += len(block)
-    starts = [start, *sorted(set(starts) - {start})]
-    return tuple(zip(starts, [*starts[1:], size], strict=True))
+    return _searched_parts(file, start, size, _FLAC_START)
 
 
 def _is_one_flac_stream(file: BinaryIO, start: int, size: int) -> bool:

@@ -11,8 +11,8 @@ import shutil
 import subprocess
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import IO, Any
@@ -23,7 +23,8 @@ import soxr
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 from moonshine_tune.core.errors import AudioError
 
-DECODE_BLOCK = 1 << 20
+_BLOCK_FRAMES = 1 << 18
+_BLOCK_BYTES = 1 << 20
 _TIMEOUT_S = 600
 _MAX_OPEN_MP3 = 8
 # Decoded files that are kept: 20 hours of one channel, or a quarter of the free disk.
@@ -179,7 +180,7 @@ def decode_foreign(path: Path, *, downmix: bool) -> DecodedFile:
             hint="install it (brew install ffmpeg, or apt install ffmpeg), or convert to WAV",
         )
     if program == "ffmpeg":
-        return DecodedFile(_run_ffmpeg(path, downmix=downmix))
+        return DecodedFile(_run_ffmpeg(path, str(path.absolute()), downmix=downmix))
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "decoded.wav"
         command = [program, "-f", "WAVE", "-d", f"LEF32@{SAMPLE_RATE_HZ}"]
@@ -190,7 +191,8 @@ def decode_foreign(path: Path, *, downmix: bool) -> DecodedFile:
         return DecodedFile(target.open("rb"))
 
 
-def _run_ffmpeg(path: Path, *, downmix: bool) -> IO[bytes]:
+def _run_ffmpeg(path: Path, source: str, *inherited: int, downmix: bool) -> IO[bytes]:
+    """Decode a source, which may be an inherited descriptor; `path` is for messages."""
     stream = tempfile.TemporaryFile()  # noqa: SIM115 - stays open while the file is in use
     try:
         descriptor = stream.fileno()
@@ -198,14 +200,15 @@ def _run_ffmpeg(path: Path, *, downmix: bool) -> IO[bytes]:
         command = [
             "ffmpeg", "-nostdin", "-y", "-hide_banner", "-nostats", "-v", "level+info",
             "-protocol_whitelist", "file", "-format_whitelist", _DEMUXERS,
-            "-i", f"file:{path.absolute()}", "-map", "0:a:0", *(("-ac", "1") if downmix else ()),
+            "-i", f"file:{source}", "-map", "0:a:0", *(("-ac", "1") if downmix else ()),
             "-ar", str(SAMPLE_RATE_HZ), "-c:a", "pcm_f32le", "-rf64", "auto", "-f", "wav",
             f"file:/dev/fd/{descriptor}",
         ]  # fmt: skip
-        messages = _run(command, path, descriptor)
+        messages = _run(command, path, descriptor, *inherited)
         if not os.fstat(descriptor).st_size:
             raise _cannot_decode("ffmpeg", path, messages)
         _check_duration(stream, messages, path)
+        stream.seek(0)
     except BaseException:
         stream.close()
         raise
@@ -260,61 +263,89 @@ def _check_duration(stream: IO[bytes], messages: list[str], path: Path) -> None:
         )
 
 
-def decode_parts(path: Path, parts: tuple[tuple[int, int], ...]) -> DecodedFile:
+def decode_parts(
+    path: Path, parts: tuple[tuple[int, int], ...], fixes: tuple[tuple[int, bytes], ...] = ()
+) -> DecodedFile:
     """Decode complete files that were joined, one after the other, at the rate of the first.
 
+    Args:
+        parts: first byte and end of each.
+        fixes: offsets and bytes that replace those of the file.
+
     Raises:
-        soundfile.LibsndfileError: libsndfile cannot read one of them.
+        soundfile.LibsndfileError: libsndfile cannot read one of them, and `ffmpeg` is not there.
+        AudioError: neither can.
     """
     stream = tempfile.TemporaryFile()  # noqa: SIM115 - stays open while the file is in use
     try:
         with path.open("rb") as source:
-            _write_parts(source, parts, stream)
+            opened = (_opened_part(path, source, part, fixes) for part in parts)
+            _write_parts(opened, stream)
     except BaseException:
         stream.close()
         raise
     return DecodedFile(stream)
 
 
-def _write_parts(source: IO[bytes], parts: tuple[tuple[int, int], ...], stream: IO[bytes]) -> None:
+@contextmanager
+def _opened_part(
+    path: Path, source: IO[bytes], part: tuple[int, int], fixes: tuple[tuple[int, bytes], ...]
+) -> Iterator[Any]:
+    """A part as libsndfile reads it, else as `ffmpeg` does."""
+    with tempfile.TemporaryFile() as copy:
+        _copy_range(source, *part, copy)
+        for offset, content in fixes:
+            if part[0] <= offset < part[1]:
+                copy.seek(offset - part[0])
+                copy.write(content)
+        copy.flush()
+        copy.seek(0)
+        try:
+            file = sf.SoundFile(copy)
+        except sf.LibsndfileError:
+            if _program() != "ffmpeg":
+                raise
+            copy.seek(0)
+            descriptor = copy.fileno()
+            decoded = _run_ffmpeg(path, f"/dev/fd/{descriptor}", descriptor, downmix=False)
+            with decoded, sf.SoundFile(decoded) as file:
+                yield file
+            return
+        with file:
+            yield file
+
+
+def _copy_range(source: IO[bytes], start: int, end: int, target: IO[bytes]) -> None:
+    source.seek(start)
+    left = end - start
+    while left > 0 and (block := source.read(min(left, _BLOCK_BYTES))):
+        target.write(block)
+        left -= len(block)
+
+
+def _write_parts(parts: Iterable[AbstractContextManager[Any]], stream: IO[bytes]) -> None:
+    """Write open files one after the other, at the rate and with the channels of the first."""
     target: sf.SoundFile | None = None
     try:
-        for start, end in parts:
-            with _copied(source, start, end) as part, sf.SoundFile(part) as file:
+        for part in parts:
+            with part as file:
                 if target is None:
                     target = sf.SoundFile(
                         stream, "w", file.samplerate, file.channels, "FLOAT", format="RF64"
                     )
-                resampler = soxr.ResampleStream(
-                    file.samplerate, target.samplerate, file.channels, quality="HQ"
-                )
-                while len(block := file.read(DECODE_BLOCK, dtype="float32", always_2d=True)):
-                    if file.samplerate != target.samplerate:
-                        block = resampler.resample_chunk(block)
-                    _write_channels(target, block)
-                if file.samplerate != target.samplerate:
-                    tail = resampler.resample_chunk(block, last=True)
-                    _write_channels(target, tail)
+                for block in _blocks(file, target.samplerate):
+                    if block.shape[1] != target.channels:
+                        block = block.mean(axis=1, keepdims=True).repeat(target.channels, axis=1)
+                    target.write(block)
     finally:
         if target is not None:
             target.close()
 
 
-def _write_channels(target: sf.SoundFile, block: Any) -> None:
-    """Write frames; where their number of channels differs, the mean goes to every channel."""
-    if block.shape[1] != target.channels:
-        block = block.mean(axis=1, keepdims=True).repeat(target.channels, axis=1)
-    target.write(block)
-
-
-@contextmanager
-def _copied(source: IO[bytes], start: int, end: int) -> Iterator[IO[bytes]]:
-    """A range of bytes as a file of its own."""
-    with tempfile.TemporaryFile() as part:
-        source.seek(start)
-        left = end - start
-        while left > 0 and (block := source.read(min(left, DECODE_BLOCK))):
-            part.write(block)
-            left -= len(block)
-        part.seek(0)
-        yield part
+def _blocks(file: Any, rate: int) -> Iterator[Any]:
+    """The frames of an open file at a rate, float32 [frames, channels]."""
+    resampler = soxr.ResampleStream(file.samplerate, rate, file.channels, quality="HQ")
+    while len(block := file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):
+        yield block if file.samplerate == rate else resampler.resample_chunk(block)
+    if file.samplerate != rate:
+        yield resampler.resample_chunk(block, last=True)

@@ -6,6 +6,8 @@ is on the PATH.
 """
 
 import io
+import shlex
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -44,8 +46,6 @@ AUDIO_ENDINGS = frozenset(
      ".au", ".caf", ".wma", ".webm", ".amr", ".3gp")
 )  # fmt: skip
 
-_FOREIGN_ENDINGS = {".m4a", ".aac", ".mp4", ".wma", ".webm", ".amr", ".3gp", ".opus", ".mov",
-                    ".caf"}  # fmt: skip
 _BLOCK_SAMPLES = 1 << 22
 _MP3_LEAD_IN = 16 * 1152
 _UNKNOWN_FRAMES = 1 << 60  # libsndfile's length of an unfinished FLAC stream
@@ -178,10 +178,18 @@ def change_tempo(samples: Samples, tempo: float) -> Samples:
 
 
 def _check_is_file(path: Path) -> None:
-    if not path.is_file():
-        message = "a folder, not a recording" if path.is_dir() else "no such recording"
-        raise AudioError(message, where=path, hint="check the path in the manifest")
-    if path.stat().st_size == 0:
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as error:
+        raise AudioError(
+            "no such recording", where=path, hint="check the path in the manifest"
+        ) from error
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
+        raise AudioError(
+            f"{kind}, not a recording", where=path, hint="check the path in the manifest"
+        )
+    if status.st_size == 0:
         raise AudioError("the file is empty", where=path, hint="remove it from the manifest")
 
 
@@ -256,14 +264,17 @@ def _opened(path: Path, *, downmix: bool = True) -> Iterator[tuple[Any, _Opening
 
 def _enter(path: Path, stack: ExitStack, *, downmix: bool) -> tuple[Any, _Opening]:
     """Open a recording with the first decoder that reads all of it."""
-    if _is_foreign(path):
+    key = _key(path)
+    extent = extent_of(*key)
+    if extent.is_foreign and extent.is_plain:
         decoded = _decoded_foreign(path, downmix=downmix)
         return stack.enter_context(decoded.opened()), _Opening(is_foreign=True)
-    extent = extent_of(path)
     try:
         if not extent.is_plain:
-            joined = DECODED_FILES.get(_key(path), lambda: decode_parts(path, extent.parts))
-            return stack.enter_context(joined.opened()), _Opening(len(extent.parts))
+            joined = DECODED_FILES.get(key, lambda: decode_parts(path, extent.parts, extent.fixes))
+            return stack.enter_context(joined.opened()), _Opening(
+                len(extent.parts), is_foreign=True
+            )
         source = OPEN_MP3_FILES.opened(path) if extent.is_mp3 else sf.SoundFile(str(path))
         file = stack.enter_context(source)
         reason = _early_end(file, extent)
@@ -281,8 +292,7 @@ def _enter(path: Path, stack: ExitStack, *, downmix: bool) -> tuple[Any, _Openin
             hint="install it (brew install ffmpeg, or apt install ffmpeg), or convert to WAV",
         )
     decoded = _decoded_foreign(path, downmix=downmix)
-    opening = _Opening(len(extent.parts), is_foreign=True)
-    return stack.enter_context(decoded.opened()), opening
+    return stack.enter_context(decoded.opened()), _Opening(is_foreign=True)
 
 
 def _early_end(file: Any, extent: Extent) -> str:
@@ -309,8 +319,8 @@ def _decoded_foreign(path: Path, *, downmix: bool) -> DecodedFile:
 
 def _key(path: Path) -> tuple[Path, int, int]:
     """Identifies a file with its content."""
-    stat = path.stat()
-    return path, stat.st_size, stat.st_mtime_ns
+    status = path.stat()
+    return path, status.st_size, status.st_mtime_ns
 
 
 def _unreadable(path: Path, error: sf.LibsndfileError) -> AudioError:
@@ -351,7 +361,8 @@ def _mix_of(path: Path, file: Any, frames: Samples | None) -> Mix:
         try:
             mix = choose_mix(read, num_frames, file.channels, is_float=is_float)
         except AudioError as error:
-            raise AudioError(error.message, where=path, hint=error.hint) from error
+            hint = (error.hint or "").replace("OLD", shlex.quote(str(path)))
+            raise AudioError(error.message, where=path, hint=hint) from error
         if len(_mixes) < _MAX_MIXES:
             _mixes[key] = mix
     return mix
@@ -389,26 +400,7 @@ def _checked(samples: npt.NDArray[np.floating], path: Path) -> Samples:
     return np.ascontiguousarray(samples, dtype=np.float32)
 
 
-def _head(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(512)
-    except OSError as error:
-        raise _cannot_open(path, error) from error
-
-
-def _is_foreign(path: Path) -> bool:
-    """Whether libsndfile cannot read this format: by its first bytes, else by its name."""
-    head = _head(path)
-    if head[4:8] == b"ftyp" or head.startswith(
-        (b"\x1a\x45\xdf\xa3", b"\x30\x26\xb2\x75", b"#!AMR")
-    ):
-        return True  # MP4 and its relatives, WebM, WMA, AMR
-    if head.startswith((b"RIFF", b"RIFX", b"RF64", b"fLaC", b"OggS", b"ID3", b"FORM", b"caff")):
-        return False
-    return path.suffix.lower() in _FOREIGN_ENDINGS
-
-
 def _is_container(path: Path) -> bool:
     """Whether a file that libsndfile cannot read may be audio: it is not empty, and no text."""
-    return b"\0" in _head(path)
+    with path.open("rb") as file:
+        return b"\0" in file.read(512)
