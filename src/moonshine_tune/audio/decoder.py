@@ -233,12 +233,13 @@ def _run(command: list[str], path: Path, *descriptors: int) -> list[str]:
 def _errors_of(messages: list[str]) -> list[str]:
     """The lines of ffmpeg that report an error, without their prefixes."""
     errors = [line for line in messages if "[error]" in line or "[fatal]" in line]
-    return [re.sub(r"^(\[[^]]*\] )+", "", line) for line in errors]
+    return [re.sub(r"^(\[[^]]*\] )+(file:.*?: (?=[A-Z]))?", "", line) for line in errors]
 
 
 def _cannot_decode(program: str, path: Path, messages: list[str]) -> AudioError:
-    reasons = _errors_of(messages) or messages or ["no reason given"]
-    reason = next((line for line in reversed(reasons) if str(path.name) not in line), reasons[-1])
+    reason = (_errors_of(messages) or messages or ["no reason given"])[-1]
+    if any("not on whitelist" in line for line in messages):
+        reason = "a list or a script, not audio"
     return AudioError(
         f"{program} cannot decode it: {reason}",
         where=path,

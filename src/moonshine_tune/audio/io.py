@@ -54,6 +54,7 @@ _LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 1_000, 1_536_000
 # Manifests round times.
 _SPAN_SLACK_S = 0.15
 _MAX_MIXES = 100_000
+_FLOATS = ("FLOAT", "DOUBLE")
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class AudioInfo:
     """Length and format of a recording.
 
     Attributes:
+        is_examined: its content holds no further remark.
         remarks: what is decided when it is read, such as a channel that is left out.
     """
 
@@ -68,26 +70,32 @@ class AudioInfo:
     sample_rate_hz: int
     channels: int
     format: str
+    is_examined: bool = True
     remarks: tuple[Remark, ...] = ()
 
 
-def audio_info(path: Path) -> AudioInfo:
-    """Length and format of a recording, from its header and from a few places of it.
+def audio_info(path: Path, *, examine: bool = False) -> AudioInfo:
+    """Length and format of a recording, from its header.
 
     Only foreign formats, and files of several joined recordings, are decoded for it: once, for
     every later use.
+
+    Args:
+        examine: also look at a few places of it, for remarks about its channels and its scale.
 
     Raises:
         AudioError: missing, empty, cut off or unreadable.
     """
     _check_is_file(path)
     with _opened(path) as (file, opening):
-        mix = _mix_of(path, file, None)
+        is_examined = examine or opening.is_foreign
+        mix = _mix_of(path, file, None) if is_examined else PLAIN
         return AudioInfo(
             opening.frames_of(file) / file.samplerate,
             file.samplerate,
             file.channels,
             path.suffix[1:].upper() if opening.is_foreign else f"{file.format} {file.subtype}",
+            is_examined or (file.channels == 1 and file.subtype not in _FLOATS),
             opening.remarks + mix.remarks,
         )
 
@@ -285,7 +293,7 @@ def _enter(path: Path, stack: ExitStack, *, downmix: bool) -> tuple[Any, _Openin
             raise
         reason = error.error_string.rstrip(".")
     stack.close()
-    if not has_decoder():
+    if not has_decoder() or len(extent.parts) > 1:
         raise DecoderMissingError(
             f"reading it needs ffmpeg, which is not installed (libsndfile: {reason})",
             where=path,
@@ -344,7 +352,7 @@ def _mix_of(path: Path, file: Any, frames: Samples | None) -> Mix:
     Args:
         frames: all of its frames, where they were read; else some of them are read now.
     """
-    is_float = file.subtype in ("FLOAT", "DOUBLE")
+    is_float = file.subtype in _FLOATS
     if file.channels == 1 and not is_float:
         return PLAIN
     key = (*_key(path), file.channels)

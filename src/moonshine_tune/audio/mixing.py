@@ -16,6 +16,9 @@ from moonshine_tune.core.errors import AudioError
 
 _WINDOWS = 24
 _WINDOW_FRAMES = 2048
+# Speech may lie between the places if these are quieter than this.
+_QUIET_PEAK = 0.01
+_MORE_WINDOWS = 240
 _BLOCK_FRAMES = 1 << 20
 # The mean of two channels with correlation r has the power (1 + r) / 2. Microphones in one room
 # stay far above -0.5, even in stereo.
@@ -78,7 +81,7 @@ def choose_mix(read: ReadFrames, num_frames: int, num_channels: int, *, is_float
     """
     if (num_channels == 1 and not is_float) or not num_frames:
         return PLAIN
-    windows = [read(start, count) for start, count in _windows(num_frames)]
+    windows = _read_windows(read, num_frames, _WINDOWS)
     factor, offset, remarks = 1.0, 0.0, []
     if is_float:
         factor, offset, remark = _scale(windows, read, num_frames)
@@ -91,26 +94,32 @@ def choose_mix(read: ReadFrames, num_frames: int, num_channels: int, *, is_float
     return Mix(channels, factor, offset, tuple(remarks)) if remarks else PLAIN
 
 
-def _windows(num_frames: int) -> list[tuple[int, int]]:
-    """Positions and lengths of the places to look at; everything of a short recording."""
-    if num_frames <= _WINDOWS * _WINDOW_FRAMES:
-        return [(0, num_frames)]
-    step = (num_frames - _WINDOW_FRAMES) / (_WINDOWS - 1)
-    return [(round(index * step), _WINDOW_FRAMES) for index in range(_WINDOWS)]
+def _read_windows(read: ReadFrames, num_frames: int, count: int) -> list[Samples]:
+    """Some places of a recording; everything of a short one, and more of a quiet one."""
+    if num_frames <= count * _WINDOW_FRAMES:
+        return [read(0, num_frames)]
+    step = (num_frames - _WINDOW_FRAMES) / (count - 1)
+    windows = [read(round(index * step), _WINDOW_FRAMES) for index in range(count)]
+    if count == _WINDOWS and max(float(np.abs(window).max()) for window in windows) < _QUIET_PEAK:
+        return _read_windows(read, num_frames, _MORE_WINDOWS)
+    return windows
 
 
 def _channels(frames: Samples) -> tuple[tuple[int, ...] | None, str]:
     """The channels to average, with a remark where these are not all."""
-    power = np.einsum("ij,ij->j", frames, frames, dtype=np.float64) / max(len(frames), 1)
+    if not np.isfinite(frames).all():
+        return None, ""
+    rows = np.ascontiguousarray(frames.T)
+    products = (rows @ rows.T).astype(np.float64) / max(len(frames), 1)
+    power = products.diagonal()
     loudest = int(power.argmax())
-    if power[loudest] < _DEAD_POWER:
+    if not power[loudest] >= _DEAD_POWER:
         return None, ""
     is_dead = (power < _DEAD_BELOW_LOUDEST * power[loudest]) & (power < _DEAD_POWER)
     live = np.flatnonzero(~is_dead)
-    mean = frames[:, live].mean(axis=1, dtype=np.float64)
-    if len(live) > 1 and float(mean @ mean) / len(frames) < (
-        _CANCELED * power[live].sum() / len(live) ** 2
-    ):
+    # Both are times the square of the number of live channels.
+    power_of_mean, power_if_unrelated = products[np.ix_(live, live)].sum(), power[live].sum()
+    if len(live) > 1 and power_of_mean < _CANCELED * power_if_unrelated:
         return (loudest,), (
             f"channels cancel each other, so channel {loudest + 1} alone is read (choose with: "
             "data import --audio-out DIR --channel N)"
@@ -179,6 +188,13 @@ def _integer_scale(levels: _FloatLevels) -> tuple[float, float, str]:
     peak = levels.peak
     if levels.is_whole and levels.lowest >= 0.0 and peak <= 255.0 and 100 <= levels.mean <= 156:
         return 1 / 128.0, 128.0, "unsigned 8-bit numbers stored as floats: brought to ±1"
+    if levels.is_whole and peak <= 128.0:
+        raise AudioError(
+            f"integers of up to {peak:g} stored as floats: either 8-bit numbers, or 16-bit numbers "
+            "that are nearly silent",
+            hint="bring it to full scale with: ffmpeg -i OLD -af volume=X -c:a pcm_f32le NEW.wav, "
+            "where X is 1/128 for 8-bit numbers, and 1/32768 for 16-bit numbers",
+        )
     for bits, full_scale in _SCALES:
         is_quiet = levels.is_whole and bits == 16
         if (0.0 if is_quiet else full_scale * _LEAST_SHARE) <= peak <= full_scale * 2.0:

@@ -210,7 +210,7 @@ def _read_clip(
         if path.stat().st_size == 0:
             return "empty_audio", "0 bytes"
         if path not in infos:
-            infos[path] = audio_info(path)
+            infos[path] = audio_info(path, examine=True)
         info = infos[path]
         if info.seconds == 0:
             return "empty_audio", "no samples"
