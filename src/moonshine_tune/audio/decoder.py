@@ -26,9 +26,8 @@ from moonshine_tune.core.errors import AudioError
 _BLOCK_FRAMES = 1 << 18
 _BLOCK_BYTES = 1 << 20
 _TIMEOUT_S = 600
-_MAX_OPEN_MP3 = 8
-# Decoded files that are kept: 20 hours of one channel, or a quarter of the free disk.
-_MAX_BYTES = 4 << 30
+# Decoded files that are kept: 70 hours of one channel, or a quarter of the free disk.
+_MAX_BYTES = 16 << 30
 _FREE_SHARE = 4
 # No playlists, no scripts and no lists of files, which name further files or addresses.
 _DEMUXERS = (
@@ -75,6 +74,7 @@ class DecodedFiles:
 
     def __init__(self) -> None:
         self._slots: OrderedDict[object, _Slot] = OrderedDict()
+        self._given_up: set[object] = set()
         self._lock = Lock()
 
     def get(self, key: object, decode: Callable[[], DecodedFile]) -> DecodedFile:
@@ -113,34 +113,12 @@ class DecodedFiles:
                 if total <= budget:
                     break
                 total -= sizes[key]
+                self._given_up.add(key)
                 del self._slots[key]
 
-    def forget(self) -> None:
-        """Give up all files: a forked process shares their positions with its parent."""
-        self.__init__()  # type: ignore[misc]
-
-
-class OpenMp3Files:
-    """MP3 files that stay open: libsndfile counts the frames before a span anew in each opening."""
-
-    def __init__(self) -> None:
-        self._files: OrderedDict[object, tuple[Any, Lock]] = OrderedDict()
-        self._lock = Lock()
-
-    @contextmanager
-    def opened(self, path: Path) -> Iterator[Any]:
-        """The open `soundfile.SoundFile`; threads wait for each other."""
-        stat = path.stat()
-        key = (path, stat.st_size, stat.st_mtime_ns)
-        with self._lock:
-            if key not in self._files:
-                self._files[key] = (sf.SoundFile(str(path)), Lock())
-            self._files.move_to_end(key)
-            file, lock = self._files[key]
-            if len(self._files) > _MAX_OPEN_MP3:
-                self._files.popitem(last=False)  # closed when its last reader lets it go
-        with lock:
-            yield file
+    def was_given_up(self, key: object) -> bool:
+        """Whether a file was decoded before and took too much disk."""
+        return key in self._given_up and key not in self._slots
 
     def forget(self) -> None:
         """Give up all files: a forked process shares their positions with its parent."""
@@ -148,9 +126,7 @@ class OpenMp3Files:
 
 
 DECODED_FILES = DecodedFiles()
-OPEN_MP3_FILES = OpenMp3Files()
 os.register_at_fork(after_in_child=DECODED_FILES.forget)
-os.register_at_fork(after_in_child=OPEN_MP3_FILES.forget)
 
 
 def has_decoder() -> bool:
@@ -265,11 +241,15 @@ def _check_duration(stream: IO[bytes], messages: list[str], path: Path) -> None:
 
 
 def decode_parts(
-    path: Path, parts: tuple[tuple[int, int], ...], fixes: tuple[tuple[int, bytes], ...] = ()
+    path: Path,
+    parts: tuple[tuple[int, int], ...],
+    fixes: tuple[tuple[int, bytes], ...] = (),
+    rate: int | None = None,
 ) -> DecodedFile:
-    """Decode complete files that were joined, one after the other, at the rate of the first.
+    """Decode complete files that were joined, one after the other.
 
     Args:
+        rate: in Hz; None keeps that of the first.
         parts: first byte and end of each.
         fixes: offsets and bytes that replace those of the file.
 
@@ -281,7 +261,7 @@ def decode_parts(
     try:
         with path.open("rb") as source:
             opened = (_opened_part(path, source, part, fixes) for part in parts)
-            _write_parts(opened, stream)
+            _write_parts(opened, stream, rate)
     except BaseException:
         stream.close()
         raise
@@ -324,15 +304,22 @@ def _copy_range(source: IO[bytes], start: int, end: int, target: IO[bytes]) -> N
         left -= len(block)
 
 
-def _write_parts(parts: Iterable[AbstractContextManager[Any]], stream: IO[bytes]) -> None:
-    """Write open files one after the other, at the rate and with the channels of the first."""
+def _write_parts(
+    parts: Iterable[AbstractContextManager[Any]], stream: IO[bytes], rate: int | None
+) -> None:
+    """Write open files one after the other, with the channels of the first."""
     target: sf.SoundFile | None = None
     try:
         for part in parts:
             with part as file:
                 if target is None:
                     target = sf.SoundFile(
-                        stream, "w", file.samplerate, file.channels, "FLOAT", format="RF64"
+                        stream,
+                        "w",
+                        rate or file.samplerate,
+                        file.channels,
+                        "FLOAT",
+                        format="RF64",
                     )
                 for block in _blocks(file, target.samplerate):
                     if block.shape[1] != target.channels:

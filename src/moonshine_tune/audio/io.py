@@ -22,7 +22,6 @@ import soxr
 from moonshine_tune.audio.container import LENGTH_SLACK_S, Extent, cut_off, extent_of
 from moonshine_tune.audio.decoder import (
     DECODED_FILES,
-    OPEN_MP3_FILES,
     DecodedFile,
     DecoderMissingError,
     decode_foreign,
@@ -53,6 +52,7 @@ _UNKNOWN_FRAMES = 1 << 60  # libsndfile's length of an unfinished FLAC stream
 _LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 1_000, 1_536_000
 # Manifests round times.
 _SPAN_SLACK_S = 0.15
+_LONG_MP3_S = 600.0
 _MAX_MIXES = 100_000
 _FLOATS = ("FLOAT", "DOUBLE")
 
@@ -125,7 +125,8 @@ def load_audio(
             recording; or no such channel.
     """
     _check_is_file(path)
-    with _opened(path, downmix=channel is None) as (file, opening):
+    is_span = bool(start) or end is not None
+    with _opened(path, downmix=channel is None, is_span=is_span) as (file, opening):
         rate, num_frames = file.samplerate, opening.frames_of(file)
         _check_span(start or 0.0, end, num_frames / rate, path)
         if channel is not None and channel > file.channels:
@@ -146,8 +147,8 @@ def load_audio(
         if is_all:
             mix = _mix_of(path, file, frames)
     mono = mix.mono(frames, channel)
-    if channel is None:
-        READING_REMARKS.add(path, opening.remarks + mix.remarks)
+    decided = [remark for remark in mix.remarks if channel is None or remark.kind != "channels"]
+    READING_REMARKS.add(path, (*opening.remarks, *decided))
     if rate != SAMPLE_RATE_HZ and len(mono):
         mono = soxr.resample(mono, rate, SAMPLE_RATE_HZ, quality="HQ")
     return _checked(mono, path)
@@ -241,15 +242,18 @@ class _Opening:
 
 
 @contextmanager
-def _opened(path: Path, *, downmix: bool = True) -> Iterator[tuple[Any, _Opening]]:
+def _opened(
+    path: Path, *, downmix: bool = True, is_span: bool = False
+) -> Iterator[tuple[Any, _Opening]]:
     """The open file, native or decoded; every failure of soundfile becomes an AudioError.
 
     Args:
+        is_span: only a part of it will be read.
         downmix: more than two channels of a foreign file are mixed as their layout asks.
     """
     try:
         with ExitStack() as stack:
-            file, opening = _enter(path, stack, downmix=downmix)
+            file, opening = _enter(path, stack, downmix=downmix, is_span=is_span)
             if not _LOWEST_RATE_HZ <= file.samplerate <= _HIGHEST_RATE_HZ:
                 raise AudioError(
                     f"its header states a sample rate of {file.samplerate:,} Hz",
@@ -270,7 +274,7 @@ def _opened(path: Path, *, downmix: bool = True) -> Iterator[tuple[Any, _Opening
         raise _cannot_open(path, error) from error
 
 
-def _enter(path: Path, stack: ExitStack, *, downmix: bool) -> tuple[Any, _Opening]:
+def _enter(path: Path, stack: ExitStack, *, downmix: bool, is_span: bool) -> tuple[Any, _Opening]:
     """Open a recording with the first decoder that reads all of it."""
     key = _key(path)
     extent = extent_of(*key)
@@ -283,11 +287,17 @@ def _enter(path: Path, stack: ExitStack, *, downmix: bool) -> tuple[Any, _Openin
             return stack.enter_context(joined.opened()), _Opening(
                 len(extent.parts), is_foreign=True
             )
-        source = OPEN_MP3_FILES.opened(path) if extent.is_mp3 else sf.SoundFile(str(path))
-        file = stack.enter_context(source)
+        file = stack.enter_context(sf.SoundFile(str(path)))
         reason = _early_end(file, extent)
         if not reason:
-            return file, _Opening(counted_s=extent.seconds)
+            is_long = is_span and extent.is_mp3 and file.frames > _LONG_MP3_S * file.samplerate
+            if not is_long or DECODED_FILES.was_given_up(key):
+                return file, _Opening(counted_s=extent.seconds)
+            # libsndfile visits all frames before a span, in each opening.
+            decoded = DECODED_FILES.get(
+                key, lambda: decode_parts(path, extent.parts, rate=SAMPLE_RATE_HZ)
+            )
+            return stack.enter_context(decoded.opened()), _Opening()
     except sf.LibsndfileError as error:
         if not _is_container(path):
             raise
