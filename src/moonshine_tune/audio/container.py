@@ -99,7 +99,8 @@ def extent_of(path: Path, size: int, mtime_ns: int) -> Extent:
 
 def _mp4_parts(file: BinaryIO, start: int, size: int) -> tuple[tuple[int, int], ...]:
     """Each `ftyp` among the outermost boxes begins a recording."""
-    starts, position = [], start
+    starts: list[int] = []
+    position = start
     while position + 8 <= size and len(starts) < _MAX_PARTS:
         file.seek(position)
         head = file.read(16)

@@ -238,7 +238,7 @@ class _Opening:
         """Number of frames of the open file."""
         if self.counted_s is None:
             return int(file.frames)
-        return min(round(self.counted_s * file.samplerate), file.frames)
+        return min(round(self.counted_s * file.samplerate), int(file.frames))
 
 
 @contextmanager
@@ -353,7 +353,7 @@ def _unreadable(path: Path, error: sf.LibsndfileError) -> AudioError:
 
 
 # Decisions about recordings, by path, size and time.
-_mixes: dict[tuple[Path, int, int], Mix] = {}
+_mixes: dict[tuple[Path, int, int, int], Mix] = {}
 
 
 def _mix_of(path: Path, file: Any, frames: Samples | None) -> Mix:
