@@ -26,6 +26,7 @@ _CANCELED = 0.5
 # A channel this far below the loudest one, and below the noise of a muted microphone, is dead.
 _DEAD_BELOW_LOUDEST = 1e-4
 _DEAD_POWER = 1e-6
+_AS_LOUD = 0.9
 # Floats may exceed full scale, by the gain of a mixer. From here on they are no floats of ±1.
 _MAX_FLOAT = 8.0
 # Bits and full scale of integers, from 40 dB below it to 6 dB above it.
@@ -112,7 +113,8 @@ def _channels(frames: Samples) -> tuple[tuple[int, ...] | None, str]:
     rows = np.ascontiguousarray(frames.T)
     products = (rows @ rows.T).astype(np.float64) / max(len(frames), 1)
     power = products.diagonal()
-    loudest = int(power.argmax())
+    # Of equals the first.
+    loudest = int(np.flatnonzero(power >= _AS_LOUD * power.max())[0])
     if not power[loudest] >= _DEAD_POWER:
         return None, ""
     is_dead = (power < _DEAD_BELOW_LOUDEST * power[loudest]) & (power < _DEAD_POWER)
