@@ -73,7 +73,8 @@ def extent_of(path: Path, size: int, mtime_ns: int) -> Extent:
         AudioError: fewer or more samples than the header states.
         OSError: the file cannot be read.
     """
-    with path.open("rb") as file:
+    # Not buffered: most reads are far apart, and each would fill a buffer.
+    with path.open("rb", buffering=0) as file:
         head = file.read(16)
         start = _behind_tags(file, 0, size) if head[:3] == b"ID3" else 0
         if start:

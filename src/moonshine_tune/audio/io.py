@@ -86,7 +86,6 @@ def audio_info(path: Path, *, examine: bool = False) -> AudioInfo:
     Raises:
         AudioError: missing, empty, cut off or unreadable.
     """
-    _check_is_file(path)
     with _opened(path) as (file, opening):
         is_examined = examine or opening.is_foreign
         mix = _mix_of(path, file, None) if is_examined else PLAIN
@@ -124,7 +123,6 @@ def load_audio(
         AudioError: missing, empty, cut off, unreadable or not finite; a span outside the
             recording; or no such channel.
     """
-    _check_is_file(path)
     is_span = bool(start) or end is not None
     with _opened(path, downmix=channel is None, is_span=is_span) as (file, opening):
         rate, num_frames = file.samplerate, opening.frames_of(file)
@@ -186,9 +184,12 @@ def change_tempo(samples: Samples, tempo: float) -> Samples:
     return np.asarray(faster, dtype=np.float32)
 
 
-def _check_is_file(path: Path) -> None:
+def _file_key(path: Path) -> tuple[Path, int, int]:
+    """The recording's path, size and time of change, which identify its content."""
     try:
         status = path.stat()
+    except PermissionError as error:
+        raise _cannot_open(path, error) from error
     except (OSError, ValueError) as error:
         raise AudioError(
             "no such recording", where=path, hint="check the path in the manifest"
@@ -200,6 +201,7 @@ def _check_is_file(path: Path) -> None:
         )
     if status.st_size == 0:
         raise AudioError("the file is empty", where=path, hint="remove it from the manifest")
+    return path, status.st_size, status.st_mtime_ns
 
 
 def _check_span(start: float, end: float | None, seconds: float, path: Path) -> None:
@@ -238,7 +240,7 @@ class _Opening:
         """Number of frames of the open file."""
         if self.counted_s is None:
             return int(file.frames)
-        return min(round(self.counted_s * file.samplerate), int(file.frames))
+        return int(min(round(self.counted_s * file.samplerate), file.frames))
 
 
 @contextmanager
@@ -276,7 +278,7 @@ def _opened(
 
 def _enter(path: Path, stack: ExitStack, *, downmix: bool, is_span: bool) -> tuple[Any, _Opening]:
     """Open a recording with the first decoder that reads all of it."""
-    key = _key(path)
+    key = _file_key(path)
     extent = extent_of(*key)
     if extent.is_foreign and extent.is_plain:
         decoded = _decoded_foreign(path, downmix=downmix)
@@ -325,7 +327,7 @@ def _early_end(file: Any, extent: Extent) -> str:
 
 def _decoded_foreign(path: Path, *, downmix: bool) -> DecodedFile:
     """A recording decoded by an external program: all channels, or one for more than two."""
-    key = _key(path)
+    key = _file_key(path)
     decoded = DECODED_FILES.get(key, lambda: decode_foreign(path, downmix=False))
     if not downmix:
         return decoded
@@ -333,12 +335,6 @@ def _decoded_foreign(path: Path, *, downmix: bool) -> DecodedFile:
         if file.channels <= 2:
             return decoded
     return DECODED_FILES.get((*key, "mono"), lambda: decode_foreign(path, downmix=True))
-
-
-def _key(path: Path) -> tuple[Path, int, int]:
-    """Identifies a file with its content."""
-    status = path.stat()
-    return path, status.st_size, status.st_mtime_ns
 
 
 def _unreadable(path: Path, error: sf.LibsndfileError) -> AudioError:
@@ -365,7 +361,7 @@ def _mix_of(path: Path, file: Any, frames: Samples | None) -> Mix:
     is_float = file.subtype in _FLOATS
     if file.channels == 1 and not is_float:
         return PLAIN
-    key = (*_key(path), file.channels)
+    key = (*_file_key(path), file.channels)
     mix = _mixes.get(key)
     if mix is None:
 
