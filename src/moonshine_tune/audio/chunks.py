@@ -4,8 +4,7 @@ libsndfile reads a file that lacks samples, or has more than its header states, 
 """
 
 import struct
-from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 # Unfinished streams have the length 0, -1, or the largest that fits in their header.
 _OPEN_LENGTH = 0x7FFF_0000
@@ -15,8 +14,7 @@ _READ_BYTES = 1 << 20
 _TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICS", b"3DI", b"<?xml", b"<x:xmp")
 
 
-@dataclass(frozen=True)
-class ChunkAudio:
+class ChunkAudio(NamedTuple):
     """The audio chunk of one file.
 
     Attributes:
@@ -39,8 +37,7 @@ class ChunkAudio:
         return num_bytes / self.bytes_a_second if self.bytes_a_second else 0.0
 
 
-@dataclass(frozen=True)
-class _Container:
+class _Container(NamedTuple):
     """How the chunks of a container are written.
 
     Attributes:

@@ -8,10 +8,9 @@ audio is decoded.
 import re
 import shlex
 import struct
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from moonshine_tune.audio.chunks import ChunkAudio, chunk_audio, is_chunked
 from moonshine_tune.core.errors import AudioError
@@ -37,8 +36,7 @@ _FOREIGN_ENDINGS = {".m4a", ".aac", ".mp4", ".wma", ".webm", ".amr", ".3gp", ".o
 _FLAC_START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 
 
-@dataclass(frozen=True)
-class Extent:
+class Extent(NamedTuple):
     """What a container says about its audio.
 
     Attributes:
@@ -328,8 +326,7 @@ def _crc8(data: bytes) -> int:
     return value
 
 
-@dataclass(frozen=True)
-class _Mp3Frame:
+class _Mp3Frame(NamedTuple):
     length: int
     samples: int
     rate: int

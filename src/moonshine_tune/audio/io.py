@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -215,8 +215,7 @@ def _check_span(start: float, end: float | None, seconds: float, path: Path) -> 
         )
 
 
-@dataclass(frozen=True)
-class _Opening:
+class _Opening(NamedTuple):
     """How a recording was opened.
 
     Attributes:

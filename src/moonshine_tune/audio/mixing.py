@@ -6,7 +6,7 @@ looks at some places of a file, and every span of it gets the same.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,8 +39,7 @@ _LEAST_PEAK = 2.0**-15
 ReadFrames = Callable[[int, int], Samples]
 
 
-@dataclass(frozen=True)
-class Mix:
+class Mix(NamedTuple):
     """How the frames of a recording become mono samples.
 
     Attributes:
@@ -153,8 +152,7 @@ def _scale(windows: list[Samples], read: ReadFrames, num_frames: int) -> tuple[f
     return _integer_scale(levels)
 
 
-@dataclass(frozen=True)
-class _FloatLevels:
+class _FloatLevels(NamedTuple):
     """What tells the scale of floats.
 
     Attributes:
