@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from moonshine_tune.audio.remarks import READING_REMARKS
 from moonshine_tune.core.progress import Progress, SilentProgress
 from moonshine_tune.corpus.manifest import read_manifest
 from moonshine_tune.data.checks.check import check_data
@@ -27,6 +28,7 @@ class Lines(Progress):
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    READING_REMARKS.take()  # of other tests
     time = np.arange(RATE * 2) / RATE
     voice = 0.3 * np.sin(2 * np.pi * 220 * time) * (np.sin(12 * time) > -0.5)
     recordings = tmp_path / "recordings"

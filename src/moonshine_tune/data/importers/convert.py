@@ -95,6 +95,8 @@ def convert(
             else:
                 failed.append((utterance.audio, f"{utterance.id}: {result}"))
             stage.advance()
+    for remark in READING_REMARKS.take():
+        progress.say(remark)
     return converted, failed
 
 
