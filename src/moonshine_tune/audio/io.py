@@ -86,9 +86,10 @@ def audio_info(path: Path, *, examine: bool = False) -> AudioInfo:
     Raises:
         AudioError: missing, empty, cut off or unreadable.
     """
-    with _opened(path) as (file, opening):
+    with _opened(path, downmix=False) as (file, opening):
         is_examined = examine or opening.is_foreign
-        mix = _mix_of(path, file, None) if is_examined else PLAIN
+        is_downmixed = opening.is_foreign and file.channels > 2
+        mix = _mix_of(path, file, None) if is_examined and not is_downmixed else PLAIN
         return AudioInfo(
             opening.frames_of(file) / file.samplerate,
             file.samplerate,
