@@ -1,4 +1,4 @@
-"""Adapters that PEFT alone made: each computes what PEFT computes with it, or is refused by name."""
+"""Adapters that PEFT alone made: each computes what PEFT computes, or is refused by name."""
 
 import dataclasses
 import json
@@ -267,9 +267,7 @@ def test_an_adapter_that_peft_converted_to_plain_lora_loads(
 
 
 @pytest.mark.parametrize("start", ALTERING_STARTS)
-def test_a_16_bit_base_keeps_the_difference(
-    build_model: Build, tmp_path: Path, start: str
-) -> None:
+def test_a_16_bit_base_keeps_the_difference(build_model: Build, tmp_path: Path, start: str) -> None:
     model = build_model("v1")
     folder = _trained(build_model("v1").module, tmp_path / "a", init_lora_weights=start)
     load_adapter(model, folder)
@@ -311,9 +309,7 @@ def test_every_linear_layer_can_be_adapted(
 def test_layers_that_are_not_linear_are_refused_by_name(
     build_model: Build, tmp_path: Path, family: str, target: str, kind: str
 ) -> None:
-    folder = _trained(
-        build_model(family).module, tmp_path / "a", target_modules=["q_proj", target]
-    )
+    folder = _trained(build_model(family).module, tmp_path / "a", target_modules=["q_proj", target])
     with pytest.raises(RequestError, match=rf"not linear: .*{target} \({kind}\)"):
         load_adapter(build_model(family), folder)
 

@@ -47,7 +47,7 @@ class EvaluateRequest:
     """
 
     manifest: Path
-    model: str = "tiny"
+    model: str | None = None
     adapter: Path | None = None
     backend: str = "torch"
     runtime_dir: Path | None = None

@@ -17,7 +17,6 @@ from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.export.calibration import AUTO, NONE, Rounding, choose_rounding
 from moonshine_tune.export.graft import GraftReport, graft
 from moonshine_tune.export.graphs import build_graphs
-from moonshine_tune.export.merged_checkpoint import base_model_of
 from moonshine_tune.export.parity.gate import DEFAULT_BOUND, check_parity, parity_utterances
 from moonshine_tune.export.parity.graphs import window_rule, windows_read_as
 from moonshine_tune.export.parity.stages import open_graphs
@@ -27,7 +26,8 @@ from moonshine_tune.models.checkpoint import load_checkpoint
 from moonshine_tune.models.files import ADAPTER_WEIGHTS_FILE
 from moonshine_tune.models.lora import adapter_disabled, find_adapter, has_adapter
 from moonshine_tune.models.merge import LazyMerged
-from moonshine_tune.registry.open import OpenedModel, base_identity, open_model
+from moonshine_tune.registry.base_model import base_identity
+from moonshine_tune.registry.open import OpenedModel, open_model
 from moonshine_tune.registry.resolve import ResolvedModel, resolve_model
 from moonshine_tune.runs.records import ExportRecord
 from moonshine_tune.runtime.layout import RuntimeLayout, read_layout
@@ -42,9 +42,9 @@ class ExportRequest:
     """The model to export and how.
 
     Attributes:
-        run: run folder, or adapter folder together with `model`; None with `checkpoint`.
+        run: run folder or adapter folder; None with `checkpoint`.
         checkpoint: fully tuned or merged `save_pretrained` folder, instead of `run`.
-        model: the base; a graft of `checkpoint` needs it.
+        model: the base, where it is not the one that `run` names; a graft of `checkpoint` needs it.
         base_runtime: runtime folder of the base; None takes the one that came with the model.
         manifest: clips for the parity gate; None takes the run's dev set.
         parity_bound: words that may differ, in percent.
@@ -132,9 +132,8 @@ class _Subject:
 
 def _open(request: ExportRequest, progress: Progress) -> _Subject:
     adapter = find_adapter(request.run) if request.run is not None else None
-    name = str(request.checkpoint)
-    if request.run is not None:
-        name = request.model or base_model_of(request.run)
+    # Without a name, the base that the run or the adapter names.
+    name = request.model if request.run is not None else str(request.checkpoint)
     opened = open_model(
         name, adapter=adapter, device=request.device, dtype="float32", progress=progress
     )

@@ -1,9 +1,9 @@
 """PiSSA and OLoRA adapters as plain LoRA on the unaltered base.
 
 Both start from a part of the base: W = W' + s B₀ A₀ is exact at the first step, and the adapter
-trains on W'. The trained model is W' + s B A = W + s (B A − B₀ A₀), which is plain LoRA of twice the
-rank. Unlike PEFT, which alters the base's weights in place, the base without the adapter stays the
-base. PiSSA: https://arxiv.org/abs/2404.02948, OLoRA: https://arxiv.org/abs/2406.01775
+trains on W'. The trained model is W' + s B A = W + s (B A − B₀ A₀), which is plain LoRA of twice
+the rank. Unlike PEFT, which alters the base's weights in place, the base without the adapter stays
+the base. PiSSA: https://arxiv.org/abs/2404.02948, OLoRA: https://arxiv.org/abs/2406.01775
 """
 
 import math
@@ -29,9 +29,7 @@ def keep_base(layer: Any, name: str, start: str) -> None:
     layer.lora_alpha[name] *= math.sqrt(2) if layer.use_rslora[name] else 2
 
 
-def _first_product(
-    weight: Tensor, rank: int, scaling: float, start: str
-) -> tuple[Tensor, Tensor]:
+def _first_product(weight: Tensor, rank: int, scaling: float, start: str) -> tuple[Tensor, Tensor]:
     """A₀ and B₀ of a weight [out, in], as PEFT initializes them."""
     if start == "olora":
         orthogonal, upper = torch.linalg.qr(weight)

@@ -1,5 +1,6 @@
 """Names and choice of the files in adapter and checkpoint folders, for code without torch."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -9,6 +10,8 @@ from moonshine_tune.core.files import read_json
 
 ADAPTER_WEIGHTS_FILE, ADAPTER_CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 """PEFT's names."""
+BASE_FILE = "base_model.json"
+"""This program's record of an adapter's base model, beside the adapter."""
 CHECKPOINT_WEIGHTS_FILE = "model.safetensors"
 """The name that `save_pretrained` gives weights that fit in one file."""
 CHECKPOINT_INDEX_FILE = "model.safetensors.index.json"
@@ -162,16 +165,11 @@ def refuse_stray_adapter(folder: Path, adapter: Path | None = None) -> None:
     config = folder / ADAPTER_CONFIG_FILE
     if not config.is_file() or (adapter is not None and adapter.resolve() == folder.resolve()):
         return
+    name = shlex.quote(str(folder))
     raise RequestError(
         f"this model folder also holds an adapter ({ADAPTER_CONFIG_FILE}), so its own weights "
         "or the adapted ones may be meant",
         where=folder,
-        hint=f"with the adapter: moonshine-tune merge --run {_quoted(folder)} --model "
-        f"{_quoted(folder)} --out MERGED ; without: move its adapter_* files to another folder",
+        hint=f"with the adapter: moonshine-tune merge --run {name} --model {name} --out MERGED ; "
+        "without: move its adapter_* files to another folder",
     )
-
-
-def _quoted(path: Path) -> str:
-    import shlex
-
-    return shlex.quote(str(path))

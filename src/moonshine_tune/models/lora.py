@@ -7,7 +7,7 @@ breaks Moonshine. The adapter is injected into the transformers module in place.
 import copy
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,15 +27,18 @@ from moonshine_tune.models.adapter_config import (
 )
 from moonshine_tune.models.altered_base import double_rank, keep_base
 from moonshine_tune.models.base import SpeechModel
-from moonshine_tune.models.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, names_of
-from moonshine_tune.models.fingerprint import compare_weights, short_hash
+from moonshine_tune.models.files import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_WEIGHTS_FILE,
+    BASE_FILE,
+    names_of,
+)
 from moonshine_tune.models.kernels.lora_linear import LoraLinear
 from moonshine_tune.models.kernels.override import patch_forward
 
 ADAPTER_NAME = "default"
 # PEFT's name for DoRA's magnitudes of the weights.
 _MAGNITUDE = "lora_magnitude_vector"
-BASE_FILE = "base_model.json"
 
 _DECODER = r"model\.decoder\.layers\.\d+\."
 _ENCODER = r"model\.encoder\.layers\.\d+\."
@@ -51,6 +54,7 @@ TARGET_MODULES: dict[str, str] = {
     "encoder": rf"{_ENCODER}(self_attn\.[qkvo]_proj|mlp\.fc[12])",
 }
 """Values of `adapter.sites`, and the linear layers by their full module names."""
+
 
 @dataclass(frozen=True)
 class AdapterSummary:
@@ -288,9 +292,7 @@ def find_adapter(path: Path) -> Path:
     raise RequestError("there is no adapter in this folder", where=path, hint=hint)
 
 
-def load_adapter(
-    model: SpeechModel, path: Path, *, weights: Mapping[str, Any] | None = None
-) -> Path:
+def load_adapter(model: SpeechModel, path: Path) -> Path:
     """Inject a saved adapter into the model, in place and frozen; returns its folder.
 
     It computes what PEFT computes with it, with one difference: the base without the adapter stays
@@ -298,15 +300,12 @@ def load_adapter(
 
     Args:
         path: a run folder or an adapter folder, of this program or of PEFT.
-        weights: identity of the model's weights, as `Fingerprint`'s fields; None accepts any base.
 
     Raises:
-        RequestError: no adapter there, a damaged or foreign one, one of another base model, or one
-            with parts that are not applied here.
+        RequestError: no adapter there, a damaged or foreign one, one that does not fit the model,
+            or one with parts that are not applied here.
     """
     folder = find_adapter(path)
-    if weights is not None:
-        _check_base(folder, weights)
     config_path = folder / ADAPTER_CONFIG_FILE
     fields = _read_object(config_path, "r", "lora_alpha", "target_modules")
     arguments = lora_fields(fields, config_path)
@@ -385,17 +384,3 @@ def _read_matrices(path: Path) -> dict[str, Tensor]:
         raise RequestError(
             f"damaged or cut off: {error}", where=path, hint="copy the adapter folder again"
         ) from error
-
-
-def _check_base(folder: Path, weights: Mapping[str, Any]) -> None:
-    path = folder / BASE_FILE
-    if not path.is_file():
-        return
-    recorded = _read_object(path)
-    if compare_weights(recorded, weights) == "other":
-        raise RequestError(
-            f"this adapter was trained on another base model ({recorded.get('name')}, weights "
-            f"{short_hash(recorded)}), not on weights {short_hash(weights)}",
-            where=folder,
-            hint="leave out --model: the run's own base is then used; or name its folder",
-        )

@@ -9,6 +9,7 @@ from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.progress import Progress, SilentProgress
 from moonshine_tune.inference.dataset import read_training_data
 from moonshine_tune.memory.fit import MemoryCheck, check_memory
+from moonshine_tune.models.fingerprint import compare_weights
 from moonshine_tune.registry.open import OpenedModel, open_model
 from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.training.distributed import Distributed
@@ -58,7 +59,11 @@ def train(
         progress.say(remark)
     run = _open_run_folder(out, resume=resume, creates=distributed.is_rank_zero)
     model = open_model(
-        settings.model,
+        # A resumed run finds its base itself, wherever it is started.
+        None
+        if resume and settings.model == run.read_record().settings.get("model")
+        else settings.model,
+        base_of=run.path if resume else None,
         device=device,
         dtype=dtype,
         frozen_weights=settings.device.frozen_weights,
@@ -102,7 +107,7 @@ def _write_record(
         job=_JOB,
         settings=settings.model_dump(mode="json"),
         sources=memory.resolved.sources,
-        base=model.base,
+        base=model.base_record,
         device={"name": str(model.device.device), "reason": model.device.reason},
         dtype={"name": str(model.dtype.dtype), "reason": model.dtype.reason},
         processes=num_processes,
@@ -119,7 +124,7 @@ def _write_record(
 def _check_same_run(run: RunFolder, model: OpenedModel, prepared: PreparedTraining) -> None:
     """Refuse to resume with another base model or other manifests."""
     record = run.read_record()
-    if record.base.sha256 != model.base["sha256"]:
+    if compare_weights(record.base.to_json(), model.base) not in ("same", "unknown"):
         raise RequestError(
             f"this run was started from another base model, {record.base.name}",
             where=run.path,
