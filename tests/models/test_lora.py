@@ -350,9 +350,7 @@ def test_a_matrix_of_another_shape_is_refused(build_model: Build, saved: Path) -
     name = next(name for name in weights if "fc2.lora_A" in name)
     weights[name] = torch.zeros(4, 7)
     save_file(weights, saved / ADAPTER_WEIGHTS_FILE)
-    with pytest.raises(
-        RequestError, match="does not fit this model: 1 have another shape"
-    ) as caught:
+    with pytest.raises(RequestError, match=r"does not fit.* 1 have another shape") as caught:
         load_adapter(build_model("v1"), saved)
     assert name in caught.value.message
 

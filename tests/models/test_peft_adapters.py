@@ -123,8 +123,13 @@ _STARTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("family", ["v1", "streaming"])
-@pytest.mark.parametrize("kind", [*_HONORED, *_STARTS])
+_BOTH_FAMILIES = ("target_modules: all", "exclude_modules", "use_dora", "pissa", "olora")
+
+
+@pytest.mark.parametrize(
+    ("kind", "family"),
+    [*((kind, "v1") for kind in (_HONORED | _STARTS)), *((k, "streaming") for k in _BOTH_FAMILIES)],
+)
 def test_an_adapter_computes_what_peft_computes(
     build_model: Build, audio: Audio, tmp_path: Path, kind: str, family: str
 ) -> None:

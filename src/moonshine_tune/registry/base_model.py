@@ -141,7 +141,7 @@ def _resolve_by_name(record: BaseRecord, *, offline: bool, progress: Progress) -
     cached = _CACHED_NAME.fullmatch(last)
     for name in (record.name, cached[1] if cached else last.removeprefix("moonshine-")):
         if Path(name).expanduser().is_dir() or lookup_model(name) is not None:
-            progress.say(f"base model: {name}, as the adapter names it ({record.name})")
+            progress.say(f"base model: {record.name}, as the adapter names it")
             return resolve_model(name, offline=offline, progress=progress)
     raise RequestError(
         f"the adapter names the base model {record.name}, which is not on this disk",
