@@ -154,7 +154,7 @@ def names_of(items: Sequence[Path | str], most: int = 3) -> str:
 def refuse_stray_adapter(folder: Path, adapter: Path | None = None) -> None:
     """Refuse a checkpoint folder with an adapter in it, unless that is the one in use.
 
-    transformers applies such an adapter without a word, and the next adapter would learn on top.
+    transformers applies such an adapter silently, and the next adapter would learn on top of it.
 
     Args:
         adapter: folder of the adapter in use.

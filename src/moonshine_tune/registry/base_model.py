@@ -108,9 +108,9 @@ def resolve_base(
     record = read_base_record(path)
     if not record.has_fingerprint:
         return _resolve_by_name(record, offline=offline, progress=progress)
-    found = _with_these_weights(record, offline=offline, progress=progress)
-    if found is not None:
-        return found
+    known = _with_these_weights(record, offline=offline, progress=progress)
+    if known is not None:
+        return known
     if record.name is not None and _is_public(record) and lookup_model(record.name) is not None:
         # From the network; whether its weights are the recorded ones is checked where it is used.
         return resolve_model(record.name, offline=offline, progress=progress)
