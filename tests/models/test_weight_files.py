@@ -268,3 +268,11 @@ def test_a_damaged_file_is_one_plain_error(folder: Path, damage: bytes) -> None:
     (folder / "model.safetensors").write_bytes(damage)
     with pytest.raises(RequestError, match="cannot be read"):
         fingerprint_of(folder)
+
+
+def test_a_file_that_is_cut_off_is_one_plain_error(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(RequestError, match="it is cut off") as caught:
+        fingerprint_of(folder)
+    assert caught.value.where == str(path)

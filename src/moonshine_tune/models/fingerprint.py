@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from moonshine_tune.models.files import weight_files
 
 # Most bytes of a safetensors header, as its reference implementation has it.
 _LONGEST_HEADER = 100_000_000
+_PIECE = 1 << 22
 # A file that changes within one tick of the file system's clock keeps its times.
 _SETTLED_NS = 2_000_000_000
 _TIED = ("model.decoder.embed_tokens.weight", "proj_out.weight")
@@ -105,15 +106,19 @@ def _measure(paths: tuple[Path, ...]) -> Fingerprint:
     signs: dict[str, str] = {}
     precisions: set[str] = set()
     for path in paths:
-        for name, dtype, shape, values in _tensors(path):
-            head = f"{shape}".encode()
-            contents[name] = _sha256(f"{dtype} ".encode(), head, values)
-            if dtype in _PRECISIONS:
-                precision, size = _PRECISIONS[dtype]
-                precisions.add(precision)
+        for name, dtype, shape, pieces in _tensors(path):
+            content, sign = (
+                hashlib.sha256(f"{dtype} {shape}".encode()),
+                hashlib.sha256(shape.encode()),
+            )
+            precision, size = _PRECISIONS.get(dtype, ("", 0))
+            for piece in pieces:
+                content.update(piece)
                 # Little-endian: the sign is the highest bit of a number's last byte.
-                values = np.packbits(values[size - 1 :: size] >> 7)
-            signs[name] = _sha256(head, values)
+                values = np.frombuffer(piece, np.uint8)
+                sign.update(np.packbits(values[size - 1 :: size] >> 7) if size else piece)
+            contents[name], signs[name] = content.hexdigest(), sign.hexdigest()
+            precisions |= {precision} - {""}
     embedding, output_head = _TIED
     if output_head in contents and contents[output_head] == contents.get(embedding):
         # Some versions of transformers store a tied head a second time.
@@ -127,21 +132,16 @@ def _measure(paths: tuple[Path, ...]) -> Fingerprint:
     )
 
 
-def _sha256(*parts: Any) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()
-
-
 def _of_all(hashes: dict[str, str]) -> str:
-    return _sha256("".join(f"{name} {hashes[name]}\n" for name in sorted(hashes)).encode())
+    lines = "".join(f"{name} {hashes[name]}\n" for name in sorted(hashes))
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _tensors(path: Path) -> Iterator[tuple[str, str, tuple[int, ...], Any]]:
-    """Name, number format, shape and bytes of each tensor of a safetensors file.
+def _tensors(path: Path) -> Iterator[tuple[str, str, str, Iterator[bytes]]]:
+    """Name, number format, shape as text and the bytes of each tensor of a safetensors file.
 
-    The library itself gives no bytes without a framework, and numpy has no bfloat16.
+    The library itself gives no bytes without a framework, numpy has no bfloat16, and pages of a
+    mapped file would count as memory of this process.
     https://github.com/huggingface/safetensors#format
     """
     try:
@@ -150,16 +150,29 @@ def _tensors(path: Path) -> Iterator[tuple[str, str, tuple[int, ...], Any]]:
             if length > _LONGEST_HEADER:
                 raise ValueError("its header is too long")
             header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        data = np.memmap(path, dtype=np.uint8, mode="r")
-        for name, entry in sorted(header.items()):
-            start, end = (8 + length + int(offset) for offset in entry["data_offsets"])
-            if not 8 + length <= start <= end <= data.size:
-                raise ValueError(f"{name} is cut off")
-            yield name, str(entry["dtype"]), tuple(map(int, entry["shape"])), data[start:end]
+            header.pop("__metadata__", None)
+            for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+                start, end = map(int, entry["data_offsets"])
+                file.seek(8 + length + start)
+                shape = str(tuple(map(int, entry["shape"])))
+                yield name, str(entry["dtype"]), shape, _pieces(file, end - start)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RequestError(
-            f"the checkpoint cannot be read: not a complete safetensors file ({error})",
-            where=path,
-            hint="fetch or copy the model again",
-        ) from error
+        raise _damaged(path, str(error)) from error
+
+
+def _damaged(path: Path | str, reason: str) -> RequestError:
+    return RequestError(
+        f"the checkpoint cannot be read: not a complete safetensors file ({reason})",
+        where=path,
+        hint="fetch or copy the model again",
+    )
+
+
+def _pieces(file: BinaryIO, count: int) -> Iterator[bytes]:
+    """The next `count` bytes, of which only a piece is in memory at a time."""
+    while count > 0:
+        piece = file.read(min(count, _PIECE))
+        if not piece:
+            raise _damaged(file.name, "it is cut off")
+        yield piece
+        count -= len(piece)

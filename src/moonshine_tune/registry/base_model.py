@@ -111,11 +111,11 @@ def resolve_base(
     known = _with_these_weights(record, offline=offline, progress=progress)
     if known is not None:
         return known
-    if record.name is not None and _is_public(record) and lookup_model(record.name) is not None:
+    if record.name is not None and _is_public(record):
         # From the network; whether its weights are the recorded ones is checked where it is used.
         return resolve_model(record.name, offline=offline, progress=progress)
     looked = [candidate for candidate, _ in _candidates(record)]
-    changed = [item for item in looked if Path(item).is_dir()]
+    changed = [item for item in looked if Path(item).name == record.weights.get("name")]
     raise RequestError(
         f"the base model {record.name!r} (weights {short_hash(record.weights)}) is not on this disk"
         + (f"; {changed[0]} holds other weights now" if changed else ""),
@@ -125,7 +125,11 @@ def resolve_base(
 
 
 def _is_public(record: BaseRecord) -> bool:
-    return record.weights.get("source") not in ("folder", "runtime")
+    """Whether the name is one of the catalog or the hub, not a folder."""
+    is_name = record.name is not None and (
+        lookup_model(record.name) is not None or HUB_ID.fullmatch(record.name) is not None
+    )
+    return is_name and record.weights.get("source") not in ("folder", "runtime")
 
 
 def _resolve_by_name(record: BaseRecord, *, offline: bool, progress: Progress) -> ResolvedModel:
@@ -146,7 +150,7 @@ def _resolve_by_name(record: BaseRecord, *, offline: bool, progress: Progress) -
     raise RequestError(
         f"the adapter names the base model {record.name}, which is not on this disk",
         where=where,
-        hint="name its folder, or the model that it is a copy of: --model tiny",
+        hint="name its folder or hub id, or the model that it is a copy of: --model tiny",
     )
 
 
@@ -171,7 +175,7 @@ def _with_these_weights(
 def _candidates(record: BaseRecord) -> Iterator[tuple[str, tuple[str, ...] | None]]:
     """Arguments of `resolve_model` that may be the base, all on this disk."""
     name = record.name
-    if name is not None and _is_public(record) and (lookup_model(name) or HUB_ID.fullmatch(name)):
+    if name is not None and _is_public(record):
         for source in _LOCAL_SOURCES:
             yield name, (source,)
     folders = [Path(record.path)] if record.path else []
