@@ -148,7 +148,7 @@ def test_a_base_that_was_moved_is_named_with_its_path(work: _Work, tmp_path: Pat
 
 def test_a_base_that_was_changed_is_refused(work: _Work) -> None:
     _change_weights(work.model)
-    with pytest.raises(RequestError, match="holds other weights now"):
+    with pytest.raises(RequestError, match="tiny-ft holds another base model now"):
         open_model(adapter=work.run, progress=_QUIET)
     with pytest.raises(RequestError, match="another base model") as caught:
         open_model(str(work.model), adapter=work.run, progress=_QUIET)

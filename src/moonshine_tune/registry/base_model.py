@@ -116,9 +116,11 @@ def resolve_base(
         return resolve_model(record.name, offline=offline, progress=progress)
     looked = [candidate for candidate, _ in _candidates(record)]
     changed = [item for item in looked if Path(item).name == record.weights.get("name")]
+    weights = f"weights {short_hash(record.weights)}"
     raise RequestError(
-        f"the base model {record.name!r} (weights {short_hash(record.weights)}) is not on this disk"
-        + (f"; {changed[0]} holds other weights now" if changed else ""),
+        f"{changed[0]} holds another base model now than was trained on ({weights})"
+        if changed
+        else f"the base model {record.name!r} ({weights}) is not on this disk",
         where=path,
         hint=f"name its folder with --model; it was {record.path or record.name}",
     )
@@ -223,7 +225,7 @@ def check_base(
         again = " or leave out --model" if is_named else ""
         hint = f"run it with: --model {shlex.quote(location_of(known))}{again}"
     raise RequestError(
-        f"this adapter was trained on another base model ({record.weights.get('name')}, weights "
+        f"it was trained on another base model ({record.weights.get('name')}, weights "
         f"{short_hash(record.weights)}), not on {resolved.name} (weights {short_hash(own)})",
         where=path,
         hint=hint,
