@@ -358,6 +358,12 @@ _MISFITS: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], str]
         lambda state: {k: v[:2] if "lora_A" in k else v[:, :2] for k, v in state.items()},
         r"12 have another shape .*rank of its matrices",
     ),
+    "more layers": (
+        lambda state: state | {
+            k.replace("layers.1.", "layers.7."): v.clone() for k, v in state.items()
+        },
+        "6 are not expected .*more layers",
+    ),
     "another width": (
         lambda state: {k: v[:, :9] if "lora_A" in k else v for k, v in state.items()},
         r"\(4, 9\) instead of \(4, 32\).*another width",

@@ -23,7 +23,7 @@ from moonshine_tune.export.parity.stages import open_graphs
 from moonshine_tune.export.tensors import LazyArrays, model_tensors, tuned_tensors
 from moonshine_tune.inference.batching import fit_clip
 from moonshine_tune.models.checkpoint import load_checkpoint
-from moonshine_tune.models.files import ADAPTER_WEIGHTS_FILE
+from moonshine_tune.models.files import ADAPTER_WEIGHTS_FILE, refuse_stray_adapter
 from moonshine_tune.models.lora import adapter_disabled, find_adapter, has_adapter
 from moonshine_tune.models.merge import LazyMerged
 from moonshine_tune.registry.base_model import base_identity
@@ -144,6 +144,7 @@ def _open(request: ExportRequest, progress: Progress) -> _Subject:
     identity = {"base": opened.base, "checkpoint_sha256": opened.base["sha256"]}
     if request.model is not None:
         base = resolve_model(request.model, progress=progress)
+        refuse_stray_adapter(base.checkpoint_dir)
         identity["base"] = base_identity(base)
     return _Subject(opened, base, identity)
 

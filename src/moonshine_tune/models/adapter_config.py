@@ -166,6 +166,8 @@ def _reason(
         return "Its file is incomplete, or target_modules names more layers than it has", (
             "copy both files of the adapter from the same run"
         )
+    if unexpected and max(map(_layer, unexpected)) > max(map(_layer, expected), default=-1):
+        return "It was trained on a model of more layers", None
     return "Its adapter_config.json targets other layers than its file has", None
 
 
@@ -173,6 +175,11 @@ def _tail(key: str) -> str:
     """The key from `encoder.` or `decoder.` on."""
     match = re.search(r"(?:encoder|decoder)\.(?:layers|embed|conv).*", key)
     return match[0] if match else key
+
+
+def _layer(key: str) -> int:
+    match = re.search(r"\.layers\.(\d+)\.", key)
+    return int(match[1]) if match else -1
 
 
 def _differs_in_rank_alone(

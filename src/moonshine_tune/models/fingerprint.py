@@ -116,7 +116,7 @@ def _measure(paths: tuple[Path, ...]) -> Fingerprint:
                 content.update(piece)
                 # Little-endian: the sign is the highest bit of a number's last byte.
                 values = np.frombuffer(piece, np.uint8)
-                sign.update(np.packbits(values[size - 1 :: size] >> 7) if size else piece)
+                sign.update(np.packbits(values[size - 1 :: size] >> 7).tobytes() if size else piece)
             contents[name], signs[name] = content.hexdigest(), sign.hexdigest()
             precisions |= {precision} - {""}
     embedding, output_head = _TIED
