@@ -107,6 +107,20 @@ def test_a_relative_base_is_found_from_any_folder(
         assert location_of(opened.resolved) == str(work.model)
 
 
+@pytest.mark.parametrize("name", ["tiny-ft", "models/tiny-ft"])
+def test_the_bases_recorded_name_is_enough_with_its_adapter(
+    work: _Work, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    opened = open_model(name, adapter=work.run, progress=_QUIET)
+    assert opened.resolved.checkpoint_dir == work.model
+    # Another folder of this name is taken as it is typed.
+    other = Path(shutil.copytree(work.model, tmp_path / name))
+    _change_weights(other)
+    with pytest.raises(RequestError, match="another base model"):
+        open_model(name, adapter=work.run, progress=_QUIET)
+
+
 def test_a_moved_project_is_found_beside_its_run(
     work: _Work, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -332,7 +346,7 @@ def test_a_checkpoint_of_the_cache_is_the_catalogs_model_by_its_path_too(
 # --- merging
 
 
-@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
 def test_a_merge_keeps_32_bits_whatever_the_base_has(
     tmp_path: Path, saved_v1: Path, stored: torch.dtype
 ) -> None:

@@ -95,6 +95,18 @@ def read_base_record(path: Path) -> BaseRecord:
     return BaseRecord(path, str(name) if name else None, str(where) if where else None, record)
 
 
+def is_name_of_base(name: str, path: Path) -> bool:
+    """Whether a name that is no model here is the one that records and messages give the base.
+
+    A run calls its base by the folder's name or the path as typed, which is found from no other
+    folder.
+    """
+    if Path(name).expanduser().is_dir() or lookup_model(name) is not None:
+        return False
+    record = read_base_record(path)
+    return record.has_fingerprint and name in (record.weights.get("name"), record.name)
+
+
 def resolve_base(
     path: Path, *, offline: bool = False, progress: Progress | None = None
 ) -> ResolvedModel:

@@ -15,6 +15,7 @@ from moonshine_tune.models.lora import find_adapter, load_adapter
 from moonshine_tune.registry.base_model import (
     base_identity,
     check_base,
+    is_name_of_base,
     resolve_base,
 )
 from moonshine_tune.registry.resolve import ResolvedModel, resolve_model
@@ -103,6 +104,8 @@ def _resolve(
     progress: Progress,
 ) -> ResolvedModel:
     subject = base_of if adapter is None else adapter
+    if subject is not None and name is not None and is_name_of_base(name, subject):
+        name = None
     if name is not None or subject is None:
         resolved = resolve_model(name or "tiny", offline=offline, progress=progress)
     else:
