@@ -46,7 +46,7 @@ def merge(
     if result.relative_error:
         lines.insert(
             1,
-            f"rounding to {result.dtype} is an error of {100 * result.relative_error:.1f} % of what "
-            "the adapter changed; without --dtype there is none",
+            f"rounding to {result.dtype} is an error of {100 * result.relative_error:.1f} % of "
+            "what the adapter changed; without --dtype there is none",
         )
     show("\n".join(lines), result, as_json=as_json)
