@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from moonshine_tune.core.errors import ProblemsError, RequestError
-from moonshine_tune.core.files import complete_folder, sha256_of, write_json_atomic
+from moonshine_tune.core.files import complete_folder, holds_out, sha256_of, write_json_atomic
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.models.files import ADAPTER_WEIGHTS_FILE, CHECKPOINT_WEIGHTS_FILE
 from moonshine_tune.models.lora import find_adapter
@@ -40,6 +40,7 @@ class MergeResult:
     sha256: str
 
 
+@holds_out(lambda run, out, **options: out)
 def merge(run: Path, out: Path, *, progress: Progress, model: str | None = None) -> MergeResult:
     """Write the base checkpoint with the adapter of `run` merged into it, complete or absent.
 

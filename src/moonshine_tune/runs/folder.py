@@ -10,6 +10,7 @@ from typing import Any
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import disk_errors, write_jsonl_atomic
+from moonshine_tune.core.locks import FOLDER_LOCK
 from moonshine_tune.core.provenance import command_line, git_state, platform_summary, versions
 from moonshine_tune.runs.records import RunRecord, SelectionRecord
 
@@ -37,7 +38,8 @@ class RunFolder:
         Raises:
             RequestError: `path` exists already and is not an empty folder.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        is_new = not path.exists()
+        if not is_new and not (path.is_dir() and {p.name for p in path.iterdir()} <= {FOLDER_LOCK}):
             raise RequestError(
                 "the run folder is not empty",
                 where=path,

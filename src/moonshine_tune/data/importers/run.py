@@ -10,6 +10,7 @@ from typing import Any
 
 from moonshine_tune.audio.io import AUDIO_ENDINGS, AudioInfo
 from moonshine_tune.core.errors import AudioError, ProblemsError, RequestError
+from moonshine_tune.core.files import holds_out
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import RESERVED_KEYS, Utterance, seconds_of, write_manifest
 from moonshine_tune.data.importers.base import (
@@ -73,6 +74,7 @@ class ImportResult:
         return record
 
 
+@holds_out(lambda request, progress: request.out)
 def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
     """Write a manifest of the recordings whose header can be read.
 
@@ -128,7 +130,7 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
             [f"{item.location}: {item.detail}" for item in dropped],
             hint="import recordings without transcripts with --no-text",
         )
-    write_manifest(request.out, kept)
+    write_manifest(request.out, kept, replace=request.force)
     return result
 
 
