@@ -62,6 +62,7 @@ def one_writer(path: Path) -> Iterator[None]:
         return
     file = _lock_files(target)[0 if _is_writable(target.parent) else 1]
     with disk_errors(path):
+        missing = [folder for folder in (file.parent, *file.parent.parents) if not folder.exists()]
         file.parent.mkdir(parents=True, exist_ok=True)
         handle = _acquire(file, path)
     token = _held.set(_held.get() | {target})
@@ -72,6 +73,36 @@ def one_writer(path: Path) -> Iterator[None]:
         # While it is held: a process that opens it in this instant sees that it is gone.
         with suppress(OSError):
             file.unlink(missing_ok=True)
+            # A job that was refused leaves no empty folders.
+            for folder in missing:
+                folder.rmdir()
+        os.close(handle)
+
+
+@contextmanager
+def work_together(file: Path) -> Iterator[None]:
+    """Hold a lock file along with other processes: `is_anyone_working` is true while one does."""
+    import fcntl
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a") as handle:
+        # A reader holds it for an instant.
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+
+
+def is_anyone_working(file: Path) -> bool:
+    """Whether a process holds the lock file; true where that cannot be known."""
+    try:
+        handle = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _try_lock(handle)
+    except OSError:
+        return True
+    finally:
         os.close(handle)
 
 
@@ -106,16 +137,9 @@ def beside(path: Path, mark: str) -> Path:
     return path.with_name(f".{name}{mark}")
 
 
-def remove_lock_of_dead(file: Path) -> bool:
-    """Remove a lock file that no process holds; false where one does, or it is no such file."""
-    writer = _read_writer(file)
-    if writer is None:
-        return False
-    with own(file) as is_own:
-        if is_own:
-            with suppress(OSError):
-                file.unlink()
-        return is_own
+def is_lock_file(file: Path) -> bool:
+    """Whether a file is a lock of this module, which names its process."""
+    return _read_writer(file) is not None
 
 
 @contextmanager
@@ -165,8 +189,10 @@ def _acquire(file: Path, path: Path) -> int:
             handle = os.open(file, flags, 0o666)
         except PermissionError:
             # Of another user, who is dead or holds it.
-            if not file.exists() or not remove_lock_of_dead(file):
-                raise
+            with own(file) as is_dead:
+                if not is_dead:
+                    raise
+                file.unlink()
             continue
         try:
             # Its last holder may have removed it after it was opened here.

@@ -1,7 +1,9 @@
-"""Names that become parts of paths: refused where a person chose them, mapped where data holds
-them."""
+"""Names that become parts of paths.
 
-import hashlib
+A name that a person chose is refused where it is no safe part of a path. Files that are named after
+data (ids, recordings) have hashes as names instead, so that any data can be read.
+"""
+
 import re
 import unicodedata
 
@@ -18,7 +20,8 @@ def name_problem(name: str) -> str | None:
     """
     if not name:
         return "is empty"
-    if wrong := [char for char in name if not (char.isalnum() or char in "-_.")]:
+    # Letters, digits, and marks: the vowels of Hindi and Thai are marks.
+    if wrong := [c for c in name if c not in "-_." and unicodedata.category(c)[0] not in "LNM"]:
         return f"has {wrong[0]!r}: {_RULE}"
     if not unicodedata.is_normalized("NFC", name):
         return "is not in Unicode's composed form (NFC), which file systems change"
@@ -31,14 +34,7 @@ def name_problem(name: str) -> str | None:
     return None
 
 
-def path_name(text: str) -> str:
-    """Any text as one part of a path; different texts give different names.
-
-    A text that can be a name stays as it is. Any other one keeps what it can, and gets a hash.
-    """
-    # `~` marks mapped names: no name that stays as it is has it. File systems may ignore case.
-    if name_problem(text) is None and text.isascii() and text == text.lower():
-        return text
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    kept = re.sub(r"[^a-z0-9_-]+", "-", text.lower())[:40].strip("-")
-    return f"{kept or 'name'}~{digest}"
+def short_label(text: str, default: str) -> str:
+    """What can be kept of a text in a name, for people: something beside it tells names apart."""
+    kept = re.sub(r"[^\w.-]+", "-", text).encode()[:MAX_NAME].decode("utf-8", "ignore")
+    return kept.strip("-.") or default

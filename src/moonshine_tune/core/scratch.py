@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.core.locks import beside, own, remove_lock_of_dead
+from moonshine_tune.core.locks import beside, is_lock_file, own
 
 _PARTIAL, _OLD, _LOCK = ".partial-", ".old-", ".lock"
 _LEFTOVER = re.compile(r"\.(?P<name>.+)(?P<kind>\.partial-|\.old-)[a-z0-9_]{8}")
@@ -128,7 +128,7 @@ def _renamed(scratch: Path, path: Path) -> bool:
 # --- what dead processes left
 
 
-def find_leftovers(folder: Path, *, of: Path | None = None) -> Iterator[Path]:
+def _leftovers(folder: Path, *, of: Path | None) -> Iterator[Path]:
     """Scratch files, scratch folders and lock files in a folder that may be of dead processes.
 
     Where a process died while it replaced a folder, that folder is gone and both its old and its
@@ -147,22 +147,19 @@ def find_leftovers(folder: Path, *, of: Path | None = None) -> Iterator[Path]:
         lost = {name for name in replaced if not os.path.lexists(folder / name)}
         yield from (folder / match.string for match in matches if match["name"] not in lost)
         if of is None:
-            yield from (folder / name for name in names if name.endswith(_LOCK))
+            locks = (folder / name for name in names if name.endswith(_LOCK))
+            yield from (path for path in locks if is_lock_file(path))
 
 
-def remove_leftovers(folder: Path, *, of: Path | None = None) -> list[Path]:
+def remove_leftovers(folder: Path, *, of: Path | None = None, dry_run: bool = False) -> list[Path]:
     """Remove what dead processes left in a folder, never what a live one uses; returns it."""
     removed = []
-    for path in find_leftovers(folder, of=of):
-        if path.name.endswith(_LOCK):
-            is_removed = remove_lock_of_dead(path)
-        else:
-            with own(path) as is_own:
-                if is_own:
+    for path in _leftovers(folder, of=of):
+        with own(path) as is_dead:
+            if is_dead:
+                removed.append(path)
+                if not dry_run:
                     _remove(path)
-                is_removed = is_own
-        if is_removed:
-            removed.append(path)
     return removed
 
 

@@ -52,7 +52,7 @@ class ReportResult:
     missing: tuple[str, ...]
 
 
-@holds_out(lambda path, out, progress, **options: out or path / REPORT_FILE)
+@holds_out(lambda path, out, *_, **options: out or (path / REPORT_FILE if path.is_dir() else None))
 def write_report(
     path: Path, out: Path | None, progress: Progress, *, manifest: Path | None = None
 ) -> ReportResult:

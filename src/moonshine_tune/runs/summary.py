@@ -13,12 +13,15 @@ from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import read_json
 from moonshine_tune.core.locks import last_writer, writer_of
 from moonshine_tune.metrics.wer import ScoredUtterance
-from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.runs.folder import RunFolder, status_now
 from moonshine_tune.runs.records import RunRecord, SelectionRecord
 
 # For a run without a lock: of an earlier version, or of a machine whose locks are not visible here.
 # A live run writes each step. The price of a long time: a dead run is kept for so long.
 _QUIET_S = 24 * 3600
+SEARCH_LOCK = Path("locks/search.lock")
+"""Held below the folder of a search by each process that works on it."""
+
 ENDED = ("finished", "early stop")
 
 # (step, dev WER, canary WER or None) of each score during a run.
@@ -111,10 +114,8 @@ def read_run(path: Path) -> RunSummary:
         problem = error.message
     size, changed = _size_and_change(path)
     recent = time.time() - changed < _QUIET_S
-    writer, status = writer_of(path), "torn" if problem else record.status or "?"
-    if status in ("running", "interrupted", "failed"):
-        status = "running" if writer else "stopped" if status == "running" else status
-    last = last_writer(path)
+    status = "torn" if problem else status_now(path, record.status) or "?"
+    writer, last = writer_of(path), last_writer(path)
     is_dead = writer is None and last is not None and last.host == node()
     base, best = _scores(run, record)
     result = record.result
