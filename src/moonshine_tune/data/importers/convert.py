@@ -16,7 +16,6 @@ from moonshine_tune.core.errors import AudioError
 from moonshine_tune.core.files import sha256_of
 from moonshine_tune.core.parallel import thread_pool
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.core.scratch import remove_leftovers
 from moonshine_tune.corpus.manifest import Utterance
 
 # Part of the name of each copy, so that copies from another conversion are not reused.
@@ -56,7 +55,6 @@ def convert(
     Returns:
         The utterances with their copies; and path and reason of every failure.
     """
-    remove_leftovers(folder)
     converted: list[Utterance] = []
     failed: list[tuple[Path, str]] = []
 
