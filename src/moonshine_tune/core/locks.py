@@ -60,7 +60,8 @@ def one_writer(path: Path) -> Iterator[None]:
     if target in _held.get():
         yield
         return
-    file = _lock_files(target)[0 if _is_writable(target.parent) else 1]
+    outside, inside = _lock_files(target)
+    file = inside if target.is_dir() and not os.access(target.parent, os.W_OK) else outside
     with disk_errors(path):
         missing = [folder for folder in (file.parent, *file.parent.parents) if not folder.exists()]
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -163,16 +164,9 @@ def own(path: Path) -> Iterator[bool]:
 
 
 def _lock_files(target: Path) -> tuple[Path, Path]:
-    """Lock file of a path; the second one where its parent folder cannot be written."""
+    """Lock file of a path; the second one for a folder whose parent cannot be written."""
     inside = target / FOLDER_LOCK
     return (beside(target, ".lock") if target.name else inside, inside)
-
-
-def _is_writable(folder: Path) -> bool:
-    """Whether files can be made in a folder, or in the nearest one that exists."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return os.access(folder, os.W_OK)
 
 
 def _acquire(file: Path, path: Path) -> int:
