@@ -178,9 +178,14 @@ class _Reader:
     def _plan(self) -> dict[str, Any]:
         """A plan: the run that is shipped with its evaluations, and the other phases' results."""
         plan = self._record(self._root / "plan.json", PlanRecord)
-        if writer_of(self._root) is None:
-            for phase in plan.phases:
-                phase.state = "interrupted" if phase.state == "running" else phase.state
+        if any(phase.state == "running" for phase in plan.phases) and not writer_of(self._root):
+            phases = [
+                phase.model_copy(update={"state": "interrupted"})
+                if phase.state == "running"
+                else phase
+                for phase in plan.phases
+            ]
+            plan = plan.model_copy(update={"phases": phases})
         folders = sorted(item for item in (self._root / "phases").glob("*/") if item.is_dir())
         shipped = next((phase.name for phase in plan.phases if phase.kind == "ship"), None)
         runs = {item.name: item / "run" for item in folders if _is_run(item / "run")}
