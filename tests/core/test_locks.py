@@ -189,3 +189,30 @@ def test_processes_that_work_together_are_seen_while_they_live(tmp_path: Path) -
     with work_together(file), work_together(file):
         assert is_anyone_working(file)
     assert not is_anyone_working(file)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "7", '{"pid": -1, "host": "a", "since": "2020-01-01"}',
+     '{"pid": 1, "host": "a", "since": "yesterday"}', "\0" * 100],
+)  # fmt: skip
+def test_a_damaged_lock_file_holds_nobody_up(tmp_path: Path, content: str) -> None:
+    (tmp_path / ".a.lock").write_text(content)
+    assert last_writer(tmp_path / "a") is None
+    assert writer_of(tmp_path / "a") is None
+    with one_writer(tmp_path / "a"):
+        assert writer_of(tmp_path / "a") is not None
+    assert _names(tmp_path) == []
+
+
+def test_a_lock_holds_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as that of `runs clean`, which makes room."""
+
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, one_writer(tmp_path / "b"):
+        patch.setattr(os, "write", full)
+        with one_writer(tmp_path / "a"):
+            assert writer_of(tmp_path / "a") is not None
+    assert _names(tmp_path) == []

@@ -194,8 +194,10 @@ def _acquire(file: Path, path: Path) -> int:
                 writer = Writer(
                     os.getpid(), node(), datetime.now(UTC).isoformat(timespec="seconds")
                 )
-                os.ftruncate(handle, 0)
-                os.write(handle, json.dumps(asdict(writer)).encode())
+                # The name is for people; on a full disk the lock holds without it.
+                with suppress(OSError):
+                    os.ftruncate(handle, 0)
+                    os.write(handle, json.dumps(asdict(writer)).encode())
                 return handle
         except BaseException:
             os.close(handle)
@@ -237,9 +239,11 @@ def _is_at(handle: int, path: Path) -> bool:
 def _read_writer(file: Path) -> Writer | None:
     try:
         record = json.loads(file.read_bytes())
-        return Writer(int(record["pid"]), str(record["host"]), str(record["since"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        writer = Writer(int(record["pid"]), str(record["host"]), str(record["since"]))
+        datetime.fromisoformat(writer.since)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+    return writer if writer.pid > 0 else None
 
 
 def _may_be_alive(writer: Writer) -> bool:
