@@ -19,6 +19,7 @@ from moonshine_tune.runs.records import (
     AblationRecord,
     BenchmarkRecord,
     EvaluationRecord,
+    PhaseSummary,
     PlanRecord,
     Record,
     RunRecord,
@@ -151,6 +152,17 @@ def _is_evaluation(path: Path) -> bool:
     return (path / "result.json").exists() or (path / "hypotheses.jsonl").exists()
 
 
+def _without_process(phase: PhaseSummary) -> PhaseSummary:
+    """A phase of a plan that no process works on: what is recorded as running was interrupted."""
+    if phase.state != "running":
+        return phase
+    steps = [
+        step | {"state": "interrupted"} if step.get("state") == "running" else step
+        for step in phase.steps
+    ]
+    return phase.model_copy(update={"state": "interrupted", "steps": steps})
+
+
 class _Reader:
     """Reads files below one folder and keeps a list of what is missing or damaged."""
 
@@ -178,14 +190,10 @@ class _Reader:
     def _plan(self) -> dict[str, Any]:
         """A plan: the run that is shipped with its evaluations, and the other phases' results."""
         plan = self._record(self._root / "plan.json", PlanRecord)
-        if any(phase.state == "running" for phase in plan.phases) and not writer_of(self._root):
-            phases = [
-                phase.model_copy(update={"state": "interrupted"})
-                if phase.state == "running"
-                else phase
-                for phase in plan.phases
-            ]
-            plan = plan.model_copy(update={"phases": phases})
+        if not writer_of(self._root):
+            phases = [_without_process(phase) for phase in plan.phases]
+            if phases != plan.phases:
+                plan = plan.model_copy(update={"phases": phases})
         folders = sorted(item for item in (self._root / "phases").glob("*/") if item.is_dir())
         shipped = next((phase.name for phase in plan.phases if phase.kind == "ship"), None)
         runs = {item.name: item / "run" for item in folders if _is_run(item / "run")}

@@ -1,4 +1,4 @@
-"""The name of a phase is a folder: one that leaves the plan's folder is refused, with its line."""
+"""The folder of a plan: phases stay inside it, and what a dead process left is not running."""
 
 from pathlib import Path
 
@@ -6,7 +6,12 @@ import pytest
 
 from moonshine_tune.cli.app import run
 from moonshine_tune.core.errors import ProblemsError
+from moonshine_tune.core.locks import one_writer
+from moonshine_tune.core.progress import SilentProgress
+from moonshine_tune.plan.run import plan_status
 from moonshine_tune.plan.schema import check_plan, read_plan
+from moonshine_tune.plan.state import PlanFolder
+from moonshine_tune.runs.records import PhaseRecord, PlanRecord, StepRecord
 
 
 def _plan(folder: Path, *names: str) -> str:
@@ -58,3 +63,15 @@ def test_a_plan_that_is_not_a_file_is_checked_too(tmp_path: Path) -> None:
     content = {"name": "x", "data": data, "phases": {"a/b": {"kind": "doctor"}}}
     with pytest.raises(ProblemsError, match="has '/'"):
         check_plan(content, source="p", folder=tmp_path)
+
+
+def test_no_step_of_a_dead_plan_is_running(tmp_path: Path) -> None:
+    plan, folder = read_plan(_plan(tmp_path, "a")), PlanFolder(tmp_path / "out")
+    step = StepRecord(state="running")
+    PlanRecord(record={"a": PhaseRecord(steps={"doctor": step})}).write(folder.record_path)
+    (phase,) = plan_status(plan, folder.path, SilentProgress()).phases
+    assert phase.state != "running"
+    assert [item["state"] for item in phase.steps] == ["interrupted"]
+    with one_writer(folder.path):
+        (phase,) = plan_status(plan, folder.path, SilentProgress()).phases
+        assert (phase.state, phase.steps[0]["state"]) == ("running", "running")
