@@ -11,7 +11,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from moonshine_tune.core.errors import ProblemsError, RequestError
-from moonshine_tune.core.files import complete_folder, read_json, sha256_of, write_json_atomic
+from moonshine_tune.core.files import (
+    complete_folder,
+    holds_out,
+    read_json,
+    sha256_of,
+    write_json_atomic,
+)
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.models.files import (
     ADAPTER_WEIGHTS_FILE,
@@ -50,6 +56,7 @@ class MergeResult:
     relative_error: float
 
 
+@holds_out(lambda run, out, **options: out)
 def merge(
     run: Path,
     out: Path,

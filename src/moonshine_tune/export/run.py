@@ -10,9 +10,10 @@ import numpy as np
 
 from moonshine_tune.audio.io import load_utterance
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.core.files import complete_folder, sha256_of
+from moonshine_tune.core.files import complete_folder, holds_out, sha256_of
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import versions
+from moonshine_tune.core.scratch import refuse_existing
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.export.calibration import AUTO, NONE, Rounding, choose_rounding
 from moonshine_tune.export.graft import GraftReport, graft
@@ -67,15 +68,17 @@ class ExportRequest:
     quantize: str = "int8"
 
 
+@holds_out(lambda request, out, progress: out)
 def export(request: ExportRequest, out: Path, progress: Progress) -> ExportRecord:
     """Write the adapted model as runtime files and compare both on real clips.
 
     The folder is written in either case; `parity.passed` says whether it may be used.
 
     Raises:
-        RequestError: no run, no base runtime files, or files of other weights.
+        RequestError: no run, no base runtime files, files of other weights, or `out` exists.
         MachineError: new graphs are needed and the package onnx is missing.
     """
+    refuse_existing(out)
     _check(request)
     utterances = parity_utterances(request.run, request.manifest)
     subject = _open(request, progress)

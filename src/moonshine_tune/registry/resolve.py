@@ -23,6 +23,7 @@ from moonshine_tune.core.files import (
     write_json_atomic,
 )
 from moonshine_tune.core.hardware import cache_root, make_cache_folder
+from moonshine_tune.core.names import short_label
 from moonshine_tune.core.progress import Progress, SilentProgress
 from moonshine_tune.models.files import ADAPTER_CONFIG_FILE
 from moonshine_tune.models.fingerprint import fingerprint_of
@@ -265,9 +266,8 @@ def rebuild_once(
     from moonshine_tune.runtime.rebuild import rebuild_checkpoint
 
     digest = _runtime_hash(runtime)
-    label = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
     home = cache / "checkpoints"
-    folder = home / f"{label}-{digest[:_HASH_DIGITS]}"
+    folder = home / f"{short_label(name, 'model')}-{digest[:_HASH_DIGITS]}"
     with disk_errors(cache), FileLock(make_cache_folder(home) / ".rebuild.lock"):
         entry, damage = _read_entry(folder)
         if entry is not None:

@@ -18,7 +18,7 @@ from moonshine_tune.core.files import sha256_of
 from moonshine_tune.corpus.manifest import Utterance, read_manifest, seconds_of
 from moonshine_tune.models.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from moonshine_tune.models.fingerprint import compare_weights
-from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.runs.folder import RunFolder, status_now
 from moonshine_tune.runs.records import (
     BaseModelRecord,
     BenchmarkRecord,
@@ -120,6 +120,8 @@ def gather_inputs(request: PackageRequest) -> PackageInputs:
         NegativeAnswerError: the runtime files failed the parity gate or were changed since.
     """
     run = RunRecord.read(RunFolder.open(request.run).record_path)
+    if (status := status_now(request.run, run.status)) != run.status:
+        run = run.model_copy(update={"status": status})
     adapter_dir = request.run / "adapter"
     needed = (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE)
     if missing := [name for name in needed if not (adapter_dir / name).is_file()]:

@@ -7,7 +7,6 @@ is in memory.
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 from moonshine_tune.audio.io import AudioInfo, audio_info, load_audio, write_audio
 from moonshine_tune.core.errors import AudioError
 from moonshine_tune.core.files import sha256_of
+from moonshine_tune.core.parallel import thread_pool
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import Utterance
 
@@ -35,7 +35,7 @@ def probe(paths: Iterable[Path | None], progress: Progress) -> dict[Path, AudioI
     infos: dict[Path, AudioInfo | AudioError] = {}
     with (
         progress.stage("reading headers", len(wanted)) as stage,
-        ThreadPoolExecutor(_num_threads()) as pool,
+        thread_pool(_num_threads()) as pool,
     ):
         for path, info in zip(wanted, pool.map(read, wanted, chunksize=64), strict=True):
             infos[path] = info
@@ -72,7 +72,7 @@ def convert(
 
     with (
         progress.stage("converting", len(utterances)) as stage,
-        ThreadPoolExecutor(_num_threads()) as pool,
+        thread_pool(_num_threads()) as pool,
     ):
         for utterance, result in zip(utterances, pool.map(work, utterances, channels), strict=True):
             if isinstance(result, Utterance):
