@@ -7,7 +7,6 @@ is in memory.
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from moonshine_tune.audio.io import AudioInfo, audio_info, load_audio, write_aud
 from moonshine_tune.audio.remarks import READING_REMARKS
 from moonshine_tune.core.errors import AudioError
 from moonshine_tune.core.files import sha256_of
+from moonshine_tune.core.parallel import thread_pool
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import Utterance
 
@@ -47,7 +47,7 @@ def probe(
     infos: dict[Path, AudioInfo | AudioError] = {}
     with (
         progress.stage("reading headers", len(wanted)) as stage,
-        ThreadPoolExecutor(_num_threads()) as pool,
+        thread_pool(_num_threads()) as pool,
     ):
         for path, info in zip(wanted, pool.map(read, wanted, chunksize=64), strict=True):
             infos[path] = info
@@ -93,7 +93,7 @@ def convert(
 
     with (
         progress.stage("converting", len(utterances)) as stage,
-        ThreadPoolExecutor(_num_threads()) as pool,
+        thread_pool(_num_threads()) as pool,
     ):
         for utterance, result in zip(utterances, pool.map(work, utterances, channels), strict=True):
             if isinstance(result, Utterance):
