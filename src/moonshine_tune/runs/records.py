@@ -256,6 +256,10 @@ class BaseModelRecord(Artifact):
     source: str | None = None
     revision: str | None = None
     sha256: str | None = None
+    content_sha256: str | None = None
+    sign_sha256: str | None = None
+    precision: str | None = None
+    path: str | None = None
 
 
 class SelectionRecord(Artifact):

@@ -12,7 +12,9 @@ from typing import Any
 
 from moonshine_tune.audio.io import AUDIO_ENDINGS, AudioInfo
 from moonshine_tune.core.errors import AudioError, ProblemsError, RequestError
+from moonshine_tune.core.files import holds_out
 from moonshine_tune.core.progress import Progress
+from moonshine_tune.core.scratch import remove_leftovers
 from moonshine_tune.corpus.manifest import RESERVED_KEYS, Utterance, seconds_of, write_manifest
 from moonshine_tune.corpus.rolling_captions import repeated_captions
 from moonshine_tune.corpus.speaker_labels import count_speakers
@@ -26,7 +28,7 @@ from moonshine_tune.data.importers.base import (
     files_below,
 )
 from moonshine_tune.data.importers.channels import channels_of
-from moonshine_tune.data.importers.convert import convert, probe
+from moonshine_tune.data.importers.convert import convert, probe, report_readings
 from moonshine_tune.data.importers.finder import RecordingFinder
 from moonshine_tune.data.importers.ids import with_unique_ids
 from moonshine_tune.data.importers.recording_counts import RecordingCounts, count_recordings
@@ -104,6 +106,7 @@ class ImportResult:
         return record
 
 
+@holds_out(lambda request, progress: request.out)
 def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
     """Write a manifest of the recordings whose header can be read.
 
@@ -115,6 +118,7 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
         ProblemsError: rows that cannot be used; all are listed with file and line.
     """
     _check(request)
+    remove_leftovers(request.embedded_audio_folder)
     source = _open_source(request, progress)
     rows = _read_rows(source)
     progress.say(f"reading {rows.description}")
@@ -161,7 +165,7 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
             [f"{item.location}: {item.detail}" for item in dropped],
             hint="import recordings without transcripts with --no-text",
         )
-    write_manifest(request.out, kept)
+    write_manifest(request.out, kept, replace=request.force)
     return result
 
 
@@ -338,7 +342,11 @@ def _resolve(
     timed, unit = in_seconds(rows.rows, usable, infos)
     if unit is not None:
         remarks.append(f"times are in {unit}: as seconds they would not fit the recordings")
-    channels, channel_remark = channels_of(timed, usable, infos, source.request.channel)
+    requested = source.request.channel
+    channels, channel_remark = channels_of(timed, usable, infos, requested)
+    pairs = zip(usable, channels, strict=True)
+    with_channel = {path for path, channel in pairs if path and (channel or requested)}
+    report_readings(infos, with_channel, source.progress)
     timed, id_remark = with_unique_ids(timed, usable)
     remarks += [remark for remark in (channel_remark, id_remark) if remark]
     for remark in remarks:
