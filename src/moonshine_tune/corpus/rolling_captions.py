@@ -38,6 +38,9 @@ def repeated_captions(utterances: Sequence[Utterance]) -> Iterator[tuple[Utteran
 def _common_phrase(earlier: str, later: str) -> str:
     """The longest end of a text that another starts with, and goes on after it; else empty."""
     has_spaces = " " in earlier or " " in later
+    # A phrase has two words at least: most pairs end here.
+    if (" ".join(later.split(" ", 2)[:2]) if has_spaces else later[:2]) not in earlier:
+        return ""
     first, second = (text.split() if has_spaces else list(text) for text in (earlier, later))
     fewest = _FEWEST_WORDS if has_spaces else _FEWEST_CHARACTERS
     for size in range(min(len(first), len(second)), 0, -1):
