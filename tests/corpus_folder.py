@@ -10,8 +10,8 @@ import soundfile as sf
 
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.corpus.manifest import Utterance, read_manifest
-from moonshine_tune.data.importers.base import ImportRequest
-from moonshine_tune.data.importers.run import ImportResult, import_data
+from moonshine_tune.importers.base import ImportRequest
+from moonshine_tune.importers.run import ImportResult, import_data
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from moonshine_tune.audio.remarks import READING_REMARKS
 from moonshine_tune.core.progress import Progress, SilentProgress
 from moonshine_tune.corpus.manifest import read_manifest
 from moonshine_tune.data.checks.check import check_data
-from moonshine_tune.data.importers.base import ImportRequest
-from moonshine_tune.data.importers.run import import_data
+from moonshine_tune.importers.base import ImportRequest
+from moonshine_tune.importers.run import import_data
 
 RATE = 16_000
 

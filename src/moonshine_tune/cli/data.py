@@ -111,8 +111,8 @@ def import_command(
     Datasets of the hub are streamed: only the requested rows are fetched.
     """
     from moonshine_tune.corpus.transcript_form import KINDS
-    from moonshine_tune.data.importers.base import ColumnNames, HubOptions, ImportRequest
-    from moonshine_tune.data.importers.run import import_data
+    from moonshine_tune.importers.base import ColumnNames, HubOptions, ImportRequest
+    from moonshine_tune.importers.run import import_data
 
     request = ImportRequest(
         location=folder,
