@@ -141,8 +141,12 @@ def import_command(
     if names := result.recordings.names:
         shown = ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
         say(f"without a transcript: {shown}; add one for each, or import them with --no-text")
-    if result.form:
-        kinds = ", ".join(f"{count:,} with {KINDS[kind]}" for kind, count in result.form.items())
+    # The manifest has the cleaned texts: only what is still in them can be checked.
+    form = {kind: count for kind, count in result.form.items() if kind != "cleaned_text"}
+    if cleaned := result.form.get("cleaned_text"):
+        say(f"{cleaned:,} texts had {KINDS['cleaned_text']}")
+    if form:
+        kinds = ", ".join(f"{count:,} with {KINDS[kind]}" for kind, count in form.items())
         say(f"texts {kinds}: data check names them")
     speakers = f"{result.speakers} speakers" if result.speakers else "no speakers named"
     text = (
