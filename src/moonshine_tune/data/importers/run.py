@@ -143,7 +143,9 @@ def _count_form(kept: Sequence[Utterance], rows: Rows, request: ImportRequest) -
     counts = count_form([item.text for item in kept])
     counts["repeated_caption"] = len(list(repeated_captions(kept)))
     texts = [str(row.values.get("text", "")) for row in rows.rows if request.want_text]
-    counts["cleaned_text"] = sum(clean_text(text) != text for text in texts)
+    unchanged = {item.text for item in kept}
+    changed = (text for text in texts if text not in unchanged)
+    counts["cleaned_text"] = sum(clean_text(text) != text for text in changed)
     return {kind: count for kind, count in counts.items() if count}
 
 
