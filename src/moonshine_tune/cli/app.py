@@ -1,8 +1,10 @@
 """The command line. Each command imports its work inside its function: `--help` loads no torch."""
 
+import io
 import os
 import sys
 import traceback
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import typer
@@ -11,6 +13,8 @@ from moonshine_tune.cli.console import report_error, say
 from moonshine_tune.core.environment import apply_environment_defaults
 from moonshine_tune.core.errors import MachineError, TuneError
 from moonshine_tune.core.files import disk_errors
+from moonshine_tune.core.machine_errors import little_memory_error, machine_error
+from moonshine_tune.core.text import first_line
 from moonshine_tune.core.version import VERSION
 
 app = typer.Typer(
@@ -91,21 +95,28 @@ def run(arguments: list[str]) -> int:
         # The reader of stdout (head, less) is gone, so there is nobody to report to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except TuneError as error:
-        if debug:
-            traceback.print_exc()
-        return report_error(error, as_json=as_json)
     except Exception as error:
         usage = _usage_error_code(error)
         if usage is not None:
             return usage
         if debug:
-            traceback.print_exc()
-        unexpected = TuneError(
-            f"unexpected {type(error).__name__}: {error}",
+            say(traceback.format_exc())
+        return report_error(_plain_error(error), as_json=as_json)
+
+
+def _plain_error(error: Exception) -> TuneError:
+    """The error that is shown for any exception. Only faults of this program are unexpected."""
+    known = machine_error(error)
+    if known is None and isinstance(error, TuneError):
+        return error
+    return (
+        known
+        or little_memory_error(error)
+        or TuneError(
+            f"unexpected {type(error).__name__}: {first_line(error)}",
             hint="run the same command again with --debug, and report what it prints",
         )
-        return report_error(unexpected, as_json=as_json)
+    )
 
 
 def _refuse_windows() -> None:
@@ -124,5 +135,9 @@ def _usage_error_code(error: Exception) -> int | None:
     shows, code = getattr(error, "show", None), getattr(error, "exit_code", None)
     if not callable(shows) or not isinstance(code, int):
         return None
-    shows()
+    # It quotes what was typed.
+    message = io.StringIO()
+    with redirect_stderr(message):
+        shows()
+    say(message.getvalue())
     return code

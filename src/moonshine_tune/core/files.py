@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from moonshine_tune.core.bounded_files import open_regular, read_bounded
 from moonshine_tune.core.errors import MachineError, RequestError
+from moonshine_tune.core.json_text import MAX_FILE_BYTES, parse_json
 from moonshine_tune.core.text import first_line
 
 _CHUNK = 1 << 20
@@ -28,6 +30,12 @@ def disk_errors(path: Path) -> Iterator[None]:
                 "the disk is full",
                 where=path,
                 hint="free some space or choose another folder with --out, then run again",
+            ) from error
+        if error.errno == errno.EFBIG:
+            raise MachineError(
+                "the file may not become as large as needed",
+                where=path,
+                hint="raise the limit (ulimit -f unlimited), or choose another disk with --out",
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise RequestError(
@@ -56,19 +64,39 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
 
 
 def write_text_atomic(path: Path, text: str) -> None:
-    """`write_bytes_atomic` for text, in UTF-8."""
-    write_bytes_atomic(path, text.encode("utf-8"))
+    """`write_bytes_atomic` for text, in UTF-8.
+
+    Raises:
+        RequestError: half of a character, as in a file name that is not UTF-8.
+    """
+    try:
+        data = text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        around = text[max(error.start - 40, 0) : error.end + 20]
+        raise RequestError(
+            f"cannot be written: {first_line(ascii(around))} is not UTF-8 text",
+            where=path,
+            hint="rename files and folders whose names are in another encoding",
+        ) from error
+    write_bytes_atomic(path, data)
 
 
 def write_json_atomic(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, completely or not at all."""
-    write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text_atomic(path, _json_of(value, path, indent=2) + "\n")
 
 
 def write_jsonl_atomic(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON object per line, completely or not at all."""
-    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+    lines = [_json_of(record, path) + "\n" for record in records]
     write_text_atomic(path, "".join(lines))
+
+
+def _json_of(value: Any, path: Path, *, indent: int | None = None) -> str:
+    try:
+        return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise RequestError(f"cannot be written: {first_line(error)}", where=path) from error
 
 
 def read_json(path: Path, *, hint: str | None = None) -> dict[str, Any]:
@@ -78,21 +106,20 @@ def read_json(path: Path, *, hint: str | None = None) -> dict[str, Any]:
         hint: the next step if the file is missing or wrong, such as the command that writes it.
 
     Raises:
-        RequestError: missing, unreadable, not JSON (NaN and Infinity are not), or not an object.
+        RequestError: missing, unreadable, too large, not JSON (as of `parse_json`), or not an
+            object.
     """
     if not path.is_file():
         raise RequestError("no such file", where=path, hint=hint)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError, OSError) as error:
+        record = parse_json(read_bounded(path, MAX_FILE_BYTES).decode("utf-8"))
+    except RequestError as error:
+        raise RequestError(error.message, where=path, hint=hint) from error
+    except (ValueError, OSError) as error:
         raise RequestError(f"cannot be read: {first_line(error)}", where=path, hint=hint) from error
     if not isinstance(record, dict):
         raise RequestError("not a JSON object", where=path, hint=hint)
     return record
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
 
 
 @contextmanager
@@ -131,9 +158,13 @@ def complete_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
+    """SHA-256 of a file's content, in hexadecimal.
+
+    Raises:
+        RequestError: not a regular file.
+    """
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()

@@ -15,6 +15,7 @@ from moonshine_tune.audio.io import load_utterance
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 from moonshine_tune.core.errors import AudioError, NegativeAnswerError, RequestError
 from moonshine_tune.core.files import sha256_of
+from moonshine_tune.core.secrets import mask_secrets
 from moonshine_tune.corpus.manifest import Utterance, read_manifest, seconds_of
 from moonshine_tune.models.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from moonshine_tune.runs.folder import RunFolder
@@ -328,4 +329,4 @@ def _without_paths(value: Any) -> Any:
         return {str(key): _without_paths(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_without_paths(item) for item in value]
-    return public_name(value) if isinstance(value, str | Path) else value
+    return mask_secrets(public_name(value)) if isinstance(value, str | Path) else value

@@ -4,14 +4,16 @@ Kinds: a run, an evaluation, a benchmark, an ablation; a demonstration, which ho
 evaluations; a plan, which holds all of them.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from moonshine_tune.core.bounded_files import read_bounded
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.json_text import JsonError, parse_json, parse_json_object
 from moonshine_tune.core.nested import flatten
+from moonshine_tune.core.secrets import mask_secrets
 from moonshine_tune.metrics.wer import ScoredUtterance
 from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runs.records import (
@@ -31,6 +33,8 @@ _SETS = ("domain", "canary")
 _MODELS = ("base", "adapted")
 _BACKENDS = ("torch", "runtime")
 
+# Hypotheses of 100,000 utterances are 30 MB.
+_MAX_BYTES = 256_000_000
 _NO_SUMMARY = PlanRecord()
 
 _Record = TypeVar("_Record", bound=Record)
@@ -284,10 +288,9 @@ class _Reader:
         if text is None:
             return None
         try:
-            content = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            what = error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__
-            self.missing.append(f"{self._short(path)} is damaged or not JSON ({what})")
+            content = parse_json(text, lenient=True)
+        except JsonError as error:
+            self.missing.append(f"{self._short(path)} is damaged or {error}")
             return None
         if not isinstance(content, kind):
             what = {dict: "object", list: "array"}[kind]
@@ -302,8 +305,8 @@ class _Reader:
             if not line.strip():
                 continue
             try:
-                parsed.append(parse(json.loads(line)))
-            except (ValueError, TypeError, KeyError, RecursionError):
+                parsed.append(parse(parse_json_object(line, lenient=True)))
+            except (ValueError, TypeError, KeyError):
                 wrong += 1
         if wrong:
             self.missing.append(
@@ -315,12 +318,15 @@ class _Reader:
     def _text(self, path: Path) -> str | None:
         try:
             # Reports are shared: the home folder, which names a person, is written as ~.
-            text = path.read_text(encoding="utf-8", errors="replace")
-            return text.replace(f"{self._home}/", "~/") if len(self._home) > 1 else text
+            text = read_bounded(path, _MAX_BYTES).decode("utf-8", errors="replace")
+            text = text.replace(f"{self._home}/", "~/") if len(self._home) > 1 else text
+            return mask_secrets(text)
         except FileNotFoundError:
             self.missing.append(f"{self._short(path)} is not there")
         except OSError as error:
             self.missing.append(f"{self._short(path)} cannot be read ({error.strerror})")
+        except RequestError as error:
+            self.missing.append(f"{self._short(path)} cannot be read ({error.message})")
         return None
 
     def _short(self, path: Path) -> str:

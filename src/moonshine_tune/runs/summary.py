@@ -1,6 +1,5 @@
 """Run folders read back, complete or damaged: their settings, how they ended, their scores."""
 
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from typing import Any
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import read_json
+from moonshine_tune.core.json_text import parse_json_object
 from moonshine_tune.metrics.wer import ScoredUtterance
 from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runs.records import RunRecord, SelectionRecord
@@ -143,7 +143,7 @@ def read_scored(path: Path) -> tuple[ScoredUtterance, ...]:
     scored = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
-            scored.append(ScoredUtterance.from_record(json.loads(line)))
+            scored.append(ScoredUtterance.from_record(parse_json_object(line)))
         except (ValueError, KeyError, TypeError) as error:
             raise RequestError("not a scored utterance", where=path, line=number) from error
     return tuple(scored)

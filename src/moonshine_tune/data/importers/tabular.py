@@ -6,7 +6,6 @@ Shared by the importers of tables, of corpora that contain tables, and of datase
 import csv
 import hashlib
 import io
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from moonshine_tune.audio.io import AUDIO_ENDINGS
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import write_bytes_atomic
+from moonshine_tune.core.json_text import JsonError, parse_json_line
 from moonshine_tune.data.importers.base import ColumnNames, Row, Rows, read_text
 
 # Common names of columns, the likeliest first; compared without case, spaces, "_" and "-".
@@ -86,9 +86,9 @@ def _json_table(content: str) -> tuple[list[str], _Records]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            records.append((number, f"not JSON ({getattr(error, 'msg', error)})"))
+            record = parse_json_line(line)
+        except JsonError as error:
+            records.append((number, str(error)))
             continue
         if isinstance(record, dict):
             heading.update(dict.fromkeys(record))
