@@ -6,16 +6,20 @@ import sys
 import traceback
 from contextlib import redirect_stderr
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from moonshine_tune.cli.console import report_error, say
 from moonshine_tune.core.environment import apply_environment_defaults
 from moonshine_tune.core.errors import MachineError, TuneError
-from moonshine_tune.core.files import disk_errors
+from moonshine_tune.core.files import check_writable, disk_errors
 from moonshine_tune.core.machine_errors import little_memory_error, machine_error
 from moonshine_tune.core.text import first_line
 from moonshine_tune.core.version import VERSION
+
+# Commands that only look into --out.
+_READ_ONLY = {"doctor", "status"}
 
 app = typer.Typer(
     name="moonshine-tune",
@@ -86,7 +90,9 @@ def run(arguments: list[str]) -> int:
     try:
         _refuse_windows()
         with disk_errors(Path.cwd()):
-            code = app(arguments, standalone_mode=False)
+            command = typer.main.get_command(app)
+            _check_outputs(command)
+            code = command(arguments, standalone_mode=False)
         return code if isinstance(code, int) else 0
     except (typer.Abort, KeyboardInterrupt):
         say("interrupted")
@@ -117,6 +123,21 @@ def _plain_error(error: Exception) -> TuneError:
             hint="run the same command again with --debug, and report what it prints",
         )
     )
+
+
+def _check_outputs(command: Any) -> None:
+    """Let every command check its --out before it works: hours of work must have a place."""
+    for child in getattr(command, "commands", {}).values():
+        _check_outputs(child)
+    for option in command.params:
+        if option.name == "out" and command.name not in _READ_ONLY:
+            option.callback = _writable
+
+
+def _writable(_context: Any, _option: Any, path: Any) -> Any:
+    if path is not None:
+        check_writable(Path(path))
+    return path
 
 
 def _refuse_windows() -> None:

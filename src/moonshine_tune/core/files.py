@@ -46,6 +46,33 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def check_writable(path: Path) -> None:
+    """Refuse an output path that cannot be written, before the work that it is for.
+
+    Nothing is created: a file without a name is opened in the folder, or in its nearest parent that
+    exists, and closed.
+
+    Raises:
+        RequestError: no permission, a file system that may only be read, or a file in the way.
+        MachineError: the disk is full.
+    """
+    existing = path.absolute()
+    if not existing.is_dir():
+        existing = existing.parent
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise RequestError("a file, not a folder", where=existing, hint="choose another --out")
+    with disk_errors(path):
+        try:
+            tempfile.TemporaryFile(dir=existing).close()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            # Folders such as /proc exist, and take no files.
+            raise RequestError(
+                "this path cannot be written", where=path, hint="choose another folder with --out"
+            ) from error
+
+
 def write_bytes_atomic(path: Path, data: bytes) -> None:
     """Write `data` so that `path` always holds either all of its old or all of its new content."""
     with disk_errors(path):

@@ -35,8 +35,8 @@ _CAUSES = {
 _ANSWERS = {
     _NO_MEMORY: (
         "memory ran out",
-        "close other programs or raise the limit (ulimit -v); a run also takes less with --fit, or "
-        "with a smaller --set train.batch_size=1; see: moonshine-tune estimate",
+        "close other programs, or raise the limit (ulimit -v); how to train in less: "
+        "moonshine-tune estimate",
     ),
     _NO_DISK: ("the disk is full", "free some space, or choose another folder with --out"),
     _TOO_LARGE: (
@@ -78,7 +78,7 @@ def little_memory_error(error: BaseException, needed: int = _LITTLE_MEMORY) -> M
         mmap.mmap(-1, needed).close()
     except (OSError, ValueError, MemoryError):
         message, hint = _ANSWERS[_NO_MEMORY]
-        return MachineError(f"{message} ({first_line(error)})", hint=hint)
+        return MachineError(f"{message} ({first_line(error.__cause__ or error)})", hint=hint)
     return None
 
 

@@ -59,9 +59,13 @@ def secret_variables() -> dict[str, str]:
     }
 
 
-def mask_secrets(text: str) -> str:
-    """The text with `***` in the place of each secret."""
-    return _masked(text, secret_variables())
+def mask_secrets(text: str, values: Mapping[str, str] | None = None) -> str:
+    """The text with `***` in the place of each secret.
+
+    Args:
+        values: secrets without a form of their own; those of `secret_variables` by default.
+    """
+    return _masked(text, secret_variables() if values is None else values)
 
 
 def mask_values(value: Any) -> Any:

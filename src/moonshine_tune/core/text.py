@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import shlex
 from collections.abc import Iterable
 
 # Characters that act on a terminal instead of being shown: those that start escape sequences, move
@@ -16,6 +17,11 @@ def first_line(text: object, limit: int = 200) -> str:
     """
     lines = str(text).strip().splitlines()
     return lines[0].strip()[:limit] if lines else type(text).__name__
+
+
+def quoted(value: object) -> str:
+    """A path or name as one word of a shell command, for commands that are shown to be pasted."""
+    return shlex.quote(str(value))
 
 
 def printable(text: str) -> str:

@@ -127,7 +127,7 @@ class _Loader(yaml.SafeLoader):
             raise _problem(f"the type {first_line(kind, _SHORT)} is not read", node.start_mark)
         try:
             value = super().construct_object(node, deep=deep)
-            is_usable = not isinstance(value, int | float) or math.isfinite(value)
+            is_usable = not isinstance(value, int) or math.isfinite(value)
         except (ArithmeticError, ValueError, LookupError, AttributeError, TypeError) as error:
             raise _problem(f"{_shown(node)} is not of the type {kind}", node.start_mark) from error
         if not is_usable:
