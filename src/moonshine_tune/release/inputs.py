@@ -200,7 +200,6 @@ def _read_benchmark(
     file = path / "benchmark.json" if path.is_dir() else path
     folder = quoted(request.runtime_dir)
     command = f"moonshine-tune benchmark --runtime-dir {folder} --manifest M --out B"
-    )
     record = BenchmarkRecord.read(file, hint=f"make it with: {command}")
     measured = {item["name"]: item["sha256"] for item in record.files}
     if not measured:

@@ -132,17 +132,17 @@ def _steps(report_input: ReportInput) -> Iterator[ReproductionStep]:
         yield _yaml_step("The whole plan", command, "plan.yaml", settings)
     words = run.record.command if run else []
     # A run that was started from Python has that program's words here, which are no command.
-    if len(words) > 1 and words[1] in _COMMANDS and (command := _command(words)):
+    if len(words) > 1 and words[1] in _COMMANDS and (typed := _command(words)):
         what = {"demo": "demonstration", "plan": "plan's training"}.get(report_input.kind, "run")
-        yield ReproductionStep(f"The command of this {what}", command)
+        yield ReproductionStep(f"The command of this {what}", typed)
     if run and run.record.settings:
         command = "moonshine-tune train --config settings.yaml --out runs/again"
         title = "Train from the settings alone"
         yield _yaml_step(title, command, "settings.yaml", run.record.settings)
     if report_input.kind == "evaluation":
-        command = _command(_evaluation_command(report_input.evaluations[0].result))
-        if command:
-            yield ReproductionStep("Evaluate again", command)
+        typed = _command(_evaluation_command(report_input.evaluations[0].result))
+        if typed:
+            yield ReproductionStep("Evaluate again", typed)
 
 
 def _command(words: Sequence[str]) -> str | None:
