@@ -12,7 +12,7 @@ import typer
 
 from moonshine_tune.cli.console import report_error, say
 from moonshine_tune.core.environment import apply_environment_defaults
-from moonshine_tune.core.errors import MachineError, TuneError
+from moonshine_tune.core.errors import MachineError, RequestError, TuneError
 from moonshine_tune.core.files import check_writable, disk_errors
 from moonshine_tune.core.machine_errors import little_memory_error, machine_error
 from moonshine_tune.core.text import first_line
@@ -115,6 +115,9 @@ def _plain_error(error: Exception) -> TuneError:
     known = machine_error(error)
     if known is None and isinstance(error, TuneError):
         return error
+    if known is None and isinstance(error, OSError) and error.filename is not None:
+        # A name that is too long, a folder in the place of a file, a file that is gone.
+        return RequestError(f"cannot be opened ({error.strerror})", where=str(error.filename))
     return (
         known
         or little_memory_error(error)

@@ -15,7 +15,7 @@ import typer
 from moonshine_tune.cli.live_view import LiveView
 from moonshine_tune.core.errors import TuneError
 from moonshine_tune.core.progress import Progress, Stage
-from moonshine_tune.core.secrets import mask_secrets
+from moonshine_tune.core.secrets import mask_secrets, mask_values
 from moonshine_tune.core.text import printable
 
 if TYPE_CHECKING:
@@ -74,10 +74,11 @@ def _write(stream: TextIO, text: str) -> None:
 
 def _write_json(document: Any) -> None:
     """Print one line of JSON. JSON has escapes of its own for what a terminal must not get."""
-    line = _as_json(document)
+    content = mask_values(plain(document))
+    line = _as_json(content)
     if printable(line) != line or not _is_encodable(line, sys.stdout):
-        line = _as_json(document, ensure_ascii=True)
-    _write_encodable(sys.stdout, mask_secrets(line) + "\n")
+        line = _as_json(content, ensure_ascii=True)
+    _write_encodable(sys.stdout, line + "\n")
 
 
 def _write_encodable(stream: TextIO, text: str) -> None:

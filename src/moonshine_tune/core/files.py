@@ -17,6 +17,8 @@ from moonshine_tune.core.json_text import MAX_FILE_BYTES, parse_json
 from moonshine_tune.core.text import first_line
 
 _CHUNK = 1 << 20
+# Hypotheses of 100,000 utterances are 30 MB.
+MAX_LINES_BYTES = 512_000_000
 
 
 @contextmanager
@@ -117,6 +119,24 @@ def write_jsonl_atomic(path: Path, records: Iterable[Mapping[str, Any]]) -> None
     """Write one JSON object per line, completely or not at all."""
     lines = [_json_of(record, path) + "\n" for record in records]
     write_text_atomic(path, "".join(lines))
+
+
+def read_lines(path: Path, *, lenient: bool = False) -> list[str]:
+    """The lines of a text file, such as JSON Lines; the last one may be empty.
+
+    Args:
+        lenient: read what is not UTF-8 as the sign for it, for files of a run that was killed.
+
+    Raises:
+        RequestError: missing, no regular file, too large, or not UTF-8.
+    """
+    if not path.is_file():
+        raise RequestError("no such file", where=path)
+    raw = read_bounded(path, MAX_LINES_BYTES)
+    try:
+        return raw.decode("utf-8", "replace" if lenient else "strict").split("\n")
+    except UnicodeDecodeError as error:
+        raise RequestError(f"not UTF-8 text (byte {error.start})", where=path) from error
 
 
 def _json_of(value: Any, path: Path, *, indent: int | None = None) -> str:

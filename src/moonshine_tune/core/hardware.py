@@ -85,7 +85,7 @@ def make_cache_folder(folder: Path, say: Callable[[str], None] | None = None) ->
     this process removes when it ends.
 
     Args:
-        say: is told once per process that the temporary cache is used.
+        say: gets one message per process if the temporary cache is used.
 
     Raises:
         RequestError: there is no place for a temporary cache either.

@@ -8,6 +8,7 @@ HF_TOKEN or PGPASSWORD.
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 MASK = "***"
@@ -21,31 +22,59 @@ _NAMES = (
     r"(?:(?:pass(?:word|wd|phrase)|secret|token|signature|(?:api|access)[_-]?key(?:[_-]?id)?)"
     r"|(?<![a-z])(?:pass|pwd|auth|sig|jwt|credentials?|private[_-]?key))"
 )
+_ENDS = ("pass", "password", "passwd", "passphrase", "pwd", "secret", "token", "signature", "key",
+         "id", "auth", "sig", "jwt", "credential", "credentials")  # fmt: skip
 _VALUE = r"(?![\s*]|//)[^\s&;,\"'#)}\]]+"
-# All repetitions are bounded, so that a long text takes no longer than its length.
-_PATTERNS = (
+
+
+@dataclass(frozen=True)
+class _Form:
+    """A form of secrets: the first group stays, the rest of a match is masked.
+
+    Attributes:
+        marks: one of these is in every text that matches; nearly all texts have none.
+        pattern: for the text in lower case. All repetitions are bounded, so that a long text takes
+            no longer than its length.
+        is_lower: whether it is; tokens have capitals.
+    """
+
+    marks: tuple[str, ...]
+    pattern: re.Pattern[str]
+    is_lower: bool = True
+
+
+_FORMS = (
     # scheme://user:password@host. The password of a database may hold "@" and "/"; that of a web
     # address holds a "/" only where no port can be meant.
-    (r"((?<!http)(?<!https)://[^/:@\s\"'<>]{0,256}:)[^\s\"'<>]{1,256}(?=@)", rf"\g<1>{MASK}"),
-    (r"(://[^/:@\s\"'<>]{0,256}:)[^/\s\"'<>]{1,256}(?=@)", rf"\g<1>{MASK}"),
-    (r"(://[^/:@\s\"'<>]{0,256}:)(?!\d{1,5}(?:[/?#]|$))[^@\s\"'<>]{1,256}(?=@)", rf"\g<1>{MASK}"),
+    _Form(("://",), re.compile(
+        r"((?<!http)(?<!https)://[^/:@\s\"'<>]{0,256}:)[^\s\"'<>]{1,256}(?=@)")),
+    _Form(("://",), re.compile(r"(://[^/:@\s\"'<>]{0,256}:)[^/\s\"'<>]{1,256}(?=@)")),
+    _Form(("://",), re.compile(
+        r"(://[^/:@\s\"'<>]{0,256}:)(?!\d{1,5}(?:[/?#]|$))[^@\s\"'<>]{1,256}(?=@)")),
     # https://token@host: a user without a password is a token.
-    (r"(\bhttps?://)(?!\*)[^/:@\s\"'<>]{1,256}(?=@)", rf"\g<1>{MASK}"),
+    _Form(("://",), re.compile(r"(https?://)(?!\*)[^/:@\s\"'<>]{1,256}(?=@)")),
     # password=…, ?token=…, HF_TOKEN=…, --token=…, and in the form of libpq password='…'
-    (rf"(?i)({_NAMES}=['\"])[^'\"]+", rf"\g<1>{MASK}"),
-    (rf"(?i)({_NAMES}=){_VALUE}", rf"\g<1>{MASK}"),
+    _Form(tuple(f"{name}={mark}" for name in _ENDS for mark in "'\""),
+          re.compile(rf"({_NAMES}=['\"])[^'\"]+")),
+    _Form(tuple(f"{name}=" for name in _ENDS), re.compile(rf"({_NAMES}=){_VALUE}")),
     # {"token": "…"}, and "password: …" in a message
-    (rf"(?i)({_NAMES}['\"]\s?:\s?['\"]?){_VALUE}", rf"\g<1>{MASK}"),
-    (rf"(?i)((?:password|passphrase|secret)\s?:\s?){_VALUE}", rf"\g<1>{MASK}"),
-    (r"(?i)(\b(?:bearer|basic)\s)(?=[\w.~+/=-]{0,80}\d)[\w.~+/=-]{12,}", rf"\g<1>{MASK}"),
-    (r"\b(hf_)(?=[A-Za-z]{0,80}[A-Z0-9])[A-Za-z0-9]{8,}", rf"\g<1>{MASK}"),
-    (r"\b(gh[pousr]_|github_pat_|glpat-|sk-|xox[abp]-|AKIA)[A-Za-z0-9_-]{12,}", rf"\g<1>{MASK}"),
-)
-_COMPILED = tuple((re.compile(pattern), mask) for pattern, mask in _PATTERNS)
-# One quick look before the patterns: nearly all texts have none of these.
-_MARKS = re.compile(r"(?i)://|pass|pwd|secret|token|key|auth|cred|sig|bearer|basic|jwt|hf_|gh[pousr]_"
-                    r"|pat[_-]|sk-|xox|akia")  # fmt: skip
-_OPTION = re.compile(rf"(?i)^--?(?:[\w-]*-)?{_NAMES}$")
+    _Form(tuple(f"{name}{mark}" for name in _ENDS for mark in "'\""),
+          re.compile(rf"({_NAMES}['\"]\s?:\s?['\"]?){_VALUE}")),
+    _Form(tuple(f"{name}{mark}" for name in ("password", "passphrase", "secret") for mark in " :"),
+          re.compile(rf"((?:password|passphrase|secret)\s?:\s?){_VALUE}")),
+    _Form(("bearer ", "basic "), re.compile(
+        r"((?<![a-z])(?:bearer|basic)\s)(?=[\w.~+/=-]{0,80}\d)[\w.~+/=-]{12,}")),
+    _Form(("hf_",), re.compile(r"(\bhf_)(?=[A-Za-z]{0,80}[A-Z0-9])[A-Za-z0-9]{8,}"),
+          is_lower=False),
+    _Form(("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "sk-", "xoxa-", "xoxb-",
+           "xoxp-", "AKIA"),
+          re.compile(r"(\b(?:gh[pousr]_|github_pat_|glpat-|sk-|xox[abp]-|AKIA))[A-Za-z0-9_-]{12,}"),
+          is_lower=False),
+)  # fmt: skip
+# No command, setting or message is as long. A transcript may be, and takes too long to search.
+_LONGEST = 100_000
+_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
+_OPTION = re.compile(rf"^--?(?:[\w-]*-)?{_NAMES}$")
 
 
 def secret_variables() -> dict[str, str]:
@@ -74,9 +103,17 @@ def mask_values(value: Any) -> Any:
 
 
 def _masked(text: str, values: Mapping[str, str]) -> str:
-    if _MARKS.search(text):
-        for pattern, mask in _COMPILED:
-            text = pattern.sub(mask, text)
+    if len(text) > _LONGEST and "\n" in text:
+        return "\n".join(_masked(line, values) for line in text.split("\n"))
+    for form in _FORMS if len(text) <= _LONGEST else ():
+        # As long as the text, which `str.lower` is not for some letters.
+        searched = text.translate(_LOWER) if form.is_lower else text
+        if any(mark in searched for mark in form.marks):
+            parts, end = [], 0
+            for match in form.pattern.finditer(searched):
+                parts += [text[end : match.end(1)], MASK]
+                end = match.end()
+            text = "".join([*parts, text[end:]])
     for value in sorted(values, key=len, reverse=True):
         text = text.replace(value, MASK)
     return text
@@ -96,6 +133,7 @@ def mask_words(words: Sequence[str]) -> list[str]:
     """The words of a command, with the secrets in them and those that follow `--token` masked."""
     masked: list[str] = []
     for word in words:
-        follows = bool(masked) and bool(_OPTION.match(masked[-1])) and not word.startswith("-")
-        masked.append(MASK if follows else mask_secrets(word))
+        is_option = bool(masked) and bool(_OPTION.match(masked[-1].lower()))
+        is_secret = is_option and not word.startswith("-")
+        masked.append(MASK if is_secret else mask_secrets(word))
     return masked

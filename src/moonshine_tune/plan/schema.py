@@ -317,8 +317,16 @@ def _missing_files(settings: PlanSettings, folder: Path) -> Iterator[str]:
         if made and made[1] not in SYNTHESIZED:
             near = _nearest(made[1], SYNTHESIZED)
             yield f"data.{role} = {value!r}: {made[0]} synthesizes no {made[1]!r}{near}"
-        elif value is not None and not made and not (folder / Path(value).expanduser()).is_file():
+        elif value is not None and not made and not _is_file(folder, value):
             yield f"data.{role}: no such manifest: {value}"
+
+
+def _is_file(folder: Path, name: str) -> bool:
+    """Whether a manifest exists; a name that no disk or system takes does not."""
+    try:
+        return (folder / Path(name).expanduser()).is_file()
+    except (OSError, RuntimeError, ValueError):
+        return False
 
 
 def _wrong_settings(settings: PlanSettings) -> Iterator[str]:

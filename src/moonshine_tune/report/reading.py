@@ -13,7 +13,7 @@ from moonshine_tune.core.bounded_files import read_bounded
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.json_text import JsonError, parse_json, parse_json_object
 from moonshine_tune.core.nested import flatten
-from moonshine_tune.core.secrets import mask_secrets
+from moonshine_tune.core.secrets import mask_values
 from moonshine_tune.metrics.wer import ScoredUtterance
 from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runs.records import (
@@ -296,7 +296,9 @@ class _Reader:
             what = {dict: "object", list: "array"}[kind]
             self.missing.append(f"{self._short(path)} is not a JSON {what}")
             return None
-        return content
+        # Records of earlier versions may hold the password of a database.
+        masked: _Json = mask_values(content)
+        return masked
 
     def _lines(self, path: Path, parse: Callable[[dict[str, Any]], _Line]) -> tuple[_Line, ...]:
         """The right lines of a JSON Lines file; the others are counted."""
@@ -319,8 +321,7 @@ class _Reader:
         try:
             # Reports are shared: the home folder, which names a person, is written as ~.
             text = read_bounded(path, _MAX_BYTES).decode("utf-8", errors="replace")
-            text = text.replace(f"{self._home}/", "~/") if len(self._home) > 1 else text
-            return mask_secrets(text)
+            return text.replace(f"{self._home}/", "~/") if len(self._home) > 1 else text
         except FileNotFoundError:
             self.missing.append(f"{self._short(path)} is not there")
         except OSError as error:

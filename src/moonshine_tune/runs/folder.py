@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.core.files import disk_errors, write_jsonl_atomic
+from moonshine_tune.core.files import disk_errors, read_lines, write_jsonl_atomic
 from moonshine_tune.core.json_text import JsonError, parse_json_object
 from moonshine_tune.core.provenance import command_line, git_state, platform_summary, versions
 from moonshine_tune.runs.records import RunRecord, SelectionRecord
@@ -100,7 +100,7 @@ class RunFolder:
         if not self.metrics_path.is_file():
             return []
         records = []
-        for line in self.metrics_path.read_text(encoding="utf-8").splitlines():
+        for line in read_lines(self.metrics_path, lenient=True):
             # The last line of a run that was killed while it wrote is cut off.
             with suppress(JsonError):
                 records.append(parse_json_object(line))
