@@ -20,6 +20,14 @@ _KINDS = (
 )
 
 
+def is_file(path: Path) -> bool:
+    """Whether a regular file exists. One whose name is too long for the disk does not."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def open_regular(path: Path) -> BinaryIO:
     """Open a regular file for reading, in binary.
 

@@ -20,7 +20,7 @@ from moonshine_tune.core.json_text import MAX_DIGITS
 from moonshine_tune.core.text import first_line
 
 # The longest file that ships has 60 lines. PyYAML reads about 10,000 values a second.
-MAX_BYTES = 200_000
+MAX_BYTES = 100_000
 MAX_DEPTH = 32
 MAX_ALIASES = 100
 # Values, counted with those that aliases repeat.

@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from moonshine_tune.ablation.space import read_space
 from moonshine_tune.config.resolve import read_preset, resolve_settings
+from moonshine_tune.core.bounded_files import is_file
 from moonshine_tune.core.errors import ProblemsError, RequestError, TuneError
 from moonshine_tune.core.text import did_you_mean
 from moonshine_tune.core.yaml import read_shipped, read_yaml, shipped_names
@@ -324,8 +325,9 @@ def _missing_files(settings: PlanSettings, folder: Path) -> Iterator[str]:
 def _is_file(folder: Path, name: str) -> bool:
     """Whether a manifest exists; a name that no disk or system takes does not."""
     try:
-        return (folder / Path(name).expanduser()).is_file()
-    except (OSError, RuntimeError, ValueError):
+        return is_file(folder / Path(name).expanduser())
+    except RuntimeError:
+        # No user of that name.
         return False
 
 

@@ -174,7 +174,7 @@ def _looks_like_data(cells: Sequence[str], folder: Path) -> bool:
     if Path(name).suffix.lower() in AUDIO_ENDINGS:
         return True
     folders = [folder, *(folder / sub for sub in ("wavs", "wav", "audio", "clips"))]
-    return any((candidate / f"{name}.wav").is_file() for candidate in folders)
+    return any(is_file(candidate / f"{name}.wav") for candidate in folders)
 
 
 def _simple(name: str) -> str:
