@@ -56,12 +56,12 @@ class Outcome:
 
 _NUMBERS = ("9" * 401, "-" + "9" * 5000, "1e999", "-0", "0x1f", "1_0", "1:59:59", "NaN", "Infinity",
             "-Infinity", ".inf", ".nan", "1e-400", "0.1e", "00012", "٣", "1,5")  # fmt: skip
-_TEXTS = ("\\ud800", "\\udfff\\ud800", "\\u0000", "\x00", "\x1b[31m", "\u202e", "\ufeff", "é", "e\u0301",
-          "𝔸", "a" * 3000, "\r\n", "\t", "\\", "'", '"', "`id`", "$(id)", "{{7*7}}", "../../x", "/dev/zero",
-          "~", "|", "con", "\udc80")  # fmt: skip
+_TEXTS = ("\\ud800", "\\udfff\\ud800", "\\u0000", "\x00", "\x1b[31m", "\u202e", "\ufeff", "é", "𝔸",
+          "e\u0301", "a" * 3000, "\r\n", "\t", "\\", "'", '"', "`id`", "$(id)", "{{7*7}}", "../../x",
+          "/dev/zero", "~", "|", "con", "\udc80")  # fmt: skip
 _YAML = ("!!timestamp foo", "2001-99-99", "!!binary x", "!!python/object:os.system x", "!!int foo",
-         "!!float x", "!!bool x", "!!set {a}", "*a", "&a [*a]", "? [a]", "<<: {a: 1}", "<<: 1", "%TAG",
-         "---", "...", "- ", "{", "[", "|", ">", "@", "`", "!", "~", "=", "null", "\t", '"\\U00110000"',
+         "!!float x", "!!bool x", "!!set {a}", "*a", "&a [*a]", "? [a]", "<<: {a: 1}", "<<: 1", "---",
+         "...", "- ", "{", "[", "|", ">", "@", "`", "!", "~", "=", "null", "\t", '"\\U00110000"', "%TAG",
          '"\\xd"')  # fmt: skip
 _JSON = ("[" * 3000, "{" * 200, "]" * 50, '{"a":' * 300, "null", "true", '""', "[]", "{}", ",", ":",
          "/**/", "'a'")  # fmt: skip
@@ -176,8 +176,9 @@ def _archive(rng: random.Random) -> bytes:
             content = b"" if many else rng.choice((b"", b"x", b"0" * 5000))
             member.size = len(content)
             if archive_format == tarfile.PAX_FORMAT and rng.random() < 0.2:
-                member.pax_headers = {rng.choice(("size", "mtime", "path", "GNU.sparse.major", "hdrcharset")):
-                                      rng.choice(("-1", "9" * 50, "x", "1e9", "BINARY"))}  # fmt: skip
+                keys = ("size", "mtime", "path", "GNU.sparse.major", "hdrcharset")
+                values = ("-1", "9" * 50, "x", "1e9", "BINARY")
+                member.pax_headers = {rng.choice(keys): rng.choice(values)}
             tar.addfile(member, io.BytesIO(content))
     data = bytearray(target.getvalue())
     if rng.random() < 0.3 and len(data) > 512:
@@ -276,7 +277,8 @@ def readers() -> tuple[Reader, ...]:
 
     def manifest(path: Path) -> object:
         scan = scan_manifest(path, check_files=False)
-        return write_manifest(path.with_name("again.jsonl"), scan.utterances)
+        write_manifest(path.with_name("again.jsonl"), scan.utterances)
+        return scan
 
     def archive(path: Path) -> object:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
@@ -296,28 +298,22 @@ def readers() -> tuple[Reader, ...]:
     def audio(path: Path) -> object:
         return audio_info(path), load_audio(path)
 
-    run = {"command": ["moonshine-tune", "train"], "settings": {"model": "tiny"}, "status": "finished",
-           "created": "2024-01-01", "result": {"steps": 3, "best": {"dev_wer": 1.5, "step": 2}}}  # fmt: skip
-    scores = {
-        "wer": 1.5,
-        "cer": 1,
-        "ci95": [1.0, 2.0],
-        "normalizer": "basic-1",
-        "worst": [],
-        "by_speaker": {},
+    run = {
+        "command": ["moonshine-tune", "train"],
+        "settings": {"model": "tiny"},
+        "status": "finished",
+        "created": "2024-01-01",
+        "result": {"steps": 3, "best": {"dev_wer": 1.5, "step": 2}},
     }
-    scored = {"id": "u", "reference": "one two", "hypothesis": "one", "substitutions": 0, "deletions": 1,
-              "insertions": 0, "reference_words": 2}  # fmt: skip
-    line = {
-        "id": "u1",
-        "audio": "a.wav",
-        "text": "one two",
-        "speaker": "anna",
-        "start": 0.5,
-        "end": 1.25,
-    }
-    plan = "name: p\ndata: {train: a.jsonl, test: b.jsonl}\nphases:\n  doctor:\n  train:\n    model: tiny\n"
-    space = "preset: tiny\nspace:\n  adapter.rank: [4, 8]\n  train.learning_rate: {low: 0.001, high: 0.1, log: true}\n"
+    scores = {"wer": 1.5, "cer": 1, "ci95": [1.0, 2.0], "normalizer": "basic-1", "worst": []}
+    counts = {"substitutions": 0, "deletions": 1, "insertions": 0, "reference_words": 2}
+    scored = {"id": "u", "reference": "one two", "hypothesis": "one", **counts}
+    span = {"start": 0.5, "end": 1.25}
+    line = {"id": "u1", "audio": "a.wav", "text": "one two", "speaker": "anna", **span}
+    data = "data: {train: a.jsonl, test: b.jsonl}"
+    plan = f"name: p\n{data}\nphases:\n  doctor:\n  train:\n    model: tiny\n"
+    rates = "{low: 0.001, high: 0.1, log: true}"
+    space = f"preset: tiny\nspace:\n  adapter.rank: [4, 8]\n  train.learning_rate: {rates}\n"
     config = "model: tiny\ntrain: {steps: 10, learning_rate: 3.0e-4}\ndata:\n  train: a.jsonl\n"
     return (
         Reader("settings", "settings.yaml", _yaml(config), settings),
@@ -391,10 +387,15 @@ def main() -> int:
         for fault in list(dict.fromkeys(outcome.faults))[:10]:
             print(f"  {fault}", file=sys.stderr)
     figures = {
-        name: {"read": item.read, "refused": item.refused, "faults": len(item.faults), "slow": item.slow,
-               "longest_s": round(item.longest_s, 3)}
+        name: {
+            "read": item.read,
+            "refused": item.refused,
+            "faults": len(item.faults),
+            "slow": item.slow,
+            "longest_s": round(item.longest_s, 3),
+        }
         for name, item in outcomes.items()
-    }  # fmt: skip
+    }
     passed = not any(item.faults or item.slow for item in outcomes.values())
     print(json.dumps({"inputs": options.inputs, "readers": figures, "passed": passed}))
     return 0 if passed else 1

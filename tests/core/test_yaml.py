@@ -40,6 +40,7 @@ BAD = {
     "a wrong boolean": ("a: !!bool foo", "'foo' is not of the type bool"),
     "half of a character": (r'a: "\ud800"', "half of a character"),
     "a character past the last": (r'a: "\U00110000"', "not YAML"),
+    "a character far past the last": (r'a: "\U80110000"', "not YAML"),
     "a control character": ("a: \x07", "not YAML"),
     "a repeated key": (
         "train: {steps: 1}\nseed: 1\ntrain: {seed: 2}",

@@ -17,6 +17,10 @@ DEFAULTS: dict[str, tuple[str, str]] = {
     "HF_HUB_DISABLE_TELEMETRY": ("1", "no usage data leaves this machine"),
     # Without it, importing onnxruntime writes a device id below the user's cache, and sends events.
     "ORT_DISABLE_TELEMETRY": ("1", "no usage data leaves this machine"),
+    # The convention of many libraries: a tracker or a plug-in that is installed honors it too.
+    "DO_NOT_TRACK": ("1", "no usage data leaves this machine"),
+    # Otherwise transformers may ask the hub, from a thread, to convert a model of another format.
+    "DISABLE_SAFETENSORS_CONVERSION": ("1", "loading a model asks no server"),
     "HF_HUB_DISABLE_PROGRESS_BARS": ("1", "moonshine-tune shows the progress itself"),
     "HF_HUB_ETAG_TIMEOUT": ("5", "an unreachable hub costs seconds instead of minutes"),
     "HF_HUB_DOWNLOAD_TIMEOUT": ("15", "a stalled download fails instead of hanging"),

@@ -77,7 +77,7 @@ def parse_yaml(text: str, *, where: str | Path | None = None) -> Any:
         raise RequestError(
             f"not YAML: {first_line(problem)}", where=where, line=mark.line + 1 if mark else None
         ) from error
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         # An escape beyond the last character.
         raise RequestError(f"not YAML: {first_line(error)}", where=where) from error
 

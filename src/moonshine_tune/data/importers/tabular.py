@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.audio.io import AUDIO_ENDINGS
+from moonshine_tune.core.bounded_files import is_file
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import write_bytes_atomic
 from moonshine_tune.core.json_text import JsonError, parse_json_line
