@@ -57,12 +57,12 @@ class Outcome:
 _NUMBERS = ("9" * 401, "-" + "9" * 5000, "1e999", "-0", "0x1f", "1_0", "1:59:59", "NaN", "Infinity",
             "-Infinity", ".inf", ".nan", "1e-400", "0.1e", "00012", "٣", "1,5")  # fmt: skip
 _TEXTS = ("\\ud800", "\\udfff\\ud800", "\\u0000", "\x00", "\x1b[31m", "\u202e", "\ufeff", "é", "𝔸",
-          "e\u0301", "a" * 3000, "\r\n", "\t", "\\", "'", '"', "`id`", "$(id)", "{{7*7}}", "../../x",
-          "/dev/zero", "~", "|", "con", "\udc80")  # fmt: skip
+          "e\u0301", "a" * 3000, "\r\n", "\t", "\\", "'", '"', "`id`", "$(id)", "{{7*7}}",
+          "../../x", "/dev/zero", "~", "|", "con", "\udc80")  # fmt: skip
 _YAML = ("!!timestamp foo", "2001-99-99", "!!binary x", "!!python/object:os.system x", "!!int foo",
-         "!!float x", "!!bool x", "!!set {a}", "*a", "&a [*a]", "? [a]", "<<: {a: 1}", "<<: 1", "---",
-         "...", "- ", "{", "[", "|", ">", "@", "`", "!", "~", "=", "null", "\t", '"\\U00110000"', "%TAG",
-         '"\\xd"')  # fmt: skip
+         "!!float x", "!!bool x", "!!set {a}", "*a", "&a [*a]", "? [a]", "<<: {a: 1}", "<<: 1",
+         "---", "...", "- ", "{", "[", "|", ">", "@", "`", "!", "~", "=", "null", "\t", "%TAG",
+         '"\\U00110000"', '"\\xd"')  # fmt: skip
 _JSON = ("[" * 3000, "{" * 200, "]" * 50, '{"a":' * 300, "null", "true", '""', "[]", "{}", ",", ":",
          "/**/", "'a'")  # fmt: skip
 
@@ -382,8 +382,8 @@ def main() -> int:
                 if options.keep and before != (len(outcome.faults), outcome.slow):
                     options.keep.mkdir(parents=True, exist_ok=True)
                     (options.keep / f"{reader.name}-{number}").write_bytes(data)
-        print(f"{reader.name}: {outcome.read} read, {outcome.refused} refused, longest "
-              f"{outcome.longest_s:.2f} s, {len(outcome.faults)} faults", file=sys.stderr)  # fmt: skip
+        summary = f"{outcome.read} read, {outcome.refused} refused, {len(outcome.faults)} faults"
+        print(f"{reader.name}: {summary}, longest {outcome.longest_s:.2f} s", file=sys.stderr)
         for fault in list(dict.fromkeys(outcome.faults))[:10]:
             print(f"  {fault}", file=sys.stderr)
     figures = {
