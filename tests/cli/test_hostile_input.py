@@ -141,10 +141,33 @@ def test_a_limit_of_file_sizes_is_exit_code_3(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "moonshine_tune", "data", "split", "a.jsonl", "--out", "parts"],
         capture_output=True, text=True, check=False, cwd=tmp_path,
-        env={"PYTHONPATH": ":".join(sys.path)}, preexec_fn=_limit(resource.RLIMIT_FSIZE, 1_000),
+        env={"PYTHONPATH": ":".join(sys.path), "PYTHONDONTWRITEBYTECODE": "1"},
+        preexec_fn=_limit(resource.RLIMIT_FSIZE, 1_000),
     )  # fmt: skip
     assert done.returncode == 3, done.stderr
     assert "may not become as large" in done.stderr
+
+
+def test_a_limit_of_file_sizes_leaves_no_cut_off_module(tmp_path: Path) -> None:
+    """Python writes a part of a compiled module, and cannot read it ever after."""
+    code = "import sys, moonshine_tune; assert sys.dont_write_bytecode"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False,
+        env={"PYTHONPATH": ":".join(sys.path), "PYTHONPYCACHEPREFIX": str(tmp_path)},
+        preexec_fn=_limit(resource.RLIMIT_FSIZE, 100_000),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_end_of_a_file_is_no_interrupt(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_given: object, **_named: object) -> None:
+        raise EOFError("Compressed file ended before the end-of-stream marker was reached")
+
+    monkeypatch.setattr("moonshine_tune.cli.models.show", fail)
+    assert run(["models", "list"]) == 2
+    assert "Compressed file ended" in capsys.readouterr().err
 
 
 def _limit(kind: int, value: int) -> Callable[[], None]:

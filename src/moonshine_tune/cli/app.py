@@ -94,7 +94,10 @@ def run(arguments: list[str]) -> int:
             _check_outputs(command)
             code = command(arguments, standalone_mode=False)
         return code if isinstance(code, int) else 0
-    except (typer.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt) as error:
+        if isinstance(error.__cause__, EOFError) and not sys.stdin.isatty():
+            # The parser takes every end of a file for that of what is typed.
+            return report_error(_plain_error(error.__cause__), as_json=as_json)
         say("interrupted")
         return 130
     except BrokenPipeError:

@@ -4,6 +4,7 @@
 """
 
 import os
+import sys
 
 DEFAULTS: dict[str, tuple[str, str]] = {
     "PYTORCH_ENABLE_MPS_FALLBACK": ("1", "an operator that MPS lacks runs on the CPU"),
@@ -31,9 +32,21 @@ DEFAULTS: dict[str, tuple[str, str]] = {
 
 def apply_environment_defaults() -> dict[str, str]:
     """Set each default that is missing; returns the ones that this call set."""
+    if _limits_file_size():
+        # Python does not notice that a compiled module was cut off, and fails on it ever after.
+        sys.dont_write_bytecode = True
     applied = {}
     for name, (value, _reason) in DEFAULTS.items():
         if name not in os.environ:
             os.environ[name] = value
             applied[name] = value
     return applied
+
+
+def _limits_file_size() -> bool:
+    """Whether the shell limits how large a file may become (`ulimit -f`)."""
+    try:
+        import resource
+    except ImportError:
+        return False
+    return resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
