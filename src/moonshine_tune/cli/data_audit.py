@@ -14,6 +14,7 @@ from moonshine_tune.cli.console import (
     table,
 )
 from moonshine_tune.cli.options import DeviceOption
+from moonshine_tune.core.text import quoted
 from moonshine_tune.corpus.transcript_form import clean_text
 
 if TYPE_CHECKING:
@@ -64,22 +65,24 @@ def audit(
 
     Exit 1 if a finding is an error. `data fix` acts on the findings.
     """
+    from moonshine_tune.core.locks import one_writer
     from moonshine_tune.data.checks.audit import AUDIT_FILE, PAGE_FILE, audit_data
     from moonshine_tune.report.audit_page import write_audit_page
 
     progress = TerminalProgress()
-    result = audit_data(
-        manifest,
-        progress,
-        against=against or (),
-        model=None if no_model else model,
-        device=device,
-        normalizer=normalizer,
-        max_transcribed=max_listened,
-    )
-    record = result.to_record()
-    record.write(out / AUDIT_FILE)
-    write_audit_page(result, out / PAGE_FILE, progress)
+    with one_writer(out):
+        result = audit_data(
+            manifest,
+            progress,
+            against=against or (),
+            model=None if no_model else model,
+            device=device,
+            normalizer=normalizer,
+            max_transcribed=max_listened,
+        )
+        record = result.to_record()
+        record.write(out / AUDIT_FILE)
+        write_audit_page(result, out / PAGE_FILE, progress)
     say(f"report: {out / PAGE_FILE}")
     show(_audit_text(result, out), record.to_json(), as_json=as_json)
     refuse(not result.passed)
@@ -164,7 +167,7 @@ def _audit_text(result: "Audit", out: Path) -> str:
     num_fixes = sum(item.usual for item in result.fixes)
     lines.append(
         f"{result.utterances:,} utterances, {result.clean:,} clean; {num_fixes:,} fixes: "
-        f"moonshine-tune data fix {out}"
+        f"moonshine-tune data fix {quoted(out)}"
     )
     return "\n".join(lines)
 
@@ -189,7 +192,7 @@ def _fix_text(result: "FixResult") -> str:
     lines.append(
         "write it with: --out fixed.jsonl --apply"
         if result.out is None
-        else f"{result.out}\nnext: moonshine-tune data check {result.out}"
+        else f"{result.out}\nnext: moonshine-tune data check {quoted(result.out)}"
     )
     return "\n".join(lines)
 

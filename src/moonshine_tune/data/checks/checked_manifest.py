@@ -16,6 +16,7 @@ from moonshine_tune.audio.measure import (
     measure_clip,
     measure_quality,
 )
+from moonshine_tune.audio.remarks import Remark
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
 from moonshine_tune.core.errors import AudioError, RequestError
 from moonshine_tune.core.progress import Progress, Stage
@@ -43,6 +44,7 @@ class CheckedClip:
         sample_rate_hz: of the file, before resampling.
         digest: hash of its samples as 16-bit numbers at 16 kHz.
         quality: only in an audit.
+        remarks: what is decided when its recording is read.
     """
 
     utterance: Utterance
@@ -50,6 +52,7 @@ class CheckedClip:
     measures: ClipMeasures
     digest: str
     quality: RecordingQuality | None = None
+    remarks: tuple[Remark, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -227,7 +230,7 @@ def _read_clip(
         if path.stat().st_size == 0:
             return "empty_audio", "0 bytes"
         if path not in infos:
-            infos[path] = audio_info(path)
+            infos[path] = audio_info(path, examine=True)
         info = infos[path]
         if info.seconds == 0:
             return "empty_audio", "no samples"
@@ -249,6 +252,7 @@ def _read_clip(
         measure_clip(samples, SAMPLE_RATE_HZ),
         _digest(samples),
         measure_quality(samples) if with_quality else None,
+        info.remarks,
     )
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.files import holds_out
+from moonshine_tune.core.text import quoted
 from moonshine_tune.corpus.manifest import Utterance, scan_manifest, write_manifest
 from moonshine_tune.data.checks.base import Drop, Edit, Finding, all_checks
 from moonshine_tune.data.checks.checked_manifest import CheckedManifest
@@ -79,6 +81,7 @@ def fixes_for(findings: Iterable[Finding], checked: CheckedManifest) -> tuple[Fi
     return tuple(fixes)
 
 
+@holds_out(lambda audit, *, out=None, **options: out)
 def fix_data(
     audit: Path,
     *,
@@ -113,7 +116,7 @@ def fix_data(
         raise RequestError(
             "the manifest has changed since the audit",
             where=manifest,
-            hint=f"audit it again: moonshine-tune data audit {manifest} --out DIR",
+            hint=f"audit it again: moonshine-tune data audit {quoted(manifest)} --out DIR",
         )
     wanted: dict[str, list[FixRecord]] = defaultdict(list)
     questions: dict[str, list[str]] = defaultdict(list)
@@ -150,7 +153,7 @@ def fix_data(
         )
     if out is not None:
         _check_out(out, manifest, force=force)
-        write_manifest(out, kept)
+        write_manifest(out, kept, replace=force)
     return FixResult(
         manifest,
         out,
