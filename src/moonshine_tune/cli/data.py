@@ -10,6 +10,7 @@ from moonshine_tune.cli import data_audit as audit
 from moonshine_tune.cli import data_synth as synth
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, plain, refuse, say, show, table
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.text import quoted
 
 if TYPE_CHECKING:
     from moonshine_tune.data.checks.check import CheckReport
@@ -152,7 +153,7 @@ def import_command(
     text = (
         f"{result.summary()}\n{result.recordings.summary()}\n"
         f"{result.manifest}: {_duration(result.seconds)}, {speakers}\n"
-        f"next: moonshine-tune data check {result.manifest}"
+        f"next: moonshine-tune data check {quoted(result.manifest)}"
     )
     show(text, result.to_record(), as_json=as_json)
 

@@ -1,6 +1,5 @@
 """`moonshine-tune merge`."""
 
-import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typer import Option
 
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, show
 from moonshine_tune.cli.options import OutFolder
+from moonshine_tune.core.text import quoted
 
 
 def register(app: typer.Typer) -> None:
@@ -41,7 +41,7 @@ def merge(
     lines = [
         f"merged {result.changed} of {result.tensors} tensors of {result.base}, {result.dtype}",
         f"checkpoint  {result.checkpoint_dir}",
-        f"train or evaluate it with: --model {shlex.quote(str(result.checkpoint_dir))}",
+        f"train or evaluate it with: --model {quoted(result.checkpoint_dir)}",
     ]
     if result.relative_error:
         lines.insert(

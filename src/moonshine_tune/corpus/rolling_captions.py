@@ -18,14 +18,14 @@ def repeated_captions(utterances: Sequence[Utterance]) -> Iterator[tuple[Utteran
 
     Only recordings in which that is the rule, and only spans and clips of one recording.
     """
-    groups: dict[str, list[Utterance]] = defaultdict(list)
+    groups: dict[object, list[Utterance]] = defaultdict(list)
     for item in utterances:
         if item.text and (item.start is not None or item.session):
-            groups[item.session or str(item.audio)].append(item)
+            groups[item.session if item.start is None else item.audio].append(item)
     for members in groups.values():
         if len(members) <= _FEWEST_CUES:
             continue
-        ordered = sorted(members, key=lambda item: (str(item.audio), item.start or 0.0))
+        ordered = sorted(members, key=lambda item: item.start or 0.0)
         repeated = [
             (later, phrase)
             for earlier, later in pairwise(ordered)

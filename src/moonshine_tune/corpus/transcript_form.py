@@ -391,11 +391,15 @@ def find_form(
     matches: list[FormMatch] = []
     if not text.isascii() and _is_broken(text):
         matches.append(FormMatch("broken_characters", 0, len(text), text))
-    if text and (len(text) <= _LONGEST_LABEL or text[0] in "[{(a"):
+    is_plain = _SUSPECT.search(text) is None
+    # Most texts end here: several words without a mark, and the first is no label.
+    if is_plain and " " in text and text.partition(" ")[0] not in _BARE_LABELS:
+        return tuple(matches)
+    if len(text) <= _LONGEST_LABEL or text[0] in "[{(a":
         kind = _whole_text_kind(text)
         if kind is not None:
             return (*matches, FormMatch(kind, 0, len(text)))
-    if not _SUSPECT.search(text):
+    if is_plain:
         return tuple(matches)
     matches += _table_matches(text)
     prefix = _PREFIX.match(text) if names else None

@@ -14,6 +14,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any, Literal
 
+from moonshine_tune.core.bounded_files import open_regular
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.progress import Progress
 
@@ -237,7 +238,8 @@ def read_text(path: Path, encoding: str | None = None) -> str:
     Raises:
         RequestError: neither, a workbook, or no such encoding.
     """
-    raw = path.read_bytes()
+    with open_regular(path) as file:
+        raw = file.read()
     for signature, kind, hint in _NO_TEXT:
         if raw.startswith(signature):
             raise RequestError(f"{kind}, not text", where=path, hint=hint)

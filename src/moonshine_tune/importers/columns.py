@@ -4,7 +4,6 @@ Content decides where one reading is certain. Where two remain, the import stops
 """
 
 import re
-import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,6 +12,7 @@ from typing import Any
 
 from moonshine_tune.audio.io import AUDIO_ENDINGS
 from moonshine_tune.core.errors import ProblemsError, RequestError
+from moonshine_tune.core.text import quoted
 from moonshine_tune.importers.base import ColumnNames
 from moonshine_tune.importers.times import seconds_of_cell
 
@@ -117,7 +117,7 @@ def other_texts(columns: Mapping[str, str], heading: Sequence[str]) -> list[str]
     """A sentence on each column that is called like a transcript and is not the one."""
     return [
         f"column {name!r} is kept as a field; if it is the transcript: --text-column "
-        + shlex.quote(name)
+        + quoted(name)
         for name in heading
         if simple_name(name) in _NAMES["text"] and name not in columns.values()
     ]
@@ -230,9 +230,9 @@ def _naming_hint(field: str, columns: Mapping[str, str], profiles: Mapping[str, 
         "text": [name for name in free if profiles[name].is_phrases],
     }
     proposal = fits[field][0] if len(fits[field]) == 1 else "NAME"
-    hint = f"name it with --{field}-column {shlex.quote(proposal)}"
+    hint = f"name it with --{field}-column {quoted(proposal)}"
     if field == "audio" and "text" not in columns and len(fits["text"]) == 1:
-        hint += f" --text-column {shlex.quote(fits['text'][0])}"
+        hint += f" --text-column {quoted(fits['text'][0])}"
     return hint + (", or import without texts: --no-text" if field == "text" else "")
 
 
@@ -297,7 +297,7 @@ def _refuse_readings(
     raise ProblemsError(
         f"{path}: {title}",
         [
-            f"--{field}-column {shlex.quote(name)}: {profile.shown()}"
+            f"--{field}-column {quoted(name)}: {profile.shown()}"
             for name, profile in candidates.items()
         ],
         hint="run again with one of these options",

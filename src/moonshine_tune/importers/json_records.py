@@ -4,15 +4,15 @@ NeMo writes lines into a file called `.json`; Label Studio nests what is said ab
 others write a dictionary of ids, or of recordings and texts.
 """
 
-import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from moonshine_tune.audio.io import AUDIO_ENDINGS
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.json_text import JsonError, parse_json, parse_json_line
 from moonshine_tune.importers.base import ColumnNames, Rows, read_text
 from moonshine_tune.importers.delimited import Records, Table
 from moonshine_tune.importers.tabular import SPLIT_NAMES, rows_of_table
@@ -110,7 +110,7 @@ def _records(content: str) -> Records:
     ]
     is_lines = bool(parsed) and isinstance(parsed[0][1], dict)
     if not is_lines or (len(parsed) == 1 and not _audio_key(_flat(parsed[0][1]))):
-        document = _parsed(content)
+        document = _parsed(content, parse_json)
         if not isinstance(document, str):
             return _numbered(_inner(document))
         return parsed if any(isinstance(item, dict) for _, item in parsed) else [("", document)]
@@ -129,12 +129,12 @@ def _numbered(records: Iterable[dict[str, Any] | str]) -> Records:
     return [(f", record {number}", record) for number, record in enumerate(records, start=1)]
 
 
-def _parsed(text: str) -> Any:
-    """The JSON value; or, as a string, why it is none."""
+def _parsed(text: str, parse: Callable[..., Any] = parse_json_line) -> Any:
+    """The JSON value; or, as a string, why it is none. NaN is what pandas writes for no value."""
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        return f"not JSON ({getattr(error, 'msg', error)})"
+        value = parse(text, lenient=True)
+    except JsonError as error:
+        return str(error)
     return "not a JSON object" if isinstance(value, str) else value
 
 

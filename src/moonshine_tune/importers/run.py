@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from moonshine_tune.core.errors import AudioError, ProblemsError, RequestError
 from moonshine_tune.core.files import holds_out
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.scratch import remove_leftovers
+from moonshine_tune.core.text import quoted
 from moonshine_tune.corpus.manifest import RESERVED_KEYS, Utterance, seconds_of, write_manifest
 from moonshine_tune.corpus.rolling_captions import repeated_captions
 from moonshine_tune.corpus.speaker_labels import count_speakers
@@ -199,7 +199,9 @@ def _count_form(kept: Sequence[Utterance], rows: Rows, request: ImportRequest) -
     counts = count_form([item.text for item in kept])
     counts["repeated_caption"] = len(list(repeated_captions(kept)))
     texts = [str(row.values.get("text", "")) for row in rows.rows if request.want_text]
-    counts["cleaned_text"] = sum(clean_text(text) != text for text in texts)
+    unchanged = {item.text for item in kept}
+    changed = (text for text in texts if text not in unchanged)
+    counts["cleaned_text"] = sum(clean_text(text) != text for text in changed)
     return {kind: count for kind, count in counts.items() if count}
 
 
@@ -220,7 +222,7 @@ def _check(request: ImportRequest) -> None:
         raise RequestError(
             "a folder, but the manifest is a file",
             where=request.out,
-            hint=f"name a file, such as --out {request.out / 'train.jsonl'}",
+            hint=f"name a file, such as --out {quoted(request.out / 'train.jsonl')}",
         )
     table = request.table or Path(request.location)
     if table.is_file() and request.out.exists() and request.out.samefile(table):
@@ -302,7 +304,7 @@ def _nothing_to_read(source: ImportSource) -> RequestError:
     if listed:
         problem += f"; other files: {'; '.join(listed)}"
     table = next((path for path in source.files if path.suffix.lower() in _TABLES), None)
-    named = shlex.quote(str(table)) if table else "FILE"
+    named = quoted(table) if table else "FILE"
     return RequestError(
         problem,
         where=source.folder,
@@ -420,7 +422,8 @@ def _unwritable(row: Row, path: Path) -> str | None:
     """Why a row cannot be a line of JSON: half of a character, or nesting without end."""
     try:
         f"{path}{row.values}".encode()
-        json.dumps([*row.values.values(), row.extra], ensure_ascii=False).encode()
+        values = [*row.values.values(), row.extra]
+        json.dumps(values, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:
         return "not valid Unicode"
     except (RecursionError, ValueError, TypeError):

@@ -25,6 +25,7 @@ from moonshine_tune.core.files import (
 from moonshine_tune.core.hardware import cache_root, make_cache_folder
 from moonshine_tune.core.names import short_label
 from moonshine_tune.core.progress import Progress, SilentProgress
+from moonshine_tune.core.text import quoted
 from moonshine_tune.models.files import ADAPTER_CONFIG_FILE
 from moonshine_tune.models.fingerprint import fingerprint_of
 from moonshine_tune.registry.catalog import ModelRecord, lookup_model, nearest_hint
@@ -161,7 +162,7 @@ class _ModelSearch:
         if self.record is None:
             return f"if {self.name} is a folder, check its path; else check the hub id"
         if self.offline:
-            return f"run once with a network: moonshine-tune models fetch {self.name}"
+            return f"run once with a network: moonshine-tune models fetch {quoted(self.name)}"
         if self.record.in_wheel:
             return "connect to a package index or the hub, or give a local folder as the model"
         return (
@@ -222,7 +223,10 @@ class _ModelSearch:
         if self.offline:
             raise SourceUnreachableError("the network is forbidden (--offline)")
         runtime = fetch_from_store(
-            self.record.language, self.record.store, self.cache / "store", self.progress
+            self.record.language,
+            self.record.store,
+            make_cache_folder(self.cache / "store", self.progress.say),
+            self.progress,
         )
         return self._rebuilt(runtime, "store", "rebuilt from Moonshine's runtime files")
 
@@ -268,7 +272,12 @@ def rebuild_once(
     digest = _runtime_hash(runtime)
     home = cache / "checkpoints"
     folder = home / f"{short_label(name, 'model')}-{digest[:_HASH_DIGITS]}"
-    with disk_errors(cache), FileLock(make_cache_folder(home) / ".rebuild.lock"):
+    # A complete checkpoint needs no lock, which a cache that may only be read cannot have.
+    if _read_entry(folder)[0] is not None:
+        return folder, digest
+    home = make_cache_folder(home, progress.say)
+    folder = home / folder.name
+    with disk_errors(home), FileLock(home / ".rebuild.lock"):
         entry, damage = _read_entry(folder)
         if entry is not None:
             return folder, digest

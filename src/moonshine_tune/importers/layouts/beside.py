@@ -5,7 +5,6 @@ A long recording is cut at its cues.
 
 import os
 import re
-import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ from typing import Any
 
 from moonshine_tune.audio.io import audio_info
 from moonshine_tune.core.errors import AudioError, RequestError
+from moonshine_tune.core.text import quoted
 from moonshine_tune.importers.base import Importer, ImportSource, Row, Rows, read_text
 from moonshine_tune.importers.transcripts.cue import (
     OVERLAP_S,
@@ -251,8 +251,8 @@ def _rest(source: ImportSource, recording: Path, file: Path, others: list[Transc
     """What tells a transcript from the others: the end of its name, or its folder."""
     rest = file.name[len(recording.stem) :] or file.suffix
     if sum(item.file.name.endswith(rest) for item in others) == 1:
-        return shlex.quote(rest)
-    return shlex.quote(file.parent.name)
+        return quoted(rest)
+    return quoted(file.parent.name)
 
 
 def _plain(text: str) -> str:

@@ -1,9 +1,9 @@
 """Tables: a CSV, TSV or JSON file, such as a manifest of NeMo, beside the recordings."""
 
-import shlex
 from pathlib import Path
 
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.text import quoted
 from moonshine_tune.importers import json_records
 from moonshine_tune.importers.base import Importer, ImportSource, Rows, is_clutter
 from moonshine_tune.importers.tabular import read_table
@@ -33,7 +33,7 @@ def _read(source: ImportSource) -> Rows:
         raise RequestError(
             f"the folder has {len(tables)} tables: {', '.join(path.name for path in tables)}",
             where=source.folder,
-            hint=f"choose one with --table {shlex.quote(str(tables[0]))}",
+            hint=f"choose one with --table {quoted(tables[0])}",
         )
     path, request = tables[0], source.request
     beside = source.folder / path.name
@@ -41,13 +41,13 @@ def _read(source: ImportSource) -> Rows:
         raise RequestError(
             "no such table",
             where=path,
-            hint=f"there is one in the folder: --table {shlex.quote(str(beside))}",
+            hint=f"there is one in the folder: --table {quoted(beside)}",
         )
     if path.suffix.lower() in CUE_ENDINGS:
         raise RequestError(
             "the transcript of a recording, not a table",
             where=path,
-            hint=f"give the folder: data import {shlex.quote(str(source.folder))} --out F",
+            hint=f"give the folder: data import {quoted(source.folder)} --out F",
         )
     read = json_records.read_json_table if json_records.is_json_file(path) else read_table
     return read(

@@ -1,11 +1,11 @@
 """One transcript file, of any form: its content decides, its ending does not."""
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
 
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.json_text import JsonError, parse_json
 from moonshine_tune.importers.transcripts.captions import captions, is_sbv
 from moonshine_tune.importers.transcripts.cue import TranscriptFile, spoken_transcript
 from moonshine_tune.importers.transcripts.json_transcript import json_transcript
@@ -142,12 +142,12 @@ def _json(file: Path, content: str, _tier: str | None, seconds: float) -> Transc
     if content.lstrip()[:1] not in ("{", "[") and file.suffix.lower() != ".json":
         return None
     try:
-        document = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        document = parse_json(content, lenient=True)
+    except JsonError as error:
         if file.suffix.lower() not in (".json", ".json3"):
             return None
         raise RequestError(
-            f"not JSON ({error})", where=file, hint="export it again, or move it out of the folder"
+            str(error), where=file, hint="export it again, or move it out of the folder"
         ) from error
     return json_transcript(file, document, seconds)
 
