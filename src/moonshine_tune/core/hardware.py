@@ -129,6 +129,13 @@ def _make_temporary_cache() -> Path:
     return folder
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether a file of the cache is removed when this process ends."""
+    return bool(
+        _make_temporary_cache.cache_info().currsize and path.is_relative_to(_make_temporary_cache())
+    )
+
+
 def cache_root() -> Path:
     """This program's cache folder: MOONSHINE_TUNE_CACHE, or inside the user's cache folder."""
     named = os.environ.get("MOONSHINE_TUNE_CACHE", "").strip()
