@@ -234,6 +234,62 @@ def _table(rng: random.Random) -> bytes:
     return _damage(rng, text.encode(encoding), (*_TEXTS, *_NUMBERS))
 
 
+_SRT = """1
+00:00:00,500 --> 00:00:01,250
+one two
+
+2
+00:00:01,500 --> 00:00:01,900
+three
+"""
+_VTT = "WEBVTT\n\n00:00.500 --> 00:01.250\n<v Anna>one two\n"
+_ASS = """[Script Info]
+ScriptType: v4.00+
+
+[Events]
+Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
+Dialogue: 0,0:00:00.50,0:00:01.25,Default,,0,0,0,,one {\\i1}two
+"""
+_TEXTGRID = """File type = "ooTextFile"
+Object class = "TextGrid"
+
+xmin = 0
+xmax = 2
+tiers? <exists>
+size = 1
+item []:
+    item [1]:
+        class = "IntervalTier"
+        name = "speech"
+        xmin = 0
+        xmax = 2
+        intervals: size = 1
+        intervals [1]:
+            xmin = 0
+            xmax = 2
+            text = "one two"
+"""
+_ELAN = """<?xml version="1.0"?><ANNOTATION_DOCUMENT><TIME_ORDER>
+<TIME_SLOT TIME_SLOT_ID="t1" TIME_VALUE="0"/><TIME_SLOT TIME_SLOT_ID="t2" TIME_VALUE="900"/>
+</TIME_ORDER><TIER TIER_ID="a"><ANNOTATION><ALIGNABLE_ANNOTATION ANNOTATION_ID="x"
+TIME_SLOT_REF1="t1" TIME_SLOT_REF2="t2"><ANNOTATION_VALUE>one</ANNOTATION_VALUE>
+</ALIGNABLE_ANNOTATION></ANNOTATION></TIER></ANNOTATION_DOCUMENT>"""
+_LABELS = "0.0\t1.5\tone two\n1.5\t1.9\tthree\n"
+_CLOCK = "[00:00] one\n[00:01] two\nAnna (0:01): three\n"
+
+
+def _text(*texts: str) -> Make:
+    repeated = (_SRT, _LABELS, "[00:01] a\n", "<a>", "[", "{", "a b ")
+
+    def make(rng: random.Random) -> bytes:
+        if rng.random() < 0.01:
+            return (rng.choice(repeated) * 3000).encode()
+        nasty = (*_TEXTS, *_NUMBERS, "-->", "WEBVTT", "<v a>", "\n\n")
+        return _damage(rng, rng.choice(texts).encode(), nasty)
+
+    return make
+
+
 def _tokenizer(rng: random.Random) -> bytes:
     return _damage(rng, bytes(b for n in range(260) for b in (1, n % 256)), _TEXTS)
 
@@ -250,6 +306,9 @@ _TONE = (
 
 def readers() -> tuple[Reader, ...]:
     """All readers, with right files of their kind."""
+    import numpy as np
+    import soundfile
+
     from moonshine_tune.ablation.space import read_space
     from moonshine_tune.audio.io import audio_info, load_audio
     from moonshine_tune.config.resolve import (
@@ -295,6 +354,18 @@ def readers() -> tuple[Reader, ...]:
         out = path.with_name("imported.jsonl")
         return import_data(ImportRequest(path, out, force=True), SilentProgress())
 
+    def beside(path: Path) -> object:
+        folder = path.parent / "beside"
+        folder.mkdir(exist_ok=True)
+        soundfile.write(folder / "a.wav", np.zeros(32_000), 16_000)
+        transcript = folder / path.name
+        transcript.write_bytes(path.read_bytes())
+        out = path.with_name("imported.jsonl")
+        try:
+            return import_data(ImportRequest(folder, out, force=True), SilentProgress())
+        finally:
+            transcript.unlink()
+
     def audio(path: Path) -> object:
         return audio_info(path), load_audio(path)
 
@@ -308,7 +379,13 @@ def readers() -> tuple[Reader, ...]:
     scores = {"wer": 1.5, "cer": 1, "ci95": [1.0, 2.0], "normalizer": "basic-1", "worst": []}
     counts = {"substitutions": 0, "deletions": 1, "insertions": 0, "reference_words": 2}
     scored = {"id": "u", "reference": "one two", "hypothesis": "one", **counts}
-    span = {"start": 0.5, "end": 1.25}
+    span = {"start": 0.01, "end": 0.09}
+    words = [{"word": "one", "start": 0.5, "end": 1.0}]
+    whisper = {"text": "one two", "segments": [{"text": "one two", "words": words, **span}]}
+    segments = [{"utf8": "one"}, {"utf8": " two", "tOffsetMs": 100}]
+    youtube = {"events": [{"tStartMs": 500, "dDurationMs": 700, "segs": segments}]}
+    region = {"id": "r", "value": {"text": ["one"], **span}}
+    task = {"data": {"audio": "/data/upload/1/a.wav"}, "annotations": [{"result": [region]}]}
     line = {"id": "u1", "audio": "a.wav", "text": "one two", "speaker": "anna", **span}
     data = "data: {train: a.jsonl, test: b.jsonl}"
     plan = f"name: p\n{data}\nphases:\n  doctor:\n  train:\n    model: tiny\n"
@@ -328,6 +405,12 @@ def readers() -> tuple[Reader, ...]:
         Reader("archive", "p.tar.gz", _archive, archive),
         Reader("table", "table.csv", _table, table),
         Reader("table of JSON lines", "table.jsonl", _lines(_json(line)), table),
+        Reader("table in JSON", "table.json", _json([task], [line], {"a": line}), table),
+        Reader("captions", "a.srt", _text(_SRT, _VTT, _ASS), beside),
+        Reader("TextGrid", "a.TextGrid", _text(_TEXTGRID), beside),
+        Reader("ELAN", "a.eaf", _text(_ELAN), beside),
+        Reader("text", "a.txt", _text(_LABELS, _CLOCK, _SRT, "one two\n"), beside),
+        Reader("transcript in JSON", "a.json", _json(whisper, youtube), beside),
         Reader("audio", "a.wav", _wav, audio),
         Reader("tokenizer", "tokenizer.bin", _tokenizer, read_pieces),
     )

@@ -98,3 +98,12 @@ def test_lines_of_a_run_that_was_killed_are_read(tmp_path: Path) -> None:
     assert read_lines(tmp_path / "a.jsonl", lenient=True)[0] == '{"step": 1}'
     with pytest.raises(RequestError, match="not UTF-8 text"):
         read_lines(tmp_path / "a.jsonl")
+
+
+def test_nan_is_read_where_programs_write_it_for_no_number() -> None:
+    assert math.isnan(parse_json('{"mood": NaN}', with_nan=True)["mood"])
+    for text in ("[Infinity]", "[-Infinity]", "[1e999]", r'["\ud800"]'):
+        with pytest.raises(JsonError):
+            parse_json(text, with_nan=True)
+    with pytest.raises(JsonError, match="NaN; write null"):
+        parse_json("[NaN]")

@@ -26,19 +26,20 @@ class JsonError(ValueError):
     """A text that is not JSON, or exceeds a limit; the message is a sentence."""
 
 
-def parse_json(text: str, *, lenient: bool = False) -> Any:
+def parse_json(text: str, *, lenient: bool = False, with_nan: bool = False) -> Any:
     """The value of a JSON text.
 
     Args:
         lenient: take NaN, Infinity and half of a character, for a reader that shows whatever a
             damaged file holds.
+        with_nan: take NaN, which Python and pandas write where there is no number.
 
     Raises:
         JsonError: not JSON (NaN and Infinity are not), nested too deep, a number out of range, or
             half of a character in an escape.
     """
     try:
-        value = (_LENIENT if lenient else _STRICT).decode(text)
+        value = (_LENIENT if lenient else _WITH_NAN if with_nan else _STRICT).decode(text)
     except JSONDecodeError as error:
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
         raise JsonError(f"not JSON ({error.msg} at {line}column {error.colno})") from error
@@ -56,7 +57,7 @@ def parse_json(text: str, *, lenient: bool = False) -> Any:
     return value
 
 
-def parse_json_line(line: str, *, lenient: bool = False) -> Any:
+def parse_json_line(line: str, *, lenient: bool = False, with_nan: bool = False) -> Any:
     """The value of one line of a JSON Lines file.
 
     Args: as of `parse_json`.
@@ -66,7 +67,7 @@ def parse_json_line(line: str, *, lenient: bool = False) -> Any:
     """
     if len(line) > MAX_LINE_CHARS:
         raise _beyond_limit(f"{len(line):,} characters, the most in a line is {MAX_LINE_CHARS:,}")
-    return parse_json(line, lenient=lenient)
+    return parse_json(line, lenient=lenient, with_nan=with_nan)
 
 
 def parse_json_object(line: str, *, lenient: bool = False) -> dict[str, Any]:
@@ -121,5 +122,10 @@ def _refuse_constant(name: str) -> float:
     raise JsonError(f"not JSON ({name}; write null)")
 
 
+def _nan(name: str) -> float:
+    return math.nan if name == "NaN" else _refuse_constant(name)
+
+
 _LENIENT = JSONDecoder(parse_int=_integer)
 _STRICT = JSONDecoder(parse_int=_integer, parse_float=_number, parse_constant=_refuse_constant)
+_WITH_NAN = JSONDecoder(parse_int=_integer, parse_float=_number, parse_constant=_nan)

@@ -132,7 +132,7 @@ def _numbered(records: Iterable[dict[str, Any] | str]) -> Records:
 def _parsed(text: str, parse: Callable[..., Any] = parse_json_line) -> Any:
     """The JSON value; or, as a string, why it is none. NaN is what pandas writes for no value."""
     try:
-        value = parse(text, lenient=True)
+        value = parse(text, with_nan=True)
     except JsonError as error:
         return str(error)
     return "not a JSON object" if isinstance(value, str) else value

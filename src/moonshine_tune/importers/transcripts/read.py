@@ -142,7 +142,7 @@ def _json(file: Path, content: str, _tier: str | None, seconds: float) -> Transc
     if content.lstrip()[:1] not in ("{", "[") and file.suffix.lower() != ".json":
         return None
     try:
-        document = parse_json(content, lenient=True)
+        document = parse_json(content, with_nan=True)
     except JsonError as error:
         if file.suffix.lower() not in (".json", ".json3"):
             return None

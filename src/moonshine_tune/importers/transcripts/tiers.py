@@ -35,6 +35,9 @@ _NO_SPEAKER = re.compile(
 # Of the shorter tier's time, how much two speakers talk at the same time; and how much of a tier is
 # inside of the intervals of the tier that it divides, and how much of these it fills.
 _MOST_SHARED, _LEAST_INSIDE, _LEAST_FILLED = 0.3, 0.9, 0.6
+# What praatio raises for damaged files, beside its own errors.
+_FAULTS = (ValueError, IndexError, KeyError, TypeError, AttributeError, AssertionError,
+           RecursionError)  # fmt: skip
 
 Tiers = dict[str, list[Cue]]
 
@@ -61,7 +64,7 @@ def textgrid(file: Path, content: str, tier: str | None) -> TranscriptFile:
                     Cue(number, float(start), float(end), str(label))
                     for number, (start, end, label) in enumerate(item["entries"], start=1)
                 ]
-    except (PraatioException, ValueError, IndexError, KeyError, TypeError) as error:
+    except (PraatioException, *_FAULTS) as error:
         raise RequestError(
             f"cannot be read as a TextGrid ({error or type(error).__name__})",
             where=file,
