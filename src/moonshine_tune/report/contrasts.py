@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from moonshine_tune.core.errors import RequestError
+from moonshine_tune.corpus.normalizers import NORMALIZERS
+from moonshine_tune.metrics.alike import score_alike
 from moonshine_tune.metrics.wer import ScoredUtterance, compare_paired, summarize
 from moonshine_tune.report.cells import clean, clean_interval, short
 from moonshine_tune.report.figures import Interval
@@ -86,12 +89,22 @@ def _contrast(
 ) -> Contrast:
     row = _unpaired(set_name, backend, _rate_of(base), _rate_of(adapted))
     if base and adapted and base.scored and adapted.scored:
-        # A damaged file: two sides with different utterances cannot be compared.
-        with suppress(ValueError):
-            change = compare_paired(base.scored, adapted.scored)
+        # Damaged files: two sides without a common clip, or with other counts, have no difference.
+        with suppress(RequestError, ValueError):
+            alike = score_alike(
+                base.scored,
+                adapted.scored,
+                NORMALIZERS.get(str(adapted.result.normalizer)),
+                normalizer_before=base.result.normalizer,
+            )
+            change = compare_paired(alike.before, alike.after)
+            if alike.remarks:
+                # The rates as they were written are not of the same clips, or not counted alike.
+                row = replace(row, before=_rate_from(alike.before), after=_rate_from(alike.after))
             return replace(
                 row, difference=change.difference, ci95=change.ci95, verdict=change.verdict
             )
+        return replace(row, difference=None)
     return row
 
 

@@ -180,6 +180,21 @@ class KeyTermsRecord(Record):
     arms: list[KeyTermsArmRecord] = []
 
 
+class EmptyReferencesRecord(Record):
+    """Utterances without a reference word, which no WER counts, and the words made up on them.
+
+    Attributes:
+        seconds: of their audio.
+        base: the same of the model that the evaluation is compared with.
+    """
+
+    utterances: StrictInt | None = None
+    made_up_words: StrictInt | None = None
+    seconds: Number | None = None
+    made_up_per_minute: Number | None = None
+    base: "EmptyReferencesRecord | None" = None
+
+
 class EvaluationRecord(Artifact):
     """`result.json`: written by evaluate, demo and plan; read by report and package."""
 
@@ -208,6 +223,7 @@ class EvaluationRecord(Artifact):
     conditions: list[Object] = []
     metrics: dict[str, Object] = {}
     keyterms: KeyTermsRecord | None = None
+    empty_references: EmptyReferencesRecord | None = None
     remarks: list[str] = []
 
 

@@ -89,6 +89,7 @@ def prepare_training(
         name="train",
         max_clip_s=settings.data.max_clip_s,
         needs_text=True,
+        keeps_silence=settings.data.teach_silence,
     )
     adapter = inject_lora(
         opened.model,
