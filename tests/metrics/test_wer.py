@@ -216,7 +216,7 @@ def test_other_references_are_no_pair() -> None:
 def test_an_interval_holds_its_own_difference(seed: int) -> None:
     """Few or many utterances, skewed lengths and rates, empty references, and one clip alone."""
     rng = random.Random(seed)
-    words = "a b c d e f".split()
+    words = ["a", "b", "c", "d", "e", "f"]
 
     def text(longest: int) -> str:
         return " ".join(rng.choices(words, k=rng.randint(0, longest)))

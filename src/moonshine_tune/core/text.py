@@ -1,6 +1,7 @@
 """Helpers for the text of messages."""
 
 import difflib
+import shlex
 from collections.abc import Iterable
 
 
@@ -11,6 +12,11 @@ def first_line(text: object, limit: int = 200) -> str:
     """
     lines = str(text).strip().splitlines()
     return lines[0].strip()[:limit] if lines else type(text).__name__
+
+
+def shell_command(*words: object) -> str:
+    """A command of this program that can be pasted into a shell, whatever its paths hold."""
+    return shlex.join(["moonshine-tune", *map(str, words)])
 
 
 def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str | None:

@@ -14,7 +14,7 @@ from moonshine_tune.core.files import complete_folder, sha256_of
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import versions
 from moonshine_tune.corpus.manifest import Utterance
-from moonshine_tune.export.calibration import AUTO, NONE, Rounding, choose_rounding
+from moonshine_tune.export.calibration import AUTO, NONE, Rounding, choose_rounding, missing_clips
 from moonshine_tune.export.graft import GraftReport, graft
 from moonshine_tune.export.graphs import build_graphs
 from moonshine_tune.export.merged_checkpoint import base_model_of
@@ -77,6 +77,10 @@ def export(request: ExportRequest, out: Path, progress: Progress) -> ExportRecor
     """
     _check(request)
     utterances = parity_utterances(request.run, request.manifest)
+    calibrates = request.method == "graft" and request.calibrate == AUTO
+    if calibrates and (missing := missing_clips(request.run)):
+        # Before the work: files with dithered rounding lose words.
+        progress.say(missing)
     subject = _open(request, progress)
     opened = subject.opened
     layout = _base_layout(request, subject) if request.method == "graft" else None

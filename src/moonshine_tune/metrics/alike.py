@@ -94,9 +94,7 @@ def score_alike(
     return AlikeScores(tuple(a for a, _ in pairs), tuple(b for _, b in pairs), tuple(remarks))
 
 
-def _scored_again(
-    item: ScoredUtterance, reference: str, normalizer: Normalizer
-) -> ScoredUtterance:
+def _scored_again(item: ScoredUtterance, reference: str, normalizer: Normalizer) -> ScoredUtterance:
     again = score_utterance(item.id, reference, item.hypothesis, normalizer)
     return replace(again, speaker=item.speaker, seconds=item.seconds)
 
@@ -107,9 +105,12 @@ def _is_another_clip(first: ScoredUtterance, second: ScoredUtterance) -> bool:
         return abs(first.seconds - second.seconds) > _SECONDS
     if first.reference == second.reference:
         return False
-    spelled = [text.lower() for text in (first.reference, second.reference)]
-    letters = ["".join(filter(str.isalnum, text)) for text in spelled]
+    letters = _letters(first.reference), _letters(second.reference)
     if not all(letters):
         # One of the two has no words: whether they are of one clip cannot be known from them.
         return False
     return SequenceMatcher(None, *letters, autojunk=False).ratio() < _SAME_LETTERS
+
+
+def _letters(text: str) -> str:
+    return "".join(filter(str.isalnum, text.casefold()))

@@ -90,13 +90,12 @@ class ScoredUtterance:
             raise ValueError("counts must be whole numbers")
         substitutions, deletions, insertions, words, character_errors, characters = counts
         speaker, seconds = record.get("speaker"), record.get("seconds")
-        is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
         return cls(
             *texts,
             words=ErrorCounts(substitutions, deletions, insertions, words),
             characters=ErrorCounts(substitutions=character_errors, reference=characters),
             speaker=speaker if isinstance(speaker, str) else None,
-            seconds=float(seconds) if is_number else None,
+            seconds=float(seconds) if isinstance(seconds, int | float) else None,
         )
 
 
@@ -305,7 +304,7 @@ def _interval(pairs: Sequence[tuple[int, int]]) -> tuple[float, float]:
 def compare_paired(
     before: Sequence[ScoredUtterance], after: Sequence[ScoredUtterance]
 ) -> PairedComparison:
-    """Paired bootstrap over utterances that both systems transcribed, on those with reference words.
+    """Paired bootstrap over utterances with reference words that both systems transcribed.
 
     Raises:
         ValueError: the two do not hold the same utterances, or not with the same references:

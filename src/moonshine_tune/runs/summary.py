@@ -10,9 +10,10 @@ from typing import Any
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import read_json
+from moonshine_tune.core.nested import flatten
 from moonshine_tune.metrics.wer import ScoredUtterance
 from moonshine_tune.runs.folder import RunFolder
-from moonshine_tune.runs.records import RunRecord, SelectionRecord
+from moonshine_tune.runs.records import BETTER, RunRecord, SelectionRecord
 
 # A live run writes each step. The price of a long time: a run that was killed counts as running
 # for so long. Of a short one: a run on a laptop that sleeps counts as dead, and is cleaned away.
@@ -31,7 +32,10 @@ class RunSummary:
         status: `finished`, `early stop`, `interrupted`, `pruned`, `failed`, `running`, `stopped`
             (marked as running, with no file written for a day) or `torn` (run.json is unreadable).
         live: whether it may still be running.
-        dev_data: fingerprint of the dev manifest; only runs with the same one can be ranked.
+        dev_data: fingerprint of the dev manifest.
+        scored_on: the dev set and the normalizer of its scores; only runs with the same can be
+            ranked.
+        verdict: on the adapter that was kept; empty where there is none.
     """
 
     path: Path
@@ -49,6 +53,8 @@ class RunSummary:
     size_mb: float
     dev_data: str | None
     remark: str = ""
+    scored_on: str = ""
+    verdict: str = ""
 
     @property
     def ended(self) -> bool:
@@ -113,13 +119,14 @@ def read_run(path: Path) -> RunSummary:
         status = "stopped"
     base, best = _scores(run, record)
     result = record.result
+    verdict = "" if result.is_empty else result.judged
     return RunSummary(
         path=path,
         status=status,
         live=recent and status in ("torn", "running"),
         model=str(record.settings.get("model", "?")),
         created=record.created,
-        steps=_last_step(run) if result.is_empty else result.steps,
+        steps=result.steps if result.steps is not None and status != "running" else _last_step(run),
         base_dev_wer=base.dev_wer,
         dev_wer=best.dev_wer,
         base_canary_wer=base.canary_wer,
@@ -128,8 +135,26 @@ def read_run(path: Path) -> RunSummary:
         train_seconds=result.train_seconds,
         size_mb=round(size / 1e6, 1),
         dev_data=record.data.get("dev"),
-        remark=problem or record.error or "; ".join(wrong),
+        remark=problem or record.error or "; ".join([*wrong, *_warnings(verdict)]),
+        scored_on=_scored_on(record),
+        verdict=verdict,
     )
+
+
+def _warnings(verdict: str) -> list[str]:
+    return [] if verdict in ("", BETTER) else [verdict]
+
+
+def _scored_on(record: RunRecord) -> str:
+    """What the dev WER of a run depends on besides the adapter, as one text."""
+    settings = dict(flatten(record.settings))
+    names = ["data.max_clip_s", "select.max_dev_utterances"]
+    manifest = record.data.get("dev")
+    if manifest is None:
+        manifest = record.data.get("train")
+        names += ["data.dev_share", "train.seed"]
+    values = (f"{name}={settings[name]}" for name in names if name in settings)
+    return " ".join([str(record.normalizer), str(manifest), *values])
 
 
 def read_scored(path: Path) -> tuple[ScoredUtterance, ...]:

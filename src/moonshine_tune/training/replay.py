@@ -157,7 +157,7 @@ def prepare_replay(
     if settings.data.teach_silence:
         # The base model is no teacher here: the words that it makes up are what must go.
         silent = (index for index in drawn if dataset.is_silent(index))
-        transcripts |= {index: () for index in silent}
+        transcripts |= dict.fromkeys(silent, ())
     without_text = [index for index in drawn if index not in transcripts]
     teacher = ReplayTeacher(opened, dataset, source, without_text, progress)
     return Replay(source, teacher, sampler, transcripts, dataset.remarks)
