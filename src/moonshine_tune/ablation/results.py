@@ -17,6 +17,7 @@ from moonshine_tune.core.errors import NegativeAnswerError, RequestError
 from moonshine_tune.core.files import write_text_atomic
 from moonshine_tune.core.nested import flatten, unflatten
 from moonshine_tune.core.progress import Progress, SilentProgress
+from moonshine_tune.core.text import quoted
 from moonshine_tune.metrics.wer import PairedComparison, compare_paired
 from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runs.records import rank_trials
@@ -151,7 +152,7 @@ def choose(
         raise NegativeAnswerError(
             "no trial is finished yet",
             where=path,
-            hint=f"continue with: moonshine-tune ablate run --out {path}",
+            hint=f"continue with: moonshine-tune ablate run --out {quoted(path)}",
         )
     # Latency last: what is out for another reason need not be measured.
     allowed, reasons = _within(done, replace(bounds, max_latency=None))
@@ -302,6 +303,6 @@ def _settings_text(ablation: Ablation, trial: TrialSummary, num_done: int, file:
     head = (
         f"# Trial {trial.number} of an ablation, chosen among {num_done}: "
         f"{shown_figures(trial.figures)}.\n"
-        f"#   moonshine-tune train --config {file.name} --out runs/chosen\n"
+        f"#   moonshine-tune train --config {quoted(file.name)} --out runs/chosen\n"
     )
     return head + yaml.safe_dump(unflatten(record), sort_keys=False, allow_unicode=True)

@@ -1,6 +1,5 @@
 """`moonshine-tune data`: import, check, split and synthesize recordings."""
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +9,7 @@ from moonshine_tune.cli import data_audit as audit
 from moonshine_tune.cli import data_synth as synth
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, plain, refuse, say, show, table
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.text import quoted
 
 if TYPE_CHECKING:
     from moonshine_tune.data.checks.check import CheckReport
@@ -109,7 +109,7 @@ def import_command(
     text = (
         f"{result.summary()}\n"
         f"{result.manifest}: {_duration(result.seconds)}, {speakers}\n"
-        f"next: moonshine-tune data check {result.manifest}"
+        f"next: moonshine-tune data check {quoted(result.manifest)}"
     )
     show(text, result.to_record(), as_json=as_json)
 
@@ -215,8 +215,8 @@ def split_command(
 
 def _after_split(out: Path, splits: set[str]) -> str:
     """The next command, with paths quoted for a shell."""
-    dev = f" --dev {shlex.quote(str(out / 'dev.jsonl'))}" if "dev" in splits else ""
-    train = shlex.quote(str(out / "train.jsonl"))
+    dev = f" --dev {quoted(out / 'dev.jsonl')}" if "dev" in splits else ""
+    train = quoted(out / "train.jsonl")
     return f"next: moonshine-tune train --preset tiny --train {train}{dev} --out runs/first"
 
 

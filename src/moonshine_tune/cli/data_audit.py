@@ -14,6 +14,7 @@ from moonshine_tune.cli.console import (
     table,
 )
 from moonshine_tune.cli.options import DeviceOption
+from moonshine_tune.core.text import quoted
 
 if TYPE_CHECKING:
     from moonshine_tune.data.checks.audit import Audit
@@ -162,7 +163,7 @@ def _audit_text(result: "Audit", out: Path) -> str:
     num_fixes = sum(item.usual for item in result.fixes)
     lines.append(
         f"{result.utterances:,} utterances, {result.clean:,} clean; {num_fixes:,} fixes: "
-        f"moonshine-tune data fix {out}"
+        f"moonshine-tune data fix {quoted(out)}"
     )
     return "\n".join(lines)
 
@@ -182,6 +183,6 @@ def _fix_text(result: "FixResult") -> str:
     lines.append(
         "write it with: --out fixed.jsonl --apply"
         if result.out is None
-        else f"{result.out}\nnext: moonshine-tune data check {result.out}"
+        else f"{result.out}\nnext: moonshine-tune data check {quoted(result.out)}"
     )
     return "\n".join(lines)

@@ -118,6 +118,7 @@ def summary(result: "Evaluation") -> str:
     ]
     if result.comparison and score.has_wer:
         lines.append(f"difference {change_text(result.comparison)}")
+    lines += result.remarks
     if result.metrics:
         lines.append(_metrics_table(result))
     if result.keyterms:
@@ -130,7 +131,7 @@ def summary(result: "Evaluation") -> str:
         lines.append(f"    hypothesis: {item.hypothesis}")
     if result.conditions:
         lines.append(_conditions_table(result.conditions))
-    return "\n".join([*lines, *result.remarks])
+    return "\n".join(lines)
 
 
 def _empty_lines(result: "Evaluation") -> list[str]:

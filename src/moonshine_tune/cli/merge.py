@@ -8,6 +8,7 @@ from typer import Option
 
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, show
 from moonshine_tune.cli.options import OutFolder
+from moonshine_tune.core.text import quoted
 
 
 def register(app: typer.Typer) -> None:
@@ -28,6 +29,6 @@ def merge(
     text = (
         f"merged {result.changed} of {result.tensors} tensors of {result.base}\n"
         f"checkpoint  {result.checkpoint_dir}\n"
-        f"train or evaluate it with: --model {result.checkpoint_dir}"
+        f"train or evaluate it with: --model {quoted(result.checkpoint_dir)}"
     )
     show(text, result, as_json=as_json)

@@ -9,7 +9,7 @@ from typer import Option
 
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, number, refuse, show, table
 from moonshine_tune.cli.options import OutFolder
-from moonshine_tune.core.text import shell_command
+from moonshine_tune.core.text import quoted
 
 if TYPE_CHECKING:
     from moonshine_tune.training.result import TrainResult
@@ -104,12 +104,13 @@ def _summary(result: "TrainResult") -> str:
     ]
     if result.verdict in _ADVICE:
         lines.append(f"{result.remarks[-1]}; {_ADVICE[result.verdict]}")
+    run = quoted(result.run)
     if result.stopped == "interrupted":
-        command = shell_command("train", "--resume", "--out", result.run)
-        lines.append(f"everything is saved; continue with: {command}")
-    elif result.verdict not in _ADVICE:
-        command = shell_command("evaluate", "--adapter", result.run, "--manifest", "test.jsonl")
-        lines.append(f"next: {command}")
+        lines.append(
+            f"everything is saved; continue with: moonshine-tune train --resume --out {run}"
+        )
+    elif result.verdict in _ADVICE:
+        lines.append(f"next: moonshine-tune report {run}")
     else:
-        lines.append(f"next: {shell_command('report', result.run)}")
+        lines.append(f"next: moonshine-tune evaluate --adapter {run} --manifest test.jsonl")
     return "\n".join(lines)

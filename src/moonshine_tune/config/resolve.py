@@ -1,5 +1,6 @@
 """Settings and their sources; the later one wins: default, preset, file, flag, `--set`."""
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.nested import flatten, unflatten
-from moonshine_tune.core.text import did_you_mean
+from moonshine_tune.core.text import did_you_mean, quoted
 from moonshine_tune.core.yaml import read_shipped, read_yaml, shipped_names
 
 # Settings that are paths; in a settings file they are relative to that file.
@@ -87,7 +88,8 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
         except yaml.YAMLError as error:
             raise RequestError(
                 f"--set {assignment!r}: the value cannot be read as YAML",
-                hint=f"put it into quotes: --set {key.strip()}='\"{text}\"'",
+                hint="put it into quotes: --set "
+                + quoted(f"{key.strip()}={json.dumps(text, ensure_ascii=False)}"),
             ) from error
         if isinstance(value, str):
             # YAML 1.1 reads 3e-4 as text; people mean a number.

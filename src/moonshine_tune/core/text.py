@@ -14,9 +14,9 @@ def first_line(text: object, limit: int = 200) -> str:
     return lines[0].strip()[:limit] if lines else type(text).__name__
 
 
-def shell_command(*words: object) -> str:
-    """A command of this program that can be pasted into a shell, whatever its paths hold."""
-    return shlex.join(["moonshine-tune", *map(str, words)])
+def quoted(value: object) -> str:
+    """A value as one word of a shell, for commands in messages: they are made to be pasted."""
+    return shlex.quote(str(value))
 
 
 def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str | None:

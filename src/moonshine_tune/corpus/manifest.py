@@ -10,6 +10,7 @@ from typing import Any
 
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.files import write_jsonl_atomic
+from moonshine_tune.core.text import quoted
 
 # Keys that this program uses; every other key is kept in `Utterance.extra`.
 RESERVED_KEYS = ("id", "audio", "audio_filepath", "text", "speaker", "duration", "start", "end",
@@ -179,7 +180,7 @@ def read_manifest(path: Path, *, require_text: bool = True, check_files: bool = 
         raise ProblemsError(
             f"{path}: {len(scan.problems)} of {scan.num_lines} lines are invalid",
             [f"{path}:{problem.line}: {problem.message}" for problem in scan.problems],
-            hint=f"fix or remove these lines, then run: moonshine-tune data check {path}",
+            hint=f"fix or remove these lines, then run: moonshine-tune data check {quoted(path)}",
         )
     if not scan.utterances:
         raise RequestError("the manifest has no utterances", where=path)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import read_json, write_json_atomic
+from moonshine_tune.core.text import quoted
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.models.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from moonshine_tune.models.kernels.lora_linear import LoraLinear
@@ -363,5 +364,5 @@ def _check_base(folder: Path, base_sha256: str | None) -> None:
             f"this adapter was trained on another base model ({recorded.get('name')}, weights "
             f"{str(recorded['sha256'])[:12]}), not on weights {base_sha256[:12]}",
             where=folder,
-            hint=f"run it with: --model {recorded.get('name')}",
+            hint=f"run it with: --model {quoted(recorded.get('name'))}",
         )

@@ -24,6 +24,7 @@ from moonshine_tune.core.files import (
 )
 from moonshine_tune.core.hardware import cache_root, make_cache_folder
 from moonshine_tune.core.progress import Progress, SilentProgress
+from moonshine_tune.core.text import quoted
 from moonshine_tune.registry.catalog import ModelRecord, lookup_model, nearest_hint
 from moonshine_tune.registry.hub import fetch_from_hub
 from moonshine_tune.registry.moonshine_store import fetch_from_store
@@ -150,7 +151,7 @@ class _ModelSearch:
         if self.record is None:
             return f"if {self.name} is a folder, check its path; else check the hub id"
         if self.offline:
-            return f"run once with a network: moonshine-tune models fetch {self.name}"
+            return f"run once with a network: moonshine-tune models fetch {quoted(self.name)}"
         if self.record.in_wheel:
             return "connect to a package index or the hub, or give a local folder as the model"
         return (

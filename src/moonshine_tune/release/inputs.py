@@ -15,6 +15,7 @@ from moonshine_tune.audio.io import load_utterance
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 from moonshine_tune.core.errors import AudioError, NegativeAnswerError, RequestError
 from moonshine_tune.core.files import sha256_of
+from moonshine_tune.core.text import quoted
 from moonshine_tune.corpus.manifest import Utterance, read_manifest, seconds_of
 from moonshine_tune.models.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from moonshine_tune.runs.folder import RunFolder
@@ -125,7 +126,7 @@ def gather_inputs(request: PackageRequest) -> PackageInputs:
         raise RequestError(
             f"this run has no adapter: {', '.join(missing)} missing",
             where=adapter_dir,
-            hint=f"finish it first: moonshine-tune train --resume --out {request.run}",
+            hint=f"finish it first: moonshine-tune train --resume --out {quoted(request.run)}",
         )
     adapter_sha256 = sha256_of(adapter_dir / ADAPTER_WEIGHTS_FILE)
     layout = read_layout(request.runtime_dir)
@@ -160,7 +161,7 @@ def _read_export(
     folder = request.runtime_dir
     if not (folder / "export.json").is_file():
         return None
-    hint = f"export again: moonshine-tune export --run {request.run} --out FOLDER"
+    hint = f"export again: moonshine-tune export --run {quoted(request.run)} --out FOLDER"
     record = ExportRecord.read(folder / "export.json", hint=hint)
     for name, digest in record.sha256.items():
         file = folder / Path(name).name
@@ -196,7 +197,8 @@ def _read_benchmark(
         return None
     path = request.benchmark
     file = path / "benchmark.json" if path.is_dir() else path
-    command = f"moonshine-tune benchmark --runtime-dir {request.runtime_dir} --manifest M --out B"
+    runtime = quoted(request.runtime_dir)
+    command = f"moonshine-tune benchmark --runtime-dir {runtime} --manifest M --out B"
     record = BenchmarkRecord.read(file, hint=f"make it with: {command}")
     measured = {item["name"]: item["sha256"] for item in record.files}
     if not measured:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.text import quoted
 from moonshine_tune.corpus.manifest import Utterance, scan_manifest, write_manifest
 from moonshine_tune.data.checks.base import Drop, Edit, Finding, all_checks
 from moonshine_tune.data.checks.checked_manifest import CheckedManifest
@@ -107,7 +108,7 @@ def fix_data(
         raise RequestError(
             "the manifest has changed since the audit",
             where=manifest,
-            hint=f"audit it again: moonshine-tune data audit {manifest} --out DIR",
+            hint=f"audit it again: moonshine-tune data audit {quoted(manifest)} --out DIR",
         )
     wanted: dict[str, list[FixRecord]] = {}
     for fix in record.fixes:

@@ -11,6 +11,7 @@ from typing import Any
 from moonshine_tune.audio.io import AUDIO_ENDINGS, AudioInfo
 from moonshine_tune.core.errors import AudioError, ProblemsError, RequestError
 from moonshine_tune.core.progress import Progress
+from moonshine_tune.core.text import quoted
 from moonshine_tune.corpus.manifest import RESERVED_KEYS, Utterance, seconds_of, write_manifest
 from moonshine_tune.data.importers.base import (
     ImportRequest,
@@ -149,7 +150,7 @@ def _check(request: ImportRequest) -> None:
         raise RequestError(
             "a folder, but the manifest is a file",
             where=request.out,
-            hint=f"name a file, such as --out {request.out / 'train.jsonl'}",
+            hint=f"name a file, such as --out {quoted(request.out / 'train.jsonl')}",
         )
     table = request.table or Path(request.location)
     if table.is_file() and request.out.exists() and request.out.samefile(table):

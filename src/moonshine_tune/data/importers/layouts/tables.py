@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.text import quoted
 from moonshine_tune.data.importers.base import Importer, ImportSource, Rows
 from moonshine_tune.data.importers.tabular import read_table
 
@@ -22,7 +23,7 @@ def _read(source: ImportSource) -> Rows:
         raise RequestError(
             f"the folder has {len(tables)} tables: {', '.join(path.name for path in tables)}",
             where=source.folder,
-            hint=f"choose one with --table {tables[0]}",
+            hint=f"choose one with --table {quoted(tables[0])}",
         )
     return read_table(tables[0], source.request.columns, want_text=source.request.want_text)
 
