@@ -48,6 +48,13 @@ Changes = dict[str, tuple[Any, Any]]
 """Settings that differ, by dotted name: the value before and the value now."""
 
 
+def at_resume(name: str) -> str:
+    """What a resume may do with a setting, in two words."""
+    if name in BY_CONTENT:
+        return "same content"
+    return "may change" if name in MAY_CHANGE else "stays"
+
+
 def changed_settings(before: Mapping[str, Any], now: RunSettings) -> Changes:
     """Settings of `now` that differ from a record's; what the record lacks has its default."""
     defaults = dict(flatten(RunSettings().model_dump(mode="json")))

@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from moonshine_tune.core.errors import RequestError
-from moonshine_tune.corpus.normalizers import NORMALIZERS
-from moonshine_tune.metrics.alike import score_alike
 from moonshine_tune.metrics.wer import ScoredUtterance, compare_paired, summarize
+from moonshine_tune.report.alignment import score_sides_alike
 from moonshine_tune.report.cells import clean, clean_interval, short
 from moonshine_tune.report.figures import Interval
 from moonshine_tune.report.reading import EvaluationPart, ReportInput, RunPart
@@ -89,14 +87,11 @@ def _contrast(
 ) -> Contrast:
     row = _unpaired(set_name, backend, _rate_of(base), _rate_of(adapted))
     if base and adapted and base.scored and adapted.scored:
+        alike = score_sides_alike(base, adapted)
         # Damaged files: two sides without a common clip, or with other counts, have no difference.
-        with suppress(RequestError, ValueError):
-            alike = score_alike(
-                base.scored,
-                adapted.scored,
-                NORMALIZERS.get(str(adapted.result.normalizer)),
-                normalizer_before=base.result.normalizer,
-            )
+        with suppress(ValueError):
+            if alike is None:
+                return replace(row, difference=None)
             change = compare_paired(alike.before, alike.after)
             if alike.remarks:
                 # The rates as they were written are not of the same clips, or not counted alike.
