@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 from tests.training_runs import Training, resolve
 
 from moonshine_tune.config.resolve import resolve_settings
@@ -44,11 +45,15 @@ def _resume(out: Path, progress: Progress | None = None, **changes: Any) -> Trai
 def finished(
     training: Training, tmp_path_factory: pytest.TempPathFactory, one_thread: None
 ) -> Path:
-    """A finished run of 4 steps whose choice is the strength 0.6 (`weakest`). Read only."""
+    """A finished run of 4 steps: the best is of step 2, the choice its strength 0.6. Read only."""
     out = tmp_path_factory.mktemp("finished") / "run"
+    settings = training.settings(
+        *_CHOSEN, train__steps=4, select__every_steps=2, select__canary_bound=200.0
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SelectionRule, "choose", _weakest)
-        train(training.settings(*_CHOSEN, train__steps=4), out, SilentProgress())
+        patch.setattr(SelectionRule, "is_better", lambda _, candidate, best: best is None)
+        train(settings, out, SilentProgress())
     return out
 
 
@@ -135,8 +140,6 @@ def test_a_shorter_longest_clip_changes_training_and_not_the_scores(run: Path) -
     _resume(run, watcher, train__steps=6, data__max_clip_s=0.8)
     assert any("train: kept" in line and "longer than 0.8 s" in line for line in watcher.messages)
     assert any(line == f"dev: kept {len(ids)} of {len(ids)}" for line in watcher.messages)
-    _resume(run, watcher, train__steps=7)
-    assert [line.split('"id": "')[1][:6] for line in (run / "eval/dev.jsonl").open()] == ids
 
 
 # --- the adapter that was chosen
@@ -146,7 +149,7 @@ def _die() -> None:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("end", ["ctrl-c", "kill", "power", "older", "swap"])
+@pytest.mark.parametrize("end", ["ctrl-c", "power", "older", "swap"])
 def test_the_chosen_adapter_stays_until_a_better_one_is_scored(
     run: Path, training: Training, end: str
 ) -> None:
@@ -160,13 +163,12 @@ def test_the_chosen_adapter_stays_until_a_better_one_is_scored(
         path.write_text(json.dumps(document))
     if end == "swap":
         shutil.rmtree(run / "adapter")
-    if end in ("kill", "power"):
+    if end == "power":
         with pytest.raises(KeyboardInterrupt):
             _resume(run, training.Watcher(5, _die), train__steps=9)
-    if end == "power":
         # Killed while the new state was written: the one before is used.
         (run / "state" / "state.safetensors").write_bytes(b"torn")
-    result = _resume(run, training.Watcher.interrupting(6), train__steps=9)
+    result = _resume(run, training.Watcher.interrupting(5), train__steps=9)
     assert (_adapter(run), Training.adapter(run)) == (chosen, weights)
     assert (result.stopped, result.best.to_json()) == ("interrupted", chosen)
     assert _record(run)["result"]["best"] == chosen
@@ -183,7 +185,7 @@ def test_an_adapter_that_breaks_the_bound_never_replaces_one_that_holds_it(
 
     def scored(trainer: Trainer, *given: Any, **named: Any) -> Any:
         candidate, dev = score(trainer, *given, **named)
-        canary = chosen["canary_wer"] + (0.0 if holds else 50.0)
+        canary = chosen["canary_wer"] + (0.0 if holds else 500.0)
         return candidate.model_copy(update={"dev_wer": 1.0, "canary_wer": canary}), dev
 
     monkeypatch.setattr(Trainer, "_score", scored)
@@ -204,19 +206,20 @@ def test_a_finished_run_that_is_resumed_chooses_the_same(
     assert (run / "eval/dev.jsonl").read_bytes() == transcripts
 
 
-def test_the_next_leg_trains_on_from_the_last_step_and_not_from_the_choice(
-    training: Training, tmp_path: Path
-) -> None:
-    """The matrices of the choice are tried at the end of a leg; they are not trained further."""
-    runs = {name: tmp_path / name for name in ("chosen", "plain")}
-    strengths = {"chosen": (1.0, 0.6), "plain": (1.0,)}
-    for name, out in runs.items():
-        settings = training.settings(
-            *_CHOSEN, train__steps=4, select__every_steps=2, retain__strengths=strengths[name]
-        )
-        train(settings, out, SilentProgress())
-        _resume(out, train__steps=6)
-    assert Training.steps(runs["chosen"]) == Training.steps(runs["plain"])
+def test_the_next_leg_trains_on_from_the_last_step_and_not_from_the_choice(finished: Path) -> None:
+    """The best adapter is put into the model to try its strengths; it is not trained further."""
+    after, before = (
+        load_file(finished / "state" / name / "state.safetensors") for name in ("", "previous")
+    )
+
+    def same(first: str, second: str) -> bool:
+        names = [name.removeprefix(first) for name in after if name.startswith(first)]
+        assert names
+        return all(after[first + name].equal(before[second + name]) for name in names)
+
+    assert same("adapter/", "adapter/")
+    assert not same("adapter/", "best/")
+    assert same("chosen/", "best/")
 
 
 # --- a run that was moved
