@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-# Their shell blocks are run on the real model, by tests/real/test_guides.py.
+# Their shell blocks are run with the wheel alone, by tests/docs/test_bare_install.py.
 RUN_PAGES = ("docs/guides/first-adapter.md", "docs/guides/your-own-recordings.md")
 # Their shell blocks are read, not run: each command and option must exist.
 READ_PAGES = {

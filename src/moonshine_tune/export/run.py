@@ -17,6 +17,7 @@ from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.export.calibration import AUTO, NONE, Rounding, choose_rounding, missing_clips
 from moonshine_tune.export.graft import GraftReport, graft
 from moonshine_tune.export.graphs import build_graphs
+from moonshine_tune.export.graphs.builder import require_onnx
 from moonshine_tune.export.merged_checkpoint import base_model_of
 from moonshine_tune.export.parity.gate import DEFAULT_BOUND, check_parity, parity_utterances
 from moonshine_tune.export.parity.graphs import window_rule, windows_read_as
@@ -211,6 +212,8 @@ def _check(request: ExportRequest) -> None:
             where=request.checkpoint,
             hint="name it with --model, or build new files with --method trace",
         )
+    if request.method == "trace":
+        require_onnx()
     if request.base_runtime is not None:
         # Before the model is loaded, so that a wrong folder fails at once.
         read_layout(request.base_runtime)
