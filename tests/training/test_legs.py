@@ -149,7 +149,7 @@ def _die() -> None:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("end", ["ctrl-c", "power", "older", "swap"])
+@pytest.mark.parametrize("end", ["power", "older", "swap"])
 def test_the_chosen_adapter_stays_until_a_better_one_is_scored(
     run: Path, training: Training, end: str
 ) -> None:
@@ -257,7 +257,6 @@ def test_manifests_elsewhere_are_named_once(moved: Path) -> None:
     named = {f"data__{name}": str(data / f"{name}.jsonl") for name in ("train", "dev", "replay")}
     _resume(out, **named)
     assert _record(out)["settings"]["data"]["train"] == str(data / "train.jsonl")
-    assert _resume(out, train__steps=5).steps == 5
 
 
 # --- the verdict
