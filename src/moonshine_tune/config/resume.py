@@ -86,7 +86,7 @@ def check_resumed(
     }
     if refused:
         raise ProblemsError(
-            f"{', '.join(refused)} cannot change at a resume, which keeps what is learnt and scored",
+            f"{', '.join(refused)} cannot change at a resume: it keeps what is learnt and scored",
             [
                 f"{name}: {old} in this run, {new} by {resolved.sources.get(name, 'default')}"
                 for name, (old, new) in refused.items()

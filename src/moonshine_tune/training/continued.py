@@ -10,6 +10,7 @@ from moonshine_tune.config.resolve import PATH_SETTINGS, ResolvedSettings, resol
 from moonshine_tune.config.resume import check_resumed
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.nested import flatten, unflatten
+from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import command_line
 from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runs.locations import locate
@@ -44,17 +45,18 @@ class ContinuedRun:
         return float(value) if isinstance(value, int | float) else None
 
     def begin_leg(
-        self, steps_done: int, resolved: ResolvedSettings, content: Mapping[str, Any]
-    ) -> list[str]:
+        self,
+        resolved: ResolvedSettings,
+        content: Mapping[str, Any],
+        progress: Progress,
+        steps_done: int,
+    ) -> None:
         """Write the settings now in force into run.json; a change makes it a leg of its own.
 
         Args:
-            steps_done: after how many steps the run continues.
             resolved: the settings, after the check of the memory.
             content: what run.json has of a leg.
-
-        Returns:
-            What to say of it.
+            steps_done: after how many steps the run continues.
         """
         record = self.record
         changes = check_resumed(record.settings, resolved, record.normalizer)
@@ -66,7 +68,7 @@ class ContinuedRun:
         moved = {n: (before[n], now[n]) for n in machine if before[n] not in (None, now[n])}
         if not changes and not moved:
             self.run.update_record(**update)
-            return []
+            return
         first_step = steps_done + 1
         first, *legs = record.legs or [_first_leg(record)]
         leg = LegRecord(
@@ -81,10 +83,10 @@ class ContinuedRun:
         kept = [item for item in legs if item.first_step < first_step]
         update["legs"] = [item.to_json() for item in (first, *kept, leg)]
         values = ", ".join(f"{n} {old} → {new}" for n, (old, new) in (changes | moved).items())
-        remarks = [f"resumed at step {first_step} with other settings: {values}"]
-        update["remarks"] = [*record.remarks, *remarks]
+        remark = f"resumed at step {first_step} with other settings: {values}"
+        update["remarks"] = [*record.remarks, remark]
         self.run.update_record(**update)
-        return remarks
+        progress.say(remark)
 
 
 def _name_of(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +87,7 @@ def train(
             _write_record(run, content, memory, model, prepared)
         return trainer.fit(resume=False, start_time=start_time)
     _check_same_run(run, continued, model, prepared)
-
-    def begin_leg(steps_done: int) -> None:
-        for remark in continued.begin_leg(steps_done, memory.resolved, content):
-            progress.say(remark)
-
+    begin_leg = partial(continued.begin_leg, memory.resolved, content, progress)
     return trainer.fit(resume=True, start_time=start_time, on_resume=begin_leg)
 
 
