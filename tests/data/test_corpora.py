@@ -248,15 +248,15 @@ def test_cues_in_another_encoding_and_without_text(folder: Path) -> None:
     assert "no cue with a text" in problems.value.problems[0]
 
 
-def test_repeated_ids_are_an_error(folder: Path) -> None:
+def test_the_same_row_twice_is_an_error(folder: Path) -> None:
     for name in ("one/a.wav", "two/a.wav"):
         _clip(folder / name)
-    table = "id,audio,text\nx,one/a.wav,first\nx,two/a.wav,second\n"
+    table = "id,audio,text\nx,one/a.wav,first\nx,one/a.wav,second\n"
     _write(folder / "t.csv", table)
     with pytest.raises(ProblemsError) as problems:
         _import(folder)
     assert "an earlier row has id 'x'" in problems.value.problems[0]
-    _write(folder / "t.csv", table.replace("x,", ",").replace("id,", "number,"))
+    _write(folder / "t.csv", "number,audio,text\n,one/a.wav,first\n,two/a.wav,second\n")
     _, utterances = _import(folder)
     assert sorted(item.id for item in utterances) == ["one/a", "two/a"]
 

@@ -168,7 +168,7 @@ def test_a_manifest_is_imported_as_it_is(corpus: Path) -> None:
 def test_all_invalid_rows_are_reported_with_file_and_line(corpus: Path) -> None:
     table = corpus / "t.csv"
     table.write_text(
-        'audio,text,id,start\na.wav,"one\nmore",x,\ngone.wav,two,y,\nb.wav,three,x,\n'
+        'audio,text,id,start\na.wav,"one\nmore",x,\ngone.wav,two,y,\na.wav,three,x,\n'
         "b.wav,four,z,soon\nb.wav,five\n,six,u,\nb.wav,seven,v,9\n"
     )
     with pytest.raises(ProblemsError) as caught:

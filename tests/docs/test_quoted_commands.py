@@ -18,8 +18,8 @@ _OPTION = re.compile(r"--[a-z][a-z-]+[ =]$")
 
 
 def _is_quoted(node: ast.AST) -> bool:
-    calls = (item.func for item in ast.walk(node) if isinstance(item, ast.Call))
-    return any(isinstance(func, ast.Name) and func.id == "quoted" for func in calls)
+    calls = (ast.unparse(item.func) for item in ast.walk(node) if isinstance(item, ast.Call))
+    return any(name in ("quoted", "shlex.quote", "shlex.join") for name in calls)
 
 
 def _unquoted(source: str) -> Iterator[tuple[int, str]]:

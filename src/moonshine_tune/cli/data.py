@@ -40,9 +40,19 @@ def import_command(
         Path | None,
         typer.Option(help="CSV, TSV or JSONL; without it, the folder is searched for transcripts."),
     ] = None,
-    audio_column: Annotated[str | None, typer.Option(help="Column of the recording.")] = None,
-    text_column: Annotated[str | None, typer.Option(help="Column of the transcript.")] = None,
-    speaker_column: Annotated[str | None, typer.Option(help="Column of the speaker.")] = None,
+    audio_column: Annotated[
+        str | None, typer.Option(help="Column of the recording: its name or number.")
+    ] = None,
+    text_column: Annotated[
+        str | None, typer.Option(help="Column of the transcript: its name or number.")
+    ] = None,
+    speaker_column: Annotated[
+        str | None, typer.Option(help="Column of the speaker: its name or number.")
+    ] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option(help="Encoding of the table, such as cp1252; UTF-8 and UTF-16 need no name."),
+    ] = None,
     language: Annotated[str | None, typer.Option(help="Language of all, such as en or ko.")] = None,
     no_text: Annotated[
         bool, typer.Option("--no-text", help="Import without transcripts (replay audio).")
@@ -97,6 +107,7 @@ def import_command(
         tier=tier,
         audio_out=audio_out,
         channel=channel,
+        encoding=encoding,
     )
     result = import_data(request, TerminalProgress())
     for item in result.dropped[:_SHOWN]:

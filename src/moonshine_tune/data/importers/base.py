@@ -4,6 +4,7 @@ Every module in `data/importers/layouts/` is loaded and defines one `IMPORTER`. 
 import each other; what several need is here and in `tabular.py`.
 """
 
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -59,6 +60,7 @@ class ImportRequest:
         skip_bad: leave out rows that cannot be used, instead of refusing all.
         force: replace an existing `out`.
         tier: of TextGrid files, the one with the texts.
+        encoding: of the table, such as cp1252; None for UTF-8 or UTF-16.
         audio_out: folder for copies as the model reads them: mono, 16 kHz, FLAC, one per row.
         channel: of recordings with several, from 1; needs `audio_out`. None averages them.
     """
@@ -75,6 +77,7 @@ class ImportRequest:
     tier: str | None = None
     audio_out: Path | None = None
     channel: int | None = None
+    encoding: str | None = None
 
     @property
     def is_address(self) -> bool:
@@ -121,6 +124,7 @@ class Row:
         values: the fields of a manifest, by name.
         extra: all other fields.
         problem: why the row cannot be used.
+        id_column: the column that `values["id"]` is from, if it may be the id of something else.
     """
 
     location: str
@@ -128,15 +132,21 @@ class Row:
     values: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
     problem: str | None = None
+    id_column: str | None = None
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows, their origin in a few words, and the folder that their paths are relative to."""
+    """Rows, their origin in a few words, and the folder that their paths are relative to.
+
+    Attributes:
+        remarks: what was decided by content, a sentence each.
+    """
 
     description: str
     folder: Path
     rows: tuple[Row, ...]
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -167,17 +177,70 @@ def all_importers() -> tuple[Importer, ...]:
     return tuple(sorted(importers, key=lambda importer: (importer.priority, importer.name)))
 
 
-def read_text(path: Path) -> str:
+_SAVE_AS_CSV = "open it, save it as CSV UTF-8 (comma delimited), and name that file"
+# Signatures of files that are no text, what they are, and the next step.
+_NO_TEXT = (
+    (b"PK\x03\x04", "an Excel or LibreOffice workbook (or an archive)", _SAVE_AS_CSV),
+    (b"\xd0\xcf\x11\xe0", "an old Excel workbook", _SAVE_AS_CSV),
+    (b"PAR1", "a Parquet file", "name its folder instead: data import FOLDER --out F"),
+    (b"\x1f\x8b", "a file compressed by gzip", "unpack it with gunzip first"),
+)
+# Encodings of spreadsheets and editors that a file without a mark may have.
+_ENCODINGS = ("cp1252", "cp1250", "cp1251", "mac_roman", "cp932", "cp949", "gb18030")
+
+
+def read_text(path: Path, encoding: str | None = None) -> str:
     """Text of a file: UTF-8, or UTF-16 as Excel saves it, with or without a byte order mark.
 
+    Args:
+        encoding: of the file, if it is another.
+
     Raises:
-        RequestError: neither.
+        RequestError: neither, a workbook, or no such encoding.
     """
     raw = path.read_bytes()
-    encoding = "utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    for signature, kind, hint in _NO_TEXT:
+        if raw.startswith(signature):
+            raise RequestError(f"{kind}, not text", where=path, hint=hint)
     try:
-        return raw.decode(encoding)
-    except UnicodeDecodeError as error:
+        return raw.decode(encoding or _unicode_encoding(raw))
+    except LookupError as error:
         raise RequestError(
-            f"not UTF-8 text (byte {error.start})", where=path, hint="save it again as UTF-8"
+            f"no encoding is called {encoding!r}",
+            hint=f"name one with --encoding, such as {', '.join(_ENCODINGS)}",
         ) from error
+    except UnicodeDecodeError as error:
+        if encoding is not None:
+            raise RequestError(
+                f"not {encoding} (byte {error.start})", where=path, hint="name another --encoding"
+            ) from error
+        raise RequestError(
+            f"not UTF-8 text (byte {error.start}){_readings(raw, error.start)}",
+            where=path,
+            hint="save it again as UTF-8; for a table, name the one that reads right: "
+            "--encoding cp1252",
+        ) from error
+
+
+def _unicode_encoding(raw: bytes) -> str:
+    """UTF-16 by its mark or by its zeros, which UTF-8 text never has; else UTF-8."""
+    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "utf-16"
+    start = raw[:4096]
+    # Korean or Chinese UTF-16 still has names of files; a broken UTF-8 file may have one zero.
+    if 20 * start.count(0) > len(start) and len(raw) % 2 == 0:
+        return "utf-16-le" if start[1::2].count(0) >= start[::2].count(0) else "utf-16-be"
+    return "utf-8-sig"
+
+
+def _readings(raw: bytes, position: int) -> str:
+    """The word at a byte in each encoding that gives letters and punctuation there."""
+    start = max(raw.rfind(mark, 0, position) for mark in (b" ", b"\n", b",", b";", b"\t", b"|")) + 1
+    word = raw[start : position + 24].split(b"\n")[0]
+    readings: dict[str, str] = {}
+    for encoding in _ENCODINGS:
+        text = word.decode(encoding, errors="replace").partition(" ")[0].strip()
+        if text and all(unicodedata.category(character)[0] in "LPMN" for character in text):
+            readings.setdefault(text, encoding)
+    shown = ", ".join(f"{text!r} in {encoding}" for text, encoding in readings.items())
+    return f": {shown}" if shown else ""

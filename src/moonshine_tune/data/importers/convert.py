@@ -44,7 +44,10 @@ def probe(paths: Iterable[Path | None], progress: Progress) -> dict[Path, AudioI
 
 
 def convert(
-    utterances: Sequence[Utterance], folder: Path, channel: int | None, progress: Progress
+    utterances: Sequence[Utterance],
+    folder: Path,
+    channels: Sequence[int | None],
+    progress: Progress,
 ) -> tuple[list[Utterance], list[tuple[Path, str]]]:
     """Write each utterance to its own file, mono, 16 kHz, FLAC; spans are cut out.
 
@@ -52,15 +55,18 @@ def convert(
     absent, so copies of an interrupted run are reused. The manifest keeps the sha256 of the
     original recording as `source_sha256`.
 
+    Args:
+        channels: of each utterance, from 1; None averages all channels.
+
     Returns:
         The utterances with their copies; and path and reason of every failure.
     """
     converted: list[Utterance] = []
     failed: list[tuple[Path, str]] = []
 
-    def work(utterance: Utterance) -> Utterance | str:
+    def work(utterance: Utterance, channel: int | None) -> Utterance | str:
         try:
-            return _converted(utterance, folder, utterance.extra.get("channel", channel))
+            return _converted(utterance, folder, channel)
         except AudioError as error:
             return error.message
 
@@ -68,7 +74,7 @@ def convert(
         progress.stage("converting", len(utterances)) as stage,
         ThreadPoolExecutor(_num_threads()) as pool,
     ):
-        for utterance, result in zip(utterances, pool.map(work, utterances), strict=True):
+        for utterance, result in zip(utterances, pool.map(work, utterances, channels), strict=True):
             if isinstance(result, Utterance):
                 converted.append(result)
             else:
@@ -87,14 +93,13 @@ def _converted(utterance: Utterance, folder: Path, channel: int | None) -> Utter
             utterance.audio, start=utterance.start, end=utterance.end, channel=channel
         )
         write_audio(target, samples)
-    extra = {key: value for key, value in utterance.extra.items() if key != "channel"}
     return replace(
         utterance,
         audio=target.resolve(),
         start=None,
         end=None,
         duration=round(audio_info(target).seconds, 4),
-        extra=extra | {"source_sha256": content},
+        extra=utterance.extra | {"source_sha256": content},
     )
 
 

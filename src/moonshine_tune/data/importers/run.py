@@ -1,9 +1,10 @@
 """`data import`: a folder of recordings and their transcripts become a manifest."""
 
+import json
 import os
 import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ from moonshine_tune.data.importers.base import (
     Rows,
     all_importers,
 )
+from moonshine_tune.data.importers.channels import channels_of
 from moonshine_tune.data.importers.convert import convert, probe
+from moonshine_tune.data.importers.finder import RecordingFinder
+from moonshine_tune.data.importers.ids import with_unique_ids
+from moonshine_tune.data.importers.times import SPAN_SLACK_S, in_seconds
 
-# Manifests round times to milliseconds: a span may end this far after its recording.
-_SPAN_SLACK_S = 0.1
 # Rows that contradict their table or their folder. Real corpora are full of rows with the other
 # reasons (unreadable, without text), which are only counted.
 _FATAL = frozenset({"malformed", "missing", "with a wrong span", "with a repeated id"})
@@ -88,9 +91,8 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
     source = _open_source(request, progress)
     rows = _read_rows(source)
     progress.say(f"reading {rows.description}")
-    finder = _RecordingFinder(source.folder, rows.folder, source.recordings)
-    resolved = [_resolve(row, finder) for row in rows.rows]
-    infos = probe([item.path for item in resolved], progress)
+    resolved, infos = _resolve(rows, source)
+    channels: list[int | None] = []
     kept: list[Utterance] = []
     dropped: list[Dropped] = []
     ids: set[str] = set()
@@ -99,6 +101,7 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
         if isinstance(outcome, Utterance):
             ids.add(outcome.id)
             kept.append(outcome)
+            channels.append(request.channel if item.channel is None else item.channel)
         else:
             dropped.append(outcome)
     fatal = [item for item in dropped if item.reason in _FATAL]
@@ -109,7 +112,7 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
             hint="fix these rows, or leave them out with --skip-bad",
         )
     if request.audio_out is not None and kept:
-        kept, failed = convert(kept, request.audio_out, request.channel, progress)
+        kept, failed = convert(kept, request.audio_out, channels, progress)
         dropped += [Dropped(str(path), "unreadable", detail) for path, detail in failed]
     named = {item.path for item in resolved}
     result = ImportResult(
@@ -217,64 +220,41 @@ def _read_rows(source: ImportSource) -> Rows:
     )
 
 
-class _RecordingFinder:
-    """Finds a recording by its name in a table: a path, a name, or a name without ending."""
-
-    def __init__(self, folder: Path, table_folder: Path, recordings: Sequence[Path]) -> None:
-        self._roots = tuple(dict.fromkeys((folder, table_folder)))
-        self._folder = folder
-        self._recordings = recordings
-        self._by_name: dict[str, list[Path]] | None = None
-
-    def find(self, name: str) -> Path | str:
-        """The recording, or the problem in a sentence."""
-        for root in self._roots:
-            try:
-                path = root / Path(name).expanduser()
-                if path.is_file():
-                    return path.resolve()
-            except (OSError, ValueError, RuntimeError):
-                return f"{name!r} is not a path"
-        if self._by_name is None:
-            self._by_name = self._index()
-        # Tables made on Windows have backslashes; disks of macOS store accents as two characters.
-        key = _composed(name.replace("\\", "/").removeprefix("./"))
-        paths = self._by_name.get(key) or self._by_name.get(key.rpartition("/")[2]) or []
-        if len(paths) == 1:
-            return paths[0].resolve()
-        if paths:
-            return f"{len(paths)} recordings are called {name}: {paths[0]}, {paths[1]}"
-        return f"no such recording: {name}"
-
-    def _index(self) -> dict[str, list[Path]]:
-        """Recordings by relative path and by name, each with and without its ending."""
-        index: dict[str, list[Path]] = defaultdict(list)
-        for path in self._recordings:
-            relative = path.relative_to(self._folder)
-            keys = {relative.as_posix(), relative.with_suffix("").as_posix(), path.name, path.stem}
-            for key in sorted(keys):
-                index[_composed(key)].append(path)
-        return index
-
-
 @dataclass(frozen=True)
 class _ResolvedRow:
-    """A row with the path of its recording, or with the problem of finding it."""
+    """A row with the path of its recording, if there is one, and its problem, if it has one."""
 
     row: Row
     path: Path | None
     problem: str
+    channel: int | None = None
 
 
-def _resolve(row: Row, finder: _RecordingFinder) -> _ResolvedRow:
-    result = finder.find(row.audio) if row.problem is None else row.problem
-    if isinstance(result, Path):
-        return _ResolvedRow(row, result, "")
-    return _ResolvedRow(row, None, result)
-
-
-def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
+def _resolve(
+    rows: Rows, source: ImportSource
+) -> tuple[list[_ResolvedRow], dict[Path, AudioInfo | AudioError]]:
+    """Rows with their recordings, their times in seconds, their channels, and ids that are ids."""
+    finder = RecordingFinder(source.folder, rows.folder, source.recordings)
+    results = finder.find_all(rows.rows)
+    paths: list[Path | None] = []
+    problems: list[str] = []
+    for row in rows.rows:
+        result = results.get(row.audio, "no recording is named")
+        paths.append(result if isinstance(result, Path) else None)
+        problems.append(row.problem or ("" if isinstance(result, Path) else result))
+    usable = [None if problem else path for path, problem in zip(paths, problems, strict=True)]
+    infos = probe(usable, source.progress)
+    remarks = [*rows.remarks, *finder.remarks]
+    timed, unit = in_seconds(rows.rows, usable, infos)
+    if unit is not None:
+        remarks.append(f"times are in {unit}: as seconds they would not fit the recordings")
+    channels, channel_remark = channels_of(timed, usable, infos, source.request.channel)
+    timed, id_remark = with_unique_ids(timed, usable)
+    for remark in (*remarks, channel_remark, id_remark):
+        if remark:
+            source.progress.say(remark)
+    items = zip(timed, paths, problems, channels, strict=True)
+    return [_ResolvedRow(*item) for item in items], infos
 
 
 def _utterance(
@@ -296,13 +276,12 @@ def _utterance(
     info = infos[path]
     if isinstance(info, AudioError):
         return Dropped(row.location, "unreadable", f"{row.audio}: {info.message}")
-    if "channel" in row.extra and request.audio_out is None:
+    if resolved.channel is not None and request.audio_out is None:
         detail = f"{row.audio}: one channel of several; cut it out with --audio-out DIR"
         return Dropped(row.location, "malformed", detail)
-    try:
-        f"{path}{text}".encode()
-    except UnicodeEncodeError:
-        return Dropped(row.location, "malformed", f"{row.audio!r}: not valid Unicode")
+    problem = _unwritable(row, path)
+    if problem:
+        return Dropped(row.location, "malformed", f"{row.audio!r}: {problem}")
     if info.seconds <= 0:
         return Dropped(row.location, "empty", f"{row.audio}: no samples")
     span = _span(row.values, info.seconds)
@@ -323,8 +302,29 @@ def _utterance(
         language=row.values.get("language", request.language),
         split=row.values.get("split"),
         session=row.values.get("session"),
-        extra={key: value for key, value in row.extra.items() if key not in RESERVED_KEYS},
+        extra=_extra(row, resolved.channel),
     )
+
+
+def _extra(row: Row, channel: int | None) -> dict[str, Any]:
+    """All other fields; one that is called like a field of the manifest is the source's."""
+    return {
+        f"source_{key}" if key in RESERVED_KEYS else key: value
+        for key, value in row.extra.items()
+        if key != "channel" or channel is None
+    }
+
+
+def _unwritable(row: Row, path: Path) -> str | None:
+    """Why a row cannot be a line of JSON: half of a character, or nesting without end."""
+    try:
+        f"{path}{row.values}".encode()
+        json.dumps([*row.values.values(), row.extra], ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return "not valid Unicode"
+    except (RecursionError, ValueError, TypeError):
+        return "a value that JSON cannot hold"
+    return None
 
 
 def _span(values: dict[str, Any], seconds: float) -> tuple[float | None, float | None] | str:
@@ -335,7 +335,7 @@ def _span(values: dict[str, Any], seconds: float) -> tuple[float | None, float |
     start = start or 0.0
     if end is None:
         end = start + duration if duration else seconds
-    if not 0 <= start < end <= seconds + _SPAN_SLACK_S:
+    if not 0 <= start < end <= seconds + SPAN_SLACK_S:
         return f"the span {start:g} to {end:g} s is not within its {seconds:.2f} s"
     return start, round(min(end, seconds), 6)
 
@@ -344,7 +344,7 @@ def _new_id(path: Path, folder: Path, ids: set[str]) -> str:
     """An id from the recording's path in the folder, with a number if it is taken."""
     home = folder.resolve()
     name = path.relative_to(home) if path.is_relative_to(home) else Path(path.name)
-    base = _composed(name.with_suffix("").as_posix())
+    base = unicodedata.normalize("NFC", name.with_suffix("").as_posix())
     number, identifier = 1, base
     while identifier in ids:
         number += 1

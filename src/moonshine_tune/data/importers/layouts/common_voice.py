@@ -22,7 +22,9 @@ def _read(source: ImportSource) -> Rows:
     rows: list[Row] = []
     for name in names:
         path = folder / f"{name}.tsv"
-        table = read_table(path, ColumnNames(), want_text=source.request.want_text)
+        table = read_table(
+            path, ColumnNames(), want_text=source.request.want_text, recordings=source.recordings
+        )
         split = {"split": name} if name in _SPLITS else {}
         for row in table.rows:
             audio = row.audio if "/" in row.audio or not row.audio else f"clips/{row.audio}"

@@ -3,7 +3,7 @@
 Commands in `wav.scp` are never run: a data folder is data.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def _recognizes(source: ImportSource) -> bool:
 
 def _read(source: ImportSource) -> Rows:
     folder, segments = source.folder, source.folder / "segments"
-    speakers = {key: value for _, key, value in _pairs(folder / "utt2spk")}
+    speakers = _speakers(folder)
     text_lines = _pairs(folder / "text") if source.request.want_text else ()
     texts = {key: value for _, key, value in text_lines}
     recordings = list(_pairs(folder / "wav.scp"))
@@ -37,7 +37,31 @@ def _read(source: ImportSource) -> Rows:
         values = row.values | {key: value for key, value in more.items() if value}
         described.append(replace(row, values=values))
     name = "segments of recordings" if segments.is_file() else "recordings"
-    return Rows(f"Kaldi: {len(rows)} {name}", folder, tuple(described))
+    remarks = [_missing([row.values["id"] for row in rows], speakers, folder / "utt2spk")]
+    if texts:
+        listed = {row.values["id"] for row in rows}
+        remarks.append(
+            _missing(texts, listed, segments if segments.is_file() else folder / "wav.scp")
+        )
+    shown = tuple(remark for remark in remarks if remark)
+    return Rows(f"Kaldi: {len(rows)} {name}", folder, tuple(described), shown)
+
+
+def _speakers(folder: Path) -> dict[str, str]:
+    """Utterance → speaker, of `utt2spk`, or of `spk2utt` where only that exists."""
+    if not (folder / "utt2spk").is_file():
+        lines = _pairs(folder / "spk2utt")
+        return {name: speaker for _, speaker, names in lines for name in names.split()}
+    return {key: value for _, key, value in _pairs(folder / "utt2spk") if value}
+
+
+def _missing(names: Collection[str], listed: Collection[str], file: Path) -> str | None:
+    """How many utterances a file lacks, with an example; None if it lacks none or is absent."""
+    missing = [name for name in names if name not in listed] if listed or file.is_file() else []
+    if not missing:
+        return None
+    count = f"{len(missing):,} of {len(names):,} utterances are"
+    return f"{count} not in {file.name}, such as {missing[0]!r}"
 
 
 def _segment(location: str, name: str, fields: list[str], paths: dict[str, str]) -> Row:
@@ -51,6 +75,8 @@ def _segment(location: str, name: str, fields: list[str], paths: dict[str, str])
         row = _row(location, name, paths[fields[0]])
         try:
             times = {"start": float(fields[1]), "end": float(fields[2])}
+            if times["end"] == -1:
+                del times["end"]  # until the end of the recording
             return replace(row, values=row.values | times)
         except ValueError:
             problem = "its times are not numbers"
@@ -66,11 +92,12 @@ def _row(location: str, name: str, path: str) -> Row:
 
 def _pairs(path: Path) -> Iterator[tuple[int, str, str]]:
     """Line number, first word and rest of each line; nothing if there is no such file."""
-    lines = read_text(path).splitlines() if path.is_file() else []
+    lines = read_text(path).split("\n") if path.is_file() else []
     for number, line in enumerate(lines, start=1):
-        name, _, rest = line.strip().partition(" ")
-        if name:
-            yield number, name, rest.strip()
+        # Kaldi itself takes any white space; its scripts write a space, spreadsheets a tab.
+        fields = line.split(None, 1)
+        if fields:
+            yield number, fields[0], fields[1].strip() if len(fields) > 1 else ""
 
 
 IMPORTER = Importer("Kaldi", 21, _recognizes, _read)

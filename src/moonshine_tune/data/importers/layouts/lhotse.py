@@ -90,10 +90,9 @@ def _row(
     for key in ("text", "speaker", "language"):
         if supervision.get(key) is not None:
             values[key] = str(supervision[key])
-    extra = {}
     if len(source.get("channels", [0])) > 1 and len(channels) == 1:
-        extra["channel"] = source["channels"].index(channels[0]) + 1
-    return Row(location, str(source.get("source")), values, extra)
+        values["channel"] = source["channels"].index(channels[0]) + 1
+    return Row(location, str(source.get("source")), values)
 
 
 def _records(paths: list[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
