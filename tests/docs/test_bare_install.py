@@ -19,7 +19,7 @@ from pathlib import Path
 import click
 import pytest
 import typer
-from tests.documentation import DOCS, ROOT, RUN_PAGES, runnable
+from tests.documentation import DOCS, GUIDES, ROOT, runnable
 
 from moonshine_tune.cli.app import app
 from moonshine_tune.registry.wheel import WheelAssets
@@ -179,7 +179,7 @@ def _run_blocks(page: str, folder: Path, variables: dict[str, str]) -> None:
         _shell(block.text, folder, variables, f"{page}:{block.line}")
 
 
-@pytest.mark.parametrize("page", RUN_PAGES)
+@pytest.mark.parametrize("page", GUIDES)
 def test_the_blocks_of_a_guide_run_in_order(page: str, desk: Path, bare: dict[str, str]) -> None:
     _run_blocks(page, desk, bare)
     for run_folder in desk.glob("runs/*"):

@@ -114,11 +114,3 @@ def test_a_record_of_an_earlier_version_names_what_is_missing(
     assert set(locate(root / "runs/a", old).missing) == {
         "data.train", "data.dev", "data.replay", "augment.noise"
     }  # fmt: skip
-
-
-def test_the_folder_of_a_model_moves_too(tmp_path: Path) -> None:
-    settings = _project(tmp_path / "A") | {"model": str(tmp_path / "A/model")}
-    (tmp_path / "A/model").mkdir()
-    record = _record(tmp_path / "A", settings)
-    (tmp_path / "A").rename(tmp_path / "B")
-    assert locate(tmp_path / "B/runs/a", record).moved["model"] == tmp_path / "B/model"

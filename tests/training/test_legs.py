@@ -111,7 +111,7 @@ def test_a_leg_that_is_killed_is_replaced_by_the_next(run: Path, training: Train
     assert record["settings"]["train"]["steps"] == 6
     # What run.json says of the adapter is still so, and the run does not count as finished.
     assert (record["status"], record["result"]["best"]) == ("running", _adapter(run))
-    assert list_runs(run.parent)[0].status == "running"
+    assert list_runs(run.parent)[0].status == "stopped"
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,8 @@ class TrialSummary:
     """One trial as it is in the database.
 
     Attributes:
-        state: `finished`, `pruned`, `failed`, `running` or `waiting`.
+        state: `finished`, `pruned`, `failed`, `running` or `waiting`; where a search is shown,
+            `stopped` for a running trial without a process.
         figures: the results (`OBJECTIVES` and more); empty until it ends.
         remark: why there is no result, or which trial had the same settings before.
     """

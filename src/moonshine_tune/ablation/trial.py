@@ -28,6 +28,7 @@ from moonshine_tune.config.resume import changed_settings
 from moonshine_tune.core.environment import apply_environment_defaults
 from moonshine_tune.core.errors import TuneError
 from moonshine_tune.core.progress import Progress, SilentProgress, Stage
+from moonshine_tune.core.signals import interrupt_on_signals
 from moonshine_tune.core.text import first_line
 from moonshine_tune.models.files import ADAPTER_WEIGHTS_FILE
 from moonshine_tune.runs.folder import RunFolder
@@ -168,7 +169,9 @@ def trial_process(connection: Connection, job: TrialJob, train: TrainFunction | 
             raise KeyboardInterrupt from None
 
     try:
-        outcome = run_trial(job, train, report_score)
+        # A signal that does not come from the search ends it as carefully.
+        with interrupt_on_signals():
+            outcome = run_trial(job, train, report_score)
     except KeyboardInterrupt:
         outcome = Outcome("interrupted", error="interrupted")
     with suppress(OSError):

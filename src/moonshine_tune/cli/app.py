@@ -7,10 +7,11 @@ from pathlib import Path
 
 import typer
 
-from moonshine_tune.cli.console import report_error, say
+from moonshine_tune.cli.console import lasting_stderr, report_error, say
 from moonshine_tune.core.environment import apply_environment_defaults
 from moonshine_tune.core.errors import MachineError, TuneError
 from moonshine_tune.core.files import disk_errors
+from moonshine_tune.core.signals import interrupt_on_signals
 from moonshine_tune.core.version import VERSION
 
 app = typer.Typer(
@@ -73,15 +74,21 @@ _register()
 def run(arguments: list[str]) -> int:
     """Run one command line; returns the exit code and never raises.
 
-    0 done; 1 the answer is no; 2 the request is wrong; 3 this machine cannot; 130 interrupted.
+    0 done; 1 the answer is no; 2 the request is wrong; 3 this machine cannot; 130 interrupted, by
+    Ctrl-C, SIGTERM or SIGHUP.
     """
+    with lasting_stderr():
+        return _run(arguments)
+
+
+def _run(arguments: list[str]) -> int:
     apply_environment_defaults()
     debug = "--debug" in arguments
     arguments = [word for word in arguments if word != "--debug"]
     as_json = "--json" in arguments
     try:
         _refuse_windows()
-        with disk_errors(Path.cwd()):
+        with interrupt_on_signals(), disk_errors(Path.cwd()):
             code = app(arguments, standalone_mode=False)
         return code if isinstance(code, int) else 0
     except (typer.Abort, KeyboardInterrupt):

@@ -5,10 +5,10 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 
 import typer
 
@@ -65,6 +65,42 @@ def say(text: str) -> None:
     """Print one line on stderr."""
     sys.stderr.write(text.rstrip("\n") + "\n")
     sys.stderr.flush()
+
+
+class _LastingStream:
+    """A text stream that goes on without its reader: what cannot be written is lost.
+
+    A message must not end a job that has hours of work to save. The reader is gone when a terminal
+    is closed, or the program that a pipe leads to has ended.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write the text, or lose it."""
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream, or lose its content."""
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def lasting_stderr() -> Iterator[None]:
+    """Let no lost message end the work inside the block."""
+    before = sys.stderr
+    sys.stderr = cast(TextIO, _LastingStream(before))
+    try:
+        yield
+    finally:
+        sys.stderr = before
 
 
 def report_error(error: TuneError, *, as_json: bool) -> int:

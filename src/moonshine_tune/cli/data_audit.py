@@ -64,22 +64,24 @@ def audit(
 
     Exit 1 if a finding is an error. `data fix` acts on the findings.
     """
+    from moonshine_tune.core.locks import one_writer
     from moonshine_tune.data.checks.audit import AUDIT_FILE, PAGE_FILE, audit_data
     from moonshine_tune.report.audit_page import write_audit_page
 
     progress = TerminalProgress()
-    result = audit_data(
-        manifest,
-        progress,
-        against=against or (),
-        model=None if no_model else model,
-        device=device,
-        normalizer=normalizer,
-        max_transcribed=max_listened,
-    )
-    record = result.to_record()
-    record.write(out / AUDIT_FILE)
-    write_audit_page(result, out / PAGE_FILE, progress)
+    with one_writer(out):
+        result = audit_data(
+            manifest,
+            progress,
+            against=against or (),
+            model=None if no_model else model,
+            device=device,
+            normalizer=normalizer,
+            max_transcribed=max_listened,
+        )
+        record = result.to_record()
+        record.write(out / AUDIT_FILE)
+        write_audit_page(result, out / PAGE_FILE, progress)
     say(f"report: {out / PAGE_FILE}")
     show(_audit_text(result, out), record.to_json(), as_json=as_json)
     refuse(not result.passed)

@@ -1,63 +1,51 @@
 """Atomic writes, JSON, hashes and disk space."""
 
-import errno
 import hashlib
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
-from moonshine_tune.core.errors import MachineError, RequestError
+from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.errors import disk_errors as disk_errors
+from moonshine_tune.core.locks import one_writer
+from moonshine_tune.core.scratch import (
+    move_into_place,
+    new_scratch,
+    refuse_existing,
+    remove_leftovers,
+)
 from moonshine_tune.core.text import first_line
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 _CHUNK = 1 << 20
 
 
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk or a denied permission inside the block into a plain error."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise MachineError(
-                "the disk is full",
-                where=path,
-                hint="free some space or choose another folder with --out, then run again",
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise RequestError(
-                "this path cannot be written",
-                where=path,
-                hint="choose another folder with --out",
-            ) from error
-        raise
+def write_bytes_atomic(path: Path, data: bytes, *, replace: bool = True) -> None:
+    """Write `data` so that `path` always holds either all of its old or all of its new content.
 
-
-def write_bytes_atomic(path: Path, data: bytes) -> None:
-    """Write `data` so that `path` always holds either all of its old or all of its new content."""
+    Args:
+        replace: replace an existing file; without it, one that exists in the end is an error.
+    """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
+        with new_scratch(path, is_folder=False) as scratch:
+            with scratch.open("wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+            scratch.chmod(0o644)
+            move_into_place(scratch, path, replace=replace)
 
 
-def write_text_atomic(path: Path, text: str) -> None:
+def write_text_atomic(path: Path, text: str, *, replace: bool = True) -> None:
     """`write_bytes_atomic` for text, in UTF-8."""
-    write_bytes_atomic(path, text.encode("utf-8"))
+    write_bytes_atomic(path, text.encode("utf-8"), replace=replace)
 
 
 def write_json_atomic(path: Path, value: Any) -> None:
@@ -65,10 +53,12 @@ def write_json_atomic(path: Path, value: Any) -> None:
     write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def write_jsonl_atomic(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+def write_jsonl_atomic(
+    path: Path, records: Iterable[Mapping[str, Any]], *, replace: bool = True
+) -> None:
     """Write one JSON object per line, completely or not at all."""
     lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
-    write_text_atomic(path, "".join(lines))
+    write_text_atomic(path, "".join(lines), replace=replace)
 
 
 def read_json(path: Path, *, hint: str | None = None) -> dict[str, Any]:
@@ -99,35 +89,70 @@ def _refuse_constant(name: str) -> float:
 def complete_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a scratch folder beside `path` that becomes `path` only if the block succeeds.
 
+    What dead processes left of the same folder is removed.
+
     Args:
-        replace: replace an existing folder; without it, an existing folder is an error.
+        replace: replace an existing folder; without it, an existing folder is an error, at the
+            start and at the end.
+
+    Raises:
+        RequestError: the folder exists, or another process writes it.
     """
-    with disk_errors(path):
-        if path.exists() and not replace:
-            raise RequestError(
-                "the folder exists already",
-                where=path,
-                hint="choose another folder, or remove this one first",
-            )
+    with disk_errors(path), one_writer(path):
+        if not replace:
+            refuse_existing(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.partial-", dir=path.parent))
-        scratch.chmod(0o755)
-        try:
+        remove_leftovers(path.parent, of=path)
+        with new_scratch(path, is_folder=True) as scratch:
+            scratch.chmod(0o755)
             yield scratch
-            if path.exists():
-                old = scratch.with_name(scratch.name.replace(".partial-", ".old-"))
-                path.replace(old)
-                try:
-                    scratch.replace(path)
-                except BaseException:
-                    old.replace(path)
-                    raise
-                shutil.rmtree(old, ignore_errors=True)
-            else:
-                scratch.replace(path)
-        except BaseException:
-            shutil.rmtree(scratch, ignore_errors=True)
-            raise
+            move_into_place(scratch, path, replace=replace)
+        # Also the `.old-` of a process that died while it swapped the folder.
+        remove_leftovers(path.parent, of=path)
+
+
+@contextmanager
+def complete_file(path: Path) -> Iterator[Path]:
+    """Yield a scratch file beside `path` that becomes `path` only if the block succeeds.
+
+    Raises:
+        RequestError: `path` exists, at the start or at the end, or another process writes it.
+    """
+    with disk_errors(path), one_writer(path):
+        refuse_existing(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent, of=path)
+        with new_scratch(path, is_folder=False) as scratch:
+            yield scratch
+            scratch.chmod(0o644)
+            move_into_place(scratch, path, replace=False)
+
+
+def holds_out(
+    find: Callable[..., Path | None],
+) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """Let a job hold its output from its start: a second one is refused before it works.
+
+    What dead jobs left there is removed.
+
+    Args:
+        find: takes the arguments of the job and returns the path; None holds nothing.
+    """
+
+    def decorated(job: Callable[_P, _R]) -> Callable[_P, _R]:
+        @wraps(job)
+        def held(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            path = find(*args, **kwargs)
+            if path is None:
+                return job(*args, **kwargs)
+            with one_writer(path):
+                remove_leftovers(path.parent, of=path)
+                remove_leftovers(path)
+                return job(*args, **kwargs)
+
+        return held
+
+    return decorated
 
 
 def sha256_of(path: Path) -> str:

@@ -324,10 +324,15 @@ def _span(record: dict[str, Any]) -> tuple[float | None, float | None, float | N
     return start, end, duration
 
 
-def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
-    """Write a manifest, complete or not at all; recordings below its folder get relative paths."""
+def write_manifest(path: Path, utterances: Iterable[Utterance], *, replace: bool = True) -> None:
+    """Write a manifest, complete or not at all; recordings below its folder get relative paths.
+
+    Args:
+        replace: replace an existing file; without it, one that exists in the end is an error.
+    """
     folder, paths = path.parent.resolve(), _PathResolver(path.parent)
-    write_jsonl_atomic(path, [_to_record(item, folder, paths) for item in utterances])
+    records = [_to_record(item, folder, paths) for item in utterances]
+    write_jsonl_atomic(path, records, replace=replace)
 
 
 def _to_record(utterance: Utterance, folder: Path, paths: _PathResolver) -> dict[str, Any]:

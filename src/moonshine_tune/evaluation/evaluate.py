@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.files import holds_out
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.keyterms import DEFAULT_BOOST, read_key_terms
 from moonshine_tune.corpus.manifest import Manifest, read_manifest
@@ -48,7 +49,7 @@ class EvaluateRequest:
     """
 
     manifest: Path
-    model: str = "tiny"
+    model: str | None = None
     adapter: Path | None = None
     backend: str = "torch"
     runtime_dir: Path | None = None
@@ -62,6 +63,7 @@ class EvaluateRequest:
     base_runtime: Path | None = None
 
 
+@holds_out(lambda request, out, progress: out)
 def evaluate(request: EvaluateRequest, out: Path | None, progress: Progress) -> Evaluation:
     """Score a manifest; with `out`, write result.json and hypotheses.jsonl there.
 

@@ -51,10 +51,10 @@ def list_models(cache: Path | None = None) -> tuple[ModelEntry, ...]:
     entries = []
     for record in MODELS:
         cached = None
-        if cached_model(record.name, cache=cache) is not None:
-            cached = "cache"
-        elif cached_on_hub_disk(record.hub_ids):
+        if cached_on_hub_disk(record.hub_ids):
             cached = "hub"
+        elif cached_model(record.name, cache=cache) is not None:
+            cached = "cache"
         # The store and the wheel have runtime files, which are rebuilt into a checkpoint.
         has = {"hub": record.hub_ids, "store": record.store, "wheel": record.in_wheel}
         sources = tuple(name for name, available in has.items() if available)

@@ -18,7 +18,8 @@ from moonshine_tune.core.files import sha256_of
 from moonshine_tune.core.text import quoted
 from moonshine_tune.corpus.manifest import Utterance, read_manifest, seconds_of
 from moonshine_tune.models.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
-from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.models.fingerprint import compare_weights
+from moonshine_tune.runs.folder import RunFolder, status_now
 from moonshine_tune.runs.records import (
     BaseModelRecord,
     BenchmarkRecord,
@@ -47,7 +48,7 @@ _BENCHMARK_KEYS = ("schema_version", "manifest_sha256", "clips", "audio_seconds"
                    "warm_up_clips", "machine", "versions", "family", "load_ms", "load_processes",
                    "latency_ms", "rtf", "by_length", "stream", "memory_mb", "files", "total_bytes",
                    "wer", "keyterms", "ratios", "same_text_clips", "wer_comparison")  # fmt: skip
-_BASE_KEYS = ("family", "source", "revision", "sha256")
+_BASE_KEYS = ("family", "source", "revision", "sha256", "content_sha256", "precision")
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
@@ -121,6 +122,8 @@ def gather_inputs(request: PackageRequest) -> PackageInputs:
         NegativeAnswerError: the runtime files failed the parity gate or were changed since.
     """
     run = RunRecord.read(RunFolder.open(request.run).record_path)
+    if (status := status_now(request.run, run.status)) != run.status:
+        run = run.model_copy(update={"status": status})
     adapter_dir = request.run / "adapter"
     needed = (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE)
     if missing := [name for name in needed if not (adapter_dir / name).is_file()]:
@@ -172,10 +175,14 @@ def _read_export(
                 where=file,
                 hint=hint,
             )
-    base = (record.base.sha256, run.base.sha256)
     adapter = (record.adapter_sha256, adapter_sha256)
-    for part, (exported, trained) in {"base model": base, "adapter": adapter}.items():
-        if exported and trained and exported != trained:
+    differs = {
+        "base model": compare_weights(run.base.to_json(), record.base.to_json())
+        in ("other", "rounded"),
+        "adapter": None not in adapter and len(set(adapter)) > 1,
+    }
+    for part in differs:
+        if differs[part]:
             raise RequestError(
                 f"this runtime folder was exported from another {part} than that of the run",
                 where=folder,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.core.files import write_bytes_atomic
+from moonshine_tune.core.files import holds_out, write_bytes_atomic
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.text import quoted
 from moonshine_tune.report.cells import clean, short
@@ -53,6 +53,7 @@ class ReportResult:
     missing: tuple[str, ...]
 
 
+@holds_out(lambda path, out, *_, **options: out or (path / REPORT_FILE if path.is_dir() else None))
 def write_report(
     path: Path, out: Path | None, progress: Progress, *, manifest: Path | None = None
 ) -> ReportResult:

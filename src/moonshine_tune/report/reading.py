@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.locks import is_anyone_working, writer_of
 from moonshine_tune.core.nested import flatten
 from moonshine_tune.metrics.wer import ScoredUtterance
-from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.runs.folder import RunFolder, status_now
 from moonshine_tune.runs.records import (
     AblationRecord,
     BenchmarkRecord,
     EvaluationRecord,
+    PhaseSummary,
     PlanRecord,
     Record,
     RunRecord,
@@ -25,6 +27,7 @@ from moonshine_tune.runs.records import (
     TrialRecord,
     rank_trials,
 )
+from moonshine_tune.runs.summary import SEARCH_LOCK
 
 _HINT = "name a folder that train, evaluate, demo, ablate, benchmark or plan was given as --out"
 _SETS = ("domain", "canary")
@@ -149,6 +152,17 @@ def _is_evaluation(path: Path) -> bool:
     return (path / "result.json").exists() or (path / "hypotheses.jsonl").exists()
 
 
+def _without_process(phase: PhaseSummary) -> PhaseSummary:
+    """A phase of a plan that no process works on: what is recorded as running was interrupted."""
+    if phase.state != "running":
+        return phase
+    steps = [
+        step | {"state": "interrupted"} if step.get("state") == "running" else step
+        for step in phase.steps
+    ]
+    return phase.model_copy(update={"state": "interrupted", "steps": steps})
+
+
 class _Reader:
     """Reads files below one folder and keeps a list of what is missing or damaged."""
 
@@ -176,6 +190,10 @@ class _Reader:
     def _plan(self) -> dict[str, Any]:
         """A plan: the run that is shipped with its evaluations, and the other phases' results."""
         plan = self._record(self._root / "plan.json", PlanRecord)
+        if not writer_of(self._root):
+            phases = [_without_process(phase) for phase in plan.phases]
+            if phases != plan.phases:
+                plan = plan.model_copy(update={"phases": phases})
         folders = sorted(item for item in (self._root / "phases").glob("*/") if item.is_dir())
         shipped = next((phase.name for phase in plan.phases if phase.kind == "ship"), None)
         runs = {item.name: item / "run" for item in folders if _is_run(item / "run")}
@@ -219,9 +237,12 @@ class _Reader:
 
     def _run(self, path: Path) -> RunPart:
         run = RunFolder(path)
+        record = self._record(run.record_path, RunRecord)
+        if (status := status_now(path, record.status)) != record.status:
+            record = record.model_copy(update={"status": status})
         return RunPart(
             path,
-            self._record(run.record_path, RunRecord),
+            record,
             self._lines(run.metrics_path, dict),
             self._record(run.selection_path, SelectionRecord),
             self._lines(run.dev_hypotheses_path, ScoredUtterance.from_record),
@@ -237,6 +258,8 @@ class _Reader:
         trials = []
         for index, item in enumerate(self._json(path / "trials.json", list) or [], start=1):
             trial, problems = TrialRecord.salvage(item)
+            if trial.state == "running" and not is_anyone_working(path / SEARCH_LOCK):
+                trial = trial.model_copy(update={"state": "stopped"})
             self._name_damage(path / "trials.json", [f"trial {index}, {text}" for text in problems])
             trials.append(trial)
         return SearchPart(record, tuple(trials))

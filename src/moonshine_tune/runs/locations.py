@@ -16,7 +16,7 @@ from moonshine_tune.core.nested import flatten
 from moonshine_tune.runs.records import RunRecord
 
 _FLAGS = {"data.train": "--train", "data.dev": "--dev", "data.canary": "--canary",
-          "data.replay": "--replay", "model": "--model"}  # fmt: skip
+          "data.replay": "--replay"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,9 @@ class RunLocations:
 
 
 def relative_paths(run: Path, settings: Mapping[str, object]) -> dict[str, str]:
-    """Paths of a run's files from its folder, by setting; the model's too if it is a folder."""
+    """Paths of a run's files from its folder, by setting."""
     flat = dict(flatten(settings))
     named = {name: flat.get(name) for name in PATH_SETTINGS}
-    model = flat.get("model")
-    if isinstance(model, str) and Path(model).is_dir():
-        named["model"] = model
     root = run.absolute()
     return {
         name: Path(os.path.relpath(Path(str(path)).absolute(), root)).as_posix()
@@ -74,15 +71,15 @@ def locate(run: Path, record: RunRecord, names: Iterable[str] | None = None) -> 
     Of two that exist, the one whose content the run was started with.
 
     Args:
-        names: of the settings; None for all that are paths, and a model's folder.
+        names: of the settings; None for all that are paths.
     """
     flat = dict(flatten(record.settings))
     present: dict[str, Path] = {}
     moved: dict[str, Path] = {}
     missing: dict[str, Path] = {}
-    for name in (*PATH_SETTINGS, "model") if names is None else names:
+    for name in PATH_SETTINGS if names is None else names:
         value = flat.get(name)
-        if not isinstance(value, str) or (name == "model" and name not in record.relative_paths):
+        if not isinstance(value, str):
             continue
         recorded, candidates = Path(value), [Path(value)]
         if relative := record.relative_paths.get(name):

@@ -272,6 +272,10 @@ class BaseModelRecord(Artifact):
     source: str | None = None
     revision: str | None = None
     sha256: str | None = None
+    content_sha256: str | None = None
+    sign_sha256: str | None = None
+    precision: str | None = None
+    path: str | None = None
 
 
 class SelectionRecord(Artifact):
@@ -366,7 +370,7 @@ class RunRecord(Artifact):
     Attributes:
         settings: those now in force.
         legs: of a run whose settings changed at a resume: each leg with its own, the first too.
-        relative_paths: of manifests, noises and a model's folder, from the run folder, by setting.
+        relative_paths: of manifests and noises, from the run folder, by setting.
     """
 
     made_by = "moonshine-tune train"

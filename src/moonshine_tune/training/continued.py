@@ -132,7 +132,7 @@ def _with_locations(
     """The settings with the run's files at their paths now, where the resume names no others."""
     recorded = dict(flatten(record.settings))
     now = dict(flatten(resolved.settings.model_dump(mode="json")))
-    kept = [n for n in (*PATH_SETTINGS, "model") if recorded.get(n) and now[n] == recorded[n]]
+    kept = [n for n in PATH_SETTINGS if recorded.get(n) and now[n] == recorded[n]]
     locations = locate(run, record, kept)
     if locations.missing:
         raise ProblemsError(

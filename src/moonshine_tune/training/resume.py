@@ -130,8 +130,6 @@ def save_state(
         )
         write_json_atomic(scratch / _COUNTERS, document.to_json())
         _keep_previous(folder, scratch)
-    for unfinished in _unfinished(folder):
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def has_state(folder: Path) -> bool:

@@ -2,21 +2,25 @@
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.core.device import choose_device, choose_dtype
-from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.errors import RequestError, TuneError
+from moonshine_tune.core.locks import one_writer
 from moonshine_tune.core.progress import Progress, SilentProgress
+from moonshine_tune.core.scratch import remove_leftovers
 from moonshine_tune.inference.dataset import read_training_data
 from moonshine_tune.memory.fit import MemoryCheck, check_memory
+from moonshine_tune.models.fingerprint import compare_weights
 from moonshine_tune.registry.open import OpenedModel, open_model
 from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runs.locations import relative_paths
 from moonshine_tune.training.continued import JOB, ContinuedRun, continue_run
-from moonshine_tune.training.distributed import Distributed
+from moonshine_tune.training.distributed import Distributed, launched_as_rank_zero
 from moonshine_tune.training.prepare import PreparedTraining, prepare_training
 from moonshine_tune.training.result import TrainResult
 from moonshine_tune.training.trainer import Trainer
@@ -43,9 +47,25 @@ def train(
 
     Raises:
         RequestError: wrong input, an existing run folder without `resume`, another run's settings,
-            or a run that would not fit.
+            a run that would not fit, or another process that works in the folder.
         MachineError: no such device, the disk is full, or only non-finite steps.
     """
+    if not launched_as_rank_zero():
+        return _train(resolved, out, progress, resume=resume, fit=fit)
+    with one_writer(out):
+        if out.is_dir():
+            remove_leftovers(out)
+        try:
+            return _train(resolved, out, progress, resume=resume, fit=fit)
+        except KeyboardInterrupt:
+            # Before the first step, or after the last one: the steps end by themselves.
+            _record_interrupt(RunFolder(out))
+            raise
+
+
+def _train(
+    resolved: ResolvedSettings, out: Path, progress: Progress, *, resume: bool, fit: bool
+) -> TrainResult:
     start_time = time.monotonic()
     continued = continue_run(out, resolved) if resume else None
     resolved = continued.resolved if continued else resolved
@@ -65,7 +85,11 @@ def train(
     else:
         run = RunFolder.create(out) if distributed.is_rank_zero else RunFolder(out)
     model = open_model(
-        settings.model,
+        # A resumed run finds its base itself, wherever it is started.
+        None
+        if continued and settings.model == continued.record.settings.get("model")
+        else settings.model,
+        base_of=run.path if resume else None,
         device=device,
         dtype=dtype,
         frozen_weights=settings.device.frozen_weights,
@@ -89,6 +113,15 @@ def train(
     _check_same_run(run, continued, model, prepared)
     begin_leg = partial(continued.begin_leg, memory.resolved, content, progress)
     return trainer.fit(resume=True, start_time=start_time, on_resume=begin_leg)
+
+
+def _record_interrupt(run: RunFolder) -> None:
+    """Record that a run was interrupted; a folder without a record is removed if it is empty."""
+    with suppress(TuneError, OSError):
+        if not run.record_path.is_file():
+            run.path.rmdir()
+        elif run.read_record().status == "running":
+            run.update_record(status="interrupted")
 
 
 def _content(
@@ -119,7 +152,7 @@ def _write_record(
         job=JOB,
         **content,
         sources=memory.resolved.sources,
-        base=model.base,
+        base=model.base_record,
         normalizer=prepared.normalizer,
         data=prepared.fingerprints,
         remarks=(*memory.remarks, *prepared.remarks),
@@ -133,7 +166,7 @@ def _check_same_run(
 ) -> None:
     """Refuse to resume with another base model or other manifests."""
     record = continued.record
-    if record.base.sha256 != model.base["sha256"]:
+    if compare_weights(record.base.to_json(), model.base) not in ("same", "unknown"):
         raise RequestError(
             f"this run was started from another base model, {record.base.name}",
             where=run.path,

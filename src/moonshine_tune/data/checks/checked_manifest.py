@@ -16,6 +16,7 @@ from moonshine_tune.audio.measure import (
     measure_clip,
     measure_quality,
 )
+from moonshine_tune.audio.remarks import Remark
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
 from moonshine_tune.core.errors import AudioError, RequestError
 from moonshine_tune.core.progress import Progress, Stage
@@ -41,6 +42,7 @@ class CheckedClip:
         sample_rate_hz: of the file, before resampling.
         digest: hash of its samples as 16-bit numbers at 16 kHz.
         quality: only in an audit.
+        remarks: what is decided when its recording is read.
     """
 
     utterance: Utterance
@@ -48,6 +50,7 @@ class CheckedClip:
     measures: ClipMeasures
     digest: str
     quality: RecordingQuality | None = None
+    remarks: tuple[Remark, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -207,7 +210,7 @@ def _read_clip(
         if path.stat().st_size == 0:
             return "empty_audio", "0 bytes"
         if path not in infos:
-            infos[path] = audio_info(path)
+            infos[path] = audio_info(path, examine=True)
         info = infos[path]
         if info.seconds == 0:
             return "empty_audio", "no samples"
@@ -229,6 +232,7 @@ def _read_clip(
         measure_clip(samples, SAMPLE_RATE_HZ),
         _digest(samples),
         measure_quality(samples) if with_quality else None,
+        info.remarks,
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.files import holds_out
 from moonshine_tune.core.text import quoted
 from moonshine_tune.corpus.manifest import Utterance, scan_manifest, write_manifest
 from moonshine_tune.data.checks.base import Drop, Edit, Finding, all_checks
@@ -74,6 +75,7 @@ def fixes_for(findings: Iterable[Finding], checked: CheckedManifest) -> tuple[Fi
     return tuple(fixes)
 
 
+@holds_out(lambda audit, *, out=None, **options: out)
 def fix_data(
     audit: Path,
     *,
@@ -136,7 +138,7 @@ def fix_data(
         )
     if out is not None:
         _check_out(out, manifest, force=force)
-        write_manifest(out, kept)
+        write_manifest(out, kept, replace=force)
     return FixResult(
         manifest, out, scan.num_lines, len(kept), dict(dropped), dict(edited), tuple(changes)
     )

@@ -7,39 +7,60 @@ is in memory.
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 from moonshine_tune.audio.io import AudioInfo, audio_info, load_audio, write_audio
+from moonshine_tune.audio.remarks import READING_REMARKS
 from moonshine_tune.core.errors import AudioError
 from moonshine_tune.core.files import sha256_of
+from moonshine_tune.core.parallel import thread_pool
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import Utterance
 
+# Enough to notice a fault of a corpus, in about a second.
+_MAX_EXAMINED = 200
 # Part of the name of each copy, so that copies from another conversion are not reused.
-_CONVERSION = "mono-16k-flac-1"
+_CONVERSION = "mono-16k-flac-2"
 
 
-def probe(paths: Iterable[Path | None], progress: Progress) -> dict[Path, AudioInfo | AudioError]:
-    """The header of each recording, or why it cannot be read; each file is read once."""
+def probe(
+    paths: Iterable[Path | None], progress: Progress, channel: int | None = None
+) -> dict[Path, AudioInfo | AudioError]:
+    """The header of each recording, or why it cannot be read; each file is read once.
+
+    Some of those with several channels or with floats are examined, so that faults of all of them
+    are said before they are used.
+
+    Args:
+        channel: the one that will be read, so that nothing is decided about channels.
+    """
     wanted = list(dict.fromkeys(path for path in paths if path is not None))
 
-    def read(path: Path) -> AudioInfo | AudioError:
+    def read(path: Path, *, examine: bool = False) -> AudioInfo | AudioError:
         try:
-            return audio_info(path)
+            return audio_info(path, examine=examine)
         except AudioError as error:
             return error
 
     infos: dict[Path, AudioInfo | AudioError] = {}
     with (
         progress.stage("reading headers", len(wanted)) as stage,
-        ThreadPoolExecutor(_num_threads()) as pool,
+        thread_pool(_num_threads()) as pool,
     ):
         for path, info in zip(wanted, pool.map(read, wanted, chunksize=64), strict=True):
             infos[path] = info
             stage.advance()
+        unsure = [p for p, i in infos.items() if isinstance(i, AudioInfo) and not i.is_examined]
+        chosen = unsure[:: -(-len(unsure) // _MAX_EXAMINED) or 1]
+        infos.update(zip(chosen, pool.map(partial(read, examine=True), chosen), strict=True))
+    for path, info in infos.items():
+        if isinstance(info, AudioInfo):
+            decided = [r for r in info.remarks if channel is None or r.kind != "channels"]
+            READING_REMARKS.add(path, decided)
+    for remark in READING_REMARKS.take():
+        progress.say(remark)
     return infos
 
 
@@ -72,7 +93,7 @@ def convert(
 
     with (
         progress.stage("converting", len(utterances)) as stage,
-        ThreadPoolExecutor(_num_threads()) as pool,
+        thread_pool(_num_threads()) as pool,
     ):
         for utterance, result in zip(utterances, pool.map(work, utterances, channels), strict=True):
             if isinstance(result, Utterance):
@@ -80,6 +101,8 @@ def convert(
             else:
                 failed.append((utterance.audio, f"{utterance.id}: {result}"))
             stage.advance()
+    for remark in READING_REMARKS.take():
+        progress.say(remark)
     return converted, failed
 
 

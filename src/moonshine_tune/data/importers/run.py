@@ -11,7 +11,9 @@ from typing import Any
 
 from moonshine_tune.audio.io import AUDIO_ENDINGS, AudioInfo
 from moonshine_tune.core.errors import AudioError, ProblemsError, RequestError
+from moonshine_tune.core.files import holds_out
 from moonshine_tune.core.progress import Progress
+from moonshine_tune.core.scratch import remove_leftovers
 from moonshine_tune.core.text import quoted
 from moonshine_tune.corpus.manifest import RESERVED_KEYS, Utterance, seconds_of, write_manifest
 from moonshine_tune.data.importers.base import (
@@ -77,6 +79,7 @@ class ImportResult:
         return record
 
 
+@holds_out(lambda request, progress: request.out)
 def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
     """Write a manifest of the recordings whose header can be read.
 
@@ -88,6 +91,7 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
         ProblemsError: rows that cannot be used; all are listed with file and line.
     """
     _check(request)
+    remove_leftovers(request.embedded_audio_folder)
     source = _open_source(request, progress)
     rows = _read_rows(source)
     progress.say(f"reading {rows.description}")
@@ -132,7 +136,7 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
             [f"{item.location}: {item.detail}" for item in dropped],
             hint="import recordings without transcripts with --no-text",
         )
-    write_manifest(request.out, kept)
+    write_manifest(request.out, kept, replace=request.force)
     return result
 
 
@@ -243,7 +247,7 @@ def _resolve(
         paths.append(result if isinstance(result, Path) else None)
         problems.append(row.problem or ("" if isinstance(result, Path) else result))
     usable = [None if problem else path for path, problem in zip(paths, problems, strict=True)]
-    infos = probe(usable, source.progress)
+    infos = probe(usable, source.progress, source.request.channel)
     remarks = [*rows.remarks, *finder.remarks]
     timed, unit = in_seconds(rows.rows, usable, infos)
     if unit is not None:
