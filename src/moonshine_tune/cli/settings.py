@@ -35,10 +35,11 @@ def settings(
         )
     lines = []
     for key, default, description in shown:
-        lines.append(f"{key}  [default: {as_text(default)}]  [resume: {at_resume(key)}]")
+        lines.append(f"{key}  [default: {as_text(default)}]")
         lines.append(
             textwrap.fill(description, 98, initial_indent="    ", subsequent_indent="    ")
         )
+        lines.append(f"    At a resume: {at_resume(key)}.")
     document = {
         key: {"default": default, "meaning": text, "resume": at_resume(key)}
         for key, default, text in shown
