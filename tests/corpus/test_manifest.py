@@ -80,7 +80,7 @@ BAD = [
     ('{"audio": "1.wav", "text": "a", "duration": "2"}', "not a number of seconds"),
     ('{"audio": "1.wav", "text": "a", "duration": true}', "not a number of seconds"),
     ('{"audio": "1.wav", "text": "a", "start": -1}', "not a number of seconds of at least 0"),
-    ('{"audio": "1.wav", "text": "a", "start": NaN}', "not a number of seconds of at least 0"),
+    ('{"audio": "1.wav", "text": "a", "start": NaN}', "not JSON (NaN"),
     ('{"audio": "1.wav", "text": "a", "start": 2, "end": 1}', '"end" (1) is not after'),
     ('{"audio": "gone.wav", "text": "a"}', "no such recording"),
     ('{"audio": "' + "x" * 5000 + '.wav", "text": "a"}', "no such recording"),

@@ -228,7 +228,8 @@ def test_odd_values_everywhere_do_not_stop_it(earlier: Path, value: Any) -> None
         content = json.loads((earlier / path).read_text(encoding="utf-8"))
         _write(earlier / path, _replaced(content, value))
     _, missing, _ = _page(earlier)
-    assert any(" should be " in line for line in missing)
+    # A number of more digits than any reader takes spoils its file.
+    assert any(" should be " in line or "a number of" in line for line in missing), missing
 
 
 def test_a_value_of_a_wrong_type_is_named_and_the_rest_is_shown(earlier: Path) -> None:

@@ -87,6 +87,12 @@ def disk_errors(path: Path) -> Iterator[None]:
                 where=path,
                 hint="free some space or choose another folder with --out, then run again",
             ) from error
+        if error.errno == errno.EFBIG:
+            raise MachineError(
+                "the file may not become as large as needed",
+                where=path,
+                hint="raise the limit (ulimit -f unlimited), or choose another disk with --out",
+            ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise RequestError(
                 "this path cannot be written",

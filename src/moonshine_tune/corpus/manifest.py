@@ -1,7 +1,6 @@
 """Manifests: JSON Lines, one utterance per line. No audio is opened here."""
 
 import hashlib
-import json
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +9,8 @@ from typing import Any
 
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.files import write_jsonl_atomic
-from moonshine_tune.core.text import quoted
+from moonshine_tune.core.json_text import JsonError, parse_json_object
+from moonshine_tune.core.text import first_line, quoted
 
 # Keys that this program uses; every other key is kept in `Utterance.extra`.
 RESERVED_KEYS = ("id", "audio", "audio_filepath", "text", "speaker", "duration", "start", "end",
@@ -143,7 +143,7 @@ def scan_manifest(
     paths = _PathResolver(path.parent)
     utterances: list[Utterance] = []
     problems: list[LineProblem] = []
-    first_line: dict[str, int] = {}
+    first_lines: dict[str, int] = {}
     for number, line in enumerate(content.split("\n"), start=1):
         if not line.strip():
             continue
@@ -152,11 +152,11 @@ def scan_manifest(
             problems.append(LineProblem(number, "bad_line", parsed))
         elif require_text and parsed.text is None:
             problems.append(LineProblem(number, "no_text", 'no "text"', parsed.id))
-        elif parsed.id in first_line:
-            message = f"line {first_line[parsed.id]} also has the id {parsed.id!r}"
+        elif parsed.id in first_lines:
+            message = f"line {first_lines[parsed.id]} also has the id {_short(parsed.id)}"
             problems.append(LineProblem(number, "duplicate_id", message, parsed.id))
         else:
-            first_line[parsed.id] = number
+            first_lines[parsed.id] = number
             if check_files and not paths.exists(parsed.audio):
                 message = f"no such recording: {parsed.audio}"
                 problems.append(LineProblem(number, "missing_recording", message, parsed.id))
@@ -247,20 +247,9 @@ class _PathResolver:
 def _parse_record(line: str) -> dict[str, Any] | str:
     """The line's JSON object, or the problem in a sentence."""
     try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        return f"not JSON ({error.msg} at column {error.colno})"
-    except (ValueError, RecursionError):
-        return "not JSON that can be read (a number is too long, or nesting too deep)"
-    if not isinstance(record, dict):
-        return "not a JSON object"
-    if "\\u" in line:
-        # An escape can hold half of a surrogate pair, which can be neither saved nor opened.
-        try:
-            json.dumps(record, ensure_ascii=False).encode("utf-8")
-        except UnicodeEncodeError:
-            return "has a broken \\u escape (half of a character)"
-    return record
+        return parse_json_object(line)
+    except JsonError as error:
+        return str(error)
 
 
 def _parse_line(line: str, number: int, paths: _PathResolver) -> Utterance | str:
@@ -277,7 +266,7 @@ def _parse_line(line: str, number: int, paths: _PathResolver) -> Utterance | str
     try:
         path = paths.resolve(audio)
     except (OSError, ValueError, RuntimeError):
-        return f'"audio" is {audio!r}, not a path'
+        return f'"audio" is {_short(audio)}, not a path'
     start, end, duration = _span(record)
     if end is not None and end <= (start or 0):
         return f'"end" ({end}) is not after "start" ({start or 0})'
@@ -302,17 +291,22 @@ def _field_problem(record: dict[str, Any]) -> str | None:
     """The first known field with a wrong type or value, in a sentence."""
     identifier = record.get("id")
     if isinstance(identifier, bool) or not isinstance(identifier, str | int | None):
-        return f'"id" is {identifier!r}, not a string'
+        return f'"id" is {_short(identifier)}, not a string'
     for name in _STRINGS:
         if record.get(name) is not None and not isinstance(record[name], str):
-            return f'"{name}" is {record[name]!r}, not a string'
+            return f'"{name}" is {_short(record[name])}, not a string'
     for name in _NUMBERS:
         value = record.get(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            return f'"{name}" is {value!r}, not a number of seconds'
+            return f'"{name}" is {_short(value)}, not a number of seconds'
         if value is not None and not 0 <= value < float("inf"):
-            return f'"{name}" is {value!r}, not a number of seconds of at least 0'
+            return f'"{name}" is {_short(value)}, not a number of seconds of at least 0'
     return None
+
+
+def _short(value: object) -> str:
+    """A value of any size in a message."""
+    return first_line(repr(value), 80)
 
 
 def _span(record: dict[str, Any]) -> tuple[float | None, float | None, float | None]:

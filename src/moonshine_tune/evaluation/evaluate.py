@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.core.files import holds_out
+from moonshine_tune.core.files import check_writable, holds_out
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.keyterms import DEFAULT_BOOST, read_key_terms
 from moonshine_tune.corpus.manifest import Manifest, read_manifest
@@ -71,6 +71,8 @@ def evaluate(request: EvaluateRequest, out: Path | None, progress: Progress) -> 
         RequestError: wrong input, or options that exclude each other.
     """
     _check(request)
+    if out is not None:
+        check_writable(out)
     manifest = read_manifest(request.manifest)
     earlier = earlier_evaluation(request.compare, manifest) if request.compare else None
     # Before the model is loaded: a folder without audio or a list without terms fails at once.

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from moonshine_tune.ablation.space import read_space
 from moonshine_tune.config.resolve import read_preset, resolve_settings
+from moonshine_tune.core.bounded_files import is_file
 from moonshine_tune.core.errors import ProblemsError, RequestError, TuneError
 from moonshine_tune.core.names import name_problem
 from moonshine_tune.core.text import did_you_mean
@@ -360,8 +361,17 @@ def _missing_files(settings: PlanSettings, folder: Path) -> Iterator[str]:
         if made and made[1] not in SYNTHESIZED:
             near = _nearest(made[1], SYNTHESIZED)
             yield f"data.{role} = {value!r}: {made[0]} synthesizes no {made[1]!r}{near}"
-        elif value is not None and not made and not (folder / Path(value).expanduser()).is_file():
+        elif value is not None and not made and not _is_file(folder, value):
             yield f"data.{role}: no such manifest: {value}"
+
+
+def _is_file(folder: Path, name: str) -> bool:
+    """Whether a manifest exists; a name that no disk or system takes does not."""
+    try:
+        return is_file(folder / Path(name).expanduser())
+    except RuntimeError:
+        # No user of that name.
+        return False
 
 
 def _wrong_settings(settings: PlanSettings) -> Iterator[str]:

@@ -6,7 +6,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import complete_folder
+from moonshine_tune.core.hardware import cache_root, is_temporary
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.registry.catalog import MODELS
 from moonshine_tune.registry.hub import cached_on_hub_disk
@@ -81,7 +83,7 @@ def fetch_model(
         source: "hub", "store" or "wheel": only this source is tried, and not the cache either.
 
     Raises:
-        RequestError: unknown name, or `out` exists.
+        RequestError: unknown name, `out` exists, or a cache that cannot be written without `out`.
         SourceUnreachableError: no source has it.
     """
     start_time = time.monotonic()
@@ -91,6 +93,12 @@ def fetch_model(
         model = resolve_model(
             name, cache=cache, offline=offline, sources=sources, progress=progress
         )
+        if scratch is None and is_temporary(model.checkpoint_dir):
+            raise RequestError(
+                "the cache cannot be written, so nothing would be kept",
+                where=cache or cache_root(),
+                hint="set MOONSHINE_TUNE_CACHE to another folder, or name a folder with --out",
+            )
         if scratch is not None:
             for path in sorted(model.checkpoint_dir.iterdir()):
                 if path.is_file() and path.name != CACHE_RECORD:

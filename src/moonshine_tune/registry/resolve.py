@@ -223,7 +223,10 @@ class _ModelSearch:
         if self.offline:
             raise SourceUnreachableError("the network is forbidden (--offline)")
         runtime = fetch_from_store(
-            self.record.language, self.record.store, self.cache / "store", self.progress
+            self.record.language,
+            self.record.store,
+            make_cache_folder(self.cache / "store", self.progress.say),
+            self.progress,
         )
         return self._rebuilt(runtime, "store", "rebuilt from Moonshine's runtime files")
 
@@ -269,7 +272,12 @@ def rebuild_once(
     digest = _runtime_hash(runtime)
     home = cache / "checkpoints"
     folder = home / f"{short_label(name, 'model')}-{digest[:_HASH_DIGITS]}"
-    with disk_errors(cache), FileLock(make_cache_folder(home) / ".rebuild.lock"):
+    # A complete checkpoint needs no lock, which a cache that may only be read cannot have.
+    if _read_entry(folder)[0] is not None:
+        return folder, digest
+    home = make_cache_folder(home, progress.say)
+    folder = home / folder.name
+    with disk_errors(home), FileLock(home / ".rebuild.lock"):
         entry, damage = _read_entry(folder)
         if entry is not None:
             return folder, digest

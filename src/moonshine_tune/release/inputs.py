@@ -15,6 +15,7 @@ from moonshine_tune.audio.io import load_utterance
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 from moonshine_tune.core.errors import AudioError, NegativeAnswerError, RequestError
 from moonshine_tune.core.files import sha256_of
+from moonshine_tune.core.secrets import mask_secrets
 from moonshine_tune.core.text import quoted
 from moonshine_tune.corpus.manifest import Utterance, read_manifest, seconds_of
 from moonshine_tune.models.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
@@ -205,8 +206,8 @@ def _read_benchmark(
         return None
     path = request.benchmark
     file = path / "benchmark.json" if path.is_dir() else path
-    runtime = quoted(request.runtime_dir)
-    command = f"moonshine-tune benchmark --runtime-dir {runtime} --manifest M --out B"
+    folder = quoted(request.runtime_dir)
+    command = f"moonshine-tune benchmark --runtime-dir {folder} --manifest M --out B"
     record = BenchmarkRecord.read(file, hint=f"make it with: {command}")
     measured = {item["name"]: item["sha256"] for item in record.files}
     if not measured:
@@ -338,4 +339,4 @@ def _without_paths(value: Any) -> Any:
         return {str(key): _without_paths(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_without_paths(item) for item in value]
-    return public_name(value) if isinstance(value, str | Path) else value
+    return mask_secrets(public_name(value), values={}) if isinstance(value, str | Path) else value

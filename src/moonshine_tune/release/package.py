@@ -31,6 +31,7 @@ from moonshine_tune.core.files import (
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import package_version, versions
 from moonshine_tune.core.scratch import new_scratch
+from moonshine_tune.core.secrets import secret_variables
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.models.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from moonshine_tune.release.archive import (
@@ -56,9 +57,6 @@ from moonshine_tune.runtime import transcriber as runtime_transcriber
 
 SCHEMA_VERSION = 1
 _BASE_FILE = "base_model.json"
-_SECRET_WORDS = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "API_KEY", "APIKEY",
-                 "ACCESS_KEY", "PRIVATE_KEY")  # fmt: skip
-_MIN_SECRET_LENGTH = 8
 
 
 @dataclass(frozen=True)
@@ -208,9 +206,8 @@ def _refuse_secrets(folder: Path) -> None:
         ProblemsError: something private is in a file; its value is not shown.
     """
     private = {
-        value.encode(): f"the value of {name}"
-        for name, value in os.environ.items()
-        if any(word in name.upper() for word in _SECRET_WORDS) and len(value) >= _MIN_SECRET_LENGTH
+        value.encode("utf-8", "surrogateescape"): f"the value of {name}"
+        for value, name in secret_variables().items()
     }
     home = str(Path.home())
     if len(home) > 1:

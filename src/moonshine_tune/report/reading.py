@@ -4,15 +4,17 @@ Kinds: a run, an evaluation, a benchmark, an ablation; a demonstration, which ho
 evaluations; a plan, which holds all of them.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from moonshine_tune.core.bounded_files import read_bounded
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.json_text import JsonError, parse_json, parse_json_object
 from moonshine_tune.core.locks import is_anyone_working, writer_of
 from moonshine_tune.core.nested import flatten
+from moonshine_tune.core.secrets import mask_values
 from moonshine_tune.metrics.wer import ScoredUtterance
 from moonshine_tune.runs.folder import RunFolder, status_now
 from moonshine_tune.runs.records import (
@@ -34,6 +36,8 @@ _SETS = ("domain", "canary")
 _MODELS = ("base", "adapted")
 _BACKENDS = ("torch", "runtime")
 
+# Hypotheses of 100,000 utterances are 30 MB.
+_MAX_BYTES = 256_000_000
 _NO_SUMMARY = PlanRecord()
 
 _Record = TypeVar("_Record", bound=Record)
@@ -307,16 +311,17 @@ class _Reader:
         if text is None:
             return None
         try:
-            content = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            what = error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__
-            self.missing.append(f"{self._short(path)} is damaged or not JSON ({what})")
+            content = parse_json(text, lenient=True)
+        except JsonError as error:
+            self.missing.append(f"{self._short(path)} is damaged or {error}")
             return None
         if not isinstance(content, kind):
             what = {dict: "object", list: "array"}[kind]
             self.missing.append(f"{self._short(path)} is not a JSON {what}")
             return None
-        return content
+        # Records of earlier versions may hold the password of a database.
+        masked: _Json = mask_values(content)
+        return masked
 
     def _lines(self, path: Path, parse: Callable[[dict[str, Any]], _Line]) -> tuple[_Line, ...]:
         """The right lines of a JSON Lines file; the others are counted."""
@@ -325,8 +330,8 @@ class _Reader:
             if not line.strip():
                 continue
             try:
-                parsed.append(parse(json.loads(line)))
-            except (ValueError, TypeError, KeyError, RecursionError):
+                parsed.append(parse(parse_json_object(line, lenient=True)))
+            except (ValueError, TypeError, KeyError):
                 wrong += 1
         if wrong:
             self.missing.append(
@@ -338,12 +343,14 @@ class _Reader:
     def _text(self, path: Path) -> str | None:
         try:
             # Reports are shared: the home folder, which names a person, is written as ~.
-            text = path.read_text(encoding="utf-8", errors="replace")
+            text = read_bounded(path, _MAX_BYTES).decode("utf-8", errors="replace")
             return text.replace(f"{self._home}/", "~/") if len(self._home) > 1 else text
         except FileNotFoundError:
             self.missing.append(f"{self._short(path)} is not there")
         except OSError as error:
             self.missing.append(f"{self._short(path)} cannot be read ({error.strerror})")
+        except RequestError as error:
+            self.missing.append(f"{self._short(path)} cannot be read ({error.message})")
         return None
 
     def _short(self, path: Path) -> str:

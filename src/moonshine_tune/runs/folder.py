@@ -4,12 +4,14 @@
 """
 
 import json
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.core.files import disk_errors, write_jsonl_atomic
+from moonshine_tune.core.files import disk_errors, read_lines, write_jsonl_atomic
+from moonshine_tune.core.json_text import JsonError, parse_json_object
 from moonshine_tune.core.locks import FOLDER_LOCK, writer_of
 from moonshine_tune.core.provenance import command_line, git_state, platform_summary, versions
 from moonshine_tune.runs.records import RunRecord, SelectionRecord
@@ -100,14 +102,10 @@ class RunFolder:
         if not self.metrics_path.is_file():
             return []
         records = []
-        for line in self.metrics_path.read_text(encoding="utf-8").splitlines():
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                # The last line of a run that was killed while it wrote.
-                continue
-            if isinstance(record, dict):
-                records.append(record)
+        for line in read_lines(self.metrics_path, lenient=True):
+            # The last line of a run that was killed while it wrote is cut off.
+            with suppress(JsonError):
+                records.append(parse_json_object(line))
         return records
 
     def read_scores(self) -> list[SelectionRecord]:

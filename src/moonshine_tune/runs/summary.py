@@ -1,6 +1,5 @@
 """Run folders read back, complete or damaged: their settings, how they ended, their scores."""
 
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -10,7 +9,8 @@ from platform import node
 from typing import Any
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.core.files import read_json
+from moonshine_tune.core.files import read_json, read_lines
+from moonshine_tune.core.json_text import parse_json_object
 from moonshine_tune.core.locks import last_writer, writer_of
 from moonshine_tune.core.nested import flatten
 from moonshine_tune.metrics.wer import ScoredUtterance
@@ -172,12 +172,12 @@ def read_scored(path: Path) -> tuple[ScoredUtterance, ...]:
     Raises:
         RequestError: it is missing, or a line is damaged.
     """
-    if not path.is_file():
-        raise RequestError("no such file", where=path)
     scored = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
+        if not line:
+            continue
         try:
-            scored.append(ScoredUtterance.from_record(json.loads(line)))
+            scored.append(ScoredUtterance.from_record(parse_json_object(line)))
         except (ValueError, KeyError, TypeError) as error:
             raise RequestError("not a scored utterance", where=path, line=number) from error
     return tuple(scored)

@@ -4,7 +4,6 @@ Shared by the importers of tables, of corpora that contain tables, and of datase
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, replace
 from math import isfinite, isnan
@@ -14,6 +13,7 @@ from typing import Any
 from moonshine_tune.audio.io import AUDIO_ENDINGS
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import write_bytes_atomic
+from moonshine_tune.core.json_text import JsonError, parse_json_line
 from moonshine_tune.data.importers.base import ColumnNames, Row, Rows, read_text
 from moonshine_tune.data.importers.columns import (
     TIMES,
@@ -104,9 +104,9 @@ def _json_table(content: str) -> tuple[list[str], Records]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            records.append((number, f"not JSON ({getattr(error, 'msg', error)})"))
+            record = parse_json_line(line)
+        except JsonError as error:
+            records.append((number, str(error)))
             continue
         if isinstance(record, dict):
             heading.update(dict.fromkeys(record))

@@ -1,13 +1,13 @@
 """lhotse: cuts, or recordings with supervisions, as JSON lines, compressed or not."""
 
 import gzip
-import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.json_text import JsonError, parse_json_object
 from moonshine_tune.data.importers.base import Importer, ImportSource, Row, Rows, read_text
 
 _ENDINGS = (".jsonl", ".jsonl.gz")
@@ -109,12 +109,9 @@ def _records(paths: list[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
             if not line.strip():
                 continue
             try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise RequestError(f"not JSON ({error})", where=path, line=number) from error
-            if not isinstance(record, dict):
-                raise RequestError("not a JSON object", where=path, line=number)
-            yield f"{path}:{number}", record
+                yield f"{path}:{number}", parse_json_object(line)
+            except JsonError as error:
+                raise RequestError(str(error), where=path, line=number) from error
 
 
 IMPORTER = Importer("lhotse", 22, _recognizes, _read)
