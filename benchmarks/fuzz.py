@@ -259,8 +259,8 @@ def readers() -> tuple[Reader, ...]:
     )
     from moonshine_tune.core.progress import SilentProgress
     from moonshine_tune.corpus.manifest import scan_manifest, write_manifest
-    from moonshine_tune.data.importers.base import ImportRequest
-    from moonshine_tune.data.importers.run import import_data
+    from moonshine_tune.importers.base import ImportRequest
+    from moonshine_tune.importers.run import import_data
     from moonshine_tune.plan.schema import read_plan
     from moonshine_tune.release.archive import unpack
     from moonshine_tune.report.reading import read_report_input

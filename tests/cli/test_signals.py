@@ -13,8 +13,8 @@ from tests.other_process import other_process
 from moonshine_tune.cli.app import run
 from moonshine_tune.core import files
 from moonshine_tune.corpus import manifest
-from moonshine_tune.data.importers import convert
-from moonshine_tune.data.importers import run as importing
+from moonshine_tune.importers import convert
+from moonshine_tune.importers import run as importing
 
 ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

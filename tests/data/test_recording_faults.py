@@ -10,8 +10,8 @@ from moonshine_tune.audio.remarks import READING_REMARKS
 from moonshine_tune.core.progress import Progress, SilentProgress
 from moonshine_tune.corpus.manifest import read_manifest
 from moonshine_tune.data.checks.check import check_data
-from moonshine_tune.data.importers.base import ImportRequest
-from moonshine_tune.data.importers.run import import_data
+from moonshine_tune.importers.base import ImportRequest
+from moonshine_tune.importers.run import import_data
 
 RATE = 16_000
 
@@ -83,3 +83,13 @@ def test_a_channel_that_is_asked_for_needs_no_remark(folder: Path, tmp_path: Pat
     request = ImportRequest(str(folder), tmp_path / "all.jsonl", audio_out=copies, channel=2)
     import_data(request, progress)
     assert not any("cancel" in line for line in progress.lines)
+
+
+def test_a_channel_that_the_table_names_needs_no_remark(folder: Path, tmp_path: Path) -> None:
+    progress, copies = Lines(), tmp_path / "copies"
+    table = folder / "table.csv"
+    table.write_text("file,text,channel\nopposite.wav,left,A\nopposite.wav,right,B\n")
+    request = ImportRequest(str(folder), tmp_path / "all.jsonl", table=table, audio_out=copies)
+    import_data(request, progress)
+    assert not any("cancel" in line for line in progress.lines)
+    assert any("is the channel of the recording" in line for line in progress.lines)

@@ -17,7 +17,7 @@ import moonshine_tune
 _SRC = Path(moonshine_tune.__file__).parent
 _ROOT = Path(__file__).parents[2]
 _MOST_ROWS = 25
-_MOST_OF_ALL_LINES = 0.16
+_MOST_OF_ALL_LINES = 0.14
 _HEAVY = (
     "torch", "numpy", "transformers", "peft", "accelerate", "onnxruntime", "onnx", "soundfile",
     "soxr", "moonshine_voice", "tensorboard", "tokenizers", "safetensors", "optuna",

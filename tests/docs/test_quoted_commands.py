@@ -22,6 +22,12 @@ def _is_quoted(node: ast.AST) -> bool:
     return any(name in ("quoted", "shlex.quote", "shlex.join") for name in calls)
 
 
+def _is_constant(node: ast.AST) -> bool:
+    """Whether a value consists of the program's own constants, which need no quotes."""
+    names = {item.id for item in ast.walk(node) if isinstance(item, ast.Name)}
+    return bool(names) and all(name.isupper() for name in names)
+
+
 def _unquoted(source: str) -> Iterator[tuple[int, str]]:
     """Line and text of each value in a command of a module that is not quoted."""
     tree = ast.parse(source)
@@ -45,11 +51,12 @@ def _unquoted(source: str) -> Iterator[tuple[int, str]]:
                 before += str(part.value)
                 continue
             assert isinstance(part, ast.FormattedValue)
-            is_safe = _is_quoted(part.value) or ast.unparse(part.value) in names
+            text = ast.unparse(part.value)
+            is_safe = _is_quoted(part.value) or text in names or _is_constant(part.value)
             # Numbers have a format.
             is_word = _COMMAND.search(before) or (id(node) in hints and _OPTION.search(before))
             if is_word and not is_safe and part.format_spec is None:
-                yield node.lineno, ast.unparse(part.value)
+                yield node.lineno, text
             before += "X"
 
 

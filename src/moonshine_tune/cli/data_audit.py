@@ -15,6 +15,7 @@ from moonshine_tune.cli.console import (
 )
 from moonshine_tune.cli.options import DeviceOption
 from moonshine_tune.core.text import quoted
+from moonshine_tune.corpus.transcript_form import clean_text
 
 if TYPE_CHECKING:
     from moonshine_tune.data.checks.audit import Audit
@@ -96,7 +97,8 @@ def fix(
     also: Annotated[
         list[str] | None,
         typer.Option(
-            help="Also drop utterances with this finding, such as doubtful_text; repeatable."
+            help="Also act on this finding, which may be right as it is, such as doubtful_text; "
+            "repeatable."
         ),
     ] = None,
     skip: Annotated[
@@ -179,12 +181,22 @@ def _fix_text(result: "FixResult") -> str:
     for action, count in sorted(result.edited.items()):
         lines.append(f"{would_be}edited, {action}: {count:,}")
     for name, before, after in result.changes[:_SHOWN]:
-        lines.append(f"  {name}: {before} → {after}")
+        lines.append(f"  {name}: {_visible(before)} → {after}")
     if len(result.changes) > _SHOWN:
         lines.append(f"  … and {len(result.changes) - _SHOWN:,} more; --json lists all")
+    lines += [
+        f"left as {'it is' if count == 1 else 'they are'}: {count:,} {kind}; "
+        f"act on with: --also {kind}"
+        for kind, count in sorted(result.asked.items())
+    ]
     lines.append(
         "write it with: --out fixed.jsonl --apply"
         if result.out is None
         else f"{result.out}\nnext: moonshine-tune data check {quoted(result.out)}"
     )
     return "\n".join(lines)
+
+
+def _visible(text: str) -> str:
+    """The text; with escapes if it differs from what is read in white space or code points only."""
+    return text if clean_text(text) == text else ascii(text)

@@ -25,6 +25,8 @@ class SplitRequest:
         dev, test: shares of the total; 0 leaves the split out.
         disjoint_texts: also keep each text in one split.
         by_field: split by the manifest's own `split` field instead of by shares.
+        local_speakers: whether numbered labels of speakers name another person in each recording;
+            None decides by how they are spread over the recordings.
         force: replace existing split manifests in `out`.
     """
 
@@ -36,6 +38,7 @@ class SplitRequest:
     disjoint_texts: bool = False
     by_field: bool = False
     force: bool = False
+    local_speakers: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ def split_data(request: SplitRequest, progress: Progress) -> SplitResult:
             test=request.test,
             seed=request.seed,
             disjoint_texts=request.disjoint_texts,
+            local_speakers=request.local_speakers,
         )
     named = {
         name: tuple(replace(utterance, split=name) for utterance in getattr(splits, name))
@@ -96,7 +100,8 @@ def split_data(request: SplitRequest, progress: Progress) -> SplitResult:
         raise RequestError(
             f"this manifest cannot be split: {remarks}",
             where=request.manifest,
-            hint="record more speakers, or name them: every split needs a speaker",
+            hint="record more speakers, or name them: every split needs a speaker. If their labels "
+            "start anew in each recording: --local-speakers",
         )
     _write_all(request, named)
     return SplitResult(

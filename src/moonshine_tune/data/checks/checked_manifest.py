@@ -22,7 +22,9 @@ from moonshine_tune.core.errors import AudioError, RequestError
 from moonshine_tune.core.progress import Progress, Stage
 from moonshine_tune.corpus.manifest import ManifestScan, Utterance, scan_manifest
 from moonshine_tune.corpus.normalizers import Normalizer
+from moonshine_tune.corpus.speaker_labels import LocalLabels, count_speakers, local_labels
 from moonshine_tune.corpus.splits import Leaks, find_leaks
+from moonshine_tune.corpus.transcript_form import FormMatch, find_form, names_before
 
 # The first layers of the encoder take 127 samples at once. Shorter clips give hardly a frame, and
 # no word is this short.
@@ -113,8 +115,21 @@ class CheckedManifest:
 
     @property
     def num_speakers(self) -> int:
-        """Number of named speakers."""
-        return len({utterance.speaker for utterance in self.utterances if utterance.speaker})
+        """Number of named speakers; labels that start anew in each recording count in each."""
+        return count_speakers(self.utterances)
+
+    @cached_property
+    def form(self) -> dict[str, list[tuple[Utterance, FormMatch]]]:
+        """What in the texts is not speech, or may not be: kind → utterance and first match."""
+        first: dict[str, list[tuple[Utterance, FormMatch]]] = defaultdict(list)
+        names = names_before(
+            [item.text for item in self.utterances], {item.speaker for item in self.utterances}
+        )
+        for utterance in self.utterances:
+            matches = find_form(utterance.text or "", utterance.speaker, names)
+            for match in {match.kind: match for match in reversed(matches)}.values():
+                first[match.kind].append((utterance, match))
+        return first
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +147,11 @@ class CheckedSplits:
     def leaks(self) -> Leaks:
         """Speakers, texts and recordings in more than one split."""
         return find_leaks(self.utterances)
+
+    @cached_property
+    def local_labels(self) -> list[LocalLabels]:
+        """Labels of speakers that start anew in each recording, or may do so."""
+        return local_labels([item for members in self.utterances.values() for item in members])
 
     @staticmethod
     def of(manifests: Sequence[CheckedManifest]) -> "CheckedSplits":
