@@ -76,11 +76,28 @@ def test_the_corpus_rate_is_no_average_of_rates() -> None:
     assert summarize(scored).words == ErrorCounts(substitutions=1, reference=10)
 
 
-def test_an_empty_reference_adds_its_insertions() -> None:
-    assert summarize(_set([("", "oh no"), ("a b c d", "a b c d")])).wer == pytest.approx(50.0)
-    # An empty reference, but a hypothesis with words: not a division by zero, and not 0 %.
-    assert summarize(_set([("", "oh no")])).wer == 200.0
-    assert summarize(_set([("", "")])).wer == 0.0
+def test_an_empty_reference_is_counted_apart() -> None:
+    score = summarize(_set([("", "oh no"), ("a b c d", "a b c x"), ("...", ""), ("?!", "oh")]))
+    assert (score.wer, score.words.insertions, score.utterances) == (25.0, 0, 4)
+    assert (score.empty.utterances, score.empty.made_up_words) == (3, 3)
+    assert score.worst[0].hypothesis == "oh no"
+    assert score.cer == pytest.approx(100 / 7)
+    # An interval over the same utterances as the rate.
+    assert score.ci95 == (25.0, 25.0)
+
+
+def test_a_set_without_a_reference_word_has_no_rate() -> None:
+    score = summarize(_set([("", "oh no"), ("!", "")]))
+    assert score.to_record() == {"wer": None, "ci95": None}
+    assert (score.has_wer, score.empty.made_up_words) == (False, 2)
+
+
+def test_made_up_words_are_counted_per_minute_of_their_audio() -> None:
+    noise = [score_utterance("n", "", "thank you", _BASIC, seconds=10.0)]
+    speech = [score_utterance("s", "a b", "a b", _BASIC, seconds=100.0)]
+    assert summarize(noise + speech).empty.made_up_per_minute == pytest.approx(12.0)
+    # Nothing is claimed where the length of one of them is not known.
+    assert summarize([*noise, _score("", "you")]).empty.made_up_per_minute is None
 
 
 def test_nothing_to_score() -> None:
@@ -184,10 +201,39 @@ def test_a_paired_interval_shows_what_two_intervals_do_not() -> None:
 
 
 def test_the_order_does_not_matter_but_the_ids_do() -> None:
-    before, after = _random_set(0.4, 50, seed=1), _random_set(0.1, 50, seed=2)
+    before, after = _random_set(0.4, 50, seed=1), _random_set(0.1, 50, seed=1)
     assert compare_paired(before, after[::-1]) == compare_paired(before, after)
     with pytest.raises(ValueError, match="same utterances"):
         compare_paired(before, after[:-1])
+
+
+def test_other_references_are_no_pair() -> None:
+    with pytest.raises(ValueError, match="same references"):
+        compare_paired(_set([("rub out", "rub out")]), _set([("rubout", "rubout")]))
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_an_interval_holds_its_own_difference(seed: int) -> None:
+    """Few or many utterances, skewed lengths and rates, empty references, and one clip alone."""
+    rng = random.Random(seed)
+    words = ["a", "b", "c", "d", "e", "f"]
+
+    def text(longest: int) -> str:
+        return " ".join(rng.choices(words, k=rng.randint(0, longest)))
+
+    count = rng.choice([1, 2, 3, 8, 30])
+    references = [text(rng.choice([3, 12, 60])) for _ in range(count)]
+    sides = [
+        _set([(r, r if rng.random() < share else text(12)) for r in references])
+        for share in (rng.random(), rng.random())
+    ]
+    change = compare_paired(*sides)
+    assert change.ci95[0] <= change.difference <= change.ci95[1]
+    assert change.difference == pytest.approx(change.after - change.before)
+    for side, wer in zip(sides, (change.before, change.after), strict=True):
+        score = summarize(side)
+        assert score.wer == wer
+        assert score.ci95[0] <= score.wer <= score.ci95[1]
 
 
 def test_from_zero_errors_there_is_no_relative_change() -> None:

@@ -206,7 +206,7 @@ def test_a_kill_between_the_renames_of_a_save_loses_nothing(
     uninterrupted: Run, killed: Path, training: Any, mark: str
 ) -> None:
     out, settings = uninterrupted
-    (killed / "state").rename(killed / f".state.{mark}-abc123")
+    (killed / "state").rename(killed / f".state.{mark}-abc12345")
     train(settings, killed, SilentProgress(), resume=True)
     assert training.is_same(killed, out)
     assert not list(killed.glob(".state*"))

@@ -292,9 +292,11 @@ def _compare(
         first, second = (read_scored(file) for file in files)
     except RequestError:
         return None
-    if not first or {item.id for item in first} != {item.id for item in second}:
+    try:
+        return compare_paired(first, second) if first else None
+    except ValueError:
+        # Dev was changed between the trials: other utterances, or other references.
         return None
-    return compare_paired(first, second)
 
 
 def _settings_text(ablation: Ablation, trial: TrialSummary, num_done: int, file: Path) -> str:

@@ -23,6 +23,7 @@ from filelock import FileLock
 from moonshine_tune.ablation.latency import measure_latency, read_latency
 from moonshine_tune.ablation.study import Outcome, ReportScore
 from moonshine_tune.config.resolve import ResolvedSettings
+from moonshine_tune.config.resume import changed_settings
 from moonshine_tune.core.environment import apply_environment_defaults
 from moonshine_tune.core.errors import TuneError
 from moonshine_tune.core.json_text import parse_json_object
@@ -118,8 +119,7 @@ def _record_of(run: RunFolder, settings: ResolvedSettings) -> RunRecord:
         record = run.read_record()
     except TuneError:
         return RunRecord()
-    is_same = record.settings == settings.settings.model_dump(mode="json")
-    return record if is_same else RunRecord()
+    return RunRecord() if changed_settings(record.settings, settings.settings) else record
 
 
 def figures_of(run: RunFolder) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """`moonshine-tune data`: import, check, split and synthesize recordings."""
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -269,8 +268,8 @@ def split_command(
 
 def _after_split(out: Path, splits: set[str]) -> str:
     """The next command, with paths quoted for a shell."""
-    dev = f" --dev {shlex.quote(str(out / 'dev.jsonl'))}" if "dev" in splits else ""
-    train = shlex.quote(str(out / "train.jsonl"))
+    dev = f" --dev {quoted(out / 'dev.jsonl')}" if "dev" in splits else ""
+    train = quoted(out / "train.jsonl")
     return f"next: moonshine-tune train --preset tiny --train {train}{dev} --out runs/first"
 
 

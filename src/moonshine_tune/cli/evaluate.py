@@ -100,15 +100,25 @@ def summary(result: "Evaluation") -> str:
     score, words = result.score, result.score.words
     sides = {"before": result.base} if result.base else {}
     sides["adapted" if result.base else "model"] = score
-    rows = [[name, number(side.wer), _range(side.ci95)] for name, side in sides.items()]
+    rows = [
+        [
+            name,
+            number(side.wer if side.has_wer else None),
+            _range(side.ci95 if side.has_wer else None),
+        ]
+        for name, side in sides.items()
+    ]
+    cer = number(score.cer if score.has_wer else None)
     lines = [
         table([f"WER % ({result.normalizer})", "WER", "95 % interval"], rows),
         f"{score.utterances} utterances, {words.reference} words: {words.substitutions} "
-        f"substituted, {words.deletions} deleted, {words.insertions} inserted; CER {score.cer:.2f}",
+        f"substituted, {words.deletions} deleted, {words.insertions} inserted; CER {cer}",
+        *_empty_lines(result),
         f"{result.audio_seconds:.0f} s of audio in {result.seconds:.1f} s ({result.backend})",
     ]
-    if result.comparison:
+    if result.comparison and score.has_wer:
         lines.append(f"difference {change_text(result.comparison)}")
+    lines += result.remarks
     if result.metrics:
         lines.append(_metrics_table(result))
     if result.keyterms:
@@ -121,7 +131,23 @@ def summary(result: "Evaluation") -> str:
         lines.append(f"    hypothesis: {item.hypothesis}")
     if result.conditions:
         lines.append(_conditions_table(result.conditions))
-    return "\n".join([*lines, *result.remarks])
+    return "\n".join(lines)
+
+
+def _empty_lines(result: "Evaluation") -> list[str]:
+    """What no WER counts: words where the reference is empty."""
+    empty = result.score.empty
+    if not empty.utterances:
+        return []
+    sides = [result.base.empty] if result.base and result.base.empty.utterances else []
+    sides.append(empty)
+    words = " → ".join(str(side.made_up_words) for side in sides)
+    rates = " → ".join(number(side.made_up_per_minute, ".1f") for side in sides)
+    return [
+        f"words made up where the reference is empty, not part of the WER: {words} on "
+        f"{empty.utterances} utterances"
+        + ("" if empty.made_up_per_minute is None else f", {rates} per minute")
+    ]
 
 
 def _range(ci95: tuple[float, float] | None) -> str:

@@ -1,6 +1,5 @@
 """`moonshine-tune export`."""
 
-import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,7 @@ from typer import Option
 
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, refuse, show
 from moonshine_tune.cli.options import DeviceOption, OutFolder
+from moonshine_tune.core.text import quoted
 
 if TYPE_CHECKING:
     from moonshine_tune.runs.records import ExportRecord, ParityRecord
@@ -117,7 +117,7 @@ def _summary(result: "ExportRecord") -> str:
             f"fed at once, {parity.chunked.word_difference:.2f} % of the words differ"
         )
     if parity.passed:
-        folder = shlex.quote(str(result.runtime_dir))
+        folder = quoted(result.runtime_dir)
         lines.append(f"next: moonshine-tune evaluate --runtime-dir {folder} --manifest test.jsonl")
         return "\n".join(lines)
     for torch_text, runtime_text in parity.examples[:3]:

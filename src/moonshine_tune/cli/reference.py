@@ -14,6 +14,7 @@ import typer
 from moonshine_tune.cli.app import app
 from moonshine_tune.cli.settings import as_text
 from moonshine_tune.config.resolve import preset_names, read_preset
+from moonshine_tune.config.resume import at_resume
 from moonshine_tune.config.settings import RunSettings, setting_rows
 from moonshine_tune.core import errors
 from moonshine_tune.core.files import write_text_atomic
@@ -50,6 +51,9 @@ Set them in a YAML file (`--config FILE`), by a preset (`--preset NAME`) or one 
 (`--set train.learning_rate=3e-4`). Later sources win: default, preset, file, flag, `--set`.
 `run.json` records every value, and the source of each that is not the default.
 `moonshine-tune settings` prints this list.
+
+The last column: what `--resume` may change. A setting that stays is refused by name; a path or a
+model may change, its content may not.
 """
 
 
@@ -70,10 +74,10 @@ def settings_page() -> str:
         if section:
             described = RunSettings.model_fields[section].annotation
             title = f"`{section}`: {(getattr(described, '__doc__', '') or '').strip()}"
-        lines = [f"## {title}", "", "| setting | default | meaning |", "|---|---|---|"]
+        lines = [f"## {title}", "", "| setting | default | meaning | resume |", "|---|---|---|---|"]
         for name, default, meaning in rows:
             shown = "–" if default is None else f"`{as_text(default)}`"
-            lines.append(f"| `{name}` | {shown} | {meaning} |")
+            lines.append(f"| `{name}` | {shown} | {meaning} | {at_resume(name)} |")
         parts.append("\n".join(lines) + "\n")
     lines = ["## Presets", "", "| preset | sets |", "|---|---|"]
     for name in preset_names():

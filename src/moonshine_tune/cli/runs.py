@@ -114,8 +114,11 @@ def _list_summary(folder: Path, runs: "tuple[RunSummary, ...]") -> str:
                "created"]  # fmt: skip
     lines = [table(headers, rows)]
     lines += [f"{_below(run.path, folder)}: {run.remark}" for run in runs if run.remark]
-    if len({run.dev_data for run in runs if run.dev_data}) > 1:
-        lines.append("not all runs are scored on the same dev data: their WERs cannot be compared")
+    if len({run.scored_on for run in runs if run.dev_wer is not None}) > 1:
+        lines.append(
+            "not all runs are scored on the same dev data with one normalizer: their WERs cannot "
+            "be compared"
+        )
     return "\n".join(lines)
 
 

@@ -22,6 +22,7 @@ def settings(
     as_json: JsonFlag = False,
 ) -> None:
     """List the settings of a training run: default, meaning, and when to change each."""
+    from moonshine_tune.config.resume import at_resume
     from moonshine_tune.config.settings import setting_rows
 
     rows = list(setting_rows())
@@ -38,7 +39,11 @@ def settings(
         lines.append(
             textwrap.fill(description, 98, initial_indent="    ", subsequent_indent="    ")
         )
-    document = {key: {"default": default, "meaning": text} for key, default, text in shown}
+        lines.append(f"    At a resume: {at_resume(key)}.")
+    document = {
+        key: {"default": default, "meaning": text, "resume": at_resume(key)}
+        for key, default, text in shown
+    }
     show("\n".join(lines), document, as_json=as_json)
 
 

@@ -1,6 +1,5 @@
 """`moonshine-tune train`."""
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +9,7 @@ from typer import Option
 
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, number, refuse, show, table
 from moonshine_tune.cli.options import OutFolder
+from moonshine_tune.core.text import quoted
 
 if TYPE_CHECKING:
     from moonshine_tune.training.result import TrainResult
@@ -18,6 +18,13 @@ _EXAMPLE = (
     "Example: moonshine-tune train --preset tiny --train train.jsonl --dev dev.jsonl "
     "--replay general.jsonl --out runs/a"
 )
+
+# What to do about an adapter that should not be used, by the verdict.
+_ADVICE = {
+    "no better than the base": "do not use this adapter; lower train.learning_rate, or train on "
+    "more speech",
+    "canary bound broken": "no adapter keeps the canary within its bound: raise retain.weight",
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -68,7 +75,7 @@ def train(
     show(_summary(result), _document(result), as_json=as_json)
     if result.stopped == "interrupted":
         raise typer.Exit(130)
-    refuse(not result.canary_held)
+    refuse(result.verdict in _ADVICE)
 
 
 def _settings_of_run(out: Path) -> Mapping[str, Any]:
@@ -95,12 +102,15 @@ def _summary(result: "TrainResult") -> str:
         f"{result.skipped_steps} steps skipped",
         f"adapter: {result.adapter}",
     ]
-    if not result.canary_held:
-        lines.append("no adapter keeps the canary within its bound: raise retain.weight")
+    if result.verdict in _ADVICE:
+        lines.append(f"{result.remarks[-1]}; {_ADVICE[result.verdict]}")
+    run = quoted(result.run)
     if result.stopped == "interrupted":
-        lines.append(f"everything is saved; continue with: moonshine-tune train --resume "
-                     f"--out {shlex.quote(str(result.run))}")  # fmt: skip
+        lines.append(
+            f"everything is saved; continue with: moonshine-tune train --resume --out {run}"
+        )
+    elif result.verdict in _ADVICE:
+        lines.append(f"next: moonshine-tune report {run}")
     else:
-        run = shlex.quote(str(result.run))
         lines.append(f"next: moonshine-tune evaluate --adapter {run} --manifest test.jsonl")
     return "\n".join(lines)

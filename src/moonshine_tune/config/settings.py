@@ -37,6 +37,10 @@ class DataSettings(_Section):
     normalizer: str | None = None
     """Text normalizer of all scores: english-1, spelled-1 or basic-1; by default chosen by
     language. Change it for spelled letters and digits (spelled-1)."""
+    teach_silence: bool = False
+    """Learn the training and replay clips with an empty text as silence: the model writes nothing
+    on them. Switch it on, with a few clips of silence and noise as they occur later, if the model
+    makes up words where nobody speaks."""
     max_clip_s: float = Field(default=30.0, gt=0)
     """Longest utterance that is used, in seconds; longer ones are skipped and counted. Lower it if
     memory runs out with a single clip."""

@@ -18,6 +18,7 @@ from moonshine_tune.evaluation.noise_conditions import (
     conditions_of,
 )
 from moonshine_tune.evaluation.results import (
+    Earlier,
     Evaluation,
     count_key_terms,
     earlier_evaluation,
@@ -92,7 +93,7 @@ def evaluate(request: EvaluateRequest, out: Path | None, progress: Progress) -> 
     for condition, by_variant in scores.items():
         first, *_ = by_variant.values()
         *_, result = by_variant.values()
-        before = first.scored if result is not first else None
+        before = Earlier(first.scored, first.normalizer) if result is not first else None
         if earlier is not None and condition is CLEAN:
             before = earlier
         results.append(result if before is None else result.compared_with(before))
@@ -211,7 +212,9 @@ def score_manifest(
         change=condition.change,
     )
     seconds = time.monotonic() - start_time
-    scored = score_utterances(manifest.utterances, transcripts.texts, variant.normalizer)
+    scored = score_utterances(
+        manifest.utterances, transcripts.texts, variant.normalizer, seconds=transcripts.seconds
+    )
     return Evaluation(
         score=summarize(scored),
         scored=scored,

@@ -10,6 +10,7 @@ from moonshine_tune.corpus.keyterms import KeyTermScore, score_key_terms
 from moonshine_tune.corpus.manifest import Manifest
 from moonshine_tune.corpus.normalizers import Normalizer, normalizer_for
 from moonshine_tune.evaluation.noise_conditions import CLEAN, Condition
+from moonshine_tune.metrics.alike import score_alike
 from moonshine_tune.metrics.metric import MetricScore
 from moonshine_tune.metrics.wer import (
     PairedComparison,
@@ -51,14 +52,28 @@ class Evaluation:
     metrics: tuple[MetricScore, ...] = ()
     base_metrics: tuple[MetricScore, ...] = ()
 
-    def compared_with(self, before: Scored) -> "Evaluation":
-        """This evaluation with its change from another one of the same utterances."""
+    def compared_with(self, before: "Earlier") -> "Evaluation":
+        """This evaluation with its change from another one, both scored alike.
+
+        Raises:
+            RequestError: the two have no clip in common.
+        """
         normalizer = normalizer_for(self.normalizer)
+        alike = score_alike(
+            before.scored,
+            self.scored,
+            normalizer,
+            normalizer_before=before.normalizer,
+            name=before.name,
+        )
         return replace(
             self,
-            base=summarize(before),
-            comparison=compare_paired(before, self.scored),
-            base_metrics=tuple(item.metric.score(before, normalizer) for item in self.metrics),
+            base=summarize(alike.before),
+            comparison=compare_paired(alike.before, alike.after),
+            base_metrics=tuple(
+                item.metric.score(alike.before, normalizer) for item in self.metrics
+            ),
+            remarks=(*self.remarks, *alike.remarks),
         )
 
     def to_record(self) -> EvaluationRecord:
@@ -91,6 +106,10 @@ class Evaluation:
             record["metrics"][item.metric.name]["base"] = item.to_record()["value"]
         if self.conditions:
             record["conditions"] = [item._condition_record() for item in self.conditions]
+        if self.score.empty.utterances:
+            record["empty_references"] = self.score.empty.to_record()
+            if self.base is not None:
+                record["empty_references"]["base"] = self.base.empty.to_record()
         if self.keyterms is not None:
             record["keyterms"] = self.keyterms
         if self.remarks:
@@ -129,11 +148,24 @@ def write_evaluation(out: Path, evaluation: Evaluation) -> None:
     evaluation.to_record().write(out / RESULT_FILE)
 
 
-def earlier_evaluation(folder: Path, manifest: Manifest) -> Scored:
+@dataclass(frozen=True)
+class Earlier:
+    """The utterances of an evaluation to compare with, and how they were scored.
+
+    Attributes:
+        normalizer: None where its result.json does not tell.
+    """
+
+    scored: Scored
+    normalizer: str | None
+    name: str = "the earlier evaluation"
+
+
+def earlier_evaluation(folder: Path, manifest: Manifest) -> Earlier:
     """The utterances of an earlier evaluation.
 
     Raises:
-        RequestError: the folder has none, or one of another manifest.
+        RequestError: the folder has none, or none of this manifest.
     """
     path = folder / HYPOTHESES_FILE
     if not path.is_file():
@@ -142,11 +174,13 @@ def earlier_evaluation(folder: Path, manifest: Manifest) -> Scored:
             where=folder,
             hint="name the --out folder of an earlier `moonshine-tune evaluate`",
         )
-    scored = read_scored(path)
-    if {item.id for item in scored} != {item.id for item in manifest.utterances}:
+    result = folder / RESULT_FILE
+    record = EvaluationRecord.read(result) if result.is_file() else EvaluationRecord()
+    earlier = Earlier(read_scored(path), record.normalizer)
+    if not {item.id for item in earlier.scored} & {item.id for item in manifest.utterances}:
         raise RequestError(
-            "the earlier evaluation has other utterances",
+            "the earlier evaluation has no clip of this manifest",
             where=folder,
             hint="compare evaluations of the same manifest",
         )
-    return scored
+    return earlier

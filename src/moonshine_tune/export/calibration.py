@@ -1,7 +1,7 @@
 """How the weights of a graft are rounded, and the clips on which errors are compensated."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.models.merge import LazyMerged
 from moonshine_tune.registry.open import OpenedModel
 from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.runs.locations import RunLocations, locate
+from moonshine_tune.runs.records import RunRecord
 from moonshine_tune.runtime.layout import RuntimeLayout
 from moonshine_tune.runtime.quantized import Doubles
 
@@ -81,22 +83,37 @@ def choose_rounding(
 def clips_of_run(run: Path | None) -> list[Utterance]:
     """Clips of a run's training and replay sets; empty where none are left."""
     clips: list[Utterance] = []
-    try:
-        data = RunFolder.open(run).read_record().settings["data"] if run else {}
-    except (TuneError, KeyError):
-        return []
-    for name in ("train", "replay"):
-        if not data.get(name):
-            continue
+    for name, path in (_run_files(run).present if run else {}).items():
         try:
-            utterances = read_manifest(Path(data[name]), require_text=False).utterances
+            utterances = read_manifest(path, require_text=False).utterances
         except TuneError:
-            # Moved or changed since: calibrate without this set.
+            # Its recordings are gone: calibrate without this set.
             continue
         short = [item for item in utterances if (item.known_seconds or 0.0) <= _MAX_CLIP_S]
         chosen = evenly_chosen(short, _CLIPS_PER_SET)
-        clips += [replace(item, id=f"{name}/{item.id}") for item in chosen]
+        clips += [replace(item, id=f"{name.removeprefix('data.')}/{item.id}") for item in chosen]
     return clips
+
+
+def missing_clips(run: Path | None) -> str:
+    """What a calibration on clips of the run goes without, in a sentence; empty if nothing."""
+    files = _run_files(run) if run else None
+    if files is None or not files.missing:
+        return ""
+    sentences = "; ".join(map(files.describe_missing, files.missing))
+    without = "on the rest" if files.present else "not at all: the rounding is dithered"
+    return (
+        f"calibration {without}. {sentences}. Name clips with --calibrate FILE, or record once "
+        f"where the files are: {files.resume_command}"
+    )
+
+
+def _run_files(run: Path) -> RunLocations:
+    """The training and replay manifest of a run; none where it has no record."""
+    record = RunRecord()
+    with suppress(TuneError):
+        record = RunFolder.open(run).read_record()
+    return locate(run, record, ("data.train", "data.replay"))
 
 
 def _moments(

@@ -15,7 +15,7 @@ from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import versions
 from moonshine_tune.core.scratch import refuse_existing
 from moonshine_tune.corpus.manifest import Utterance
-from moonshine_tune.export.calibration import AUTO, NONE, Rounding, choose_rounding
+from moonshine_tune.export.calibration import AUTO, NONE, Rounding, choose_rounding, missing_clips
 from moonshine_tune.export.graft import GraftReport, graft
 from moonshine_tune.export.graphs import build_graphs
 from moonshine_tune.export.graphs.builder import require_onnx
@@ -81,6 +81,10 @@ def export(request: ExportRequest, out: Path, progress: Progress) -> ExportRecor
     refuse_existing(out)
     _check(request)
     utterances = parity_utterances(request.run, request.manifest)
+    calibrates = request.method == "graft" and request.calibrate == AUTO
+    if calibrates and (missing := missing_clips(request.run)):
+        # Before the work: files with dithered rounding lose words.
+        progress.say(missing)
     subject = _open(request, progress)
     opened = subject.opened
     layout = _base_layout(request, subject) if request.method == "graft" else None

@@ -68,7 +68,7 @@ class SpeechDataset:
 
     Attributes:
         seconds: length of each utterance.
-        tokens: token ids of each text; empty where there is no text.
+        tokens: token ids of each text; empty where there is no text, and of a clip that is silent.
         remarks: how many utterances were left out, and why.
     """
 
@@ -83,6 +83,10 @@ class SpeechDataset:
     def load(self, index: int) -> Samples:
         """Samples of one utterance, mono 16 kHz."""
         return load_utterance(self.utterances[index])
+
+    def is_silent(self, index: int) -> bool:
+        """Whether the manifest has an empty text: nothing is spoken, which can be learnt."""
+        return self.utterances[index].text is not None and not self.tokens[index]
 
     def content_key(self, index: int) -> str:
         """Identifies an utterance by the content of its file and its span, not by its path."""
@@ -113,8 +117,13 @@ def build_dataset(
     name: str,
     max_clip_s: float,
     needs_text: bool,
+    keeps_silence: bool = False,
 ) -> SpeechDataset:
     """Keep the utterances that the model can use; the others are counted with the reason.
+
+    Args:
+        keeps_silence: with `needs_text`, keep those whose text is empty: the end of the sequence
+            is then all that the model learns on them.
 
     Raises:
         RequestError: nothing is left.
@@ -123,18 +132,21 @@ def build_dataset(
     seconds: list[float] = []
     tokens: list[tuple[int, ...]] = []
     dropped: Counter[str] = Counter()
+    num_silent = 0
     for utterance in utterances:
         try:
             length = utterance_seconds(utterance)
         except AudioError:
             dropped["unreadable"] += 1
             continue
-        ids = tuple(model.tokenizer.encode(utterance.text or ""))
+        # Spaces alone would become a token, which no transcript has.
+        text = utterance.text if utterance.text and not utterance.text.isspace() else ""
+        ids = tuple(model.tokenizer.encode(text))
         if length <= 0:
             dropped["empty audio"] += 1
         elif length > max_clip_s:
             dropped[f"longer than {max_clip_s:g} s"] += 1
-        elif needs_text and not ids:
+        elif needs_text and not ids and not (keeps_silence and utterance.text is not None):
             dropped["empty text"] += 1
         elif len(ids) + 2 > model.max_tokens:
             dropped["text longer than the model's positions"] += 1
@@ -142,8 +154,13 @@ def build_dataset(
             kept.append(replace(utterance, duration=length))
             seconds.append(length)
             tokens.append(ids)
+            num_silent += needs_text and not ids
     reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
     remark = f"{name}: kept {len(kept)} of {len(utterances)}" + (f": {reasons}" if reasons else "")
+    if num_silent:
+        remark += f"; {num_silent} of them teach silence"
+    elif dropped["empty text"]:
+        remark += " (data.teach_silence=true learns them as silence)"
     if not kept:
         raise RequestError(
             f"nothing is left to use. {remark}",

@@ -67,10 +67,15 @@ class TorchTranscriber:
 
 @dataclass(frozen=True)
 class Transcripts:
-    """Texts in the order of the utterances, and the seconds of audio."""
+    """Texts in the order of the utterances, and the seconds of audio of each."""
 
     texts: tuple[str, ...]
-    audio_seconds: float
+    seconds: tuple[float, ...]
+
+    @property
+    def audio_seconds(self) -> float:
+        """The seconds of all."""
+        return sum(self.seconds)
 
 
 def transcribe_utterances(
@@ -121,4 +126,4 @@ def transcribe_utterances(
             problems,
             hint="fix or remove these lines; find out more with: moonshine-tune data check",
         )
-    return Transcripts(tuple(texts), sum(seconds))
+    return Transcripts(tuple(texts), tuple(seconds))

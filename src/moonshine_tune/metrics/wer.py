@@ -1,7 +1,8 @@
 """Error counts, WER and CER with intervals. Counts come first and are divided once, at the end.
 
-Alignment is jiwer's (Levenshtein, equal costs). An empty reference is legal: every word of its
-hypothesis counts as an insertion.
+Alignment is jiwer's (Levenshtein, equal costs). A reference that is empty after normalization is
+legal: every word of its hypothesis is made up. Such utterances are counted apart, because a share
+of zero words is none: one cough without a transcript could add points to a WER.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -56,6 +57,12 @@ class ScoredUtterance:
     words: ErrorCounts
     characters: ErrorCounts
     speaker: str | None = None
+    seconds: float | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the reference has no word after normalization."""
+        return self.words.reference == 0
 
     def to_record(self) -> dict[str, Any]:
         """The line of `hypotheses.jsonl`."""
@@ -63,8 +70,10 @@ class ScoredUtterance:
         words, characters = self.words, self.characters
         counts = (words.substitutions, words.deletions, words.insertions, words.reference,
                   characters.errors, characters.reference)  # fmt: skip
-        speaker = {"speaker": self.speaker} if self.speaker else {}
-        return texts | dict(zip(_COUNTS, counts, strict=True)) | speaker
+        known: dict[str, Any] = {"speaker": self.speaker} if self.speaker else {}
+        if self.seconds is not None:
+            known["seconds"] = round(self.seconds, 3)
+        return texts | dict(zip(_COUNTS, counts, strict=True)) | known
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "ScoredUtterance":
@@ -80,18 +89,66 @@ class ScoredUtterance:
         if not all(isinstance(count, int) and 0 <= count < 1 << 40 for count in counts):
             raise ValueError("counts must be whole numbers")
         substitutions, deletions, insertions, words, character_errors, characters = counts
-        speaker = record.get("speaker")
+        speaker, seconds = record.get("speaker"), record.get("seconds")
         return cls(
             *texts,
             words=ErrorCounts(substitutions, deletions, insertions, words),
             characters=ErrorCounts(substitutions=character_errors, reference=characters),
             speaker=speaker if isinstance(speaker, str) else None,
+            seconds=float(seconds) if isinstance(seconds, int | float) else None,
         )
 
 
 @dataclass(frozen=True)
+class EmptyReferences:
+    """Utterances without a reference word: silence, noise, or fillers that a normalizer drops.
+
+    Attributes:
+        made_up_words: words of their hypotheses.
+        seconds: of their audio; None where that is not known.
+    """
+
+    utterances: int
+    made_up_words: int
+    seconds: float | None
+
+    @property
+    def made_up_per_minute(self) -> float | None:
+        """Made-up words in a minute of such audio; None where its length is not known."""
+        return 60 * self.made_up_words / self.seconds if self.seconds else None
+
+    @classmethod
+    def of(cls, scored: Sequence[ScoredUtterance]) -> "EmptyReferences":
+        """Those of a set."""
+        empty = [item for item in scored if item.is_empty]
+        lengths = [item.seconds for item in empty if item.seconds is not None]
+        return cls(
+            len(empty),
+            sum(item.words.insertions for item in empty),
+            sum(lengths) if empty and len(lengths) == len(empty) else None,
+        )
+
+    def to_record(self) -> dict[str, Any]:
+        """The JSON object."""
+        per_minute = self.made_up_per_minute
+        return {
+            "utterances": self.utterances,
+            "made_up_words": self.made_up_words,
+            "seconds": None if self.seconds is None else round(self.seconds, 2),
+            "made_up_per_minute": None if per_minute is None else round(per_minute, 2),
+        }
+
+
+@dataclass(frozen=True)
 class Score:
-    """The score of a set of utterances. Rates in percent; `ci95` is the interval of the WER."""
+    """The score of a set of utterances. Rates in percent; `ci95` is the interval of the WER.
+
+    Attributes:
+        wer, cer, words, ci95, by_speaker: of the utterances with reference words. Without any,
+            the rates are 0 and `words.reference` is 0.
+        utterances: all of them.
+        empty: those without reference words.
+    """
 
     wer: float
     cer: float
@@ -100,9 +157,17 @@ class Score:
     utterances: int
     by_speaker: dict[str, float]
     worst: tuple[ScoredUtterance, ...]
+    empty: EmptyReferences = EmptyReferences(0, 0, None)
+
+    @property
+    def has_wer(self) -> bool:
+        """Whether there is anything to divide by: a set of noise has no WER."""
+        return self.words.reference > 0 or not self.empty.utterances
 
     def to_record(self) -> dict[str, Any]:
-        """WER and its interval, as every JSON document has them."""
+        """WER and its interval, as every JSON document has them; null where there is none."""
+        if not self.has_wer:
+            return {"wer": None, "ci95": None}
         return {"wer": round(self.wer, 4), "ci95": rounded(self.ci95)}
 
 
@@ -148,6 +213,7 @@ def score_utterance(
     normalizer: Normalizer,
     *,
     speaker: str | None = None,
+    seconds: float | None = None,
 ) -> ScoredUtterance:
     """Count the errors of one hypothesis after normalization of both sides."""
     normalized = normalizer(reference), normalizer(hypothesis)
@@ -158,16 +224,28 @@ def score_utterance(
         words=_count(*normalized, str.split, jiwer.process_words),
         characters=_count(*normalized, str, jiwer.process_characters),
         speaker=speaker,
+        seconds=seconds,
     )
 
 
 def score_utterances(
-    utterances: Sequence[Utterance], texts: Sequence[str], normalizer: Normalizer
+    utterances: Sequence[Utterance],
+    texts: Sequence[str],
+    normalizer: Normalizer,
+    *,
+    seconds: Sequence[float] | None = None,
 ) -> tuple[ScoredUtterance, ...]:
-    """Score the hypothesis of each utterance."""
+    """Score the hypothesis of each utterance.
+
+    Args:
+        seconds: length of each; without it, as the manifest has it.
+    """
+    lengths = [item.known_seconds for item in utterances] if seconds is None else seconds
     return tuple(
-        score_utterance(item.id, item.reference, text, normalizer, speaker=item.speaker)
-        for item, text in zip(utterances, texts, strict=True)
+        score_utterance(
+            item.id, item.reference, text, normalizer, speaker=item.speaker, seconds=length
+        )
+        for item, text, length in zip(utterances, texts, lengths, strict=True)
     )
 
 
@@ -190,20 +268,22 @@ def _count(
 
 def summarize(scored: Sequence[ScoredUtterance], *, num_worst: int = 10) -> Score:
     """Corpus score: counts are added up and divided once. Never an average of WERs."""
-    words = _total_words(scored)
-    speakers = sorted({item.speaker for item in scored if item.speaker})
+    with_words = [item for item in scored if not item.is_empty]
+    words = _total_words(with_words)
+    speakers = sorted({item.speaker for item in with_words if item.speaker})
     worst = sorted(scored, key=lambda item: (-item.words.errors, -item.words.rate, item.id))
     return Score(
         wer=words.rate,
-        cer=sum((item.characters for item in scored), ErrorCounts()).rate,
+        cer=sum((item.characters for item in with_words), ErrorCounts()).rate,
         words=words,
-        ci95=_interval([(item.words.errors, item.words.reference) for item in scored]),
+        ci95=_interval([(item.words.errors, item.words.reference) for item in with_words]),
         utterances=len(scored),
         by_speaker={
-            speaker: _total_words(item for item in scored if item.speaker == speaker).rate
+            speaker: _total_words(item for item in with_words if item.speaker == speaker).rate
             for speaker in speakers
         },
         worst=tuple(item for item in worst[:num_worst] if item.words.errors),
+        empty=EmptyReferences.of(scored),
     )
 
 
@@ -211,32 +291,37 @@ def _total_words(scored: Iterable[ScoredUtterance]) -> ErrorCounts:
     return sum((item.words for item in scored), ErrorCounts())
 
 
+def _rate(pairs: Sequence[tuple[int, int]]) -> float:
+    """100 · Σ first ÷ Σ second."""
+    return 100.0 * sum(pair[0] for pair in pairs) / max(sum(pair[1] for pair in pairs), 1)
+
+
 def _interval(pairs: Sequence[tuple[int, int]]) -> tuple[float, float]:
-    """95 % interval of 100 · Σ first ÷ Σ second over utterances."""
-    if not pairs:
-        return (0.0, 0.0)
-
-    def rate(drawn: Sequence[tuple[int, int]]) -> float:
-        return 100.0 * sum(pair[0] for pair in drawn) / max(sum(pair[1] for pair in drawn), 1)
-
-    return bootstrap_interval(pairs, rate)
+    """95 % interval of `_rate` over utterances."""
+    return bootstrap_interval(pairs, _rate) if pairs else (0.0, 0.0)
 
 
 def compare_paired(
     before: Sequence[ScoredUtterance], after: Sequence[ScoredUtterance]
 ) -> PairedComparison:
-    """Paired bootstrap over utterances that both systems transcribed.
+    """Paired bootstrap over utterances with reference words that both systems transcribed.
 
     Raises:
-        ValueError: the two do not hold the same utterances.
+        ValueError: the two do not hold the same utterances, or not with the same references:
+            `metrics.alike` makes two results comparable.
     """
     second = {item.id: item for item in after}
     if {item.id for item in before} != set(second):
         raise ValueError("a paired comparison needs the same utterances on both sides")
+    if any(item.words.reference != second[item.id].words.reference for item in before):
+        raise ValueError("a paired comparison needs the same references on both sides")
+    with_words = [item for item in before if not item.is_empty]
     pairs = [
-        (second[item.id].words.errors - item.words.errors, item.words.reference) for item in before
+        (second[item.id].words.errors - item.words.errors, item.words.reference)
+        for item in with_words
     ]
     low, high = _interval(pairs)
-    first_wer, second_wer = _total_words(before).rate, _total_words(after).rate
+    first_wer = _total_words(with_words).rate
+    second_wer = _total_words(second[item.id] for item in with_words).rate
     verdict = "better" if high < 0 else "worse" if low > 0 else "no difference shown"
-    return PairedComparison(first_wer, second_wer, second_wer - first_wer, (low, high), verdict)
+    return PairedComparison(first_wer, second_wer, _rate(pairs), (low, high), verdict)

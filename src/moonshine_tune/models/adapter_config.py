@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.text import quoted
 from moonshine_tune.models.files import names_of
 
 HONORED = (
@@ -126,7 +127,8 @@ def explain_mismatch(
     return RequestError(
         f"the adapter does not fit this model: {'; '.join(parts)}. {reason}{base}",
         where=path,
-        hint=hint or (f"run it with: --model {named}" if named else "name its base with --model"),
+        hint=hint
+        or (f"run it with: --model {quoted(named)}" if named else "name its base with --model"),
     )
 
 

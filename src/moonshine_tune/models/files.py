@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import read_json
+from moonshine_tune.core.text import quoted
 
 ADAPTER_WEIGHTS_FILE, ADAPTER_CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
 """PEFT's names."""
@@ -120,7 +121,7 @@ def _no_weights(folder: Path) -> RequestError:
             f"{no_weights}: it holds an adapter",
             where=folder,
             hint=f"name its base as the model, and it as the adapter: --model BASE --adapter "
-            f"{folder}",
+            f"{quoted(folder)}",
         )
     if any("-of-" in path.name for path in others):
         hint = f"copy {CHECKPOINT_INDEX_FILE} too: it says which tensor is in which shard"

@@ -238,6 +238,9 @@ def _settings(
     content = resolved.settings.model_dump(mode="json", exclude={"model"})
     for role in paths:
         del content["data"][role]
+    if not resolved.settings.data.teach_silence:
+        # The fingerprint of plans that were made before this setting.
+        del content["data"]["teach_silence"]
     return resolved, of_value(content)
 
 

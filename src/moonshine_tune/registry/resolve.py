@@ -352,7 +352,7 @@ def _from_folder(folder: Path, cache: Path, progress: Progress) -> ResolvedModel
         raise RequestError(
             "this folder holds an adapter, not a model",
             where=folder,
-            hint=f"name it as the adapter: --adapter {folder} (and its base with --model)",
+            hint=f"name it as the adapter: --adapter {quoted(folder)} (and its base with --model)",
         )
     if is_runtime_folder(folder):
         # With a prefix: a folder that happens to be called "tiny" is not the catalog's tiny.

@@ -39,7 +39,8 @@ _RUN_KEYS = ("schema_version", "created", "sources", "device", "dtype", "normali
              "adapter", "seed", "status", "versions", "git", "result")  # fmt: skip
 _EVALUATION_KEYS = ("wer", "cer", "substitutions", "deletions", "insertions", "reference_words",
                     "utterances", "audio_seconds", "rtf", "normalizer", "ci95", "backend",
-                    "manifest_sha256", "base", "comparison", "keyterms")  # fmt: skip
+                    "manifest_sha256", "base", "comparison", "keyterms",
+                    "empty_references")  # fmt: skip
 _PARITY_KEYS = ("passed", "word_difference", "bound", "clips", "identical", "words")
 _EXPORT_KEYS = ("method", "matrices", "changed", "changed_files", "worst_step_error", "sha256",
                 "adapter_sha256", "quantize", "calibrated", "calibrate", "rounding", "windows",

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 import jiwer
 
-from moonshine_tune.corpus.normalizers import Normalizer
+from moonshine_tune.core.errors import RequestError
+from moonshine_tune.corpus.normalizers import NORMALIZERS, Normalizer
+from moonshine_tune.metrics.alike import AlikeScores, score_alike
 from moonshine_tune.metrics.wer import ErrorCounts, ScoredUtterance
 from moonshine_tune.report.figures import Interval
+from moonshine_tune.report.reading import EvaluationPart
 
 MISTAKES = ("substituted", "deleted", "inserted")
 _LENGTHS = ((1, 5), (6, 10), (11, 20), (21, None))
@@ -91,6 +94,19 @@ def align(reference: str, hypothesis: str, normalizer: Normalizer) -> tuple[Toke
             kind = "same" if chunk.type == "equal" else "substituted"
             tokens += [Token(kind, a, b) for a, b in zip(first, second, strict=True)]
     return tuple(tokens)
+
+
+def score_sides_alike(base: EvaluationPart, adapted: EvaluationPart) -> AlikeScores | None:
+    """Both sides of a set on their common clips, scored as the adapted one; None without any."""
+    try:
+        return score_alike(
+            base.scored,
+            adapted.scored,
+            NORMALIZERS.get(str(adapted.result.normalizer)),
+            normalizer_before=base.result.normalizer,
+        )
+    except RequestError:
+        return None
 
 
 def pair_up(

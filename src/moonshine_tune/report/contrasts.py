@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from moonshine_tune.metrics.wer import ScoredUtterance, compare_paired, summarize
+from moonshine_tune.report.alignment import score_sides_alike
 from moonshine_tune.report.cells import clean, clean_interval, short
 from moonshine_tune.report.figures import Interval
 from moonshine_tune.report.reading import EvaluationPart, ReportInput, RunPart
@@ -86,12 +87,19 @@ def _contrast(
 ) -> Contrast:
     row = _unpaired(set_name, backend, _rate_of(base), _rate_of(adapted))
     if base and adapted and base.scored and adapted.scored:
-        # A damaged file: two sides with different utterances cannot be compared.
+        alike = score_sides_alike(base, adapted)
+        # Damaged files: two sides without a common clip, or with other counts, have no difference.
         with suppress(ValueError):
-            change = compare_paired(base.scored, adapted.scored)
+            if alike is None:
+                return replace(row, difference=None)
+            change = compare_paired(alike.before, alike.after)
+            if alike.remarks:
+                # The rates as they were written are not of the same clips, or not counted alike.
+                row = replace(row, before=_rate_from(alike.before), after=_rate_from(alike.after))
             return replace(
                 row, difference=change.difference, ci95=change.ci95, verdict=change.verdict
             )
+        return replace(row, difference=None)
     return row
 
 

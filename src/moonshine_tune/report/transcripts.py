@@ -20,6 +20,7 @@ from moonshine_tune.report.alignment import (
     choose,
     confusions,
     pair_up,
+    score_sides_alike,
 )
 from moonshine_tune.report.cells import set_title, short
 from moonshine_tune.report.clips import EmbeddedClip, EmbeddedClips, Recordings
@@ -138,11 +139,14 @@ def _sources(report_input: ReportInput) -> Iterator[_Source]:
     for name in sorted({part.set_name for part in named}, key=lambda n: (n != "domain", n)):
         parts = [part for part in named if part.set_name == name and part.scored]
         backend = "runtime" if any(part.backend == "runtime" for part in parts) else "torch"
-        sides = {part.model: part.scored for part in parts if part.backend == backend}
-        if sides:
-            before, after = sides.get("base", ()), sides.get("adapted", ())
-            pairs = pair_up(before, after) if after else pair_up((), before)
-            yield _source(name, backend, parts, pairs)
+        sides = {part.model: part for part in parts if part.backend == backend}
+        if len(sides) == 2:
+            alike = score_sides_alike(sides["base"], sides["adapted"])
+            before = alike.before if alike else ()
+            yield _source(name, backend, parts, pair_up(before, sides["adapted"].scored))
+        else:
+            for part in sides.values():
+                yield _source(name, backend, parts, pair_up((), part.scored))
     for part in report_input.evaluations:
         if not part.model and part.scored:
             yield _source(part.set_name, part.result.backend, [part], pair_up((), part.scored))

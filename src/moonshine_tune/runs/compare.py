@@ -9,6 +9,8 @@ from typing import Any
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.nested import flatten
 from moonshine_tune.core.progress import Progress
+from moonshine_tune.corpus.normalizers import NORMALIZERS
+from moonshine_tune.metrics.alike import score_alike
 from moonshine_tune.metrics.wer import (
     PairedComparison,
     Score,
@@ -53,7 +55,7 @@ class ChangedUtterance:
 
 @dataclass(frozen=True)
 class RunPair:
-    """Two runs on the utterances that both scored.
+    """Two runs on the utterances that both scored, with one normalizer and one reference each.
 
     Attributes:
         before, after: names of the runs.
@@ -161,21 +163,21 @@ def _pair(which: str, before: _Run, after: _Run, remarks: list[str]) -> RunPair 
     if which not in before.sets or which not in after.sets:
         return None
     names = before.compared.name, after.compared.name
-    title = " and ".join(names)
-    rules = [str(run.record.normalizer) for run in (before, after)]
-    if rules[0] != rules[1]:
-        remarks.append(f"{title} are scored with different normalizers: {rules[0]}, {rules[1]}")
+    try:
+        alike = score_alike(
+            before.sets[which],
+            after.sets[which],
+            NORMALIZERS.get(str(after.record.normalizer)),
+            normalizer_before=before.record.normalizer,
+            name=names[0],
+        )
+    except RequestError:
+        remarks.append(
+            f"{' and '.join(names)} have no {which} utterance in common: they cannot be paired"
+        )
         return None
-    first = {(item.id, item.reference): item for item in before.sets[which]}
-    second = {(item.id, item.reference): item for item in after.sets[which]}
-    shared, total = [key for key in first if key in second], len(first.keys() | second.keys())
-    if not shared:
-        remarks.append(f"{title} have no {which} utterance in common: they cannot be paired")
-        return None
-    if len(shared) < total:
-        remarks.append(f"{title} are paired on the {len(shared)} of {total} {which} utterances "
-                       "that both scored")  # fmt: skip
-    pairs = [(first[key], second[key]) for key in shared]
+    remarks += [f"{' and '.join(names)}, {which}: {remark}" for remark in alike.remarks]
+    pairs = list(zip(alike.before, alike.after, strict=True))
     changed = [
         ChangedUtterance(
             a.id, a.reference, a.hypothesis, b.hypothesis, a.words.errors, b.words.errors
@@ -187,9 +189,9 @@ def _pair(which: str, before: _Run, after: _Run, remarks: list[str]) -> RunPair 
     return RunPair(
         *names,
         which,
-        compare_paired([a for a, _ in pairs], [b for _, b in pairs]),
-        len(shared),
-        total,
+        compare_paired(alike.before, alike.after),
+        len(pairs),
+        len({item.id for run in (before, after) for item in run.sets[which]}),
         better=tuple(item for item in changed if item.errors_after < item.errors_before),
         worse=tuple(item for item in changed if item.errors_after > item.errors_before),
     )

@@ -114,9 +114,9 @@ def show_run(path: Path) -> RunDetails:
 def clean_runs(folder: Path, *, keep: int, dry_run: bool) -> tuple[Cleaning, ...]:
     """Remove all but the best runs; returns for each what is done with it and why.
 
-    Of the runs with the same dev data the `keep` finished ones with the lowest dev WER stay (those
-    that hold the canary first), and every run that may still be running. Runs of other dev data
-    are not ranked against each other.
+    Of the runs with the same dev data, scored with one normalizer, the `keep` finished ones with
+    the lowest dev WER stay (those that hold the canary first), and every run that may still be
+    running. Runs of other dev data or with another normalizer are not ranked against each other.
 
     Raises:
         RequestError: no such folder, it is a run itself, or `keep` is below 1.
@@ -129,9 +129,13 @@ def clean_runs(folder: Path, *, keep: int, dry_run: bool) -> tuple[Cleaning, ...
         )
     runs = [read_run(path) for path in find_runs(folder)]
     ranks: dict[Path, int] = {}
-    for data in {run.dev_data for run in runs}:
+    for scored_on in {run.scored_on for run in runs}:
         ranked = sorted(
-            (run for run in runs if run.dev_data == data and run.ended and run.dev_wer is not None),
+            (
+                run
+                for run in runs
+                if run.scored_on == scored_on and run.ended and run.dev_wer is not None
+            ),
             key=lambda run: (run.canary_held is False, run.dev_wer, run.created),
         )
         ranks |= {run.path: rank for rank, run in enumerate(ranked[:keep], start=1)}

@@ -181,6 +181,21 @@ class KeyTermsRecord(Record):
     arms: list[KeyTermsArmRecord] = []
 
 
+class EmptyReferencesRecord(Record):
+    """Utterances without a reference word, which no WER counts, and the words made up on them.
+
+    Attributes:
+        seconds: of their audio.
+        base: the same of the model that the evaluation is compared with.
+    """
+
+    utterances: StrictInt | None = None
+    made_up_words: StrictInt | None = None
+    seconds: Number | None = None
+    made_up_per_minute: Number | None = None
+    base: "EmptyReferencesRecord | None" = None
+
+
 class EvaluationRecord(Artifact):
     """`result.json`: written by evaluate, demo and plan; read by report and package."""
 
@@ -209,6 +224,7 @@ class EvaluationRecord(Artifact):
     conditions: list[Object] = []
     metrics: dict[str, Object] = {}
     keyterms: KeyTermsRecord | None = None
+    empty_references: EmptyReferencesRecord | None = None
     remarks: list[str] = []
 
 
@@ -278,15 +294,31 @@ class SelectionRecord(Artifact):
     averaged: StrictInt | None = None
     dev_augmented_wer: Number | None = None
 
+    @property
+    def judged_wer(self) -> float | None:
+        """The WER that it is chosen by: of dev as recorded and, if scored so, augmented."""
+        if self.dev_wer is None or self.dev_augmented_wer is None:
+            return self.dev_wer
+        return (self.dev_wer + self.dev_augmented_wer) / 2
+
+
+BETTER, NOT_BETTER, CANARY_LOST = "better", "no better than the base", "canary bound broken"
+
 
 class RunResultRecord(Record):
-    """How a run ended. Times in seconds, `prepare_seconds` before the first step."""
+    """How a run ended. Times in seconds, `prepare_seconds` before the first step.
+
+    Attributes:
+        verdict: `better`, `no better than the base`, or `canary bound broken`: of the adapter that
+            was kept, on the scores of the run itself; empty where it has none.
+    """
 
     steps: StrictInt | None = None
     skipped_steps: StrictInt | None = None
     baseline: SelectionRecord = SelectionRecord()
     best: SelectionRecord = SelectionRecord()
     canary_held: StrictBool | None = None
+    verdict: str = ""
     first_loss: Number | None = None
     last_loss: Number | None = None
     seconds: Number | None = None
@@ -294,11 +326,52 @@ class RunResultRecord(Record):
     prepare_seconds: Number | None = None
     peak_memory_mb: Number | None = None
 
+    @property
+    def judged(self) -> str:
+        """The verdict, also of a run that was recorded without one."""
+        return self.verdict or verdict_on(self.baseline, self.best, self.canary_held)
+
+
+def verdict_on(base: SelectionRecord, best: SelectionRecord, canary_held: bool | None) -> str:
+    """Whether an adapter may be used; empty where a score is missing.
+
+    An adapter that is chosen by dev as recorded and augmented is judged by both.
+    """
+    before, after = base.judged_wer, best.judged_wer
+    if before is None or after is None:
+        return ""
+    if canary_held is False:
+        return CANARY_LOST
+    return BETTER if after < before else NOT_BETTER
+
+
+class LegRecord(Record):
+    """A part of a run, from a resume that changed settings to the next.
+
+    Attributes:
+        first_step: from which the settings held, from 1 as in metrics.jsonl.
+        changed: the value before and the value from then on, by setting.
+    """
+
+    first_step: StrictInt = 1
+    created: str = ""
+    command: list[str] = []
+    settings: Object = {}
+    changed: dict[str, tuple[Any, Any]] = {}
+    device: dict[str, str | None] = {}
+    dtype: dict[str, str | None] = {}
+    processes: StrictInt | None = None
+
 
 class RunRecord(Artifact):
     """`run.json`: written by train, a part of it again by package.
 
     Read by resume, runs, report, export, ablate, plan and package.
+
+    Attributes:
+        settings: those now in force.
+        legs: of a run whose settings changed at a resume: each leg with its own, the first too.
+        relative_paths: of manifests and noises, from the run folder, by setting.
     """
 
     made_by = "moonshine-tune train"
@@ -308,6 +381,8 @@ class RunRecord(Artifact):
     job: str = ""
     settings: Object = {}
     sources: dict[str, str] = {}
+    relative_paths: dict[str, str] = {}
+    legs: list[LegRecord] = []
     base: BaseModelRecord = BaseModelRecord()
     device: dict[str, str | None] = {}
     dtype: dict[str, str | None] = {}

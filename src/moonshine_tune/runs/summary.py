@@ -12,9 +12,10 @@ from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import read_json, read_lines
 from moonshine_tune.core.json_text import parse_json_object
 from moonshine_tune.core.locks import last_writer, writer_of
+from moonshine_tune.core.nested import flatten
 from moonshine_tune.metrics.wer import ScoredUtterance
 from moonshine_tune.runs.folder import RunFolder, status_now
-from moonshine_tune.runs.records import RunRecord, SelectionRecord
+from moonshine_tune.runs.records import BETTER, RunRecord, SelectionRecord
 
 # For a run without a lock: of an earlier version, or of a machine whose locks are not visible here.
 # A live run writes each step. The price of a long time: a dead run is kept for so long.
@@ -37,7 +38,10 @@ class RunSummary:
             (marked as running, but no process works in the folder) or `torn` (run.json is
             unreadable).
         live: whether it may still be running.
-        dev_data: fingerprint of the dev manifest; only runs with the same one can be ranked.
+        dev_data: fingerprint of the dev manifest.
+        scored_on: the dev set and the normalizer of its scores; only runs with the same can be
+            ranked.
+        verdict: on the adapter that was kept; empty where there is none.
     """
 
     path: Path
@@ -55,6 +59,8 @@ class RunSummary:
     size_mb: float
     dev_data: str | None
     remark: str = ""
+    scored_on: str = ""
+    verdict: str = ""
 
     @property
     def ended(self) -> bool:
@@ -119,6 +125,7 @@ def read_run(path: Path) -> RunSummary:
     is_dead = writer is None and last is not None and last.host == node()
     base, best = _scores(run, record)
     result = record.result
+    verdict = "" if result.is_empty else result.judged
     return RunSummary(
         path=path,
         status=status,
@@ -126,7 +133,9 @@ def read_run(path: Path) -> RunSummary:
         or (recent and not is_dead and (status == "torn" or record.status == "running")),
         model=str(record.settings.get("model", "?")),
         created=record.created,
-        steps=_last_step(run) if result.is_empty else result.steps,
+        steps=_last_step(run)
+        if result.steps is None or record.status == "running"
+        else result.steps,
         base_dev_wer=base.dev_wer,
         dev_wer=best.dev_wer,
         base_canary_wer=base.canary_wer,
@@ -135,8 +144,26 @@ def read_run(path: Path) -> RunSummary:
         train_seconds=result.train_seconds,
         size_mb=round(size / 1e6, 1),
         dev_data=record.data.get("dev"),
-        remark=problem or record.error or "; ".join(wrong),
+        remark=problem or record.error or "; ".join([*wrong, *_warnings(verdict)]),
+        scored_on=_scored_on(record),
+        verdict=verdict,
     )
+
+
+def _warnings(verdict: str) -> list[str]:
+    return [] if verdict in ("", BETTER) else [verdict]
+
+
+def _scored_on(record: RunRecord) -> str:
+    """What the dev WER of a run depends on besides the adapter, as one text."""
+    settings = dict(flatten(record.settings))
+    names = ["data.max_clip_s", "select.max_dev_utterances"]
+    manifest = record.data.get("dev")
+    if manifest is None:
+        manifest = record.data.get("train")
+        names += ["data.dev_share", "train.seed"]
+    values = (f"{name}={settings[name]}" for name in names if name in settings)
+    return " ".join([str(record.normalizer), str(manifest), *values])
 
 
 def read_scored(path: Path) -> tuple[ScoredUtterance, ...]:

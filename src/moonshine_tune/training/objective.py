@@ -12,6 +12,7 @@ from moonshine_tune.inference.encoder_cache import StateSource
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.models.lora import adapter_disabled
 from moonshine_tune.models.losses import (
+    IGNORED,
     FrozenHead,
     TargetBatch,
     head_cross_entropy_sum,
@@ -90,7 +91,10 @@ class Objective:
                         teacher = self._model.decoder_hidden(
                             states.batch(indices), targets.input_ids
                         )
-                    kl = head_kl_sum(hidden, teacher, self._head, targets.targets)
+                    # On silence the base is no teacher: the words that it makes up must go.
+                    silent = torch.tensor([not tokens[i] for i in batch], device=hidden.device)
+                    kl_targets = targets.targets.masked_fill(silent[:, None], IGNORED)
+                    kl = head_kl_sum(hidden, teacher, self._head, kl_targets)
                     loss = loss + kl * (kl_weight / count)
             yield LossTerm("loss", loss, value)
         if self._prepared.replay is not None:

@@ -67,6 +67,7 @@ def prepare_training(
     progress: Progress,
     *,
     scores: bool = True,
+    scored_clip_s: float | None = None,
 ) -> PreparedTraining:
     """Inject the adapter, and compute once what a frozen encoder always computes the same.
 
@@ -76,6 +77,7 @@ def prepare_training(
 
     Args:
         scores: whether this process scores dev and canary; of several processes, one does.
+        scored_clip_s: longest clip of dev and canary; None for that of the settings.
 
     Raises:
         RequestError: nothing in a manifest can be used, or dev overlaps with train.
@@ -89,6 +91,7 @@ def prepare_training(
         name="train",
         max_clip_s=settings.data.max_clip_s,
         needs_text=True,
+        keeps_silence=settings.data.teach_silence,
     )
     adapter = inject_lora(
         opened.model,
@@ -108,7 +111,11 @@ def prepare_training(
     held_out = {"dev": dev_utterances}
     if canary_utterances:
         held_out[canary_name] = canary_utterances
-    sets, set_remarks = _scored_sets(held_out, settings, opened, cache, banks, scores=scores)
+    scored = settings
+    if scored_clip_s is not None:
+        changed = settings.data.model_copy(update={"max_clip_s": scored_clip_s})
+        scored = settings.model_copy(update={"data": changed})
+    sets, set_remarks = _scored_sets(held_out, scored, opened, cache, banks, scores=scores)
     replay: Replay | None = None
     if replay_utterances and data.replay is not None:
         replay = prepare_replay(
@@ -169,6 +176,13 @@ def _scored_sets(
             needs_text=False,
         )
         remarks += dataset.remarks
+        if name == "dev" and not any(normalizer(item.text or "") for item in dataset.utterances):
+            raise RequestError(
+                f"dev has no reference word after the normalizer {normalizer.name}: no adapter can "
+                "be chosen by it",
+                where=settings.data.dev,
+                hint="name a development manifest with speech: --dev dev.jsonl",
+            )
         clips: dict[str, Clips] = {name: dataset}
         if name == "dev" and settings.augment.share and settings.augment.dev:
             # From the same noises as the training clips.

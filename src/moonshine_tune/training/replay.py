@@ -38,8 +38,8 @@ class Replay:
     """Replay clips, their targets, and the order in which they are drawn.
 
     Attributes:
-        transcripts: token ids of the clips whose target is their own text; for the others it is
-            the teacher's distribution.
+        transcripts: token ids of the clips whose target is their own text, empty for silence; for
+            the others it is the teacher's distribution.
         remarks: how many clips were left out, and why.
     """
 
@@ -51,8 +51,8 @@ class Replay:
 
     def num_targets(self, indices: Sequence[int]) -> int:
         """Target tokens of some clips, end tokens included."""
-        texts = [self.transcripts.get(i) or self.teacher.teacher_tokens[i] for i in indices]
-        return sum(len(text) + 1 for text in texts)
+        own, teacher = self.transcripts, self.teacher.teacher_tokens
+        return sum(len(own[i] if i in own else teacher[i]) + 1 for i in indices)
 
 
 class ReplayTeacher:
@@ -159,6 +159,10 @@ def prepare_replay(
     transcripts: dict[int, Sequence[int]] = {}
     if retain.targets == "transcripts":
         transcripts = {index: dataset.tokens[index] for index in drawn if dataset.tokens[index]}
+    if settings.data.teach_silence:
+        # The base model is no teacher here: the words that it makes up are what must go.
+        silent = (index for index in drawn if dataset.is_silent(index))
+        transcripts |= dict.fromkeys(silent, ())
     without_text = [index for index in drawn if index not in transcripts]
     teacher = ReplayTeacher(opened, dataset, source, without_text, progress)
     return Replay(source, teacher, sampler, transcripts, dataset.remarks)

@@ -15,6 +15,8 @@ class TrainResult(RunResultRecord):
     Attributes:
         stopped: `finished`, `early stop`, or `interrupted` (resumable).
         canary_held: whether the chosen adapter keeps the canary within its bound.
+        verdict: `better`, or why the adapter should not be used: `no better than the base`, or
+            `canary bound broken`; a remark has the figures.
         first_loss, last_loss: mean cross-entropy per token, in nats, over the first and the last
             tenth of the steps.
         seconds: of the whole command.
@@ -28,6 +30,7 @@ class TrainResult(RunResultRecord):
     baseline: Candidate
     best: Candidate
     canary_held: bool
+    verdict: str
     first_loss: Number
     last_loss: Number
 

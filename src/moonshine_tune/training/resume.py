@@ -40,6 +40,8 @@ class Counters(StateRecord):
         micro_batch: most clips in a forward pass after running out of memory; 0 before.
         baseline_hypotheses: transcripts of the base model, by id, for a canary without texts.
         baseline, best: the scores of the base model and of the best adapter so far.
+        chosen: of the strength or mean that was chosen at the end of an earlier leg and is still
+            in adapter/; None where adapter/ holds the best adapter so far.
     """
 
     # Counters of another version are ignored.
@@ -57,6 +59,7 @@ class Counters(StateRecord):
     )
     baseline: Candidate | None = None
     best: Candidate | None = None
+    chosen: Candidate | None = None
 
 
 class _StateFile(Record):
@@ -80,13 +83,14 @@ class TrainingState:
 
     Attributes:
         step: the next step, from 0.
-        best: matrices of the best adapter so far.
+        best, chosen: matrices of the adapters with these scores.
         remark: about a state that was loaded although a newer one is damaged; else empty.
     """
 
     step: int
     counters: Counters
     best: dict[str, Tensor] = field(default_factory=dict, compare=False)
+    chosen: dict[str, Tensor] = field(default_factory=dict, compare=False)
     remark: str = field(default="", compare=False)
 
 
@@ -102,6 +106,7 @@ def save_state(
         f"adapter/{name}": value for name, value in adapter_state(model).items()
     }
     tensors |= {f"best/{name}": value for name, value in state.best.items()}
+    tensors |= {f"chosen/{name}": value for name, value in state.chosen.items()}
     steps: dict[str, float] = {}
     for name, parameter in adapter_parameters(model.module):
         for key, value in optimizer.state.get(parameter, {}).items():
@@ -157,7 +162,13 @@ def load_state(folder: Path, model: SpeechModel, optimizer: torch.optim.Optimize
         torch.cuda.set_rng_state(tensors["random/cuda"], model.device)
     if "random/mps" in tensors and model.device.type == "mps":
         torch.mps.set_rng_state(tensors["random/mps"])
-    return TrainingState(document.step, document.counters, _below(tensors, "best/"), remark)
+    return TrainingState(
+        document.step,
+        document.counters,
+        best=_below(tensors, "best/"),
+        chosen=_below(tensors, "chosen/"),
+        remark=remark,
+    )
 
 
 @contextmanager

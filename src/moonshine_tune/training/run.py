@@ -1,8 +1,11 @@
 """`moonshine-tune train`: from settings and manifests to an adapter in a run folder."""
 
 import time
+from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.core.device import choose_device, choose_dtype
@@ -15,13 +18,12 @@ from moonshine_tune.memory.fit import MemoryCheck, check_memory
 from moonshine_tune.models.fingerprint import compare_weights
 from moonshine_tune.registry.open import OpenedModel, open_model
 from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.runs.locations import relative_paths
+from moonshine_tune.training.continued import JOB, ContinuedRun, continue_run
 from moonshine_tune.training.distributed import Distributed, launched_as_rank_zero
 from moonshine_tune.training.prepare import PreparedTraining, prepare_training
 from moonshine_tune.training.result import TrainResult
 from moonshine_tune.training.trainer import Trainer
-
-# run.json says with this that the folder is a training run.
-_JOB = "train"
 
 
 def train(
@@ -65,6 +67,8 @@ def _train(
     resolved: ResolvedSettings, out: Path, progress: Progress, *, resume: bool, fit: bool
 ) -> TrainResult:
     start_time = time.monotonic()
+    continued = continue_run(out, resolved) if resume else None
+    resolved = continued.resolved if continued else resolved
     device = choose_device(resolved.settings.device.name)
     dtype = choose_dtype(device.device, resolved.settings.device.dtype)
     distributed = Distributed(device.device, dtype.dtype)
@@ -74,13 +78,16 @@ def _train(
         resolved, data, fit=fit, refuse=not resume, processes=distributed.world_size
     )
     settings = memory.resolved.settings
-    for remark in memory.remarks:
+    for remark in (*(continued.remarks if continued else ()), *memory.remarks):
         progress.say(remark)
-    run = _open_run_folder(out, resume=resume, creates=distributed.is_rank_zero)
+    if continued is not None:
+        run = continued.run
+    else:
+        run = RunFolder.create(out) if distributed.is_rank_zero else RunFolder(out)
     model = open_model(
         # A resumed run finds its base itself, wherever it is started.
         None
-        if resume and settings.model == run.read_record().settings.get("model")
+        if continued and settings.model == continued.record.settings.get("model")
         else settings.model,
         base_of=run.path if resume else None,
         device=device,
@@ -89,13 +96,23 @@ def _train(
         progress=progress,
     )
     progress.say(f"model {model.base['name']} on {device.device}: {device.reason}")
-    prepared = prepare_training(settings, data, model, progress, scores=distributed.is_rank_zero)
-    if resume:
-        _check_same_run(run, model, prepared)
-    elif distributed.is_rank_zero:
-        _write_record(run, memory, model, prepared, num_processes=distributed.world_size)
+    prepared = prepare_training(
+        settings,
+        data,
+        model,
+        progress,
+        scores=distributed.is_rank_zero,
+        scored_clip_s=continued.scored_clip_s if continued else None,
+    )
+    content = _content(run, memory, model, num_processes=distributed.world_size)
     trainer = Trainer(settings, model, prepared, run, distributed, progress)
-    return trainer.fit(resume=resume, start_time=start_time)
+    if continued is None:
+        if distributed.is_rank_zero:
+            _write_record(run, content, memory, model, prepared)
+        return trainer.fit(resume=False, start_time=start_time)
+    _check_same_run(run, continued, model, prepared)
+    begin_leg = partial(continued.begin_leg, memory.resolved, content, progress)
+    return trainer.fit(resume=True, start_time=start_time, on_resume=begin_leg)
 
 
 def _record_interrupt(run: RunFolder) -> None:
@@ -107,51 +124,48 @@ def _record_interrupt(run: RunFolder) -> None:
             run.update_record(status="interrupted")
 
 
-def _open_run_folder(out: Path, *, resume: bool, creates: bool) -> RunFolder:
-    """A new folder, made by the process that `creates`; or that of a run to resume."""
-    if not resume:
-        return RunFolder.create(out) if creates else RunFolder(out)
-    run = RunFolder.open(out)
-    if run.read_record().job != _JOB:
-        raise RequestError(
-            "this folder was not made by `moonshine-tune train`",
-            where=run.path,
-            hint="name the folder that was given to it as --out",
-        )
-    return run
+def _content(
+    run: RunFolder, memory: MemoryCheck, model: OpenedModel, *, num_processes: int
+) -> dict[str, Any]:
+    """What run.json has of a leg: its settings, and what they became on this machine."""
+    settings = memory.resolved.settings.model_dump(mode="json")
+    return {
+        "settings": settings,
+        "relative_paths": relative_paths(run.path, settings),
+        "device": {"name": str(model.device.device), "reason": model.device.reason},
+        "dtype": {"name": str(model.dtype.dtype), "reason": model.dtype.reason},
+        "processes": num_processes,
+        "expected_memory_mb": memory.expected_mb,
+        "status": "running",
+    }
 
 
 def _write_record(
     run: RunFolder,
+    content: Mapping[str, Any],
     memory: MemoryCheck,
     model: OpenedModel,
     prepared: PreparedTraining,
-    *,
-    num_processes: int,
 ) -> None:
     """run.json of a run that starts."""
-    settings = memory.resolved.settings
     run.write_record(
-        job=_JOB,
-        settings=settings.model_dump(mode="json"),
+        job=JOB,
+        **content,
         sources=memory.resolved.sources,
         base=model.base_record,
-        device={"name": str(model.device.device), "reason": model.device.reason},
-        dtype={"name": str(model.dtype.dtype), "reason": model.dtype.reason},
-        processes=num_processes,
         normalizer=prepared.normalizer,
         data=prepared.fingerprints,
         remarks=(*memory.remarks, *prepared.remarks),
-        expected_memory_mb=memory.expected_mb,
         adapter=vars(prepared.adapter),
-        seed=settings.train.seed,
-        status="running",
+        seed=memory.resolved.settings.train.seed,
     )
 
 
-def _check_same_run(run: RunFolder, model: OpenedModel, prepared: PreparedTraining) -> None:
+def _check_same_run(
+    run: RunFolder, continued: ContinuedRun, model: OpenedModel, prepared: PreparedTraining
+) -> None:
     """Refuse to resume with another base model or other manifests."""
-    record = run.read_record()
+    record = continued.record
     if compare_weights(record.base.to_json(), model.base) not in ("same", "unknown"):
         raise RequestError(
             f"this run was started from another base model, {record.base.name}",

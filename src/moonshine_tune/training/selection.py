@@ -36,6 +36,11 @@ class Candidate(SelectionRecord):
         return (self.dev_wer + self.dev_augmented_wer) / 2
 
     @property
+    def is_choice(self) -> bool:
+        """Whether a strength or a mean was chosen at the end, not the adapter of a step."""
+        return self.strength != 1.0 or self.averaged > 0
+
+    @property
     def summary(self) -> str:
         """Its scores, for messages."""
         augmented, canary = self.dev_augmented_wer, self.canary_wer

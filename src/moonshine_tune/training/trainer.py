@@ -3,7 +3,8 @@
 import hashlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -35,6 +36,7 @@ from moonshine_tune.models.lora import (
 )
 from moonshine_tune.registry.open import OpenedModel
 from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.runs.records import BETTER, verdict_on
 from moonshine_tune.training.distributed import Distributed, read_sums
 from moonshine_tune.training.late_average import LateAdapters
 from moonshine_tune.training.loggers import RunLogger
@@ -63,6 +65,7 @@ class Trainer:
         counters: what has happened so far; part of the saved state.
         rule: which adapter is the best.
         best_state: matrices of the best adapter so far.
+        chosen_state: matrices of the choice of an earlier leg, while adapter/ holds it.
     """
 
     def __init__(
@@ -84,23 +87,33 @@ class Trainer:
         self.counters = Counters()
         self.rule = SelectionRule(None, settings.select.canary_bound)
         self.best_state: dict[str, Tensor] = {}
+        self.chosen_state: dict[str, Tensor] = {}
         self._late = LateAdapters(run.path, settings.select.average_last)
         self._logger: RunLogger | None = None
         self._saved_at = time.monotonic()
 
-    def fit(self, *, resume: bool, start_time: float) -> TrainResult:
+    def fit(
+        self,
+        *,
+        resume: bool,
+        start_time: float,
+        on_resume: Callable[[int], None] = lambda _: None,
+    ) -> TrainResult:
         """Train to the end, from the first step or from the saved state.
 
         Args:
             start_time: of the whole command, on the monotonic clock.
+            on_resume: called with the number of steps that are done when a run is resumed; rank
+                zero does.
 
         Raises:
-            RequestError: the saved state is damaged, or belongs to another adapter shape.
+            RequestError: the saved state is damaged, or belongs to another adapter shape, or more
+                steps are done than the settings ask for.
             MachineError: the disk is full, a single clip does not fit, or only non-finite steps.
         """
         train, distributed, device = self.settings.train, self.distributed, self.model.device
         parameters = [value for _, value in adapter_parameters(self.model.module)]
-        step, ending = self._begin(resume), 0
+        step, ending = self._begin(resume, on_resume), 0
         counters = self.counters
         with self.progress.stage("training", train.steps) as stage, GracefulInterrupt() as stop:
             stage.advance(step)
@@ -190,7 +203,7 @@ class Trainer:
 
     # --- the beginning
 
-    def _begin(self, resume: bool) -> int:
+    def _begin(self, resume: bool, on_resume: Callable[[int], None]) -> int:
         """Restore the saved state, or score the base model; returns the first step to do."""
         step = resumed_after = None
         if resume and has_state(self.run.state_dir):
@@ -199,6 +212,8 @@ class Trainer:
             self.progress.say("nothing was saved yet: starting at the first step")
             resumed_after = -1
         if self.distributed.is_rank_zero:
+            if resume:
+                on_resume(step or 0)
             self._logger = RunLogger(
                 self.run, self.settings, self.progress, resumed_after=resumed_after
             )
@@ -214,14 +229,42 @@ class Trainer:
         state = load_state(self.run.state_dir, self.model, self.optimizer.optimizer)
         if state.remark:
             self.progress.say(state.remark)
-        self.counters, self.best_state = state.counters, state.best
+        if state.step > self.settings.train.steps:
+            raise RequestError(
+                f"{state.step} steps are done, more than train.steps={self.settings.train.steps}",
+                where=self.run.path,
+                hint=f"name as many or more: --set train.steps={state.step}",
+            )
+        self.counters = state.counters
+        self.best_state, self.chosen_state = state.best, state.chosen
         if self.prepared.canary is not None:
             self.prepared.canary.restore_baseline_hypotheses(self.counters.baseline_hypotheses)
-        best = self.counters.best
-        if best is not None and self.best_state and self.distributed.is_rank_zero:
-            # A kill may have come between writing the adapter and writing the state.
-            self._write_adapter(best, self.best_state)
+        if self.distributed.is_rank_zero:
+            self._restore_adapter()
+        if self.counters.scores_without_best >= self.settings.select.patience:
+            self.progress.say(
+                f"{self.counters.scores_without_best} scores in a row without a new best ended "
+                "this run: more steps need a larger select.patience"
+            )
         return state.step
+
+    def _restore_adapter(self) -> None:
+        """Write the adapter that the state knows: a kill may have come before the state's writing.
+
+        What was chosen at the end of an earlier leg stays until a better adapter is scored.
+        """
+        counters = self.counters
+        if counters.best is None:
+            return
+        if counters.chosen is None:
+            # States of earlier versions do not name their choice; its folder does.
+            with suppress(RequestError, ValueError):
+                candidate = Candidate.read(self.run.selection_path)
+                counters.chosen = candidate if candidate.is_choice else None
+        if counters.chosen is None:
+            self._write_adapter(counters.best, self.best_state)
+        elif self.chosen_state:
+            self._write_adapter(counters.chosen, self.chosen_state)
 
     def _score_baseline(self) -> None:
         """Score the base model. With B = 0 the adapter changes nothing; disabled is faster."""
@@ -296,9 +339,12 @@ class Trainer:
         self._late.keep(step, state)
         is_best = self.rule.is_better(candidate, self.counters.best)
         if is_best:
-            self.counters.best = candidate
-            self.counters.scores_without_best = 0
-            self._save_best(candidate, dev, state)
+            counters = self.counters
+            counters.best, counters.scores_without_best = candidate, 0
+            self.best_state = state
+            if counters.chosen is None or self.rule.is_better(candidate, counters.chosen):
+                counters.chosen, self.chosen_state = None, {}
+                self._keep_adapter(candidate, dev, state)
         else:
             self.counters.scores_without_best += 1
         self._save_state(step)
@@ -332,9 +378,8 @@ class Trainer:
         )
         return candidate, dev
 
-    def _save_best(self, candidate: Candidate, dev: SetScore, state: dict[str, Tensor]) -> None:
-        """Replace the best adapter on disk, and its transcripts of dev."""
-        self.best_state = state
+    def _keep_adapter(self, candidate: Candidate, dev: SetScore, state: dict[str, Tensor]) -> None:
+        """Replace the adapter on disk, and its transcripts of dev."""
         self._write_adapter(candidate, state)
         write_jsonl_atomic(self.run.dev_hypotheses_path, [item.to_record() for item in dev.scored])
 
@@ -349,7 +394,7 @@ class Trainer:
         """Write everything that an exact resume needs; rank zero does."""
         if not self.distributed.is_rank_zero:
             return
-        state = TrainingState(next_step, self.counters, self.best_state)
+        state = TrainingState(next_step, self.counters, self.best_state, self.chosen_state)
         save_state(self.run.state_dir, self.model, self.optimizer.optimizer, state)
         self._saved_at = time.monotonic()
 
@@ -364,10 +409,12 @@ class Trainer:
             # Interrupted before the first score. The adapter so far is written, but it does not
             # count as a score of the run, so that a resumed run equals an uninterrupted one.
             best, dev = self._score(steps)
-            self._save_best(best, dev, adapter_state(self.model))
-        if stopped != "interrupted":
-            best = self._try_average(best, steps)
-            best = self._choose_strength(best)
+            self._keep_adapter(best, dev, adapter_state(self.model))
+        elif stopped == "interrupted":
+            best = self.counters.chosen or best
+        else:
+            best = self._choose(best, steps)
+        verdict = verdict_on(baseline, best, self.rule.allows(best))
         first_loss, last_loss = first_and_last_losses(self.run)
         return TrainResult(
             run=self.run.path,
@@ -378,20 +425,49 @@ class Trainer:
             baseline=baseline,
             best=best,
             canary_held=self.rule.allows(best),
+            verdict=verdict,
             first_loss=first_loss,
             last_loss=last_loss,
             seconds=round(time.monotonic() - start_time, 1),
             train_seconds=round(self.counters.train_seconds, 1),
             prepare_seconds=round(self.prepared.seconds, 1),
             peak_memory_mb=memory_mb(self.model.device).peak_resident_mb,
-            remarks=self.prepared.remarks,
+            remarks=(*self.prepared.remarks, *_verdict_remarks(verdict, baseline, best)),
         )
 
-    def _try_average(self, best: Candidate, steps: int) -> Candidate:
-        """Score the mean of the last adapters, if the settings ask for it; keep it if as good."""
+    def _choose(self, best: Candidate, steps: int) -> Candidate:
+        """Choose mean and strength, and keep that adapter if no earlier choice is as good."""
+        counters, trained = self.counters, adapter_state(self.model)
+        candidate, dev, state = self._try_average(best, steps)
+        candidate, dev = self._choose_strength(candidate, dev, state)
+        load_adapter_state(self.model, trained)
+        earlier = counters.chosen
+        is_other = candidate != earlier
+        if earlier is not None and is_other and not self.rule.is_better(candidate, earlier):
+            self.progress.say(f"the adapter that was chosen before stays: {earlier.summary}")
+            return earlier
+        if dev is None:
+            return candidate
+        counters.chosen, self.chosen_state = None, {}
+        if candidate.is_choice:
+            # A copy: one file cannot hold two names of one tensor.
+            copied = {name: value.clone() for name, value in state.items()}
+            counters.chosen, self.chosen_state = candidate, copied
+        # The state first: a resume after a kill writes the adapter that it names.
+        self._save_state(steps)
+        self._keep_adapter(candidate, dev, state)
+        return candidate
+
+    def _try_average(
+        self, best: Candidate, steps: int
+    ) -> tuple[Candidate, SetScore | None, dict[str, Tensor]]:
+        """The mean of the last adapters, if the settings ask for it and it is as good; else `best`.
+
+        Returns its scores, its details of dev (None where nothing was scored) and its matrices.
+        """
         mean = self._late.mean(steps)
         if mean is None:
-            return best
+            return best, None, self.best_state
         state, count = mean
         load_adapter_state(self.model, state)
         candidate, dev = self._score(steps, averaged=count)
@@ -399,21 +475,26 @@ class Trainer:
         self.log(steps, {"average_of": count, **candidate.figures("average_")})
         verdict = "kept" if is_kept else "not as good"
         self.progress.say(f"mean of the last {count}: {candidate.summary}, {verdict}")
-        if not is_kept:
-            return best
-        self._save_best(candidate, dev, state)
-        return candidate
+        return (candidate, dev, state) if is_kept else (best, None, self.best_state)
 
-    def _choose_strength(self, best: Candidate) -> Candidate:
-        """Score weaker versions of the best adapter, if there is a canary to compare them by."""
+    def _choose_strength(
+        self, best: Candidate, dev: SetScore | None, state: dict[str, Tensor]
+    ) -> tuple[Candidate, SetScore | None]:
+        """Score weaker versions of an adapter, if there is a canary to compare them by."""
         strengths = self.settings.retain.strengths
         if self.prepared.canary is None or not strengths or strengths == (1.0,):
-            return best
-        load_adapter_state(self.model, self.best_state)
+            return best, dev
+        load_adapter_state(self.model, state)
         tried = {value: self._score(best.step, value, best.averaged) for value in strengths}
         for strength, (candidate, _) in tried.items():
             self.progress.say(f"strength {strength:g}: {candidate.summary}")
             self.log(best.step, {"strength": strength, **candidate.figures("strength_")})
         chosen = self.rule.choose([candidate for candidate, _ in tried.values()])
-        self._save_best(*tried[chosen.strength], self.best_state)
-        return chosen
+        return tried[chosen.strength]
+
+
+def _verdict_remarks(verdict: str, base: Candidate, best: Candidate) -> list[str]:
+    """A remark on an adapter that should not be used."""
+    if verdict == BETTER:
+        return []
+    return [f"{verdict}: {base.summary} before, {best.summary} after"]

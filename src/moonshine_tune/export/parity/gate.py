@@ -28,6 +28,7 @@ from moonshine_tune.metrics.wer import (
 )
 from moonshine_tune.registry.open import OpenedModel
 from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.runs.locations import locate
 from moonshine_tune.runs.records import ParityRecord, WerParity
 from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber
@@ -47,9 +48,17 @@ def parity_utterances(run: Path | None, manifest: Path | None) -> tuple[Utteranc
     """
     path = manifest
     if path is None and run is not None and (run / "run.json").is_file():
-        data = RunFolder.open(run).read_record().settings.get("data", {})
-        named = data.get("dev") or data.get("train")
-        path = Path(named) if named else None
+        record = RunFolder.open(run).read_record()
+        name = "data.dev" if record.settings.get("data", {}).get("dev") else "data.train"
+        files = locate(run, record, (name,))
+        if files.missing:
+            raise RequestError(
+                f"{files.describe_missing(name)}: the parity gate needs its clips",
+                where=run,
+                hint="name clips with --manifest FILE, or record once where the files are: "
+                f"{files.resume_command}",
+            )
+        path = files.present.get(name)
     if path is None:
         raise RequestError(
             "the parity gate needs real clips", hint="name a manifest with --manifest test.jsonl"

@@ -234,7 +234,8 @@ def _chosen(
             f"two transcripts that differ: {first.file.name} ({_shown(first)}) and "
             f"{second.file.name} ({_shown(second)})",
             where=recording,
-            hint=f"choose: --transcripts {choices[0]}, or --transcripts {choices[1]}",
+            hint=f"choose: --transcripts {quoted(choices[0])}, or "
+            f"--transcripts {quoted(choices[1])}",
         )
     chosen = next((item for item in useful if item.cues), useful[0])
     if skipped := [item.file for item in transcripts if item.problem and item is not chosen]:
