@@ -38,7 +38,8 @@ from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.export.graft import graft
 from moonshine_tune.export.run import graft_adapter
 from moonshine_tune.models.lora import adapter_parameters, adapter_state, inject_lora, save_adapter
-from moonshine_tune.registry.open import base_identity, open_model
+from moonshine_tune.registry.base_model import base_identity
+from moonshine_tune.registry.open import open_model
 from moonshine_tune.registry.resolve import resolve_model
 from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.runtime.rebuild import read_weights

@@ -6,8 +6,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-# Their shell blocks are run on the real model, by tests/real/test_guides.py.
-RUN_PAGES = ("docs/guides/first-adapter.md", "docs/guides/your-own-recordings.md")
+# Their shell blocks are run with the wheel alone, by tests/docs/test_bare_install.py.
+GUIDES = ("docs/guides/first-adapter.md", "docs/guides/your-own-recordings.md")
+RUN_PAGES = ("README.md", *GUIDES)
 # Their shell blocks are read, not run: each command and option must exist.
 READ_PAGES = {
     "docs/memory.md": "the medium model is not at hand, and takes hours",

@@ -100,7 +100,7 @@ def train(
 def evaluate(
     manifest: AnyPath,
     *,
-    model: str = "tiny",
+    model: str | None = None,
     adapter: AnyPath | None = None,
     runtime_dir: AnyPath | None = None,
     compare: AnyPath | None = None,
@@ -112,6 +112,7 @@ def evaluate(
     """Score a model on a manifest; with an adapter, also its base model for comparison.
 
     Args:
+        model: catalog name, hub id or folder; None takes the adapter's base, else `tiny`.
         adapter: run folder or adapter folder.
         runtime_dir: exported folder, which the Moonshine runtime scores instead of torch.
         compare: `out` of an earlier evaluation of the same manifest.
@@ -139,7 +140,7 @@ def evaluate(
 def transcribe(
     recordings: "Sequence[AnyPath | Samples]",
     *,
-    model: str = "tiny",
+    model: str | None = None,
     adapter: AnyPath | None = None,
     device: str = "auto",
     progress: Progress | None = None,
@@ -148,6 +149,7 @@ def transcribe(
 
     Args:
         recordings: audio files, or mono samples at 16 kHz as one-dimensional arrays.
+        model: catalog name, hub id or folder; None takes the adapter's base, else `tiny`.
         adapter: run folder or adapter folder.
 
     Raises:
@@ -165,7 +167,7 @@ def transcribe(
 
 
 def open_model(
-    name: str = "tiny",
+    name: str | None = None,
     *,
     adapter: AnyPath | None = None,
     device: str = "auto",
@@ -176,6 +178,7 @@ def open_model(
     """Load a model by catalog name, hub id or folder, with an adapter if one is given.
 
     Args:
+        name: None takes the adapter's base, else `tiny`.
         adapter: run folder or adapter folder.
         dtype: number format of the arithmetic: auto, float32, bfloat16 or float16.
         offline: use no network.

@@ -136,7 +136,7 @@ def test_a_search_that_is_killed_halfway_continues_and_loses_nothing(folder: Pat
     first.communicate()
     before = _states(folder)
     assert list(before.values()).count("finished") == 2
-    assert before[3] == "running"
+    assert before[3] == "stopped"
     assert _end(_start(folder, trials=6, seconds=0.0)) == "finished"
     assert _states(folder) == dict.fromkeys(range(1, 7), "finished")
     ran = _ran(folder)

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from tests.made_up_training import FakeTrain, wer_of
 
+from moonshine_tune.ablation.folder import open_ablation
 from moonshine_tune.ablation.request import AblateRequest
 from moonshine_tune.ablation.results import Bounds, choose, pareto_front, show_ablation
 from moonshine_tune.ablation.run import AblationResult, run_ablation
-from moonshine_tune.ablation.study import TrialSummary
+from moonshine_tune.ablation.study import AblationStudy, TrialSummary
 from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.core.errors import (
     MachineError,
@@ -25,8 +26,10 @@ from moonshine_tune.core.errors import (
     RequestError,
 )
 from moonshine_tune.core.files import write_json_atomic
+from moonshine_tune.core.locks import work_together
 from moonshine_tune.core.progress import Progress, SilentProgress
 from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.runs.summary import SEARCH_LOCK
 
 _GRID = """
 space:
@@ -407,3 +410,15 @@ def test_a_real_interrupt_between_trials(request_of: Make) -> None:
     assert result.stopped == "interrupted"
     assert len(train.ran) == 2
     assert result.counts == {"finished": 2}
+
+
+def test_a_trial_of_a_dead_search_is_shown_as_stopped(request_of: Make) -> None:
+    result = _run(request_of(trials=1), FakeTrain())
+    ablation = open_ablation(result.path)
+    study = AblationStudy(ablation, ablation.database_url(None))
+    study._study.ask()
+    study.close()
+    assert [trial.state for trial in show_ablation(result.path).trials] == ["finished", "stopped"]
+    with work_together(result.path / SEARCH_LOCK):
+        states = [trial.state for trial in show_ablation(result.path).trials]
+    assert states == ["finished", "running"]

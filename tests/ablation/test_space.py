@@ -97,6 +97,7 @@ def test_two_dimensions_may_not_move_one_setting(tmp_path: Path) -> None:
         ("space: {adapter.dropout: {low: 0, high: .inf}}", "must be finite"),
         ("space: {adapter.dropout: {low: 0, high: 0.1, step: 0.5}}", "does not fit"),
         ("space: {adapter.rank: []}", "give a list of values"),
+        ("space: {adapter.rank: [{a: 1}, 8]}", "not both in one list"),
     ],
 )
 def test_bad_spaces(tmp_path: Path, text: str, expected: str) -> None:

@@ -69,7 +69,7 @@ def test_the_trials_of_a_dead_search_are_tried_again(request_of: Make) -> None:
     _run(request_of(trials=1), FakeTrain())
     ablation = open_ablation(request.out)
     points = {number: _die(ablation) for number in (2, 3)}
-    assert {t.state for t in show_ablation(request.out).trials} == {"finished", "running"}
+    assert {t.state for t in show_ablation(request.out).trials} == {"finished", "stopped"}
     train, progress = FakeTrain(), _Messages()
     result = _run(request, train, progress)
     assert result.counts == {"finished": 4}
@@ -215,7 +215,7 @@ def test_a_study_of_version_0_1_is_read(request_of: Make) -> None:
                 values = 1.0 if state == TrialState.COMPLETE else None
                 study._study.tell(trial, values, state=state)
     view = show_ablation(ablation.path)
-    assert [trial.state for trial in view.trials] == ["finished", "finished", "running"]
+    assert [trial.state for trial in view.trials] == ["finished", "finished", "stopped"]
     assert choose(ablation.path, Bounds()).number == 2
     result = _run(request_of(trials=4), FakeTrain())
     assert result.counts == {"finished": 4}

@@ -11,6 +11,7 @@ import pytest
 import soundfile as sf
 
 from moonshine_tune.cli.app import run
+from moonshine_tune.core.text import quoted
 from moonshine_tune.corpus.manifest import read_manifest
 
 
@@ -44,7 +45,7 @@ def test_import_then_check(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert run(["data", "import", str(folder), "--table", str(words), "--out", str(out)]) == 0
     captured = capsys.readouterr()
     assert captured.out.splitlines()[0] == "kept 2 of 2"
-    assert f"next: moonshine-tune data check {out}" in captured.out
+    assert f"next: moonshine-tune data check {quoted(out)}" in captured.out
     assert "1 recordings of the folder are in no row" in captured.err
     utterances = read_manifest(out).utterances
     assert [item.text for item in utterances] == ["Grüße an alle", "Turn left now"]

@@ -25,10 +25,10 @@ def test_a_preset_that_cannot_fit_is_refused_before_its_model_is_fetched(
     words = _words("medium", speech_folder, tmp_path / "run", "device.budget_gib=1")
     code = run([*words, "--preset", "medium-pilot", "--json"])
     shown = capsys.readouterr()
-    assert code == 2
+    assert code == 3
     assert "medium would need" in shown.err and "of 1.00 GiB: requested" in shown.err
     assert "--fit" in shown.err
-    assert json.loads(shown.out.splitlines()[-1])["error"]["exit_code"] == 2
+    assert json.loads(shown.out.splitlines()[-1])["error"]["exit_code"] == 3
     assert not (tmp_path / "run").exists()
 
 
@@ -36,7 +36,7 @@ def test_if_nothing_fits_the_smallest_estimate_is_reported(
     speech_folder: Path, saved_v1: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = _words(saved_v1, speech_folder, tmp_path / "run", "device.budget_gib=0.2")
-    assert run([*words, "--fit"]) == 2
+    assert run([*words, "--fit"]) == 3
     shown = capsys.readouterr().err
     assert "does not fit 0.2 GiB" in shown and "with every saving" in shown
     assert "smaller model" in shown
@@ -51,7 +51,7 @@ def test_fit_says_what_it_chose_and_why_and_trains(
         saved_v1, speech_folder, tmp_path / "run", f"device.budget_gib={budget}",
         "adapter.sites=all", "train.steps=2", "select.every_steps=2",
     )  # fmt: skip
-    assert run(words) == 2
+    assert run(words) == 3
     assert "would need" in capsys.readouterr().err
     assert run([*words, "--fit"]) in (0, 1)
     shown = capsys.readouterr()

@@ -82,7 +82,7 @@ def test_a_disk_that_fills_up_while_writing_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half of the bytes are on disk when the error comes."""
-    real = os.fdopen
+    real = Path.open
 
     class Filling:
         def __init__(self, file: Any) -> None:
@@ -99,7 +99,7 @@ def test_a_disk_that_fills_up_while_writing_leaves_nothing(
             self.file.flush()
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "fdopen", lambda *given: Filling(real(*given)))
+    monkeypatch.setattr(Path, "open", lambda *given: Filling(real(*given)))
     with pytest.raises(MachineError, match="disk is full"):
         write_bytes_atomic(tmp_path / "a", b"x" * 10_000)
     assert _names(tmp_path) == []

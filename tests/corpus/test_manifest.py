@@ -1,6 +1,8 @@
 """Manifests: reading valid lines, reporting invalid ones, writing."""
 
+import hashlib
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -80,7 +82,7 @@ BAD = [
     ('{"audio": "1.wav", "text": "a", "duration": "2"}', "not a number of seconds"),
     ('{"audio": "1.wav", "text": "a", "duration": true}', "not a number of seconds"),
     ('{"audio": "1.wav", "text": "a", "start": -1}', "not a number of seconds of at least 0"),
-    ('{"audio": "1.wav", "text": "a", "start": NaN}', "not a number of seconds of at least 0"),
+    ('{"audio": "1.wav", "text": "a", "start": NaN}', "not JSON (NaN"),
     ('{"audio": "1.wav", "text": "a", "start": 2, "end": 1}', '"end" (1) is not after'),
     ('{"audio": "gone.wav", "text": "a"}', "no such recording"),
     ('{"audio": "' + "x" * 5000 + '.wav", "text": "a"}', "no such recording"),
@@ -190,3 +192,31 @@ def test_recordings_beside_a_manifest_are_written_relative_to_it(
     folder.rename(folder.with_name("named"))
     (read,) = read_manifest(folder.with_name("named") / "manifest.jsonl").utterances
     assert read.audio == tmp_path.resolve() / "home" / "named" / "audio" / "a.wav"
+
+
+def test_texts_and_names_are_read_in_one_way_and_counted(tmp_path: Path) -> None:
+    decomposed = unicodedata.normalize("NFD", "déjà vu")
+    texts = ["two  spaces\n", decomposed, "fine", "   ", "so\u00adft\u00a0hyphen"]
+    names = [" Anna ", unicodedata.normalize("NFD", "Zoë"), "unknown", "N/A", "Anna"]
+    records = [
+        {"id": str(number), "audio": "1.wav", "text": text, "speaker": name, "session": name}
+        for number, (text, name) in enumerate(zip(texts, names, strict=True))
+    ]
+    path = write(tmp_path, *(json.dumps(record) for record in records))
+    scan = scan_manifest(path)
+    read = [(item.text, item.speaker, item.session) for item in scan.utterances]
+    assert read == [
+        ("two spaces", "Anna", "Anna"), ("déjà vu", "Zoë", "Zoë"), ("fine", None, None),
+        ("", None, None), ("soft hyphen", "Anna", "Anna"),
+    ]  # fmt: skip
+    assert scan.written_texts == {
+        "0": texts[0], "1": decomposed, "3": "   ", "4": texts[4]
+    }  # fmt: skip
+    assert scan.remarks == (
+        "4 of 5 texts are read with single spaces and composed characters (NFC)",
+        "2 of 5 speakers name nobody ('unknown', 'N/A')",
+    )
+    assert scan.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    written = tmp_path / "again.jsonl"
+    write_manifest(written, scan.utterances)
+    assert scan_manifest(written).remarks == ()

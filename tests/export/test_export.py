@@ -20,7 +20,7 @@ from moonshine_tune.export.tensors import model_tensors, tuned_tensors
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.models.checkpoint import load_checkpoint
 from moonshine_tune.models.lora import adapter_parameters, adapter_state, inject_lora, save_adapter
-from moonshine_tune.registry.open import base_identity
+from moonshine_tune.registry.base_model import base_identity
 from moonshine_tune.registry.resolve import ResolvedModel
 from moonshine_tune.registry.wheel import WheelAssets
 from moonshine_tune.runs.folder import RunFolder

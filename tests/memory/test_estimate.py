@@ -447,7 +447,7 @@ def test_settings_are_changed_until_they_fit_cheapest_first(saved_v1: Path) -> N
     assert [change.split("=")[0] for change in smallest.changes][:4] == [
         "train.batch_size", "train.batch_size", "train.batch_size", "train.gradient_checkpointing"
     ]  # fmt: skip
-    with pytest.raises(RequestError, match="with every saving"):
+    with pytest.raises(MachineError, match="with every saving"):
         fit_settings(settings, load, device="cpu", budget_gib=0.3)
 
 

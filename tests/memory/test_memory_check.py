@@ -13,7 +13,7 @@ import soundfile
 from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.device import heap_keeps_freed_memory
-from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.errors import MachineError
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.inference.dataset import read_training_data
 from moonshine_tune.memory import fit as fitting
@@ -61,11 +61,11 @@ def test_a_run_that_cannot_fit_is_refused_before_anything_loads(
 ) -> None:
     monkeypatch.setattr(train_module, "open_model", lambda *a, **k: pytest.fail("it was loaded"))
     settings = _part(training, 0.5)
-    with pytest.raises(RequestError, match="would need") as caught:
+    with pytest.raises(MachineError, match="would need") as caught:
         train(settings, tmp_path / "run", SilentProgress())
     assert "batch 4, clips of" in str(caught.value)
     assert "--fit" in (caught.value.hint or "") and "estimate" in (caught.value.hint or "")
-    assert caught.value.exit_code == 2
+    assert caught.value.exit_code == 3
     assert not (tmp_path / "run").exists()
 
 
@@ -94,7 +94,7 @@ def test_clips_too_long_for_the_budget_are_skipped_and_counted(
         "device__frozen_weights": "bfloat16", "train__steps": 2, "device__state_cache_mb": 0,
     }  # fmt: skip
     settings = _part(training, 0.95, **least)
-    with pytest.raises(RequestError, match="clips of"):
+    with pytest.raises(MachineError, match="clips of"):
         train(settings, tmp_path / "no", SilentProgress())
     result = train(settings, tmp_path / "run", SilentProgress(), fit=True)
     assert any("data.max_clip_s=1 (longer clips are skipped)" in text for text in result.remarks
@@ -103,7 +103,7 @@ def test_clips_too_long_for_the_budget_are_skipped_and_counted(
 
 def test_nothing_that_fits_is_one_plain_error(training: Any, tmp_path: Path) -> None:
     settings = training.settings(device__budget_gib=0.1)
-    with pytest.raises(RequestError, match="with every saving"):
+    with pytest.raises(MachineError, match="with every saving"):
         train(settings, tmp_path / "run", SilentProgress(), fit=True)
     assert not (tmp_path / "run").exists()
 
@@ -139,7 +139,7 @@ def test_without_a_budget_only_mps_and_fit_are_checked(
 def test_processes_share_the_memory(training: Any) -> None:
     settings = _part(training, 1.2)
     assert check_memory(settings).estimate is not None
-    with pytest.raises(RequestError, match="for 2 processes"):
+    with pytest.raises(MachineError, match="for 2 processes"):
         check_memory(settings, processes=2)
 
 

@@ -272,7 +272,7 @@ def test_the_second_run_reports_who_holds_the_folder(
     assert holder.stdout.readline() == "held\n"
     assert run(["plan", "run", "demo", "--out", str(out), "--json"]) == 2
     error = json.loads(capsys.readouterr().out)["error"]
-    assert f"process {holder.pid}, since " in error["message"]
+    assert f"another process (pid {holder.pid}) " in error["message"]
     assert run(["plan", "status", "demo", "--out", str(out)]) == 0
     assert f"at work: process {holder.pid}" in capsys.readouterr().out
     holder.communicate("\n", timeout=20)

@@ -12,7 +12,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from moonshine_tune.core import network
 from moonshine_tune.core.errors import MachineError, RequestError, SourceUnreachableError
@@ -34,10 +36,15 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "_local_snapshot", lambda repo: None)
 
 
+_WEIGHTS, _OTHER_WEIGHTS = (
+    save({"a": np.full(2, value, dtype=np.float32)}) for value in (1.0, -1.0)
+)
+
+
 def _checkpoint(folder: Path, model_type: str = "moonshine") -> Path:
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
-    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "model.safetensors").write_bytes(_WEIGHTS)
     return folder
 
 
@@ -105,7 +112,7 @@ def test_a_saved_checkpoint_is_taken_as_it_is(tmp_path: Path) -> None:
 def test_the_revision_of_a_folder_follows_its_weights(tmp_path: Path) -> None:
     folder = _checkpoint(tmp_path / "m")
     before = resolve_model(str(folder), cache=tmp_path / "c").revision
-    (folder / "model.safetensors").write_bytes(b"others")
+    (folder / "model.safetensors").write_bytes(_OTHER_WEIGHTS)
     assert resolve_model(str(folder), cache=tmp_path / "c").revision != before
 
 
@@ -221,12 +228,12 @@ def test_a_damaged_checkpoint_is_noticed_and_rebuilt(
     cache = tmp_path / "cache"
     weights = resolve_model("tiny", cache=cache).checkpoint_dir / "model.safetensors"
     if harm == "alter":
-        weights.write_bytes(b"weighty")
+        weights.write_bytes(_OTHER_WEIGHTS)
     else:
         weights.unlink()
     result = resolve_model("tiny", cache=cache)
     assert "model.safetensors" in result.attempts[0].reason
-    assert weights.read_bytes() == b"weights"
+    assert weights.read_bytes() == _WEIGHTS
     assert len(rebuilds) == 2
 
 

@@ -16,6 +16,7 @@ from tests.release.made_up_run import MadeUpRun, write_json
 from moonshine_tune.cli.reference import walk_commands
 from moonshine_tune.config.resolve import read_settings_file, resolve_settings
 from moonshine_tune.core.progress import SilentProgress
+from moonshine_tune.core.text import printable
 from moonshine_tune.registry.wheel import WheelAssets
 from moonshine_tune.release.inputs import PackageRequest
 from moonshine_tune.release.package import package
@@ -173,3 +174,46 @@ def test_the_commands_train_the_same_adapter_byte_for_byte(
     assert done.returncode == 7, done.stderr
     assert "run/adapter/adapter_model.safetensors: OK" in done.stdout
     assert (work / "run" / "adapter" / "adapter_model.safetensors").read_bytes() == recorded
+
+
+_HOSTILE = "x\n$(touch owned)\r`touch owned`; touch owned #\x1b[31m\u2028touch owned"
+
+
+@pytest.mark.parametrize(
+    "where", ["model", "normalizer", "setting", "version", "device", "status", "evaluation"]
+)
+def test_a_field_of_a_record_is_no_command(made: MadeUpRun, tmp_path: Path, where: str) -> None:
+    """Records are written by whoever made the run; the commands are run by whoever gets them."""
+    run = json.loads((made.run / "run.json").read_text())
+    result = json.loads((made.evaluation / "result.json").read_text())
+    if where == "model":
+        run["settings"]["model"] = run["base"]["name"] = _HOSTILE
+    elif where == "normalizer":
+        result["normalizer"] = run["normalizer"] = _HOSTILE
+    elif where == "setting":
+        run["settings"]["adapter"] = {_HOSTILE: f"]({_HOSTILE}![a](http://x/a.png)"}
+    elif where == "version":
+        run["versions"] = {"python": _HOSTILE, "torch": _HOSTILE, _HOSTILE: "1"}
+    elif where == "device":
+        run["device"] = {"name": _HOSTILE, "reason": _HOSTILE}
+    elif where == "status":
+        run["status"] = _HOSTILE
+    else:
+        made.evaluation = made.evaluation.rename(made.folder / "a;touch owned #`touch owned`")
+    write_json(made.run / "run.json", run)
+    write_json(made.evaluation / "result.json", result)
+    package(made.request(), tmp_path / "model", SilentProgress())
+    folder = tmp_path / "work"
+    folder.mkdir()
+    for block in _blocks(tmp_path / "model"):
+        # Each command is the name of a function that does nothing.
+        script = "pip() { :; }\nmoonshine-tune() { :; }\nsha256sum() { :; }\n" + block
+        done = subprocess.run(
+            ["bash", "-c", script], cwd=folder, capture_output=True, text=True, check=False
+        )
+        assert "command not found" not in done.stderr, done.stderr
+    assert not list(folder.iterdir())
+    for name in ("README.md", "reproduce/README.md"):
+        text = (tmp_path / "model" / name).read_text("utf-8")
+        assert printable(text) == text and "![a](" not in text
+        assert "\ntouch" not in text and "\n$(" not in text

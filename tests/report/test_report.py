@@ -529,3 +529,36 @@ def test_folders_with_nothing_known_are_refused(tmp_path: Path) -> None:
     run = _run_folder(tmp_path / "a")
     with pytest.raises(RequestError, match="a folder, not a file"):
         write_report(run, tmp_path / "empty", SilentProgress())
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["rm", "train", "--out", "x; rm -rf ~"], "moonshine-tune train --out 'x; rm -rf ~'"),
+        (["moonshine-tune", "train", "$(id)"], "moonshine-tune train '$(id)'"),
+        (["moonshine-tune", "train", "a\x1b[201~\nrm -rf ~"], None),
+        (["moonshine-tune", "train", "a\nrm -rf ~"], None),
+        (["moonshine-tune", "train", "a" * 5000], None),
+        (["sh", "-c", "rm -rf ~"], None),
+    ],
+)
+def test_a_command_to_copy_is_one_of_this_program_and_safe_to_paste(
+    tmp_path: Path, words: list[str], shown: str | None
+) -> None:
+    run = _run_folder(tmp_path / "a")
+    record = json.loads((run / "run.json").read_text())
+    _write_json(run / "run.json", record | {"command": words})
+    _, page = _report(run)
+    assert ("The command of this run" in page.text) == (shown is not None)
+    assert shown is None or shown in page.text
+    assert "rm -rf ~" not in page.text.replace("'x; rm -rf ~'", "")
+
+
+def test_the_password_in_an_old_record_is_not_shown(tmp_path: Path) -> None:
+    run = _run_folder(tmp_path / "a")
+    record = json.loads((run / "run.json").read_text())
+    url = "postgresql://me:S3CRETpw@host/db"
+    record |= {"command": ["moonshine-tune", "ablate", "--storage", url], "error": url}
+    _write_json(run / "run.json", record)
+    result, _ = _report(run)
+    assert "S3CRETpw" not in result.report.read_text()

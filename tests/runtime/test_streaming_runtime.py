@@ -25,7 +25,7 @@ from moonshine_tune.inference.transcribe import TorchTranscriber
 from moonshine_tune.models.base import DecodeLimits, SpeechModel
 from moonshine_tune.models.checkpoint import load_checkpoint
 from moonshine_tune.models.lora import adapter_parameters, adapter_state, inject_lora, save_adapter
-from moonshine_tune.registry.open import base_identity
+from moonshine_tune.registry.base_model import base_identity
 from moonshine_tune.registry.resolve import resolve_model
 from moonshine_tune.registry.wheel import WheelAssets
 from moonshine_tune.runtime.ort_file import OrtFile

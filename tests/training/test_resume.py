@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import SafetensorError
-from tests.training_runs import StopsAt
+from tests.training_runs import StopsAt, resolve
 
 from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.core.errors import MachineError, RequestError
@@ -401,3 +401,26 @@ def test_the_folder_of_another_command_is_refused(
     with pytest.raises(RequestError, match="not made by `moonshine-tune train`"):
         train(training.settings(), tmp_path, SilentProgress(), resume=True)
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+# --- the base
+
+
+def test_a_resume_finds_a_relative_base_from_another_folder(
+    training: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, out = tmp_path / "work", tmp_path / "work" / "runs" / "a"
+    shutil.copytree(training.model, work / "models" / "small")
+    monkeypatch.chdir(work)
+    content = training.content() | {"model": "models/small"}
+    train(resolve(content, train__steps=2), out, SilentProgress())
+    monkeypatch.chdir(tmp_path)
+    train(resolve(content, train__steps=4), out, SilentProgress(), resume=True)
+    assert training.lines(out)[-1]["step"] == 4
+    # A record of an earlier version has the hash of the file alone.
+    record = json.loads((out / "run.json").read_text())
+    for key in ("content_sha256", "sign_sha256", "precision", "path"):
+        del record["base"][key]
+    (out / "run.json").write_text(json.dumps(record))
+    train(resolve(content, train__steps=6), out, SilentProgress(), resume=True)
+    assert training.lines(out)[-1]["step"] == 6

@@ -15,12 +15,14 @@ from moonshine_tune.ablation.study import AblationStudy, TrialSummary, storage_e
 from moonshine_tune.config.resolve import PATH_SETTINGS
 from moonshine_tune.core.errors import NegativeAnswerError, RequestError
 from moonshine_tune.core.files import write_text_atomic
+from moonshine_tune.core.locks import is_anyone_working
 from moonshine_tune.core.nested import flatten, unflatten
 from moonshine_tune.core.progress import Progress, SilentProgress
+from moonshine_tune.core.text import quoted
 from moonshine_tune.metrics.wer import PairedComparison, compare_paired
 from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runs.records import rank_trials
-from moonshine_tune.runs.summary import read_scored
+from moonshine_tune.runs.summary import SEARCH_LOCK, read_scored
 from moonshine_tune.training.selection import SelectionRule
 
 SETTINGS_FILE = "chosen.yaml"
@@ -106,6 +108,11 @@ def show_ablation(
         study = AblationStudy(ablation, url)
         try:
             trials = study.records()
+            if not ablation.is_shared and not is_anyone_working(path / SEARCH_LOCK):
+                trials = tuple(
+                    replace(trial, state="stopped") if trial.state == "running" else trial
+                    for trial in trials
+                )
             if not objectives:
                 has_canary = any(t.figures.get("canary_loss") is not None for t in trials)
                 second = "canary_loss" if has_canary else "train_seconds"
@@ -151,7 +158,7 @@ def choose(
         raise NegativeAnswerError(
             "no trial is finished yet",
             where=path,
-            hint=f"continue with: moonshine-tune ablate run --out {path}",
+            hint=f"continue with: moonshine-tune ablate run --out {quoted(path)}",
         )
     # Latency last: what is out for another reason need not be measured.
     allowed, reasons = _within(done, replace(bounds, max_latency=None))
@@ -300,6 +307,6 @@ def _settings_text(ablation: Ablation, trial: TrialSummary, num_done: int, file:
     head = (
         f"# Trial {trial.number} of an ablation, chosen among {num_done}: "
         f"{shown_figures(trial.figures)}.\n"
-        f"#   moonshine-tune train --config {file.name} --out runs/chosen\n"
+        f"#   moonshine-tune train --config {quoted(file.name)} --out runs/chosen\n"
     )
     return head + yaml.safe_dump(unflatten(record), sort_keys=False, allow_unicode=True)

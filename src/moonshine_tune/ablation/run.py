@@ -32,9 +32,12 @@ from moonshine_tune.ablation.study import (
 from moonshine_tune.ablation.trial import TrainFunction, TrialJob, run_trial, trial_process
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.files import write_json_atomic
+from moonshine_tune.core.locks import work_together
 from moonshine_tune.core.progress import Progress
+from moonshine_tune.core.scratch import remove_leftovers
 from moonshine_tune.core.signals import GracefulInterrupt
 from moonshine_tune.runs.records import rank_trials
+from moonshine_tune.runs.summary import SEARCH_LOCK
 
 _TICK_S = 0.5
 # A small space is used up when so many draws in a row had settings that were trained before.
@@ -78,8 +81,10 @@ def run_ablation(
     """
     start_time = time.monotonic()
     ablation = prepare_ablation(request)
+    for folder in (ablation.path, ablation.path / "trials"):
+        remove_leftovers(folder)
     url = ablation.database_url(request.storage)
-    with storage_errors(url):
+    with storage_errors(url), work_together(ablation.path / SEARCH_LOCK):
         study = AblationStudy(ablation, url)
         try:
             stopped = _Search(ablation, study, request, progress, train).run()
@@ -113,7 +118,7 @@ class _Search:
         self._progress, self._train = progress, train
         self._start_time = time.monotonic()
         self._interrupt = GracefulInterrupt()
-        self._has_failed = False
+        self._has_failed = self._ends_at_once = False
         self._repeats = 0
         self._shown = 0
         self._lock = threading.Lock()
@@ -140,8 +145,13 @@ class _Search:
                 self._work()
             else:
                 with ThreadPoolExecutor(workers) as pool:
-                    for future in [pool.submit(self._work) for _ in range(workers)]:
-                        future.result()
+                    try:
+                        for future in [pool.submit(self._work) for _ in range(workers)]:
+                            future.result()
+                    except KeyboardInterrupt:
+                        # The second Ctrl-C reaches this thread alone; the others wait for trials.
+                        self._ends_at_once = True
+                        raise
         if self._interrupt.wanted:
             return "interrupted"
         if self._time_is_up() and self._study.num_open() != 0:
@@ -206,6 +216,8 @@ class _Search:
         is_asked = False
         try:
             while True:
+                if self._ends_at_once:
+                    raise KeyboardInterrupt
                 if self._is_stopping() and not is_asked:
                     is_asked = True
                     _interrupt(process)

@@ -298,6 +298,9 @@ class _SpaceReader:
         if all(isinstance(item, Mapping) for item in content):
             options = [self._values(item) for item in content]
             labels: list[Scalar] = [_bundle_label(option) for option in options]
+        elif any(isinstance(item, Mapping) for item in content):
+            self._refuse(f"{key}: give values, or mappings of settings, not both in one list")
+            return None
         else:
             options = [self._values({key: value}) for value in content]
             labels = [_label(option[key]) for option in options]

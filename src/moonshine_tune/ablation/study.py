@@ -30,6 +30,7 @@ from moonshine_tune.ablation.folder import Ablation
 from moonshine_tune.ablation.space import Scalar
 from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.core.progress import Progress
+from moonshine_tune.core.secrets import mask_secrets
 from moonshine_tune.core.text import first_line
 from moonshine_tune.runs.records import TrialRecord
 
@@ -84,7 +85,8 @@ class TrialSummary:
     """One trial as it is in the database.
 
     Attributes:
-        state: `finished`, `pruned`, `failed`, `running` or `waiting`.
+        state: `finished`, `pruned`, `failed`, `running` or `waiting`; where a search is shown,
+            `stopped` for a running trial without a process.
         figures: the results (`OBJECTIVES` and more); empty until it ends.
         remark: why there is no result, or which trial had the same settings before.
     """
@@ -289,7 +291,7 @@ class AblationStudy:
         if outcome.kind == "finished":
             values = [float(figures[name]) for name in self._ablation.record.objectives]
         if outcome.error:
-            trial.set_user_attr("error", outcome.error)
+            trial.set_user_attr("error", mask_secrets(outcome.error))
         crashes = trial.user_attrs.get("crashes", 0) + (outcome.kind == "crashed")
         if outcome.kind == "crashed":
             trial.set_user_attr("crashes", crashes)
@@ -423,7 +425,7 @@ def without_password(url: str) -> str:
     parsed = _parsed(url)
     if "password" in parsed.query:
         parsed = parsed.update_query_dict({"password": "***"})
-    return parsed.render_as_string(hide_password=True).replace("%2A", "*")
+    return mask_secrets(parsed.render_as_string(hide_password=True).replace("%2A", "*"))
 
 
 def _parsed(url: str) -> URL:
@@ -445,7 +447,7 @@ def storage_errors(url: str) -> Iterator[None]:
         cause = error.__cause__ or error
         cause = getattr(cause, "orig", None) or cause
         raise MachineError(
-            f"the database of trials cannot be used: {first_line(cause)}",
+            f"the database of trials cannot be used: {mask_secrets(first_line(cause))}",
             where=without_password(url),
             hint="what was trained is in the trials folder; fix it and run the same command again",
         ) from error

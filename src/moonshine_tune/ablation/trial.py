@@ -4,7 +4,6 @@ It runs in a process of its own, so that all memory is free again after each tri
 only that trial. It does not open the database: scores and the outcome go through a pipe.
 """
 
-import json
 import os
 import shutil
 import signal
@@ -26,8 +25,11 @@ from moonshine_tune.ablation.study import Outcome, ReportScore
 from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.core.environment import apply_environment_defaults
 from moonshine_tune.core.errors import TuneError
+from moonshine_tune.core.json_text import parse_json_object
 from moonshine_tune.core.progress import Progress, SilentProgress, Stage
-from moonshine_tune.core.text import first_line
+from moonshine_tune.core.secrets import mask_secrets
+from moonshine_tune.core.signals import interrupt_on_signals
+from moonshine_tune.core.text import first_line, printable
 from moonshine_tune.models.files import ADAPTER_WEIGHTS_FILE
 from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runs.records import RunRecord
@@ -168,7 +170,9 @@ def trial_process(connection: Connection, job: TrialJob, train: TrainFunction | 
             raise KeyboardInterrupt from None
 
     try:
-        outcome = run_trial(job, train, report_score)
+        # A signal that does not come from the search ends it as carefully.
+        with interrupt_on_signals():
+            outcome = run_trial(job, train, report_score)
     except KeyboardInterrupt:
         outcome = Outcome("interrupted", error="interrupted")
     with suppress(OSError):
@@ -223,7 +227,8 @@ class _TrialProgress(SilentProgress):
 
     def say(self, text: str) -> None:
         """Write one line; raises `_PrunedError` where a new score ends the trial."""
-        self._log.write(f"{time.monotonic() - self._start_time:8.1f} s  {text}\n")
+        shown = printable(mask_secrets(text))
+        self._log.write(f"{time.monotonic() - self._start_time:8.1f} s  {shown}\n")
         self._log.flush()
         for step, dev_wer in self._new_scores():
             if self._report_score(step, dev_wer):
@@ -249,7 +254,7 @@ class _TrialProgress(SilentProgress):
                     break
                 self._read_bytes += len(line)
                 with suppress(ValueError):
-                    record = json.loads(line)
+                    record = parse_json_object(line.decode())
                     step = record.get("step", 0)
                     if step > self._last_step and record.get("dev_wer") is not None:
                         self._last_step = step

@@ -1,74 +1,103 @@
 """Read recordings as mono float32 at 16 kHz, the input of Moonshine; write WAV and FLAC.
 
-soundfile reads WAV, FLAC, OGG and MP3, and soxr resamples. Formats that libsndfile cannot read
-(M4A, AAC, WMA) are decoded by `ffmpeg`, or on macOS by `afconvert`, where one is on the PATH.
+soundfile reads WAV, FLAC, OGG and MP3, and soxr resamples. What libsndfile cannot read (M4A, AAC,
+WMA, and some codecs in WAV and OGG) is decoded by `ffmpeg`, or on macOS by `afconvert`, where one
+is on the PATH.
 """
 
 import io
-import shutil
-import subprocess
-import tempfile
+import shlex
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import soundfile as sf
 import soxr
 
+from moonshine_tune.audio.container import LENGTH_SLACK_S, Extent, cut_off, extent_of
+from moonshine_tune.audio.decoder import (
+    DECODED_FILES,
+    DecodedFile,
+    DecoderMissingError,
+    decode_foreign,
+    decode_parts,
+    has_decoder,
+)
+from moonshine_tune.audio.mixing import PLAIN, Mix, choose_mix
+from moonshine_tune.audio.remarks import READING_REMARKS, Remark
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
 from moonshine_tune.core.errors import AudioError
 from moonshine_tune.core.files import write_bytes_atomic
 from moonshine_tune.corpus.manifest import Utterance
+
+__all__ = [
+    "AUDIO_ENDINGS", "AudioInfo", "DecoderMissingError", "audio_info", "change_tempo", "load_audio",
+    "load_utterance", "write_audio",
+]  # fmt: skip
 
 AUDIO_ENDINGS = frozenset(
     (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".mp4", ".aiff", ".aif",
      ".au", ".caf", ".wma", ".webm", ".amr", ".3gp")
 )  # fmt: skip
 
-_FOREIGN_ENDINGS = {".m4a", ".aac", ".mp4", ".wma", ".webm", ".amr", ".3gp", ".opus", ".mov",
-                    ".caf"}  # fmt: skip
-_DECODER_TIMEOUT_S = 600
-_BLOCK_FRAMES = 1 << 22
+_BLOCK_SAMPLES = 1 << 22
 _MP3_LEAD_IN = 16 * 1152
-# Unfinished WAV streams have the length 0 or the largest that fits in their header.
-_OPEN_LENGTH = 0x7FFF_0000
 _UNKNOWN_FRAMES = 1 << 60  # libsndfile's length of an unfinished FLAC stream
-# Manifests round times, and encoders pad or trim a frame at the end.
+# Rates that a recorder may have. Resampling from 1 Hz would fill the memory.
+_LOWEST_RATE_HZ, _HIGHEST_RATE_HZ = 1_000, 1_536_000
+# Manifests round times.
 _SPAN_SLACK_S = 0.15
-_LENGTH_SLACK_S = 0.1
-
-
-class DecoderMissingError(AudioError):
-    """The format needs an external decoder, and none is installed."""
+_LONG_MP3_S = 600.0
+_MAX_MIXES = 100_000
+_FLOATS = ("FLOAT", "DOUBLE")
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """Length and format of a recording, from its header."""
+    """Length and format of a recording.
+
+    Attributes:
+        is_examined: its content holds no further remark.
+        remarks: what is decided when it is read, such as a channel that is left out.
+    """
 
     seconds: float
     sample_rate_hz: int
     channels: int
     format: str
+    is_examined: bool = True
+    remarks: tuple[Remark, ...] = ()
 
 
-def audio_info(path: Path) -> AudioInfo:
-    """Length and format of a recording; only foreign formats are decoded for it.
+def audio_info(path: Path, *, examine: bool = False) -> AudioInfo:
+    """Length and format of a recording, from its header.
+
+    Only foreign formats, and files of several joined recordings, are decoded for it: once, for
+    every later use.
+
+    Args:
+        examine: also look at a few places of it, for remarks about its channels and its scale.
 
     Raises:
         AudioError: missing, empty, cut off or unreadable.
     """
-    _check_is_file(path)
-    if _is_foreign(path):
-        samples = _decode_foreign(path, None, None)
-        return AudioInfo(len(samples) / SAMPLE_RATE_HZ, SAMPLE_RATE_HZ, 1, path.suffix[1:].upper())
-    with _opened(path) as file:
-        name = f"{file.format} {file.subtype}"
-        return AudioInfo(file.frames / file.samplerate, file.samplerate, file.channels, name)
+    with _opened(path, downmix=False) as (file, opening):
+        is_examined = examine or opening.is_foreign
+        is_downmixed = opening.is_foreign and file.channels > 2
+        mix = _mix_of(path, file, None) if is_examined and not is_downmixed else PLAIN
+        return AudioInfo(
+            opening.frames_of(file) / file.samplerate,
+            file.samplerate,
+            file.channels,
+            path.suffix[1:].upper() if opening.is_foreign else f"{file.format} {file.subtype}",
+            is_examined or (file.channels == 1 and file.subtype not in _FLOATS),
+            opening.remarks + mix.remarks,
+        )
 
 
 def load_audio(
@@ -81,11 +110,12 @@ def load_audio(
     """Samples of a recording, or of a span of it; only the span is decoded.
 
     Samples beyond ±1 of float files stay as they are: cut peaks would add distortion that was not
-    recorded.
+    recorded. Integers stored as floats are brought to ±1.
 
     Args:
         start, end: the span in seconds.
-        channel: the one to read, from 1; None averages all channels.
+        channel: the one to read, from 1; None averages all channels, except dead ones, and reads
+            the loudest alone where they cancel each other.
 
     Returns:
         float32 [samples], mono, 16 kHz.
@@ -94,34 +124,30 @@ def load_audio(
         AudioError: missing, empty, cut off, unreadable or not finite; a span outside the
             recording; or no such channel.
     """
-    _check_is_file(path)
-    if _is_foreign(path):
-        if channel is not None and channel > 1:
+    is_span = bool(start) or end is not None
+    with _opened(path, downmix=channel is None, is_span=is_span) as (file, opening):
+        rate, num_frames = file.samplerate, opening.frames_of(file)
+        _check_span(start or 0.0, end, num_frames / rate, path)
+        if channel is not None and channel > file.channels:
             raise AudioError(
-                f"channel {channel} of a {path.suffix} file cannot be read by itself",
-                where=path,
-                hint="convert it to WAV or FLAC first",
-            )
-        return _checked(_decode_foreign(path, start, end), path)
-    with _opened(path) as file:
-        rate = file.samplerate
-        _check_span(start or 0.0, end, file.frames / rate, path)
-        first = round((start or 0.0) * rate)
-        last = file.frames if end is None else min(round(end * rate), file.frames)
-        # An MP3 frame uses bits of the frames before it and is silent without them.
-        lead_in = min(first, _MP3_LEAD_IN) if file.format == "MP3" else 0
-        if first:
-            file.seek(first - lead_in)
-        frames = _read_frames(file, last - first + lead_in, path)[lead_in:]
-    if channel is not None:
-        if channel > frames.shape[1]:
-            raise AudioError(
-                f"there is no channel {channel}: the recording has {frames.shape[1]}",
+                f"there is no channel {channel}: the recording has {file.channels}",
                 where=path,
                 hint="choose another channel with --channel",
             )
-        frames = frames[:, channel - 1 : channel]
-    mono = frames.mean(axis=1, dtype=np.float32) if frames.shape[1] > 1 else frames[:, 0]
+        first = round((start or 0.0) * rate)
+        last = num_frames if end is None else min(round(end * rate), num_frames)
+        is_all = first == 0 and last == num_frames
+        mix = PLAIN if is_all else _mix_of(path, file, None)
+        # An MP3 frame uses bits of the frames before it and is silent without them.
+        lead_in = min(first, _MP3_LEAD_IN) if file.format == "MP3" else 0
+        if file.tell() != first - lead_in:
+            file.seek(first - lead_in)
+        frames = _read_frames(file, last - first + lead_in, path)[lead_in:]
+        if is_all:
+            mix = _mix_of(path, file, frames)
+    mono = mix.mono(frames, channel)
+    decided = [remark for remark in mix.remarks if channel is None or remark.kind != "channels"]
+    READING_REMARKS.add(path, (*opening.remarks, *decided))
     if rate != SAMPLE_RATE_HZ and len(mono):
         mono = soxr.resample(mono, rate, SAMPLE_RATE_HZ, quality="HQ")
     return _checked(mono, path)
@@ -159,12 +185,24 @@ def change_tempo(samples: Samples, tempo: float) -> Samples:
     return np.asarray(faster, dtype=np.float32)
 
 
-def _check_is_file(path: Path) -> None:
-    if not path.is_file():
-        message = "a folder, not a recording" if path.is_dir() else "no such recording"
-        raise AudioError(message, where=path, hint="check the path in the manifest")
-    if path.stat().st_size == 0:
+def _file_key(path: Path) -> tuple[Path, int, int]:
+    """The recording's path, size and time of change, which identify its content."""
+    try:
+        status = path.stat()
+    except PermissionError as error:
+        raise _cannot_open(path, error) from error
+    except (OSError, ValueError) as error:
+        raise AudioError(
+            "no such recording", where=path, hint="check the path in the manifest"
+        ) from error
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
+        raise AudioError(
+            f"{kind}, not a recording", where=path, hint="check the path in the manifest"
+        )
+    if status.st_size == 0:
         raise AudioError("the file is empty", where=path, hint="remove it from the manifest")
+    return path, status.st_size, status.st_mtime_ns
 
 
 def _check_span(start: float, end: float | None, seconds: float, path: Path) -> None:
@@ -178,28 +216,55 @@ def _check_span(start: float, end: float | None, seconds: float, path: Path) -> 
         )
 
 
+class _Opening(NamedTuple):
+    """How a recording was opened.
+
+    Attributes:
+        num_parts: recordings that are joined in it.
+        is_foreign: decoded by an external program.
+        counted_s: its length, where libsndfile only estimates it, or None.
+    """
+
+    num_parts: int = 1
+    is_foreign: bool = False
+    counted_s: float | None = None
+
+    @property
+    def remarks(self) -> tuple[Remark, ...]:
+        """For the user."""
+        if self.num_parts == 1:
+            return ()
+        return (Remark("joined", f"{self.num_parts:,} recordings joined in one file, all read"),)
+
+    def frames_of(self, file: Any) -> int:
+        """Number of frames of the open file."""
+        if self.counted_s is None:
+            return int(file.frames)
+        return int(min(round(self.counted_s * file.samplerate), file.frames))
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """The open file; every failure of soundfile becomes an AudioError."""
+def _opened(
+    path: Path, *, downmix: bool = True, is_span: bool = False
+) -> Iterator[tuple[Any, _Opening]]:
+    """The open file, native or decoded; every failure of soundfile becomes an AudioError.
+
+    Args:
+        is_span: only a part of it will be read.
+        downmix: more than two channels of a foreign file are mixed as their layout asks.
+    """
     try:
-        _check_wav_is_complete(path)
-        with sf.SoundFile(str(path)) as file:
-            if file.frames >= _UNKNOWN_FRAMES:
+        with ExitStack() as stack:
+            file, opening = _enter(path, stack, downmix=downmix, is_span=is_span)
+            if not _LOWEST_RATE_HZ <= file.samplerate <= _HIGHEST_RATE_HZ:
                 raise AudioError(
-                    "its header has no length",
+                    f"its header states a sample rate of {file.samplerate:,} Hz",
                     where=path,
-                    hint="write it again: ffmpeg -i OLD NEW.flac",
+                    hint="play it; if it does not play, it is damaged: remove it",
                 )
-            yield file
+            yield file, opening
     except sf.LibsndfileError as error:
-        reason = error.error_string.rstrip(".")
-        if "File does not exist" in reason:  # libsndfile's error for an MP3 without a frame
-            reason = "no audio in it"
-        raise AudioError(
-            f"cannot be read as audio ({reason})",
-            where=path,
-            hint="play it; if it does not play, it is damaged: remove it from the manifest",
-        ) from error
+        raise _unreadable(path, error) from error
     except TypeError as error:
         # soundfile reads names such as clip.raw as samples without a header.
         raise AudioError(
@@ -211,38 +276,115 @@ def _opened(path: Path) -> Iterator[Any]:
         raise _cannot_open(path, error) from error
 
 
+def _enter(path: Path, stack: ExitStack, *, downmix: bool, is_span: bool) -> tuple[Any, _Opening]:
+    """Open a recording with the first decoder that reads all of it."""
+    key = _file_key(path)
+    extent = extent_of(*key)
+    if extent.is_foreign and extent.is_plain:
+        decoded = _decoded_foreign(path, downmix=downmix)
+        return stack.enter_context(decoded.opened()), _Opening(is_foreign=True)
+    try:
+        if not extent.is_plain:
+            joined = DECODED_FILES.get(key, lambda: decode_parts(path, extent.parts, extent.fixes))
+            return stack.enter_context(joined.opened()), _Opening(
+                len(extent.parts), is_foreign=True
+            )
+        file = stack.enter_context(sf.SoundFile(str(path)))
+        reason = _early_end(file, extent)
+        if not reason:
+            is_long = is_span and extent.is_mp3 and file.frames > _LONG_MP3_S * file.samplerate
+            if not is_long or DECODED_FILES.was_given_up(key):
+                return file, _Opening(counted_s=extent.seconds)
+            # libsndfile visits all frames before a span, in each opening.
+            decoded = DECODED_FILES.get(
+                key, lambda: decode_parts(path, extent.parts, rate=SAMPLE_RATE_HZ)
+            )
+            return stack.enter_context(decoded.opened()), _Opening()
+    except sf.LibsndfileError as error:
+        if not _is_container(path):
+            raise
+        reason = error.error_string.rstrip(".")
+    stack.close()
+    if not has_decoder() or len(extent.parts) > 1:
+        raise DecoderMissingError(
+            f"reading it needs ffmpeg, which is not installed (libsndfile: {reason})",
+            where=path,
+            hint="install it (brew install ffmpeg, or apt install ffmpeg), or convert to WAV",
+        )
+    decoded = _decoded_foreign(path, downmix=downmix)
+    return stack.enter_context(decoded.opened()), _Opening(is_foreign=True)
+
+
+def _early_end(file: Any, extent: Extent) -> str:
+    """Why libsndfile would not read all of a file; empty if it does."""
+    if file.frames >= _UNKNOWN_FRAMES:
+        return "its header has no length"
+    seconds = file.frames / file.samplerate
+    if extent.seconds is not None and seconds < extent.seconds - LENGTH_SLACK_S:
+        return f"it reads {seconds:.2f} of {extent.seconds:.2f} s"
+    return ""
+
+
+def _decoded_foreign(path: Path, *, downmix: bool) -> DecodedFile:
+    """A recording decoded by an external program: all channels, or one for more than two."""
+    key = _file_key(path)
+    decoded = DECODED_FILES.get(key, lambda: decode_foreign(path, downmix=False))
+    if not downmix:
+        return decoded
+    with decoded.opened() as file:
+        if file.channels <= 2:
+            return decoded
+    return DECODED_FILES.get((*key, "mono"), lambda: decode_foreign(path, downmix=True))
+
+
+def _unreadable(path: Path, error: sf.LibsndfileError) -> AudioError:
+    reason = error.error_string.rstrip(".")
+    if "File does not exist" in reason:  # libsndfile's error for an MP3 without a frame
+        reason = "no audio in it"
+    return AudioError(
+        f"cannot be read as audio ({reason})",
+        where=path,
+        hint="play it; if it does not play, it is damaged: remove it from the manifest",
+    )
+
+
+# Decisions about recordings, by path, size and time.
+_mixes: dict[tuple[Path, int, int, int], Mix] = {}
+
+
+def _mix_of(path: Path, file: Any, frames: Samples | None) -> Mix:
+    """How a recording becomes mono; decided once.
+
+    Args:
+        frames: all of its frames, where they were read; else some of them are read now.
+    """
+    is_float = file.subtype in _FLOATS
+    if file.channels == 1 and not is_float:
+        return PLAIN
+    key = (*_file_key(path), file.channels)
+    mix = _mixes.get(key)
+    if mix is None:
+
+        def read(start: int, count: int) -> Samples:
+            if frames is not None:
+                return frames[start : start + count]
+            file.seek(start)
+            return np.asarray(file.read(count, dtype="float32", always_2d=True))
+
+        num_frames = file.frames if frames is None else len(frames)
+        try:
+            mix = choose_mix(read, num_frames, file.channels, is_float=is_float)
+        except AudioError as error:
+            hint = (error.hint or "").replace("OLD", shlex.quote(str(path)))
+            raise AudioError(error.message, where=path, hint=hint) from error
+        if len(_mixes) < _MAX_MIXES:
+            _mixes[key] = mix
+    return mix
+
+
 def _cannot_open(path: Path, error: OSError) -> AudioError:
     reason = error.strerror or error
     return AudioError(f"cannot be opened ({reason})", where=path, hint="check its permissions")
-
-
-def _check_wav_is_complete(path: Path) -> None:
-    """Refuse a WAV with fewer samples than its header states: libsndfile reads it without an error.
-
-    Lengths that the writer of a stream left open (0, or near 4 GB) do not count.
-    """
-    with path.open("rb") as file:
-        head = file.read(12)
-        if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
-            return
-        size = path.stat().st_size
-        bytes_a_second = 0
-        while len(chunk := file.read(8)) == 8:
-            name, length = chunk[:4], int.from_bytes(chunk[4:], "little")
-            start = file.tell()
-            if name == b"fmt ":
-                bytes_a_second = int.from_bytes(file.read(16)[8:12], "little")
-            elif name == b"data":
-                missing = length - (size - start)
-                if length < _OPEN_LENGTH and missing > _LENGTH_SLACK_S * bytes_a_second > 0:
-                    raise AudioError(
-                        f"cut off: {(size - start) / bytes_a_second:.2f} of "
-                        f"{length / bytes_a_second:.2f} s are there",
-                        where=path,
-                        hint="copy it again from its source, or remove it from the manifest",
-                    )
-                return
-            file.seek(start + length + length % 2)
 
 
 def _read_frames(file: Any, count: int, path: Path) -> Samples:
@@ -253,34 +395,15 @@ def _read_frames(file: Any, count: int, path: Path) -> Samples:
     blocks = [np.zeros((0, file.channels), dtype=np.float32)]
     left = count
     while left > 0:
-        block = file.read(min(left, _BLOCK_FRAMES), dtype="float32", always_2d=True)
+        size = min(left, max(_BLOCK_SAMPLES // file.channels, 1))
+        block = file.read(size, dtype="float32", always_2d=True)
         if not len(block):
             break
         blocks.append(block)
         left -= len(block)
-    is_exact = file.format != "MP3" or _has_mp3_length(path)
-    if is_exact and left > _LENGTH_SLACK_S * file.samplerate:
-        raise AudioError(
-            f"cut off: {left / file.samplerate:.2f} s are missing at its end",
-            where=path,
-            hint="copy it again from its source, or remove it from the manifest",
-        )
+    if left > LENGTH_SLACK_S * file.samplerate:
+        raise cut_off(path, f"{left / file.samplerate:.2f} s are missing at its end")
     return blocks[1] if len(blocks) == 2 else np.concatenate(blocks)
-
-
-def _has_mp3_length(path: Path) -> bool:
-    """Whether an MP3 has a table of contents; without one, its length is an estimate."""
-    with path.open("rb") as file:
-        head = file.read(10)
-        if head[:3] == b"ID3":
-            size = 0
-            for byte in head[6:10]:
-                size = size * 128 + byte
-            file.seek(10 + size)
-        else:
-            file.seek(0)
-        first_frame = file.read(256)
-    return b"Xing" in first_frame or b"Info" in first_frame
 
 
 def _checked(samples: npt.NDArray[np.floating], path: Path) -> Samples:
@@ -291,68 +414,7 @@ def _checked(samples: npt.NDArray[np.floating], path: Path) -> Samples:
     return np.ascontiguousarray(samples, dtype=np.float32)
 
 
-def _is_foreign(path: Path) -> bool:
-    """Whether libsndfile cannot read this format: by its first bytes, else by its name."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(16)
-    except OSError as error:
-        raise _cannot_open(path, error) from error
-    if head[4:8] == b"ftyp" or head.startswith(
-        (b"\x1a\x45\xdf\xa3", b"\x30\x26\xb2\x75", b"#!AMR")
-    ):
-        return True  # MP4 and its relatives, WebM, WMA, AMR
-    if head.startswith(b"caff"):
-        try:
-            sf.info(str(path))
-        except sf.LibsndfileError:
-            return True  # libsndfile reads the container, but not Apple's codecs in it
-        return False
-    if head.startswith((b"RIFF", b"fLaC", b"OggS", b"ID3", b"FORM")):
-        return False
-    return path.suffix.lower() in _FOREIGN_ENDINGS
-
-
-def _decode_foreign(path: Path, start: float | None, end: float | None) -> Samples:
-    """Decode a format that libsndfile does not read, with an external program."""
-    program = next((name for name in ("ffmpeg", "afconvert") if shutil.which(name)), None)
-    if program is None:
-        raise DecoderMissingError(
-            f"reading {path.suffix or 'this'} needs ffmpeg, which is not installed",
-            where=path,
-            hint="install it (brew install ffmpeg, or apt install ffmpeg), or convert to WAV",
-        )
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "decoded.wav"
-        command = (
-            # Only files: a playlist named like audio must not open network addresses.
-            [program, "-nostdin", "-v", "error", "-protocol_whitelist", "file",
-             "-i", f"file:{path.absolute()}", "-vn", "-ac", "1",
-             "-ar", str(SAMPLE_RATE_HZ), "-c:a", "pcm_f32le", f"file:{target}"]
-            if program == "ffmpeg"
-            else [program, "-f", "WAVE", "-d", f"LEF32@{SAMPLE_RATE_HZ}", "-c", "1",
-                  str(path.absolute()), str(target)]
-        )  # fmt: skip
-        reason = ""
-        try:
-            done = subprocess.run(
-                command, capture_output=True, check=False, timeout=_DECODER_TIMEOUT_S
-            )
-            messages = done.stderr.decode("utf-8", "replace").strip().splitlines()
-            if done.returncode != 0 or not target.is_file():
-                reason = messages[-1] if messages else "no reason given"
-        except subprocess.TimeoutExpired:
-            reason = f"no result after {_DECODER_TIMEOUT_S} s"
-        if reason:
-            raise AudioError(
-                f"{program} cannot decode it: {reason}",
-                where=path,
-                hint="play it; if it does not play, it is damaged: remove it",
-            )
-        with _opened(target) as file:
-            seconds = file.frames / SAMPLE_RATE_HZ
-            _check_span(start or 0.0, end, seconds, path)
-            first = round((start or 0.0) * SAMPLE_RATE_HZ)
-            last = file.frames if end is None else min(round(end * SAMPLE_RATE_HZ), file.frames)
-            file.seek(first)
-            return _read_frames(file, last - first, path)[:, 0]
+def _is_container(path: Path) -> bool:
+    """Whether a file that libsndfile cannot read may be audio: it is not empty, and no text."""
+    with path.open("rb") as file:
+        return b"\0" in file.read(512)

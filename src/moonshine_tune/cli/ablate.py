@@ -9,6 +9,7 @@ from typer import Argument, Option
 
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, number, refuse, show, table
 from moonshine_tune.cli.options import OutFolder
+from moonshine_tune.core.text import quoted
 
 if TYPE_CHECKING:
     from moonshine_tune.ablation.results import AblationView, Chosen
@@ -157,7 +158,7 @@ def _run_summary(result: "AblationResult") -> str:
     counts = ", ".join(f"{count} {state}" for state, count in sorted(result.counts.items()))
     lines = [f"{result.stopped}: {len(result.trials)} trials in {result.seconds:.0f} s: {counts}"]
     if result.stopped != "finished":
-        lines.append(f"continue with: moonshine-tune ablate run --out {result.path}")
+        lines.append(f"continue with: moonshine-tune ablate run --out {quoted(result.path)}")
     if result.counts.get("running"):
         lines.append("other workers run trials; the next `ablate run` takes up those that died")
     best = next((trial for trial in result.trials if trial.number == result.best), None)
@@ -165,8 +166,8 @@ def _run_summary(result: "AblationResult") -> str:
         lines.append(f"no trial is finished; the logs: {result.path / 'logs'}")
     else:
         lines.append(f"best so far: trial {best.number}, {shown_figures(best.figures)}")
-        lines.append(f"show all:    moonshine-tune ablate show {result.path}")
-        lines.append(f"choose one:  moonshine-tune ablate choose {result.path}")
+        lines.append(f"show all:    moonshine-tune ablate show {quoted(result.path)}")
+        lines.append(f"choose one:  moonshine-tune ablate choose {quoted(result.path)}")
     return "\n".join(lines)
 
 
@@ -211,6 +212,6 @@ def _choice_summary(chosen: "Chosen") -> str:
         "because:",
         *(f"  - {reason}" for reason in chosen.reasons),
         f"its settings: {chosen.settings_file}",
-        f"train it: moonshine-tune train --config {chosen.settings_file} --out runs/chosen",
+        f"train it: moonshine-tune train --config {quoted(chosen.settings_file)} --out runs/chosen",
     ]
     return "\n".join(lines)

@@ -1,17 +1,26 @@
 """The command line. Each command imports its work inside its function: `--help` loads no torch."""
 
+import io
 import os
 import sys
 import traceback
+from contextlib import redirect_stderr
 from pathlib import Path
+from typing import Any
 
 import typer
 
-from moonshine_tune.cli.console import report_error, say
+from moonshine_tune.cli.console import lasting_stderr, report_error, say
 from moonshine_tune.core.environment import apply_environment_defaults
-from moonshine_tune.core.errors import MachineError, TuneError
-from moonshine_tune.core.files import disk_errors
+from moonshine_tune.core.errors import MachineError, RequestError, TuneError
+from moonshine_tune.core.files import check_writable, disk_errors
+from moonshine_tune.core.machine_errors import little_memory_error, machine_error
+from moonshine_tune.core.signals import interrupt_on_signals
+from moonshine_tune.core.text import first_line
 from moonshine_tune.core.version import VERSION
+
+# Commands that only look into --out.
+_READ_ONLY = {"doctor", "status"}
 
 app = typer.Typer(
     name="moonshine-tune",
@@ -73,39 +82,75 @@ _register()
 def run(arguments: list[str]) -> int:
     """Run one command line; returns the exit code and never raises.
 
-    0 done; 1 the answer is no; 2 the request is wrong; 3 this machine cannot; 130 interrupted.
+    0 done; 1 the answer is no; 2 the request is wrong; 3 this machine cannot; 130 interrupted, by
+    Ctrl-C, SIGTERM or SIGHUP.
     """
+    with lasting_stderr():
+        return _run(arguments)
+
+
+def _run(arguments: list[str]) -> int:
     apply_environment_defaults()
     debug = "--debug" in arguments
     arguments = [word for word in arguments if word != "--debug"]
     as_json = "--json" in arguments
     try:
         _refuse_windows()
-        with disk_errors(Path.cwd()):
-            code = app(arguments, standalone_mode=False)
+        with interrupt_on_signals(), disk_errors(Path.cwd()):
+            command = typer.main.get_command(app)
+            _check_outputs(command)
+            code = command(arguments, standalone_mode=False)
         return code if isinstance(code, int) else 0
-    except (typer.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt) as error:
+        if isinstance(error.__cause__, EOFError) and not sys.stdin.isatty():
+            # The parser takes every end of a file for that of what is typed.
+            return report_error(_plain_error(error.__cause__), as_json=as_json)
         say("interrupted")
         return 130
     except BrokenPipeError:
         # The reader of stdout (head, less) is gone, so there is nobody to report to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except TuneError as error:
-        if debug:
-            traceback.print_exc()
-        return report_error(error, as_json=as_json)
     except Exception as error:
         usage = _usage_error_code(error)
         if usage is not None:
             return usage
         if debug:
-            traceback.print_exc()
-        unexpected = TuneError(
-            f"unexpected {type(error).__name__}: {error}",
+            say(traceback.format_exc())
+        return report_error(_plain_error(error), as_json=as_json)
+
+
+def _plain_error(error: Exception) -> TuneError:
+    """The error that is shown for any exception. Only faults of this program are unexpected."""
+    known = machine_error(error)
+    if known is None and isinstance(error, TuneError):
+        return error
+    if known is None and isinstance(error, OSError) and error.filename is not None:
+        # A name that is too long, a folder in the place of a file, a file that is gone.
+        return RequestError(f"cannot be opened ({error.strerror})", where=str(error.filename))
+    return (
+        known
+        or little_memory_error(error)
+        or TuneError(
+            f"unexpected {type(error).__name__}: {first_line(error)}",
             hint="run the same command again with --debug, and report what it prints",
         )
-        return report_error(unexpected, as_json=as_json)
+    )
+
+
+def _check_outputs(command: Any) -> None:
+    """Let every command check its --out before it works: hours of work must have a place."""
+    for child in getattr(command, "commands", {}).values():
+        _check_outputs(child)
+    for option in command.params:
+        if option.name == "out" and command.name not in _READ_ONLY:
+            option.callback = _writable
+
+
+def _writable(_context: Any, _option: Any, path: Any) -> Any:
+    if path is not None:
+        check_writable(Path(path))
+    return path
 
 
 def _refuse_windows() -> None:
@@ -124,5 +169,9 @@ def _usage_error_code(error: Exception) -> int | None:
     shows, code = getattr(error, "show", None), getattr(error, "exit_code", None)
     if not callable(shows) or not isinstance(code, int):
         return None
-    shows()
+    # It quotes what was typed.
+    message = io.StringIO()
+    with redirect_stderr(message):
+        shows()
+    say(message.getvalue())
     return code

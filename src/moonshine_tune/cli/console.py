@@ -5,16 +5,18 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 
 import typer
 
 from moonshine_tune.cli.live_view import LiveView
 from moonshine_tune.core.errors import TuneError
 from moonshine_tune.core.progress import Progress, Stage
+from moonshine_tune.core.secrets import mask_secrets, mask_values
+from moonshine_tune.core.text import printable
 
 if TYPE_CHECKING:
     from moonshine_tune.metrics.wer import PairedComparison
@@ -30,8 +32,8 @@ def plain(value: Any) -> Any:
     return json.loads(_as_json(value))
 
 
-def _as_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=_plain_part)
+def _as_json(value: Any, *, ensure_ascii: bool = False) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, default=_plain_part)
 
 
 def _plain_part(value: Any) -> Any:
@@ -50,10 +52,9 @@ def show(text: str, document: Any, *, as_json: bool) -> None:
         return
     if as_json:
         say(text)
-        sys.stdout.write(_as_json(document) + "\n")
+        _write_json(document)
     else:
-        sys.stdout.write(text.rstrip("\n") + "\n")
-    sys.stdout.flush()
+        _write(sys.stdout, text)
 
 
 def _is_rank_zero() -> bool:
@@ -63,8 +64,74 @@ def _is_rank_zero() -> bool:
 
 def say(text: str) -> None:
     """Print one line on stderr."""
-    sys.stderr.write(text.rstrip("\n") + "\n")
-    sys.stderr.flush()
+    _write(sys.stderr, text)
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """Print a text that may hold parts of any origin: no escape sequence, and no secret."""
+    _write_encodable(stream, printable(mask_secrets(text.rstrip("\n"))) + "\n")
+
+
+def _write_json(document: Any) -> None:
+    """Print one line of JSON. JSON has escapes of its own for what a terminal must not get."""
+    content = mask_values(plain(document))
+    line = _as_json(content)
+    if printable(line) != line or not _is_encodable(line, sys.stdout):
+        line = _as_json(content, ensure_ascii=True)
+    _write_encodable(sys.stdout, line + "\n")
+
+
+def _write_encodable(stream: TextIO, text: str) -> None:
+    """Write a text; what the stream's encoding lacks, such as half of a character, as an escape."""
+    if not _is_encodable(text, stream):
+        encoding = stream.encoding or "utf-8"
+        text = text.encode(encoding, "backslashreplace").decode(encoding)
+    stream.write(text)
+    stream.flush()
+
+
+def _is_encodable(text: str, stream: TextIO) -> bool:
+    try:
+        text.encode(getattr(stream, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+class _LastingStream:
+    """A text stream that goes on without its reader: what cannot be written is lost.
+
+    A message must not end a job that has hours of work to save. The reader is gone when a terminal
+    is closed, or the program that a pipe leads to has ended.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write the text, or lose it."""
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream, or lose its content."""
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def lasting_stderr() -> Iterator[None]:
+    """Let no lost message end the work inside the block."""
+    before = sys.stderr
+    sys.stderr = cast(TextIO, _LastingStream(before))
+    try:
+        yield
+    finally:
+        sys.stderr = before
 
 
 def report_error(error: TuneError, *, as_json: bool) -> int:
@@ -81,7 +148,7 @@ def report_error(error: TuneError, *, as_json: bool) -> int:
                 "exit_code": error.exit_code,
             }
         }
-        sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+        _write_json(document)
     return error.exit_code
 
 
@@ -141,7 +208,7 @@ class TerminalProgress(Progress):
     def say(self, text: str) -> None:
         """Print one line, above the bar if there is one."""
         if self._console is not None:
-            self._console.print(text, markup=False, highlight=False)
+            self._console.print(printable(mask_secrets(text)), markup=False, highlight=False)
         else:
             say(text)
 
@@ -163,18 +230,18 @@ class TerminalProgress(Progress):
         from rich.progress import Progress as RichProgress
 
         bars = RichProgress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
         )
         console = Console(stderr=True)
         with Live(Group(bars, self._live_view), console=console, refresh_per_second=10):
             self._console = console
             try:
-                yield _LiveStage(bars, bars.add_task(name, total=total, note=""))
+                yield _LiveStage(bars, bars.add_task(printable(name), total=total, note=""))
             finally:
                 self._console = None
                 # The next stage may train another run.
@@ -187,7 +254,7 @@ class _LiveStage(Stage):
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Move the bar."""
-        fields = {"note": note} if note else {}
+        fields = {"note": printable(note)} if note else {}
         self._bars.update(self._task, advance=steps, **fields)
 
 

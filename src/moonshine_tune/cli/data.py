@@ -10,6 +10,7 @@ from moonshine_tune.cli import data_audit as audit
 from moonshine_tune.cli import data_synth as synth
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, plain, refuse, say, show, table
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.text import quoted
 
 if TYPE_CHECKING:
     from moonshine_tune.data.checks.check import CheckReport
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 
 _SHOWN = 10
+_NAMED = 3
 
 
 @app.command(
@@ -38,11 +40,21 @@ def import_command(
     out: Annotated[Path, typer.Option(help="Manifest to write, such as train.jsonl.")],
     table: Annotated[
         Path | None,
-        typer.Option(help="CSV, TSV or JSONL; without it, the folder is searched for transcripts."),
+        typer.Option(help="CSV, TSV or JSON; without it, the folder is searched for transcripts."),
     ] = None,
-    audio_column: Annotated[str | None, typer.Option(help="Column of the recording.")] = None,
-    text_column: Annotated[str | None, typer.Option(help="Column of the transcript.")] = None,
-    speaker_column: Annotated[str | None, typer.Option(help="Column of the speaker.")] = None,
+    audio_column: Annotated[
+        str | None, typer.Option(help="Column of the recording: its name or number.")
+    ] = None,
+    text_column: Annotated[
+        str | None, typer.Option(help="Column of the transcript: its name or number.")
+    ] = None,
+    speaker_column: Annotated[
+        str | None, typer.Option(help="Column of the speaker: its name or number.")
+    ] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option(help="Encoding of the table, such as cp1252; UTF-8 and UTF-16 need no name."),
+    ] = None,
     language: Annotated[str | None, typer.Option(help="Language of all, such as en or ko.")] = None,
     no_text: Annotated[
         bool, typer.Option("--no-text", help="Import without transcripts (replay audio).")
@@ -51,7 +63,24 @@ def import_command(
         bool, typer.Option("--skip-bad", help="Leave out invalid rows instead of refusing all.")
     ] = False,
     tier: Annotated[
-        str | None, typer.Option(help="Tier of TextGrid files that has the texts.")
+        str | None,
+        typer.Option(
+            help="Tier of TextGrid or ELAN files that has the texts; several, separated by "
+            "commas, or * for all are speakers."
+        ),
+    ] = None,
+    transcripts: Annotated[
+        str | None,
+        typer.Option(
+            help="Of several transcripts of a recording, the ending (.en.vtt) or folder to read."
+        ),
+    ] = None,
+    times: Annotated[
+        str | None,
+        typer.Option(
+            help="What two numbers in front of a text are: seconds, milliseconds, samples, 100ns, "
+            "or none: words. Default: by content."
+        ),
     ] = None,
     audio_out: Annotated[
         Path | None,
@@ -78,11 +107,13 @@ def import_command(
     """Make a manifest of a folder of recordings and their transcripts.
 
     Detected automatically: tables, .txt beside recordings, LibriSpeech, Common Voice, NeMo, Kaldi,
-    lhotse, folders of `datasets`, and .srt, .vtt or .TextGrid cues beside long recordings.
+    lhotse, folders of `datasets`, and cues beside long recordings: captions, TextGrid, ELAN, label
+    tracks of Audacity, JSON of speech recognizers, STM and CTM.
     Datasets of the hub are streamed: only the requested rows are fetched.
     """
-    from moonshine_tune.data.importers.base import ColumnNames, HubOptions, ImportRequest
-    from moonshine_tune.data.importers.run import import_data
+    from moonshine_tune.corpus.transcript_form import KINDS
+    from moonshine_tune.importers.base import ColumnNames, HubOptions, ImportRequest
+    from moonshine_tune.importers.run import import_data
 
     request = ImportRequest(
         location=folder,
@@ -95,8 +126,11 @@ def import_command(
         skip_bad=skip_bad,
         force=force,
         tier=tier,
+        transcripts=transcripts,
+        times=times,
         audio_out=audio_out,
         channel=channel,
+        encoding=encoding,
     )
     result = import_data(request, TerminalProgress())
     for item in result.dropped[:_SHOWN]:
@@ -105,11 +139,21 @@ def import_command(
         say(f"… and {len(result.dropped) - _SHOWN:,} more; --json lists all")
     if result.unlisted:
         say(f"{result.unlisted:,} recordings of the folder are in no row")
+    if names := result.recordings.names:
+        shown = ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
+        say(f"without a transcript: {shown}; add one for each, or import them with --no-text")
+    # The manifest has the cleaned texts: only what is still in them can be checked.
+    form = {kind: count for kind, count in result.form.items() if kind != "cleaned_text"}
+    if cleaned := result.form.get("cleaned_text"):
+        say(f"{cleaned:,} texts had {KINDS['cleaned_text']}")
+    if form:
+        kinds = ", ".join(f"{count:,} with {KINDS[kind]}" for kind, count in form.items())
+        say(f"texts {kinds}: data check names them")
     speakers = f"{result.speakers} speakers" if result.speakers else "no speakers named"
     text = (
-        f"{result.summary()}\n"
+        f"{result.summary()}\n{result.recordings.summary()}\n"
         f"{result.manifest}: {_duration(result.seconds)}, {speakers}\n"
-        f"next: moonshine-tune data check {result.manifest}"
+        f"next: moonshine-tune data check {quoted(result.manifest)}"
     )
     show(text, result.to_record(), as_json=as_json)
 
@@ -189,13 +233,23 @@ def split_command(
     by_field: Annotated[
         bool, typer.Option("--by-field", help="Split by the manifest's own split field instead.")
     ] = False,
+    local_speakers: Annotated[
+        bool | None,
+        typer.Option(
+            "--local-speakers/--global-speakers",
+            help="Labels such as SPEAKER_00 or A are another person in each recording, or the same "
+            "[default: by how they are spread over the recordings].",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier split.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Split a manifest into train, dev and test, with no speaker in two splits."""
     from moonshine_tune.data.split import SplitRequest, split_data
 
-    request = SplitRequest(manifest, out, dev, test, seed, disjoint_texts, by_field, force)
+    request = SplitRequest(
+        manifest, out, dev, test, seed, disjoint_texts, by_field, force, local_speakers
+    )
     result = split_data(request, TerminalProgress())
     for remark in result.remarks:
         say(remark)

@@ -14,6 +14,8 @@ from moonshine_tune.cli.console import (
     table,
 )
 from moonshine_tune.cli.options import DeviceOption
+from moonshine_tune.core.text import quoted
+from moonshine_tune.corpus.transcript_form import clean_text
 
 if TYPE_CHECKING:
     from moonshine_tune.data.checks.audit import Audit
@@ -63,22 +65,24 @@ def audit(
 
     Exit 1 if a finding is an error. `data fix` acts on the findings.
     """
+    from moonshine_tune.core.locks import one_writer
     from moonshine_tune.data.checks.audit import AUDIT_FILE, PAGE_FILE, audit_data
     from moonshine_tune.report.audit_page import write_audit_page
 
     progress = TerminalProgress()
-    result = audit_data(
-        manifest,
-        progress,
-        against=against or (),
-        model=None if no_model else model,
-        device=device,
-        normalizer=normalizer,
-        max_transcribed=max_listened,
-    )
-    record = result.to_record()
-    record.write(out / AUDIT_FILE)
-    write_audit_page(result, out / PAGE_FILE, progress)
+    with one_writer(out):
+        result = audit_data(
+            manifest,
+            progress,
+            against=against or (),
+            model=None if no_model else model,
+            device=device,
+            normalizer=normalizer,
+            max_transcribed=max_listened,
+        )
+        record = result.to_record()
+        record.write(out / AUDIT_FILE)
+        write_audit_page(result, out / PAGE_FILE, progress)
     say(f"report: {out / PAGE_FILE}")
     show(_audit_text(result, out), record.to_json(), as_json=as_json)
     refuse(not result.passed)
@@ -93,7 +97,8 @@ def fix(
     also: Annotated[
         list[str] | None,
         typer.Option(
-            help="Also drop utterances with this finding, such as doubtful_text; repeatable."
+            help="Also act on this finding, which may be right as it is, such as doubtful_text; "
+            "repeatable."
         ),
     ] = None,
     skip: Annotated[
@@ -162,7 +167,7 @@ def _audit_text(result: "Audit", out: Path) -> str:
     num_fixes = sum(item.usual for item in result.fixes)
     lines.append(
         f"{result.utterances:,} utterances, {result.clean:,} clean; {num_fixes:,} fixes: "
-        f"moonshine-tune data fix {out}"
+        f"moonshine-tune data fix {quoted(out)}"
     )
     return "\n".join(lines)
 
@@ -176,12 +181,22 @@ def _fix_text(result: "FixResult") -> str:
     for action, count in sorted(result.edited.items()):
         lines.append(f"{would_be}edited, {action}: {count:,}")
     for name, before, after in result.changes[:_SHOWN]:
-        lines.append(f"  {name}: {before} → {after}")
+        lines.append(f"  {name}: {_visible(before)} → {after}")
     if len(result.changes) > _SHOWN:
         lines.append(f"  … and {len(result.changes) - _SHOWN:,} more; --json lists all")
+    lines += [
+        f"left as {'it is' if count == 1 else 'they are'}: {count:,} {kind}; "
+        f"act on with: --also {kind}"
+        for kind, count in sorted(result.asked.items())
+    ]
     lines.append(
         "write it with: --out fixed.jsonl --apply"
         if result.out is None
-        else f"{result.out}\nnext: moonshine-tune data check {result.out}"
+        else f"{result.out}\nnext: moonshine-tune data check {quoted(result.out)}"
     )
     return "\n".join(lines)
+
+
+def _visible(text: str) -> str:
+    """The text; with escapes if it differs from what is read in white space or code points only."""
+    return text if clean_text(text) == text else ascii(text)

@@ -7,6 +7,7 @@ import typer
 from typer import Option
 
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, refuse, show, table
+from moonshine_tune.core.text import quoted
 
 if TYPE_CHECKING:
     from moonshine_tune.runs.records import DemoRecord
@@ -54,6 +55,6 @@ def _summary(record: "DemoRecord", out: Path) -> str:
             f"adapter:       {record.adapter}",
             f"runtime files: {record.runtime_dir}",
             f"run folder:    {record.run}",
-            f"look at it:    moonshine-tune report {out}",
+            f"look at it:    moonshine-tune report {quoted(out)}",
         ]
     )

@@ -33,7 +33,7 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(
     manifest: Annotated[Path, Option(help="Manifest with texts.")],
-    model: ModelOption = "tiny",
+    model: ModelOption = None,
     adapter: Annotated[
         Path | None, Option(help="Run or adapter folder; the base is scored too.")
     ] = None,

@@ -39,12 +39,14 @@ def register(app: typer.Typer) -> None:
 
 def export(
     out: OutFolder,
-    run: Annotated[Path | None, Option(help="Run folder, or adapter folder with --model.")] = None,
+    run: Annotated[Path | None, Option(help="Run folder or adapter folder.")] = None,
     checkpoint: Annotated[
         Path | None,
         Option(help="Instead of --run: a fully tuned checkpoint; --model names its base."),
     ] = None,
-    model: Annotated[str | None, Option(help="Base model [default: the run's].")] = None,
+    model: Annotated[
+        str | None, Option(help="Base model [default: that of the run or adapter].")
+    ] = None,
     base_runtime: Annotated[
         Path | None, Option(help="Runtime folder of the base [default: the model's].")
     ] = None,

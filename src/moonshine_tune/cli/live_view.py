@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from moonshine_tune.core.text import printable
+
 _BLOCKS = "▁▂▃▄▅▆▇█"
 # Title, curve and the longest figures fit a terminal of 80 columns.
 _WIDTH = 24
@@ -50,7 +52,7 @@ class LiveView:
 
     def show_transcripts(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Replace the transcripts, each a reference and a hypothesis."""
-        self._transcripts = list(pairs)
+        self._transcripts = [(printable(first), printable(second)) for first, second in pairs]
 
     def lines(self) -> list[tuple[str, str, str]]:
         """Rows: title, curve, last value with the best or highest one."""

@@ -6,8 +6,12 @@ from typing import Annotated
 import typer
 
 ModelOption = Annotated[
-    str,
-    typer.Option("--model", help="Catalog name, hub id, checkpoint folder or runtime folder."),
+    str | None,
+    typer.Option(
+        "--model",
+        help="Catalog name, hub id, checkpoint or runtime folder "
+        "[default: the adapter's base, else tiny].",
+    ),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, mps, cuda or cuda:N.")]
 NormalizerOption = Annotated[

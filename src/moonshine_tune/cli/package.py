@@ -7,6 +7,7 @@ import typer
 from typer import Argument, Option
 
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, refuse, show
+from moonshine_tune.core.text import quoted
 
 _PACKAGE_EXAMPLE = (
     "Example: moonshine-tune package --run runs/a --runtime-dir exported --evaluation eval/a "
@@ -63,7 +64,7 @@ def package(
         lines.append(f"the card names as not measured: {', '.join(result.missing)}")
     if result.sample_clips:
         lines.append(f"it holds {result.sample_clips} recordings, in sample/")
-    lines.append(f"check it with: moonshine-tune verify {out}")
+    lines.append(f"check it with: moonshine-tune verify {quoted(out)}")
     show("\n".join(lines), result, as_json=as_json)
 
 

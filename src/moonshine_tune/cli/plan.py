@@ -9,6 +9,7 @@ import typer
 from typer import Argument, Option
 
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, refuse, show, table
+from moonshine_tune.core.text import quoted
 
 if TYPE_CHECKING:
     from moonshine_tune.plan.status import PlanResult
@@ -106,7 +107,7 @@ def init(
             answers[option.name] = default if given in (None, "") else given
     write_plan(path, PlanAnswers(**answers))
     show(
-        f"wrote {path}\nread it, then: moonshine-tune plan run {path}",
+        f"wrote {path}\nread it, then: moonshine-tune plan run {quoted(path)}",
         {"plan": path, "answers": answers},
         as_json=as_json,
     )
@@ -135,5 +136,5 @@ def _summary(result: "PlanResult") -> str:
         lines.append(f"at work: {result.holder}")
     if result.stopped:
         lines.append("stopped; the same command resumes")
-    lines.append(f"look at it: moonshine-tune report {result.path}")
+    lines.append(f"look at it: moonshine-tune report {quoted(result.path)}")
     return "\n".join([table(["phase", "state", "gates", "time"], rows), *lines])

@@ -34,7 +34,7 @@ _CODES_HEAD = """# Exit codes
 | 1 | the command ran, and the answer is no: a gate, a check or parity failed |
 | 2 | the request is wrong: its input, its settings, or their combination |
 | 3 | this machine cannot do it: memory, disk, network or a library is missing |
-| 130 | interrupted with Ctrl-C |
+| 130 | interrupted by Ctrl-C, SIGTERM or the end of the connection (SIGHUP) |
 
 With `--json` an error is a document too: under `error`, its `message`, `where`,
 `hint` and `exit_code`.

@@ -11,6 +11,7 @@ from moonshine_tune.cli.console import (
     TerminalProgress,
     change_text,
     number,
+    say,
     show,
     table,
     with_interval,
@@ -83,9 +84,11 @@ def clean(
     as_json: JsonFlag = False,
 ) -> None:
     """Remove all runs but the best. One that may still be running is kept."""
-    from moonshine_tune.runs.manage import clean_runs
+    from moonshine_tune.runs.manage import clean_leftovers, clean_runs
 
     cleaned = clean_runs(folder, keep=keep, dry_run=dry_run)
+    for path in clean_leftovers(folder, dry_run=dry_run):
+        say(f"{'would remove' if dry_run else 'removed'}, left by a dead process: {path}")
     show(_cleaned(cleaned, dry_run), cleaned, as_json=as_json)
 
 

@@ -99,7 +99,7 @@ def _summary(result: "TrainResult") -> str:
         lines.append("no adapter keeps the canary within its bound: raise retain.weight")
     if result.stopped == "interrupted":
         lines.append(f"everything is saved; continue with: moonshine-tune train --resume "
-                     f"--out {result.run}")  # fmt: skip
+                     f"--out {shlex.quote(str(result.run))}")  # fmt: skip
     else:
         run = shlex.quote(str(result.run))
         lines.append(f"next: moonshine-tune evaluate --adapter {run} --manifest test.jsonl")

@@ -1,19 +1,20 @@
 """Settings and their sources; the later one wins: default, preset, file, flag, `--set`."""
 
+import json
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.nested import flatten, unflatten
-from moonshine_tune.core.text import did_you_mean
-from moonshine_tune.core.yaml import read_shipped, read_yaml, shipped_names
+from moonshine_tune.core.text import did_you_mean, first_line
+from moonshine_tune.core.yaml import parse_yaml, read_shipped, read_yaml, shipped_names
 
 # Settings that are paths; in a settings file they are relative to that file.
 PATH_SETTINGS = ("data.train", "data.dev", "data.canary", "data.replay", "augment.noise",
@@ -83,11 +84,13 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
                 f"--set {assignment!r} has no '='", hint="write: --set train.learning_rate=3e-4"
             )
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            value = parse_yaml(text)
+        except RequestError as error:
+            quoted = f"{key.strip()}={json.dumps(first_line(text, 40), ensure_ascii=False)}"
             raise RequestError(
-                f"--set {assignment!r}: the value cannot be read as YAML",
-                hint=f"put it into quotes: --set {key.strip()}='\"{text}\"'",
+                f"--set {first_line(repr(assignment), 100)}: the value cannot be read "
+                f"({error.message})",
+                hint=f"put a text into quotes: --set {shlex.quote(quoted)}",
             ) from error
         if isinstance(value, str):
             # YAML 1.1 reads 3e-4 as text; people mean a number.

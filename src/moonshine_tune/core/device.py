@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from moonshine_tune.core import machine_errors
 from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.core.hardware import peak_resident_mb, resident_mb
 from moonshine_tune.core.precision import passed_gradient_check
@@ -275,11 +276,6 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     CUDA has an exception class for it; MPS and the CPU allocator raise RuntimeError with a message.
     """
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    if isinstance(error, torch.OutOfMemoryError):
         return True
-    message = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        "out of memory" in message
-        or "can't allocate memory" in message
-        or "not enough memory" in message
-    )
+    return isinstance(error, RuntimeError | MemoryError) and machine_errors.is_out_of_memory(error)

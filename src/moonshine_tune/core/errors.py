@@ -4,7 +4,9 @@ Each has a message, the file at fault, a hint with the next step, and the exit c
 line: 1 the command ran and the answer is no; 2 the request is wrong; 3 this machine cannot do it.
 """
 
-from collections.abc import Sequence
+import errno
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -71,3 +73,30 @@ class MachineError(TuneError):
 
 class SourceUnreachableError(MachineError):
     """No source of a model is reachable, or none has the model."""
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk or a denied permission inside the block into a plain error."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise MachineError(
+                "the disk is full",
+                where=path,
+                hint="free some space or choose another folder with --out, then run again",
+            ) from error
+        if error.errno == errno.EFBIG:
+            raise MachineError(
+                "the file may not become as large as needed",
+                where=path,
+                hint="raise the limit (ulimit -f unlimited), or choose another disk with --out",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise RequestError(
+                "this path cannot be written",
+                where=path,
+                hint="choose another folder with --out",
+            ) from error
+        raise

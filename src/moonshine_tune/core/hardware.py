@@ -3,11 +3,16 @@
 Separate from `device`, so that `doctor` can report them when torch is broken.
 """
 
+import atexit
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from moonshine_tune.core.errors import RequestError
@@ -73,21 +78,62 @@ def peak_resident_mb() -> int:
     return peak // _MB if sys.platform == "darwin" else peak * 1024 // _MB
 
 
-def make_cache_folder(folder: Path) -> Path:
-    """Create a folder of the cache if it is missing; returns it.
+def make_cache_folder(folder: Path, say: Callable[[str], None] | None = None) -> Path:
+    """A folder of the cache that can be written: created if it is missing.
+
+    Where the cache may only be read, it is a folder of the same name in a temporary cache, which
+    this process removes when it ends.
+
+    Args:
+        say: gets one message per process if the temporary cache is used.
 
     Raises:
-        RequestError: the folder cannot be written.
+        RequestError: there is no place for a temporary cache either.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
-        raise RequestError(
-            "the cache cannot be written",
-            where=folder,
-            hint="set MOONSHINE_TUNE_CACHE to another folder",
-        ) from error
+        # Permissions do not tell: the file system may be read-only, or the user be root.
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        temporary = _temporary_cache(error)
+        if say is not None and str(temporary) not in _reported:
+            _reported.add(str(temporary))
+            say(
+                f"the cache cannot be written ({folder}: {error.strerror or error}): what is made "
+                "now is kept until this command ends; set MOONSHINE_TUNE_CACHE to another folder"
+            )
+        target = temporary / folder.name
+        target.mkdir(exist_ok=True)
+        return target
     return folder
+
+
+_reported: set[str] = set()
+
+
+def _temporary_cache(reason: OSError) -> Path:
+    try:
+        return _make_temporary_cache()
+    except OSError as error:
+        raise RequestError(
+            f"the cache cannot be written ({reason.strerror or reason}), and there is no place for "
+            "temporary files",
+            hint="set MOONSHINE_TUNE_CACHE and TMPDIR to other folders",
+        ) from error
+
+
+@cache
+def _make_temporary_cache() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="moonshine-tune-cache-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file of the cache is removed when this process ends."""
+    return bool(
+        _make_temporary_cache.cache_info().currsize and path.is_relative_to(_make_temporary_cache())
+    )
 
 
 def cache_root() -> Path:

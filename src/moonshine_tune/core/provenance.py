@@ -4,7 +4,6 @@ Artifacts are published, so none of this holds a host name, a user name, a home 
 """
 
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -12,15 +11,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from moonshine_tune.core.secrets import mask_words
 from moonshine_tune.core.version import VERSION
 
 CORE_PACKAGES = (
     "torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "numpy",
     "onnxruntime", "moonshine-voice", "soundfile", "soxr", "jiwer", "whisper-normalizer",
 )  # fmt: skip
-
-# The password of a URL, before the host or as a parameter.
-_PASSWORD = re.compile(r"(://[^/:@\s]*:)[^/@\s]+(?=@)|([?&]password=)[^&\s]+")
 
 
 def package_version(name: str) -> str | None:
@@ -62,8 +59,10 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 def command_line() -> list[str]:
     """The command as typed, with the home folder written as ~ and the program by its name.
 
-    The password in a URL is written as ***.
+    Passwords and tokens are written as ***.
     """
     home = str(Path.home())
-    words = [_PASSWORD.sub(r"\1\2***", word) for word in sys.argv[1:]]
+    words = mask_words(sys.argv[1:])
+    # A file name that is not UTF-8 cannot be recorded as it is.
+    words = [word.encode("utf-8", "backslashreplace").decode() for word in words]
     return ["moonshine-tune", *(word.replace(home, "~") for word in words)]

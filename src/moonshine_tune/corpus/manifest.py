@@ -1,7 +1,6 @@
 """Manifests: JSON Lines, one utterance per line. No audio is opened here."""
 
 import hashlib
-import json
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,6 +9,10 @@ from typing import Any
 
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.files import write_jsonl_atomic
+from moonshine_tune.core.json_text import JsonError, parse_json_object
+from moonshine_tune.core.text import first_line, quoted
+from moonshine_tune.corpus.speaker_names import clean_name, mean_nobody
+from moonshine_tune.corpus.transcript_form import clean_text
 
 # Keys that this program uses; every other key is kept in `Utterance.extra`.
 RESERVED_KEYS = ("id", "audio", "audio_filepath", "text", "speaker", "duration", "start", "end",
@@ -25,7 +28,8 @@ class Utterance:
     Attributes:
         id: unique within its manifest; derived utterances extend their parent's id.
         audio: absolute path of the recording.
-        text: reference transcript, if known.
+        text: reference transcript, if known; in NFC with single spaces, whatever the file has.
+        speaker, session: in NFC with single spaces; None where the file says `unknown` or the like.
         duration: seconds of the utterance, if the manifest has it.
         start, end: seconds, if the utterance is a span of a longer recording.
         extra: keys that this program does not use, unchanged.
@@ -96,12 +100,19 @@ class LineProblem:
 
 @dataclass(frozen=True)
 class ManifestScan:
-    """The utterances and the problems of a manifest: every line that is not blank is in one."""
+    """The utterances and the problems of a manifest: every line that is not blank is in one.
+
+    Attributes:
+        written_texts: id → text as the file has it, where `clean_text` changes it.
+        nameless: id → what the file has as the speaker, where it names nobody.
+    """
 
     path: Path
     utterances: tuple[Utterance, ...]
     problems: tuple[LineProblem, ...]
     sha256: str
+    written_texts: dict[str, str] = field(default_factory=dict, hash=False)
+    nameless: dict[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def num_lines(self) -> int:
@@ -113,6 +124,21 @@ class ManifestScan:
         """Recordings outside the manifest's folder."""
         folder = self.path.parent.resolve()
         return sum(not item.audio.is_relative_to(folder) for item in self.utterances)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is unusual in its lines, and how it was read."""
+        count, remarks = len(self.utterances), []
+        if self.num_outside:
+            outside = f"{self.num_outside} of {count} recordings"
+            remarks.append(f"{outside} are outside the manifest's folder")
+        if self.written_texts:
+            read = f"{len(self.written_texts)} of {count} texts are read"
+            remarks.append(f"{read} with single spaces and composed characters (NFC)")
+        if self.nameless:
+            values = ", ".join(map(repr, dict.fromkeys(self.nameless.values())))
+            remarks.append(f"{len(self.nameless)} of {count} speakers name nobody ({values})")
+        return tuple(remarks)
 
 
 def scan_manifest(
@@ -142,27 +168,52 @@ def scan_manifest(
     paths = _PathResolver(path.parent)
     utterances: list[Utterance] = []
     problems: list[LineProblem] = []
-    first_line: dict[str, int] = {}
+    fields = _FieldCleaner()
+    first_lines: dict[str, int] = {}
     for number, line in enumerate(content.split("\n"), start=1):
         if not line.strip():
             continue
-        parsed = _parse_line(line, number, paths)
+        parsed = _parse_line(line, number, paths, fields)
         if isinstance(parsed, str):
             problems.append(LineProblem(number, "bad_line", parsed))
         elif require_text and parsed.text is None:
             problems.append(LineProblem(number, "no_text", 'no "text"', parsed.id))
-        elif parsed.id in first_line:
-            message = f"line {first_line[parsed.id]} also has the id {parsed.id!r}"
+        elif parsed.id in first_lines:
+            message = f"line {first_lines[parsed.id]} also has the id {_short(parsed.id)}"
             problems.append(LineProblem(number, "duplicate_id", message, parsed.id))
         else:
-            first_line[parsed.id] = number
+            first_lines[parsed.id] = number
             if check_files and not paths.exists(parsed.audio):
                 message = f"no such recording: {parsed.audio}"
                 problems.append(LineProblem(number, "missing_recording", message, parsed.id))
             else:
                 utterances.append(parsed)
-    digest = hashlib.sha256(raw).hexdigest()
-    return ManifestScan(path, tuple(utterances), tuple(problems), digest)
+    if problems and all(problem.kind == "bad_line" for problem in problems) and not utterances:
+        _refuse_other_json(path, content, problems[0])
+    nobody = mean_nobody(fields.names)
+    if nobody:
+        utterances = [
+            replace(item, speaker=None) if item.speaker in nobody else item for item in utterances
+        ]
+    return ManifestScan(
+        path,
+        tuple(utterances),
+        tuple(problems),
+        hashlib.sha256(raw).hexdigest(),
+        *fields.changes_of(utterances),
+    )
+
+
+def _refuse_other_json(path: Path, content: str, problem: LineProblem) -> None:
+    """Refuse a file that has no line of a manifest, because it is JSON of another form."""
+    if path.suffix.lower() == ".jsonl" and not content.lstrip().startswith("["):
+        return
+    out = path.with_name(f"{path.stem}-imported.jsonl")
+    raise RequestError(
+        f"not a manifest (line {problem.line}: {problem.message})",
+        where=path,
+        hint=f"make one of it with: moonshine-tune data import {quoted(path)} --out {quoted(out)}",
+    )
 
 
 def read_manifest(path: Path, *, require_text: bool = True, check_files: bool = True) -> Manifest:
@@ -179,17 +230,60 @@ def read_manifest(path: Path, *, require_text: bool = True, check_files: bool = 
         raise ProblemsError(
             f"{path}: {len(scan.problems)} of {scan.num_lines} lines are invalid",
             [f"{path}:{problem.line}: {problem.message}" for problem in scan.problems],
-            hint=f"fix or remove these lines, then run: moonshine-tune data check {path}",
+            hint=f"fix or remove these lines, then run: moonshine-tune data check {quoted(path)}",
         )
     if not scan.utterances:
         raise RequestError("the manifest has no utterances", where=path)
-    outside = scan.num_outside
-    remarks = (
-        (f"{outside} of {len(scan.utterances)} recordings are outside the manifest's folder",)
-        if outside
-        else ()
-    )
-    return Manifest(path, scan.utterances, scan.sha256, remarks)
+    return Manifest(path, scan.utterances, scan.sha256, scan.remarks)
+
+
+class _FieldCleaner:
+    """Texts and names as they are meant; what the file has instead is kept for remarks.
+
+    Attributes:
+        names: what each name of the manifest is read as.
+    """
+
+    def __init__(self) -> None:
+        self.names: dict[str, str | None] = {}
+        self._texts: dict[int, str] = {}
+        self._speakers: dict[int, str] = {}
+
+    def text(self, text: str | None, line: int) -> str | None:
+        """The transcript of a line."""
+        if text is None:
+            return None
+        cleaned = clean_text(text)
+        if cleaned != text:
+            self._texts[line] = text
+        return cleaned
+
+    def speaker(self, name: str | None, line: int) -> str | None:
+        """The speaker of a line."""
+        cleaned = self.session(name)
+        if name and (cleaned is None or cleaned == "NA"):
+            self._speakers[line] = name
+        return cleaned
+
+    def session(self, name: str | None) -> str | None:
+        """The session of a line."""
+        if not name:
+            return None
+        if name not in self.names:
+            self.names[name] = clean_name(name)
+        return self.names[name]
+
+    def changes_of(self, utterances: Sequence[Utterance]) -> tuple[dict[str, str], dict[str, str]]:
+        """Texts as written, and speakers that name nobody, by id."""
+        if not self._texts and not self._speakers:
+            return {}, {}
+        texts = {item.id: self._texts[item.line] for item in utterances if item.line in self._texts}
+        speakers = {
+            item.id: self._speakers[item.line]
+            for item in utterances
+            if item.speaker is None and item.line in self._speakers
+        }
+        return texts, speakers
 
 
 class _PathResolver:
@@ -246,23 +340,14 @@ class _PathResolver:
 def _parse_record(line: str) -> dict[str, Any] | str:
     """The line's JSON object, or the problem in a sentence."""
     try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        return f"not JSON ({error.msg} at column {error.colno})"
-    except (ValueError, RecursionError):
-        return "not JSON that can be read (a number is too long, or nesting too deep)"
-    if not isinstance(record, dict):
-        return "not a JSON object"
-    if "\\u" in line:
-        # An escape can hold half of a surrogate pair, which can be neither saved nor opened.
-        try:
-            json.dumps(record, ensure_ascii=False).encode("utf-8")
-        except UnicodeEncodeError:
-            return "has a broken \\u escape (half of a character)"
-    return record
+        return parse_json_object(line)
+    except JsonError as error:
+        return str(error)
 
 
-def _parse_line(line: str, number: int, paths: _PathResolver) -> Utterance | str:
+def _parse_line(
+    line: str, number: int, paths: _PathResolver, fields: _FieldCleaner
+) -> Utterance | str:
     """The utterance, or the problem of the line in a sentence."""
     record = _parse_record(line)
     if isinstance(record, str):
@@ -276,7 +361,7 @@ def _parse_line(line: str, number: int, paths: _PathResolver) -> Utterance | str
     try:
         path = paths.resolve(audio)
     except (OSError, ValueError, RuntimeError):
-        return f'"audio" is {audio!r}, not a path'
+        return f'"audio" is {_short(audio)}, not a path'
     start, end, duration = _span(record)
     if end is not None and end <= (start or 0):
         return f'"end" ({end}) is not after "start" ({start or 0})'
@@ -284,14 +369,14 @@ def _parse_line(line: str, number: int, paths: _PathResolver) -> Utterance | str
     return Utterance(
         id=f"{path.stem}-{number:05d}" if identifier in (None, "") else str(identifier),
         audio=path,
-        text=record.get("text"),
-        speaker=record.get("speaker") or None,
+        text=fields.text(record.get("text"), number),
+        speaker=fields.speaker(record.get("speaker"), number),
         duration=duration,
         start=start,
         end=end,
         language=record.get("language"),
         split=record.get("split"),
-        session=record.get("session"),
+        session=fields.session(record.get("session")),
         extra={key: value for key, value in record.items() if key not in RESERVED_KEYS},
         line=number,
     )
@@ -301,17 +386,22 @@ def _field_problem(record: dict[str, Any]) -> str | None:
     """The first known field with a wrong type or value, in a sentence."""
     identifier = record.get("id")
     if isinstance(identifier, bool) or not isinstance(identifier, str | int | None):
-        return f'"id" is {identifier!r}, not a string'
+        return f'"id" is {_short(identifier)}, not a string'
     for name in _STRINGS:
         if record.get(name) is not None and not isinstance(record[name], str):
-            return f'"{name}" is {record[name]!r}, not a string'
+            return f'"{name}" is {_short(record[name])}, not a string'
     for name in _NUMBERS:
         value = record.get(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            return f'"{name}" is {value!r}, not a number of seconds'
+            return f'"{name}" is {_short(value)}, not a number of seconds'
         if value is not None and not 0 <= value < float("inf"):
-            return f'"{name}" is {value!r}, not a number of seconds of at least 0'
+            return f'"{name}" is {_short(value)}, not a number of seconds of at least 0'
     return None
+
+
+def _short(value: object) -> str:
+    """A value of any size in a message."""
+    return first_line(repr(value), 80)
 
 
 def _span(record: dict[str, Any]) -> tuple[float | None, float | None, float | None]:
@@ -323,10 +413,15 @@ def _span(record: dict[str, Any]) -> tuple[float | None, float | None, float | N
     return start, end, duration
 
 
-def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
-    """Write a manifest, complete or not at all; recordings below its folder get relative paths."""
+def write_manifest(path: Path, utterances: Iterable[Utterance], *, replace: bool = True) -> None:
+    """Write a manifest, complete or not at all; recordings below its folder get relative paths.
+
+    Args:
+        replace: replace an existing file; without it, one that exists in the end is an error.
+    """
     folder, paths = path.parent.resolve(), _PathResolver(path.parent)
-    write_jsonl_atomic(path, [_to_record(item, folder, paths) for item in utterances])
+    records = [_to_record(item, folder, paths) for item in utterances]
+    write_jsonl_atomic(path, records, replace=replace)
 
 
 def _to_record(utterance: Utterance, folder: Path, paths: _PathResolver) -> dict[str, Any]:

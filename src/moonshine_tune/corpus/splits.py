@@ -9,11 +9,14 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.corpus.normalizers import normalizer_for
+from moonshine_tune.corpus.speaker_labels import LocalLabels, joined_to_recordings, local_labels
+from moonshine_tune.corpus.speaker_names import similar_names
 
 _Item = TypeVar("_Item")
 
@@ -69,28 +72,41 @@ def split_by_speaker(
     test: float = 0.1,
     seed: int = 0,
     disjoint_texts: bool = False,
+    local_speakers: bool | None = None,
 ) -> Splits:
     """Split so that no speaker and no recording is in two splits.
 
     An utterance without `speaker` is grouped by its `session`, one without either by its recording.
-    Speakers of one recording stay together. The result depends on the utterances and the seed, not
-    on the order of the utterances; each split keeps that order.
+    Speakers of one recording stay together, and so do names that differ in case or accents only.
+    Labels of diarizers, which start anew in each recording, are joined to the recording. The result
+    depends on the utterances and the seed, not on the order of the utterances; each split keeps
+    that order.
 
     Args:
         dev, test: shares of the total, by duration where every duration is known, else by count.
             0 gives an empty split. A split is also empty if there are too few speakers; a remark
             says so.
         disjoint_texts: also drop the texts of dev and test from train, and those of test from dev.
+        local_speakers: whether numbered labels of speakers name another person in each recording;
+            None decides by how they are spread over the recordings.
 
     Raises:
-        RequestError: the shares are not between 0 and 1, or leave nothing for train.
+        RequestError: the shares are not between 0 and 1, or leave nothing for train; or numbered
+            labels may be either.
     """
     if not (0 <= dev < 1 and 0 <= test < 1 and dev + test < 1):
         raise RequestError(
             f"shares of {dev:g} for dev and {test:g} for test leave nothing for train",
             hint="give shares that add up to less than 1, such as --dev 0.1 --test 0.1",
         )
+    labels = _local_labels(utterances, local_speakers)
+    utterances = joined_to_recordings(utterances, labels)
     keys, remarks = _group_keys(utterances)
+    remarks += [
+        f"{item.listed()} in {item.recordings} recordings: read as labels that start anew in each, "
+        "and joined to its name; if they are the same people everywhere: --global-speakers"
+        for item in labels
+    ]
     weights, weight_remarks = _weights(utterances, keys)
     remarks.extend(weight_remarks)
     total = sum(weights.values())
@@ -117,6 +133,24 @@ def evenly_chosen(items: Sequence[_Item], count: int) -> list[_Item]:
     """`count` items at even distances from the first on, or all if there are fewer."""
     count = min(count, len(items))
     return [items[position * len(items) // count] for position in range(count)]
+
+
+def _local_labels(
+    utterances: Sequence[Utterance], local_speakers: bool | None
+) -> list[LocalLabels]:
+    """The labels to join to their recordings."""
+    if local_speakers is not None:
+        return local_labels(utterances, all_labels=True) if local_speakers else []
+    labels = local_labels(utterances)
+    doubtful = next((item for item in labels if not item.is_certain), None)
+    if doubtful is not None:
+        raise RequestError(
+            f"the speakers {doubtful.listed()} of {doubtful.recordings} recordings can be the same "
+            "people in all, or labels that start anew in each recording",
+            hint="say which: moonshine-tune data split with --global-speakers (the same people), "
+            "or with --local-speakers (start anew)",
+        )
+    return labels
 
 
 def _voice(utterance: Utterance) -> _Node:
@@ -149,6 +183,10 @@ def _group_keys(utterances: Sequence[Utterance]) -> tuple[list[_Node], list[str]
         unite(_voice(utterance), ("recording", str(utterance.audio)))
         if utterance.session in open_sessions:
             unite(_voice(utterance), ("session", utterance.session))
+    similar = similar_names({item.speaker for item in utterances if item.speaker})
+    for first, *rest in similar:
+        for name in rest:
+            unite(("speaker", first), ("speaker", name))
     unnamed = [_voice(utterance)[0] for utterance in utterances if not utterance.speaker]
     remarks = []
     if unnamed:
@@ -161,7 +199,12 @@ def _group_keys(utterances: Sequence[Utterance]) -> tuple[list[_Node], list[str]
             f"{len(unnamed)} of {len(utterances)} utterances have no speaker: grouped "
             + ", ".join(groups)
         )
-    speakers = {utterance.speaker for utterance in utterances if utterance.speaker}
+    if similar:
+        remarks.append(
+            f"probably one speaker each, kept in one split: {'; '.join(map(' = '.join, similar))}"
+        )
+    repeated = {name for names in similar for name in names[1:]}
+    speakers = {item.speaker for item in utterances if item.speaker} - repeated
     voices = {root(("speaker", speaker)) for speaker in speakers}
     if len(voices) < len(speakers):
         remarks.append(
@@ -231,15 +274,25 @@ def _drop_shared_texts(splits: dict[str, list[Utterance]]) -> list[str]:
 
 def plain_text(utterance: Utterance) -> str:
     """The text without case and punctuation; empty if there is none."""
-    return normalizer_for("basic-1")(utterance.text) if utterance.text else ""
+    return _plain(utterance.text) if utterance.text else ""
+
+
+# Several checks compare texts, and normalizing a hundred thousand takes two seconds each time.
+@lru_cache(maxsize=1 << 17)
+def _plain(text: str) -> str:
+    return normalizer_for("basic-1")(text)
 
 
 def find_leaks(splits: Mapping[str, Iterable[Utterance]]) -> Leaks:
     """Speakers, texts (case and punctuation aside) and recordings in more than one split.
 
-    An utterance without `speaker` counts by its `session`, if it has one.
+    An utterance without `speaker` counts by its `session`, if it has one. Labels that start anew in
+    each recording are joined to the recording.
     """
     listed = {name: tuple(utterances) for name, utterances in splits.items()}
+    labels = local_labels([item for members in listed.values() for item in members])
+    certain = [item for item in labels if item.is_certain]
+    listed = {name: joined_to_recordings(members, certain) for name, members in listed.items()}
     speakers = _shared(listed, lambda u: _voice(u) if _voice(u)[0] != "recording" else None)
     texts = _shared(listed, lambda u: plain_text(u) or None)
     recordings = _shared(listed, lambda u: u.audio)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.core.files import write_text_atomic
+from moonshine_tune.core.files import holds_out, write_text_atomic
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.keyterms import ProposedTerm, propose_key_terms
 from moonshine_tune.corpus.manifest import read_manifest
@@ -31,6 +31,7 @@ class KeyTermsResult:
         return asdict(self) | {"out": None if self.out is None else str(self.out)}
 
 
+@holds_out(lambda sources, *, out=None, **options: out)
 def propose(
     sources: Sequence[Path],
     *,
@@ -66,7 +67,8 @@ def propose(
             "no word is rare for this model: it has a token for each", where=sources[0]
         )
     if out is not None:
-        write_text_atomic(out, _HEADING + "".join(f"{item.term}\n" for item in terms))
+        text = _HEADING + "".join(f"{item.term}\n" for item in terms)
+        write_text_atomic(out, text, replace=force)
     return KeyTermsResult(resolved.name, tuple(path.name for path in sources), out, terms)
 
 

@@ -2,12 +2,14 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.core.files import disk_errors
+from moonshine_tune.core.files import disk_errors, holds_out
 from moonshine_tune.core.progress import Progress
+from moonshine_tune.core.scratch import new_scratch
 from moonshine_tune.corpus.manifest import Utterance, read_manifest, seconds_of, write_manifest
 from moonshine_tune.corpus.splits import Leaks, Splits, find_leaks, split_by_speaker
 
@@ -23,6 +25,8 @@ class SplitRequest:
         dev, test: shares of the total; 0 leaves the split out.
         disjoint_texts: also keep each text in one split.
         by_field: split by the manifest's own `split` field instead of by shares.
+        local_speakers: whether numbered labels of speakers name another person in each recording;
+            None decides by how they are spread over the recordings.
         force: replace existing split manifests in `out`.
     """
 
@@ -34,6 +38,7 @@ class SplitRequest:
     disjoint_texts: bool = False
     by_field: bool = False
     force: bool = False
+    local_speakers: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class SplitResult:
     remarks: tuple[str, ...]
 
 
+@holds_out(lambda request, progress: request.out)
 def split_data(request: SplitRequest, progress: Progress) -> SplitResult:
     """Write `train.jsonl`, `dev.jsonl` and `test.jsonl` into the out folder, all or none.
 
@@ -82,6 +88,7 @@ def split_data(request: SplitRequest, progress: Progress) -> SplitResult:
             test=request.test,
             seed=request.seed,
             disjoint_texts=request.disjoint_texts,
+            local_speakers=request.local_speakers,
         )
     named = {
         name: tuple(replace(utterance, split=name) for utterance in getattr(splits, name))
@@ -93,9 +100,10 @@ def split_data(request: SplitRequest, progress: Progress) -> SplitResult:
         raise RequestError(
             f"this manifest cannot be split: {remarks}",
             where=request.manifest,
-            hint="record more speakers, or name them: every split needs a speaker",
+            hint="record more speakers, or name them: every split needs a speaker. If their labels "
+            "start anew in each recording: --local-speakers",
         )
-    _write_all(request.out, named)
+    _write_all(request, named)
     return SplitResult(
         total=len(manifest),
         kept=sum(len(utterances) for utterances in named.values()),
@@ -148,21 +156,23 @@ def _split_by_field(utterances: Sequence[Utterance], manifest: Path) -> Splits:
     return Splits(tuple(splits["train"]), tuple(splits["dev"]), tuple(splits["test"]))
 
 
-def _write_all(out: Path, splits: Mapping[str, Sequence[Utterance]]) -> None:
+def _write_all(request: SplitRequest, splits: Mapping[str, Sequence[Utterance]]) -> None:
     """Write all splits, then replace all: old and new splits together would leak speakers."""
-    scratch = {name: out / f".{name}.jsonl.new" for name in splits}
-    try:
+    out = request.out
+    with disk_errors(out), ExitStack() as stack:
+        out.mkdir(parents=True, exist_ok=True)
+        scratch: dict[str, Path] = {}
         for name, utterances in splits.items():
+            target = _target(out, name)
+            scratch[name] = stack.enter_context(new_scratch(target, is_folder=False))
             write_manifest(scratch[name], utterances)
-        with disk_errors(out):
-            for name, path in scratch.items():
-                path.replace(_target(out, name))
-            for name in _SPLITS:
-                if name not in splits:
-                    _target(out, name).unlink(missing_ok=True)
-    finally:
-        for path in scratch.values():
-            path.unlink(missing_ok=True)
+        # Another program may have made them meanwhile.
+        _check_out(request)
+        for name, path in scratch.items():
+            path.replace(_target(out, name))
+        for name in _SPLITS:
+            if name not in splits:
+                _target(out, name).unlink(missing_ok=True)
 
 
 def _summary(name: str, out: Path, utterances: Sequence[Utterance]) -> SideSummary:

@@ -7,6 +7,7 @@ from typing import Any
 
 from moonshine_tune.config.resolve import read_preset, resolve_settings
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.files import holds_out
 from moonshine_tune.core.hardware import cache_root, peak_resident_mb
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.demo.data import DemoData, make_demo_data
@@ -36,6 +37,7 @@ _RELATIVE_FALL = 80.0
 _CANARY_POINTS = 1.0
 
 
+@holds_out(lambda out, progress, **options: out)
 def demo(out: Path, progress: Progress, *, seed: int = 0) -> DemoRecord:
     """Run the demonstration in a new folder; writes `out/demo.json`, which it returns.
 

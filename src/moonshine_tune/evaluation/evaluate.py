@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.files import check_writable, holds_out
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.keyterms import DEFAULT_BOOST, read_key_terms
 from moonshine_tune.corpus.manifest import Manifest, read_manifest
@@ -47,7 +48,7 @@ class EvaluateRequest:
     """
 
     manifest: Path
-    model: str = "tiny"
+    model: str | None = None
     adapter: Path | None = None
     backend: str = "torch"
     runtime_dir: Path | None = None
@@ -61,6 +62,7 @@ class EvaluateRequest:
     base_runtime: Path | None = None
 
 
+@holds_out(lambda request, out, progress: out)
 def evaluate(request: EvaluateRequest, out: Path | None, progress: Progress) -> Evaluation:
     """Score a manifest; with `out`, write result.json and hypotheses.jsonl there.
 
@@ -68,6 +70,8 @@ def evaluate(request: EvaluateRequest, out: Path | None, progress: Progress) -> 
         RequestError: wrong input, or options that exclude each other.
     """
     _check(request)
+    if out is not None:
+        check_writable(out)
     manifest = read_manifest(request.manifest)
     earlier = earlier_evaluation(request.compare, manifest) if request.compare else None
     # Before the model is loaded: a folder without audio or a list without terms fails at once.

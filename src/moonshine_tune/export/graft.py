@@ -8,7 +8,6 @@ gets one for each output channel, appended to the file.
 
 import shutil
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 
 from moonshine_tune.core.errors import ProblemsError
 from moonshine_tune.core.files import sha256_of
+from moonshine_tune.core.parallel import thread_pool
 from moonshine_tune.export.matching import MATRIX_THREADS, Match, find_matches, is_constant
 from moonshine_tune.export.rounding import compensated_levels
 from moonshine_tune.runtime.layout import RuntimeLayout
@@ -98,7 +98,7 @@ def graft(
         patched = file.copy()
         write = partial(_write, base=base, merged=merged, moments=moments or {}, file=file,
                         patched=patched)  # fmt: skip
-        with ThreadPoolExecutor(MATRIX_THREADS) as pool:
+        with thread_pool(MATRIX_THREADS) as pool:
             errors = zip(matches, pool.map(write, matches), strict=True)
             written = [(match.key, error) for match, error in errors if error is not None]
         if written:

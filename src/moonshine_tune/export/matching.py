@@ -8,7 +8,6 @@ store gamma + 1).
 
 import os
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moonshine_tune.core.errors import ProblemsError
+from moonshine_tune.core.parallel import thread_pool
 from moonshine_tune.runtime.ort_file import OrtFile
 from moonshine_tune.runtime.quantized import (
     Floats,
@@ -84,7 +84,7 @@ def find_matches(
     candidates = _Candidates({**(others or {}), **wanted})
     matches: list[Match] = []
     tensors = list(_stored(file, any(value.ndim != 2 for value in wanted.values())))
-    with ThreadPoolExecutor(MATRIX_THREADS) as pool:
+    with thread_pool(MATRIX_THREADS) as pool:
         forms_of = list(pool.map(lambda tensor: candidates.matching(tensor, file), tensors))
     for tensor, forms in zip(tensors, forms_of, strict=True):
         keys = set(forms)

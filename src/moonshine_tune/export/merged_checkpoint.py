@@ -1,24 +1,36 @@
 """`merge`: a checkpoint with the adapter's effect added, which transformers loads without PEFT."""
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from moonshine_tune.core.errors import ProblemsError, RequestError
-from moonshine_tune.core.files import complete_folder, sha256_of, write_json_atomic
+from moonshine_tune.core.files import (
+    complete_folder,
+    holds_out,
+    read_json,
+    sha256_of,
+    write_json_atomic,
+)
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.models.files import ADAPTER_WEIGHTS_FILE, CHECKPOINT_WEIGHTS_FILE
+from moonshine_tune.models.files import (
+    ADAPTER_WEIGHTS_FILE,
+    CHECKPOINT_WEIGHTS_FILE,
+    weight_files,
+)
 from moonshine_tune.models.lora import find_adapter
-from moonshine_tune.models.merge import merged_weights
+from moonshine_tune.models.merge import LazyMerged
 from moonshine_tune.registry.open import open_model
-from moonshine_tune.runs.folder import RunFolder
 
+DTYPES = ("float32", "bfloat16", "float16")
 _COPIED = (
-    "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json",
+    "generation_config.json", "preprocessor_config.json", "processor_config.json",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
 )  # fmt: skip
 
@@ -31,6 +43,8 @@ class MergeResult:
         base: name of the base model.
         changed: how many tensors the adapter changed.
         sha256: hash of the weights.
+        dtype: number format of the weights.
+        relative_error: of the adapter's effect, by rounding to `dtype`: 0.1 is a tenth of it lost.
     """
 
     checkpoint_dir: Path
@@ -38,34 +52,55 @@ class MergeResult:
     tensors: int
     changed: int
     sha256: str
+    dtype: str
+    relative_error: float
 
 
-def merge(run: Path, out: Path, *, progress: Progress, model: str | None = None) -> MergeResult:
+@holds_out(lambda run, out, **options: out)
+def merge(
+    run: Path,
+    out: Path,
+    *,
+    progress: Progress,
+    model: str | None = None,
+    dtype: str = "float32",
+) -> MergeResult:
     """Write the base checkpoint with the adapter of `run` merged into it, complete or absent.
 
     Args:
-        run: run folder, or an adapter folder together with `model`.
+        run: run folder or adapter folder.
+        model: the base; None takes the one that the run or adapter names.
+        dtype: number format of the weights, whatever that of the base is. A step of training is
+            smaller than what 16 bits resolve: most of a short run is lost in them.
 
     Raises:
         RequestError: no adapter, one of another base, or `out` exists.
         ProblemsError: the merged tensors are not those of the base.
     """
+    if dtype not in DTYPES:
+        raise RequestError(
+            f"no number format is called {dtype!r}", hint=f"one of: {', '.join(DTYPES)}"
+        )
     if out.exists():
         raise RequestError("the output path exists", where=out, hint="choose another --out")
     adapter = find_adapter(run)
-    name = model or base_model_of(run)
-    opened = open_model(name, adapter=adapter, device="cpu", dtype="float32", progress=progress)
+    opened = open_model(model, adapter=adapter, device="cpu", dtype="float32", progress=progress)
     source = opened.resolved.checkpoint_dir
-    # Every tensor of the base's files, in its stored number format.
+    # Every tensor of the base's files, those of other kinds than floating point as they are.
     state: dict[str, Tensor] = {}
-    for path in sorted(source.glob("*.safetensors")):
+    for path in weight_files(source).paths:
         state |= load_file(path)
-    merged = merged_weights(opened.model)
+    target: torch.dtype = getattr(torch, dtype)
+    state = {name: value.to(target) if value.is_floating_point() else value
+             for name, value in state.items()}  # fmt: skip
+    merged = LazyMerged(opened.model)
     changed = merge_into(state, merged)
+    error = rounding_error(merged, state) if dtype != "float32" else 0.0
     with complete_folder(out) as scratch:
         weights = scratch / CHECKPOINT_WEIGHTS_FILE
         save_file(state, weights, metadata={"format": "pt"})
         weights.chmod(0o644)
+        _write_config(source / "config.json", scratch / "config.json", dtype)
         for name in _COPIED:
             if (source / name).is_file():
                 shutil.copyfile(source / name, scratch / name)
@@ -77,13 +112,34 @@ def merge(run: Path, out: Path, *, progress: Progress, model: str | None = None)
                 "adapter_sha256": sha256_of(adapter / ADAPTER_WEIGHTS_FILE),
                 "tensors": len(state),
                 "changed": changed,
+                "dtype": dtype,
+                "relative_error": error,
             },
         )
-    return MergeResult(out, str(opened.base["name"]), len(state), changed, digest)
+    base = str(opened.base["name"])
+    return MergeResult(out, base, len(state), changed, digest, dtype, error)
+
+
+def _write_config(source: Path, target: Path, dtype: str) -> None:
+    """Copy config.json with the number format of the weights, in which transformers loads them."""
+    config = read_json(source)
+    config.pop("transformers_weights", None)
+    config.pop("torch_dtype", None)
+    target.write_text(json.dumps(config | {"dtype": dtype}, indent=2, sort_keys=True) + "\n")
+
+
+@torch.no_grad()
+def rounding_error(merged: LazyMerged, state: Mapping[str, Tensor]) -> float:
+    """Norm of what rounding changes, divided by the norm of the adapter's effect."""
+    lost = effect = 0.0
+    for name, exact in merged.items():
+        lost += float((state[name].float() - exact).double().square().sum())
+        effect += float((exact - merged.base(name)).double().square().sum())
+    return (lost / effect) ** 0.5 if effect else 0.0
 
 
 def merge_into(state: dict[str, Tensor], merged: Mapping[str, Tensor]) -> int:
-    """Replace the base's tensors by merged ones, in the base's number format; returns how many.
+    """Replace tensors by merged ones, in the number format of `state`; returns how many.
 
     Raises:
         ProblemsError: the base has no such tensor, or one of another shape; lists all.
@@ -104,18 +160,3 @@ def merge_into(state: dict[str, Tensor], merged: Mapping[str, Tensor]) -> int:
     for name, value in merged.items():
         state[name] = value.to(state[name].dtype).contiguous()
     return len(merged)
-
-
-def base_model_of(run: Path) -> str:
-    """The base model that a run was trained on.
-
-    Raises:
-        RequestError: an adapter folder, which does not name its base.
-    """
-    if not (run / "run.json").is_file():
-        raise RequestError(
-            "an adapter folder does not name its base model",
-            where=run,
-            hint="name it with: --model tiny",
-        )
-    return str(RunFolder.open(run).read_record().settings.get("model", "tiny"))

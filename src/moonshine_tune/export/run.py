@@ -10,24 +10,26 @@ import numpy as np
 
 from moonshine_tune.audio.io import load_utterance
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.core.files import complete_folder, sha256_of
+from moonshine_tune.core.files import complete_folder, holds_out, sha256_of
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import versions
+from moonshine_tune.core.scratch import refuse_existing
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.export.calibration import AUTO, NONE, Rounding, choose_rounding
 from moonshine_tune.export.graft import CHANNEL, SCALES, GraftReport, graft
 from moonshine_tune.export.graphs import build_graphs
-from moonshine_tune.export.merged_checkpoint import base_model_of
+from moonshine_tune.export.graphs.builder import require_onnx
 from moonshine_tune.export.parity.gate import DEFAULT_BOUND, check_parity, parity_utterances
 from moonshine_tune.export.parity.graphs import window_rule, windows_read_as
 from moonshine_tune.export.parity.stages import open_graphs
 from moonshine_tune.export.tensors import LazyArrays, model_tensors, tuned_tensors
 from moonshine_tune.inference.batching import fit_clip
 from moonshine_tune.models.checkpoint import load_checkpoint
-from moonshine_tune.models.files import ADAPTER_WEIGHTS_FILE
+from moonshine_tune.models.files import ADAPTER_WEIGHTS_FILE, refuse_stray_adapter
 from moonshine_tune.models.lora import adapter_disabled, find_adapter, has_adapter
 from moonshine_tune.models.merge import LazyMerged
-from moonshine_tune.registry.open import OpenedModel, base_identity, open_model
+from moonshine_tune.registry.base_model import base_identity
+from moonshine_tune.registry.open import OpenedModel, open_model
 from moonshine_tune.registry.resolve import ResolvedModel, resolve_model
 from moonshine_tune.runs.records import ExportRecord
 from moonshine_tune.runtime.layout import RuntimeLayout, read_layout
@@ -42,9 +44,9 @@ class ExportRequest:
     """The model to export and how.
 
     Attributes:
-        run: run folder, or adapter folder together with `model`; None with `checkpoint`.
+        run: run folder or adapter folder; None with `checkpoint`.
         checkpoint: fully tuned or merged `save_pretrained` folder, instead of `run`.
-        model: the base; a graft of `checkpoint` needs it.
+        model: the base, where it is not the one that `run` names; a graft of `checkpoint` needs it.
         base_runtime: runtime folder of the base; None takes the one that came with the model.
         manifest: clips for the parity gate; None takes the run's dev set.
         parity_bound: words that may differ, in percent.
@@ -69,15 +71,17 @@ class ExportRequest:
     scales: str = CHANNEL
 
 
+@holds_out(lambda request, out, progress: out)
 def export(request: ExportRequest, out: Path, progress: Progress) -> ExportRecord:
     """Write the adapted model as runtime files and compare both on real clips.
 
     The folder is written in either case; `parity.passed` says whether it may be used.
 
     Raises:
-        RequestError: no run, no base runtime files, or files of other weights.
+        RequestError: no run, no base runtime files, files of other weights, or `out` exists.
         MachineError: new graphs are needed and the package onnx is missing.
     """
+    refuse_existing(out)
     _check(request)
     utterances = parity_utterances(request.run, request.manifest)
     subject = _open(request, progress)
@@ -138,9 +142,8 @@ class _Subject:
 
 def _open(request: ExportRequest, progress: Progress) -> _Subject:
     adapter = find_adapter(request.run) if request.run is not None else None
-    name = str(request.checkpoint)
-    if request.run is not None:
-        name = request.model or base_model_of(request.run)
+    # Without a name, the base that the run or the adapter names.
+    name = request.model if request.run is not None else str(request.checkpoint)
     opened = open_model(
         name, adapter=adapter, device=request.device, dtype="float32", progress=progress
     )
@@ -151,6 +154,7 @@ def _open(request: ExportRequest, progress: Progress) -> _Subject:
     identity = {"base": opened.base, "checkpoint_sha256": opened.base["sha256"]}
     if request.model is not None:
         base = resolve_model(request.model, progress=progress)
+        refuse_stray_adapter(base.checkpoint_dir)
         identity["base"] = base_identity(base)
     return _Subject(opened, base, identity)
 
@@ -217,6 +221,8 @@ def _check(request: ExportRequest) -> None:
             where=request.checkpoint,
             hint="name it with --model, or build new files with --method trace",
         )
+    if request.method == "trace":
+        require_onnx()
     if request.base_runtime is not None:
         # Before the model is loaded, so that a wrong folder fails at once.
         read_layout(request.base_runtime)

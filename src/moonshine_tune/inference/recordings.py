@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from moonshine_tune.audio.io import audio_info, load_audio
+from moonshine_tune.audio.remarks import READING_REMARKS
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
 from moonshine_tune.core.errors import AudioError, ProblemsError
 from moonshine_tune.core.progress import Progress
@@ -56,6 +57,8 @@ def transcribe_recordings(
             for index, text in zip(group, transcriber.transcribe(clips), strict=True):
                 texts[index] = text
             stage.advance(len(group))
+    for remark in READING_REMARKS.take():
+        progress.say(remark)
     return [Transcript(text, length) for text, length in zip(texts, seconds, strict=True)]
 
 

@@ -8,12 +8,16 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
-from moonshine_tune.core.files import write_json_atomic
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.inference.batching import batches_by_length, run_with_oom_backoff
 from moonshine_tune.inference.dataset import SpeechDataset
 from moonshine_tune.inference.encoder_cache import StateSource
-from moonshine_tune.inference.result_cache import cached_path, read_cached, recipe_hash
+from moonshine_tune.inference.result_cache import (
+    cached_path,
+    read_cached,
+    recipe_hash,
+    write_cached,
+)
 from moonshine_tune.models.lora import adapter_disabled
 from moonshine_tune.models.losses import IGNORED, target_batch
 from moonshine_tune.registry.open import OpenedModel
@@ -63,11 +67,11 @@ def base_losses(dataset: SpeechDataset, opened: OpenedModel, progress: Progress)
         dataset.tokens,
     ]
     path = cached_path("base-losses", identity)
-    known = read_cached(path, list[float], len(dataset))
+    known = read_cached(path, list[float], len(dataset), progress)
     if known is not None:
         return known
     source = StateSource(opened.model, dataset, budget_mb=0)
     with adapter_disabled(opened.model):
         losses = mean_token_losses(opened, source, dataset.tokens, progress, "difficulty of train")
-    write_json_atomic(path, losses)
+    write_cached(path, losses, progress)
     return losses

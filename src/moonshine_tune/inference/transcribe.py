@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 
 from moonshine_tune.audio.io import load_utterance
+from moonshine_tune.audio.remarks import READING_REMARKS
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
 from moonshine_tune.core.errors import AudioError, ProblemsError
 from moonshine_tune.core.progress import Progress
@@ -112,6 +113,8 @@ def transcribe_utterances(
                 for index, text in zip(rows, transcriber.transcribe(clips), strict=True):
                     texts[index] = text
             stage.advance(len(group))
+    for remark in READING_REMARKS.take():
+        progress.say(remark)
     if problems:
         raise ProblemsError(
             f"{len(problems)} of {len(utterances)} recordings cannot be read",

@@ -7,7 +7,7 @@ from typing import Any
 from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.device import return_freed_memory_to_os
-from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.core.nested import flatten
 from moonshine_tune.corpus.manifest import Manifest
 from moonshine_tune.inference.dataset import TrainingData
@@ -74,7 +74,7 @@ def check_memory(
         processes: number of processes that share this machine's memory.
 
     Raises:
-        RequestError: the run does not fit, or with `fit`, no settings do.
+        MachineError: the run does not fit, or with `fit`, no settings do.
     """
     settings = resolved.settings
     kind = device_kind(settings.device.name)
@@ -107,9 +107,9 @@ def check_memory(
     return MemoryCheck(resolved, estimate, tuple(remarks))
 
 
-def _does_not_fit(settings: RunSettings, estimate: MemoryEstimate, budget: Budget) -> RequestError:
+def _does_not_fit(settings: RunSettings, estimate: MemoryEstimate, budget: Budget) -> MachineError:
     shape = estimate.shape
-    return RequestError(
+    return MachineError(
         f"{settings.model} would need {estimate.total / GIB:.2f} GiB ({estimate.peak.name}) of "
         f"{budget.bytes / GIB:.2f} GiB: {budget.reason}; batch {shape.batch_size}, clips of "
         f"{shape.clip_s:g} s, sites {shape.sites}",
@@ -167,7 +167,7 @@ def fit_settings(
     the budget needs.
 
     Raises:
-        RequestError: nothing fits; with the smallest estimate.
+        MachineError: nothing fits; with the smallest estimate.
     """
     kind = device_kind(device or settings.device.name)
     budget = choose_budget(kind, settings.device.budget_gib if budget_gib is None else budget_gib)
@@ -179,7 +179,7 @@ def fit_settings(
         estimate = estimate_memory(settings, workload, kind).within(budget.bytes)
         changes.append(f"{summary}: {before / GIB:.2f} → {estimate.total / GIB:.2f} GiB")
     if estimate.total > budget.bytes:
-        raise RequestError(
+        raise MachineError(
             f"{settings.model} does not fit {budget.bytes / GIB:.1f} GiB ({budget.reason}): "
             f"{estimate.total / GIB:.2f} GiB with every saving",
             hint="choose a smaller model or adapter sites in the decoder only, or allow more "

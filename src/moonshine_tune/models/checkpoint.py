@@ -1,6 +1,6 @@
 """Loading `save_pretrained` folders of both families as `SpeechModel`s."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import read_json
 from moonshine_tune.core.text import first_line
 from moonshine_tune.models.base import SpeechModel, TextTokenizer
+from moonshine_tune.models.files import weight_files
 from moonshine_tune.models.kernels.attention import use_block_attention
 from moonshine_tune.models.kernels.cross_attention import use_frames_directly
 from moonshine_tune.models.kernels.frozen_linear import use_frozen_linear
@@ -29,7 +30,10 @@ _FAMILIES: dict[str, tuple[str, Callable[[nn.Module, TextTokenizer], SpeechModel
 
 def is_checkpoint_folder(folder: Path) -> bool:
     """Whether the folder looks like a `save_pretrained` folder."""
-    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+    try:
+        return (folder / "config.json").is_file() and bool(weight_files(folder).paths)
+    except RequestError:
+        return False
 
 
 def model_type_of(folder: Path) -> str:
@@ -56,7 +60,9 @@ def load_checkpoint(
     """Load a checkpoint in evaluation mode, frozen; every weight must be in its files.
 
     Args:
-        folder: `config.json`, `*.safetensors` and `tokenizer.json`; nothing is unpickled.
+        folder: `config.json`, the files of `weight_files` and `tokenizer.json`. Nothing is
+            unpickled, and no other file of the folder is read: transformers would apply an adapter
+            that lies there.
         attention: `sdpa` or `eager` (the safer choice on MPS).
 
     Raises:
@@ -68,20 +74,16 @@ def load_checkpoint(
 
     transformers_logging.disable_progress_bar()
     class_name, family = _FAMILIES[model_type_of(folder)]
-    if not any(folder.glob("*.safetensors")):
-        raise RequestError("the checkpoint has no *.safetensors weights", where=folder)
+    paths = weight_files(folder).paths
     model_class = getattr(transformers, class_name)
     try:
-        # In 32 bits the file is mapped, and its pages are read at their first use.
-        converted = None if dtype == torch.float32 else _converted_weights(folder, dtype)
+        weights = _mapped_weights(paths) if dtype == torch.float32 else None
         module, info = model_class.from_pretrained(
-            folder if converted is None else None,
+            None,
             config=AutoConfig.from_pretrained(folder, local_files_only=True),
-            state_dict=converted,
+            state_dict=_converted_weights(paths, dtype) if weights is None else weights,
             dtype=dtype,
             attn_implementation=attention,
-            use_safetensors=True,
-            local_files_only=True,
             output_loading_info=True,
             # Reported below, by name; otherwise transformers raises with a table on stderr.
             ignore_mismatched_sizes=True,
@@ -104,7 +106,7 @@ def load_checkpoint(
             hint="fetch the model again",
         )
     if torch.device(device).type == "cpu" and dtype == torch.float32:
-        _map_encoder_separately(module, folder)
+        _map_encoder_separately(module, paths)
     module.eval()
     module.requires_grad_(False)
     model = family(_with_kernels(module.to(device)), load_tokenizer(folder))
@@ -113,14 +115,23 @@ def load_checkpoint(
     return model
 
 
-def _converted_weights(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
+def _mapped_weights(paths: Sequence[Path]) -> dict[str, Tensor]:
+    """All tensors of a checkpoint as mapped files: pages are read at their first use."""
+    weights: dict[str, Tensor] = {}
+    for path in paths:
+        with safe_open(path, framework="pt") as file:
+            weights |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return weights
+
+
+def _converted_weights(paths: Sequence[Path], dtype: torch.dtype) -> dict[str, Tensor]:
     """All tensors of a checkpoint in another number format.
 
     The file is unmapped and mapped again after every 64 MB, because pages that were read count as
     memory of this process: for medium in 16 bits, twice the size of the weights.
     """
     weights: dict[str, Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in paths:
         names: list[str] | None = None
         while names is None or names:
             mapped = 0
@@ -135,7 +146,7 @@ def _converted_weights(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
     return weights
 
 
-def _map_encoder_separately(module: nn.Module, folder: Path) -> None:
+def _map_encoder_separately(module: nn.Module, paths: Sequence[Path]) -> None:
     """Give the encoder its own mapping of the file.
 
     In 32 bits the weights are the mapped file, and a mapping stays resident as long as one of its
@@ -145,7 +156,7 @@ def _map_encoder_separately(module: nn.Module, folder: Path) -> None:
     encoder = {
         name: value for name, value in module.named_parameters() if name.startswith(_ENCODER)
     }
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in paths:
         with safe_open(path, framework="pt") as file:
             for name in encoder.keys() & set(file.keys()):
                 stored = file.get_tensor(name)

@@ -5,6 +5,8 @@ breaks Moonshine. The adapter is injected into the transformers module in place.
 """
 
 import copy
+import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,15 +18,27 @@ from torch import Tensor, nn
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import read_json, write_json_atomic
+from moonshine_tune.core.text import first_line
+from moonshine_tune.models.adapter_config import (
+    ALTERING_STARTS,
+    explain_mismatch,
+    lora_fields,
+    start_of,
+)
+from moonshine_tune.models.altered_base import double_rank, keep_base
 from moonshine_tune.models.base import SpeechModel
-from moonshine_tune.models.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
+from moonshine_tune.models.files import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_WEIGHTS_FILE,
+    BASE_FILE,
+    names_of,
+)
 from moonshine_tune.models.kernels.lora_linear import LoraLinear
 from moonshine_tune.models.kernels.override import patch_forward
 
 ADAPTER_NAME = "default"
 # PEFT's name for DoRA's magnitudes of the weights.
 _MAGNITUDE = "lora_magnitude_vector"
-BASE_FILE = "base_model.json"
 
 _DECODER = r"model\.decoder\.layers\.\d+\."
 _ENCODER = r"model\.encoder\.layers\.\d+\."
@@ -40,12 +54,6 @@ TARGET_MODULES: dict[str, str] = {
     "encoder": rf"{_ENCODER}(self_attn\.[qkvo]_proj|mlp\.fc[12])",
 }
 """Values of `adapter.sites`, and the linear layers by their full module names."""
-
-# Fields of PEFT's configuration that a loaded adapter may set, apart from the required ones.
-_CONFIG_FIELDS = (
-    "r", "lora_alpha", "target_modules", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern",
-    "layers_to_transform", "layers_pattern", "exclude_modules",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -271,62 +279,82 @@ def find_adapter(path: Path) -> Path:
     for folder in (path / "adapter", path):
         if (folder / ADAPTER_CONFIG_FILE).is_file() and (folder / ADAPTER_WEIGHTS_FILE).is_file():
             return folder
-    raise RequestError(
-        "there is no adapter in this folder",
-        where=path,
-        hint="give a run folder of `moonshine-tune train`, or its adapter/ folder",
-    )
+    hint = "give a run folder of `moonshine-tune train`, or its adapter/ folder"
+    if (path / "adapter_model.bin").is_file():
+        raise RequestError(
+            "this adapter is pickled (adapter_model.bin), and pickled files are not read",
+            where=path,
+            hint="load it with PEFT, and save it again: model.save_pretrained(FOLDER)",
+        )
+    if nested := sorted(path.glob(f"*/{ADAPTER_CONFIG_FILE}")):
+        # PEFT writes an adapter that is not called `default` into a folder of its name.
+        hint = f"give one of these folders: {names_of([item.parent for item in nested])}"
+    raise RequestError("there is no adapter in this folder", where=path, hint=hint)
 
 
-def load_adapter(model: SpeechModel, path: Path, *, base_sha256: str | None = None) -> Path:
+def load_adapter(model: SpeechModel, path: Path) -> Path:
     """Inject a saved adapter into the model, in place and frozen; returns its folder.
+
+    It computes what PEFT computes with it, with one difference: the base without the adapter stays
+    the base, where PEFT alters it for PiSSA and OLoRA.
 
     Args:
         path: a run folder or an adapter folder, of this program or of PEFT.
-        base_sha256: hash of the model's weights; None accepts any base model.
 
     Raises:
-        RequestError: no adapter there, a damaged or foreign one, or one of another base model.
+        RequestError: no adapter there, a damaged or foreign one, one that does not fit the model,
+            or one with parts that are not applied here.
     """
-    from peft import LoraConfig
-
     folder = find_adapter(path)
-    _check_base(folder, base_sha256)
-    fields = _read_object(folder / ADAPTER_CONFIG_FILE, "r", "lora_alpha", "target_modules")
-    _refuse_unknown_parts(fields, folder / ADAPTER_CONFIG_FILE)
-    known = {key: fields[key] for key in _CONFIG_FIELDS if fields.get(key) is not None}
+    config_path = folder / ADAPTER_CONFIG_FILE
+    fields = _read_object(config_path, "r", "lora_alpha", "target_modules")
+    arguments = lora_fields(fields, config_path)
     saved = _read_matrices(folder / ADAPTER_WEIGHTS_FILE)
-    _inject(LoraConfig(**known, bias="none"), model)
+    _inject_saved(arguments, model, config_path)
     own = dict(adapter_parameters(model.module))
     by_portable = {f"base_model.model.{_portable(name)}": name for name in own}
-    wrong = [
-        n for n in by_portable if n not in saved or saved[n].shape != own[by_portable[n]].shape
-    ]
-    if wrong or len(saved) != len(own):
-        raise RequestError(
-            f"the adapter does not fit this model: {len(wrong) or len(saved)} matrices differ, "
-            f"such as {wrong[0] if wrong else next(iter(saved))}",
-            where=folder,
-            hint="use the base model that is named in its base_model.json",
-        )
+    mismatch = explain_mismatch(
+        {name: tuple(value.shape) for name, value in saved.items()},
+        {name: tuple(own[by_portable[name]].shape) for name in by_portable},
+        fields,
+        folder,
+    )
+    if mismatch is not None:
+        raise mismatch
     load_adapter_state(model, {by_portable[name]: value for name, value in saved.items()})
+    if (start := start_of(fields)) in ALTERING_STARTS:
+        for layer in _layers(model):
+            keep_base(layer, ADAPTER_NAME, start)
+        double_rank(model.module.peft_config[ADAPTER_NAME])
     for _name, parameter in adapter_parameters(model.module):
         parameter.requires_grad_(False)
     return folder
 
 
-def _refuse_unknown_parts(fields: dict[str, Any], path: Path) -> None:
-    """Refuse adapters of other tools with parts that are not LoRA matrices and would be lost."""
-    known: dict[str, tuple[Any, ...]] = {
-        "peft_type": (None, "LORA"), "bias": (None, "none"), "modules_to_save": (None, []),
-        "fan_in_fan_out": (None, False), "trainable_token_indices": (None,),
-        "target_parameters": (None, []), "megatron_config": (None,), "use_qalora": (None, False),
-    }  # fmt: skip
-    wrong = [f"{key} {fields[key]!r}" for key, values in known.items()
-             if fields.get(key) not in values]  # fmt: skip
-    if wrong:
+def _inject_saved(arguments: dict[str, Any], model: SpeechModel, path: Path) -> None:
+    """Inject matrices for a configuration that PEFT or another program wrote."""
+    from peft import LoraConfig
+    from peft.tuners.lora import Linear
+
+    try:
+        with warnings.catch_warnings():
+            # Such as: fan_in_fan_out does not apply to a linear layer.
+            warnings.simplefilter("ignore")
+            _inject(LoraConfig(**arguments, bias="none"), model)
+    except (ValueError, TypeError, AttributeError, RuntimeError, re.error) as error:
         raise RequestError(
-            f"this adapter holds more than LoRA matrices: {', '.join(wrong)}",
+            f"PEFT cannot apply this adapter to this model: {first_line(error, 300)}",
+            where=path,
+            hint="name the base that it was trained on with --model",
+        ) from error
+    others = [
+        f"{name} ({type(layer.base_layer).__name__})"
+        for name, layer in model.module.named_modules()
+        if hasattr(layer, "base_layer") and not isinstance(layer, Linear)
+    ]
+    if others:
+        raise RequestError(
+            f"this adapter changes layers that are not linear: {names_of(others)}",
             where=path,
             hint="merge it with the tool that made it, and give the merged checkpoint as --model",
         )
@@ -337,7 +365,12 @@ def _read_object(path: Path, *keys: str) -> dict[str, Any]:
     content = read_json(path)
     missing = [key for key in keys if key not in content]
     if missing:
-        raise RequestError(f"not a file of a LoRA adapter: no {', '.join(missing)}", where=path)
+        kind = content.get("peft_type", "LORA")
+        raise RequestError(
+            f"not a file of a LoRA adapter: no {', '.join(missing)}"
+            + ("" if kind == "LORA" else f" (peft_type {kind!r})"),
+            where=path,
+        )
     return content
 
 
@@ -351,17 +384,3 @@ def _read_matrices(path: Path) -> dict[str, Tensor]:
         raise RequestError(
             f"damaged or cut off: {error}", where=path, hint="copy the adapter folder again"
         ) from error
-
-
-def _check_base(folder: Path, base_sha256: str | None) -> None:
-    path = folder / BASE_FILE
-    if base_sha256 is None or not path.is_file():
-        return
-    recorded = _read_object(path)
-    if recorded.get("sha256") not in (None, base_sha256):
-        raise RequestError(
-            f"this adapter was trained on another base model ({recorded.get('name')}, weights "
-            f"{str(recorded['sha256'])[:12]}), not on weights {base_sha256[:12]}",
-            where=folder,
-            hint=f"run it with: --model {recorded.get('name')}",
-        )

@@ -6,10 +6,9 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-import yaml
-
 from moonshine_tune.core.errors import ProblemsError, RequestError
-from moonshine_tune.core.files import write_text_atomic
+from moonshine_tune.core.files import holds_out, write_text_atomic
+from moonshine_tune.core.yaml import parse_yaml
 from moonshine_tune.plan.schema import check_plan
 
 _PILOT_PRESETS = {"medium": "medium-pilot", "streaming-medium": "medium-pilot"}
@@ -41,6 +40,7 @@ class PlanAnswers:
     peak_memory_mb: float = 2000.0
 
 
+@holds_out(lambda path, answers: path)
 def write_plan(path: Path, answers: PlanAnswers) -> None:
     """Write the plan file.
 
@@ -52,7 +52,7 @@ def write_plan(path: Path, answers: PlanAnswers) -> None:
         raise RequestError("the plan file exists", where=path, hint="choose another file name")
     text = plan_text(answers)
     try:
-        check_plan(yaml.safe_load(text), source=path.name, folder=path.absolute().parent)
+        check_plan(parse_yaml(text), source=path.name, folder=path.absolute().parent)
     except ProblemsError as error:
         raise ProblemsError(
             "no plan was written",
@@ -60,7 +60,7 @@ def write_plan(path: Path, answers: PlanAnswers) -> None:
             hint="paths are relative to the plan file; make manifests with: "
             "moonshine-tune data import, then data split",
         ) from error
-    write_text_atomic(path, text)
+    write_text_atomic(path, text, replace=False)
 
 
 def plan_text(answers: PlanAnswers) -> str:

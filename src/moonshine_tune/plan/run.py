@@ -223,7 +223,12 @@ class _Runner:
             next=next_,
             seconds=round(sum(step.seconds for step in phase.steps.values()), 1),
             steps=[
-                {"name": step, "state": body.state, "seconds": round(body.seconds, 1)}
+                {
+                    "name": step,
+                    # A step runs only in a phase that runs: its process is dead otherwise.
+                    "state": "interrupted" if body.state == RUNNING != state else body.state,
+                    "seconds": round(body.seconds, 1),
+                }
                 for step, body in phase.steps.items()
             ],
             gates=list(gates_of(name, settings, phase)) if phase.steps else [],

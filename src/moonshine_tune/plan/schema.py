@@ -4,16 +4,19 @@ All problems are reported together: unknown keys and phases with the nearest nam
 their path, manifests that do not exist, gates without a number.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from moonshine_tune.ablation.space import read_space
 from moonshine_tune.config.resolve import read_preset, resolve_settings
+from moonshine_tune.core.bounded_files import is_file
 from moonshine_tune.core.errors import ProblemsError, RequestError, TuneError
+from moonshine_tune.core.names import name_problem
 from moonshine_tune.core.text import did_you_mean
 from moonshine_tune.core.yaml import read_shipped, read_yaml, shipped_names
 
@@ -231,7 +234,47 @@ def read_plan(name: str) -> Plan:
         )
     if not isinstance(content, dict):
         raise RequestError("a plan must be a YAML mapping", where=path, hint=_HINT)
+    if path.is_file():
+        _check_names(content, path)
     return check_plan(content, source=name, folder=folder)
+
+
+def _check_names(content: Mapping[str, Any], path: Path) -> None:
+    """Refuse phases whose names cannot be folders, with the line of each.
+
+    Raises:
+        ProblemsError: all of them, together.
+    """
+    phases = content.get("phases")
+    problems = _wrong_names(phases) if isinstance(phases, dict) else {}
+    if problems:
+        lines = _lines_of_phases(path)
+        raise ProblemsError(
+            f"the plan {path} has phases that cannot be folders",
+            [f"{path}:{lines.get(name, 1)}: {problem}" for name, problem in problems.items()],
+            hint=_HINT,
+        )
+
+
+def _wrong_names(names: Iterable[object]) -> dict[str, str]:
+    """What is wrong with names of phases, by name: each is a folder in the plan's folder."""
+    problems, known = {}, dict[str, str]()
+    for name in map(str, names):
+        if problem := name_problem(name):
+            problems[name] = f"the name of phase {name!r} {problem}"
+        elif twin := known.get(name.casefold()):
+            problems[name] = f"phases {twin!r} and {name!r} are one folder where case is ignored"
+        known.setdefault(name.casefold(), name)
+    return problems
+
+
+def _lines_of_phases(path: Path) -> dict[str, int]:
+    """The line of each key of `phases` in a plan file."""
+    root = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
+    for key, value in root.value if isinstance(root, yaml.MappingNode) else ():
+        if key.value == "phases" and isinstance(value, yaml.MappingNode):
+            return {str(name.value): name.start_mark.line + 1 for name, _ in value.value}
+    return {}
 
 
 def check_plan(content: Mapping[str, Any], *, source: str, folder: Path) -> Plan:
@@ -243,7 +286,8 @@ def check_plan(content: Mapping[str, Any], *, source: str, folder: Path) -> Plan
     try:
         settings = PlanSettings.model_validate(_with_kinds(content))
         problems = [
-            *_wrong_needs(settings), *_missing_files(settings, folder), *_wrong_settings(settings)
+            *_wrong_names(settings.phases).values(), *_wrong_needs(settings),
+            *_missing_files(settings, folder), *_wrong_settings(settings),
         ]  # fmt: skip
         order = () if problems else _in_order(settings)
     except ValidationError as error:
@@ -317,8 +361,17 @@ def _missing_files(settings: PlanSettings, folder: Path) -> Iterator[str]:
         if made and made[1] not in SYNTHESIZED:
             near = _nearest(made[1], SYNTHESIZED)
             yield f"data.{role} = {value!r}: {made[0]} synthesizes no {made[1]!r}{near}"
-        elif value is not None and not made and not (folder / Path(value).expanduser()).is_file():
+        elif value is not None and not made and not _is_file(folder, value):
             yield f"data.{role}: no such manifest: {value}"
+
+
+def _is_file(folder: Path, name: str) -> bool:
+    """Whether a manifest exists; a name that no disk or system takes does not."""
+    try:
+        return is_file(folder / Path(name).expanduser())
+    except RuntimeError:
+        # No user of that name.
+        return False
 
 
 def _wrong_settings(settings: PlanSettings) -> Iterator[str]:

@@ -1,27 +1,27 @@
 """The folder of a plan: what was done with which inputs, in `plan.json`, and who works on it.
 
 Beside it are `phases/NAME/` with the results of each phase, `prints.json` (fingerprints of files
-by size and time, so that no file is hashed twice) and `plan.lock`.
+by size and time, so that no file is hashed twice).
 """
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import disk_errors, read_json, sha256_of, write_json_atomic
+from moonshine_tune.core.locks import FOLDER_LOCK, one_writer, writer_of
+from moonshine_tune.core.scratch import remove_leftovers
 from moonshine_tune.corpus.manifest import scan_manifest
 from moonshine_tune.runs.records import PlanRecord
 
 PLAN_FILE = "plan.json"
-_OWN_FILES = {PLAN_FILE, "phases", "prints.json", "plan.lock", "plan.lock.json"}
+# `plan.lock` is of earlier versions.
+_OWN_FILES = {PLAN_FILE, "phases", "prints.json", FOLDER_LOCK, "plan.lock", "plan.lock.json"}
 RUNNING, DONE, FAILED = "running", "done", "failed"
 
 
@@ -31,8 +31,6 @@ class PlanFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.record_path = path / PLAN_FILE
-        self._lock = FileLock(path / "plan.lock")
-        self._holder_path = path / "plan.lock.json"
 
     def phase_dir(self, name: str) -> Path:
         """The folder with the results of a phase."""
@@ -54,48 +52,26 @@ class PlanFolder:
         """Hold the folder: one `plan run` at a time.
 
         Raises:
-            RequestError: another process holds it (names it and since when), or the folder holds
-                something else.
+            RequestError: another process holds it, or the folder holds something else.
         """
-        with disk_errors(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-        strangers = sorted({item.name for item in self.path.iterdir()} - _OWN_FILES)
-        if strangers and not self.record_path.is_file():
-            raise RequestError(
-                f"the folder is not empty and holds no plan ({strangers[0]})",
-                where=self.path,
-                hint="choose another --out",
-            )
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
-            raise RequestError(
-                f"another `plan run` is working in this folder: {self._holder()}",
-                where=self.path,
-                hint="wait for it, or choose another --out; follow it with: "
-                "moonshine-tune plan status",
-            ) from error
-        try:
-            write_json_atomic(self._holder_path, {"pid": os.getpid(), "since": _now()})
+        with one_writer(self.path):
+            with disk_errors(self.path):
+                self.path.mkdir(parents=True, exist_ok=True)
+            for folder in (self.path, *self.path.glob("phases/*/")):
+                remove_leftovers(folder)
+            strangers = sorted({item.name for item in self.path.iterdir()} - _OWN_FILES)
+            if strangers and not self.record_path.is_file():
+                raise RequestError(
+                    f"the folder is not empty and holds no plan ({strangers[0]})",
+                    where=self.path,
+                    hint="choose another --out",
+                )
             yield
-        finally:
-            self._holder_path.unlink(missing_ok=True)
-            self._lock.release()
 
     def holder(self) -> str | None:
         """The process that holds the folder, in words; None where none does."""
-        if not Path(self._lock.lock_file).is_file():
-            return None
-        with suppress(Timeout), self._lock.acquire(timeout=0):
-            return None
-        return self._holder()
-
-    def _holder(self) -> str:
-        try:
-            holder = read_json(self._holder_path)
-            return f"process {holder['pid']}, since {holder['since']}"
-        except (RequestError, KeyError):
-            return "a process that has just started"
+        writer = writer_of(self.path)
+        return None if writer is None else str(writer)
 
 
 def _now() -> str:

@@ -4,10 +4,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from moonshine_tune.core.errors import SourceUnreachableError
+from moonshine_tune.core.errors import RequestError, SourceUnreachableError
 from moonshine_tune.core.network import download_progress, why_unreachable
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.text import first_line
+from moonshine_tune.models.files import weight_files
 
 # Weights as safetensors only: nothing that must be unpickled is downloaded.
 PATTERNS = (
@@ -90,9 +91,15 @@ def _local_snapshot(repo: str) -> Path | None:
         # The library's exceptions for a missing file differ between its versions; an unreadable
         # cache counts as an empty one.
         return None
-    # An interrupted download leaves a snapshot folder without its weights.
-    weights = list(folder.glob("*.safetensors"))
-    return folder if (folder / "config.json").is_file() and weights else None
+    # An interrupted download leaves a snapshot folder without its weights or some of its shards.
+    return folder if (folder / "config.json").is_file() and _has_weights(folder) else None
+
+
+def _has_weights(folder: Path) -> bool:
+    try:
+        return bool(weight_files(folder).paths)
+    except RequestError:
+        return False
 
 
 def _download(repo: str, progress: Progress) -> HubCheckpoint:
@@ -113,6 +120,6 @@ def _download(repo: str, progress: Progress) -> HubCheckpoint:
                 repo, revision=info.sha, allow_patterns=list(PATTERNS)
             )
         )
-    if not list(folder.glob("*.safetensors")):
+    if not _has_weights(folder):
         raise SourceUnreachableError("holds no safetensors weights")
     return HubCheckpoint(folder, repo, info.sha or folder.name)

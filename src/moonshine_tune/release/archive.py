@@ -8,10 +8,15 @@ import gzip
 import re
 import tarfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from moonshine_tune.core.bounded_files import open_regular, read_bounded
 from moonshine_tune.core.errors import NegativeAnswerError, RequestError
 from moonshine_tune.core.files import sha256_of, write_text_atomic
+from moonshine_tune.core.machine_errors import machine_error
 
 SUMS_FILE = "SHA256SUMS"
 PACKAGE_FILE = "package.json"
@@ -23,6 +28,16 @@ _COMPRESSION_LEVEL = 6
 _CHUNK = 1 << 20
 # A package of the largest published model is about 0.5 GB; a larger one fills a disk for nothing.
 _MAX_BYTES = 16_000_000_000
+# Weights hardly compress. Without this bound, an archive of 16 MB takes a minute and 16 GB.
+_MAX_RATIO, _SMALL_BYTES = 50, 10_000_000
+# A package has about 20 files, and one for each evaluation.
+_MAX_MEMBERS = 1_000
+# Headers that give a long name to the next member; one of a megabyte takes the standard library
+# an hour (CVE-2024-6232).
+_MAX_HEADER_BYTES = 8_192
+_HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME,
+            tarfile.GNUTYPE_LONGLINK)  # fmt: skip
+_MAX_SUMS_BYTES = 1_000_000
 # The standard library raises the last three for headers that make no sense.
 _READ_ERRORS = (
     tarfile.TarError, zlib.error, EOFError, OSError, ValueError, RuntimeError, OverflowError,
@@ -74,7 +89,7 @@ def read_sums(folder: Path) -> dict[str, str]:
     path = folder / SUMS_FILE
     if not path.is_file():
         raise NegativeAnswerError("missing", where=SUMS_FILE)
-    content = path.read_bytes()
+    content = read_bounded(path, _MAX_SUMS_BYTES)
     lines = _SUM_LINE.findall(content.decode("utf-8", errors="replace"))
     sums = {name: digest for digest, name in lines}
     if _sums_text(sums).encode() != content or any(map(_is_outside, sums)):
@@ -114,9 +129,9 @@ def unpack(archive: Path, folder: Path) -> Path:
         NegativeAnswerError: the archive is damaged.
     """
     try:
-        with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
-            members = tar.getmembers()
-            while stream.read(_CHUNK) and stream.tell() < _MAX_BYTES:
+        with _opened(archive) as (stream, tar):
+            members = _read_members(archive, tar)
+            while stream.read(_CHUNK):
                 # To the checksum at the end: a damaged name is not yet an unsafe name.
                 pass
             _check_members(archive, members)
@@ -126,12 +141,83 @@ def unpack(archive: Path, folder: Path) -> Path:
     except _READ_ERRORS as error:
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             raise
+        if known := machine_error(error):
+            raise known from error
         raise NegativeAnswerError(
             f"the archive is damaged ({str(error) or type(error).__name__})",
             where=archive.name,
             hint="fetch or copy it again, and compare its size with the original",
         ) from error
     return folder / PurePosixPath(members[0].name).parts[0]
+
+
+@contextmanager
+def _opened(archive: Path) -> Iterator[tuple["_BoundedStream", tarfile.TarFile]]:
+    """The unpacked stream of an archive, and the tar in it."""
+    with open_regular(archive) as file, gzip.open(file) as unpacked:
+        stream = _BoundedStream(archive, unpacked)
+        # The stream has all that a tar reads with.
+        fileobj: Any = stream
+        with tarfile.open(fileobj=fileobj, mode="r:", tarinfo=_Member) as tar:
+            yield stream, tar
+
+
+class _BoundedStream:
+    """A decompressed stream that ends in an error where no package can be as large."""
+
+    def __init__(self, archive: Path, stream: gzip.GzipFile) -> None:
+        self._archive, self._stream = archive, stream
+        packed = archive.stat().st_size
+        self._limit = min(max(packed * _MAX_RATIO, _SMALL_BYTES), _MAX_BYTES)
+
+    def read(self, size: int = -1) -> bytes:
+        """At most a megabyte at a time, whatever a header claims."""
+        data = self._stream.read(_CHUNK if size < 0 else min(size, _CHUNK))
+        self._check(self._stream.tell())
+        return data
+
+    def seek(self, position: int) -> int:
+        """Go to a position, unpacking all before it."""
+        self._check(position)
+        return self._stream.seek(position)
+
+    def tell(self) -> int:
+        """The position."""
+        return self._stream.tell()
+
+    def _check(self, position: int) -> None:
+        if position > self._limit:
+            raise RequestError(
+                f"refused: it would unpack to more than {self._limit / 1e6:,.0f} MB; nothing was "
+                "unpacked",
+                where=self._archive,
+                hint="name an archive that `moonshine-tune package` wrote",
+            )
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose long name is not longer than a file system takes."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in _HEADERS and not 0 <= self.size <= _MAX_HEADER_BYTES:
+            raise ValueError(f"a header of {self.size} bytes")
+        if self.size < 0:
+            raise ValueError(f"a member of {self.size} bytes")
+        member: tarfile.TarInfo = super()._proc_member(tar)  # type: ignore[misc]
+        return member
+
+
+def _read_members(archive: Path, tar: tarfile.TarFile) -> list[tarfile.TarInfo]:
+    members = []
+    for member in tar:
+        members.append(member)
+        if len(members) > _MAX_MEMBERS:
+            raise RequestError(
+                f"not a package: it has more than {_MAX_MEMBERS:,} members; nothing was unpacked",
+                where=archive,
+                hint="name an archive that `moonshine-tune package` wrote",
+            )
+    return members
 
 
 def _check_members(archive: Path, members: list[tarfile.TarInfo]) -> None:
@@ -159,9 +245,6 @@ def _check_members(archive: Path, members: list[tarfile.TarInfo]) -> None:
             where=archive,
             hint="name an archive that `moonshine-tune package` wrote",
         )
-    size = sum(member.size for member in members)
-    if size > _MAX_BYTES:
-        raise RequestError(f"it would unpack to {size / 1e9:.0f} GB", where=archive)
 
 
 def _is_outside(name: str) -> bool:

@@ -17,7 +17,8 @@ from moonshine_tune.registry.catalog import ModelRecord, lookup_model
 from moonshine_tune.release.inputs import MANIFEST_ROLES, PackageInputs, comparable
 from moonshine_tune.runs.records import EvaluationRecord, ExportRecord
 
-_UNSAFE = re.compile(r"[\r\n|`<>]+")
+# What ends a line, a cell or a code block, starts HTML, or acts on a terminal that shows the file.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069|`<>]+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TASK = "automatic-speech-recognition"
 _CARD = "---\n{{ card_data }}\n---\n\n{{ body }}"
@@ -144,8 +145,11 @@ def _render(template: str, **values: Any) -> str:
 
 
 def _cell(value: object) -> str:
-    """A value that cannot break a line, a table or a code block of a Markdown text."""
-    return _UNSAFE.sub(" ", str(value)).strip() if value not in (None, "") else "–"
+    """A value that cannot be a link, or break a line, a table or a code block of Markdown."""
+    if value in (None, ""):
+        return "–"
+    # An image would be fetched by whoever opens the card.
+    return _UNSAFE.sub(" ", str(value)).replace("](", "] (").strip()
 
 
 def _quote(value: object) -> str:

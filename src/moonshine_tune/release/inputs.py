@@ -15,9 +15,12 @@ from moonshine_tune.audio.io import load_utterance
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 from moonshine_tune.core.errors import AudioError, NegativeAnswerError, RequestError
 from moonshine_tune.core.files import sha256_of
+from moonshine_tune.core.secrets import mask_secrets
+from moonshine_tune.core.text import quoted
 from moonshine_tune.corpus.manifest import Utterance, read_manifest, seconds_of
 from moonshine_tune.models.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
-from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.models.fingerprint import compare_weights
+from moonshine_tune.runs.folder import RunFolder, status_now
 from moonshine_tune.runs.records import (
     BaseModelRecord,
     BenchmarkRecord,
@@ -45,7 +48,7 @@ _BENCHMARK_KEYS = ("schema_version", "manifest_sha256", "clips", "audio_seconds"
                    "warm_up_clips", "machine", "versions", "family", "load_ms", "load_processes",
                    "latency_ms", "rtf", "by_length", "stream", "memory_mb", "files", "total_bytes",
                    "wer", "keyterms", "ratios", "same_text_clips", "wer_comparison")  # fmt: skip
-_BASE_KEYS = ("family", "source", "revision", "sha256")
+_BASE_KEYS = ("family", "source", "revision", "sha256", "content_sha256", "precision")
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
@@ -119,13 +122,15 @@ def gather_inputs(request: PackageRequest) -> PackageInputs:
         NegativeAnswerError: the runtime files failed the parity gate or were changed since.
     """
     run = RunRecord.read(RunFolder.open(request.run).record_path)
+    if (status := status_now(request.run, run.status)) != run.status:
+        run = run.model_copy(update={"status": status})
     adapter_dir = request.run / "adapter"
     needed = (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE)
     if missing := [name for name in needed if not (adapter_dir / name).is_file()]:
         raise RequestError(
             f"this run has no adapter: {', '.join(missing)} missing",
             where=adapter_dir,
-            hint=f"finish it first: moonshine-tune train --resume --out {request.run}",
+            hint=f"finish it first: moonshine-tune train --resume --out {quoted(request.run)}",
         )
     adapter_sha256 = sha256_of(adapter_dir / ADAPTER_WEIGHTS_FILE)
     layout = read_layout(request.runtime_dir)
@@ -160,7 +165,7 @@ def _read_export(
     folder = request.runtime_dir
     if not (folder / "export.json").is_file():
         return None
-    hint = f"export again: moonshine-tune export --run {request.run} --out FOLDER"
+    hint = f"export again: moonshine-tune export --run {quoted(request.run)} --out FOLDER"
     record = ExportRecord.read(folder / "export.json", hint=hint)
     for name, digest in record.sha256.items():
         file = folder / Path(name).name
@@ -170,10 +175,14 @@ def _read_export(
                 where=file,
                 hint=hint,
             )
-    base = (record.base.sha256, run.base.sha256)
     adapter = (record.adapter_sha256, adapter_sha256)
-    for part, (exported, trained) in {"base model": base, "adapter": adapter}.items():
-        if exported and trained and exported != trained:
+    differs = {
+        "base model": compare_weights(run.base.to_json(), record.base.to_json())
+        in ("other", "rounded"),
+        "adapter": None not in adapter and len(set(adapter)) > 1,
+    }
+    for part in differs:
+        if differs[part]:
             raise RequestError(
                 f"this runtime folder was exported from another {part} than that of the run",
                 where=folder,
@@ -196,7 +205,8 @@ def _read_benchmark(
         return None
     path = request.benchmark
     file = path / "benchmark.json" if path.is_dir() else path
-    command = f"moonshine-tune benchmark --runtime-dir {request.runtime_dir} --manifest M --out B"
+    folder = quoted(request.runtime_dir)
+    command = f"moonshine-tune benchmark --runtime-dir {folder} --manifest M --out B"
     record = BenchmarkRecord.read(file, hint=f"make it with: {command}")
     measured = {item["name"]: item["sha256"] for item in record.files}
     if not measured:
@@ -328,4 +338,4 @@ def _without_paths(value: Any) -> Any:
         return {str(key): _without_paths(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_without_paths(item) for item in value]
-    return public_name(value) if isinstance(value, str | Path) else value
+    return mask_secrets(public_name(value), values={}) if isinstance(value, str | Path) else value

@@ -8,9 +8,9 @@ The same inputs give the same bytes.
 import os
 import platform
 import shutil
-import tempfile
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -19,7 +19,9 @@ from typing import Any
 from moonshine_tune.audio.io import load_audio, load_utterance, write_audio
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.files import (
-    disk_errors,
+    complete_file,
+    complete_folder,
+    holds_out,
     read_json,
     sha256_of,
     write_json_atomic,
@@ -28,6 +30,8 @@ from moonshine_tune.core.files import (
 )
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import package_version, versions
+from moonshine_tune.core.scratch import new_scratch
+from moonshine_tune.core.secrets import secret_variables
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.models.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from moonshine_tune.release.archive import (
@@ -53,9 +57,6 @@ from moonshine_tune.runtime import transcriber as runtime_transcriber
 
 SCHEMA_VERSION = 1
 _BASE_FILE = "base_model.json"
-_SECRET_WORDS = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "API_KEY", "APIKEY",
-                 "ACCESS_KEY", "PRIVATE_KEY")  # fmt: skip
-_MIN_SECRET_LENGTH = 8
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class PackageResult:
     missing: tuple[str, ...]
 
 
+@holds_out(lambda request, out, progress: out)
 def package(request: PackageRequest, out: Path, progress: Progress) -> PackageResult:
     """Write the package to `out`: an archive if it ends in .tar.gz or .tgz, else a folder.
 
@@ -83,28 +85,26 @@ def package(request: PackageRequest, out: Path, progress: Progress) -> PackageRe
         RequestError: inputs are missing, do not belong together, or hold something private.
         NegativeAnswerError: the runtime files failed the parity gate or were changed since.
     """
-    if out.exists():
+    if os.path.lexists(out):
         raise RequestError(
             "the output path exists", where=out, hint="choose another --out, or remove it first"
         )
     is_archive = is_archive_name(out)
     name = archive_stem(out.absolute())
     inputs = gather_inputs(request)
-    with disk_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        prefix = f".{out.name}.partial-"
-        with tempfile.TemporaryDirectory(prefix=prefix, dir=out.parent) as scratch:
-            folder = written = Path(scratch) / "package"
-            folder.mkdir()
-            _write_files(inputs, folder, name, progress)
-            names = files_below(folder)
-            num_bytes = sum((folder / item).stat().st_size for item in names)
-            if is_archive:
-                progress.say(f"packing {out.name}")
-                written = Path(scratch) / "archive"
-                pack(folder, name, written)
-            digest = sha256_of(written if is_archive else folder / SUMS_FILE)
-            written.replace(out)
+    with ExitStack() as stack:
+        if is_archive:
+            written = stack.enter_context(complete_file(out))
+            folder = stack.enter_context(new_scratch(out, is_folder=True))
+        else:
+            written = folder = stack.enter_context(complete_folder(out))
+        _write_files(inputs, folder, name, progress)
+        names = files_below(folder)
+        num_bytes = sum((folder / item).stat().st_size for item in names)
+        if is_archive:
+            progress.say(f"packing {out.name}")
+            pack(folder, name, written)
+        digest = sha256_of(written if is_archive else folder / SUMS_FILE)
     parts = {
         "evaluation": inputs.evaluations or inputs.base_evaluations,
         "benchmark": inputs.benchmark,
@@ -206,9 +206,8 @@ def _refuse_secrets(folder: Path) -> None:
         ProblemsError: something private is in a file; its value is not shown.
     """
     private = {
-        value.encode(): f"the value of {name}"
-        for name, value in os.environ.items()
-        if any(word in name.upper() for word in _SECRET_WORDS) and len(value) >= _MIN_SECRET_LENGTH
+        value.encode("utf-8", "surrogateescape"): f"the value of {name}"
+        for value, name in secret_variables().items()
     }
     home = str(Path.home())
     if len(home) > 1:

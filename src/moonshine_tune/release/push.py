@@ -13,7 +13,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 
 from moonshine_tune.core.errors import NegativeAnswerError, RequestError, SourceUnreachableError
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.core.text import first_line
+from moonshine_tune.core.text import first_line, quoted
 from moonshine_tune.release.archive import unpack
 from moonshine_tune.release.verify import verify
 
@@ -61,7 +61,7 @@ def push(
         raise NegativeAnswerError(
             f"the package is not what was packed: {result.problems[0]}",
             where=package,
-            hint=f"all problems: moonshine-tune verify {package}",
+            hint=f"all problems: moonshine-tune verify {quoted(package)}",
         )
     with tempfile.TemporaryDirectory(prefix="moonshine-tune-") as scratch:
         folder = package if package.is_dir() else unpack(package, Path(scratch))

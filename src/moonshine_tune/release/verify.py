@@ -1,6 +1,5 @@
 """Whether a package is complete, and whether its model gives the recorded transcripts here."""
 
-import json
 import platform
 import tempfile
 import zlib
@@ -9,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moonshine_tune.audio.io import load_audio
+from moonshine_tune.core.bounded_files import read_bounded
 from moonshine_tune.core.errors import NegativeAnswerError, RequestError
 from moonshine_tune.core.files import disk_errors, sha256_of
+from moonshine_tune.core.json_text import parse_json_object
+from moonshine_tune.core.machine_errors import little_memory_error, machine_error
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import package_version
 from moonshine_tune.corpus.normalizers import normalizer_for
@@ -31,6 +33,9 @@ from moonshine_tune.runtime.transcriber import RuntimeTranscriber
 
 # 8-bit sums differ between processor families in the last digit, which can change a word.
 _BOUND_ELSEWHERE = 10.0
+_MAX_SAMPLE_BYTES = 1_000_000
+# What the runtime's library takes before it has loaded any file.
+_LOADED_BYTES = 300_000_000
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ def verify(package: Path, progress: Progress, *, sample_bound: float | None = No
 
     Raises:
         RequestError: there is no package, or the archive reaches outside of its folder.
-        MachineError: the runtime does not load on this machine at all.
+        MachineError: the runtime does not load on this machine at all, or memory is too short.
     """
     if not package.exists():
         raise RequestError("no such package", where=package)
@@ -172,6 +177,8 @@ def _file_problems(folder: Path, sums: dict[str, str], progress: Progress) -> li
                 problems.append(f"{name}: not listed in {SUMS_FILE}")
             elif path.is_symlink():
                 problems.append(f"{name}: a link, not a file")
+            elif not path.is_file():
+                problems.append(f"{name}: not a file")
             elif sha256_of(path) != sums[name]:
                 problems.append(f"{name}: not the recorded content")
             stage.advance()
@@ -194,6 +201,12 @@ def _try_model(
                 return True, None
             sample, difference = _transcribe_sample(folder, runtime, progress, sample_bound)
     except RequestError as error:
+        # The sums hold, so a model that does not load may be a matter of this machine alone.
+        needed = _LOADED_BYTES + 4 * sum(
+            path.stat().st_size for path in (folder / "runtime").iterdir()
+        )
+        if short := machine_error(error) or little_memory_error(error, needed):
+            raise short from error
         # The path inside the package instead of a scratch folder's.
         where = (error.where or "").replace(f"{folder}/", "").replace(str(folder), "")
         problems.append(f"{where or 'runtime'}: {error.message}")
@@ -217,7 +230,8 @@ def _transcribe_sample(
 ) -> tuple[SampleResult, str]:
     """The result, and the first transcript that differs, or nothing."""
     path = folder / SAMPLE_FILE
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    text = read_bounded(path, _MAX_SAMPLE_BYTES).decode("utf-8")
+    records = [parse_json_object(line) for line in text.splitlines()]
     if bound is None:
         here = (platform.machine(), package_version("moonshine-voice"))
         recorded_on = {(record["arch"], record["moonshine_voice"]) for record in records}

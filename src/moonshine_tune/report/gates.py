@@ -19,7 +19,7 @@ def _gates_of_run(run: RunPart) -> list[GateResult]:
         return []
     result, status = run.record.result, run.record.status
     done = None if status in (None, "running") else status in ENDED
-    figure = "running, or killed" if done is None else str(status)
+    figure = "running" if done is None else str(status)
     if result.steps is not None:
         figure += f", {result.steps} steps"
     gates = [_gate("training completes", done, figure, "finished or early stop")]

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from moonshine_tune.report.cells import short
 from moonshine_tune.report.reading import ReportInput
 from moonshine_tune.runs.records import EvaluationRecord, RunRecord
 
+_MAX_COMMAND = 4_000
 _MAX_ROWS = 300
 _Setting = tuple[str, str, str, str]
 _COMMANDS = ("train", "demo", "plan", "ablate")
@@ -131,16 +132,28 @@ def _steps(report_input: ReportInput) -> Iterator[ReproductionStep]:
         yield _yaml_step("The whole plan", command, "plan.yaml", settings)
     words = run.record.command if run else []
     # A run that was started from Python has that program's words here, which are no command.
-    if len(words) > 1 and words[1] in _COMMANDS:
+    if len(words) > 1 and words[1] in _COMMANDS and (typed := _command(words)):
         what = {"demo": "demonstration", "plan": "plan's training"}.get(report_input.kind, "run")
-        yield ReproductionStep(f"The command of this {what}", short(shlex.join(words), 4000))
+        yield ReproductionStep(f"The command of this {what}", typed)
     if run and run.record.settings:
         command = "moonshine-tune train --config settings.yaml --out runs/again"
         title = "Train from the settings alone"
         yield _yaml_step(title, command, "settings.yaml", run.record.settings)
     if report_input.kind == "evaluation":
-        command = short(shlex.join(_evaluation_command(report_input.evaluations[0].result)), 4000)
-        yield ReproductionStep("Evaluate again", command)
+        typed = _command(_evaluation_command(report_input.evaluations[0].result))
+        if typed:
+            yield ReproductionStep("Evaluate again", typed)
+
+
+def _command(words: Sequence[str]) -> str | None:
+    """A command of this program to paste into a shell; None where it cannot be shown safely.
+
+    Quotes do not help against control characters: a terminal acts on them as they are pasted. A
+    command that is cut off leaves a quotation mark open.
+    """
+    command = shlex.join(["moonshine-tune", *words[1:]])
+    is_safe = command.isprintable() and len(command) <= _MAX_COMMAND
+    return command if is_safe else None
 
 
 def _yaml_step(title: str, command: str, name: str, content: Any) -> ReproductionStep:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.core.files import write_bytes_atomic
+from moonshine_tune.core.files import holds_out, write_bytes_atomic
 from moonshine_tune.core.progress import Progress
+from moonshine_tune.core.text import quoted
 from moonshine_tune.report.cells import clean, short
 from moonshine_tune.report.clips import EmbeddedClips, Recordings
 from moonshine_tune.report.contrasts import contrasts, leading
@@ -52,6 +53,7 @@ class ReportResult:
     missing: tuple[str, ...]
 
 
+@holds_out(lambda path, out, *_, **options: out or (path / REPORT_FILE if path.is_dir() else None))
 def write_report(
     path: Path, out: Path | None, progress: Progress, *, manifest: Path | None = None
 ) -> ReportResult:
@@ -69,7 +71,7 @@ def write_report(
     target = path / REPORT_FILE if out is None else out
     if target.is_dir():
         raise RequestError(
-            "a folder, not a file", where=target, hint=f"--out {target / REPORT_FILE}"
+            "a folder, not a file", where=target, hint=f"--out {quoted(target / REPORT_FILE)}"
         )
     report_input, recordings = read_report_input(path), Recordings(path, manifest)
     box = EmbeddedClips(_CLIP_BUDGET)

@@ -4,20 +4,24 @@ Kinds: a run, an evaluation, a benchmark, an ablation; a demonstration, which ho
 evaluations; a plan, which holds all of them.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from moonshine_tune.core.bounded_files import read_bounded
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.json_text import JsonError, parse_json, parse_json_object
+from moonshine_tune.core.locks import is_anyone_working, writer_of
 from moonshine_tune.core.nested import flatten
+from moonshine_tune.core.secrets import mask_values
 from moonshine_tune.metrics.wer import ScoredUtterance
-from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.runs.folder import RunFolder, status_now
 from moonshine_tune.runs.records import (
     AblationRecord,
     BenchmarkRecord,
     EvaluationRecord,
+    PhaseSummary,
     PlanRecord,
     Record,
     RunRecord,
@@ -25,12 +29,15 @@ from moonshine_tune.runs.records import (
     TrialRecord,
     rank_trials,
 )
+from moonshine_tune.runs.summary import SEARCH_LOCK
 
 _HINT = "name a folder that train, evaluate, demo, ablate, benchmark or plan was given as --out"
 _SETS = ("domain", "canary")
 _MODELS = ("base", "adapted")
 _BACKENDS = ("torch", "runtime")
 
+# Hypotheses of 100,000 utterances are 30 MB.
+_MAX_BYTES = 256_000_000
 _NO_SUMMARY = PlanRecord()
 
 _Record = TypeVar("_Record", bound=Record)
@@ -149,6 +156,17 @@ def _is_evaluation(path: Path) -> bool:
     return (path / "result.json").exists() or (path / "hypotheses.jsonl").exists()
 
 
+def _without_process(phase: PhaseSummary) -> PhaseSummary:
+    """A phase of a plan that no process works on: what is recorded as running was interrupted."""
+    if phase.state != "running":
+        return phase
+    steps = [
+        step | {"state": "interrupted"} if step.get("state") == "running" else step
+        for step in phase.steps
+    ]
+    return phase.model_copy(update={"state": "interrupted", "steps": steps})
+
+
 class _Reader:
     """Reads files below one folder and keeps a list of what is missing or damaged."""
 
@@ -176,6 +194,10 @@ class _Reader:
     def _plan(self) -> dict[str, Any]:
         """A plan: the run that is shipped with its evaluations, and the other phases' results."""
         plan = self._record(self._root / "plan.json", PlanRecord)
+        if not writer_of(self._root):
+            phases = [_without_process(phase) for phase in plan.phases]
+            if phases != plan.phases:
+                plan = plan.model_copy(update={"phases": phases})
         folders = sorted(item for item in (self._root / "phases").glob("*/") if item.is_dir())
         shipped = next((phase.name for phase in plan.phases if phase.kind == "ship"), None)
         runs = {item.name: item / "run" for item in folders if _is_run(item / "run")}
@@ -219,9 +241,12 @@ class _Reader:
 
     def _run(self, path: Path) -> RunPart:
         run = RunFolder(path)
+        record = self._record(run.record_path, RunRecord)
+        if (status := status_now(path, record.status)) != record.status:
+            record = record.model_copy(update={"status": status})
         return RunPart(
             path,
-            self._record(run.record_path, RunRecord),
+            record,
             self._lines(run.metrics_path, dict),
             self._record(run.selection_path, SelectionRecord),
             self._lines(run.dev_hypotheses_path, ScoredUtterance.from_record),
@@ -237,6 +262,8 @@ class _Reader:
         trials = []
         for index, item in enumerate(self._json(path / "trials.json", list) or [], start=1):
             trial, problems = TrialRecord.salvage(item)
+            if trial.state == "running" and not is_anyone_working(path / SEARCH_LOCK):
+                trial = trial.model_copy(update={"state": "stopped"})
             self._name_damage(path / "trials.json", [f"trial {index}, {text}" for text in problems])
             trials.append(trial)
         return SearchPart(record, tuple(trials))
@@ -284,16 +311,17 @@ class _Reader:
         if text is None:
             return None
         try:
-            content = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            what = error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__
-            self.missing.append(f"{self._short(path)} is damaged or not JSON ({what})")
+            content = parse_json(text, lenient=True)
+        except JsonError as error:
+            self.missing.append(f"{self._short(path)} is damaged or {error}")
             return None
         if not isinstance(content, kind):
             what = {dict: "object", list: "array"}[kind]
             self.missing.append(f"{self._short(path)} is not a JSON {what}")
             return None
-        return content
+        # Records of earlier versions may hold the password of a database.
+        masked: _Json = mask_values(content)
+        return masked
 
     def _lines(self, path: Path, parse: Callable[[dict[str, Any]], _Line]) -> tuple[_Line, ...]:
         """The right lines of a JSON Lines file; the others are counted."""
@@ -302,8 +330,8 @@ class _Reader:
             if not line.strip():
                 continue
             try:
-                parsed.append(parse(json.loads(line)))
-            except (ValueError, TypeError, KeyError, RecursionError):
+                parsed.append(parse(parse_json_object(line, lenient=True)))
+            except (ValueError, TypeError, KeyError):
                 wrong += 1
         if wrong:
             self.missing.append(
@@ -315,12 +343,14 @@ class _Reader:
     def _text(self, path: Path) -> str | None:
         try:
             # Reports are shared: the home folder, which names a person, is written as ~.
-            text = path.read_text(encoding="utf-8", errors="replace")
+            text = read_bounded(path, _MAX_BYTES).decode("utf-8", errors="replace")
             return text.replace(f"{self._home}/", "~/") if len(self._home) > 1 else text
         except FileNotFoundError:
             self.missing.append(f"{self._short(path)} is not there")
         except OSError as error:
             self.missing.append(f"{self._short(path)} cannot be read ({error.strerror})")
+        except RequestError as error:
+            self.missing.append(f"{self._short(path)} cannot be read ({error.message})")
         return None
 
     def _short(self, path: Path) -> str:

@@ -4,12 +4,15 @@
 """
 
 import json
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.core.files import disk_errors, write_jsonl_atomic
+from moonshine_tune.core.files import disk_errors, read_lines, write_jsonl_atomic
+from moonshine_tune.core.json_text import JsonError, parse_json_object
+from moonshine_tune.core.locks import FOLDER_LOCK, writer_of
 from moonshine_tune.core.provenance import command_line, git_state, platform_summary, versions
 from moonshine_tune.runs.records import RunRecord, SelectionRecord
 
@@ -37,7 +40,8 @@ class RunFolder:
         Raises:
             RequestError: `path` exists already and is not an empty folder.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        is_new = not path.exists()
+        if not is_new and not (path.is_dir() and {p.name for p in path.iterdir()} <= {FOLDER_LOCK}):
             raise RequestError(
                 "the run folder is not empty",
                 where=path,
@@ -98,14 +102,10 @@ class RunFolder:
         if not self.metrics_path.is_file():
             return []
         records = []
-        for line in self.metrics_path.read_text(encoding="utf-8").splitlines():
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                # The last line of a run that was killed while it wrote.
-                continue
-            if isinstance(record, dict):
-                records.append(record)
+        for line in read_lines(self.metrics_path, lenient=True):
+            # The last line of a run that was killed while it wrote is cut off.
+            with suppress(JsonError):
+                records.append(parse_json_object(line))
         return records
 
     def read_scores(self) -> list[SelectionRecord]:
@@ -117,3 +117,16 @@ class RunFolder:
         """Drop the lines after `last_step`: a resumed run writes them again."""
         kept = [record for record in self.read_metrics() if record.get("step", 0) <= last_step]
         write_jsonl_atomic(self.metrics_path, kept)
+
+
+def status_now(path: Path, recorded: str | None) -> str | None:
+    """The status of a run: `running` only while a process works in its folder.
+
+    A run that is recorded as running without a process is `stopped`; one that was interrupted or
+    has failed is running while it is resumed.
+    """
+    if recorded not in ("running", "interrupted", "failed"):
+        return recorded
+    if writer_of(path):
+        return "running"
+    return "stopped" if recorded == "running" else recorded

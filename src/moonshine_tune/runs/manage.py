@@ -1,5 +1,6 @@
 """The runs of a folder: listed, shown one by one, and cleaned away with care."""
 
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,9 @@ from typing import Any
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import disk_errors
+from moonshine_tune.core.locks import one_writer
 from moonshine_tune.core.nested import flatten
+from moonshine_tune.core.scratch import remove_leftovers
 from moonshine_tune.metrics.wer import Score, summarize
 from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runs.summary import (
@@ -135,6 +138,14 @@ def clean_runs(folder: Path, *, keep: int, dry_run: bool) -> tuple[Cleaning, ...
     return tuple(_clean(run, ranks.get(run.path), dry_run) for run in runs)
 
 
+def clean_leftovers(folder: Path, *, dry_run: bool) -> tuple[Path, ...]:
+    """Remove scratch files and locks of dead processes at or below `folder`; returns them."""
+    parents = [Path(parent) for parent, _, _ in os.walk(folder)]
+    return tuple(
+        path for parent in sorted(parents) for path in remove_leftovers(parent, dry_run=dry_run)
+    )
+
+
 def _clean(run: RunSummary, rank: int | None, dry_run: bool) -> Cleaning:
     if rank is not None:
         return Cleaning(run, True, "the best of its dev data" if rank == 1 else f"rank {rank}")
@@ -146,6 +157,9 @@ def _clean(run: RunSummary, rank: int | None, dry_run: bool) -> Cleaning:
         reason = f"not finished ({run.status}); it cannot be resumed after this"
     if dry_run:
         return Cleaning(run, False, reason)
-    with disk_errors(run.path):
-        shutil.rmtree(run.path)
+    try:
+        with one_writer(run.path), disk_errors(run.path):
+            shutil.rmtree(run.path)
+    except RequestError as error:
+        return Cleaning(run, True, error.message)
     return Cleaning(run, False, reason, removed=True)

@@ -25,6 +25,7 @@ from pydantic import (
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import read_json, write_json_atomic
+from moonshine_tune.core.secrets import mask_values
 from moonshine_tune.core.text import first_line
 
 # Strict: "9" and true are not numbers. An integer stays one, so that a file is written as it was.
@@ -105,8 +106,8 @@ class Artifact(Record):
             raise RequestError(f"{first}{more}", where=path, hint=hint) from error
 
     def write(self, path: Path) -> None:
-        """Write the file, complete or not at all."""
-        write_json_atomic(path, self.to_json())
+        """Write the file, complete or not at all; passwords and tokens in it are masked."""
+        write_json_atomic(path, mask_values(self.to_json()))
 
 
 def _wrong_values(content: object, error: ValidationError) -> dict[tuple[Any, ...], str]:
@@ -256,6 +257,10 @@ class BaseModelRecord(Artifact):
     source: str | None = None
     revision: str | None = None
     sha256: str | None = None
+    content_sha256: str | None = None
+    sign_sha256: str | None = None
+    precision: str | None = None
+    path: str | None = None
 
 
 class SelectionRecord(Artifact):

@@ -1,22 +1,27 @@
 """Run folders read back, complete or damaged: their settings, how they ended, their scores."""
 
-import json
 import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from platform import node
 from typing import Any
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.core.files import read_json
+from moonshine_tune.core.files import read_json, read_lines
+from moonshine_tune.core.json_text import parse_json_object
+from moonshine_tune.core.locks import last_writer, writer_of
 from moonshine_tune.metrics.wer import ScoredUtterance
-from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.runs.folder import RunFolder, status_now
 from moonshine_tune.runs.records import RunRecord, SelectionRecord
 
-# A live run writes each step. The price of a long time: a run that was killed counts as running
-# for so long. Of a short one: a run on a laptop that sleeps counts as dead, and is cleaned away.
+# For a run without a lock: of an earlier version, or of a machine whose locks are not visible here.
+# A live run writes each step. The price of a long time: a dead run is kept for so long.
 _QUIET_S = 24 * 3600
+SEARCH_LOCK = Path("locks/search.lock")
+"""Held below the folder of a search by each process that works on it."""
+
 ENDED = ("finished", "early stop")
 
 # (step, dev WER, canary WER or None) of each score during a run.
@@ -29,7 +34,8 @@ class RunSummary:
 
     Attributes:
         status: `finished`, `early stop`, `interrupted`, `pruned`, `failed`, `running`, `stopped`
-            (marked as running, with no file written for a day) or `torn` (run.json is unreadable).
+            (marked as running, but no process works in the folder) or `torn` (run.json is
+            unreadable).
         live: whether it may still be running.
         dev_data: fingerprint of the dev manifest; only runs with the same one can be ranked.
     """
@@ -108,15 +114,16 @@ def read_run(path: Path) -> RunSummary:
         problem = error.message
     size, changed = _size_and_change(path)
     recent = time.time() - changed < _QUIET_S
-    status = "torn" if problem else record.status or "?"
-    if status == "running" and not recent:
-        status = "stopped"
+    status = "torn" if problem else status_now(path, record.status) or "?"
+    writer, last = writer_of(path), last_writer(path)
+    is_dead = writer is None and last is not None and last.host == node()
     base, best = _scores(run, record)
     result = record.result
     return RunSummary(
         path=path,
         status=status,
-        live=recent and status in ("torn", "running"),
+        live=writer is not None
+        or (recent and not is_dead and (status == "torn" or record.status == "running")),
         model=str(record.settings.get("model", "?")),
         created=record.created,
         steps=_last_step(run) if result.is_empty else result.steps,
@@ -138,12 +145,12 @@ def read_scored(path: Path) -> tuple[ScoredUtterance, ...]:
     Raises:
         RequestError: it is missing, or a line is damaged.
     """
-    if not path.is_file():
-        raise RequestError("no such file", where=path)
     scored = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
+        if not line:
+            continue
         try:
-            scored.append(ScoredUtterance.from_record(json.loads(line)))
+            scored.append(ScoredUtterance.from_record(parse_json_object(line)))
         except (ValueError, KeyError, TypeError) as error:
             raise RequestError("not a scored utterance", where=path, line=number) from error
     return tuple(scored)

@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, get_int_from_env
 from torch import Tensor
 
 from moonshine_tune.core.device import autocast
 
+# Variables of `torchrun`, `accelerate launch` and MPI with the number of this process.
+_RANK_VARIABLES = ["RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"]
 # The other processes wait this long while one of them scores or encodes.
 _TIMEOUT = timedelta(hours=12)
 
@@ -106,6 +108,14 @@ class Distributed:
         """Leave the process group."""
         if self.world_size > 1:
             self.accelerator.end_training()
+
+
+def launched_as_rank_zero() -> bool:
+    """Whether this process is the first of those that were launched together, or the only one.
+
+    Known before the processes find each other.
+    """
+    return int(get_int_from_env(_RANK_VARIABLES, 0)) == 0
 
 
 def read_sums(values: Mapping[str, Sequence[Tensor]]) -> dict[str, float]:

@@ -17,6 +17,7 @@ from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.core.files import disk_errors
 from moonshine_tune.core.nested import flatten
 from moonshine_tune.core.progress import Progress
+from moonshine_tune.core.secrets import mask_values
 from moonshine_tune.runs.folder import RunFolder
 
 PROJECT = "moonshine-tune"
@@ -50,7 +51,7 @@ class RunLogger:
         self._tensorboard = TensorBoardLogger(run.tensorboard_dir, first_step=first_step)
         self._tracker: Tracker | None = None
         if settings.tracker:
-            flat = dict(flatten(settings.model_dump(mode="json")))
+            flat = mask_values(dict(flatten(settings.model_dump(mode="json"))))
             self._tracker = Tracker(settings.tracker, run.path, flat, progress)
 
     def log(self, step: int, record: Mapping[str, Any]) -> None:

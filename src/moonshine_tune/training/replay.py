@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from moonshine_tune.config.settings import RunSettings
-from moonshine_tune.core.files import write_json_atomic
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.corpus.sampler import BucketSampler
@@ -20,7 +19,12 @@ from moonshine_tune.inference.batching import batches_by_length, run_with_oom_ba
 from moonshine_tune.inference.dataset import SpeechDataset, build_dataset
 from moonshine_tune.inference.encoder_cache import EncoderCache, StateSource
 from moonshine_tune.inference.greedy import greedy_tokens
-from moonshine_tune.inference.result_cache import cached_path, read_cached, recipe_hash
+from moonshine_tune.inference.result_cache import (
+    cached_path,
+    read_cached,
+    recipe_hash,
+    write_cached,
+)
 from moonshine_tune.models.lora import adapter_disabled
 from moonshine_tune.models.losses import FrozenHead, head_kl_sum, target_batch
 from moonshine_tune.registry.open import OpenedModel
@@ -83,7 +87,7 @@ class ReplayTeacher:
             [dataset.content_key(index) for index in indices],
         ]
         path = cached_path("replay-texts", identity)
-        known = read_cached(path, list[list[int]], len(indices))
+        known = read_cached(path, list[list[int]], len(indices), progress)
         self.teacher_tokens = {} if known is None else dict(zip(indices, known, strict=True))
         groups = batches_by_length([source.seconds[index] for index in indices], _BATCH_S)
         rows = [[indices[position] for position in group] for group in groups]
@@ -91,7 +95,8 @@ class ReplayTeacher:
         with adapter_disabled(self._model), progress.stage(name, len(indices)) as stage:
             run_with_oom_backoff(rows, self._run, self._model.device, stage)
         if known is None:
-            write_json_atomic(path, [self.teacher_tokens[index] for index in indices])
+            tokens = [self.teacher_tokens[index] for index in indices]
+            write_cached(path, tokens, progress)
 
     @torch.inference_mode()
     def _run(self, rows: Sequence[int]) -> None:

@@ -19,8 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from moonshine_tune.core.bounded_files import read_bounded
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import complete_folder, sha256_of, write_json_atomic
+from moonshine_tune.core.json_text import MAX_FILE_BYTES
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.models.lora import adapter_parameters, adapter_state, load_adapter_state
 from moonshine_tune.runs.records import Record, StateRecord
@@ -125,8 +127,6 @@ def save_state(
         )
         write_json_atomic(scratch / _COUNTERS, document.to_json())
         _keep_previous(folder, scratch)
-    for unfinished in _unfinished(folder):
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def has_state(folder: Path) -> bool:
@@ -202,9 +202,9 @@ def _newest_complete(folder: Path) -> tuple[_StateFile, dict[str, Tensor], str]:
 def _read_document(folder: Path) -> _StateFile | None:
     """A state's document if its tensors are those that it was written with, else None."""
     try:
-        document = _StateFile.model_validate_json((folder / _COUNTERS).read_bytes())
+        document = _StateFile.model_validate_json(read_bounded(folder / _COUNTERS, MAX_FILE_BYTES))
         return document if document.sha256 == sha256_of(folder / _TENSORS) else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RequestError):
         return None
 
 

@@ -1,17 +1,21 @@
 """`moonshine-tune train`: from settings and manifests to an adapter in a run folder."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.core.device import choose_device, choose_dtype
-from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.errors import RequestError, TuneError
+from moonshine_tune.core.locks import one_writer
 from moonshine_tune.core.progress import Progress, SilentProgress
+from moonshine_tune.core.scratch import remove_leftovers
 from moonshine_tune.inference.dataset import read_training_data
 from moonshine_tune.memory.fit import MemoryCheck, check_memory
+from moonshine_tune.models.fingerprint import compare_weights
 from moonshine_tune.registry.open import OpenedModel, open_model
 from moonshine_tune.runs.folder import RunFolder
-from moonshine_tune.training.distributed import Distributed
+from moonshine_tune.training.distributed import Distributed, launched_as_rank_zero
 from moonshine_tune.training.prepare import PreparedTraining, prepare_training
 from moonshine_tune.training.result import TrainResult
 from moonshine_tune.training.trainer import Trainer
@@ -41,9 +45,25 @@ def train(
 
     Raises:
         RequestError: wrong input, an existing run folder without `resume`, another run's settings,
-            or a run that would not fit.
+            a run that would not fit, or another process that works in the folder.
         MachineError: no such device, the disk is full, or only non-finite steps.
     """
+    if not launched_as_rank_zero():
+        return _train(resolved, out, progress, resume=resume, fit=fit)
+    with one_writer(out):
+        if out.is_dir():
+            remove_leftovers(out)
+        try:
+            return _train(resolved, out, progress, resume=resume, fit=fit)
+        except KeyboardInterrupt:
+            # Before the first step, or after the last one: the steps end by themselves.
+            _record_interrupt(RunFolder(out))
+            raise
+
+
+def _train(
+    resolved: ResolvedSettings, out: Path, progress: Progress, *, resume: bool, fit: bool
+) -> TrainResult:
     start_time = time.monotonic()
     device = choose_device(resolved.settings.device.name)
     dtype = choose_dtype(device.device, resolved.settings.device.dtype)
@@ -58,7 +78,11 @@ def train(
         progress.say(remark)
     run = _open_run_folder(out, resume=resume, creates=distributed.is_rank_zero)
     model = open_model(
-        settings.model,
+        # A resumed run finds its base itself, wherever it is started.
+        None
+        if resume and settings.model == run.read_record().settings.get("model")
+        else settings.model,
+        base_of=run.path if resume else None,
         device=device,
         dtype=dtype,
         frozen_weights=settings.device.frozen_weights,
@@ -72,6 +96,15 @@ def train(
         _write_record(run, memory, model, prepared, num_processes=distributed.world_size)
     trainer = Trainer(settings, model, prepared, run, distributed, progress)
     return trainer.fit(resume=resume, start_time=start_time)
+
+
+def _record_interrupt(run: RunFolder) -> None:
+    """Record that a run was interrupted; a folder without a record is removed if it is empty."""
+    with suppress(TuneError, OSError):
+        if not run.record_path.is_file():
+            run.path.rmdir()
+        elif run.read_record().status == "running":
+            run.update_record(status="interrupted")
 
 
 def _open_run_folder(out: Path, *, resume: bool, creates: bool) -> RunFolder:
@@ -102,7 +135,7 @@ def _write_record(
         job=_JOB,
         settings=settings.model_dump(mode="json"),
         sources=memory.resolved.sources,
-        base=model.base,
+        base=model.base_record,
         device={"name": str(model.device.device), "reason": model.device.reason},
         dtype={"name": str(model.dtype.dtype), "reason": model.dtype.reason},
         processes=num_processes,
@@ -119,7 +152,7 @@ def _write_record(
 def _check_same_run(run: RunFolder, model: OpenedModel, prepared: PreparedTraining) -> None:
     """Refuse to resume with another base model or other manifests."""
     record = run.read_record()
-    if record.base.sha256 != model.base["sha256"]:
+    if compare_weights(record.base.to_json(), model.base) not in ("same", "unknown"):
         raise RequestError(
             f"this run was started from another base model, {record.base.name}",
             where=run.path,

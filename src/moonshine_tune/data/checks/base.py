@@ -15,6 +15,7 @@ from pkgutil import iter_modules
 from typing import Literal
 
 from moonshine_tune.corpus.manifest import Utterance
+from moonshine_tune.corpus.transcript_form import repaired
 from moonshine_tune.data.checks.checked_manifest import (
     CheckedClip,
     CheckedManifest,
@@ -72,21 +73,36 @@ class Edit:
         apply: the changed utterance, from the utterance and the stored value.
         order: edits of one utterance are applied in this order.
         value: what `audit.json` stores for the clip.
+        on_request: only with `--also KIND`, because what goes may be speech.
     """
 
     action: str
     apply: Callable[[Utterance, float | None], Utterance]
     order: int = 0
     value: Callable[[CheckedClip], float] | None = None
+    on_request: bool = False
 
 
-def edit_text(action: str, change: Callable[[str], str], *, order: int = 0) -> Edit:
+def edit_text(
+    action: str, change: Callable[[str], str], *, order: int = 0, on_request: bool = False
+) -> Edit:
     """An edit of the text alone."""
 
     def apply(utterance: Utterance, _value: float | None) -> Utterance:
         return utterance if utterance.text is None else utterance.with_text(change(utterance.text))
 
-    return Edit(action, apply, order)
+    return Edit(action, apply, order, on_request=on_request)
+
+
+def edit_form(action: str, kind: str, *, order: int = 0, on_request: bool = False) -> Edit:
+    """An edit that replaces exactly what a rule of `corpus/transcript_form.py` matches."""
+
+    def apply(utterance: Utterance, _value: float | None) -> Utterance:
+        if utterance.text is None:
+            return utterance
+        return utterance.with_text(repaired(utterance.text, kind, utterance.speaker))
+
+    return Edit(action, apply, order, on_request=on_request)
 
 
 @dataclass(frozen=True)
@@ -102,6 +118,7 @@ class Declaration:
         limit: replaces `{limit}` in the docstring.
         audit_only: left out of `data check`.
         names_utterances: whether its utterances are not clean.
+        fewest_splits: of a check of splits: it needs so many.
         kind: of its findings, if it is not the name of the function.
     """
 
@@ -111,6 +128,7 @@ class Declaration:
     limit: str = ""
     audit_only: bool = False
     names_utterances: bool = True
+    fewest_splits: int = 2
     kind: str = ""
 
 
@@ -221,7 +239,7 @@ def find_problems(
         if check.in_manifest is not None:
             for manifest in manifests:
                 findings += check.report(manifest.name, check.in_manifest(manifest))
-        elif check.in_splits is not None and len(splits.utterances) > 1:
+        elif check.in_splits is not None and len(splits.utterances) >= check.declared.fewest_splits:
             findings += check.report(None, check.in_splits(splits))
     return findings
 

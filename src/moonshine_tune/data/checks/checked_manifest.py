@@ -16,12 +16,15 @@ from moonshine_tune.audio.measure import (
     measure_clip,
     measure_quality,
 )
+from moonshine_tune.audio.remarks import Remark
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
 from moonshine_tune.core.errors import AudioError, RequestError
 from moonshine_tune.core.progress import Progress, Stage
 from moonshine_tune.corpus.manifest import ManifestScan, Utterance, scan_manifest
 from moonshine_tune.corpus.normalizers import Normalizer
+from moonshine_tune.corpus.speaker_labels import LocalLabels, count_speakers, local_labels
 from moonshine_tune.corpus.splits import Leaks, find_leaks
+from moonshine_tune.corpus.transcript_form import FormMatch, find_form, names_before
 
 # The first layers of the encoder take 127 samples at once. Shorter clips give hardly a frame, and
 # no word is this short.
@@ -41,6 +44,7 @@ class CheckedClip:
         sample_rate_hz: of the file, before resampling.
         digest: hash of its samples as 16-bit numbers at 16 kHz.
         quality: only in an audit.
+        remarks: what is decided when its recording is read.
     """
 
     utterance: Utterance
@@ -48,6 +52,7 @@ class CheckedClip:
     measures: ClipMeasures
     digest: str
     quality: RecordingQuality | None = None
+    remarks: tuple[Remark, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,8 +115,21 @@ class CheckedManifest:
 
     @property
     def num_speakers(self) -> int:
-        """Number of named speakers."""
-        return len({utterance.speaker for utterance in self.utterances if utterance.speaker})
+        """Number of named speakers; labels that start anew in each recording count in each."""
+        return count_speakers(self.utterances)
+
+    @cached_property
+    def form(self) -> dict[str, list[tuple[Utterance, FormMatch]]]:
+        """What in the texts is not speech, or may not be: kind → utterance and first match."""
+        first: dict[str, list[tuple[Utterance, FormMatch]]] = defaultdict(list)
+        names = names_before(
+            [item.text for item in self.utterances], {item.speaker for item in self.utterances}
+        )
+        for utterance in self.utterances:
+            matches = find_form(utterance.text or "", utterance.speaker, names)
+            for match in {match.kind: match for match in reversed(matches)}.values():
+                first[match.kind].append((utterance, match))
+        return first
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +147,11 @@ class CheckedSplits:
     def leaks(self) -> Leaks:
         """Speakers, texts and recordings in more than one split."""
         return find_leaks(self.utterances)
+
+    @cached_property
+    def local_labels(self) -> list[LocalLabels]:
+        """Labels of speakers that start anew in each recording, or may do so."""
+        return local_labels([item for members in self.utterances.values() for item in members])
 
     @staticmethod
     def of(manifests: Sequence[CheckedManifest]) -> "CheckedSplits":
@@ -207,7 +230,7 @@ def _read_clip(
         if path.stat().st_size == 0:
             return "empty_audio", "0 bytes"
         if path not in infos:
-            infos[path] = audio_info(path)
+            infos[path] = audio_info(path, examine=True)
         info = infos[path]
         if info.seconds == 0:
             return "empty_audio", "no samples"
@@ -229,6 +252,7 @@ def _read_clip(
         measure_clip(samples, SAMPLE_RATE_HZ),
         _digest(samples),
         measure_quality(samples) if with_quality else None,
+        info.remarks,
     )
 
 

@@ -3,19 +3,23 @@
 Nothing is changed in place: recordings and the old manifest stay as they are.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.files import holds_out
+from moonshine_tune.core.text import quoted
 from moonshine_tune.corpus.manifest import Utterance, scan_manifest, write_manifest
 from moonshine_tune.data.checks.base import Drop, Edit, Finding, all_checks
 from moonshine_tune.data.checks.checked_manifest import CheckedManifest
 from moonshine_tune.runs.records import AuditRecord, FixRecord
 
 _DROP = "drop"
+# Every text is written as it is read: with single spaces, in NFC.
+_CLEAN = "clean_text"
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ class FixResult:
             counts under the first.
         edited: action → utterances that it changed.
         changes: id, old and new text of every changed text.
+        asked: kind of finding → utterances that are left as they are unless it is named with
+            `--also`, because what would go may be speech.
     """
 
     manifest: Path
@@ -36,6 +42,7 @@ class FixResult:
     dropped: dict[str, int]
     edited: dict[str, int]
     changes: tuple[tuple[str, str, str], ...]
+    asked: dict[str, int]
 
     def to_record(self) -> dict[str, Any]:
         """The JSON document."""
@@ -61,7 +68,8 @@ def fixes_for(findings: Iterable[Finding], checked: CheckedManifest) -> tuple[Fi
             action, is_usual, value = _DROP, True, None
             clip = clips.get(name)
             if isinstance(fix, Edit):
-                action, value = fix.action, fix.value(clip) if fix.value and clip else None
+                action, is_usual = fix.action, not fix.on_request
+                value = fix.value(clip) if fix.value and clip else None
             elif isinstance(fix, Drop):
                 is_usual, audio = not fix.on_request, clip.digest if clip else name
                 if fix.keep_first and audio not in kept:
@@ -73,6 +81,7 @@ def fixes_for(findings: Iterable[Finding], checked: CheckedManifest) -> tuple[Fi
     return tuple(fixes)
 
 
+@holds_out(lambda audit, *, out=None, **options: out)
 def fix_data(
     audit: Path,
     *,
@@ -86,7 +95,7 @@ def fix_data(
     Args:
         audit: folder or file of `data audit`.
         out: the new manifest; None only plans.
-        also: kinds of findings whose utterances are dropped on request.
+        also: kinds of findings whose utterances are dropped or edited on request.
         skip: kinds of findings that are ignored.
         force: replace an existing `out`.
 
@@ -107,14 +116,20 @@ def fix_data(
         raise RequestError(
             "the manifest has changed since the audit",
             where=manifest,
-            hint=f"audit it again: moonshine-tune data audit {manifest} --out DIR",
+            hint=f"audit it again: moonshine-tune data audit {quoted(manifest)} --out DIR",
         )
-    wanted: dict[str, list[FixRecord]] = {}
+    wanted: dict[str, list[FixRecord]] = defaultdict(list)
+    questions: dict[str, list[str]] = defaultdict(list)
     for fix in record.fixes:
-        if fix.kind not in skip and (fix.usual or fix.kind in also):
-            wanted.setdefault(fix.id, []).append(fix)
+        if fix.kind in skip:
+            continue
+        if fix.usual or fix.kind in also:
+            wanted[fix.id].append(fix)
+        else:
+            questions[fix.id].append(fix.kind)
     dropped = Counter(problem.kind for problem in scan.problems)
     edited: Counter[str] = Counter()
+    asked: Counter[str] = Counter()
     kept, changes = [], []
     for utterance in scan.utterances:
         own = wanted.get(utterance.id, [])
@@ -126,8 +141,11 @@ def fix_data(
             dropped[reason] += 1
             continue
         edited.update(actions)
-        if fixed.text != utterance.text:
-            changes.append((utterance.id, utterance.text or "", fixed.text or ""))
+        asked.update(questions.get(utterance.id, ()))
+        before = scan.written_texts.get(utterance.id, utterance.text)
+        if fixed.text != before:
+            changes.append((utterance.id, before or "", fixed.text or ""))
+            edited.update([_CLEAN] if utterance.id in scan.written_texts else [])
         kept.append(fixed)
     if not kept:
         raise RequestError(
@@ -135,9 +153,16 @@ def fix_data(
         )
     if out is not None:
         _check_out(out, manifest, force=force)
-        write_manifest(out, kept)
+        write_manifest(out, kept, replace=force)
     return FixResult(
-        manifest, out, scan.num_lines, len(kept), dict(dropped), dict(edited), tuple(changes)
+        manifest,
+        out,
+        scan.num_lines,
+        len(kept),
+        dict(dropped),
+        dict(edited),
+        tuple(changes),
+        dict(asked),
     )
 
 

@@ -9,7 +9,7 @@ from moonshine_tune.audio.io import write_audio
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 from moonshine_tune.audio.tts import PERCENT_RANGE, RATE_RANGE_WPM, SpeechSynthesizer
 from moonshine_tune.core.errors import ProblemsError, RequestError
-from moonshine_tune.core.files import complete_folder
+from moonshine_tune.core.files import complete_folder, holds_out
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import package_version, versions
 from moonshine_tune.corpus.manifest import Utterance, seconds_of, write_manifest
@@ -123,6 +123,7 @@ def choose_sentences(
     return taken
 
 
+@holds_out(lambda sentences, out, **options: out)
 def synthesize_corpus(
     sentences: Sequence[str],
     out: Path,

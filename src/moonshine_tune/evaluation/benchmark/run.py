@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from moonshine_tune.audio.io import load_utterance
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 from moonshine_tune.core.errors import AudioError, ProblemsError, RequestError
-from moonshine_tune.core.files import sha256_of
+from moonshine_tune.core.files import holds_out, sha256_of
 from moonshine_tune.core.hardware import chip_name, total_memory_mb
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import platform_summary, versions
@@ -121,6 +121,7 @@ class FolderRun:
 _Pairs = list[tuple[FolderRun, FreshProcess]]
 
 
+@holds_out(lambda request, out, progress: out)
 def benchmark(request: BenchmarkRequest, out: Path | None, progress: Progress) -> BenchmarkResult:
     """Measure a runtime folder, or two interleaved; with `out`, write benchmark.json there.
 

@@ -29,7 +29,7 @@ class GraphBuilder:
     """
 
     def __init__(self, name: str, scheme: str, outer: "GraphBuilder | None" = None) -> None:
-        self.onnx = _onnx()
+        self.onnx = require_onnx()
         self._name, self._scheme = name, scheme
         self._outer = outer
         self._nodes: list[Any] = []
@@ -383,7 +383,12 @@ def eight_bit_grid(matrix: Floats, axis: int | None) -> Grid:
     return Grid(scale, np.rint(-low / scale), 0, 255)
 
 
-def _onnx() -> Any:
+def require_onnx() -> Any:
+    """The package onnx, which only building graphs needs.
+
+    Raises:
+        MachineError: it is not installed.
+    """
     try:
         import onnx
         import onnx.helper

@@ -6,6 +6,8 @@ from moonshine_tune.data.checks.checked_manifest import SHORTEST_S, CheckedClip
 
 # In a loud recording a few samples touch full scale; from this share on, clipping is audible.
 _CLIPPED_FRACTION = 0.001
+# Floats below the smallest step of 16 bits.
+_SMALLEST_STEP = 2.0**-15
 # Longer silence at one end is more than a pause of the speaker.
 _LONG_SILENCE_S = 3.0
 # Speech hardly above its noise; a level with little resolution in 16 bits; a converter with an
@@ -24,7 +26,11 @@ def silent(clip: CheckedClip) -> str | None:
     Record again, or remove [the line|the lines].
     """
     is_silent = clip.measures.is_silent and clip.measures.seconds >= SHORTEST_S
-    return f"loudest 10 ms at {clip.measures.loudest_dbfs:.0f} dBFS" if is_silent else None
+    if not is_silent:
+        return None
+    level = f"loudest 10 ms at {clip.measures.loudest_dbfs:.0f} dBFS"
+    is_below_steps = 0.0 < clip.measures.peak < _SMALLEST_STEP
+    return f"{level}, perhaps divided by 32,768 twice" if is_below_steps else level
 
 
 @clip_check("warning", rank=50, fix=Drop(on_request=True), limit=f"{_CLIPPED_FRACTION:.1%}")

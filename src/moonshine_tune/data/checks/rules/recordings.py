@@ -99,6 +99,37 @@ def wrong_duration(clip: CheckedClip) -> str | None:
     return f"{stated:g} s in the manifest, {_length(clip)} measured"
 
 
+@clip_check("warning", rank=100)
+def joined_recordings(clip: CheckedClip) -> str | None:
+    """[recording consists|recordings consist] of several files, one after the other; all are read.
+
+    Listen whether the text is that of all of them.
+    """
+    return _remark(clip, "joined")
+
+
+@clip_check("warning", rank=110)
+def left_out_channels(clip: CheckedClip) -> str | None:
+    """[recording has|recordings have] channels that would spoil their mean, and are left out.
+
+    Choose another channel with: moonshine-tune data import FOLDER --audio-out DIR --channel N.
+    """
+    return _remark(clip, "channels")
+
+
+@clip_check("warning", rank=120)
+def float_scale(clip: CheckedClip) -> str | None:
+    """[recording stores|recordings store] floats at the scale of integers; brought to ±1 when read.
+
+    Write floats within ±1, or 16-bit integers, for other programs.
+    """
+    return _remark(clip, "scale")
+
+
+def _remark(clip: CheckedClip, kind: str) -> str | None:
+    return next((remark.text for remark in clip.remarks if remark.kind == kind), None)
+
+
 @clip_check("note", rank=40)
 def sample_rate(clip: CheckedClip) -> str | None:
     """[recording is|recordings are] not at 16 kHz: resampled when read; a lower rate has no

@@ -6,18 +6,22 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from moonshine_tune.corpus.manifest import Utterance
+from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.corpus.splits import plain_text
-from moonshine_tune.data.checks.base import Drop, edit_text, manifest_check, utterance_check
+from moonshine_tune.corpus.transcript_form import clean_text
+from moonshine_tune.data.checks.base import Drop, Edit, edit_text, manifest_check, utterance_check
 from moonshine_tune.data.checks.checked_manifest import CheckedManifest, Occurrence
 from moonshine_tune.data.checks.text import DIGITS, NUMBER_WORDS, in_capitals, shortened
 
-_MARKUP = re.compile(r"\[[^\]]*\]|<[^>]*>|\{[^}]*\}|\(\s*(?:inaudible|unk|noise|laughs?)[^)]*\)|"
-                     r"https?://|&[a-z]+;|\bunintelligible\b|�", re.IGNORECASE)  # fmt: skip
-_REMOVED_MARKUP = re.compile(r"\[[^\]]*\]|<[^>]*>|\{[^}]*\}|\([^)]*\)|https?://\S+|&[a-z]+;|�")
 _PLAIN_CHARACTERS = str.maketrans({
     "’": "'", "‘": "'", "“": '"', "”": '"', "–": "-", "—": "-", "‑": "-", "…": "...",
-    "\u00a0": " ", "\u200b": "", "\u00ad": "", "\ufeff": "",
 })  # fmt: skip
+# Other shapes of the same letters: ligatures, full-width and Arabic presentation forms. NFKC would
+# also change x² to x2 and ½ to 1⁄2.
+_SAME_LETTERS = ("<compat>", "<wide>", "<narrow>", "<initial>", "<medial>", "<final>",
+                 "<isolated>", "<noBreak>")  # fmt: skip
+# A cheap bound of what a normalizer empties: fillers of these letters, and words in brackets.
+_MAY_BE_EMPTY = re.compile(r"(?i)(?:\([^()]*\)|\[[^\[\]]*\]|<[^<>]*>|[\W_]|[hmu])*")
 # Byte-level tokens, which spell characters without a token of their own.
 _BYTE_PIECE = re.compile(r"^<0x[0-9A-F]{2}>$")
 _REPEATS = 3
@@ -56,6 +60,23 @@ def empty_text(utterance: Utterance) -> str | None:
     return repr(utterance.text) if is_empty else None
 
 
+@manifest_check("warning", rank=150, fix=Drop(on_request=True))
+def empty_when_normalized(manifest: CheckedManifest) -> Iterator[Occurrence]:
+    """[transcript has|transcripts have] nothing to score: the normalizer of the language removes
+    fillers such as um, and words in brackets.
+
+    Keep [it|them] for training; every word that a model writes there counts as wrong.
+    """
+    labels = {item.id for item, _ in manifest.form.get("silence_label", ())}
+    for utterance in manifest.utterances:
+        text = utterance.text or ""
+        if not _MAY_BE_EMPTY.fullmatch(text) or not plain_text(utterance):
+            continue
+        normalizer = normalizer_for(None, utterance.language or "en")
+        if utterance.id not in labels and not normalizer(text):
+            yield utterance.id, f"{shortened(repr(text))} with {normalizer.name}"
+
+
 @manifest_check("note", rank=30)
 def same_text(manifest: CheckedManifest) -> Iterator[Occurrence]:
     """[transcript occurs|transcripts occur] more than once.
@@ -71,37 +92,42 @@ def same_text(manifest: CheckedManifest) -> Iterator[Occurrence]:
             yield from ((item, f"{len(same)} times: {shortened(text)}") for item in same)
 
 
-def _sentence_case(text: str) -> str:
-    """Lower case with a capital at the start; single letters stay as they are."""
-    joined = " ".join(word if len(word) == 1 else word.lower() for word in text.split())
-    return joined[:1].upper() + joined[1:]
+# An apostrophe after a single letter: `I'M`, but not `L'EAU`.
+_I = re.compile(r"I['’](?:M|LL|VE|D)\b")
+# `I` is the capital of `ı` in Turkish and Azerbaijani.
+_TURKIC = re.compile("[İıĞğŞş]")
+
+
+def _sentence_case(utterance: Utterance, _value: float | None = None) -> Utterance:
+    """Lower case with a capital at the start; single letters, and those of `I'm`, stay."""
+    text, is_turkic = utterance.text or "", (utterance.language or "")[:2] in ("tr", "az")
+    if is_turkic or _TURKIC.search(text):
+        first, text = text[:1], text.replace("İ", "i").replace("I", "ı")
+        return utterance.with_text(first + text[1:].lower())
+    words = [
+        word if len(word) == 1 else word[:2] + word[2:].lower() if _I.match(word) else word.lower()
+        for word in text.split()
+    ]
+    joined = " ".join(words)
+    return utterance.with_text(joined[:1].upper() + joined[1:])
 
 
 # The last edit: the first letter may be markup, or a character that becomes a plain one.
-@utterance_check("warning", rank=60, fix=edit_text("sentence_case", _sentence_case, order=2))
-def capitals(utterance: Utterance) -> str | None:
+@manifest_check("warning", rank=60, fix=Edit("sentence_case", _sentence_case, order=2))
+def capitals(manifest: CheckedManifest) -> Iterator[Occurrence]:
     """[transcript is|transcripts are] in capitals: the model would learn typography, not words.
 
     Write [it as you want to read it|them as you want to read them]: Turn left heading one two zero.
     """
-    text = utterance.text or ""
-    return shortened(text) if in_capitals(text) and plain_text(utterance) else None
-
-
-@utterance_check(
-    "warning",
-    rank=140,
-    fix=edit_text("strip_markup", lambda text: " ".join(_REMOVED_MARKUP.sub(" ", text).split())),
-    audit_only=True,
-)
-def markup(utterance: Utterance) -> str | None:
-    """[transcript has|transcripts have] brackets, tags, links or placeholders, which nobody speaks.
-
-    Remove them from [the text|the texts].
-    """
-    text = utterance.text or ""
-    match = _MARKUP.search(text)
-    return f"{match.group()!r} in {shortened(text)}" if match else None
+    no_words = {
+        item.id
+        for kind in ("silence_label", "placeholder", "possible_label")
+        for item, _ in manifest.form.get(kind, ())
+    }
+    for utterance in manifest.utterances:
+        text = utterance.text or ""
+        if in_capitals(text) and utterance.id not in no_words and plain_text(utterance):
+            yield utterance.id, shortened(text)
 
 
 @utterance_check("warning", rank=150, fix=Drop(on_request=True), audit_only=True)
@@ -135,8 +161,13 @@ def mixed_numbers(manifest: CheckedManifest) -> Iterator[Occurrence]:
 
 
 def _plain_characters(text: str) -> str:
-    plain = unicodedata.normalize("NFKC", text.translate(_PLAIN_CHARACTERS))
-    return " ".join(plain.split())
+    plain = [
+        unicodedata.normalize("NFKC", character)
+        if unicodedata.decomposition(character).startswith(_SAME_LETTERS)
+        else character
+        for character in text.translate(_PLAIN_CHARACTERS)
+    ]
+    return clean_text("".join(plain))
 
 
 @manifest_check(

@@ -1,0 +1,40 @@
+"""Names that become parts of paths.
+
+A name that a person chose is refused where it is no safe part of a path. Files that are named after
+data (ids, recordings) have hashes as names instead, so that any data can be read.
+"""
+
+import re
+import unicodedata
+
+MAX_NAME = 80
+# Names of devices on Windows, whatever their ending: a folder with them cannot be copied there.
+_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+_RULE = "letters, digits and - _ . are allowed"
+
+
+def name_problem(name: str) -> str | None:
+    """Why a chosen name cannot be part of a path, as the end of a sentence; None where it can.
+
+    Letters and digits of any script are allowed: they are safe in a path.
+    """
+    if not name:
+        return "is empty"
+    # Letters, digits, and marks: the vowels of Hindi and Thai are marks.
+    if wrong := [c for c in name if c not in "-_." and unicodedata.category(c)[0] not in "LNM"]:
+        return f"has {wrong[0]!r}: {_RULE}"
+    if not unicodedata.is_normalized("NFC", name):
+        return "is not in Unicode's composed form (NFC), which file systems change"
+    if name.startswith(".") or name.endswith("."):
+        return "begins or ends with a dot"
+    if len(name.encode()) > MAX_NAME:
+        return f"has more than {MAX_NAME} bytes"
+    if _DEVICE.fullmatch(name):
+        return "is reserved for a device on Windows"
+    return None
+
+
+def short_label(text: str, default: str) -> str:
+    """What can be kept of a text in a name, for people: something beside it tells names apart."""
+    kept = re.sub(r"[^\w.-]+", "-", text).encode()[:MAX_NAME].decode("utf-8", "ignore")
+    return kept.strip("-.") or default

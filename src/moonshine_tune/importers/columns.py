@@ -1,0 +1,507 @@
+"""Which column of a table has which role: as the user named it, by its name, or by its content.
+
+Content decides where one reading is certain. Where two remain, the import stops and shows both.
+"""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from moonshine_tune.audio.io import AUDIO_ENDINGS
+from moonshine_tune.core.errors import ProblemsError, RequestError
+from moonshine_tune.core.text import quoted
+from moonshine_tune.importers.base import ColumnNames
+from moonshine_tune.importers.times import seconds_of_cell
+
+# Common names of columns, the likeliest first; compared without case, spaces, "_" and "-".
+_NAMES = {
+    "audio": ("audio", "audiofilepath", "audiopath", "audiofile", "audiofilename", "path", "file",
+              "filepath", "filename", "wav", "wavpath", "wavfile", "wavfilename", "recording",
+              "clip"),
+    "text": ("text", "transcript", "transcription", "sentence", "rawtranscription",
+             "normalizedtext", "utterance", "reference", "words", "prompt"),
+    "speaker": ("speaker", "speakerid", "speakername", "clientid", "spk", "spkid", "reader",
+                "readerid", "userid", "user", "who", "voice"),
+    "id": ("id", "uttid", "utteranceid", "uid"),
+    "start": ("start", "starttime", "offset", "begin", "onset", "startms", "startsec"),
+    "end": ("end", "endtime", "stop", "endms", "endsec"),
+    "duration": ("duration", "durationms", "durationsec"),
+    "language": ("language", "locale", "lang"),
+    "split": ("split", "subset"),
+    "session": ("session", "sessionid"),
+}  # fmt: skip
+_KNOWN = frozenset(name for names in _NAMES.values() for name in names)
+# Names of text columns that other fields have too: their content must be words.
+_WEAK_TEXT_NAMES = ("utterance", "reference", "words", "prompt")
+TIMES = ("start", "end", "duration")
+_SAMPLED_ROWS = 1000
+_LANGUAGES = """
+    ar bg bn ca cs da de el en es et fa fi fr gu he hi hr hu hy id is it ja jp ka kk ko kr
+    lt lv mk ml mn mr ms ne nl no pa pl pt ro ru sk sl sq sr sv sw ta te th tl tr uk ur uz
+    vi yue zh cmn eng deu ger fra fre spa ita jpn kor zho rus por english german french
+    spanish italian japanese korean chinese russian portuguese all_zh all_ja all_ko all_yue
+    auto
+"""
+_LANGUAGE_CODES = frozenset(_LANGUAGES.split())
+_PERSON = re.compile(r"spk|speaker|reader|voice|narrator|talker|client", re.IGNORECASE)
+_TEXT_FILE = re.compile(r"\.(txt|lab|trn|json|textgrid|srt|vtt)$", re.IGNORECASE)
+
+
+def simple_name(name: str) -> str:
+    """A name of a column without case, spaces, "_" and "-"."""
+    return "".join(character for character in name.casefold() if character not in " _-")
+
+
+def num_known_names(cells: Sequence[str]) -> int:
+    """Number of cells that are common names of columns."""
+    return sum(simple_name(cell.strip().strip('"')) in _KNOWN for cell in cells)
+
+
+def is_audio_name(cell: object, stems: Collection[str]) -> bool:
+    """Whether a cell names a recording: by its ending, or as one of `stems` (without ending)."""
+    if not isinstance(cell, str):
+        return False
+    name = cell.strip().replace("\\", "/").rpartition("/")[2]
+    stem, dot, ending = name.rpartition(".")
+    if dot and stem and f".{ending.lower()}" in AUDIO_ENDINGS:
+        return True
+    return bool(name) and name in stems
+
+
+def choose_columns(
+    heading: Sequence[str],
+    names: ColumnNames,
+    path: Path,
+    *,
+    want_text: bool,
+    records: Sequence[Mapping[str, Any]] = (),
+    stems: Collection[str] = (),
+) -> dict[str, str]:
+    """Field of the manifest → column: as the user named it, else by common names.
+
+    Args:
+        records: rows of the table, against which names are checked; without any, names decide.
+        stems: names of recordings without their endings.
+
+    Raises:
+        RequestError: a named column does not exist, none is likely for audio (or text), or the
+            content contradicts a name and another column would fit.
+    """
+    by_simple = {simple_name(name): name for name in reversed(heading)}
+    columns: dict[str, str] = {}
+    for field, known in _NAMES.items():
+        named = _named_column(heading, getattr(names, field, None), path)
+        guess = next((by_simple[name] for name in known if name in by_simple), None)
+        if named is not None:
+            columns[field] = named
+        elif guess is not None and guess not in columns.values():
+            columns[field] = guess
+    if by_simple.keys() >= {"onset", "offset"} and columns.get("start") == by_simple["offset"]:
+        columns |= {"start": by_simple["onset"], "end": by_simple["offset"]}
+    profiles = _profiles(heading, records, stems)
+    for field in ("audio", "text") if want_text else ("audio",):
+        if field not in columns:
+            raise RequestError(
+                f"no column looks like {field}; the columns are: {', '.join(heading)}",
+                where=path,
+                hint=_naming_hint(field, columns, profiles),
+            )
+    _check_content(columns, names, path, profiles, want_text=want_text)
+    return columns
+
+
+def other_texts(columns: Mapping[str, str], heading: Sequence[str]) -> list[str]:
+    """A sentence on each column that is called like a transcript and is not the one."""
+    return [
+        f"column {name!r} is kept as a field; if it is the transcript: --text-column "
+        + quoted(name)
+        for name in heading
+        if simple_name(name) in _NAMES["text"] and name not in columns.values()
+    ]
+
+
+def _named_column(heading: Sequence[str], name: str | None, path: Path) -> str | None:
+    """The column that the user named, by its name or its number."""
+    if name is None or name in heading:
+        return name
+    if name.isdecimal() and 1 <= int(name) <= len(heading):
+        return heading[int(name) - 1]
+    raise RequestError(
+        f"no column is called {name!r}", where=path, hint=f"its columns: {', '.join(heading)}"
+    )
+
+
+# --- content
+
+
+@dataclass(frozen=True)
+class _Profile:
+    """What the cells of a column are, in a sample of the rows."""
+
+    values: tuple[Any, ...]
+    num_files: int
+    num_audio: int
+    num_times: int
+    num_phrases: int
+
+    @property
+    def distinct(self) -> int:
+        return len({str(value) for value in self.values})
+
+    @property
+    def repeats(self) -> bool:
+        """Whether few values repeat: a speaker, a tag, or prompts that many people read."""
+        return 2 * self.distinct <= len(self.values) and len(self.values) > 1
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the cells have endings of recordings."""
+        return self.num_files > 0.8 * len(self.values) > 0
+
+    @property
+    def is_audio(self) -> bool:
+        """Whether the cells name recordings, with endings or without."""
+        return self.num_audio > 0.8 * len(self.values) > 0
+
+    @property
+    def is_time(self) -> bool:
+        return self.num_times == len(self.values) > 0
+
+    @property
+    def is_integer(self) -> bool:
+        return bool(self.values) and all(str(value).strip().isdecimal() for value in self.values)
+
+    @property
+    def is_language(self) -> bool:
+        codes = {str(value).strip().casefold() for value in self.values}
+        return 0 < len(codes) <= 8 and all(
+            code in _LANGUAGE_CODES or re.split("[-_]", code)[0] in _LANGUAGE_CODES
+            for code in codes
+        )
+
+    @property
+    def is_phrases(self) -> bool:
+        """Whether most cells have several words, or a script without spaces."""
+        return 2 * self.num_phrases > len(self.values) and not self.is_file
+
+    def shown(self) -> str:
+        """The first values, for a message."""
+        values = list(dict.fromkeys(str(value).strip() for value in self.values))
+        cut = [value if len(value) <= 40 else value[:37] + "…" for value in values[:3]]
+        return ", ".join(repr(value) for value in cut)
+
+
+def _profiles(
+    heading: Sequence[str], records: Sequence[Mapping[str, Any]], stems: Collection[str]
+) -> dict[str, _Profile]:
+    sample = records[:: max(1, len(records) // _SAMPLED_ROWS)]
+    return {name: _profile([record.get(name) for record in sample], stems) for name in heading}
+
+
+def _profile(cells: Sequence[Any], stems: Collection[str]) -> _Profile:
+    values = tuple(cell for cell in cells if cell is not None and str(cell).strip())
+    return _Profile(
+        values,
+        sum(is_audio_name(value, ()) for value in values),
+        sum(is_audio_name(value, stems) for value in values),
+        sum(seconds_of_cell(value) is not None for value in values),
+        sum(_is_phrase(value) for value in values),
+    )
+
+
+def _is_phrase(value: object) -> bool:
+    """Whether a cell has two words or more, or some characters of a script without spaces."""
+    if not isinstance(value, str) or seconds_of_cell(value) is not None:
+        return False
+    words = [word for word in value.split() if any(map(str.isalpha, word))]
+    return len(words) >= 2 or (
+        not value.isascii() and sum(character >= "\u0e00" for character in value) >= 2
+    )
+
+
+def _naming_hint(field: str, columns: Mapping[str, str], profiles: Mapping[str, _Profile]) -> str:
+    """The flags that name the columns that fit by content, or how to name one."""
+    free = [name for name in profiles if name not in columns.values() and len(profiles) > 1]
+    fits = {
+        "audio": [name for name in free if profiles[name].is_audio],
+        "text": [name for name in free if profiles[name].is_phrases],
+    }
+    proposal = fits[field][0] if len(fits[field]) == 1 else "NAME"
+    hint = f"name it with --{field}-column {quoted(proposal)}"
+    if field == "audio" and "text" not in columns and len(fits["text"]) == 1:
+        hint += f" --text-column {quoted(fits['text'][0])}"
+    return hint + (", or import without texts: --no-text" if field == "text" else "")
+
+
+def _check_content(
+    columns: dict[str, str],
+    names: ColumnNames,
+    path: Path,
+    profiles: Mapping[str, _Profile],
+    *,
+    want_text: bool,
+) -> None:
+    """Compare what names promise with what the columns hold.
+
+    A recording column that names no recording gives way to the only one that does. Texts that are
+    no words are refused where another column has words.
+    """
+    free = {name: profile for name, profile in profiles.items() if name not in columns.values()}
+    audio = profiles[columns["audio"]]
+    if names.audio is None and audio.values and not audio.num_audio:
+        others = [name for name, profile in free.items() if profile.is_audio]
+        if len(others) == 1:
+            columns["audio"] = others[0]
+        elif others:
+            _refuse_readings(path, f"column {columns['audio']!r} names no recordings", "audio",
+                             {name: free[name] for name in others})  # fmt: skip
+    for field in ("audio", "text", "speaker"):
+        same = {
+            name: profile
+            for name, profile in profiles.items()
+            if field in columns and simple_name(name) == simple_name(columns[field])
+        }
+        if len(same) > 1 and getattr(names, field) is None:
+            _refuse_readings(path, "columns of the same name", field, same)
+    if want_text and names.text is None:
+        _check_text(columns["text"], path, profiles, free)
+    if "start" not in columns and profiles[columns["audio"]].repeats:
+        _refuse_unnamed_times(path, free)
+
+
+def _check_text(
+    column: str, path: Path, profiles: Mapping[str, _Profile], free: Mapping[str, _Profile]
+) -> None:
+    """Refuse a text column, chosen by its name, whose content is something else."""
+    text = profiles[column]
+    if text.values and all(_TEXT_FILE.search(str(value).strip()) for value in text.values):
+        raise RequestError(
+            f"column {column!r} has names of files ({text.shown()}), not transcripts",
+            where=path,
+            hint="put the transcripts themselves into the table, or name another column with "
+            "--text-column NAME",
+        )
+    is_weak = simple_name(column) in _WEAK_TEXT_NAMES
+    others = {name: profile for name, profile in free.items() if profile.is_phrases}
+    if text.values and not text.is_phrases and others and (is_weak or text.is_time):
+        _refuse_readings(path, "more than one column may be the transcript", "text",
+                         {column: text} | others)  # fmt: skip
+
+
+def _refuse_readings(
+    path: Path, title: str, field: str, candidates: Mapping[str, _Profile]
+) -> None:
+    raise ProblemsError(
+        f"{path}: {title}",
+        [
+            f"--{field}-column {quoted(name)}: {profile.shown()}"
+            for name, profile in candidates.items()
+        ],
+        hint="run again with one of these options",
+    )
+
+
+def _refuse_unnamed_times(path: Path, free: Mapping[str, _Profile]) -> None:
+    """Refuse several rows of one recording beside two columns that look like start and end."""
+    times = [name for name, profile in free.items() if profile.is_time]
+    for first, second in pairwise(times):
+        starts, ends = (
+            [seconds_of_cell(value) for value in free[name].values] for name in (first, second)
+        )
+        if (
+            len(starts) == len(ends)
+            and not free[second].repeats
+            and all(
+                start is not None and end is not None and start < end
+                for start, end in zip(starts, ends, strict=True)
+            )
+        ):
+            raise RequestError(
+                f"the same recording has several rows, and columns {first!r} and {second!r} look "
+                "like the times of a span, but their names do not say so",
+                where=path,
+                hint=f"call them start and end in the heading, if {second!r} is an end; start and "
+                "duration, if it is a length",
+            )
+
+
+# --- tables without a heading
+
+
+def columns_by_content(
+    heading: Sequence[str],
+    names: ColumnNames,
+    path: Path,
+    *,
+    want_text: bool,
+    records: Sequence[Mapping[str, Any]],
+    stems: Collection[str],
+) -> dict[str, str]:
+    """Field of the manifest → column of a table without a heading, whose columns are numbers.
+
+    Raises:
+        RequestError: a named column does not exist, or no column names recordings.
+        ProblemsError: two readings remain; each is shown with the options to type.
+    """
+    columns = {
+        field: column
+        for field in ("audio", "text", "speaker")
+        if (column := _named_column(heading, getattr(names, field), path)) is not None
+    }
+    decide_labels = want_text and not columns
+    profiles = _profiles(heading, records, stems)
+    if "audio" not in columns:
+        columns["audio"] = _audio_by_content(path, columns, profiles)
+    _refuse_times(path, columns, profiles)
+    if want_text and "text" not in columns:
+        columns["text"] = _text_by_content(path, columns, profiles)
+    if decide_labels:
+        columns |= _labels_by_content(path, columns, profiles, records)
+    return {field: columns[field] for field in _NAMES if field in columns}
+
+
+def _audio_by_content(
+    path: Path, columns: Mapping[str, str], profiles: Mapping[str, _Profile]
+) -> str:
+    free = {name: profile for name, profile in profiles.items() if name not in columns.values()}
+    fits = [name for name, profile in free.items() if profile.is_file]
+    fits = fits or [name for name, profile in free.items() if profile.is_audio]
+    if len(fits) == 1 or (fits and len({free[name].values for name in fits}) == 1):
+        return fits[0]
+    if fits:
+        _refuse_readings(path, "no heading, and more than one column names recordings", "audio",
+                         {name: free[name] for name in fits})  # fmt: skip
+    raise RequestError(
+        "no heading, and no column names recordings; the first line is: "
+        + ", ".join(str(profile.values[0]) for profile in profiles.values() if profile.values),
+        where=path,
+        hint="name the columns by their numbers: --audio-column 1 --text-column 2",
+    )
+
+
+def _refuse_times(path: Path, columns: Mapping[str, str], profiles: Mapping[str, _Profile]) -> None:
+    """Refuse a table of spans: without a heading, nothing tells an end from a length."""
+    times = [
+        name
+        for name, profile in profiles.items()
+        if name not in columns.values() and profile.is_time and not profile.is_integer
+    ]
+    if times and (len(times) > 1 or profiles[columns["audio"]].repeats):
+        shown = "; ".join(f"column {name}: {profiles[name].shown()}" for name in times)
+        raise RequestError(
+            f"no heading, and numbers that may be times of spans ({shown})",
+            where=path,
+            hint="add a first line with the names of the columns, such as file, start, end "
+            "(or duration), text, speaker",
+        )
+
+
+def _text_by_content(
+    path: Path, columns: Mapping[str, str], profiles: Mapping[str, _Profile]
+) -> str:
+    """The only column of different phrases; or the only other column, if no value repeats."""
+    free = {
+        name: profile
+        for name, profile in profiles.items()
+        if name not in columns.values() and profile.values
+    }
+    phrases = {name: profile for name, profile in free.items() if profile.is_phrases}
+    different = {name: profile for name, profile in phrases.items() if not profile.repeats}
+    if different and len({profile.values for profile in different.values()}) == 1:
+        return next(iter(different))
+    words = {
+        name: profile
+        for name, profile in free.items()
+        if not profile.is_time and not profile.is_language and not profile.is_file
+    }
+    if not different and len(free) == 1 and _are_different_words(*free.values()):
+        return next(iter(free))
+    candidates = different or words or free
+    readings = [
+        f"--audio-column {columns['audio']} --text-column {name}: the texts are {profile.shown()}"
+        for name, profile in candidates.items()
+    ]
+    without_text = f"--audio-column {columns['audio']} --no-text: there are no transcripts"
+    raise ProblemsError(
+        f"{path}: no heading, and "
+        + ("more than one column" if len(candidates) > 1 else "no column surely")
+        + " has the transcripts",
+        readings if different else [*readings, without_text],
+        hint="run again with one of these lines"
+        + (", and --speaker-column NUMBER for the speakers" if len(free) > 1 else ""),
+    )
+
+
+def _are_different_words(profile: _Profile) -> bool:
+    """Whether no value repeats, and none is a number or a code."""
+    return profile.distinct == len(profile.values) and not any(
+        character.isdigit() for value in profile.values for character in str(value)
+    )
+
+
+def _labels_by_content(
+    path: Path,
+    columns: Mapping[str, str],
+    profiles: Mapping[str, _Profile],
+    records: Sequence[Mapping[str, Any]],
+) -> dict[str, str]:
+    """Speaker and language of a table without a heading; other columns stay fields.
+
+    Raises:
+        ProblemsError: a column of few values may be the speaker or a tag.
+    """
+    free = {name: profile for name, profile in profiles.items() if name not in columns.values()}
+    labels = {
+        name: profile
+        for name, profile in free.items()
+        if (profile.repeats or (len(records) < 4 and not profile.is_phrases))
+        and (profile.is_integer or not profile.is_time)
+        and profile.values
+        and not profile.is_file
+    }
+    speakers = [
+        name
+        for name, profile in labels.items()
+        if profile.repeats
+        and (
+            all(_PERSON.search(str(value)) for value in profile.values)
+            or _is_in_paths(name, columns["audio"], records)
+        )
+    ]
+    if len(speakers) == 1:
+        labels = {name: profile for name, profile in labels.items() if profile.is_language}
+    languages = [
+        name for name, profile in labels.items() if profile.is_language and name not in speakers
+    ]
+    result = {"speaker": speakers[0]} if len(speakers) == 1 else {}
+    if len(languages) == 1:
+        result["language"] = languages[0]
+    unclear = {
+        name: profile for name, profile in labels.items()
+        if name not in languages and name not in result.values()
+    }  # fmt: skip
+    if unclear:
+        known = f"--audio-column {columns['audio']} --text-column {columns['text']}"
+        readings = [
+            f"{known} --speaker-column {name}: the speakers are {profile.shown()}"
+            for name, profile in unclear.items()
+        ]
+        raise ProblemsError(
+            f"{path}: no heading, and a column of few values may be the speaker or a tag",
+            [*readings, f"{known}: no column is the speaker; they are kept as fields"],
+            hint="run again with one of these lines",
+        )
+    return result
+
+
+def _is_in_paths(column: str, audio: str, records: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a value is a folder of its row's recording, or a part of the recording's name."""
+    sample = records[:: max(1, len(records) // _SAMPLED_ROWS)]
+    for record in sample:
+        parts = re.split(r"[\\/_.\- ]", str(record.get(audio, "")).casefold())
+        if str(record.get(column, "")).strip().casefold() not in parts:
+            return False
+    return True

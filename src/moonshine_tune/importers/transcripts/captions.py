@@ -1,0 +1,115 @@
+"""Captions: SubRip, WebVTT, SBV, ASS, TTML and SAMI. pysubs2 reads them.
+
+Rolling captions, as YouTube writes them, show each phrase twice: as the new line, and again above
+the next one. It is spoken once.
+"""
+
+import re
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pysubs2
+
+from moonshine_tune.core.errors import RequestError
+from moonshine_tune.importers.transcripts.cue import (
+    Cue,
+    TranscriptFile,
+    spoken_transcript,
+)
+
+_VOICE = re.compile(r"<v(?:\.[^ >]*)?\s+([^>]+)>")
+_INNER_TIME = re.compile(r"<(?:\d+:)?\d+:\d\d[.,]\d+>")
+_TAG = re.compile(r"<[^>]*>|\{\\[^}]*\}")
+_SEPARATOR = "\u2063"
+_SBV_TIMES = re.compile(r"^(\d+:\d\d:\d\d[.,]\d{1,3}),(\d+:\d\d:\d\d[.,]\d{1,3})\s*$", re.MULTILINE)
+# How many cues continue the one before in rolling captions: two where most cues repeat something,
+# else three, and this share. And how close they follow.
+_FEWEST_OF_MOST, _MOST, _FEWEST_OF_MANY, _MANY, _ROLLING_GAP_S = 2, 0.5, 3, 0.3, 1.0
+
+
+def is_sbv(content: str) -> bool:
+    """Whether the text begins as YouTube's SBV: `0:00:01.000,0:00:03.000`."""
+    return _SBV_TIMES.match(content.lstrip()) is not None
+
+
+def captions(file: Path, content: str, name: str) -> TranscriptFile:
+    """The cues of captions.
+
+    Args:
+        name: the format, as pysubs2 names it, or `sbv`.
+
+    Raises:
+        RequestError: not such captions.
+    """
+    if name == "sbv":
+        content = _SBV_TIMES.sub(lambda match: f"\n0\n{match[1]} --> {match[2]}", content)
+        name = "srt"
+    # Two times within a text, as YouTube writes them, are times of a cue to pysubs2, and it
+    # drops the tags in which WebVTT names voices.
+    content = _INNER_TIME.sub("", content)
+    content = _VOICE.sub(lambda match: f"{_SEPARATOR}{match.group(1).strip()}{_SEPARATOR}", content)
+    try:
+        events = pysubs2.SSAFile.from_string(content, format_=name).events
+    except (pysubs2.exceptions.Pysubs2Error, ValueError, SyntaxError) as error:
+        raise RequestError(
+            f"cannot be read as cues ({error or type(error).__name__})",
+            where=file,
+            hint="save it again as SubRip (.srt) or WebVTT (.vtt)",
+        ) from error
+    cues = []
+    for number, event in enumerate(events, start=1):
+        if event.is_comment:
+            continue
+        _, mark, rest = event.plaintext.partition(_SEPARATOR)
+        speaker, _, text = rest.partition(_SEPARATOR) if mark else ("", "", event.plaintext)
+        text = _TAG.sub("", text).replace(_SEPARATOR, " ")
+        cues.append(
+            Cue(number, event.start / 1000, event.end / 1000, text, speaker or event.name or None)
+        )
+    return unrolled_transcript(file, cues)
+
+
+def unrolled_transcript(file: Path, cues: list[Cue]) -> TranscriptFile:
+    """The transcript of cues, without silence and without the repetitions of rolling captions."""
+    transcript = spoken_transcript(file, cues)
+    unrolled, repeated = _without_repetitions(list(transcript.cues))
+    if not repeated:
+        return transcript
+    remark = "rolling captions: a phrase that repeats the end of the cue before is left out"
+    return replace(transcript, cues=tuple(unrolled), remarks=(*transcript.remarks, remark))
+
+
+def _without_repetitions(cues: list[Cue]) -> tuple[list[Cue], int]:
+    """The cues of rolling captions, each phrase once; and how many cues repeated one.
+
+    Captions roll if many cues begin with the end of the cue before and go on. A cue that only
+    equals the one before it is left as it is elsewhere: `yes`, `yes` may be spoken twice.
+    """
+    overlaps = [0, *(_overlap(before, after) for before, after in pairwise(cues))][: len(cues)]
+    continued = sum(
+        0 < overlap < len(cue.text.split()) for cue, overlap in zip(cues, overlaps, strict=True)
+    )
+    pairs, repeating = len(cues) - 1, sum(map(bool, overlaps))
+    is_most = continued >= _FEWEST_OF_MOST and repeating >= _MOST * pairs
+    if not is_most and continued < max(_FEWEST_OF_MANY, _MANY * pairs):
+        return cues, 0
+    kept = []
+    for cue, overlap in zip(cues, overlaps, strict=True):
+        if text := " ".join(cue.text.split()[overlap:]):
+            kept.append(Cue(cue.number, cue.start, cue.end, text, cue.speaker))
+    return kept, repeating
+
+
+def _overlap(before: Cue, after: Cue) -> int:
+    """Number of words at the start of a cue that end the cue before it; 0 after a pause.
+
+    One word is no phrase, unless it is the whole cue.
+    """
+    first, second = before.text.split(), after.text.split()
+    if before.end is not None and after.start > before.end + _ROLLING_GAP_S:
+        return 0
+    for size in range(min(len(first), len(second)), 0, -1):
+        if first[-size:] == second[:size] and (size > 1 or size == len(first)):
+            return size
+    return 0
