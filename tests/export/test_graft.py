@@ -8,16 +8,23 @@ import numpy.typing as npt
 import pytest
 from safetensors.numpy import load_file
 
+from moonshine_tune.audio.io import load_audio
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.files import sha256_of
 from moonshine_tune.export.graft import graft
+from moonshine_tune.export.parity.stages import open_graphs
 from moonshine_tune.registry.resolve import ResolvedModel
 from moonshine_tune.registry.wheel import WheelAssets
 from moonshine_tune.runtime.layout import STREAMING_FILES, RuntimeLayout, read_layout
 from moonshine_tune.runtime.ort_file import OrtFile
-from moonshine_tune.runtime.quantized import quantized_tensors
+from moonshine_tune.runtime.quantized import (
+    quantized_tensors,
+    takes_channel_scales,
+    with_channel_scales,
+)
 from moonshine_tune.runtime.rebuild import rebuild_checkpoint
 from moonshine_tune.runtime.tokenizer import read_pieces
+from moonshine_tune.runtime.transcriber import RuntimeTranscriber
 
 pytestmark = pytest.mark.real_model
 
@@ -25,6 +32,7 @@ Floats = npt.NDArray[np.float32]
 Weights = dict[str, Floats]
 
 _FC1 = "model.decoder.layers.3.mlp.fc1.weight"
+_ENCODER_FC2 = "model.encoder.layers.2.mlp.fc2.weight"
 _ENCODER_QUERY = "model.encoder.layers.1.self_attn.q_proj.weight"
 
 
@@ -93,7 +101,7 @@ def test_weights_that_are_rewritten_unchanged_give_the_same_bytes(
     """The same, through the quantizer: a difference below 32-bit rounding changes no byte."""
     base = {_FC1: _off_the_grid(weights[_FC1])}
     nudged = np.nextafter(base[_FC1], np.float32(np.inf))
-    report = graft(layout, base, {_FC1: nudged}, tmp_path)
+    report = graft(layout, base, {_FC1: nudged}, tmp_path, scales="tensor")
     assert report.changed == 1
     for name in layout.files:
         assert filecmp.cmp(layout.folder / name, tmp_path / name, shallow=False)
@@ -108,7 +116,7 @@ def test_one_changed_matrix_changes_one_file(
 ) -> None:
     base = _linear(weights)
     merged = base | {name: _adapted(base[name])}
-    report = graft(layout, base, merged, tmp_path)
+    report = graft(layout, base, merged, tmp_path, scales="tensor")
     assert (report.changed, report.changed_files) == (1, (file,))
     assert 0.4 < report.worst_step_error < 1.01
     others = [path for path in layout.files if path != file]
@@ -138,17 +146,77 @@ def test_one_changed_matrix_changes_one_file(
     assert set(np.flatnonzero(old_bytes != new_bytes).tolist()) <= touched
 
 
+@pytest.mark.parametrize("name", [_FC1, _ENCODER_QUERY, _ENCODER_FC2])
+def test_each_output_channel_gets_a_scale(
+    layout: RuntimeLayout, weights: Weights, tmp_path: Path, name: str
+) -> None:
+    """Read back by hand: stored [in, out], a scale and a zero point for each column."""
+    base = _linear(weights)
+    wanted = _adapted(base[name])
+    wanted[3] *= 0.05
+    report = graft(layout, base, base | {name: wanted}, tmp_path)
+    (changed,) = report.changed_files
+    before, after = OrtFile.read(layout.folder / changed), OrtFile.read(tmp_path / changed)
+    (new,) = [tensor for tensor in quantized_tensors(after) if tensor.scale.shape]
+    scale = after.array(new.scale).astype(np.float64)
+    zero = after.array(new.zero_point).astype(np.float64)
+    assert scale.shape == zero.shape == (len(wanted),)
+    stored = (after.array(new.values).astype(np.float64) - zero) * scale
+    assert np.all(np.abs(stored.T - wanted) <= 0.51 * scale[:, None])
+    assert report.worst_step_error <= 0.51
+    # A row of small values keeps them, which one scale for the matrix does not.
+    assert np.abs(stored.T[3] - wanted[3]).max() < 0.1 * _step(wanted)
+    # The file grew at its end. Before that, only this matrix and a few offsets differ.
+    old_bytes = np.frombuffer(before.data, np.uint8)
+    new_bytes = np.frombuffer(after.data, np.uint8)[: len(old_bytes)]
+    away = np.flatnonzero(old_bytes != new_bytes)
+    inside = (away >= new.values.offset) & (away < new.values.offset + new.values.size)
+    assert np.count_nonzero(~inside) <= 64
+    assert 0 < len(after.data) - len(old_bytes) < 5 * len(wanted) + 256
+    assert [t.name for t in quantized_tensors(after)] == [t.name for t in quantized_tensors(before)]
+
+
+def test_the_runtime_computes_with_the_scales_of_the_channels(
+    layout: RuntimeLayout, wheel_assets: WheelAssets, tmp_path: Path
+) -> None:
+    """The base's own values with its one scale written once for each channel: the same answers."""
+    for name in layout.files:
+        source = layout.folder / name
+        if name.endswith(".ort"):
+            file = OrtFile.read(source)
+            coarse = [t for t in quantized_tensors(file) if t.name in takes_channel_scales(file)]
+            assert len(coarse) == {"encoder_model.ort": 36, "decoder_model_merged.ort": 61}[name]
+            wider = with_channel_scales(file, coarse)
+            assert sum(bool(t.scale.shape) for t in quantized_tensors(wider)) == len(coarse)
+            (tmp_path / name).write_bytes(wider.data)
+        else:
+            (tmp_path / name).write_bytes(source.read_bytes())
+    clip = load_audio(wheel_assets.beckett)[:48_000]
+    feeds = {"input_values": clip[None], "attention_mask": np.ones((1, len(clip)), np.int64)}
+    old, new = (
+        open_graphs(read_layout(folder)).run("encoder_model.ort", feeds)[0]
+        for folder in (layout.folder, tmp_path)
+    )
+    assert np.array_equal(old, new)
+    # The version of the runtime that is installed loads them, with the onnxruntime inside of it.
+    with RuntimeTranscriber(layout.folder) as runtime:
+        expected = runtime.transcribe([clip])
+    with RuntimeTranscriber(tmp_path) as runtime:
+        assert runtime.transcribe([clip]) == expected != [""]
+
+
 def test_a_float_base_is_rounded_to_the_nearest_step(
     layout: RuntimeLayout, weights: Weights, tmp_path: Path
 ) -> None:
     base = {_FC1: _off_the_grid(weights[_FC1])}
-    report = graft(layout, base, {_FC1: _adapted(base[_FC1])}, tmp_path)
+    report = graft(layout, base, {_FC1: _adapted(base[_FC1])}, tmp_path, scales="tensor")
     assert report.changed_files == ("decoder_model_merged.ort",)
     assert 0.4 < report.worst_step_error < 0.51
 
 
+@pytest.mark.parametrize("scales", ["channel", "tensor"])
 def test_changes_below_half_a_step_are_not_lost(
-    layout: RuntimeLayout, weights: Weights, tmp_path: Path
+    layout: RuntimeLayout, weights: Weights, tmp_path: Path, scales: str
 ) -> None:
     """A rebuilt base lies on the grid, and a small adapter would round away as a whole.
 
@@ -162,7 +230,7 @@ def test_changes_below_half_a_step_are_not_lost(
     wanted[(base == base.max()) | (base == base.min())] = 0
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        report = graft(layout, {_FC1: base}, {_FC1: base + wanted}, tmp_path / name)
+        report = graft(layout, {_FC1: base}, {_FC1: base + wanted}, tmp_path / name, scales=scales)
     assert report.worst_step_error <= 1.01
     stored = _read_back(tmp_path / "one", base)
     slope = float(np.sum((stored - base) * wanted) / np.sum(wanted * wanted))

@@ -63,7 +63,13 @@ def test_the_readme_has_the_recorded_versions_paths_and_settings(packed: Path) -
 @pytest.mark.parametrize(
     ("export", "score", "expected"),
     [
-        ({}, {}, ["--adapter run", "export --run run --model streaming-tiny --out runtime"]),
+        (
+            {"scales": "channel"},
+            {},
+            ["--adapter run", "export --run run --model streaming-tiny --out runtime"],
+        ),
+        # Written before there were scales for each channel.
+        ({}, {}, ["export --run run --model streaming-tiny --scales tensor --out runtime"]),
         (
             {"method": "trace", "quantize": "none"},
             {"backend": "runtime"},

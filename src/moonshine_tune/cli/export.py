@@ -22,6 +22,11 @@ class _Method(StrEnum):
     trace = "trace"
 
 
+class _Scales(StrEnum):
+    channel = "channel"
+    tensor = "tensor"
+
+
 class _Scheme(StrEnum):
     int8 = "int8"
     none = "none"
@@ -61,6 +66,13 @@ def export(
             "none: faster, less accurate; or a manifest."
         ),
     ] = "auto",
+    scales: Annotated[
+        _Scales,
+        Option(
+            help="Graft: one scale for each output channel of an adapted matrix, or for the "
+            "matrix as in the base's files: less accurate, the same size to the byte."
+        ),
+    ] = _Scales.channel,
     quantize: Annotated[
         _Scheme, Option(help="Trace: 8-bit weights and activations (int8), or floats (none).")
     ] = _Scheme.int8,
@@ -82,6 +94,7 @@ def export(
         method=method.value,
         calibrate=calibrate,
         quantize=quantize.value,
+        scales=scales.value,
     )
     result = run_export(request, out, TerminalProgress())
     show(_summary(result), result.to_json(), as_json=as_json)

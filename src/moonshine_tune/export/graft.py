@@ -1,13 +1,14 @@
 """Export by grafting: patch a copy of the runtime's own files with the adapted tensors.
 
 Every weight of the runtime's graphs has a fixed offset, so an adapted model of the same shape
-needs no new graphs: the new tensor is quantized in the scheme of the file and replaces the old
-one. `matching` finds the stored tensor by its content.
+needs no new graphs: the new tensor is quantized and replaces the old one. `matching` finds the
+stored tensor by its content. v1 files have one scale a matrix, which is coarse: an adapted matrix
+gets one for each output channel, appended to the file.
 """
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,18 @@ from moonshine_tune.export.matching import MATRIX_THREADS, Match, find_matches, 
 from moonshine_tune.export.rounding import compensated_levels
 from moonshine_tune.runtime.layout import RuntimeLayout
 from moonshine_tune.runtime.ort_file import OrtFile
-from moonshine_tune.runtime.quantized import Doubles, Floats, QuantizedTensor
+from moonshine_tune.runtime.quantized import (
+    Doubles,
+    Floats,
+    QuantizedTensor,
+    quantized_tensors,
+    takes_channel_scales,
+    with_channel_scales,
+)
+
+CHANNEL, TENSOR = "channel", "tensor"
+SCALES = (CHANNEL, TENSOR)
+"""How many scales an adapted matrix has: one for each output channel, or as in the base's file."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +64,7 @@ def graft(
     *,
     others: Mapping[str, Floats] | None = None,
     moments: Mapping[str, Doubles] | None = None,
+    scales: str = CHANNEL,
 ) -> GraftReport:
     """Fill the folder `out` (existing, empty) with the base runtime files, adapted.
 
@@ -61,6 +74,8 @@ def graft(
         others: further tensors of the base, to tell equal ones apart.
         moments: second moments of a matrix's inputs, [in, in], by name. Where given, the rounding
             errors of a row are compensated, so that they cancel in the output.
+        scales: "channel": adapted matrices with one scale get one for each output channel, at
+            five bytes each; "tensor": they keep the scheme of the file, and its size.
 
     Raises:
         ProblemsError: tensors that no stored one matches, or that match several; lists them.
@@ -78,6 +93,8 @@ def graft(
         file = OrtFile.read(source)
         matches = find_matches(file, base, others)
         matched |= {match.key for match in matches}
+        if scales == CHANNEL:
+            file, matches = _with_channel_scales(file, matches, base, merged)
         patched = file.copy()
         write = partial(_write, base=base, merged=merged, moments=moments or {}, file=file,
                         patched=patched)  # fmt: skip
@@ -106,6 +123,38 @@ def graft(
     )
 
 
+def _with_channel_scales(
+    file: OrtFile,
+    matches: list[Match],
+    base: Mapping[str, Floats],
+    merged: Mapping[str, Floats],
+) -> tuple[OrtFile, list[Match]]:
+    """The file with a scale for each output channel of the changed matrices, and its matches."""
+    suitable = takes_channel_scales(file)
+    coarse = {
+        match.tensor.name: match.tensor
+        for match in matches
+        if isinstance(match.tensor, QuantizedTensor)
+        and match.tensor.axis is None
+        and match.tensor.name in suitable
+        and _is_changed(match.key, base, merged)
+    }
+    wider = with_channel_scales(file, coarse.values())
+    tensors = {tensor.name: tensor for tensor in quantized_tensors(wider)}
+    # The other tensors are where they were: the file only grew.
+    return wider, [
+        replace(match, tensor=tensors[match.tensor.name], is_new_grid=True)
+        if match.tensor.name in coarse
+        else match
+        for match in matches
+    ]
+
+
+def _is_changed(key: str, base: Mapping[str, Floats], merged: Mapping[str, Floats]) -> bool:
+    after = merged.get(key)
+    return after is not None and not np.array_equal(base[key], after)
+
+
 def lies_on_grid(layout: RuntimeLayout, some: Mapping[str, Floats]) -> bool:
     """Whether a base's tensors are exactly the stored values, as those of a rebuilt base are.
 
@@ -131,9 +180,9 @@ def _write(
     patched: OrtFile,
 ) -> float | None:
     """Write one tensor into `patched`; its step error, or None where training did not change it."""
-    before, after = base[match.key], merged.get(match.key)
-    if after is None or np.array_equal(before, after):
+    if not _is_changed(match.key, base, merged):
         return None
+    before, after = base[match.key], merged[match.key]
     wanted = match.to_file(after)
     patched.write(_changes(match, before, after, wanted, file, moments.get(match.key)))
     return _step_error(match, wanted, patched)
@@ -152,8 +201,9 @@ def _changes(
     if not isinstance(tensor, QuantizedTensor):
         return tensor.requantize(wanted, file)
     if moments is None or merged.ndim != 2:
-        # A base that was rebuilt from these files lies on their grid.
-        dither = tensor.holds_exactly(match.view(base), file)
+        # A base that was rebuilt from these files lies on their grid. On a grid of its own, the
+        # change of an adapter is not lost: base values lie anywhere between two levels.
+        dither = not match.is_new_grid and tensor.holds_exactly(match.view(base), file)
         return tensor.requantize(wanted, file, dither=dither)
     grid = tensor.fitting_grid(wanted, file)
     if match.form != "transposed":

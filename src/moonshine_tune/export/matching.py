@@ -43,12 +43,15 @@ TIED = frozenset({"model.decoder.embed_tokens.weight", "proj_out.weight"})
 class Match:
     """A stored tensor and the checkpoint's tensor that it holds.
 
-    `form` says how it is stored: "plain", "transposed" or "plus-one".
+    Attributes:
+        form: how it is stored: "plain", "transposed" or "plus-one".
+        is_new_grid: whether the scales will be new, other than those that the base was stored with.
     """
 
     tensor: StoredTensor
     key: str
     form: str
+    is_new_grid: bool = False
 
     def view(self, weights: Floats) -> Floats:
         """A checkpoint's tensor in the shape that it has in the file; copied only if necessary."""

@@ -16,7 +16,7 @@ from moonshine_tune.core.provenance import versions
 from moonshine_tune.core.scratch import refuse_existing
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.export.calibration import AUTO, NONE, Rounding, choose_rounding, missing_clips
-from moonshine_tune.export.graft import GraftReport, graft
+from moonshine_tune.export.graft import CHANNEL, SCALES, GraftReport, graft
 from moonshine_tune.export.graphs import build_graphs
 from moonshine_tune.export.graphs.builder import require_onnx
 from moonshine_tune.export.parity.gate import DEFAULT_BOUND, check_parity, parity_utterances
@@ -54,6 +54,8 @@ class ExportRequest:
         calibrate: calibration clips for the rounding of a graft: "auto" takes the run's own where
             they help, "none" rounds without, a path names a manifest.
         quantize: scheme of new graphs: "int8" or "none".
+        scales: of a graft: "channel" gives each output channel of an adapted matrix a scale;
+            "tensor" keeps the scheme and size of the base's files.
     """
 
     run: Path | None = None
@@ -66,6 +68,7 @@ class ExportRequest:
     method: str = "graft"
     calibrate: str | Path = AUTO
     quantize: str = "int8"
+    scales: str = CHANNEL
 
 
 @holds_out(lambda request, out, progress: out)
@@ -100,14 +103,17 @@ def export(request: ExportRequest, out: Path, progress: Progress) -> ExportRecor
         elif has_adapter(opened.model):
             rounding = choose_rounding(request.calibrate, request.run, opened, layout, progress)
             progress.say(f"rounding: {rounding.reason}")
-            report = graft_adapter(opened, layout, scratch, moments=rounding.moments)
+            report = graft_adapter(
+                opened, layout, scratch, moments=rounding.moments, scales=request.scales
+            )
         else:
-            report = _graft_checkpoint(subject, layout, scratch)
+            report = _graft_checkpoint(subject, layout, scratch, request.scales)
         seconds = time.monotonic() - start_time
         record = ExportRecord(
             runtime_dir=str(out),
             method=request.method,
             quantize=request.quantize if layout is None else None,
+            scales=request.scales if layout is not None else None,
             calibrated=rounding is not None and rounding.moments is not None,
             calibrate=rounding.asked if rounding else None,
             rounding=rounding.reason if rounding else None,
@@ -157,10 +163,12 @@ def _open(request: ExportRequest, progress: Progress) -> _Subject:
     return _Subject(opened, base, identity)
 
 
-def _graft_checkpoint(subject: _Subject, layout: RuntimeLayout, out: Path) -> GraftReport:
+def _graft_checkpoint(
+    subject: _Subject, layout: RuntimeLayout, out: Path, scales: str
+) -> GraftReport:
     """Graft every tensor in which a fully tuned checkpoint differs from its base."""
     tensors = tuned_tensors(load_checkpoint(subject.base.checkpoint_dir), subject.opened.model)
-    return graft(layout, tensors.before, tensors.after, out, others=tensors.others)
+    return graft(layout, tensors.before, tensors.after, out, others=tensors.others, scales=scales)
 
 
 def graft_adapter(
@@ -169,11 +177,12 @@ def graft_adapter(
     out: Path,
     *,
     moments: dict[str, Doubles] | None = None,
+    scales: str = CHANNEL,
 ) -> GraftReport:
     """Graft the model's adapter into a copy of `layout` at `out`."""
     merged = LazyMerged(opened.model)
     base = {name: merged.base(name).cpu().numpy() for name in merged}
-    return graft(layout, base, LazyArrays(merged), out, moments=moments)
+    return graft(layout, base, LazyArrays(merged), out, moments=moments, scales=scales)
 
 
 def _choose_windows(
@@ -201,6 +210,7 @@ def _check(request: ExportRequest) -> None:
     for what, value, known in (
         ("method", request.method, METHODS),
         ("scheme", request.quantize, SCHEMES),
+        ("kind of scales", request.scales, SCALES),
     ):
         if value not in known:
             raise RequestError(f"no {what} is called {value!r}", hint=f"one of: {', '.join(known)}")

@@ -573,6 +573,7 @@ class ExportRecord(Artifact):
     runtime_dir: str | None = None
     method: str | None = None
     quantize: str | None = None
+    scales: str | None = None
     calibrated: StrictBool | None = None
     calibrate: str | None = None
     rounding: str | None = None

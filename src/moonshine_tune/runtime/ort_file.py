@@ -1,8 +1,10 @@
-"""Reading `.ort` files of the Moonshine runtime, and patching tensors in place.
+"""Reading `.ort` files of the Moonshine runtime, and changing tensors in them.
 
 An `.ort` file is a flatbuffer (schema: onnxruntime's `ort.fbs`); onnxruntime ships its reader.
 Every weight has a fixed offset, so a tensor of the same shape can be overwritten without
-touching the rest of the file.
+touching the rest of the file. A tensor of another shape is appended, and the offsets that lead to
+it are changed: a flatbuffer's tables point forward only, so the end of the file can be reached
+from everywhere.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,6 +23,9 @@ _DTYPES: dict[int, str] = {
     1: "<f4", 2: "u1", 3: "i1", 4: "<u2", 5: "<i2", 6: "<i4", 7: "<i8",
     9: "?", 10: "<f2", 11: "<f8",
 }  # fmt: skip
+
+# Slots of the tables Tensor (dims, raw_data) and TensorTypeAndShape (shape) in ort.fbs.
+_DIMS, _RAW_DATA, _SHAPE = 8, 12, 6
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,31 @@ class OrtFile:
                 raise ValueError(f"patch of {len(raw)} bytes at {offset} is outside the file")
             memoryview(self.data)[offset : offset + len(raw)] = raw
 
+    def resized(self, values: Mapping[str, npt.NDArray[Any]]) -> "OrtFile":
+        """A copy in which initializers have new one-dimensional values of another length.
+
+        Every byte of the file stays, except for the offsets of these initializers' values and
+        dimensions, and of their shapes among the graph's arguments.
+
+        Args:
+            values: by name; of the type that the initializer has.
+
+        Raises:
+            ValueError: a name whose dimensions the file does not store.
+        """
+        data = bytearray(self.data)
+        for graph in _graphs(_root(bytes(self.data))):
+            for table, field, target in _resized_fields(graph, values):
+                if not table.Offset(field):
+                    raise ValueError(f"{self.path.name} stores a tensor without its dimensions")
+                # Vectors start with their length in 4 bytes; 16 suits the values after it.
+                data += bytes(-(len(data) + target.lead) % 16)
+                position = len(data) + target.root
+                data += target.raw
+                at = table.Pos + table.Offset(field)
+                data[at : at + 4] = (position - at).to_bytes(4, "little")
+        return OrtFile(bytes(data), self.path)
+
     def patched(self, changes: Mapping[int, bytes]) -> bytes:
         """The bytes of the file with `changes` (offset → bytes) written over them."""
         copy = self.copy()
@@ -134,17 +164,12 @@ def _parse(data: bytes, path: Path) -> tuple[tuple[Initializer, ...], tuple[Node
 
 
 def _read_tables(data: bytes) -> tuple[tuple[Initializer, ...], tuple[Node, ...]]:
-    # Imported here: this package loads all of onnxruntime.
-    from onnxruntime.tools.ort_format_model.ort_flatbuffers_py import fbs
-
-    session = fbs.InferenceSession.InferenceSession.GetRootAsInferenceSession(data, 0)
     initializers: list[Initializer] = []
     nodes: list[Node] = []
-    for graph in _graphs(session.Model().Graph()):
+    for graph in _graphs(_root(data)):
         for i in range(graph.InitializersLength()):
             tensor = graph.Initializers(i)
-            # 12: slot of raw_data in the flatbuffer table Tensor of ort.fbs.
-            field = tensor._tab.Offset(12)
+            field = tensor._tab.Offset(_RAW_DATA)
             if not field:
                 continue
             initializers.append(
@@ -167,6 +192,70 @@ def _read_tables(data: bytes) -> tuple[tuple[Initializer, ...], tuple[Node, ...]
                 )
             )
     return tuple(initializers), tuple(nodes)
+
+
+def _root(data: bytes) -> Any:
+    """The graph of a file."""
+    # Imported here: this package loads all of onnxruntime.
+    from onnxruntime.tools.ort_format_model.ort_flatbuffers_py import fbs
+
+    session = fbs.InferenceSession.InferenceSession.GetRootAsInferenceSession(data, 0)
+    return session.Model().Graph()
+
+
+@dataclass(frozen=True)
+class _Appended:
+    """Bytes to append, of which byte `lead` is aligned and an offset leads to byte `root`."""
+
+    raw: bytes
+    lead: int = 4
+    root: int = 0
+
+
+def _resized_fields(
+    graph: Any, values: Mapping[str, npt.NDArray[Any]]
+) -> Iterator[tuple[Any, int, _Appended]]:
+    """Flatbuffer table, slot and new content of every field that holds a value or its shape."""
+    from onnxruntime.tools.ort_format_model.ort_flatbuffers_py import fbs
+
+    for i in range(graph.InitializersLength()):
+        tensor = graph.Initializers(i)
+        if (array := values.get(tensor.Name().decode())) is not None:
+            length = len(array).to_bytes(8, "little")
+            yield tensor._tab, _DIMS, _Appended((1).to_bytes(4, "little") + length)
+            raw = array.tobytes()
+            yield tensor._tab, _RAW_DATA, _Appended(len(raw).to_bytes(4, "little") + raw)
+    for i in range(graph.NodeArgsLength()):
+        argument = graph.NodeArgs(i)
+        if (array := values.get(argument.Name().decode())) is not None:
+            union = argument.Type().Value()
+            described = fbs.TensorTypeAndShape.TensorTypeAndShape()
+            described.Init(union.Bytes, union.Pos)
+            if described._tab.Offset(_SHAPE):
+                yield described._tab, _SHAPE, _shape_table(len(array))
+
+
+def _shape_table(length: int) -> _Appended:
+    """A flatbuffer of its own that holds a shape of one dimension."""
+    from flatbuffers import Builder
+    from onnxruntime.tools.ort_format_model.ort_flatbuffers_py import fbs
+
+    builder = Builder(64)
+    fbs.DimensionValue.DimensionValueStart(builder)
+    fbs.DimensionValue.DimensionValueAddDimType(builder, 1)  # a number, not a name
+    fbs.DimensionValue.DimensionValueAddDimValue(builder, length)
+    value = fbs.DimensionValue.DimensionValueEnd(builder)
+    fbs.Dimension.DimensionStart(builder)
+    fbs.Dimension.DimensionAddValue(builder, value)
+    dimension = fbs.Dimension.DimensionEnd(builder)
+    fbs.Shape.ShapeStartDimVector(builder, 1)
+    builder.PrependUOffsetTRelative(dimension)
+    dimensions = builder.EndVector()
+    fbs.Shape.ShapeStart(builder)
+    fbs.Shape.ShapeAddDim(builder, dimensions)
+    builder.Finish(fbs.Shape.ShapeEnd(builder))
+    raw = bytes(builder.Output())
+    return _Appended(raw, lead=0, root=int.from_bytes(raw[:4], "little"))
 
 
 def _graphs(graph: Any) -> Iterator[Any]:

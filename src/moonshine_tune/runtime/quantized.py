@@ -7,7 +7,7 @@ Cast-Mul-Add chain turns into floats. Norms, biases and some convolutions are pl
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ from moonshine_tune.runtime.ort_file import Initializer, OrtFile
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
+# onnxruntime's products with an 8-bit matrix as their second input, of one or of many scales.
+_QUANTIZED_PRODUCTS = ("DynamicQuantizeMatMul", "MatMulIntegerToFloat")
 # Share of a step within which a value counts as lying on the grid.
 _ON_GRID = 1e-3
 _FOLDED_ON_GRID = 0.02
@@ -252,6 +254,30 @@ def quantized_tensors(file: OrtFile) -> Iterator[QuantizedTensor]:
         known, axis = _axis(item.shape, scale.shape)
         if known and int(np.prod(zero.shape)) == int(np.prod(scale.shape)):
             yield QuantizedTensor(item, scale, zero, axis, zero.dtype in ("<f4", "<f2"))
+
+
+def takes_channel_scales(file: OrtFile) -> frozenset[str]:
+    """Names of matrices that only quantized products read: these take vectors of scales."""
+    readers: dict[str, set[bool]] = {}
+    for node in file.nodes:
+        for position, name in enumerate(node.inputs):
+            is_factor = node.op in _QUANTIZED_PRODUCTS and position == 1
+            readers.setdefault(name, set()).add(is_factor)
+    return frozenset(name for name, factors in readers.items() if factors == {True})
+
+
+def with_channel_scales(file: OrtFile, tensors: Iterable[QuantizedTensor]) -> OrtFile:
+    """A copy of a file in which these matrices have a scale and a zero point for each column.
+
+    The values that the graph computes with stay: each column gets the scale that the matrix had.
+    onnxruntime's quantized products take vectors in place of their two numbers.
+    """
+    values: dict[str, npt.NDArray[Any]] = {}
+    for tensor in tensors:
+        columns = tensor.values.shape[1]
+        for item in (tensor.scale, tensor.zero_point):
+            values[item.name] = np.repeat(file.array(item).reshape(1), columns)
+    return file.resized(values) if values else file
 
 
 def _axis(shape: tuple[int, ...], scale: tuple[int, ...]) -> tuple[bool, int | None]:
