@@ -6,6 +6,7 @@ Nothing here imports torch before a test asks for a model.
 import json
 import math
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -72,6 +73,13 @@ def _isolated(
 
     monkeypatch.setattr(socket.socket, "connect", near_connect)
     monkeypatch.setattr(socket, "getaddrinfo", near_look_up)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _hang_ups_end_processes() -> None:
+    """A suite that runs under `nohup` ignores SIGHUP, and the program would respect that."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 # --- small random models
