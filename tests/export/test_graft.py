@@ -172,7 +172,7 @@ def test_each_output_channel_gets_a_scale(
     away = np.flatnonzero(old_bytes != new_bytes)
     inside = (away >= new.values.offset) & (away < new.values.offset + new.values.size)
     assert np.count_nonzero(~inside) <= 64
-    assert 0 < len(after.data) - len(old_bytes) < 5 * len(wanted) + 256
+    assert 0 < len(after.data) - len(old_bytes) < 5 * len(wanted) + 1024
     assert [t.name for t in quantized_tensors(after)] == [t.name for t in quantized_tensors(before)]
 
 
