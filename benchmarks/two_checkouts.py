@@ -46,7 +46,7 @@ def write_rows(folder: Path) -> Path:
     noise = 0.05 * np.random.default_rng(0).standard_normal(round(16_000 * _SPAN_S))
     spans = _ROWS // _FILES
     samples = np.tile(noise, spans)
-    rows = ["file,start,end,text,speaker"]
+    rows = ["id,file,start,end,text,speaker"]
     utterances = []
     folder.mkdir()
     for number in range(_FILES):
@@ -54,7 +54,7 @@ def write_rows(folder: Path) -> Path:
         for span in range(spans):
             start, end = span * _SPAN_S, (span + 1) * _SPAN_S
             text = " ".join(rng.choices(_WORDS, k=2)) + f" {number} {span}"
-            rows.append(f"{number}.wav,{start},{end},{text},s{number}")
+            rows.append(f"u{len(rows)},{number}.wav,{start},{end},{text},s{number}")
             utterances.append(
                 Utterance(f"u{len(rows)}", folder / f"{number}.wav", text, f"s{number}",
                           start=start, end=end)

@@ -6,6 +6,7 @@ Content decides where one reading is certain. Where two remain, the import stops
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -139,13 +140,31 @@ def _named_column(heading: Sequence[str], name: str | None, path: Path) -> str |
 
 @dataclass(frozen=True)
 class _Profile:
-    """What the cells of a column are, in a sample of the rows."""
+    """What the cells of a column are, in a sample of the rows; looked at when it is asked.
+
+    Attributes:
+        values: the cells that are not empty.
+        stems: names of recordings without their endings.
+    """
 
     values: tuple[Any, ...]
-    num_files: int
-    num_audio: int
-    num_times: int
-    num_phrases: int
+    stems: Collection[str]
+
+    @cached_property
+    def num_files(self) -> int:
+        return sum(is_audio_name(value, ()) for value in self.values)
+
+    @cached_property
+    def num_audio(self) -> int:
+        return sum(is_audio_name(value, self.stems) for value in self.values)
+
+    @cached_property
+    def num_times(self) -> int:
+        return sum(seconds_of_cell(value) is not None for value in self.values)
+
+    @cached_property
+    def num_phrases(self) -> int:
+        return sum(_is_phrase(value) for value in self.values)
 
     @property
     def distinct(self) -> int:
@@ -203,13 +222,7 @@ def _profiles(
 
 def _profile(cells: Sequence[Any], stems: Collection[str]) -> _Profile:
     values = tuple(cell for cell in cells if cell is not None and str(cell).strip())
-    return _Profile(
-        values,
-        sum(is_audio_name(value, ()) for value in values),
-        sum(is_audio_name(value, stems) for value in values),
-        sum(seconds_of_cell(value) is not None for value in values),
-        sum(_is_phrase(value) for value in values),
-    )
+    return _Profile(values, stems)
 
 
 def _is_phrase(value: object) -> bool:

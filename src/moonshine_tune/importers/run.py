@@ -126,11 +126,11 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
     channels: list[int | None] = []
     kept: list[Utterance] = []
     dropped: list[Dropped] = []
-    ids: set[str] = set()
+    ids: dict[str, int] = {}
     for item in resolved:
         outcome = _utterance(item, source.folder, infos, request, ids)
         if isinstance(outcome, Utterance):
-            ids.add(outcome.id)
+            ids[outcome.id] = 1
             kept.append(outcome)
             channels.append(request.channel if item.channel is None else item.channel)
         else:
@@ -362,7 +362,7 @@ def _utterance(
     folder: Path,
     infos: Mapping[Path, AudioInfo | AudioError],
     request: ImportRequest,
-    ids: set[str],
+    ids: dict[str, int],
 ) -> Utterance | Dropped:
     """The utterance of a row, or why there is none."""
     row, path = resolved.row, resolved.path
@@ -444,13 +444,17 @@ def _span(values: dict[str, Any], seconds: float) -> tuple[float | None, float |
     return start, round(min(end, seconds), 6)
 
 
-def _new_id(path: Path, folder: Path, ids: set[str]) -> str:
-    """An id from the recording's path in the folder, with a number if it is taken."""
+def _new_id(path: Path, folder: Path, ids: dict[str, int]) -> str:
+    """An id from the recording's path in the folder, with a number if it is taken.
+
+    Args:
+        ids: taken ids, with the last number that each got: thousands of spans share a recording.
+    """
     home = folder.resolve()
     name = path.relative_to(home) if path.is_relative_to(home) else Path(path.name)
     base = unicodedata.normalize("NFC", name.with_suffix("").as_posix())
-    number, identifier = 1, base
+    identifier = base
     while identifier in ids:
-        number += 1
-        identifier = f"{base}-{number}"
+        ids[base] += 1
+        identifier = f"{base}-{ids[base]}"
     return identifier

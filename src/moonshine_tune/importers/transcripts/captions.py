@@ -9,8 +9,6 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-import pysubs2
-
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.importers.transcripts.cue import (
     Cue,
@@ -42,6 +40,9 @@ def captions(file: Path, content: str, name: str) -> TranscriptFile:
     Raises:
         RequestError: not such captions.
     """
+    # Here: loading it takes a fiftieth of the import of a small corpus that has no captions.
+    import pysubs2
+
     if name == "sbv":
         content = _SBV_TIMES.sub(lambda match: f"\n0\n{match[1]} --> {match[2]}", content)
         name = "srt"

@@ -10,9 +10,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from praatio.utilities import textgrid_io
-from praatio.utilities.errors import PraatioException
-
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.importers.transcripts.cue import (
     Cue,
@@ -52,6 +49,10 @@ def textgrid(file: Path, content: str, tier: str | None) -> TranscriptFile:
     Raises:
         RequestError: not a TextGrid, or which tiers have the texts is not certain.
     """
+    # Here, as only TextGrids need it.
+    from praatio.utilities import textgrid_io
+    from praatio.utilities.errors import PraatioException
+
     try:
         parsed = textgrid_io.parseTextgridStr(content, includeEmptyIntervals=False)
         tiers: Tiers = {}
