@@ -154,7 +154,7 @@ def test_each_output_channel_gets_a_scale(
     base = _linear(weights)
     wanted = _adapted(base[name])
     wanted[3] *= 0.05
-    report = graft(layout, base, base | {name: wanted}, tmp_path)
+    report = graft(layout, base, base | {name: wanted}, tmp_path, scales="channel")
     (changed,) = report.changed_files
     before, after = OrtFile.read(layout.folder / changed), OrtFile.read(tmp_path / changed)
     (new,) = [tensor for tensor in quantized_tensors(after) if tensor.scale.shape]

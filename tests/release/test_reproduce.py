@@ -63,13 +63,12 @@ def test_the_readme_has_the_recorded_versions_paths_and_settings(packed: Path) -
 @pytest.mark.parametrize(
     ("export", "score", "expected"),
     [
+        ({}, {}, ["--adapter run", "export --run run --model streaming-tiny --out runtime"]),
         (
             {"scales": "channel"},
             {},
-            ["--adapter run", "export --run run --model streaming-tiny --out runtime"],
+            ["export --run run --model streaming-tiny --scales channel --out"],
         ),
-        # Written before there were scales for each channel.
-        ({}, {}, ["export --run run --model streaming-tiny --scales tensor --out runtime"]),
         (
             {"method": "trace", "quantize": "none"},
             {"backend": "runtime"},

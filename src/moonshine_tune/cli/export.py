@@ -69,10 +69,10 @@ def export(
     scales: Annotated[
         _Scales,
         Option(
-            help="Graft: one scale for each output channel of an adapted matrix, or for the "
-            "matrix as in the base's files: less accurate, the same size to the byte."
+            help="Graft: one scale for an adapted matrix, as in the base's files, or one for each "
+            "output channel: closer to the trained model, a few percent slower."
         ),
-    ] = _Scales.channel,
+    ] = _Scales.tensor,
     quantize: Annotated[
         _Scheme, Option(help="Trace: 8-bit weights and activations (int8), or floats (none).")
     ] = _Scheme.int8,

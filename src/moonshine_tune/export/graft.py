@@ -3,7 +3,7 @@
 Every weight of the runtime's graphs has a fixed offset, so an adapted model of the same shape
 needs no new graphs: the new tensor is quantized and replaces the old one. `matching` finds the
 stored tensor by its content. v1 files have one scale a matrix, which is coarse: an adapted matrix
-gets one for each output channel, appended to the file.
+can get one for each output channel, appended to the file.
 """
 
 import shutil
@@ -64,7 +64,7 @@ def graft(
     *,
     others: Mapping[str, Floats] | None = None,
     moments: Mapping[str, Doubles] | None = None,
-    scales: str = CHANNEL,
+    scales: str = TENSOR,
 ) -> GraftReport:
     """Fill the folder `out` (existing, empty) with the base runtime files, adapted.
 

@@ -16,7 +16,7 @@ from moonshine_tune.core.provenance import versions
 from moonshine_tune.core.scratch import refuse_existing
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.export.calibration import AUTO, NONE, Rounding, choose_rounding, missing_clips
-from moonshine_tune.export.graft import CHANNEL, SCALES, GraftReport, graft
+from moonshine_tune.export.graft import SCALES, TENSOR, GraftReport, graft
 from moonshine_tune.export.graphs import build_graphs
 from moonshine_tune.export.graphs.builder import require_onnx
 from moonshine_tune.export.parity.gate import DEFAULT_BOUND, check_parity, parity_utterances
@@ -68,7 +68,7 @@ class ExportRequest:
     method: str = "graft"
     calibrate: str | Path = AUTO
     quantize: str = "int8"
-    scales: str = CHANNEL
+    scales: str = TENSOR
 
 
 @holds_out(lambda request, out, progress: out)
@@ -177,7 +177,7 @@ def graft_adapter(
     out: Path,
     *,
     moments: dict[str, Doubles] | None = None,
-    scales: str = CHANNEL,
+    scales: str = TENSOR,
 ) -> GraftReport:
     """Graft the model's adapter into a copy of `layout` at `out`."""
     merged = LazyMerged(opened.model)
