@@ -137,7 +137,7 @@ def _with_channel_scales(
         if isinstance(match.tensor, QuantizedTensor)
         and match.tensor.axis is None
         and match.tensor.name in suitable
-        and _is_changed(match.key, base, merged)
+        and _changed(match.key, base, merged) is not None
     }
     wider = with_channel_scales(file, coarse.values())
     tensors = {tensor.name: tensor for tensor in quantized_tensors(wider)}
@@ -150,9 +150,10 @@ def _with_channel_scales(
     ]
 
 
-def _is_changed(key: str, base: Mapping[str, Floats], merged: Mapping[str, Floats]) -> bool:
+def _changed(key: str, base: Mapping[str, Floats], merged: Mapping[str, Floats]) -> Floats | None:
+    """The merged tensor, or None where training did not change it. Each look-up merges it anew."""
     after = merged.get(key)
-    return after is not None and not np.array_equal(base[key], after)
+    return None if after is None or np.array_equal(base[key], after) else after
 
 
 def lies_on_grid(layout: RuntimeLayout, some: Mapping[str, Floats]) -> bool:
@@ -180,11 +181,11 @@ def _write(
     patched: OrtFile,
 ) -> float | None:
     """Write one tensor into `patched`; its step error, or None where training did not change it."""
-    if not _is_changed(match.key, base, merged):
+    after = _changed(match.key, base, merged)
+    if after is None:
         return None
-    before, after = base[match.key], merged[match.key]
     wanted = match.to_file(after)
-    patched.write(_changes(match, before, after, wanted, file, moments.get(match.key)))
+    patched.write(_changes(match, base[match.key], after, wanted, file, moments.get(match.key)))
     return _step_error(match, wanted, patched)
 
 
