@@ -82,6 +82,15 @@ def _hang_ups_end_processes() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+@pytest.fixture
+def signal_handlers() -> Iterator[None]:
+    """Handlers of signals are as before after the test."""
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 # --- small random models
 
 
@@ -337,6 +346,12 @@ def real_tiny(wheel_assets: "WheelAssets") -> "ResolvedModel":
     from moonshine_tune.registry.resolve import resolve_model
 
     return resolve_model("tiny", cache=_real_cache(), sources=("cache", "wheel"))
+
+
+@pytest.fixture(scope="session")
+def real_cache() -> Path:
+    """The program's cache, in which the real model is kept."""
+    return _real_cache()
 
 
 def _real_cache() -> Path:

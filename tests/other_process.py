@@ -1,4 +1,4 @@
-"""A second process for tests of locks and signals: it runs code until it is told to go on."""
+"""A second process for tests of locks and signals: it runs code until a line lets it go on."""
 
 import subprocess
 import sys

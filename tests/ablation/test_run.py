@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from tests.made_up_training import FakeTrain, wer_of
+from tests.messages import Messages
 
 from moonshine_tune.ablation.folder import open_ablation
 from moonshine_tune.ablation.request import AblateRequest
@@ -36,14 +37,6 @@ space:
   adapter.rank: [2, 4, 8]
   adapter.dropout: [0.0, 0.1]
 """
-
-
-class _Messages(SilentProgress):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def _run(request: AblateRequest, train: Any, progress: Progress | None = None) -> AblationResult:
@@ -139,7 +132,7 @@ def test_a_crash_is_recorded_and_the_search_goes_on(request_of: Make) -> None:
         if trial == 3:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    train, progress = FakeTrain(act), _Messages()
+    train, progress = FakeTrain(act), Messages()
     result = _run(request_of(trials=5), train, progress)
     assert result.counts == {"finished": 3, "failed": 2}
     remarks = {trial.number: trial.remark for trial in result.trials}

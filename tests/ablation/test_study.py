@@ -13,6 +13,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 from tests.made_up_training import FakeTrain, wer_of
+from tests.messages import Messages
 
 from moonshine_tune.ablation.folder import Ablation, open_ablation
 from moonshine_tune.ablation.request import AblateRequest
@@ -29,14 +30,6 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 Make = Callable[..., AblateRequest]
-
-
-class _Messages(SilentProgress):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
 
 
 def _run(request: AblateRequest, train: Any, progress: Progress | None = None) -> AblationResult:
@@ -70,7 +63,7 @@ def test_the_trials_of_a_dead_search_are_tried_again(request_of: Make) -> None:
     ablation = open_ablation(request.out)
     points = {number: _die(ablation) for number in (2, 3)}
     assert {t.state for t in show_ablation(request.out).trials} == {"finished", "stopped"}
-    train, progress = FakeTrain(), _Messages()
+    train, progress = FakeTrain(), Messages()
     result = _run(request, train, progress)
     assert result.counts == {"finished": 4}
     assert {n: dict(result.trials[n - 1].params) for n in points} == points
@@ -151,7 +144,7 @@ def test_a_trial_that_another_worker_takes_over_counts_once(request_of: Make) ->
                 study._study.tell(1, state=TrialState.FAIL)
                 study._retry(study._study, study._study.trials[1])
 
-    train, progress = FakeTrain(sleep), _Messages()
+    train, progress = FakeTrain(sleep), Messages()
     result = _run(request, train, progress)
     assert result.counts == {"finished": 3}
     assert [out.name for _, out, _ in train.ran] == ["0001", "0002", "0003"]

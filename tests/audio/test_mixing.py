@@ -1,4 +1,4 @@
-"""Channels that cancel or are dead, and integers stored as floats, are read right and said."""
+"""Channels that cancel or are dead, and integers stored as floats, are read right and reported."""
 
 from pathlib import Path
 

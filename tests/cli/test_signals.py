@@ -1,7 +1,7 @@
 """A signal at any moment leaves a command's output complete or absent, and exit code 130."""
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,9 @@ from moonshine_tune.corpus import manifest
 from moonshine_tune.importers import convert
 from moonshine_tune.importers import run as importing
 
+pytestmark = pytest.mark.usefixtures("signal_handlers")
+
 ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-@pytest.fixture(autouse=True)
-def _handlers() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in ALL}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture

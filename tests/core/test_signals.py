@@ -5,22 +5,15 @@ import pty
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from moonshine_tune.core.signals import GracefulInterrupt, interrupt_on_signals
 
+pytestmark = pytest.mark.usefixtures("signal_handlers")
+
 ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-@pytest.fixture(autouse=True)
-def _handlers() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in ALL}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("number", ALL)

@@ -5,25 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
+from tests.messages import Messages
 
 from moonshine_tune.audio.remarks import READING_REMARKS
-from moonshine_tune.core.progress import Progress, SilentProgress
+from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.corpus.manifest import read_manifest
 from moonshine_tune.data.checks.check import check_data
 from moonshine_tune.importers.base import ImportRequest
 from moonshine_tune.importers.run import import_data
 
 RATE = 16_000
-
-
-class Lines(Progress):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
 
 
 @pytest.fixture
@@ -52,7 +43,7 @@ EXPECTED = {
 
 
 def test_import_and_check_name_what_is_decided(folder: Path, tmp_path: Path) -> None:
-    progress, out = Lines(), tmp_path / "all.jsonl"
+    progress, out = Messages(), tmp_path / "all.jsonl"
     result = import_data(ImportRequest(str(folder), out), progress)
     assert result.reasons == {"unreadable": 1}
     for stem in EXPECTED:
@@ -76,7 +67,7 @@ def test_copies_are_made_from_what_is_read(folder: Path, tmp_path: Path) -> None
 
 
 def test_a_channel_that_is_asked_for_needs_no_remark(folder: Path, tmp_path: Path) -> None:
-    progress, copies = Lines(), tmp_path / "copies"
+    progress, copies = Messages(), tmp_path / "copies"
     for path in folder.iterdir():
         if path.stem != "opposite":
             path.unlink()
@@ -86,7 +77,7 @@ def test_a_channel_that_is_asked_for_needs_no_remark(folder: Path, tmp_path: Pat
 
 
 def test_a_channel_that_the_table_names_needs_no_remark(folder: Path, tmp_path: Path) -> None:
-    progress, copies = Lines(), tmp_path / "copies"
+    progress, copies = Messages(), tmp_path / "copies"
     table = folder / "table.csv"
     table.write_text("file,text,channel\nopposite.wav,left,A\nopposite.wav,right,B\n")
     request = ImportRequest(str(folder), tmp_path / "all.jsonl", table=table, audio_out=copies)

@@ -117,28 +117,21 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def bare(program: Path, wheel_assets: WheelAssets, tmp_path: Path) -> dict[str, str]:
+def bare(
+    program: Path, wheel_assets: WheelAssets, real_cache: Path, tmp_path: Path
+) -> dict[str, str]:
     """Variables for a user's shell: the shim first on PATH, and nothing of this environment."""
     shim = tmp_path / "bin" / "moonshine-tune"
     shim.parent.mkdir()
     shim.write_text(_SHIM.format(program=program), encoding="utf-8")
     shim.chmod(0o755)
-    cache = wheel_assets.runtime_dir
     kept = {name: os.environ[name] for name in ("LANG", "TMPDIR") if name in os.environ}
     return kept | {
         "PATH": os.pathsep.join([str(shim.parent), str(program.parent), "/usr/bin", "/bin"]),
         "HOME": str(tmp_path),
-        "MOONSHINE_TUNE_CACHE": str(_cache_of(cache)),
+        "MOONSHINE_TUNE_CACHE": str(real_cache),
         "OMP_NUM_THREADS": "1",
     }
-
-
-def _cache_of(folder: Path) -> Path:
-    """The program's cache that a folder of fetched files is in."""
-    from moonshine_tune.core.hardware import cache_root
-
-    told = os.environ.get("MOONSHINE_TUNE_CACHE", "")
-    return next((p for p in folder.parents if p == Path(told)), cache_root())
 
 
 @pytest.fixture

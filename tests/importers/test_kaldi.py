@@ -5,25 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
+from tests.messages import Messages
 
-from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.corpus.manifest import Utterance, read_manifest
 from moonshine_tune.importers.base import ImportRequest
 from moonshine_tune.importers.run import import_data
 
 
-class Remarks(SilentProgress):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
-
-
 def imported(
     tmp_path: Path, files: dict[str, list[str]], mark: str = " "
 ) -> tuple[tuple[Utterance, ...], list[str]]:
-    folder, out, progress = tmp_path / "data", tmp_path / "out.jsonl", Remarks()
+    folder, out, progress = tmp_path / "data", tmp_path / "out.jsonl", Messages()
     for name in ("u1", "u2"):
         (folder / "wav").mkdir(parents=True, exist_ok=True)
         sf.write(folder / "wav" / f"{name}.wav", np.full(16_000, 0.1), 16_000)

@@ -5,20 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
+from tests.messages import Messages
 
 from moonshine_tune.core.errors import ProblemsError
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.corpus.manifest import read_manifest
 from moonshine_tune.importers.base import ImportRequest
 from moonshine_tune.importers.run import import_data
-
-
-class Remarks(SilentProgress):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
 
 
 @pytest.fixture
@@ -49,7 +42,7 @@ def texts(
         + "".join(f"{path};{path}{';' + speakers if speakers else ''}\n" for path in paths),
         encoding="utf-8",
     )
-    out, progress = folder.parent / "out.jsonl", Remarks()
+    out, progress = folder.parent / "out.jsonl", Messages()
     request = ImportRequest(folder, out, table=table, force=True, skip_bad=skip_bad)
     import_data(request, progress)
     kept = {

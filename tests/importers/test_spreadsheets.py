@@ -6,20 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile as sf
+from tests.messages import Messages
 
 from moonshine_tune.core.errors import ProblemsError, RequestError
-from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.corpus.manifest import Utterance, read_manifest
 from moonshine_tune.importers.base import ImportRequest
 from moonshine_tune.importers.run import import_data
-
-
-class Remarks(SilentProgress):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
 
 
 @pytest.fixture
@@ -35,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 def imported(
     folder: Path, lines: list[str] | bytes, *, ending: str = ".csv", **options: Any
 ) -> tuple[tuple[Utterance, ...], list[str]]:
-    table, out, progress = folder.parent / f"t{ending}", folder.parent / "out.jsonl", Remarks()
+    table, out, progress = folder.parent / f"t{ending}", folder.parent / "out.jsonl", Messages()
     content = lines if isinstance(lines, bytes) else ("\r\n".join(lines) + "\r\n").encode()
     table.write_bytes(content)
     import_data(ImportRequest(folder, out, table=table, force=True, **options), progress)
@@ -194,14 +186,14 @@ def test_json_without_a_text_is_counted_and_other_types_are_refused(folder: Path
 @pytest.mark.parametrize("name", ["TABLE.CSV", "Table.Tsv"])
 def test_endings_in_capitals(name: str, folder: Path) -> None:
     (folder / name).write_text("file\ttext\na.wav\tgo on\n")
-    import_data(ImportRequest(folder, folder.parent / "out.jsonl"), Remarks())
+    import_data(ImportRequest(folder, folder.parent / "out.jsonl"), Messages())
 
 
 def test_a_table_of_the_folder_is_proposed(folder: Path) -> None:
     (folder / "words.csv").write_text("file,text\na.wav,go on\n")
     request = ImportRequest(folder, folder.parent / "out.jsonl", table=Path("words.csv"))
     with pytest.raises(RequestError, match="no such table") as caught:
-        import_data(request, Remarks())
+        import_data(request, Messages())
     assert str(folder / "words.csv") in str(caught.value.hint)
 
 
@@ -209,7 +201,7 @@ def test_a_table_of_the_folder_is_proposed(folder: Path) -> None:
 def test_a_list_may_be_named_instead_of_the_folder(name: str, folder: Path) -> None:
     (folder / name).write_text("a.wav|go on\nb.wav|stop\n")
     out = folder.parent / "out.jsonl"
-    import_data(ImportRequest(folder / name, out), Remarks())
+    import_data(ImportRequest(folder / name, out), Messages())
     assert texts(read_manifest(out).utterances) == ["go on", "stop"]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.messages import Messages
 
 from moonshine_tune.core import hardware
 from moonshine_tune.core.hardware import cache_root, make_cache_folder
@@ -22,17 +23,9 @@ from moonshine_tune.registry import resolve, wheel
 _SECONDS = (0.5, 0.9, 0.7)
 
 
-class _Messages(Progress):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
-
-
 @pytest.fixture
-def messages() -> _Messages:
-    return _Messages()
+def messages() -> Messages:
+    return Messages()
 
 
 def _forbid_writing(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -94,7 +87,7 @@ def _shard(root: Path) -> Path:
 
 @pytest.mark.parametrize("where", ["header", "first state", "last byte", "every second byte"])
 def test_a_flipped_bit_in_stored_states_is_not_trained_on(
-    where: str, tiny_v1: SpeechModel, clips: list[Any], tmp_path: Path, messages: _Messages
+    where: str, tiny_v1: SpeechModel, clips: list[Any], tmp_path: Path, messages: Messages
 ) -> None:
     fresh = _prepared(tiny_v1, clips, tmp_path, SilentProgress()).batch([0, 1]).values.clone()
     path = _shard(tmp_path)
@@ -120,10 +113,10 @@ def test_states_in_a_cache_that_may_only_be_read(
     tiny_v1: SpeechModel,
     clips: list[Any],
     tmp_path: Path,
-    messages: _Messages,
+    messages: Messages,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What is there is read, what is missing goes to a temporary place, and that is said once."""
+    """What is there is read; what is missing goes to a temporary place, reported once."""
     root = tmp_path / "encoder-states"
     first = _prepared(tiny_v1, clips, root, SilentProgress(), count=2)
     before = first.batch([0, 1]).values.clone()
@@ -140,7 +133,7 @@ def test_states_in_a_cache_that_may_only_be_read(
     assert torch.equal(source.batch([0, 1]).values, before)
     assert source.holds([0, 1, 2]) and encoded
     assert len([line for line in messages.lines if "the cache cannot be written" in line]) == 1
-    # A second set of the same process: all is there, and nothing is said again.
+    # A second set of the same process: all is there, and nothing is reported again.
     encoded.clear()
     _prepared(tiny_v1, clips, root, messages)
     assert not encoded
@@ -150,7 +143,7 @@ def test_states_in_a_cache_that_may_only_be_read(
 # --- results
 
 
-def test_a_result_is_read_back_and_a_damaged_one_is_not(messages: _Messages) -> None:
+def test_a_result_is_read_back_and_a_damaged_one_is_not(messages: Messages) -> None:
     path = cached_path("base-losses", ["a"])
     assert read_cached(path, list[float], 2, messages) is None
     write_cached(path, [0.5, 1.25], messages)
@@ -174,7 +167,7 @@ def test_a_result_is_read_back_and_a_damaged_one_is_not(messages: _Messages) -> 
 
 @pytest.mark.parametrize("kind", ["a file in its place", "a read-only file system"])
 def test_a_result_that_cannot_be_kept_does_not_stop_the_run(
-    kind: str, tmp_path: Path, messages: _Messages, monkeypatch: pytest.MonkeyPatch
+    kind: str, tmp_path: Path, messages: Messages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "cache"
     monkeypatch.setenv("MOONSHINE_TUNE_CACHE", str(root))
@@ -206,7 +199,7 @@ def test_the_temporary_cache_is_one_folder_per_process(
 
 
 def test_a_complete_model_in_a_cache_that_may_only_be_read_is_used(
-    tmp_path: Path, messages: _Messages, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, messages: Messages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither the wheel's files nor a rebuilt checkpoint takes a lock then."""
     assets = wheel.WheelAssets(tmp_path, tmp_path, tmp_path, tmp_path)

@@ -108,7 +108,7 @@ def test_lengths_tell_clips_apart_where_both_are_known() -> None:
 
 
 def test_without_the_names_of_the_normalizers_the_counts_decide() -> None:
-    """An old folder without result.json: scored again, and said if that changed anything."""
+    """An old folder without result.json: scored again, and reported if that changed anything."""
     silent = _alike(_result("english-1"), _result("english-1"), None, "english-1")
     assert silent.remarks == ()
     changed = _alike(_result("spelled-1"), _result("english-1"), None, "english-1")

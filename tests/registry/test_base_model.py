@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.messages import Messages
 
 from moonshine_tune.cli.app import run as run_command
 from moonshine_tune.core.errors import RequestError
@@ -25,14 +26,6 @@ from moonshine_tune.registry.resolve import CACHE_RECORD, resolve_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 _QUIET = SilentProgress()
-
-
-class _Lines(SilentProgress):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, message: str) -> None:
-        self.lines.append(message)
 
 
 class _Work:
@@ -188,7 +181,7 @@ def test_a_copy_in_another_precision_is_named_as_one(work: _Work, tmp_path: Path
         half / "model.safetensors",
         metadata={"format": "pt"},
     )
-    lines = _Lines()
+    lines = Messages()
     open_model(str(half), adapter=work.run, progress=lines)
     assert any("a copy of tiny-ft in bfloat16" in line for line in lines.lines)
     # The exact one is taken where both are on this disk.
@@ -206,7 +199,7 @@ def test_merge_finds_the_base_from_another_folder(
 
 
 def test_the_weights_in_use_are_said_first(work: _Work) -> None:
-    lines = _Lines()
+    lines = Messages()
     open_model(str(work.model), progress=lines)
     assert lines.lines[0].startswith("weights: tiny-ft, ") and str(work.model) in lines.lines[0]
     save_file({"a": torch.zeros(1)}, work.model / "before.safetensors")
@@ -232,7 +225,7 @@ def test_a_foreign_adapter_is_applied_to_the_base_that_it_names(
     work: _Work, tmp_path: Path
 ) -> None:
     folder = _as_foreign(work, str(work.model))
-    lines = _Lines()
+    lines = Messages()
     opened = open_model(adapter=folder, progress=lines)
     assert opened.resolved.checkpoint_dir == work.model
     assert any(f"{work.model}, as the adapter names it" in line for line in lines.lines)
@@ -307,13 +300,13 @@ def test_the_hubs_own_weights_are_taken_before_rebuilt_ones(
     resolved = resolve_model("tiny")
     assert (resolved.source, resolved.checkpoint_dir) == ("hub", hub_tiny)
     assert "original weights" in resolved.reason
-    lines = _Lines()
+    lines = Messages()
     open_model("tiny", progress=lines)
     assert "original weights" in lines.lines[0] and str(hub_tiny) in lines.lines[0]
 
 
 def test_without_the_hubs_weights_the_rebuilt_ones_say_so(catalog_tiny: Path) -> None:
-    lines = _Lines()
+    lines = Messages()
     open_model("tiny", progress=lines)
     assert "8-bit" in lines.lines[0] and str(catalog_tiny) in lines.lines[0]
 

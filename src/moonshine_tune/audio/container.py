@@ -6,7 +6,6 @@ audio is decoded.
 """
 
 import re
-import shlex
 import struct
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import BinaryIO, NamedTuple
 
 from moonshine_tune.audio.chunks import ChunkAudio, chunk_audio, is_chunked
 from moonshine_tune.core.errors import AudioError
+from moonshine_tune.core.text import quoted
 
 # Encoders pad or trim a frame at the end.
 LENGTH_SLACK_S = 0.1
@@ -208,7 +208,7 @@ def _check_chunk(audio: ChunkAudio, path: Path) -> None:
             "header was not finished, or they are no audio",
             where=path,
             hint="write what the header states with: "
-            f"ffmpeg -i {shlex.quote(str(path))} NEW.wav (WAV: with -ignore_length 1 all of it)",
+            f"ffmpeg -i {quoted(path)} NEW.wav (WAV: with -ignore_length 1 all of it)",
         )
 
 

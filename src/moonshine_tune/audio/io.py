@@ -6,7 +6,6 @@ is on the PATH.
 """
 
 import io
-import shlex
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -33,6 +32,7 @@ from moonshine_tune.audio.remarks import READING_REMARKS, Remark
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
 from moonshine_tune.core.errors import AudioError
 from moonshine_tune.core.files import write_bytes_atomic
+from moonshine_tune.core.text import quoted
 from moonshine_tune.corpus.manifest import Utterance
 
 __all__ = [
@@ -375,7 +375,7 @@ def _mix_of(path: Path, file: Any, frames: Samples | None) -> Mix:
         try:
             mix = choose_mix(read, num_frames, file.channels, is_float=is_float)
         except AudioError as error:
-            hint = (error.hint or "").replace("OLD", shlex.quote(str(path)))
+            hint = (error.hint or "").replace("OLD", quoted(path))
             raise AudioError(error.message, where=path, hint=hint) from error
         if len(_mixes) < _MAX_MIXES:
             _mixes[key] = mix

@@ -1,6 +1,6 @@
 """Tables in JSON: lines, one array, or an object with the records inside; the content decides.
 
-NeMo writes lines into a file called `.json`; Label Studio nests what is said about a recording;
+NeMo writes lines into a file called `.json`; Label Studio nests the fields of a recording;
 others write a dictionary of ids, or of recordings and texts.
 """
 
@@ -15,7 +15,7 @@ from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.json_text import JsonError, parse_json, parse_json_line
 from moonshine_tune.importers.base import ColumnNames, Rows, read_text
 from moonshine_tune.importers.delimited import Records, Table
-from moonshine_tune.importers.tabular import SPLIT_NAMES, rows_of_table
+from moonshine_tune.importers.tabular import SPLIT_NAMES, rows_of_table, table_text
 
 ENDINGS = (".json", ".jsonl", ".ndjson", ".jl")
 # Keys of an object that names or describes a recording, likeliest first.
@@ -87,9 +87,7 @@ def read_json_table(
         RequestError: not text, no records, or no key for audio (or text).
         ProblemsError: the keys can be read in more than one way.
     """
-    if not path.is_file():
-        raise RequestError("no such table", where=path, hint="name it with --table FILE")
-    records = _records(read_text(path, encoding))
+    records = _records(table_text(path, encoding))
     heading: dict[str, None] = {}
     for _, record in records:
         if isinstance(record, dict):

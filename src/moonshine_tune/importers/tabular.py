@@ -30,6 +30,7 @@ __all__ = [
     "row_of",
     "row_with_embedded_audio",
     "rows_of_table",
+    "table_text",
 ]
 
 # Names of splits in datasets, and in manifests.
@@ -60,15 +61,24 @@ def read_table(
         RequestError: no such file, not text, no rows, or no column for audio (or text).
         ProblemsError: the columns can be read in more than one way.
     """
-    if not path.is_file():
-        raise RequestError("no such table", where=path, hint="name it with --table FILE")
-    content = read_text(path, encoding)
+    content = table_text(path, encoding)
     stems = {recording.stem for recording in recordings}
     named = [name for name in astuple(names) if name]
     table = read_delimited(path, content, named, stems)
     if not table.heading or not table.records:
         raise RequestError("the table has no rows", where=path)
     return rows_of_table(path, table, names, stems, want_text=want_text)
+
+
+def table_text(path: Path, encoding: str | None) -> str:
+    """The text of a table.
+
+    Raises:
+        RequestError: no such file, or not text.
+    """
+    if not path.is_file():
+        raise RequestError("no such table", where=path, hint="name it with --table FILE")
+    return read_text(path, encoding)
 
 
 def rows_of_table(

@@ -1,6 +1,5 @@
 """Names and choice of the files in adapter and checkpoint folders, for code without torch."""
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -166,7 +165,7 @@ def refuse_stray_adapter(folder: Path, adapter: Path | None = None) -> None:
     config = folder / ADAPTER_CONFIG_FILE
     if not config.is_file() or (adapter is not None and adapter.resolve() == folder.resolve()):
         return
-    name = shlex.quote(str(folder))
+    name = quoted(folder)
     raise RequestError(
         f"this model folder also holds an adapter ({ADAPTER_CONFIG_FILE}), so its own weights "
         "or the adapted ones may be meant",

@@ -5,7 +5,6 @@ therefore only candidates, and the fingerprint decides.
 """
 
 import re
-import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -16,6 +15,7 @@ from moonshine_tune.core.errors import RequestError, TuneError
 from moonshine_tune.core.files import read_json
 from moonshine_tune.core.hardware import cache_root
 from moonshine_tune.core.progress import Progress, SilentProgress
+from moonshine_tune.core.text import quoted
 from moonshine_tune.models.files import ADAPTER_CONFIG_FILE, BASE_FILE
 from moonshine_tune.models.fingerprint import compare_weights, fingerprint_of, short_hash
 from moonshine_tune.registry.catalog import lookup_model
@@ -235,7 +235,7 @@ def check_base(
     hint = f"it was trained on {record.path or record.name}: name that model's folder with --model"
     if known is not None:
         again = " or leave out --model" if is_named else ""
-        hint = f"run it with: --model {shlex.quote(location_of(known))}{again}"
+        hint = f"run it with: --model {quoted(location_of(known))}{again}"
     raise RequestError(
         f"it was trained on another base model ({record.weights.get('name')}, weights "
         f"{short_hash(record.weights)}), not on {resolved.name} (weights {short_hash(own)})",
