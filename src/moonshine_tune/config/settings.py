@@ -206,6 +206,15 @@ class RetainSettings(_Section):
     max_clips: int = Field(default=150, ge=1)
     """Replay clips that are used, evenly spaced in the manifest. Raise it for more steps: few clips
     are memorized."""
+    window_s: float = Field(default=4.0, ge=0)
+    """Length of the windows that replay clips are cut into, seconds; 0 = whole clips. Raise it if
+    long recordings lose accuracy; a step takes longer."""
+    varied_share: float = Field(default=0.5, ge=0, le=1)
+    """Share of the replay windows that are changed in speed, level, line or noise. Lower it to 0 if
+    the model will hear clean reading alone."""
+    encoder_weight: float = Field(default=10.0, ge=0)
+    """Weight of the squared distance of the encoder states from the base model's on replay audio,
+    where the encoder trains. Raise it to 100 if the canary loses accuracy."""
     targets: Literal["teacher", "transcripts"] = "teacher"
     """Targets on replay audio: the base model's output, or the transcript of each line that has
     one. Use transcripts only if they follow the conventions of your domain."""

@@ -128,7 +128,8 @@ class Trainer:
                 try:
                     for term in self.objective.loss_terms(step, counters.micro_batch):
                         distributed.accelerator.backward(term.loss * distributed.loss_scale)
-                        values[term.name].append(term.value)
+                        for name, value in term.values.items():
+                            values[name].append(value)
                 except (RuntimeError, MemoryError) as error:
                     if not is_out_of_memory(error):
                         raise
