@@ -145,7 +145,7 @@ def _scores(adapter: Path, test: Path, out: Path) -> dict[str, Any]:
     runtime = out / "runtime"
     if not runtime.is_dir():
         export(ExportRequest(adapter, manifest=canary_manifest), runtime, progress)
-    files = {"backend": "runtime", "runtime_dir": runtime}
+    files: dict[str, Any] = {"backend": "runtime", "runtime_dir": runtime}
     shipped = evaluate(EvaluateRequest(test, **files), out / "test-runtime", progress)
     general = evaluate(EvaluateRequest(canary_manifest, **files), out / "canary-runtime", progress)
     assert domain.comparison and canary.comparison

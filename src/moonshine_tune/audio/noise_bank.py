@@ -45,9 +45,16 @@ class ColoredNoise:
 
     Attributes:
         exponent: power ∝ 1 / frequency ** exponent; 0 is white, 1 pink, 2 brown.
+        group: its kind, as a recording has one.
     """
 
     exponent: float
+    group: str = "colored"
+
+    @property
+    def name(self) -> str:
+        """Names it in messages and tables."""
+        return f"noise with exponent {self.exponent:g}"
 
     @property
     def sha256(self) -> str:
@@ -59,17 +66,21 @@ class ColoredNoise:
         return _colored(self.exponent)
 
 
+AnySound = Sound | ColoredNoise
+"""A recording, or computed noise."""
+
+
 @dataclass(frozen=True)
 class NoiseBank:
     """Sounds in the order of their names: a seed picks the same one on any machine."""
 
     path: Path
-    sounds: tuple[Sound | ColoredNoise, ...]
+    sounds: tuple[AnySound, ...]
 
     @property
     def fingerprint(self) -> str:
         """Hash of all names and contents."""
-        text = "\n".join(f"{getattr(sound, 'name', '')} {sound.sha256}" for sound in self.sounds)
+        text = "\n".join(f"{sound.name} {sound.sha256}" for sound in self.sounds)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
