@@ -12,8 +12,9 @@ from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.inference.dataset import SpeechDataset
 from moonshine_tune.models.base import EncoderStates
 from moonshine_tune.runs.folder import RunFolder
-from moonshine_tune.training.replay import ReplayTeacher, VariedWindows, cut_into_windows
 from moonshine_tune.training.run import train
+from moonshine_tune.training.teacher import BaseTeacher
+from moonshine_tune.training.windows import VariedWindows, cut_into_windows
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -66,7 +67,7 @@ def test_a_clip_with_a_text_loses_it_in_windows() -> None:
     assert [item.text for item in cut.utterances] == [None, None]
 
 
-class _Kept(ReplayTeacher):
+class _Kept(BaseTeacher):
     """A teacher with these states of the base."""
 
     def __init__(self, states: list[torch.Tensor]) -> None:

@@ -42,7 +42,8 @@ FIXED = frozenset({
     "retain.weight", "retain.clips_per_step", "retain.max_clips", "retain.targets",
     "retain.window_s", "retain.varied_share", "retain.encoder_weight",
     "retain.domain_weight", "retain.watched_clips", "retain.strengths",
-    "select.max_dev_utterances", "select.canary_bound", "select.average_last",
+    "select.max_dev_utterances", "select.canary_bound", "select.max_drift",
+    "select.average_last",
 })  # fmt: skip
 
 Changes = dict[str, tuple[Any, Any]]

@@ -294,6 +294,7 @@ class SelectionRecord(Artifact):
     strength: Number | None = None
     averaged: StrictInt | None = None
     dev_augmented_wer: Number | None = None
+    drift: Number | None = None
 
     @property
     def judged_wer(self) -> float | None:
