@@ -3,10 +3,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from tests.training_runs import Training
 
+from moonshine_tune.audio.io import load_audio
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.inference.dataset import SpeechDataset
@@ -14,7 +17,7 @@ from moonshine_tune.models.base import EncoderStates
 from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.training.run import train
 from moonshine_tune.training.teacher import BaseTeacher
-from moonshine_tune.training.windows import VariedWindows, cut_into_windows
+from moonshine_tune.training.windows import VariedWindows, cut_into_windows, narrow_share
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -175,3 +178,44 @@ def test_the_length_of_a_window_follows_its_speed() -> None:
     lengths = [4.0 / windows._recipe(index).speed for index in range(20)]
     assert windows.seconds == pytest.approx(lengths)
     assert len(set(lengths)) > 10
+
+
+def _recorded(folder: Path, rate_hz: int, count: int) -> SpeechDataset:
+    """Noise like speech, as wide as the rate allows."""
+    rng = np.random.default_rng(0)
+    utterances = []
+    for index in range(count):
+        path = folder / f"{rate_hz}-{index}.wav"
+        soundfile.write(path, 0.1 * rng.standard_normal(rate_hz), rate_hz)
+        utterances.append(Utterance(id=str(index), audio=path, duration=1.0))
+    return SpeechDataset(tuple(utterances), (1.0,) * count, ((),) * count, ())
+
+
+@pytest.mark.parametrize(("rate_hz", "share"), [(8_000, 1.0), (16_000, 0.0), (44_100, 0.0)])
+def test_recordings_at_8_khz_are_recognized_by_their_sound(
+    tmp_path: Path, rate_hz: int, share: float
+) -> None:
+    assert narrow_share(_recorded(tmp_path, rate_hz, 4)) == share
+
+
+def test_recordings_at_8_khz_that_were_resampled_are_recognized(tmp_path: Path) -> None:
+    """Their headers say 16 kHz."""
+    dataset = _recorded(tmp_path, 8_000, 2)
+    for utterance in dataset.utterances:
+        soundfile.write(utterance.audio, load_audio(utterance.audio), 16_000)
+    assert narrow_share(dataset) == 1.0
+
+
+def test_a_missing_recording_is_no_telephone(tmp_path: Path) -> None:
+    assert narrow_share(_dataset(1.0, 2.0)) == 0.0
+
+
+def test_replay_is_played_through_a_telephone_as_often_as_the_training_clips_are() -> None:
+    dataset = _dataset(*[1.0] * 300)
+    wide = VariedWindows(dataset, 1.0, seed=3)
+    narrow = VariedWindows(dataset, 1.0, seed=3, narrow_share=0.9)
+    shares = [
+        sum(windows._recipe(index).telephone for index in range(300)) / 300
+        for windows in (wide, narrow)
+    ]
+    assert shares == pytest.approx([0.15, 0.9], abs=0.06)

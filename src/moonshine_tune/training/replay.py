@@ -44,11 +44,13 @@ def prepare_replay(
     progress: Progress,
     *,
     available: int,
+    narrow: float,
 ) -> Replay:
     """Encode the windows of replay audio that will be drawn, and run the base model on them.
 
     Args:
         available: number of clips in the manifest, for the remark.
+        narrow: share of the training clips that came through a telephone band.
     """
     model, retain = opened.model, settings.retain
     dataset = build_dataset(
@@ -68,7 +70,9 @@ def prepare_replay(
         seed=settings.train.seed,
     )
     drawn = sampler.drawn(settings.train.steps)
-    windows = VariedWindows(dataset, retain.varied_share, seed=settings.train.seed)
+    windows = VariedWindows(
+        dataset, retain.varied_share, seed=settings.train.seed, narrow_share=narrow
+    )
     source = cache.source(windows, drawn, "replay")
     transcripts: dict[int, Sequence[int]] = {}
     if retain.targets == "transcripts":

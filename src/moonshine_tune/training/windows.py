@@ -6,12 +6,16 @@ faster than the length. Whole clips take three times as long, and keep no more.
 
 import random
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 from moonshine_tune.audio.augment import Recipe
+from moonshine_tune.audio.measure import measure_quality
 from moonshine_tune.audio.noise_bank import COLORED_NOISES
 from moonshine_tune.config.settings import AugmentSettings
+from moonshine_tune.core.errors import AudioError
 from moonshine_tune.corpus.manifest import Utterance
+from moonshine_tune.corpus.splits import evenly_chosen
 from moonshine_tune.inference.dataset import SpeechDataset
 from moonshine_tune.training.augmentation import AugmentedCopies, NoiseBanks
 
@@ -24,11 +28,23 @@ _VARIATION = AugmentSettings(
     noise_chance=0.6,
     snr_db=(5.0, 25.0),
     room_chance=0.0,
-    telephone_chance=0.15,
     gain_chance=0.5,
     clipping_chance=0.05,
     masking_chance=0.1,
 )
+
+
+_TELEPHONE_CHANCE = 0.15
+_LISTENED_CLIPS = 24
+
+
+def narrow_share(dataset: SpeechDataset) -> float:
+    """Share of the clips that came through a telephone band, by some of them (0 to 1)."""
+    narrow = []
+    for index in evenly_chosen(range(len(dataset)), _LISTENED_CLIPS):
+        with suppress(AudioError):
+            narrow.append(measure_quality(dataset.load(index)).is_narrow)
+    return sum(narrow) / max(len(narrow), 1)
 
 
 class VariedWindows(AugmentedCopies):
@@ -36,10 +52,19 @@ class VariedWindows(AugmentedCopies):
 
     The base model teaches on any audio, whatever it writes there. Clean reading alone does not show
     what an adapter does to other voices, lines and noises.
+
+    Args:
+        share: of the windows that are augmented.
+        narrow_share: of the training clips that came through a telephone band: general speech must
+            be kept there too.
     """
 
-    def __init__(self, dataset: SpeechDataset, share: float, *, seed: int) -> None:
-        super().__init__(dataset, _VARIATION, NoiseBanks(COLORED_NOISES, None), seed=seed)
+    def __init__(
+        self, dataset: SpeechDataset, share: float, *, seed: int, narrow_share: float = 0.0
+    ) -> None:
+        chance = max(_TELEPHONE_CHANCE, narrow_share)
+        variation = _VARIATION.model_copy(update={"telephone_chance": chance})
+        super().__init__(dataset, variation, NoiseBanks(COLORED_NOISES, None), seed=seed)
         self._varied_share = share
 
     def _recipe(self, index: int) -> Recipe:
