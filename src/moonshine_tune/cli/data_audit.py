@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _EXAMPLES = 3
 _SHOWN = 10
+_STYLE = "base"
 
 
 def register(app: typer.Typer) -> None:
@@ -126,10 +127,10 @@ def fix(
 ) -> None:
     """Write a manifest without the problems of an audit, and count what was left out."""
     from moonshine_tune.core.errors import RequestError
-    from moonshine_tune.data.checks.fix import BASE_STYLE, StyleRequest, fix_data
+    from moonshine_tune.data.checks.fix import StyleRequest, fix_data
 
-    if style not in (None, BASE_STYLE):
-        raise RequestError(f"no style is called {style!r}", hint=f"write: --style {BASE_STYLE}")
+    if style not in (None, _STYLE):
+        raise RequestError(f"no style is called {style!r}", hint=f"write: --style {_STYLE}")
     if apply and out is None:
         raise RequestError(
             "--apply needs a name for the new manifest", hint="name it with: --out fixed.jsonl"

@@ -15,6 +15,8 @@ from moonshine_tune.corpus.normalizers import Normalizer, normalizer_for
 from moonshine_tune.corpus.punctuation import has_capital, has_marks, is_sentence
 from moonshine_tune.corpus.splits import evenly_chosen
 from moonshine_tune.data.checks.text import (
+    BASE_STYLE,
+    MIN_SENTENCES,
     SentenceStyle,
     character_distance,
     in_capitals,
@@ -31,8 +33,6 @@ _MAX_DISTANCE = 0.5
 _MAX_CLIP_S = 30.0
 # Texts whose style is counted, and clips that the base model transcribes to compare with: seconds.
 _COUNTED, _TRANSCRIBED = 2_000, 16
-# Fewer sentences are no style.
-MIN_SENTENCES = 4
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def unlearned_style(
     if len(sentences) < MIN_SENTENCES:
         return ()
     own = SentenceStyle.of([dataset.utterances[index].reference for index in sentences])
-    if not own.lacks(SentenceStyle(punctuation=1.0, lower=0.0)):
+    if not own.lacks(BASE_STYLE):
         return ()
     chosen = evenly_chosen(sentences, _TRANSCRIBED)
     transcripts = base_transcripts(

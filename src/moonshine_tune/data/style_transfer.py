@@ -36,11 +36,10 @@ def with_style(
     """
     own, model = WrittenText.of(reference), WrittenText.of(transcript)
     blocks, gaps = align(own, model), list(own.gaps)
-    if has_marks(reference):
-        pass
-    elif final is not None:
+    keeps_marks = has_marks(reference) or not own.words
+    if final is not None and not keeps_marks:
         gaps[-1] = _marked(gaps[-1], final)
-    else:
+    elif not keeps_marks:
         for index, position in _certain_gaps(blocks, model):
             gaps[index] = _marked(gaps[index], model.gaps[position])
     words = list(own.words)

@@ -29,8 +29,6 @@ from moonshine_tune.runs.records import AuditRecord, FixRecord
 _DROP = "drop"
 # Every text is written as it is read: with single spaces, in NFC.
 _CLEAN = "clean_text"
-# Styles that texts can be written in.
-BASE_STYLE = "base"
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ _LISTED_WORDS = 30
 _SHARE_DIFFERENCE = 0.3
 # Parts of longer sentences start with a small letter: a third of the texts of some corpora.
 _LOWER_DIFFERENCE = 0.5
+# Fewer sentences are no style.
+MIN_SENTENCES = 4
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,10 @@ class SentenceStyle:
             "capital letters": self.lower - model.lower >= _LOWER_DIFFERENCE,
         }
         return tuple(name for name, is_lacking in lacking.items() if is_lacking)
+
+
+# Of models that were trained on punctuated texts, as all published ones.
+BASE_STYLE = SentenceStyle(punctuation=1.0, lower=0.0)
 
 
 def is_lower(text: str) -> bool:
