@@ -6,7 +6,7 @@ import re
 import pytest
 
 from moonshine_tune.corpus.punctuation import MARKS
-from moonshine_tune.data.style_transfer import usual_final_mark, with_style
+from moonshine_tune.data.style_transfer import capitalized_words, usual_final_mark, with_style
 
 # Reference, transcript, result.
 _CASES = {
@@ -78,6 +78,16 @@ def test_a_sentence_form_has_a_capital_and_a_final_mark_only() -> None:
 def test_texts_in_capitals_take_the_case_of_the_transcript() -> None:
     text = with_style("Turn left at Bonn A", "turn left at bonn a.", lowers=True)
     assert text == "turn left at bonn a."
+
+
+def test_a_name_of_other_clips_is_a_name_where_the_transcript_is_wrong() -> None:
+    names = capitalized_words(
+        ["Then I go to Bonn. May he?", "So I saw Bonn, May.", "We may. Bill paid.", "Go, NASA."]
+    )
+    # A word that also has a small letter, starts a sentence, or is there once is no name.
+    assert names == {"i": "I", "bonn": "Bonn"}
+    text = with_style("rich i saw bonn nasa may", "Rich, eyes or born nasal pay.", names=names)
+    assert text == "Rich, I saw Bonn nasa may."
 
 
 def test_the_usual_final_mark_is_that_of_most_transcripts() -> None:

@@ -22,7 +22,7 @@ from moonshine_tune.data.checks.text import (
     in_capitals,
     sentence_case,
 )
-from moonshine_tune.data.style_transfer import usual_final_mark, with_style
+from moonshine_tune.data.style_transfer import capitalized_words, usual_final_mark, with_style
 from moonshine_tune.inference.base_transcripts import base_transcripts
 from moonshine_tune.inference.dataset import SpeechDataset, build_dataset
 from moonshine_tune.registry.base_model import location_of
@@ -69,7 +69,7 @@ def restyle(
     for remark in dataset.remarks:
         progress.say(remark)
     transcripts = base_transcripts(dataset, opened, progress, "transcribing")
-    final = usual_final_mark(transcripts)
+    final, names = usual_final_mark(transcripts), capitalized_words(transcripts)
     written = [item.reference for item in dataset.utterances if has_marks(item.reference)]
     is_cased = 2 * sum(map(has_capital, written)) >= len(written)
     texts: dict[str, str] = {}
@@ -91,6 +91,7 @@ def restyle(
                 sentence_case(reference, item.language) if is_capitals else reference,
                 transcript,
                 final=None if is_alike else final,
+                names=names,
                 lowers=is_capitals,
             )
             if text == reference:

@@ -4,8 +4,9 @@ Both are aligned word by word. Where they agree, marks and case are carried over
 without marks and case, the result is the reference.
 """
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from moonshine_tune.corpus.punctuation import (
     FINAL_MARKS,
@@ -15,15 +16,23 @@ from moonshine_tune.corpus.punctuation import (
     WrittenText,
     align,
     ends_sentence,
+    has_capital,
     has_marks,
 )
 
 # A model that ends fewer of its transcripts with a mark does not write sentences.
 _MIN_SENTENCES = 0.5
+# A word that is written once may be a name by mistake.
+_MIN_OCCURRENCES = 2
 
 
 def with_style(
-    reference: str, transcript: str, *, final: str | None = None, lowers: bool = False
+    reference: str,
+    transcript: str,
+    *,
+    final: str | None = None,
+    names: Mapping[str, str] = MappingProxyType({}),
+    lowers: bool = False,
 ) -> str:
     """The reference with marks and capital letters of a transcript of the same clip.
 
@@ -32,6 +41,7 @@ def with_style(
     Args:
         final: for a transcript that is too different to show where marks belong: none of its marks
             are carried over, and the reference ends with this one.
+        names: of `capitalized_words`, for words that the transcript does not have here.
         lowers: the case of the reference means nothing: letters also become small.
     """
     own, model = WrittenText.of(reference), WrittenText.of(transcript)
@@ -48,11 +58,34 @@ def with_style(
         position = aligned.get(index)
         starts = index == 0 or ends_sentence(gaps[index])
         starts_there = position == 0 or (position and ends_sentence(model.gaps[position]))
-        if position is None or (starts and not starts_there):
+        name = names.get(own.keys[index], "")
+        if position is None and len(name) == len(word):
+            words[index] = _with_case(word, name)
+        elif position is None or (starts and not starts_there):
             words[index] = _capitalized(word) if starts else word
         elif starts or not starts_there or _is_first_person(model.words[position]):
             words[index] = _with_case(word, model.words[position], lowers=lowers)
     return str(WrittenText(tuple(words), tuple(gaps)))
+
+
+def capitalized_words(transcripts: Sequence[str]) -> dict[str, str]:
+    """Words that a model writes with a capital wherever they are inside a sentence: `I`, names.
+
+    Returns:
+        The written word by its form without case.
+    """
+    written: dict[str, Counter[str]] = defaultdict(Counter)
+    for text in map(WrittenText.of, transcripts):
+        for index, (key, word) in enumerate(zip(text.keys, text.words, strict=True)):
+            if index and not ends_sentence(text.gaps[index]):
+                written[key][word] += 1
+    return {
+        key: word
+        for key, forms in written.items()
+        if len(forms) == 1
+        for word, count in forms.items()
+        if count >= _MIN_OCCURRENCES and has_capital(word)
+    }
 
 
 def usual_final_mark(transcripts: Sequence[str]) -> str:
@@ -101,14 +134,14 @@ def _is_first_person(word: str) -> bool:
     return word[:1] == "I" and not word[1:2].isalpha()
 
 
-def _with_case(word: str, model: str, *, lowers: bool) -> str:
+def _with_case(word: str, model: str, *, lowers: bool = False) -> str:
     """A word in the case of the same word; letter by letter, or the first letter alone."""
     size = len(word) if len(word) == len(model) else 1
-    cased = [
-        other if own.casefold() == other.casefold() and (lowers or other != other.lower()) else own
-        for own, other in zip(word[:size], model[:size], strict=True)
+    letters = [
+        cased if own.casefold() == cased.casefold() and (lowers or cased != cased.lower()) else own
+        for own, cased in zip(word[:size], model[:size], strict=True)
     ]
-    return "".join(cased) + word[size:]
+    return "".join(letters) + word[size:]
 
 
 def _capitalized(word: str) -> str:

@@ -26,7 +26,7 @@ def count(reference: str, hypothesis: str) -> tuple[float, float]:
     """Words in another case, and words that are equal without case."""
     first, second = WrittenText.of(reference), WrittenText.of(hypothesis)
     pairs = list(equal_words(first, second, align(first, second)))
-    return sum(_letters(own) != _letters(other) for own, other in pairs), len(pairs)
+    return sum(_letters(word) != _letters(written) for word, written in pairs), len(pairs)
 
 
 def _letters(word: str) -> str:

@@ -3,7 +3,7 @@
 Every module in `data/checks/rules/` is loaded. A check is a function with one of the decorators
 below. Its name is the kind of its findings in JSON, and its docstring is what people read: the
 sentence after the count, an empty line, and what to do; both with `[singular|plural]`. In a check
-of a manifest, `{manifest}` in what to do becomes its path.
+of a manifest, `MANIFEST` in what to do becomes its path.
 """
 
 import inspect
@@ -165,7 +165,7 @@ class Check:
             for words in (f"{count:,} {self.text}", self.hint)
         )
         if path is not None:
-            hint = hint.replace("{manifest}", quoted(path))
+            hint = hint.replace("MANIFEST", quoted(path))
         return [Finding(self.kind, severity, manifest, count, ids, details, text, hint)]
 
 

@@ -21,7 +21,7 @@ def unlike_base_style(manifest: CheckedManifest) -> Iterator[Occurrence]:
     write: an adapter learns to leave them out, and no WER shows it.
 
     Do nothing if you want such texts; else write them as the base model does with: moonshine-tune
-    data fix {manifest} --style base --out styled.jsonl --apply
+    data fix MANIFEST --style base --out styled.jsonl --apply
     """
     sentences = [
         item
