@@ -50,14 +50,16 @@ def with_style(
     if final is not None and not keeps_marks:
         gaps[-1] = _marked(gaps[-1], final)
     elif not keeps_marks:
-        for index, position in _certain_gaps(blocks, model):
-            gaps[index] = _marked(gaps[index], model.gaps[position])
+        for own_gap, model_gap in _certain_gaps(blocks, model):
+            gaps[own_gap] = _marked(gaps[own_gap], model.gaps[model_gap])
     words = list(own.words)
     aligned = dict(_aligned(blocks))
     for index, word in enumerate(words):
         position = aligned.get(index)
         starts = index == 0 or ends_sentence(gaps[index])
-        starts_there = position == 0 or (position and ends_sentence(model.gaps[position]))
+        starts_there = position == 0 or (
+            position is not None and ends_sentence(model.gaps[position])
+        )
         name = names.get(own.keys[index], "")
         if position is None and len(name) == len(word):
             words[index] = _with_case(word, name)

@@ -56,7 +56,7 @@ def _edits(first: tuple[str, ...], second: tuple[str, ...]) -> int:
     if first == second or not first or not second:
         return 0 if first == second else len(first) + len(second)
     output = jiwer.process_words(" ".join(first), " ".join(second))
-    return output.substitutions + output.deletions + output.insertions
+    return int(output.substitutions + output.deletions + output.insertions)
 
 
 def not_scored(references: Sequence[str]) -> str:
