@@ -12,6 +12,7 @@ from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.corpus.sampler import CurriculumStage, StagedSampler, easy_first_stages
 from moonshine_tune.corpus.splits import evenly_chosen, find_leaks, split_by_speaker
+from moonshine_tune.data.base_style import unlearned_style
 from moonshine_tune.inference.dataset import SpeechDataset, TrainingData, build_dataset
 from moonshine_tune.inference.encoder_cache import (
     Clips,
@@ -98,6 +99,9 @@ def prepare_training(
         needs_text=True,
         keeps_silence=settings.data.teach_silence,
     )
+    style_remarks: tuple[str, ...] = ()
+    if scores and settings.data.train is not None:
+        style_remarks = unlearned_style(dataset, opened, settings.data.train, progress)
     adapter = inject_lora(
         opened.model,
         seed=settings.train.seed,
@@ -146,7 +150,8 @@ def prepare_training(
     sampler = _build_sampler(settings, dataset, losses)
     augmented = AugmentedDataset(dataset, settings.augment, banks, seed=settings.train.seed)
     states = cache.source(augmented, augmented.drawn(sampler, settings.train.steps), "train")
-    remarks = [*split_remarks, *dataset.remarks, *band_remarks, *augmented.remarks, *set_remarks]
+    remarks = [*split_remarks, *dataset.remarks, *style_remarks, *band_remarks]
+    remarks += [*augmented.remarks, *set_remarks]
     remarks += [*(replay.remarks if replay else ()), *cache.remarks]
     if not cache.needs_encoder:
         freed = release_encoder(opened.model)
