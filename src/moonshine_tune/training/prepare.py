@@ -4,7 +4,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from moonshine_tune.audio.measure import NARROW_HZ
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.progress import Progress
@@ -37,7 +36,6 @@ from moonshine_tune.training.windows import narrow_share
 _AUGMENTED_DEV = "augmented dev"
 # A canary of a clip or two says nothing: a single word would be 10 % of it.
 _MIN_WATCHED = 5
-_MANY_NARROW = 0.2
 
 
 @dataclass(frozen=True)
@@ -129,9 +127,7 @@ def prepare_training(
     if general.watched and scores:
         drift = prepare_drift(general.watched, settings, opened, cache, progress)
     replay: Replay | None = None
-    band_remarks: tuple[str, ...] = ()
     if general.replayed and data.replay is not None:
-        narrow = narrow_share(dataset)
         replay = prepare_replay(
             general.replayed,
             settings,
@@ -139,19 +135,13 @@ def prepare_training(
             cache,
             progress,
             available=len(data.replay),
-            narrow=narrow,
+            narrow=narrow_share(dataset),
         )
-        if narrow >= _MANY_NARROW:
-            band_remarks = (
-                f"train: {narrow:.0%} of the clips have nothing above {NARROW_HZ:g} Hz, so replay "
-                "audio is played through a telephone line as often",
-            )
     losses = base_losses(dataset, opened, progress) if settings.train.easy_first else ()
     sampler = _build_sampler(settings, dataset, losses)
     augmented = AugmentedDataset(dataset, settings.augment, banks, seed=settings.train.seed)
     states = cache.source(augmented, augmented.drawn(sampler, settings.train.steps), "train")
-    remarks = [*split_remarks, *dataset.remarks, *style_remarks, *band_remarks]
-    remarks += [*augmented.remarks, *set_remarks]
+    remarks = [*split_remarks, *dataset.remarks, *style_remarks, *augmented.remarks, *set_remarks]
     remarks += [*(replay.remarks if replay else ()), *cache.remarks]
     if not cache.needs_encoder:
         freed = release_encoder(opened.model)

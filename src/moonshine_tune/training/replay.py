@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from moonshine_tune.audio.measure import NARROW_HZ
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import Utterance
@@ -12,6 +13,9 @@ from moonshine_tune.inference.encoder_cache import EncoderCache, StateSource
 from moonshine_tune.registry.open import OpenedModel
 from moonshine_tune.training.teacher import BaseTeacher
 from moonshine_tune.training.windows import VariedWindows, cut_into_windows
+
+
+_MANY_NARROW = 0.2
 
 
 @dataclass(frozen=True)
@@ -87,4 +91,10 @@ def prepare_replay(
     pulls = cache.trains_encoder and retain.encoder_weight > 0
     pulled = [index for index in without_text if pulls and not windows.is_varied(index)]
     teacher = BaseTeacher(opened, dataset, without_text, progress, keeps_states=pulled)
-    return Replay(source, teacher, sampler, transcripts, dataset.remarks)
+    remarks = dataset.remarks
+    if narrow >= _MANY_NARROW:
+        remarks += (
+            f"replay: {narrow:.0%} of the training clips have nothing above {NARROW_HZ:g} Hz, so as "
+            "many changed windows go through a telephone line",
+        )
+    return Replay(source, teacher, sampler, transcripts, remarks)

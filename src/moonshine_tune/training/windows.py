@@ -34,7 +34,7 @@ _VARIATION = AugmentSettings(
 )
 
 
-_TELEPHONE_CHANCE = 0.15
+_TELEPHONE_PROBABILITY = 0.15
 _LISTENED_CLIPS = 24
 
 
@@ -62,8 +62,8 @@ class VariedWindows(AugmentedCopies):
     def __init__(
         self, dataset: SpeechDataset, share: float, *, seed: int, narrow_share: float = 0.0
     ) -> None:
-        chance = max(_TELEPHONE_CHANCE, narrow_share)
-        variation = _VARIATION.model_copy(update={"telephone_chance": chance})
+        probability = max(_TELEPHONE_PROBABILITY, narrow_share)
+        variation = _VARIATION.model_copy(update={"telephone_chance": probability})
         super().__init__(dataset, variation, NoiseBanks(COLORED_NOISES, COMPUTED_ROOMS), seed=seed)
         self._varied_share = share
 
