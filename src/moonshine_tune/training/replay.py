@@ -14,7 +14,6 @@ from moonshine_tune.registry.open import OpenedModel
 from moonshine_tune.training.teacher import BaseTeacher
 from moonshine_tune.training.windows import VariedWindows, cut_into_windows
 
-
 _MANY_NARROW = 0.2
 
 
@@ -94,7 +93,7 @@ def prepare_replay(
     remarks = dataset.remarks
     if narrow >= _MANY_NARROW:
         remarks += (
-            f"replay: {narrow:.0%} of the training clips have nothing above {NARROW_HZ:g} Hz, so as "
-            "many changed windows go through a telephone line",
+            f"replay: {narrow:.0%} of the training clips have nothing above {NARROW_HZ:g} Hz, so "
+            "as many changed windows go through a telephone line",
         )
     return Replay(source, teacher, sampler, transcripts, remarks)
