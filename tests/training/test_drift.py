@@ -72,7 +72,7 @@ def test_the_drift_is_nothing_without_an_adapter_and_grows_with_it(
     assert 0 < half < full
 
 
-@pytest.mark.parametrize(("bound", "is_weakened"), [(-1.0, True), (100.0, False)])
+@pytest.mark.parametrize(("bound", "is_weakened"), [(1e-9, True), (100.0, False)])
 def test_a_run_keeps_the_bound(
     watched: Training, tmp_path: Path, bound: float, is_weakened: bool
 ) -> None:
@@ -86,5 +86,5 @@ def test_a_run_keeps_the_bound(
 
 
 def test_one_strength_is_kept_as_it_is(watched: Training, tmp_path: Path) -> None:
-    settings = watched.settings("replay", select__max_drift=-1.0, retain__strengths=[1.0])
+    settings = watched.settings("replay", select__max_drift=1e-9, retain__strengths=[1.0])
     assert train(settings, tmp_path / "run", SilentProgress()).best.strength == 1.0

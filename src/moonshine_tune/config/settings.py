@@ -210,8 +210,8 @@ class RetainSettings(_Section):
     """Length of the windows that replay clips are cut into, seconds; 0 = whole clips. Raise it if
     long recordings lose accuracy; a step takes longer."""
     varied_share: float = Field(default=0.5, ge=0, le=1)
-    """Share of the replay windows that are changed in speed, room, line or noise for the adapted
-    model. Lower it to 0 if later recordings are all clean reading."""
+    """Share of the replay windows that are changed in speed, room, line or noise. Lower it to 0 if
+    later recordings are all clean reading."""
     encoder_weight: float = Field(default=10.0, ge=0)
     """Weight of the squared distance of the encoder states from the base model's on replay audio,
     where the encoder trains. Raise it to 100 if the canary loses accuracy."""
@@ -242,9 +242,9 @@ class SelectSettings(_Section):
     canary_bound: float = Field(default=2.0, ge=0)
     """Points of WER that the canary may lose. Lower it if general speech matters as much as the
     domain."""
-    max_drift: float = Field(default=0.02)
-    """Most that the adapter may understand less of varied general speech than the base model, in
-    nats per token; a stronger one is weakened. Raise it if only the domain matters."""
+    max_drift: float = Field(default=0.05, gt=0)
+    """Most that the adapter may drift from the base model on varied, held-out replay audio, in nats
+    per token (KL divergence); a stronger one is weakened. Raise it if only the domain matters."""
     average_last: int = Field(default=0, ge=0, le=50)
     """Number of the latest scored adapters whose mean is tried as a further candidate; 0 = off. Set
     it to 3 for a small dev set, where the best score is partly luck."""

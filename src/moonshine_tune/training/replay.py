@@ -86,10 +86,8 @@ def prepare_replay(
         silent = (index for index in drawn if dataset.is_silent(index))
         transcripts |= dict.fromkeys(silent, ())
     without_text = [index for index in drawn if index not in transcripts]
-    # A changed window has other states than the one that the base listens to.
     pulls = cache.trains_encoder and retain.encoder_weight > 0
-    pulled = [index for index in without_text if pulls and not windows.is_varied(index)]
-    teacher = BaseTeacher(opened, dataset, without_text, progress, keeps_states=pulled)
+    teacher = BaseTeacher(opened, windows, without_text, progress, keeps_states=pulls)
     remarks = dataset.remarks
     if narrow >= _MANY_NARROW:
         remarks += (

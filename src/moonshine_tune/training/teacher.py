@@ -5,7 +5,7 @@ states are kept. The frozen head turns the hidden states back into the teacher's
 it is needed. No transcripts are used, so any general audio in the right language will do.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -36,11 +36,11 @@ class BaseTeacher:
     The texts are decoded once and kept in the cache for later runs.
 
     Args:
-        clips: what the teacher listens to; the adapted model may get a changed version of them.
         indices: the clips that will be drawn.
-        keeps_states: those whose encoder states are kept too.
+        keeps_states: keep their encoder states too, for an encoder that trains.
 
     Attributes:
+        keeps_states: as given.
         teacher_tokens: token ids of the base's text for each clip.
     """
 
@@ -51,12 +51,12 @@ class BaseTeacher:
         indices: Sequence[int],
         progress: Progress,
         *,
-        keeps_states: Collection[int] = (),
+        keeps_states: bool = False,
     ) -> None:
         self._model, self._limits = opened.model, opened.limits
         # Each clip is encoded once: nothing is stored.
         self._source = StateSource(opened.model, clips, budget_mb=0)
-        self._keeps_states = frozenset(keeps_states)
+        self.keeps_states = keeps_states
         self._hidden: dict[int, Tensor] = {}
         self._states: dict[int, Tensor] = {}
         identity = [
@@ -92,14 +92,10 @@ class BaseTeacher:
         hidden = self._model.decoder_hidden(states, targets.input_ids)
         for row, (index, tokens) in enumerate(zip(rows, texts, strict=True)):
             self._hidden[index] = hidden[row, : len(tokens) + 1].to("cpu").clone()
-            if index in self._keeps_states:
+            if self.keeps_states:
                 # In 16 bits: what is pulled to them is a thousand times coarser.
                 own = states.values[row, : states.lengths[row]]
                 self._states[index] = own.to("cpu", torch.float16).contiguous()
-
-    def has_states(self, index: int) -> bool:
-        """Whether the base's encoder states of a clip are kept."""
-        return index in self._keeps_states
 
     def kl_sum(self, indices: Sequence[int], states: EncoderStates, head: FrozenHead) -> Tensor:
         """Σ KL(base ‖ adapted) over every token of the teacher's text for some clips, in nats.
