@@ -320,8 +320,71 @@ def compare_paired(
         (second[item.id].words.errors - item.words.errors, item.words.reference)
         for item in with_words
     ]
-    low, high = _interval(pairs)
     first_wer = _total_words(with_words).rate
     second_wer = _total_words(second[item.id] for item in with_words).rate
+    return _compared(first_wer, second_wer, _rate(pairs), _interval(pairs))
+
+
+Pair = tuple[Sequence[ScoredUtterance], Sequence[ScoredUtterance]]
+
+
+def compare_changes(first: Pair, second: Pair) -> PairedComparison:
+    """How much more the second pair of systems changes the WER than the first one does.
+
+    Of each pair the change of WER from its first system to its second one, in points, and the
+    difference of the two changes, with a paired bootstrap over utterances with reference words.
+
+    Raises:
+        ValueError: the four do not hold the same utterances with the same references.
+    """
+    changes = [compare_paired(*pair) for pair in (first, second)]
+    base_before, base_after, before, after = (
+        {item.id: item.words for item in side} for side in (*first, *second)
+    )
+    if {name: words.reference for name, words in base_before.items()} != {
+        name: words.reference for name, words in before.items()
+    }:
+        raise ValueError("a comparison of changes needs the same references in both pairs")
+    pairs = [
+        (
+            after[name].errors - before[name].errors
+            - (base_after[name].errors - base_before[name].errors),
+            words.reference,
+        )
+        for name, words in before.items()
+        if words.reference
+    ]  # fmt: skip
+    return _compared(changes[0].difference, changes[1].difference, _rate(pairs), _interval(pairs))
+
+
+def compare_rates(
+    before: Sequence[ScoredUtterance], after: Sequence[ScoredUtterance]
+) -> PairedComparison:
+    """Two rates of the same utterances against references that may differ; paired by utterance.
+
+    Utterances without a reference word count too: with the words that are made up there.
+
+    Raises:
+        ValueError: the two do not hold the same utterances.
+    """
+    second = {item.id: item.words for item in after}
+    if {item.id for item in before} != set(second):
+        raise ValueError("a paired comparison needs the same utterances on both sides")
+    pairs = [(item.words, second[item.id]) for item in before]
+
+    def difference(drawn: Sequence[tuple[ErrorCounts, ErrorCounts]]) -> float:
+        return _rate([(b.errors, b.reference) for _, b in drawn]) - _rate(
+            [(a.errors, a.reference) for a, _ in drawn]
+        )
+
+    interval = bootstrap_interval(pairs, difference) if pairs else (0.0, 0.0)
+    rates = [_total_words(side).rate for side in (before, after)]
+    return _compared(rates[0], rates[1], rates[1] - rates[0], interval)
+
+
+def _compared(
+    before: float, after: float, difference: float, ci95: tuple[float, float]
+) -> PairedComparison:
+    low, high = ci95
     verdict = "better" if high < 0 else "worse" if low > 0 else "no difference shown"
-    return PairedComparison(first_wer, second_wer, _rate(pairs), (low, high), verdict)
+    return PairedComparison(before, after, difference, ci95, verdict)

@@ -1,0 +1,187 @@
+"""Are runtime files as close to the trained model as the base's own files are to the base?
+
+Words of hard speech are close decisions, and 8 bits change some of them whatever the weights are.
+So the difference between torch and the runtime is judged beside that of the untouched base on the
+same clips, and by intervals: a few clips decide nothing.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from moonshine_tune.corpus.normalizers import Normalizer
+from moonshine_tune.metrics.wer import (
+    PairedComparison,
+    ScoredUtterance,
+    compare_changes,
+    compare_paired,
+    compare_rates,
+    rounded,
+    score_utterance,
+    summarize,
+)
+from moonshine_tune.runs.records import (
+    EQUAL,
+    NOT_DECIDED,
+    WORSE,
+    AgainstBase,
+    BasePairRecord,
+    MarginRecord,
+)
+
+# The loss of WER that counts as none: of half a point, which was the bound before, 10,000 words
+# would be needed to tell.
+WER_MARGIN, _SHARE_OF_WER = 2.0, 0.1
+_MANY_CLIPS = 2000
+
+
+@dataclass(frozen=True)
+class ClipTranscripts:
+    """One clip, transcribed by the trained model and by the base: in torch, and by the runtime.
+
+    Attributes:
+        reference: its text; None without one.
+    """
+
+    reference: str | None
+    torch: str
+    runtime: str
+    base_torch: str
+    base_runtime: str
+
+
+@dataclass(frozen=True)
+class _Change:
+    """A change from torch to the runtime in points, with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, compared: PairedComparison, clips: int) -> "_Change":
+        """The difference, with an interval that is no narrower than `clips` clips allow.
+
+        Clips that are all the same give a resampled interval of no width. The rule of three says
+        that among others like them up to three of `clips` may differ; we count a third of the words
+        of such a clip, which makes one clip.
+        """
+        least, value = 100.0 / (clips + 1), compared.difference
+        low, high = compared.ci95
+        return cls(value, min(low, value - least), max(high, value + least))
+
+
+def judge(clips: Sequence[ClipTranscripts], normalizer: Normalizer, bound: float) -> AgainstBase:
+    """Judge the words of all clips, and the WER of those that have reference words.
+
+    Args:
+        bound: points by which the share of words that differ may be above the base's.
+    """
+    words = _judge_words(clips, normalizer, bound)
+    wer, base_scores = _judge_wer(clips, normalizer)
+    verdicts = {words.verdict} | ({wer.verdict} if wer else set())
+    torch, runtime = base_scores or (None, None)
+    base_words = _scored([(c.base_torch, c.base_runtime) for c in clips], normalizer)
+    total = summarize(base_words, num_worst=0).words
+    return AgainstBase(
+        verdict=next(v for v in (WORSE, NOT_DECIDED, EQUAL) if v in verdicts),
+        clips=len(clips),
+        words=words,
+        wer=wer,
+        base=BasePairRecord(
+            word_difference=words.base,
+            identical=sum(not item.words.errors for item in base_words),
+            words=total.reference,
+            torch=torch,
+            runtime=runtime,
+        ),
+    )
+
+
+def _judge_words(
+    clips: Sequence[ClipTranscripts], normalizer: Normalizer, bound: float
+) -> MarginRecord:
+    base = _scored([(c.base_torch, c.base_runtime) for c in clips], normalizer)
+    adapted = _scored([(c.torch, c.runtime) for c in clips], normalizer)
+    # Silence in both says nothing on words.
+    count = sum(bool(item.words.reference or item.words.errors) for item in adapted)
+    # Against itself the trained model differs in no word.
+    same = _scored([(c.torch, c.torch) for c in clips], normalizer)
+    own = compare_rates(same, adapted)
+    beyond = compare_rates(base, adapted)
+    return _margin_record(own, beyond, own.after, beyond.before, bound, count)
+
+
+def _judge_wer(
+    clips: Sequence[ClipTranscripts], normalizer: Normalizer
+) -> tuple[MarginRecord | None, tuple[float, float] | None]:
+    """The judgement, and the base's WER in torch and in the runtime; None without a text."""
+    texts = [(clip, clip.reference) for clip in clips if clip.reference]
+    torch, runtime, base_torch, base_runtime = (
+        _scored([(text, getattr(c, side)) for c, text in texts], normalizer)
+        for side in ("torch", "runtime", "base_torch", "base_runtime")
+    )
+    count = sum(not item.is_empty for item in torch)
+    if not count:
+        return None, None
+    own = compare_paired(torch, runtime)
+    beyond = compare_changes((base_torch, base_runtime), (torch, runtime))
+    margin = max(WER_MARGIN, _SHARE_OF_WER * own.before)
+    base = compare_paired(base_torch, base_runtime)
+    record = _margin_record(own, beyond, own.difference, base.difference, margin, count)
+    return record, (round(base.before, 4), round(base.after, 4))
+
+
+def _scored(pairs: Sequence[tuple[str, str]], normalizer: Normalizer) -> list[ScoredUtterance]:
+    """The second text of each pair against the first; sets may share ids, so these are numbers."""
+    return [score_utterance(str(i), *pair, normalizer) for i, pair in enumerate(pairs)]
+
+
+def _margin_record(
+    own: PairedComparison,
+    beyond: PairedComparison,
+    adapted: float,
+    base: float,
+    margin: float,
+    clips: int,
+) -> MarginRecord:
+    changes = _Change.of(own, clips), _Change.of(beyond, clips)
+    first, second = changes
+    return MarginRecord(
+        adapted=round(adapted, 4),
+        adapted_ci95=rounded((first.low, first.high)),
+        base=round(base, 4),
+        difference=round(second.value, 4),
+        ci95=rounded((second.low, second.high)),
+        margin=round(margin, 4),
+        verdict=_verdict(changes, margin),
+        clips=clips,
+        clips_needed=_clips_needed(changes, margin, clips),
+    )
+
+
+def _verdict(changes: Sequence[_Change], margin: float) -> str:
+    """Equal where either change is within the margin, worse where both are beyond it.
+
+    Files that are close to torch by themselves need no excuse, and a base that happens to be even
+    closer on these clips is no reason to refuse them.
+    """
+    if any(change.high <= margin for change in changes):
+        return EQUAL
+    return WORSE if all(change.low > margin for change in changes) else NOT_DECIDED
+
+
+def _clips_needed(changes: Sequence[_Change], margin: float, clips: int) -> int | None:
+    """About how many clips decide, if they are like these; None where that cannot be told.
+
+    The width of an interval falls with the square root of the clips.
+    """
+    if _verdict(changes, margin) != NOT_DECIDED:
+        return clips
+    needed = [
+        clips * (max(change.high - change.value, change.value - change.low) / gap) ** 2
+        for change in changes
+        if (gap := abs(margin - change.value)) > 0
+    ]
+    least = min(needed, default=math.inf)
+    return math.ceil(least / 10) * 10 if 0 < least <= _MANY_CLIPS else None
