@@ -113,9 +113,9 @@ def _summary(result: "ExportRecord") -> str:
     lines = [
         f"wrote {result.runtime_dir}: {result.changed} of {result.matrices} {what} in "
         f"{', '.join(result.changed_files) or 'no file'}, {result.seconds:.1f} s",
-        f"parity {_VERDICTS.get(parity.verdict, parity.verdict)}: {parity.word_difference:.2f} % of "
-        f"{parity.words} words differ, {parity.identical} of {parity.clips} clips identical; "
-        f"judged by {parity.judged_by}" + ("" if parity.against_base else f" ({parity.bound:g} %)"),
+        f"parity {_VERDICTS[parity.verdict]}: {parity.word_difference:.2f} % of {parity.words} "
+        f"words differ, {parity.identical} of {parity.clips} clips identical; judged by "
+        f"{parity.judged_by}" + ("" if parity.against_base else f" ({parity.bound:g} %)"),
     ]
     if result.rounding is not None:
         lines.append(f"rounding: {result.rounding}")

@@ -329,32 +329,26 @@ Pair = tuple[Sequence[ScoredUtterance], Sequence[ScoredUtterance]]
 
 
 def compare_changes(first: Pair, second: Pair) -> PairedComparison:
-    """How much more the second pair of systems changes the WER than the first one does.
+    """How much more the second pair of systems changes the WER than the first pair does.
 
-    Of each pair the change of WER from its first system to its second one, in points, and the
-    difference of the two changes, with a paired bootstrap over utterances with reference words.
+    `before` and `after` are the changes of both, from the first to the second system of each, in
+    points; the interval of their difference is a paired bootstrap over utterances with reference
+    words.
 
     Raises:
         ValueError: the four do not hold the same utterances with the same references.
     """
-    changes = [compare_paired(*pair) for pair in (first, second)]
-    base_before, base_after, before, after = (
-        {item.id: item.words for item in side} for side in (*first, *second)
-    )
-    if {name: words.reference for name, words in base_before.items()} != {
-        name: words.reference for name, words in before.items()
-    }:
-        raise ValueError("a comparison of changes needs the same references in both pairs")
-    pairs = [
-        (
-            after[name].errors - before[name].errors
-            - (base_after[name].errors - base_before[name].errors),
-            words.reference,
-        )
-        for name, words in before.items()
-        if words.reference
+    sides = [{item.id: item.words for item in side} for side in (*first, *second)]
+    references = [{name: words.reference for name, words in side.items()} for side in sides]
+    if any(side != references[0] for side in references):
+        raise ValueError("a comparison of changes needs the same utterances with their references")
+    changes = [
+        [(after[name].errors - before[name].errors, words.reference) for name, words in
+         before.items() if words.reference]
+        for before, after in (sides[:2], sides[2:])
     ]  # fmt: skip
-    return _compared(changes[0].difference, changes[1].difference, _rate(pairs), _interval(pairs))
+    pairs = [(b - a, words) for (a, words), (b, _) in zip(*changes, strict=True)]
+    return _compared(*map(_rate, changes), _rate(pairs), _interval(pairs))
 
 
 def compare_rates(
@@ -370,16 +364,23 @@ def compare_rates(
     second = {item.id: item.words for item in after}
     if {item.id for item in before} != set(second):
         raise ValueError("a paired comparison needs the same utterances on both sides")
-    pairs = [(item.words, second[item.id]) for item in before]
+    counts = [
+        (item.words.errors, item.words.reference, words.errors, words.reference)
+        for item in before
+        for words in (second[item.id],)
+    ]
 
-    def difference(drawn: Sequence[tuple[ErrorCounts, ErrorCounts]]) -> float:
-        return _rate([(b.errors, b.reference) for _, b in drawn]) - _rate(
-            [(a.errors, a.reference) for a, _ in drawn]
-        )
+    def rates(drawn: Sequence[tuple[int, int, int, int]]) -> tuple[float, float]:
+        errors, words, later_errors, later_words = map(sum, zip(*drawn, strict=True))
+        return 100.0 * errors / max(words, 1), 100.0 * later_errors / max(later_words, 1)
 
-    interval = bootstrap_interval(pairs, difference) if pairs else (0.0, 0.0)
-    rates = [_total_words(side).rate for side in (before, after)]
-    return _compared(rates[0], rates[1], rates[1] - rates[0], interval)
+    def difference(drawn: Sequence[tuple[int, int, int, int]]) -> float:
+        first_rate, second_rate = rates(drawn)
+        return second_rate - first_rate
+
+    if not counts:
+        return _compared(0.0, 0.0, 0.0, (0.0, 0.0))
+    return _compared(*rates(counts), difference(counts), bootstrap_interval(counts, difference))
 
 
 def _compared(

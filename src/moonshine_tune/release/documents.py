@@ -160,8 +160,8 @@ def _number(value: object, digits: int = 2) -> str:
     return f"{value:.{digits}f}" if isinstance(value, int | float) else "–"
 
 
-def _interval(value: object) -> str:
-    return "–".join(map(_number, value)) if isinstance(value, tuple) else "–"
+def _interval(value: object, between: str = "–") -> str:
+    return between.join(map(_number, value)) if isinstance(value, tuple) else "–"
 
 
 def _times(spread: Mapping[str, object]) -> str:

@@ -41,7 +41,9 @@ _EVALUATION_KEYS = ("wer", "cer", "substitutions", "deletions", "insertions", "r
                     "utterances", "audio_seconds", "rtf", "normalizer", "ci95", "backend",
                     "manifest_sha256", "base", "comparison", "keyterms",
                     "empty_references")  # fmt: skip
-_PARITY_KEYS = ("passed", "word_difference", "bound", "clips", "identical", "words")
+_PARITY_KEYS = ("passed", "verdict", "word_difference", "bound", "clips", "identical", "words",
+                "wer")  # fmt: skip
+_AGAINST_KEYS = ("verdict", "clips", "general_clips", "words", "wer", "base")
 _EXPORT_KEYS = ("method", "matrices", "changed", "changed_files", "worst_step_error", "sha256",
                 "adapter_sha256", "quantize", "scales", "calibrated", "calibrate", "rounding",
                 "windows", "versions")  # fmt: skip
@@ -191,11 +193,15 @@ def _read_export(
             )
     if record.parity.passed is False and not request.allow_failed_parity:
         raise NegativeAnswerError(
-            "these runtime files failed the parity gate of the export",
+            "these runtime files failed the parity gate of the export: they are worse than the "
+            "trained model",
             where=folder,
             hint="export again, or add --allow-failed-parity; the model card will say so",
         )
-    parity = _public(record.parity, _PARITY_KEYS)
+    against = record.parity.against_base
+    # The sets that were added are named after files of this machine.
+    public = {"against_base": _public(against, _AGAINST_KEYS)} if against else {}
+    parity = _public(record.parity, _PARITY_KEYS, **public)
     return _public(record, _EXPORT_KEYS, parity=parity, base=public_base(record.base))
 
 

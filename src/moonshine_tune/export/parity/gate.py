@@ -166,8 +166,9 @@ def _judge_with_more(
         everything += more
         sources[name] = sources.get(name, 0) + len(more)
         own += more if name == clips.name else []
-        alone = judge(own, normalizer, bound)
-        record = alone if alone.verdict == WORSE else judge(everything, normalizer, bound)
+        record = judge(own, normalizer, bound)
+        if record.verdict != WORSE and len(own) < len(everything):
+            record = judge(everything, normalizer, bound)
     general = len(everything) - len(own)
     return record.model_copy(update={"general_clips": general, "sources": sources})
 

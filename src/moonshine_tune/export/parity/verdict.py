@@ -7,10 +7,11 @@ same clips, and by intervals: a few clips decide nothing.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moonshine_tune.corpus.normalizers import Normalizer
 from moonshine_tune.metrics.wer import (
+    ErrorCounts,
     PairedComparison,
     ScoredUtterance,
     compare_changes,
@@ -18,7 +19,6 @@ from moonshine_tune.metrics.wer import (
     compare_rates,
     rounded,
     score_utterance,
-    summarize,
 )
 from moonshine_tune.runs.records import (
     EQUAL,
@@ -77,12 +77,11 @@ def judge(clips: Sequence[ClipTranscripts], normalizer: Normalizer, bound: float
     Args:
         bound: points by which the share of words that differ may be above the base's.
     """
-    words = _judge_words(clips, normalizer, bound)
-    wer, base_scores = _judge_wer(clips, normalizer)
+    base = _scored([(clip.base_torch, clip.base_runtime) for clip in clips], normalizer)
+    adapted = _scored([(clip.torch, clip.runtime) for clip in clips], normalizer)
+    words = _judge_words(base, adapted, bound)
+    wer, base_wer = _judge_wer(clips, normalizer)
     verdicts = {words.verdict} | ({wer.verdict} if wer else set())
-    torch, runtime = base_scores or (None, None)
-    base_words = _scored([(c.base_torch, c.base_runtime) for c in clips], normalizer)
-    total = summarize(base_words, num_worst=0).words
     return AgainstBase(
         verdict=next(v for v in (WORSE, NOT_DECIDED, EQUAL) if v in verdicts),
         clips=len(clips),
@@ -90,46 +89,49 @@ def judge(clips: Sequence[ClipTranscripts], normalizer: Normalizer, bound: float
         wer=wer,
         base=BasePairRecord(
             word_difference=words.base,
-            identical=sum(not item.words.errors for item in base_words),
-            words=total.reference,
-            torch=torch,
-            runtime=runtime,
+            identical=sum(not item.words.errors for item in base),
+            words=sum(item.words.reference for item in base),
+            torch=base_wer[0],
+            runtime=base_wer[1],
         ),
     )
 
 
 def _judge_words(
-    clips: Sequence[ClipTranscripts], normalizer: Normalizer, bound: float
+    base: Sequence[ScoredUtterance], adapted: Sequence[ScoredUtterance], bound: float
 ) -> MarginRecord:
-    base = _scored([(c.base_torch, c.base_runtime) for c in clips], normalizer)
-    adapted = _scored([(c.torch, c.runtime) for c in clips], normalizer)
+    """Args:
+    base, adapted: the runtime's transcript of each clip against that of torch.
+    """
     # Silence in both says nothing on words.
     count = sum(bool(item.words.reference or item.words.errors) for item in adapted)
     # Against itself the trained model differs in no word.
-    same = _scored([(c.torch, c.torch) for c in clips], normalizer)
-    own = compare_rates(same, adapted)
-    beyond = compare_rates(base, adapted)
-    return _margin_record(own, beyond, own.after, beyond.before, bound, count)
+    same = [replace(item, words=ErrorCounts(reference=item.words.reference)) for item in adapted]
+    own, beyond = compare_rates(same, adapted), compare_rates(base, adapted)
+    return _margin_record(own, beyond, bound, count)
 
 
 def _judge_wer(
     clips: Sequence[ClipTranscripts], normalizer: Normalizer
-) -> tuple[MarginRecord | None, tuple[float, float] | None]:
-    """The judgement, and the base's WER in torch and in the runtime; None without a text."""
+) -> tuple[MarginRecord | None, tuple[float | None, float | None]]:
+    """The judgment, and the base's WER in torch and in the runtime; None without a text."""
     texts = [(clip, clip.reference) for clip in clips if clip.reference]
     torch, runtime, base_torch, base_runtime = (
-        _scored([(text, getattr(c, side)) for c, text in texts], normalizer)
+        _scored([(text, getattr(clip, side)) for clip, text in texts], normalizer)
         for side in ("torch", "runtime", "base_torch", "base_runtime")
     )
     count = sum(not item.is_empty for item in torch)
     if not count:
-        return None, None
+        return None, (None, None)
     own = compare_paired(torch, runtime)
     beyond = compare_changes((base_torch, base_runtime), (torch, runtime))
     margin = max(WER_MARGIN, _SHARE_OF_WER * own.before)
-    base = compare_paired(base_torch, base_runtime)
-    record = _margin_record(own, beyond, own.difference, base.difference, margin, count)
-    return record, (round(base.before, 4), round(base.after, 4))
+    before, after = (
+        sum((item.words for item in side if not item.is_empty), ErrorCounts()).rate
+        for side in (base_torch, base_runtime)
+    )
+    record = _margin_record(own, beyond, margin, count)
+    return record, (round(before, 4), round(after, 4))
 
 
 def _scored(pairs: Sequence[tuple[str, str]], normalizer: Normalizer) -> list[ScoredUtterance]:
@@ -138,19 +140,17 @@ def _scored(pairs: Sequence[tuple[str, str]], normalizer: Normalizer) -> list[Sc
 
 
 def _margin_record(
-    own: PairedComparison,
-    beyond: PairedComparison,
-    adapted: float,
-    base: float,
-    margin: float,
-    clips: int,
+    own: PairedComparison, beyond: PairedComparison, margin: float, clips: int
 ) -> MarginRecord:
+    """Args:
+    own: from torch to the runtime, of the files; `beyond`: how much more than the base's.
+    """
     changes = _Change.of(own, clips), _Change.of(beyond, clips)
     first, second = changes
     return MarginRecord(
-        adapted=round(adapted, 4),
+        adapted=round(first.value, 4),
         adapted_ci95=rounded((first.low, first.high)),
-        base=round(base, 4),
+        base=round(beyond.before, 4),
         difference=round(second.value, 4),
         ci95=rounded((second.low, second.high)),
         margin=round(margin, 4),
@@ -178,10 +178,14 @@ def _clips_needed(changes: Sequence[_Change], margin: float, clips: int) -> int 
     """
     if _verdict(changes, margin) != NOT_DECIDED:
         return clips
-    needed = [
-        clips * (max(change.high - change.value, change.value - change.low) / gap) ** 2
+    needed = {
+        change: clips * (max(change.high - change.value, change.value - change.low) / gap) ** 2
         for change in changes
         if (gap := abs(margin - change.value)) > 0
-    ]
-    least = min(needed, default=math.inf)
-    return math.ceil(least / 10) * 10 if 0 < least <= _MANY_CLIPS else None
+    }
+    # One of them makes the files equal; only both make them worse.
+    within = [count for change, count in needed.items() if change.value < margin]
+    least = min(within) if within else max(needed.values(), default=math.inf)
+    # The width is an estimate itself: a quarter more.
+    least *= 1.25
+    return math.ceil(least / 10) * 10 if least <= _MANY_CLIPS else None
