@@ -16,6 +16,7 @@ from moonshine_tune import __version__
 from moonshine_tune.registry.catalog import ModelRecord, lookup_model
 from moonshine_tune.release.inputs import MANIFEST_ROLES, PackageInputs, comparable
 from moonshine_tune.runs.records import EvaluationRecord, ExportRecord
+from moonshine_tune.runs.side_by_side import SYSTEMS, SideBySide, side_by_side
 
 # What ends a line, a cell or a code block, starts HTML, or acts on a terminal that shows the file.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069|`<>]+")
@@ -52,6 +53,8 @@ def model_card(inputs: PackageInputs, name: str, architecture: str) -> str:
             for title, each in inputs.base_evaluations.items()
             if comparable(each) not in compared
         },
+        sets=_side_by_side(inputs),
+        titles=SYSTEMS,
         result=run.result,
         canary_bound=settings.get("select", {}).get("canary_bound"),
         benchmark=inputs.benchmark,
@@ -66,6 +69,16 @@ def model_card(inputs: PackageInputs, name: str, architecture: str) -> str:
     )
     metadata = _metadata(inputs.evaluations, name, base_model)
     return str(ModelCard.from_template(metadata, template_str=_CARD, body=body))
+
+
+def _side_by_side(inputs: PackageInputs) -> tuple[SideBySide, ...]:
+    """The sets that torch and the runtime scored, those of the run by their role."""
+    scored = [
+        *((title, "base", each) for title, each in inputs.base_evaluations.items()),
+        *((title, "adapted", each) for title, each in inputs.evaluations.items()),
+    ]
+    roles = {digest: role for role, digest in inputs.run.data.items() if digest}
+    return side_by_side(scored, roles)
 
 
 def _metadata(

@@ -5,7 +5,7 @@ fact about the host passes through here.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,9 +40,10 @@ _RUN_KEYS = ("schema_version", "created", "sources", "device", "dtype", "normali
 _EVALUATION_KEYS = ("wer", "cer", "substitutions", "deletions", "insertions", "reference_words",
                     "utterances", "audio_seconds", "rtf", "normalizer", "ci95", "backend",
                     "manifest_sha256", "base", "comparison", "keyterms",
-                    "empty_references")  # fmt: skip
+                    "empty_references", "exported")  # fmt: skip
 _PARITY_KEYS = ("passed", "verdict", "word_difference", "bound", "clips", "identical", "words",
                 "wer")  # fmt: skip
+_SYSTEM_KEYS = ("side", "backend", "wer", "ci95", "utterances", "comparison")
 _AGAINST_KEYS = ("verdict", "clips", "general_clips", "words", "wer", "base")
 _EXPORT_KEYS = ("method", "matrices", "changed", "changed_files", "worst_step_error", "sha256",
                 "adapter_sha256", "quantize", "scales", "calibrated", "calibrate", "rounding",
@@ -244,9 +245,14 @@ def _read_evaluations(
             record = EvaluationRecord.read(folder / "result.json")
             if record.wer is None:
                 raise RequestError("not an evaluation: it has no WER", where=folder)
+            records[name] = record
+    numbers = _speaker_numbers([*base.values(), *adapted.values()])
+    for records in (base, adapted):
+        for name, record in records.items():
             records[name] = _public(
                 record,
                 _EVALUATION_KEYS,
+                **_without_names(record, numbers),
                 model=public_name(record.model or "unknown"),
                 adapter=public_name(record.adapter) if record.adapter else None,
             )
@@ -256,6 +262,30 @@ def _read_evaluations(
             score = scores.get(comparable(record))
             adapted[name] = record.model_copy(update={"base": score})
     return adapted, base
+
+
+def _speaker_numbers(records: Sequence[EvaluationRecord]) -> dict[str, str]:
+    """A number for each speaker, which is published in place of the name."""
+    names = {name for record in records for name in (*record.by_speaker, *record.speakers)}
+    return {name: f"speaker {number}" for number, name in enumerate(sorted(names), start=1)}
+
+
+def _without_names(record: EvaluationRecord, numbers: Mapping[str, str]) -> dict[str, Any]:
+    """The scores of each speaker and of each system, without the speakers' names."""
+
+    def numbered(by_name: Mapping[str, Any]) -> dict[str, Any]:
+        return {numbers[name]: value for name, value in by_name.items() if name in numbers}
+
+    systems = [
+        _public(system, _SYSTEM_KEYS, by_speaker=numbered(system.by_speaker))
+        for system in record.systems
+    ]
+    parts = {
+        "by_speaker": numbered(record.by_speaker),
+        "speakers": numbered(record.speakers),
+        "systems": systems,
+    }
+    return {name: part for name, part in parts.items() if part}
 
 
 def comparable(evaluation: EvaluationRecord) -> tuple[str | None, ...]:

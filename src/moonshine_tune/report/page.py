@@ -20,6 +20,7 @@ from moonshine_tune.report.figures import interval_strip
 from moonshine_tune.report.gates import gates_of
 from moonshine_tune.report.origins import origins_of
 from moonshine_tune.report.reading import ReportInput, read_report_input
+from moonshine_tune.report.side_by_side import systems_of
 from moonshine_tune.report.speed import latency_by_length
 from moonshine_tune.report.transcripts import transcript_sets
 from moonshine_tune.report.trials import trials_of
@@ -110,6 +111,7 @@ def _render(
         leading=leading(rows),
         contrasts=rows,
         highest=max((max(rate.value, rate.high) for rate in rates), default=0.0),
+        systems=systems_of(report_input),
         gates=gates_of(report_input),
         learning=_learning(report_input),
         phases=summary.phases,

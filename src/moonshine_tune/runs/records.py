@@ -198,6 +198,29 @@ class EmptyReferencesRecord(Record):
     base: "EmptyReferencesRecord | None" = None
 
 
+class SystemRecord(ScoreRecord):
+    """One system on the clips of an evaluation.
+
+    Attributes:
+        side: `base` or `adapted`.
+        backend: `torch` or `runtime`.
+        by_speaker: WER of each speaker that has a name.
+        comparison: of exported files, from the adapted model in torch to them.
+    """
+
+    side: str = ""
+    backend: str = ""
+    by_speaker: dict[str, Number] = {}
+    comparison: ComparisonRecord | None = None
+
+
+class SpeakerRecord(Record):
+    """How much one speaker said."""
+
+    utterances: StrictInt = 0
+    words: StrictInt = 0
+
+
 class EvaluationRecord(Artifact):
     """`result.json`: written by evaluate, demo and plan; read by report and package."""
 
@@ -220,6 +243,9 @@ class EvaluationRecord(Artifact):
     adapter: str | None = None
     manifest_sha256: str = ""
     by_speaker: dict[str, Number] = {}
+    speakers: dict[str, SpeakerRecord] = {}
+    exported: str | None = None
+    systems: list[SystemRecord] = []
     worst: list[Object] = []
     base: ScoreRecord | None = None
     comparison: ComparisonRecord | None = None
