@@ -126,14 +126,15 @@ def summary(result: "Evaluation") -> str:
     ]
     if result.comparison and score.has_wer:
         lines.append(f"difference {change_text(result.comparison)}")
-    if any(item.evaluation.backend == "runtime" for item in result.systems):
+    is_side_by_side = any(item.evaluation.backend == "runtime" for item in result.systems)
+    if is_side_by_side:
         lines.append(_systems_tables(result))
     lines += result.remarks
     if result.metrics:
         lines.append(_metrics_table(result))
     if result.keyterms:
         lines.append(_key_terms_table(result.keyterms))
-    if len(score.by_speaker) > 1:
+    if len(score.by_speaker) > 1 and not is_side_by_side:
         worst = sorted(score.by_speaker.items(), key=lambda item: -item[1])[:5]
         lines.append("hardest speakers: " + ", ".join(f"{name} {wer:.1f}" for name, wer in worst))
     for item in score.worst[:5]:

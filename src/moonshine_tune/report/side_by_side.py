@@ -72,21 +72,18 @@ def _evaluations(report_input: ReportInput) -> Iterator[tuple[str, str, Evaluati
 def _of_run(run: RunPart) -> Iterator[tuple[str, str, EvaluationRecord]]:
     """Dev and canary as training scored them in torch: by the hash of their manifests."""
     for row in contrasts_of_run(run):
-        digest = run.record.data.get(row.set_name)
         for side, rate in (("base", row.before), ("adapted", row.after)):
-            if digest and rate is not None:
-                yield (
-                    row.set_name,
-                    side,
-                    EvaluationRecord(
-                        wer=rate.value,
-                        ci95=rate.ends,
-                        utterances=rate.utterances,
-                        backend="torch",
-                        manifest_sha256=digest,
-                        normalizer=run.record.normalizer,
-                    ),
-                )
+            if rate is None:
+                continue
+            record = EvaluationRecord(
+                wer=rate.value,
+                ci95=rate.ends,
+                utterances=rate.utterances,
+                backend="torch",
+                manifest_sha256=run.record.data.get(row.set_name) or "",
+                normalizer=run.record.normalizer,
+            )
+            yield row.set_name, side, record
 
 
 def _columns(shown: Sequence[SystemKey]) -> list[tuple[str, str]]:

@@ -37,7 +37,7 @@ class SideBySide:
 def side_by_side(
     evaluations: Iterable[tuple[str, str, EvaluationRecord]], names: Mapping[str, str]
 ) -> tuple[SideBySide, ...]:
-    """The sets on which both back ends were scored, each with all that was scored on it.
+    """Each set with all that was scored on it; none where no set was scored with both back ends.
 
     Evaluations belong together if they have the same manifest and normalizer.
 
@@ -54,7 +54,8 @@ def side_by_side(
         for system in record.systems or [_only_system(side, record)]:
             part.systems.setdefault((system.side, system.backend), system)
         part.speakers.update(record.speakers)
-    return tuple(part for part in sets.values() if part.has_both_backends)
+    has_both = any(part.has_both_backends for part in sets.values())
+    return tuple(sets.values()) if has_both else ()
 
 
 def columns(sets: Iterable[SideBySide]) -> list[SystemKey]:

@@ -55,13 +55,13 @@ class ParityClips:
                 yield name, block
 
     def _sources(self, language: str) -> Iterator[tuple[str, Sequence[Utterance]]]:
-        # Clips that steered the rounding are closer to torch than others.
-        steered = {_span(item) for item in clips_of_run(self.run)}
-        yield self.name, [item for item in self.rest if _span(item) not in steered]
+        # The files were calibrated on these clips, so they are closer to torch there.
+        calibrated = {_span(item) for item in clips_of_run(self.run)}
+        yield self.name, [item for item in self.rest if _span(item) not in calibrated]
         there = False
         for name in ("canary", "replay"):
-            clips = clips_of_run(self.run, (f"data.{name}",), _MOST + len(steered))
-            clips = [item for item in clips if _span(item) not in steered]
+            clips = clips_of_run(self.run, (f"data.{name}",), _MOST + len(calibrated))
+            clips = [item for item in clips if _span(item) not in calibrated]
             there = there or bool(clips)
             yield name, clips
         if not there and language == "en":

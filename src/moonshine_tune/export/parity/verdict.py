@@ -62,9 +62,9 @@ class _Change:
     def of(cls, compared: PairedComparison, clips: int) -> "_Change":
         """The difference, with an interval that is no narrower than `clips` clips allow.
 
-        Clips that are all the same give a resampled interval of no width. The rule of three says
-        that among others like them up to three of `clips` may differ; we count a third of the words
-        of such a clip, which makes one clip.
+        Resampling identical clips, or a single one, gives an interval of no width. The rule of
+        three says that among others like them up to three of `clips` may differ; we count a third
+        of the words of such a clip, which makes one clip.
         """
         least, value = 100.0 / (clips + 1), compared.difference
         low, high = compared.ci95
@@ -163,8 +163,8 @@ def _margin_record(
 def _verdict(changes: Sequence[_Change], margin: float) -> str:
     """Equal where either change is within the margin, worse where both are beyond it.
 
-    Files that are close to torch by themselves need no excuse, and a base that happens to be even
-    closer on these clips is no reason to refuse them.
+    Files that are close to torch pass by themselves: a base that happens to be even closer on these
+    clips is no reason to refuse them.
     """
     if any(change.high <= margin for change in changes):
         return EQUAL
@@ -172,7 +172,7 @@ def _verdict(changes: Sequence[_Change], margin: float) -> str:
 
 
 def _clips_needed(changes: Sequence[_Change], margin: float, clips: int) -> int | None:
-    """About how many clips decide, if they are like these; None where that cannot be told.
+    """About how many clips decide, if they are like these; None where they are too many to say.
 
     The width of an interval falls with the square root of the clips.
     """
