@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from moonshine_tune.corpus.normalizers import normalizer_for
+from moonshine_tune.demo.gates import export_gates
 from moonshine_tune.export.parity.verdict import ClipTranscripts, judge
 from moonshine_tune.runs.records import EQUAL, NOT_DECIDED, WORSE, AgainstBase
 
@@ -144,3 +145,20 @@ def test_a_difference_at_the_margin_needs_more_clips_than_can_be_told() -> None:
     at_margin = _clips(200, range(0, 200, 20), text="four", has_text=False)
     judged = _judged(at_margin)
     assert judged.verdict == NOT_DECIDED and judged.words.clips_needed is None
+
+
+# --- the gate of plans and demonstrations
+
+
+def test_a_gate_that_is_not_decided_holds_and_says_so() -> None:
+    judged = _judged(_clips(40, range(3), range(20, 22), text="four"))
+    parity = {"passed": None, "verdict": NOT_DECIDED, "word_difference": 7.5, "words": 40,
+              "clips": 40, "advice": "about 100 more clips", "against_base": judged.to_json()}  # fmt: skip
+    exported = {"changed": 3, "changed_files": ["a.ort"], "parity": parity}
+    *_, agrees = export_gates(exported, 5.0)
+    assert (agrees.passed, agrees.word, agrees.holds) == (None, "not decided", True)
+    assert "+2.50 points beyond the base's own files" in agrees.figure
+    assert agrees.note == "about 100 more clips"
+    worse = {"passed": False, "verdict": WORSE, "first_difference": "words: too many"}
+    *_, refused = export_gates(exported | {"parity": parity | worse}, 5.0)
+    assert not refused.holds and refused.figure == "words: too many"
