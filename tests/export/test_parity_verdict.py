@@ -153,12 +153,12 @@ def test_a_difference_at_the_margin_needs_more_clips_than_can_be_told() -> None:
 def test_a_gate_that_is_not_decided_holds_and_says_so() -> None:
     judged = _judged(_clips(40, range(3), range(20, 22), text="four"))
     parity = {"passed": None, "verdict": NOT_DECIDED, "word_difference": 7.5, "words": 40,
-              "clips": 40, "advice": "about 100 more", "against_base": judged.to_json()}  # fmt: skip
+              "clips": 40, "advice": "about 100", "against_base": judged.to_json()}  # fmt: skip
     exported = {"changed": 3, "changed_files": ["a.ort"], "parity": parity}
     *_, agrees = export_gates(exported, 5.0)
     assert (agrees.passed, agrees.word, agrees.holds) == (None, "not decided", True)
     assert "+2.50 points beyond the base's own files" in agrees.figure
-    assert agrees.note == "about 100 more"
+    assert agrees.note == "about 100"
     worse = {"passed": False, "verdict": WORSE, "first_difference": "words: too many"}
     *_, refused = export_gates(exported | {"parity": parity | worse}, 5.0)
     assert not refused.holds and refused.figure == "words: too many"
