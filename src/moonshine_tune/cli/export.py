@@ -150,14 +150,16 @@ def _summary(result: "ExportRecord") -> str:
 
 def _wer_lines(parity: "ParityRecord") -> list[str]:
     """The WER in torch and in the runtime, and words and WER beside the base's."""
-    lines = ["WER not compared: not every clip has a text"]
+    against = parity.against_base
+    lines = []
     if parity.wer is not None:
         low, high = parity.wer.ci95
         lines = [
             f"WER torch {parity.wer.torch:.2f}, runtime {parity.wer.runtime:.2f}, difference "
             f"{parity.wer.difference:+.2f} points [{low:+.2f}, {high:+.2f}]"
         ]
-    against = parity.against_base
+    elif against is None or against.wer is None:
+        lines = ["WER not compared: not every clip has a text"]
     if against is None:
         return lines
     sets = " + ".join(f"{count} {name}" for name, count in against.sources.items())

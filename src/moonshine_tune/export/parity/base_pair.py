@@ -100,6 +100,8 @@ def find_base_pair(
 ) -> tuple[BasePair | None, str]:
     """The base beside a model, and what words and WER are judged by, in a sentence.
 
+    The sentence goes into export.json, so it holds no path of this machine.
+
     Args:
         folder: runtime folder of the base; None takes the one that came with it.
     """
@@ -110,14 +112,14 @@ def find_base_pair(
     try:
         layout = read_layout(folder)
     except RequestError as error:
-        return None, f"{fixed}: {error}"
+        return None, f"{fixed}: {folder.name}: {error.message}"
     if layout.family != opened.model.family:
-        return None, f"{fixed}: {folder} has runtime files of a {layout.family} model"
+        return None, f"{fixed}: {folder.name} has runtime files of a {layout.family} model"
     with _base_model(opened, base) as model:
         weights = compare_weights(layout, model_tensors(model, with_adapter=False))
     if weights.different:
         tensor = weights.different[0].tensor
-        return None, f"{fixed}: {folder} does not hold the base's weights ({tensor} differs)"
+        return None, f"{fixed}: {folder.name} does not hold the base's weights ({tensor} differs)"
     return BasePair(opened, base, layout), f"the base's own runtime files ({folder.name})"
 
 

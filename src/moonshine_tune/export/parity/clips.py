@@ -48,11 +48,11 @@ class ParityClips:
         for name, clips in self._sources(language):
             new = [item for item in clips if _span(item) not in known]
             known.update(map(_span, new))
-            new = evenly_chosen(new, min(len(new), _MOST - count))
-            while new:
-                block, new = new[:count], new[count:]
+            while block := evenly_chosen(new, min(count, _MOST - count)):
                 count += len(block)
                 yield name, block
+                chosen = set(map(_span, block))
+                new = [item for item in new if _span(item) not in chosen]
 
     def _sources(self, language: str) -> Iterator[tuple[str, Sequence[Utterance]]]:
         # The files were calibrated on these clips, so they are closer to torch there.

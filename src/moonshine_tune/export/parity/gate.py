@@ -73,10 +73,14 @@ def check_parity(
     normalizer = normalizer_for(None, opened.language)
     utterances = clips.first
     names = [utterance.id for utterance in utterances]
+    torch = TorchTranscriber(opened.model, opened.limits)
+    from_torch = transcribe_utterances(torch, utterances, progress, "parity (torch)").texts
+    # Before the runtime loads them: what is wrong with a graph is named here.
+    graphs = _check_graphs(opened, runtime_dir, utterances, from_torch)
     with RuntimeTranscriber(runtime_dir) as runtime:
-        pair = _Pair(opened, runtime, progress)
-        from_torch, from_runtime = pair.transcribe(utterances, "")
-        graphs = _check_graphs(opened, runtime_dir, utterances, from_torch)
+        from_runtime = transcribe_utterances(
+            runtime, utterances, progress, "parity (runtime)"
+        ).texts
         chunked = None
         if opened.model.family == "streaming":
             chosen = _spread_by_length(from_runtime, _CHUNKED_CLIPS)
@@ -96,6 +100,7 @@ def check_parity(
             judged_by = "the files alone, which are not the trained model's"
         elif base is not None:
             known = _joined(utterances, (from_torch, from_runtime), base, progress)
+            pair = _Pair(opened, runtime, progress)
             against = _judge_with_more(known, clips, pair, base, normalizer, bound)
     record = combine(transcripts, graphs, wer, chunked, against)
     advice = _advice(against, clips) if against and record.verdict == NOT_DECIDED else ""
@@ -113,13 +118,12 @@ class _Pair:
     def transcribe(
         self, utterances: Sequence[Utterance], of: str
     ) -> tuple[Sequence[str], Sequence[str]]:
-        """Texts of both, of each utterance in order."""
-        self.opened.model.module.to(self.opened.device.device)
+        """Texts of both, of each utterance of a set in order."""
         torch = TorchTranscriber(self.opened.model, self.opened.limits)
         ways: tuple[Transcriber, ...] = (torch, self.runtime)
         first, second = (
             transcribe_utterances(
-                way, utterances, self.progress, f"parity ({way.backend}){of and f', {of}'}"
+                way, utterances, self.progress, f"parity ({way.backend}), {of}"
             ).texts
             for way in ways
         )
@@ -273,7 +277,9 @@ def _check_graphs(
         )
         for i in _spread_by_length(texts, _GRAPH_CLIPS)
     ]
-    return check_graphs(read_layout(runtime_dir), model, model_tensors(model), clips)
+    record = check_graphs(read_layout(runtime_dir), model, model_tensors(model), clips)
+    model.module.to(opened.device.device)
+    return record
 
 
 def _spread_by_length(texts: Sequence[str], at_most: int) -> list[int]:
