@@ -38,7 +38,7 @@ def sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]
         for name, count in counts.items():
             lines = [
                 {"id": f"{name}{n}", "audio": "a.wav", "text": _TEXT, "start": 0.0,
-                 "end": round(0.1 + 1e-4 * n + 0.1 * len(name), 5)}
+                 "end": round(0.2 + 1e-4 * n + 0.2 * list(data).index(name), 5)}
                 for n in range(count)
             ]  # fmt: skip
             data[name] = str(tmp_path / f"{name}.jsonl")
@@ -51,7 +51,7 @@ def sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]
 
 
 def _blocks(clips: ParityClips) -> list[tuple[str, int]]:
-    return [(name, len(block)) for name, block in clips.further("en")]
+    return [(name, len(block)) for name, block in clips.further("en", 1)]
 
 
 def test_general_speech_comes_after_the_rest_of_the_set(sets: Callable[..., Path]) -> None:
@@ -60,6 +60,11 @@ def test_general_speech_comes_after_the_rest_of_the_set(sets: Callable[..., Path
     blocks = _blocks(clips)
     # 24 of the replay clips are those that the rounding is calibrated on.
     assert blocks == [("dev", 30), ("canary", 30), ("replay", 36)]
+
+
+def test_what_cannot_decide_is_not_transcribed(sets: Callable[..., Path]) -> None:
+    clips = parity_clips(sets(dev=1, canary=12), None)
+    assert list(clips.further("en", 19)) == [] and list(clips.further("en", 13)) != []
 
 
 def test_clips_are_doubled_up_to_a_bound(sets: Callable[..., Path]) -> None:
@@ -91,7 +96,7 @@ class _Systems:
 
     changed: int = 0
     base_changed: int = 0
-    unreadable: str = ""
+    unreadable: str = "none"
     added: list[str] = field(default_factory=list)
     progress: SilentProgress = field(default_factory=SilentProgress)
     opened: Any = field(default_factory=lambda: SimpleNamespace(language="en"))

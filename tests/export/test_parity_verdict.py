@@ -6,7 +6,7 @@ import pytest
 
 from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.demo.gates import export_gates
-from moonshine_tune.export.parity.verdict import ClipTranscripts, judge
+from moonshine_tune.export.parity.verdict import ClipTranscripts, judge, least_clips
 from moonshine_tune.runs.records import EQUAL, NOT_DECIDED, WORSE, AgainstBase
 
 _TEXT = "one two three four five six seven eight"
@@ -97,6 +97,7 @@ def test_a_single_clip_is_not_decided(changed: int) -> None:
 def test_clips_that_are_all_the_same_decide_by_their_number() -> None:
     verdicts = [_judged(_clips(count, ())).verdict for count in (5, 15, 40, 60)]
     assert verdicts == [NOT_DECIDED, NOT_DECIDED, NOT_DECIDED, EQUAL]
+    assert [least_clips(bound) for bound in (5.0, 10.0, 100.0)] == [19, 9, 0]
     without_texts = [_judged(_clips(count, (), has_text=False)).verdict for count in (15, 25)]
     assert without_texts == [NOT_DECIDED, EQUAL]
 
@@ -114,6 +115,16 @@ def test_transcripts_without_words_decide_nothing() -> None:
 def test_words_that_only_the_runtime_makes_up_are_worse() -> None:
     made_up = [ClipTranscripts(None, "", "thank you", "", "")] * 40
     assert _judged(made_up).verdict == WORSE
+
+
+def test_clips_without_texts_decide_the_wer_where_few_words_differ() -> None:
+    """The WER changes no more than the words do."""
+    few = _clips(40, range(1), text="four")
+    judged = _judged(few)
+    assert judged.wer is not None and judged.wer.verdict == judged.verdict == NOT_DECIDED
+    judged = _judged(few + _clips(80, range(2), has_text=False))
+    assert judged.wer is not None and judged.wer.clips == 40
+    assert judged.wer.verdict == judged.verdict == EQUAL
 
 
 def test_one_clip_that_goes_wrong_is_neither_hidden_nor_a_refusal() -> None:

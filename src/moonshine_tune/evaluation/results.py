@@ -196,7 +196,7 @@ def write_evaluation(out: Path, evaluation: Evaluation) -> None:
         for item in evaluation.systems
         for utterance in item.evaluation.scored
     ]
-    if lines:
+    if any(item.evaluation.backend == "runtime" for item in evaluation.systems):
         write_jsonl_atomic(out / SYSTEMS_FILE, lines)
     write_jsonl_atomic(out / HYPOTHESES_FILE, [item.to_record() for item in evaluation.scored])
     evaluation.to_record().write(out / RESULT_FILE)

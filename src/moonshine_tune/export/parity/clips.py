@@ -37,17 +37,26 @@ class ParityClips:
     rest: tuple[Utterance, ...]
     run: Path | None
 
-    def further(self, language: str) -> Iterator[tuple[str, list[Utterance]]]:
+    def further(self, language: str, least: int) -> Iterator[tuple[str, list[Utterance]]]:
         """More clips in blocks, each as many as all before it: name of the set, and its clips.
 
         The rest of the set comes first, then the run's canary and replay. Where there are none, the
         recordings of the package that carries tiny, if they are on this disk.
+
+        Args:
+            least: nothing is decided on fewer clips in all: where there are not as many, none is
+                transcribed.
         """
         known = {_span(item) for item in self.first}
-        count = len(self.first)
+        sources: list[tuple[str, list[Utterance]]] = []
         for name, clips in self._sources(language):
             new = [item for item in clips if _span(item) not in known]
             known.update(map(_span, new))
+            sources.append((name, new))
+        count = len(self.first)
+        if count + sum(len(new) for _, new in sources) < least:
+            return
+        for name, new in sources:
             while block := evenly_chosen(new, min(count, _MOST - count)):
                 count += len(block)
                 yield name, block

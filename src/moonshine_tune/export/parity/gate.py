@@ -20,7 +20,7 @@ from moonshine_tune.corpus.normalizers import Normalizer, normalizer_for
 from moonshine_tune.export.parity.base_pair import BasePair
 from moonshine_tune.export.parity.clips import ParityClips
 from moonshine_tune.export.parity.graphs import ParityClip, check_graphs
-from moonshine_tune.export.parity.verdict import ClipTranscripts, judge
+from moonshine_tune.export.parity.verdict import ClipTranscripts, judge, least_clips
 from moonshine_tune.export.tensors import model_tensors
 from moonshine_tune.inference.batching import fit_clip
 from moonshine_tune.inference.transcribe import TorchTranscriber, Transcriber, transcribe_utterances
@@ -157,7 +157,7 @@ def _judge_with_more(
     """
     record, own = judge(known, normalizer, bound), list(known)
     everything, sources = list(known), {clips.name: len(known)}
-    blocks = clips.further(pair.opened.language)
+    blocks = clips.further(pair.opened.language, least_clips(bound))
     while record.verdict == NOT_DECIDED and (block := next(blocks, None)):
         name, utterances = block
         pair.progress.say(f"parity is not decided on {len(everything)} clips: adding {name}")

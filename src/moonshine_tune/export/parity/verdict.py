@@ -66,9 +66,18 @@ class _Change:
         three says that among others like them up to three of `clips` may differ; we count a third
         of the words of such a clip, which makes one clip.
         """
-        least, value = 100.0 / (clips + 1), compared.difference
+        least, value = _least_width(clips), compared.difference
         low, high = compared.ci95
         return cls(value, min(low, value - least), max(high, value + least))
+
+
+def _least_width(clips: int) -> float:
+    return 100.0 / (clips + 1)
+
+
+def least_clips(bound: float) -> int:
+    """On fewer clips no files are shown to be within `bound` points, however alike they are."""
+    return math.ceil(100.0 / bound) - 1
 
 
 def judge(clips: Sequence[ClipTranscripts], normalizer: Normalizer, bound: float) -> AgainstBase:
@@ -81,6 +90,10 @@ def judge(clips: Sequence[ClipTranscripts], normalizer: Normalizer, bound: float
     adapted = _scored([(clip.torch, clip.runtime) for clip in clips], normalizer)
     words = _judge_words(base, adapted, bound)
     wer, base_wer = _judge_wer(clips, normalizer)
+    if wer and wer.verdict == NOT_DECIDED and words.adapted_ci95[1] <= wer.margin:
+        # A word that is the same in both is right or wrong in both: the WER changes no more than
+        # the words do. Clips without texts decide it so, too.
+        wer = wer.model_copy(update={"verdict": EQUAL})
     verdicts = {words.verdict} | ({wer.verdict} if wer else set())
     return AgainstBase(
         verdict=next(v for v in (WORSE, NOT_DECIDED, EQUAL) if v in verdicts),
