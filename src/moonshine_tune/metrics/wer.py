@@ -348,7 +348,8 @@ def compare_changes(first: Pair, second: Pair) -> PairedComparison:
         for before, after in (sides[:2], sides[2:])
     ]  # fmt: skip
     pairs = [(b - a, words) for (a, words), (b, _) in zip(*changes, strict=True)]
-    return _compared(*map(_rate, changes), _rate(pairs), _interval(pairs))
+    before, after = _rate(changes[0]), _rate(changes[1])
+    return _compared(before, after, _rate(pairs), _interval(pairs))
 
 
 def compare_rates(

@@ -17,7 +17,6 @@ from moonshine_tune.metrics.wer import (
     compare_changes,
     compare_paired,
     compare_rates,
-    rounded,
     score_utterance,
 )
 from moonshine_tune.runs.records import (
@@ -162,10 +161,10 @@ def _margin_record(
     first, second = changes
     return MarginRecord(
         adapted=round(first.value, 4),
-        adapted_ci95=rounded((first.low, first.high)),
+        adapted_ci95=(round(first.low, 4), round(first.high, 4)),
         base=round(beyond.before, 4),
         difference=round(second.value, 4),
-        ci95=rounded((second.low, second.high)),
+        ci95=(round(second.low, 4), round(second.high, 4)),
         margin=round(margin, 4),
         verdict=_verdict(changes, margin),
         clips=clips,
