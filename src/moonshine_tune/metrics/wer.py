@@ -342,11 +342,11 @@ def compare_changes(first: Pair, second: Pair) -> PairedComparison:
     references = [{name: words.reference for name, words in side.items()} for side in sides]
     if any(side != references[0] for side in references):
         raise ValueError("a comparison of changes needs the same utterances with their references")
+    counted = {name: words for name, words in references[0].items() if words}
     changes = [
-        [(after[name].errors - before[name].errors, words.reference) for name, words in
-         before.items() if words.reference]
+        [(after[name].errors - before[name].errors, words) for name, words in counted.items()]
         for before, after in (sides[:2], sides[2:])
-    ]  # fmt: skip
+    ]
     pairs = [(b - a, words) for (a, words), (b, _) in zip(*changes, strict=True)]
     before, after = _rate(changes[0]), _rate(changes[1])
     return _compared(before, after, _rate(pairs), _interval(pairs))

@@ -112,9 +112,7 @@ def judge(clips: Sequence[ClipTranscripts], normalizer: Normalizer, bound: float
 def _judge_words(
     base: Sequence[ScoredUtterance], adapted: Sequence[ScoredUtterance], bound: float
 ) -> MarginRecord:
-    """Args:
-    base, adapted: the runtime's transcript of each clip against that of torch.
-    """
+    """Judge the runtime's transcript of each clip against that of torch, of both models."""
     # Silence in both says nothing on words.
     count = sum(bool(item.words.reference or item.words.errors) for item in adapted)
     # Against itself the trained model differs in no word.
@@ -154,9 +152,7 @@ def _scored(pairs: Sequence[tuple[str, str]], normalizer: Normalizer) -> list[Sc
 def _margin_record(
     own: PairedComparison, beyond: PairedComparison, margin: float, clips: int
 ) -> MarginRecord:
-    """Args:
-    own: from torch to the runtime, of the files; `beyond`: how much more than the base's.
-    """
+    """The change of the files themselves (`own`), and how much more it is than the base's."""
     changes = _Change.of(own, clips), _Change.of(beyond, clips)
     first, second = changes
     return MarginRecord(
