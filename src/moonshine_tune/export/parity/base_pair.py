@@ -75,7 +75,7 @@ class BasePair:
         ]
         ways: list[tuple[str, list[object], Callable[[], AbstractContextManager[Transcriber]]]] = [
             ("torch", in_torch, self._in_torch),
-            ("runtime", in_runtime, lambda: RuntimeTranscriber(self.layout.folder)),
+            ("runtime", in_runtime, self._in_runtime),
         ]
         texts: list[Sequence[str]] = []
         for backend, identity, open_transcriber in ways:
@@ -93,6 +93,11 @@ class BasePair:
     def _in_torch(self) -> Iterator[Transcriber]:
         with _base_model(self.opened, self.base) as model:
             yield TorchTranscriber(model, self.opened.limits)
+
+    @contextmanager
+    def _in_runtime(self) -> Iterator[Transcriber]:
+        with RuntimeTranscriber(self.layout.folder) as runtime:
+            yield runtime
 
 
 def find_base_pair(
