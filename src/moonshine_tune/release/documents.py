@@ -74,8 +74,8 @@ def model_card(inputs: PackageInputs, name: str, architecture: str) -> str:
 def _side_by_side(inputs: PackageInputs) -> tuple[SideBySide, ...]:
     """The sets that torch and the runtime scored, those of the run by their role."""
     scored = [
-        *((title, "base", each) for title, each in inputs.base_evaluations.items()),
         *((title, "adapted", each) for title, each in inputs.evaluations.items()),
+        *((title, "base", each) for title, each in inputs.base_evaluations.items()),
     ]
     roles = {digest: role for role, digest in inputs.run.data.items() if digest}
     return side_by_side(scored, roles)

@@ -1,7 +1,7 @@
 """Evaluations of the same clips side by side: the base and the adapted model, torch and runtime."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from moonshine_tune.runs.records import EvaluationRecord, SpeakerRecord, SystemRecord
 
@@ -54,8 +54,12 @@ def side_by_side(
         for system in record.systems or [_only_system(side, record)]:
             part.systems.setdefault((system.side, system.backend), system)
         part.speakers.update(record.speakers)
-    has_both = any(part.has_both_backends for part in sets.values())
-    return tuple(sets.values()) if has_both else ()
+    if not any(part.has_both_backends for part in sets.values()):
+        return ()
+    return tuple(
+        replace(part, systems={key: part.systems[key] for key in columns([part])})
+        for part in sets.values()
+    )
 
 
 def columns(sets: Iterable[SideBySide]) -> list[SystemKey]:

@@ -57,7 +57,7 @@ class BasePair:
         """
         clips = [content_key(utterance) for utterance in utterances]
         opened = self.opened
-        in_torch = [
+        in_torch: list[object] = [
             base_identity(self.base)["sha256"],
             str(opened.model.dtype),
             opened.device.device.type,
@@ -66,7 +66,7 @@ class BasePair:
                 "inference/greedy.py", "inference/decoder_session.py", "inference/transcribe.py"
             ),
         ]
-        in_runtime = [
+        in_runtime: list[object] = [
             [sha256_of(self.layout.folder / name) for name in self.layout.files],
             package_version("moonshine-voice"),
             # 8-bit sums differ between processor families in the last digit.
