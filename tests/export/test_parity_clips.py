@@ -141,7 +141,7 @@ def test_what_stays_open_is_not_decided_and_says_what_would_decide(
     clips = parity_clips(sets(dev=12), None)
     judged = _judge(_Systems(), clips)
     assert judged.verdict == NOT_DECIDED and judged.clips == 12
-    assert "more clips like those of dev, with texts would decide" in gate._advice(judged, clips)
+    assert "more clips like those of dev, with texts, would decide" in gate._advice(judged, clips)
 
 
 def test_general_speech_that_cannot_be_read_does_not_stop_the_export(

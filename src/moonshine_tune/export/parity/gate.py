@@ -182,7 +182,7 @@ def _advice(against: AgainstBase, clips: ParityClips) -> str:
     open_parts = [part for part in (against.words, against.wer) if part and part.clips_needed]
     undecided = [part for part in open_parts if part.verdict == NOT_DECIDED]
     is_wer = against.wer is not None and against.wer.verdict == NOT_DECIDED
-    kind = f"like those of {clips.name}" + (", with texts" if is_wer else "")
+    kind = f"like those of {clips.name}" + (", with texts," if is_wer else "")
     if not undecided or len(undecided) < sum(
         part is not None and part.verdict == NOT_DECIDED for part in (against.words, against.wer)
     ):
