@@ -117,7 +117,8 @@ def evaluate(
     Args:
         model: catalog name, hub id or folder; None takes the adapter's base, else `tiny`.
         adapter: run folder or adapter folder.
-        runtime_dir: exported folder, which the Moonshine runtime scores instead of torch.
+        runtime_dir: exported folder, which the Moonshine runtime scores instead of torch; with
+            `adapter` beside it, as `systems` of the result.
         compare: `out` of an earlier evaluation of the same manifest.
         out: folder for result.json and hypotheses.jsonl.
 
@@ -131,7 +132,8 @@ def evaluate(
         manifest=Path(manifest),
         model=model,
         adapter=_path(adapter),
-        backend="torch" if runtime_dir is None else "runtime",
+        # Files beside an adapter are scored with it, torch and runtime side by side.
+        backend="torch" if runtime_dir is None or adapter is not None else "runtime",
         runtime_dir=_path(runtime_dir),
         compare=_path(compare),
         normalizer=normalizer,

@@ -94,6 +94,13 @@ def test_export_passes_parity_and_the_runtime_scores_the_same(
     code, heard = ask("evaluate", "--runtime-dir", out, "--manifest", manifest)
     assert code == 0
     assert heard["backend"] == "runtime"
+    assert len(heard["exported"]) == 64
+    code, both = ask("evaluate", "--adapter", trained, "--runtime-dir", out, "--manifest", manifest)
+    assert code == 0
+    systems = {(item["side"], item["backend"]): item for item in both["systems"]}
+    assert list(systems) == [("base", "torch"), ("adapted", "torch"), ("adapted", "runtime")]
+    assert systems["adapted", "runtime"]["wer"] == heard["wer"]
+    assert systems["adapted", "torch"]["wer"] == both["wer"]
     code, _ = ask("export", "--run", trained, "--out", out, "--manifest", manifest)
     assert code == 2
 

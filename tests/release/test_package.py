@@ -368,3 +368,50 @@ def test_the_commands_answer_with_json_and_exit_codes(made: MadeUpRun, tmp_path:
     assert json.loads(bad.stdout.splitlines()[-1])["problems"]
     help_text = runner.invoke(_app(), ["verify", "--help"]).output
     assert "Example:" in help_text
+
+
+# --- parity that is not decided
+
+
+_MARGIN = {"adapted": 7.5, "adapted_ci95": [0.0, 16.0], "base": 5.0, "difference": 2.5,
+           "ci95": [-7.0, 12.0], "margin": 5.0, "verdict": "not decided", "clips": 40}  # fmt: skip
+
+
+def test_what_is_not_decided_is_packed_and_the_card_and_verify_say_so(
+    made: MadeUpRun, tmp_path: Path
+) -> None:
+    parity = {"passed": None, "verdict": "not decided", "word_difference": 7.5, "bound": 5.0,
+              "clips": 40, "identical": 37, "words": 40, "examples": [[PRIVATE_TEXT, "x"]],
+              "against_base": {"verdict": "not decided", "clips": 40, "words": _MARGIN,
+                               "sources": {"private-set.jsonl": 40}}}  # fmt: skip
+    made.save_export(passed=True, parity=parity)
+    package(made.request(), tmp_path / "model", _QUIET)
+    card = (tmp_path / "model" / "README.md").read_text("utf-8")
+    assert "**not decided**: too few clips" in card and "was not decided" in card
+    assert "| words that differ | 7.50 | 5.00 | 2.50 | -7.00 to 12.00 | 5.00 | not d" in card
+    exported = (tmp_path / "model" / "runtime" / "export.json").read_text("utf-8")
+    assert "private-set" not in exported and PRIVATE_TEXT not in exported
+    remarks = verify(tmp_path / "model", _QUIET).remarks
+    assert "its export's parity was not decided: there were too few clips" in remarks
+
+
+def test_the_card_shows_torch_and_runtime_by_speakers_without_names(
+    made: MadeUpRun, tmp_path: Path
+) -> None:
+    file = made.evaluation / "result.json"
+    record = json.loads(file.read_text("utf-8"))
+    by_speaker = {"Ms Private 1": 12.0, "Mr Private 2": 30.0}
+    counts = {name: {"utterances": 3, "words": 20} for name in by_speaker}
+    systems = [
+        {"side": side, "backend": backend, "wer": wer, "ci95": [1.0, 50.0], "utterances": 6,
+         "by_speaker": by_speaker}
+        for side, backend, wer in (("base", "torch", 24.1), ("adapted", "torch", 17.1),
+                                   ("adapted", "runtime", 17.3))
+    ]  # fmt: skip
+    file.write_text(json.dumps(record | {"systems": systems, "speakers": counts}), "utf-8")
+    package(made.request(), tmp_path / "model", _QUIET)
+    card = (tmp_path / "model" / "README.md").read_text("utf-8")
+    assert "24.10 (1.00–50.00) | 17.10 (1.00–50.00) | 17.30 (1.00–50.00) |" in card
+    assert "| speaker 1, 3 clips | 30.0 | 30.0 | 30.0 |" in card
+    packed = "".join(p.read_text("utf-8", "ignore") for p in (tmp_path / "model").rglob("*.json"))
+    assert "Private" not in packed + card

@@ -26,6 +26,9 @@ _EXAMPLE = (
 )
 
 
+_MAX_SPEAKERS = 20
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command("evaluate", epilog=_EXAMPLE)(evaluate)
@@ -39,7 +42,11 @@ def evaluate(
     ] = None,
     backend: Annotated[str, Option(help="torch or runtime.")] = "torch",
     runtime_dir: Annotated[
-        Path | None, Option(help="Runtime folder of the runtime back end.")
+        Path | None,
+        Option(
+            help="Runtime folder of the runtime back end; with --adapter the one exported from it: "
+            "base, torch and runtime side by side."
+        ),
     ] = None,
     compare: Annotated[
         Path | None, Option(help="Folder of an earlier evaluation to compare with.")
@@ -79,7 +86,8 @@ def evaluate(
         manifest=manifest,
         model=model,
         adapter=adapter,
-        backend="runtime" if runtime_dir and backend == "torch" else backend,
+        # Files beside an adapter are scored with it, torch and runtime side by side.
+        backend="runtime" if runtime_dir and not adapter and backend == "torch" else backend,
         runtime_dir=runtime_dir,
         compare=compare,
         normalizer=normalizer,
@@ -118,11 +126,14 @@ def summary(result: "Evaluation") -> str:
     ]
     if result.comparison and score.has_wer:
         lines.append(f"difference {change_text(result.comparison)}")
+    is_side_by_side = any(item.evaluation.backend == "runtime" for item in result.systems)
+    if is_side_by_side:
+        lines.append(_systems_tables(result))
     lines += result.remarks
     lines += _metric_lines(result)
     if result.keyterms:
         lines.append(_key_terms_table(result.keyterms))
-    if len(score.by_speaker) > 1:
+    if len(score.by_speaker) > 1 and not is_side_by_side:
         worst = sorted(score.by_speaker.items(), key=lambda item: -item[1])[:5]
         lines.append("hardest speakers: " + ", ".join(f"{name} {wer:.1f}" for name, wer in worst))
     for item in score.worst[:5]:
@@ -131,6 +142,38 @@ def summary(result: "Evaluation") -> str:
     if result.conditions:
         lines.append(_conditions_table(result.conditions))
     return "\n".join(lines)
+
+
+def _systems_tables(result: "Evaluation") -> str:
+    """The base, the adapted model in torch and its exported files: in all, and by speaker."""
+    sides = [(item, item.evaluation.score) for item in result.systems]
+    names = [f"{item.side}, {item.evaluation.backend}" for item, _ in sides]
+    rows = [
+        [
+            name,
+            number(score.wer if score.has_wer else None),
+            _range(score.ci95 if score.has_wer else None),
+            change_text(item.comparison) if item.comparison else "",
+        ]
+        for name, (item, score) in zip(names, sides, strict=True)
+    ]
+    tables = [table(["WER %", "WER", "95 % interval", "torch to runtime"], rows)]
+    counts = result.to_record().speakers
+    # The hardest first: there are the surprises.
+    speakers = sorted(counts, key=lambda name: -sides[-1][1].by_speaker.get(name, 0.0))
+    rows = [
+        [
+            name,
+            str(counts[name].utterances),
+            *(number(score.by_speaker.get(name)) for _, score in sides),
+        ]
+        for name in speakers[:_MAX_SPEAKERS]
+    ]
+    if len(counts) > 1:
+        tables.append(table(["speaker", "clips", *names], rows))
+    if len(counts) > _MAX_SPEAKERS:
+        tables.append(f"the hardest {_MAX_SPEAKERS} of {len(counts)} speakers; result.json has all")
+    return "\n".join(tables)
 
 
 def _empty_lines(result: "Evaluation") -> list[str]:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Option
 
-from moonshine_tune.cli.console import JsonFlag, TerminalProgress, refuse, show
+from moonshine_tune.cli.console import JsonFlag, TerminalProgress, refuse, show, table
 from moonshine_tune.cli.options import DeviceOption, OutFolder
 from moonshine_tune.core.text import quoted
 
 if TYPE_CHECKING:
     from moonshine_tune.runs.records import ExportRecord, ParityRecord
 
+_VERDICTS = {"equal": "passed", "worse": "FAILED", "not decided": "NOT DECIDED"}
 _EXAMPLE = "Example: moonshine-tune export --run runs/a --out exported --manifest test.jsonl"
 
 
@@ -54,7 +55,11 @@ def export(
         Path | None, Option(help="Clips for the parity gate [default: the run's dev set].")
     ] = None,
     parity_bound: Annotated[
-        float, Option(help="Percent of words that may differ between torch and runtime.")
+        float,
+        Option(
+            help="Points by which the percentage of words that differ between torch and runtime "
+            "may be above that of the base and its own runtime files."
+        ),
     ] = 5.0,
     method: Annotated[
         _Method, Option(help="graft: patch the runtime's own files; trace: build new graphs.")
@@ -98,7 +103,8 @@ def export(
     )
     result = run_export(request, out, TerminalProgress())
     show(_summary(result), result.to_json(), as_json=as_json)
-    refuse(not result.parity.passed)
+    # What is not decided is no answer of no: a warning, and the files stay.
+    refuse(result.parity.passed is False)
 
 
 def _summary(result: "ExportRecord") -> str:
@@ -107,34 +113,30 @@ def _summary(result: "ExportRecord") -> str:
     lines = [
         f"wrote {result.runtime_dir}: {result.changed} of {result.matrices} {what} in "
         f"{', '.join(result.changed_files) or 'no file'}, {result.seconds:.1f} s",
-        f"parity {'passed' if parity.passed else 'FAILED'}: {parity.word_difference:.2f} % of "
-        f"{parity.words} words differ (bound {parity.bound:g} %), {parity.identical} of "
-        f"{parity.clips} clips identical",
+        f"parity {_VERDICTS[parity.verdict]}: {parity.word_difference:.2f} % of {parity.words} "
+        f"words differ, {parity.identical} of {parity.clips} clips identical; judged by "
+        f"{parity.judged_by}" + ("" if parity.against_base else f" ({parity.bound:g} %)"),
     ]
     if result.rounding is not None:
         lines.append(f"rounding: {result.rounding}")
     if result.windows is not None:
         lines.append(f"windows read as {result.windows['rule']}: {result.windows['reason']}")
     lines.extend(_graph_lines(parity))
-    if parity.wer is not None:
-        low, high = parity.wer.ci95
-        lines.append(
-            f"WER torch {parity.wer.torch:.2f}, runtime {parity.wer.runtime:.2f}, difference "
-            f"{parity.wer.difference:+.2f} points [{low:+.2f}, {high:+.2f}]"
-        )
-    else:
-        lines.append("WER not compared: not every clip has a text")
+    lines.extend(_wer_lines(parity))
     if parity.chunked is not None:
         lines.append(
             f"fed in chunks: {parity.chunked.identical} of {parity.chunked.clips} clips as when "
             f"fed at once, {parity.chunked.word_difference:.2f} % of the words differ"
         )
-    if parity.passed:
+    if parity.passed is not True:
+        for torch_text, runtime_text in parity.examples[:3]:
+            lines.append(f"  torch:   {torch_text}\n  runtime: {runtime_text}")
+    if parity.passed is not False:
+        if parity.advice:
+            lines.append(f"not decided: the files are complete and may work. {parity.advice}")
         folder = quoted(result.runtime_dir)
         lines.append(f"next: moonshine-tune evaluate --runtime-dir {folder} --manifest test.jsonl")
         return "\n".join(lines)
-    for torch_text, runtime_text in parity.examples[:3]:
-        lines.append(f"  torch:   {torch_text}\n  runtime: {runtime_text}")
     return "\n".join(
         [
             *lines,
@@ -144,6 +146,37 @@ def _summary(result: "ExportRecord") -> str:
             "them: train longer or on more speech",
         ]
     )
+
+
+def _wer_lines(parity: "ParityRecord") -> list[str]:
+    """The WER in torch and in the runtime, and words and WER beside the base's."""
+    against = parity.against_base
+    lines = []
+    if parity.wer is not None:
+        low, high = parity.wer.ci95
+        lines = [
+            f"WER torch {parity.wer.torch:.2f}, runtime {parity.wer.runtime:.2f}, difference "
+            f"{parity.wer.difference:+.2f} points [{low:+.2f}, {high:+.2f}]"
+        ]
+    elif against is None or against.wer is None:
+        lines = ["WER not compared: not every clip has a text"]
+    if against is None:
+        return lines
+    sets = " + ".join(f"{count} {name}" for name, count in against.sources.items())
+    rows = [
+        [
+            f"{name}: {part.verdict}",
+            f"{part.adapted:+.2f}",
+            f"{part.base:+.2f}",
+            f"{part.difference:+.2f} [{part.ci95[0]:+.2f}, {part.ci95[1]:+.2f}]",
+            f"{part.margin:.2f}",
+            str(part.clips),
+        ]
+        for name, part in (("words that differ", against.words), ("WER", against.wer))
+        if part is not None
+    ]
+    head = f"torch to runtime, points ({sets})"
+    return [*lines, table([head, "adapted", "base", "beyond base", "margin", "clips"], rows)]
 
 
 def _graph_lines(parity: "ParityRecord") -> list[str]:

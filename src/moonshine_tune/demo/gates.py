@@ -6,7 +6,14 @@ Empty figures mean that nothing was measured yet: such a gate does not pass.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from moonshine_tune.runs.records import FAILED, NOT_MEANINGFUL, NOT_MEASURED, PASSED, GateResult
+from moonshine_tune.runs.records import (
+    FAILED,
+    NOT_DECIDED,
+    NOT_MEANINGFUL,
+    NOT_MEASURED,
+    PASSED,
+    GateResult,
+)
 
 Figures = Mapping[str, Any]
 
@@ -88,13 +95,24 @@ def keeps(name: str, scores: Figures, points: float, is_random: bool = False) ->
 
 
 def export_gates(exported: Figures, bound: float) -> Iterator[GateResult]:
-    """The exported files load and agree with torch, within `bound` percent of words."""
+    """The exported files load and agree with torch, within `bound` points of words.
+
+    Files of which that is not decided may be shipped, and the gate says so.
+    """
     parity = exported.get("parity", {})
     loads = exported and exported["changed"] > 0 and parity["clips"] > 0
     figure = "{changed} matrices in " + ", ".join(exported.get("changed_files", ()))
     yield gate("export loads", "the runtime transcribes with it", exported, figure, loads)
     figure = "{word_difference:.2f} % of {words} words differ"
+    against = parity.get("against_base")
+    if against:
+        words = against["words"]
+        figure += f", {words['difference']:+.2f} points beyond the base's own files"
+    required = f"{bound:g} % at most" if not against else f"+{bound:g} points against the base's"
     if parity.get("first_difference"):
         figure = "{first_difference}"
-    passed = parity.get("passed")
-    yield gate("export agrees with torch", f"{bound:g} % at most", parity, figure, passed)
+    result = gate("export agrees with torch", required, parity, figure, parity.get("passed"))
+    if parity.get("verdict") == NOT_DECIDED:
+        note = parity.get("advice", "")
+        result = result.model_copy(update={"passed": None, "verdict": NOT_DECIDED, "note": note})
+    yield result

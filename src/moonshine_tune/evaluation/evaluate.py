@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.core.files import check_writable, holds_out
+from moonshine_tune.core.files import check_writable, holds_out, sha256_of
 from moonshine_tune.core.progress import Progress
+from moonshine_tune.core.text import quoted
 from moonshine_tune.corpus.keyterms import DEFAULT_BOOST, read_key_terms
 from moonshine_tune.corpus.manifest import Manifest, read_manifest
 from moonshine_tune.corpus.normalizers import Normalizer, normalizer_for
@@ -20,6 +22,7 @@ from moonshine_tune.evaluation.noise_conditions import (
 from moonshine_tune.evaluation.results import (
     Earlier,
     Evaluation,
+    SystemScore,
     count_key_terms,
     earlier_evaluation,
     write_evaluation,
@@ -27,11 +30,15 @@ from moonshine_tune.evaluation.results import (
 from moonshine_tune.inference.transcribe import TorchTranscriber, Transcriber, transcribe_utterances
 from moonshine_tune.metrics.metric import extra_metrics
 from moonshine_tune.metrics.wer import compare_paired, score_utterances, summarize
+from moonshine_tune.models.files import ADAPTER_WEIGHTS_FILE
 from moonshine_tune.models.lora import adapter_disabled, find_adapter
 from moonshine_tune.registry.open import open_model
-from moonshine_tune.runs.records import KeyTermsRecord
+from moonshine_tune.runs.records import ExportRecord, KeyTermsRecord
 from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber, check_takes_keyterms
+
+# The variant of files that were exported from an adapter.
+_EXPORTED = "exported"
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,8 @@ class EvaluateRequest:
     Attributes:
         backend: `torch`, or `runtime` with `runtime_dir`.
         adapter: run or adapter folder; the base is scored too, for the comparison.
+        runtime_dir: runtime folder; with `adapter` the files exported from it, which are scored
+            beside the adapted model in torch.
         conditions: noises and rooms under which to score too.
         compare: folder of an earlier evaluation of the same manifest, for the comparison.
         keyterms: file of terms that the runtime boosts with strength `boost`; the same files are
@@ -93,11 +102,15 @@ def evaluate(request: EvaluateRequest, out: Path | None, progress: Progress) -> 
     for condition, by_variant in scores.items():
         first, *_ = by_variant.values()
         *_, result = by_variant.values()
+        # Exported files are shown beside the model that they were exported from.
+        result = by_variant["adapted"] if _EXPORTED in by_variant else result
         before = Earlier(first.scored, first.normalizer) if result is not first else None
         if earlier is not None and condition is CLEAN:
             before = earlier
         results.append(result if before is None else result.compared_with(before))
     evaluation = results[0]
+    if request.adapter is not None and len(scores[CLEAN]) > 1:
+        evaluation = replace(evaluation, systems=_systems(scores[CLEAN]))
     if request.conditions:
         evaluation = replace(evaluation, conditions=tuple(results))
     if terms or request.base_runtime:
@@ -130,19 +143,55 @@ def _check(request: EvaluateRequest) -> None:
     if request.backend == "runtime" and request.adapter is not None:
         raise RequestError(
             "the runtime does not load adapters",
-            hint="export the adapter first, then score it with --runtime-dir alone",
+            hint="export the adapter first, then score it with --runtime-dir alone; to score both "
+            "side by side, leave out --backend",
         )
+    if request.runtime_dir and request.adapter:
+        _check_side_by_side(request.runtime_dir, request.adapter, request.conditions is not None)
+
+
+def _check_side_by_side(runtime_dir: Path, adapter: Path, has_conditions: bool) -> None:
+    if has_conditions:
+        raise RequestError(
+            "torch and runtime side by side are scored without noise only",
+            hint="leave out --conditions, or --runtime-dir",
+        )
+    # Before the model is loaded: a wrong folder fails at once.
+    read_layout(runtime_dir)
+    origin = exported_from(runtime_dir)
+    if origin not in (None, sha256_of(find_adapter(adapter) / ADAPTER_WEIGHTS_FILE)):
+        raise RequestError(
+            f"these runtime files were exported from another adapter than {adapter}",
+            where=runtime_dir,
+            hint=f"export it: moonshine-tune export --run {quoted(adapter)} --out FOLDER",
+        )
+
+
+def _systems(by_variant: dict[str, Evaluation]) -> tuple[SystemScore, ...]:
+    """All that were scored with an adapter; exported files with their change from torch."""
+    systems = []
+    for name, evaluation in by_variant.items():
+        change = None
+        if name == _EXPORTED:
+            change = compare_paired(by_variant["adapted"].scored, evaluation.scored)
+        side = "base" if name == "base" else "adapted"
+        systems.append(SystemScore(side, evaluation, change))
+    return tuple(systems)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One of the systems that are compared, ready to transcribe."""
+    """One of the systems that are compared, ready to transcribe.
+
+    `exported` is the hash of what runtime files were exported from.
+    """
 
     name: str
     model: str
     adapter: str | None
     transcriber: Transcriber
     normalizer: Normalizer
+    exported: str | None = None
 
 
 def _open_variants(
@@ -159,7 +208,7 @@ def _open_variants(
             check_takes_keyterms(read_layout(folder))
         for name, folder in folders.items():
             with RuntimeTranscriber(folder, boost=request.boost) as runtime:
-                yield Variant(name, folder.name, None, runtime, normalizer)
+                yield Variant(name, folder.name, None, runtime, normalizer, exported_from(folder))
                 if terms:
                     runtime.set_keyterms(terms)
                     with_terms = "adapter and key terms" if name == "adapter" else "key terms"
@@ -178,6 +227,18 @@ def _open_variants(
     label = None if request.adapter is None else request.adapter.name
     name = "model" if adapter is None else "adapted"
     yield Variant(name, model, label, transcriber, normalizer)
+    if adapter is not None and request.runtime_dir is not None:
+        folder = request.runtime_dir
+        with RuntimeTranscriber(folder) as runtime:
+            yield Variant(_EXPORTED, folder.name, None, runtime, normalizer, exported_from(folder))
+
+
+def exported_from(folder: Path) -> str | None:
+    """Hash of the adapter or checkpoint that a runtime folder was exported from, if it was."""
+    with suppress(RequestError):
+        record = ExportRecord.read(folder / "export.json")
+        return record.adapter_sha256 or record.checkpoint_sha256
+    return None
 
 
 def _key_term_record(
@@ -227,5 +288,6 @@ def score_manifest(
         manifest_sha256=manifest.sha256,
         condition=condition,
         remarks=manifest.remarks,
+        exported=variant.exported,
         metrics=tuple(metric.score(scored, variant.normalizer) for metric in extra_metrics()),
     )

@@ -23,7 +23,7 @@ from moonshine_tune.runs.records import EvaluationRecord, KeyTermsRecord
 from moonshine_tune.runs.summary import read_scored
 
 RESULT_FILE, HYPOTHESES_FILE = "result.json", "hypotheses.jsonl"
-CONDITIONS_FILE = "conditions.jsonl"
+CONDITIONS_FILE, SYSTEMS_FILE = "conditions.jsonl", "systems.jsonl"
 Scored = tuple[ScoredUtterance, ...]
 
 
@@ -31,7 +31,9 @@ Scored = tuple[ScoredUtterance, ...]
 class Evaluation:
     """A scored manifest; `base` and `comparison` are of the model that it is compared with.
 
-    `conditions` are its evaluations under each condition, the first without noise.
+    `conditions` are its evaluations under each condition, the first without noise. `systems` are
+    all that were scored on these clips, where they are more than one. `exported` is the hash of the
+    adapter or checkpoint that runtime files were exported from.
     """
 
     score: Score
@@ -51,6 +53,8 @@ class Evaluation:
     keyterms: KeyTermsRecord | None = None
     metrics: tuple[MetricScore, ...] = ()
     base_metrics: tuple[MetricScore, ...] = ()
+    systems: tuple["SystemScore", ...] = ()
+    exported: str | None = None
 
     def compared_with(self, before: "Earlier") -> "Evaluation":
         """This evaluation with its change from another one, both scored alike.
@@ -96,10 +100,16 @@ class Evaluation:
             "model": self.model,
             "adapter": self.adapter,
             "manifest_sha256": self.manifest_sha256,
-            "by_speaker": {name: round(wer, 4) for name, wer in self.score.by_speaker.items()},
+            "by_speaker": _by_speaker(self.score),
             "worst": [item.to_record() for item in self.score.worst],
             **self._comparison_record(),
         }
+        if speakers := _speakers(self.scored):
+            record["speakers"] = speakers
+        if self.exported is not None:
+            record["exported"] = self.exported
+        if self.systems:
+            record["systems"] = [item.to_record() for item in self.systems]
         if self.metrics:
             record["metrics"] = {item.metric.name: item.to_record() for item in self.metrics}
         for item in self.base_metrics:
@@ -129,6 +139,43 @@ class Evaluation:
         return {name: part.to_record() for name, part in parts.items() if part is not None}
 
 
+@dataclass(frozen=True)
+class SystemScore:
+    """One of the systems that were scored on the same clips: `base` or `adapted`, by a back end."""
+
+    side: str
+    evaluation: Evaluation
+    comparison: PairedComparison | None = None
+
+    def to_record(self) -> dict[str, Any]:
+        """The JSON object."""
+        score = self.evaluation.score
+        compared = {"comparison": self.comparison.to_record()} if self.comparison else {}
+        return {
+            "side": self.side,
+            "backend": self.evaluation.backend,
+            **score.to_record(),
+            "utterances": score.utterances,
+            "by_speaker": _by_speaker(score),
+            **compared,
+        }
+
+
+def _by_speaker(score: Score) -> dict[str, float]:
+    return {name: round(wer, 4) for name, wer in score.by_speaker.items()}
+
+
+def _speakers(scored: Scored) -> dict[str, dict[str, int]]:
+    """Utterances and reference words of each speaker that has a name."""
+    speakers: dict[str, dict[str, int]] = {}
+    for item in scored:
+        if item.speaker and not item.is_empty:
+            counts = speakers.setdefault(item.speaker, {"utterances": 0, "words": 0})
+            counts["utterances"] += 1
+            counts["words"] += item.words.reference
+    return dict(sorted(speakers.items()))
+
+
 def count_key_terms(terms: tuple[str, ...], scored: Scored, normalizer: Normalizer) -> KeyTermScore:
     """Count the listed terms in references and hypotheses."""
     references = [item.reference for item in scored]
@@ -136,7 +183,7 @@ def count_key_terms(terms: tuple[str, ...], scored: Scored, normalizer: Normaliz
 
 
 def write_evaluation(out: Path, evaluation: Evaluation) -> None:
-    """Write result.json and, beside it, one line per utterance (and condition)."""
+    """Write result.json and, beside it, one line per utterance (and condition, and system)."""
     lines = [
         {**item.condition.to_record(), **utterance.to_record()}
         for item in evaluation.conditions
@@ -144,6 +191,13 @@ def write_evaluation(out: Path, evaluation: Evaluation) -> None:
     ]
     if lines:
         write_jsonl_atomic(out / CONDITIONS_FILE, lines)
+    lines = [
+        {"side": item.side, "backend": item.evaluation.backend, **utterance.to_record()}
+        for item in evaluation.systems
+        for utterance in item.evaluation.scored
+    ]
+    if any(item.evaluation.backend == "runtime" for item in evaluation.systems):
+        write_jsonl_atomic(out / SYSTEMS_FILE, lines)
     write_jsonl_atomic(out / HYPOTHESES_FILE, [item.to_record() for item in evaluation.scored])
     evaluation.to_record().write(out / RESULT_FILE)
 

@@ -26,14 +26,15 @@ def export_model(
 ) -> ExportRecord:
     """Write files for the Moonshine runtime, and compare them with the trained model.
 
-    The files are written in any case; ship them only if `parity.passed`.
+    The files are written in any case. `parity.verdict` is "equal", "worse" (do not ship them), or
+    "not decided", where the clips were too few to tell; `parity.passed` is then None.
 
     Args:
         run: run folder, or adapter folder together with `model`.
         checkpoint: instead of `run`, a fully tuned `save_pretrained` folder.
         base_runtime: runtime folder of the base model; None uses the model's own.
         manifest: recordings of the comparison; None uses the run's dev set.
-        parity_bound: words that may differ, in percent.
+        parity_bound: points by which the percentage of words that differ may be above the base's.
         method: "graft" patches the base's files; "trace" builds new graphs.
         calibrate: recordings for the rounding of a graft: "auto", "none" or a manifest.
         quantize: of new graphs: "int8" or "none".

@@ -28,6 +28,7 @@ AUTO, NONE = "auto", "none"
 # words of general speech that the trained model keeps.
 _CLIPS_PER_SET = 24
 _CLIPS_OF_MANIFEST = 48
+CALIBRATION_SETS = ("data.train", "data.replay")
 _MAX_CLIP_S = 20.0
 
 
@@ -80,17 +81,19 @@ def choose_rounding(
     return Rounding(AUTO, _moments(utterances, opened, progress), reason)
 
 
-def clips_of_run(run: Path | None) -> list[Utterance]:
-    """Clips of a run's training and replay sets; empty where none are left."""
+def clips_of_run(
+    run: Path | None, sets: Sequence[str] = CALIBRATION_SETS, count: int = _CLIPS_PER_SET
+) -> list[Utterance]:
+    """Clips of some sets of a run, `count` of each; empty where none are left."""
     clips: list[Utterance] = []
-    for name, path in (_run_files(run).present if run else {}).items():
+    for name, path in (_run_files(run, sets).present if run else {}).items():
         try:
             utterances = read_manifest(path, require_text=False).utterances
         except TuneError:
             # Its recordings are gone: calibrate without this set.
             continue
         short = [item for item in utterances if (item.known_seconds or 0.0) <= _MAX_CLIP_S]
-        chosen = evenly_chosen(short, _CLIPS_PER_SET)
+        chosen = evenly_chosen(short, count)
         clips += [replace(item, id=f"{name.removeprefix('data.')}/{item.id}") for item in chosen]
     return clips
 
@@ -108,12 +111,12 @@ def missing_clips(run: Path | None) -> str:
     )
 
 
-def _run_files(run: Path) -> RunLocations:
-    """The training and replay manifest of a run; none where it has no record."""
+def _run_files(run: Path, sets: Sequence[str] = CALIBRATION_SETS) -> RunLocations:
+    """The manifests of some sets of a run; none where it has no record."""
     record = RunRecord()
     with suppress(TuneError):
         record = RunFolder.open(run).read_record()
-    return locate(run, record, ("data.train", "data.replay"))
+    return locate(run, record, sets)
 
 
 def _moments(

@@ -19,7 +19,9 @@ from moonshine_tune.export.calibration import AUTO, NONE, Rounding, choose_round
 from moonshine_tune.export.graft import SCALES, TENSOR, GraftReport, graft
 from moonshine_tune.export.graphs import build_graphs
 from moonshine_tune.export.graphs.builder import require_onnx
-from moonshine_tune.export.parity.gate import DEFAULT_BOUND, check_parity, parity_utterances
+from moonshine_tune.export.parity.base_pair import find_base_pair
+from moonshine_tune.export.parity.clips import parity_clips
+from moonshine_tune.export.parity.gate import DEFAULT_BOUND, check_parity
 from moonshine_tune.export.parity.graphs import window_rule, windows_read_as
 from moonshine_tune.export.parity.stages import open_graphs
 from moonshine_tune.export.tensors import LazyArrays, model_tensors, tuned_tensors
@@ -49,7 +51,8 @@ class ExportRequest:
         model: the base, where it is not the one that `run` names; a graft of `checkpoint` needs it.
         base_runtime: runtime folder of the base; None takes the one that came with the model.
         manifest: clips for the parity gate; None takes the run's dev set.
-        parity_bound: words that may differ, in percent.
+        parity_bound: words that may differ, in percent, beyond those that differ between the base
+            and its own runtime files.
         method: "graft" patches a copy of the base runtime folder; "trace" builds new graphs.
         calibrate: calibration clips for the rounding of a graft: "auto" takes the run's own where
             they help, "none" rounds without, a path names a manifest.
@@ -75,7 +78,7 @@ class ExportRequest:
 def export(request: ExportRequest, out: Path, progress: Progress) -> ExportRecord:
     """Write the adapted model as runtime files and compare both on real clips.
 
-    The folder is written in either case; `parity.passed` says whether it may be used.
+    The folder is written in any case; `parity.verdict` says whether it may be used.
 
     Raises:
         RequestError: no run, no base runtime files, files of other weights, or `out` exists.
@@ -83,7 +86,7 @@ def export(request: ExportRequest, out: Path, progress: Progress) -> ExportRecor
     """
     refuse_existing(out)
     _check(request)
-    utterances = parity_utterances(request.run, request.manifest)
+    clips = parity_clips(request.run, request.manifest)
     calibrates = request.method == "graft" and request.calibrate == AUTO
     if calibrates and (missing := missing_clips(request.run)):
         # Before the work: files with dithered rounding lose words.
@@ -91,7 +94,7 @@ def export(request: ExportRequest, out: Path, progress: Progress) -> ExportRecor
     subject = _open(request, progress)
     opened = subject.opened
     layout = _base_layout(request, subject) if request.method == "graft" else None
-    windows = _choose_windows(request, subject, utterances) if layout is None else None
+    windows = _choose_windows(request, subject, clips.first) if layout is None else None
     start_time = time.monotonic()
     rounding: Rounding | None = None
     with complete_folder(out) as scratch:
@@ -109,6 +112,10 @@ def export(request: ExportRequest, out: Path, progress: Progress) -> ExportRecor
         else:
             report = _graft_checkpoint(subject, layout, scratch, request.scales)
         seconds = time.monotonic() - start_time
+        pair, judged_by = find_base_pair(opened, subject.base, request.base_runtime)
+        parity = check_parity(
+            opened, scratch, clips, request.parity_bound, progress, base=pair, judged_by=judged_by
+        )
         record = ExportRecord(
             runtime_dir=str(out),
             method=request.method,
@@ -123,7 +130,7 @@ def export(request: ExportRequest, out: Path, progress: Progress) -> ExportRecor
             changed_files=list(report.changed_files),
             worst_step_error=round(report.worst_step_error, 4),
             sha256=report.sha256,
-            parity=check_parity(opened, scratch, utterances, request.parity_bound, progress),
+            parity=parity,
             seconds=round(seconds, 2),
         )
         ExportRecord(

@@ -13,14 +13,14 @@ from moonshine_tune.models.merge import merged_weights
 from moonshine_tune.runtime.quantized import Floats
 
 
-def model_tensors(model: SpeechModel) -> dict[str, Floats]:
-    """All tensors of a model, with an adapter's effect added."""
+def model_tensors(model: SpeechModel, *, with_adapter: bool = True) -> dict[str, Floats]:
+    """All tensors of a model, with an adapter's effect added, or without it."""
     state = {
         name.replace(".base_layer.", "."): value.detach().float().cpu().numpy()
         for name, value in model.module.state_dict().items()
         if ".lora_" not in name
     }
-    return state | dict(LazyArrays(merged_weights(model)))
+    return state | dict(LazyArrays(merged_weights(model))) if with_adapter else state
 
 
 class LazyArrays(Mapping[str, Floats]):

@@ -99,11 +99,15 @@ class SpeechDataset:
 
     def content_key(self, index: int) -> str:
         """Identifies an utterance by the content of its file and its span, not by its path."""
-        utterance = self.utterances[index]
-        path = utterance.audio
-        stat = path.stat()
-        content = _content_hash(path, stat.st_size, stat.st_mtime_ns)
-        return f"{content}:{utterance.start or 0.0:g}:{utterance.end}"
+        return content_key(self.utterances[index])
+
+
+def content_key(utterance: Utterance) -> str:
+    """Identifies an utterance by the content of its file and its span, not by its path."""
+    path = utterance.audio
+    stat = path.stat()
+    content = _content_hash(path, stat.st_size, stat.st_mtime_ns)
+    return f"{content}:{utterance.start or 0.0:g}:{utterance.end}"
 
 
 @lru_cache(maxsize=1024)

@@ -320,8 +320,73 @@ def compare_paired(
         (second[item.id].words.errors - item.words.errors, item.words.reference)
         for item in with_words
     ]
-    low, high = _interval(pairs)
     first_wer = _total_words(with_words).rate
     second_wer = _total_words(second[item.id] for item in with_words).rate
+    return _compared(first_wer, second_wer, _rate(pairs), _interval(pairs))
+
+
+Pair = tuple[Sequence[ScoredUtterance], Sequence[ScoredUtterance]]
+
+
+def compare_changes(first: Pair, second: Pair) -> PairedComparison:
+    """How much more the second pair of systems changes the WER than the first pair does.
+
+    `before` and `after` are the changes of both, from the first to the second system of each, in
+    points; the interval of their difference is a paired bootstrap over utterances with reference
+    words.
+
+    Raises:
+        ValueError: the four do not hold the same utterances with the same references.
+    """
+    sides = [{item.id: item.words for item in side} for side in (*first, *second)]
+    references = [{name: words.reference for name, words in side.items()} for side in sides]
+    if any(side != references[0] for side in references):
+        raise ValueError("a comparison of changes needs the same utterances with their references")
+    counted = {name: words for name, words in references[0].items() if words}
+    changes = [
+        [(after[name].errors - before[name].errors, words) for name, words in counted.items()]
+        for before, after in (sides[:2], sides[2:])
+    ]
+    pairs = [(b - a, words) for (a, words), (b, _) in zip(*changes, strict=True)]
+    before, after = _rate(changes[0]), _rate(changes[1])
+    return _compared(before, after, _rate(pairs), _interval(pairs))
+
+
+def compare_rates(
+    before: Sequence[ScoredUtterance], after: Sequence[ScoredUtterance]
+) -> PairedComparison:
+    """Two rates of the same utterances against references that may differ; paired by utterance.
+
+    Utterances without a reference word count too: with the words that are made up there.
+
+    Raises:
+        ValueError: the two do not hold the same utterances.
+    """
+    second = {item.id: item.words for item in after}
+    if {item.id for item in before} != set(second):
+        raise ValueError("a paired comparison needs the same utterances on both sides")
+    counts = [
+        (item.words.errors, item.words.reference, words.errors, words.reference)
+        for item in before
+        for words in (second[item.id],)
+    ]
+
+    def rates(drawn: Sequence[tuple[int, int, int, int]]) -> tuple[float, float]:
+        errors, words, later_errors, later_words = map(sum, zip(*drawn, strict=True))
+        return 100.0 * errors / max(words, 1), 100.0 * later_errors / max(later_words, 1)
+
+    def difference(drawn: Sequence[tuple[int, int, int, int]]) -> float:
+        first_rate, second_rate = rates(drawn)
+        return second_rate - first_rate
+
+    if not counts:
+        return _compared(0.0, 0.0, 0.0, (0.0, 0.0))
+    return _compared(*rates(counts), difference(counts), bootstrap_interval(counts, difference))
+
+
+def _compared(
+    before: float, after: float, difference: float, ci95: tuple[float, float]
+) -> PairedComparison:
+    low, high = ci95
     verdict = "better" if high < 0 else "worse" if low > 0 else "no difference shown"
-    return PairedComparison(first_wer, second_wer, _rate(pairs), (low, high), verdict)
+    return PairedComparison(before, after, difference, ci95, verdict)

@@ -120,7 +120,7 @@ class AblatePhase(PhaseSettings):
 class ShipGates(_PlanSection):
     """Bounds of the shipped files; `off` leaves a gate out, except parity."""
 
-    parity: float = Field(default=5.0, gt=0)  # percent of words: runtime against torch
+    parity: float = Field(default=5.0, gt=0)  # points of words beyond the base's own files
     canary_points: _Bound = 2.0  # points of WER that the canary may lose, runtime
     p95_ms: _Bound = None  # latency that 95 % of the clips keep
     peak_memory_mb: _Bound = None  # memory of the runtime

@@ -16,6 +16,7 @@ from moonshine_tune import __version__
 from moonshine_tune.registry.catalog import ModelRecord, lookup_model
 from moonshine_tune.release.inputs import MANIFEST_ROLES, PackageInputs, comparable
 from moonshine_tune.runs.records import EvaluationRecord, ExportRecord
+from moonshine_tune.runs.side_by_side import SYSTEMS, SideBySide, side_by_side
 
 # What ends a line, a cell or a code block, starts HTML, or acts on a terminal that shows the file.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069|`<>]+")
@@ -58,6 +59,8 @@ def model_card(inputs: PackageInputs, name: str, architecture: str) -> str:
             for metric_name, metric in each.metrics.items()
             if metric.value is not None
         ],
+        sets=_side_by_side(inputs),
+        titles=SYSTEMS,
         result=run.result,
         canary_bound=settings.get("select", {}).get("canary_bound"),
         benchmark=inputs.benchmark,
@@ -72,6 +75,16 @@ def model_card(inputs: PackageInputs, name: str, architecture: str) -> str:
     )
     metadata = _metadata(inputs.evaluations, name, base_model)
     return str(ModelCard.from_template(metadata, template_str=_CARD, body=body))
+
+
+def _side_by_side(inputs: PackageInputs) -> tuple[SideBySide, ...]:
+    """The sets that torch and the runtime scored, those of the run by their role."""
+    scored = [
+        *((title, "adapted", each) for title, each in inputs.evaluations.items()),
+        *((title, "base", each) for title, each in inputs.base_evaluations.items()),
+    ]
+    roles = {digest: role for role, digest in inputs.run.data.items() if digest}
+    return side_by_side(scored, roles)
 
 
 def _metadata(
@@ -166,8 +179,8 @@ def _number(value: object, digits: int = 2) -> str:
     return f"{value:.{digits}f}" if isinstance(value, int | float) else "–"
 
 
-def _interval(value: object) -> str:
-    return "–".join(map(_number, value)) if isinstance(value, tuple) else "–"
+def _interval(value: object, between: str = "–") -> str:
+    return between.join(map(_number, value)) if isinstance(value, tuple) else "–"
 
 
 def _times(spread: Mapping[str, object]) -> str:

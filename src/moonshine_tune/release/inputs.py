@@ -5,7 +5,7 @@ fact about the host passes through here.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +40,11 @@ _RUN_KEYS = ("schema_version", "created", "sources", "device", "dtype", "normali
 _EVALUATION_KEYS = ("wer", "cer", "substitutions", "deletions", "insertions", "reference_words",
                     "utterances", "audio_seconds", "rtf", "normalizer", "ci95", "backend",
                     "manifest_sha256", "base", "comparison", "metrics", "keyterms",
-                    "empty_references")  # fmt: skip
-_PARITY_KEYS = ("passed", "word_difference", "bound", "clips", "identical", "words")
+                    "empty_references", "exported")  # fmt: skip
+_PARITY_KEYS = ("passed", "verdict", "word_difference", "bound", "clips", "identical", "words",
+                "wer")  # fmt: skip
+_SYSTEM_KEYS = ("side", "backend", "wer", "ci95", "utterances", "comparison")
+_AGAINST_KEYS = ("verdict", "clips", "general_clips", "words", "wer", "base")
 _EXPORT_KEYS = ("method", "matrices", "changed", "changed_files", "worst_step_error", "sha256",
                 "adapter_sha256", "quantize", "scales", "calibrated", "calibrate", "rounding",
                 "windows", "versions")  # fmt: skip
@@ -191,11 +194,15 @@ def _read_export(
             )
     if record.parity.passed is False and not request.allow_failed_parity:
         raise NegativeAnswerError(
-            "these runtime files failed the parity gate of the export",
+            "these runtime files failed the parity gate of the export: they are worse than the "
+            "trained model",
             where=folder,
             hint="export again, or add --allow-failed-parity; the model card will say so",
         )
-    parity = _public(record.parity, _PARITY_KEYS)
+    against = record.parity.against_base
+    # The sets that were added are named after files of this machine.
+    public = {"against_base": _public(against, _AGAINST_KEYS)} if against else {}
+    parity = _public(record.parity, _PARITY_KEYS, **public)
     return _public(record, _EXPORT_KEYS, parity=parity, base=public_base(record.base))
 
 
@@ -238,9 +245,14 @@ def _read_evaluations(
             record = EvaluationRecord.read(folder / "result.json")
             if record.wer is None:
                 raise RequestError("not an evaluation: it has no WER", where=folder)
+            records[name] = record
+    numbers = _speaker_numbers([*base.values(), *adapted.values()])
+    for records in (base, adapted):
+        for name, record in records.items():
             records[name] = _public(
                 record,
                 _EVALUATION_KEYS,
+                **_without_names(record, numbers),
                 model=public_name(record.model or "unknown"),
                 adapter=public_name(record.adapter) if record.adapter else None,
             )
@@ -261,6 +273,30 @@ def _with_base(record: EvaluationRecord, base: EvaluationRecord) -> EvaluationRe
     }
     score = ScoreRecord(wer=base.wer, ci95=base.ci95)
     return record.model_copy(update={"base": score, "metrics": metrics})
+
+
+def _speaker_numbers(records: Sequence[EvaluationRecord]) -> dict[str, str]:
+    """A number for each speaker, which is published in place of the name."""
+    names = {name for record in records for name in (*record.by_speaker, *record.speakers)}
+    return {name: f"speaker {number}" for number, name in enumerate(sorted(names), start=1)}
+
+
+def _without_names(record: EvaluationRecord, numbers: Mapping[str, str]) -> dict[str, Any]:
+    """The scores of each speaker and of each system, without the speakers' names."""
+
+    def numbered(by_name: Mapping[str, Any]) -> dict[str, Any]:
+        return {numbers[name]: value for name, value in by_name.items() if name in numbers}
+
+    systems = [
+        _public(system, _SYSTEM_KEYS, by_speaker=numbered(system.by_speaker))
+        for system in record.systems
+    ]
+    parts = {
+        "by_speaker": numbered(record.by_speaker),
+        "speakers": numbered(record.speakers),
+        "systems": systems,
+    }
+    return {name: part for name, part in parts.items() if part}
 
 
 def comparable(evaluation: EvaluationRecord) -> tuple[str | None, ...]:

@@ -27,7 +27,7 @@ from moonshine_tune.release.archive import (
     read_sums,
     unpack,
 )
-from moonshine_tune.runs.records import PackageRecord
+from moonshine_tune.runs.records import NOT_DECIDED, ExportRecord, PackageRecord
 from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber
 
@@ -153,6 +153,7 @@ def _verify_folder(
     loads, sample = None, None
     if not problems:
         loads, sample = _try_model(folder, progress, sample_bound, problems, remarks)
+        remarks += _parity_remarks(folder)
     return VerifyResult(
         passed=not problems,
         package=package,
@@ -163,6 +164,20 @@ def _verify_folder(
         problems=tuple(problems),
         remarks=tuple(remarks),
     )
+
+
+def _parity_remarks(folder: Path) -> list[str]:
+    """What the export's record says, where that is not that the files are the trained model."""
+    try:
+        parity = ExportRecord.read(folder / "runtime" / "export.json").parity
+    except RequestError:
+        # Files that were not exported by this program have none.
+        return []
+    if parity.passed is False:
+        return ["its export failed the parity gate: it is worse than the trained model"]
+    if parity.verdict == NOT_DECIDED:
+        return ["its export's parity was not decided: there were too few clips"]
+    return []
 
 
 def _file_problems(folder: Path, sums: dict[str, str], progress: Progress) -> list[str]:

@@ -21,6 +21,7 @@ from moonshine_tune.report.figures import interval_strip
 from moonshine_tune.report.gates import gates_of
 from moonshine_tune.report.origins import origins_of
 from moonshine_tune.report.reading import ReportInput, read_report_input
+from moonshine_tune.report.side_by_side import systems_of
 from moonshine_tune.report.speed import latency_by_length
 from moonshine_tune.report.transcripts import transcript_sets
 from moonshine_tune.report.trials import trials_of
@@ -112,6 +113,7 @@ def _render(
         contrasts=rows,
         highest=max((max(rate.value, rate.high) for rate in rates), default=0.0),
         metrics=metric_rows(report_input),
+        systems=systems_of(report_input),
         gates=gates_of(report_input),
         learning=_learning(report_input),
         phases=summary.phases,

@@ -38,6 +38,8 @@ Figures = dict[str, Number | None]
 
 PASSED, FAILED, NOT_MEANINGFUL = "passed", "FAILED", "not meaningful"
 NOT_MEASURED = "not measured"
+# Verdicts of the parity gate.
+EQUAL, WORSE, NOT_DECIDED = "equal", "worse", "not decided"
 
 
 class Record(BaseModel):
@@ -216,6 +218,29 @@ class EmptyReferencesRecord(Record):
     base: "EmptyReferencesRecord | None" = None
 
 
+class SystemRecord(ScoreRecord):
+    """One system on the clips of an evaluation.
+
+    Attributes:
+        side: `base` or `adapted`.
+        backend: `torch` or `runtime`.
+        by_speaker: WER of each speaker that has a name.
+        comparison: of exported files, from the adapted model in torch to them.
+    """
+
+    side: str = ""
+    backend: str = ""
+    by_speaker: dict[str, Number] = {}
+    comparison: ComparisonRecord | None = None
+
+
+class SpeakerRecord(Record):
+    """How much one speaker said."""
+
+    utterances: StrictInt = 0
+    words: StrictInt = 0
+
+
 class EvaluationRecord(Artifact):
     """`result.json`: written by evaluate, demo and plan; read by report and package."""
 
@@ -238,6 +263,9 @@ class EvaluationRecord(Artifact):
     adapter: str | None = None
     manifest_sha256: str = ""
     by_speaker: dict[str, Number] = {}
+    speakers: dict[str, SpeakerRecord] = {}
+    exported: str | None = None
+    systems: list[SystemRecord] = []
     worst: list[Object] = []
     base: ScoreRecord | None = None
     comparison: ComparisonRecord | None = None
@@ -253,9 +281,9 @@ class GateResult(Record):
 
     Attributes:
         passed: None where it was not measured or means nothing.
-        verdict: of a plan, `passed`, `FAILED`, `not meaningful` (measured, and says nothing) or
-            `not measured`.
-        note: why it is not meaningful.
+        verdict: of a plan, `passed`, `FAILED`, `not meaningful` (measured, and says nothing),
+            `not decided` (measured on too little) or `not measured`.
+        note: why it is not meaningful, or what would decide.
     """
 
     phase: str = ""
@@ -274,7 +302,7 @@ class GateResult(Record):
     @property
     def holds(self) -> bool:
         """Whether what comes after the gate may go on."""
-        return self.word in (PASSED, NOT_MEANINGFUL)
+        return self.word in (PASSED, NOT_MEANINGFUL, NOT_DECIDED)
 
 
 # --- runs
@@ -566,10 +594,71 @@ class WerParity(Record):
     kept: StrictBool | None = None
 
 
+class MarginRecord(Record):
+    """How much the runtime loses against torch, and how much more than the base's own files do.
+
+    All in points: of words that differ, or of WER.
+
+    Attributes:
+        adapted, adapted_ci95: from torch to the runtime, of the exported files.
+        base: the same of the base and its own files, on the same clips.
+        difference, ci95: how much more the exported files lose.
+        margin: a loss up to this counts as none.
+        verdict: `equal`, `worse` or `not decided`.
+        clips: those that say something about it.
+        clips_needed: about how many decide, if they are like these; None where it is too close.
+    """
+
+    adapted: Number = 0.0
+    adapted_ci95: Interval = (0.0, 0.0)
+    base: Number = 0.0
+    difference: Number = 0.0
+    ci95: Interval = (0.0, 0.0)
+    margin: Number = 0.0
+    verdict: str = NOT_DECIDED
+    clips: StrictInt = 0
+    clips_needed: StrictInt | None = None
+
+
+class BasePairRecord(Record):
+    """The base in torch and in its own runtime files: words that differ, and the WER of both."""
+
+    word_difference: Number | None = None
+    identical: StrictInt | None = None
+    words: StrictInt | None = None
+    torch: Number | None = None
+    runtime: Number | None = None
+
+
+class AgainstBase(Record):
+    """The words and the WER of exported files, judged beside the base's own files.
+
+    Attributes:
+        clips: all that were transcribed; `general_clips` of them are general speech.
+        sources: names of the sets that were added, with how many clips of each.
+        base: the base on these clips.
+    """
+
+    verdict: str = NOT_DECIDED
+    clips: StrictInt = 0
+    general_clips: StrictInt = 0
+    sources: dict[str, StrictInt] = {}
+    words: MarginRecord = MarginRecord()
+    wer: MarginRecord | None = None
+    base: BasePairRecord = BasePairRecord()
+
+
 class ParityRecord(Record):
     """How far exported files and torch agree.
 
     Attributes:
+        passed: whether the files may be shipped; None where that is not decided.
+        verdict: `equal`, `worse` or `not decided`; empty in records of earlier versions.
+        judged_by: what words and WER are compared with: the base's own runtime files, or the fixed
+            bound and why.
+        advice: what to record so that it can be decided.
+        against_base: over all clips that were judged; the figures beside it are of the first ones,
+            those of the manifest.
         first_difference: the first one beyond its bound, from the files up to the WER.
         word_difference, bound: words that differ, in percent of torch's, and the share that may.
         identical: clips in which none does.
@@ -583,6 +672,9 @@ class ParityRecord(Record):
     """
 
     passed: StrictBool | None = None
+    verdict: str = ""
+    judged_by: str = ""
+    advice: str = ""
     first_difference: str | None = None
     word_difference: Number | None = None
     bound: Number | None = None
@@ -591,6 +683,7 @@ class ParityRecord(Record):
     words: StrictInt | None = None
     examples: list[tuple[str, str]] = []
     wer: WerParity | None = None
+    against_base: AgainstBase | None = None
     chunked: "ParityRecord | None" = None
     graphs: list[OutputDifference] = []
     weights: WeightParity = WeightParity()
