@@ -218,7 +218,9 @@ def _findings_text(result: "CheckReport") -> str:
 
 @app.command(
     "split",
-    epilog="Example: moonshine-tune data split all.jsonl --out split --dev 0.1 --test 0.1 --seed 0",
+    epilog="Examples: moonshine-tune data split all.jsonl --out split --dev 0.1 --test 0.1 "
+    "--seed 0 ; each session in one split: moonshine-tune data split all.jsonl --out split "
+    "--by session",
 )
 def split_command(
     manifest: Annotated[Path, typer.Argument(help="Manifest to split.")],
@@ -229,6 +231,13 @@ def split_command(
     disjoint_texts: Annotated[
         bool, typer.Option("--disjoint-texts", help="Keep each text in one split, dropping some.")
     ] = False,
+    by: Annotated[
+        str,
+        typer.Option(
+            help="What stays in one split: speaker, session, text, or auto: by speaker where there "
+            "are enough speakers, else by session and text."
+        ),
+    ] = "auto",
     by_field: Annotated[
         bool, typer.Option("--by-field", help="Split by the manifest's own split field instead.")
     ] = False,
@@ -243,11 +252,14 @@ def split_command(
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier split.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Split a manifest into train, dev and test, with no speaker in two splits."""
+    """Split a manifest into train, dev and test, with no speaker in two splits.
+
+    With one voice, or none named, no text and where possible no session is in two splits.
+    """
     from moonshine_tune.data.split import SplitRequest, split_data
 
     request = SplitRequest(
-        manifest, out, dev, test, seed, disjoint_texts, by_field, force, local_speakers
+        manifest, out, dev, test, seed, disjoint_texts, by_field, force, local_speakers, by
     )
     result = split_data(request, TerminalProgress())
     for remark in result.remarks:
@@ -260,6 +272,9 @@ def split_command(
     lines.append(f"kept {result.kept:,} of {result.total:,}")
     for name in ("speakers", "recordings", "texts"):
         lines.append(f"{len(getattr(result.leaks, name)):,} {name} in more than one split")
+    lines += [
+        f"a score on {side.name} is {side.voices.sentence}" for side in result.sides if side.voices
+    ]
     if result.leaks.texts and not disjoint_texts:
         say("hint: if sentences should be new to the model, split with --disjoint-texts")
     lines.append(_after_split(out, {side.name for side in result.sides if side.utterances}))
