@@ -113,6 +113,7 @@ def summary(result: "Evaluation") -> str:
         table([f"WER % ({result.normalizer})", "WER", "95 % interval"], rows),
         f"{score.utterances} utterances, {words.reference} words: {words.substitutions} "
         f"substituted, {words.deletions} deleted, {words.insertions} inserted; CER {cer}",
+        *([result.voices.sentence] if result.voices else []),
         *_empty_lines(result),
         f"{result.audio_seconds:.0f} s of audio in {result.seconds:.1f} s ({result.backend})",
     ]

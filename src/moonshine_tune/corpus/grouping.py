@@ -51,7 +51,9 @@ def sessions_of(utterances: Sequence[Utterance]) -> Sessions:
     if len(set(dates)) > 1 and None not in dates:
         return Sessions("date", tuple(map(str, dates)))
     folders = tuple(str(item.audio.parent) for item in utterances)
-    if len(set(folders)) > 1 and 2 * len(set(folders)) <= len(set(recordings)):
+    # A folder for each text is a list of commands, and says nothing about the day.
+    texts = {(folder, plain_text(item)) for folder, item in zip(folders, utterances, strict=True)}
+    if 1 < len(set(folders)) < len(texts) and 2 * len(set(folders)) <= len(set(recordings)):
         return Sessions("folder", folders)
     return Sessions("recording", recordings)
 

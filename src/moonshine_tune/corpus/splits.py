@@ -264,7 +264,7 @@ def _split_voice(utterances: Sequence[Utterance], by: str, shares: _Shares) -> S
             f"{texts} texts are read more than once: all readings of a text are in one split; if "
             "the model will serve these very texts, let each split have them: --by session"
         )
-    elif by == "auto" and texts:
+    elif by == "auto" and "text" not in way and texts:
         remarks.append(f"{texts} different texts are too few to keep apart: splits share texts")
     if by != "session" and "session" not in way and _are_cut(utterances, sessions):
         kinds = {"session": "sessions", "date": "days", "folder": "folders"}

@@ -85,8 +85,9 @@ def tiny_set_remark(name: str, scored: Sequence[Utterance]) -> str | None:
         return None
     # One-sided 95 % bound of a share of which nothing was seen, as if words were independent.
     bound = 100 * (1 - 0.05 ** (1 / words))
+    clips, words_of = "clip" if len(scored) == 1 else "clips", "word" if words == 1 else "words"
     return (
-        f"{name} has {len(scored)} clips with {words} words: one wrong word is "
+        f"{name} has {len(scored)} {clips} with {words} {words_of}: one wrong word is "
         f"{100 / words:.1f} points of WER, and without a single error the true WER may still be "
         f"{bound:.0f} %"
     )

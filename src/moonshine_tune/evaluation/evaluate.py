@@ -11,6 +11,8 @@ from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.keyterms import DEFAULT_BOOST, read_key_terms
 from moonshine_tune.corpus.manifest import Manifest, read_manifest
 from moonshine_tune.corpus.normalizers import Normalizer, normalizer_for
+from moonshine_tune.corpus.speaker_labels import joined_to_recordings, local_labels
+from moonshine_tune.corpus.voices import tiny_set_remark
 from moonshine_tune.evaluation.noise_conditions import (
     CLEAN,
     Condition,
@@ -30,6 +32,7 @@ from moonshine_tune.metrics.wer import compare_paired, score_utterances, summari
 from moonshine_tune.models.lora import adapter_disabled, find_adapter
 from moonshine_tune.registry.open import open_model
 from moonshine_tune.runs.records import KeyTermsRecord
+from moonshine_tune.runs.split_record import voices_of_run
 from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber, check_takes_keyterms
 
@@ -73,7 +76,7 @@ def evaluate(request: EvaluateRequest, out: Path | None, progress: Progress) -> 
     _check(request)
     if out is not None:
         check_writable(out)
-    manifest = read_manifest(request.manifest)
+    manifest = _with_voices(read_manifest(request.manifest))
     earlier = earlier_evaluation(request.compare, manifest) if request.compare else None
     # Before the model is loaded: a folder without audio or a list without terms fails at once.
     conditions = conditions_of(request.conditions) if request.conditions else (CLEAN,)
@@ -103,9 +106,21 @@ def evaluate(request: EvaluateRequest, out: Path | None, progress: Progress) -> 
     if terms or request.base_runtime:
         keyterms = _key_term_record(terms, request.boost, scores[CLEAN])
         evaluation = replace(evaluation, keyterms=keyterms)
+    evaluation = replace(evaluation, voices=voices_of_run(request.adapter, manifest))
+    if tiny := tiny_set_remark("the manifest", manifest.utterances):
+        evaluation = replace(evaluation, remarks=(*evaluation.remarks, tiny))
     if out is not None:
         write_evaluation(out, evaluation)
     return evaluation
+
+
+def _with_voices(manifest: Manifest) -> Manifest:
+    """The manifest with labels of speakers that start anew in each recording joined to it.
+
+    `SPEAKER_00` of two recordings would be one line of the hardest speakers.
+    """
+    labels = [item for item in local_labels(manifest.utterances) if item.is_certain]
+    return replace(manifest, utterances=joined_to_recordings(manifest.utterances, labels))
 
 
 def _check(request: EvaluateRequest) -> None:

@@ -19,7 +19,7 @@ from moonshine_tune.metrics.wer import (
     compare_paired,
     summarize,
 )
-from moonshine_tune.runs.records import EvaluationRecord, KeyTermsRecord
+from moonshine_tune.runs.records import EvaluationRecord, KeyTermsRecord, VoicesRecord
 from moonshine_tune.runs.summary import read_scored
 
 RESULT_FILE, HYPOTHESES_FILE = "result.json", "hypotheses.jsonl"
@@ -31,7 +31,8 @@ Scored = tuple[ScoredUtterance, ...]
 class Evaluation:
     """A scored manifest; `base` and `comparison` are of the model that it is compared with.
 
-    `conditions` are its evaluations under each condition, the first without noise.
+    `conditions` are its evaluations under each condition, the first without noise. `voices` says
+    whose voices the score is for; None where training has none of them.
     """
 
     score: Score
@@ -51,6 +52,7 @@ class Evaluation:
     keyterms: KeyTermsRecord | None = None
     metrics: tuple[MetricScore, ...] = ()
     base_metrics: tuple[MetricScore, ...] = ()
+    voices: VoicesRecord | None = None
 
     def compared_with(self, before: "Earlier") -> "Evaluation":
         """This evaluation with its change from another one, both scored alike.
@@ -112,6 +114,8 @@ class Evaluation:
                 record["empty_references"]["base"] = self.base.empty.to_record()
         if self.keyterms is not None:
             record["keyterms"] = self.keyterms
+        if self.voices is not None:
+            record["voices"] = self.voices
         if self.remarks:
             record["remarks"] = self.remarks
         return EvaluationRecord.model_validate(record)

@@ -38,6 +38,7 @@ def model_card(inputs: PackageInputs, name: str, architecture: str) -> str:
         evaluation.reference_words or 0
         for evaluation in (inputs.evaluations | inputs.base_evaluations).values()
     ]
+    scored = (*inputs.evaluations.values(), run)
     packages = ("python", "torch", "transformers", "peft", "moonshine-voice")
     body = _render(
         "model_card.md",
@@ -63,6 +64,7 @@ def model_card(inputs: PackageInputs, name: str, architecture: str) -> str:
         ),
         max_clip_s=settings.get("data", {}).get("max_clip_s"),
         fewest_words=min(words, default=None),
+        known_voices=next((each.voices.sentence for each in scored if each.voices), ""),
     )
     metadata = _metadata(inputs.evaluations, name, base_model)
     return str(ModelCard.from_template(metadata, template_str=_CARD, body=body))

@@ -36,11 +36,11 @@ MANIFEST_ROLES = ("train", "dev", "replay", "canary")
 _SAMPLE_CLIPS = 3
 _MAX_SAMPLE_CLIP_S = 15.0
 _RUN_KEYS = ("schema_version", "created", "sources", "device", "dtype", "normalizer", "data",
-             "adapter", "seed", "status", "versions", "git", "result")  # fmt: skip
+             "adapter", "seed", "status", "versions", "git", "result", "voices")  # fmt: skip
 _EVALUATION_KEYS = ("wer", "cer", "substitutions", "deletions", "insertions", "reference_words",
                     "utterances", "audio_seconds", "rtf", "normalizer", "ci95", "backend",
                     "manifest_sha256", "base", "comparison", "keyterms",
-                    "empty_references")  # fmt: skip
+                    "empty_references", "voices")  # fmt: skip
 _PARITY_KEYS = ("passed", "word_difference", "bound", "clips", "identical", "words")
 _EXPORT_KEYS = ("method", "matrices", "changed", "changed_files", "worst_step_error", "sha256",
                 "adapter_sha256", "quantize", "scales", "calibrated", "calibrate", "rounding",
@@ -243,6 +243,7 @@ def _read_evaluations(
                 _EVALUATION_KEYS,
                 model=public_name(record.model or "unknown"),
                 adapter=public_name(record.adapter) if record.adapter else None,
+                **_public_voices(record),
             )
     scores = {comparable(r): ScoreRecord(wer=r.wer, ci95=r.ci95) for r in reversed(base.values())}
     for name, record in adapted.items():
@@ -316,8 +317,14 @@ def public_run(run: RunRecord) -> RunRecord:
         _RUN_KEYS,
         base=public_base(run.base),
         settings=_without_paths(named | rest),
+        **_public_voices(run),
         platform={key: run.platform[key] for key in ("system", "arch") if key in run.platform},
     )
+
+
+def _public_voices(record: EvaluationRecord | RunRecord) -> dict[str, object]:
+    """Whose voices a score is for, without their names."""
+    return {"voices": record.voices.without_names} if record.voices else {}
 
 
 def public_base(base: BaseModelRecord) -> BaseModelRecord:

@@ -211,7 +211,7 @@ class VoicesRecord(Record):
     @classmethod
     def of(cls, scope: VoiceScope | None) -> "VoicesRecord | None":
         """The record of a scope."""
-        return scope and cls(kind=scope.kind, names=list(scope.names))
+        return None if scope is None else cls(kind=scope.kind, names=list(scope.names))
 
     @property
     def sentence(self) -> str:

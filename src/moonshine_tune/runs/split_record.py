@@ -1,9 +1,10 @@
 """The record of a split beside its manifests, and whose voices a score on one of them is for."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.corpus.manifest import Manifest, read_manifest
+from moonshine_tune.corpus.manifest import Manifest, ManifestScan, read_manifest
 from moonshine_tune.corpus.voices import BY_SPEAKER, voice_scope
 from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runs.locations import locate
@@ -12,30 +13,35 @@ from moonshine_tune.runs.records import SplitRecord, VoicesRecord
 SPLIT_FILE = "split.json"
 
 
-def split_of(manifest: Manifest) -> SplitRecord | None:
+def split_of(manifest: Manifest | ManifestScan) -> SplitRecord | None:
     """The record of the split that made a manifest; None without one, or if it changed since."""
     try:
         record = SplitRecord.read(manifest.path.parent / SPLIT_FILE)
     except RequestError:
         # Missing, or a file of another program: the manifests say what they say without it.
         return None
-    digests = [side.sha256 for side in record.sides.values()]
-    return record if manifest.sha256 in digests else None
+    return record if manifest.sha256 in _digests(record) else None
+
+
+def _digests(record: SplitRecord) -> set[str]:
+    return {side.sha256 for side in record.sides.values()}
 
 
 def voices_of(train: Manifest, scored: Manifest) -> VoicesRecord | None:
     """Whose voices a score on a manifest is for, with a model that was trained on another one."""
     record = split_of(scored)
-    digests = [side.sha256 for side in record.sides.values()] if record else []
-    by = record.by if record and train.sha256 in digests else ""
+    by = record.by if record and train.sha256 in _digests(record) else ""
     return VoicesRecord.of(voice_scope(train.utterances, scored.utterances, by=by))
 
 
-def is_for_known_voices(train: Manifest, held_out: Manifest) -> bool:
-    """Whether two manifests are of one split that shares voices on purpose: there are no others."""
-    record = split_of(train)
-    digests = [side.sha256 for side in record.sides.values()] if record else []
-    return record is not None and record.by not in BY_SPEAKER and held_out.sha256 in digests
+def are_for_known_voices(manifests: Sequence[Manifest | ManifestScan]) -> bool:
+    """Whether manifests are of one split that shares voices on purpose: there were no others."""
+    record = split_of(manifests[0])
+    return (
+        record is not None
+        and record.by not in BY_SPEAKER
+        and {item.sha256 for item in manifests} <= _digests(record)
+    )
 
 
 def voices_of_run(run: Path | None, scored: Manifest) -> VoicesRecord | None:

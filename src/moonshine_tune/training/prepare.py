@@ -11,7 +11,7 @@ from moonshine_tune.corpus.manifest import Manifest, Utterance
 from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.corpus.sampler import CurriculumStage, StagedSampler, easy_first_stages
 from moonshine_tune.corpus.splits import evenly_chosen, find_leaks, split_utterances
-from moonshine_tune.corpus.voices import ONE_VOICE, voice_scope
+from moonshine_tune.corpus.voices import ONE_VOICE, tiny_set_remark, voice_scope
 from moonshine_tune.inference.dataset import SpeechDataset, TrainingData, build_dataset
 from moonshine_tune.inference.encoder_cache import (
     Clips,
@@ -24,7 +24,7 @@ from moonshine_tune.inference.token_losses import base_losses
 from moonshine_tune.models.lora import AdapterSummary, inject_lora
 from moonshine_tune.registry.open import OpenedModel
 from moonshine_tune.runs.records import VoicesRecord
-from moonshine_tune.runs.split_record import is_for_known_voices, voices_of
+from moonshine_tune.runs.split_record import are_for_known_voices, voices_of
 from moonshine_tune.training.augmentation import (
     AugmentedCopies,
     AugmentedDataset,
@@ -303,6 +303,8 @@ def _train_and_dev(settings: RunSettings, data: TrainingData) -> _TrainAndDev:
         voices = VoicesRecord.of(voice_scope(train, dev, by=parts.by))
     if voices is not None:
         remarks.append(f"dev: {voices.sentence}")
+    if tiny := tiny_set_remark("dev", dev):
+        remarks.append(tiny)
     return _TrainAndDev(train, dev, voices, tuple(remarks))
 
 
@@ -321,7 +323,7 @@ def _check_dev_is_separate(
         )
     shared = [leak.value for leak in leaks.speakers]
     is_one = voices is not None and voices.kind == ONE_VOICE
-    if not shared or is_one or is_for_known_voices(train, dev):
+    if not shared or is_one or are_for_known_voices([train, dev]):
         return []
     named = ", ".join(shared[:3]) + (", …" if len(shared) > 3 else "")
     if not settings.data.shared_speakers:
