@@ -29,14 +29,14 @@ _NAMED = 3
     "--out train.jsonl",
 )
 def import_command(
+    out: Annotated[Path, typer.Option(help="Manifest to write, such as train.jsonl.")],
     folder: Annotated[
-        str,
+        str | None,
         typer.Argument(
             help="Folder of recordings, a table beside them, or hf://OWNER/NAME: a dataset of the "
-            "Hugging Face hub."
+            "Hugging Face hub. With --corrections, the folder of the log is the default."
         ),
-    ],
-    out: Annotated[Path, typer.Option(help="Manifest to write, such as train.jsonl.")],
+    ] = None,
     table: Annotated[
         Path | None,
         typer.Option(help="CSV, TSV or JSON; without it, the folder is searched for transcripts."),
@@ -100,6 +100,33 @@ def import_command(
     limit: Annotated[
         int | None, typer.Option(help="Maximum number of rows of each split of a hub dataset.")
     ] = None,
+    corrections: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV, TSV or JSON of recordings, what a recognizer wrote, and what a person made "
+            "of it."
+        ),
+    ] = None,
+    hypothesis_column: Annotated[
+        str | None,
+        typer.Option(
+            help="With --corrections: column of what the recognizer wrote. --text-column names "
+            "the corrections."
+        ),
+    ] = None,
+    duplicates: Annotated[
+        str | None,
+        typer.Option(
+            help="With --corrections: of several for one recording, the first or last row counts "
+            "[default: the latest by its time]."
+        ),
+    ] = None,
+    empty_correction: Annotated[
+        str | None,
+        typer.Option(
+            help="With --corrections: what an empty one means: silence, unchanged or skip."
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing manifest.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -111,11 +138,20 @@ def import_command(
     Datasets of the hub are streamed: only the requested rows are fetched.
     """
     from moonshine_tune.corpus.transcript_form import KINDS
-    from moonshine_tune.importers.base import ColumnNames, HubOptions, ImportRequest
+    from moonshine_tune.importers.base import (
+        ColumnNames,
+        CorrectionOptions,
+        HubOptions,
+        ImportRequest,
+    )
     from moonshine_tune.importers.run import import_data
 
+    if folder is None and corrections is None:
+        raise RequestError(
+            "no folder of recordings", hint="name it: moonshine-tune data import FOLDER --out F"
+        )
     request = ImportRequest(
-        location=folder,
+        location=folder if folder is not None else corrections.parent,
         out=out,
         table=table,
         columns=ColumnNames(audio=audio_column, text=text_column, speaker=speaker_column),
@@ -130,12 +166,16 @@ def import_command(
         audio_out=audio_out,
         channel=channel,
         encoding=encoding,
+        corrections=corrections,
+        correction_options=CorrectionOptions(hypothesis_column, duplicates, empty_correction),
     )
     result = import_data(request, TerminalProgress())
     for item in result.dropped[:_SHOWN]:
         say(f"left out, {item.reason}: {item.location}: {item.detail}")
     if len(result.dropped) > _SHOWN:
         say(f"… and {len(result.dropped) - _SHOWN:,} more; --json lists all")
+    if result.left_out is not None:
+        say(f"left-out corrections, with their reasons: {result.left_out}")
     if result.unlisted:
         say(f"{result.unlisted:,} recordings of the folder are in no row")
     if names := result.recordings.names:
