@@ -330,36 +330,62 @@ def _after_split(out: Path, splits: set[str]) -> str:
 
 @app.command(
     "keyterms",
-    epilog="Example: moonshine-tune data keyterms train.jsonl --model streaming-tiny "
+    epilog="Examples: moonshine-tune data keyterms train.jsonl --model streaming-tiny "
+    "--out terms.txt ; moonshine-tune data keyterms --from-corrections corrected.jsonl "
     "--out terms.txt",
 )
 def keyterms_command(
-    sources: Annotated[list[Path], typer.Argument(help="Manifests (.jsonl) or plain texts.")],
+    sources: Annotated[
+        list[Path] | None, typer.Argument(help="Manifests (.jsonl) or plain texts.")
+    ] = None,
+    from_corrections: Annotated[
+        Path | None,
+        typer.Option(
+            help="Manifest of data import --corrections: propose the words that were corrected."
+        ),
+    ] = None,
     model: Annotated[
         str, typer.Option(help="Model whose tokenizer decides which words are rare.")
     ] = "tiny",
     at_most: Annotated[
         int, typer.Option(help="Maximum number of terms: a long list costs the other words.")
     ] = 100,
-    least: Annotated[int, typer.Option(help="Minimum number of occurrences of a word.")] = 1,
+    least: Annotated[
+        int, typer.Option(help="Minimum number of occurrences, or corrections, of a word.")
+    ] = 1,
     out: Annotated[Path | None, typer.Option(help="File to write, one term per line.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Propose key terms: words that the model's tokenizer has no token of its own for."""
-    from moonshine_tune.data.keyterms import propose
+    """Propose key terms: words that the model's tokenizer has no token of its own for, or words
+    that a person had to correct.
+    """
+    from moonshine_tune.data.keyterms import propose, propose_from_corrections
 
-    result = propose(
-        sources,
-        model=model,
-        progress=TerminalProgress(),
-        out=out,
-        at_most=at_most,
-        least=least,
-        force=force,
-    )
-    rows = [[item.term, str(item.count), str(item.pieces)] for item in result.terms]
-    text = table(["term", "occurrences", "tokens"], rows)
+    if bool(sources) == (from_corrections is not None):
+        raise RequestError(
+            "name either manifests and texts, or a manifest of corrections",
+            hint="moonshine-tune data keyterms train.jsonl, or moonshine-tune data keyterms "
+            "--from-corrections corrected.jsonl",
+        )
+    if from_corrections is not None:
+        result = propose_from_corrections(
+            from_corrections, out=out, at_most=at_most, least=least, force=force
+        )
+        rows = [[item.term, str(item.count), str(item.missed)] for item in result.terms]
+        text = table(["term", "occurrences", "corrected"], rows)
+    else:
+        result = propose(
+            sources or [],
+            model=model,
+            progress=TerminalProgress(),
+            out=out,
+            at_most=at_most,
+            least=least,
+            force=force,
+        )
+        rows = [[item.term, str(item.count), str(item.pieces)] for item in result.terms]
+        text = table(["term", "occurrences", "tokens"], rows)
     if out is not None:
         text += f"\nwrote {len(rows)} terms to {out}: remove terms that need no help"
     show(text, result.to_record(), as_json=as_json)

@@ -197,5 +197,6 @@ def _key_terms_table(record: "KeyTermsRecord") -> str:
         ]
         for item in record.arms
     ]
-    head = f"{record.terms} terms, boost {record.boost:g}"
+    boost = "counted" if record.boost is None else f"boost {record.boost:g}"
+    head = f"{record.terms} terms, {boost}"
     return table([head, "WER", "change", "recall %", "false alarms"], rows)

@@ -46,8 +46,8 @@ class EvaluateRequest:
         adapter: run or adapter folder; the base is scored too, for the comparison.
         conditions: noises and rooms under which to score too.
         compare: folder of an earlier evaluation of the same manifest, for the comparison.
-        keyterms: file of terms that the runtime boosts with strength `boost`; the same files are
-            scored without them too.
+        keyterms: file of terms whose recall is counted. The runtime boosts them with strength
+            `boost`, and is scored without them too; torch boosts nothing.
         base_runtime: the base's runtime folder, scored in the same way: adapter, key terms, both.
     """
 
@@ -104,7 +104,8 @@ def evaluate(request: EvaluateRequest, out: Path | None, progress: Progress) -> 
     if request.conditions:
         evaluation = replace(evaluation, conditions=tuple(results))
     if terms or request.base_runtime:
-        keyterms = _key_term_record(terms, request.boost, scores[CLEAN])
+        boost = request.boost if request.backend == "runtime" else None
+        keyterms = _key_term_record(terms, boost, scores[CLEAN])
         evaluation = replace(evaluation, keyterms=keyterms)
     evaluation = replace(evaluation, voices=voices_of_run(request.adapter, manifest))
     if tiny := tiny_set_remark("the manifest", manifest.utterances):
@@ -127,10 +128,11 @@ def _check(request: EvaluateRequest) -> None:
     uses_terms = request.keyterms or request.base_runtime
     if request.backend not in ("torch", "runtime"):
         raise RequestError(f"no back end is called {request.backend!r}", hint="torch or runtime")
-    if request.backend == "torch" and uses_terms:
+    if request.backend == "torch" and (request.base_runtime or request.boost != DEFAULT_BOOST):
         raise RequestError(
-            "only the runtime applies key terms",
-            hint="name the exported folder: --runtime-dir D --keyterms terms.txt",
+            "only the runtime applies key terms: torch counts them and boosts nothing",
+            hint="name the exported folder: --runtime-dir D --keyterms terms.txt; or leave out "
+            "--base-runtime and --boost",
         )
     if request.conditions and uses_terms:
         raise RequestError(
@@ -196,9 +198,13 @@ def _open_variants(
 
 
 def _key_term_record(
-    terms: tuple[str, ...], boost: float, by_variant: dict[str, Evaluation]
+    terms: tuple[str, ...], boost: float | None, by_variant: dict[str, Evaluation]
 ) -> KeyTermsRecord:
-    """The variants side by side: base, adapter, key terms, and both; changes from the first one."""
+    """The variants side by side: base, adapter, key terms, and both; changes from the first one.
+
+    Args:
+        boost: None where the terms are only counted.
+    """
     first, *_ = by_variant.values()
     normalizer = normalizer_for(first.normalizer)
     variants = [

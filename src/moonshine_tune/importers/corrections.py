@@ -18,6 +18,7 @@ import jiwer
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.moments import seconds_since_1970
 from moonshine_tune.core.text import quoted
+from moonshine_tune.corpus.manifest import HYPOTHESIS
 from moonshine_tune.corpus.normalizers import Normalizer, normalizer_for
 from moonshine_tune.importers.base import CorrectionOptions, Row
 from moonshine_tune.importers.columns import (
@@ -25,8 +26,8 @@ from moonshine_tune.importers.columns import (
     named_column,
     simple_name,
 )
+from moonshine_tune.metrics.alignment import Token, align
 
-HYPOTHESIS = "hypothesis"
 # What dictation programs, labeling tools and toolkits call the two, compared as `simple_name`.
 _HYPOTHESIS_NAMES = """
     hypothesis hyp hypo asr asrtext asroutput asrtranscript asrresult rawasr raw rawtext
@@ -328,8 +329,8 @@ def rewriting_in(
     """
     if len(_LIST_ITEM.findall(correction)) > 1 >= len(_LIST_ITEM.findall(hypothesis)):
         return "made a list of it"
-    words = normalizer(correction).split()
-    stretches = _changed_stretches(normalizer(hypothesis).split(), words)
+    tokens = align(correction, hypothesis, normalizer)
+    stretches = _changed_stretches(tokens)
     if moved := _moved_phrase(stretches):
         return f"moves {moved!r}"
     unlike = [stretch for stretch in stretches if not _are_alike(*stretch)]
@@ -337,7 +338,8 @@ def rewriting_in(
     if reason := next(filter(None, reasons), None):
         return reason
     count = sum(len(added) for _, added in unlike)
-    if count >= _PHRASE and 2 * count > len(words) and not many_errors:
+    words = sum(bool(token.reference) for token in tokens)
+    if count >= _PHRASE and 2 * count > words and not many_errors:
         return f"has {count} other words"
     return None
 
@@ -359,30 +361,24 @@ def has_many_errors(pairs: Sequence[tuple[str, str]], normalizer: Normalizer) ->
 _Stretch = tuple[list[str], list[str]]
 
 
-def _changed_stretches(before: list[str], after: list[str]) -> list[_Stretch]:
+def _changed_stretches(tokens: Sequence[Token]) -> list[_Stretch]:
     """Words that were removed and added in each stretch of changes.
 
     A single short word between two changes is equal by chance, and belongs to the stretch.
     """
-    if not before or not after:
-        return [(before, after)] if before or after else []
     stretches: list[_Stretch] = []
-    gap: list[str] | None = None
-    for chunk in jiwer.process_words(" ".join(before), " ".join(after)).alignments[0]:
-        removed = before[chunk.ref_start_idx : chunk.ref_end_idx]
-        added = after[chunk.hyp_start_idx : chunk.hyp_end_idx]
-        if chunk.type == "equal":
-            gap = removed
+    gap: list[str] = []
+    for token in tokens:
+        if token.kind == "same":
+            gap.append(token.reference)
             continue
-        if stretches and (gap is None or (len(gap) == 1 and len(gap[0]) <= _SHORT_WORD)):
-            joined = gap or []
-            stretches[-1] = (
-                [*stretches[-1][0], *joined, *removed],
-                [*stretches[-1][1], *joined, *added],
-            )
-        else:
-            stretches.append((removed, added))
-        gap = None
+        if not stretches or len(gap) > 1 or len("".join(gap)) > _SHORT_WORD:
+            stretches.append(([], []))
+            gap = []
+        removed, added = stretches[-1]
+        removed += [*gap, *filter(None, [token.hypothesis])]
+        added += [*gap, *filter(None, [token.reference])]
+        gap = []
     return stretches
 
 

@@ -15,7 +15,13 @@ from moonshine_tune.core.files import holds_out, write_jsonl_atomic
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.scratch import remove_leftovers
 from moonshine_tune.core.text import quoted
-from moonshine_tune.corpus.manifest import RESERVED_KEYS, Utterance, seconds_of, write_manifest
+from moonshine_tune.corpus.manifest import (
+    HYPOTHESIS,
+    RESERVED_KEYS,
+    Utterance,
+    seconds_of,
+    write_manifest,
+)
 from moonshine_tune.corpus.rolling_captions import repeated_captions
 from moonshine_tune.corpus.speaker_labels import count_speakers
 from moonshine_tune.corpus.transcript_form import KINDS, clean_text, count_form, is_list_or_object
@@ -29,7 +35,7 @@ from moonshine_tune.importers.base import (
 )
 from moonshine_tune.importers.channels import channels_of
 from moonshine_tune.importers.convert import convert, probe, report_readings
-from moonshine_tune.importers.corrections import HYPOTHESIS, judge_corrections
+from moonshine_tune.importers.corrections import judge_corrections
 from moonshine_tune.importers.finder import RecordingFinder
 from moonshine_tune.importers.ids import with_unique_ids
 from moonshine_tune.importers.recording_counts import RecordingCounts, count_recordings

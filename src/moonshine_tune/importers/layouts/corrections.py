@@ -3,9 +3,10 @@
 from dataclasses import replace
 
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.corpus.manifest import HYPOTHESIS
 from moonshine_tune.importers import json_records
 from moonshine_tune.importers.base import Importer, ImportSource, Row, Rows
-from moonshine_tune.importers.corrections import HYPOTHESIS, correction_columns
+from moonshine_tune.importers.corrections import correction_columns
 from moonshine_tune.importers.tabular import delimited_table, rows_of_table
 
 
