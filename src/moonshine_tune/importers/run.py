@@ -183,6 +183,8 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
     if result.left_out is not None:
         # First: a manifest without the list of what is not in it would be the silent loss.
         write_jsonl_atomic(result.left_out, map(_left_out_record, dropped), replace=request.force)
+    elif request.corrections is not None:
+        request.left_out_path.unlink(missing_ok=True)
     write_manifest(request.out, kept, replace=request.force)
     return result
 
