@@ -39,7 +39,7 @@ def train(
     ] = None,
     train_manifest: Annotated[Path | None, Option("--train", help="Training manifest.")] = None,
     dev: Annotated[
-        Path | None, Option(help="Development manifest [default: speakers held out of train].")
+        Path | None, Option(help="Development manifest [default: a share of train is held out].")
     ] = None,
     replay: Annotated[
         Path | None, Option(help="General speech that keeps general accuracy; no texts needed.")
