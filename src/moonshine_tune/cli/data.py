@@ -146,12 +146,13 @@ def import_command(
     )
     from moonshine_tune.importers.run import import_data
 
-    if folder is None and corrections is None:
+    location = folder if corrections is None or folder is not None else corrections.parent
+    if location is None:
         raise RequestError(
             "no folder of recordings", hint="name it: moonshine-tune data import FOLDER --out F"
         )
     request = ImportRequest(
-        location=folder if folder is not None else corrections.parent,
+        location=location,
         out=out,
         table=table,
         columns=ColumnNames(audio=audio_column, text=text_column, speaker=speaker_column),

@@ -13,7 +13,7 @@ def seconds_since_1970(value: object) -> float | None:
     """
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
-    text = str(value).strip()
+    text = value.strip() if isinstance(value, str) else format(value, ".17g")
     try:
         number = float(text)
     except ValueError:

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -15,7 +15,6 @@ from moonshine_tune.corpus.speaker_names import similar_names
 
 # What an utterance is grouped by: ("speaker", name), ("session", name), ("recording", path), …
 Node = tuple[str, str]
-Bond = Callable[[Utterance], Node | None]
 
 # Fields that say when a clip was recorded, where a manifest has no session.
 _DATE_FIELDS = ("date", "recorded_at", "recorded", "created_at", "created", "timestamp", "datetime")
@@ -158,7 +157,7 @@ def _clips(utterances: Sequence[Utterance]) -> list[Node]:
             if min(end, last_end) - start <= _SAME_SPEECH * shorter:
                 first, last_start, last_end = start, start, end
             last_end = max(last_end, end)
-            clips[index] = ("clip", f"{audio}@{first:g}")
+            clips[index] = ("clip", f"{audio}@{first!r}")
     return [clips[index] for index in range(len(utterances))]
 
 

@@ -422,9 +422,9 @@ def _resolve(
     remarks += [remark for remark in (channel_remark, id_remark) if remark]
     request = source.request
     if request.corrections is not None:
-        judged = judge_corrections(timed, usable, request.correction_options, request.language)
-        timed = judged.rows
-        remarks += judged.remarks
+        options = request.correction_options
+        timed, decisions = judge_corrections(timed, usable, options, request.language)
+        remarks += decisions
     for remark in remarks:
         source.progress.say(remark)
     items = zip(timed, paths, problems, channels, strict=True)

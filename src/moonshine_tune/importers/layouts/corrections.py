@@ -17,7 +17,7 @@ def _recognizes(source: ImportSource) -> bool:
 def _read(source: ImportSource) -> Rows:
     request, path = source.request, source.request.corrections
     if path is None or not path.is_file():
-        raise RequestError("no such log of corrections", where=path)
+        raise RequestError("no such log", where=path, hint="name it with --corrections LOG")
     stems = {recording.stem for recording in source.recordings}
     options = request.correction_options
     if json_records.is_json_file(path):
