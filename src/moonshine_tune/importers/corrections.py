@@ -294,8 +294,8 @@ def _script_of(text: str) -> str | None:
 # A recognizer drops or makes up words here and there, people add and remove phrases. Four words
 # without a counterpart are a phrase. Measured in docs/decisions/0057.
 _PHRASE = 4
-# Share of letters in order, below which two stretches do not sound alike. Of unrelated sentences nine
-# in ten have 0.34 or less; of what a recognizer confuses in read speech, nine in ten 0.38 or more.
+# Share of letters in order, below which two stretches do not sound alike. Of unrelated sentences
+# nine in ten have 0.34 or less; of what a recognizer confuses in read speech, 0.38 or more.
 _ALIKE = 0.4
 # A word of so many letters is equal by chance.
 _SHORT_WORD = 3
