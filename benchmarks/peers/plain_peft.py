@@ -1,10 +1,15 @@
 """transformers and PEFT in a plain loop, as their documentation shows it: the peer of `train`.
 
-python -m benchmarks.peers.plain_peft CHECKPOINT MANIFEST --steps 60 --batch-size 8
+    python -m benchmarks.peers.plain_peft CHECKPOINT MANIFEST --steps 60 --batch-size 8
+    python -m benchmarks.peers.plain_peft CHECKPOINT MANIFEST --steps 200 --sites all --out FOLDER
+
+The second form is the recipe of a careful user: all linear layers, warm-up and cosine;
+nothing keeps general speech. It writes the adapter in PEFT's format.
 """
 
 import argparse
 import json
+import math
 import random
 import time
 from pathlib import Path
@@ -16,6 +21,11 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, MoonshineForConditionalGeneration
 
 BOS, EOS, PAD = 1, 2, -100
+SITES = {
+    "qv": ["q_proj", "v_proj"],
+    "all": ["q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"],
+}
+_WARM_UP = 20
 
 
 def main() -> None:
@@ -25,11 +35,15 @@ def main() -> None:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--sites", choices=SITES, default="qv")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="write the adapter here")
     options = parser.parse_args()
+    torch.manual_seed(options.seed)
     tokenizer = AutoTokenizer.from_pretrained(options.checkpoint)
     model = MoonshineForConditionalGeneration.from_pretrained(options.checkpoint)
     model = get_peft_model(
-        model, LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"])
+        model, LoraConfig(r=8, lora_alpha=16, target_modules=SITES[options.sites])
     )
     rows = [json.loads(line) for line in options.manifest.read_text("utf-8").splitlines()]
     for row in rows:
@@ -37,8 +51,15 @@ def main() -> None:
         assert rate == 16_000 and samples.ndim == 1, row["audio"]
         row["samples"] = torch.from_numpy(samples)
         row["ids"] = tokenizer(row["text"], add_special_tokens=False)["input_ids"]
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-4)
-    chance = random.Random(0)
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=5e-4, weight_decay=0.0
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min(1.0, (step + 1) / _WARM_UP)
+        * 0.5 * (1 + math.cos(math.pi * step / options.steps)),
+    )  # fmt: skip
+    chance = random.Random(options.seed)
     order: list[int] = []
     model.train()
     begun = time.monotonic()
@@ -66,7 +87,10 @@ def main() -> None:
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        schedule.step()
     seconds = time.monotonic() - begun
+    if options.out is not None:
+        model.save_pretrained(options.out)
     print(json.dumps({"loop_seconds": seconds, "steps": options.steps, "loss": float(loss)}))
 
 

@@ -80,6 +80,7 @@ def train(
         TuneError: wrong settings or data, or this machine cannot do it.
     """
     from moonshine_tune.config.resolve import resolve_settings, settings_layers
+    from moonshine_tune.registry.model_preset import with_model_preset
     from moonshine_tune.runs.folder import RunFolder
     from moonshine_tune.training.run import train as run_training
 
@@ -93,6 +94,8 @@ def train(
     )
     if resume:
         layers.insert(0, ("run.json", RunFolder.open(Path(out)).read_record().settings))
+    else:
+        layers = with_model_preset(layers)
     resolved = resolve_settings([*layers, ("settings", settings or {})])
     return run_training(resolved, Path(out), progress or SilentProgress(), resume=resume, fit=fit)
 

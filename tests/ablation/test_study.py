@@ -68,8 +68,10 @@ def test_the_trials_of_a_dead_search_are_tried_again(request_of: Make) -> None:
     assert result.counts == {"finished": 4}
     assert {n: dict(result.trials[n - 1].params) for n in points} == points
     assert len(train.ran) == 3
-    assert "2 trials are recorded as running: waiting 2 s for a heartbeat" in progress.lines[0]
-    assert "1 trials have ended, 2 were interrupted" in progress.lines[1]
+    # On a slow machine their heartbeats are old already, and nothing has to be waited for.
+    *waiting, resumed = progress.lines[: 1 + ("waiting" in progress.lines[0])]
+    assert "1 trials have ended, 2 were interrupted" in resumed
+    assert all("2 trials are recorded as running" in line for line in waiting)
 
 
 def test_a_worker_that_dies_before_its_first_heartbeat_loses_nothing(request_of: Make) -> None:

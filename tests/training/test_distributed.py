@@ -50,5 +50,6 @@ def test_two_processes_train_as_one_does(training: Any, tmp_path: Path) -> None:
     for alone, together in zip(single, joint, strict=True):
         assert [value is None for value in alone] == [value is None for value in together]
         for expected, value in zip(alone, together, strict=True):
-            assert expected is None or value == pytest.approx(expected, rel=2e-3, abs=1e-6)
+            # The KL divergence of the first steps is the difference of nearly equal numbers.
+            assert expected is None or value == pytest.approx(expected, rel=2e-3, abs=2e-5)
     assert training.scores(tmp_path / "one") == training.scores(tmp_path / "two")

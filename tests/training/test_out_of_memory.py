@@ -16,7 +16,7 @@ from moonshine_tune.inference import scored_set as scored_set_module
 from moonshine_tune.inference.batching import run_with_oom_backoff
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.models.v1 import V1SpeechModel
-from moonshine_tune.training import replay as replay_module
+from moonshine_tune.training import teacher as teacher_module
 from moonshine_tune.training.run import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -184,7 +184,7 @@ def test_a_clip_that_never_fits_is_named_and_the_state_is_saved(
 def test_out_of_memory_while_decoding_changes_no_transcript(
     training: Any, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (scored_set_module, replay_module):
+    for module in (scored_set_module, teacher_module):
         real = module.greedy_tokens
         monkeypatch.setattr(module, "greedy_tokens", _failing(real, lambda n: n == 1, ERRORS[0]))
     train(_settings(training, "replay"), tmp_path / "run", SilentProgress())

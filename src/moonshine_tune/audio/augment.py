@@ -20,7 +20,7 @@ from moonshine_tune.audio.effects import (
     mask_spans,
 )
 from moonshine_tune.audio.io import change_tempo
-from moonshine_tune.audio.noise_bank import NoiseBank, Sound
+from moonshine_tune.audio.noise_bank import AnySound, NoiseBank
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
 
 # Longer drop-outs remove a whole sound, and the transcript no longer matches the audio.
@@ -60,8 +60,8 @@ class Recipe:
     """
 
     speed: float = 1.0
-    impulse_response: Sound | None = None
-    noise: Sound | None = None
+    impulse_response: AnySound | None = None
+    noise: AnySound | None = None
     noise_start: float = 0.0
     snr_db: float = 0.0
     telephone: bool = False
@@ -165,6 +165,6 @@ class Augmenter:
         )
 
 
-def _pick(bank: NoiseBank | None, position: float) -> Sound | None:
+def _pick(bank: NoiseBank | None, position: float) -> AnySound | None:
     """The sound at `position` (0 to 1) of the bank."""
     return None if bank is None else bank.sounds[int(position * len(bank.sounds))]

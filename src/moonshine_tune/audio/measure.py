@@ -24,6 +24,8 @@ _NOISE_PERCENTILE = 10.0
 _MAX_SNR_DB = 60.0
 _SPECTRUM_WINDOW = 1024
 # What lies this far below the strongest frequency was removed by a codec or a line.
+NARROW_HZ = 4_200.0
+"""Nothing above it: recorded at 8 kHz, over a telephone, or by a codec for speech."""
 _BAND_EDGE_DB = 50.0
 
 
@@ -73,6 +75,11 @@ class RecordingQuality:
     snr_db: float
     dc_offset: float
     bandwidth_hz: float
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether the voice came through a telephone band, as at 8 kHz."""
+        return self.bandwidth_hz < NARROW_HZ
 
 
 def measure_clip(samples: Samples, sample_rate_hz: int) -> ClipMeasures:

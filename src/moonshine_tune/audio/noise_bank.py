@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from moonshine_tune.audio.io import AUDIO_ENDINGS, load_audio
-from moonshine_tune.audio.samples import Samples
+from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
 from moonshine_tune.core.errors import AudioError, ProblemsError, RequestError
 from moonshine_tune.core.files import sha256_of
 from moonshine_tune.corpus.manifest import read_manifest
@@ -40,11 +40,42 @@ class Sound:
 
 
 @dataclass(frozen=True)
+class ColoredNoise:
+    """Noise whose power falls with frequency, computed: recordings of noise are not always there.
+
+    Attributes:
+        exponent: power ∝ 1 / frequency ** exponent; 0 is white, 1 pink, 2 brown.
+        group: its kind, as a recording has one.
+    """
+
+    exponent: float
+    group: str = "colored"
+
+    @property
+    def name(self) -> str:
+        """Names it in messages and tables."""
+        return f"noise with exponent {self.exponent:g}"
+
+    @property
+    def sha256(self) -> str:
+        """Names the noise in recipe keys, as a recording's hash does."""
+        return f"colored-{self.exponent:g}"
+
+    def load(self) -> Samples:
+        """Ten seconds, mono 16 kHz."""
+        return _colored(self.exponent)
+
+
+AnySound = Sound | ColoredNoise
+"""A recording, or computed noise."""
+
+
+@dataclass(frozen=True)
 class NoiseBank:
     """Sounds in the order of their names: a seed picks the same one on any machine."""
 
     path: Path
-    sounds: tuple[Sound, ...]
+    sounds: tuple[AnySound, ...]
 
     @property
     def fingerprint(self) -> str:
@@ -109,3 +140,24 @@ def _decoded(path: Path, sha256: str) -> Samples:
     samples = load_audio(path)
     samples.flags.writeable = False
     return samples
+
+
+@lru_cache(maxsize=8)
+def _colored(exponent: float) -> Samples:
+    rng = np.random.default_rng(round(exponent * 1000))
+    count = 10 * SAMPLE_RATE_HZ
+    spectrum = np.fft.rfft(rng.standard_normal(count))
+    # Below 50 Hz no microphone records, and brown noise has most of its power there.
+    lowest = 50 * count // SAMPLE_RATE_HZ
+    frequencies = np.arange(len(spectrum))
+    spectrum *= np.maximum(frequencies, lowest) ** (-exponent / 2) * (frequencies >= lowest)
+    samples = np.fft.irfft(spectrum, count).astype(np.float32)
+    samples *= 0.1 / float(np.sqrt(np.mean(samples**2)))
+    samples.flags.writeable = False
+    return samples
+
+
+COLORED_NOISES = NoiseBank(
+    Path(), tuple(ColoredNoise(value) for value in (0.0, 0.5, 1.0, 1.5, 2.0))
+)
+"""White to brown noise."""

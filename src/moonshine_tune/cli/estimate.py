@@ -59,9 +59,10 @@ def estimate(
     from moonshine_tune.inference.dataset import read_training_data
     from moonshine_tune.memory.estimate import Workload, estimate_run
     from moonshine_tune.memory.fit import workload_of
+    from moonshine_tune.registry.model_preset import with_model_preset
 
     layers = settings_layers(preset, config, assignments, flags={"model": model})
-    settings = resolve_settings(layers).settings
+    settings = resolve_settings(with_model_preset(layers)).settings
     workload = Workload()
     if settings.data.train is not None:
         workload = workload_of(settings, read_training_data(settings.data))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from moonshine_tune.training.result import TrainResult
 
 _EXAMPLE = (
-    "Example: moonshine-tune train --preset tiny --train train.jsonl --dev dev.jsonl "
+    "Example: moonshine-tune train --train train.jsonl --dev dev.jsonl "
     "--replay general.jsonl --out runs/a"
 )
 
@@ -47,7 +47,9 @@ def train(
     canary: Annotated[
         Path | None, Option(help="General speech; rejects adapters that get worse on it.")
     ] = None,
-    preset: Annotated[str | None, Option(help="Shipped: tiny, medium-pilot, …")] = None,
+    preset: Annotated[
+        str | None, Option(help="Shipped: tiny, medium-pilot, … [default: that of the model].")
+    ] = None,
     config: Annotated[Path | None, Option(help="YAML settings file.")] = None,
     assignments: Annotated[
         list[str] | None, Option("--set", help="One setting: train.learning_rate=3e-4.")
@@ -61,12 +63,15 @@ def train(
 ) -> None:
     """Train a LoRA adapter: scores the base first, keeps the best adapter, saves on Ctrl-C."""
     from moonshine_tune.config.resolve import resolve_settings, settings_layers
+    from moonshine_tune.registry.model_preset import with_model_preset
 
     manifests = {"train": train_manifest, "dev": dev, "replay": replay, "canary": canary}
     flags = {"model": model, "tracker": tracker}
     layers = settings_layers(preset, config, assignments, flags=flags, manifests=manifests)
     if resume:
         layers.insert(0, ("run.json", _settings_of_run(out)))
+    else:
+        layers = with_model_preset(layers)
     settings = resolve_settings(layers)
 
     from moonshine_tune.training.run import train as run_training

@@ -40,8 +40,10 @@ FIXED = frozenset({
     "train.lora_plus_ratio", "train.warmup_share", "train.final_rate_share", "train.weight_decay",
     "train.stages", "train.speaker_balance", "train.easy_first", "train.clip_norm", "train.seed",
     "retain.weight", "retain.clips_per_step", "retain.max_clips", "retain.targets",
+    "retain.window_s", "retain.varied_share", "retain.encoder_weight",
     "retain.domain_weight", "retain.watched_clips", "retain.strengths",
-    "select.max_dev_utterances", "select.canary_bound", "select.average_last",
+    "select.max_dev_utterances", "select.canary_bound", "select.max_drift",
+    "select.average_last",
 })  # fmt: skip
 
 Changes = dict[str, tuple[Any, Any]]

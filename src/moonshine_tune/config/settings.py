@@ -208,6 +208,15 @@ class RetainSettings(_Section):
     max_clips: int = Field(default=150, ge=1)
     """Replay clips that are used, evenly spaced in the manifest. Raise it for more steps: few clips
     are memorized."""
+    window_s: float = Field(default=4.0, ge=0)
+    """Length of the windows that replay clips are cut into, seconds; 0 = whole clips. Raise it if
+    long recordings lose accuracy; a step takes longer."""
+    varied_share: float = Field(default=0.5, ge=0, le=1)
+    """Share of the replay windows that are changed in speed, level, line or noise. Lower it to 0 if
+    the model will hear clean reading alone."""
+    encoder_weight: float = Field(default=10.0, ge=0)
+    """Weight of the squared distance of the encoder states from the base model's on replay audio,
+    where the encoder trains. Raise it to 100 if the canary loses accuracy."""
     targets: Literal["teacher", "transcripts"] = "teacher"
     """Targets on replay audio: the base model's output, or the transcript of each line that has
     one. Use transcripts only if they follow the conventions of your domain."""
@@ -218,8 +227,8 @@ class RetainSettings(_Section):
     """Replay clips, at most a fifth, that are held out as the canary if none is named; 0 = none.
     Raise it for a steadier estimate of what general speech loses."""
     strengths: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (1.0, 0.8, 0.6)
-    """Scales of the adapter that are compared at the end on dev and canary. Use [1.0] to keep the
-    adapter as trained, and to save the time."""
+    """Scales of the adapter that are compared at the end on dev and canary; with replay audio,
+    `select.max_drift` chooses the scale instead. Use [1.0] to keep the adapter as trained."""
 
 
 class SelectSettings(_Section):
@@ -235,6 +244,9 @@ class SelectSettings(_Section):
     canary_bound: float = Field(default=2.0, ge=0)
     """Points of WER that the canary may lose. Lower it if general speech matters as much as the
     domain."""
+    max_drift: float = Field(default=0.006, gt=0)
+    """Most that the adapter may drift from the base model on held-out replay audio, in nats per
+    token (KL divergence); it is weakened until it does not. Raise it if only the domain matters."""
     average_last: int = Field(default=0, ge=0, le=50)
     """Number of the latest scored adapters whose mean is tried as a further candidate; 0 = off. Set
     it to 3 for a small dev set, where the best score is partly luck."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from moonshine_tune.audio.augment import Recipe
 from moonshine_tune.audio.effects import add_noise
-from moonshine_tune.audio.noise_bank import NoiseBank, Sound, open_noise_bank
+from moonshine_tune.audio.noise_bank import AnySound, NoiseBank, open_noise_bank
 from moonshine_tune.audio.samples import Samples
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.corpus.manifest import Utterance
@@ -80,7 +80,7 @@ def conditions_of(request: ConditionsRequest) -> tuple[Condition, ...]:
             "--snr needs one or several different ratios in dB", hint="--snr 20 --snr 5 --snr 0"
         )
     bank = open_noise_bank(request.noise, "noise")
-    groups: dict[str, list[Sound]] = {}
+    groups: dict[str, list[AnySound]] = {}
     for sound in bank.sounds:
         groups.setdefault(sound.group, []).append(sound)
     conditions = [CLEAN]
@@ -94,7 +94,7 @@ def conditions_of(request: ConditionsRequest) -> tuple[Condition, ...]:
     return tuple(conditions)
 
 
-def _in_noise(group: str, sounds: Sequence[Sound], snr_db: float, seed: int) -> Change:
+def _in_noise(group: str, sounds: Sequence[AnySound], snr_db: float, seed: int) -> Change:
     def change(utterance: Utterance, samples: Samples) -> Samples:
         rng = random.Random(f"{seed}/{group}/{utterance.id}")
         noise = sounds[rng.randrange(len(sounds))]

@@ -210,6 +210,7 @@ class EncoderCache:
         trains_encoder: store the output of the encoder's front end instead of its states.
 
     Attributes:
+        trains_encoder: as given.
         needs_encoder: whether audio will be encoded after the preparation.
         remarks: one line for each set that is stored on disk.
     """
@@ -223,7 +224,7 @@ class EncoderCache:
         trains_encoder: bool,
     ) -> None:
         self._settings, self._model, self._progress = settings, opened.model, progress
-        self._trains_encoder = self.needs_encoder = trains_encoder
+        self.trains_encoder = self.needs_encoder = trains_encoder
         self._free_mb = settings.state_cache_mb
         # Weights in bfloat16 give states in bfloat16: stored as they are, without rounding.
         dtype = getattr(torch, settings.state_format)
@@ -249,7 +250,7 @@ class EncoderCache:
             clips,
             budget_mb=budget_mb,
             shards=shards,
-            trains_encoder=self._trains_encoder,
+            trains_encoder=self.trains_encoder,
         )
         if drawn is not None:
             source.prepare(drawn, self._progress, f"encoding {name}")
@@ -272,7 +273,7 @@ class EncoderCache:
         disk_mb = -(-states_bytes(self._model, seconds, self._shards.dtype) // _MB)
         reason = "asked for" if storage == "disk" else f"{needed_mb} MB do not fit in memory"
         dtype = str(self._shards.dtype).removeprefix("torch.")
-        what = "inputs of the encoder's layers" if self._trains_encoder else "encoder states"
+        what = "inputs of the encoder's layers" if self.trains_encoder else "encoder states"
         self.remarks.append(f"{name}: {what} on disk, {disk_mb} MB in {dtype}: {reason}")
         return 0, self._shards
 

@@ -27,6 +27,8 @@ from moonshine_tune.registry.published_configs import config_of_folder, publishe
 GIB = 1 << 30
 MAC_16_GB_GIB = 9.5
 _MAX_CLIP_S, _MAX_BATCH = 60, 64
+# Of replay audio, if nothing is known: 150 clips of 12 s.
+_REPLAY_S = 1800.0
 _KINDS = ("cpu", "mps", "cuda")
 TIGHT_HEAP = "freed memory goes back to the system at once: half the memory, up to a third slower"
 
@@ -41,6 +43,7 @@ class Workload:
         audio_s: seconds of audio (training, dev, canary and replay) whose encoder states are
             stored; None assumes that they fill `device.state_cache_mb`.
         replays: the run has replay audio.
+        replay_s: seconds of it that are used; None assumes half an hour.
         scores: the dev set is scored during the run.
         score_s: seconds of audio in the largest set that is scored during the run; None assumes
             that it fills a batch of the scorer.
@@ -50,6 +53,7 @@ class Workload:
     tokens: int | None = None
     audio_s: float | None = None
     replays: bool = False
+    replay_s: float | None = None
     scores: bool = True
     score_s: float | None = None
 
@@ -321,6 +325,9 @@ def run_shape(
         remarks.append(f"stored states fill device.state_cache_mb = {device.state_cache_mb}")
     replays = workload.replays and settings.retain.weight > 0
     score_s = math.inf if workload.score_s is None else max(workload.score_s, clip_s)
+    retain = settings.retain
+    pulled_s = _REPLAY_S if workload.replay_s is None else workload.replay_s
+    pulls = replays and _touches_encoder(adapter.sites) and retain.encoder_weight > 0
     shape = RunShape(
         device=kind,
         sites=adapter.sites,
@@ -337,7 +344,9 @@ def run_shape(
         stored_s=audio_s if stores else 0.0,
         stored_limit_mb=0 if on_disk else device.state_cache_mb,
         releases_encoder=skips_encoder and device.state_storage != "memory",
-        replay_clips=min(settings.retain.clips_per_step, train.batch_size) if replays else 0,
+        replay_clips=min(retain.clips_per_step, train.batch_size) if replays else 0,
+        replay_window_s=retain.window_s or math.inf,
+        pulled_s=pulled_s if pulls else 0.0,
         score_batch_s=min(score_batch_s(skips_encoder=skips_encoder), score_s)
         if workload.scores
         else 0.0,

@@ -129,8 +129,12 @@ def workload_of(settings: RunSettings, data: TrainingData) -> Workload:
     """The workload of a run, by the known lengths of its utterances."""
     longest = settings.data.max_clip_s
     lengths = {name: _lengths(manifest, longest) for name, manifest in data.by_name.items()}
+    replays, window_s = data.replay is not None, settings.retain.window_s
+    seconds_of = {name: sum(values) for name, values in lengths.items()}
+    replay_s = sum(lengths.get("replay", ())[: settings.retain.max_clips])
+    if replays and window_s:
+        lengths["replay"] = [min(seconds, window_s) for seconds in lengths["replay"]]
     every = [seconds for values in lengths.values() for seconds in values]
-    replays = data.replay is not None
     if not every:
         return Workload(replays=replays)
     # Augmented versions are stored as the clips themselves are.
@@ -138,11 +142,12 @@ def workload_of(settings: RunSettings, data: TrainingData) -> Workload:
     versions = {"train": 1 + augment.variants, "dev": 1 + augment.dev} if augment.share else {}
     # The teacher transcribes replay audio in the scorer's batches. Without a dev manifest any
     # training clips are held out: what is scored is not known.
-    scored = [sum(values) for name, values in lengths.items() if name != "train"]
+    scored = [total for name, total in seconds_of.items() if name != "train"]
     return Workload(
         clip_s=max(every),
-        audio_s=sum(versions.get(name, 1) * sum(values) for name, values in lengths.items()),
+        audio_s=sum(versions.get(name, 1) * total for name, total in seconds_of.items()),
         replays=replays,
+        replay_s=replay_s,
         score_s=max(scored) if data.dev is not None else None,
     )
 

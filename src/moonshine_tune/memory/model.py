@@ -68,6 +68,10 @@ class RunShape:
         stored_limit_mb: most memory for them, in MB of 10^6 bytes; the rest is stored on disk.
         releases_encoder: the encoder is freed once all states are stored.
         replay_clips: clips of a micro-batch on which the base model teaches; 0 for none.
+        replay_window_s: most seconds of such a clip, if shorter than `clip_s`; its tokens in
+            proportion.
+        pulled_s: seconds of replay audio whose encoder states of the base are kept, in 16 bits, for
+            an encoder that trains.
         score_batch_s: padded audio that is decoded together when the dev set is scored; 0: nothing
             is scored.
         prepare_batch_s: padded audio that is encoded together when states are stored.
@@ -89,6 +93,8 @@ class RunShape:
     stored_limit_mb: float = math.inf
     releases_encoder: bool = False
     replay_clips: int = 0
+    replay_window_s: float = math.inf
+    pulled_s: float = 0.0
     score_batch_s: float = 120.0
     prepare_batch_s: float = 60.0
 
@@ -96,6 +102,12 @@ class RunShape:
     def stores(self) -> bool:
         """Whether encoder states, or the front end's features, are stored."""
         return self.stored_s > 0
+
+    def of_replay(self) -> "RunShape":
+        """The shape with the clips of the replay phase as clips."""
+        clip_s = min(self.clip_s, self.replay_window_s)
+        tokens = max(math.ceil(self.tokens * clip_s / self.clip_s), 1)
+        return replace(self, batch_size=self.replay_clips, clip_s=clip_s, tokens=tokens)
 
     @property
     def gaps(self) -> float:
@@ -308,7 +320,8 @@ class MemoryModel:
     def _stored_bytes(self, shape: RunShape) -> int:
         rate = SAMPLE_RATE_HZ / self._model.samples_per_frame
         frame_bytes = self._width * self._model.dtype.itemsize
-        return round(min(shape.stored_s * rate * frame_bytes, shape.stored_limit_mb * 1e6))
+        stored = min(shape.stored_s * rate * frame_bytes, shape.stored_limit_mb * 1e6)
+        return round(stored + shape.pulled_s * rate * self._width * 2)
 
     @property
     def _width(self) -> int:
@@ -320,7 +333,8 @@ class MemoryModel:
 
     def _train(self, shape: RunShape, live: LiveMemory, *, replays: bool) -> None:
         """Loss and gradients of a micro-batch of training or replay clips."""
-        rows = shape.replay_clips if replays else shape.batch_size
+        shape = shape.of_replay() if replays else shape
+        rows = shape.batch_size
         targets = _targets(rows, shape.tokens)
         with _autocast(shape):
             states = self._states(shape, rows, live)
@@ -333,6 +347,9 @@ class MemoryModel:
                 else:
                     loss = head_cross_entropy_sum(hidden, head, targets.targets)
                 loss = loss / targets.num_targets
+                if replays and shape.pulled_s:
+                    base = torch.zeros_like(states.values)
+                    loss = loss + (states.values - base).square().sum()
         with live.part("backward"):
             trained = [value for value in self._model.module.parameters() if value.requires_grad]
             torch.autograd.grad(loss, trained)

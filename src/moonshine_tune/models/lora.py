@@ -33,7 +33,7 @@ from moonshine_tune.models.files import (
     BASE_FILE,
     names_of,
 )
-from moonshine_tune.models.kernels.lora_linear import LoraLinear
+from moonshine_tune.models.kernels.lora_linear import FeatureDropout, LoraLinear
 from moonshine_tune.models.kernels.override import patch_forward
 
 ADAPTER_NAME = "default"
@@ -126,6 +126,9 @@ def _inject(config: Any, model: SpeechModel) -> None:
         parameter.requires_grad_(True)
     for layer in _layers(model):
         patch_forward(LoraLinear, layer)
+        for name, dropout in layer.lora_dropout.items():
+            if probability := getattr(dropout, "p", 0.0):
+                layer.lora_dropout[name] = FeatureDropout(probability)
 
 
 def adapter_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -18,7 +18,7 @@ class Curves:
 
     Attributes:
         charts: those that have values.
-        strengths: the lines of the strengths of the adapter that were tried.
+        strengths: a line for each strength of the adapter that was tried.
         absent: names of the charts that have no values.
         num_not_finite: values that were NaN or infinite, and are gaps in the lines.
     """
@@ -28,6 +28,16 @@ class Curves:
     chosen_strength: float | None
     absent: tuple[str, ...]
     num_not_finite: int
+
+
+def _by_strength(lines: Sequence[_Line]) -> tuple[_Line, ...]:
+    """Drift and scores of one strength are measured, and logged, one after the other."""
+    by_strength: dict[float, _Line] = {}
+    for line in lines:
+        strength = clean(line.get("strength"))
+        if strength is not None:
+            by_strength[strength] = {**by_strength.get(strength, {}), **line}
+    return tuple(by_strength.values())
 
 
 def learning_curves(run: RunPart) -> Curves:
@@ -51,7 +61,7 @@ def learning_curves(run: RunPart) -> Curves:
     )
     return Curves(
         charts=tuple(chart for chart in candidates if not chart.is_empty),
-        strengths=tuple(line for line in lines if clean(line.get("strength")) is not None),
+        strengths=_by_strength(lines),
         chosen_strength=clean(run.selection.strength),
         absent=tuple(chart.title for chart in candidates if chart.is_empty),
         num_not_finite=sum(

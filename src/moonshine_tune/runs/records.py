@@ -21,6 +21,7 @@ from pydantic import (
     StrictFloat,
     StrictInt,
     ValidationError,
+    field_validator,
 )
 
 from moonshine_tune.core.errors import RequestError
@@ -322,6 +323,7 @@ class SelectionRecord(Artifact):
     strength: Number | None = None
     averaged: StrictInt | None = None
     dev_augmented_wer: Number | None = None
+    drift: Number | None = None
 
     @property
     def judged_wer(self) -> float | None:
@@ -392,6 +394,10 @@ class LegRecord(Record):
     processes: StrictInt | None = None
 
 
+# Runs of earlier versions replayed whole clips, and did not pull the encoder's states.
+_BEFORE_WINDOWS = {"window_s": 0.0, "varied_share": 0.0, "encoder_weight": 0.0}
+
+
 class RunRecord(Artifact):
     """`run.json`: written by train, a part of it again by package.
 
@@ -430,6 +436,14 @@ class RunRecord(Artifact):
     git: Object | None = None
     result: RunResultRecord = RunResultRecord()
     error: str = ""
+
+    @field_validator("settings")
+    @classmethod
+    def _as_it_was_run(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """Settings that are newer than the run have the value that it was run with."""
+        if "retain" not in settings:
+            return settings
+        return settings | {"retain": _BEFORE_WINDOWS | settings["retain"]}
 
 
 # --- benchmark, export, package

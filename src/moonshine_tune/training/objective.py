@@ -1,6 +1,6 @@
 """What a training step minimizes: cross-entropy, and KL to the frozen base model."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,22 +29,21 @@ class LossTerm:
     """The loss of one forward pass, divided by the token count of the whole step.
 
     Attributes:
-        name: its key in metrics.jsonl.
         loss: scalar with a graph, for the backward pass.
-        value: scalar on the same device, without a graph and without weights, for the log. It is
-            not read here: reading waits for the device.
+        values: scalars on the same device, without a graph and without weights, by their key in
+            metrics.jsonl. They are not read here: reading waits for the device.
     """
 
-    name: str
     loss: Tensor
-    value: Tensor
+    values: Mapping[str, Tensor]
 
 
 class Objective:
     """The losses of a run.
 
     Attributes:
-        names: of the terms that every step has: `loss`, and `replay_kl` or `replay_loss` or both.
+        names: of the values that every step has: `loss`, and those of replay: `replay_kl`,
+            `replay_states` (distance of the encoder states), `replay_loss`.
     """
 
     def __init__(
@@ -61,6 +60,8 @@ class Objective:
         self.names = ["loss"]
         if replay is not None and replay.teacher.teacher_tokens:
             self.names.append("replay_kl")
+            if replay.teacher.keeps_states:
+                self.names.append("replay_states")
         if replay is not None and replay.transcripts:
             self.names.append("replay_loss")
 
@@ -96,7 +97,7 @@ class Objective:
                     kl_targets = targets.targets.masked_fill(silent[:, None], IGNORED)
                     kl = head_kl_sum(hidden, teacher, self._head, kl_targets)
                     loss = loss + kl * (kl_weight / count)
-            yield LossTerm("loss", loss, value)
+            yield LossTerm(loss, {"loss": value})
         if self._prepared.replay is not None:
             yield from self._replay_terms(self._prepared.replay, step, max_batch)
 
@@ -116,15 +117,32 @@ class Objective:
             without_text = [index for index in batch if index not in replay.transcripts]
             with_text = [index for index in batch if index in replay.transcripts]
             if without_text:
-                with self._distributed.autocast():
-                    total = replay.teacher.kl_sum(without_text, self._head)
-                yield _weighted("replay_kl", total, weight, count)
+                yield self._teacher_term(replay, without_text, count, len(plan.indices))
             if with_text:
                 texts = [replay.transcripts[index] for index in with_text]
                 with self._distributed.autocast():
                     hidden, targets = self._forward(replay.source, with_text, texts)
                     total = head_cross_entropy_sum(hidden, self._head, targets.targets)
-                yield _weighted("replay_loss", total, weight, count)
+                value = total.detach() / count
+                yield LossTerm(total * (weight / count), {"replay_loss": value})
+
+    def _teacher_term(
+        self, replay: Replay, batch: Sequence[int], num_targets: int, num_clips: int
+    ) -> LossTerm:
+        """Pull to the base model on replay clips: the words' distribution and the encoder states.
+
+        One pass of the encoder serves both.
+        """
+        teacher, retain = replay.teacher, self._retain
+        with self._distributed.autocast():
+            states = replay.source.batch(batch)
+            kl = teacher.kl_sum(batch, states, self._head) / num_targets
+            loss, values = kl * retain.weight, {"replay_kl": kl.detach()}
+            if teacher.keeps_states:
+                distance = teacher.states_distance_sum(batch, states) / num_clips
+                loss = loss + distance * retain.encoder_weight
+                values["replay_states"] = distance.detach()
+        return LossTerm(loss, values)
 
     def _forward(
         self, source: StateSource, indices: Sequence[int], texts: Sequence[Sequence[int]]
@@ -141,7 +159,3 @@ class Objective:
             size = max_batch or len(batch)
             for start in range(0, len(batch), size):
                 yield batch[start : start + size]
-
-
-def _weighted(name: str, total: Tensor, weight: float, count: int) -> LossTerm:
-    return LossTerm(name, total * (weight / count), total.detach() * (1 / count))

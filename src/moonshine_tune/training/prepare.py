@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from moonshine_tune.audio.measure import NARROW_HZ
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.progress import Progress
@@ -31,11 +32,14 @@ from moonshine_tune.training.augmentation import (
     NoiseBanks,
     open_noise_banks,
 )
+from moonshine_tune.training.drift import GeneralDrift, prepare_drift
 from moonshine_tune.training.replay import Replay, prepare_replay
+from moonshine_tune.training.windows import narrow_share
 
 _AUGMENTED_DEV = "augmented dev"
 # A canary of a clip or two says nothing: a single word would be 10 % of it.
 _MIN_WATCHED = 5
+_MANY_NARROW = 0.2
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class PreparedTraining:
     dev: ScoredSet
     dev_augmented: ScoredSet | None
     canary: ScoredSet | None
+    drift: GeneralDrift | None
     replay: Replay | None
     adapter: AdapterSummary
     normalizer: str
@@ -111,26 +116,42 @@ def prepare_training(
     if settings.train.gradient_checkpointing:
         opened.model.enable_gradient_checkpointing()
     cache = EncoderCache(settings.device, opened, progress, trains_encoder=adapter.touches_encoder)
-    replay_utterances, canary_utterances, canary_name = _general_speech(data, settings)
+    general = _general_speech(data, settings)
     # The small sets first: memory is best spent on them.
     held_out = {"dev": split.dev}
-    if canary_utterances:
-        held_out[canary_name] = canary_utterances
+    if general.canary:
+        held_out[general.canary_name] = general.canary
     scored = settings
     if scored_clip_s is not None:
         changed = settings.data.model_copy(update={"max_clip_s": scored_clip_s})
         scored = settings.model_copy(update={"data": changed})
     sets, set_remarks = _scored_sets(held_out, scored, opened, cache, banks, scores=scores)
+    drift: GeneralDrift | None = None
+    if general.watched and scores:
+        drift = prepare_drift(general.watched, settings, opened, cache, progress)
     replay: Replay | None = None
-    if replay_utterances and data.replay is not None:
+    band_remarks: tuple[str, ...] = ()
+    if general.replayed and data.replay is not None:
+        narrow = narrow_share(dataset)
         replay = prepare_replay(
-            replay_utterances, settings, opened, cache, progress, available=len(data.replay)
+            general.replayed,
+            settings,
+            opened,
+            cache,
+            progress,
+            available=len(data.replay),
+            narrow=narrow,
         )
+        if narrow >= _MANY_NARROW:
+            band_remarks = (
+                f"train: {narrow:.0%} of the clips have nothing above {NARROW_HZ:g} Hz, so replay "
+                "audio is played through a telephone line as often",
+            )
     losses = base_losses(dataset, opened, progress) if settings.train.easy_first else ()
     sampler = _build_sampler(settings, dataset, losses)
     augmented = AugmentedDataset(dataset, settings.augment, banks, seed=settings.train.seed)
     states = cache.source(augmented, augmented.drawn(sampler, settings.train.steps), "train")
-    remarks = [*split.remarks, *dataset.remarks, *augmented.remarks, *set_remarks]
+    remarks = [*split.remarks, *dataset.remarks, *band_remarks, *augmented.remarks, *set_remarks]
     remarks += [*(replay.remarks if replay else ()), *cache.remarks]
     if not cache.needs_encoder:
         freed = release_encoder(opened.model)
@@ -145,7 +166,8 @@ def prepare_training(
         sampler=sampler,
         dev=sets["dev"],
         dev_augmented=sets.get(_AUGMENTED_DEV),
-        canary=sets.get(canary_name),
+        canary=sets.get(general.canary_name),
+        drift=drift,
         replay=replay,
         adapter=adapter,
         normalizer=sets["dev"].normalizer.name,
@@ -202,27 +224,37 @@ def _scored_sets(
     return sets, remarks
 
 
-def _general_speech(
-    data: TrainingData, settings: RunSettings
-) -> tuple[Sequence[Utterance], Sequence[Utterance], str]:
-    """Clips to replay, clips to score as the canary, and the name of that set.
+@dataclass(frozen=True)
+class _GeneralSpeech:
+    """General speech by its use.
 
-    Without a canary, some replay clips are watched instead. They lose their texts: they show how
-    far the adapter drifts from the base's output.
+    Attributes:
+        replayed: clips on which the base teaches.
+        watched: clips of the replay audio that are held out, without their texts: they show how far
+            the adapter drifts from the base's output.
+        canary: clips that are scored; without a canary manifest, the watched ones.
+        canary_name: of that set.
     """
+
+    replayed: Sequence[Utterance] = ()
+    watched: Sequence[Utterance] = ()
+    canary: Sequence[Utterance] = ()
+    canary_name: str = "canary"
+
+
+def _general_speech(data: TrainingData, settings: RunSettings) -> _GeneralSpeech:
     canary = data.canary.utterances if data.canary else ()
     if data.replay is None or settings.retain.weight == 0:
-        return (), canary, "canary"
+        return _GeneralSpeech(canary=canary)
     utterances = data.replay.utterances
     count = min(settings.retain.watched_clips, len(utterances) // 5)
-    if canary or count < _MIN_WATCHED:
-        count = 0
-    watched = set(evenly_chosen(range(len(utterances)), count))
-    rest = [item for index, item in enumerate(utterances) if index not in watched]
+    held_out = set(evenly_chosen(range(len(utterances)), count if count >= _MIN_WATCHED else 0))
+    watched = [replace(utterances[index], text=None) for index in sorted(held_out)]
+    rest = [item for index, item in enumerate(utterances) if index not in held_out]
     replayed = evenly_chosen(rest, settings.retain.max_clips)
     if canary:
-        return replayed, canary, "canary"
-    return replayed, [replace(utterances[i], text=None) for i in sorted(watched)], "held-out replay"
+        return _GeneralSpeech(replayed, watched, canary)
+    return _GeneralSpeech(replayed, watched, watched, "held-out replay")
 
 
 def _build_sampler(

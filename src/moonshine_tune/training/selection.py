@@ -5,10 +5,13 @@ clips alone, an adapter that has just begun to learn noise is as good as one tha
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from moonshine_tune.runs.records import SelectionRecord
+
+_STRENGTH_STEP = 0.05
+_LEAST_STRENGTH = 0.3
 
 
 class Candidate(SelectionRecord):
@@ -19,6 +22,8 @@ class Candidate(SelectionRecord):
         strength: what the adapter's effect is multiplied by.
         averaged: number of late adapters that it is the mean of; 0 for a single one.
         dev_augmented_wer: of dev with every clip augmented; None where nothing is augmented.
+        drift: KL divergence from the base on held-out general speech, nats per token; None where
+            it was not measured.
     """
 
     step: int
@@ -27,6 +32,7 @@ class Candidate(SelectionRecord):
     strength: float
     averaged: int
     dev_augmented_wer: float | None
+    drift: float | None = None
 
     @property
     def judged_wer(self) -> float:
@@ -48,6 +54,7 @@ class Candidate(SelectionRecord):
             f"dev WER {self.dev_wer:.2f}"
             + ("" if augmented is None else f", augmented {augmented:.2f}")
             + ("" if canary is None else f", canary {canary:.2f}")
+            + ("" if self.drift is None else f", drift {self.drift:.4f}")
         )
 
     def figures(self, prefix: str = "") -> dict[str, float | None]:
@@ -55,6 +62,8 @@ class Candidate(SelectionRecord):
         scores = {"dev_wer": self.dev_wer, "canary_wer": self.canary_wer}
         if self.dev_augmented_wer is not None:
             scores["dev_augmented_wer"] = self.dev_augmented_wer
+        if self.drift is not None:
+            scores["drift"] = self.drift
         return {f"{prefix}{name}": value for name, value in scores.items()}
 
 
@@ -133,3 +142,23 @@ class SelectionRule:
 
     def _order(self, item: Candidate) -> tuple[bool, float, float]:
         return (not self.allows(item), item.judged_wer, item.canary_wer or 0.0)
+
+
+def strength_within(max_drift: float, drift_at: Callable[[float], float]) -> tuple[float, float]:
+    """The largest strength whose drift stays within a bound, and that drift.
+
+    The drift grows with the square of the strength, so a few measurements suffice. At least
+    `_LEAST_STRENGTH`: below it, little is left of what was learnt.
+
+    Args:
+        drift_at: measures the drift at a strength.
+    """
+    strength, drift = 1.0, drift_at(1.0)
+    while drift > max_drift and strength > _LEAST_STRENGTH:
+        guess = (
+            math.floor(strength * math.sqrt(max_drift / drift) / _STRENGTH_STEP) * _STRENGTH_STEP
+        )
+        strength = max(min(guess, strength - _STRENGTH_STEP), _LEAST_STRENGTH)
+        strength = round(strength, 2)
+        drift = drift_at(strength)
+    return strength, drift

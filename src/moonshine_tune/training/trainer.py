@@ -38,6 +38,7 @@ from moonshine_tune.registry.open import OpenedModel
 from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runs.records import BETTER, verdict_on
 from moonshine_tune.training.distributed import Distributed, read_sums
+from moonshine_tune.training.drift import GeneralDrift
 from moonshine_tune.training.late_average import LateAdapters
 from moonshine_tune.training.loggers import RunLogger
 from moonshine_tune.training.objective import LossTerm, Objective
@@ -52,7 +53,7 @@ from moonshine_tune.training.resume import (
     safetensors_errors,
     save_state,
 )
-from moonshine_tune.training.selection import Candidate, SelectionRule
+from moonshine_tune.training.selection import Candidate, SelectionRule, strength_within
 
 # By the number that the processes agree on; 0 goes on.
 _ENDINGS = ("finished", "early stop", "interrupted")
@@ -128,7 +129,8 @@ class Trainer:
                 try:
                     for term in self.objective.loss_terms(step, counters.micro_batch):
                         distributed.accelerator.backward(term.loss * distributed.loss_scale)
-                        values[term.name].append(term.value)
+                        for name, value in term.values.items():
+                            values[name].append(value)
                 except (RuntimeError, MemoryError) as error:
                     if not is_out_of_memory(error):
                         raise
@@ -448,6 +450,8 @@ class Trainer:
             self.progress.say(f"the adapter that was chosen before stays: {earlier.summary}")
             return earlier
         if dev is None:
+            # The adapter is there already; its drift is new.
+            candidate.write(self.run.selection_path)
             return candidate
         counters.chosen, self.chosen_state = None, {}
         if candidate.is_choice:
@@ -481,17 +485,43 @@ class Trainer:
     def _choose_strength(
         self, best: Candidate, dev: SetScore | None, state: dict[str, Tensor]
     ) -> tuple[Candidate, SetScore | None]:
-        """Score weaker versions of an adapter, if there is a canary to compare them by."""
+        """Weaken an adapter that costs too much general speech, as far as that can be measured."""
         strengths = self.settings.retain.strengths
-        if self.prepared.canary is None or not strengths or strengths == (1.0,):
+        measured = self.prepared.canary is not None or self.prepared.drift is not None
+        if not measured or not strengths or strengths == (1.0,):
             return best, dev
         load_adapter_state(self.model, state)
+        if self.prepared.drift is not None:
+            return self._strength_by_drift(self.prepared.drift, best, dev)
         tried = {value: self._score(best.step, value, best.averaged) for value in strengths}
         for strength, (candidate, _) in tried.items():
             self.progress.say(f"strength {strength:g}: {candidate.summary}")
             self.log(best.step, {"strength": strength, **candidate.figures("strength_")})
         chosen = self.rule.choose([candidate for candidate, _ in tried.values()])
         return tried[chosen.strength]
+
+    def _strength_by_drift(
+        self, general: GeneralDrift, best: Candidate, dev: SetScore | None
+    ) -> tuple[Candidate, SetScore | None]:
+        """The largest strength that keeps the drift within its bound, scored on dev and canary."""
+        bound = self.settings.select.max_drift
+        self.model.module.eval()
+
+        def drift_at(strength: float) -> float:
+            with adapter_scale(self.model, strength):
+                drift = general.measure(self.model)
+            self.progress.say(f"strength {strength:g}: drift {drift:.4f} of at most {bound:g}")
+            self.log(best.step, {"strength": strength, "strength_drift": drift})
+            return drift
+
+        strength, drift = strength_within(bound, drift_at)
+        if strength == 1.0:
+            return best.model_copy(update={"drift": drift}), dev
+        candidate, dev = self._score(best.step, strength, best.averaged)
+        candidate = candidate.model_copy(update={"drift": drift})
+        self.progress.say(f"strength {strength:g}: {candidate.summary}")
+        self.log(best.step, {"strength": strength, **candidate.figures("strength_")})
+        return candidate, dev
 
 
 def _verdict_remarks(verdict: str, base: Candidate, best: Candidate) -> list[str]:

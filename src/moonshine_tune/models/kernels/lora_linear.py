@@ -4,6 +4,10 @@ PEFT computes x Wᵀ + (x Aᵀ) Bᵀ · s as six operations with a graph node ea
 outputs, and in 16 bits keeps a second x in 32 bits for the backward pass. As one function, the LoRA
 product is added in place, its scale applies to r numbers per row, and the backward pass is five
 products. A step of tiny is 13 % faster.
+
+Dropout drops input features, the same ones for all rows of a pass: (x · m) Aᵀ = x (A · m)ᵀ, so the
+mask goes onto A. A mask on every number of x takes a fifth of a step of an encoder that trains, and
+keeps a copy of x for each layer.
 """
 
 from typing import Any
@@ -36,6 +40,25 @@ def plain_adapter(layer: Any) -> str | None:
     return name if is_plain else None
 
 
+class FeatureDropout(nn.Module):
+    """Drops input features, the same ones for all rows of a pass, and scales up the others.
+
+    Args:
+        probability: that a feature is dropped, below 1.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.p = probability
+
+    def forward(self, values: Tensor) -> Tensor:
+        """[..., W] → [..., W]; unchanged in evaluation mode."""
+        if not self.training or self.p == 0:
+            return values
+        kept = torch.rand(values.shape[-1], device=values.device) >= self.p
+        return values * (kept / (1 - self.p)).to(values.dtype)
+
+
 class LoraLinear(nn.Module):
     """Patches a PEFT linear layer, whose own forward handles every other case."""
 
@@ -47,33 +70,23 @@ class LoraLinear(nn.Module):
             result: Tensor = super().forward(rows, *args, **options)
             return result
         down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
-        dropout = layer.lora_dropout[name]
-        drops = layer.training and getattr(dropout, "p", 0.0) > 0
         base = layer.base_layer
         product: Tensor = _LoraProduct.apply(  # type: ignore[no-untyped-call]
-            rows,
-            dropout(rows.to(down.dtype)) if drops else None,
-            base.weight,
-            base.bias,
-            down,
-            up,
-            layer.scaling[name],
+            rows, base.weight, base.bias, layer.lora_dropout[name](down), up, layer.scaling[name]
         )
         return product
 
 
 class _LoraProduct(torch.autograd.Function):
-    """rows · Wᵀ + bias + (dropped · Aᵀ) · Bᵀ · s; the frozen W and bias get no gradient.
+    """rows · Wᵀ + bias + (rows · Aᵀ) · Bᵀ · s; the frozen W and bias get no gradient.
 
-    `dropped` is `rows` after dropout, the adapter's input; None without dropout. Price: second
-    derivatives are not defined.
+    Price: second derivatives are not defined.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
         rows: Tensor,
-        dropped: Tensor | None,
         weight: Tensor,
         bias: Tensor | None,
         down: Tensor,
@@ -81,29 +94,25 @@ class _LoraProduct(torch.autograd.Function):
         scaling: float,
     ) -> Tensor:
         wide = product_without_graph(rows, weight, bias)
-        source = (rows if dropped is None else dropped).reshape(-1, rows.shape[-1])
-        narrow = source.to(down.dtype) @ down.T
+        narrow = rows.reshape(-1, rows.shape[-1]).to(down.dtype) @ down.T
         _add_product(wide.view(-1, wide.shape[-1]), narrow, up.T, scaling)
-        ctx.save_for_backward(source, narrow, weight, down, up)
-        ctx.scaling, ctx.has_dropout = scaling, dropped is not None
+        ctx.save_for_backward(rows, narrow, weight, down, up)
+        ctx.scaling = scaling
         return wide
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        source, narrow, weight, down, up = ctx.saved_tensors
+        rows, narrow, weight, down, up = ctx.saved_tensors
         gradient = upstream[0]
         flat = gradient.reshape(-1, gradient.shape[-1]).to(up.dtype)
         back = (flat @ up).mul_(ctx.scaling)
         up_gradient = (flat.T @ narrow).mul_(ctx.scaling)
-        down_gradient = back.T @ source.to(down.dtype)
-        rows_gradient = dropped_gradient = None
+        down_gradient = back.T @ rows.reshape(-1, rows.shape[-1]).to(down.dtype)
+        rows_gradient = None
         if ctx.needs_input_grad[0]:
             rows_gradient = product_without_graph(gradient, weight.T, None)
-            if not ctx.has_dropout:
-                _add_product(rows_gradient.view(-1, rows_gradient.shape[-1]), back, down, 1.0)
-        if ctx.has_dropout and ctx.needs_input_grad[1]:
-            dropped_gradient = (back @ down).view(*gradient.shape[:-1], -1)
-        return rows_gradient, dropped_gradient, None, None, down_gradient, up_gradient, None
+            _add_product(rows_gradient.view(-1, rows_gradient.shape[-1]), back, down, 1.0)
+        return rows_gradient, None, None, down_gradient, up_gradient, None
 
 
 def _add_product(wide: Tensor, narrow: Tensor, matrix: Tensor, scaling: float) -> None:

@@ -1,6 +1,6 @@
 """Level, noise and bandwidth of recordings, and silence at their ends."""
 
-from moonshine_tune.audio.measure import RecordingQuality
+from moonshine_tune.audio.measure import NARROW_HZ, RecordingQuality
 from moonshine_tune.data.checks.base import Drop, clip_check
 from moonshine_tune.data.checks.checked_manifest import SHORTEST_S, CheckedClip
 
@@ -15,7 +15,6 @@ _LONG_SILENCE_S = 3.0
 _NOISY_SNR_DB = 6.0
 _QUIET_DBFS = -42.0
 _OFFSET = 0.02
-_NARROW_HZ = 4_200.0
 
 
 @clip_check("error", rank=60, fix=Drop())
@@ -94,14 +93,14 @@ def dc_offset(clip: CheckedClip) -> str | None:
     return f"{quality.dc_offset:+.1%} of full scale"
 
 
-@clip_check("note", rank=10, audit_only=True, limit=f"{_NARROW_HZ:g}")
+@clip_check("note", rank=10, audit_only=True, limit=f"{NARROW_HZ:g}")
 def narrow_band(clip: CheckedClip) -> str | None:
     """[clip has|clips have] nothing above {limit} Hz: recorded over a telephone, or by a codec.
 
     Do nothing if your microphone will be the same, else record again.
     """
     quality = _quality(clip)
-    if quality is None or quality.bandwidth_hz >= _NARROW_HZ:
+    if quality is None or not quality.is_narrow:
         return None
     return f"nothing above {quality.bandwidth_hz:.0f} Hz"
 

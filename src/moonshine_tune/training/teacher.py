@@ -1,0 +1,129 @@
+"""The frozen base model as teacher: its text, its distribution and its encoder states for a clip.
+
+For each clip, the base's own greedy text, its final hidden states and, if asked for, its encoder
+states are kept. The frozen head turns the hidden states back into the teacher's distribution when
+it is needed. No transcripts are used, so any general audio in the right language will do.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from moonshine_tune.core.progress import Progress
+from moonshine_tune.inference.batching import batches_by_length, run_with_oom_backoff
+from moonshine_tune.inference.encoder_cache import Clips, StateSource
+from moonshine_tune.inference.greedy import greedy_tokens
+from moonshine_tune.inference.result_cache import (
+    cached_path,
+    read_cached,
+    recipe_hash,
+    write_cached,
+)
+from moonshine_tune.models.base import EncoderStates
+from moonshine_tune.models.lora import adapter_disabled
+from moonshine_tune.models.losses import FrozenHead, head_kl_sum, target_batch
+from moonshine_tune.registry.open import OpenedModel
+
+# With stored states only the decoder runs, and its cost per token hardly grows with the batch.
+_BATCH_S = 400.0
+
+
+class BaseTeacher:
+    """The base model's text and distribution for each replay clip; an adapter is disabled.
+
+    The texts are decoded once and kept in the cache for later runs.
+
+    Args:
+        source: encoder states of the replay clips.
+        indices: the clips that will be drawn.
+
+        keeps_states: keep the base's encoder states too, for the encoder that trains.
+
+    Attributes:
+        teacher_tokens: token ids of the base's text for each clip.
+    """
+
+    def __init__(
+        self,
+        opened: OpenedModel,
+        clips: Clips,
+        source: StateSource,
+        indices: Sequence[int],
+        progress: Progress,
+        *,
+        keeps_states: bool,
+    ) -> None:
+        self._model, self._source, self._limits = opened.model, source, opened.limits
+        self.keeps_states = keeps_states
+        self._hidden: dict[int, Tensor] = {}
+        self._states: dict[int, Tensor] = {}
+        identity = [
+            opened.base["sha256"],
+            str(opened.model.dtype),
+            str(opened.device.device.type),
+            opened.limits.tokens_per_second,
+            recipe_hash("inference/greedy.py", "inference/decoder_session.py"),
+            [clips.content_key(index) for index in indices],
+        ]
+        path = cached_path("replay-texts", identity)
+        known = read_cached(path, list[list[int]], len(indices), progress)
+        self.teacher_tokens = {} if known is None else dict(zip(indices, known, strict=True))
+        groups = batches_by_length([source.seconds[index] for index in indices], _BATCH_S)
+        rows = [[indices[position] for position in group] for group in groups]
+        name = "running the base model on replay audio"
+        with adapter_disabled(self._model), progress.stage(name, len(indices)) as stage:
+            run_with_oom_backoff(rows, self._run, self._model.device, stage)
+        if known is None:
+            tokens = [self.teacher_tokens[index] for index in indices]
+            write_cached(path, tokens, progress)
+
+    @torch.inference_mode()
+    def _run(self, rows: Sequence[int]) -> None:
+        states = self._source.batch(rows)
+        if not all(index in self.teacher_tokens for index in rows):
+            limits = [self._limits.tokens(self._source.seconds[index]) for index in rows]
+            decoded = greedy_tokens(self._model, states, limits)
+            self.teacher_tokens |= dict(zip(rows, decoded, strict=True))
+        texts = [self.teacher_tokens[index] for index in rows]
+        targets = target_batch(texts, self._model.device)
+        hidden = self._model.decoder_hidden(states, targets.input_ids)
+        for row, (index, tokens) in enumerate(zip(rows, texts, strict=True)):
+            self._hidden[index] = hidden[row, : len(tokens) + 1].to("cpu").clone()
+            if self.keeps_states:
+                # In 16 bits: what is pulled to them is a thousand times coarser.
+                own = states.values[row, : states.lengths[row]]
+                self._states[index] = own.to("cpu", torch.float16).contiguous()
+
+    def kl_sum(self, indices: Sequence[int], states: EncoderStates, head: FrozenHead) -> Tensor:
+        """Σ KL(base ‖ adapted) over every token of the teacher's text for some clips, in nats.
+
+        Args:
+            states: the adapted encoder's, of these clips.
+        """
+        texts = [self.teacher_tokens[index] for index in indices]
+        targets = target_batch(texts, self._model.device, pad_to_bucket=True)
+        kept = [self._hidden[index] for index in indices]
+        hidden = _padded(kept, targets.targets.shape[1])
+        adapted = self._model.decoder_hidden(states, targets.input_ids)
+        teacher = hidden.to(adapted.device, adapted.dtype)
+        return head_kl_sum(adapted, teacher, head, targets.targets)
+
+    def states_distance_sum(self, indices: Sequence[int], states: EncoderStates) -> Tensor:
+        """Σ over clips of ‖adapted − base‖² ÷ ‖base‖² of the encoder states."""
+        kept = [self._states[index] for index in indices]
+        base = _padded(kept, states.values.shape[1]).to(states.values.device).float()
+        difference = states.values.float() - base
+        mask = states.mask()
+        if mask is not None:
+            difference = difference * mask[:, :, None]
+        distances: Tensor = difference.square().sum(dim=(1, 2)) / base.square().sum(dim=(1, 2))
+        return distances.sum()
+
+
+def _padded(rows: Sequence[Tensor], length: int) -> Tensor:
+    """Rows [n, W] as one batch [B, length, W], padded with zeros."""
+    values = torch.zeros(len(rows), length, rows[0].shape[1], dtype=rows[0].dtype)
+    for row, content in zip(values, rows, strict=True):
+        row[: len(content)] = content
+    return values
