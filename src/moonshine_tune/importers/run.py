@@ -180,13 +180,18 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
             [f"{item.location}: {item.detail}" for item in dropped],
             hint="import recordings without transcripts with --no-text",
         )
-    if result.left_out is not None:
-        # First: a manifest without the list of what is not in it would be the silent loss.
-        write_jsonl_atomic(result.left_out, map(_left_out_record, dropped), replace=request.force)
+    _write(request, kept, dropped)
+    return result
+
+
+def _write(request: ImportRequest, kept: Sequence[Utterance], dropped: Sequence[Dropped]) -> None:
+    """Write the manifest; of corrections, first the list of those that are not in it."""
+    if request.corrections is not None and dropped:
+        records = map(_left_out_record, dropped)
+        write_jsonl_atomic(request.left_out_path, records, replace=request.force)
     elif request.corrections is not None:
         request.left_out_path.unlink(missing_ok=True)
     write_manifest(request.out, kept, replace=request.force)
-    return result
 
 
 def _left_out_record(item: Dropped) -> dict[str, Any]:
