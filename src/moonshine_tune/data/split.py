@@ -128,7 +128,7 @@ def split_data(request: SplitRequest, progress: Progress) -> SplitResult:
         raise _cannot_be_split(request, splits)
     sides = tuple(_summary(name, request.out, named, splits.by) for name in named)
     held_out = ((name, named[name]) for name in _SPLITS[1:] if name in named)
-    tiny = [remark for item in held_out if (remark := tiny_set_remark(*item))]
+    tiny = [text for item in held_out if (text := tiny_set_remark(*item))]
     result = SplitResult(
         total=len(manifest),
         kept=sum(len(utterances) for utterances in named.values()),

@@ -89,7 +89,7 @@ def _contrast(
     set_name: str, backend: str, base: EvaluationPart | None, adapted: EvaluationPart | None
 ) -> Contrast:
     row = _unpaired(set_name, backend, _rate_of(base), _rate_of(adapted))
-    row = replace(row, voices=_voices_in(adapted and adapted.result))
+    row = replace(row, voices=_voices_in(adapted.result if adapted else None))
     if base and adapted and base.scored and adapted.scored:
         alike = score_sides_alike(base, adapted)
         # Damaged files: two sides without a common clip, or with other counts, have no difference.
