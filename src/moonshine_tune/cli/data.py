@@ -361,8 +361,6 @@ def keyterms_command(
     """Propose key terms: words that the model's tokenizer has no token of its own for, or words
     that a person had to correct.
     """
-    from moonshine_tune.data.keyterms import propose, propose_from_corrections
-
     if bool(sources) == (from_corrections is not None):
         raise RequestError(
             "name either manifests and texts, or a manifest of corrections",
@@ -370,12 +368,16 @@ def keyterms_command(
             "--from-corrections corrected.jsonl",
         )
     if from_corrections is not None:
+        from moonshine_tune.data.corrected_terms import propose_from_corrections
+
         result = propose_from_corrections(
             from_corrections, out=out, at_most=at_most, least=least, force=force
         )
         rows = [[item.term, str(item.count), str(item.missed)] for item in result.terms]
         text = table(["term", "occurrences", "corrected"], rows)
     else:
+        from moonshine_tune.data.keyterms import propose
+
         result = propose(
             sources or [],
             model=model,
