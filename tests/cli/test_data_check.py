@@ -133,6 +133,8 @@ def test_each_problem_is_reported_with_its_ids(corpus: Corpus, check: Check) -> 
     }
     expected["unreadable"] = ["garbage", "cut"]
     expected["empty_audio"] = ["hollow", "unsung"]
+    # No text of this corpus has punctuation.
+    assert findings.pop("unlike_base_style")["count"] >= 4
     assert {kind: item["ids"] for kind, item in findings.items()} == expected
     for item in findings.values():
         assert item["count"] == len(item["ids"]) == len(item["details"])

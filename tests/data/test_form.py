@@ -196,6 +196,7 @@ def test_check_and_audit_name_the_same_and_a_fix_shows_every_change(
         "markup": ["moses", "quote", "sound"], "silence_label": ["noise"], "placeholder": ["error"],
         "possible_label": ["null"], "speaker_prefix": ["label"], "possible_speaker": ["name"],
         "parentheses": ["quote"], "cleaned_text": ["spaces", "nfd"],
+        "unlike_base_style": ["moses", "quote", "spaces"],
     }  # fmt: skip
     assert check == expected
     record = _json(capsys, "data", "audit", str(manifest), "--no-model", "--out", audit)

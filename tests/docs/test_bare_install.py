@@ -58,6 +58,7 @@ models rebuild {runtime} --out checkpoint
 data keyterms data/train.jsonl --out terms.txt
 data audit data/train.jsonl --no-model --out audit
 data fix audit --apply --out fixed.jsonl
+data fix data/dev.jsonl --style base --out styled.jsonl --apply
 compare runs/a runs/first
 runs list runs
 runs show runs/a

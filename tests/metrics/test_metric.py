@@ -50,7 +50,9 @@ def test_counts_are_added_up_and_divided_once() -> None:
 
 def test_nothing_to_count_gives_no_value() -> None:
     result = Metric("none", "", "lower", lambda r, h: (0, 0)).score(_scored(("a", "a")), _BASIC)
-    assert result.to_record() == {"value": None, "ci95": None, "unit": "", "better": "lower"}
+    assert result.to_record() == {
+        "value": None, "ci95": None, "counted": 0, "out_of": 0, "unit": "", "better": "lower",
+    }  # fmt: skip
 
 
 def test_a_module_adds_its_metric_to_an_evaluation(
@@ -66,7 +68,8 @@ def test_a_module_adds_its_metric_to_an_evaluation(
     result = evaluate(compared, tmp_path / "out", SilentProgress())
     record = json.loads((tmp_path / "out" / "result.json").read_text())
     assert record["metrics"]["exact"] == {
-        "value": 0.0, "ci95": [0.0, 0.0], "unit": "%", "better": "higher", "base": 0.0,
+        "value": 0.0, "ci95": [0.0, 0.0], "counted": 0, "out_of": 3, "unit": "%",
+        "better": "higher", "base": 0.0,
     }  # fmt: skip
     assert record["comparison"]["difference"] == 0 and record["base"]["wer"] == record["wer"]
     assert any(line.startswith("exact (higher is better)") for line in summary(result).splitlines())

@@ -105,13 +105,20 @@ class MadeUpRun:
         write_json(self.runtime / "streaming_config.json", {"encoder_dim": 320})
         self.sums = {name: sha256_of(self.runtime / name) for name in STREAMING_FILES}
         self.save_export(passed=True)
+        punctuation = {"value": 64.25, "ci95": [60.5, 70.5], "counted": 9, "out_of": 14,
+                       "unit": "%", "better": "lower"}  # fmt: skip
         score = {"wer": 12.0, "cer": 3.0, "ci95": [10.0, 14.0], "utterances": 5, "backend": "torch",
                  "reference_words": 35, "normalizer": "basic-1", "model": "streaming-tiny",
                  "manifest_sha256": sha256_of(self.test), "adapter": "run",
                  "by_speaker": {"Ms Private 1": 12.0},
+                 "metrics": {"punctuation_error_rate": punctuation},
                  "worst": [{"id": "test1", "reference": PRIVATE_TEXT}]}  # fmt: skip
         write_json(self.evaluation / "result.json", score)
-        write_json(self.base_evaluation / "result.json", score | {"wer": 41.5, "adapter": None})
+        base_metrics = {"punctuation_error_rate": punctuation | {"value": 12.5}}
+        write_json(
+            self.base_evaluation / "result.json",
+            score | {"wer": 41.5, "adapter": None, "metrics": base_metrics},
+        )
         self.save_benchmark(self.sums)
 
     def save_run(self) -> None:

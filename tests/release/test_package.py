@@ -68,6 +68,8 @@ def test_the_card_is_filled_from_the_records(made: MadeUpRun, tmp_path: Path) ->
                    made.record["data"]["train"], "learning_rate"):  # fmt: skip
         assert figure in card, figure
     assert "| train | 7 | 0.1 | 7 |" in card
+    row = "punctuation_error_rate | % | lower | 12.50 | 64.25 | 60.50–70.50 | 9 of 14 |"
+    assert row in card
 
 
 def test_the_card_names_what_was_not_measured(made: MadeUpRun, tmp_path: Path) -> None:

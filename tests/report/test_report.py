@@ -258,6 +258,25 @@ def test_evaluation_alone(tmp_path: Path) -> None:
     assert "Base" not in page.text
 
 
+def test_metrics_are_shown_beside_the_base(tmp_path: Path) -> None:
+    folder = _evaluation_folder(tmp_path / "e", [("One two.", "one two"), ("Three.", "three")])
+    result = json.loads((folder / "result.json").read_text())
+    scored = {"value": 64.25, "ci95": [60.5, 70.5], "counted": 9, "out_of": 14, "unit": "%",
+              "better": "lower", "base": 12.25}  # fmt: skip
+    absent = {"value": None, "ci95": None, "unit": "%", "better": "lower", "reason": "no capitals"}
+    result["metrics"] = {"punctuation_error_rate": scored, "case_error_rate": absent}
+    _write_json(folder / "result.json", result)
+    page = _report(folder)[1]
+    assert not page.faults and "metrics" in [section.get("id") for section in page.all("section")]
+    for figure in ("Punctuation error rate, %", "12.25", "64.25", "+52.00", "60.50 to 70.50",
+                   "9 of 14", "lower is better"):  # fmt: skip
+        assert figure in page.text, figure
+    assert "Case error rate" not in page.text
+    for odd in ("x", {"a": 3}, {"a": {"value": "x"}}, {EVIL: {"value": 1, "counted": "x"}}):
+        _write_json(folder / "result.json", result | {"metrics": odd})
+        assert not _report(folder)[1].faults
+
+
 def test_key_terms_are_shown_beside_the_adapter_and_both(tmp_path: Path) -> None:
     folder = _evaluation_folder(tmp_path / "e", [("one two", "one to"), ("three", "three")])
     result = json.loads((folder / "result.json").read_text())

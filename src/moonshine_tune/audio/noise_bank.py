@@ -66,8 +66,35 @@ class ColoredNoise:
         return _colored(self.exponent)
 
 
-AnySound = Sound | ColoredNoise
-"""A recording, or computed noise."""
+@dataclass(frozen=True)
+class ComputedRoom:
+    """Impulse response of a room: the direct sound, then noise that decays by 60 dB.
+
+    Attributes:
+        decay_s: time of the decay (RT60), seconds.
+        group: its kind, as a recording has one.
+    """
+
+    decay_s: float
+    group: str = "computed"
+
+    @property
+    def name(self) -> str:
+        """Names it in messages and tables."""
+        return f"room with a decay of {self.decay_s:g} s"
+
+    @property
+    def sha256(self) -> str:
+        """Names the room in recipe keys, as a recording's hash does."""
+        return f"decay-{self.decay_s:g}"
+
+    def load(self) -> Samples:
+        """Mono 16 kHz."""
+        return _room(self.decay_s)
+
+
+AnySound = Sound | ColoredNoise | ComputedRoom
+"""A recording, or what is computed."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +184,24 @@ def _colored(exponent: float) -> Samples:
     return samples
 
 
+@lru_cache(maxsize=8)
+def _room(decay_s: float) -> Samples:
+    rng = np.random.default_rng(round(decay_s * 1000))
+    seconds = np.arange(round(decay_s * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
+    response = rng.standard_normal(len(seconds)) * 10.0 ** (-3.0 * seconds / decay_s)
+    # From 2 ms on, and together as strong as the direct sound.
+    response[: SAMPLE_RATE_HZ // 500] = 0.0
+    response /= np.sqrt(np.sum(response**2))
+    response[0] = 1.0
+    samples = response.astype(np.float32)
+    samples.flags.writeable = False
+    return samples
+
+
 COLORED_NOISES = NoiseBank(
     Path(), tuple(ColoredNoise(value) for value in (0.0, 0.5, 1.0, 1.5, 2.0))
 )
 """White to brown noise."""
+
+COMPUTED_ROOMS = NoiseBank(Path(), tuple(map(ComputedRoom, (0.2, 0.35, 0.5, 0.8))))
+"""Dry to reverberant rooms."""

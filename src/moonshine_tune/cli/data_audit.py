@@ -18,12 +18,16 @@ from moonshine_tune.core.text import quoted
 from moonshine_tune.corpus.transcript_form import clean_text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from moonshine_tune.data.base_style import StyledTexts
     from moonshine_tune.data.checks.audit import Audit
     from moonshine_tune.data.checks.base import Finding
     from moonshine_tune.data.checks.fix import FixResult
 
 _EXAMPLES = 3
 _SHOWN = 10
+_STYLE = "base"
 
 
 def register(app: typer.Typer) -> None:
@@ -35,7 +39,8 @@ def register(app: typer.Typer) -> None:
     app.command(
         "fix",
         epilog="Examples: moonshine-tune data fix audit ; "
-        "moonshine-tune data fix audit --out fixed.jsonl --apply --also doubtful_text",
+        "moonshine-tune data fix audit --out fixed.jsonl --apply --also doubtful_text ; "
+        "moonshine-tune data fix train.jsonl --style base --out styled.jsonl --apply",
     )(fix)
 
 
@@ -89,7 +94,12 @@ def audit(
 
 
 def fix(
-    audit_folder: Annotated[Path, typer.Argument(metavar="AUDIT", help="Folder of `data audit`.")],
+    audit_folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="AUDIT", help="Folder of `data audit`; with --style, or a manifest."
+        ),
+    ],
     out: Annotated[Path | None, typer.Option(help="The new manifest.")] = None,
     apply: Annotated[
         bool, typer.Option("--apply", help="Write it; without, only show what would be done.")
@@ -104,13 +114,23 @@ def fix(
     skip: Annotated[
         list[str] | None, typer.Option(help="Ignore this kind of finding; repeatable.")
     ] = None,
+    style: Annotated[
+        str | None,
+        typer.Option(
+            help="base: write punctuation and case as the base model does; words stay as they are."
+        ),
+    ] = None,
+    model: Annotated[str, typer.Option(help="With --style: the base model to train.")] = "tiny",
+    device: DeviceOption = "auto",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing manifest.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Write a manifest without the problems of an audit, and count what was left out."""
     from moonshine_tune.core.errors import RequestError
-    from moonshine_tune.data.checks.fix import fix_data
+    from moonshine_tune.data.checks.fix import StyleRequest, fix_data
 
+    if style not in (None, _STYLE):
+        raise RequestError(f"no style is called {style!r}", hint=f"write: --style {_STYLE}")
     if apply and out is None:
         raise RequestError(
             "--apply needs a name for the new manifest", hint="name it with: --out fixed.jsonl"
@@ -121,6 +141,8 @@ def fix(
         also=also or (),
         skip=skip or (),
         force=force,
+        style=StyleRequest(model, device) if style else None,
+        progress=TerminalProgress(),
     )
     show(_fix_text(result), result.to_record(), as_json=as_json)
 
@@ -184,6 +206,8 @@ def _fix_text(result: "FixResult") -> str:
         lines.append(f"  {name}: {_visible(before)} → {after}")
     if len(result.changes) > _SHOWN:
         lines.append(f"  … and {len(result.changes) - _SHOWN:,} more; --json lists all")
+    if result.style is not None:
+        lines += _style_lines(result.style)
     lines += [
         f"left as {'it is' if count == 1 else 'they are'}: {count:,} {kind}; "
         f"act on with: --also {kind}"
@@ -195,6 +219,24 @@ def _fix_text(result: "FixResult") -> str:
         else f"{result.out}\nnext: moonshine-tune data check {quoted(result.out)}"
     )
     return "\n".join(lines)
+
+
+def _style_lines(style: "StyledTexts") -> list[str]:
+    """Which texts do not have the base's style, and why."""
+    lines = []
+    if style.sentence_form:
+        lines.append(
+            f"a capital and a final mark only, {style.model} transcribes other words: "
+            f"{_listed(style.sentence_form)}"
+        )
+    return lines + [f"{reason}, left alone: {_listed(ids)}" for reason, ids in style.kept.items()]
+
+
+def _listed(ids: "Sequence[str]") -> str:
+    """A number of ids, and the first ones."""
+    hidden = len(ids) - _EXAMPLES
+    more = f", … and {hidden:,} more" if hidden > 0 else ""
+    return f"{len(ids):,} ({', '.join(ids[:_EXAMPLES])}{more})"
 
 
 def _visible(text: str) -> str:

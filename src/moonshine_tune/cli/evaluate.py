@@ -120,8 +120,7 @@ def summary(result: "Evaluation") -> str:
     if result.comparison and score.has_wer:
         lines.append(f"difference {change_text(result.comparison)}")
     lines += result.remarks
-    if result.metrics:
-        lines.append(_metrics_table(result))
+    lines += _metric_lines(result)
     if result.keyterms:
         lines.append(_key_terms_table(result.keyterms))
     if len(score.by_speaker) > 1:
@@ -155,7 +154,8 @@ def _range(ci95: tuple[float, float] | None) -> str:
     return "-" if ci95 is None else f"{ci95[0]:.2f}–{ci95[1]:.2f}"
 
 
-def _metrics_table(result: "Evaluation") -> str:
+def _metric_lines(result: "Evaluation") -> list[str]:
+    """The table of the extra metrics; a line for each that the references cannot be scored with."""
     before = {item.metric.name: item.value for item in result.base_metrics}
     rows = [
         [
@@ -163,11 +163,15 @@ def _metrics_table(result: "Evaluation") -> str:
             number(before.get(item.metric.name)),
             number(item.value),
             _range(item.ci95),
+            f"{item.counted:g} of {item.out_of:g}",
             item.metric.unit,
         ]
         for item in result.metrics
+        if not item.reason
     ]
-    return table(["metric", "before", "value", "95 % interval", "unit"], rows)
+    columns = ["metric", "before", "value", "95 % interval", "count", "unit"]
+    reasons = [f"no {item.metric.name}: {item.reason}" for item in result.metrics if item.reason]
+    return [*([table(columns, rows)] if rows else []), *reasons]
 
 
 def _conditions_table(conditions: "tuple[Evaluation, ...]") -> str:

@@ -227,8 +227,8 @@ class RetainSettings(_Section):
     """Replay clips, at most a fifth, that are held out as the canary if none is named; 0 = none.
     Raise it for a steadier estimate of what general speech loses."""
     strengths: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (1.0, 0.8, 0.6)
-    """Scales of the adapter that are compared at the end on dev and canary; with replay audio,
-    `select.max_drift` chooses the scale instead. Use [1.0] to keep the adapter as trained."""
+    """Scales of the adapter that are tried at the end: the largest within `select.max_drift`, or
+    without replay audio the best on dev and canary. Use [1.0] to keep the adapter as trained."""
 
 
 class SelectSettings(_Section):
@@ -244,9 +244,9 @@ class SelectSettings(_Section):
     canary_bound: float = Field(default=2.0, ge=0)
     """Points of WER that the canary may lose. Lower it if general speech matters as much as the
     domain."""
-    max_drift: float = Field(default=0.006, gt=0)
-    """Most that the adapter may drift from the base model on held-out replay audio, in nats per
-    token (KL divergence); it is weakened until it does not. Raise it if only the domain matters."""
+    max_drift: float = Field(default=0.02)
+    """Most that the adapter may understand less of varied general speech than the base model, in
+    nats per token; a stronger one is weakened. Raise it if only the domain matters."""
     average_last: int = Field(default=0, ge=0, le=50)
     """Number of the latest scored adapters whose mean is tried as a further candidate; 0 = off. Set
     it to 3 for a small dev set, where the best score is partly luck."""

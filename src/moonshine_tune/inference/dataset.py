@@ -80,6 +80,15 @@ class SpeechDataset:
     def __len__(self) -> int:
         return len(self.utterances)
 
+    def part(self, indices: Sequence[int]) -> "SpeechDataset":
+        """Some of the utterances, in the order of the indices."""
+        return SpeechDataset(
+            tuple(self.utterances[index] for index in indices),
+            tuple(self.seconds[index] for index in indices),
+            tuple(self.tokens[index] for index in indices),
+            self.remarks,
+        )
+
     def load(self, index: int) -> Samples:
         """Samples of one utterance, mono 16 kHz."""
         return load_utterance(self.utterances[index])

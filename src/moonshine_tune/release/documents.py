@@ -53,6 +53,12 @@ def model_card(inputs: PackageInputs, name: str, architecture: str) -> str:
             for title, each in inputs.base_evaluations.items()
             if comparable(each) not in compared
         },
+        metrics=[
+            (title, metric_name, metric)
+            for title, each in inputs.evaluations.items()
+            for metric_name, metric in each.metrics.items()
+            if metric.value is not None
+        ],
         result=run.result,
         canary_bound=settings.get("select", {}).get("canary_bound"),
         benchmark=inputs.benchmark,

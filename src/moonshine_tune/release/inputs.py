@@ -39,7 +39,7 @@ _RUN_KEYS = ("schema_version", "created", "sources", "device", "dtype", "normali
              "adapter", "seed", "status", "versions", "git", "result", "voices")  # fmt: skip
 _EVALUATION_KEYS = ("wer", "cer", "substitutions", "deletions", "insertions", "reference_words",
                     "utterances", "audio_seconds", "rtf", "normalizer", "ci95", "backend",
-                    "manifest_sha256", "base", "comparison", "keyterms",
+                    "manifest_sha256", "base", "comparison", "metrics", "keyterms",
                     "empty_references", "voices")  # fmt: skip
 _PARITY_KEYS = ("passed", "word_difference", "bound", "clips", "identical", "words")
 _EXPORT_KEYS = ("method", "matrices", "changed", "changed_files", "worst_step_error", "sha256",
@@ -245,12 +245,23 @@ def _read_evaluations(
                 adapter=public_name(record.adapter) if record.adapter else None,
                 **_public_voices(record),
             )
-    scores = {comparable(r): ScoreRecord(wer=r.wer, ci95=r.ci95) for r in reversed(base.values())}
+    before = {comparable(record): record for record in reversed(base.values())}
     for name, record in adapted.items():
-        if record.base is None:
-            score = scores.get(comparable(record))
-            adapted[name] = record.model_copy(update={"base": score})
+        if record.base is None and comparable(record) in before:
+            adapted[name] = _with_base(record, before[comparable(record)])
     return adapted, base
+
+
+def _with_base(record: EvaluationRecord, base: EvaluationRecord) -> EvaluationRecord:
+    """An evaluation with the scores of the base model on the same set."""
+    metrics = {
+        name: metric.model_copy(update={"base": base.metrics[name].value})
+        if name in base.metrics
+        else metric
+        for name, metric in record.metrics.items()
+    }
+    score = ScoreRecord(wer=base.wer, ci95=base.ci95)
+    return record.model_copy(update={"base": score, "metrics": metrics})
 
 
 def comparable(evaluation: EvaluationRecord) -> tuple[str | None, ...]:

@@ -16,6 +16,7 @@ from moonshine_tune.report.clips import EmbeddedClips, Recordings
 from moonshine_tune.report.contrasts import contrasts, leading
 from moonshine_tune.report.curves import Curves, learning_curves
 from moonshine_tune.report.environment import render_page
+from moonshine_tune.report.extra_metrics import metric_rows
 from moonshine_tune.report.figures import interval_strip
 from moonshine_tune.report.gates import gates_of
 from moonshine_tune.report.origins import origins_of
@@ -110,6 +111,7 @@ def _render(
         leading=leading(rows),
         contrasts=rows,
         highest=max((max(rate.value, rate.high) for rate in rates), default=0.0),
+        metrics=metric_rows(report_input),
         gates=gates_of(report_input),
         learning=_learning(report_input),
         phases=summary.phases,

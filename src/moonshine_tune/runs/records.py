@@ -183,6 +183,25 @@ class KeyTermsRecord(Record):
     arms: list[KeyTermsArmRecord] = []
 
 
+class MetricRecord(Record):
+    """An extra metric of an evaluation.
+
+    Attributes:
+        value: `counted` divided by `out_of`, in `unit`; None where nothing could be counted.
+        reason: why the references cannot be scored with it.
+        base: the value of the model that the evaluation is compared with.
+    """
+
+    value: Number | None = None
+    ci95: Interval | None = None
+    counted: Number | None = None
+    out_of: Number | None = None
+    unit: str = ""
+    better: str = ""
+    reason: str = ""
+    base: Number | None = None
+
+
 class EmptyReferencesRecord(Record):
     """Utterances without a reference word, which no WER counts, and the words made up on them.
 
@@ -251,7 +270,7 @@ class EvaluationRecord(Artifact):
     base: ScoreRecord | None = None
     comparison: ComparisonRecord | None = None
     conditions: list[Object] = []
-    metrics: dict[str, Object] = {}
+    metrics: dict[str, MetricRecord] = {}
     keyterms: KeyTermsRecord | None = None
     empty_references: EmptyReferencesRecord | None = None
     voices: VoicesRecord | None = None

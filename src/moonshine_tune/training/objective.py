@@ -60,7 +60,7 @@ class Objective:
         self.names = ["loss"]
         if replay is not None and replay.teacher.teacher_tokens:
             self.names.append("replay_kl")
-            if replay.teacher.keeps_states:
+            if any(map(replay.teacher.has_states, replay.teacher.teacher_tokens)):
                 self.names.append("replay_states")
         if replay is not None and replay.transcripts:
             self.names.append("replay_loss")
@@ -117,7 +117,8 @@ class Objective:
             without_text = [index for index in batch if index not in replay.transcripts]
             with_text = [index for index in batch if index in replay.transcripts]
             if without_text:
-                yield self._teacher_term(replay, without_text, count, len(plan.indices))
+                num_pulled = sum(map(replay.teacher.has_states, plan.indices))
+                yield self._teacher_term(replay, without_text, count, num_pulled)
             if with_text:
                 texts = [replay.transcripts[index] for index in with_text]
                 with self._distributed.autocast():
@@ -127,19 +128,25 @@ class Objective:
                 yield LossTerm(total * (weight / count), {"replay_loss": value})
 
     def _teacher_term(
-        self, replay: Replay, batch: Sequence[int], num_targets: int, num_clips: int
+        self, replay: Replay, batch: Sequence[int], num_targets: int, num_pulled: int
     ) -> LossTerm:
         """Pull to the base model on replay clips: the words' distribution and the encoder states.
 
         One pass of the encoder serves both.
+
+        Args:
+            num_targets: tokens of the step's replay clips.
+            num_pulled: those of the step whose encoder states are pulled.
         """
         teacher, retain = replay.teacher, self._retain
+        rows = [row for row, index in enumerate(batch) if teacher.has_states(index)]
         with self._distributed.autocast():
             states = replay.source.batch(batch)
             kl = teacher.kl_sum(batch, states, self._head) / num_targets
             loss, values = kl * retain.weight, {"replay_kl": kl.detach()}
-            if teacher.keeps_states:
-                distance = teacher.states_distance_sum(batch, states) / num_clips
+            if rows:
+                pulled = [batch[row] for row in rows]
+                distance = teacher.states_distance_sum(pulled, states.select(rows)) / num_pulled
                 loss = loss + distance * retain.encoder_weight
                 values["replay_states"] = distance.detach()
         return LossTerm(loss, values)

@@ -13,6 +13,7 @@ from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.corpus.sampler import CurriculumStage, StagedSampler, easy_first_stages
 from moonshine_tune.corpus.splits import evenly_chosen, find_leaks, split_utterances
 from moonshine_tune.corpus.voices import ONE_VOICE, tiny_set_remark, voice_scope
+from moonshine_tune.data.base_style import unlearned_style
 from moonshine_tune.inference.dataset import SpeechDataset, TrainingData, build_dataset
 from moonshine_tune.inference.encoder_cache import (
     Clips,
@@ -103,6 +104,9 @@ def prepare_training(
         needs_text=True,
         keeps_silence=settings.data.teach_silence,
     )
+    style_remarks: tuple[str, ...] = ()
+    if scores and settings.data.train is not None:
+        style_remarks = unlearned_style(dataset, opened, settings.data.train, progress)
     adapter = inject_lora(
         opened.model,
         seed=settings.train.seed,
@@ -151,7 +155,8 @@ def prepare_training(
     sampler = _build_sampler(settings, dataset, losses)
     augmented = AugmentedDataset(dataset, settings.augment, banks, seed=settings.train.seed)
     states = cache.source(augmented, augmented.drawn(sampler, settings.train.steps), "train")
-    remarks = [*split.remarks, *dataset.remarks, *band_remarks, *augmented.remarks, *set_remarks]
+    remarks = [*split.remarks, *dataset.remarks, *style_remarks, *band_remarks]
+    remarks += [*augmented.remarks, *set_remarks]
     remarks += [*(replay.remarks if replay else ()), *cache.remarks]
     if not cache.needs_encoder:
         freed = release_encoder(opened.model)

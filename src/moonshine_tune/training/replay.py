@@ -32,8 +32,9 @@ class Replay:
 
     def num_targets(self, indices: Sequence[int]) -> int:
         """Target tokens of some clips, end tokens included."""
-        own, teacher = self.transcripts, self.teacher.teacher_tokens
-        return sum(len(own[i] if i in own else teacher[i]) + 1 for i in indices)
+        own = self.transcripts
+        taught = [index for index in indices if index not in own]
+        return self.teacher.num_targets(taught) + sum(len(own[i]) + 1 for i in indices if i in own)
 
 
 def prepare_replay(
@@ -82,12 +83,8 @@ def prepare_replay(
         silent = (index for index in drawn if dataset.is_silent(index))
         transcripts |= dict.fromkeys(silent, ())
     without_text = [index for index in drawn if index not in transcripts]
-    teacher = BaseTeacher(
-        opened,
-        windows,
-        source,
-        without_text,
-        progress,
-        keeps_states=cache.trains_encoder and retain.encoder_weight > 0,
-    )
+    # A changed window has other states than the one that the base listens to.
+    pulls = cache.trains_encoder and retain.encoder_weight > 0
+    pulled = [index for index in without_text if pulls and not windows.is_varied(index)]
+    teacher = BaseTeacher(opened, dataset, without_text, progress, keeps_states=pulled)
     return Replay(source, teacher, sampler, transcripts, dataset.remarks)

@@ -10,9 +10,6 @@ from dataclasses import dataclass
 
 from moonshine_tune.runs.records import SelectionRecord
 
-_STRENGTH_STEP = 0.05
-_LEAST_STRENGTH = 0.3
-
 
 class Candidate(SelectionRecord):
     """The scores of an adapter at a step and strength. WER in percent.
@@ -144,21 +141,17 @@ class SelectionRule:
         return (not self.allows(item), item.judged_wer, item.canary_wer or 0.0)
 
 
-def strength_within(max_drift: float, drift_at: Callable[[float], float]) -> tuple[float, float]:
-    """The largest strength whose drift stays within a bound, and that drift.
-
-    The drift grows with the square of the strength, so a few measurements suffice. At least
-    `_LEAST_STRENGTH`: below it, little is left of what was learnt.
+def strength_within(
+    max_drift: float, strengths: Sequence[float], drift_at: Callable[[float], float]
+) -> tuple[float, float]:
+    """The largest of some strengths whose drift is within a bound, else the smallest; its drift.
 
     Args:
-        drift_at: measures the drift at a strength.
+        drift_at: measures the drift at a strength; the largest strengths are measured first.
     """
-    strength, drift = 1.0, drift_at(1.0)
-    while drift > max_drift and strength > _LEAST_STRENGTH:
-        guess = (
-            math.floor(strength * math.sqrt(max_drift / drift) / _STRENGTH_STEP) * _STRENGTH_STEP
-        )
-        strength = max(min(guess, strength - _STRENGTH_STEP), _LEAST_STRENGTH)
-        strength = round(strength, 2)
+    strength = drift = math.nan
+    for strength in sorted(strengths, reverse=True):
         drift = drift_at(strength)
+        if drift <= max_drift:
+            break
     return strength, drift

@@ -5,13 +5,17 @@ states are kept. The frozen head turns the hidden states back into the teacher's
 it is needed. No transcripts are used, so any general audio in the right language will do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
 
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.inference.batching import batches_by_length, run_with_oom_backoff
+from moonshine_tune.inference.batching import (
+    batches_by_length,
+    encode_batch_s,
+    run_with_oom_backoff,
+)
 from moonshine_tune.inference.encoder_cache import Clips, StateSource
 from moonshine_tune.inference.greedy import greedy_tokens
 from moonshine_tune.inference.result_cache import (
@@ -22,23 +26,19 @@ from moonshine_tune.inference.result_cache import (
 )
 from moonshine_tune.models.base import EncoderStates
 from moonshine_tune.models.lora import adapter_disabled
-from moonshine_tune.models.losses import FrozenHead, head_kl_sum, target_batch
+from moonshine_tune.models.losses import FrozenHead, TargetBatch, head_kl_sum, target_batch
 from moonshine_tune.registry.open import OpenedModel
-
-# With stored states only the decoder runs, and its cost per token hardly grows with the batch.
-_BATCH_S = 400.0
 
 
 class BaseTeacher:
-    """The base model's text and distribution for each replay clip; an adapter is disabled.
+    """The base model's text and distribution for each clip; an adapter is disabled.
 
     The texts are decoded once and kept in the cache for later runs.
 
     Args:
-        source: encoder states of the replay clips.
+        clips: what the teacher listens to; the adapted model may get a changed version of them.
         indices: the clips that will be drawn.
-
-        keeps_states: keep the base's encoder states too, for the encoder that trains.
+        keeps_states: those whose encoder states are kept too.
 
     Attributes:
         teacher_tokens: token ids of the base's text for each clip.
@@ -48,14 +48,15 @@ class BaseTeacher:
         self,
         opened: OpenedModel,
         clips: Clips,
-        source: StateSource,
         indices: Sequence[int],
         progress: Progress,
         *,
-        keeps_states: bool,
+        keeps_states: Collection[int] = (),
     ) -> None:
-        self._model, self._source, self._limits = opened.model, source, opened.limits
-        self.keeps_states = keeps_states
+        self._model, self._limits = opened.model, opened.limits
+        # Each clip is encoded once: nothing is stored.
+        self._source = StateSource(opened.model, clips, budget_mb=0)
+        self._keeps_states = frozenset(keeps_states)
         self._hidden: dict[int, Tensor] = {}
         self._states: dict[int, Tensor] = {}
         identity = [
@@ -69,7 +70,8 @@ class BaseTeacher:
         path = cached_path("replay-texts", identity)
         known = read_cached(path, list[list[int]], len(indices), progress)
         self.teacher_tokens = {} if known is None else dict(zip(indices, known, strict=True))
-        groups = batches_by_length([source.seconds[index] for index in indices], _BATCH_S)
+        batch_s = encode_batch_s(opened.model.device)
+        groups = batches_by_length([self._source.seconds[index] for index in indices], batch_s)
         rows = [[indices[position] for position in group] for group in groups]
         name = "running the base model on replay audio"
         with adapter_disabled(self._model), progress.stage(name, len(indices)) as stage:
@@ -90,10 +92,14 @@ class BaseTeacher:
         hidden = self._model.decoder_hidden(states, targets.input_ids)
         for row, (index, tokens) in enumerate(zip(rows, texts, strict=True)):
             self._hidden[index] = hidden[row, : len(tokens) + 1].to("cpu").clone()
-            if self.keeps_states:
+            if index in self._keeps_states:
                 # In 16 bits: what is pulled to them is a thousand times coarser.
                 own = states.values[row, : states.lengths[row]]
                 self._states[index] = own.to("cpu", torch.float16).contiguous()
+
+    def has_states(self, index: int) -> bool:
+        """Whether the base's encoder states of a clip are kept."""
+        return index in self._keeps_states
 
     def kl_sum(self, indices: Sequence[int], states: EncoderStates, head: FrozenHead) -> Tensor:
         """Σ KL(base ‖ adapted) over every token of the teacher's text for some clips, in nats.
@@ -101,13 +107,21 @@ class BaseTeacher:
         Args:
             states: the adapted encoder's, of these clips.
         """
-        texts = [self.teacher_tokens[index] for index in indices]
-        targets = target_batch(texts, self._model.device, pad_to_bucket=True)
+        targets = self.targets(indices)
         kept = [self._hidden[index] for index in indices]
         hidden = _padded(kept, targets.targets.shape[1])
         adapted = self._model.decoder_hidden(states, targets.input_ids)
         teacher = hidden.to(adapted.device, adapted.dtype)
         return head_kl_sum(adapted, teacher, head, targets.targets)
+
+    def targets(self, indices: Sequence[int]) -> TargetBatch:
+        """The teacher's texts of some clips."""
+        texts = [self.teacher_tokens[index] for index in indices]
+        return target_batch(texts, self._model.device, pad_to_bucket=True)
+
+    def num_targets(self, indices: Sequence[int]) -> int:
+        """Tokens of the teacher's texts, end tokens included."""
+        return sum(len(self.teacher_tokens[index]) + 1 for index in indices)
 
     def states_distance_sum(self, indices: Sequence[int], states: EncoderStates) -> Tensor:
         """Σ over clips of ‖adapted − base‖² ÷ ‖base‖² of the encoder states."""

@@ -514,7 +514,7 @@ class Trainer:
             self.log(best.step, {"strength": strength, "strength_drift": drift})
             return drift
 
-        strength, drift = strength_within(bound, drift_at)
+        strength, drift = strength_within(bound, self.settings.retain.strengths, drift_at)
         if strength == 1.0:
             return best.model_copy(update={"drift": drift}), dev
         candidate, dev = self._score(best.step, strength, best.averaged)

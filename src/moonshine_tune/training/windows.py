@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from moonshine_tune.audio.augment import Recipe
 from moonshine_tune.audio.measure import measure_quality
-from moonshine_tune.audio.noise_bank import COLORED_NOISES
+from moonshine_tune.audio.noise_bank import COLORED_NOISES, COMPUTED_ROOMS
 from moonshine_tune.config.settings import AugmentSettings
 from moonshine_tune.core.errors import AudioError
 from moonshine_tune.corpus.manifest import Utterance
@@ -24,10 +24,10 @@ _VARIATION = AugmentSettings(
     share=1.0,
     variants=1,
     speed_chance=0.8,
-    speeds=(0.8, 1.2),
+    speeds=(0.8, 1.25),
     noise_chance=0.6,
-    snr_db=(5.0, 25.0),
-    room_chance=0.0,
+    snr_db=(3.0, 20.0),
+    room_chance=0.3,
     gain_chance=0.5,
     clipping_chance=0.05,
     masking_chance=0.1,
@@ -50,8 +50,8 @@ def narrow_share(dataset: SpeechDataset) -> float:
 class VariedWindows(AugmentedCopies):
     """Replay windows, a share of them augmented, by the window's own index.
 
-    The base model teaches on any audio, whatever it writes there. Clean reading alone does not show
-    what an adapter does to other voices, lines and noises.
+    The base model listens to the window as recorded, and the adapted model to the augmented one: it
+    keeps what the base understands of clean reading for other voices, lines and noises.
 
     Args:
         share: of the windows that are augmented.
@@ -64,8 +64,12 @@ class VariedWindows(AugmentedCopies):
     ) -> None:
         chance = max(_TELEPHONE_CHANCE, narrow_share)
         variation = _VARIATION.model_copy(update={"telephone_chance": chance})
-        super().__init__(dataset, variation, NoiseBanks(COLORED_NOISES, None), seed=seed)
+        super().__init__(dataset, variation, NoiseBanks(COLORED_NOISES, COMPUTED_ROOMS), seed=seed)
         self._varied_share = share
+
+    def is_varied(self, index: int) -> bool:
+        """Whether a window is not as recorded."""
+        return not self._recipe(index).is_clean
 
     def _recipe(self, index: int) -> Recipe:
         utterance = self._dataset.utterances[index]

@@ -2,7 +2,8 @@
 
 Every module in `data/checks/rules/` is loaded. A check is a function with one of the decorators
 below. Its name is the kind of its findings in JSON, and its docstring is what people read: the
-sentence after the count, an empty line, and what to do; both with `[singular|plural]`.
+sentence after the count, an empty line, and what to do; both with `[singular|plural]`. In a check
+of a manifest, `MANIFEST` in what to do becomes its path.
 """
 
 import inspect
@@ -11,9 +12,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from pkgutil import iter_modules
 from typing import Literal
 
+from moonshine_tune.core.text import quoted
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.corpus.transcript_form import repaired
 from moonshine_tune.data.checks.checked_manifest import (
@@ -143,8 +146,15 @@ class Check:
     in_manifest: Callable[[CheckedManifest], Iterable[Occurrence]] | None
     in_splits: Callable[[CheckedSplits], Iterable[Occurrence]] | None
 
-    def report(self, manifest: str | None, occurrences: Iterable[Occurrence]) -> list[Finding]:
-        """One finding for all occurrences, or none."""
+    def report(
+        self, manifest: str | None, occurrences: Iterable[Occurrence], path: Path | None = None
+    ) -> list[Finding]:
+        """One finding for all occurrences, or none.
+
+        Args:
+            manifest: its name; None between splits.
+            path: of the manifest, for commands in the docstring.
+        """
         listed = tuple(occurrences)
         if not listed:
             return []
@@ -154,6 +164,8 @@ class Check:
             _ALTERNATIVES.sub(lambda match: match[1 if count == 1 else 2], words)
             for words in (f"{count:,} {self.text}", self.hint)
         )
+        if path is not None:
+            hint = hint.replace("MANIFEST", quoted(path))
         return [Finding(self.kind, severity, manifest, count, ids, details, text, hint)]
 
 
@@ -238,7 +250,9 @@ def find_problems(
             continue
         if check.in_manifest is not None:
             for manifest in manifests:
-                findings += check.report(manifest.name, check.in_manifest(manifest))
+                findings += check.report(
+                    manifest.name, check.in_manifest(manifest), manifest.scan.path
+                )
         elif check.in_splits is not None and len(splits.utterances) >= check.declared.fewest_splits:
             findings += check.report(None, check.in_splits(splits))
     return findings

@@ -5,16 +5,25 @@ Nothing is changed in place: recordings and the old manifest stay as they are.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import holds_out
+from moonshine_tune.core.progress import Progress, SilentProgress
 from moonshine_tune.core.text import quoted
-from moonshine_tune.corpus.manifest import Utterance, scan_manifest, write_manifest
+from moonshine_tune.corpus.manifest import (
+    ManifestScan,
+    Utterance,
+    scan_manifest,
+    write_manifest,
+)
+from moonshine_tune.data.base_style import StyledTexts, restyle
 from moonshine_tune.data.checks.base import Drop, Edit, Finding, all_checks
 from moonshine_tune.data.checks.checked_manifest import CheckedManifest
+from moonshine_tune.registry.open import open_model
 from moonshine_tune.runs.records import AuditRecord, FixRecord
 
 _DROP = "drop"
@@ -33,6 +42,7 @@ class FixResult:
         changes: id, old and new text of every changed text.
         asked: kind of finding → utterances that are left as they are unless it is named with
             `--also`, because what would go may be speech.
+        style: what the base model's style changed; None where it was not asked for.
     """
 
     manifest: Path
@@ -43,12 +53,30 @@ class FixResult:
     edited: dict[str, int]
     changes: tuple[tuple[str, str, str], ...]
     asked: dict[str, int]
+    style: StyledTexts | None = None
 
     def to_record(self) -> dict[str, Any]:
         """The JSON document."""
         record = asdict(self)
         record["mended"] = record.pop("edited")
+        if record["style"] is None:
+            del record["style"]
+        else:
+            # The texts are among the changes.
+            del record["style"]["texts"]
         return record
+
+
+@dataclass(frozen=True)
+class StyleRequest:
+    """Write the texts in the style of a base model.
+
+    Attributes:
+        model: the base model to train.
+    """
+
+    model: str = "tiny"
+    device: str = "auto"
 
 
 def fixes_for(findings: Iterable[Finding], checked: CheckedManifest) -> tuple[FixRecord, ...]:
@@ -81,88 +109,128 @@ def fixes_for(findings: Iterable[Finding], checked: CheckedManifest) -> tuple[Fi
     return tuple(fixes)
 
 
-@holds_out(lambda audit, *, out=None, **options: out)
+@holds_out(lambda source, *, out=None, **options: out)
 def fix_data(
-    audit: Path,
+    source: Path,
     *,
     out: Path | None = None,
     also: Sequence[str] = (),
     skip: Sequence[str] = (),
     force: bool = False,
+    style: StyleRequest | None = None,
+    progress: Progress | None = None,
 ) -> FixResult:
     """Apply the fixes of an audit, or only plan them.
 
     Args:
-        audit: folder or file of `data audit`.
+        source: folder or file of `data audit`; with `style` also a manifest.
         out: the new manifest; None only plans.
         also: kinds of findings whose utterances are dropped or edited on request.
         skip: kinds of findings that are ignored.
         force: replace an existing `out`.
+        style: write the texts that remain in the style of a base model.
 
     Raises:
         RequestError: no audit, the manifest has changed since, an unknown kind, an existing `out`,
             or no utterance would be left.
     """
-    record = _read_audit(audit)
     for kind in (*also, *skip):
         if kind not in all_checks():
             raise RequestError(
                 f"no finding is called {kind!r}",
                 hint=f"one of: {', '.join(all_checks())}",
             )
-    manifest = Path(record.manifest or "")
-    scan = scan_manifest(manifest, require_text=False)
-    if scan.sha256 != record.manifest_sha256:
-        raise RequestError(
-            "the manifest has changed since the audit",
-            where=manifest,
-            hint=f"audit it again: moonshine-tune data audit {quoted(manifest)} --out DIR",
-        )
-    wanted: dict[str, list[FixRecord]] = defaultdict(list)
-    questions: dict[str, list[str]] = defaultdict(list)
-    for fix in record.fixes:
-        if fix.kind in skip:
-            continue
-        if fix.usual or fix.kind in also:
-            wanted[fix.id].append(fix)
-        else:
-            questions[fix.id].append(fix.kind)
-    dropped = Counter(problem.kind for problem in scan.problems)
-    edited: Counter[str] = Counter()
-    asked: Counter[str] = Counter()
-    kept, changes = [], []
-    for utterance in scan.utterances:
-        own = wanted.get(utterance.id, [])
-        reason = next((fix.kind for fix in own if fix.action == _DROP), None)
-        fixed, actions = _edited(utterance, own)
-        if reason is None and fixed.text is not None and not fixed.text.strip():
-            reason = "empty_text"
-        if reason is not None:
-            dropped[reason] += 1
-            continue
-        edited.update(actions)
-        asked.update(questions.get(utterance.id, ()))
-        before = scan.written_texts.get(utterance.id, utterance.text)
-        if fixed.text != before:
-            changes.append((utterance.id, before or "", fixed.text or ""))
-            edited.update([_CLEAN] if utterance.id in scan.written_texts else [])
-        kept.append(fixed)
+    scan, fixes = _scan(source, may_be_manifest=style is not None)
+    if out is not None:
+        _check_out(out, scan.path, force=force)
+    fixed = _Fixes(scan, fixes, also, skip)
+    kept = fixed.apply()
     if not kept:
         raise RequestError(
-            "no utterance would be left", where=manifest, hint="keep some with --skip KIND"
+            "no utterance would be left", where=scan.path, hint="keep some with --skip KIND"
         )
+    styled = None
+    if style is not None:
+        progress = progress or SilentProgress()
+        opened = open_model(style.model, device=style.device, dtype="float32", progress=progress)
+        styled = restyle(kept, opened, progress)
+        kept = [
+            item.with_text(styled.texts[item.id]) if item.id in styled.texts else item
+            for item in kept
+        ]
+        fixed.edited.update({"base_style": len(styled.texts) - len(styled.sentence_form)})
+        fixed.edited.update({"sentence_form": len(styled.sentence_form)})
     if out is not None:
-        _check_out(out, manifest, force=force)
         write_manifest(out, kept, replace=force)
     return FixResult(
-        manifest,
-        out,
-        scan.num_lines,
-        len(kept),
-        dict(dropped),
-        dict(edited),
-        tuple(changes),
-        dict(asked),
+        manifest=scan.path,
+        out=out,
+        lines=scan.num_lines,
+        kept=len(kept),
+        dropped=dict(fixed.dropped),
+        edited={action: count for action, count in fixed.edited.items() if count},
+        changes=_changes(scan, kept),
+        asked=dict(fixed.asked),
+        style=styled,
+    )
+
+
+class _Fixes:
+    """The fixes of a manifest that are wanted.
+
+    Attributes:
+        dropped, edited, asked: counts, as `FixResult` has them.
+    """
+
+    def __init__(
+        self,
+        scan: ManifestScan,
+        fixes: Iterable[FixRecord],
+        also: Sequence[str],
+        skip: Sequence[str],
+    ) -> None:
+        self._scan = scan
+        self._wanted: dict[str, list[FixRecord]] = defaultdict(list)
+        self._questions: dict[str, list[str]] = defaultdict(list)
+        for fix in fixes:
+            if fix.kind in skip:
+                continue
+            if fix.usual or fix.kind in also:
+                self._wanted[fix.id].append(fix)
+            else:
+                self._questions[fix.id].append(fix.kind)
+        self.dropped = Counter(problem.kind for problem in scan.problems)
+        self.edited: Counter[str] = Counter()
+        self.asked: Counter[str] = Counter()
+
+    def apply(self) -> list[Utterance]:
+        """The utterances that are kept, with their edits."""
+        kept = []
+        for utterance in self._scan.utterances:
+            own = self._wanted.get(utterance.id, [])
+            reason = next((fix.kind for fix in own if fix.action == _DROP), None)
+            fixed, actions = _edited(utterance, own)
+            if reason is None and fixed.text is not None and not fixed.text.strip():
+                reason = "empty_text"
+            if reason is not None:
+                self.dropped[reason] += 1
+                continue
+            self.edited.update(actions)
+            self.asked.update(self._questions.get(utterance.id, ()))
+            is_cleaned = utterance.id in self._scan.written_texts
+            if is_cleaned and fixed.text != self._scan.written_texts[utterance.id]:
+                self.edited[_CLEAN] += 1
+            kept.append(fixed)
+        return kept
+
+
+def _changes(scan: ManifestScan, kept: Sequence[Utterance]) -> tuple[tuple[str, str, str], ...]:
+    """Id, old and new text of the texts that are now others than in the file."""
+    texts = {item.id: item.text for item in scan.utterances} | scan.written_texts
+    return tuple(
+        (item.id, texts[item.id] or "", item.text or "")
+        for item in kept
+        if item.text != texts[item.id]
     )
 
 
@@ -181,6 +249,28 @@ def _edited(utterance: Utterance, fixes: Sequence[FixRecord]) -> tuple[Utterance
     return utterance, actions
 
 
+def _scan(source: Path, *, may_be_manifest: bool) -> tuple[ManifestScan, Sequence[FixRecord]]:
+    """The manifest and its fixes; a manifest that was not audited has none."""
+    if may_be_manifest and source.is_file() and not _is_audit(source):
+        return scan_manifest(source, require_text=False), ()
+    record = _read_audit(source)
+    manifest = Path(record.manifest or "")
+    scan = scan_manifest(manifest, require_text=False)
+    if scan.sha256 != record.manifest_sha256:
+        raise RequestError(
+            "the manifest has changed since the audit",
+            where=manifest,
+            hint=f"audit it again: moonshine-tune data audit {quoted(manifest)} --out DIR",
+        )
+    return scan, record.fixes
+
+
+def _is_audit(file: Path) -> bool:
+    with suppress(RequestError):
+        return AuditRecord.read(file).kind == "audit"
+    return False
+
+
 def _read_audit(path: Path) -> AuditRecord:
     file = path / "audit.json" if path.is_dir() else path
     hint = "make one with: moonshine-tune data audit train.jsonl --out audit"
@@ -195,7 +285,7 @@ def _check_out(out: Path, manifest: Path, *, force: bool) -> None:
         return
     if out.resolve() == manifest.resolve():
         raise RequestError(
-            "the new manifest would replace the audited one",
+            "the new manifest would replace the old one",
             where=out,
             hint="choose another name with --out",
         )

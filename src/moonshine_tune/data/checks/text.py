@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import jiwer
 
+from moonshine_tune.corpus.punctuation import has_capital, has_marks
+
 DIGITS = re.compile(r"\d")
 NUMBER_WORDS = re.compile(
     r"\b(zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|"
@@ -14,13 +16,20 @@ NUMBER_WORDS = re.compile(
     r"ninety|hundred|thousand)\b",
     re.IGNORECASE,
 )
-_PUNCTUATION = re.compile(r"[.,;:!?…]")
+# An apostrophe after a single letter: `I'M`, but not `L'EAU`.
+_I = re.compile(r"I['’](?:M|LL|VE|D)\b")
+# `I` is the capital of `ı` in Turkish and Azerbaijani.
+_TURKIC = re.compile("[İıĞğŞş]")
 # A spelled letter takes as long as a short word; a digit is spoken as a word.
 _LETTER_CHARACTERS, _DIGIT_CHARACTERS = 3, 4
 _SHOWN_CHARACTERS = 60
 _LISTED_WORDS = 30
 # A smaller difference between the transcripts and the base model is not worth an advice.
 _SHARE_DIFFERENCE = 0.3
+# Parts of longer sentences start with a small letter: a third of the texts of some corpora.
+_LOWER_DIFFERENCE = 0.5
+# Fewer sentences are no style.
+MIN_SENTENCES = 4
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,7 @@ class Conventions:
 
     Attributes:
         capitals: all in capitals.  lower: without a capital letter.
-        punctuation: with any of `.,;:!?…`.
+        punctuation: with a mark such as `. , ?`, or its form in another script.
         digits: with digits.  number_words: with spelled numbers (English).
     """
 
@@ -72,7 +81,7 @@ def conventions_of(texts: Sequence[str]) -> Conventions:
         utterances=len(written),
         capitals=share(in_capitals),
         lower=share(lambda text: text == text.lower()),
-        punctuation=share(_PUNCTUATION.search),
+        punctuation=share(has_marks),
         digits=share(DIGITS.search),
         number_words=share(NUMBER_WORDS.search),
     )
@@ -95,6 +104,45 @@ def advice_on(transcripts: Conventions, model: Conventions) -> tuple[str, ...]:
                 "base model's transcripts of the same recordings: the adapter learns this first"
             )
     return tuple(advice)
+
+
+@dataclass(frozen=True)
+class SentenceStyle:
+    """How sentences are written; shares of texts, 0 to 1.
+
+    Attributes:
+        punctuation: with a mark.
+        lower: with small letters and no capital; a text of a script without case has neither.
+    """
+
+    punctuation: float
+    lower: float
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> "SentenceStyle":
+        """The style of some sentences."""
+        count = max(len(texts), 1)
+        return cls(
+            punctuation=sum(map(has_marks, texts)) / count,
+            lower=sum(map(is_lower, texts)) / count,
+        )
+
+    def lacks(self, model: "SentenceStyle") -> tuple[str, ...]:
+        """What a model writes and these texts, or a part of them, do not."""
+        lacking = {
+            "punctuation": model.punctuation - self.punctuation >= _SHARE_DIFFERENCE,
+            "capital letters": self.lower - model.lower >= _LOWER_DIFFERENCE,
+        }
+        return tuple(name for name, is_lacking in lacking.items() if is_lacking)
+
+
+# Of models that were trained on punctuated texts, as all published ones.
+BASE_STYLE = SentenceStyle(punctuation=1.0, lower=0.0)
+
+
+def is_lower(text: str) -> bool:
+    """Whether a text of a script with case has no capital letter."""
+    return not has_capital(text) and any(map(str.islower, text))
 
 
 def vocabulary_of(
@@ -146,6 +194,19 @@ def in_capitals(text: str) -> bool:
     if any(character.islower() for character in text):
         return False
     return any(sum(letter.isupper() for letter in word) > 2 for word in text.split())
+
+
+def sentence_case(text: str, language: str | None = None) -> str:
+    """Lower case with a capital at the start; single letters, and those of `I'm`, stay."""
+    if (language or "")[:2] in ("tr", "az") or _TURKIC.search(text):
+        first, text = text[:1], text.replace("İ", "i").replace("I", "ı")
+        return first + text[1:].lower()
+    words = [
+        word if len(word) == 1 else word[:2] + word[2:].lower() if _I.match(word) else word.lower()
+        for word in text.split()
+    ]
+    joined = " ".join(words)
+    return joined[:1].upper() + joined[1:]
 
 
 def shortened(text: str) -> str:

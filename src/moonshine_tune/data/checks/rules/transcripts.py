@@ -11,7 +11,13 @@ from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.corpus.transcript_form import clean_text
 from moonshine_tune.data.checks.base import Drop, Edit, edit_text, manifest_check, utterance_check
 from moonshine_tune.data.checks.checked_manifest import CheckedManifest, Occurrence
-from moonshine_tune.data.checks.text import DIGITS, NUMBER_WORDS, in_capitals, shortened
+from moonshine_tune.data.checks.text import (
+    DIGITS,
+    NUMBER_WORDS,
+    in_capitals,
+    sentence_case,
+    shortened,
+)
 
 _PLAIN_CHARACTERS = str.maketrans({
     "’": "'", "‘": "'", "“": '"', "”": '"', "–": "-", "—": "-", "‑": "-", "…": "...",
@@ -92,24 +98,8 @@ def same_text(manifest: CheckedManifest) -> Iterator[Occurrence]:
             yield from ((item, f"{len(same)} times: {shortened(text)}") for item in same)
 
 
-# An apostrophe after a single letter: `I'M`, but not `L'EAU`.
-_I = re.compile(r"I['’](?:M|LL|VE|D)\b")
-# `I` is the capital of `ı` in Turkish and Azerbaijani.
-_TURKIC = re.compile("[İıĞğŞş]")
-
-
 def _sentence_case(utterance: Utterance, _value: float | None = None) -> Utterance:
-    """Lower case with a capital at the start; single letters, and those of `I'm`, stay."""
-    text, is_turkic = utterance.text or "", (utterance.language or "")[:2] in ("tr", "az")
-    if is_turkic or _TURKIC.search(text):
-        first, text = text[:1], text.replace("İ", "i").replace("I", "ı")
-        return utterance.with_text(first + text[1:].lower())
-    words = [
-        word if len(word) == 1 else word[:2] + word[2:].lower() if _I.match(word) else word.lower()
-        for word in text.split()
-    ]
-    joined = " ".join(words)
-    return utterance.with_text(joined[:1].upper() + joined[1:])
+    return utterance.with_text(sentence_case(utterance.text or "", utterance.language))
 
 
 # The last edit: the first letter may be markup, or a character that becomes a plain one.
