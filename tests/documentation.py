@@ -7,7 +7,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 # Their shell blocks are run with the wheel alone, by tests/docs/test_bare_install.py.
-GUIDES = ("docs/guides/first-adapter.md", "docs/guides/your-own-recordings.md")
+GUIDES = (
+    "docs/guides/first-adapter.md",
+    "docs/guides/your-own-recordings.md",
+    "docs/guides/my-own-voice.md",
+)
 RUN_PAGES = ("README.md", *GUIDES)
 # Their shell blocks are read, not run: each command and option must exist.
 READ_PAGES = {

@@ -79,7 +79,7 @@ def test_the_split_passes_the_check_for_leaks(
     unique = [record | {"text": f"words of {record['id']}"} for record in records()]
     source = write(tmp_path / "all.jsonl", unique)
     split(source, "--out", tmp_path / "out", code=0, capsys=capsys)
-    paths = [str(path) for path in sorted((tmp_path / "out").iterdir())]
+    paths = [str(path) for path in sorted((tmp_path / "out").glob("*.jsonl"))]
     run(["data", "check", *paths, "--json"])
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
     kinds = {item["kind"] for item in document["findings"]}
@@ -96,7 +96,7 @@ def test_a_share_of_zero_writes_no_file_and_removes_an_old_one(
     assert "--force" in refused["error"]["hint"]
     assert (out / "test.jsonl").exists()
     split(source, "--out", out, "--test", "0", "--force", code=0, capsys=capsys)
-    assert sorted(contents(out)) == ["dev.jsonl", "train.jsonl"]
+    assert sorted(contents(out)) == ["dev.jsonl", "split.json", "train.jsonl"]
 
 
 def test_disjoint_texts_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,6 +113,10 @@ def test_disjoint_texts_are_counted(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert document["remarks"] == [
         "dev: kept 3 of 4: 1 with a text that is also in test",
         "train: kept 24 of 32: 8 with a text that is also in dev or test",
+        "dev has 3 clips with 6 words: one wrong word is 16.7 points of WER, and without a single "
+        "error the true WER may still be 39 %",
+        "test has 4 clips with 10 words: one wrong word is 10.0 points of WER, and without a "
+        "single error the true WER may still be 26 %",
     ]
 
 
@@ -136,11 +140,14 @@ def test_the_manifest_itself_is_never_overwritten(
     assert source.read_bytes() == before
 
 
-def test_one_speaker_cannot_be_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_speaker_cannot_be_split_by_speaker(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = write(tmp_path / "all.jsonl", records(1))
-    document = split(source, "--out", tmp_path / "out", code=2, capsys=capsys)
+    words = (source, "--out", tmp_path / "out", "--by", "speaker")
+    document = split(*words, code=2, capsys=capsys)
     assert "cannot be split" in document["error"]["message"]
-    assert "speaker" in document["error"]["hint"]
+    assert "--by auto" in document["error"]["hint"]
     assert not (tmp_path / "out").exists()
 
 

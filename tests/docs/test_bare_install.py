@@ -137,22 +137,43 @@ def bare(
 
 @pytest.fixture
 def desk(tmp_path: Path, bare: dict[str, str]) -> Path:
-    """A folder with what the guide starts from: recordings/ and words.csv."""
+    """A folder with what the guides start from: recordings and tables of many voices and of one."""
     folder = tmp_path / "my desk"
-    (folder / "recordings").mkdir(parents=True)
+    records = _recordings(folder / "recordings", "--voice-set train", bare)
+    rows = [f'{name},"{item["text"]}",{item["speaker"]}' for name, item in records.items()]
+    _table(folder / "words.csv", ["file,text,speaker", *rows])
+    records = _recordings(folder / "my-recordings", "--voices en-us", bare)
+    rows = [f'{name},"{item["text"]}",anna' for name, item in records.items()]
+    _table(folder / "my-words.csv", ["file,text,speaker", *rows])
+    # A recognizer that gets one word wrong everywhere.
+    rows = [
+        f'{name},"xyzzy {item["text"].partition(" ")[2]}","{item["text"]}",2026-05-04T10:00:00'
+        for name, item in records.items()
+    ]
+    _table(folder / "my-log.csv", ["audio,raw_text,corrected_text,created_at", *rows])
+    return folder
+
+
+def _recordings(folder: Path, voices: str, variables: dict[str, str]) -> dict[str, dict[str, str]]:
+    """Ten synthesized recordings in a folder, by name."""
+    folder.mkdir(parents=True)
+    synthesized = folder.parent.parent / f"synth-{folder.name}"
     _shell(
-        "moonshine-tune data synth --grammar atc --count 10 --voice-set train --out ../synth",
-        folder, bare,
+        f"moonshine-tune data synth --grammar atc --count 10 {voices} --out {synthesized}",
+        folder, variables,
     )  # fmt: skip
-    rows = ["file,text,speaker"]
-    lines = (tmp_path / "synth" / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
+    records = {}
+    lines = (synthesized / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines, start=1):
         record = json.loads(line)
         name = f"take {number:02d}.wav"
-        (tmp_path / "synth" / record["audio"]).rename(folder / "recordings" / name)
-        rows.append(f'{name},"{record["text"]}",{record["speaker"]}')
-    (folder / "words.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    return folder
+        (synthesized / record["audio"]).rename(folder / name)
+        records[name] = record
+    return records
+
+
+def _table(path: Path, rows: list[str]) -> None:
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
 def _shell(
@@ -180,8 +201,8 @@ def test_the_blocks_of_a_guide_run_in_order(page: str, desk: Path, bare: dict[st
         described = (DOCS / "reference" / "run-folder.md").read_text(encoding="utf-8")
         missing = [e.name for e in run_folder.iterdir() if f"`{e.name}" not in described]
         assert missing == [], "docs/reference/run-folder.md names every entry"
-    if (desk / "exported").is_dir():
-        assert (desk / "exported" / "decoder_model_merged.ort").is_file()
+    for exported in desk.glob("*exported"):
+        assert (exported / "decoder_model_merged.ort").is_file()
 
 
 def test_the_readme_and_then_every_command_run(

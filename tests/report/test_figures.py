@@ -7,11 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from moonshine_tune.corpus.normalizers import normalizer_for
+from moonshine_tune.metrics.alignment import Token, align
 from moonshine_tune.metrics.wer import ScoredUtterance, score_utterance
 from moonshine_tune.report.alignment import (
     ScoredPair,
-    Token,
-    align,
     by_length,
     by_speaker,
     choose,

@@ -240,7 +240,8 @@ def test_a_v1_model_takes_no_key_terms(
         code, result = ask(command, "--runtime-dir", wheel_assets.runtime_dir, "--manifest",
                           folders / "test.jsonl", "--keyterms", terms)  # fmt: skip
         assert code == 2 and "streaming models only" in result["error"]["message"]
-    code, result = ask("evaluate", "--manifest", folders / "test.jsonl", "--keyterms", terms)
+    words = ("evaluate", "--manifest", folders / "test.jsonl", "--keyterms", terms)
+    code, result = ask(*words, "--base-runtime", folders / "int8")
     assert code == 2 and "only the runtime applies" in result["error"]["message"]
 
 

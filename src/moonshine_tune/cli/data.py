@@ -29,14 +29,14 @@ _NAMED = 3
     "--out train.jsonl",
 )
 def import_command(
+    out: Annotated[Path, typer.Option(help="Manifest to write, such as train.jsonl.")],
     folder: Annotated[
-        str,
+        str | None,
         typer.Argument(
             help="Folder of recordings, a table beside them, or hf://OWNER/NAME: a dataset of the "
-            "Hugging Face hub."
+            "Hugging Face hub. With --corrections, the folder of the log is the default."
         ),
-    ],
-    out: Annotated[Path, typer.Option(help="Manifest to write, such as train.jsonl.")],
+    ] = None,
     table: Annotated[
         Path | None,
         typer.Option(help="CSV, TSV or JSON; without it, the folder is searched for transcripts."),
@@ -100,6 +100,33 @@ def import_command(
     limit: Annotated[
         int | None, typer.Option(help="Maximum number of rows of each split of a hub dataset.")
     ] = None,
+    corrections: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV, TSV or JSON of recordings, what a recognizer wrote, and what a person made "
+            "of it."
+        ),
+    ] = None,
+    hypothesis_column: Annotated[
+        str | None,
+        typer.Option(
+            help="With --corrections: column of what the recognizer wrote. --text-column names "
+            "the corrections."
+        ),
+    ] = None,
+    duplicates: Annotated[
+        str | None,
+        typer.Option(
+            help="With --corrections: of several for one recording, the first or last row counts "
+            "[default: the latest by its time]."
+        ),
+    ] = None,
+    empty_correction: Annotated[
+        str | None,
+        typer.Option(
+            help="With --corrections: what an empty one means: silence, unchanged or skip."
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing manifest.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -111,11 +138,21 @@ def import_command(
     Datasets of the hub are streamed: only the requested rows are fetched.
     """
     from moonshine_tune.corpus.transcript_form import KINDS
-    from moonshine_tune.importers.base import ColumnNames, HubOptions, ImportRequest
+    from moonshine_tune.importers.base import (
+        ColumnNames,
+        CorrectionOptions,
+        HubOptions,
+        ImportRequest,
+    )
     from moonshine_tune.importers.run import import_data
 
+    location = folder if corrections is None or folder is not None else corrections.parent
+    if location is None:
+        raise RequestError(
+            "no folder of recordings", hint="name it: moonshine-tune data import FOLDER --out F"
+        )
     request = ImportRequest(
-        location=folder,
+        location=location,
         out=out,
         table=table,
         columns=ColumnNames(audio=audio_column, text=text_column, speaker=speaker_column),
@@ -130,12 +167,16 @@ def import_command(
         audio_out=audio_out,
         channel=channel,
         encoding=encoding,
+        corrections=corrections,
+        correction_options=CorrectionOptions(hypothesis_column, duplicates, empty_correction),
     )
     result = import_data(request, TerminalProgress())
     for item in result.dropped[:_SHOWN]:
         say(f"left out, {item.reason}: {item.location}: {item.detail}")
     if len(result.dropped) > _SHOWN:
         say(f"… and {len(result.dropped) - _SHOWN:,} more; --json lists all")
+    if result.left_out is not None:
+        say(f"left-out corrections, with their reasons: {result.left_out}")
     if result.unlisted:
         say(f"{result.unlisted:,} recordings of the folder are in no row")
     if names := result.recordings.names:
@@ -218,7 +259,9 @@ def _findings_text(result: "CheckReport") -> str:
 
 @app.command(
     "split",
-    epilog="Example: moonshine-tune data split all.jsonl --out split --dev 0.1 --test 0.1 --seed 0",
+    epilog="Examples: moonshine-tune data split all.jsonl --out split --dev 0.1 --test 0.1 "
+    "--seed 0 ; each session in one split: moonshine-tune data split all.jsonl --out split "
+    "--by session",
 )
 def split_command(
     manifest: Annotated[Path, typer.Argument(help="Manifest to split.")],
@@ -229,6 +272,13 @@ def split_command(
     disjoint_texts: Annotated[
         bool, typer.Option("--disjoint-texts", help="Keep each text in one split, dropping some.")
     ] = False,
+    by: Annotated[
+        str,
+        typer.Option(
+            help="What stays in one split: speaker, session, text, or auto: by speaker where there "
+            "are enough speakers, else by session and text."
+        ),
+    ] = "auto",
     by_field: Annotated[
         bool, typer.Option("--by-field", help="Split by the manifest's own split field instead.")
     ] = False,
@@ -243,11 +293,14 @@ def split_command(
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier split.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Split a manifest into train, dev and test, with no speaker in two splits."""
+    """Split a manifest into train, dev and test, with no speaker in two splits.
+
+    With one voice, or none named, no text and where possible no session is in two splits.
+    """
     from moonshine_tune.data.split import SplitRequest, split_data
 
     request = SplitRequest(
-        manifest, out, dev, test, seed, disjoint_texts, by_field, force, local_speakers
+        manifest, out, dev, test, seed, disjoint_texts, by_field, force, local_speakers, by
     )
     result = split_data(request, TerminalProgress())
     for remark in result.remarks:
@@ -260,6 +313,9 @@ def split_command(
     lines.append(f"kept {result.kept:,} of {result.total:,}")
     for name in ("speakers", "recordings", "texts"):
         lines.append(f"{len(getattr(result.leaks, name)):,} {name} in more than one split")
+    lines += [
+        f"a score on {side.name} is {side.voices.sentence}" for side in result.sides if side.voices
+    ]
     if result.leaks.texts and not disjoint_texts:
         say("hint: if sentences should be new to the model, split with --disjoint-texts")
     lines.append(_after_split(out, {side.name for side in result.sides if side.utterances}))
@@ -275,36 +331,64 @@ def _after_split(out: Path, splits: set[str]) -> str:
 
 @app.command(
     "keyterms",
-    epilog="Example: moonshine-tune data keyterms train.jsonl --model streaming-tiny "
+    epilog="Examples: moonshine-tune data keyterms train.jsonl --model streaming-tiny "
+    "--out terms.txt ; moonshine-tune data keyterms --from-corrections corrected.jsonl "
     "--out terms.txt",
 )
 def keyterms_command(
-    sources: Annotated[list[Path], typer.Argument(help="Manifests (.jsonl) or plain texts.")],
+    sources: Annotated[
+        list[Path] | None, typer.Argument(help="Manifests (.jsonl) or plain texts.")
+    ] = None,
+    from_corrections: Annotated[
+        Path | None,
+        typer.Option(
+            help="Manifest of data import --corrections: propose the words that were corrected."
+        ),
+    ] = None,
     model: Annotated[
         str, typer.Option(help="Model whose tokenizer decides which words are rare.")
     ] = "tiny",
     at_most: Annotated[
         int, typer.Option(help="Maximum number of terms: a long list costs the other words.")
     ] = 100,
-    least: Annotated[int, typer.Option(help="Minimum number of occurrences of a word.")] = 1,
+    least: Annotated[
+        int, typer.Option(help="Minimum number of occurrences, or corrections, of a word.")
+    ] = 1,
     out: Annotated[Path | None, typer.Option(help="File to write, one term per line.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Propose key terms: words that the model's tokenizer has no token of its own for."""
-    from moonshine_tune.data.keyterms import propose
+    """Propose key terms: words that the model's tokenizer has no token of its own for, or words
+    that a person had to correct.
+    """
+    if bool(sources) == (from_corrections is not None):
+        raise RequestError(
+            "name either manifests and texts, or a manifest of corrections",
+            hint="moonshine-tune data keyterms train.jsonl, or moonshine-tune data keyterms "
+            "--from-corrections corrected.jsonl",
+        )
+    if from_corrections is not None:
+        from moonshine_tune.data.corrected_terms import propose_from_corrections
 
-    result = propose(
-        sources,
-        model=model,
-        progress=TerminalProgress(),
-        out=out,
-        at_most=at_most,
-        least=least,
-        force=force,
-    )
-    rows = [[item.term, str(item.count), str(item.pieces)] for item in result.terms]
-    text = table(["term", "occurrences", "tokens"], rows)
+        result = propose_from_corrections(
+            from_corrections, out=out, at_most=at_most, least=least, force=force
+        )
+        rows = [[item.term, str(item.count), str(item.missed)] for item in result.terms]
+        text = table(["term", "occurrences", "corrected"], rows)
+    else:
+        from moonshine_tune.data.keyterms import propose
+
+        result = propose(
+            sources or [],
+            model=model,
+            progress=TerminalProgress(),
+            out=out,
+            at_most=at_most,
+            least=least,
+            force=force,
+        )
+        rows = [[item.term, str(item.count), str(item.pieces)] for item in result.terms]
+        text = table(["term", "occurrences", "tokens"], rows)
     if out is not None:
         text += f"\nwrote {len(rows)} terms to {out}: remove terms that need no help"
     show(text, result.to_record(), as_json=as_json)

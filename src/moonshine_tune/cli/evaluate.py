@@ -121,6 +121,7 @@ def summary(result: "Evaluation") -> str:
         table([f"WER % ({result.normalizer})", "WER", "95 % interval"], rows),
         f"{score.utterances} utterances, {words.reference} words: {words.substitutions} "
         f"substituted, {words.deletions} deleted, {words.insertions} inserted; CER {cer}",
+        *([result.voices.sentence] if result.voices else []),
         *_empty_lines(result),
         f"{result.audio_seconds:.0f} s of audio in {result.seconds:.1f} s ({result.backend})",
     ]
@@ -243,5 +244,6 @@ def _key_terms_table(record: "KeyTermsRecord") -> str:
         ]
         for item in record.arms
     ]
-    head = f"{record.terms} terms, boost {record.boost:g}"
+    boost = "counted" if record.boost is None else f"boost {record.boost:g}"
+    head = f"{record.terms} terms, {boost}"
     return table([head, "WER", "change", "recall %", "false alarms"], rows)

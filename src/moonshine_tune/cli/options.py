@@ -21,7 +21,9 @@ NormalizerOption = Annotated[
 KeyTermsOption = Annotated[
     Path | None,
     typer.Option(
-        "--keyterms", help="Terms that the runtime boosts, one per line; streaming models."
+        "--keyterms",
+        help="Terms whose recall is counted, one per line. The runtime boosts them (streaming "
+        "models only).",
     ),
 ]
 BoostOption = Annotated[float, typer.Option("--boost", min=0, help="Strength of the boost.")]

@@ -39,7 +39,7 @@ def train(
     ] = None,
     train_manifest: Annotated[Path | None, Option("--train", help="Training manifest.")] = None,
     dev: Annotated[
-        Path | None, Option(help="Development manifest [default: speakers held out of train].")
+        Path | None, Option(help="Development manifest [default: a share of train is held out].")
     ] = None,
     replay: Annotated[
         Path | None, Option(help="General speech that keeps general accuracy; no texts needed.")
@@ -91,7 +91,14 @@ def _settings_of_run(out: Path) -> Mapping[str, Any]:
 
 def _document(result: "TrainResult") -> dict[str, Any]:
     paths = {"run": str(result.run), "adapter": str(result.adapter)}
-    return paths | {"stopped": result.stopped} | result.to_json() | {"remarks": result.remarks}
+    voices = {"voices": result.voices.to_json()} if result.voices else {}
+    return (
+        paths
+        | {"stopped": result.stopped}
+        | result.to_json()
+        | voices
+        | {"remarks": result.remarks}
+    )
 
 
 def _summary(result: "TrainResult") -> str:
@@ -101,6 +108,7 @@ def _summary(result: "TrainResult") -> str:
         rows.append([name, *wers, f"{candidate.strength:g}"])
     lines = [
         table(["adapter", "dev WER", "canary WER", "strength"], rows),
+        *([f"dev WER is {result.voices.sentence}"] if result.voices else []),
         f"{result.stopped} after {result.steps} steps, {result.train_seconds:.0f} s of training, "
         f"{result.seconds:.0f} s in total, peak {result.peak_memory_mb} MB, "
         f"loss {result.first_loss:.3f} → {result.last_loss:.3f}, "

@@ -21,13 +21,15 @@ class DataSettings(_Section):
     """Training manifest, with transcripts. Every run needs one."""
     dev: Path | None = None
     """Development manifest, by which the adapter is chosen; without one, speakers of the training
-    manifest are held out. Give one if you have recordings that resemble the later use."""
+    manifest are held out, or sentences where there is one voice. Give one if you have recordings
+    that resemble the later use."""
     dev_share: float = Field(default=0.1, gt=0, lt=0.5)
     """Share of the training manifest that is held out if there is no development manifest. Raise it
     for a small corpus, where a tenth is too few words to compare adapters."""
     shared_speakers: bool = False
     """Allow the held-out utterances to share speakers with the training set. Switch it on for a
-    corpus of one speaker; WER on dev is then optimistic by several points."""
+    split of your own with voices that the model will serve; WER on dev is then optimistic by
+    several points for others. One voice, and splits of `data split`, do not need it."""
     canary: Path | None = None
     """General speech whose WER must stay within `select.canary_bound`; lines without a transcript
     are scored against what the base model writes. Give one to limit the loss on general speech."""

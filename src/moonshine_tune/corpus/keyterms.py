@@ -22,11 +22,18 @@ _DIGITS = re.compile(r"\d[\d.,:/-]*")
 
 @dataclass(frozen=True)
 class ProposedTerm:
-    """A word that the tokenizer splits: its number of occurrences and of tokens."""
+    """A word that the tokenizer splits, or that was corrected.
+
+    Attributes:
+        count: occurrences.
+        pieces: tokens; None where no tokenizer was asked.
+        missed: how many of the occurrences a person had to correct; None without corrections.
+    """
 
     term: str
     count: int
-    pieces: int
+    pieces: int | None = None
+    missed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,11 @@ def read_key_terms(path: Path) -> tuple[str, ...]:
     return tuple(terms)
 
 
+def words_of(text: str) -> list[str]:
+    """The words of a text as they are spelled, without numbers."""
+    return [word for word in _WORD.findall(text) if not _DIGITS.fullmatch(word)]
+
+
 def propose_key_terms(
     texts: Iterable[str], pieces_of: Callable[[str], int], *, at_most: int = 100, least: int = 1
 ) -> tuple[ProposedTerm, ...]:
@@ -117,9 +129,8 @@ def propose_key_terms(
     """
     spellings: dict[str, Counter[str]] = {}
     for text in texts:
-        for word in _WORD.findall(text):
-            if not _DIGITS.fullmatch(word):
-                spellings.setdefault(word.casefold(), Counter())[word] += 1
+        for word in words_of(text):
+            spellings.setdefault(word.casefold(), Counter())[word] += 1
     proposed = []
     for folded, counts in spellings.items():
         count = counts.total()
@@ -129,7 +140,7 @@ def propose_key_terms(
         pieces = min(pieces_of(word) for word in {folded, *counts})
         if pieces > 1:
             proposed.append(ProposedTerm(counts.most_common(1)[0][0], count, pieces))
-    proposed.sort(key=lambda term: (-term.count, -term.pieces, term.term))
+    proposed.sort(key=lambda term: (-term.count, -(term.pieces or 0), term.term))
     return tuple(proposed[:at_most])
 
 

@@ -17,6 +17,8 @@ from moonshine_tune.corpus.transcript_form import clean_text
 # Keys that this program uses; every other key is kept in `Utterance.extra`.
 RESERVED_KEYS = ("id", "audio", "audio_filepath", "text", "speaker", "duration", "start", "end",
                  "offset", "language", "split", "session")  # fmt: skip
+# What a recognizer wrote, in a manifest of corrections. A key like any other but for its readers.
+HYPOTHESIS = "hypothesis"
 _NUMBERS = ("duration", "start", "end", "offset")
 _STRINGS = ("text", "speaker", "language", "split", "session")
 

@@ -1,43 +1,61 @@
-"""Splits that share no speaker, and detection of leakage between splits.
+"""Splits of a corpus, by speaker or for one voice, and detection of leakage between splits.
 
 A leaky split overstates the gain of adaptation by several points of WER, because the model has
-trained on the voices of the test set. Only manifest fields are read here; no audio is opened.
+trained on the voices of the test set. Where there is one voice only, its sentences and sessions are
+kept apart instead. Only manifest fields are read here; no audio is opened.
 """
 
 import math
 import random
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.corpus.grouping import (
+    Node,
+    Sessions,
+    distinct_texts,
+    group_by,
+    group_by_speaker,
+    plain_text,
+    sessions_of,
+    voice_of,
+)
 from moonshine_tune.corpus.manifest import Utterance
-from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.corpus.speaker_labels import LocalLabels, joined_to_recordings, local_labels
 from moonshine_tune.corpus.speaker_names import similar_names
 
 _Item = TypeVar("_Item")
 
+WAYS = ("auto", "speaker", "session", "text")
 # Random orders tried for each split; the one closest to its share wins. A single order misses a
 # share of 10 % by up to 10 points where a few speakers speak most of the time.
 _TRIALS = 32
 # Trying stops at this distance from the share, relative to the share.
 _CLOSE_ENOUGH = 0.01
-
-# What an utterance is grouped by: ("speaker", name), ("session", name) or ("recording", path).
-_Node = tuple[str, str]
+# There are enough sessions or texts to keep whole where no side gets more than so many times its
+# share, or less than its inverse: 5 sessions for a tenth. Else too much would be lost for training.
+_NEAR_SHARE = 2.0
+# Below this number of clips a share of a tenth is a clip or two: sides get up to 3, and count.
+_FEW_CLIPS, _LEAST_CLIPS = 30, 3
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Three splits that share no speaker and no recording; remarks name the assumptions."""
+    """Three splits; remarks name the assumptions.
+
+    Attributes:
+        by: what no two splits share: `speaker`, `session and text`, `recording and text`, `text`,
+            `session`, `recording`, or only the `clip`.
+    """
 
     train: tuple[Utterance, ...]
     dev: tuple[Utterance, ...]
     test: tuple[Utterance, ...]
     remarks: tuple[str, ...] = ()
+    by: str = "speaker"
 
 
 @dataclass(frozen=True)
@@ -65,6 +83,60 @@ class Leaks:
         return bool(self.speakers or self.texts or self.recordings)
 
 
+def split_utterances(
+    utterances: Sequence[Utterance],
+    *,
+    by: str = "auto",
+    dev: float = 0.1,
+    test: float = 0.1,
+    seed: int = 0,
+    disjoint_texts: bool = False,
+    local_speakers: bool | None = None,
+) -> Splits:
+    """Split by speaker where there are enough speakers; else for the voices that there are.
+
+    With one named speaker, or none, a text stays in one split with all its readings, and a session
+    stays whole. Where there are too few sessions for that, they are cut; where there are too few
+    texts, they are shared. Remarks say which. The result depends on the utterances and the seed,
+    not on the order of the utterances; each split keeps that order.
+
+    Args:
+        by: one of `WAYS`; `auto` chooses, and the others do what they say.
+        dev, test: shares of the total, by duration where every duration is known, else by count.
+            0 gives an empty split. Without enough speakers, a set of fewer than 30 clips gives each
+            side up to 3.
+        disjoint_texts: also drop the texts of dev and test from train, and those of test from dev.
+        local_speakers: whether numbered labels of speakers name another person in each recording;
+            None decides by how they are spread over the recordings.
+
+    Raises:
+        RequestError: no such way, the shares are not between 0 and 1, or leave nothing for train;
+            or numbered labels may be either.
+    """
+    if by not in WAYS:
+        raise RequestError(f"nothing can be split by {by!r}", hint=f"one of: {', '.join(WAYS)}")
+    shares = _Shares(dev, test, seed, disjoint_texts)
+    if by in ("session", "text") and local_speakers is None:
+        labels = [item for item in local_labels(utterances) if item.is_certain]
+    else:
+        labels = _local_labels(utterances, local_speakers)
+    joined = joined_to_recordings(utterances, labels)
+    local = {label for item in labels for label in item.labels}
+    names = {item.speaker for item in utterances if item.speaker} - local
+    count = len(names) - sum(len(group) - 1 for group in similar_names(names))
+    keys, remarks = group_by_speaker(joined)
+    enough = count > 1 and len(set(keys)) > len(shares.wanted)
+    if by == "speaker" or (by == "auto" and enough):
+        splits = _assign(joined, keys, shares, "voices").splits
+        splits = replace(splits, remarks=(*remarks, *_label_remarks(labels), *splits.remarks))
+    else:
+        splits = _split_voice(joined, by, shares)
+        voices = _describe_voices(names, count, num_unnamed=len(utterances), is_local=bool(labels))
+        remarks = [f"{voices}: split by {splits.by}"] if by == "auto" else []
+        splits = replace(splits, remarks=(*_label_remarks(labels), *remarks, *splits.remarks))
+    return splits
+
+
 def split_by_speaker(
     utterances: Sequence[Utterance],
     *,
@@ -78,55 +150,190 @@ def split_by_speaker(
 
     An utterance without `speaker` is grouped by its `session`, one without either by its recording.
     Speakers of one recording stay together, and so do names that differ in case or accents only.
-    Labels of diarizers, which start anew in each recording, are joined to the recording. The result
-    depends on the utterances and the seed, not on the order of the utterances; each split keeps
-    that order.
+    Labels of diarizers, which start anew in each recording, are joined to the recording. A split is
+    empty if there are too few speakers; a remark says so.
+
+    Args, Raises: as of `split_utterances`.
+    """
+    return split_utterances(
+        utterances,
+        by="speaker",
+        dev=dev,
+        test=test,
+        seed=seed,
+        disjoint_texts=disjoint_texts,
+        local_speakers=local_speakers,
+    )
+
+
+@dataclass(frozen=True)
+class _Shares:
+    """How much each side gets, and how it is drawn."""
+
+    dev: float
+    test: float
+    seed: int
+    disjoint_texts: bool
+
+    def __post_init__(self) -> None:
+        dev, test = self.dev, self.test
+        if not (0 <= dev < 1 and 0 <= test < 1 and dev + test < 1):
+            raise RequestError(
+                f"shares of {dev:g} for dev and {test:g} for test leave nothing for train",
+                hint="give shares that add up to less than 1, such as --dev 0.1 --test 0.1",
+            )
+
+    @property
+    def wanted(self) -> list[tuple[str, float]]:
+        """Name and share of the sides that are not left out, in the order of drawing."""
+        return [(name, share) for name, share in (("test", self.test), ("dev", self.dev)) if share]
+
+    def for_few(self, count: int) -> "_Shares":
+        """The shares of a set of so many clips: at least a clip of 5, 2 of 10, 3 of 15."""
+        if not 0 < count < _FEW_CLIPS:
+            return self
+        least = min(_LEAST_CLIPS, max(1, count // 5)) / count
+        dev, test = (max(share, least) if share else 0.0 for share in (self.dev, self.test))
+        # Three clips with shares of a half: each side still gets one.
+        return replace(self, dev=dev, test=test) if dev + test < 1 else self
+
+
+@dataclass(frozen=True)
+class _Assigned:
+    """Splits, and whether each side has about its share."""
+
+    splits: Splits
+    is_near: bool
+
+
+def _assign(
+    utterances: Sequence[Utterance],
+    keys: Sequence[Node],
+    shares: _Shares,
+    what: str,
+    *,
+    by_count: bool = False,
+) -> _Assigned:
+    """Draw groups for test and dev, about as much as their shares; the rest is train.
 
     Args:
-        dev, test: shares of the total, by duration where every duration is known, else by count.
-            0 gives an empty split. A split is also empty if there are too few speakers; a remark
-            says so.
-        disjoint_texts: also drop the texts of dev and test from train, and those of test from dev.
-        local_speakers: whether numbered labels of speakers name another person in each recording;
-            None decides by how they are spread over the recordings.
-
-    Raises:
-        RequestError: the shares are not between 0 and 1, or leave nothing for train; or numbered
-            labels may be either.
+        keys: the group of each utterance.
+        what: the groups in a word, for remarks.
+        by_count: whether shares are of the number of utterances, even if durations are known.
     """
-    if not (0 <= dev < 1 and 0 <= test < 1 and dev + test < 1):
-        raise RequestError(
-            f"shares of {dev:g} for dev and {test:g} for test leave nothing for train",
-            hint="give shares that add up to less than 1, such as --dev 0.1 --test 0.1",
+    weights, remarks = _weights(utterances, keys, by_count=by_count)
+    total = sum(weights.values())
+    split_of: dict[Node, str] = {}
+    is_near = True
+    for position, (name, share) in enumerate(shares.wanted):
+        free = [key for key in weights if key not in split_of]
+        # One group is reserved for train and for each split that is still empty.
+        at_most = len(free) - (len(shares.wanted) - position)
+        chosen = _closest(free, weights, share * total, at_most, f"{shares.seed}:{name}")
+        split_of.update(dict.fromkeys(chosen, name))
+        if not chosen and utterances:
+            remarks.append(f"{name} is empty: there are only {len(weights)} {what} to split")
+        ratio = sum(weights[key] for key in chosen) / (share * total) if total else 0.0
+        is_near = is_near and 1 / _NEAR_SHARE <= ratio <= _NEAR_SHARE
+    splits: dict[str, list[Utterance]] = {"train": [], "dev": [], "test": []}
+    for utterance, key in zip(utterances, keys, strict=True):
+        splits[split_of.get(key, "train")].append(utterance)
+    if shares.disjoint_texts:
+        remarks.extend(_drop_shared_texts(splits))
+    train_split, dev_split, test_split = map(tuple, splits.values())
+    return _Assigned(Splits(train_split, dev_split, test_split, tuple(remarks)), is_near)
+
+
+# --- one voice
+
+
+def _split_voice(utterances: Sequence[Utterance], by: str, shares: _Shares) -> Splits:
+    """Split by the first of text, session, recording and clip that there are enough of."""
+    sessions = sessions_of(utterances)
+    drawn = shares.for_few(len(utterances))
+    texts = distinct_texts(utterances)
+    for way, keys in _ways(utterances, sessions, by, has_texts=texts > 0):
+        by_count = len(utterances) < _FEW_CLIPS
+        assigned = _assign(utterances, keys, drawn, _plural(way), by_count=by_count)
+        if assigned.is_near:
+            break
+    splits = replace(assigned.splits, by=way)
+    remarks = list(splits.remarks)
+    if "text" in way and texts < sum(map(bool, map(plain_text, utterances))):
+        remarks.append(
+            f"{texts} texts are read more than once: all readings of a text are in one split; if "
+            "the model will serve these very texts, let each split have them: --by session"
         )
-    labels = _local_labels(utterances, local_speakers)
-    utterances = joined_to_recordings(utterances, labels)
-    keys, remarks = _group_keys(utterances)
-    remarks += [
+    elif by == "auto" and "text" not in way and texts:
+        remarks.append(f"{texts} different texts are too few to keep apart: splits share texts")
+    if by != "session" and "session" not in way and _are_cut(utterances, sessions):
+        kinds = {"session": "sessions", "date": "days", "folder": "folders"}
+        kind = kinds.get(sessions.kind, "recordings")
+        remarks.append(
+            f"{len(set(sessions.names))} {kind} are too few to keep whole: splits share "
+            f"{kind}, with their microphone and room"
+        )
+    if drawn != shares:
+        remarks.append(
+            f"{len(utterances)} clips: dev and test have up to {_LEAST_CLIPS} each, more than "
+            "their share"
+        )
+    return replace(splits, remarks=tuple(remarks))
+
+
+def _ways(
+    utterances: Sequence[Utterance], sessions: Sessions, by: str, *, has_texts: bool
+) -> Iterator[tuple[str, list[Node]]]:
+    """What may be kept whole and the groups of that, the best first."""
+    are_cut = _are_cut(utterances, sessions)
+    long_recordings = len({item.audio for item in utterances}) < len(utterances)
+    in_recordings = long_recordings and sessions.kind != "recording"
+    if by == "session":
+        yield "session", group_by(utterances, sessions=sessions)
+        return
+    if has_texts and by == "auto":
+        if are_cut:
+            yield "session and text", group_by(utterances, sessions=sessions, texts=True)
+        if in_recordings:
+            yield "recording and text", group_by(utterances, recordings=True, texts=True)
+    if has_texts or by == "text":
+        yield "text", group_by(utterances, texts=True)
+    if by == "auto":
+        if are_cut:
+            yield "session", group_by(utterances, sessions=sessions)
+        if in_recordings:
+            yield "recording", group_by(utterances, recordings=True)
+        yield "clip", group_by(utterances)
+
+
+def _are_cut(utterances: Sequence[Utterance], sessions: Sessions) -> bool:
+    """Whether some session has more than one utterance, so that it can be cut."""
+    return len(set(sessions.names)) < len(utterances)
+
+
+def _plural(way: str) -> str:
+    return " and ".join(f"{word}s" for word in way.split(" and "))
+
+
+def _describe_voices(names: set[str], count: int, *, num_unnamed: int, is_local: bool) -> str:
+    if is_local and not names:
+        return "labels that start anew in each recording name nobody"
+    if not names:
+        return f"none of {num_unnamed} utterances has a speaker"
+    if count == 1:
+        return f"one speaker is named ({min(names)})"
+    return f"{count} speakers are too few for these splits"
+
+
+def _label_remarks(labels: Sequence[LocalLabels]) -> list[str]:
+    return [
         f"{item.listed()} in {item.recordings} recordings: read as labels that start anew in each, "
         "and joined to its name; if they are the same people everywhere: --global-speakers"
         for item in labels
     ]
-    weights, weight_remarks = _weights(utterances, keys)
-    remarks.extend(weight_remarks)
-    total = sum(weights.values())
-    split_of: dict[_Node, str] = {}
-    wanted = [(name, share) for name, share in (("test", test), ("dev", dev)) if share > 0]
-    for position, (name, share) in enumerate(wanted):
-        free = [key for key in weights if key not in split_of]
-        # One speaker is reserved for train and for each split that is still empty.
-        at_most = len(free) - (len(wanted) - position)
-        chosen = _closest(free, weights, share * total, at_most, f"{seed}:{name}")
-        split_of.update(dict.fromkeys(chosen, name))
-        if not chosen and utterances:
-            remarks.append(f"{name} is empty: there are only {len(weights)} voices to split")
-    splits: dict[str, list[Utterance]] = {"train": [], "dev": [], "test": []}
-    for utterance, key in zip(utterances, keys, strict=True):
-        splits[split_of.get(key, "train")].append(utterance)
-    if disjoint_texts:
-        remarks.extend(_drop_shared_texts(splits))
-    train_split, dev_split, test_split = map(tuple, splits.values())
-    return Splits(train_split, dev_split, test_split, tuple(remarks))
+
+
+# --- groups and their weights
 
 
 def evenly_chosen(items: Sequence[_Item], count: int) -> list[_Item]:
@@ -153,74 +360,13 @@ def _local_labels(
     return labels
 
 
-def _voice(utterance: Utterance) -> _Node:
-    """The assumed speaker of an utterance."""
-    if utterance.speaker:
-        return ("speaker", utterance.speaker)
-    if utterance.session:
-        return ("session", utterance.session)
-    return ("recording", str(utterance.audio))
-
-
-def _group_keys(utterances: Sequence[Utterance]) -> tuple[list[_Node], list[str]]:
-    """The group of each utterance, which must stay in one split; and remarks on fallbacks."""
-    parent: dict[_Node, _Node] = {}
-
-    def root(node: _Node) -> _Node:
-        parent.setdefault(node, node)
-        while parent[node] != node:
-            parent[node] = parent[parent[node]]
-            node = parent[node]
-        return node
-
-    def unite(left: _Node, right: _Node) -> None:
-        first, second = sorted((root(left), root(right)))
-        parent[second] = first
-
-    # An unnamed speaker of a session may be any of its named speakers.
-    open_sessions = {voice[1] for voice in map(_voice, utterances) if voice[0] == "session"}
-    for utterance in utterances:
-        unite(_voice(utterance), ("recording", str(utterance.audio)))
-        if utterance.session in open_sessions:
-            unite(_voice(utterance), ("session", utterance.session))
-    similar = similar_names({item.speaker for item in utterances if item.speaker})
-    for first, *rest in similar:
-        for name in rest:
-            unite(("speaker", first), ("speaker", name))
-    unnamed = [_voice(utterance)[0] for utterance in utterances if not utterance.speaker]
-    remarks = []
-    if unnamed:
-        groups = [
-            f"{unnamed.count(kind)} by {kind}"
-            for kind in ("session", "recording")
-            if kind in unnamed
-        ]
-        remarks.append(
-            f"{len(unnamed)} of {len(utterances)} utterances have no speaker: grouped "
-            + ", ".join(groups)
-        )
-    if similar:
-        remarks.append(
-            f"probably one speaker each, kept in one split: {'; '.join(map(' = '.join, similar))}"
-        )
-    repeated = {name for names in similar for name in names[1:]}
-    speakers = {item.speaker for item in utterances if item.speaker} - repeated
-    voices = {root(("speaker", speaker)) for speaker in speakers}
-    if len(voices) < len(speakers):
-        remarks.append(
-            f"{len(speakers)} speakers form {len(voices)} groups: speakers who share a recording "
-            "or a session stay together"
-        )
-    return [root(_voice(utterance)) for utterance in utterances], remarks
-
-
 def _weights(
-    utterances: Sequence[Utterance], keys: Sequence[_Node]
-) -> tuple[dict[_Node, float], list[str]]:
+    utterances: Sequence[Utterance], keys: Sequence[Node], *, by_count: bool
+) -> tuple[dict[Node, float], list[str]]:
     """Seconds of each group, or its count if some duration is unknown; sorted by name."""
-    known = [utterance.known_seconds for utterance in utterances]
+    known = [1.0 if by_count else utterance.known_seconds for utterance in utterances]
     unknown = known.count(None)
-    shares: dict[_Node, list[float]] = defaultdict(list)
+    shares: dict[Node, list[float]] = defaultdict(list)
     for key, seconds in zip(keys, known, strict=True):
         shares[key].append(1.0 if unknown else seconds or 0.0)
     remarks = []
@@ -231,18 +377,18 @@ def _weights(
 
 
 def _closest(
-    free: Sequence[_Node], weights: Mapping[_Node, float], target: float, at_most: int, key: str
-) -> tuple[_Node, ...]:
+    free: Sequence[Node], weights: Mapping[Node, float], target: float, at_most: int, key: str
+) -> tuple[Node, ...]:
     """1 to `at_most` of the free groups with a total weight close to `target`."""
     if at_most < 1:
         return ()
     rng = random.Random(key)
     order = sorted(free)
-    best: tuple[_Node, ...] = ()
+    best: tuple[Node, ...] = ()
     best_gap = float("inf")
     for _ in range(_TRIALS):
         rng.shuffle(order)
-        chosen: list[_Node] = []
+        chosen: list[Node] = []
         total = 0.0
         for node in order:
             if len(chosen) < at_most and abs(total + weights[node] - target) < abs(total - target):
@@ -272,17 +418,6 @@ def _drop_shared_texts(splits: dict[str, list[Utterance]]) -> list[str]:
     return remarks
 
 
-def plain_text(utterance: Utterance) -> str:
-    """The text without case and punctuation; empty if there is none."""
-    return _plain(utterance.text) if utterance.text else ""
-
-
-# Several checks compare texts, and normalizing a hundred thousand takes two seconds each time.
-@lru_cache(maxsize=1 << 17)
-def _plain(text: str) -> str:
-    return normalizer_for("basic-1")(text)
-
-
 def find_leaks(splits: Mapping[str, Iterable[Utterance]]) -> Leaks:
     """Speakers, texts (case and punctuation aside) and recordings in more than one split.
 
@@ -293,7 +428,7 @@ def find_leaks(splits: Mapping[str, Iterable[Utterance]]) -> Leaks:
     labels = local_labels([item for members in listed.values() for item in members])
     certain = [item for item in labels if item.is_certain]
     listed = {name: joined_to_recordings(members, certain) for name, members in listed.items()}
-    speakers = _shared(listed, lambda u: _voice(u) if _voice(u)[0] != "recording" else None)
+    speakers = _shared(listed, lambda u: voice_of(u) if voice_of(u)[0] != "recording" else None)
     texts = _shared(listed, lambda u: plain_text(u) or None)
     recordings = _shared(listed, lambda u: u.audio)
     return Leaks(

@@ -1,34 +1,18 @@
 """`data keyterms`: propose key terms from transcripts or texts, with the model's own tokenizer."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.core.files import holds_out, write_text_atomic
+from moonshine_tune.core.files import holds_out
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.corpus.keyterms import ProposedTerm, propose_key_terms
+from moonshine_tune.corpus.keyterms import propose_key_terms
 from moonshine_tune.corpus.manifest import read_manifest
+from moonshine_tune.data.term_list import KeyTermsResult, check_list, write_list
 from moonshine_tune.models.checkpoint import load_tokenizer
 from moonshine_tune.registry.resolve import resolve_model
 
 _MANIFEST_ENDINGS = (".jsonl", ".json")
-_HEADING = "# Key terms, one per line: remove terms that need no help.\n"
-
-
-@dataclass(frozen=True)
-class KeyTermsResult:
-    """The proposed terms, the file that they were written to, and the sources that were read."""
-
-    model: str
-    sources: tuple[str, ...]
-    out: Path | None
-    terms: tuple[ProposedTerm, ...]
-
-    def to_record(self) -> dict[str, Any]:
-        """The JSON document."""
-        return asdict(self) | {"out": None if self.out is None else str(self.out)}
 
 
 @holds_out(lambda sources, *, out=None, **options: out)
@@ -52,10 +36,7 @@ def propose(
     Raises:
         RequestError: nothing to read, no rare word, or an existing `out`.
     """
-    if out is not None and out.exists() and not force:
-        raise RequestError("the file exists already", where=out, hint="replace it with --force")
-    if at_most < 1 or least < 1:
-        raise RequestError("the numbers of terms and of occurrences must be at least 1")
+    check_list(out, at_most, least, force=force)
     texts = [text for source in sources for text in _texts(source)]
     resolved = resolve_model(model, progress=progress)
     tokenizer = load_tokenizer(resolved.checkpoint_dir)
@@ -66,9 +47,7 @@ def propose(
         raise RequestError(
             "no word is rare for this model: it has a token for each", where=sources[0]
         )
-    if out is not None:
-        text = _HEADING + "".join(f"{item.term}\n" for item in terms)
-        write_text_atomic(out, text, replace=force)
+    write_list(out, terms, force=force)
     return KeyTermsResult(resolved.name, tuple(path.name for path in sources), out, terms)
 
 

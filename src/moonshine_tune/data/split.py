@@ -1,17 +1,27 @@
-"""`data split`: split a manifest into train, dev and test manifests that share no speaker."""
+"""`data split`: split a manifest into train, dev and test, by speaker or for one voice."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.core.files import disk_errors, holds_out
+from moonshine_tune.core.files import disk_errors, holds_out, sha256_of
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.scratch import new_scratch
-from moonshine_tune.corpus.manifest import Utterance, read_manifest, seconds_of, write_manifest
-from moonshine_tune.corpus.splits import Leaks, Splits, find_leaks, split_by_speaker
+from moonshine_tune.corpus.manifest import (
+    Manifest,
+    Utterance,
+    read_manifest,
+    seconds_of,
+    write_manifest,
+)
+from moonshine_tune.corpus.splits import Leaks, Splits, find_leaks, split_utterances
+from moonshine_tune.corpus.voices import tiny_set_remark, voice_scope
+from moonshine_tune.runs.records import SplitRecord, VoicesRecord
+from moonshine_tune.runs.split_record import SPLIT_FILE
 
 _SPLITS = ("train", "dev", "test")
 _ALIASES = {"validation": "dev", "valid": "dev", "val": "dev", "eval": "test"}
@@ -24,6 +34,7 @@ class SplitRequest:
     Attributes:
         dev, test: shares of the total; 0 leaves the split out.
         disjoint_texts: also keep each text in one split.
+        by: what is kept in one split: `speaker`, `session`, `text`, or `auto`.
         by_field: split by the manifest's own `split` field instead of by shares.
         local_speakers: whether numbered labels of speakers name another person in each recording;
             None decides by how they are spread over the recordings.
@@ -39,33 +50,46 @@ class SplitRequest:
     by_field: bool = False
     force: bool = False
     local_speakers: bool | None = None
+    by: str = "auto"
 
 
 @dataclass(frozen=True)
 class SideSummary:
-    """One written split. `speakers` counts the named ones."""
+    """One written split. `speakers` counts the named ones.
+
+    Attributes:
+        voices: of dev and test, whose voices a score on them is for; None for new ones.
+    """
 
     name: str
     manifest: Path
     utterances: int
     seconds: float
     speakers: int
+    voices: VoicesRecord | None = None
 
 
 @dataclass(frozen=True)
 class SplitResult:
-    """The splits that are not empty, what is still in two of them, and remarks."""
+    """The splits that are not empty, what is still in two of them, and remarks.
+
+    Attributes:
+        by: what no two splits share, as `Splits.by` has it; `field` for the manifest's own split.
+        record: the file with all of this, beside the manifests.
+    """
 
     total: int
     kept: int
     sides: tuple[SideSummary, ...]
     leaks: Leaks
     remarks: tuple[str, ...]
+    by: str
+    record: Path
 
 
 @holds_out(lambda request, progress: request.out)
 def split_data(request: SplitRequest, progress: Progress) -> SplitResult:
-    """Write `train.jsonl`, `dev.jsonl` and `test.jsonl` into the out folder, all or none.
+    """Write `train.jsonl`, `dev.jsonl`, `test.jsonl` and `split.json` into the out folder.
 
     Raises:
         RequestError: impossible shares, nothing left for train, or existing files.
@@ -75,6 +99,10 @@ def split_data(request: SplitRequest, progress: Progress) -> SplitResult:
         raise RequestError(
             "the shares of dev and test are both 0", hint="give a share, such as --dev 0.1"
         )
+    if request.by_field and request.by != "auto":
+        raise RequestError(
+            "--by and --by-field are two ways to split", hint="leave one of them out"
+        )
     _check_out(request)
     manifest = read_manifest(request.manifest, require_text=False)
     for remark in manifest.remarks:
@@ -82,8 +110,9 @@ def split_data(request: SplitRequest, progress: Progress) -> SplitResult:
     if request.by_field:
         splits = _split_by_field(manifest.utterances, request.manifest)
     else:
-        splits = split_by_speaker(
+        splits = split_utterances(
             manifest.utterances,
+            by=request.by,
             dev=request.dev,
             test=request.test,
             seed=request.seed,
@@ -96,21 +125,59 @@ def split_data(request: SplitRequest, progress: Progress) -> SplitResult:
         if getattr(splits, name)
     }
     if "train" not in named or len(named) < 2:
-        remarks = "; ".join(splits.remarks) or "all utterances are in one split"
-        raise RequestError(
-            f"this manifest cannot be split: {remarks}",
-            where=request.manifest,
-            hint="record more speakers, or name them: every split needs a speaker. If their labels "
-            "start anew in each recording: --local-speakers",
-        )
-    _write_all(request, named)
-    return SplitResult(
+        raise _cannot_be_split(request, splits)
+    sides = tuple(_summary(name, request.out, named, splits.by) for name in named)
+    held_out = ((name, named[name]) for name in _SPLITS[1:] if name in named)
+    tiny = [text for item in held_out if (text := tiny_set_remark(*item))]
+    result = SplitResult(
         total=len(manifest),
         kept=sum(len(utterances) for utterances in named.values()),
-        sides=tuple(_summary(name, request.out, named[name]) for name in named),
+        sides=sides,
         leaks=find_leaks(named),
-        remarks=splits.remarks,
+        remarks=(*splits.remarks, *tiny),
+        by=splits.by,
+        record=request.out / SPLIT_FILE,
     )
+    _write_all(request, named, _record_content(request, manifest, result))
+    return result
+
+
+def _cannot_be_split(request: SplitRequest, splits: Splits) -> RequestError:
+    """Why there are no two sides, and what to do."""
+    remarks = "; ".join(splits.remarks) or "all utterances are in one split"
+    hints = {
+        "speaker": "split for the voices that there are with --by auto; or record more speakers, "
+        "or name them. If their labels start anew in each recording: --local-speakers",
+        "session": "there is one session: leave out --by session",
+        "text": "there is one text: leave out --by text",
+        "field": "name two splits in the field, or leave out --by-field",
+    }
+    return RequestError(
+        f"this manifest cannot be split: {remarks}",
+        where=request.manifest,
+        hint=hints.get(splits.by, "record more: each split needs a clip"),
+    )
+
+
+def _record_content(
+    request: SplitRequest, manifest: Manifest, result: SplitResult
+) -> dict[str, Any]:
+    """The record, but for the checksums of the manifests, which are not written yet."""
+    sides = {
+        side.name: {"utterances": side.utterances, "seconds": side.seconds,
+                    "speakers": side.speakers}
+        | ({"voices": side.voices} if side.voices else {})
+        for side in result.sides
+    }  # fmt: skip
+    by_shares = {"seed": request.seed, "shares": {"dev": request.dev, "test": request.test}}
+    return {
+        "schema_version": 1,
+        "by": result.by,
+        **({} if request.by_field else by_shares),
+        "manifest_sha256": manifest.sha256,
+        "sides": sides,
+        "remarks": list(result.remarks),
+    }
 
 
 def _check_out(request: SplitRequest) -> None:
@@ -153,11 +220,16 @@ def _split_by_field(utterances: Sequence[Utterance], manifest: Path) -> Splits:
             where=manifest,
             hint="fix the field, or split by speaker: leave out --by-field",
         )
-    return Splits(tuple(splits["train"]), tuple(splits["dev"]), tuple(splits["test"]))
+    return Splits(tuple(splits["train"]), tuple(splits["dev"]), tuple(splits["test"]), by="field")
 
 
-def _write_all(request: SplitRequest, splits: Mapping[str, Sequence[Utterance]]) -> None:
-    """Write all splits, then replace all: old and new splits together would leak speakers."""
+def _write_all(
+    request: SplitRequest, splits: Mapping[str, Sequence[Utterance]], content: dict[str, Any]
+) -> None:
+    """Write all splits, then replace all: old and new splits together would leak speakers.
+
+    The record comes last. It has the checksums of the manifests, so that it never speaks of others.
+    """
     out = request.out
     with disk_errors(out), ExitStack() as stack:
         out.mkdir(parents=True, exist_ok=True)
@@ -166,6 +238,7 @@ def _write_all(request: SplitRequest, splits: Mapping[str, Sequence[Utterance]])
             target = _target(out, name)
             scratch[name] = stack.enter_context(new_scratch(target, is_folder=False))
             write_manifest(scratch[name], utterances)
+            content["sides"][name]["sha256"] = sha256_of(scratch[name])
         # Another program may have made them meanwhile.
         _check_out(request)
         for name, path in scratch.items():
@@ -173,13 +246,19 @@ def _write_all(request: SplitRequest, splits: Mapping[str, Sequence[Utterance]])
         for name in _SPLITS:
             if name not in splits:
                 _target(out, name).unlink(missing_ok=True)
+        SplitRecord.model_validate(content).write(out / SPLIT_FILE)
 
 
-def _summary(name: str, out: Path, utterances: Sequence[Utterance]) -> SideSummary:
+def _summary(
+    name: str, out: Path, splits: Mapping[str, Sequence[Utterance]], by: str
+) -> SideSummary:
+    utterances = splits[name]
+    scope = None if name == "train" else voice_scope(splits["train"], utterances, by=by)
     return SideSummary(
         name=name,
         manifest=_target(out, name),
         utterances=len(utterances),
         seconds=round(seconds_of(utterances), 2),
         speakers=len({utterance.speaker for utterance in utterances if utterance.speaker}),
+        voices=VoicesRecord.of(scope),
     )

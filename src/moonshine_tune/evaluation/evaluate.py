@@ -13,6 +13,8 @@ from moonshine_tune.core.text import quoted
 from moonshine_tune.corpus.keyterms import DEFAULT_BOOST, read_key_terms
 from moonshine_tune.corpus.manifest import Manifest, read_manifest
 from moonshine_tune.corpus.normalizers import Normalizer, normalizer_for
+from moonshine_tune.corpus.speaker_labels import joined_to_recordings, local_labels
+from moonshine_tune.corpus.voices import tiny_set_remark
 from moonshine_tune.evaluation.noise_conditions import (
     CLEAN,
     Condition,
@@ -34,6 +36,7 @@ from moonshine_tune.models.files import ADAPTER_WEIGHTS_FILE
 from moonshine_tune.models.lora import adapter_disabled, find_adapter
 from moonshine_tune.registry.open import open_model
 from moonshine_tune.runs.records import ExportRecord, KeyTermsRecord
+from moonshine_tune.runs.split_record import voices_of_run
 from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber, check_takes_keyterms
 
@@ -52,8 +55,8 @@ class EvaluateRequest:
             beside the adapted model in torch.
         conditions: noises and rooms under which to score too.
         compare: folder of an earlier evaluation of the same manifest, for the comparison.
-        keyterms: file of terms that the runtime boosts with strength `boost`; the same files are
-            scored without them too.
+        keyterms: file of terms whose recall is counted. The runtime boosts them with strength
+            `boost`, and is scored without them too; torch boosts nothing.
         base_runtime: the base's runtime folder, scored in the same way: adapter, key terms, both.
     """
 
@@ -82,7 +85,7 @@ def evaluate(request: EvaluateRequest, out: Path | None, progress: Progress) -> 
     _check(request)
     if out is not None:
         check_writable(out)
-    manifest = read_manifest(request.manifest)
+    manifest = _with_voices(read_manifest(request.manifest))
     earlier = earlier_evaluation(request.compare, manifest) if request.compare else None
     # Before the model is loaded: a folder without audio or a list without terms fails at once.
     conditions = conditions_of(request.conditions) if request.conditions else (CLEAN,)
@@ -114,21 +117,35 @@ def evaluate(request: EvaluateRequest, out: Path | None, progress: Progress) -> 
     if request.conditions:
         evaluation = replace(evaluation, conditions=tuple(results))
     if terms or request.base_runtime:
-        keyterms = _key_term_record(terms, request.boost, scores[CLEAN])
+        boost = request.boost if request.backend == "runtime" else None
+        keyterms = _key_term_record(terms, boost, scores[CLEAN])
         evaluation = replace(evaluation, keyterms=keyterms)
+    evaluation = replace(evaluation, voices=voices_of_run(request.adapter, manifest))
+    if tiny := tiny_set_remark("the manifest", manifest.utterances):
+        evaluation = replace(evaluation, remarks=(*evaluation.remarks, tiny))
     if out is not None:
         write_evaluation(out, evaluation)
     return evaluation
+
+
+def _with_voices(manifest: Manifest) -> Manifest:
+    """The manifest with labels of speakers that start anew in each recording joined to it.
+
+    `SPEAKER_00` of two recordings would be one line of the hardest speakers.
+    """
+    labels = [item for item in local_labels(manifest.utterances) if item.is_certain]
+    return replace(manifest, utterances=joined_to_recordings(manifest.utterances, labels))
 
 
 def _check(request: EvaluateRequest) -> None:
     uses_terms = request.keyterms or request.base_runtime
     if request.backend not in ("torch", "runtime"):
         raise RequestError(f"no back end is called {request.backend!r}", hint="torch or runtime")
-    if request.backend == "torch" and uses_terms:
+    if request.backend == "torch" and (request.base_runtime or request.boost != DEFAULT_BOOST):
         raise RequestError(
-            "only the runtime applies key terms",
-            hint="name the exported folder: --runtime-dir D --keyterms terms.txt",
+            "only the runtime applies key terms: torch counts them and boosts nothing",
+            hint="name the exported folder: --runtime-dir D --keyterms terms.txt; or leave out "
+            "--base-runtime and --boost",
         )
     if request.conditions and uses_terms:
         raise RequestError(
@@ -242,9 +259,13 @@ def exported_from(folder: Path) -> str | None:
 
 
 def _key_term_record(
-    terms: tuple[str, ...], boost: float, by_variant: dict[str, Evaluation]
+    terms: tuple[str, ...], boost: float | None, by_variant: dict[str, Evaluation]
 ) -> KeyTermsRecord:
-    """The variants side by side: base, adapter, key terms, and both; changes from the first one."""
+    """The variants side by side: base, adapter, key terms, and both; changes from the first one.
+
+    Args:
+        boost: None where the terms are only counted.
+    """
     first, *_ = by_variant.values()
     normalizer = normalizer_for(first.normalizer)
     variants = [

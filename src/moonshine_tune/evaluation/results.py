@@ -19,7 +19,7 @@ from moonshine_tune.metrics.wer import (
     compare_paired,
     summarize,
 )
-from moonshine_tune.runs.records import EvaluationRecord, KeyTermsRecord
+from moonshine_tune.runs.records import EvaluationRecord, KeyTermsRecord, VoicesRecord
 from moonshine_tune.runs.summary import read_scored
 
 RESULT_FILE, HYPOTHESES_FILE = "result.json", "hypotheses.jsonl"
@@ -33,7 +33,8 @@ class Evaluation:
 
     `conditions` are its evaluations under each condition, the first without noise. `systems` are
     all that were scored on these clips, where they are more than one. `exported` is the hash of the
-    adapter or checkpoint that runtime files were exported from.
+    adapter or checkpoint that runtime files were exported from. `voices` says whose voices the
+    score is for; None where training has none of them.
     """
 
     score: Score
@@ -55,6 +56,7 @@ class Evaluation:
     base_metrics: tuple[MetricScore, ...] = ()
     systems: tuple["SystemScore", ...] = ()
     exported: str | None = None
+    voices: VoicesRecord | None = None
 
     def compared_with(self, before: "Earlier") -> "Evaluation":
         """This evaluation with its change from another one, both scored alike.
@@ -122,6 +124,8 @@ class Evaluation:
                 record["empty_references"]["base"] = self.base.empty.to_record()
         if self.keyterms is not None:
             record["keyterms"] = self.keyterms
+        if self.voices is not None:
+            record["voices"] = self.voices
         if self.remarks:
             record["remarks"] = self.remarks
         return EvaluationRecord.model_validate(record)

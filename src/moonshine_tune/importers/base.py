@@ -58,6 +58,22 @@ class HubOptions:
 
 
 @dataclass(frozen=True)
+class CorrectionOptions:
+    """How a log of corrections is read where its content can be read in two ways.
+
+    Attributes:
+        hypothesis_column: what the recognizer wrote; None to go by the names of the columns.
+        duplicates: which of several corrections of one recording counts: `first` or `last`; None
+            for the latest by its time.
+        empty: what an empty correction means: `silence`, `unchanged` or `skip`.
+    """
+
+    hypothesis_column: str | None = None
+    duplicates: str | None = None
+    empty: str | None = None
+
+
+@dataclass(frozen=True)
 class ImportRequest:
     """What to import.
 
@@ -78,6 +94,7 @@ class ImportRequest:
         encoding: of the table, such as cp1252; None for UTF-8 or UTF-16.
         audio_out: folder for copies as the model reads them: mono, 16 kHz, FLAC, one per row.
         channel: of recordings with several, from 1; needs `audio_out`. None averages them.
+        corrections: a table of recordings, hypotheses and their corrections.
     """
 
     location: str | Path
@@ -95,6 +112,13 @@ class ImportRequest:
     audio_out: Path | None = None
     channel: int | None = None
     encoding: str | None = None
+    corrections: Path | None = None
+    correction_options: CorrectionOptions = field(default_factory=CorrectionOptions)
+
+    @property
+    def left_out_path(self) -> Path:
+        """File that lists the corrections that are not in the manifest."""
+        return self.out.with_name(f"{self.out.stem}.left-out.jsonl")
 
     @property
     def is_address(self) -> bool:
@@ -144,6 +168,8 @@ class Row:
         extra: all other fields.
         problem: why the row cannot be used.
         id_column: the column that `values["id"]` is from, if it may be the id of something else.
+        left_out: why the row is left out, though it contradicts nothing.
+        is_silence: whether an empty text says that nobody speaks.
     """
 
     location: str
@@ -152,6 +178,8 @@ class Row:
     extra: dict[str, Any] = field(default_factory=dict)
     problem: str | None = None
     id_column: str | None = None
+    left_out: str | None = None
+    is_silence: bool = False
 
 
 @dataclass(frozen=True)

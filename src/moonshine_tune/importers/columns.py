@@ -94,7 +94,7 @@ def choose_columns(
     by_simple = {simple_name(name): name for name in reversed(heading)}
     columns: dict[str, str] = {}
     for field, known in _NAMES.items():
-        named = _named_column(heading, getattr(names, field, None), path)
+        named = named_column(heading, getattr(names, field, None), path)
         guess = next((by_simple[name] for name in known if name in by_simple), None)
         if named is not None:
             columns[field] = named
@@ -102,7 +102,7 @@ def choose_columns(
             columns[field] = guess
     if by_simple.keys() >= {"onset", "offset"} and columns.get("start") == by_simple["offset"]:
         columns |= {"start": by_simple["onset"], "end": by_simple["offset"]}
-    profiles = _profiles(heading, records, stems)
+    profiles = column_profiles(heading, records, stems)
     for field in ("audio", "text") if want_text else ("audio",):
         if field not in columns:
             raise RequestError(
@@ -124,7 +124,7 @@ def other_texts(columns: Mapping[str, str], heading: Sequence[str]) -> list[str]
     ]
 
 
-def _named_column(heading: Sequence[str], name: str | None, path: Path) -> str | None:
+def named_column(heading: Sequence[str], name: str | None, path: Path) -> str | None:
     """The column that the user named, by its name or its number."""
     if name is None or name in heading:
         return name
@@ -213,9 +213,10 @@ class _Profile:
         return ", ".join(repr(value) for value in cut)
 
 
-def _profiles(
-    heading: Sequence[str], records: Sequence[Mapping[str, Any]], stems: Collection[str]
+def column_profiles(
+    heading: Sequence[str], records: Sequence[Mapping[str, Any]], stems: Collection[str] = ()
 ) -> dict[str, _Profile]:
+    """What the columns hold, in a sample of the records."""
     sample = records[:: max(1, len(records) // _SAMPLED_ROWS)]
     return {name: _profile([record.get(name) for record in sample], stems) for name in heading}
 
@@ -362,10 +363,10 @@ def columns_by_content(
     columns = {
         field: column
         for field in ("audio", "text", "speaker")
-        if (column := _named_column(heading, getattr(names, field), path)) is not None
+        if (column := named_column(heading, getattr(names, field), path)) is not None
     }
     decide_labels = want_text and not columns
-    profiles = _profiles(heading, records, stems)
+    profiles = column_profiles(heading, records, stems)
     if "audio" not in columns:
         columns["audio"] = _audio_by_content(path, columns, profiles)
     _refuse_times(path, columns, profiles)

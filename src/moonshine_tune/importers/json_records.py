@@ -87,6 +87,16 @@ def read_json_table(
         RequestError: not text, no records, or no key for audio (or text).
         ProblemsError: the keys can be read in more than one way.
     """
+    stems = {recording.stem for recording in recordings}
+    return rows_of_table(path, json_table(path, encoding), names, stems, want_text=want_text)
+
+
+def json_table(path: Path, encoding: str | None) -> Table:
+    """A table in JSON before its keys have roles.
+
+    Raises:
+        RequestError: not text, or no records.
+    """
     records = _records(table_text(path, encoding))
     heading: dict[str, None] = {}
     for _, record in records:
@@ -95,8 +105,7 @@ def read_json_table(
     if not heading:
         problem = next((f" ({record})" for _, record in records if isinstance(record, str)), "")
         raise RequestError(f"the table has no rows{problem}", where=path)
-    stems = {recording.stem for recording in recordings}
-    return rows_of_table(path, Table(list(heading), records), names, stems, want_text=want_text)
+    return Table(list(heading), records)
 
 
 def _records(content: str) -> Records:

@@ -4,18 +4,24 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from moonshine_tune.audio.io import AUDIO_ENDINGS, AudioInfo
 from moonshine_tune.core.errors import AudioError, ProblemsError, RequestError
-from moonshine_tune.core.files import holds_out
+from moonshine_tune.core.files import holds_out, write_jsonl_atomic
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.scratch import remove_leftovers
 from moonshine_tune.core.text import quoted
-from moonshine_tune.corpus.manifest import RESERVED_KEYS, Utterance, seconds_of, write_manifest
+from moonshine_tune.corpus.manifest import (
+    HYPOTHESIS,
+    RESERVED_KEYS,
+    Utterance,
+    seconds_of,
+    write_manifest,
+)
 from moonshine_tune.corpus.rolling_captions import repeated_captions
 from moonshine_tune.corpus.speaker_labels import count_speakers
 from moonshine_tune.corpus.transcript_form import KINDS, clean_text, count_form, is_list_or_object
@@ -29,6 +35,7 @@ from moonshine_tune.importers.base import (
 )
 from moonshine_tune.importers.channels import channels_of
 from moonshine_tune.importers.convert import convert, probe, report_readings
+from moonshine_tune.importers.corrections import judge_corrections
 from moonshine_tune.importers.finder import RecordingFinder
 from moonshine_tune.importers.ids import with_unique_ids
 from moonshine_tune.importers.recording_counts import RecordingCounts, count_recordings
@@ -43,6 +50,8 @@ _TABLES = frozenset((".csv", ".tsv", ".jsonl", ".json", ".list", ".lst", ".xlsx"
 # reasons (unreadable, without text), which are only counted.
 _WITHOUT_TEXT = "without text"
 _FATAL = frozenset({"malformed", "missing", "with a wrong span", "with a repeated id"})
+# Dictation programs delete old recordings, and keep the texts.
+_FATAL_OF_CORRECTIONS = _FATAL - {"missing"}
 
 
 @dataclass(frozen=True)
@@ -51,12 +60,14 @@ class Dropped:
 
     Attributes:
         recording: the resolved path, if there is such a recording.
+        row: as its source has it, where there is one.
     """
 
     location: str
     reason: str
     detail: str
     recording: Path | None = None
+    row: Row | None = None
 
     @property
     def has_no_text(self) -> bool:
@@ -75,6 +86,7 @@ class ImportResult:
         form: kind of finding → number of texts with what is not speech, or may not be.
         recordings: what became of each recording.
         remarks: what was decided by content, a sentence each.
+        left_out: of corrections, the file that lists those that are not in the manifest.
     """
 
     manifest: Path
@@ -89,6 +101,7 @@ class ImportResult:
     form: dict[str, int]
     recordings: RecordingCounts
     remarks: tuple[str, ...] = ()
+    left_out: Path | None = None
 
     def summary(self) -> str:
         """`kept 97 of 100: 2 unreadable, 1 without text`."""
@@ -134,9 +147,10 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
             kept.append(outcome)
             channels.append(request.channel if item.channel is None else item.channel)
         else:
-            dropped.append(replace(outcome, recording=item.path))
+            dropped.append(replace(outcome, recording=item.path, row=item.row))
     if not request.skip_bad:
-        _refuse_contradictions(dropped, len(rows.rows))
+        fatal = _FATAL_OF_CORRECTIONS if request.corrections else _FATAL
+        _refuse_contradictions(dropped, len(rows.rows), fatal)
     used = [item.audio for item in kept]
     if request.audio_out is not None and kept:
         kept, failed = convert(kept, request.audio_out, channels, progress)
@@ -158,6 +172,7 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
         recordings=counts,
         remarks=remarks,
         form=_count_form(kept, rows, request),
+        left_out=request.left_out_path if request.corrections and dropped else None,
     )
     if not kept:
         raise ProblemsError(
@@ -165,13 +180,36 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
             [f"{item.location}: {item.detail}" for item in dropped],
             hint="import recordings without transcripts with --no-text",
         )
-    write_manifest(request.out, kept, replace=request.force)
+    _write(request, kept, dropped)
     return result
 
 
-def _refuse_contradictions(dropped: Sequence[Dropped], total: int) -> None:
+def _write(request: ImportRequest, kept: Sequence[Utterance], dropped: Sequence[Dropped]) -> None:
+    """Write the manifest; of corrections, first the list of those that are not in it."""
+    if request.corrections is not None and dropped:
+        records = map(_left_out_record, dropped)
+        write_jsonl_atomic(request.left_out_path, records, replace=request.force)
+    elif request.corrections is not None:
+        request.left_out_path.unlink(missing_ok=True)
+    write_manifest(request.out, kept, replace=request.force)
+
+
+def _left_out_record(item: Dropped) -> dict[str, Any]:
+    """A line of the list of corrections that are not in the manifest: a manifest line, and why."""
+    row = item.row or Row(item.location, "")
+    audio = str(item.recording or row.audio)
+    fields = {"audio": audio, "text": str(row.values.get("text") or "")}
+    hypothesis = {HYPOTHESIS: row.extra[HYPOTHESIS]} if HYPOTHESIS in row.extra else {}
+    others = {name: value for name, value in row.values.items() if name not in fields}
+    why = {"reason": item.reason, "detail": item.detail, "location": item.location}
+    return fields | hypothesis | others | why
+
+
+def _refuse_contradictions(
+    dropped: Sequence[Dropped], total: int, reasons: Collection[str]
+) -> None:
     """Refuse all rows if some contradict their table or their folder."""
-    fatal = [item for item in dropped if item.reason in _FATAL]
+    fatal = [item for item in dropped if item.reason in reasons]
     if fatal:
         raise ProblemsError(
             f"{len(fatal)} of {total} rows cannot be used",
@@ -224,7 +262,8 @@ def _check(request: ImportRequest) -> None:
             where=request.out,
             hint=f"name a file, such as --out {quoted(request.out / 'train.jsonl')}",
         )
-    table = request.table or Path(request.location)
+    _check_corrections(request)
+    table = request.corrections or request.table or Path(request.location)
     if table.is_file() and request.out.exists() and request.out.samefile(table):
         raise RequestError(
             "the manifest would replace the table that it is made from",
@@ -239,8 +278,43 @@ def _check(request: ImportRequest) -> None:
         )
 
 
+def _check_corrections(request: ImportRequest) -> None:
+    """Refuse options of corrections without a log, or with options that exclude it."""
+    options = request.correction_options
+    if request.corrections is None:
+        if any(value is not None for value in vars(options).values()):
+            raise RequestError(
+                "--hypothesis-column, --duplicates and --empty-correction need a log",
+                hint="name it with --corrections LOG",
+            )
+        return
+    if request.table is not None or not request.want_text:
+        raise RequestError(
+            "--corrections is the table, and its corrections are the texts",
+            hint="leave out --table and --no-text",
+        )
+    for flag, value, known in (
+        ("--duplicates", options.duplicates, ("first", "last")),
+        ("--empty-correction", options.empty, ("silence", "unchanged", "skip")),
+    ):
+        if value is not None and value not in known:
+            raise RequestError(f"{flag} {value} is unknown", hint=f"one of: {', '.join(known)}")
+    if request.left_out_path.exists() and not request.force:
+        raise RequestError(
+            "the list of left-out corrections exists already",
+            where=request.left_out_path,
+            hint="choose another name with --out, or replace it with --force",
+        )
+
+
 def _open_source(request: ImportRequest, progress: Progress) -> ImportSource:
     if request.is_address:
+        if request.corrections is not None:
+            raise RequestError(
+                "corrections need a folder of recordings, not a dataset",
+                where=request.location,
+                hint="name the folder of the recordings",
+            )
         return ImportSource(request, request.embedded_audio_folder, None, (), progress)
     folder, file = Path(request.location), request.table
     if file is None and folder.is_file():
@@ -351,6 +425,11 @@ def _resolve(
     report_readings(infos, with_channel, source.progress)
     timed, id_remark = with_unique_ids(timed, usable)
     remarks += [remark for remark in (channel_remark, id_remark) if remark]
+    request = source.request
+    if request.corrections is not None:
+        options = request.correction_options
+        timed, decisions = judge_corrections(timed, usable, options, request.language)
+        remarks += decisions
     for remark in remarks:
         source.progress.say(remark)
     items = zip(timed, paths, problems, channels, strict=True)
@@ -370,11 +449,14 @@ def _utterance(
         return Dropped(row.location, "malformed", row.problem)
     if path is None:
         return Dropped(row.location, "missing", resolved.problem)
+    if row.left_out is not None:
+        reason, _, detail = row.left_out.partition(": ")
+        return Dropped(row.location, reason, f"{row.audio}: {detail or reason}")
     text = clean_text(str(row.values.get("text", ""))) if request.want_text else ""
     if is_list_or_object(text):
         detail = f"{row.audio}: the text is {KINDS['list_or_object']}: {text[:60]}"
         return Dropped(row.location, "malformed", detail)
-    if request.want_text and not text:
+    if request.want_text and not text and not row.is_silence:
         return Dropped(row.location, _WITHOUT_TEXT, f"{row.audio}: no text")
     info = infos[path]
     if isinstance(info, AudioError):

@@ -61,13 +61,23 @@ def read_table(
         RequestError: no such file, not text, no rows, or no column for audio (or text).
         ProblemsError: the columns can be read in more than one way.
     """
-    content = table_text(path, encoding)
     stems = {recording.stem for recording in recordings}
     named = [name for name in astuple(names) if name]
-    table = read_delimited(path, content, named, stems)
+    table = delimited_table(path, named, stems, encoding)
+    return rows_of_table(path, table, names, stems, want_text=want_text)
+
+
+def delimited_table(
+    path: Path, named: Collection[str], stems: Collection[str], encoding: str | None
+) -> Table:
+    """A CSV or TSV table before its columns have roles.
+
+    Args, Raises: as of `read_delimited` and `table_text`; also if there are no rows.
+    """
+    table = read_delimited(path, table_text(path, encoding), named, stems)
     if not table.heading or not table.records:
         raise RequestError("the table has no rows", where=path)
-    return rows_of_table(path, table, names, stems, want_text=want_text)
+    return table
 
 
 def table_text(path: Path, encoding: str | None) -> str:

@@ -39,6 +39,7 @@ def model_card(inputs: PackageInputs, name: str, architecture: str) -> str:
         evaluation.reference_words or 0
         for evaluation in (inputs.evaluations | inputs.base_evaluations).values()
     ]
+    voices = [*(evaluation.voices for evaluation in inputs.evaluations.values()), run.voices]
     packages = ("python", "torch", "transformers", "peft", "moonshine-voice")
     body = _render(
         "model_card.md",
@@ -72,6 +73,7 @@ def model_card(inputs: PackageInputs, name: str, architecture: str) -> str:
         ),
         max_clip_s=settings.get("data", {}).get("max_clip_s"),
         fewest_words=min(words, default=None),
+        known_voices=next((each.sentence for each in voices if each), ""),
     )
     metadata = _metadata(inputs.evaluations, name, base_model)
     return str(ModelCard.from_template(metadata, template_str=_CARD, body=body))

@@ -36,11 +36,11 @@ MANIFEST_ROLES = ("train", "dev", "replay", "canary")
 _SAMPLE_CLIPS = 3
 _MAX_SAMPLE_CLIP_S = 15.0
 _RUN_KEYS = ("schema_version", "created", "sources", "device", "dtype", "normalizer", "data",
-             "adapter", "seed", "status", "versions", "git", "result")  # fmt: skip
+             "adapter", "seed", "status", "versions", "git", "result", "voices")  # fmt: skip
 _EVALUATION_KEYS = ("wer", "cer", "substitutions", "deletions", "insertions", "reference_words",
                     "utterances", "audio_seconds", "rtf", "normalizer", "ci95", "backend",
                     "manifest_sha256", "base", "comparison", "metrics", "keyterms",
-                    "empty_references", "exported")  # fmt: skip
+                    "empty_references", "exported", "voices")  # fmt: skip
 _PARITY_KEYS = ("passed", "verdict", "word_difference", "bound", "clips", "identical", "words",
                 "wer")  # fmt: skip
 _SYSTEM_KEYS = ("side", "backend", "wer", "ci95", "utterances", "comparison")
@@ -255,6 +255,7 @@ def _read_evaluations(
                 **_without_names(record, numbers),
                 model=public_name(record.model or "unknown"),
                 adapter=public_name(record.adapter) if record.adapter else None,
+                **_public_voices(record),
             )
     before = {comparable(record): record for record in reversed(base.values())}
     for name, record in adapted.items():
@@ -363,8 +364,14 @@ def public_run(run: RunRecord) -> RunRecord:
         _RUN_KEYS,
         base=public_base(run.base),
         settings=_without_paths(named | rest),
+        **_public_voices(run),
         platform={key: run.platform[key] for key in ("system", "arch") if key in run.platform},
     )
+
+
+def _public_voices(record: EvaluationRecord | RunRecord) -> dict[str, object]:
+    """Whose voices a score is for, without their names."""
+    return {"voices": record.voices.without_names} if record.voices else {}
 
 
 def public_base(base: BaseModelRecord) -> BaseModelRecord:

@@ -4,10 +4,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import jiwer
-
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.corpus.normalizers import NORMALIZERS, Normalizer
+from moonshine_tune.metrics.alignment import align
 from moonshine_tune.metrics.alike import AlikeScores, score_alike
 from moonshine_tune.metrics.wer import ErrorCounts, ScoredUtterance
 from moonshine_tune.report.figures import Interval
@@ -15,21 +14,6 @@ from moonshine_tune.report.reading import EvaluationPart
 
 MISTAKES = ("substituted", "deleted", "inserted")
 _LENGTHS = ((1, 5), (6, 10), (11, 20), (21, None))
-
-
-@dataclass(frozen=True)
-class Token:
-    """One position of an alignment.
-
-    Attributes:
-        kind: `same`, `substituted`, `deleted` or `inserted`.
-        reference: a word; empty where one was inserted.
-        hypothesis: a word; empty where one was deleted.
-    """
-
-    kind: str
-    reference: str
-    hypothesis: str
 
 
 @dataclass(frozen=True)
@@ -74,26 +58,6 @@ class Group:
     def after_rate(self) -> Interval:
         """WER of the later system in percent."""
         return Interval(self.after.rate)
-
-
-def align(reference: str, hypothesis: str, normalizer: Normalizer) -> tuple[Token, ...]:
-    """Word by word, after normalization of both sides, as the score was counted."""
-    right, written = normalizer(reference).split(), normalizer(hypothesis).split()
-    if not right:
-        # jiwer refuses an empty reference; every word of the hypothesis is then inserted.
-        return tuple(Token("inserted", "", word) for word in written)
-    tokens: list[Token] = []
-    for chunk in jiwer.process_words(" ".join(right), " ".join(written)).alignments[0]:
-        first = right[chunk.ref_start_idx : chunk.ref_end_idx]
-        second = written[chunk.hyp_start_idx : chunk.hyp_end_idx]
-        if chunk.type == "delete":
-            tokens += [Token("deleted", word, "") for word in first]
-        elif chunk.type == "insert":
-            tokens += [Token("inserted", "", word) for word in second]
-        else:
-            kind = "same" if chunk.type == "equal" else "substituted"
-            tokens += [Token(kind, a, b) for a, b in zip(first, second, strict=True)]
-    return tuple(tokens)
 
 
 def score_sides_alike(base: EvaluationPart, adapted: EvaluationPart) -> AlikeScores | None:

@@ -13,6 +13,7 @@ from moonshine_tune.runs.records import (
     ComparisonRecord,
     EvaluationRecord,
     PlanRecord,
+    RunRecord,
     ScoreRecord,
     SelectionRecord,
 )
@@ -35,6 +36,7 @@ class Contrast:
 
     Attributes:
         ci95: interval of the difference in points; None where it is not known.
+        voices: whose voices it is for, in a sentence; empty where training has none of them.
     """
 
     set_name: str
@@ -44,6 +46,7 @@ class Contrast:
     difference: float | None = None
     ci95: tuple[float, float] | None = None
     verdict: str = ""
+    voices: str = ""
 
     @property
     def utterances(self) -> int | None:
@@ -86,6 +89,7 @@ def _contrast(
     set_name: str, backend: str, base: EvaluationPart | None, adapted: EvaluationPart | None
 ) -> Contrast:
     row = _unpaired(set_name, backend, _rate_of(base), _rate_of(adapted))
+    row = replace(row, voices=_voices_in(adapted.result if adapted else None))
     if base and adapted and base.scored and adapted.scored:
         alike = score_sides_alike(base, adapted)
         # Damaged files: two sides without a common clip, or with other counts, have no difference.
@@ -137,6 +141,7 @@ def _of_one(part: EvaluationPart) -> Contrast:
         clean(comparison.difference),
         clean_interval(comparison.ci95),
         short(comparison.verdict),
+        _voices_in(part.result),
     )
 
 
@@ -157,8 +162,13 @@ def contrasts_of_run(run: RunPart) -> list[Contrast]:
         before, after = (_rate_in(ScoreRecord(wer=wer)) for wer in wers)
         if name == "dev" and scored and (after is None or abs(scored.value - after.value) < 0.01):
             after = scored
-        rows.append(_unpaired(name, "torch", before, after))
+        voices = _voices_in(run.record) if name == "dev" else ""
+        rows.append(replace(_unpaired(name, "torch", before, after), voices=voices))
     return rows
+
+
+def _voices_in(record: EvaluationRecord | RunRecord | None) -> str:
+    return record.voices.sentence if record and record.voices else ""
 
 
 def _of_summary(summary: PlanRecord) -> list[Contrast]:

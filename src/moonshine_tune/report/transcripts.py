@@ -8,13 +8,12 @@ from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.corpus.normalizers import Normalizer, normalizer_for
+from moonshine_tune.metrics.alignment import Token, align
 from moonshine_tune.metrics.wer import ScoredUtterance
 from moonshine_tune.report.alignment import (
     Confusion,
     Group,
     ScoredPair,
-    Token,
-    align,
     by_length,
     by_speaker,
     choose,

@@ -28,6 +28,7 @@ from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import read_json, write_json_atomic
 from moonshine_tune.core.secrets import mask_values
 from moonshine_tune.core.text import first_line
+from moonshine_tune.corpus.voices import VoiceScope
 
 # Strict: "9" and true are not numbers. An integer stays one, so that a file is written as it was.
 Number = StrictInt | StrictFloat
@@ -241,6 +242,33 @@ class SpeakerRecord(Record):
     words: StrictInt = 0
 
 
+class VoicesRecord(Record):
+    """Whose voices a score is for; absent where training has none of them.
+
+    Attributes:
+        kind: as of `VoiceScope`.
+        names: of the speakers that training has too; not in packages.
+    """
+
+    kind: str = ""
+    names: list[str] = []
+
+    @classmethod
+    def of(cls, scope: VoiceScope | None) -> "VoicesRecord | None":
+        """The record of a scope."""
+        return None if scope is None else cls(kind=scope.kind, names=list(scope.names))
+
+    @property
+    def sentence(self) -> str:
+        """`for this voice (anna): says nothing about other voices`."""
+        return VoiceScope(self.kind, tuple(self.names)).sentence
+
+    @property
+    def without_names(self) -> "VoicesRecord":
+        """The record as it may be published."""
+        return VoicesRecord(kind=self.kind)
+
+
 class EvaluationRecord(Artifact):
     """`result.json`: written by evaluate, demo and plan; read by report and package."""
 
@@ -273,6 +301,7 @@ class EvaluationRecord(Artifact):
     metrics: dict[str, MetricRecord] = {}
     keyterms: KeyTermsRecord | None = None
     empty_references: EmptyReferencesRecord | None = None
+    voices: VoicesRecord | None = None
     remarks: list[str] = []
 
 
@@ -425,6 +454,7 @@ class RunRecord(Artifact):
         settings: those now in force.
         legs: of a run whose settings changed at a resume: each leg with its own, the first too.
         relative_paths: of manifests and noises, from the run folder, by setting.
+        voices: whose voices the scores on dev are for.
     """
 
     made_by = "moonshine-tune train"
@@ -442,6 +472,7 @@ class RunRecord(Artifact):
     processes: StrictInt | None = None
     normalizer: str | None = None
     data: dict[str, str | None] = {}
+    voices: VoicesRecord | None = None
     remarks: list[str] = []
     expected_memory_mb: Number | None = None
     adapter: dict[str, StrictBool | StrictInt] = {}
@@ -731,6 +762,41 @@ class PackageRecord(Artifact):
 
 
 # --- data
+
+
+class SplitSideRecord(Record):
+    """One manifest of a split.
+
+    Attributes:
+        voices: of dev and test, whose voices a score on them is for.
+    """
+
+    utterances: StrictInt | None = None
+    seconds: Number | None = None
+    speakers: StrictInt | None = None
+    sha256: str = ""
+    voices: VoicesRecord | None = None
+
+
+class SplitRecord(Artifact):
+    """`split.json` beside the manifests of a split: written by data split.
+
+    Read by train and evaluate.
+
+    Attributes:
+        by: what no two sides share, as `Splits.by` has it; `field` for the manifest's own split.
+        manifest_sha256: of the manifest that was split.
+        sides: by name: train, dev, test.
+    """
+
+    made_by = "moonshine-tune data split"
+
+    by: str = ""
+    seed: StrictInt | None = None
+    shares: dict[str, Number] = {}
+    manifest_sha256: str = ""
+    sides: dict[str, SplitSideRecord] = {}
+    remarks: list[str] = []
 
 
 class FixRecord(Record):

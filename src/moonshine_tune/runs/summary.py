@@ -42,6 +42,7 @@ class RunSummary:
         scored_on: the dev set and the normalizer of its scores; only runs with the same can be
             ranked.
         verdict: on the adapter that was kept; empty where there is none.
+        voices: whose voices the dev WER is for, in a sentence; empty for voices that train has not.
     """
 
     path: Path
@@ -61,6 +62,7 @@ class RunSummary:
     remark: str = ""
     scored_on: str = ""
     verdict: str = ""
+    voices: str = ""
 
     @property
     def ended(self) -> bool:
@@ -147,6 +149,7 @@ def read_run(path: Path) -> RunSummary:
         remark=problem or record.error or "; ".join([*wrong, *_warnings(verdict)]),
         scored_on=_scored_on(record),
         verdict=verdict,
+        voices=record.voices.sentence if record.voices else "",
     )
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.corpus.manifest import Utterance
+from moonshine_tune.corpus.manifest import Manifest, Utterance
 from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.corpus.sampler import CurriculumStage, StagedSampler, easy_first_stages
-from moonshine_tune.corpus.splits import evenly_chosen, find_leaks, split_by_speaker
+from moonshine_tune.corpus.splits import evenly_chosen, find_leaks, split_utterances
+from moonshine_tune.corpus.voices import ONE_VOICE, tiny_set_remark, voice_scope
 from moonshine_tune.data.base_style import unlearned_style
 from moonshine_tune.inference.dataset import SpeechDataset, TrainingData, build_dataset
 from moonshine_tune.inference.encoder_cache import (
@@ -23,6 +24,8 @@ from moonshine_tune.inference.scored_set import ScoredSet
 from moonshine_tune.inference.token_losses import base_losses
 from moonshine_tune.models.lora import AdapterSummary, inject_lora
 from moonshine_tune.registry.open import OpenedModel
+from moonshine_tune.runs.records import VoicesRecord
+from moonshine_tune.runs.split_record import are_for_known_voices, voices_of
 from moonshine_tune.training.augmentation import (
     AugmentedCopies,
     AugmentedDataset,
@@ -45,6 +48,7 @@ class PreparedTraining:
     Attributes:
         dataset: the training clips as recorded; `augmented` has all their versions and `states`
             the encoder states of those.
+        voices: whose voices the scores on dev are for; None for voices that train has not.
         seconds: that the preparation took.
     """
 
@@ -59,6 +63,7 @@ class PreparedTraining:
     replay: Replay | None
     adapter: AdapterSummary
     normalizer: str
+    voices: VoicesRecord | None
     remarks: tuple[str, ...]
     fingerprints: dict[str, str]
     seconds: float
@@ -88,9 +93,9 @@ def prepare_training(
     """
     start_time = time.monotonic()
     banks = open_noise_banks(settings.augment)
-    train_utterances, dev_utterances, split_remarks = _train_and_dev(settings, data)
+    split = _train_and_dev(settings, data)
     dataset = build_dataset(
-        train_utterances,
+        split.train,
         opened.model,
         name="train",
         max_clip_s=settings.data.max_clip_s,
@@ -115,7 +120,7 @@ def prepare_training(
     cache = EncoderCache(settings.device, opened, progress, trains_encoder=adapter.touches_encoder)
     general = _general_speech(data, settings)
     # The small sets first: memory is best spent on them.
-    held_out = {"dev": dev_utterances}
+    held_out = {"dev": split.dev}
     if general.canary:
         held_out[general.canary_name] = general.canary
     scored = settings
@@ -141,7 +146,7 @@ def prepare_training(
     sampler = _build_sampler(settings, dataset, losses)
     augmented = AugmentedDataset(dataset, settings.augment, banks, seed=settings.train.seed)
     states = cache.source(augmented, augmented.drawn(sampler, settings.train.steps), "train")
-    remarks = [*split_remarks, *dataset.remarks, *style_remarks, *augmented.remarks, *set_remarks]
+    remarks = [*split.remarks, *dataset.remarks, *style_remarks, *augmented.remarks, *set_remarks]
     remarks += [*(replay.remarks if replay else ()), *cache.remarks]
     if not cache.needs_encoder:
         freed = release_encoder(opened.model)
@@ -161,6 +166,7 @@ def prepare_training(
         replay=replay,
         adapter=adapter,
         normalizer=sets["dev"].normalizer.name,
+        voices=split.voices,
         remarks=tuple(remarks),
         fingerprints=manifests | banks.fingerprints(),
         seconds=time.monotonic() - start_time,
@@ -286,36 +292,56 @@ def _build_sampler(
     return sampler
 
 
-def _train_and_dev(
-    settings: RunSettings, data: TrainingData
-) -> tuple[Sequence[Utterance], Sequence[Utterance], tuple[str, ...]]:
-    """Both sets and the remarks; without a dev manifest, some speakers of train are held out."""
-    remarks = tuple(
+@dataclass(frozen=True)
+class _TrainAndDev:
+    """The clips of both sets, whose voices a score on dev is for, and remarks."""
+
+    train: Sequence[Utterance]
+    dev: Sequence[Utterance]
+    voices: VoicesRecord | None
+    remarks: tuple[str, ...]
+
+
+def _train_and_dev(settings: RunSettings, data: TrainingData) -> _TrainAndDev:
+    """Both sets; without a dev manifest, a share of train is held out, as `data split` does it."""
+    remarks = [
         f"{name}: {remark}"
         for name, manifest in data.by_name.items()
         for remark in manifest.remarks
-    )
+    ]
     train = data.train.utterances
     if data.dev is not None:
-        dev = data.dev.utterances
-        return train, dev, (*remarks, *_check_dev_is_separate(settings, train, dev))
-    parts = split_by_speaker(train, dev=settings.data.dev_share, test=0.0, seed=settings.train.seed)
-    if not parts.dev or not parts.train:
-        raise RequestError(
-            f"{len(train)} utterances cannot be split by speaker into train and dev",
-            hint="name a development manifest with: --dev dev.jsonl",
+        dev: Sequence[Utterance] = data.dev.utterances
+        voices = voices_of(data.train, data.dev)
+        remarks += _check_dev_is_separate(settings, data.train, data.dev, voices)
+    else:
+        parts = split_utterances(
+            train, dev=settings.data.dev_share, test=0.0, seed=settings.train.seed
         )
-    remark = f"dev: no manifest given, held {len(parts.dev)} of {len(train)} utterances out"
-    return parts.train, parts.dev, (*remarks, remark)
+        if not parts.dev or not parts.train:
+            raise RequestError(
+                f"{len(train)} utterances cannot be split into train and dev",
+                where=data.train.path,
+                hint="name a development manifest with: --dev dev.jsonl",
+            )
+        held_out = f"held {len(parts.dev)} of {len(train)} utterances out, by {parts.by}"
+        remarks.append(f"dev: no manifest given, {held_out}")
+        train, dev = parts.train, parts.dev
+        voices = VoicesRecord.of(voice_scope(train, dev, by=parts.by))
+    if voices is not None:
+        remarks.append(f"dev: {voices.sentence}")
+    if tiny := tiny_set_remark("dev", dev):
+        remarks.append(tiny)
+    return _TrainAndDev(train, dev, voices, tuple(remarks))
 
 
 def _check_dev_is_separate(
-    settings: RunSettings, train: Sequence[Utterance], dev: Sequence[Utterance]
-) -> tuple[str, ...]:
-    """Refuse a dev set with clips or speakers of train; a single voice gets a remark instead."""
-    leaks = find_leaks({"train": train, "dev": dev})
-    spans = {(item.audio, item.start, item.end) for item in train}
-    same = [item.id for item in dev if (item.audio, item.start, item.end) in spans]
+    settings: RunSettings, train: Manifest, dev: Manifest, voices: VoicesRecord | None
+) -> list[str]:
+    """Refuse a dev set with clips or speakers of train, unless it is for these very voices."""
+    leaks = find_leaks({"train": train.utterances, "dev": dev.utterances})
+    spans = {(item.audio, item.start, item.end) for item in train.utterances}
+    same = [item.id for item in dev.utterances if (item.audio, item.start, item.end) in spans]
     if same:
         raise RequestError(
             f"{len(same)} of {len(dev)} dev clips are also training clips, such as {same[0]}",
@@ -323,11 +349,10 @@ def _check_dev_is_separate(
             hint="split again: moonshine-tune data split; or leave --dev out",
         )
     shared = [leak.value for leak in leaks.speakers]
-    if not shared:
-        return ()
+    is_one = voices is not None and voices.kind == ONE_VOICE
+    if not shared or is_one or are_for_known_voices([train, dev]):
+        return []
     named = ", ".join(shared[:3]) + (", …" if len(shared) > 3 else "")
-    if len({item.speaker or item.session for item in train}) == 1:
-        return (f"dev: spoken by the only voice of train ({named}): says nothing about others",)
     if not settings.data.shared_speakers:
         raise RequestError(
             f"dev shares {len(shared)} speakers with train ({named}): its WER would be "
@@ -336,4 +361,4 @@ def _check_dev_is_separate(
             hint="split by speaker: moonshine-tune data split; if the model will serve these very "
             "voices: --set data.shared_speakers=true",
         )
-    return (f"dev: shares {len(shared)} speakers with train ({named}), as allowed",)
+    return [f"dev: shares {len(shared)} speakers with train ({named}), as allowed"]

@@ -155,6 +155,7 @@ def _write_record(
         base=model.base_record,
         normalizer=prepared.normalizer,
         data=prepared.fingerprints,
+        **({"voices": prepared.voices} if prepared.voices else {}),
         remarks=(*memory.remarks, *prepared.remarks),
         adapter=vars(prepared.adapter),
         seed=memory.resolved.settings.train.seed,

@@ -434,6 +434,7 @@ class Trainer:
             train_seconds=round(self.counters.train_seconds, 1),
             prepare_seconds=round(self.prepared.seconds, 1),
             peak_memory_mb=memory_mb(self.model.device).peak_resident_mb,
+            voices=self.prepared.voices,
             remarks=(*self.prepared.remarks, *_verdict_remarks(verdict, baseline, best)),
         )
 

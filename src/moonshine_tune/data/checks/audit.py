@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from moonshine_tune.core.progress import Progress
+from moonshine_tune.corpus.grouping import plain_text
 from moonshine_tune.corpus.manifest import read_manifest
 from moonshine_tune.corpus.normalizers import normalizer_for
-from moonshine_tune.corpus.splits import evenly_chosen, plain_text
+from moonshine_tune.corpus.splits import evenly_chosen
 from moonshine_tune.data.checks.base import SEVERITIES, Finding, count_clean, find_problems
 from moonshine_tune.data.checks.checked_manifest import (
     SHORTEST_S,

@@ -25,6 +25,8 @@ from moonshine_tune.corpus.normalizers import Normalizer
 from moonshine_tune.corpus.speaker_labels import LocalLabels, count_speakers, local_labels
 from moonshine_tune.corpus.splits import Leaks, find_leaks
 from moonshine_tune.corpus.transcript_form import FormMatch, find_form, names_before
+from moonshine_tune.corpus.voices import ONE_VOICE, voice_scope
+from moonshine_tune.runs.split_record import are_for_known_voices
 
 # The first layers of the encoder take 127 samples at once. Shorter clips give hardly a frame, and
 # no word is this short.
@@ -138,10 +140,13 @@ class CheckedSplits:
 
     Attributes:
         utterances: by split.
+        is_for_known_voices: whether they share voices on purpose: a record of `data split` beside
+            them says so, or there is one voice.
     """
 
     utterances: dict[str, tuple[Utterance, ...]]
     clips: tuple[CheckedClip, ...]
+    is_for_known_voices: bool = False
 
     @cached_property
     def leaks(self) -> Leaks:
@@ -167,7 +172,12 @@ class CheckedSplits:
                 utterances[name] = tuple(
                     item for item in manifest.utterances if item.split == value
                 )
-        return CheckedSplits(utterances, tuple(clip for each in manifests for clip in each.clips))
+        clips = tuple(clip for each in manifests for clip in each.clips)
+        first, *others = utterances.values()
+        scopes = [voice_scope(first, members) for members in others]
+        is_one = bool(scopes) and all(scope and scope.kind == ONE_VOICE for scope in scopes)
+        scans = [each.scan for each in manifests]
+        return CheckedSplits(utterances, clips, is_one or are_for_known_voices(scans))
 
 
 def read_manifests(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from moonshine_tune.corpus.splits import plain_text
+from moonshine_tune.corpus.grouping import plain_text
 from moonshine_tune.data.checks.base import Drop, manifest_check
 from moonshine_tune.data.checks.checked_manifest import CheckedManifest, Occurrence, by_digest
 from moonshine_tune.data.checks.text import shortened

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
+from moonshine_tune.corpus.grouping import Node, group_by
 from moonshine_tune.corpus.splits import Leak
 from moonshine_tune.data.checks.base import Drop, splits_check
 from moonshine_tune.data.checks.checked_manifest import CheckedSplits, Occurrence, by_digest
@@ -16,7 +17,7 @@ def leaked_speakers(splits: CheckedSplits) -> Iterable[Occurrence]:
 
     Split again by speaker: moonshine-tune data split MANIFEST --out DIR.
     """
-    return _listed(splits.leaks.speakers).items()
+    return [] if splits.is_for_known_voices else _listed(splits.leaks.speakers).items()
 
 
 @splits_check("error", rank=130, fix=Drop())
@@ -25,9 +26,19 @@ def leaked_recordings(splits: CheckedSplits) -> Iterable[Occurrence]:
 
     Remove [it|them] from one split, or split again: moonshine-tune data split MANIFEST --out DIR.
     """
-    recordings = _listed(splits.leaks.recordings)
+    recordings = _listed(_leaked_recordings(splits))
     # A copy in another file is the same leak; what is listed already keeps its detail.
     return {**recordings, **_listed(_leaked_copies(splits)), **recordings}.items()
+
+
+@splits_check("note", rank=15)
+def known_voices(splits: CheckedSplits) -> Iterable[Occurrence]:
+    """[utterance is|utterances are] of a voice that each split has on purpose: a score is for these
+    voices, and says nothing about others.
+
+    Nothing has to be done, if the model will serve these voices.
+    """
+    return _listed(splits.leaks.speakers).items() if splits.is_for_known_voices else []
 
 
 @splits_check("warning", rank=10, fix=Drop(on_request=True))
@@ -51,6 +62,24 @@ def unknown_speakers(splits: CheckedSplits) -> Iterator[Occurrence]:
         for utterance in utterances:
             if not utterance.speaker and not utterance.session:
                 yield f"{name}:{utterance.id}", "no speaker"
+
+
+def _leaked_recordings(splits: CheckedSplits) -> Sequence[Leak]:
+    """Recordings in several splits; of known voices, only speech that is in several."""
+    if not splits.is_for_known_voices:
+        return splits.leaks.recordings
+    named = [(name, item) for name, members in splits.utterances.items() for item in members]
+    clips = group_by([item for _, item in named])
+    ids: dict[Node, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    paths = {}
+    for (name, item), clip in zip(named, clips, strict=True):
+        ids[clip][name].append(item.id)
+        paths[clip] = str(item.audio)
+    return [
+        Leak(paths[clip], {name: tuple(members) for name, members in by_split.items()})
+        for clip, by_split in ids.items()
+        if len(by_split) > 1
+    ]
 
 
 def _leaked_copies(splits: CheckedSplits) -> list[Leak]:

@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Iterator
 
-from moonshine_tune.corpus.splits import plain_text
+from moonshine_tune.corpus.grouping import plain_text
 from moonshine_tune.data.checks.base import Drop, manifest_check
 from moonshine_tune.data.checks.checked_manifest import SHORTEST_S, CheckedManifest, Occurrence
 from moonshine_tune.data.checks.text import spoken_length

@@ -5,9 +5,9 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
 
+from moonshine_tune.corpus.grouping import plain_text
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.corpus.normalizers import normalizer_for
-from moonshine_tune.corpus.splits import plain_text
 from moonshine_tune.corpus.transcript_form import clean_text
 from moonshine_tune.data.checks.base import Drop, Edit, edit_text, manifest_check, utterance_check
 from moonshine_tune.data.checks.checked_manifest import CheckedManifest, Occurrence
