@@ -5,7 +5,8 @@ cover the recording without gap or overlap. Silences of more than a few seconds 
 own.
 """
 
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -64,7 +65,12 @@ class Span:
 
 
 def cut_at_pauses(
-    path: Path, *, max_s: float, min_s: float = 1.0, progress: Progress | None = None
+    path: Path,
+    *,
+    max_s: float,
+    min_s: float = 1.0,
+    every_pause_s: float | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[Span]:
     """Cut a recording of any length into pieces of at most `max_s`.
 
@@ -75,6 +81,8 @@ def cut_at_pauses(
         max_s: longest piece in seconds, never exceeded by a piece with speech.
         min_s: shortest piece in seconds, at most half of `max_s`; kept wherever the recording
             itself is that long.
+        every_pause_s: also cut in every pause that is as long, as between sentences and speakers;
+            None makes as few pieces as `max_s` allows.
         progress: shows how far the recording is read.
 
     Yields:
@@ -86,7 +94,7 @@ def cut_at_pauses(
     check_lengths(min_s, max_s)
     total_s = audio_info(path).seconds
     levels = recording_levels(path, total_s, progress or SilentProgress())
-    yield from cut_levels(levels, total_s, max_s=max_s, min_s=min_s)
+    yield from cut_levels(levels, total_s, (min_s, max_s), every_pause_s)
 
 
 def recording_levels(path: Path, total_s: float, progress: Progress) -> Levels:
@@ -102,20 +110,47 @@ def recording_levels(path: Path, total_s: float, progress: Progress) -> Levels:
     return np.concatenate(parts)
 
 
-def cut_levels(levels: Levels, total_s: float, *, max_s: float, min_s: float) -> Iterator[Span]:
-    """`cut_at_pauses` of a recording whose levels are known."""
+def cut_levels(
+    levels: Levels,
+    total_s: float,
+    lengths_s: tuple[float, float],
+    every_pause_s: float | None = None,
+) -> Iterator[Span]:
+    """`cut_at_pauses` of a recording whose levels are known.
+
+    Args:
+        lengths_s: shortest and longest piece.
+    """
     smooth = smoothed_db(levels, _SMOOTHING_S)
     is_low = smooth < _thresholds_db(smooth)
     pauses, quiet = pauses_of(is_low), smoothed_db(levels)
     is_speech = _without_clicks(~is_low)
     num_speech = np.concatenate([[0], np.cumsum(is_speech)])
-    for start_s, end_s, is_silence in _stretches(is_speech, total_s, min_s):
+    breaks = [
+        pause.middle_s
+        for pause in pauses
+        if every_pause_s is not None and pause.length_s >= every_pause_s
+    ]
+    for start_s, end_s, is_silence in _stretches(is_speech, total_s, lengths_s[0]):
         cuts = [start_s, end_s]
         if not is_silence:
-            cuts = cuts_between(start_s, end_s, pauses, quiet, (min_s, max_s))
+            cuts = [start_s]
+            for part_s in _far_apart(breaks, start_s, end_s, lengths_s[0]):
+                cuts += cuts_between(cuts[-1], part_s, pauses, quiet, lengths_s)[1:]
         for first_s, last_s in pairwise(cuts):
             first, last = (min(round(cut / HOP_S), len(levels)) for cut in (first_s, last_s))
             yield Span(first_s, last_s, bool(num_speech[last] > num_speech[first]))
+
+
+def _far_apart(
+    breaks: Sequence[float], start_s: float, end_s: float, min_s: float
+) -> Iterator[float]:
+    """The breaks inside a stretch that leave `min_s` on both sides, and its end."""
+    for cut in breaks[bisect_left(breaks, start_s) : bisect_right(breaks, end_s - min_s)]:
+        if cut - start_s >= min_s:
+            yield cut
+            start_s = cut
+    yield end_s
 
 
 def _thresholds_db(levels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

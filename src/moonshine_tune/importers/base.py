@@ -76,6 +76,7 @@ class ImportRequest:
         times: the unit of two numbers at the start of each line of a transcript, a key of
             `label_tracks.UNITS`; "none" if they are words. None decides by content.
         encoding: of the table, such as cp1252; None for UTF-8 or UTF-16.
+        max_clip_s: cut longer recordings at their pauses; only without texts. None cuts nothing.
         audio_out: folder for copies as the model reads them: mono, 16 kHz, FLAC, one per row.
         channel: of recordings with several, from 1; needs `audio_out`. None averages them.
     """
@@ -95,6 +96,7 @@ class ImportRequest:
     audio_out: Path | None = None
     channel: int | None = None
     encoding: str | None = None
+    max_clip_s: float | None = None
 
     @property
     def is_address(self) -> bool:

@@ -1,0 +1,112 @@
+"""Which segments are kept: their text is spoken in them, and nothing else."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from moonshine_tune.core.progress import Progress
+from moonshine_tune.corpus.manifest import Utterance
+from moonshine_tune.data.alignment.hypotheses import text_losses
+from moonshine_tune.data.alignment.segments import AlignedSegment
+from moonshine_tune.registry.open import OpenedModel
+
+# With less, speech and text are not the same, however unclear the speech is.
+_LEAST_AGREEMENT = 0.15
+# The texts that the model compares: its own, and those of so many segments around it.
+_NUM_OTHERS = 3
+# A text that is spoken costs the model so much less than the best of the others, nats per token.
+_MARGIN = 0.5
+
+
+def judge_segments(
+    segments: Sequence[AlignedSegment],
+    audio: Path,
+    opened: OpenedModel,
+    progress: Progress,
+    *,
+    max_s: float,
+    min_agreement: float,
+) -> list[AlignedSegment]:
+    """The segments, with the problem of each that is left out.
+
+    A segment with little agreement is kept if the model finds its text likelier than the texts of
+    its neighbors: speech with an accent is often recognized wrongly, and rarely as another text.
+    """
+    judged = [_with_plain_problem(item, max_s, min_agreement) for item in segments]
+    doubtful = [
+        index
+        for index, item in enumerate(judged)
+        if item.problem is None and item.agreement < min_agreement
+    ]
+    likely = _likely(judged, doubtful, audio, opened, progress)
+    for index in doubtful:
+        if index not in likely:
+            judged[index] = replace(judged[index], problem="too little agreement")
+    return _without_open_ends(judged)
+
+
+def _with_plain_problem(
+    segment: AlignedSegment, max_s: float, min_agreement: float
+) -> AlignedSegment:
+    problem = None
+    if not segment.text:
+        problem = "no words of the text"
+    elif segment.length_s > max_s:
+        problem = f"no certain border within {max_s:g} s"
+    elif segment.agreement < min(_LEAST_AGREEMENT, min_agreement):
+        problem = "too little agreement"
+    return replace(segment, problem=problem)
+
+
+def _likely(
+    segments: Sequence[AlignedSegment],
+    doubtful: Sequence[int],
+    audio: Path,
+    opened: OpenedModel,
+    progress: Progress,
+) -> set[int]:
+    """The doubtful segments whose text the model finds likelier than other texts."""
+    texts = {}
+    for index in doubtful:
+        others = _texts_around(segments, index)
+        if len(others) == _NUM_OTHERS:
+            texts[index] = [segments[index].text, *others]
+    if not texts:
+        return set()
+    utterances = [
+        Utterance(str(index), audio, start=segments[index].start_s, end=segments[index].end_s)
+        for index in texts
+    ]
+    losses = text_losses(utterances, list(texts.values()), opened, progress)
+    return {
+        index
+        for index, (own, *others) in zip(texts, losses, strict=True)
+        if own <= min(others) - _MARGIN
+    }
+
+
+def _texts_around(segments: Sequence[AlignedSegment], index: int) -> list[str]:
+    """The nearest texts of other segments, in about the length of this one's."""
+    own = segments[index].text
+    order = sorted(range(len(segments)), key=lambda other: (abs(other - index), other))
+    others: list[str] = []
+    for other in order:
+        text = segments[other].text
+        if text and text not in (own, *others) and len(others) < _NUM_OTHERS:
+            others.append(text)
+    return others
+
+
+def _without_open_ends(segments: Sequence[AlignedSegment]) -> list[AlignedSegment]:
+    """Leave out segments whose first or last words only a neighbor that is left out confirms."""
+    result = list(segments)
+    for index, segment in enumerate(segments):
+        if segment.problem is not None:
+            continue
+        for end, name in ((0, "first"), (1, "last")):
+            beside = index + (1 if end else -1)
+            if segment.is_sure[end] or not 0 <= beside < len(segments):
+                continue
+            if segments[beside].problem is not None:
+                result[index] = replace(segment, problem=f"its {name} words are uncertain")
+    return result

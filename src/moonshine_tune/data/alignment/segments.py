@@ -1,0 +1,322 @@
+"""Segments of a recording with their part of its transcript.
+
+A recording is cut at pauses into pieces, and each piece is transcribed. Where the transcript fits
+what the model wrote, the words of the text are divided among the pieces. A border between two
+pieces is kept where a word beside it is certain; else both become one segment, with all words
+between the next certain borders. So no segment gets the words of another.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from moonshine_tune.corpus.normalizers import Normalizer
+from moonshine_tune.corpus.transcript_form import clean_text
+from moonshine_tune.data.alignment.letters import Indices, align_letters
+from moonshine_tune.data.alignment.text_words import TextWord
+
+# A word of the text is certain where the model wrote at least this share of its letters.
+_SURE_SHARE = 0.5
+# Letters at the edge of a piece that may lack a partner: an article, or the ending of a word.
+_EDGE_LETTERS = 3
+# Models make up a short word, such as "you", for a breath or a noise.
+_MADE_UP_LETTERS = 5
+# About two words. Fewer letters of the text at a border may be spoken and not recognized.
+_FEW_LETTERS = 12
+# More than about four words in a row are a passage that nobody reads, and not missed words.
+_PASSAGE_LETTERS = 24
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A span of a recording and what the model wrote for it; times in seconds."""
+
+    start_s: float
+    end_s: float
+    hypothesis: str
+
+
+@dataclass(frozen=True)
+class AlignedSegment:
+    """A span of a recording and its part of the text.
+
+    Attributes:
+        text: as the transcript has it, with single spaces; empty where it has nothing.
+        hypothesis: what the model wrote.
+        agreement: share of the letters of both that are the same, 0 to 1.
+        num_equal: these letters.
+        is_sure: whether the first, and the last, word is recognized at its place.
+        problem: why it is left out; None if it is kept.
+    """
+
+    start_s: float
+    end_s: float
+    text: str
+    hypothesis: str
+    agreement: float
+    num_equal: int
+    is_sure: tuple[bool, bool]
+    problem: str | None = None
+
+    @property
+    def length_s(self) -> float:
+        """Length in seconds."""
+        return self.end_s - self.start_s
+
+
+@dataclass(frozen=True)
+class DividedText:
+    """A transcript divided among the segments of its recording.
+
+    Attributes:
+        segments: in order; all pieces with speech are in one.
+        unread: first and end in the text of each passage that nobody reads.
+        num_spoken, num_letters: letters that the model wrote, and of the text.
+    """
+
+    segments: tuple[AlignedSegment, ...]
+    unread: tuple[tuple[int, int], ...]
+    num_spoken: int
+    num_letters: int
+
+    def fit(self, min_agreement: float) -> float:
+        """Share of the shorter of both that agrees in segments with that agreement, 0 to 1.
+
+        Right texts of a recording with a heavy accent have half, texts of another a twentieth.
+        """
+        agreed = (item.num_equal for item in self.segments if item.agreement >= min_agreement)
+        return sum(agreed) / max(min(self.num_spoken, self.num_letters), 1)
+
+
+def divide_text(
+    pieces: Sequence[Piece], text: str, words: Sequence[TextWord], normalizer: Normalizer
+) -> DividedText:
+    """Divide a text among the pieces of its recording.
+
+    Args:
+        words: `text_words` of the text.
+    """
+    match = _Match.of(pieces, words, normalizer)
+    used: set[int] = set()
+    segments = []
+    for block in _blocks(match):
+        members = match.spoken_words(block.first, block.end)
+        used.update(members)
+        segments.append(_segment(match, text, block, members))
+    unread = _runs([word.letters != "" and index not in used for index, word in enumerate(words)])
+    return DividedText(
+        tuple(segments),
+        tuple((words[first].start, words[last].end) for first, last in unread),
+        len(match.piece_of_letter),
+        len(match.partner),
+    )
+
+
+@dataclass(frozen=True)
+class _Match:
+    """Which words of the text are spoken in which piece.
+
+    Attributes:
+        piece_of_letter: of each letter of all hypotheses.
+        partner: for each letter of the text, that of the hypotheses, or -1.
+        is_equal: of each letter of the text, whether its partner is the same letter.
+        word_starts: first letter of each word of the text, and the end.
+        piece_of_word: -1 where a word has no partner.
+        is_sure: whether enough letters of a word are equal.
+        ranges: first and last word of each piece; None for a piece without any.
+        free: letters at the start and at the end of each piece without an equal partner.
+    """
+
+    pieces: Sequence[Piece]
+    words: Sequence[TextWord]
+    piece_of_letter: Indices
+    partner: Indices
+    is_equal: npt.NDArray[np.bool_]
+    word_starts: Indices
+    piece_of_word: list[int]
+    is_sure: list[bool]
+    ranges: list[tuple[int, int] | None]
+    free: list[tuple[int, int]]
+
+    @classmethod
+    def of(
+        cls, pieces: Sequence[Piece], words: Sequence[TextWord], normalizer: Normalizer
+    ) -> "_Match":
+        """Align all hypotheses with the text."""
+        spoken = [normalizer(piece.hypothesis).split() for piece in pieces]
+        lengths = [sum(map(len, item)) for item in spoken]
+        piece_of_letter = np.repeat(np.arange(len(pieces)), lengths)
+        hypothesis = "".join(word for item in spoken for word in item)
+        letters = "".join(word.letters for word in words)
+        word_starts = _offsets([len(word.letters) for word in words])
+        spoken_starts = _offsets([len(word) for item in spoken for word in item])
+        partner = align_letters(hypothesis, letters, spoken_starts, word_starts)
+        codes = np.array(list(hypothesis or " "))
+        is_equal = (partner >= 0) & (codes[partner] == np.array(list(letters), dtype=codes.dtype))
+        piece_of_word, is_sure = [-1] * len(words), [False] * len(words)
+        ranges: list[tuple[int, int] | None] = [None] * len(pieces)
+        for word in range(len(words)):
+            first, last = word_starts[word], word_starts[word + 1]
+            partners = partner[first:last]
+            if not (partners >= 0).any():
+                continue
+            weights = 1 + is_equal[first:last][partners >= 0]
+            counts = np.bincount(piece_of_letter[partners[partners >= 0]], weights)
+            piece = piece_of_word[word] = int(counts.argmax())
+            is_sure[word] = bool(is_equal[first:last].mean() >= _SURE_SHARE)
+            ranges[piece] = ((ranges[piece] or (word,))[0], word)
+        starts = _offsets(lengths)
+        equal = np.sort(partner[is_equal])
+        free = []
+        for piece in range(len(pieces)):
+            inside = equal[
+                np.searchsorted(equal, starts[piece]) : np.searchsorted(equal, starts[piece + 1])
+            ]
+            free.append(
+                (int(inside[0] - starts[piece]), int(starts[piece + 1] - 1 - inside[-1]))
+                if len(inside)
+                else (lengths[piece], lengths[piece])
+            )
+        return cls(
+            pieces, words, piece_of_letter, partner, is_equal, word_starts, piece_of_word, is_sure,
+            ranges, free,
+        )  # fmt: skip
+
+    def num_letters(self, first: int, end: int) -> int:
+        """Letters of a range of words."""
+        return int(self.word_starts[end] - self.word_starts[first])
+
+    def hypothesis_letters(self, piece: int) -> int:
+        """Letters that the model wrote for a piece."""
+        return int(np.searchsorted(self.piece_of_letter, piece + 1)) - int(
+            np.searchsorted(self.piece_of_letter, piece)
+        )
+
+    def is_sure_at(self, piece: int, *, end: bool) -> bool:
+        """Whether the first, or the last, word of a piece is certain."""
+        words = self.ranges[piece]
+        if words is None:
+            return False
+        return self.is_sure[words[end]] and self.free[piece][end] <= _EDGE_LETTERS
+
+    def spoken_words(self, first: int, end: int) -> list[int]:
+        """The words of a range without the passages that nobody reads."""
+        members: list[int] = []
+        missing: list[int] = []
+        for word in range(first, end + 1):
+            if word < end and self.piece_of_word[word] < 0:
+                missing.append(word)
+                continue
+            if missing and not self._is_passage(missing[0], missing[-1] + 1):
+                members += missing
+            missing = []
+            if word < end:
+                members.append(word)
+        return members
+
+    def _is_passage(self, first: int, end: int) -> bool:
+        """Whether words without a partner are a passage, and the speech around it has no gap."""
+        if self.num_letters(first, end) < _PASSAGE_LETTERS:
+            return False
+        before = int(self.partner[: self.word_starts[first]].max(initial=-1))
+        rest = self.partner[self.word_starts[end] :]
+        after = int(rest[rest >= 0].min(initial=len(self.piece_of_letter)))
+        return after - before - 1 <= _EDGE_LETTERS
+
+
+def _offsets(lengths: Sequence[int]) -> Indices:
+    return np.concatenate([[0], np.cumsum(np.asarray(lengths, dtype=np.int64))])
+
+
+def _runs(flags: Sequence[bool]) -> list[tuple[int, int]]:
+    """First and last index of each run of true flags."""
+    steps = np.diff(np.concatenate([[0], np.asarray(flags, dtype=np.int8), [0]]))
+    return list(
+        zip(
+            np.flatnonzero(steps == 1).tolist(),
+            (np.flatnonzero(steps == -1) - 1).tolist(),
+            strict=True,
+        )
+    )
+
+
+# --- borders
+
+
+class _Block(NamedTuple):
+    """Pieces between two certain borders, and the words between them."""
+
+    pieces: list[int]
+    first: int
+    end: int
+
+
+def _blocks(match: _Match) -> Iterator[_Block]:
+    """All pieces with speech, cut where a word beside a border is certain."""
+    pieces: list[int] = []
+    first = 0
+    for piece in range(len(match.pieces)):
+        if match.ranges[piece] is None and match.hypothesis_letters(piece) <= _MADE_UP_LETTERS:
+            continue
+        if pieces and (cut := _cut(match, pieces[-1], piece)) is not None:
+            yield _Block(pieces, first, cut[0])
+            pieces, first = [], cut[1]
+        elif not pieces and match.is_sure_at(piece, end=False):
+            first = (match.ranges[piece] or (0,))[0]
+        pieces.append(piece)
+    if pieces:
+        last = match.ranges[pieces[-1]]
+        is_sure = last is not None and match.is_sure_at(pieces[-1], end=True)
+        yield _Block(pieces, first, last[1] + 1 if last and is_sure else len(match.words))
+
+
+def _cut(match: _Match, left: int, right: int) -> tuple[int, int] | None:
+    """End of the words of the left piece and first of those of the right one; None if uncertain.
+
+    Words between two certain ones are not read, if they are many. Few may be spoken and not
+    recognized, on either side.
+    """
+    before, after = match.ranges[left], match.ranges[right]
+    is_left_sure = before is not None and match.is_sure_at(left, end=True)
+    is_right_sure = after is not None and match.is_sure_at(right, end=False)
+    if before and after and is_left_sure and is_right_sure:
+        missing = match.num_letters(before[1] + 1, after[0])
+        return None if 0 < missing <= _FEW_LETTERS else (before[1] + 1, after[0])
+    if before and is_left_sure:
+        return before[1] + 1, before[1] + 1
+    return (after[0], after[0]) if after and is_right_sure else None
+
+
+def _segment(match: _Match, text: str, block: _Block, members: Sequence[int]) -> AlignedSegment:
+    """The segment of a block."""
+    parts = []
+    num_equal = num_letters = 0
+    for first, last in _stretches(members):
+        parts.append(text[match.words[first].start : match.words[last].end])
+        letters = slice(match.word_starts[first], match.word_starts[last + 1])
+        num_equal += int(match.is_equal[letters].sum())
+        num_letters += match.num_letters(first, last + 1)
+    spoken = sum(map(match.hypothesis_letters, block.pieces))
+    first_piece, last_piece = block.pieces[0], block.pieces[-1]
+    hypotheses = (match.pieces[piece].hypothesis for piece in block.pieces)
+    return AlignedSegment(
+        match.pieces[first_piece].start_s,
+        match.pieces[last_piece].end_s,
+        clean_text(" ".join(parts)) if num_letters else "",
+        " ".join(filter(None, hypotheses)),
+        num_equal / max(num_letters, spoken, 1),
+        num_equal,
+        (match.is_sure_at(first_piece, end=False), match.is_sure_at(last_piece, end=True)),
+    )
+
+
+def _stretches(members: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """First and last of each run of consecutive numbers."""
+    start = 0
+    for position in range(1, len(members) + 1):
+        if position == len(members) or members[position] != members[position - 1] + 1:
+            yield members[start], members[position - 1]
+            start = position
