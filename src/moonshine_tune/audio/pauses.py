@@ -52,11 +52,13 @@ class Span:
 
     Attributes:
         has_speech: False where every sound in it is as quiet as the pauses, or a click.
+        pause_s: length of the pause around its end; 0 where it ends without one.
     """
 
     start_s: float
     end_s: float
     has_speech: bool
+    pause_s: float = 0.0
 
     @property
     def length_s(self) -> float:
@@ -139,7 +141,14 @@ def cut_levels(
                 cuts += cuts_between(cuts[-1], part_s, pauses, quiet, lengths_s)[1:]
         for first_s, last_s in pairwise(cuts):
             first, last = (min(round(cut / HOP_S), len(levels)) for cut in (first_s, last_s))
-            yield Span(first_s, last_s, bool(num_speech[last] > num_speech[first]))
+            has_speech = bool(num_speech[last] > num_speech[first])
+            yield Span(first_s, last_s, has_speech, _pause_at(last_s, pauses))
+
+
+def _pause_at(cut_s: float, pauses: Sequence[Pause]) -> float:
+    """Length of the pause around a cut, in seconds."""
+    index = bisect_right(pauses, cut_s, key=lambda pause: pause.start_s) - 1
+    return pauses[index].length_s if index >= 0 and pauses[index].end_s >= cut_s else 0.0
 
 
 def _far_apart(

@@ -49,10 +49,10 @@ def align(
         typer.Option(
             min=0,
             max=1,
-            help="Share of letters in which text and base model agree, from which an utterance is "
-            "kept without a second look. Raise it for clean speech, to keep fewer wrong words.",
+            help="Share of letters in which text and base model agree; with less, an utterance is "
+            "kept only if the model finds no other text likelier. Raise it to look more closely.",
         ),
-    ] = 0.5,
+    ] = 0.75,
     encoding: Annotated[
         str | None,
         typer.Option(help="Encoding of the text, such as cp1252; UTF-8 and UTF-16 need no name."),

@@ -10,12 +10,10 @@ from moonshine_tune.data.alignment.hypotheses import text_losses
 from moonshine_tune.data.alignment.segments import AlignedSegment
 from moonshine_tune.registry.open import OpenedModel
 
-# With less, speech and text are not the same, however unclear the speech is.
-_LEAST_AGREEMENT = 0.15
 # The texts that the model compares: its own, and those of so many segments around it.
 _NUM_OTHERS = 3
 # A text that is spoken costs the model so much less than the best of the others, nats per token.
-_MARGIN = 0.5
+_MARGIN = 0.75
 
 
 def judge_segments(
@@ -32,7 +30,7 @@ def judge_segments(
     A segment with little agreement is kept if the model finds its text likelier than the texts of
     its neighbors: speech with an accent is often recognized wrongly, and rarely as another text.
     """
-    judged = [_with_plain_problem(item, max_s, min_agreement) for item in segments]
+    judged = [replace(item, problem=_plain_problem(item, max_s)) for item in segments]
     doubtful = [
         index
         for index, item in enumerate(judged)
@@ -45,17 +43,12 @@ def judge_segments(
     return _without_open_ends(judged)
 
 
-def _with_plain_problem(
-    segment: AlignedSegment, max_s: float, min_agreement: float
-) -> AlignedSegment:
-    problem = None
+def _plain_problem(segment: AlignedSegment, max_s: float) -> str | None:
     if not segment.text:
-        problem = "no words of the text"
-    elif segment.length_s > max_s:
-        problem = f"no certain border within {max_s:g} s"
-    elif segment.agreement < min(_LEAST_AGREEMENT, min_agreement):
-        problem = "too little agreement"
-    return replace(segment, problem=problem)
+        return "no words of the text"
+    if segment.length_s > max_s:
+        return f"no certain border within {max_s:g} s"
+    return None
 
 
 def _likely(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.audio.io import audio_info
-from moonshine_tune.audio.pauses import cut_at_pauses
+from moonshine_tune.audio.pauses import Span, cut_at_pauses
 from moonshine_tune.core.errors import (
     AudioError,
     NegativeAnswerError,
@@ -21,6 +21,7 @@ from moonshine_tune.corpus.manifest import Utterance, write_manifest
 from moonshine_tune.corpus.normalizers import Normalizer, normalizer_for
 from moonshine_tune.corpus.transcript_form import clean_text
 from moonshine_tune.data.alignment.hypotheses import transcribe_spans
+from moonshine_tune.data.alignment.join import join_segments
 from moonshine_tune.data.alignment.judge import judge_segments
 from moonshine_tune.data.alignment.pairs import TextPair, find_pairs, transcript_text
 from moonshine_tune.data.alignment.segments import AlignedSegment, Piece, divide_text
@@ -45,7 +46,7 @@ class AlignRequest:
         language: of the manifest, and of the normalizer; None for the model's.
         encoding: of the transcripts, such as cp1252; None for UTF-8 or UTF-16.
         max_clip_s: longest utterance, in seconds.
-        min_agreement: utterances with less are left out, 0 to 1.
+        min_agreement: segments with less are kept only if the model finds no other text likelier.
         skip_bad: leave out pairs that do not fit, instead of refusing all.
         force: replace existing files.
     """
@@ -57,7 +58,7 @@ class AlignRequest:
     language: str | None = None
     encoding: str | None = None
     max_clip_s: float = 30.0
-    min_agreement: float = 0.5
+    min_agreement: float = 0.75
     device: str = "auto"
     skip_bad: bool = False
     force: bool = False
@@ -227,7 +228,7 @@ def _read_all(pairs: Sequence[TextPair], request: AlignRequest) -> list[str]:
 
 def _speech_of(
     pairs: Sequence[TextPair], request: AlignRequest, progress: Progress
-) -> list[list[tuple[float, float]]]:
+) -> list[list[Span]]:
     """The pieces with speech of each recording.
 
     Raises:
@@ -244,7 +245,7 @@ def _speech_of(
                 every_pause_s=_PAUSE_S,
                 progress=progress,
             )
-            spoken = [(span.start_s, span.end_s) for span in spans if span.has_speech]
+            spoken = [span for span in spans if span.has_speech]
         except AudioError as error:
             problems.append(str(error))
             continue
@@ -263,23 +264,27 @@ def _speech_of(
 def _align_pair(
     pair: TextPair,
     text: str,
-    spans: Sequence[tuple[float, float]],
+    spans: Sequence[Span],
     normalizer: Normalizer,
     request: AlignRequest,
     opened: OpenedModel,
     progress: Progress,
 ) -> _Judged:
     """Divide one transcript among the segments of its recording, and judge these."""
-    hypotheses = transcribe_spans(pair.audio, spans, opened, progress)
-    pieces = [Piece(*span, hypothesis) for span, hypothesis in zip(spans, hypotheses, strict=True)]
+    times = [(span.start_s, span.end_s) for span in spans]
+    hypotheses = transcribe_spans(pair.audio, times, opened, progress)
+    pieces = [
+        Piece(span.start_s, span.end_s, hypothesis, span.pause_s)
+        for span, hypothesis in zip(spans, hypotheses, strict=True)
+    ]
     words = text_words(text, normalizer)
     divided = divide_text(pieces, text, words, normalizer)
-    fit = divided.fit(request.min_agreement)
+    fit = divided.fit
     aligned = AlignedPair(
         pair.audio,
         pair.transcript,
         seconds=round(audio_info(pair.audio).seconds, 3),
-        speech_s=round(sum(end - start for start, end in spans), 3),
+        speech_s=round(sum(span.length_s for span in spans), 3),
         agreement=round(fit, 4),
         unread=len(divided.unread),
     )
@@ -296,6 +301,7 @@ def _align_pair(
         max_s=request.max_clip_s,
         min_agreement=request.min_agreement,
     )
+    segments = join_segments(segments, text, words, request.max_clip_s)
     kept = [item for item in segments if item.problem is None]
     name = _name_of(pair.audio, request.audio)
     records = [_left_out_record(pair, item) for item in segments if item.problem is not None]

@@ -32,11 +32,16 @@ _PASSAGE_LETTERS = 24
 
 @dataclass(frozen=True)
 class Piece:
-    """A span of a recording and what the model wrote for it; times in seconds."""
+    """A span of a recording and what the model wrote for it; times in seconds.
+
+    Attributes:
+        pause_s: length of the pause around its end.
+    """
 
     start_s: float
     end_s: float
     hypothesis: str
+    pause_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,10 @@ class AlignedSegment:
     Attributes:
         text: as the transcript has it, with single spaces; empty where it has nothing.
         hypothesis: what the model wrote.
-        agreement: share of the letters of both that are the same, 0 to 1.
-        num_equal: these letters.
+        words: first and end in the words of the text.
+        pause_s: length of the pause around its end.
+        num_equal: letters of text and hypothesis that are the same.
+        num_letters: letters of the longer of both.
         is_sure: whether the first, and the last, word is recognized at its place.
         problem: why it is left out; None if it is kept.
     """
@@ -56,8 +63,10 @@ class AlignedSegment:
     end_s: float
     text: str
     hypothesis: str
-    agreement: float
+    words: tuple[int, int]
+    pause_s: float
     num_equal: int
+    num_letters: int
     is_sure: tuple[bool, bool]
     problem: str | None = None
 
@@ -65,6 +74,11 @@ class AlignedSegment:
     def length_s(self) -> float:
         """Length in seconds."""
         return self.end_s - self.start_s
+
+    @property
+    def agreement(self) -> float:
+        """Share of the letters of text and hypothesis that are the same, 0 to 1."""
+        return self.num_equal / max(self.num_letters, 1)
 
 
 @dataclass(frozen=True)
@@ -82,12 +96,13 @@ class DividedText:
     num_spoken: int
     num_letters: int
 
-    def fit(self, min_agreement: float) -> float:
-        """Share of the shorter of both that agrees in segments with that agreement, 0 to 1.
+    @property
+    def fit(self) -> float:
+        """Share of the shorter of both that agrees in segments of which half agrees, 0 to 1.
 
         Right texts of a recording with a heavy accent have half, texts of another a twentieth.
         """
-        agreed = (item.num_equal for item in self.segments if item.agreement >= min_agreement)
+        agreed = (item.num_equal for item in self.segments if item.agreement >= _SURE_SHARE)
         return sum(agreed) / max(min(self.num_spoken, self.num_letters), 1)
 
 
@@ -234,13 +249,8 @@ def _offsets(lengths: Sequence[int]) -> Indices:
 def _runs(flags: Sequence[bool]) -> list[tuple[int, int]]:
     """First and last index of each run of true flags."""
     steps = np.diff(np.concatenate([[0], np.asarray(flags, dtype=np.int8), [0]]))
-    return list(
-        zip(
-            np.flatnonzero(steps == 1).tolist(),
-            (np.flatnonzero(steps == -1) - 1).tolist(),
-            strict=True,
-        )
-    )
+    starts, ends = np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)
+    return [(int(start), int(end) - 1) for start, end in zip(starts, ends, strict=True)]
 
 
 # --- borders
@@ -307,8 +317,10 @@ def _segment(match: _Match, text: str, block: _Block, members: Sequence[int]) ->
         match.pieces[last_piece].end_s,
         clean_text(" ".join(parts)) if num_letters else "",
         " ".join(filter(None, hypotheses)),
-        num_equal / max(num_letters, spoken, 1),
+        (block.first, block.end),
+        match.pieces[last_piece].pause_s,
         num_equal,
+        max(num_letters, spoken),
         (match.is_sure_at(first_piece, end=False), match.is_sure_at(last_piece, end=True)),
     )
 

@@ -17,8 +17,8 @@ _WORD = re.compile(
     "\u30a1\u30a3\u30a5\u30a7\u30a9\u30c3\u30e3\u30e5\u30e7\u30fc\u0e30-\u0e3a\u0e47-\u0e4e])*|"
     f"[^\\s{_UNSPACED}]+"
 )
-# Numbers of several words are normalized together, but not across the end of a clause. A limit keeps
-# the time in proportion to the text.
+# Numbers of several words are normalized together, but not across the end of a clause. A limit
+# keeps the time in proportion to the text.
 _CLAUSE_END = re.compile(r"[.,;:!?…。、！？；：]$")
 _CHUNK_WORDS = 200
 
