@@ -62,7 +62,8 @@ def _likely(
     texts = {}
     for index in doubtful:
         others = _texts_around(segments, index)
-        if len(others) == _NUM_OTHERS:
+        if others:
+            others += others[-1:] * (_NUM_OTHERS - len(others))
             texts[index] = [segments[index].text, *others]
     if not texts:
         return set()
@@ -79,7 +80,7 @@ def _likely(
 
 
 def _texts_around(segments: Sequence[AlignedSegment], index: int) -> list[str]:
-    """The nearest texts of other segments, in about the length of this one's."""
+    """The nearest texts of other segments."""
     own = segments[index].text
     order = sorted(range(len(segments)), key=lambda other: (abs(other - index), other))
     others: list[str] = []
