@@ -26,8 +26,9 @@ _EDGE_LETTERS = 3
 _MADE_UP_LETTERS = 5
 # About two words. Fewer letters of the text at a border may be spoken and not recognized.
 _FEW_LETTERS = 12
-# More than about four words in a row are a passage that nobody reads, and not missed words.
-_PASSAGE_LETTERS = 24
+# More than about four words in a row are a passage that nobody reads, if the model wrote at most
+# this share of their letters there.
+_PASSAGE_LETTERS, _FREE_SHARE = 24, 0.25
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class DividedText:
     """A transcript divided among the segments of its recording.
 
     Attributes:
-        segments: in order; all pieces with speech are in one.
+        segments: in order.
         unread: first and end in the text of each passage that nobody reads.
         num_spoken, num_letters: letters that the model wrote, and of the text.
     """
@@ -118,7 +119,7 @@ def divide_text(
     used: set[int] = set()
     segments = []
     for block in _blocks(match):
-        members = match.spoken_words(block.first, block.end)
+        members = match.spoken_words(block)
         used.update(members)
         segments.append(_segment(match, text, block, members))
     unread = _runs([word.letters != "" and index not in used for index, word in enumerate(words)])
@@ -217,29 +218,33 @@ class _Match:
             return False
         return self.is_sure[words[end]] and self.free[piece][end] <= _EDGE_LETTERS
 
-    def spoken_words(self, first: int, end: int) -> list[int]:
-        """The words of a range without the passages that nobody reads."""
+    def spoken_words(self, block: "_Block") -> list[int]:
+        """The words of a block without the passages that nobody reads."""
         members: list[int] = []
         missing: list[int] = []
-        for word in range(first, end + 1):
+        end = block.end
+        letters = slice(self.word_starts[block.first], self.word_starts[end])
+        free = sum(map(self.hypothesis_letters, block.pieces)) - int(self.is_equal[letters].sum())
+        for word in range(block.first, end + 1):
             if word < end and self.piece_of_word[word] < 0:
                 missing.append(word)
                 continue
-            if missing and not self._is_passage(missing[0], missing[-1] + 1):
+            if missing and not self._is_passage(missing[0], missing[-1] + 1, free):
                 members += missing
             missing = []
             if word < end:
                 members.append(word)
         return members
 
-    def _is_passage(self, first: int, end: int) -> bool:
-        """Whether words without a partner are a passage, and the speech around it has no gap."""
-        if self.num_letters(first, end) < _PASSAGE_LETTERS:
-            return False
-        before = int(self.partner[: self.word_starts[first]].max(initial=-1))
-        rest = self.partner[self.word_starts[end] :]
-        after = int(rest[rest >= 0].min(initial=len(self.piece_of_letter)))
-        return after - before - 1 <= _EDGE_LETTERS
+    def _is_passage(self, first: int, end: int, free: int) -> bool:
+        """Whether words without a partner are not read.
+
+        Args:
+            free: letters of the model there that are no words of the text. Many of them are these
+                words, wrongly recognized.
+        """
+        num_letters = self.num_letters(first, end)
+        return num_letters >= _PASSAGE_LETTERS and free <= _FREE_SHARE * num_letters
 
 
 def _offsets(lengths: Sequence[int]) -> Indices:
@@ -265,18 +270,27 @@ class _Block(NamedTuple):
 
 
 def _blocks(match: _Match) -> Iterator[_Block]:
-    """All pieces with speech, cut where a word beside a border is certain."""
+    """All pieces with speech, cut where a word beside a border is certain.
+
+    A piece for which the model wrote next to nothing is in none, unless words of the text are left
+    for it.
+    """
     pieces: list[int] = []
+    skipped: list[int] = []
     first = 0
     for piece in range(len(match.pieces)):
         if match.ranges[piece] is None and match.hypothesis_letters(piece) <= _MADE_UP_LETTERS:
+            skipped.append(piece)
             continue
         if pieces and (cut := _cut(match, pieces[-1], piece)) is not None:
             yield _Block(pieces, first, cut[0])
+            if skipped and cut[0] < cut[1]:
+                yield _Block(skipped, *cut)
             pieces, first = [], cut[1]
         elif not pieces and match.is_sure_at(piece, end=False):
             first = (match.ranges[piece] or (0,))[0]
         pieces.append(piece)
+        skipped = []
     if pieces:
         last = match.ranges[pieces[-1]]
         is_sure = last is not None and match.is_sure_at(pieces[-1], end=True)
