@@ -15,13 +15,9 @@ from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.data.alignment import judge, letters
 from moonshine_tune.data.alignment.join import join_segments
 from moonshine_tune.data.alignment.letters import align_letters
+from moonshine_tune.data.alignment.match import Piece
 from moonshine_tune.data.alignment.pairs import find_pairs, transcript_text
-from moonshine_tune.data.alignment.segments import (
-    AlignedSegment,
-    DividedText,
-    Piece,
-    divide_text,
-)
+from moonshine_tune.data.alignment.segments import AlignedSegment, DividedText, divide_text
 from moonshine_tune.data.alignment.text_words import text_words
 from moonshine_tune.registry.open import OpenedModel
 

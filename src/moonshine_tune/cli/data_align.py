@@ -29,6 +29,9 @@ def align(
         Path,
         typer.Argument(help="A long recording, or a folder of them with texts of the same names."),
     ],
+    out: Annotated[
+        Path, typer.Option(help="Manifest to write; NAME-left-out.jsonl beside it lists the rest.")
+    ],
     transcript: Annotated[
         Path | None,
         typer.Argument(
@@ -36,9 +39,6 @@ def align(
             help="Its transcript, plain text (.txt, .md) [default: the one of its name beside it].",
         ),
     ] = None,
-    out: Annotated[
-        Path, typer.Option(help="Manifest to write; NAME-left-out.jsonl beside it lists the rest.")
-    ] = ...,  # type: ignore[assignment]
     model: Annotated[str, typer.Option(help="Base model that transcribes the recording.")] = "tiny",
     language: Annotated[
         str | None, typer.Option(help="Language of all, such as en or ko [default: the model's].")

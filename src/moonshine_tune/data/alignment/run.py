@@ -23,8 +23,9 @@ from moonshine_tune.corpus.transcript_form import clean_text
 from moonshine_tune.data.alignment.hypotheses import transcribe_spans
 from moonshine_tune.data.alignment.join import join_segments
 from moonshine_tune.data.alignment.judge import judge_segments
+from moonshine_tune.data.alignment.match import Piece
 from moonshine_tune.data.alignment.pairs import TextPair, find_pairs, transcript_text
-from moonshine_tune.data.alignment.segments import AlignedSegment, Piece, divide_text
+from moonshine_tune.data.alignment.segments import AlignedSegment, divide_text
 from moonshine_tune.data.alignment.text_words import text_words
 from moonshine_tune.registry.open import OpenedModel, open_model
 

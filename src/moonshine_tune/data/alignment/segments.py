@@ -11,17 +11,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from moonshine_tune.corpus.normalizers import Normalizer
 from moonshine_tune.corpus.transcript_form import clean_text
-from moonshine_tune.data.alignment.letters import Indices, align_letters
+from moonshine_tune.data.alignment.match import SURE_SHARE, Piece, TextMatch, match_text
 from moonshine_tune.data.alignment.text_words import TextWord
 
-# A word of the text is certain where the model wrote at least this share of its letters.
-_SURE_SHARE = 0.5
-# Letters at the edge of a piece that may lack a partner: an article, or the ending of a word.
-_EDGE_LETTERS = 3
 # Models make up a short word, such as "you", for a breath or a noise.
 _MADE_UP_LETTERS = 5
 # About two words. Fewer letters of the text at a border may be spoken and not recognized.
@@ -29,20 +24,6 @@ _FEW_LETTERS = 12
 # More than about four words in a row are a passage that nobody reads, if the model wrote at most
 # this share of their letters there.
 _PASSAGE_LETTERS, _FREE_SHARE = 24, 0.25
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A span of a recording and what the model wrote for it; times in seconds.
-
-    Attributes:
-        pause_s: length of the pause around its end.
-    """
-
-    start_s: float
-    end_s: float
-    hypothesis: str
-    pause_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -103,7 +84,7 @@ class DividedText:
 
         Right texts of a recording with a heavy accent have half, texts of another a twentieth.
         """
-        agreed = (item.num_equal for item in self.segments if item.agreement >= _SURE_SHARE)
+        agreed = (item.num_equal for item in self.segments if item.agreement >= SURE_SHARE)
         return sum(agreed) / max(min(self.num_spoken, self.num_letters), 1)
 
 
@@ -115,11 +96,11 @@ def divide_text(
     Args:
         words: `text_words` of the text.
     """
-    match = _Match.of(pieces, words, normalizer)
+    match = match_text(pieces, words, normalizer)
     used: set[int] = set()
     segments = []
     for block in _blocks(match):
-        members = match.spoken_words(block)
+        members = _spoken_words(match, block)
         used.update(members)
         segments.append(_segment(match, text, block, members))
     unread = _runs([word.letters != "" and index not in used for index, word in enumerate(words)])
@@ -127,128 +108,8 @@ def divide_text(
         tuple(segments),
         tuple((words[first].start, words[last].end) for first, last in unread),
         len(match.piece_of_letter),
-        len(match.partner),
+        len(match.is_equal),
     )
-
-
-@dataclass(frozen=True)
-class _Match:
-    """Which words of the text are spoken in which piece.
-
-    Attributes:
-        piece_of_letter: of each letter of all hypotheses.
-        partner: for each letter of the text, that of the hypotheses, or -1.
-        is_equal: of each letter of the text, whether its partner is the same letter.
-        word_starts: first letter of each word of the text, and the end.
-        piece_of_word: -1 where a word has no partner.
-        is_sure: whether enough letters of a word are equal.
-        ranges: first and last word of each piece; None for a piece without any.
-        free: letters at the start and at the end of each piece without an equal partner.
-    """
-
-    pieces: Sequence[Piece]
-    words: Sequence[TextWord]
-    piece_of_letter: Indices
-    partner: Indices
-    is_equal: npt.NDArray[np.bool_]
-    word_starts: Indices
-    piece_of_word: list[int]
-    is_sure: list[bool]
-    ranges: list[tuple[int, int] | None]
-    free: list[tuple[int, int]]
-
-    @classmethod
-    def of(
-        cls, pieces: Sequence[Piece], words: Sequence[TextWord], normalizer: Normalizer
-    ) -> "_Match":
-        """Align all hypotheses with the text."""
-        spoken = [normalizer(piece.hypothesis).split() for piece in pieces]
-        lengths = [sum(map(len, item)) for item in spoken]
-        piece_of_letter = np.repeat(np.arange(len(pieces)), lengths)
-        hypothesis = "".join(word for item in spoken for word in item)
-        letters = "".join(word.letters for word in words)
-        word_starts = _offsets([len(word.letters) for word in words])
-        spoken_starts = _offsets([len(word) for item in spoken for word in item])
-        partner = align_letters(hypothesis, letters, spoken_starts, word_starts)
-        codes = np.array(list(hypothesis or " "))
-        is_equal = (partner >= 0) & (codes[partner] == np.array(list(letters), dtype=codes.dtype))
-        piece_of_word, is_sure = [-1] * len(words), [False] * len(words)
-        ranges: list[tuple[int, int] | None] = [None] * len(pieces)
-        for word in range(len(words)):
-            first, last = word_starts[word], word_starts[word + 1]
-            partners = partner[first:last]
-            if not (partners >= 0).any():
-                continue
-            weights = 1 + is_equal[first:last][partners >= 0]
-            counts = np.bincount(piece_of_letter[partners[partners >= 0]], weights)
-            piece = piece_of_word[word] = int(counts.argmax())
-            is_sure[word] = bool(is_equal[first:last].mean() >= _SURE_SHARE)
-            ranges[piece] = ((ranges[piece] or (word,))[0], word)
-        starts = _offsets(lengths)
-        equal = np.sort(partner[is_equal])
-        free = []
-        for piece in range(len(pieces)):
-            inside = equal[
-                np.searchsorted(equal, starts[piece]) : np.searchsorted(equal, starts[piece + 1])
-            ]
-            free.append(
-                (int(inside[0] - starts[piece]), int(starts[piece + 1] - 1 - inside[-1]))
-                if len(inside)
-                else (lengths[piece], lengths[piece])
-            )
-        return cls(
-            pieces, words, piece_of_letter, partner, is_equal, word_starts, piece_of_word, is_sure,
-            ranges, free,
-        )  # fmt: skip
-
-    def num_letters(self, first: int, end: int) -> int:
-        """Letters of a range of words."""
-        return int(self.word_starts[end] - self.word_starts[first])
-
-    def hypothesis_letters(self, piece: int) -> int:
-        """Letters that the model wrote for a piece."""
-        return int(np.searchsorted(self.piece_of_letter, piece + 1)) - int(
-            np.searchsorted(self.piece_of_letter, piece)
-        )
-
-    def is_sure_at(self, piece: int, *, end: bool) -> bool:
-        """Whether the first, or the last, word of a piece is certain."""
-        words = self.ranges[piece]
-        if words is None:
-            return False
-        return self.is_sure[words[end]] and self.free[piece][end] <= _EDGE_LETTERS
-
-    def spoken_words(self, block: "_Block") -> list[int]:
-        """The words of a block without the passages that nobody reads."""
-        members: list[int] = []
-        missing: list[int] = []
-        end = block.end
-        letters = slice(self.word_starts[block.first], self.word_starts[end])
-        free = sum(map(self.hypothesis_letters, block.pieces)) - int(self.is_equal[letters].sum())
-        for word in range(block.first, end + 1):
-            if word < end and self.piece_of_word[word] < 0:
-                missing.append(word)
-                continue
-            if missing and not self._is_passage(missing[0], missing[-1] + 1, free):
-                members += missing
-            missing = []
-            if word < end:
-                members.append(word)
-        return members
-
-    def _is_passage(self, first: int, end: int, free: int) -> bool:
-        """Whether words without a partner are not read.
-
-        Args:
-            free: letters of the model there that are no words of the text. Many of them are these
-                words, wrongly recognized.
-        """
-        num_letters = self.num_letters(first, end)
-        return num_letters >= _PASSAGE_LETTERS and free <= _FREE_SHARE * num_letters
-
-
-def _offsets(lengths: Sequence[int]) -> Indices:
-    return np.concatenate([[0], np.cumsum(np.asarray(lengths, dtype=np.int64))])
 
 
 def _runs(flags: Sequence[bool]) -> list[tuple[int, int]]:
@@ -269,7 +130,7 @@ class _Block(NamedTuple):
     end: int
 
 
-def _blocks(match: _Match) -> Iterator[_Block]:
+def _blocks(match: TextMatch) -> Iterator[_Block]:
     """All pieces with speech, cut where a word beside a border is certain.
 
     A piece for which the model wrote next to nothing is in none, unless words of the text are left
@@ -297,7 +158,7 @@ def _blocks(match: _Match) -> Iterator[_Block]:
         yield _Block(pieces, first, last[1] + 1 if last and is_sure else len(match.words))
 
 
-def _cut(match: _Match, left: int, right: int) -> tuple[int, int] | None:
+def _cut(match: TextMatch, left: int, right: int) -> tuple[int, int] | None:
     """End of the words of the left piece and first of those of the right one; None if uncertain.
 
     Words between two certain ones are not read, if they are many. Few may be spoken and not
@@ -314,7 +175,37 @@ def _cut(match: _Match, left: int, right: int) -> tuple[int, int] | None:
     return (after[0], after[0]) if after and is_right_sure else None
 
 
-def _segment(match: _Match, text: str, block: _Block, members: Sequence[int]) -> AlignedSegment:
+def _spoken_words(match: TextMatch, block: _Block) -> list[int]:
+    """The words of a block without the passages that nobody reads."""
+    members: list[int] = []
+    missing: list[int] = []
+    end = block.end
+    letters = slice(match.word_starts[block.first], match.word_starts[end])
+    free = sum(map(match.hypothesis_letters, block.pieces)) - int(match.is_equal[letters].sum())
+    for word in range(block.first, end + 1):
+        if word < end and match.piece_of_word[word] < 0:
+            missing.append(word)
+            continue
+        if missing and not _is_passage(match, missing[0], missing[-1] + 1, free):
+            members += missing
+        missing = []
+        if word < end:
+            members.append(word)
+    return members
+
+
+def _is_passage(match: TextMatch, first: int, end: int, free: int) -> bool:
+    """Whether words without a partner are not read.
+
+    Args:
+        free: letters of the model there that are no words of the text. Many of them are these
+            words, wrongly recognized.
+    """
+    num_letters = match.num_letters(first, end)
+    return num_letters >= _PASSAGE_LETTERS and free <= _FREE_SHARE * num_letters
+
+
+def _segment(match: TextMatch, text: str, block: _Block, members: Sequence[int]) -> AlignedSegment:
     """The segment of a block."""
     parts = []
     num_equal = num_letters = 0
