@@ -183,11 +183,25 @@ def _owners(segment: Utterance, written: Written, position: int) -> tuple[int, W
     if starts:
         end = starts[0] + len(words)
         return end, written[starts[0] : end]
-    owners: Written = []
-    for word in words:  # a passage that nobody reads was left out of it
-        position = plain.index(word, position) + 1
-        owners.append(written[position - 1])
-    return position, owners
+    scans = [_scan(words, plain, start) for start in range(position, len(plain))]
+    best = min((scan for scan in scans if scan), key=lambda scan: scan[-1] - scan[0])
+    return best[-1] + 1, [written[index] for index in best]
+
+
+def _scan(words: Sequence[str], plain: Sequence[str], start: int) -> list[int]:
+    """The words one after the other from a position on, with others between; empty if not there.
+
+    A passage that nobody reads may be left out of a segment.
+    """
+    if plain[start] != words[0]:
+        return []
+    places = [start]
+    for word in words[1:]:
+        first = places[-1] + 1
+        if word not in plain[first : first + 2 * EXTRA_WORDS]:
+            return []
+        places.append(plain.index(word, first))
+    return places
 
 
 def _overlaps(segment: Utterance, number: int, spoken: Sequence[Spoken]) -> bool:

@@ -13,7 +13,7 @@ from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.data.alignment import judge, letters
-from moonshine_tune.data.alignment.join import join_segments
+from moonshine_tune.data.alignment.join import absorb_faults, join_segments
 from moonshine_tune.data.alignment.letters import align_letters
 from moonshine_tune.data.alignment.match import Piece
 from moonshine_tune.data.alignment.pairs import find_pairs, transcript_text
@@ -73,7 +73,8 @@ def test_a_text_that_repeats_itself_is_aligned() -> None:
     ("text", "letters_of_words"),
     [
         ("It was twenty five.", ["it", "was", "2", "5"]),
-        ("two hundred and five; four six two", ["2", "0", "", "5", "4", "6", "2"]),
+        ("two hundred and five; four six two", ["2", "0", "and", "5", "4", "6", "2"]),
+        ("sixty one four one two", ["6", "1", "4", "1", "2"]),
         ("P-i-t-t-s don't — OK [laughs]", ["pitts", "donot", "", "ok", ""]),
         ("$5 million, or 5 %", ["$5", "000000", "or", "5", ""]),
     ],
@@ -238,6 +239,26 @@ def test_a_border_that_only_a_left_out_neighbor_confirms_is_open(
     assert problems == [None, "too little agreement", "its first words are uncertain"]
     too_long = replace(sure, end_s=40.0)
     assert judged([too_long], monkeypatch, 0.0)[0].problem == "no certain border within 30 s"
+
+
+def test_a_short_segment_with_a_wrong_word_goes_with_its_neighbors() -> None:
+    text = "We went out one thousand and came back"
+    words = text_words(text, ENGLISH)
+    first = AlignedSegment(0, 3, "We went out", "We went out", (0, 3), 0.4, 40, 40, (True, True))
+    fault = AlignedSegment(3, 5, "one thousand", "one hundred", (3, 5), 0.4, 2, 8, (False, False),
+                           "too little agreement")  # fmt: skip
+    last = replace(first, start_s=5, end_s=8, text="and came back", words=(5, 8))
+    three = [first, fault, last]
+    (joined,) = absorb_faults(three, text, words, 30.0, 0.75)
+    assert (joined.text, joined.problem, joined.end_s) == (text, None, 8)
+    for bad in (
+        replace(fault, hypothesis="quite another sentence that is longer"),
+        replace(fault, problem="no words of the text"),
+        replace(fault, num_letters=80),
+        replace(fault, words=(3, 4)),
+    ):
+        assert len(absorb_faults([first, bad, last], text, words, 30.0, 0.75)) == 3
+    assert len(absorb_faults(three, text, words, 6.0, 0.75)) == 3
 
 
 def test_segments_are_joined_up_to_ends_of_sentences() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from moonshine_tune.data.alignment.segments import AlignedSegment
+from moonshine_tune.data.alignment.segments import LITTLE_AGREEMENT, AlignedSegment
 from moonshine_tune.data.alignment.text_words import TextWord
 
 # Long enough for a sentence with pauses in it, short enough for small batches.
@@ -11,6 +11,52 @@ _UTTERANCE_S = 15.0
 # Segments with a longer silence between them are not joined.
 _MAX_GAP_S = 1.0
 _SENTENCE_ENDS = tuple(".?!…。！？")
+
+
+def absorb_faults(
+    segments: Sequence[AlignedSegment],
+    text: str,
+    words: Sequence[TextWord],
+    max_s: float,
+    min_agreement: float,
+) -> list[AlignedSegment]:
+    """Join short segments with too little agreement to the neighbors that surround them.
+
+    A wrong word of the text is most of a segment of two words, and little of a longer one. Both
+    borders are certain, and all three together must agree.
+
+    Args: as of `join_segments`.
+        min_agreement: of the three together, 0 to 1.
+    """
+    result = list(segments)
+    index = 1
+    while index < len(result) - 1:
+        before, fault, after = three = result[index - 1 : index + 2]
+        if (
+            fault.problem == LITTLE_AGREEMENT
+            and before.problem is after.problem is None
+            and _follows(before, fault)
+            and _follows(fault, after)
+            and _is_as_long(fault)
+            and after.end_s - before.start_s <= max_s
+            and _agreement(three) >= min_agreement
+        ):
+            parts = [replace(item, problem=None) for item in three]
+            result[index - 1 : index + 2] = [_joined(parts, text, words)]
+        else:
+            index += 1
+    return result
+
+
+def _is_as_long(segment: AlignedSegment) -> bool:
+    """Whether the text has about as many letters as the model wrote."""
+    counts = [sum(map(str.isalnum, item)) for item in (segment.text, segment.hypothesis)]
+    return min(counts) >= max(counts) / 2
+
+
+def _agreement(segments: Sequence[AlignedSegment]) -> float:
+    num_letters = sum(item.num_letters for item in segments)
+    return sum(item.num_equal for item in segments) / max(num_letters, 1)
 
 
 def join_segments(
@@ -38,17 +84,18 @@ def _runs(segments: Sequence[AlignedSegment]) -> Iterator[list[AlignedSegment]]:
     """Kept segments that follow each other; each of the others alone."""
     run: list[AlignedSegment] = []
     for segment in segments:
-        if run and not (
-            run[-1].problem is None
-            and segment.problem is None
-            and segment.words[0] == run[-1].words[1]
-            and segment.start_s - run[-1].end_s <= _MAX_GAP_S
-        ):
+        is_kept = run and run[-1].problem is None and segment.problem is None
+        if run and not (is_kept and _follows(run[-1], segment)):
             yield run
             run = []
         run.append(segment)
     if run:
         yield run
+
+
+def _follows(first: AlignedSegment, second: AlignedSegment) -> bool:
+    """Whether nothing is between two segments, neither in the text nor in the recording."""
+    return second.words[0] == first.words[1] and second.start_s - first.end_s <= _MAX_GAP_S
 
 
 def _last(

@@ -7,13 +7,14 @@ from pathlib import Path
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.data.alignment.hypotheses import text_losses
-from moonshine_tune.data.alignment.segments import AlignedSegment
+from moonshine_tune.data.alignment.segments import LITTLE_AGREEMENT, AlignedSegment
 from moonshine_tune.registry.open import OpenedModel
 
 # The texts that the model compares: its own, and those of so many segments around it.
 _NUM_OTHERS = 3
-# A text that is spoken costs the model so much less than the best of the others, nats per token.
-_MARGIN = 0.75
+# A text of which less than half agrees must cost the model so much less than the best of the
+# others, nats per token; one of which more agrees must cost less.
+_MARGIN, _HALF = 0.75, 0.5
 
 
 def judge_segments(
@@ -39,7 +40,7 @@ def judge_segments(
     likely = _likely(judged, doubtful, audio, opened, progress)
     for index in doubtful:
         if index not in likely:
-            judged[index] = replace(judged[index], problem="too little agreement")
+            judged[index] = replace(judged[index], problem=LITTLE_AGREEMENT)
     return _without_open_ends(judged)
 
 
@@ -75,7 +76,7 @@ def _likely(
     return {
         index
         for index, (own, *others) in zip(texts, losses, strict=True)
-        if own <= min(others) - _MARGIN
+        if own < min(others) - (_MARGIN if segments[index].agreement < _HALF else 0.0)
     }
 
 

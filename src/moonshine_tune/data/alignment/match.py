@@ -32,6 +32,11 @@ class Piece:
     hypothesis: str
     pause_s: float = 0.0
 
+    @property
+    def num_written(self) -> int:
+        """Letters and digits of the hypothesis."""
+        return sum(map(str.isalnum, self.hypothesis))
+
 
 @dataclass(frozen=True)
 class TextMatch:
@@ -56,6 +61,13 @@ class TextMatch:
     is_sure: list[bool]
     ranges: list[tuple[int, int] | None]
     free: list[tuple[int, int]]
+
+    def behind(self, word: int) -> int:
+        """The end of the words up to this one, with dashes and labels behind it."""
+        end = word + 1
+        while end < len(self.words) and not self.words[end].letters:
+            end += 1
+        return end
 
     def num_letters(self, first: int, end: int) -> int:
         """Letters of a range of words."""

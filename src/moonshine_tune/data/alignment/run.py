@@ -21,7 +21,7 @@ from moonshine_tune.corpus.manifest import Utterance, write_manifest
 from moonshine_tune.corpus.normalizers import Normalizer, normalizer_for
 from moonshine_tune.corpus.transcript_form import clean_text
 from moonshine_tune.data.alignment.hypotheses import transcribe_spans
-from moonshine_tune.data.alignment.join import join_segments
+from moonshine_tune.data.alignment.join import absorb_faults, join_segments
 from moonshine_tune.data.alignment.judge import judge_segments
 from moonshine_tune.data.alignment.match import Piece
 from moonshine_tune.data.alignment.pairs import TextPair, find_pairs, transcript_text
@@ -302,6 +302,7 @@ def _align_pair(
         max_s=request.max_clip_s,
         min_agreement=request.min_agreement,
     )
+    segments = absorb_faults(segments, text, words, request.max_clip_s, request.min_agreement)
     segments = join_segments(segments, text, words, request.max_clip_s)
     kept = [item for item in segments if item.problem is None]
     name = _name_of(pair.audio, request.audio)

@@ -17,6 +17,9 @@ from moonshine_tune.corpus.transcript_form import clean_text
 from moonshine_tune.data.alignment.match import SURE_SHARE, Piece, TextMatch, match_text
 from moonshine_tune.data.alignment.text_words import TextWord
 
+LITTLE_AGREEMENT = "too little agreement"
+"""The problem of a segment whose text the model does not recognize."""
+
 # Models make up a short word, such as "you", for a breath or a noise.
 _MADE_UP_LETTERS = 5
 # About two words. Fewer letters of the text at a border may be spoken and not recognized.
@@ -140,7 +143,7 @@ def _blocks(match: TextMatch) -> Iterator[_Block]:
     skipped: list[int] = []
     first = 0
     for piece in range(len(match.pieces)):
-        if match.ranges[piece] is None and match.hypothesis_letters(piece) <= _MADE_UP_LETTERS:
+        if match.ranges[piece] is None and match.pieces[piece].num_written <= _MADE_UP_LETTERS:
             skipped.append(piece)
             continue
         if pieces and (cut := _cut(match, pieces[-1], piece)) is not None:
@@ -155,7 +158,7 @@ def _blocks(match: TextMatch) -> Iterator[_Block]:
     if pieces:
         last = match.ranges[pieces[-1]]
         is_sure = last is not None and match.is_sure_at(pieces[-1], end=True)
-        yield _Block(pieces, first, last[1] + 1 if last and is_sure else len(match.words))
+        yield _Block(pieces, first, match.behind(last[1]) if last and is_sure else len(match.words))
 
 
 def _cut(match: TextMatch, left: int, right: int) -> tuple[int, int] | None:
@@ -169,9 +172,9 @@ def _cut(match: TextMatch, left: int, right: int) -> tuple[int, int] | None:
     is_right_sure = after is not None and match.is_sure_at(right, end=False)
     if before and after and is_left_sure and is_right_sure:
         missing = match.num_letters(before[1] + 1, after[0])
-        return None if 0 < missing <= _FEW_LETTERS else (before[1] + 1, after[0])
+        return None if 0 < missing <= _FEW_LETTERS else (match.behind(before[1]), after[0])
     if before and is_left_sure:
-        return before[1] + 1, before[1] + 1
+        return match.behind(before[1]), match.behind(before[1])
     return (after[0], after[0]) if after and is_right_sure else None
 
 

@@ -85,14 +85,20 @@ def _shared_letters(alone: list[tuple[str, ...]], together: list[str]) -> list[s
         ]
         for owner in range(owners[first], owners[last - 1] + 1):
             letters[owner] = ""
-        position, owner = 0, owners[first]
         matcher = SequenceMatcher(None, [letter for letter, _ in singles], spoken, autojunk=False)
+        index = position = 0
+        owner = owners[first]
         for block in matcher.get_matching_blocks():
+            # What differs is that of the words between: the 1 of `one`.
+            owner = singles[index][1] if index < block.a else owner
             letters[owner] += spoken[position : block.b]
             for step in range(block.size):
                 owner = singles[block.a + step][1]
                 letters[owner] += spoken[block.b + step]
-            position = block.b + block.size
+            index, position = block.a + block.size, block.b + block.size
+        for member in range(owners[first], owners[last - 1] + 1):
+            # Of several that are one number, a word must not be lost: its border is somewhere.
+            letters[member] = letters[member] or "".join(alone[member])
     return letters
 
 
