@@ -26,6 +26,7 @@ from moonshine_tune.audio.segment import (
     pauses_of,
     smoothed_db,
 )
+from moonshine_tune.core.errors import AudioError
 from moonshine_tune.core.progress import Progress, SilentProgress
 
 # A minute of 16 kHz takes 4 MB.
@@ -104,6 +105,8 @@ def recording_levels(path: Path, total_s: float, progress: Progress) -> Levels:
     starts = np.arange(0.0, total_s, _BLOCK_S)
     if len(starts) > 1 and total_s - starts[-1] < 1.0:
         starts = starts[:-1]  # resampling needs more than a few samples
+    if not len(starts):
+        raise AudioError("no samples", where=path, hint="leave it out")
     parts = []
     with progress.stage(f"reading {path.name}", len(starts)) as stage:
         for start, end in pairwise([*starts.tolist(), None]):
@@ -183,7 +186,8 @@ def _thresholds_db(levels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     if not known:
         return np.full(len(levels), SILENCE_DBFS)
     at, thresholds = zip(*known, strict=True)
-    return np.maximum(np.interp(np.arange(len(levels)), at, thresholds), _INAUDIBLE_DBFS)
+    followed = np.interp(np.arange(len(levels)), at, thresholds)
+    return np.asarray(np.maximum(followed, _INAUDIBLE_DBFS), dtype=np.float64)
 
 
 def _without_clicks(is_speech: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

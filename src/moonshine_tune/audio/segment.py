@@ -69,7 +69,7 @@ def find_pauses(
 def pause_threshold_db(
     levels: npt.NDArray[np.floating], *, speech_percentile: float = 95.0
 ) -> float | None:
-    """What is quieter is a pause, in dB; None where floor and speech cannot be told apart.
+    """What is quieter is a pause, in dB; None where floor and speech cannot be separated.
 
     Args:
         levels: of 10 ms frames, in dB.

@@ -35,10 +35,8 @@ class CutRecordings:
         """What was cut, in a sentence; empty if nothing was."""
         if not self.num_cut:
             return ""
-        silence = (
-            f"; {self.silence_s / 60:.1f} min of silence are in none" if self.silence_s else ""
-        )
-        return f"{self.num_cut:,} long recordings cut at pauses: {len(self.clips):,} clips{silence}"
+        silence = f"; {self.silence_s / 60:.1f} min of silence left out" if self.silence_s else ""
+        return f"{self.num_cut:,} long recordings are cut at their pauses{silence}"
 
 
 def cut_recordings(

@@ -83,10 +83,10 @@ def _likely(
 def _texts_around(segments: Sequence[AlignedSegment], index: int) -> list[str]:
     """The nearest texts of other segments."""
     own = segments[index].text
-    order = sorted(range(len(segments)), key=lambda other: (abs(other - index), other))
+    order = sorted(range(len(segments)), key=lambda neighbor: (abs(neighbor - index), neighbor))
     others: list[str] = []
-    for other in order:
-        text = segments[other].text
+    for neighbor in order:
+        text = segments[neighbor].text
         if text and text not in (own, *others) and len(others) < _NUM_OTHERS:
             others.append(text)
     return others

@@ -61,10 +61,10 @@ def align_letters(
             continue
         row, column = rows[0], columns[0]
         for first, second, length in runs:
-            start, other = rows[0] + first, columns[0] + second
-            result[other : other + length] = np.arange(start, start + length)
-            waiting.append(((row, start), (column, other), depth + 1))
-            row, column = start + length, other + length
+            top, left = rows[0] + first, columns[0] + second
+            result[left : left + length] = np.arange(top, top + length)
+            waiting.append(((row, top), (column, left), depth + 1))
+            row, column = top + length, left + length
         if num_cells:
             waiting.append(((row, rows[1]), (column, columns[1]), depth + 1))
     return result

@@ -98,7 +98,9 @@ def match_text(
     letters = "".join(word.letters for word in words)
     word_starts = _offsets([len(word.letters) for word in words])
     spoken_starts = _offsets([len(word) for item in spoken for word in item])
-    partner = align_letters(hypothesis, letters, spoken_starts, word_starts)
+    partner = align_letters(
+        hypothesis, letters, spoken_starts[:-1].tolist(), word_starts[:-1].tolist()
+    )
     wanted = zip(partner.tolist(), letters, strict=True)
     is_equal = np.array([at >= 0 and hypothesis[at] == letter for at, letter in wanted], dtype=bool)
     piece_of_word = [-1] * len(words)

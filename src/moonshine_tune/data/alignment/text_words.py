@@ -90,7 +90,8 @@ def _shared_letters(alone: list[tuple[str, ...]], together: list[str]) -> list[s
         owner = owners[first]
         for block in matcher.get_matching_blocks():
             # What differs is that of the words between: the 1 of `one`.
-            owner = singles[index][1] if index < block.a else owner
+            between = [member for _, member in singles[index : block.a]] or [owner]
+            owner = next((member for member in between if not letters[member]), between[0])
             letters[owner] += spoken[position : block.b]
             for step in range(block.size):
                 owner = singles[block.a + step][1]
