@@ -102,7 +102,7 @@ def _energy(samples: Samples) -> Samples:
     """Energy of 50 ms around each sample of the first two thirds."""
     width = SAMPLE_RATE_HZ // 20
     power = np.convolve(np.square(samples), np.ones(width, np.float32), "same")
-    return power[: max(len(power) // 2, 1)]
+    return np.asarray(power[: max(len(power) // 2, 1)], dtype=np.float32)
 
 
 def _with_noise(samples: Samples) -> Samples:

@@ -76,7 +76,7 @@ def test_a_text_that_repeats_itself_is_aligned() -> None:
         ("two hundred and five; four six two", ["2", "0", "and", "5", "4", "6", "2"]),
         ("sixty one four one two", ["6", "1", "4", "1", "2"]),
         ("P-i-t-t-s don't — OK [laughs]", ["pitts", "donot", "", "ok", ""]),
-        ("$5 million, or 5 %", ["$5", "000000", "or", "5", ""]),
+        ("$5 million, or 5 %", ["$5", "000000", "or", "5", "%"]),
     ],
 )
 def test_each_word_has_its_letters(text: str, letters_of_words: list[str]) -> None:
@@ -164,11 +164,10 @@ def test_no_segment_has_the_words_of_another_where_text_and_speech_differ(seed: 
     assert sum(sentence in unread for sentence in other.sentences[:12]) >= 10
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_a_text_of_another_recording_does_not_fit(seed: int) -> None:
-    assert divided(talk(seed).pieces, " ".join(talk(seed + 50).sentences)).fit < 0.05
+def test_a_text_of_another_recording_does_not_fit() -> None:
+    spoken, other = talk(0), talk(50)
+    assert divided(spoken.pieces, " ".join(other.sentences)).fit < 0.05
     # A part of the text, or of the recording, does.
-    spoken = talk(seed)
     assert divided(spoken.pieces, " ".join(spoken.sentences[20:30])).fit > 0.8
     assert divided(spoken.pieces[20:30], " ".join(spoken.sentences)).fit > 0.8
 
@@ -249,7 +248,7 @@ def test_a_short_segment_with_a_wrong_word_goes_with_its_neighbors() -> None:
                            "too little agreement")  # fmt: skip
     last = replace(first, start_s=5, end_s=8, text="and came back", words=(5, 8))
     three = [first, fault, last]
-    (joined,) = absorb_faults(three, text, words, 30.0, 0.75)
+    (joined,) = absorb_faults(three, text, words, 30.0)
     assert (joined.text, joined.problem, joined.end_s) == (text, None, 8)
     for bad in (
         replace(fault, hypothesis="quite another sentence that is longer"),
@@ -257,8 +256,8 @@ def test_a_short_segment_with_a_wrong_word_goes_with_its_neighbors() -> None:
         replace(fault, num_letters=80),
         replace(fault, words=(3, 4)),
     ):
-        assert len(absorb_faults([first, bad, last], text, words, 30.0, 0.75)) == 3
-    assert len(absorb_faults(three, text, words, 6.0, 0.75)) == 3
+        assert len(absorb_faults([first, bad, last], text, words, 30.0)) == 3
+    assert len(absorb_faults(three, text, words, 6.0)) == 3
 
 
 def test_segments_are_joined_up_to_ends_of_sentences() -> None:

@@ -10,6 +10,8 @@ from moonshine_tune.data.alignment.text_words import TextWord
 _UTTERANCE_S = 15.0
 # Segments with a longer silence between them are not joined.
 _MAX_GAP_S = 1.0
+# A segment of about two words, and how much of it and its neighbors must agree.
+_SHORT_LETTERS, _LEAST_TOGETHER = 15, 0.6
 _SENTENCE_ENDS = tuple(".?!…。！？")
 
 
@@ -18,7 +20,6 @@ def absorb_faults(
     text: str,
     words: Sequence[TextWord],
     max_s: float,
-    min_agreement: float,
 ) -> list[AlignedSegment]:
     """Join short segments with too little agreement to the neighbors that surround them.
 
@@ -26,7 +27,6 @@ def absorb_faults(
     borders are certain, and all three together must agree.
 
     Args: as of `join_segments`.
-        min_agreement: of the three together, 0 to 1.
     """
     result = list(segments)
     index = 1
@@ -37,9 +37,10 @@ def absorb_faults(
             and before.problem is after.problem is None
             and _follows(before, fault)
             and _follows(fault, after)
+            and fault.num_letters <= _SHORT_LETTERS
             and _is_as_long(fault)
             and after.end_s - before.start_s <= max_s
-            and _agreement(three) >= min_agreement
+            and _agreement(three) >= _LEAST_TOGETHER
         ):
             parts = [replace(item, problem=None) for item in three]
             result[index - 1 : index + 2] = [_joined(parts, text, words)]

@@ -302,7 +302,7 @@ def _align_pair(
         max_s=request.max_clip_s,
         min_agreement=request.min_agreement,
     )
-    segments = absorb_faults(segments, text, words, request.max_clip_s, request.min_agreement)
+    segments = absorb_faults(segments, text, words, request.max_clip_s)
     segments = join_segments(segments, text, words, request.max_clip_s)
     kept = [item for item in segments if item.problem is None]
     name = _name_of(pair.audio, request.audio)
