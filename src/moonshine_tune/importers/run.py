@@ -145,14 +145,8 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
     if not request.skip_bad:
         _refuse_contradictions(dropped, len(rows.rows))
     if request.max_clip_s is not None:
-        cut = cut_recordings(kept, request.max_clip_s, progress)
-        for index, reason, detail in cut.failed:
-            path = kept[index].audio
-            dropped.append(Dropped(str(path), reason, f"{path}: {detail}", recording=path))
-        kept, channels = list(cut.clips), [channels[index] for index in cut.origins]
-        if cut.remark:
-            progress.say(cut.remark)
-            remarks = (*remarks, cut.remark)
+        kept, channels, remark = _cut(kept, channels, request.max_clip_s, dropped, progress)
+        remarks += (remark,) if remark else ()
     used = [item.audio for item in kept]
     if request.audio_out is not None and kept:
         kept, failed = convert(kept, request.audio_out, channels, progress)
@@ -184,6 +178,23 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
         )
     write_manifest(request.out, kept, replace=request.force)
     return result
+
+
+def _cut(
+    kept: Sequence[Utterance],
+    channels: Sequence[int | None],
+    max_clip_s: float,
+    dropped: list[Dropped],
+    progress: Progress,
+) -> tuple[list[Utterance], list[int | None], str]:
+    """The clips of long recordings, the channel of each, and a remark; failures join `dropped`."""
+    cut = cut_recordings(kept, max_clip_s, progress)
+    for index, reason, detail in cut.failed:
+        path = kept[index].audio
+        dropped.append(Dropped(str(path), reason, f"{path}: {detail}", recording=path))
+    if cut.remark:
+        progress.say(cut.remark)
+    return list(cut.clips), [channels[index] for index in cut.origins], cut.remark
 
 
 def _refuse_contradictions(dropped: Sequence[Dropped], total: int) -> None:

@@ -72,7 +72,8 @@ def text_losses(
     source = StateSource(opened.model, dataset, budget_mb=_STORED_MB)
     source.prepare(range(len(dataset)), progress, "encoding doubtful segments")
     columns = []
+    longest = opened.model.max_tokens - 2
     for column in zip(*texts, strict=True):
-        tokens = [opened.model.tokenizer.encode(text) for text in column]
+        tokens = [opened.model.tokenizer.encode(text)[:longest] for text in column]
         columns.append(mean_token_losses(opened, source, tokens, progress, "scoring texts"))
     return [list(row) for row in zip(*columns, strict=True)]
