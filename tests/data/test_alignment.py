@@ -190,6 +190,19 @@ def test_pieces_with_an_uncertain_border_are_one_segment() -> None:
     ]  # fmt: skip
 
 
+def test_a_passage_inside_of_a_piece_is_not_its_text() -> None:
+    passage = "whose long paragraph nobody ever read aloud in this recording"
+    pieces = [Piece(0, 4, "we went out to fifth avenue")]
+    (segment,) = divided(pieces, f"We went out {passage} to fifth avenue.").segments
+    assert segment.text == "We went out to fifth avenue."
+    (segment,) = divided([Piece(0, 4, "a fifth avenue")], f"A {passage}, a fifth avenue").segments
+    assert segment.text == "a fifth avenue"
+    # Where the model wrote something else, the passage may be what is spoken.
+    unclear = [Piece(0, 4, "we went out mumble bumble grunt and to fifth avenue")]
+    (segment,) = divided(unclear, f"We went out {passage} to fifth avenue.").segments
+    assert passage in segment.text
+
+
 def test_silence_and_short_made_up_words_are_in_no_segment() -> None:
     pieces = [Piece(0, 4, "the first sentence"), Piece(4, 6, "You"), Piece(6, 8, ""),
               Piece(8, 12, "the second one")]  # fmt: skip

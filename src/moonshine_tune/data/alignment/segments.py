@@ -17,6 +17,8 @@ from moonshine_tune.corpus.transcript_form import clean_text
 from moonshine_tune.data.alignment.match import SURE_SHARE, Piece, TextMatch, match_text
 from moonshine_tune.data.alignment.text_words import TextWord
 
+# So few letters on one side of such a passage belong to it, and are the same by accident.
+_STRAY_LETTERS = 3
 LITTLE_AGREEMENT = "too little agreement"
 """The problem of a segment whose text the model does not recognize."""
 
@@ -180,21 +182,30 @@ def _cut(match: TextMatch, left: int, right: int) -> tuple[int, int] | None:
 
 def _spoken_words(match: TextMatch, block: _Block) -> list[int]:
     """The words of a block without the passages that nobody reads."""
-    members: list[int] = []
+    letters = slice(match.word_starts[block.first], match.word_starts[block.end])
+    num_spoken = sum(map(match.hypothesis_letters, block.pieces))
+    free = num_spoken - int(match.is_equal[letters].sum())
+    parts: list[list[int]] = [[]]
     missing: list[int] = []
-    end = block.end
-    letters = slice(match.word_starts[block.first], match.word_starts[end])
-    free = sum(map(match.hypothesis_letters, block.pieces)) - int(match.is_equal[letters].sum())
-    for word in range(block.first, end + 1):
-        if word < end and match.piece_of_word[word] < 0:
+    for word in range(block.first, block.end):
+        if match.piece_of_word[word] < 0:
             missing.append(word)
             continue
-        if missing and not _is_passage(match, missing[0], missing[-1] + 1, free):
-            members += missing
+        if missing and _is_passage(match, missing[0], missing[-1] + 1, free):
+            parts.append([])
+        else:
+            parts[-1] += missing
+        parts[-1].append(word)
         missing = []
-        if word < end:
-            members.append(word)
-    return members
+    if missing and not _is_passage(match, missing[0], missing[-1] + 1, free):
+        parts[-1] += missing
+    if len(parts) > 1:
+        parts = [part for part in parts if _num_letters(match, part) > _STRAY_LETTERS]
+    return [word for part in parts for word in part]
+
+
+def _num_letters(match: TextMatch, words: Sequence[int]) -> int:
+    return sum(match.num_letters(word, word + 1) for word in words)
 
 
 def _is_passage(match: TextMatch, first: int, end: int, free: int) -> bool:
