@@ -17,8 +17,6 @@ from moonshine_tune.corpus.transcript_form import clean_text
 from moonshine_tune.data.alignment.match import SURE_SHARE, Piece, TextMatch, match_text
 from moonshine_tune.data.alignment.text_words import TextWord
 
-# So few letters on one side of such a passage belong to it, and are the same by accident.
-_STRAY_LETTERS = 3
 LITTLE_AGREEMENT = "too little agreement"
 """The problem of a segment whose text the model does not recognize."""
 
@@ -29,6 +27,8 @@ _FEW_LETTERS = 12
 # More than about four words in a row are a passage that nobody reads, if the model wrote at most
 # this share of their letters there.
 _PASSAGE_LETTERS, _FREE_SHARE = 24, 0.25
+# So few letters on one side of such a passage belong to it, and are the same by accident.
+_STRAY_LETTERS = 3
 
 
 @dataclass(frozen=True)
