@@ -110,7 +110,7 @@ def _with_noise(samples: Samples) -> Samples:
         SHARED / "noise" / "manifest.jsonl", require_text=False).utterances]  # fmt: skip
     noise = np.resize(np.concatenate(noises), len(samples))
     ratio = np.sqrt(np.mean(samples**2) / np.mean(noise**2)) * 10 ** (-NOISE_DB / 20)
-    return (samples + ratio * noise).astype(np.float32)
+    return np.asarray(samples + ratio * noise, dtype=np.float32)
 
 
 def write_text(spoken: Sequence[Spoken], rng: random.Random) -> Written:
