@@ -15,7 +15,7 @@ from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.data.alignment import judge, letters
 from moonshine_tune.data.alignment.join import absorb_faults, join_segments
 from moonshine_tune.data.alignment.letters import align_letters
-from moonshine_tune.data.alignment.match import Piece
+from moonshine_tune.data.alignment.match import SpokenPiece
 from moonshine_tune.data.alignment.pairs import find_pairs, transcript_text
 from moonshine_tune.data.alignment.segments import AlignedSegment, DividedText, divide_text
 from moonshine_tune.data.alignment.text_words import text_words
@@ -99,7 +99,7 @@ class Talk:
     """Sentences that are spoken in pieces of a few seconds, and what a model writes for each."""
 
     sentences: list[str]
-    pieces: list[Piece]
+    pieces: list[SpokenPiece]
 
 
 def talk(seed: int, *, num_sentences: int = 60, errors: float = 0.12) -> Talk:
@@ -115,11 +115,11 @@ def talk(seed: int, *, num_sentences: int = 60, errors: float = 0.12) -> Talk:
             rng.choice("aeiounst") if letter != " " and rng.random() < errors else letter
             for letter in sentence.lower()
         )
-        pieces.append(Piece(4.0 * number, 4.0 * (number + 1), heard, 0.6))
+        pieces.append(SpokenPiece(4.0 * number, 4.0 * (number + 1), heard, 0.6))
     return Talk(sentences, pieces)
 
 
-def divided(pieces: Sequence[Piece], text: str) -> DividedText:
+def divided(pieces: Sequence[SpokenPiece], text: str) -> DividedText:
     return divide_text(pieces, text, text_words(text, ENGLISH), ENGLISH)
 
 
@@ -174,9 +174,9 @@ def test_a_text_of_another_recording_does_not_fit() -> None:
 
 def test_pieces_with_an_uncertain_border_are_one_segment() -> None:
     pieces = [
-        Piece(0, 3, "we went to the harbor and"),
-        Piece(3, 6, "mumble grunt"),
-        Piece(6, 9, "came home in the evening"),
+        SpokenPiece(0, 3, "we went to the harbor and"),
+        SpokenPiece(3, 6, "mumble grunt"),
+        SpokenPiece(6, 9, "came home in the evening"),
     ]
     text = "We went to the harbor and bought some fresh fish. We came home in the evening."
     result = divided(pieces, text)
@@ -192,25 +192,27 @@ def test_pieces_with_an_uncertain_border_are_one_segment() -> None:
 
 def test_a_passage_inside_of_a_piece_is_not_its_text() -> None:
     passage = "whose long paragraph nobody ever read aloud in this recording"
-    pieces = [Piece(0, 4, "we went out to fifth avenue")]
+    pieces = [SpokenPiece(0, 4, "we went out to fifth avenue")]
     (segment,) = divided(pieces, f"We went out {passage} to fifth avenue.").segments
     assert segment.text == "We went out to fifth avenue."
-    (segment,) = divided([Piece(0, 4, "a fifth avenue")], f"A {passage}, a fifth avenue").segments
+    (segment,) = divided(
+        [SpokenPiece(0, 4, "a fifth avenue")], f"A {passage}, a fifth avenue"
+    ).segments
     assert segment.text == "a fifth avenue"
     # Where the model wrote something else, the passage may be what is spoken.
-    unclear = [Piece(0, 4, "we went out mumble bumble grunt and to fifth avenue")]
+    unclear = [SpokenPiece(0, 4, "we went out mumble bumble grunt and to fifth avenue")]
     (segment,) = divided(unclear, f"We went out {passage} to fifth avenue.").segments
     assert passage in segment.text
 
 
 def test_silence_and_short_made_up_words_are_in_no_segment() -> None:
-    pieces = [Piece(0, 4, "the first sentence"), Piece(4, 6, "You"), Piece(6, 8, ""),
-              Piece(8, 12, "the second one")]  # fmt: skip
+    pieces = [SpokenPiece(0, 4, "the first sentence"), SpokenPiece(4, 6, "You"), SpokenPiece(6, 8, ""),
+              SpokenPiece(8, 12, "the second one")]  # fmt: skip
     result = divided(pieces, "The first sentence. The second one.")
     assert [(item.start_s, item.text) for item in result.segments] == [
         (0, "The first sentence."), (8, "The second one."),
     ]  # fmt: skip
-    assert divided([Piece(0, 4, "")], "Words.").segments == ()
+    assert divided([SpokenPiece(0, 4, "")], "Words.").segments == ()
 
 
 # --- judging and joining

@@ -20,7 +20,7 @@ Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Piece:
+class SpokenPiece:
     """A span of a recording and what the model wrote for it; times in seconds.
 
     Attributes:
@@ -52,7 +52,7 @@ class TextMatch:
         free: letters at the start and at the end of each piece without an equal partner.
     """
 
-    pieces: Sequence[Piece]
+    pieces: Sequence[SpokenPiece]
     words: Sequence[TextWord]
     piece_of_letter: Indices
     is_equal: Flags
@@ -88,7 +88,7 @@ class TextMatch:
 
 
 def match_text(
-    pieces: Sequence[Piece], words: Sequence[TextWord], normalizer: Normalizer
+    pieces: Sequence[SpokenPiece], words: Sequence[TextWord], normalizer: Normalizer
 ) -> TextMatch:
     """Align the hypotheses of all pieces with a text."""
     spoken = [normalizer(piece.hypothesis).split() for piece in pieces]

@@ -23,7 +23,7 @@ from moonshine_tune.corpus.transcript_form import clean_text
 from moonshine_tune.data.alignment.hypotheses import transcribe_spans
 from moonshine_tune.data.alignment.join import absorb_faults, join_segments
 from moonshine_tune.data.alignment.judge import judge_segments
-from moonshine_tune.data.alignment.match import Piece
+from moonshine_tune.data.alignment.match import SpokenPiece
 from moonshine_tune.data.alignment.pairs import TextPair, find_pairs, transcript_text
 from moonshine_tune.data.alignment.segments import AlignedSegment, divide_text
 from moonshine_tune.data.alignment.text_words import text_words
@@ -275,7 +275,7 @@ def _align_pair(
     times = [(span.start_s, span.end_s) for span in spans]
     hypotheses = transcribe_spans(pair.audio, times, opened, progress)
     pieces = [
-        Piece(span.start_s, span.end_s, hypothesis, span.pause_s)
+        SpokenPiece(span.start_s, span.end_s, hypothesis, span.pause_s)
         for span, hypothesis in zip(spans, hypotheses, strict=True)
     ]
     words = text_words(text, normalizer)

@@ -14,7 +14,7 @@ import numpy as np
 
 from moonshine_tune.corpus.normalizers import Normalizer
 from moonshine_tune.corpus.transcript_form import clean_text
-from moonshine_tune.data.alignment.match import SURE_SHARE, Piece, TextMatch, match_text
+from moonshine_tune.data.alignment.match import SURE_SHARE, SpokenPiece, TextMatch, match_text
 from moonshine_tune.data.alignment.text_words import TextWord
 
 LITTLE_AGREEMENT = "too little agreement"
@@ -94,7 +94,7 @@ class DividedText:
 
 
 def divide_text(
-    pieces: Sequence[Piece], text: str, words: Sequence[TextWord], normalizer: Normalizer
+    pieces: Sequence[SpokenPiece], text: str, words: Sequence[TextWord], normalizer: Normalizer
 ) -> DividedText:
     """Divide a text among the pieces of its recording.
 
