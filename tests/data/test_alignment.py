@@ -206,11 +206,11 @@ def test_a_passage_inside_of_a_piece_is_not_its_text() -> None:
 
 
 def test_silence_and_short_made_up_words_are_in_no_segment() -> None:
-    pieces = [SpokenPiece(0, 4, "the first sentence"), SpokenPiece(4, 6, "You"), SpokenPiece(6, 8, ""),
-              SpokenPiece(8, 12, "the second one")]  # fmt: skip
+    written = ["the first sentence", "You", "", "the second one"]
+    pieces = [SpokenPiece(4 * n, 4 * n + 4, text) for n, text in enumerate(written)]
     result = divided(pieces, "The first sentence. The second one.")
     assert [(item.start_s, item.text) for item in result.segments] == [
-        (0, "The first sentence."), (8, "The second one."),
+        (0, "The first sentence."), (12, "The second one."),
     ]  # fmt: skip
     assert divided([SpokenPiece(0, 4, "")], "Words.").segments == ()
 
