@@ -22,6 +22,7 @@ import typer
 from tests.documentation import DOCS, GUIDES, ROOT, runnable
 
 from moonshine_tune.cli.app import app
+from moonshine_tune.demo.data import TWO_CITIES_SPANS
 from moonshine_tune.registry.wheel import WheelAssets
 
 pytestmark = pytest.mark.real_model
@@ -56,6 +57,7 @@ models list
 models fetch tiny
 models rebuild {runtime} --out checkpoint
 data keyterms data/train.jsonl --out terms.txt
+data align {cities} cities.txt --out aligned.jsonl
 data audit data/train.jsonl --no-model --out audit
 data fix audit --apply --out fixed.jsonl
 data fix data/dev.jsonl --style base --out styled.jsonl --apply
@@ -210,7 +212,10 @@ def test_the_readme_and_then_every_command_run(
 ) -> None:
     _run_blocks("README.md", desk, bare)
     (desk / "short.yaml").write_text(_SHORT_PLAN, encoding="utf-8")
-    lines = _REMAINING.strip().format(runtime=wheel_assets.runtime_dir).splitlines()
+    cities = " ".join(text for _, _, text in TWO_CITIES_SPANS)
+    (desk / "cities.txt").write_text(cities, encoding="utf-8")
+    paths = {"runtime": wheel_assets.runtime_dir, "cities": wheel_assets.two_cities}
+    lines = _REMAINING.strip().format(**paths).splitlines()
     for line in lines:
         _shell(f"moonshine-tune {line}", desk, bare)
     blocks = [block.text for block in runnable(ROOT / "README.md")]

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from moonshine_tune.cli import data_align as align
 from moonshine_tune.cli import data_audit as audit
 from moonshine_tune.cli import data_synth as synth
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, plain, refuse, say, show, table
+from moonshine_tune.cli.options import MaxClipOption, longest_clip_s
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.text import quoted
 
@@ -33,8 +35,9 @@ def import_command(
     folder: Annotated[
         str | None,
         typer.Argument(
-            help="Folder of recordings, a table beside them, or hf://OWNER/NAME: a dataset of the "
-            "Hugging Face hub. With --corrections, the folder of the log is the default."
+            help="Folder of recordings, one recording, a table beside them, or hf://OWNER/NAME: a "
+            "dataset of the Hugging Face hub. With --corrections, the folder of the log is the "
+            "default."
         ),
     ] = None,
     table: Annotated[
@@ -58,6 +61,15 @@ def import_command(
     no_text: Annotated[
         bool, typer.Option("--no-text", help="Import without transcripts (replay audio).")
     ] = False,
+    cut: Annotated[
+        bool,
+        typer.Option(
+            "--cut",
+            help="Cut recordings that are longer than --max-clip-s at their pauses, without texts; "
+            "with transcripts: data align.",
+        ),
+    ] = False,
+    max_clip_s: MaxClipOption = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out invalid rows instead of refusing all.")
     ] = False,
@@ -169,6 +181,7 @@ def import_command(
         encoding=encoding,
         corrections=corrections,
         correction_options=CorrectionOptions(hypothesis_column, duplicates, empty_correction),
+        max_clip_s=longest_clip_s(max_clip_s) if cut else None,
     )
     result = import_data(request, TerminalProgress())
     for item in result.dropped[:_SHOWN]:
@@ -398,5 +411,6 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.2f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
 
 
+align.register(app)
 audit.register(app)
 synth.register(app)

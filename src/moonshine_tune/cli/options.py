@@ -27,4 +27,15 @@ KeyTermsOption = Annotated[
     ),
 ]
 BoostOption = Annotated[float, typer.Option("--boost", min=0, help="Strength of the boost.")]
+MaxClipOption = Annotated[
+    float | None,
+    typer.Option("--max-clip-s", min=1, help="Longest clip, s [default: that of data.max_clip_s]."),
+]
 OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write.")]
+
+
+def longest_clip_s(named: float | None) -> float:
+    """The value of `MaxClipOption`, or its default."""
+    from moonshine_tune.config.settings import DataSettings
+
+    return DataSettings().max_clip_s if named is None else named

@@ -92,6 +92,7 @@ class ImportRequest:
         times: the unit of two numbers at the start of each line of a transcript, a key of
             `label_tracks.UNITS`; "none" if they are words. None decides by content.
         encoding: of the table, such as cp1252; None for UTF-8 or UTF-16.
+        max_clip_s: cut longer recordings at their pauses; only without texts. None cuts nothing.
         audio_out: folder for copies as the model reads them: mono, 16 kHz, FLAC, one per row.
         channel: of recordings with several, from 1; needs `audio_out`. None averages them.
         corrections: a table of recordings, hypotheses and their corrections.
@@ -114,6 +115,7 @@ class ImportRequest:
     encoding: str | None = None
     corrections: Path | None = None
     correction_options: CorrectionOptions = field(default_factory=CorrectionOptions)
+    max_clip_s: float | None = None
 
     @property
     def left_out_path(self) -> Path:

@@ -32,10 +32,12 @@ from moonshine_tune.importers.base import (
     Rows,
     all_importers,
     files_below,
+    is_clutter,
 )
 from moonshine_tune.importers.channels import channels_of
 from moonshine_tune.importers.convert import convert, probe, report_readings
 from moonshine_tune.importers.corrections import judge_corrections
+from moonshine_tune.importers.cut import cut_recordings
 from moonshine_tune.importers.finder import RecordingFinder
 from moonshine_tune.importers.ids import with_unique_ids
 from moonshine_tune.importers.recording_counts import RecordingCounts, count_recordings
@@ -80,6 +82,7 @@ class ImportResult:
     """What was imported; rows = kept + the sum of `reasons`.
 
     Attributes:
+        clips: lines of the manifest: more than `kept` rows where long recordings were cut.
         source: where texts and names came from.
         reasons: reason → number of rows that were left out.
         unlisted: recordings of the folder that no row names.
@@ -93,6 +96,7 @@ class ImportResult:
     source: str
     rows: int
     kept: int
+    clips: int
     seconds: float
     speakers: int
     reasons: dict[str, int]
@@ -133,6 +137,9 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
     _check(request)
     remove_leftovers(request.embedded_audio_folder)
     source = _open_source(request, progress)
+    if request.max_clip_s is not None and request.want_text:
+        source = _without_texts(source)
+        request = source.request
     rows = _read_rows(source)
     progress.say(f"reading {rows.description}")
     resolved, infos, remarks = _resolve(rows, source)
@@ -151,6 +158,9 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
     if not request.skip_bad:
         fatal = _FATAL_OF_CORRECTIONS if request.corrections else _FATAL
         _refuse_contradictions(dropped, len(rows.rows), fatal)
+    if request.max_clip_s is not None:
+        kept, channels, remark = _cut(kept, channels, request.max_clip_s, dropped, progress)
+        remarks += (remark,) if remark else ()
     used = [item.audio for item in kept]
     if request.audio_out is not None and kept:
         kept, failed = convert(kept, request.audio_out, channels, progress)
@@ -163,7 +173,8 @@ def import_data(request: ImportRequest, progress: Progress) -> ImportResult:
         manifest=request.out,
         source=rows.description,
         rows=len(rows.rows),
-        kept=len(kept),
+        kept=max(len(rows.rows) - len(dropped), 0),
+        clips=len(kept),
         seconds=round(seconds_of(kept), 3),
         speakers=count_speakers(kept),
         reasons=dict(Counter(item.reason for item in dropped)),
@@ -203,6 +214,23 @@ def _left_out_record(item: Dropped) -> dict[str, Any]:
     others = {name: value for name, value in row.values.items() if name not in fields}
     why = {"reason": item.reason, "detail": item.detail, "location": item.location}
     return fields | hypothesis | others | why
+
+
+def _cut(
+    kept: Sequence[Utterance],
+    channels: Sequence[int | None],
+    max_clip_s: float,
+    dropped: list[Dropped],
+    progress: Progress,
+) -> tuple[list[Utterance], list[int | None], str]:
+    """The clips of long recordings, the channel of each, and a remark; failures join `dropped`."""
+    cut = cut_recordings(kept, max_clip_s, progress)
+    for index, reason, detail in cut.failed:
+        path = kept[index].audio
+        dropped.append(Dropped(str(path), reason, f"{path}: {detail}", recording=path))
+    if cut.remark:
+        progress.say(cut.remark)
+    return list(cut.clips), [channels[index] for index in cut.origins], cut.remark
 
 
 def _refuse_contradictions(
@@ -325,8 +353,30 @@ def _open_source(request: ImportRequest, progress: Progress) -> ImportSource:
             where=folder,
             hint="give the folder of recordings: data import FOLDER --out F",
         )
+    if file is not None and request.table is None and file.suffix.lower() in AUDIO_ENDINGS:
+        beside = (path for path in sorted(folder.iterdir()) if not is_clutter(path.name))
+        files = tuple(path for path in beside if path.suffix.lower() not in AUDIO_ENDINGS)
+        return ImportSource(request, folder, None, (file,), progress, files)
     recordings, files = _listed(folder, request)
     return ImportSource(request, folder, file, recordings, progress, files)
+
+
+def _without_texts(source: ImportSource) -> ImportSource:
+    """The same source without transcripts, to be cut.
+
+    Raises:
+        RequestError: it has some, and whether they matter is not said.
+    """
+    if any(item.recognizes(source) for item in all_importers() if source.kind in item.kinds):
+        location = quoted(source.request.location)
+        raise RequestError(
+            "--cut makes clips without texts, but these recordings have transcripts",
+            where=source.request.location,
+            hint="divide the transcripts among the clips: moonshine-tune data align "
+            f"{location} --out {quoted(source.request.out)}; or leave them out: --cut --no-text",
+        )
+    source.progress.say("no transcripts: the clips have no texts")
+    return replace(source, request=replace(source.request, want_text=False))
 
 
 def _listed(folder: Path, request: ImportRequest) -> tuple[tuple[Path, ...], tuple[Path, ...]]:

@@ -146,6 +146,7 @@ def build_dataset(
     tokens: list[tuple[int, ...]] = []
     dropped: Counter[str] = Counter()
     num_silent = 0
+    is_long_text = False
     for utterance in utterances:
         try:
             length = utterance_seconds(utterance)
@@ -159,6 +160,7 @@ def build_dataset(
             dropped["empty audio"] += 1
         elif length > max_clip_s:
             dropped[f"longer than {max_clip_s:g} s"] += 1
+            is_long_text = is_long_text or bool(ids)
         elif needs_text and not ids and not (keeps_silence and utterance.text is not None):
             dropped["empty text"] += 1
         elif len(ids) + 2 > model.max_tokens:
@@ -174,6 +176,9 @@ def build_dataset(
         remark += f"; {num_silent} of them teach silence"
     elif dropped["empty text"]:
         remark += " (data.teach_silence=true learns them as silence)"
+    if dropped[f"longer than {max_clip_s:g} s"]:
+        command = "data align AUDIO TEXT" if is_long_text else "data import AUDIO --no-text --cut"
+        remark += f" (cut long recordings at their pauses: moonshine-tune {command} --out FILE)"
     if not kept:
         raise RequestError(
             f"nothing is left to use. {remark}",

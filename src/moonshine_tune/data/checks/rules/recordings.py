@@ -73,7 +73,8 @@ def too_short(clip: CheckedClip) -> str | None:
 def too_long(clip: CheckedClip) -> str | None:
     """[clip is|clips are] longer than {limit} s: training leaves [it|them] out.
 
-    Cut [it|them] at pauses, and give each piece its text.
+    Divide [its transcript|their transcripts] among pieces: moonshine-tune data align AUDIO TEXT.
+    Without a transcript: moonshine-tune data import AUDIO --no-text --cut.
     """
     return _length(clip) if clip.measures.seconds > _LONG_S else None
 
