@@ -253,7 +253,9 @@ def test_a_split_joins_labels_of_diarizers_and_says_so(
     assert "start anew in each" in capsys.readouterr().err
     speakers = {item.speaker for item in read_manifest(tmp_path / "one" / "dev.jsonl").utterances}
     assert all(speaker and speaker.endswith(("/SPEAKER_00", "/SPEAKER_01")) for speaker in speakers)
-    assert run([*command, str(tmp_path / "two"), "--global-speakers"]) == 2
+    two = [*command, str(tmp_path / "two"), "--global-speakers"]
+    assert run([*two, "--by", "speaker"]) == 2
+    assert run(two) == 0
     path.write_text("".join(lines[:5] + lines[7:]), encoding="utf-8")
     capsys.readouterr()
     assert run([*command, str(tmp_path / "three")]) == 2

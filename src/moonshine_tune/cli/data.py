@@ -339,7 +339,7 @@ def _after_split(out: Path, splits: set[str]) -> str:
     """The next command, with paths quoted for a shell."""
     dev = f" --dev {quoted(out / 'dev.jsonl')}" if "dev" in splits else ""
     train = quoted(out / "train.jsonl")
-    return f"next: moonshine-tune train --preset tiny --train {train}{dev} --out runs/first"
+    return f"next: moonshine-tune train --train {train}{dev} --out runs/first"
 
 
 @app.command(
