@@ -25,6 +25,10 @@ _QUANTIZED_PRODUCTS = ("DynamicQuantizeMatMul", "MatMulIntegerToFloat")
 _ON_GRID = 1e-3
 _FOLDED_ON_GRID = 0.02
 _PROBES = 257
+# A stored grid is kept for values that leave it by half a step at most, which is as far as rounding
+# moves any value; and only while a new one would not be finer by more than a tenth.
+_BEYOND_STEPS = 0.5
+_COARSER = 1.1
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,8 @@ class QuantizedTensor:
     """A stored 8-bit tensor with its scale and zero point.
 
     Attributes:
-        axis: the axis with a scale of its own; None for one scale a tensor.
+        axis: the axis with a scale of its own; None for one scale a tensor. Its zero points are as
+            many, or one.
         adds_float: whether `zero_point` is a float that is added after scaling (the front end's
             Cast-Mul-Add chain) and not a level that is subtracted before.
     """
@@ -120,13 +125,44 @@ class QuantizedTensor:
         low, high = (0, 255) if self.values.dtype == "u1" else (-128, 127)
         return Grid(scale, zero, low, high)
 
-    def fitting_grid(self, weights: Floats, file: OrtFile) -> Grid:
-        """The grid for `weights`, by the rule of the quantizer that made the file.
+    @property
+    def shares_zero(self) -> bool:
+        """Whether many scales have one zero point."""
+        return self.axis is not None and int(np.prod(self.zero_point.shape)) == 1
 
-        Range: smallest to largest value (zero included, but not in the Cast-Mul-Add scheme). A
-        scale that differs from the stored one by rounding only is kept.
+    def fitting_grid(self, weights: Floats, file: OrtFile) -> Grid:
+        """The grid for `weights`: the stored one where they fit, or else a new one.
+
+        A base that was rebuilt from the file lies on the stored grid, so that only the change of
+        its weights is rounded. On a new grid, all of them are. Channels that share a zero point
+        have the stored step divided by a whole number: the finest such grid holds the base too.
         """
         old = self.stored_grid(file)
+        low, high = self._reach(weights, old)
+        beyond = _BEYOND_STEPS * old.scale
+        fits = (low >= (old.low - old.zero) * old.scale - beyond) & (
+            high <= (old.high - old.zero) * old.scale + beyond
+        )
+        if self.shares_zero:
+            above, below = np.maximum(old.high - old.zero, 1), np.maximum(old.zero - old.low, 1)
+            needed = np.maximum(high / above, -low / below)
+            # A part of a step that a rounding error makes too small by itself is not lost.
+            parts = np.floor(old.scale * (1 + _ON_GRID) / np.where(needed == 0, old.scale, needed))
+            scale, zero = np.where(fits, old.scale / np.maximum(parts, 1), needed), old.zero
+        else:
+            scale, zero = self._new_grid(low, high, old)
+            kept = fits & (old.scale <= _COARSER * scale) & (not self.adds_float)
+            near = (np.abs(scale - old.scale) <= 1e-6 * old.scale) & (zero == old.zero)
+            kept |= near | (scale == 0)
+            scale, zero = np.where(kept, old.scale, scale), np.where(kept, old.zero, zero)
+        # As it will be read back: 16-bit scales are coarse.
+        scale = scale.astype(self.scale.dtype).astype(np.float64)
+        if not self.adds_float:
+            zero = np.clip(zero, old.low, old.high)
+        return Grid(scale, zero, old.low, old.high)
+
+    def _reach(self, weights: Floats, old: Grid) -> tuple[Doubles, Doubles]:
+        """Smallest and largest value of each channel; zero included, except for Cast-Mul-Add."""
         by_axis = self.axis is not None
         axes = tuple(i for i in range(weights.ndim) if i != self.axis) if by_axis else None
         low = np.asarray(weights.min(axis=axes, keepdims=True), np.float64)
@@ -135,20 +171,16 @@ class QuantizedTensor:
             low, high = low.reshape(old.scale.shape), high.reshape(old.scale.shape)
         if not self.adds_float:
             low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
+        return low, high
+
+    def _new_grid(self, low: Doubles, high: Doubles, old: Grid) -> tuple[Doubles, Doubles]:
+        """Scale and zero point by the rule of the quantizer that made the file."""
         if old.low < 0 and not self.adds_float and np.all(old.zero == 0):
             # Symmetric signed scheme: the zero point stays 0.
             scale = np.maximum(-low, high) / old.high
-            zero = np.zeros_like(scale)
-        else:
-            scale = (high - low) / (old.high - old.low)
-            zero = np.rint(old.low - low / np.where(scale == 0, old.scale, scale))
-        near = (np.abs(scale - old.scale) <= 1e-6 * old.scale) & (zero == old.zero)
-        scale = np.where(near | (scale == 0), old.scale, scale)
-        # As it will be read back: 16-bit scales are coarse.
-        scale = scale.astype(self.scale.dtype).astype(np.float64)
-        if not self.adds_float:
-            zero = np.clip(zero, old.low, old.high)
-        return Grid(scale, zero, old.low, old.high)
+            return scale, np.zeros_like(scale)
+        scale = (high - low) / (old.high - old.low)
+        return scale, np.rint(old.low - low / np.where(scale == 0, old.scale, scale))
 
     def encode(self, levels: npt.NDArray[Any], grid: Grid) -> dict[int, bytes]:
         """Bytes to write (offset → bytes) so that the file holds these levels of `grid`."""
@@ -186,7 +218,7 @@ class QuantizedTensor:
         return bool(np.all(np.abs(self.dequantize(file) - weights) <= _ON_GRID * steps))
 
     def _spread(self, vector: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        if self.axis is None:
+        if self.axis is None or vector.size == 1:
             return vector.reshape(())
         shape = [1] * len(self.values.shape)
         shape[self.axis] = -1
@@ -252,31 +284,37 @@ def quantized_tensors(file: OrtFile) -> Iterator[QuantizedTensor]:
         if scale is None or zero is None or scale.dtype not in ("<f4", "<f2"):
             continue
         known, axis = _axis(item.shape, scale.shape)
-        if known and int(np.prod(zero.shape)) == int(np.prod(scale.shape)):
+        if known and int(np.prod(zero.shape)) in (1, int(np.prod(scale.shape))):
             yield QuantizedTensor(item, scale, zero, axis, zero.dtype in ("<f4", "<f2"))
 
 
-def takes_channel_scales(file: OrtFile) -> frozenset[str]:
-    """Names of matrices that only quantized products read: these take vectors of scales."""
-    readers: dict[str, set[bool]] = {}
+def takes_channel_scales(file: OrtFile) -> dict[str, bool]:
+    """Matrices that only quantized products read: these take vectors of scales.
+
+    Returns:
+        By name, whether the products run at every token: both branches of a decoder have them.
+    """
+    readers: dict[str, list[bool]] = {}
     for node in file.nodes:
         for position, name in enumerate(node.inputs):
             is_factor = node.op in _QUANTIZED_PRODUCTS and position == 1
-            readers.setdefault(name, set()).add(is_factor)
-    return frozenset(name for name, factors in readers.items() if factors == {True})
+            readers.setdefault(name, []).append(is_factor)
+    return {name: len(factors) > 1 for name, factors in readers.items() if all(factors)}
 
 
 def with_channel_scales(file: OrtFile, tensors: Iterable[QuantizedTensor]) -> OrtFile:
-    """A copy of a file in which these matrices have a scale and a zero point for each column.
+    """A copy of a file in which these matrices have a scale for each column.
 
     The values that the graph computes with stay: each column gets the scale that the matrix had.
-    onnxruntime's quantized products take vectors in place of their two numbers.
+    onnxruntime's quantized products take a vector in place of the one scale. The zero point stays
+    one number: a vector of them costs time at each product.
     """
-    values: dict[str, npt.NDArray[Any]] = {}
-    for tensor in tensors:
-        columns = tensor.values.shape[1]
-        for item in (tensor.scale, tensor.zero_point):
-            values[item.name] = np.repeat(file.array(item).reshape(1), columns)
+    values = {
+        tensor.scale.name: np.repeat(
+            file.array(tensor.scale).reshape(1), tensor.values.shape[1]
+        )
+        for tensor in tensors
+    }
     return file.resized(values) if values else file
 
 
