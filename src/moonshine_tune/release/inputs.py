@@ -43,8 +43,8 @@ _EVALUATION_KEYS = ("wer", "cer", "substitutions", "deletions", "insertions", "r
                     "empty_references")  # fmt: skip
 _PARITY_KEYS = ("passed", "word_difference", "bound", "clips", "identical", "words")
 _EXPORT_KEYS = ("method", "matrices", "changed", "changed_files", "worst_step_error", "sha256",
-                "adapter_sha256", "quantize", "scales", "calibrated", "calibrate", "rounding",
-                "windows", "versions")  # fmt: skip
+                "adapter_sha256", "quantize", "scales", "channel_scales", "calibrated", "calibrate",
+                "rounding", "windows", "versions")  # fmt: skip
 _BENCHMARK_KEYS = ("schema_version", "manifest_sha256", "clips", "audio_seconds", "rounds",
                    "warm_up_clips", "machine", "versions", "family", "load_ms", "load_processes",
                    "latency_ms", "rtf", "by_length", "stream", "memory_mb", "files", "total_bytes",
