@@ -12,6 +12,7 @@ from moonshine_tune.audio.io import load_audio
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.files import sha256_of
 from moonshine_tune.export.graft import graft
+from moonshine_tune.export.parity.graphs import compare_weights
 from moonshine_tune.export.parity.stages import open_graphs
 from moonshine_tune.registry.resolve import ResolvedModel
 from moonshine_tune.registry.wheel import WheelAssets
@@ -217,6 +218,23 @@ def test_auto_spares_the_wide_products_of_every_token(
     }
     assert finer == set(names) - {_FC1}
     assert report.channel_scales == 3
+
+
+def test_the_parity_gate_reads_scales_of_channels(
+    layout: RuntimeLayout, weights: Weights, tmp_path: Path
+) -> None:
+    base = {_ENCODER_FC1: weights[_ENCODER_FC1]}
+    merged = {_ENCODER_FC1: _adapted(base[_ENCODER_FC1])}
+    graft(layout, base, merged, tmp_path)
+    exported = read_layout(tmp_path)
+    result = compare_weights(exported, weights | merged)
+    assert result.checked >= len(weights) and not result.different
+    file = OrtFile.read(tmp_path / "encoder_model.ort")
+    (tensor,) = [tensor for tensor in quantized_tensors(file) if tensor.axis is not None]
+    wrong = (file.array(tensor.scale) * np.float32(1.5)).tobytes()
+    (tmp_path / "encoder_model.ort").write_bytes(file.patched({tensor.scale.offset: wrong}))
+    (different,) = compare_weights(exported, weights | merged).different
+    assert different.tensor == _ENCODER_FC1
 
 
 def test_the_runtime_computes_with_the_scales_of_the_channels(

@@ -70,8 +70,8 @@ def export(
     scales: Annotated[
         _Scales,
         Option(
-            help="Graft: one scale for an adapted matrix, as in the base's files (tensor), or one for "
-            "each output channel (channel): closer to the trained model, a few percent slower. "
+            help="Graft: one scale for an adapted matrix, as in the base's files (tensor), or one "
+            "for each output channel (channel): closer to the trained model, a few percent slower. "
             "auto: for each channel where it takes no noticeable time."
         ),
     ] = _Scales.auto,

@@ -139,7 +139,7 @@ def _with_channel_scales(
     merged: Mapping[str, Floats],
     scales: str,
 ) -> tuple[OrtFile, list[Match], set[str]]:
-    """The file with a scale for each output channel of changed matrices, its matches, their keys."""
+    """The file with scales of the channels of changed matrices, its matches, and their names."""
     every_token = takes_channel_scales(file)
     coarse = {
         match.tensor.name: match.tensor

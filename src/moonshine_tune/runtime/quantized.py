@@ -310,9 +310,7 @@ def with_channel_scales(file: OrtFile, tensors: Iterable[QuantizedTensor]) -> Or
     one number: a vector of them costs time at each product.
     """
     values = {
-        tensor.scale.name: np.repeat(
-            file.array(tensor.scale).reshape(1), tensor.values.shape[1]
-        )
+        tensor.scale.name: np.repeat(file.array(tensor.scale).reshape(1), tensor.values.shape[1])
         for tensor in tensors
     }
     return file.resized(values) if values else file
