@@ -167,12 +167,8 @@ def test_each_output_channel_gets_a_scale(
     zero = after.array(new.zero_point).astype(np.float64)
     assert scale.shape == (len(wanted),) and zero.shape == ()
     stored = (after.array(new.values).astype(np.float64) - zero) * scale
-    assert np.all(np.abs(stored.T - wanted) <= 1.01 * scale[:, None])
-    assert report.worst_step_error <= 1.01
-    # Whole parts of the step that the matrix had: the base lies on this grid too.
-    (old,) = [tensor for tensor in quantized_tensors(before) if tensor.name == new.name]
-    parts = float(before.array(old.scale)) / scale[scale <= 1.001 * float(before.array(old.scale))]
-    assert np.allclose(parts, np.rint(parts), atol=1e-3) and parts.max() >= 2
+    assert np.all(np.abs(stored.T - wanted) <= 0.51 * scale[:, None])
+    assert report.worst_step_error <= 0.51
     # A row of small values keeps them, which one scale for the matrix does not.
     assert np.abs(stored.T[3] - wanted[3]).max() < 0.1 * _step(wanted)
     # The file grew at its end. Before that, only this matrix and a few offsets differ.
@@ -183,24 +179,6 @@ def test_each_output_channel_gets_a_scale(
     assert np.count_nonzero(~inside) <= 64
     assert 0 < len(after.data) - len(old_bytes) < 4 * len(wanted) + 1024
     assert [t.name for t in quantized_tensors(after)] == [t.name for t in quantized_tensors(before)]
-
-
-@pytest.mark.parametrize("scales", ["auto", "channel", "tensor"])
-@pytest.mark.parametrize("beyond", [0.0, 0.4])
-def test_what_training_did_not_change_keeps_its_value(
-    layout: RuntimeLayout, weights: Weights, tmp_path: Path, scales: str, beyond: float
-) -> None:
-    """A change in one row rounds that row only, even where it exceeds the stored range a little."""
-    base = weights[_FC1]
-    wanted = base.copy()
-    wanted[7] += np.float32(0.1 * _step(base)) * np.sign(base[7])
-    wanted[np.unravel_index(np.abs(base).argmax(), base.shape)] *= 1 + beyond / 128
-    graft(layout, {_FC1: base}, {_FC1: wanted}, tmp_path, scales=scales)
-    stored = _read_back(tmp_path, base)
-    others = (wanted == base).all(axis=1)
-    assert np.count_nonzero(others) >= len(base) - 2
-    assert np.allclose(stored[others], base[others], rtol=1e-6, atol=0)
-    assert not np.array_equal(stored[7], base[7])
 
 
 def test_auto_spares_the_wide_products_of_every_token(

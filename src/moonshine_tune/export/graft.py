@@ -218,8 +218,9 @@ def _changes(
     if not isinstance(tensor, QuantizedTensor):
         return tensor.requantize(wanted, file)
     if moments is None or merged.ndim != 2:
-        # A base that was rebuilt from these files lies on their grid.
-        dither = tensor.holds_exactly(match.view(base), file)
+        # A base that was rebuilt from these files lies on their grid. On new scales of channels
+        # the change of an adapter is not lost: base values lie anywhere between two levels.
+        dither = not tensor.shares_zero and tensor.holds_exactly(match.view(base), file)
         return tensor.requantize(wanted, file, dither=dither)
     grid = tensor.fitting_grid(wanted, file)
     if match.form != "transposed":

@@ -12,9 +12,11 @@ import numpy.typing as npt
 
 from moonshine_tune.runtime.quantized import Doubles, Floats, Grid
 
-# Share of the mean diagonal that is added to it: errors must cancel on other clips too. With 0.01
-# they are smaller on the calibration clips, and larger by a tenth and more on clips of others.
-_DAMPING = 0.1
+# Share of each input's energy that counts as unrelated to the other inputs: errors must cancel on
+# other clips too. Of each, not of the mean: a few inputs of hidden states are huge.
+_UNRELATED = 0.02
+# Share of the mean energy that each input has at least: some never occurred.
+_LEAST_ENERGY = 1e-4
 _BLOCK = 96
 
 
@@ -31,7 +33,8 @@ def compensated_levels(weights: Floats, grid: Grid, moments: Doubles) -> npt.NDA
     scale = np.broadcast_to(grid.scale, weights.shape)[:, order]
     zero = np.broadcast_to(grid.zero, weights.shape)[:, order]
     damped = moments[np.ix_(order, order)]
-    damped[np.diag_indices(columns)] += max(_DAMPING * float(np.mean(energy)), 1e-12)
+    least = max(_LEAST_ENERGY * float(np.mean(energy)), 1e-12)
+    damped[np.diag_indices(columns)] += _UNRELATED * energy[order] + least
     upper = np.linalg.cholesky(np.linalg.inv(damped)).T
     remaining = weights[:, order].astype(np.float64)
     levels = np.zeros((rows, columns), np.int32)

@@ -25,10 +25,6 @@ _QUANTIZED_PRODUCTS = ("DynamicQuantizeMatMul", "MatMulIntegerToFloat")
 _ON_GRID = 1e-3
 _FOLDED_ON_GRID = 0.02
 _PROBES = 257
-# A stored grid is kept for values that leave it by half a step at most, which is as far as rounding
-# moves any value; and only while a new one would not be finer by more than a tenth.
-_BEYOND_STEPS = 0.5
-_COARSER = 1.1
 
 
 @dataclass(frozen=True)
@@ -131,38 +127,13 @@ class QuantizedTensor:
         return self.axis is not None and int(np.prod(self.zero_point.shape)) == 1
 
     def fitting_grid(self, weights: Floats, file: OrtFile) -> Grid:
-        """The grid for `weights`: the stored one where they fit, or else a new one.
+        """The grid for `weights`, by the rule of the quantizer that made the file.
 
-        A base that was rebuilt from the file lies on the stored grid, so that only the change of
-        its weights is rounded. On a new grid, all of them are. Channels that share a zero point
-        have the stored step divided by a whole number: the finest such grid holds the base too.
+        Range: smallest to largest value (zero included, but not in the Cast-Mul-Add scheme). A
+        scale that differs from the stored one by rounding only is kept. A zero point that many
+        channels share is in the middle: their ranges differ, and most reach to both sides.
         """
         old = self.stored_grid(file)
-        low, high = self._reach(weights, old)
-        beyond = _BEYOND_STEPS * old.scale
-        fits = (low >= (old.low - old.zero) * old.scale - beyond) & (
-            high <= (old.high - old.zero) * old.scale + beyond
-        )
-        if self.shares_zero:
-            above, below = np.maximum(old.high - old.zero, 1), np.maximum(old.zero - old.low, 1)
-            needed = np.maximum(high / above, -low / below)
-            # A part of a step that a rounding error makes too small by itself is not lost.
-            parts = np.floor(old.scale * (1 + _ON_GRID) / np.where(needed == 0, old.scale, needed))
-            scale, zero = np.where(fits, old.scale / np.maximum(parts, 1), needed), old.zero
-        else:
-            scale, zero = self._new_grid(low, high, old)
-            kept = fits & (old.scale <= _COARSER * scale) & (not self.adds_float)
-            near = (np.abs(scale - old.scale) <= 1e-6 * old.scale) & (zero == old.zero)
-            kept |= near | (scale == 0)
-            scale, zero = np.where(kept, old.scale, scale), np.where(kept, old.zero, zero)
-        # As it will be read back: 16-bit scales are coarse.
-        scale = scale.astype(self.scale.dtype).astype(np.float64)
-        if not self.adds_float:
-            zero = np.clip(zero, old.low, old.high)
-        return Grid(scale, zero, old.low, old.high)
-
-    def _reach(self, weights: Floats, old: Grid) -> tuple[Doubles, Doubles]:
-        """Smallest and largest value of each channel; zero included, except for Cast-Mul-Add."""
         by_axis = self.axis is not None
         axes = tuple(i for i in range(weights.ndim) if i != self.axis) if by_axis else None
         low = np.asarray(weights.min(axis=axes, keepdims=True), np.float64)
@@ -171,16 +142,23 @@ class QuantizedTensor:
             low, high = low.reshape(old.scale.shape), high.reshape(old.scale.shape)
         if not self.adds_float:
             low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
-        return low, high
-
-    def _new_grid(self, low: Doubles, high: Doubles, old: Grid) -> tuple[Doubles, Doubles]:
-        """Scale and zero point by the rule of the quantizer that made the file."""
-        if old.low < 0 and not self.adds_float and np.all(old.zero == 0):
+        if self.shares_zero:
+            zero = np.full_like(old.zero, (old.low + old.high + 1) // 2)
+            scale = np.maximum(high / (old.high - zero), low / (old.low - zero))
+        elif old.low < 0 and not self.adds_float and np.all(old.zero == 0):
             # Symmetric signed scheme: the zero point stays 0.
             scale = np.maximum(-low, high) / old.high
-            return scale, np.zeros_like(scale)
-        scale = (high - low) / (old.high - old.low)
-        return scale, np.rint(old.low - low / np.where(scale == 0, old.scale, scale))
+            zero = np.zeros_like(scale)
+        else:
+            scale = (high - low) / (old.high - old.low)
+            zero = np.rint(old.low - low / np.where(scale == 0, old.scale, scale))
+        near = (np.abs(scale - old.scale) <= 1e-6 * old.scale) & (zero == old.zero)
+        scale = np.where(near | (scale == 0), old.scale, scale)
+        # As it will be read back: 16-bit scales are coarse.
+        scale = scale.astype(self.scale.dtype).astype(np.float64)
+        if not self.adds_float:
+            zero = np.clip(zero, old.low, old.high)
+        return Grid(scale, zero, old.low, old.high)
 
     def encode(self, levels: npt.NDArray[Any], grid: Grid) -> dict[int, bytes]:
         """Bytes to write (offset → bytes) so that the file holds these levels of `grid`."""
