@@ -154,7 +154,9 @@ def _with_channel_scales(
     tensors = {tensor.name: tensor for tensor in quantized_tensors(wider)}
     # The other tensors are where they were: the file only grew.
     widened = [
-        replace(match, tensor=tensors[match.tensor.name]) if match.tensor.name in coarse else match
+        replace(match, tensor=tensors[match.tensor.name], is_new_grid=True)
+        if match.tensor.name in coarse
+        else match
         for match in matches
     ]
     return wider, widened, {match.key for match in matches if match.tensor.name in coarse}
@@ -218,9 +220,9 @@ def _changes(
     if not isinstance(tensor, QuantizedTensor):
         return tensor.requantize(wanted, file)
     if moments is None or merged.ndim != 2:
-        # A base that was rebuilt from these files lies on their grid. On new scales of channels
-        # the change of an adapter is not lost: base values lie anywhere between two levels.
-        dither = not tensor.shares_zero and tensor.holds_exactly(match.view(base), file)
+        # A base that was rebuilt from these files lies on their grid. On a grid of its own, the
+        # change of an adapter is not lost: base values lie anywhere between two levels.
+        dither = not match.is_new_grid and tensor.holds_exactly(match.view(base), file)
         return tensor.requantize(wanted, file, dither=dither)
     grid = tensor.fitting_grid(wanted, file)
     if match.form != "transposed":

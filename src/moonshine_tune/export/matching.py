@@ -45,11 +45,13 @@ class Match:
 
     Attributes:
         form: how it is stored: "plain", "transposed" or "plus-one".
+        is_new_grid: whether the scales will be new, other than those that the base was stored with.
     """
 
     tensor: StoredTensor
     key: str
     form: str
+    is_new_grid: bool = False
 
     def view(self, weights: Floats) -> Floats:
         """A checkpoint's tensor in the shape that it has in the file; copied only if necessary."""
