@@ -12,12 +12,15 @@ from moonshine_tune.audio.io import load_audio
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.files import sha256_of
 from moonshine_tune.export.graft import graft
+from moonshine_tune.export.parity.graphs import compare_weights
 from moonshine_tune.export.parity.stages import open_graphs
 from moonshine_tune.registry.resolve import ResolvedModel
 from moonshine_tune.registry.wheel import WheelAssets
 from moonshine_tune.runtime.layout import STREAMING_FILES, RuntimeLayout, read_layout
+from moonshine_tune.runtime.naming import name_tensors
 from moonshine_tune.runtime.ort_file import OrtFile
 from moonshine_tune.runtime.quantized import (
+    QuantizedTensor,
     quantized_tensors,
     takes_channel_scales,
     with_channel_scales,
@@ -32,6 +35,7 @@ Floats = npt.NDArray[np.float32]
 Weights = dict[str, Floats]
 
 _FC1 = "model.decoder.layers.3.mlp.fc1.weight"
+_ENCODER_FC1 = "model.encoder.layers.2.mlp.fc1.weight"
 _ENCODER_FC2 = "model.encoder.layers.2.mlp.fc2.weight"
 _ENCODER_QUERY = "model.encoder.layers.1.self_attn.q_proj.weight"
 
@@ -150,17 +154,18 @@ def test_one_changed_matrix_changes_one_file(
 def test_each_output_channel_gets_a_scale(
     layout: RuntimeLayout, weights: Weights, tmp_path: Path, name: str
 ) -> None:
-    """Read back by hand: stored [in, out], a scale and a zero point for each column."""
-    base = _linear(weights)
+    """Read back by hand: stored [in, out], a scale for each column and one zero point."""
+    base = {name: weights[name]}
     wanted = _adapted(base[name])
     wanted[3] *= 0.05
-    report = graft(layout, base, base | {name: wanted}, tmp_path, scales="channel")
+    report = graft(layout, base, {name: wanted}, tmp_path, scales="channel")
+    assert report.channel_scales == 1
     (changed,) = report.changed_files
     before, after = OrtFile.read(layout.folder / changed), OrtFile.read(tmp_path / changed)
     (new,) = [tensor for tensor in quantized_tensors(after) if tensor.scale.shape]
     scale = after.array(new.scale).astype(np.float64)
     zero = after.array(new.zero_point).astype(np.float64)
-    assert scale.shape == zero.shape == (len(wanted),)
+    assert scale.shape == (len(wanted),) and zero.shape == ()
     stored = (after.array(new.values).astype(np.float64) - zero) * scale
     assert np.all(np.abs(stored.T - wanted) <= 0.51 * scale[:, None])
     assert report.worst_step_error <= 0.51
@@ -172,8 +177,42 @@ def test_each_output_channel_gets_a_scale(
     away = np.flatnonzero(old_bytes != new_bytes)
     inside = (away >= new.values.offset) & (away < new.values.offset + new.values.size)
     assert np.count_nonzero(~inside) <= 64
-    assert 0 < len(after.data) - len(old_bytes) < 5 * len(wanted) + 1024
+    assert 0 < len(after.data) - len(old_bytes) < 4 * len(wanted) + 1024
     assert [t.name for t in quantized_tensors(after)] == [t.name for t in quantized_tensors(before)]
+
+
+def test_auto_spares_the_wide_products_of_every_token(
+    layout: RuntimeLayout, weights: Weights, tmp_path: Path
+) -> None:
+    """A token pays for each scale of the decoder's first feed-forward matrices."""
+    names = [_FC1, _FC1.replace("fc1", "fc2"), _ENCODER_FC1, _ENCODER_QUERY]
+    base = {name: weights[name] for name in names}
+    merged = {name: _adapted(value) for name, value in base.items()}
+    report = graft(layout, base, merged, tmp_path)
+    finer = {
+        item.key
+        for item in name_tensors(read_layout(tmp_path))
+        if isinstance(item.tensor, QuantizedTensor) and item.tensor.axis is not None
+    }
+    assert finer == set(names) - {_FC1}
+    assert report.channel_scales == 3
+
+
+def test_the_parity_gate_reads_scales_of_channels(
+    layout: RuntimeLayout, weights: Weights, tmp_path: Path
+) -> None:
+    base = {_ENCODER_FC1: weights[_ENCODER_FC1]}
+    merged = {_ENCODER_FC1: _adapted(base[_ENCODER_FC1])}
+    graft(layout, base, merged, tmp_path)
+    exported = read_layout(tmp_path)
+    result = compare_weights(exported, weights | merged)
+    assert result.checked >= len(weights) and not result.different
+    file = OrtFile.read(tmp_path / "encoder_model.ort")
+    (tensor,) = [tensor for tensor in quantized_tensors(file) if tensor.axis is not None]
+    wrong = (file.array(tensor.scale) * np.float32(1.5)).tobytes()
+    (tmp_path / "encoder_model.ort").write_bytes(file.patched({tensor.scale.offset: wrong}))
+    (different,) = compare_weights(exported, weights | merged).different
+    assert different.tensor == _ENCODER_FC1
 
 
 def test_the_runtime_computes_with_the_scales_of_the_channels(

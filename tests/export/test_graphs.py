@@ -102,6 +102,44 @@ def test_every_matrix_but_the_front_ends_has_a_scale_for_each_output(folders: Pa
     assert not list(quantized_tensors(OrtFile.read(folders / "streaming-int8" / "frontend.ort")))
 
 
+@pytest.mark.parametrize("family", _FAMILIES)
+def test_a_graft_into_many_scales_is_as_close_as_new_graphs(
+    folders: Path, build_model: Build, tmp_path: Path, family: str
+) -> None:
+    """Files with a scale for each output channel, as those of every streaming model are."""
+    model = build_model(family)
+    base = {key: value for key, value in model_tensors(model).items() if "_proj.weight" in key}
+    rng = np.random.default_rng(0)
+    merged = {}
+    for key, value in base.items():
+        change = rng.standard_normal((len(value), 2)) @ rng.standard_normal((2, value.shape[1]))
+        merged[key] = (value + 0.02 * value.std() * change).astype(np.float32)
+    for name in ("graft", "trace"):
+        (tmp_path / name).mkdir()
+    graft(read_layout(folders / f"{family}-int8"), base, merged, tmp_path / "graft")
+    build_graphs(model, model_tensors(model) | merged, tmp_path / "trace")
+    changes = {key: merged[key] - base[key] for key in base}
+    grafted, traced = (
+        _lost_of_changes(tmp_path / name, merged, changes) for name in ("graft", "trace")
+    )
+    assert grafted.keys() == traced.keys() == base.keys()
+    assert max(grafted[key] / traced[key] for key in base) < 1.15
+    assert np.mean([grafted[key] / traced[key] for key in base]) < 1.05
+
+
+def _lost_of_changes(
+    folder: Path, merged: dict[str, Floats], changes: dict[str, Floats]
+) -> dict[str, float]:
+    """Norm of the error of each stored matrix, as a share of the norm of its change."""
+    return {
+        item.key: float(
+            np.linalg.norm(item.read() - merged[item.key]) / np.linalg.norm(changes[item.key])
+        )
+        for item in name_tensors(read_layout(folder))
+        if item.key in merged
+    }
+
+
 @pytest.mark.parametrize("scheme", ["int8", "none"])
 def test_a_streaming_folder_is_rebuilt_to_a_checkpoint(
     folders: Path, build_model: Build, make_clip: Clip, tmp_path: Path, scheme: str

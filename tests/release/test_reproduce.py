@@ -63,12 +63,14 @@ def test_the_readme_has_the_recorded_versions_paths_and_settings(packed: Path) -
 @pytest.mark.parametrize(
     ("export", "score", "expected"),
     [
-        ({}, {}, ["--adapter run", "export --run run --model streaming-tiny --out runtime"]),
+        ({"scales": "auto"}, {}, ["--adapter run", "run --model streaming-tiny --out runtime"]),
+        ({"scales": None}, {}, ["--model streaming-tiny --scales tensor --out"]),
         (
             {"scales": "channel"},
             {},
             ["export --run run --model streaming-tiny --scales channel --out"],
         ),
+        ({"scales": "tensor"}, {}, ["--model streaming-tiny --scales tensor --out"]),
         (
             {"method": "trace", "quantize": "none"},
             {"backend": "runtime"},

@@ -24,6 +24,7 @@ class _Method(StrEnum):
 
 
 class _Scales(StrEnum):
+    auto = "auto"
     channel = "channel"
     tensor = "tensor"
 
@@ -74,10 +75,11 @@ def export(
     scales: Annotated[
         _Scales,
         Option(
-            help="Graft: one scale for an adapted matrix, as in the base's files, or one for each "
-            "output channel: closer to the trained model, a few percent slower."
+            help="Graft: one scale for an adapted matrix, as in the base's files (tensor), or one "
+            "for each output channel (channel): closer to the trained model, a few percent slower. "
+            "auto: for each channel where it takes no noticeable time."
         ),
-    ] = _Scales.tensor,
+    ] = _Scales.auto,
     quantize: Annotated[
         _Scheme, Option(help="Trace: 8-bit weights and activations (int8), or floats (none).")
     ] = _Scheme.int8,
@@ -119,6 +121,11 @@ def _summary(result: "ExportRecord") -> str:
     ]
     if result.rounding is not None:
         lines.append(f"rounding: {result.rounding}")
+    if result.channel_scales:
+        lines.append(
+            f"scales: one for each output channel in {result.channel_scales} of {result.changed} "
+            f"adapted tensors (--scales {result.scales})"
+        )
     if result.windows is not None:
         lines.append(f"windows read as {result.windows['rule']}: {result.windows['reason']}")
     lines.extend(_graph_lines(parity))

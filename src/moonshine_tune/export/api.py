@@ -20,7 +20,7 @@ def export_model(
     method: str = "graft",
     calibrate: str | PathLike[str] = "auto",
     quantize: str = "int8",
-    scales: str = "tensor",
+    scales: str = "auto",
     device: str = "auto",
     progress: Progress | None = None,
 ) -> ExportRecord:
@@ -38,7 +38,8 @@ def export_model(
         method: "graft" patches the base's files; "trace" builds new graphs.
         calibrate: recordings for the rounding of a graft: "auto", "none" or a manifest.
         quantize: of new graphs: "int8" or "none".
-        scales: of a graft: "tensor" as in the base's files, or "channel".
+        scales: of a graft: "tensor" as in the base's files, "channel", or "auto": channels where
+            they take no noticeable time.
 
     Raises:
         TuneError: wrong arguments, no base runtime files, or this machine cannot do it.

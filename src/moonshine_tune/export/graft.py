@@ -3,7 +3,9 @@
 Every weight of the runtime's graphs has a fixed offset, so an adapted model of the same shape
 needs no new graphs: the new tensor is quantized and replaces the old one. `matching` finds the
 stored tensor by its content. v1 files have one scale a matrix, which is coarse: an adapted matrix
-can get one for each output channel, appended to the file.
+can get one for each output channel, appended to the file. At each product the runtime multiplies
+such a vector with the scale of the activations, a few nanoseconds a channel: much for the product
+of one token with a wide matrix, and nothing for a tall one or for many frames at once.
 """
 
 import shutil
@@ -30,9 +32,10 @@ from moonshine_tune.runtime.quantized import (
     with_channel_scales,
 )
 
-CHANNEL, TENSOR = "channel", "tensor"
-SCALES = (CHANNEL, TENSOR)
-"""How many scales an adapted matrix has: one for each output channel, or as in the base's file."""
+AUTO, CHANNEL, TENSOR = "auto", "channel", "tensor"
+SCALES = (AUTO, CHANNEL, TENSOR)
+"""How many scales an adapted matrix has: one for each output channel, as in the base's file, or one
+for each channel where that takes the runtime no noticeable time."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class GraftReport:
             quantization steps: 0.5 where values are rounded to the nearest step, up to 1 where
             they are dithered, more where rounding errors are compensated.
         sha256: hash of every file in the folder.
+        channel_scales: how many of the changed tensors got a scale for each output channel.
     """
 
     matrices: int
@@ -54,6 +58,7 @@ class GraftReport:
     changed_files: tuple[str, ...]
     worst_step_error: float
     sha256: dict[str, str]
+    channel_scales: int = 0
 
 
 def graft(
@@ -64,7 +69,7 @@ def graft(
     *,
     others: Mapping[str, Floats] | None = None,
     moments: Mapping[str, Doubles] | None = None,
-    scales: str = TENSOR,
+    scales: str = AUTO,
 ) -> GraftReport:
     """Fill the folder `out` (existing, empty) with the base runtime files, adapted.
 
@@ -75,7 +80,8 @@ def graft(
         moments: second moments of a matrix's inputs, [in, in], by name. Where given, the rounding
             errors of a row are compensated, so that they cancel in the output.
         scales: "channel": adapted matrices with one scale get one for each output channel, at
-            five bytes each; "tensor": they keep the scheme of the file, and its size.
+            four bytes each; "tensor": they keep the scheme of the file, and its size; "auto":
+            channels for the matrices that take no noticeable time with them.
 
     Raises:
         ProblemsError: tensors that no stored one matches, or that match several; lists them.
@@ -83,6 +89,7 @@ def graft(
     _check_not_constant(base, merged)
     matched: set[str] = set()
     changed: set[str] = set()
+    finer: set[str] = set()
     changed_files: list[str] = []
     worst = 0.0
     for name in layout.files:
@@ -93,8 +100,9 @@ def graft(
         file = OrtFile.read(source)
         matches = find_matches(file, base, others)
         matched |= {match.key for match in matches}
-        if scales == CHANNEL:
-            file, matches = _with_channel_scales(file, matches, base, merged)
+        if scales != TENSOR:
+            file, matches, names = _with_channel_scales(file, matches, base, merged, scales)
+            finer |= names
         patched = file.copy()
         write = partial(_write, base=base, merged=merged, moments=moments or {}, file=file,
                         patched=patched)  # fmt: skip
@@ -117,6 +125,7 @@ def graft(
     return GraftReport(
         matrices=len(matched),
         changed=len(changed),
+        channel_scales=len(finer),
         changed_files=tuple(changed_files),
         worst_step_error=worst,
         sha256={name: sha256_of(out / name) for name in layout.files},
@@ -128,26 +137,35 @@ def _with_channel_scales(
     matches: list[Match],
     base: Mapping[str, Floats],
     merged: Mapping[str, Floats],
-) -> tuple[OrtFile, list[Match]]:
-    """The file with a scale for each output channel of the changed matrices, and its matches."""
-    suitable = takes_channel_scales(file)
+    scales: str,
+) -> tuple[OrtFile, list[Match], set[str]]:
+    """The file with scales of the channels of changed matrices, its matches, and their names."""
+    every_token = takes_channel_scales(file)
     coarse = {
         match.tensor.name: match.tensor
         for match in matches
         if isinstance(match.tensor, QuantizedTensor)
         and match.tensor.axis is None
-        and match.tensor.name in suitable
+        and match.tensor.name in every_token
+        and not (scales == AUTO and every_token[match.tensor.name] and _is_wide(match.tensor))
         and _changed(match.key, base, merged) is not None
     }
     wider = with_channel_scales(file, coarse.values())
     tensors = {tensor.name: tensor for tensor in quantized_tensors(wider)}
     # The other tensors are where they were: the file only grew.
-    return wider, [
+    widened = [
         replace(match, tensor=tensors[match.tensor.name], is_new_grid=True)
         if match.tensor.name in coarse
         else match
         for match in matches
     ]
+    return wider, widened, {match.key for match in matches if match.tensor.name in coarse}
+
+
+def _is_wide(tensor: QuantizedTensor) -> bool:
+    """Whether a product of one token spends its time on scales: more columns than rows."""
+    rows, columns = tensor.values.shape
+    return columns > rows
 
 
 def _changed(key: str, base: Mapping[str, Floats], merged: Mapping[str, Floats]) -> Floats | None:

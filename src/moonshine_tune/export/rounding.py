@@ -2,8 +2,9 @@
 
 Plain rounding minimizes the error of each weight. The error of the output matters more: with the
 second moments H = E[x xᵀ] of a layer's inputs, a row w rounded to q has the error
-(w − q) H (w − q)ᵀ. Columns are rounded one after the other, and the error of each is spread over
-the remaining ones (Frantar et al., "GPTQ", 2022, after Hassibi and Stork's optimal brain surgeon).
+(w − q) H (w − q)ᵀ. Columns are rounded one after the other, those with the largest inputs first,
+and the error of each is spread over the remaining ones (Frantar et al., "GPTQ", 2022, after Hassibi
+and Stork's optimal brain surgeon).
 """
 
 import numpy as np
@@ -11,8 +12,11 @@ import numpy.typing as npt
 
 from moonshine_tune.runtime.quantized import Doubles, Floats, Grid
 
-# Share of the mean diagonal that is added to it: inputs that never occurred must not dominate.
-_DAMPING = 0.01
+# Share of each input's energy that counts as unrelated to the other inputs: errors must cancel on
+# other clips too. Of each, not of the mean: one input often has 75 times the mean.
+_UNRELATED = 0.02
+# Share of the mean energy that each input has at least: some never occurred.
+_LEAST_ENERGY = 1e-4
 _BLOCK = 96
 
 
@@ -23,11 +27,16 @@ def compensated_levels(weights: Floats, grid: Grid, moments: Doubles) -> npt.NDA
         moments: second moments of the inputs, [in, in]; need not be normalized.
     """
     rows, columns = weights.shape
-    scale = np.broadcast_to(grid.scale, weights.shape)
-    zero = np.broadcast_to(grid.zero, weights.shape)
-    damped = moments + np.eye(columns) * max(_DAMPING * float(np.mean(np.diag(moments))), 1e-12)
+    energy = np.diag(moments)
+    # The last columns have nothing left to correct them: they are those that matter least.
+    order = np.argsort(-energy, kind="stable")
+    scale = np.broadcast_to(grid.scale, weights.shape)[:, order]
+    zero = np.broadcast_to(grid.zero, weights.shape)[:, order]
+    damped = moments[np.ix_(order, order)]
+    least = max(_LEAST_ENERGY * float(np.mean(energy)), 1e-12)
+    damped[np.diag_indices(columns)] += _UNRELATED * energy[order] + least
     upper = np.linalg.cholesky(np.linalg.inv(damped)).T
-    remaining = weights.astype(np.float64)
+    remaining = weights[:, order].astype(np.float64)
     levels = np.zeros((rows, columns), np.int32)
     # In blocks: the errors of a block reach the columns after it in one product.
     for start in range(0, columns, _BLOCK):
@@ -42,4 +51,6 @@ def compensated_levels(weights: Floats, grid: Grid, moments: Doubles) -> npt.NDA
             errors[:, column - start] = error
             remaining[:, column + 1 : end] -= np.outer(error, upper[column, column + 1 : end])
         remaining[:, end:] -= errors @ upper[start:end, end:]
-    return levels
+    unordered = np.empty_like(levels)
+    unordered[:, order] = levels
+    return unordered

@@ -16,7 +16,8 @@ from moonshine_tune.core.provenance import versions
 from moonshine_tune.core.scratch import refuse_existing
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.export.calibration import AUTO, NONE, Rounding, choose_rounding, missing_clips
-from moonshine_tune.export.graft import SCALES, TENSOR, GraftReport, graft
+from moonshine_tune.export.graft import AUTO as AUTO_SCALES
+from moonshine_tune.export.graft import SCALES, GraftReport, graft
 from moonshine_tune.export.graphs import build_graphs
 from moonshine_tune.export.graphs.builder import require_onnx
 from moonshine_tune.export.parity.base_pair import find_base_pair
@@ -58,7 +59,8 @@ class ExportRequest:
             they help, "none" rounds without, a path names a manifest.
         quantize: scheme of new graphs: "int8" or "none".
         scales: of a graft: "channel" gives each output channel of an adapted matrix a scale;
-            "tensor" keeps the scheme and size of the base's files.
+            "tensor" keeps the scheme and size of the base's files; "auto" gives channels to the
+            matrices that take no noticeable time with them.
     """
 
     run: Path | None = None
@@ -71,7 +73,7 @@ class ExportRequest:
     method: str = "graft"
     calibrate: str | Path = AUTO
     quantize: str = "int8"
-    scales: str = TENSOR
+    scales: str = AUTO_SCALES
 
 
 @holds_out(lambda request, out, progress: out)
@@ -121,6 +123,7 @@ def export(request: ExportRequest, out: Path, progress: Progress) -> ExportRecor
             method=request.method,
             quantize=request.quantize if layout is None else None,
             scales=request.scales if layout is not None else None,
+            channel_scales=report.channel_scales if layout is not None else None,
             calibrated=rounding is not None and rounding.moments is not None,
             calibrate=rounding.asked if rounding else None,
             rounding=rounding.reason if rounding else None,
@@ -184,7 +187,7 @@ def graft_adapter(
     out: Path,
     *,
     moments: dict[str, Doubles] | None = None,
-    scales: str = TENSOR,
+    scales: str = AUTO_SCALES,
 ) -> GraftReport:
     """Graft the model's adapter into a copy of `layout` at `out`."""
     merged = LazyMerged(opened.model)

@@ -46,8 +46,8 @@ _PARITY_KEYS = ("passed", "verdict", "word_difference", "bound", "clips", "ident
 _SYSTEM_KEYS = ("side", "backend", "wer", "ci95", "utterances", "comparison")
 _AGAINST_KEYS = ("verdict", "clips", "general_clips", "words", "wer", "base")
 _EXPORT_KEYS = ("method", "matrices", "changed", "changed_files", "worst_step_error", "sha256",
-                "adapter_sha256", "quantize", "scales", "calibrated", "calibrate", "rounding",
-                "windows", "versions")  # fmt: skip
+                "adapter_sha256", "quantize", "scales", "channel_scales", "calibrated", "calibrate",
+                "rounding", "windows", "versions")  # fmt: skip
 _BENCHMARK_KEYS = ("schema_version", "manifest_sha256", "clips", "audio_seconds", "rounds",
                    "warm_up_clips", "machine", "versions", "family", "load_ms", "load_processes",
                    "latency_ms", "rtf", "by_length", "stream", "memory_mb", "files", "total_bytes",

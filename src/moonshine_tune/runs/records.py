@@ -731,6 +731,7 @@ class ExportRecord(Artifact):
     method: str | None = None
     quantize: str | None = None
     scales: str | None = None
+    channel_scales: StrictInt | None = None
     calibrated: StrictBool | None = None
     calibrate: str | None = None
     rounding: str | None = None

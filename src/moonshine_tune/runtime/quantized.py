@@ -70,7 +70,8 @@ class QuantizedTensor:
     """A stored 8-bit tensor with its scale and zero point.
 
     Attributes:
-        axis: the axis with a scale of its own; None for one scale a tensor.
+        axis: the axis with a scale of its own; None for one scale a tensor. Its zero points are as
+            many, or one.
         adds_float: whether `zero_point` is a float that is added after scaling (the front end's
             Cast-Mul-Add chain) and not a level that is subtracted before.
     """
@@ -120,11 +121,17 @@ class QuantizedTensor:
         low, high = (0, 255) if self.values.dtype == "u1" else (-128, 127)
         return Grid(scale, zero, low, high)
 
+    @property
+    def shares_zero(self) -> bool:
+        """Whether many scales have one zero point."""
+        return self.axis is not None and int(np.prod(self.zero_point.shape)) == 1
+
     def fitting_grid(self, weights: Floats, file: OrtFile) -> Grid:
         """The grid for `weights`, by the rule of the quantizer that made the file.
 
         Range: smallest to largest value (zero included, but not in the Cast-Mul-Add scheme). A
-        scale that differs from the stored one by rounding only is kept.
+        scale that differs from the stored one by rounding only is kept. A zero point that many
+        channels share is in the middle: their ranges differ, and most reach to both sides.
         """
         old = self.stored_grid(file)
         by_axis = self.axis is not None
@@ -135,7 +142,10 @@ class QuantizedTensor:
             low, high = low.reshape(old.scale.shape), high.reshape(old.scale.shape)
         if not self.adds_float:
             low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
-        if old.low < 0 and not self.adds_float and np.all(old.zero == 0):
+        if self.shares_zero:
+            zero = np.full_like(old.zero, (old.low + old.high + 1) // 2)
+            scale = np.maximum(high / (old.high - zero), low / (old.low - zero))
+        elif old.low < 0 and not self.adds_float and np.all(old.zero == 0):
             # Symmetric signed scheme: the zero point stays 0.
             scale = np.maximum(-low, high) / old.high
             zero = np.zeros_like(scale)
@@ -186,7 +196,7 @@ class QuantizedTensor:
         return bool(np.all(np.abs(self.dequantize(file) - weights) <= _ON_GRID * steps))
 
     def _spread(self, vector: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        if self.axis is None:
+        if self.axis is None or vector.size == 1:
             return vector.reshape(())
         shape = [1] * len(self.values.shape)
         shape[self.axis] = -1
@@ -252,31 +262,35 @@ def quantized_tensors(file: OrtFile) -> Iterator[QuantizedTensor]:
         if scale is None or zero is None or scale.dtype not in ("<f4", "<f2"):
             continue
         known, axis = _axis(item.shape, scale.shape)
-        if known and int(np.prod(zero.shape)) == int(np.prod(scale.shape)):
+        if known and int(np.prod(zero.shape)) in (1, int(np.prod(scale.shape))):
             yield QuantizedTensor(item, scale, zero, axis, zero.dtype in ("<f4", "<f2"))
 
 
-def takes_channel_scales(file: OrtFile) -> frozenset[str]:
-    """Names of matrices that only quantized products read: these take vectors of scales."""
-    readers: dict[str, set[bool]] = {}
+def takes_channel_scales(file: OrtFile) -> dict[str, bool]:
+    """Matrices that only quantized products read: these take vectors of scales.
+
+    Returns:
+        By name, whether the products run at every token: both branches of a decoder have them.
+    """
+    readers: dict[str, list[bool]] = {}
     for node in file.nodes:
         for position, name in enumerate(node.inputs):
             is_factor = node.op in _QUANTIZED_PRODUCTS and position == 1
-            readers.setdefault(name, set()).add(is_factor)
-    return frozenset(name for name, factors in readers.items() if factors == {True})
+            readers.setdefault(name, []).append(is_factor)
+    return {name: len(factors) > 1 for name, factors in readers.items() if all(factors)}
 
 
 def with_channel_scales(file: OrtFile, tensors: Iterable[QuantizedTensor]) -> OrtFile:
-    """A copy of a file in which these matrices have a scale and a zero point for each column.
+    """A copy of a file in which these matrices have a scale for each column.
 
     The values that the graph computes with stay: each column gets the scale that the matrix had.
-    onnxruntime's quantized products take vectors in place of their two numbers.
+    onnxruntime's quantized products take a vector in place of the one scale. The zero point stays
+    one number: a vector of them costs time at each product.
     """
-    values: dict[str, npt.NDArray[Any]] = {}
-    for tensor in tensors:
-        columns = tensor.values.shape[1]
-        for item in (tensor.scale, tensor.zero_point):
-            values[item.name] = np.repeat(file.array(item).reshape(1), columns)
+    values = {
+        tensor.scale.name: np.repeat(file.array(tensor.scale).reshape(1), tensor.values.shape[1])
+        for tensor in tensors
+    }
     return file.resized(values) if values else file
 
 
