@@ -13,7 +13,7 @@ import numpy.typing as npt
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
 from moonshine_tune.core.errors import AudioError
 
-_HOP_S = 0.01
+HOP_S = 0.01
 # A pause is quieter than this share of the way (in dB) from the noise floor to the speech level.
 # Higher, and soft fricatives count as pauses; lower, and breathing ends a pause.
 _THRESHOLD_SHARE = 0.35
@@ -24,6 +24,13 @@ _MIN_PAUSE_S = 0.15
 # Without a pause, the cut is at the lowest energy, averaged over about a syllable's edge.
 _QUIET_WINDOW_S = 0.1
 _SILENCE_DB = -100.0
+# Nothing is spoken in a recording whose loudest 10 ms are below this.
+_MUTED_DB = -60.0
+# Silence that a piece keeps at its ends, the shortest piece that is cut off, and a pause at which a
+# piece ends although it could be longer.
+_KEPT_SILENCE_S = 0.3
+_MIN_PIECE_S = 1.0
+_LONG_PAUSE_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,7 @@ def find_pauses(
     Raises:
         AudioError: the samples are not one channel of finite numbers, or the rate is not positive.
     """
-    levels = _levels_db(samples, sample_rate_hz)
+    levels = levels_db(samples, sample_rate_hz)
     # Digital silence (a file padded with zeros) does not show the noise of the room.
     nonzero = levels[levels > _SILENCE_DB]
     if not len(nonzero):
@@ -74,9 +81,9 @@ def find_pauses(
     steps = np.diff(np.concatenate([[0], low.astype(np.int8), [0]]))
     starts, ends = np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)
     return tuple(
-        Pause(float(start) * _HOP_S, float(end) * _HOP_S)
+        Pause(float(start) * HOP_S, float(end) * HOP_S)
         for start, end in zip(starts, ends, strict=True)
-        if (end - start) * _HOP_S >= min_pause_s - _HOP_S / 2
+        if (end - start) * HOP_S >= min_pause_s - HOP_S / 2
     )
 
 
@@ -112,7 +119,7 @@ def split_at_pauses(
             f"pieces of {min_s:g} to {max_s:g} s cannot be cut",
             hint="choose a shortest length above 0 and at most half of the longest",
         )
-    levels = _levels_db(samples, sample_rate_hz)
+    levels = levels_db(samples, sample_rate_hz)
     if not len(levels):
         return ()
     total_s = len(samples) / sample_rate_hz
@@ -123,6 +130,59 @@ def split_at_pauses(
         cuts.append(_next_cut(cuts[-1], total_s, pauses, quiet, (min_s, max_s)))
     cuts.append(total_s)
     return tuple(pairwise(cuts))
+
+
+def first_piece(
+    samples: Samples, *, max_s: float, is_end: bool
+) -> tuple[tuple[float, float] | None, float]:
+    """The first piece of a recording that holds sound, and where the next one may start.
+
+    The piece starts and ends in silence, of which it keeps a little. It ends at the first long
+    pause, else where `split_at_pauses` would cut.
+
+    Args:
+        samples: the start of the recording, longer than `max_s`, or all of it.
+        max_s: longest piece in seconds.
+        is_end: whether the recording ends with the samples.
+
+    Returns:
+        `(start_s, end_s)` of the piece, or None if there is none in the samples; and the position
+        from which to search on, in seconds.
+    """
+    total_s = len(samples) / SAMPLE_RATE_HZ
+    levels = levels_db(samples, SAMPLE_RATE_HZ)
+    pauses = _quiet_spans(samples, levels, total_s)
+    if pauses and pauses[0].start_s <= 0.0 and pauses[0].end_s >= total_s:
+        # A word may begin at the end of the samples.
+        return None, total_s if is_end else max(total_s - _MIN_PIECE_S, total_s / 2)
+    lead = pauses[0] if pauses and pauses[0].start_s <= 0.0 else Pause(0.0, 0.0)
+    start = max(lead.end_s - _KEPT_SILENCE_S, 0.0)
+    inner = tuple(pause for pause in pauses if pause.start_s > lead.end_s)
+    for pause in inner:
+        ends_here = pause.end_s >= total_s and is_end
+        if pause.start_s - start > max_s:
+            break
+        if ends_here or (pause.length_s >= _LONG_PAUSE_S and pause.start_s - start >= _MIN_PIECE_S):
+            end = min(pause.start_s + _KEPT_SILENCE_S, total_s, start + max_s)
+            return (start, end), total_s if ends_here else max(pause.end_s - _KEPT_SILENCE_S, end)
+    if is_end and total_s - start <= max_s:
+        return (start, total_s), total_s
+    cut = _next_cut(start, total_s, inner, _smoothed(levels), (_MIN_PIECE_S, max_s))
+    return (start, cut), cut
+
+
+def _quiet_spans(
+    samples: Samples, levels: npt.NDArray[np.float64], total_s: float
+) -> tuple[Pause, ...]:
+    """The pauses; one pause for all where nothing is louder than the noise of a muted microphone."""
+    if levels.max() < _MUTED_DB:
+        return (Pause(0.0, total_s),)
+    pauses = find_pauses(samples)
+    # The last frame may be shorter.
+    return tuple(
+        Pause(pause.start_s, total_s) if pause.end_s > total_s - HOP_S else pause
+        for pause in pauses
+    )
 
 
 def _next_cut(
@@ -140,15 +200,15 @@ def _next_cut(
         inside = [pause for pause in pauses if earliest <= pause.middle_s <= bound]
         if inside:
             return max(inside, key=lambda pause: (pause.length_s, pause.start_s)).middle_s
-    first, last = int(np.ceil(middle / _HOP_S)), int(latest / _HOP_S)
+    first, last = int(np.ceil(middle / HOP_S)), int(latest / HOP_S)
     if last <= first:
         return latest
-    return float(first + np.argmin(quiet[first:last])) * _HOP_S
+    return float(first + np.argmin(quiet[first:last])) * HOP_S
 
 
-def _levels_db(samples: Samples, sample_rate_hz: int) -> npt.NDArray[np.float64]:
+def levels_db(samples: Samples, sample_rate_hz: int = SAMPLE_RATE_HZ) -> npt.NDArray[np.float64]:
     """Energy of each 10 ms frame in dB; the last frame may be shorter."""
-    if sample_rate_hz < 1 / _HOP_S:
+    if sample_rate_hz < 1 / HOP_S:
         raise AudioError(f"a sample rate of {sample_rate_hz} Hz is too low to find pauses")
     if samples.ndim != 1:
         raise AudioError(f"one channel is needed, not samples of shape {samples.shape}")
@@ -157,7 +217,7 @@ def _levels_db(samples: Samples, sample_rate_hz: int) -> npt.NDArray[np.float64]
     if not np.isfinite(samples).all():
         raise AudioError("some samples are not numbers")
     # Frame edges are rounded one by one: a rounded frame length would drift at odd rates.
-    edges = np.round(np.arange(0, len(samples) / sample_rate_hz, _HOP_S) * sample_rate_hz)
+    edges = np.round(np.arange(0, len(samples) / sample_rate_hz, HOP_S) * sample_rate_hz)
     starts = np.unique(np.minimum(edges.astype(np.int64), len(samples) - 1))
     sums = np.add.reduceat(np.square(samples, dtype=np.float64), starts)
     lengths = np.diff(np.append(starts, len(samples)))
@@ -166,7 +226,7 @@ def _levels_db(samples: Samples, sample_rate_hz: int) -> npt.NDArray[np.float64]
 
 def _smoothed(levels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Energy in dB averaged over a window centered on each frame."""
-    width = round(_QUIET_WINDOW_S / _HOP_S)
+    width = round(_QUIET_WINDOW_S / HOP_S)
     padded = np.pad(10 ** (levels / 10), (width // 2, width - width // 2), mode="edge")
     total = np.concatenate([[0.0], np.cumsum(padded)])
     return np.asarray(10 * np.log10((total[width:-1] - total[: -width - 1]) / width + 1e-20))

@@ -67,6 +67,11 @@ def say(text: str) -> None:
     _write(sys.stderr, text)
 
 
+def emit(text: str) -> None:
+    """Write a part of a result to stdout as it is, for results that come one after the other."""
+    _write_encodable(sys.stdout, text)
+
+
 def _write(stream: TextIO, text: str) -> None:
     """Print a text that may hold parts of any origin: no escape sequence, and no secret."""
     _write_encodable(stream, printable(mask_secrets(text.rstrip("\n"))) + "\n")
