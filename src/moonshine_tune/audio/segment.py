@@ -174,7 +174,7 @@ def first_piece(
 def _quiet_spans(
     samples: Samples, levels: npt.NDArray[np.float64], total_s: float
 ) -> tuple[Pause, ...]:
-    """The pauses; one pause for all where nothing is louder than the noise of a muted microphone."""
+    """The pauses; a single one where nothing is louder than the noise of a muted microphone."""
     if levels.max() < _MUTED_DB:
         return (Pause(0.0, total_s),)
     pauses = find_pauses(samples)

@@ -72,8 +72,8 @@ def _register() -> None:
 
     app.add_typer(models.app, name="models")
     app.add_typer(data.app, name="data")
-    for module in (doctor, settings, estimate, train, transcribe, evaluate, export, merge, benchmark, package,
-                   report, demo, ablate, plan, runs):  # fmt: skip
+    for module in (doctor, settings, estimate, train, evaluate, transcribe, export, merge,
+                   benchmark, package, report, demo, ablate, plan, runs):  # fmt: skip
         module.register(app)
 
 
