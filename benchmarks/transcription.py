@@ -224,8 +224,14 @@ def joined(out: Path, minutes: float) -> dict[str, Any]:
     ]
     errors, words = sum(item.errors for item in single), sum(item.reference for item in single)
     points = whole.rate - 100 * errors / words
-    return {"seconds": seconds, "clips": used, "wer": whole.rate, "wer_of_clips": 100 * errors / words,
-            "points": points, "passed": points <= MOST_POINTS}  # fmt: skip
+    return {
+        "seconds": seconds,
+        "clips": used,
+        "wer": whole.rate,
+        "wer_of_clips": 100 * errors / words,
+        "points": points,
+        "passed": points <= MOST_POINTS,
+    }
 
 
 def word_limits(samples: Samples) -> tuple[int, int]:
@@ -240,8 +246,8 @@ def word_limits(samples: Samples) -> tuple[int, int]:
 
 def single_words() -> list[tuple[str, Samples]]:
     """Clips of single words: AN4's, and spelled letters and digits."""
-    utterances = [*read_manifest(SHARED / "an4" / "manifest.jsonl").utterances,
-                  *read_manifest(SHARED / "alphanumeric" / "manifest.jsonl").utterances]  # fmt: skip
+    manifests = [SHARED / name / "manifest.jsonl" for name in ("an4", "alphanumeric")]
+    utterances = [item for path in manifests for item in read_manifest(path).utterances]
     chosen = [item for item in utterances if len(item.reference.split()) == 1]
     return [(item.reference, load_audio(item.audio)) for item in chosen]
 

@@ -47,9 +47,8 @@ def token_evidence(
         states: encoder states of the clips.
         tokens: token ids of each row, without start and end.
     """
-    evidence = [TokenEvidence(*(np.zeros(shape, np.float32) for shape in ((0,), (0, 0))))] * len(
-        tokens
-    )
+    nothing = TokenEvidence(np.zeros(0, np.float32), np.zeros((0, 0), np.float32))
+    evidence = [nothing] * len(tokens)
     rows = [row for row, ids in enumerate(tokens) if ids]
     rows.sort(key=lambda row: states.lengths[row])
     start = 0
@@ -116,13 +115,15 @@ def _standard_scores(scores: Tensor, num_tokens: int) -> Matrix:
 
 
 def _log_probs(logits: Tensor, ids: Sequence[int], variants: dict[int, list[int]]) -> Matrix:
-    """Log probability of each token or one that differs in case only; the model is often unsure
-    whether a sentence starts."""
+    """Log probability [L] of each token, together with those that differ from it in case only.
+
+    The model is often unsure whether a sentence starts, and sure of the word.
+    """
     totals = logits.logsumexp(dim=-1)
     chosen = torch.stack(
         [
-            logits[row, variants.get(token, [token])].logsumexp(dim=0)
-            for row, token in enumerate(ids)
+            row[variants.get(token, [token])].logsumexp(0)
+            for row, token in zip(logits, ids, strict=True)
         ]
     )
     result: Matrix = (chosen - totals).clamp(max=0.0).cpu().numpy()

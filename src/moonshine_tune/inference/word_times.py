@@ -8,6 +8,7 @@ published for Whisper) spreads words over the pauses around them, by 300 ms and 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -63,9 +64,7 @@ def _is_spoken(piece: str) -> bool:
 
 
 def _is_unspaced(text: str) -> bool:
-    return any(
-        first <= ord(character) <= last for character in text[:1] for first, last in _UNSPACED
-    )
+    return bool(text) and any(first <= ord(text[0]) <= last for first, last in _UNSPACED)
 
 
 def word_spans(
@@ -112,7 +111,7 @@ def _best_path(
         states += [(word, token) for token in tokens] + [(-1, -1)]
     if sum(token >= 0 for _, token in states) > num_frames:
         edges = np.linspace(0, num_frames, len(words) + 1).round().astype(int)
-        return [(int(a), int(b)) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        return [(int(start), int(stop)) for start, stop in pairwise(edges)]
     positions = np.arange(num_frames + 1)
     best = np.full(num_frames + 1, -np.inf)
     best[0] = 0.0

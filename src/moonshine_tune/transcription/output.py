@@ -87,7 +87,7 @@ def output_request(
         raise RequestError(
             f"the file's name says {own}, --format says {', '.join(formats)}",
             where=out,
-            hint=f"leave out --format, or name a folder: --out {out.with_suffix('') if out else ''}",
+            hint="leave out --format, or name a folder: --out transcripts",
         )
     chosen = tuple(dict.fromkeys(formats)) or (own or "text",)
     if out is None and len(chosen) > 1:
@@ -201,9 +201,10 @@ class FileOutput:
 
     def begin(self, recording: Recording) -> Progressed | None:
         """What the journal or the files have of a recording."""
-        if self._request.is_folder and self._request.resume:
-            if all(path.is_file() for path in files_of(self._request, recording)):
-                return None
+        request = self._request
+        is_skipped = request.is_folder and request.resume
+        if is_skipped and all(path.is_file() for path in files_of(request, recording)):
+            return None
         entry = self._journal.entries.get(recording.name)
         if entry is None or entry.stamp != _stamp(recording.path):
             entry = _Entry(_stamp(recording.path))

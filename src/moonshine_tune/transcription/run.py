@@ -141,9 +141,7 @@ def transcribe(
             counts = _Job(request, transcriber, output, infos, progress).run(recordings)
         except KeyboardInterrupt:
             if request.output.out is not None:
-                progress.say(
-                    "what is transcribed is kept: continue with the same command and --resume"
-                )
+                progress.say("stopped; continue with the same command and --resume")
             raise
         files = output.close()
     for remark in READING_REMARKS.take():
