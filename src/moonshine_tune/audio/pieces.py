@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
-from moonshine_tune.audio.segment import first_piece
+from moonshine_tune.audio.segment import first_piece, is_silent
 
 MAX_PIECE_S = 16.0
 """Longest piece. Longer ones cost the encoder more, and their transcripts break off more often."""
@@ -92,6 +92,11 @@ def speech_pieces(
         max_s: longest piece in seconds.
     """
     position = start_s
+    if position == 0.0 and reader.seconds <= max_s:
+        samples = reader.read(0.0, reader.seconds)
+        if not is_silent(samples):
+            yield Piece(0.0, reader.seconds, samples, reader.seconds)
+        return
     while position < reader.seconds:
         # A cut looks at what follows it too, so that a rest is not too short to be understood.
         window = reader.read(position, min(position + 2 * max_s, reader.seconds))

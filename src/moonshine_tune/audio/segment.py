@@ -19,6 +19,7 @@ HOP_S = 0.01
 _THRESHOLD_SHARE = 0.35
 # With less contrast between floor and speech, speech and noise or pauses cannot be separated.
 _MIN_CONTRAST_DB = 6.0
+_LEAST_SPEECH_S = 0.15
 # The closure before a "t" or "k" lasts up to about 0.12 s and is no pause.
 _MIN_PAUSE_S = 0.15
 # Without a pause, the cut is at the lowest energy, averaged over about a syllable's edge.
@@ -76,7 +77,11 @@ def find_pauses(
         # Zeros are pauses already: the floor must not rise into the speech because of them.
         floor = min(floor, speech - 2 * _MIN_CONTRAST_DB)
     if speech - floor < _MIN_CONTRAST_DB:
-        return ()
+        # Little speech in a long silence: it is still far louder, for longer than a click.
+        count = round(_LEAST_SPEECH_S / HOP_S)
+        speech = np.sort(nonzero)[-min(count, len(nonzero))]
+        if speech - floor < 2 * _MIN_CONTRAST_DB:
+            return ()
     low = levels < floor + _THRESHOLD_SHARE * (speech - floor)
     steps = np.diff(np.concatenate([[0], low.astype(np.int8), [0]]))
     starts, ends = np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)
@@ -141,7 +146,7 @@ def first_piece(
     pause, else where `split_at_pauses` would cut.
 
     Args:
-        samples: the start of the recording, longer than `max_s`, or all of it.
+        samples: a recording from some point on: more than `max_s` of it, or all of it.
         max_s: longest piece in seconds.
         is_end: whether the recording ends with the samples.
 
@@ -150,38 +155,42 @@ def first_piece(
         from which to search on, in seconds.
     """
     total_s = len(samples) / SAMPLE_RATE_HZ
-    levels = levels_db(samples, SAMPLE_RATE_HZ)
-    pauses = _quiet_spans(samples, levels, total_s)
-    if pauses and pauses[0].start_s <= 0.0 and pauses[0].end_s >= total_s:
+    if is_silent(samples):
         # A word may begin at the end of the samples.
         return None, total_s if is_end else max(total_s - _MIN_PIECE_S, total_s / 2)
+    pauses = _pauses_to_the_end(samples, total_s)
     lead = pauses[0] if pauses and pauses[0].start_s <= 0.0 else Pause(0.0, 0.0)
     start = max(lead.end_s - _KEPT_SILENCE_S, 0.0)
+    if not is_end and total_s - start <= max_s:
+        # Where it may end is not in the samples.
+        return None, start
     inner = tuple(pause for pause in pauses if pause.start_s > lead.end_s)
     for pause in inner:
-        ends_here = pause.end_s >= total_s and is_end
+        ends_here = is_end and pause.end_s >= total_s
         if pause.start_s - start > max_s:
             break
-        if ends_here or (pause.length_s >= _LONG_PAUSE_S and pause.start_s - start >= _MIN_PIECE_S):
-            end = min(pause.start_s + _KEPT_SILENCE_S, total_s, start + max_s)
+        if ends_here or pause.length_s >= _LONG_PAUSE_S:
+            # A short piece keeps more silence: models make up words on less than a second.
+            end = max(pause.start_s + _KEPT_SILENCE_S, start + _MIN_PIECE_S)
+            end = min(end, pause.end_s, start + max_s)
             return (start, end), total_s if ends_here else max(pause.end_s - _KEPT_SILENCE_S, end)
     if is_end and total_s - start <= max_s:
         return (start, total_s), total_s
-    cut = _next_cut(start, total_s, inner, _smoothed(levels), (_MIN_PIECE_S, max_s))
+    cut = _next_cut(start, total_s, inner, _smoothed(levels_db(samples)), (_MIN_PIECE_S, max_s))
     return (start, cut), cut
 
 
-def _quiet_spans(
-    samples: Samples, levels: npt.NDArray[np.float64], total_s: float
-) -> tuple[Pause, ...]:
-    """The pauses; a single one where nothing is louder than the noise of a muted microphone."""
-    if levels.max() < _MUTED_DB:
-        return (Pause(0.0, total_s),)
-    pauses = find_pauses(samples)
-    # The last frame may be shorter.
+def is_silent(samples: Samples) -> bool:
+    """Whether nothing in a clip is louder than the noise of a muted microphone."""
+    levels = levels_db(samples)
+    return not len(levels) or bool(levels.max() < _MUTED_DB)
+
+
+def _pauses_to_the_end(samples: Samples, total_s: float) -> tuple[Pause, ...]:
+    """The pauses; one at the end reaches it, also where the last frame is shorter."""
     return tuple(
         Pause(pause.start_s, total_s) if pause.end_s > total_s - HOP_S else pause
-        for pause in pauses
+        for pause in find_pauses(samples)
     )
 
 
