@@ -59,6 +59,7 @@ data keyterms data/train.jsonl --out terms.txt
 data audit data/train.jsonl --no-model --out audit
 data fix audit --apply --out fixed.jsonl
 compare runs/a runs/first
+transcribe recordings --adapter runs/a --format jsonl,srt --words --out transcripts
 runs list runs
 runs show runs/a
 runs compare runs/a runs/first

@@ -86,7 +86,7 @@ def test_timed_texts_are_the_texts(
         assert " ".join(word.text for word in item.words) == item.text
         moments = [moment for word in item.words for moment in (word.start, word.end)]
         assert moments == sorted(moments)
-        assert 0 <= moments[0] and moments[-1] <= len(clip) / 16_000
+        assert moments[0] >= 0 and moments[-1] <= len(clip) / 16_000
         assert item.confidence is not None and item.confidence > 0.8
 
 

@@ -68,8 +68,8 @@ def say(text: str) -> None:
 
 
 def emit(text: str) -> None:
-    """Write a part of a result to stdout as it is, for results that come one after the other."""
-    _write_encodable(sys.stdout, text)
+    """Write a part of a result to stdout: transcripts of speech, which no secret is masked in."""
+    _write_encodable(sys.stdout, printable(text))
 
 
 def _write(stream: TextIO, text: str) -> None:

@@ -41,7 +41,8 @@ class WordTokens:
 
 def words_of(tokenizer: TextTokenizer, ids: Sequence[int]) -> list[WordTokens]:
     """The words of a transcript; punctuation belongs to the word before it."""
-    pieces = [tokenizer.raw.id_to_token(token) for token in ids]
+    # A model may have more ids than its tokenizer; these have no text.
+    pieces = [tokenizer.raw.id_to_token(token) or "" for token in ids]
     groups: list[list[int]] = []
     for position, piece in enumerate(pieces):
         text = piece.removeprefix(_START_OF_WORD)

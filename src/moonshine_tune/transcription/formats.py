@@ -28,13 +28,15 @@ class Format(NamedTuple):
     Attributes:
         ending: of its files.
         render: the content of a file.
-        is_timed: whether it needs the times of words.
+        is_timed: whether it needs the times or the confidence of words.
+        has_words: whether it can hold each word.
         is_joinable: whether one file can hold several recordings.
     """
 
     ending: str
     render: Callable[[Document], str]
     is_timed: bool
+    has_words: bool
     is_joinable: bool
 
 
@@ -94,9 +96,9 @@ def _intervals(spans: Sequence[Segment] | Sequence[object]) -> list[tuple[float,
 
 
 FORMATS = {
-    "text": Format(".txt", _text, is_timed=False, is_joinable=True),
-    "jsonl": Format(".jsonl", _jsonl, is_timed=True, is_joinable=True),
-    "srt": Format(".srt", _captions("srt"), is_timed=True, is_joinable=False),
-    "vtt": Format(".vtt", _captions("vtt"), is_timed=True, is_joinable=False),
-    "textgrid": Format(".TextGrid", _textgrid, is_timed=True, is_joinable=False),
+    "text": Format(".txt", _text, is_timed=False, has_words=False, is_joinable=True),
+    "jsonl": Format(".jsonl", _jsonl, is_timed=True, has_words=True, is_joinable=True),
+    "srt": Format(".srt", _captions("srt"), is_timed=True, has_words=False, is_joinable=False),
+    "vtt": Format(".vtt", _captions("vtt"), is_timed=True, has_words=False, is_joinable=False),
+    "textgrid": Format(".TextGrid", _textgrid, is_timed=False, has_words=True, is_joinable=False),
 }

@@ -44,6 +44,12 @@ class OutputRequest:
         return self.out is not None and format_of(self.out) is None
 
     @property
+    def is_complete(self) -> bool:
+        """Whether an earlier job has written the one file, so that nothing is left to resume."""
+        is_file = self.out is not None and not self.is_folder and self.out.exists()
+        return self.resume and is_file and not journal_of(self).exists()
+
+    @property
     def needs_times(self) -> bool:
         """Whether a form needs the times or the confidence of words."""
         return self.with_words or any(FORMATS[name].is_timed for name in self.formats)
@@ -94,6 +100,12 @@ def output_request(
         raise RequestError(
             f"standard output takes one format, not {', '.join(chosen)}",
             hint="name a folder for their files: --out transcripts",
+        )
+    if with_words and not any(FORMATS[name].has_words for name in chosen):
+        names = ", ".join(name for name, item in FORMATS.items() if item.has_words)
+        raise RequestError(
+            f"{', '.join(chosen)} cannot hold the times of words",
+            hint=f"leave out --words, or choose --format {names}",
         )
     return OutputRequest(out, chosen, with_words, resume, overwrite)
 

@@ -127,6 +127,9 @@ def transcribe(
     _check(request)
     recordings = find_recordings(request.inputs, stdin)
     check_output(request.output, recordings)
+    if request.output.is_complete:
+        progress.say(f"{request.output.out} is complete; --overwrite makes it anew")
+        return TranscribeResult(0, len(recordings), (), (), 0.0, 0.0)
     infos = probe([recording.path for recording in recordings], progress)
     _report_channels(request, recordings, infos, progress)
     start_time = time.monotonic()
