@@ -37,7 +37,8 @@ _COMMANDS = (
     "", "doctor", "models", "models list", "models fetch", "models rebuild", "data", "data import",
     "data check", "data split", "data synth", "estimate", "train", "evaluate", "transcribe",
     "export", "benchmark", "package", "verify", "report", "demo", "ablate", "ablate run",
-    "ablate show", "ablate choose", "runs", "runs list", "runs show", "runs compare", "runs clean", "settings",
+    "ablate show", "ablate choose", "runs", "runs list", "runs show", "runs compare", "runs clean",
+    "settings",
 )  # fmt: skip
 
 

@@ -37,7 +37,7 @@ def speech_activity(samples: Samples) -> Levels:
     threshold = np.maximum(
         peak - _BELOW_PEAK_DB, np.minimum(floor + _ABOVE_FLOOR_DB, peak - _BELOW_PEAK_AT_LEAST_DB)
     )
-    return np.clip((levels - threshold) / _CERTAIN_DB, -1.0, 1.0)
+    return np.asarray(np.clip((levels - threshold) / _CERTAIN_DB, -1.0, 1.0))
 
 
 def _smoothed(levels: Levels) -> Levels:

@@ -127,12 +127,12 @@ def _named(sources: Sequence[_Source]) -> tuple[Recording, ...]:
     A name is the path below the folder that was given, without its ending; with the ending where
     two files differ in it alone; else with the folders above it.
     """
-    names = [_without_ending(source) for source in sources]
-    for longer in (lambda source: source.relative, _below_common(sources)):
+    names = [item.relative.with_suffix("") if item.is_file else item.relative for item in sources]
+    for longer in ([item.relative for item in sources], _below_common(sources)):
         counts = Counter(str(name).casefold() for name in names)
         names = [
-            longer(source) if counts[str(name).casefold()] > 1 else name
-            for name, source in zip(names, sources, strict=True)
+            long if counts[str(name).casefold()] > 1 else name
+            for name, long in zip(names, longer, strict=True)
         ]
     taken: set[str] = set()
     recordings = []
@@ -141,26 +141,18 @@ def _named(sources: Sequence[_Source]) -> tuple[Recording, ...]:
         while str(unique).casefold() in taken:
             unique, number = name.with_name(f"{name.name}-{number}"), number + 1
         taken.add(str(unique).casefold())
-        recordings.append(
-            Recording(unique.as_posix(), replace(source.utterance, id=unique.as_posix()))
-            if source.is_file
-            else Recording(unique.as_posix(), source.utterance)
-        )
+        utterance = source.utterance
+        if source.is_file:
+            utterance = replace(utterance, id=unique.as_posix())
+        recordings.append(Recording(unique.as_posix(), utterance))
     return tuple(recordings)
 
 
-def _without_ending(source: _Source) -> Path:
-    return source.relative.with_suffix("") if source.is_file else source.relative
-
-
-def _below_common(sources: Sequence[_Source]):  # type: ignore[no-untyped-def]
-    """Gives the path of a source below the folder that all files share."""
-    folders = [str(source.utterance.audio.parent) for source in sources if source.is_file]
+def _below_common(sources: Sequence[_Source]) -> list[Path]:
+    """Paths of files below the deepest folder that holds them all; names of spans as they are."""
+    folders = [str(item.utterance.audio.parent) for item in sources if item.is_file]
     common = Path(os.path.commonpath(folders)) if folders else Path()
-
-    def longer(source: _Source) -> Path:
-        if not source.is_file:
-            return source.relative
-        return source.utterance.audio.relative_to(common)
-
-    return longer
+    return [
+        item.utterance.audio.relative_to(common) if item.is_file else item.relative
+        for item in sources
+    ]
