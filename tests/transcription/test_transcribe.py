@@ -1,5 +1,6 @@
 """`transcribe`: inputs, outputs, names, resuming, and recordings that cannot be read."""
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterable
@@ -232,7 +233,12 @@ class _Killed(BaseException):
 
 @pytest.mark.parametrize("target", ["out", "labels.jsonl"])
 def test_a_killed_job_continues_where_it_stopped(
-    target: str, folder: Path, saved_v1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    target: str,
+    folder: Path,
+    saved_v1: Path,
+    saved_streaming: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     expected, out = tmp_path / "expected" / target, tmp_path / "stopped" / target
     formats = ["jsonl"]
@@ -255,17 +261,19 @@ def test_a_killed_job_continues_where_it_stopped(
     journal.write_text(journal.read_text() + '{"recording": "lo')
     with pytest.raises(RequestError, match="a transcription that was stopped is here"):
         transcribe_all(saved_v1, [folder], out, formats=formats)
-    with pytest.raises(RequestError, match="begun with other settings"):
-        transcribe_all(saved_v1, [folder], out, formats=["text"], resume=True) if (
-            target == "out"
-        ) else output_request(out, ["text"], with_words=False, resume=True, overwrite=False)
+    with pytest.raises(RequestError, match=r"begun with other settings \(model\)"):
+        transcribe_all(saved_streaming, [folder], out, formats=formats, resume=True)
     before = calls[0]
     transcribe_all(saved_v1, [folder], out, formats=formats, resume=True)
     assert calls[0] > before
     files = [expected] if target.endswith("jsonl") else sorted(expected.rglob("*.jsonl"))
     for path in files:
         same = out if path == expected else out / path.relative_to(expected)
-        assert same.read_text() == path.read_text()
+        lines = [list(map(json.loads, item.read_text().splitlines())) for item in (path, same)]
+        for line in itertools.chain(*lines):
+            # Its last digits depend on the batch.
+            line.pop("confidence", None)
+        assert lines[0] == lines[1]
     assert list((tmp_path / "stopped").rglob("*.partial")) == []
 
 

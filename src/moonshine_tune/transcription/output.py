@@ -111,8 +111,8 @@ def output_request(
 
 
 @dataclass
-class Progressed:
-    """What is known of a recording so far: its segments, and where to go on."""
+class EarlierWork:
+    """What an earlier job has of a recording: its segments, and where to go on."""
 
     segments: list[Segment] = field(default_factory=list)
     next_s: float = 0.0
@@ -121,7 +121,7 @@ class Progressed:
 class Output(Protocol):
     """Takes segments in order, recording after recording."""
 
-    def begin(self, recording: Recording) -> Progressed | None:
+    def begin(self, recording: Recording) -> EarlierWork | None:
         """What an earlier job has of a recording; None if that is all of it."""
         ...
 
@@ -154,10 +154,10 @@ class StandardOutput:
         self._segments: dict[str, list[Segment]] = {}
         (self._format,) = request.formats
 
-    def begin(self, recording: Recording) -> Progressed | None:
+    def begin(self, recording: Recording) -> EarlierWork | None:
         """Nothing is known of any recording."""
         self._segments[recording.name] = []
-        return Progressed()
+        return EarlierWork()
 
     def take(self, recording: Recording, segment: Segment, next_s: float) -> None:
         """Write a segment now, where the form allows it."""
@@ -211,7 +211,7 @@ class FileOutput:
         journal = journal_of(request)
         self._journal = _Journal(journal, identity, keep=request.resume)
 
-    def begin(self, recording: Recording) -> Progressed | None:
+    def begin(self, recording: Recording) -> EarlierWork | None:
         """What the journal or the files have of a recording."""
         request = self._request
         is_skipped = request.is_folder and request.resume
@@ -225,7 +225,7 @@ class FileOutput:
         if entry.end_s is not None:
             self._render(recording, entry.end_s)
             return None
-        return Progressed(list(entry.segments), entry.next_s)
+        return EarlierWork(list(entry.segments), entry.next_s)
 
     def take(self, recording: Recording, segment: Segment, next_s: float) -> None:
         """Add a segment to the journal."""

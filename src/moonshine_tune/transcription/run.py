@@ -92,11 +92,17 @@ class TranscribeResult:
 
 @dataclass(frozen=True)
 class _Event:
-    """A piece of a recording, its end, or the reason why it cannot be read on."""
+    """A piece of a recording, or its end.
+
+    Attributes:
+        error: why it cannot be read on.
+        is_skipped: whether it was complete before.
+    """
 
     recording: Recording
     piece: Piece | None = None
     error: AudioError | None = None
+    is_skipped: bool = False
 
 
 @dataclass
@@ -239,7 +245,7 @@ class _Job:
         self._request, self._transcriber, self._output = request, transcriber, output
         self._infos, self._progress = infos, progress
         self._counts = _Counts()
-        # Segments with text of recordings that are not complete, and how far they are.
+        # Segments with text of recordings that are not complete, and how far the bar is.
         self._spoken: dict[str, int] = {}
         self._position: dict[str, float] = {}
 
@@ -286,10 +292,10 @@ class _Job:
             return
         before = self._output.begin(recording)
         if before is None:
-            self._counts.skipped += 1
+            yield _Event(recording, is_skipped=True)
             return
         self._spoken[recording.name] = sum(bool(item.text) for item in before.segments)
-        self._position[recording.name] = before.next_s
+        self._counts.audio_s -= before.next_s
         try:
             for piece in self._pieces(recording, before.next_s):
                 yield _Event(recording, piece)
@@ -338,7 +344,10 @@ class _Job:
     def _finish(self, event: _Event, transcripts: Iterator[TimedText], stage: Stage) -> None:
         recording, piece = event.recording, event.piece
         name, origin_s = recording.name, recording.start_s
-        if event.error is not None:
+        if event.is_skipped:
+            self._counts.skipped += 1
+            self._advance(recording, self._seconds(recording), stage, is_transcribed=False)
+        elif event.error is not None:
             reason = event.error.message
             self._counts.failed.append(Failure(str(recording), reason))
             self._progress.say(f"{recording}: {reason}")
