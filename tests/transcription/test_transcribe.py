@@ -410,4 +410,5 @@ def test_joined_clips_are_transcribed_as_one_by_one(
         normalizer = normalizer_for("english-1")
         return score_utterance("joined", reference, hypothesis, normalizer).words.errors
 
-    assert errors_of([recording]) <= errors_of([clip.audio for clip in clips]) + 1
+    # "woodcutters" may be written as two words.
+    assert errors_of([recording]) <= errors_of([clip.audio for clip in clips]) + 2

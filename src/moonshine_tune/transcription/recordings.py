@@ -48,7 +48,7 @@ class Recording:
 
 
 @dataclass(frozen=True)
-class _Source:
+class _Input:
     """A recording with the folder that its name is relative to."""
 
     root: Path
@@ -67,12 +67,12 @@ def find_recordings(inputs: Sequence[str], stdin: Iterable[str]) -> tuple[Record
         RequestError: an input does not exist, or a folder or the whole holds no recording.
         ProblemsError: invalid lines of a manifest.
     """
-    sources: dict[tuple[Path, float | None, float | None], _Source] = {}
+    sources: dict[tuple[Path, float | None, float | None], _Input] = {}
     for name in inputs:
         lines = [line.rstrip("\r\n") for line in stdin] if name == STDIN else [name]
         for line in lines:
             if line.strip():
-                for source in _sources_of(Path(line).expanduser()):
+                for source in _inputs_of(Path(line).expanduser()):
                     utterance = source.utterance
                     key = (utterance.audio, utterance.start, utterance.end)
                     sources.setdefault(key, source)
@@ -84,19 +84,19 @@ def find_recordings(inputs: Sequence[str], stdin: Iterable[str]) -> tuple[Record
     return _named(list(sources.values()))
 
 
-def _sources_of(path: Path) -> Iterator[_Source]:
+def _inputs_of(path: Path) -> Iterator[_Input]:
     if path.is_dir():
         yield from _folder(path)
     elif not path.exists():
         raise RequestError("no such file or folder", where=path, hint="check the path")
     elif path.suffix.lower() == ".jsonl":
         for utterance in read_manifest(path, require_text=False).utterances:
-            yield _Source(Path(), Path(_file_name(utterance.id)), utterance, is_file=False)
+            yield _Input(Path(), Path(_file_name(utterance.id)), utterance, is_file=False)
     else:
-        yield _Source(path.parent, Path(path.name), _plain(path))
+        yield _Input(path.parent, Path(path.name), _plain(path))
 
 
-def _folder(folder: Path) -> Iterator[_Source]:
+def _folder(folder: Path) -> Iterator[_Input]:
     endings = AUDIO_ENDINGS | _VIDEO_ENDINGS
     paths = [Path(parent) / name for parent, name in files_below(folder)]
     recordings = sorted(path for path in paths if path.suffix.lower() in endings)
@@ -108,7 +108,7 @@ def _folder(folder: Path) -> Iterator[_Source]:
             f"another ending itself: moonshine-tune transcribe {quoted(folder / 'FILE')}",
         )
     for path in recordings:
-        yield _Source(folder, path.relative_to(folder), _plain(path))
+        yield _Input(folder, path.relative_to(folder), _plain(path))
 
 
 def _plain(path: Path) -> Utterance:
@@ -121,7 +121,7 @@ def _file_name(identifier: str) -> str:
     return name.strip(". ") or "utterance"
 
 
-def _named(sources: Sequence[_Source]) -> tuple[Recording, ...]:
+def _named(sources: Sequence[_Input]) -> tuple[Recording, ...]:
     """Names that are unique, also where letters of another case are the same.
 
     A name is the path below the folder that was given, without its ending; with the ending where
@@ -148,7 +148,7 @@ def _named(sources: Sequence[_Source]) -> tuple[Recording, ...]:
     return tuple(recordings)
 
 
-def _below_common(sources: Sequence[_Source]) -> list[Path]:
+def _below_common(sources: Sequence[_Input]) -> list[Path]:
     """Paths of files below the deepest folder that holds them all; names of spans as they are."""
     folders = [str(item.utterance.audio.parent) for item in sources if item.is_file]
     common = Path(os.path.commonpath(folders)) if folders else Path()
