@@ -224,6 +224,15 @@ def test_an_existing_output_is_replaced_or_completed_only_if_asked(
     assert (out / "one.txt").read_text() != "by hand"
 
 
+def test_an_input_is_never_overwritten(folder: Path, saved_v1: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "some.jsonl"
+    manifest.write_text('{"audio": "recordings/long.wav"}\n')
+    with pytest.raises(RequestError, match="would overwrite an input"):
+        transcribe_all(saved_v1, [manifest], manifest, overwrite=True)
+    with pytest.raises(RequestError, match="text cannot hold the times of words"):
+        transcribe_all(saved_v1, [folder], with_words=True)
+
+
 # --- a job that is killed
 
 

@@ -250,8 +250,8 @@ class FileOutput:
             self._written.append(path)
 
     def close(self) -> tuple[Path, ...]:
-        """Write the file of all recordings, and remove the journal."""
-        if not self._request.is_folder:
+        """Write the file of all recordings, if there is any, and remove the journal."""
+        if self._texts:
             texts = [self._texts.get(recording.name, "") for recording in self._recordings]
             write_text_atomic(self._out, "".join(texts))
             self._written.append(self._out)

@@ -167,8 +167,15 @@ def transcribe(
 
 
 def _check(request: TranscribeRequest) -> None:
-    if request.output.out is not None:
-        check_writable(request.output.out)
+    out = request.output.out
+    if out is not None:
+        check_writable(out)
+        if any(out.resolve() == Path(name).resolve() for name in request.inputs if out.is_file()):
+            raise RequestError(
+                "the transcripts would overwrite an input",
+                where=out,
+                hint="choose another name: --out transcripts.jsonl",
+            )
     if request.runtime_dir is not None and (request.model or request.adapter):
         raise RequestError(
             "the runtime does not load a model or an adapter beside its own files",
