@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from moonshine_tune.corpus.manifest import Utterance
+from moonshine_tune.inference.timed_text import TimedWord
 from moonshine_tune.transcription.segments import Segment, captions_of, manifest_record
 
 
@@ -61,7 +62,8 @@ def _captions(form: str) -> Callable[[Document], str]:
         for caption in captions_of(document.segments):
             times = (round(1000 * moment) for moment in (caption.start, caption.end))
             file.append(pysubs2.SSAEvent(*times, text=caption.text))
-        return file.to_string(form)
+        content: str = file.to_string(form)
+        return content
 
     return render
 
@@ -82,10 +84,11 @@ def _textgrid(document: Document) -> str:
             for name, entries in tiers.items()
         ],
     }
-    return textgrid_io.getTextgridAsStr(content, "long_textgrid", includeBlankSpaces=True)
+    text: str = textgrid_io.getTextgridAsStr(content, "long_textgrid", includeBlankSpaces=True)
+    return text
 
 
-def _intervals(spans: Sequence[Segment] | Sequence[object]) -> list[tuple[float, float, str]]:
+def _intervals(spans: Sequence[Segment | TimedWord]) -> list[tuple[float, float, str]]:
     """Intervals as Praat takes them: none is empty, and none overlaps the one before."""
     entries: list[tuple[float, float, str]] = []
     for span in spans:
