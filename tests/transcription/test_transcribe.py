@@ -29,7 +29,7 @@ from moonshine_tune.transcription.run import TranscribeRequest, TranscribeResult
 from moonshine_tune.transcription.segments import Segment
 
 RATE = 16_000
-LONG = [part for n in range(8) for part in (4.0 + n % 3, -0.6)]
+LONG = [part for n in range(6) for part in (4.0 + n % 3, -0.6)]
 
 
 def speech(*seconds: float, seed: int = 0) -> Samples:

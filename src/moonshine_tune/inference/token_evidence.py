@@ -102,7 +102,7 @@ def _attention_scores(layers: Any) -> Iterator[list[Tensor]]:
 
 
 def _split_heads(projected: Tensor, head_dim: int) -> Tensor:
-    return projected.view(*projected.shape[:2], -1, head_dim).transpose(1, 2)
+    return projected.reshape(*projected.shape[:2], -1, head_dim).transpose(1, 2)
 
 
 def _standard_scores(scores: Tensor, num_tokens: int) -> Matrix:
