@@ -1,5 +1,6 @@
 """Times and confidence of words."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ import torch
 from tests.conftest import Samples, build_tiny
 
 from moonshine_tune.inference.confidence import word_confidence
+from moonshine_tune.inference.loops import has_loop, without_loops
+from moonshine_tune.inference.timed_text import TimedText, TimedWord
 from moonshine_tune.inference.token_evidence import token_evidence
 from moonshine_tune.inference.transcribe import TorchTranscriber
 from moonshine_tune.inference.word_times import _best_path, words_of
@@ -88,6 +91,38 @@ def test_timed_texts_are_the_texts(
         assert moments == sorted(moments)
         assert moments[0] >= 0 and moments[-1] <= len(clip) / 16_000
         assert item.confidence is not None and item.confidence > 0.8
+
+
+@pytest.mark.parametrize(
+    ("text", "is_loop"),
+    [
+        ("W-i-l-l-l-l-l-l-l-l-l-l-l-l-l-l-l-l", True),
+        ("I'm going to go to the hospital. " * 3, True),
+        ("no, no, no, no. It was the best of times, it was the worst of times.", False),
+        ("zero zero zero one one nine nine nine", False),
+    ],
+)
+def test_loops_are_told_from_what_people_repeat(text: str, is_loop: bool) -> None:
+    assert has_loop(text) == is_loop
+
+
+def test_a_loop_is_transcribed_again_from_halves_and_then_written_once() -> None:
+    clips = [np.full(5 * 16_000, 0.1, np.float32), np.full(10 * 16_000, 0.2, np.float32)]
+    asked: list[list[float]] = []
+
+    def transcribe(parts: Sequence[Samples]) -> list[TimedText]:
+        asked.append([len(part) / 16_000 for part in parts])
+        if len(asked) == 1:
+            return [TimedText("fine"), TimedText("go left now, " * 5)]
+        words = tuple(TimedWord("stop", 0.1 * n, 0.1 * n + 0.1, 0.9) for n in range(9))
+        return [TimedText("two cities", words[:2]), TimedText("stop " * 9, words)]
+
+    first, second = without_loops(clips, transcribe)
+    assert first.text == "fine"
+    assert second.text == "two cities stop"
+    assert len(asked[1]) == 2
+    assert sum(asked[1]) == 10.0
+    assert [word.start for word in second.words] == pytest.approx([0.0, 0.1, asked[1][0]])
 
 
 def test_confidence_grows_with_the_probability() -> None:

@@ -15,6 +15,7 @@ from moonshine_tune.core.files import check_writable, holds_out, sha256_of
 from moonshine_tune.core.progress import Progress, Stage
 from moonshine_tune.importers.convert import probe
 from moonshine_tune.inference.batching import run_with_oom_backoff
+from moonshine_tune.inference.loops import without_loops
 from moonshine_tune.inference.timed_text import TimedText
 from moonshine_tune.inference.transcribe import TorchTranscriber, Transcriber
 from moonshine_tune.models.files import ADAPTER_WEIGHTS_FILE
@@ -261,10 +262,8 @@ class _Job:
         total = sum(self._seconds(recording) for recording in recordings)
         with self._progress.stage("transcribing, seconds of audio", round(total)) as stage:
             for events in self._batches(recordings):
-                transcripts = self._transcribe(
-                    [event.piece.samples for event in events if event.piece is not None]
-                )
-                following = iter(transcripts)
+                clips = [event.piece.samples for event in events if event.piece is not None]
+                following = iter(without_loops(clips, self._transcribe))
                 for event in events:
                     self._finish(event, following, stage)
         return self._counts
