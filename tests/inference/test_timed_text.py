@@ -106,7 +106,7 @@ def test_loops_are_told_from_what_people_repeat(text: str, is_loop: bool) -> Non
     assert has_loop(text) == is_loop
 
 
-def test_a_loop_is_transcribed_again_from_halves_and_then_written_once() -> None:
+def test_a_loop_is_transcribed_again_from_parts_and_then_written_once() -> None:
     clips = [np.full(5 * 16_000, 0.1, np.float32), np.full(10 * 16_000, 0.2, np.float32)]
     asked: list[list[float]] = []
 

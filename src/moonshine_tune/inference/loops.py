@@ -13,7 +13,7 @@ from moonshine_tune.inference.timed_text import TimedText, TimedWord
 
 # A phrase three times, or a shorter text more often; people say "no, no, no, no".
 _LOOP = re.compile(r"(.{12,80}?)\1{2,}|(.{1,11}?)\2{7,}", re.DOTALL)
-# Half of it must be long enough to be understood.
+# A part must be long enough to be understood.
 _LEAST_S, _MIN_PART_S = 4.0, 1.0
 
 Transcribe = Callable[[Sequence[Samples]], list[TimedText]]
@@ -25,7 +25,7 @@ def has_loop(text: str) -> bool:
 
 
 def without_loops(clips: Sequence[Samples], transcribe: Transcribe) -> list[TimedText]:
-    """Transcripts of clips; one with a loop is made again from halves of its clip.
+    """Transcripts of clips; one with a loop is made again from parts of its clip.
 
     What still repeats then is written once.
 
@@ -35,27 +35,27 @@ def without_loops(clips: Sequence[Samples], transcribe: Transcribe) -> list[Time
     """
     texts = transcribe(clips)
     rows = [row for row, text in enumerate(texts) if has_loop(text.text)]
-    spans = {row: _halves(clips[row]) for row in rows}
+    spans = {row: _parts(clips[row]) for row in rows}
     parts = [clips[row][start:stop] for row in rows for start, stop in spans[row]]
     again = iter(transcribe(parts) if parts else [])
     for row in rows:
-        halves = [
+        shorter = [
             _shifted(_written_once(next(again)), start / SAMPLE_RATE_HZ) for start, _ in spans[row]
         ]
         texts[row] = TimedText(
-            " ".join(half.text for half in halves if half.text),
-            tuple(word for half in halves for word in half.words),
+            " ".join(part.text for part in shorter if part.text),
+            tuple(word for part in shorter for word in part.words),
         )
     return texts
 
 
-def _halves(clip: Samples) -> list[tuple[int, int]]:
+def _parts(clip: Samples) -> list[tuple[int, int]]:
     """First sample and end of the parts of a clip, which is cut at its pauses."""
     seconds = len(clip) / SAMPLE_RATE_HZ
     if seconds < _LEAST_S:
         return [(0, len(clip))]
-    # A little more than half, so that there are two parts, and a pause to choose.
-    spans = split_at_pauses(clip, max_s=0.65 * seconds, min_s=_MIN_PART_S)
+    # At two thirds there is a pause to choose, and mostly only one cut.
+    spans = split_at_pauses(clip, max_s=0.67 * seconds, min_s=_MIN_PART_S)
     return [(round(start * SAMPLE_RATE_HZ), round(end * SAMPLE_RATE_HZ)) for start, end in spans]
 
 
