@@ -62,6 +62,7 @@ data audit data/train.jsonl --no-model --out audit
 data fix audit --apply --out fixed.jsonl
 data fix data/dev.jsonl --style base --out styled.jsonl --apply
 compare runs/a runs/first
+transcribe recordings --adapter runs/a --format jsonl,srt --words --out transcripts
 runs list runs
 runs show runs/a
 runs compare runs/a runs/first

@@ -67,12 +67,13 @@ def _register() -> None:
         runs,
         settings,
         train,
+        transcribe,
     )
 
     app.add_typer(models.app, name="models")
     app.add_typer(data.app, name="data")
-    for module in (doctor, settings, estimate, train, evaluate, export, merge, benchmark, package,
-                   report, demo, ablate, plan, runs):  # fmt: skip
+    for module in (doctor, settings, estimate, train, evaluate, transcribe, export, merge,
+                   benchmark, package, report, demo, ablate, plan, runs):  # fmt: skip
         module.register(app)
 
 

@@ -67,6 +67,11 @@ def say(text: str) -> None:
     _write(sys.stderr, text)
 
 
+def emit(text: str) -> None:
+    """Write a part of a result to stdout: transcripts of speech, which no secret is masked in."""
+    _write_encodable(sys.stdout, printable(text))
+
+
 def _write(stream: TextIO, text: str) -> None:
     """Print a text that may hold parts of any origin: no escape sequence, and no secret."""
     _write_encodable(stream, printable(mask_secrets(text.rstrip("\n"))) + "\n")

@@ -16,7 +16,8 @@ from moonshine_tune.inference.batching import batches_by_length, encode_clips, f
 from moonshine_tune.inference.dataset import utterance_seconds
 from moonshine_tune.inference.decoder_session import bytes_per_frame
 from moonshine_tune.inference.greedy import greedy_tokens
-from moonshine_tune.models.base import DecodeLimits, SpeechModel
+from moonshine_tune.inference.timed_text import TimedText, timed_texts
+from moonshine_tune.models.base import DecodeLimits, EncoderStates, SpeechModel
 
 # Audio that is decoded together. A token reads all weights of the decoder, for one clip as for
 # fifty, so small models take more audio, until their keys and values take this much memory.
@@ -56,13 +57,27 @@ class TorchTranscriber:
         frame_s = self._model.samples_per_frame / SAMPLE_RATE_HZ
         return max(_DECODE_S, _DECODE_BYTES / bytes_per_frame(self._model) * frame_s)
 
-    @torch.inference_mode()
+    @property
+    def device(self) -> torch.device:
+        """Device of the model."""
+        return self._model.device
+
     def transcribe(self, clips: Sequence[Samples]) -> list[str]:
         """Greedy transcripts of clips, mono float32 at 16 kHz, decoded together."""
-        model = self._model
-        states = encode_clips(model, [fit_clip(model, clip) for clip in clips])
+        _, tokens = self._decode([fit_clip(self._model, clip) for clip in clips])
+        return [self._model.tokenizer.decode(ids) for ids in tokens]
+
+    def transcribe_timed(self, clips: Sequence[Samples]) -> list[TimedText]:
+        """The same, with the time and the confidence of each word; takes one more pass."""
+        fitted = [fit_clip(self._model, clip) for clip in clips]
+        states, tokens = self._decode(fitted)
+        return timed_texts(self._model, fitted, states, tokens)
+
+    @torch.inference_mode()
+    def _decode(self, clips: Sequence[Samples]) -> tuple[EncoderStates, list[list[int]]]:
+        states = encode_clips(self._model, clips)
         limits = [self._limits.tokens(len(clip) / SAMPLE_RATE_HZ) for clip in clips]
-        return [model.tokenizer.decode(ids) for ids in greedy_tokens(model, states, limits)]
+        return states, greedy_tokens(self._model, states, limits)
 
 
 @dataclass(frozen=True)

@@ -151,6 +151,11 @@ class SpeechModel(ABC):
     def samples_per_frame(self) -> int:
         """Samples between encoder frames."""
 
+    @property
+    @abstractmethod
+    def frame_offset_samples(self) -> int:
+        """Where the sound of the first encoder frame starts; each takes `samples_per_frame`."""
+
     @abstractmethod
     def frame_count(self, num_samples: int) -> int:
         """Number of encoder frames of a clip."""

@@ -35,6 +35,11 @@ class StreamingSpeechModel(SpeechModel):
         """Samples between encoder frames."""
         return self._frame_samples * 4
 
+    @property
+    def frame_offset_samples(self) -> int:
+        """None: the convolutions look back, and the layers after them ahead."""
+        return 0
+
     def frame_count(self, num_samples: int) -> int:
         """Number of encoder frames of a clip."""
         frames = num_samples // self._frame_samples

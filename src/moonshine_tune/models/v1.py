@@ -35,6 +35,11 @@ class V1SpeechModel(SpeechModel):
         """Samples between encoder frames."""
         return 64 * 3 * 2
 
+    @property
+    def frame_offset_samples(self) -> int:
+        """Half of what a frame takes in beyond its own samples: it lies in the middle."""
+        return (self.min_samples - self.samples_per_frame) // 2
+
     def frame_count(self, num_samples: int) -> int:
         """Number of encoder frames of a clip."""
         return _after(num_samples, len(_KERNELS))

@@ -23,7 +23,7 @@ from moonshine_tune.training.augmentation import AugmentedCopies, NoiseBanks
 _VARIATION = AugmentSettings(
     share=1.0,
     variants=1,
-    # Faster speech sounds younger: to keep what the base writes on it would forbid to learn children.
+    # Faster speech sounds younger: what the base writes on it must not be kept for children.
     speed_chance=0.0,
     noise_chance=0.7,
     snr_db=(-3.0, 15.0),
