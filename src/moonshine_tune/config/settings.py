@@ -74,7 +74,7 @@ class AdapterSettings(_Section):
     attention, in encoder and decoder; `attention`: its four projections; `all`: attention and MLPs.
     Only in the decoder: `decoder` (attention and MLP), `decoder-attention` (q, k, v),
     `decoder-self-attention`, `cross-attention`. `encoder`: all of the encoder's. Choose `all` for
-    noise or unusual acoustics, which the encoder must learn; a step takes four times as long."""
+    voices, noise or unusual acoustics, which the encoder must learn."""
     rslora: bool = False
     """Scale by alpha ÷ √rank (rank-stabilized LoRA). Switch it on for ranks above 32."""
     dora: bool = False
@@ -160,8 +160,8 @@ class TrainSettings(_Section):
     """Peak learning rate of adapters in the decoder. Lower it if steps are skipped or dev WER
     jumps; raise it to 1e-3 if the loss falls slowly."""
     encoder_learning_rate: float = Field(default=1e-4, gt=0)
-    """Peak learning rate of adapters in the encoder. Keep it at 1e-4 or below: 1e-3 gives NaN on
-    medium."""
+    """Peak learning rate of adapters in the encoder. Raise it to 5e-4 for tiny, to learn voices;
+    1e-3 gives NaN on medium."""
     lora_plus_ratio: float = Field(default=1.0, ge=1)
     """Learning rate of B as a multiple of that of A (LoRA+ uses about 16). Set it to 8 if training
     time is short."""
