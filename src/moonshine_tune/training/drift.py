@@ -71,5 +71,5 @@ def prepare_drift(
     windows = VariedWindows(dataset, 1.0, seed=0)
     indices = evenly_chosen(range(len(dataset)), _MAX_WINDOWS)
     source = cache.source(windows, indices, "held-out replay windows")
-    teacher = BaseTeacher(opened, windows, indices, progress)
+    teacher = BaseTeacher(opened, windows, source, indices, progress)
     return GeneralDrift(teacher, source, indices)

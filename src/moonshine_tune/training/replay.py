@@ -87,7 +87,7 @@ def prepare_replay(
         transcripts |= dict.fromkeys(silent, ())
     without_text = [index for index in drawn if index not in transcripts]
     pulls = cache.trains_encoder and retain.encoder_weight > 0
-    teacher = BaseTeacher(opened, windows, without_text, progress, keeps_states=pulls)
+    teacher = BaseTeacher(opened, windows, source, without_text, progress, keeps_states=pulls)
     remarks = dataset.remarks
     if narrow >= _MANY_NARROW:
         remarks += (

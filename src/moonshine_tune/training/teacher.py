@@ -29,6 +29,9 @@ from moonshine_tune.models.lora import adapter_disabled
 from moonshine_tune.models.losses import FrozenHead, TargetBatch, head_kl_sum, target_batch
 from moonshine_tune.registry.open import OpenedModel
 
+# With stored states only the decoder runs, and its cost per token hardly grows with the batch.
+_BATCH_S = 400.0
+
 
 class BaseTeacher:
     """The base model's text and distribution for each clip; an adapter is disabled.
@@ -36,6 +39,7 @@ class BaseTeacher:
     The texts are decoded once and kept in the cache for later runs.
 
     Args:
+        source: their encoder states.
         indices: the clips that will be drawn.
         keeps_states: keep their encoder states too, for an encoder that trains.
 
@@ -48,14 +52,13 @@ class BaseTeacher:
         self,
         opened: OpenedModel,
         clips: Clips,
+        source: StateSource,
         indices: Sequence[int],
         progress: Progress,
         *,
         keeps_states: bool = False,
     ) -> None:
-        self._model, self._limits = opened.model, opened.limits
-        # Each clip is encoded once: nothing is stored.
-        self._source = StateSource(opened.model, clips, budget_mb=0)
+        self._model, self._source, self._limits = opened.model, source, opened.limits
         self.keeps_states = keeps_states
         self._hidden: dict[int, Tensor] = {}
         self._states: dict[int, Tensor] = {}
@@ -70,8 +73,8 @@ class BaseTeacher:
         path = cached_path("replay-texts", identity)
         known = read_cached(path, list[list[int]], len(indices), progress)
         self.teacher_tokens = {} if known is None else dict(zip(indices, known, strict=True))
-        batch_s = encode_batch_s(opened.model.device)
-        groups = batches_by_length([self._source.seconds[index] for index in indices], batch_s)
+        batch_s = _BATCH_S if source.skips_encoder else encode_batch_s(opened.model.device)
+        groups = batches_by_length([source.seconds[index] for index in indices], batch_s)
         rows = [[indices[position] for position in group] for group in groups]
         name = "running the base model on replay audio"
         with adapter_disabled(self._model), progress.stage(name, len(indices)) as stage:
