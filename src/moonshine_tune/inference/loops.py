@@ -11,8 +11,8 @@ from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
 from moonshine_tune.audio.segment import split_at_pauses
 from moonshine_tune.inference.timed_text import TimedText, TimedWord
 
-# A phrase three times, or a shorter text more often; people say "no, no, no, no".
-_LOOP = re.compile(r"(.{12,80}?)\1{2,}|(.{1,11}?)\2{7,}", re.DOTALL)
+# A short text eight times, as people say "no, no, no, no"; or a phrase three times.
+_LOOP = re.compile(r"(.{1,11}?)\1{7,}|(.{12,80}?)\2{2,}", re.DOTALL)
 # A part must be long enough to be understood.
 _LEAST_S, _MIN_PART_S = 4.0, 1.0
 
