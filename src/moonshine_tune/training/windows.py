@@ -25,9 +25,9 @@ _VARIATION = AugmentSettings(
     variants=1,
     # Faster speech sounds younger: what the base writes on it must not be kept for children.
     speed_chance=0.0,
-    noise_chance=0.7,
-    snr_db=(-3.0, 15.0),
-    room_chance=0.3,
+    noise_chance=0.6,
+    snr_db=(5.0, 25.0),
+    room_chance=0.15,
     gain_chance=0.5,
     clipping_chance=0.05,
     masking_chance=0.1,
