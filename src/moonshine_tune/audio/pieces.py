@@ -15,7 +15,7 @@ from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
 from moonshine_tune.audio.segment import first_piece, is_silent
 
 MAX_PIECE_S = 16.0
-"""Longest piece. Longer ones cost the encoder more, and their transcripts break off more often."""
+"""Longest piece, in seconds; one of half of this is cut off where there is a pause."""
 
 BLOCK_S = 30.0
 # Read on both sides of a block and cut off: a resampler is wrong at the ends of what it gets.
