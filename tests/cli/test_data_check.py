@@ -300,6 +300,7 @@ def test_values_of_the_split_field_are_splits(corpus: Corpus, check: Check) -> N
         corpus.line("a", split="train", speaker="ann"),
         corpus.line("b", split="test", speaker="ann"),
         corpus.line("c", speaker="ann"),
+        corpus.line("d", split="train", speaker="bob"),
     ]
     findings = check(corpus.manifest(lines), code=1)["by_kind"]
     assert findings["leaked_speakers"]["ids"] == ["train:a", "test:b"]
@@ -309,8 +310,11 @@ def test_manifests_of_the_same_name_are_distinguished(corpus: Corpus, check: Che
     paths = []
     for name in ("one", "two"):
         (corpus.folder / name).mkdir()
-        line = corpus.line(name, audio=f"../{corpus.clip(f'{name}.wav')}", speaker="ann")
-        paths.append(corpus.manifest([line], f"{name}/data.jsonl"))
+        lines = [
+            corpus.line(name, audio=f"../{corpus.clip(f'{name}.wav')}", speaker="ann"),
+            corpus.line(f"{name}-2", audio=f"../{corpus.clip(f'{name}-2.wav')}", speaker=name),
+        ]
+        paths.append(corpus.manifest(lines, f"{name}/data.jsonl"))
     document = check(*paths, code=1)
     ids = document["by_kind"]["leaked_speakers"]["ids"]
     assert ids == [f"{paths[0]}:one", f"{paths[1]}:two"]

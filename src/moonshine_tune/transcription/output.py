@@ -105,7 +105,7 @@ def output_request(
         names = ", ".join(name for name, item in FORMATS.items() if item.has_words)
         raise RequestError(
             f"{', '.join(chosen)} cannot hold the times of words",
-            hint=f"leave out --words, or choose --format {names}",
+            hint=f"leave out --words, or choose one of the formats {names}",
         )
     return OutputRequest(out, chosen, with_words, resume, overwrite)
 

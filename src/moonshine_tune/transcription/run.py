@@ -193,7 +193,7 @@ def _check(request: TranscribeRequest) -> None:
         raise RequestError(
             "a manifest cannot name one channel of a recording",
             hint="copy the channel first: moonshine-tune data import FOLDER --no-text "
-            f"--audio-out DIR --channel {request.channel} --out F.jsonl",
+            f"--audio-out DIR --channel {request.channel:d} --out F.jsonl",
         )
 
 
