@@ -80,6 +80,7 @@ def train(
         TuneError: wrong settings or data, or this machine cannot do it.
     """
     from moonshine_tune.config.resolve import resolve_settings, settings_layers
+    from moonshine_tune.config.resume import settings_as_run
     from moonshine_tune.registry.model_preset import with_model_preset
     from moonshine_tune.runs.folder import RunFolder
     from moonshine_tune.training.run import train as run_training
@@ -93,7 +94,8 @@ def train(
         manifests={name: Path(path) for name, path in manifests.items() if path is not None},
     )
     if resume:
-        layers.insert(0, ("run.json", RunFolder.open(Path(out)).read_record().settings))
+        before = RunFolder.open(Path(out)).read_record().settings
+        layers.insert(0, ("run.json", settings_as_run(before)))
     else:
         layers = with_model_preset(layers)
     resolved = resolve_settings([*layers, ("settings", settings or {})])

@@ -1,6 +1,5 @@
 """Replay audio is cut into windows, and the encoder's states are pulled to the base's on them."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,8 @@ import torch
 from tests.training_runs import Training
 
 from moonshine_tune.audio.io import load_audio
+from moonshine_tune.config.resume import changed_settings, settings_as_run
+from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.inference.dataset import SpeechDataset
@@ -141,14 +142,16 @@ def test_a_frozen_encoder_has_no_distance(training: Training, tmp_path: Path) ->
     assert all("replay_kl" in line for line in lines)
 
 
-def test_a_run_of_an_earlier_version_is_read_as_it_was_run(pulled: Path, tmp_path: Path) -> None:
+def test_a_run_of_an_earlier_version_goes_on_as_it_was_run(pulled: Path) -> None:
     """It replayed whole clips: a resume with windows would change its loss in silence."""
-    content = json.loads((pulled / "run.json").read_text())
-    for name in ("window_s", "encoder_weight"):
-        del content["settings"]["retain"][name]
-    (tmp_path / "run.json").write_text(json.dumps(content))
-    retain = RunFolder.open(tmp_path).read_record().settings["retain"]
-    assert (retain["window_s"], retain["encoder_weight"]) == (0.0, 0.0)
+    settings = RunFolder.open(pulled).read_record().settings
+    newer = ("window_s", "varied_share", "encoder_weight")
+    earlier = {key: value for key, value in settings["retain"].items() if key not in newer}
+    retain = settings_as_run(settings | {"retain": earlier})["retain"]
+    assert [retain[name] for name in newer] == [0.0, 0.0, 0.0]
+    changes = changed_settings(settings | {"retain": earlier}, RunSettings.model_validate(settings))
+    assert {f"retain.{name}" for name in newer} == set(changes)
+    assert settings_as_run(settings) == settings
 
 
 def test_a_share_of_the_windows_is_varied() -> None:

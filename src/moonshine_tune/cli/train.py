@@ -84,9 +84,10 @@ def train(
 
 
 def _settings_of_run(out: Path) -> Mapping[str, Any]:
+    from moonshine_tune.config.resume import settings_as_run
     from moonshine_tune.runs.folder import RunFolder
 
-    return RunFolder.open(out).read_record().settings
+    return settings_as_run(RunFolder.open(out).read_record().settings)
 
 
 def _document(result: "TrainResult") -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from moonshine_tune.config.resolve import PATH_SETTINGS, ResolvedSettings
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import ProblemsError
-from moonshine_tune.core.nested import flatten
+from moonshine_tune.core.nested import flatten, unflatten
 
 # Compared by content: the base model's hash and the fingerprints of the data, not the paths.
 BY_CONTENT = frozenset({"model", *PATH_SETTINGS})
@@ -50,6 +50,15 @@ Changes = dict[str, tuple[Any, Any]]
 """Settings that differ, by dotted name: the value before and the value now."""
 
 
+# Runs of earlier versions replayed whole clips as they were, and did not pull the encoder's states.
+_UNRECORDED = {"retain.window_s": 0.0, "retain.varied_share": 0.0, "retain.encoder_weight": 0.0}
+
+
+def settings_as_run(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of run.json; those that are newer than the run have what it was run with."""
+    return unflatten(_UNRECORDED | dict(flatten(settings)))
+
+
 def at_resume(name: str) -> str:
     """What a resume may do with a setting, in two words."""
     if name in BY_CONTENT:
@@ -60,7 +69,7 @@ def at_resume(name: str) -> str:
 def changed_settings(before: Mapping[str, Any], now: RunSettings) -> Changes:
     """Settings of `now` that differ from a record's; what the record lacks has its default."""
     defaults = dict(flatten(RunSettings().model_dump(mode="json")))
-    recorded = defaults | dict(flatten(before))
+    recorded = defaults | _UNRECORDED | dict(flatten(before))
     return {
         name: (recorded.get(name), value)
         for name, value in flatten(now.model_dump(mode="json"))

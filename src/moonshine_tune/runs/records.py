@@ -21,7 +21,6 @@ from pydantic import (
     StrictFloat,
     StrictInt,
     ValidationError,
-    field_validator,
 )
 
 from moonshine_tune.core.errors import RequestError
@@ -441,10 +440,6 @@ class LegRecord(Record):
     processes: StrictInt | None = None
 
 
-# Runs of earlier versions replayed whole clips, and did not pull the encoder's states.
-_BEFORE_WINDOWS = {"window_s": 0.0, "varied_share": 0.0, "encoder_weight": 0.0}
-
-
 class RunRecord(Artifact):
     """`run.json`: written by train, a part of it again by package.
 
@@ -483,14 +478,6 @@ class RunRecord(Artifact):
     git: Object | None = None
     result: RunResultRecord = RunResultRecord()
     error: str = ""
-
-    @field_validator("settings")
-    @classmethod
-    def _as_it_was_run(cls, settings: dict[str, Any]) -> dict[str, Any]:
-        """Settings that are newer than the run have the value that it was run with."""
-        if "retain" not in settings:
-            return settings
-        return settings | {"retain": _BEFORE_WINDOWS | settings["retain"]}
 
 
 # --- benchmark, export, package
