@@ -212,7 +212,7 @@ class RetainSettings(_Section):
     """Length of the windows that replay clips are cut into, seconds; 0 = whole clips. Raise it if
     long recordings lose accuracy; a step takes longer."""
     varied_share: float = Field(default=0.5, ge=0, le=1)
-    """Share of the replay windows that are changed in speed, room, line or noise. Lower it to 0 if
+    """Share of the replay windows that are changed in room, line or noise. Lower it to 0 if
     later recordings are all clean reading."""
     encoder_weight: float = Field(default=10.0, ge=0)
     """Weight of the squared distance of the encoder states from the base model's on replay audio,
