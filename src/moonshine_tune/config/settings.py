@@ -195,6 +195,9 @@ class TrainSettings(_Section):
     raise it for slow disks."""
     seed: int = Field(default=0, ge=0)
     """Seed of clip order, adapter and dropout. Change it to see how much of a result is chance."""
+    folds: int = Field(default=1, ge=1, le=10)
+    """Trainings with other clips held out each, whose adapters are averaged: all clips are learned
+    from, and the time grows with their number. Set it to 2 or 3 for few speakers."""
 
 
 class RetainSettings(_Section):
