@@ -13,7 +13,7 @@ import soundfile
 from tests.command_line import Answer
 from tests.conftest import Samples, clip_of
 
-from moonshine_tune.audio import pieces
+from moonshine_tune.audio import blocks
 from moonshine_tune.cli.app import run
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.progress import SilentProgress
@@ -186,7 +186,8 @@ def test_pieces_of_several_recordings_are_transcribed_together(
 
     monkeypatch.setattr(job.TorchTranscriber, "transcribe", counted)
     transcribe_all(saved_v1, [folder])
-    assert len(batches) == 1
+    # What repeats itself is transcribed again, in a second batch.
+    assert len(batches) <= 2
     assert batches[0] > 3
 
 
@@ -385,17 +386,17 @@ def test_a_recording_is_never_asked_for_more_than_a_block(
 ) -> None:
     write(folder / "long.wav", speech(*LONG * 3, seed=5))
     asked: list[float] = []
-    load = job.load_audio
+    load = blocks.load_audio
 
     def spied(path: Path, *, start: float, end: float | None, channel: int | None) -> Samples:
         samples = load(path, start=start, end=end, channel=channel)
         asked.append(len(samples) / RATE)
         return samples
 
-    monkeypatch.setattr(job, "load_audio", spied)
+    monkeypatch.setattr(blocks, "load_audio", spied)
     transcribe_all(saved_v1, [folder / "long.wav"])
     assert len(asked) > 3
-    assert max(asked) <= pieces.MAX_READ_S
+    assert max(asked) <= blocks.MAX_READ_S
 
 
 @pytest.mark.real_model

@@ -9,19 +9,17 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from moonshine_tune.audio.io import audio_info, load_audio
+from moonshine_tune.audio.blocks import BlockReader, Levels
 from moonshine_tune.audio.measure import SILENCE_DBFS
 from moonshine_tune.audio.segment import (
     HOP_S,
     Pause,
     check_lengths,
     cuts_between,
-    levels_db,
     pause_threshold_db,
     pauses_of,
     smoothed_db,
@@ -29,8 +27,6 @@ from moonshine_tune.audio.segment import (
 from moonshine_tune.core.errors import AudioError
 from moonshine_tune.core.progress import Progress, SilentProgress
 
-# A minute of 16 kHz takes 4 MB.
-_BLOCK_S = 60.0
 # The floor and the level of speech are those of a minute around each moment.
 _WINDOW_S, _WINDOW_HOP_S = 60.0, 10.0
 # Of a minute with a single command of two seconds, this is still speech.
@@ -39,12 +35,12 @@ _SPEECH_PERCENTILE = 98.0
 _SMOOTHING_S = 0.05
 # Dithered silence is below, the softest speech that a model can read is above.
 _INAUDIBLE_DBFS = -80.0
+# Without any pause, nothing is spoken in a recording whose loudest 10 ms are below this.
+_MUTED_DBFS = -60.0
 # A click in silence is shorter; the shortest words are not.
 _CLICK_S = 0.1
 # A longer silence is cut out; so much of it stays beside the speech, as in recorded corpora.
 _LONG_SILENCE_S, _MARGIN_S = 2.0, 0.3
-
-Levels = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,7 @@ class Span:
 
 
 def cut_at_pauses(
-    path: Path,
+    reader: BlockReader,
     *,
     max_s: float,
     min_s: float = 1.0,
@@ -95,24 +91,10 @@ def cut_at_pauses(
         AudioError: the recording cannot be read to its end, or the lengths are impossible.
     """
     check_lengths(min_s, max_s)
-    total_s = audio_info(path).seconds
-    levels = recording_levels(path, total_s, progress or SilentProgress())
-    yield from cut_levels(levels, total_s, (min_s, max_s), every_pause_s)
-
-
-def recording_levels(path: Path, total_s: float, progress: Progress) -> Levels:
-    """Energy of each 10 ms frame of a recording in dB, read a minute at a time."""
-    starts = np.arange(0.0, total_s, _BLOCK_S)
-    if len(starts) > 1 and total_s - starts[-1] < 1.0:
-        starts = starts[:-1]  # resampling needs more than a few samples
-    if not len(starts):
-        raise AudioError("no samples", where=path, hint="leave it out")
-    parts = []
-    with progress.stage(f"reading {path.name}", len(starts)) as stage:
-        for start, end in pairwise([*starts.tolist(), None]):
-            parts.append(levels_db(load_audio(path, start=start, end=end)).astype(np.float32))
-            stage.advance()
-    return np.concatenate(parts)
+    levels = reader.levels(progress or SilentProgress())
+    if not len(levels):
+        raise AudioError("no samples", where=reader.path, hint="leave it out")
+    yield from cut_levels(levels, reader.seconds, (min_s, max_s), every_pause_s)
 
 
 def cut_levels(
@@ -184,7 +166,8 @@ def _thresholds_db(levels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         is not None
     ]
     if not known:
-        return np.full(len(levels), SILENCE_DBFS)
+        # Steady sound may be speech without a pause, unless it is the noise of a muted microphone.
+        return np.full(len(levels), np.inf if levels.max() < _MUTED_DBFS else SILENCE_DBFS)
     at, thresholds = zip(*known, strict=True)
     followed = np.interp(np.arange(len(levels)), at, thresholds)
     return np.asarray(np.maximum(followed, _INAUDIBLE_DBFS), dtype=np.float64)

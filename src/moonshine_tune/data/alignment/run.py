@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from moonshine_tune.audio.blocks import BlockReader
 from moonshine_tune.audio.io import audio_info
 from moonshine_tune.audio.pauses import Span, cut_at_pauses
 from moonshine_tune.core.errors import (
@@ -240,7 +241,7 @@ def _speech_of(
     for pair in pairs:
         try:
             spans = cut_at_pauses(
-                pair.audio,
+                BlockReader.of_file(pair.audio),
                 max_s=longest,
                 min_s=min(_SHORTEST_S, longest / 2),
                 every_pause_s=_PAUSE_S,
