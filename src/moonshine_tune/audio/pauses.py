@@ -63,12 +63,25 @@ class Span:
         return self.end_s - self.start_s
 
 
+@dataclass(frozen=True)
+class Breaks:
+    """Pauses in which a recording is cut although a piece could be longer.
+
+    Attributes:
+        pause_s: each that is as long, as between sentences and speakers.
+        apart_s: shortest piece between two of them.
+    """
+
+    pause_s: float
+    apart_s: float
+
+
 def cut_at_pauses(
     reader: BlockReader,
     *,
     max_s: float,
     min_s: float = 1.0,
-    every_pause_s: float | None = None,
+    breaks: Breaks | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Span]:
     """Cut a recording of any length into pieces of at most `max_s`.
@@ -80,8 +93,7 @@ def cut_at_pauses(
         max_s: longest piece in seconds, never exceeded by a piece with speech.
         min_s: shortest piece in seconds, at most half of `max_s`; kept wherever the recording
             itself is that long.
-        every_pause_s: also cut in every pause that is as long, as between sentences and speakers;
-            None makes as few pieces as `max_s` allows.
+        breaks: None makes as few pieces as `max_s` allows.
         progress: shows how far the recording is read.
 
     Yields:
@@ -94,14 +106,14 @@ def cut_at_pauses(
     levels = reader.levels(progress or SilentProgress())
     if not len(levels):
         raise AudioError("no samples", where=reader.path, hint="leave it out")
-    yield from cut_levels(levels, reader.seconds, (min_s, max_s), every_pause_s)
+    yield from cut_levels(levels, reader.seconds, (min_s, max_s), breaks)
 
 
 def cut_levels(
     levels: Levels,
     total_s: float,
     lengths_s: tuple[float, float],
-    every_pause_s: float | None = None,
+    breaks: Breaks | None = None,
 ) -> Iterator[Span]:
     """`cut_at_pauses` of a recording whose levels are known.
 
@@ -113,16 +125,15 @@ def cut_levels(
     pauses, quiet = pauses_of(is_low), smoothed_db(levels)
     is_speech = _without_clicks(~is_low)
     num_speech = np.concatenate([[0], np.cumsum(is_speech)])
-    breaks = [
-        pause.middle_s
-        for pause in pauses
-        if every_pause_s is not None and pause.length_s >= every_pause_s
+    long_pauses = [
+        pause.middle_s for pause in pauses if breaks and pause.length_s >= breaks.pause_s
     ]
+    apart_s = breaks.apart_s if breaks else lengths_s[0]
     for start_s, end_s, is_silence in _stretches(is_speech, total_s, lengths_s[0]):
         cuts = [start_s, end_s]
         if not is_silence:
             cuts = [start_s]
-            for part_s in _far_apart(breaks, start_s, end_s, lengths_s[0]):
+            for part_s in _far_apart(long_pauses, start_s, end_s, apart_s):
                 cuts += cuts_between(cuts[-1], part_s, pauses, quiet, lengths_s)[1:]
         for first_s, last_s in pairwise(cuts):
             first, last = (min(round(cut / HOP_S), len(levels)) for cut in (first_s, last_s))
@@ -137,11 +148,11 @@ def _pause_at(cut_s: float, pauses: Sequence[Pause]) -> float:
 
 
 def _far_apart(
-    breaks: Sequence[float], start_s: float, end_s: float, min_s: float
+    cuts: Sequence[float], start_s: float, end_s: float, apart_s: float
 ) -> Iterator[float]:
-    """The breaks inside a stretch that leave `min_s` on both sides, and its end."""
-    for cut in breaks[bisect_left(breaks, start_s) : bisect_right(breaks, end_s - min_s)]:
-        if cut - start_s >= min_s:
+    """The cuts inside a stretch that leave `apart_s` on both sides, and its end."""
+    for cut in cuts[bisect_left(cuts, start_s) : bisect_right(cuts, end_s - apart_s)]:
+        if cut - start_s >= apart_s:
             yield cut
             start_s = cut
     yield end_s

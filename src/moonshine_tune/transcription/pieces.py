@@ -4,14 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from moonshine_tune.audio.blocks import BlockReader
-from moonshine_tune.audio.pauses import cut_at_pauses
+from moonshine_tune.audio.pauses import Breaks, cut_at_pauses
 from moonshine_tune.audio.samples import Samples
 
 MAX_PIECE_S = 16.0
 """Longest piece, in seconds."""
 
-_EVERY_PAUSE_S = 0.6
-_MIN_PIECE_S = 1.0
+# Shorter pieces lose the context: people hesitate within a sentence. Longer pauses part speakers.
+_BREAKS = Breaks(pause_s=1.0, apart_s=4.0)
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,7 @@ def speech_pieces(reader: BlockReader, *, start_s: float = 0.0) -> Iterator[Piec
     Raises:
         AudioError: the recording cannot be read to its end.
     """
-    spans = cut_at_pauses(
-        reader, max_s=MAX_PIECE_S, min_s=_MIN_PIECE_S, every_pause_s=_EVERY_PAUSE_S
-    )
+    spans = cut_at_pauses(reader, max_s=MAX_PIECE_S, breaks=_BREAKS)
     if reader.seconds <= MAX_PIECE_S:
         if start_s == 0.0 and any(span.has_speech for span in spans):
             yield Piece(0.0, reader.seconds, reader.read(0.0, reader.seconds))

@@ -8,7 +8,7 @@ from typing import Any
 
 from moonshine_tune.audio.blocks import BlockReader
 from moonshine_tune.audio.io import audio_info
-from moonshine_tune.audio.pauses import Span, cut_at_pauses
+from moonshine_tune.audio.pauses import Breaks, Span, cut_at_pauses
 from moonshine_tune.core.errors import (
     AudioError,
     NegativeAnswerError,
@@ -21,7 +21,7 @@ from moonshine_tune.core.text import quoted
 from moonshine_tune.corpus.manifest import Utterance, write_manifest
 from moonshine_tune.corpus.normalizers import Normalizer, normalizer_for
 from moonshine_tune.corpus.transcript_form import clean_text
-from moonshine_tune.data.alignment.hypotheses import transcribe_spans
+from moonshine_tune.data.alignment.hypotheses import WordLikelihoods, transcribe_spans
 from moonshine_tune.data.alignment.join import absorb_faults, join_segments
 from moonshine_tune.data.alignment.judge import judge_segments
 from moonshine_tune.data.alignment.match import SpokenPiece
@@ -244,7 +244,7 @@ def _speech_of(
                 BlockReader.of_file(pair.audio),
                 max_s=longest,
                 min_s=min(_SHORTEST_S, longest / 2),
-                every_pause_s=_PAUSE_S,
+                breaks=Breaks(_PAUSE_S, min(_SHORTEST_S, longest / 2)),
                 progress=progress,
             )
             spoken = [span for span in spans if span.has_speech]
@@ -280,7 +280,10 @@ def _align_pair(
         for span, hypothesis in zip(spans, hypotheses, strict=True)
     ]
     words = text_words(text, normalizer)
-    divided = divide_text(pieces, text, words, normalizer)
+    rate = WordLikelihoods(
+        pair.audio, times, [text[word.start : word.end] for word in words], opened
+    )
+    divided = divide_text(pieces, text, words, normalizer, rate)
     fit = divided.fit
     aligned = AlignedPair(
         pair.audio,
