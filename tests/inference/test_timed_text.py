@@ -100,6 +100,9 @@ def test_timed_texts_are_the_texts(
         ("I'm going to go to the hospital. " * 3, True),
         ("no, no, no, no. It was the best of times, it was the worst of times.", False),
         ("zero zero zero one one nine nine nine", False),
+        # Cut off at the limit of the decoder, in the middle of a loop.
+        ("A two wheel. A-2-6, a-6, a-6, a-6, a-6, a-6, a-6, a-6,", True),
+        ("a-6, a-6, a-6, a-6, a-6, a-6, and then the other thing", False),
     ],
 )
 def test_loops_are_told_from_what_people_repeat(text: str, is_loop: bool) -> None:

@@ -135,9 +135,6 @@ def transcribe(
     _check(request)
     recordings = find_recordings(request.inputs, stdin)
     check_output(request.output, recordings)
-    if request.output.is_complete:
-        progress.say(f"{request.output.out} is complete; --overwrite makes it anew")
-        return TranscribeResult(0, len(recordings), (), (), 0.0, 0.0)
     infos = probe([recording.path for recording in recordings], progress)
     _report_channels(request, recordings, infos, progress)
     start_time = time.monotonic()
@@ -222,10 +219,15 @@ def _open_transcriber(
     request: TranscribeRequest, stack: ExitStack, progress: Progress
 ) -> tuple[Transcriber, dict[str, Any]]:
     """The transcriber, and what makes its transcripts comparable with those of another job."""
-    settings = {"channel": request.channel, "times": request.output.needs_times}
+    settings = {
+        "channel": request.channel,
+        "times": request.output.needs_times,
+        "words": request.output.with_words,
+    }
     if request.runtime_dir is not None:
         runtime = stack.enter_context(RuntimeTranscriber(request.runtime_dir))
-        return runtime, settings | {"runtime": str(request.runtime_dir.resolve())}
+        files = sorted(path for path in request.runtime_dir.iterdir() if path.is_file())
+        return runtime, settings | {"runtime": [sha256_of(path) for path in files]}
     opened = open_model(
         request.model,
         adapter=request.adapter,

@@ -18,9 +18,9 @@ from moonshine_tune.data.alignment.match import SpokenPiece
 Scores = npt.NDArray[np.float64]
 
 # Nobody speaks faster than this, letters a second; a piece has room for so many letters more.
-_MAX_LETTER_RATE, _MORE_LETTERS = 22.0, 10
+_MAX_LETTER_RATE, _MORE_LETTERS = 18.0, 10
 # How far a border may be from its place by time: a share of the letters of the stretch, and letters.
-_SLACK_SHARE, _SLACK_LETTERS = 0.3, 25
+_SLACK_SHARE, _SLACK_LETTERS = 0.1, 30
 # A piece may be spoken by nobody's text: its noise, or a passage that the text lacks, costs no more
 # than so many nats.
 _NO_WORDS_NATS = 8.0
@@ -28,7 +28,7 @@ _NO_WORDS_NATS = 8.0
 _TEMPERATURE = 2.0
 _CERTAIN = 0.95
 # Longer stretches are left as they are: their passages do not fit the text at all.
-_MAX_WORDS, _MAX_PIECES = 120, 40
+_MAX_WORDS, _MAX_PIECES = 80, 20
 
 
 @dataclass(frozen=True)
