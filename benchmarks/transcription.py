@@ -9,8 +9,9 @@
 `joined` puts clips of LibriSpeech test-other, accented speech and AN4 one after the other, and
 compares the WER of the one recording with that of the clips; once more with numbers as digits that
 are words of their own, however they are grouped. `speed` transcribes the clips with `transcribe`
-and with `evaluate`, alternating in one process, and gives the ratio of their times. `words` joins clips of single words
-with silence between them; where a word starts and ends is known by its energy. `fit` prints the
+and with `evaluate`, alternating in one process, and gives the ratio of their times. `words` joins
+clips of single words with silence between them; where a word starts and ends is known by its
+energy. `fit` prints the
 numbers of `inference/confidence.py`, from LJ Speech and the training parts of AN4, of accented
 adults and of children. `confidence` measures them on LibriSpeech test-other and on the accented
 test speakers. Transcripts of clips are kept in D and not made again. Prints one line of JSON at the
@@ -234,9 +235,7 @@ def joined(out: Path, minutes: float, seed: int) -> dict[str, Any]:
     lines = [line["text"] for line in transcribed(recording)]
     records = [record for _, record in pairs[:used]]
     references = [item["reference"] for item in records]
-    whole = score_utterance(
-        "joined", " ".join(references), " ".join(lines), _WORD_NORMALIZER
-    ).words
+    whole = score_utterance("joined", " ".join(references), " ".join(lines), _WORD_NORMALIZER).words
     single = [
         score_utterance(item["id"], item["reference"], item["text"], _WORD_NORMALIZER).words
         for item in records

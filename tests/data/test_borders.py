@@ -48,9 +48,7 @@ def rated(truth: Sequence[set[int]], ranges: Sequence[Range], words: Sequence[in
 def test_words_go_to_the_pieces_in_which_they_are_likely(counts: tuple[int, ...]) -> None:
     pieces, truth = spoken(*counts)
     total = sum(counts)
-    borders = likely_borders(
-        pieces, [4] * total, lambda ranges: rated(truth, ranges, range(total))
-    )
+    borders = likely_borders(pieces, [4] * total, lambda ranges: rated(truth, ranges, range(total)))
     assert borders is not None
     assert [border.word for border in borders] == np.cumsum(counts)[:-1].tolist()
     assert all(border.is_certain for border in borders)

@@ -14,7 +14,13 @@ from moonshine_tune.core.errors import RequestError, disk_errors
 from moonshine_tune.core.files import read_lines, write_text_atomic
 from moonshine_tune.core.json_text import JsonError, parse_json_object
 from moonshine_tune.transcription.formats import FORMATS, Document
-from moonshine_tune.transcription.made import FileContents, MadeRecord, add_made, made_line, write_made
+from moonshine_tune.transcription.made import (
+    FileContents,
+    MadeRecord,
+    add_made,
+    made_line,
+    write_made,
+)
 from moonshine_tune.transcription.recordings import Recording
 from moonshine_tune.transcription.segments import Segment, manifest_record
 
@@ -223,8 +229,7 @@ class FileOutput:
         existing = [
             recording
             for recording in self._recordings
-            if not request.is_folder
-            or all(path.is_file() for path in files_of(request, recording))
+            if not request.is_folder or all(path.is_file() for path in files_of(request, recording))
         ]
         reasons: dict[str, str] = {}
         for recording in existing:

@@ -89,7 +89,9 @@ def _bounds(match: TextMatch) -> Iterator[_Bounds]:
     if pieces:
         last = match.ranges[pieces[-1]]
         is_sure = last is not None and match.is_sure_at(pieces[-1], end=True)
-        yield _Bounds(pieces, first, match.behind(last[1]) if last and is_sure else len(match.words))
+        yield _Bounds(
+            pieces, first, match.behind(last[1]) if last and is_sure else len(match.words)
+        )
 
 
 def _cut(match: TextMatch, left: int, right: int) -> tuple[int, int] | None:

@@ -1,6 +1,7 @@
 """What the base model writes for the pieces of a recording, and how well words fit a piece."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -110,22 +111,26 @@ class WordLikelihoods:
         words: Sequence[str],
         opened: OpenedModel,
     ) -> None:
-        self._model, self._words = opened.model, words
+        self._audio, self._spans, self._words, self._opened = audio, spans, words, opened
+
+    @cached_property
+    def _source(self) -> StateSource:
+        """Encoder states of the pieces; made when the first stretch is doubtful."""
         utterances = [
-            Utterance(str(number), audio, start=start, end=end)
-            for number, (start, end) in enumerate(spans)
+            Utterance(str(number), self._audio, start=start, end=end)
+            for number, (start, end) in enumerate(self._spans)
         ]
-        dataset = build_dataset(
-            utterances, opened.model, name="pieces", max_clip_s=1e9, needs_text=False
-        )
-        self._source = StateSource(opened.model, dataset, budget_mb=_STORED_MB)
+        model = self._opened.model
+        dataset = build_dataset(utterances, model, name="pieces", max_clip_s=1e9, needs_text=False)
+        return StateSource(model, dataset, budget_mb=_STORED_MB)
 
     def __call__(
         self, pieces: Sequence[int], words: Sequence[int], ranges: Sequence[Range]
     ) -> list[Scores]:
         """The log likelihoods of `RateRanges`, of pieces and words by their indices."""
         self._source.prepare(pieces, SilentProgress(), "encoding doubtful pieces")
-        tokens = [self._model.tokenizer.encode(self._words[word]) for word in words]
+        model = self._opened.model
+        tokens = [model.tokenizer.encode(self._words[word]) for word in words]
         results: list[Scores] = [np.zeros(0)] * len(ranges)
         order = sorted(
             range(len(ranges)), key=lambda row: (ranges[row].end - ranges[row].first, row)
@@ -138,7 +143,7 @@ class WordLikelihoods:
             for row, scores in zip(rows, self._scores(states, texts), strict=True):
                 results[row] = scores
 
-        run_with_oom_backoff(batches, work, self._model.device)
+        run_with_oom_backoff(batches, work, model.device)
         return results
 
     @torch.inference_mode()
@@ -146,10 +151,11 @@ class WordLikelihoods:
         self, states: EncoderStates, texts: Sequence[Sequence[Sequence[int]]]
     ) -> Iterator[Scores]:
         """For each row, the log likelihood of its first words, from none to all."""
-        longest = self._model.max_tokens - 2
+        model = self._opened.model
+        longest = model.max_tokens - 2
         flat = [[token for word in words for token in word][:longest] for words in texts]
-        batch = target_batch(flat, self._model.device)
-        log_probs = self._model.decoder_logits(states, batch.input_ids).float().log_softmax(-1)
+        batch = target_batch(flat, model.device)
+        log_probs = model.decoder_logits(states, batch.input_ids).float().log_softmax(-1)
         ends = log_probs[:, :, EOS_ID].cpu().numpy()
         chosen = log_probs.gather(2, batch.targets.clamp(min=0)[:, :, None])[:, :, 0].cpu().numpy()
         for row, words in enumerate(texts):

@@ -22,6 +22,7 @@ from moonshine_tune.data.alignment.text_words import TextWord
 LITTLE_AGREEMENT = "too little agreement"
 """The problem of a segment whose text the model does not recognize."""
 
+
 @dataclass(frozen=True)
 class AlignedSegment:
     """A span of a recording and its part of the text.
