@@ -1,6 +1,7 @@
 """Dividing words between pieces by likelihood, without a model."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def spoken(*counts: int) -> tuple[list[SpokenPiece], list[set[int]]]:
     """Pieces of two seconds, and the words that are spoken in each."""
     pieces = [SpokenPiece(2.0 * n, 2.0 * n + 2.0, "") for n in range(len(counts))]
     ends = np.cumsum([0, *counts])
-    return pieces, [set(range(a, b)) for a, b in zip(ends, ends[1:], strict=False)]
+    return pieces, [set(range(a, b)) for a, b in pairwise(ends)]
 
 
 def rated(truth: Sequence[set[int]], ranges: Sequence[Range], words: Sequence[int]) -> list[Scores]:

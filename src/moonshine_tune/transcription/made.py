@@ -72,7 +72,7 @@ class MadeRecord:
     def difference(
         self, recording: Recording, identity: Mapping[str, Any], contents: FileContents
     ) -> str | None:
-        """In what a recording, or how it is transcribed, differs from the line; None if in nothing."""
+        """How a recording and its settings differ from its line; None if they do not."""
         made = self.entries.get(recording.name)
         if made is None:
             return "made without it" if self.entries else "of unknown origin"

@@ -212,8 +212,16 @@ class FileOutput:
         self._texts: dict[str, str] = {}
         self._segments: dict[str, list[Segment]] = {}
         self._written: list[Path] = []
-        self._complete = self._complete_already() if request.resume else set()
-        self._journal = _Journal(journal_of(request), identity, keep=request.resume)
+        journal = journal_of(request)
+        # One file exists as a result of an earlier job only where no journal is left.
+        is_done = request.resume and (request.is_folder or not journal.exists())
+        self._journal = _Journal(journal, identity, keep=request.resume)
+        try:
+            self._complete = self._complete_already() if is_done else set()
+        except RequestError:
+            if not self._journal.entries:
+                self._journal.remove()
+            raise
 
     def _complete_already(self) -> set[str]:
         """Names of the recordings whose files an earlier job has made of the same content.
@@ -223,20 +231,20 @@ class FileOutput:
                 user can replace.
         """
         request = self._request
-        if not request.is_folder and (journal_of(request).exists() or not self._out.exists()):
-            return set()
         made = MadeRecord.of(self._out)
+        # What the journal has is written once more.
         existing = [
             recording
             for recording in self._recordings
-            if not request.is_folder or all(path.is_file() for path in files_of(request, recording))
+            if recording.name not in self._journal.entries
+            and all(path.is_file() for path in files_of(request, recording))
         ]
         reasons: dict[str, str] = {}
         for recording in existing:
             reason = made.difference(recording, self._identity, self._contents)
             if reason is not None:
                 reasons.setdefault(reason, str(recording))
-        if not request.is_folder and len(made.entries) > len(self._recordings):
+        if not request.is_folder and existing and len(made.entries) > len(existing):
             reasons.setdefault("of more recordings", str(self._out))
         if reasons:
             said = "; ".join(f"{reason} ({example})" for reason, example in reasons.items())
@@ -302,8 +310,10 @@ class FileOutput:
 
 
 def files_of(request: OutputRequest, recording: Recording) -> list[Path]:
-    """Files of a recording in a folder, one for each form."""
+    """Files of a recording in a folder, one for each form; else the one file."""
     out = request.out or Path()
+    if not request.is_folder:
+        return [out]
     return [out / f"{recording.name}{FORMATS[name].ending}" for name in request.formats]
 
 
@@ -335,10 +345,9 @@ def check_output(request: OutputRequest, recordings: Sequence[Recording]) -> Non
             where=journal,
             hint="add --resume to continue it, or --overwrite to start anew",
         )
-    if request.is_folder:
-        paths = [path for recording in recordings for path in files_of(request, recording)]
-    else:
-        paths = [request.out]
+    paths = list(
+        dict.fromkeys(path for recording in recordings for path in files_of(request, recording))
+    )
     existing = [path for path in paths if path.exists()]
     if existing:
         raise RequestError(

@@ -18,7 +18,7 @@ Scores = npt.NDArray[np.float64]
 
 # Nobody speaks faster than this, letters a second; a piece has room for so many letters more.
 _MAX_LETTER_RATE, _MORE_LETTERS = 18.0, 10
-# How far a border may be from its place by time: a share of the letters of the stretch, and letters.
+# How far a border may be from where its time puts it: a share of all letters, and letters.
 _SLACK_SHARE, _SLACK_LETTERS = 0.1, 30
 # A piece may be spoken by nobody's text: its noise, or a passage that the text lacks, costs no more
 # than so many nats.
