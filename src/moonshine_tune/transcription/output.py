@@ -247,9 +247,9 @@ class FileOutput:
         if not request.is_folder and existing and len(made.entries) > len(existing):
             reasons.setdefault("of more recordings", str(self._out))
         if reasons:
-            said = "; ".join(f"{reason} ({example})" for reason, example in reasons.items())
+            differences = "; ".join(f"{reason} ({example})" for reason, example in reasons.items())
             raise RequestError(
-                f"complete transcripts are not those of this command: {said}",
+                f"complete transcripts are not those of this command: {differences}",
                 where=self._out,
                 hint="name another --out, remove these files to make them again with --resume, "
                 "or replace all of them with --overwrite",

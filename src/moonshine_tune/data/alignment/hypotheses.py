@@ -29,6 +29,8 @@ from moonshine_tune.registry.open import OpenedModel
 # Encoder states of a segment are used for several texts; 400 MB hold two hours of Moonshine tiny.
 _STORED_MB = 400
 _KEPT_SHARE = 0.75
+# A word costs no more: one that nobody speaks must not decide to which side of a border it belongs.
+_WORD_NATS = 8.0
 # Ranges of words that are scored at once.
 _RANGES = 32
 
@@ -162,5 +164,6 @@ class WordLikelihoods:
             borders = np.cumsum([0, *map(len, words)])
             kept = np.minimum(borders, len(flat[row]))
             totals = np.concatenate([[0.0], np.cumsum(chosen[row, : len(flat[row])])])
-            scores = totals[kept] + ends[row, kept]
+            of_words = np.maximum(np.diff(totals[kept]), -_WORD_NATS)
+            scores = np.concatenate([[0.0], np.cumsum(of_words)]) + ends[row, kept]
             yield np.where(borders > longest, -np.inf, scores)
