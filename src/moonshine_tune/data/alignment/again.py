@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from moonshine_tune.core.progress import Progress
 from moonshine_tune.data.alignment.blocks import MADE_UP_LETTERS, Block
 from moonshine_tune.data.alignment.borders import Border, Range, Scores, likely_borders
 from moonshine_tune.data.alignment.letters import align_letters
@@ -23,11 +24,16 @@ RateWords = Callable[[Sequence[int], Sequence[int], Sequence[Range]], list[Score
 """`RateRanges` of pieces and words by their indices in the match."""
 
 
-def divide_again(match: TextMatch, blocks: Sequence[Block], rate: RateWords) -> list[Block]:
+def divide_again(
+    match: TextMatch, blocks: Sequence[Block], rate: RateWords, progress: Progress
+) -> list[Block]:
     """The blocks, those of doubtful stretches divided by likelihood."""
     result: list[Block] = []
-    for stretch in _stretches(match, blocks):
-        result += _divided(match, stretch, rate) if len(stretch) > 1 else stretch
+    stretches = list(_stretches(match, blocks))
+    with progress.stage("dividing doubtful stretches", len(stretches)) as stage:
+        for stretch in stretches:
+            result += _divided(match, stretch, rate) if len(stretch) > 1 else stretch
+            stage.advance()
     return result
 
 

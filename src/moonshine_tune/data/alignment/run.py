@@ -283,7 +283,7 @@ def _align_pair(
     rate = WordLikelihoods(
         pair.audio, times, [text[word.start : word.end] for word in words], opened
     )
-    divided = divide_text(pieces, text, words, normalizer, rate)
+    divided = divide_text(pieces, text, words, normalizer, rate, progress)
     fit = divided.fit
     aligned = AlignedPair(
         pair.audio,

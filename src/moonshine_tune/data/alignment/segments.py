@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from moonshine_tune.core.progress import Progress, SilentProgress
 from moonshine_tune.corpus.normalizers import Normalizer
 from moonshine_tune.corpus.transcript_form import clean_text
 from moonshine_tune.data.alignment.again import RateWords, divide_again, num_equal_letters
@@ -91,6 +92,7 @@ def divide_text(
     words: Sequence[TextWord],
     normalizer: Normalizer,
     rate: RateWords | None = None,
+    progress: Progress | None = None,
 ) -> DividedText:
     """Divide a text among the pieces of its recording.
 
@@ -101,7 +103,7 @@ def divide_text(
     match = match_text(pieces, words, normalizer)
     blocks = blocks_of(match)
     if rate is not None:
-        blocks = divide_again(match, blocks, rate)
+        blocks = divide_again(match, blocks, rate, progress or SilentProgress())
     used = {word for block in blocks for word in block.spoken}
     segments = [_segment(match, text, block) for block in blocks]
     unread = _runs([word.letters != "" and index not in used for index, word in enumerate(words)])
