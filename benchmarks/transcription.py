@@ -5,17 +5,18 @@
     python -m benchmarks.transcription words --out D
     python -m benchmarks.transcription fit --out D
     python -m benchmarks.transcription confidence --out D
+    python -m benchmarks.transcription noise --out D
 
 `joined` puts clips of LibriSpeech test-other, accented speech and AN4 one after the other, and
 compares the WER of the one recording with that of the clips; once more with numbers as digits that
 are words of their own, however they are grouped. `speed` transcribes the clips with `transcribe`
 and with `evaluate`, alternating in one process, and gives the ratio of their times. `words` joins
 clips of single words with silence between them; where a word starts and ends is known by its
-energy. `fit` prints the
-numbers of `inference/confidence.py`, from LJ Speech and the training parts of AN4, of accented
-adults and of children. `confidence` measures them on LibriSpeech test-other and on the accented
-test speakers. Transcripts of clips are kept in D and not made again. Prints one line of JSON at the
-end; exit code 1 if a goal is missed.
+energy. `fit` prints the numbers of `inference/confidence.py`, from LJ Speech and the training parts
+of AN4, of accented adults and of children. `confidence` measures them on LibriSpeech test-other and
+on the accented test speakers. `noise` measures them on the half of the noise clips by which nothing
+was chosen, and on speech that is 40 dB softer. Transcripts of clips are kept in D and not made
+again. Prints one line of JSON at the end; exit code 1 if a goal is missed.
 """
 
 import argparse
@@ -46,6 +47,8 @@ JOINED = {"librispeech_other/manifest": 50, "accent/test": 110, "an4/test": 130}
 # Goals: points of WER; share of words whose borders are within 80 ms; share of words with a
 # confidence of 0.9 or more, and share of these that are right.
 MOST_POINTS, LEAST_WITHIN, LEAST_SURE, LEAST_RIGHT = 0.5, 0.9, 0.3, 0.9
+# Confidence of what is made up on noise, and what soft speech may lose of it.
+MOST_OF_NOISE, MOST_OF_SOFT_SPEECH = 0.5, 0.05
 # `transcribe` is as fast as `evaluate`, within what times vary by.
 MOST_TIME = 1.05
 _TOLERANCE_S, _SURE = 0.08, 0.9
@@ -310,6 +313,31 @@ def words(out: Path) -> dict[str, Any]:
             "passed": min(near) >= LEAST_WITHIN}  # fmt: skip
 
 
+def noise(out: Path) -> dict[str, Any]:
+    """Confidence of what is made up on noise, and of soft speech against the same as it is."""
+    from moonshine_tune.inference.transcribe import TorchTranscriber
+    from moonshine_tune.registry.open import open_model
+
+    manifest = read_manifest(SHARED / "noise" / "manifest.jsonl", require_text=False)
+    speech = [load_utterance(clip) for clip in clips_of("librispeech_other/manifest", 12)]
+    opened = open_model("tiny", dtype="float32", progress=TerminalProgress())
+    transcriber = TorchTranscriber(opened.model, opened.limits)
+
+    def confidences(clips: Sequence[Samples]) -> list[float]:
+        return [item.confidence or 0.0 for item in transcriber.transcribe_timed(clips)]
+
+    values = confidences([load_utterance(clip) for clip in manifest.utterances[1::2]])
+    soft = confidences([np.float32(0.01) * clip for clip in speech])
+    lost = float(np.mean(confidences(speech)) - np.mean(soft))
+    return {
+        "clips": len(values),
+        "mean": float(np.mean(values)),
+        "most": max(values),
+        "soft_speech_lost": lost,
+        "passed": max(values) < MOST_OF_NOISE and lost < MOST_OF_SOFT_SPEECH,
+    }
+
+
 def speed(out: Path, minutes: float) -> dict[str, Any]:
     """Time of `transcribe` against that of `evaluate`, on the same clips."""
     from moonshine_tune.evaluation.evaluate import EvaluateRequest, evaluate
@@ -345,7 +373,7 @@ def main() -> int:
     """Run one part."""
     apply_environment_defaults()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=("joined", "speed", "words", "fit", "confidence"))
+    parser.add_argument("part", choices=("joined", "speed", "words", "fit", "confidence", "noise"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--seed", type=int, default=0)
@@ -356,7 +384,9 @@ def main() -> int:
     elif options.part == "speed":
         figures = speed(options.out, options.minutes or 4.0)
     else:
-        figures = {"words": words, "fit": fit, "confidence": confidence}[options.part](options.out)
+        figures = {"words": words, "fit": fit, "confidence": confidence, "noise": noise}[
+            options.part
+        ](options.out)
     print(json.dumps({"part": options.part, **figures}))
     return 0 if figures.get("passed", True) else 1
 
