@@ -22,8 +22,8 @@ from moonshine_tune.inference.result_cache import (
 )
 from moonshine_tune.inference.token_losses import mean_token_losses
 from moonshine_tune.inference.transcribe import TorchTranscriber, transcribe_utterances
-from moonshine_tune.models.base import EncoderStates
-from moonshine_tune.models.losses import EOS_ID, target_batch
+from moonshine_tune.models.base import EOS_ID, EncoderStates
+from moonshine_tune.models.losses import target_batch
 from moonshine_tune.registry.open import OpenedModel
 
 # Encoder states of a segment are used for several texts; 400 MB hold two hours of Moonshine tiny.
