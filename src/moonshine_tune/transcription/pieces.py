@@ -7,11 +7,12 @@ from moonshine_tune.audio.blocks import BlockReader
 from moonshine_tune.audio.pauses import Breaks, cut_at_pauses
 from moonshine_tune.audio.samples import Samples
 
-MAX_PIECE_S = 16.0
+MAX_PIECE_S = 24.0
 """Longest piece, in seconds."""
 
-# Shorter pieces lose the context: people hesitate within a sentence. Longer pauses part speakers.
-_BREAKS = Breaks(pause_s=1.0, apart_s=4.0)
+# Longer pieces join speakers and fall into loops; with shorter pauses, or pieces, sentences in which
+# people hesitate are cut.
+_BREAKS = Breaks(pause_s=0.8, apart_s=2.0)
 
 
 @dataclass(frozen=True)
