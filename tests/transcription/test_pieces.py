@@ -68,7 +68,7 @@ def test_no_more_than_a_block_is_read_at_once_and_few_are_kept() -> None:
 
 def test_pieces_from_the_end_of_any_piece_are_the_same() -> None:
     samples = bursts(
-        *[part for n in range(16) for part in (("speech", 1.5 + n % 5), ("pause", 0.3))]
+        *[part for n in range(30) for part in (("speech", 1.5 + n % 5), ("pause", 0.3))]
     )
     pieces = list(speech_pieces(SpiedReader(samples)))
     assert len(pieces) > 3

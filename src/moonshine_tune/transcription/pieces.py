@@ -10,8 +10,7 @@ from moonshine_tune.audio.samples import Samples
 MAX_PIECE_S = 24.0
 """Longest piece, in seconds."""
 
-# Longer pieces join speakers and fall into loops; with shorter pauses, or pieces, sentences in which
-# people hesitate are cut.
+# Longer pieces join speakers. Shorter pauses are also where people hesitate in a sentence.
 _BREAKS = Breaks(pause_s=0.8, apart_s=2.0)
 
 
