@@ -17,6 +17,8 @@ from moonshine_tune.data.alignment.match import TextMatch
 
 # A block with less agreement is doubtful, with its neighbors.
 _ENOUGH_AGREEMENT = 0.75
+# Speech with a heavy accent is doubtful throughout; more at once takes longer and says no more.
+_MOST_BLOCKS = 8
 # A border beside a shorter word, as a spelled letter, is doubtful, unless two words there are sure.
 _LONG_WORD_LETTERS = 3
 
@@ -38,13 +40,13 @@ def divide_again(
 
 
 def _stretches(match: TextMatch, blocks: Sequence[Block]) -> Iterator[list[Block]]:
-    """Doubtful blocks with their neighbors; each of the others alone."""
+    """Doubtful blocks with their neighbors, a few at a time; each of the others alone."""
     is_doubtful = [_agreement(match, block) < _ENOUGH_AGREEMENT for block in blocks]
     stretch: list[Block] = []
     for index, block in enumerate(blocks):
-        if stretch and not (
-            is_doubtful[index - 1] or is_doubtful[index] or _is_weak(match, stretch[-1], block)
-        ):
+        is_joined = is_doubtful[index] or (index > 0 and is_doubtful[index - 1])
+        is_full = not is_joined or len(stretch) >= _MOST_BLOCKS
+        if stretch and is_full and not _is_weak(match, stretch[-1], block):
             yield stretch
             stretch = []
         stretch.append(block)
