@@ -32,8 +32,6 @@ from moonshine_tune.registry.open import OpenedModel, open_model
 
 # The model makes fewer errors on single sentences, and more borders are found between them.
 _PIECE_S, _PAUSE_S, _SHORTEST_S = 12.0, 0.5, 1.0
-# Of another text, a twentieth agrees; of the right one, half, also with a heavy accent.
-_FITTING_SHARE = 0.15
 
 
 @dataclass(frozen=True)
@@ -296,7 +294,7 @@ def _align_pair(
     if not divided.num_letters or not divided.num_spoken:
         side = "the text has no words" if divided.num_spoken else "the model recognizes no words"
         return _Judged(replace(aligned, problem=side))
-    if fit < _FITTING_SHARE:
+    if not divided.is_fitting:
         return _Judged(replace(aligned, problem=f"the text is another: {fit:.0%} agrees"))
     segments = judge_segments(
         divided.segments,
