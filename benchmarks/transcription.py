@@ -1,22 +1,29 @@
 """`transcribe`: long recordings against clip by clip, times of words, and their confidence.
 
-    python -m benchmarks.transcription joined --out D [--minutes 20]
+    python -m benchmarks.transcription joined --out D [--minutes 20] [--seed 0]
+    python -m benchmarks.transcription speed --out D [--minutes 4]
     python -m benchmarks.transcription words --out D
     python -m benchmarks.transcription fit --out D
     python -m benchmarks.transcription confidence --out D
+    python -m benchmarks.transcription noise --out D
 
 `joined` puts clips of LibriSpeech test-other, accented speech and AN4 one after the other, and
-compares the WER of the one recording with that of the clips. `words` joins clips of single words
-with silence between them; where a word starts and ends is known by its energy. `fit` prints the
-numbers of `inference/confidence.py`, from LJ Speech and the training parts of AN4, of accented
-adults and of children. `confidence` measures them on LibriSpeech test-other and on the accented
-test speakers. Transcripts of clips are kept in D and not made again. Prints one line of JSON at the
-end; exit code 1 if a goal is missed.
+compares the WER of the one recording with that of the clips; once more with numbers as digits that
+are words of their own, however they are grouped. `speed` transcribes the clips with `transcribe`
+and with `evaluate`, alternating in one process, and gives the ratio of their times. `words` joins
+clips of single words with silence between them; where a word starts and ends is known by its
+energy. `fit` prints the numbers of `inference/confidence.py`, from LJ Speech and the training parts
+of AN4, of accented adults and of children. `confidence` measures them on LibriSpeech test-other and
+on the accented test speakers. `noise` measures them on the half of the noise clips by which nothing
+was chosen, and on speech that is 40 dB softer. Transcripts of clips are kept in D and not made
+again. Prints one line of JSON at the end; exit code 1 if a goal is missed.
 """
 
 import argparse
 import json
+import re
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +35,7 @@ from moonshine_tune.audio.io import load_audio, load_utterance, write_audio
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
 from moonshine_tune.cli.console import TerminalProgress
 from moonshine_tune.core.environment import apply_environment_defaults
-from moonshine_tune.corpus.manifest import Utterance, read_manifest
+from moonshine_tune.corpus.manifest import Utterance, read_manifest, write_manifest
 from moonshine_tune.corpus.normalizers import Normalizer, normalizer_for
 from moonshine_tune.metrics.alignment import align
 from moonshine_tune.metrics.wer import score_utterance
@@ -40,6 +47,10 @@ JOINED = {"librispeech_other/manifest": 50, "accent/test": 110, "an4/test": 130}
 # Goals: points of WER; share of words whose borders are within 80 ms; share of words with a
 # confidence of 0.9 or more, and share of these that are right.
 MOST_POINTS, LEAST_WITHIN, LEAST_SURE, LEAST_RIGHT = 0.5, 0.9, 0.3, 0.9
+# Confidence of what is made up on noise, and of soft speech.
+MOST_OF_NOISE, LEAST_OF_SOFT_SPEECH = 0.5, 0.7
+# `transcribe` is as fast as `evaluate`, within what times vary by.
+MOST_TIME = 1.05
 _TOLERANCE_S, _SURE = 0.08, 0.9
 _BATCH = 12
 # A word lasts from the first to the last 10 ms that are this near to its loudest ones.
@@ -192,9 +203,20 @@ def transcribed(recording: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def joined(out: Path, minutes: float) -> dict[str, Any]:
+def by_digits(texts: Sequence[str]) -> str:
+    """Texts, each normalized for itself, whose digits are words."""
+    lines = [re.sub(r"(\d)", r" \1 ", _WORD_NORMALIZER(text)) for text in texts]
+    return " ".join(" ".join(lines).split())
+
+
+def errors_by_digits(references: Sequence[str], hypotheses: Sequence[str]) -> int:
+    """Errors of some lines against others."""
+    return score_utterance("", by_digits(references), by_digits(hypotheses), _AS_IT_IS).words.errors
+
+
+def joined(out: Path, minutes: float, seed: int) -> dict[str, Any]:
     """WER of one long recording and of its clips."""
-    evidence, rng = Evidence(out), np.random.default_rng(0)
+    evidence, rng = Evidence(out), np.random.default_rng(seed)
     pairs = [
         (clip, record)
         for name, most in JOINED.items()
@@ -213,23 +235,26 @@ def joined(out: Path, minutes: float) -> dict[str, Any]:
         used += 1
     recording = out / "joined.wav"
     write_audio(recording, np.concatenate(parts))
-    text = " ".join(line["text"] for line in transcribed(recording))
+    lines = [line["text"] for line in transcribed(recording)]
     records = [record for _, record in pairs[:used]]
-    whole = score_utterance(
-        "joined", " ".join(item["reference"] for item in records), text, _WORD_NORMALIZER
-    ).words
+    references = [item["reference"] for item in records]
+    whole = score_utterance("joined", " ".join(references), " ".join(lines), _WORD_NORMALIZER).words
     single = [
         score_utterance(item["id"], item["reference"], item["text"], _WORD_NORMALIZER).words
         for item in records
     ]
     errors, words = sum(item.errors for item in single), sum(item.reference for item in single)
     points = whole.rate - 100 * errors / words
+    more = errors_by_digits(references, lines) - sum(
+        errors_by_digits([item["reference"]], [item["text"]]) for item in records
+    )
     return {
         "seconds": seconds,
         "clips": used,
         "wer": whole.rate,
         "wer_of_clips": 100 * errors / words,
         "points": points,
+        "points_by_digits": 100 * more / len(by_digits(references).split()),
         "passed": points <= MOST_POINTS,
     }
 
@@ -288,19 +313,80 @@ def words(out: Path) -> dict[str, Any]:
             "passed": min(near) >= LEAST_WITHIN}  # fmt: skip
 
 
+def noise(out: Path) -> dict[str, Any]:
+    """Confidence of what is made up on noise, and of soft speech against the same as it is."""
+    from moonshine_tune.inference.transcribe import TorchTranscriber
+    from moonshine_tune.registry.open import open_model
+
+    manifest = read_manifest(SHARED / "noise" / "manifest.jsonl", require_text=False)
+    speech = [load_utterance(clip) for clip in clips_of("librispeech_other/manifest", 12)]
+    opened = open_model("tiny", dtype="float32", progress=TerminalProgress())
+    transcriber = TorchTranscriber(opened.model, opened.limits)
+
+    def confidences(clips: Sequence[Samples]) -> list[float]:
+        return [item.confidence or 0.0 for item in transcriber.transcribe_timed(clips)]
+
+    values = confidences([load_utterance(clip) for clip in manifest.utterances[1::2]])
+    soft = float(np.mean(confidences([np.float32(0.01) * clip for clip in speech])))
+    return {
+        "clips": len(values),
+        "mean": float(np.mean(values)),
+        "most": max(values),
+        "speech": float(np.mean(confidences(speech))),
+        "soft_speech": soft,
+        "passed": max(values) < MOST_OF_NOISE and soft >= LEAST_OF_SOFT_SPEECH,
+    }
+
+
+def speed(out: Path, minutes: float) -> dict[str, Any]:
+    """Time of `transcribe` against that of `evaluate`, on the same clips."""
+    from moonshine_tune.evaluation.evaluate import EvaluateRequest, evaluate
+    from moonshine_tune.transcription.output import output_request
+    from moonshine_tune.transcription.run import TranscribeRequest, transcribe
+
+    clips: list[Utterance] = []
+    for name, most in JOINED.items():
+        clips += [clip for clip in clips_of(name, most) if clip.duration]
+    rng = np.random.default_rng(0)
+    clips = [clips[index] for index in rng.permutation(len(clips))]
+    ends = np.cumsum([clip.duration or 0.0 for clip in clips])
+    clips = clips[: int(np.searchsorted(ends, 60 * minutes)) + 1]
+    manifest = out / "speed.jsonl"
+    write_manifest(manifest, clips, replace=True)
+    ratios: dict[str, list[float]] = {"text": [], "jsonl": []}
+    for _ in range(3):
+        start = time.process_time()
+        evaluate(EvaluateRequest(manifest, model="tiny"), None, TerminalProgress())
+        expected = time.process_time() - start
+        for name, found in ratios.items():
+            output = output_request(None, [name], with_words=False, resume=False, overwrite=False)
+            start = time.process_time()
+            request = TranscribeRequest((str(manifest),), output, model="tiny")
+            transcribe(request, TerminalProgress(), (), lambda line: None)
+            found.append((time.process_time() - start) / expected)
+    medians = {name: float(np.median(found)) for name, found in ratios.items()}
+    return {"clips": len(clips), "ratios": ratios, **medians,
+            "passed": medians["text"] <= MOST_TIME}  # fmt: skip
+
+
 def main() -> int:
     """Run one part."""
     apply_environment_defaults()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=("joined", "words", "fit", "confidence"))
+    parser.add_argument("part", choices=("joined", "speed", "words", "fit", "confidence", "noise"))
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--minutes", type=float)
+    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     if options.part == "joined":
-        figures = joined(options.out, options.minutes)
+        figures = joined(options.out, options.minutes or 20.0, options.seed)
+    elif options.part == "speed":
+        figures = speed(options.out, options.minutes or 4.0)
     else:
-        figures = {"words": words, "fit": fit, "confidence": confidence}[options.part](options.out)
+        figures = {"words": words, "fit": fit, "confidence": confidence, "noise": noise}[
+            options.part
+        ](options.out)
     print(json.dumps({"part": options.part, **figures}))
     return 0 if figures.get("passed", True) else 1
 

@@ -8,7 +8,8 @@ import pytest
 import soundfile as sf
 from tests.audio.test_segment import RATE, recording
 
-from moonshine_tune.audio import pauses
+from moonshine_tune.audio import blocks
+from moonshine_tune.audio.blocks import BlockReader
 from moonshine_tune.audio.pauses import Span, cut_at_pauses
 from moonshine_tune.audio.samples import Samples
 from moonshine_tune.core.errors import AudioError
@@ -21,7 +22,7 @@ def written(folder: Path, samples: Samples, rate: int = RATE) -> Path:
 
 
 def cut(path: Path, *, max_s: float = 10.0, min_s: float = 1.0) -> list[Span]:
-    spans = list(cut_at_pauses(path, max_s=max_s, min_s=min_s))
+    spans = list(cut_at_pauses(BlockReader.of_file(path), max_s=max_s, min_s=min_s))
     assert spans[0].start_s == 0.0
     assert spans[-1].end_s == pytest.approx(sf.info(path).duration)
     assert all(left.end_s == right.start_s for left, right in pairwise(spans))
@@ -70,7 +71,7 @@ def test_blocks_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     parts, _ = speech_and_pauses(seed=3)
     path = written(tmp_path, recording(*parts))
     spans = cut(path)
-    monkeypatch.setattr(pauses, "_BLOCK_S", 7.0)
+    monkeypatch.setattr(blocks, "BLOCK_S", 7.0)
     assert cut(path) == spans
 
 
@@ -127,4 +128,4 @@ def test_what_cannot_be_cut_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match="cannot be cut"):
         cut(path, max_s=2.0, min_s=1.5)
     with pytest.raises(AudioError, match="no such recording"):
-        list(cut_at_pauses(tmp_path / "none.wav", max_s=10.0))
+        cut(tmp_path / "none.wav")

@@ -38,6 +38,8 @@ def talks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(
         alignment, "transcribe_spans", lambda _, spans, *__: SENTENCES[: len(spans)]
     )
+    # Without likelihoods, the text is divided by letters alone.
+    monkeypatch.setattr(alignment, "WordLikelihoods", lambda *_: None)
     monkeypatch.setattr(judge, "text_losses", lambda _, texts, *__: [[9.0, 1.0]] * len(texts))
     return folder
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,7 +14,7 @@ import soundfile
 from tests.command_line import Answer
 from tests.conftest import Samples, clip_of
 
-from moonshine_tune.audio import pieces
+from moonshine_tune.audio import blocks
 from moonshine_tune.cli.app import run
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.progress import SilentProgress
@@ -23,6 +24,7 @@ from moonshine_tune.importers.transcripts.read import read_transcript
 from moonshine_tune.inference.timed_text import TimedText, TimedWord
 from moonshine_tune.transcription import run as job
 from moonshine_tune.transcription.formats import FORMATS, Document
+from moonshine_tune.transcription.made import made_path
 from moonshine_tune.transcription.output import output_request
 from moonshine_tune.transcription.recordings import find_recordings
 from moonshine_tune.transcription.run import TranscribeRequest, TranscribeResult, transcribe
@@ -126,7 +128,7 @@ def test_a_folder_gets_files_of_each_recording(
     assert emitted == ""
     assert (result.transcribed, result.failed) == (4, ())
     assert [Path(name).name for name in result.silent] == ["quiet.wav"]
-    written = sorted(str(path.relative_to(out)) for path in out.rglob("*.*"))
+    written = sorted(str(path.relative_to(out)) for path in out.rglob("[!.]*.*"))
     endings = sorted(item.ending for item in FORMATS.values())
     names = ("a/one", "b/one", "long", "quiet")
     assert written == sorted(f"{name}{ending}" for name in names for ending in endings)
@@ -186,7 +188,8 @@ def test_pieces_of_several_recordings_are_transcribed_together(
 
     monkeypatch.setattr(job.TorchTranscriber, "transcribe", counted)
     transcribe_all(saved_v1, [folder])
-    assert len(batches) == 1
+    # What repeats itself is transcribed again, in a second batch.
+    assert len(batches) <= 2
     assert batches[0] > 3
 
 
@@ -284,6 +287,34 @@ def test_a_killed_job_continues_where_it_stopped(
             line.pop("confidence", None)
         assert lines[0] == lines[1]
     assert list((tmp_path / "stopped").rglob("*.partial")) == []
+
+
+@pytest.mark.parametrize("target", ["out", "labels.jsonl"])
+def test_what_is_skipped_is_of_the_same_recording_model_and_settings(
+    target: str, folder: Path, saved_v1: Path, saved_streaming: Path, tmp_path: Path
+) -> None:
+    """The name of a file says nothing about what is in it."""
+    out, path = tmp_path / target, folder / "a" / "one.wav"
+    options = {"formats": ["jsonl"], "resume": True}
+    transcribe_all(saved_v1, [path], out, formats=["jsonl"])
+    result, _ = transcribe_all(saved_v1, [path], out, **options)
+    assert (result.transcribed, result.skipped) == (0, 1)
+    with pytest.raises(RequestError, match="of another model"):
+        transcribe_all(saved_streaming, [path], out, **options)
+    with pytest.raises(RequestError, match="of another words"):
+        transcribe_all(saved_v1, [path], out, **options, with_words=True)
+    before = path.stat()
+    write(path, speech(1.5, seed=7))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    with pytest.raises(RequestError, match="of another recording of the same name"):
+        transcribe_all(saved_v1, [path], out, **options)
+    transcribe_all(saved_v1, [path], out, formats=["jsonl"], overwrite=True)
+    transcribe_all(saved_v1, [path], out, **options)
+    made = made_path(out)
+    made.unlink()
+    with pytest.raises(RequestError, match="of unknown origin"):
+        transcribe_all(saved_v1, [path], out, **options)
 
 
 # --- recordings that cannot be read
@@ -385,17 +416,17 @@ def test_a_recording_is_never_asked_for_more_than_a_block(
 ) -> None:
     write(folder / "long.wav", speech(*LONG * 3, seed=5))
     asked: list[float] = []
-    load = job.load_audio
+    load = blocks.load_audio
 
     def spied(path: Path, *, start: float, end: float | None, channel: int | None) -> Samples:
         samples = load(path, start=start, end=end, channel=channel)
         asked.append(len(samples) / RATE)
         return samples
 
-    monkeypatch.setattr(job, "load_audio", spied)
+    monkeypatch.setattr(blocks, "load_audio", spied)
     transcribe_all(saved_v1, [folder / "long.wav"])
     assert len(asked) > 3
-    assert max(asked) <= pieces.MAX_READ_S
+    assert max(asked) <= blocks.MAX_READ_S
 
 
 @pytest.mark.real_model

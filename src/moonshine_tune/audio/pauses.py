@@ -9,19 +9,17 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from moonshine_tune.audio.io import audio_info, load_audio
+from moonshine_tune.audio.blocks import BlockReader, Levels
 from moonshine_tune.audio.measure import SILENCE_DBFS
 from moonshine_tune.audio.segment import (
     HOP_S,
     Pause,
     check_lengths,
     cuts_between,
-    levels_db,
     pause_threshold_db,
     pauses_of,
     smoothed_db,
@@ -29,8 +27,6 @@ from moonshine_tune.audio.segment import (
 from moonshine_tune.core.errors import AudioError
 from moonshine_tune.core.progress import Progress, SilentProgress
 
-# A minute of 16 kHz takes 4 MB.
-_BLOCK_S = 60.0
 # The floor and the level of speech are those of a minute around each moment.
 _WINDOW_S, _WINDOW_HOP_S = 60.0, 10.0
 # Of a minute with a single command of two seconds, this is still speech.
@@ -39,12 +35,12 @@ _SPEECH_PERCENTILE = 98.0
 _SMOOTHING_S = 0.05
 # Dithered silence is below, the softest speech that a model can read is above.
 _INAUDIBLE_DBFS = -80.0
+# Without any pause, nothing is spoken in a recording whose loudest 10 ms are below this.
+_MUTED_DBFS = -60.0
 # A click in silence is shorter; the shortest words are not.
 _CLICK_S = 0.1
 # A longer silence is cut out; so much of it stays beside the speech, as in recorded corpora.
 _LONG_SILENCE_S, _MARGIN_S = 2.0, 0.3
-
-Levels = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -67,12 +63,25 @@ class Span:
         return self.end_s - self.start_s
 
 
+@dataclass(frozen=True)
+class Breaks:
+    """Pauses in which a recording is cut although a piece could be longer.
+
+    Attributes:
+        pause_s: each that is as long, as between sentences and speakers.
+        apart_s: shortest piece between two of them.
+    """
+
+    pause_s: float
+    apart_s: float
+
+
 def cut_at_pauses(
-    path: Path,
+    reader: BlockReader,
     *,
     max_s: float,
     min_s: float = 1.0,
-    every_pause_s: float | None = None,
+    breaks: Breaks | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Span]:
     """Cut a recording of any length into pieces of at most `max_s`.
@@ -84,8 +93,7 @@ def cut_at_pauses(
         max_s: longest piece in seconds, never exceeded by a piece with speech.
         min_s: shortest piece in seconds, at most half of `max_s`; kept wherever the recording
             itself is that long.
-        every_pause_s: also cut in every pause that is as long, as between sentences and speakers;
-            None makes as few pieces as `max_s` allows.
+        breaks: None makes as few pieces as `max_s` allows.
         progress: shows how far the recording is read.
 
     Yields:
@@ -95,31 +103,17 @@ def cut_at_pauses(
         AudioError: the recording cannot be read to its end, or the lengths are impossible.
     """
     check_lengths(min_s, max_s)
-    total_s = audio_info(path).seconds
-    levels = recording_levels(path, total_s, progress or SilentProgress())
-    yield from cut_levels(levels, total_s, (min_s, max_s), every_pause_s)
-
-
-def recording_levels(path: Path, total_s: float, progress: Progress) -> Levels:
-    """Energy of each 10 ms frame of a recording in dB, read a minute at a time."""
-    starts = np.arange(0.0, total_s, _BLOCK_S)
-    if len(starts) > 1 and total_s - starts[-1] < 1.0:
-        starts = starts[:-1]  # resampling needs more than a few samples
-    if not len(starts):
-        raise AudioError("no samples", where=path, hint="leave it out")
-    parts = []
-    with progress.stage(f"reading {path.name}", len(starts)) as stage:
-        for start, end in pairwise([*starts.tolist(), None]):
-            parts.append(levels_db(load_audio(path, start=start, end=end)).astype(np.float32))
-            stage.advance()
-    return np.concatenate(parts)
+    levels = reader.levels(progress or SilentProgress())
+    if not len(levels):
+        raise AudioError("no samples", where=reader.path, hint="leave it out")
+    yield from cut_levels(levels, reader.seconds, (min_s, max_s), breaks)
 
 
 def cut_levels(
     levels: Levels,
     total_s: float,
     lengths_s: tuple[float, float],
-    every_pause_s: float | None = None,
+    breaks: Breaks | None = None,
 ) -> Iterator[Span]:
     """`cut_at_pauses` of a recording whose levels are known.
 
@@ -131,16 +125,15 @@ def cut_levels(
     pauses, quiet = pauses_of(is_low), smoothed_db(levels)
     is_speech = _without_clicks(~is_low)
     num_speech = np.concatenate([[0], np.cumsum(is_speech)])
-    breaks = [
-        pause.middle_s
-        for pause in pauses
-        if every_pause_s is not None and pause.length_s >= every_pause_s
+    long_pauses = [
+        pause.middle_s for pause in pauses if breaks and pause.length_s >= breaks.pause_s
     ]
+    apart_s = breaks.apart_s if breaks else lengths_s[0]
     for start_s, end_s, is_silence in _stretches(is_speech, total_s, lengths_s[0]):
         cuts = [start_s, end_s]
         if not is_silence:
             cuts = [start_s]
-            for part_s in _far_apart(breaks, start_s, end_s, lengths_s[0]):
+            for part_s in _far_apart(long_pauses, start_s, end_s, apart_s):
                 cuts += cuts_between(cuts[-1], part_s, pauses, quiet, lengths_s)[1:]
         for first_s, last_s in pairwise(cuts):
             first, last = (min(round(cut / HOP_S), len(levels)) for cut in (first_s, last_s))
@@ -155,11 +148,11 @@ def _pause_at(cut_s: float, pauses: Sequence[Pause]) -> float:
 
 
 def _far_apart(
-    breaks: Sequence[float], start_s: float, end_s: float, min_s: float
+    cuts: Sequence[float], start_s: float, end_s: float, apart_s: float
 ) -> Iterator[float]:
-    """The breaks inside a stretch that leave `min_s` on both sides, and its end."""
-    for cut in breaks[bisect_left(breaks, start_s) : bisect_right(breaks, end_s - min_s)]:
-        if cut - start_s >= min_s:
+    """The cuts inside a stretch that leave `apart_s` on both sides, and its end."""
+    for cut in cuts[bisect_left(cuts, start_s) : bisect_right(cuts, end_s - apart_s)]:
+        if cut - start_s >= apart_s:
             yield cut
             start_s = cut
     yield end_s
@@ -184,7 +177,8 @@ def _thresholds_db(levels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         is not None
     ]
     if not known:
-        return np.full(len(levels), SILENCE_DBFS)
+        # Steady sound may be speech without a pause, unless it is the noise of a muted microphone.
+        return np.full(len(levels), np.inf if levels.max() < _MUTED_DBFS else SILENCE_DBFS)
     at, thresholds = zip(*known, strict=True)
     followed = np.interp(np.arange(len(levels)), at, thresholds)
     return np.asarray(np.maximum(followed, _INAUDIBLE_DBFS), dtype=np.float64)

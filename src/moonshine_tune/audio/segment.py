@@ -27,13 +27,6 @@ MIN_PAUSE_S = 0.15
 # Without a pause, the cut is at the lowest energy, averaged over about a syllable's edge.
 _QUIET_WINDOW_S = 0.1
 SILENCE_DB = -100.0
-# Nothing is spoken in a recording whose loudest 10 ms are below this.
-_MUTED_DB = -60.0
-# Silence that a piece keeps at its ends, the shortest piece that is cut off, and a pause at which a
-# piece ends although it could be longer.
-_KEPT_SILENCE_S = 0.3
-_MIN_PIECE_S = 1.0
-_LONG_PAUSE_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -180,63 +173,6 @@ def cuts_between(
     while end_s - cuts[-1] > lengths_s[1]:
         cuts.append(_next_cut(cuts[-1], end_s, pauses, quiet, lengths_s))
     return [*cuts, end_s]
-
-
-def first_piece(
-    samples: Samples, *, max_s: float, is_end: bool
-) -> tuple[tuple[float, float] | None, float]:
-    """The first piece of a recording that holds sound, and where the next one may start.
-
-    The piece starts and ends in silence, of which it keeps a little. It ends at the first long
-    pause, else where `split_at_pauses` would cut.
-
-    Args:
-        samples: a recording from some point on: more than `max_s` of it, or all of it.
-        max_s: longest piece in seconds.
-        is_end: whether the recording ends with the samples.
-
-    Returns:
-        `(start_s, end_s)` of the piece, or None if there is none in the samples; and the position
-        from which to search on, in seconds.
-    """
-    total_s = len(samples) / SAMPLE_RATE_HZ
-    if is_silent(samples):
-        # A word may begin at the end of the samples.
-        return None, total_s if is_end else max(total_s - _MIN_PIECE_S, total_s / 2)
-    pauses = _pauses_to_the_end(samples, total_s)
-    lead = pauses[0] if pauses and pauses[0].start_s <= 0.0 else Pause(0.0, 0.0)
-    start = max(lead.end_s - _KEPT_SILENCE_S, 0.0)
-    if not is_end and total_s - start <= max_s:
-        # Where it may end is not in the samples.
-        return None, start
-    inner = tuple(pause for pause in pauses if pause.start_s > lead.end_s)
-    for pause in inner:
-        ends_here = is_end and pause.end_s >= total_s
-        if pause.start_s - start > max_s:
-            break
-        if ends_here or pause.length_s >= _LONG_PAUSE_S:
-            # A short piece keeps more silence: models make up words on less than a second.
-            end = max(pause.start_s + _KEPT_SILENCE_S, start + _MIN_PIECE_S)
-            end = min(end, pause.end_s, start + max_s)
-            return (start, end), total_s if ends_here else max(pause.end_s - _KEPT_SILENCE_S, end)
-    if is_end and total_s - start <= max_s:
-        return (start, total_s), total_s
-    cut = _next_cut(start, total_s, inner, smoothed_db(levels_db(samples)), (_MIN_PIECE_S, max_s))
-    return (start, cut), cut
-
-
-def is_silent(samples: Samples) -> bool:
-    """Whether nothing in a clip is louder than the noise of a muted microphone."""
-    levels = levels_db(samples)
-    return not len(levels) or bool(levels.max() < _MUTED_DB)
-
-
-def _pauses_to_the_end(samples: Samples, total_s: float) -> tuple[Pause, ...]:
-    """The pauses; one at the end reaches it, also where the last frame is shorter."""
-    return tuple(
-        Pause(pause.start_s, total_s) if pause.end_s > total_s - HOP_S else pause
-        for pause in find_pauses(samples)
-    )
 
 
 def _next_cut(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from moonshine_tune.audio.blocks import BlockReader
 from moonshine_tune.audio.pauses import Span, cut_at_pauses
 from moonshine_tune.core.errors import AudioError
 from moonshine_tune.core.progress import Progress
@@ -59,7 +60,12 @@ def cut_recordings(
         try:
             min_s = min(_SHORTEST_CLIP_S, max_s / 2)
             spans = list(
-                cut_at_pauses(recording.audio, max_s=max_s, min_s=min_s, progress=progress)
+                cut_at_pauses(
+                    BlockReader.of_file(recording.audio),
+                    max_s=max_s,
+                    min_s=min_s,
+                    progress=progress,
+                )
             )
         except AudioError as error:
             failed.append((index, "unreadable", error.message))

@@ -1,11 +1,22 @@
-"""How likely a recognized word is right: a logistic map of what its tokens surprise the model."""
+"""How likely a recognized word is right: a logistic map of what its tokens surprise the model.
+
+On music and noise the model writes what it is sure of, such as "Thank you for watching!". But it
+does not read it from the sound: its attention jumps back and forth, and on speech it moves on.
+"""
 
 import math
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 # Fitted by `python -m benchmarks.transcription fit`, on speech that no figure of the guide is from.
 _BIAS = 4.42
 _WEIGHTS = (-2.89, -3.26)
+# Share of the tokens at which the attention moves on: below the first, nothing is read from the
+# sound; from the second on, all is. Of 122 clips of speech the lowest share is 0.83, and of 46 with
+# noise at 5 dB 0.80; the median of noise is 0.65, that of music 0.67.
+_NOT_READ, _READ = 0.65, 0.95
 # More surprise makes no difference.
 _MOST_OF_WORD, _MOST_OF_CLIP = 12.0, 6.0
 
@@ -31,3 +42,17 @@ def word_confidence(log_probs: Sequence[float], clip_log_prob: float) -> float:
     features = word_features(log_probs, clip_log_prob)
     score = _BIAS + sum(w * value for w, value in zip(_WEIGHTS, features, strict=True))
     return 1.0 / (1.0 + math.exp(-score))
+
+
+def share_read(attention: npt.NDArray[np.floating], spoken: Sequence[int]) -> float:
+    """How far a text is read from its sound and not made up, 0 to 1; 1 for a single token.
+
+    Args:
+        attention: [L, T] of each token to each encoder frame.
+        spoken: positions of the tokens that are more than punctuation.
+    """
+    if len(spoken) < 2:
+        return 1.0
+    peaks = attention[list(spoken)].argmax(axis=1)
+    moving = float((np.diff(peaks) >= 0).mean())
+    return min(max((moving - _NOT_READ) / (_READ - _NOT_READ), 0.0), 1.0)

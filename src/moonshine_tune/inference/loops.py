@@ -13,6 +13,8 @@ from moonshine_tune.inference.timed_text import TimedText, TimedWord
 
 # A short text eight times, as people say "no, no, no, no"; or a phrase three times.
 _LOOP = re.compile(r"(.{1,11}?)\1{7,}|(.{12,80}?)\2{2,}", re.DOTALL)
+# Fewer times, if the text ends in it: the decoder stops at its limit, in the middle of a loop.
+_UNFINISHED = re.compile(r"(.{3,80}?)\1{4,}(.{0,79})$", re.DOTALL)
 # A part must be long enough to be understood.
 _LEAST_S, _MIN_PART_S = 4.0, 1.0
 
@@ -21,7 +23,10 @@ Transcribe = Callable[[Sequence[Samples]], list[TimedText]]
 
 def has_loop(text: str) -> bool:
     """Whether a part of a transcript is repeated as nobody speaks."""
-    return _LOOP.search(text) is not None
+    if _LOOP.search(text) is not None:
+        return True
+    unfinished = _UNFINISHED.search(text)
+    return unfinished is not None and unfinished[1].startswith(unfinished[2])
 
 
 def without_loops(clips: Sequence[Samples], transcribe: Transcribe) -> list[TimedText]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from moonshine_tune.audio.samples import Samples
-from moonshine_tune.inference.confidence import word_confidence
+from moonshine_tune.inference.confidence import share_read, word_confidence
 from moonshine_tune.inference.token_evidence import TokenEvidence, token_evidence
 from moonshine_tune.inference.word_times import word_spans, words_of
 from moonshine_tune.models.base import EncoderStates, SpeechModel
@@ -67,6 +67,7 @@ def _timed_text(
         return TimedText(text)
     spans = word_spans(model, clip, evidence.attention, words)
     clip_log_prob = float(evidence.log_probs.mean())
+    read = share_read(evidence.attention, [n for word in words for n in word.spoken])
     return TimedText(
         text,
         tuple(
@@ -74,7 +75,10 @@ def _timed_text(
                 word.text,
                 start,
                 end,
-                word_confidence([float(evidence.log_probs[n]) for n in word.spoken], clip_log_prob),
+                read
+                * word_confidence(
+                    [float(evidence.log_probs[n]) for n in word.spoken], clip_log_prob
+                ),
             )
             for word, (start, end) in zip(words, spans, strict=True)
         ),

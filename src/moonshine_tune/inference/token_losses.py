@@ -3,6 +3,7 @@
 Costs one pass of encoder and decoder over the dataset; cached on disk for later runs.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -31,11 +32,15 @@ def mean_token_losses(
     tokens: Sequence[Sequence[int]],
     progress: Progress,
     name: str,
+    *,
+    kept_share: float = 1.0,
 ) -> list[float]:
     """Mean cross-entropy per token of the model on each text, end token included, in nats.
 
     Args:
         source: encoder states, by the same indices as `tokens`.
+        kept_share: share of the tokens of a text that count, those with the lowest losses. Below
+            1, a text with a wrong word is still told from another text.
     """
     model, losses = opened.model, [0.0] * len(tokens)
     model.module.eval()
@@ -46,11 +51,13 @@ def mean_token_losses(
         states = source.batch(rows)
         targets = target_batch([tokens[row] for row in rows], model.device)
         logits = model.decoder_logits(states, targets.input_ids).float()
-        totals = F.cross_entropy(
+        entropies = F.cross_entropy(
             logits.transpose(1, 2), targets.targets, ignore_index=IGNORED, reduction="none"
-        ).sum(dim=1)
-        for row, loss in zip(rows, totals.tolist(), strict=True):
-            losses[row] = loss / (len(tokens[row]) + 1)
+        )
+        for row, entropy in zip(rows, entropies, strict=True):
+            length = len(tokens[row]) + 1
+            lowest = entropy[:length].sort().values[: math.ceil(kept_share * length)]
+            losses[row] = lowest.mean().item()
 
     with progress.stage(name, len(tokens)) as stage:
         run_with_oom_backoff(batches, measure, model.device, stage)

@@ -14,6 +14,13 @@ from moonshine_tune.core.errors import RequestError, disk_errors
 from moonshine_tune.core.files import read_lines, write_text_atomic
 from moonshine_tune.core.json_text import JsonError, parse_json_object
 from moonshine_tune.transcription.formats import FORMATS, Document
+from moonshine_tune.transcription.made import (
+    FileContents,
+    MadeRecord,
+    add_made,
+    made_line,
+    write_made,
+)
 from moonshine_tune.transcription.recordings import Recording
 from moonshine_tune.transcription.segments import Segment, manifest_record
 
@@ -42,12 +49,6 @@ class OutputRequest:
     def is_folder(self) -> bool:
         """Whether each recording gets files of its own."""
         return self.out is not None and format_of(self.out) is None
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether an earlier job has written the one file, so that nothing is left to resume."""
-        is_file = self.out is not None and not self.is_folder and self.out.exists()
-        return self.resume and is_file and not journal_of(self).exists()
 
     @property
     def needs_times(self) -> bool:
@@ -189,10 +190,11 @@ class FileOutput:
     """Writes files: a set for each recording into a folder, or one file of all recordings.
 
     Args:
-        identity: what makes transcripts comparable; a journal of another one is not continued.
+        identity: what makes transcripts comparable; those of another one are not continued.
 
     Raises:
-        RequestError: the output exists, or a journal of another model or other settings.
+        RequestError: the output exists; or a journal, or what is complete, of another model, other
+            settings or other recordings.
     """
 
     def __init__(
@@ -205,22 +207,64 @@ class FileOutput:
         if out is None:
             raise ValueError("standard output is no file")
         self._request, self._out, self._recordings = request, out, recordings
+        self._identity = dict(identity)
+        self._contents = FileContents()
         self._texts: dict[str, str] = {}
         self._segments: dict[str, list[Segment]] = {}
         self._written: list[Path] = []
         journal = journal_of(request)
+        # One file exists as a result of an earlier job only where no journal is left.
+        is_done = request.resume and (request.is_folder or not journal.exists())
         self._journal = _Journal(journal, identity, keep=request.resume)
+        try:
+            self._complete = self._complete_already() if is_done else set()
+        except RequestError:
+            if not self._journal.entries:
+                self._journal.remove()
+            raise
+
+    def _complete_already(self) -> set[str]:
+        """Names of the recordings whose files an earlier job has made of the same content.
+
+        Raises:
+            RequestError: files of other content, another model or other settings, which only the
+                user can replace.
+        """
+        request = self._request
+        made = MadeRecord.of(self._out)
+        # What the journal has is written once more.
+        existing = [
+            recording
+            for recording in self._recordings
+            if recording.name not in self._journal.entries
+            and all(path.is_file() for path in files_of(request, recording))
+        ]
+        reasons: dict[str, str] = {}
+        for recording in existing:
+            reason = made.difference(recording, self._identity, self._contents)
+            if reason is not None:
+                reasons.setdefault(reason, str(recording))
+        if not request.is_folder and existing and len(made.entries) > len(existing):
+            reasons.setdefault("of more recordings", str(self._out))
+        if reasons:
+            differences = "; ".join(f"{reason} ({example})" for reason, example in reasons.items())
+            raise RequestError(
+                f"complete transcripts are not those of this command: {differences}",
+                where=self._out,
+                hint="name another --out, remove these files to make them again with --resume, "
+                "or replace all of them with --overwrite",
+            )
+        return {recording.name for recording in existing}
 
     def begin(self, recording: Recording) -> EarlierWork | None:
         """What the journal or the files have of a recording."""
-        request = self._request
-        is_skipped = request.is_folder and request.resume
-        if is_skipped and all(path.is_file() for path in files_of(request, recording)):
+        if recording.name in self._complete:
             return None
+        content = self._contents.of(recording.path)
         entry = self._journal.entries.get(recording.name)
-        if entry is None or entry.stamp != _stamp(recording.path):
-            entry = _Entry(_stamp(recording.path))
-            self._journal.add({"recording": recording.name, "stamp": entry.stamp})
+        if entry is None or entry.content != content:
+            entry = _Entry(content)
+            self._journal.add({"recording": recording.name, "content": content})
         self._segments[recording.name] = list(entry.segments)
         if entry.end_s is not None:
             self._render(recording, entry.end_s)
@@ -248,6 +292,10 @@ class FileOutput:
         for name, path in zip(request.formats, files_of(request, recording), strict=True):
             write_text_atomic(path, FORMATS[name].render(document))
             self._written.append(path)
+        add_made(self._out, self._made(recording))
+
+    def _made(self, recording: Recording) -> dict[str, Any]:
+        return made_line(recording, self._identity, self._contents)
 
     def close(self) -> tuple[Path, ...]:
         """Write the file of all recordings, if there is any, and remove the journal."""
@@ -255,13 +303,17 @@ class FileOutput:
             texts = [self._texts.get(recording.name, "") for recording in self._recordings]
             write_text_atomic(self._out, "".join(texts))
             self._written.append(self._out)
+            made = [self._made(item) for item in self._recordings if item.name in self._texts]
+            write_made(self._out, made)
         self._journal.remove()
         return tuple(self._written)
 
 
 def files_of(request: OutputRequest, recording: Recording) -> list[Path]:
-    """Files of a recording in a folder, one for each form."""
+    """Files of a recording in a folder, one for each form; else the one file."""
     out = request.out or Path()
+    if not request.is_folder:
+        return [out]
     return [out / f"{recording.name}{FORMATS[name].ending}" for name in request.formats]
 
 
@@ -293,10 +345,9 @@ def check_output(request: OutputRequest, recordings: Sequence[Recording]) -> Non
             where=journal,
             hint="add --resume to continue it, or --overwrite to start anew",
         )
-    if request.is_folder:
-        paths = [path for recording in recordings for path in files_of(request, recording)]
-    else:
-        paths = [request.out]
+    paths = list(
+        dict.fromkeys(path for recording in recordings for path in files_of(request, recording))
+    )
     existing = [path for path in paths if path.exists()]
     if existing:
         raise RequestError(
@@ -306,22 +357,16 @@ def check_output(request: OutputRequest, recordings: Sequence[Recording]) -> Non
         )
 
 
-def _stamp(path: Path) -> list[int]:
-    """Size and time of change of a file."""
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns]
-
-
 @dataclass
 class _Entry:
     """A recording in the journal.
 
     Attributes:
-        stamp: of its file, whose content must not change in between.
+        content: SHA-256 of its file, which must not change in between.
         end_s: None until it is complete.
     """
 
-    stamp: list[int]
+    content: str
     segments: list[Segment] = field(default_factory=list)
     next_s: float = 0.0
     end_s: float | None = None
@@ -369,8 +414,8 @@ class _Journal:
 
     def _take(self, record: dict[str, Any]) -> None:
         name = record["recording"]
-        if "stamp" in record:
-            self.entries[name] = _Entry([int(value) for value in record["stamp"]])
+        if "content" in record:
+            self.entries[name] = _Entry(str(record["content"]))
         elif "complete" in record:
             self.entries[name].end_s = float(record["complete"])
         else:

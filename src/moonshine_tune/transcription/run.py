@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.audio.io import AudioInfo, load_audio
-from moonshine_tune.audio.pieces import BlockReader, Piece, speech_pieces
+from moonshine_tune.audio.blocks import BlockReader
+from moonshine_tune.audio.io import AudioInfo
 from moonshine_tune.audio.remarks import READING_REMARKS
 from moonshine_tune.core.errors import AudioError, RequestError
 from moonshine_tune.core.files import check_writable, holds_out, sha256_of
@@ -29,6 +29,7 @@ from moonshine_tune.transcription.output import (
     StandardOutput,
     check_output,
 )
+from moonshine_tune.transcription.pieces import Piece, speech_pieces
 from moonshine_tune.transcription.recordings import Recording, find_recordings
 from moonshine_tune.transcription.segments import Segment
 
@@ -134,9 +135,6 @@ def transcribe(
     _check(request)
     recordings = find_recordings(request.inputs, stdin)
     check_output(request.output, recordings)
-    if request.output.is_complete:
-        progress.say(f"{request.output.out} is complete; --overwrite makes it anew")
-        return TranscribeResult(0, len(recordings), (), (), 0.0, 0.0)
     infos = probe([recording.path for recording in recordings], progress)
     _report_channels(request, recordings, infos, progress)
     start_time = time.monotonic()
@@ -221,10 +219,15 @@ def _open_transcriber(
     request: TranscribeRequest, stack: ExitStack, progress: Progress
 ) -> tuple[Transcriber, dict[str, Any]]:
     """The transcriber, and what makes its transcripts comparable with those of another job."""
-    settings = {"channel": request.channel, "times": request.output.needs_times}
+    settings = {
+        "channel": request.channel,
+        "times": request.output.needs_times,
+        "words": request.output.with_words,
+    }
     if request.runtime_dir is not None:
         runtime = stack.enter_context(RuntimeTranscriber(request.runtime_dir))
-        return runtime, settings | {"runtime": str(request.runtime_dir.resolve())}
+        files = sorted(path for path in request.runtime_dir.iterdir() if path.is_file())
+        return runtime, settings | {"runtime": [sha256_of(path) for path in files]}
     opened = open_model(
         request.model,
         adapter=request.adapter,
@@ -311,21 +314,13 @@ class _Job:
             yield _Event(recording)
 
     def _pieces(self, recording: Recording, start_s: float) -> Iterator[Piece]:
-        origin_s, seconds = recording.start_s, self._seconds(recording)
-
-        def load(start: float, end: float) -> Any:
-            is_end = end >= seconds and recording.utterance.end is None
-            return load_audio(
-                recording.path,
-                start=origin_s + start,
-                # Without an end where it is that of the file, whose header may round it.
-                end=None if is_end else origin_s + end,
-                channel=self._request.channel,
-            )
-
-        if seconds <= 0:
-            raise AudioError("no samples", where=recording.path)
-        yield from speech_pieces(BlockReader(load, seconds), start_s=start_s)
+        reader = BlockReader.of_file(
+            recording.path,
+            start_s=recording.start_s,
+            end_s=recording.utterance.end,
+            channel=self._request.channel,
+        )
+        return speech_pieces(reader, start_s=start_s)
 
     def _transcribe(self, clips: Sequence[Any]) -> list[TimedText]:
         """Transcripts of clips, in order, decoded together by length."""
@@ -363,8 +358,8 @@ class _Job:
                 origin_s + piece.start_s, origin_s + piece.end_s, next(transcripts)
             )
             self._spoken[name] += bool(segment.text)
-            self._output.take(recording, segment, piece.next_s)
-            self._advance(recording, piece.next_s, stage)
+            self._output.take(recording, segment, piece.end_s)
+            self._advance(recording, piece.end_s, stage)
         else:
             end_s = origin_s + self._seconds(recording)
             self._output.complete(recording, end_s)

@@ -43,7 +43,8 @@ class TextMatch:
     """Which words of a text are spoken in which piece of its recording.
 
     Attributes:
-        piece_of_letter: of each letter of all hypotheses.
+        spoken: letters of all hypotheses.
+        piece_of_letter: of each of these letters.
         is_equal: of each letter of the text, whether the model wrote the same at its place.
         word_starts: first letter of each word of the text, and the end.
         piece_of_word: -1 where a word has no partner.
@@ -54,6 +55,7 @@ class TextMatch:
 
     pieces: Sequence[SpokenPiece]
     words: Sequence[TextWord]
+    spoken: str
     piece_of_letter: Indices
     is_equal: Flags
     word_starts: Indices
@@ -73,11 +75,14 @@ class TextMatch:
         """Letters of a range of words."""
         return int(self.word_starts[end] - self.word_starts[first])
 
+    def letters_spoken(self, pieces: Sequence[int]) -> str:
+        """Letters that the model wrote for pieces that follow each other."""
+        first, end = np.searchsorted(self.piece_of_letter, (pieces[0], pieces[-1] + 1))
+        return self.spoken[first:end]
+
     def hypothesis_letters(self, piece: int) -> int:
-        """Letters that the model wrote for a piece."""
-        return int(np.searchsorted(self.piece_of_letter, piece + 1)) - int(
-            np.searchsorted(self.piece_of_letter, piece)
-        )
+        """How many letters the model wrote for a piece."""
+        return len(self.letters_spoken([piece]))
 
     def is_sure_at(self, piece: int, *, end: bool) -> bool:
         """Whether the first, or the last, word of a piece is certain."""
@@ -117,7 +122,16 @@ def match_text(
     ]
     free = _free_letters(np.sort(partner[is_equal]), _offsets(lengths).tolist())
     return TextMatch(
-        pieces, words, piece_of_letter, is_equal, word_starts, piece_of_word, is_sure, ranges, free
+        pieces,
+        words,
+        hypothesis,
+        piece_of_letter,
+        is_equal,
+        word_starts,
+        piece_of_word,
+        is_sure,
+        ranges,
+        free,
     )
 
 

@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from moonshine_tune.audio.blocks import BlockReader
 from moonshine_tune.audio.io import audio_info
-from moonshine_tune.audio.pauses import Span, cut_at_pauses
+from moonshine_tune.audio.pauses import Breaks, Span, cut_at_pauses
 from moonshine_tune.core.errors import (
     AudioError,
     NegativeAnswerError,
@@ -20,7 +21,7 @@ from moonshine_tune.core.text import quoted
 from moonshine_tune.corpus.manifest import Utterance, write_manifest
 from moonshine_tune.corpus.normalizers import Normalizer, normalizer_for
 from moonshine_tune.corpus.transcript_form import clean_text
-from moonshine_tune.data.alignment.hypotheses import transcribe_spans
+from moonshine_tune.data.alignment.hypotheses import WordLikelihoods, transcribe_spans
 from moonshine_tune.data.alignment.join import absorb_faults, join_segments
 from moonshine_tune.data.alignment.judge import judge_segments
 from moonshine_tune.data.alignment.match import SpokenPiece
@@ -31,8 +32,6 @@ from moonshine_tune.registry.open import OpenedModel, open_model
 
 # The model makes fewer errors on single sentences, and more borders are found between them.
 _PIECE_S, _PAUSE_S, _SHORTEST_S = 12.0, 0.5, 1.0
-# Of another text, a twentieth agrees; of the right one, half, also with a heavy accent.
-_FITTING_SHARE = 0.15
 
 
 @dataclass(frozen=True)
@@ -240,10 +239,10 @@ def _speech_of(
     for pair in pairs:
         try:
             spans = cut_at_pauses(
-                pair.audio,
+                BlockReader.of_file(pair.audio),
                 max_s=longest,
                 min_s=min(_SHORTEST_S, longest / 2),
-                every_pause_s=_PAUSE_S,
+                breaks=Breaks(_PAUSE_S, min(_SHORTEST_S, longest / 2)),
                 progress=progress,
             )
             spoken = [span for span in spans if span.has_speech]
@@ -279,7 +278,10 @@ def _align_pair(
         for span, hypothesis in zip(spans, hypotheses, strict=True)
     ]
     words = text_words(text, normalizer)
-    divided = divide_text(pieces, text, words, normalizer)
+    rate = WordLikelihoods(
+        pair.audio, times, [text[word.start : word.end] for word in words], opened
+    )
+    divided = divide_text(pieces, text, words, normalizer, rate, progress)
     fit = divided.fit
     aligned = AlignedPair(
         pair.audio,
@@ -292,7 +294,7 @@ def _align_pair(
     if not divided.num_letters or not divided.num_spoken:
         side = "the text has no words" if divided.num_spoken else "the model recognizes no words"
         return _Judged(replace(aligned, problem=side))
-    if fit < _FITTING_SHARE:
+    if not divided.is_fitting:
         return _Judged(replace(aligned, problem=f"the text is another: {fit:.0%} agrees"))
     segments = judge_segments(
         divided.segments,

@@ -3,32 +3,29 @@
 A recording is cut at pauses into pieces, and each piece is transcribed. Where the transcript fits
 what the model wrote, the words of the text are divided among the pieces. A border between two
 pieces is kept where a word beside it is certain; else both become one segment, with all words
-between the next certain borders. So no segment gets the words of another.
+between the next certain borders. So no segment gets the words of another. Stretches in which the
+model writes too little of the text are divided again, by how likely it finds each range of words.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
+from moonshine_tune.core.progress import Progress, SilentProgress
 from moonshine_tune.corpus.normalizers import Normalizer
 from moonshine_tune.corpus.transcript_form import clean_text
+from moonshine_tune.data.alignment.again import RateWords, divide_again, num_equal_letters
+from moonshine_tune.data.alignment.blocks import Block, blocks_of
 from moonshine_tune.data.alignment.match import SURE_SHARE, SpokenPiece, TextMatch, match_text
 from moonshine_tune.data.alignment.text_words import TextWord
 
 LITTLE_AGREEMENT = "too little agreement"
 """The problem of a segment whose text the model does not recognize."""
 
-# Models make up a short word, such as "you", for a breath or a noise.
-_MADE_UP_LETTERS = 5
-# About two words. Fewer letters of the text at a border may be spoken and not recognized.
-_FEW_LETTERS = 12
-# More than about four words in a row are a passage that nobody reads, if the model wrote at most
-# this share of their letters there.
-_PASSAGE_LETTERS, _FREE_SHARE = 24, 0.25
-# So few letters on one side of such a passage belong to it, and are the same by accident.
-_STRAY_LETTERS = 3
+
+# Of another text, a twentieth agrees; of the right one, half, also with a heavy accent.
+_FITTING_SHARE = 0.15
 
 
 @dataclass(frozen=True)
@@ -92,22 +89,39 @@ class DividedText:
         agreed = (item.num_equal for item in self.segments if item.agreement >= SURE_SHARE)
         return sum(agreed) / max(min(self.num_spoken, self.num_letters), 1)
 
+    @property
+    def is_fitting(self) -> bool:
+        """Whether the text is that of the recording."""
+        return self.fit >= _FITTING_SHARE
+
 
 def divide_text(
-    pieces: Sequence[SpokenPiece], text: str, words: Sequence[TextWord], normalizer: Normalizer
+    pieces: Sequence[SpokenPiece],
+    text: str,
+    words: Sequence[TextWord],
+    normalizer: Normalizer,
+    rate: RateWords | None = None,
+    progress: Progress | None = None,
 ) -> DividedText:
     """Divide a text among the pieces of its recording.
 
     Args:
         words: `text_words` of the text.
+        rate: how likely words are in a piece; None divides by letters alone.
     """
     match = match_text(pieces, words, normalizer)
-    used: set[int] = set()
-    segments = []
-    for block in _blocks(match):
-        members = _spoken_words(match, block)
-        used.update(members)
-        segments.append(_segment(match, text, block, members))
+    blocks = blocks_of(match)
+    divided = _divided(match, text, blocks)
+    if rate is None or not divided.is_fitting:
+        return divided
+    blocks = divide_again(match, blocks, rate, progress or SilentProgress())
+    return _divided(match, text, blocks)
+
+
+def _divided(match: TextMatch, text: str, blocks: Sequence[Block]) -> DividedText:
+    words = match.words
+    used = {word for block in blocks for word in block.spoken}
+    segments = [_segment(match, text, block) for block in blocks]
     unread = _runs([word.letters != "" and index not in used for index, word in enumerate(words)])
     return DividedText(
         tuple(segments),
@@ -124,111 +138,15 @@ def _runs(flags: Sequence[bool]) -> list[tuple[int, int]]:
     return [(int(start), int(end) - 1) for start, end in zip(starts, ends, strict=True)]
 
 
-# --- borders
-
-
-class _Block(NamedTuple):
-    """Pieces between two certain borders, and the words between them."""
-
-    pieces: list[int]
-    first: int
-    end: int
-
-
-def _blocks(match: TextMatch) -> Iterator[_Block]:
-    """All pieces with speech, cut where a word beside a border is certain.
-
-    A piece for which the model wrote next to nothing is in none, unless words of the text are left
-    for it.
-    """
-    pieces: list[int] = []
-    skipped: list[int] = []
-    first = 0
-    for piece in range(len(match.pieces)):
-        if match.ranges[piece] is None and match.pieces[piece].num_written <= _MADE_UP_LETTERS:
-            skipped.append(piece)
-            continue
-        if pieces and (cut := _cut(match, pieces[-1], piece)) is not None:
-            yield _Block(pieces, first, cut[0])
-            if skipped and cut[0] < cut[1]:
-                yield _Block(skipped, *cut)
-            pieces, first = [], cut[1]
-        elif not pieces and match.is_sure_at(piece, end=False):
-            first = (match.ranges[piece] or (0,))[0]
-        pieces.append(piece)
-        skipped = []
-    if pieces:
-        last = match.ranges[pieces[-1]]
-        is_sure = last is not None and match.is_sure_at(pieces[-1], end=True)
-        yield _Block(pieces, first, match.behind(last[1]) if last and is_sure else len(match.words))
-
-
-def _cut(match: TextMatch, left: int, right: int) -> tuple[int, int] | None:
-    """End of the words of the left piece and first of those of the right one; None if uncertain.
-
-    Words between two certain ones are not read, if they are many. Few may be spoken and not
-    recognized, on either side.
-    """
-    before, after = match.ranges[left], match.ranges[right]
-    is_left_sure = before is not None and match.is_sure_at(left, end=True)
-    is_right_sure = after is not None and match.is_sure_at(right, end=False)
-    if before and after and is_left_sure and is_right_sure:
-        missing = match.num_letters(before[1] + 1, after[0])
-        return None if 0 < missing <= _FEW_LETTERS else (match.behind(before[1]), after[0])
-    if before and is_left_sure:
-        return match.behind(before[1]), match.behind(before[1])
-    return (after[0], after[0]) if after and is_right_sure else None
-
-
-def _spoken_words(match: TextMatch, block: _Block) -> list[int]:
-    """The words of a block without the passages that nobody reads."""
-    letters = slice(match.word_starts[block.first], match.word_starts[block.end])
-    num_spoken = sum(map(match.hypothesis_letters, block.pieces))
-    free = num_spoken - int(match.is_equal[letters].sum())
-    parts: list[list[int]] = [[]]
-    missing: list[int] = []
-    for word in range(block.first, block.end):
-        if match.piece_of_word[word] < 0:
-            missing.append(word)
-            continue
-        if missing and _is_passage(match, missing[0], missing[-1] + 1, free):
-            parts.append([])
-        else:
-            parts[-1] += missing
-        parts[-1].append(word)
-        missing = []
-    if missing and not _is_passage(match, missing[0], missing[-1] + 1, free):
-        parts[-1] += missing
-    if len(parts) > 1:
-        parts = [part for part in parts if _num_letters(match, part) > _STRAY_LETTERS]
-    return [word for part in parts for word in part]
-
-
-def _num_letters(match: TextMatch, words: Sequence[int]) -> int:
-    return sum(match.num_letters(word, word + 1) for word in words)
-
-
-def _is_passage(match: TextMatch, first: int, end: int, free: int) -> bool:
-    """Whether words without a partner are not read.
-
-    Args:
-        free: letters of the model there that are no words of the text. Many of them are these
-            words, wrongly recognized.
-    """
-    num_letters = match.num_letters(first, end)
-    return num_letters >= _PASSAGE_LETTERS and free <= _FREE_SHARE * num_letters
-
-
-def _segment(match: TextMatch, text: str, block: _Block, members: Sequence[int]) -> AlignedSegment:
+def _segment(match: TextMatch, text: str, block: Block) -> AlignedSegment:
     """The segment of a block."""
-    parts = []
-    num_equal = num_letters = 0
-    for first, last in _stretches(members):
-        parts.append(text[match.words[first].start : match.words[last].end])
-        letters = slice(match.word_starts[first], match.word_starts[last + 1])
-        num_equal += int(match.is_equal[letters].sum())
-        num_letters += match.num_letters(first, last + 1)
-    spoken = sum(map(match.hypothesis_letters, block.pieces))
+    parts = [
+        text[match.words[first].start : match.words[last].end]
+        for first, last in _stretches(block.spoken)
+    ]
+    letters = [match.words[word].letters for word in block.spoken]
+    spoken = match.letters_spoken(block.pieces)
+    num_equal, num_letters = num_equal_letters(spoken, letters), len("".join(letters))
     first_piece, last_piece = block.pieces[0], block.pieces[-1]
     hypotheses = (match.pieces[piece].hypothesis for piece in block.pieces)
     return AlignedSegment(
@@ -239,8 +157,8 @@ def _segment(match: TextMatch, text: str, block: _Block, members: Sequence[int])
         (block.first, block.end),
         match.pieces[last_piece].pause_s,
         num_equal,
-        max(num_letters, spoken),
-        (match.is_sure_at(first_piece, end=False), match.is_sure_at(last_piece, end=True)),
+        max(num_letters, len(spoken)),
+        block.is_sure,
     )
 
 
