@@ -42,7 +42,11 @@ def train(
         Path | None, Option(help="Development manifest [default: a share of train is held out].")
     ] = None,
     replay: Annotated[
-        Path | None, Option(help="General speech that keeps general accuracy; no texts needed.")
+        str | None,
+        Option(
+            help="General speech that keeps general accuracy, no texts needed: a manifest, a "
+            "folder of recordings, auto, hub or none [default: auto, by the preset]."
+        ),
     ] = None,
     canary: Annotated[
         Path | None, Option(help="General speech; rejects adapters that get worse on it.")

@@ -12,6 +12,7 @@ from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.nested import flatten, unflatten
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import command_line
+from moonshine_tune.data.replay_audio import made_before
 from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runs.locations import locate
 from moonshine_tune.runs.records import LegRecord, RunRecord
@@ -133,6 +134,9 @@ def _with_locations(
     recorded = dict(flatten(record.settings))
     now = dict(flatten(resolved.settings.model_dump(mode="json")))
     kept = [n for n in PATH_SETTINGS if recorded.get(n) and now[n] == recorded[n]]
+    if "data.replay" in kept and made_before(Path(recorded["data.replay"])):
+        # Of the cache, which can be emptied: it is made again where it is read.
+        kept.remove("data.replay")
     locations = locate(run, record, kept)
     if locations.missing:
         raise ProblemsError(

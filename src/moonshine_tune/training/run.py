@@ -13,6 +13,7 @@ from moonshine_tune.core.errors import RequestError, TuneError
 from moonshine_tune.core.locks import one_writer
 from moonshine_tune.core.progress import Progress, SilentProgress
 from moonshine_tune.core.scratch import remove_leftovers
+from moonshine_tune.data.replay_audio import ReplayAudio, with_replay_audio
 from moonshine_tune.inference.dataset import read_training_data
 from moonshine_tune.memory.fit import MemoryCheck, check_memory
 from moonshine_tune.models.fingerprint import compare_weights
@@ -73,12 +74,13 @@ def _train(
     dtype = choose_dtype(device.device, resolved.settings.device.dtype)
     distributed = Distributed(device.device, dtype.dtype)
     progress = progress if distributed.is_rank_zero else SilentProgress()
+    resolved, replay = with_replay_audio(resolved, progress)
     data = read_training_data(resolved.settings.data)
     memory = check_memory(
         resolved, data, fit=fit, refuse=not resume, processes=distributed.world_size
     )
     settings = memory.resolved.settings
-    for remark in (*(continued.remarks if continued else ()), *memory.remarks):
+    for remark in (*(continued.remarks if continued else ()), replay.remark, *memory.remarks):
         progress.say(remark)
     if continued is not None:
         run = continued.run
@@ -108,7 +110,7 @@ def _train(
     trainer = Trainer(settings, model, prepared, run, distributed, progress)
     if continued is None:
         if distributed.is_rank_zero:
-            _write_record(run, content, memory, model, prepared)
+            _write_record(run, content, memory, model, prepared, replay)
         return trainer.fit(resume=False, start_time=start_time)
     _check_same_run(run, continued, model, prepared)
     begin_leg = partial(continued.begin_leg, memory.resolved, content, progress)
@@ -146,6 +148,7 @@ def _write_record(
     memory: MemoryCheck,
     model: OpenedModel,
     prepared: PreparedTraining,
+    replay: ReplayAudio,
 ) -> None:
     """run.json of a run that starts."""
     run.write_record(
@@ -156,7 +159,8 @@ def _write_record(
         normalizer=prepared.normalizer,
         data=prepared.fingerprints,
         **({"voices": prepared.voices} if prepared.voices else {}),
-        remarks=(*memory.remarks, *prepared.remarks),
+        replay=replay.record,
+        remarks=(replay.remark, *memory.remarks, *prepared.remarks),
         adapter=vars(prepared.adapter),
         seed=memory.resolved.settings.train.seed,
     )
