@@ -19,8 +19,8 @@ from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.files import disk_errors
 from moonshine_tune.core.nested import flatten, unflatten
-from moonshine_tune.core.provenance import command_line, git_state, platform_summary, versions
 from moonshine_tune.core.progress import Progress
+from moonshine_tune.core.provenance import command_line, git_state, platform_summary, versions
 from moonshine_tune.corpus.manifest import read_manifest
 from moonshine_tune.data.replay_audio import remade, with_replay_audio
 from moonshine_tune.runs.records import AblationRecord
@@ -291,11 +291,10 @@ def _named_settings(
     if request.space is not None and layers:
         layers = (*request.space.layers, *layers)
     named = {key for _, content in layers for key, _ in flatten(content)}
-    explicit = {key for _, content in request.all_layers for key, _ in flatten(content)}
-    if "data.replay" not in explicit:
+    resolved = resolve_settings(layers)
+    if resolved.sources.get("data.replay") not in _EXPLICIT and not known.settings.data.replay:
         # A preset's own: a search of an earlier version had none, and goes on without.
         named.discard("data.replay")
-    resolved = resolve_settings(layers)
     if "data.replay" in named:
         resolved, _ = with_replay_audio(resolved, progress)
     before, now = _flat(known.settings), _flat(resolved.settings)

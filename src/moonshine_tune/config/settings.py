@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-
 REPLAY_WORDS = ("auto", "hub", "none")
 """Values of `data.replay` that are no path; a file of such a name is written `./auto`."""
 

@@ -230,8 +230,12 @@ def _made(folder: Path) -> ReplayAudio:
 
 def _auto(max_s: float, progress: Progress) -> ReplayAudio:
     """Spoken sentences and the recordings of moonshine-voice, as far as they can be had."""
+
+    def make(folder: Path) -> ReplayRecord:
+        return _make_auto(folder, max_s, progress)
+
     try:
-        return _kept(f"{_AUTO_NAME}{max_s:g}", lambda folder: _make_auto(folder, max_s, progress), progress)
+        return _kept(f"{_AUTO_NAME}{max_s:g}", make, progress)
     except _NothingError as error:
         return _nothing(f"replay auto: {error.message}; general speech may get worse: {error.hint}")
 

@@ -289,6 +289,7 @@ class EvaluationRecord(Artifact):
     model: str | None = None
     adapter: str | None = None
     manifest_sha256: str = ""
+    set_name: str = ""
     by_speaker: dict[str, Number] = {}
     speakers: dict[str, SpeakerRecord] = {}
     exported: str | None = None
@@ -359,6 +360,9 @@ class SelectionRecord(Artifact):
     """`selection.json` in an adapter, and the scores of run.json. WER in percent.
 
     Written by train; read on resume and by report.
+
+    Attributes:
+        canary: which set the canary is: `librispeech_other, 50 clips`.
     """
 
     made_by = "moonshine-tune train"
@@ -370,6 +374,12 @@ class SelectionRecord(Artifact):
     averaged: StrictInt | None = None
     dev_augmented_wer: Number | None = None
     drift: Number | None = None
+    canary: str = ""
+
+    @property
+    def canary_name(self) -> str:
+        """`canary (librispeech_other, 50 clips)`."""
+        return f"canary ({self.canary})" if self.canary else "canary"
 
     @property
     def judged_wer(self) -> float | None:

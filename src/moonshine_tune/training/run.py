@@ -111,10 +111,12 @@ def _train(
     if continued is None:
         if distributed.is_rank_zero:
             _write_record(run, content, memory, model, prepared, replay)
-        return trainer.fit(resume=False, start_time=start_time)
-    _check_same_run(run, continued, model, prepared)
-    begin_leg = partial(continued.begin_leg, memory.resolved, content, progress)
-    return trainer.fit(resume=True, start_time=start_time, on_resume=begin_leg)
+        result = trainer.fit(resume=False, start_time=start_time)
+    else:
+        _check_same_run(run, continued, model, prepared)
+        begin_leg = partial(continued.begin_leg, memory.resolved, content, progress)
+        result = trainer.fit(resume=True, start_time=start_time, on_resume=begin_leg)
+    return result.model_copy(update={"replay": replay.record})
 
 
 def _record_interrupt(run: RunFolder) -> None:
