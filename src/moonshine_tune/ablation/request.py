@@ -214,7 +214,7 @@ def _fingerprints(settings: RunSettings, objectives: Sequence[str]) -> dict[str,
         )
     fingerprints = {}
     for name, path in named.items():
-        if path is None:
+        if not isinstance(path, Path):
             continue
         manifest = read_manifest(path, require_text=name in ("train", "dev"))
         tests = sum(item.split == "test" for item in manifest.utterances)

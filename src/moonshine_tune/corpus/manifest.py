@@ -21,6 +21,8 @@ RESERVED_KEYS = ("id", "audio", "audio_filepath", "text", "speaker", "duration",
 HYPOTHESIS = "hypothesis"
 # Name of the set that an utterance belongs to, for people.
 SET_KEY = "set"
+# Whether a clip of replay audio is held out to be watched; without any, some are chosen.
+HELD_OUT_KEY = "held_out"
 _NUMBERS = ("duration", "start", "end", "offset")
 _STRINGS = ("text", "speaker", "language", "split", "session")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.corpus.manifest import Manifest, Utterance
+from moonshine_tune.corpus.manifest import HELD_OUT_KEY, SET_KEY, Manifest, Utterance
 from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.corpus.sampler import CurriculumStage, StagedSampler, easy_first_stages
 from moonshine_tune.corpus.splits import evenly_chosen, find_leaks, split_utterances
@@ -249,16 +249,27 @@ class _GeneralSpeech:
 
 def _general_speech(data: TrainingData, settings: RunSettings) -> _GeneralSpeech:
     canary = data.canary.utterances if data.canary else ()
-    canary_set = data.canary.title if data.canary else "held-out replay"
+    canary_set = data.canary.title if data.canary else ""
     if data.replay is None or settings.retain.weight == 0:
         return _GeneralSpeech(canary=canary, canary_set=canary_set)
     utterances = data.replay.utterances
-    count = min(settings.retain.watched_clips, len(utterances) // 5)
-    held_out = set(evenly_chosen(range(len(utterances)), count if count >= _MIN_WATCHED else 0))
+    held_out = _held_out(utterances, settings.retain.watched_clips)
     watched = [replace(utterances[index], text=None) for index in sorted(held_out)]
     rest = [item for index, item in enumerate(utterances) if index not in held_out]
     replayed = evenly_chosen(rest, settings.retain.max_clips)
+    if watched and not canary:
+        named = watched[0].extra.get(SET_KEY)
+        canary_set = f"held-out replay: {named}" if named else "held-out replay"
     return _GeneralSpeech(replayed, watched, canary or watched, canary_set)
+
+
+def _held_out(utterances: Sequence[Utterance], watched_clips: int) -> set[int]:
+    """Clips of replay audio to watch: those that are marked, else some at even distances."""
+    marked = [index for index, item in enumerate(utterances) if item.extra.get(HELD_OUT_KEY)]
+    if marked and watched_clips:
+        return set(evenly_chosen(marked, watched_clips))
+    count = min(watched_clips, len(utterances) // 5)
+    return set(evenly_chosen(range(len(utterances)), count if count >= _MIN_WATCHED else 0))
 
 
 def _build_sampler(

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.audio.io import AudioInfo, load_audio
-from moonshine_tune.audio.pieces import BlockReader, Piece, speech_pieces
+from moonshine_tune.audio.io import AudioInfo
+from moonshine_tune.audio.pieces import Piece
 from moonshine_tune.audio.remarks import READING_REMARKS
 from moonshine_tune.core.errors import AudioError, RequestError
 from moonshine_tune.core.files import check_writable, holds_out, sha256_of
@@ -29,6 +29,7 @@ from moonshine_tune.transcription.output import (
     StandardOutput,
     check_output,
 )
+from moonshine_tune.transcription.pieces import recording_pieces, recording_seconds
 from moonshine_tune.transcription.recordings import Recording, find_recordings
 from moonshine_tune.transcription.segments import Segment
 
@@ -269,12 +270,7 @@ class _Job:
         return self._counts
 
     def _seconds(self, recording: Recording) -> float:
-        """Length of a recording, or 0 where its header cannot be read."""
-        info = self._infos[recording.path]
-        if isinstance(info, AudioError):
-            return 0.0
-        end_s = recording.utterance.end
-        return max((info.seconds if end_s is None else end_s) - recording.start_s, 0.0)
+        return recording_seconds(recording, self._infos[recording.path])
 
     def _batches(self, recordings: Sequence[Recording]) -> Iterator[list[_Event]]:
         """Events in order, with as much audio as is best transcribed together."""
@@ -303,29 +299,18 @@ class _Job:
         self._spoken[recording.name] = sum(bool(item.text) for item in before.segments)
         self._counts.audio_s -= before.next_s
         try:
-            for piece in self._pieces(recording, before.next_s):
+            pieces = recording_pieces(
+                recording,
+                self._seconds(recording),
+                start_s=before.next_s,
+                channel=self._request.channel,
+            )
+            for piece in pieces:
                 yield _Event(recording, piece)
         except AudioError as error:
             yield _Event(recording, error=error)
         else:
             yield _Event(recording)
-
-    def _pieces(self, recording: Recording, start_s: float) -> Iterator[Piece]:
-        origin_s, seconds = recording.start_s, self._seconds(recording)
-
-        def load(start: float, end: float) -> Any:
-            is_end = end >= seconds and recording.utterance.end is None
-            return load_audio(
-                recording.path,
-                start=origin_s + start,
-                # Without an end where it is that of the file, whose header may round it.
-                end=None if is_end else origin_s + end,
-                channel=self._request.channel,
-            )
-
-        if seconds <= 0:
-            raise AudioError("no samples", where=recording.path)
-        yield from speech_pieces(BlockReader(load, seconds), start_s=start_s)
 
     def _transcribe(self, clips: Sequence[Any]) -> list[TimedText]:
         """Transcripts of clips, in order, decoded together by length."""

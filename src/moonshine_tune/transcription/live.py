@@ -1,0 +1,136 @@
+"""Speech that is transcribed by both models while it is spoken."""
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import numpy as np
+
+from moonshine_tune.audio.microphone import SoundSource
+from moonshine_tune.audio.pieces import MAX_PIECE_S
+from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
+from moonshine_tune.audio.segment import find_pauses, first_piece, is_silent
+from moonshine_tune.transcription.model_pair import ModelPair, PairedTranscript
+
+SOURCE = "microphone"
+# Silence after which what was spoken is complete; a thinking speaker pauses for less.
+_END_PAUSE_S = 0.8
+_LEAST_S = 0.3
+# Of silence, kept in front of the next word.
+_KEPT_S = 0.5
+# New sound after which the transcript so far is shown.
+_PARTIAL_S = 0.6
+
+
+class LiveCutter:
+    """Cuts speech into pieces at its pauses, while it comes in.
+
+    Attributes:
+        waiting: sound that is in no piece yet, mono 16 kHz.
+        start_s: where it starts, in seconds since the first sample.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: Samples = np.zeros(0, np.float32)
+        self.start_s = 0.0
+
+    def feed(self, samples: Samples) -> Iterator[tuple[float, Samples]]:
+        """Take more sound; the start and the samples of each piece that is complete now."""
+        self.waiting = np.concatenate([self.waiting, samples])
+        while len(self.waiting) > MAX_PIECE_S * SAMPLE_RATE_HZ:
+            yield from self._cut(is_end=False)
+        if self._is_at_pause():
+            yield from self._cut(is_end=True)
+        elif self._seconds > 2 * _KEPT_S and is_silent(self.waiting):
+            self._drop(self._seconds - _KEPT_S)
+
+    def flush(self) -> Iterator[tuple[float, Samples]]:
+        """The rest, as pieces: nobody speaks on."""
+        while self._seconds >= _LEAST_S:
+            yield from self._cut(is_end=True)
+        self._drop(self._seconds)
+
+    @property
+    def _seconds(self) -> float:
+        return len(self.waiting) / SAMPLE_RATE_HZ
+
+    def _is_at_pause(self) -> bool:
+        pauses = find_pauses(self.waiting, min_pause_s=_END_PAUSE_S) if len(self.waiting) else ()
+        is_last = bool(pauses) and pauses[-1].end_s >= self._seconds - 0.02
+        return is_last and pauses[-1].start_s >= _LEAST_S
+
+    def _cut(self, *, is_end: bool) -> Iterator[tuple[float, Samples]]:
+        span, advance_s = first_piece(self.waiting, max_s=MAX_PIECE_S, is_end=is_end)
+        if span is not None:
+            start, end = (round(time * SAMPLE_RATE_HZ) for time in span)
+            yield self.start_s + span[0], self.waiting[start:end]
+        # Sound that is no piece must not be looked at for ever.
+        self._drop(advance_s if span is not None or advance_s > 0 else self._seconds)
+
+    def _drop(self, seconds: float) -> None:
+        count = min(round(seconds * SAMPLE_RATE_HZ), len(self.waiting))
+        self.start_s += count / SAMPLE_RATE_HZ
+        self.waiting = self.waiting[count:]
+
+
+class LiveView(Protocol):
+    """Where transcripts are shown while one speaks."""
+
+    def show_partial(self, transcript: PairedTranscript) -> None:
+        """What both models write so far."""
+        ...
+
+    def show_final(self, transcript: PairedTranscript) -> None:
+        """What both models write on a complete piece."""
+        ...
+
+    def show_state(self, *, is_listening: bool) -> None:
+        """Whether the microphone records now."""
+        ...
+
+
+def listen(
+    pair: ModelPair,
+    source: SoundSource,
+    view: LiveView,
+    read_key: Callable[[], str],
+    wait: Callable[[], None],
+) -> None:
+    """Transcribe what is spoken until `q` is pressed; Enter stops and starts the microphone.
+
+    Args:
+        read_key: the next key, or an empty text where none was pressed.
+        wait: called between looks at the microphone.
+    """
+    cutter, shown_s = LiveCutter(), 0.0
+
+    def finish(pieces: Iterator[tuple[float, Samples]]) -> bool:
+        texts = [pair.transcribe(samples, SOURCE, start_s) for start_s, samples in pieces]
+        for text in texts:
+            view.show_final(text)
+        return bool(texts)
+
+    is_listening = True
+    source.start()
+    view.show_state(is_listening=True)
+    while True:
+        key = read_key()
+        if key in ("\n", "\r") or key.lower() == "q":
+            if is_listening:
+                source.stop()
+            finish(cutter.feed(source.read()))
+            finish(cutter.flush())
+            shown_s = 0.0
+            if key.lower() == "q":
+                return
+            is_listening = not is_listening
+            if is_listening:
+                source.start()
+            view.show_state(is_listening=is_listening)
+        elif is_listening:
+            if finish(cutter.feed(source.read())):
+                shown_s = 0.0
+            seconds = len(cutter.waiting) / SAMPLE_RATE_HZ
+            if seconds >= shown_s + _PARTIAL_S and not is_silent(cutter.waiting):
+                shown_s = seconds
+                view.show_partial(pair.transcribe(cutter.waiting, SOURCE, cutter.start_s))
+        wait()
