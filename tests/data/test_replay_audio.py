@@ -60,6 +60,8 @@ def test_auto_speaks_once_and_takes_the_recordings_of_the_wheel() -> None:
     assert first.record.kind == "auto" and first.record.clips == len(clips)
     assert "espeak-ng" in first.record.source and "moonshine-voice" in first.record.source
     assert {item.text for item in clips} == {None}
+    watched = {item.id.partition("-")[0] for item in clips if item.extra.get("held_out")}
+    assert watched == {"two_cities"} and len(clips) > 12
     lengths = [len(load_utterance(item)) / 16_000 for item in (clips[0], clips[-1])]
     assert all(0.5 < seconds <= 6.001 for seconds in lengths)
     assert all((item.known_seconds or 0) <= 6.001 for item in clips)

@@ -63,6 +63,8 @@ data fix audit --apply --out fixed.jsonl
 data fix data/dev.jsonl --style base --out styled.jsonl --apply
 compare runs/a runs/first
 transcribe recordings --adapter runs/a --format jsonl,srt --words --out transcripts
+try runs/a recordings
+try exports/a data/test.jsonl --json
 runs list runs
 runs show runs/a
 runs compare runs/a runs/first

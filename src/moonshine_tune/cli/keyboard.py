@@ -6,6 +6,7 @@ import sys
 import termios
 import tty
 from types import TracebackType
+from typing import Any
 
 
 class Keys:
@@ -16,7 +17,7 @@ class Keys:
 
     def __init__(self) -> None:
         self._handle = sys.stdin.fileno()
-        self._before: list[object] | None = None
+        self._before: list[Any] | None = None
 
     def read(self) -> str:
         """The next key; empty where none was pressed."""
