@@ -17,8 +17,8 @@ from moonshine_tune.audio.samples import Samples
 from moonshine_tune.cli.app import run
 from moonshine_tune.core.errors import MachineError
 from moonshine_tune.core.progress import SilentProgress
-from moonshine_tune.transcription.live import LiveCutter, listen
-from moonshine_tune.transcription.model_pair import ModelPair, PairedTranscript, Transcript
+from moonshine_tune.transcription.live import LiveCutter, transcribe_live
+from moonshine_tune.transcription.model_pair import ModelPair, PairedTranscript, TimedResult
 
 
 def _speech(seconds: float, seed: int = 0) -> Samples:
@@ -62,11 +62,11 @@ def _cut(samples: Samples) -> list[tuple[float, float]]:
 
 def test_changed_words_are_marked_without_case_and_punctuation() -> None:
     pair = PairedTranscript(
-        "a.wav", 0, 1, Transcript("Turn left, zoo.", 1), Transcript("turn left zero zero", 1)
+        "a.wav", 0, 1, TimedResult("Turn left, zoo.", 1), TimedResult("turn left zero zero", 1)
     )
     assert pair.changed_words == ((False, False, True), (False, False, True, True))
     assert pair.differs
-    same = PairedTranscript("a.wav", 0, 1, Transcript("It is.", 1), Transcript("it is", 1))
+    same = PairedTranscript("a.wav", 0, 1, TimedResult("It is.", 1), TimedResult("it is", 1))
     assert not same.differs
 
 
@@ -127,7 +127,7 @@ def test_enter_stops_and_starts_and_q_quits_with_what_was_spoken() -> None:
     samples = np.concatenate([_speech(2.0), _pause(1.0), _speech(3.0, 1)])
     source, view = _Source(samples), _View()
     keys = iter([""] * 14 + ["\n", "", "\n"] + [""] * 8 + ["x", "q"])
-    listen(_pair(), source, view, lambda: next(keys), lambda: None)
+    transcribe_live(_pair(), source, view, lambda: next(keys), lambda: None)
     assert source.switched == ["start", "stop", "start", "stop"]
     assert view.states == [True, False, True]
     assert view.partials >= 3

@@ -303,7 +303,7 @@ def _compare(
 def _settings_text(ablation: Ablation, trial: TrialSummary, num_done: int, file: Path) -> str:
     settings = ablation.trial_settings(trial.number, trial.params).settings
     record = dict(flatten(settings.model_dump(mode="json", exclude_none=True)))
-    # Without a word, the preset's own replay audio would be taken.
+    # Otherwise the replay audio of the preset would be taken.
     record.setdefault("data.replay", "none")
     for name in PATH_SETTINGS:
         if name in record and record[name] not in REPLAY_WORDS:

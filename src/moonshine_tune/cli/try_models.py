@@ -109,12 +109,12 @@ def _try_files(pair: "ModelPair", recordings: Sequence[Any], infos: Any, view: "
 
 def _try_microphone(pair: "ModelPair", source: Any, view: "_View") -> None:
     from moonshine_tune.cli.keyboard import Keys
-    from moonshine_tune.transcription.live import listen
+    from moonshine_tune.transcription.live import transcribe_live
 
     say(f"microphone: {source.name}")
     with Keys() as keys, view:
         try:
-            listen(pair, source, view, keys.read, lambda: time.sleep(_WAIT_S))
+            transcribe_live(pair, source, view, keys.read, lambda: time.sleep(_WAIT_S))
         except KeyboardInterrupt:
             # Ctrl-C is another way to quit.
             source.stop()

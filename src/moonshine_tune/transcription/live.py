@@ -72,7 +72,7 @@ class LiveCutter:
         self.waiting = self.waiting[count:]
 
 
-class LiveView(Protocol):
+class PairView(Protocol):
     """Where transcripts are shown while one speaks."""
 
     def show_partial(self, transcript: PairedTranscript) -> None:
@@ -88,10 +88,10 @@ class LiveView(Protocol):
         ...
 
 
-def listen(
+def transcribe_live(
     pair: ModelPair,
     source: SoundSource,
-    view: LiveView,
+    view: PairView,
     read_key: Callable[[], str],
     wait: Callable[[], None],
 ) -> None:

@@ -32,7 +32,7 @@ TranscribeClips = Callable[[Sequence[Samples]], list[str]]
 
 
 @dataclass(frozen=True)
-class Transcript:
+class TimedResult:
     """What one model writes, and how long it took, in milliseconds."""
 
     text: str
@@ -55,8 +55,8 @@ class PairedTranscript:
     source: str
     start_s: float
     end_s: float
-    base: Transcript
-    adapted: Transcript
+    base: TimedResult
+    adapted: TimedResult
 
     @property
     def changed_words(self) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
@@ -110,7 +110,7 @@ class ModelPair:
     def transcribe(self, samples: Samples, source: str, start_s: float) -> PairedTranscript:
         """What both models write on a piece, mono 16 kHz, that starts at `start_s`.
 
-        They take turns in being the first, which finds the caches cold.
+        They alternate in being the first, whose caches are cold.
         """
         order = (self._first, 1 - self._first)
         self._first = 1 - self._first
@@ -119,14 +119,14 @@ class ModelPair:
         return PairedTranscript(source, start_s, end_s, results[0], results[1])
 
 
-def _timed(model: TranscribeClips, samples: Samples) -> Transcript:
+def _timed(model: TranscribeClips, samples: Samples) -> TimedResult:
     start_time = time.perf_counter()
 
     def texts(clips: Sequence[Samples]) -> list[TimedText]:
         return [TimedText(text) for text in model(clips)] if clips else []
 
     (result,) = without_loops([samples], texts)
-    return Transcript(result.text, 1000 * (time.perf_counter() - start_time))
+    return TimedResult(result.text, 1000 * (time.perf_counter() - start_time))
 
 
 def open_pair(
