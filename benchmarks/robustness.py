@@ -14,7 +14,8 @@ all linear layers. `noise` trains AN4 once more with augmentation,
 encoder included, and scores both adapters on the test in noises that neither has heard. `arms`
 trains AN4 with a hundred steps, one way of keeping general speech or of ordering the clips against
 the other. `replay` trains with each source of general speech: nothing, `auto`, the recordings of
-moonshine-voice alone, and the untranscribed replay audio. Each run is a folder of D and is not made again when it is there; a killed one goes on.
+moonshine-voice alone, and the untranscribed replay audio. Each run is a folder of D and is not made
+again when it is there; a killed one goes on.
 Prints one line of JSON at the end; exit code 1 if a goal is missed.
 """
 

@@ -30,7 +30,8 @@ pytestmark = pytest.mark.real_model
 _SHIM = """#!/usr/bin/env bash
 words=("$@")
 if [ "$1" = train ]; then
-  words+=(--set train.steps=2 --set select.every_steps=2 --set retain.max_clips=4 --set retain.watched_clips=2)
+  words+=(--set train.steps=2 --set select.every_steps=2)
+  words+=(--set retain.max_clips=4 --set retain.watched_clips=2)
 elif [ "$1 $2" = "data synth" ]; then
   for place in "${{!words[@]}}"; do
     if [ "${{words[place]}}" -gt 12 ] 2>/dev/null && [ "${{words[place - 1]}}" = --count ]; then
