@@ -89,11 +89,13 @@ def with_replay_audio(
     """
     settings = resolved.settings
     wanted = settings.data.replay
-    if settings.retain.weight == 0 and not _is_manifest(wanted):
-        wanted = None
-    audio = find_replay_audio(
-        wanted, settings.model, max_clip_s=settings.data.max_clip_s, progress=progress
-    )
+    if settings.retain.weight == 0:
+        given = wanted if isinstance(wanted, Path) and not wanted.is_dir() else None
+        audio = replace(_nothing("retain.weight is 0: no replay audio is used"), manifest=given)
+    else:
+        audio = find_replay_audio(
+            wanted, settings.model, max_clip_s=settings.data.max_clip_s, progress=progress
+        )
     if audio.manifest == settings.data.replay:
         return resolved, audio
     data = settings.data.model_copy(update={"replay": audio.manifest})
@@ -155,10 +157,6 @@ def made_before(path: Path) -> bool:
     return False
 
 
-def _is_manifest(wanted: str | Path | None) -> bool:
-    return isinstance(wanted, Path) and not wanted.is_dir()
-
-
 def _nothing(remark: str) -> ReplayAudio:
     return ReplayAudio(None, ReplayRecord(kind="none", source="nothing"), remark)
 
@@ -191,7 +189,11 @@ def _kept(name: str, make: Callable[[Path], ReplayRecord], progress: Progress) -
     Args:
         make: writes `manifest.jsonl` and recordings into a folder.
     """
-    cache = make_cache_folder(cache_root() / _CACHE, progress.say)
+    known = cache_root() / _CACHE / name
+    if _damage(known) is None:
+        # Complete files need no lock, which a cache that may only be read cannot have.
+        return _made(known)
+    cache = make_cache_folder(known.parent, progress.say)
     folder = cache / name
     with disk_errors(cache), FileLock(cache / f".making-{name}.lock"):
         damage = _damage(folder)

@@ -48,9 +48,18 @@ def read_training_data(data: DataSettings) -> TrainingData:
         _read(data.train, require_text=True),
         None if data.dev is None else _read(data.dev, require_text=True),
         None if data.canary is None else _read(data.canary, require_text=False),
-        # A word or a folder is no manifest yet: a run makes it one before.
-        _read(data.replay, require_text=False) if _is_manifest(data.replay) else None,
+        # A word or a folder is no manifest yet.
+        read_replay(data.replay) if _is_manifest(data.replay) else None,
     )
+
+
+def read_replay(manifest: Path) -> Manifest:
+    """Replay audio; its utterances need no text.
+
+    Raises:
+        RequestError, ProblemsError: as of `read_training_data`.
+    """
+    return _read(manifest, require_text=False)
 
 
 def _is_manifest(replay: Path | str | None) -> TypeGuard[Path]:
