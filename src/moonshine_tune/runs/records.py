@@ -479,7 +479,8 @@ class ReplayRecord(Artifact):
             return self.source or "not recorded"
         licensed = f", license {self.license}" if self.license else ""
         name = "" if self.kind == "manifest" else f"{self.kind}, "
-        return f"{name}{self.clips} clips ({self.seconds / 60:.0f} min): {self.source}{licensed}"
+        minutes = f" ({self.seconds / 60:.0f} min)" if self.seconds else ""
+        return f"{name}{self.clips} clips{minutes}: {self.source}{licensed}"
 
 
 class RunRecord(Artifact):
