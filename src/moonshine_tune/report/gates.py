@@ -50,7 +50,7 @@ def _drift_gate(run: RunPart) -> list[GateResult]:
     drift = clean(run.record.result.best.drift)
     if replay is None or bound is None:
         return []
-    figure = f"{replay.sentence} replayed"
+    figure = f"replayed: {replay.sentence}"
     if drift is not None:
         figure = f"{drift:.4f} nats per token; {figure}"
     small = None if drift is None else drift <= bound + 1e-9
