@@ -179,10 +179,12 @@ class _View:
         elif self._is_live:
             from rich.console import Console
 
-            console = self._live.console if self._live is not None else Console(highlight=False)
-            console.print(self._styled(transcript, is_final=True), soft_wrap=True)
+            console = Console(highlight=False)
             if self._live is not None:
+                console = self._live.console
+                # What was shown of it while it was spoken.
                 self._live.update("")
+            console.print(self._styled(transcript, is_final=True), soft_wrap=True)
         else:
             emit(_plain(transcript))
 

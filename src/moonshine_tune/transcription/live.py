@@ -17,7 +17,7 @@ _END_PAUSE_S = 0.8
 _LEAST_S = 0.3
 # Of silence, kept in front of the next word.
 _KEPT_S = 0.5
-# New sound after which the transcript so far is shown.
+# New sound after which the transcript so far is shown; more where the models take longer.
 _PARTIAL_S = 0.6
 
 
@@ -101,7 +101,7 @@ def transcribe_live(
         read_key: the next key, or an empty text where none was pressed.
         wait: called between looks at the microphone.
     """
-    cutter, shown_s = LiveCutter(), 0.0
+    cutter, next_s = LiveCutter(), _PARTIAL_S
 
     def finish(pieces: Iterator[tuple[float, Samples]]) -> bool:
         texts = [pair.transcribe(samples, SOURCE, start_s) for start_s, samples in pieces]
@@ -119,7 +119,7 @@ def transcribe_live(
                 source.stop()
             finish(cutter.feed(source.read()))
             finish(cutter.flush())
-            shown_s = 0.0
+            next_s = _PARTIAL_S
             if key.lower() == "q":
                 return
             is_listening = not is_listening
@@ -128,9 +128,11 @@ def transcribe_live(
             view.show_state(is_listening=is_listening)
         elif is_listening:
             if finish(cutter.feed(source.read())):
-                shown_s = 0.0
+                next_s = _PARTIAL_S
             seconds = len(cutter.waiting) / SAMPLE_RATE_HZ
-            if seconds >= shown_s + _PARTIAL_S and not is_silent(cutter.waiting):
-                shown_s = seconds
-                view.show_partial(pair.transcribe(cutter.waiting, SOURCE, cutter.start_s))
+            if seconds >= next_s and not is_silent(cutter.waiting):
+                partial = pair.transcribe(cutter.waiting, SOURCE, cutter.start_s)
+                view.show_partial(partial)
+                spent_s = (partial.base.latency_ms + partial.adapted.latency_ms) / 1000
+                next_s = seconds + max(_PARTIAL_S, 2 * spent_s)
         wait()
