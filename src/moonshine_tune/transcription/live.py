@@ -104,10 +104,11 @@ def transcribe_live(
     cutter, next_s = LiveCutter(), _PARTIAL_S
 
     def finish(pieces: Iterator[tuple[float, Samples]]) -> bool:
-        texts = [pair.transcribe(samples, SOURCE, start_s) for start_s, samples in pieces]
-        for text in texts:
-            view.show_final(text)
-        return bool(texts)
+        is_any = False
+        for start_s, samples in pieces:
+            view.show_final(pair.transcribe(samples, SOURCE, start_s))
+            is_any = True
+        return is_any
 
     is_listening = True
     source.start()
