@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
+from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.core.hardware import cache_root
 from moonshine_tune.corpus.manifest import HELD_OUT_KEY, Utterance
 from moonshine_tune.data import replay_audio
 from moonshine_tune.data.synthesis.general_sentences import replay_sentences
+from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.training.continued import continue_run
 from moonshine_tune.training.prepare import _held_out
 from moonshine_tune.training.run import train
 
@@ -53,3 +56,15 @@ def test_marked_clips_are_held_out_before_others_are_chosen() -> None:
     ]
     assert _held_out(marked, 8) == {3, 7}
     assert _held_out(marked, 1) == {3} and _held_out(marked, 0) == set()
+
+
+def test_a_run_of_an_earlier_version_goes_on_without_replay(training: Any, tmp_path: Path) -> None:
+    """Its preset had no replay audio, as a plan resumes it with the preset of now."""
+    before = training.settings()
+    run = RunFolder.create(tmp_path / "run")
+    run.write_record(job="train", settings=before.settings.model_dump(mode="json"))
+    now = training.settings(data__replay="auto")
+    by_preset = ResolvedSettings(now.settings, {**now.sources, "data.replay": "preset tiny"})
+    assert continue_run(run.path, by_preset).resolved.settings.data.replay is None
+    # Who asks for it gets it, and is told later that the data has changed.
+    assert continue_run(run.path, now).resolved.settings.data.replay == "auto"

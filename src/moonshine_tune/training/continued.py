@@ -122,9 +122,19 @@ def continue_run(out: Path, resolved: ResolvedSettings) -> ContinuedRun:
             where=run.path,
             hint="name the folder that was given to it as --out",
         )
-    resolved, remarks = _with_locations(run.path, record, resolved)
+    resolved, remarks = _with_locations(run.path, record, _without_newer_replay(record, resolved))
     check_resumed(record.settings, resolved, record.normalizer)
     return ContinuedRun(run, record, resolved, remarks)
+
+
+def _without_newer_replay(record: RunRecord, resolved: ResolvedSettings) -> ResolvedSettings:
+    """A run of an earlier version goes on without the replay audio that its preset has now."""
+    by_preset = resolved.sources.get("data.replay", "").startswith("preset ")
+    if dict(flatten(record.settings)).get("data.replay") or not by_preset:
+        return resolved
+    data = resolved.settings.data.model_copy(update={"replay": None})
+    settings = resolved.settings.model_copy(update={"data": data})
+    return ResolvedSettings(settings, resolved.sources)
 
 
 def _with_locations(
