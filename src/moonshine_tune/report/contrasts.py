@@ -36,7 +36,8 @@ class Contrast:
 
     Attributes:
         ci95: interval of the difference in points; None where it is not known.
-        voices: whose voices it is for, in a sentence; empty where training has none of them.
+        voices: whose voices it is for, and of which adapter where that is not the one that was
+            kept, in a sentence; empty where neither needs to be said.
         canary: of a canary, which set it is: `librispeech_other, 50 clips`.
     """
 
@@ -167,9 +168,10 @@ def contrasts_of_run(run: RunPart) -> list[Contrast]:
         if name == "dev" and scored and (after is None or abs(scored.value - after.value) < 0.01):
             after = scored
         voices = _voices_in(run.record) if name == "dev" else ""
+        scope = "; ".join(filter(None, (voices, result.scored_adapter)))
         canary = short(best.canary, 80) if name == "canary" else ""
         row = _unpaired(name, "torch", before, after)
-        rows.append(replace(row, voices=voices, canary=canary))
+        rows.append(replace(row, voices=scope, canary=canary))
     return rows
 
 
