@@ -4,6 +4,7 @@
     python -m benchmarks.robustness plain --out D [--corpus an4] [--seeds 0 1 2]
     python -m benchmarks.robustness noise --out D [--set k=v ...]
     python -m benchmarks.robustness arms --out D [--arms NAME ...]
+    python -m benchmarks.robustness replay --out D [--corpus an4 accent] [--seeds 0 1 2]
     python -m benchmarks.robustness show --out D
 
 `recipe` trains with the defaults and the untranscribed replay audio as the only general speech, and
@@ -12,7 +13,9 @@ corpora whose words differ, two whose voices do. `plain` does the same with a pl
 all linear layers. `noise` trains AN4 once more with augmentation,
 encoder included, and scores both adapters on the test in noises that neither has heard. `arms`
 trains AN4 with a hundred steps, one way of keeping general speech or of ordering the clips against
-the other. Each run is a folder of D and is not made again when it is there; a killed one goes on.
+the other. `replay` trains with each source of general speech: nothing, `auto`, the recordings of
+moonshine-voice alone, and the untranscribed replay audio. Each run is a folder of D and is not made
+again when it is there; a killed one goes on.
 Prints one line of JSON at the end; exit code 1 if a goal is missed.
 """
 
@@ -33,6 +36,7 @@ from moonshine_tune.core.environment import apply_environment_defaults
 from moonshine_tune.core.files import write_json_atomic
 from moonshine_tune.core.hardware import cache_root
 from moonshine_tune.corpus.manifest import read_manifest, write_manifest
+from moonshine_tune.registry.wheel import wheel_recordings
 
 CORPORA = ("an4", "alphanumeric", "accent", "children")
 # Highest test WER that is aimed at, of the mean over the seeds.
@@ -66,6 +70,8 @@ ARMS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 _ARM = {"train": {"steps": 100}, "select": {"every_steps": 25, "average_last": 0},
         "retain": {"strengths": [1.0]}}  # fmt: skip
+# What `data.replay` is: see `_replayed`.
+REPLAY_ARMS = ("none", "auto", "wheel", "replay_audio")
 # The encoder learns too: what noise does to its states a decoder alone cannot undo.
 AUGMENTED: dict[str, dict[str, Any]] = {
     "adapter": {"sites": "all"},
@@ -254,6 +260,50 @@ def arms(out: Path, names: Sequence[str]) -> None:
         train_and_score("an4", 0, out / "arms" / name.replace(" ", "-"), layers)
 
 
+def replay(out: Path, corpora: Sequence[str], seeds: Sequence[int]) -> None:
+    """A run of each corpus and seed with each source of general speech."""
+    for corpus in corpora:
+        for arm in REPLAY_ARMS:
+            for seed in seeds:
+                folder = out / "replay" / f"{corpus}-{arm}-{seed}"
+                layers = [(f"replay {arm}", {"data": {"replay": _replayed(arm, out)}})]
+                train_and_score(corpus, seed, folder, layers)
+
+
+def _replayed(arm: str, out: Path) -> str:
+    """The value of `data.replay`."""
+    if arm == "replay_audio":
+        return str(SHARED / "replay_audio" / "manifest.jsonl")
+    if arm != "wheel":
+        return arm
+    folder = out / "replay" / "wheel"
+    folder.mkdir(parents=True, exist_ok=True)
+    for recording in wheel_recordings(cache_root()):
+        link = folder / recording.name
+        if not link.exists():
+            link.symlink_to(recording)
+    return str(folder)
+
+
+def _replay_figures(out: Path) -> dict[str, Any]:
+    """Test WER, points of canary, strength and drift by corpus and source, over the seeds."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(out.glob("replay/*-*-*/result.json")):
+        run = json.loads(path.read_text(encoding="utf-8"))
+        groups.setdefault(path.parent.name.rpartition("-")[0], []).append(run)
+    figures: dict[str, Any] = {}
+    for name, runs in groups.items():
+        drifts = [run["best"].get("drift") for run in runs]
+        figures[name] = {
+            "seeds": [run["seed"] for run in runs],
+            "base_wer": runs[0]["base_wer"],
+            **{key: _spread(runs, key) for key in _SPREAD},
+            "strengths": [run["best"]["strength"] for run in runs],
+            "drifts": [None if drift is None else round(drift, 4) for drift in drifts],
+        }
+    return figures
+
+
 def summary(out: Path) -> dict[str, Any]:
     """All that is in the folder, with the goals that are met and missed."""
     figures: dict[str, Any] = {}
@@ -284,6 +334,8 @@ def summary(out: Path) -> dict[str, Any]:
         goals.append(_goal("noise: relative change at 5 dB", gain, -0.2))
         lost = found["lost_on_clean_points"]
         goals.append(_goal("noise: points lost on clean speech", lost, 0.3))
+    if sources := _replay_figures(out):
+        figures["replay"] = sources
     compared = sorted(out.glob("arms/*/result.json"))
     if compared:
         read = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in compared}
@@ -329,7 +381,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["recipe", "plain", "noise", "arms", "show"])
+    parser.add_argument("what", choices=["recipe", "plain", "noise", "arms", "replay", "show"])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--corpus", nargs="+", choices=CORPORA, default=list(CORPORA))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -353,6 +405,8 @@ def main() -> int:
         noise(options.out, extra)
     elif options.what == "arms":
         arms(options.out, options.arms)
+    elif options.what == "replay":
+        replay(options.out, options.corpus, options.seeds)
     figures = summary(options.out)
     for goal in figures["goals"]:
         print(f"{goal['name']}: {goal['figure']:g} of at most {goal['bound']:g}: "

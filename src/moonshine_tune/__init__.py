@@ -17,7 +17,7 @@ torch.
 
 import importlib
 from collections.abc import Mapping, Sequence
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +72,7 @@ def train(
 
     Args:
         train, dev, replay, canary: manifests; `train` is required unless another source has it.
+            `replay` also takes a folder of recordings, "auto", "hub" or "none", as `--replay`.
         settings: any setting by its name, nested or dotted: `{"train.steps": 100}`.
         resume: continue the run in `out` with its own settings.
         fit: change settings until the run fits the memory.
@@ -91,7 +92,7 @@ def train(
         None if config is None else Path(config),
         None,
         flags={"model": model, "tracker": tracker},
-        manifests={name: Path(path) for name, path in manifests.items() if path is not None},
+        manifests={name: fspath(path) for name, path in manifests.items() if path is not None},
     )
     if resume:
         before = RunFolder.open(Path(out)).read_record().settings

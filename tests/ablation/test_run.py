@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.made_up_training import FakeTrain, wer_of
 from tests.messages import Messages
@@ -19,6 +20,7 @@ from moonshine_tune.ablation.request import AblateRequest
 from moonshine_tune.ablation.results import Bounds, choose, pareto_front, show_ablation
 from moonshine_tune.ablation.run import AblationResult, run_ablation
 from moonshine_tune.ablation.study import AblationStudy, TrialSummary
+from moonshine_tune.audio.io import write_audio
 from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.core.errors import (
     MachineError,
@@ -415,3 +417,25 @@ def test_a_trial_of_a_dead_search_is_shown_as_stopped(request_of: Make) -> None:
     with work_together(result.path / SEARCH_LOCK):
         states = [trial.state for trial in show_ablation(result.path).trials]
     assert states == ["finished", "running"]
+
+
+def test_all_trials_replay_what_is_made_once(
+    request_of: Make, data: dict[str, str], tmp_path: Path
+) -> None:
+    """A folder becomes a manifest before the first trial; a word continues the same search."""
+    speech = tmp_path / "general"
+    speech.mkdir()
+    write_audio(speech / "a.wav", np.full(32_000, 0.1, np.float32))
+    manifests = {name: data[name] for name in ("train", "dev", "canary")}
+    layers = (("flag", {"data": {**manifests, "replay": str(speech)}}),)
+    train = FakeTrain()
+    _run(request_of(layers=layers, trials=2), train)
+    replayed = {ran[0].settings.data.replay for ran in train.ran}
+    (manifest,) = replayed
+    assert manifest.name == "manifest.jsonl" and manifest.is_file()
+    record = open_ablation(tmp_path / "ablation").record
+    assert set(record.data) == {"train", "dev", "canary", "replay"}
+    assert _run(request_of(layers=layers, trials=3), train).counts == {"finished": 3}
+    none = (("flag", {"data": {**manifests, "replay": "none"}}),)
+    with pytest.raises(ProblemsError, match=r"data\.replay was"):
+        _run(request_of(layers=none, trials=3), train)

@@ -31,6 +31,7 @@ _SHIM = """#!/usr/bin/env bash
 words=("$@")
 if [ "$1" = train ]; then
   words+=(--set train.steps=2 --set select.every_steps=2)
+  words+=(--set retain.max_clips=4 --set retain.watched_clips=2)
 elif [ "$1 $2" = "data synth" ]; then
   for place in "${{!words[@]}}"; do
     if [ "${{words[place]}}" -gt 12 ] 2>/dev/null && [ "${{words[place - 1]}}" = --count ]; then
@@ -63,6 +64,8 @@ data fix audit --apply --out fixed.jsonl
 data fix data/dev.jsonl --style base --out styled.jsonl --apply
 compare runs/a runs/first
 transcribe recordings --adapter runs/a --format jsonl,srt --words --out transcripts
+try runs/a recordings
+try exports/a data/test.jsonl --json
 runs list runs
 runs show runs/a
 runs compare runs/a runs/first

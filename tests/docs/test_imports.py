@@ -36,7 +36,7 @@ _PROCESSES = ("audio/espeak_worker.py", "evaluation/benchmark/worker.py")
 _COMMANDS = (
     "", "doctor", "models", "models list", "models fetch", "models rebuild", "data", "data import",
     "data align", "data check", "data split", "data synth", "estimate", "train", "evaluate",
-    "transcribe",
+    "transcribe", "try",
     "export", "benchmark", "package", "verify", "report", "demo", "ablate", "ablate run",
     "ablate show", "ablate choose", "runs", "runs list", "runs show", "runs compare", "runs clean",
     "settings",

@@ -87,7 +87,7 @@ def test_settings_have_the_sources_of_the_command_line(folder: Path, saved_v1: P
     assert "settings: no setting is called 'train.stepz'" in str(caught.value)
     result = mt.train(
         model=str(saved_v1), preset="tiny-proof", train="train.jsonl", dev="dev.jsonl",
-        out="runs/a", settings={"train.steps": 2, "train.accumulation": 1},
+        replay="none", out="runs/a", settings={"train.steps": 2, "train.accumulation": 1},
     )  # fmt: skip
     assert result.steps == 2
     assert result.run == Path("runs/a")

@@ -289,7 +289,7 @@ def test_the_verdict_is_in_the_result_the_record_the_list_and_the_exit_code(
     answer, document = ask(
         "train", "--model", training.model, "--train", training.speech / "train.jsonl",
         "--dev", training.speech / "dev.jsonl", "--out", out, "--set", "train.steps=2",
-        "--set", "train.batch_size=4", "--set", "device.name=cpu",
+        "--set", "train.batch_size=4", "--set", "device.name=cpu", "--replay", "none",
     )  # fmt: skip
     assert (answer, document["verdict"]) == (code, verdict)
     assert any(verdict in remark for remark in document["remarks"]) == bool(code)

@@ -19,8 +19,10 @@ from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.files import disk_errors
 from moonshine_tune.core.nested import flatten, unflatten
+from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import command_line, git_state, platform_summary, versions
 from moonshine_tune.corpus.manifest import read_manifest
+from moonshine_tune.data.replay_audio import remade, with_replay_audio
 from moonshine_tune.runs.records import AblationRecord
 
 _EXPLICIT = ("flag", "--set")
@@ -68,8 +70,10 @@ class AblateRequest:
         return (*self.layers, ("flag", unflatten({"train.steps": self.steps})))
 
 
-def prepare_ablation(request: AblateRequest) -> Ablation:
+def prepare_ablation(request: AblateRequest, progress: Progress) -> Ablation:
     """The ablation of `request.out`: opened and checked against the request, or newly made.
+
+    Replay audio that has no manifest yet is made first: all trials replay the same.
 
     Raises:
         RequestError, ProblemsError: the request makes no sense, the folder holds something else or
@@ -81,13 +85,13 @@ def prepare_ablation(request: AblateRequest) -> Ablation:
         locks.mkdir(parents=True, exist_ok=True)
     with FileLock(locks / "setup.lock"):
         if (request.out / "ablation.json").exists():
-            return _continued(open_ablation(request.out), request)
+            return _continued(open_ablation(request.out), request, progress)
         if any(path != locks for path in request.out.iterdir()):
             raise RequestError(
                 "the folder is not empty", where=request.out, hint="choose another --out"
             )
         try:
-            ablation = _new(request)
+            ablation = _new(request, progress)
         except BaseException:
             (locks / "setup.lock").unlink(missing_ok=True)
             locks.rmdir()
@@ -125,7 +129,7 @@ def _check_request(request: AblateRequest) -> None:
         )
 
 
-def _new(request: AblateRequest) -> Ablation:
+def _new(request: AblateRequest, progress: Progress) -> Ablation:
     space = request.space
     if space is None:
         raise RequestError(
@@ -133,6 +137,8 @@ def _new(request: AblateRequest) -> Ablation:
         )
     _check_not_searched(space, request.all_layers)
     resolved = resolve_settings([*space.layers, *request.all_layers])
+    resolved, replay = with_replay_audio(resolved, progress)
+    progress.say(replay.remark)
     settings = resolved.settings
     if settings.data.canary is None and any("data.replay" in d.keys for d in space.dimensions):
         raise RequestError(
@@ -208,7 +214,7 @@ def _fingerprints(settings: RunSettings, objectives: Sequence[str]) -> dict[str,
         )
     fingerprints = {}
     for name, path in named.items():
-        if path is None:
+        if not isinstance(path, Path):
             continue
         manifest = read_manifest(path, require_text=name in ("train", "dev"))
         tests = sum(item.split == "test" for item in manifest.utterances)
@@ -231,7 +237,7 @@ def _without_paths(settings: RunSettings) -> dict[str, Any]:
     return unflatten({key: value for key, value in flat.items() if key not in PATH_SETTINGS})
 
 
-def _continued(known: Ablation, request: AblateRequest) -> Ablation:
+def _continued(known: Ablation, request: AblateRequest, progress: Progress) -> Ablation:
     """The recorded search, with the number of trials that is asked for now.
 
     Raises:
@@ -248,12 +254,15 @@ def _continued(known: Ablation, request: AblateRequest) -> Ablation:
         ("--study", request.study, known.record.study),
         ("--storage", request.storage and without_password(request.storage), known.record.storage),
     ]
-    named = [flag for flag in flags if flag[1] is not None] + _named_settings(known, request)
+    named = [flag for flag in flags if flag[1] is not None]
+    named += _named_settings(known, request, progress)
     problems += [
         f"{name} was {_shown(recorded)} and is now {_shown(requested)}"
         for name, requested, recorded in named
         if requested != recorded
     ]
+    if isinstance(known.settings.data.replay, Path):
+        remade(known.settings.data.replay, progress)
     now = _fingerprints(known.settings, known.record.objectives)
     problems += [
         f"the {name} manifest has changed since the search began"
@@ -274,13 +283,21 @@ def _continued(known: Ablation, request: AblateRequest) -> Ablation:
     return replace(known, record=record)
 
 
-def _named_settings(known: Ablation, request: AblateRequest) -> list[tuple[str, Any, Any]]:
+def _named_settings(
+    known: Ablation, request: AblateRequest, progress: Progress
+) -> list[tuple[str, Any, Any]]:
     """Each setting that the request names, with its value now and in the search."""
     layers = request.all_layers
     if request.space is not None and layers:
         layers = (*request.space.layers, *layers)
-    before, now = _flat(known.settings), _flat(resolve_settings(layers).settings)
     named = {key for _, content in layers for key, _ in flatten(content)}
+    resolved = resolve_settings(layers)
+    if resolved.sources.get("data.replay") not in _EXPLICIT and not known.settings.data.replay:
+        # A preset's own: a search of an earlier version had none, and goes on without.
+        named.discard("data.replay")
+    if "data.replay" in named:
+        resolved, _ = with_replay_audio(resolved, progress)
+    before, now = _flat(known.settings), _flat(resolved.settings)
     return [(key, now[key], before[key]) for key in sorted(named)]
 
 

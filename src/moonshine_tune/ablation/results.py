@@ -13,6 +13,7 @@ from moonshine_tune.ablation.latency import measure_latency
 from moonshine_tune.ablation.run import shown_figures
 from moonshine_tune.ablation.study import AblationStudy, TrialSummary, storage_errors
 from moonshine_tune.config.resolve import PATH_SETTINGS
+from moonshine_tune.config.settings import REPLAY_WORDS
 from moonshine_tune.core.errors import NegativeAnswerError, RequestError
 from moonshine_tune.core.files import write_text_atomic
 from moonshine_tune.core.locks import is_anyone_working
@@ -302,8 +303,10 @@ def _compare(
 def _settings_text(ablation: Ablation, trial: TrialSummary, num_done: int, file: Path) -> str:
     settings = ablation.trial_settings(trial.number, trial.params).settings
     record = dict(flatten(settings.model_dump(mode="json", exclude_none=True)))
+    # Otherwise the replay audio of the preset would be taken.
+    record.setdefault("data.replay", "none")
     for name in PATH_SETTINGS:
-        if name in record:
+        if name in record and record[name] not in REPLAY_WORDS:
             # Relative, as the file is read: the folder with all its data can be moved.
             record[name] = os.path.relpath(record[name], file.absolute().parent)
     head = (

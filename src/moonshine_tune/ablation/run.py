@@ -80,7 +80,7 @@ def run_ablation(
         MachineError: the database cannot be used.
     """
     start_time = time.monotonic()
-    ablation = prepare_ablation(request)
+    ablation = prepare_ablation(request, progress)
     for folder in (ablation.path, ablation.path / "trials"):
         remove_leftovers(folder)
     url = ablation.database_url(request.storage)

@@ -26,7 +26,7 @@ from typing import Any
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from moonshine_tune.config.resolve import read_preset, resolve_settings
+from moonshine_tune.config.resolve import absolute_path, read_preset, resolve_settings
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.nested import flatten, unflatten
@@ -333,7 +333,7 @@ class _SpaceReader:
         values = dict(flatten(content))
         for key, value in values.items():
             if isinstance(value, str) and key in _PATHS and self._folder is not None:
-                values[key] = str((self._folder / value).absolute())
+                values[key] = absolute_path(key, value, self._folder)
             elif isinstance(value, str):
                 with suppress(ValueError):
                     values[key] = float(value)

@@ -55,7 +55,9 @@ def run(
     train: Annotated[_File, Option(help="Training manifest.")] = None,
     dev: Annotated[_File, Option(help="Development manifest; never a test.")] = None,
     canary: Annotated[_File, Option(help="General speech; shows what gets worse on it.")] = None,
-    replay: Annotated[_File, Option(help="General speech against forgetting; no texts.")] = None,
+    replay: Annotated[
+        _Text, Option(help="General speech against forgetting; as of `train`.")
+    ] = None,
     model: Annotated[_Text, Option(help="Catalog name, hub id or folder.")] = None,
     preset: Annotated[_Text, Option(help="A shipped preset under the search.")] = None,
     config: Annotated[_File, Option(help="YAML settings under the search.")] = None,

@@ -68,12 +68,13 @@ def _register() -> None:
         settings,
         train,
         transcribe,
+        try_models,
     )
 
     app.add_typer(models.app, name="models")
     app.add_typer(data.app, name="data")
-    for module in (doctor, settings, estimate, train, evaluate, transcribe, export, merge,
-                   benchmark, package, report, demo, ablate, plan, runs):  # fmt: skip
+    for module in (doctor, settings, estimate, train, evaluate, transcribe, try_models, export,
+                   merge, benchmark, package, report, demo, ablate, plan, runs):  # fmt: skip
         module.register(app)
 
 

@@ -72,6 +72,11 @@ def emit(text: str) -> None:
     _write_encodable(sys.stdout, printable(text))
 
 
+def emit_json(document: Any) -> None:
+    """Write one line of JSON to stdout, where a result has several."""
+    _write_json(document)
+
+
 def _write(stream: TextIO, text: str) -> None:
     """Print a text that may hold parts of any origin: no escape sequence, and no secret."""
     _write_encodable(stream, printable(mask_secrets(text.rstrip("\n"))) + "\n")

@@ -32,10 +32,14 @@ def demo(
 
 
 def _summary(record: "DemoRecord", out: Path) -> str:
+    from moonshine_tune.demo.data import HUMAN_CANARY
+
     rows = []
     for name, scores in (("domain", record.domain), ("canary", record.canary)):
         for backend in ("torch", "runtime"):
-            cells = [f"{name}, {backend}"]
+            clips = scores["adapted"][backend].utterances
+            which = f" ({HUMAN_CANARY}, {clips} clips)" if name == "canary" else ""
+            cells = [f"{name}{which}, {backend}"]
             for side in ("base", "adapted"):
                 score = scores[side][backend]
                 low, high = score.ci95 or (0.0, 0.0)

@@ -71,7 +71,7 @@ def estimate(
         clip_s=workload.clip_s if clip_s is None else clip_s,
         tokens=tokens,
         audio_s=workload.audio_s if audio_hours is None else audio_hours * 3600,
-        replays=replay or workload.replays,
+        replays=replay or settings.data.replay is not None,
     )
     result = estimate_run(
         settings,

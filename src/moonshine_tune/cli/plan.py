@@ -79,7 +79,9 @@ def init(
     ] = None,
     test: Annotated[str | None, Option(help="Test manifest, which judges.")] = None,
     canary: Annotated[str | None, Option(help="General speech with transcripts.")] = None,
-    replay: Annotated[str | None, Option(help="General speech without transcripts.")] = None,
+    replay: Annotated[
+        str | None, Option(help="General speech: a manifest, a folder, auto or none.")
+    ] = None,
     hours: Annotated[float | None, Option(help="Hours that the pilot may take.")] = None,
     canary_points: Annotated[
         float | None, Option(help="Points of WER that the canary may lose.")

@@ -131,8 +131,9 @@ def _details(details: "RunDetails") -> str:
     lines = [
         f"{run.path}: {run.status}, {run.model}, {run.steps or 0} steps, {run.size_mb:.1f} MB",
         f"dev WER {number(run.base_dev_wer)} → {number(run.dev_wer)}, "
-        f"canary {number(run.base_canary_wer)} → {number(run.canary_wer)}",
+        f"{run.canary_name} {number(run.base_canary_wer)} → {number(run.canary_wer)}",
         *([f"dev WER is {run.voices}"] if run.voices else []),
+        *([f"replayed: {run.replay}"] if run.replay else []),
     ]
     if details.score:
         lines.append(f"dev: {_score(details.score)}")

@@ -42,7 +42,11 @@ def train(
         Path | None, Option(help="Development manifest [default: a share of train is held out].")
     ] = None,
     replay: Annotated[
-        Path | None, Option(help="General speech that keeps general accuracy; no texts needed.")
+        str | None,
+        Option(
+            help="General speech that keeps general accuracy, no texts needed: a manifest, a "
+            "folder of recordings, auto, hub or none [default: auto, by the preset]."
+        ),
     ] = None,
     canary: Annotated[
         Path | None, Option(help="General speech; rejects adapters that get worse on it.")
@@ -98,18 +102,30 @@ def _document(result: "TrainResult") -> dict[str, Any]:
         | {"stopped": result.stopped}
         | result.to_json()
         | voices
+        | ({"replay": result.replay.to_json()} if result.replay else {})
         | {"remarks": result.remarks}
     )
 
 
+def _general_speech(result: "TrainResult") -> list[str]:
+    """What was replayed, and how far the adapter drifts from the base on what was held out."""
+    if result.replay is None or not result.replay.clips:
+        return ["nothing was replayed: general speech may be worse; see --replay in train --help"]
+    drift = result.best.drift
+    measured = "" if drift is None else f"; drift {drift:.4f} nats per token on held-out replay"
+    return [f"replayed: {result.replay.sentence}{measured}"]
+
+
 def _summary(result: "TrainResult") -> str:
+    canary = result.best.canary_name.replace("canary", "canary WER", 1)
     rows = []
     for name, candidate in (("base", result.baseline), (f"step {result.best.step}", result.best)):
         wers = number(candidate.dev_wer), number(candidate.canary_wer)
         rows.append([name, *wers, f"{candidate.strength:g}"])
     lines = [
-        table(["adapter", "dev WER", "canary WER", "strength"], rows),
+        table(["adapter", "dev WER", canary, "strength"], rows),
         *([f"dev WER is {result.voices.sentence}"] if result.voices else []),
+        *_general_speech(result),
         f"{result.stopped} after {result.steps} steps, {result.train_seconds:.0f} s of training, "
         f"{result.seconds:.0f} s in total, peak {result.peak_memory_mb} MB, "
         f"loss {result.first_loss:.3f} → {result.last_loss:.3f}, "

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from moonshine_tune.config.settings import RunSettings
+from moonshine_tune.config.settings import REPLAY_WORDS, RunSettings
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.nested import flatten, unflatten
 from moonshine_tune.core.text import did_you_mean, first_line
@@ -19,6 +19,8 @@ from moonshine_tune.core.yaml import parse_yaml, read_shipped, read_yaml, shippe
 # Settings that are paths; in a settings file they are relative to that file.
 PATH_SETTINGS = ("data.train", "data.dev", "data.canary", "data.replay", "augment.noise",
                  "augment.rooms")  # fmt: skip
+
+_WORDS = {"data.replay": REPLAY_WORDS}
 
 Layer = tuple[str, Mapping[str, Any]]
 """A source of settings and its values."""
@@ -66,8 +68,19 @@ def read_settings_file(path: Path) -> dict[str, Any]:
         section, _, key = name.partition(".")
         values = content.get(section)
         if isinstance(values, dict) and isinstance(values.get(key), str):
-            values[key] = str((path.parent / Path(values[key]).expanduser()).absolute())
+            values[key] = absolute_path(name, values[key], path.parent)
     return content
+
+
+def absolute_path(name: str, value: str | Path, folder: Path) -> str:
+    """The value of a setting that is a path, relative to `folder`; its words stay, such as `auto`.
+
+    Args:
+        name: of the setting, such as `data.replay`.
+    """
+    if str(value) in _WORDS.get(name, ()):
+        return str(value)
+    return str((folder / Path(value).expanduser()).absolute())
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
@@ -113,13 +126,14 @@ def settings_layers(
     assignments: Sequence[str] | None,
     *,
     flags: Mapping[str, str | None],
-    manifests: Mapping[str, Path | None] | None = None,
+    manifests: Mapping[str, str | Path | None] | None = None,
 ) -> list[Layer]:
     """The layers of a command for `resolve_settings`; sources that are not given are left out.
 
     Args:
         flags: settings outside of a section, such as `model`; None if the flag is not given.
-        manifests: paths by their setting in `data`, relative to the current folder; None likewise.
+        manifests: paths by their setting in `data`, relative to the current folder, or a word that
+            the setting knows (`--replay auto`); None likewise.
     """
     layers: list[Layer] = []
     if preset:
@@ -129,7 +143,7 @@ def settings_layers(
     given: dict[str, Any] = {name: value for name, value in flags.items() if value}
     for name, path in (manifests or {}).items():
         if path:
-            given[f"data.{name}"] = str(path.absolute())
+            given[f"data.{name}"] = absolute_path(f"data.{name}", path, Path())
     layers += [("flag", unflatten(given)), ("--set", parse_assignments(assignments or ()))]
     return [layer for layer in layers if layer[1]]
 

@@ -4,7 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+REPLAY_WORDS = ("auto", "hub", "none")
+"""Values of `data.replay` that are no path; a file of such a name is written `./auto`."""
 
 
 class _Section(BaseModel):
@@ -33,9 +36,11 @@ class DataSettings(_Section):
     canary: Path | None = None
     """General speech whose WER must stay within `select.canary_bound`; lines without a transcript
     are scored against what the base model writes. Give one to limit the loss on general speech."""
-    replay: Path | None = None
-    """General speech, no transcripts needed, on which the frozen base model acts as a teacher. Give
-    some whenever the model must also keep its accuracy outside your domain."""
+    replay: Literal["auto", "hub"] | Path | None = None
+    """General speech on which the frozen base model acts as a teacher: a manifest or a folder of
+    recordings, no transcripts needed; `auto` speaks sentences of its own and needs no network,
+    `hub` downloads recordings, `none` does without. Give recordings of your own if you have any:
+    they keep general speech best."""
     normalizer: str | None = None
     """Text normalizer of all scores: english-1, spelled-1 or basic-1; by default chosen by
     language. Change it for spelled letters and digits (spelled-1)."""
@@ -46,6 +51,11 @@ class DataSettings(_Section):
     max_clip_s: float = Field(default=30.0, gt=0)
     """Longest utterance that is used, in seconds; longer ones are skipped and counted. Lower it if
     memory runs out with a single clip."""
+
+    @field_validator("replay", mode="before")
+    @classmethod
+    def _none_is_a_word(cls, value: Any) -> Any:
+        return None if value == "none" else value
 
 
 class AdapterSettings(_Section):

@@ -19,6 +19,10 @@ RESERVED_KEYS = ("id", "audio", "audio_filepath", "text", "speaker", "duration",
                  "offset", "language", "split", "session")  # fmt: skip
 # What a recognizer wrote, in a manifest of corrections. A key like any other but for its readers.
 HYPOTHESIS = "hypothesis"
+# Name of the set that an utterance belongs to, for people.
+SET_KEY = "set"
+# Whether a clip of replay audio is held out to be watched; without any, some are chosen.
+HELD_OUT_KEY = "held_out"
 _NUMBERS = ("duration", "start", "end", "offset")
 _STRINGS = ("text", "speaker", "language", "split", "session")
 
@@ -81,6 +85,18 @@ class Manifest:
 
     def __len__(self) -> int:
         return len(self.utterances)
+
+    @property
+    def title(self) -> str:
+        """The name of the set, for people: `set` of its lines, where they have that key.
+
+        Else that of the file, or of its folder where the file is only called `manifest`.
+        """
+        named = self.utterances[0].extra.get(SET_KEY) if self.utterances else None
+        if isinstance(named, str) and named.strip():
+            return first_line(named, 60)
+        is_plain = self.path.stem == "manifest"
+        return (self.path.absolute().parent.name if is_plain else self.path.stem) or "manifest"
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,13 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from moonshine_tune.audio.io import change_tempo, load_audio, write_audio
+from moonshine_tune.audio.io import load_audio, write_audio
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
-from moonshine_tune.audio.segment import split_at_pauses
 from moonshine_tune.audio.tts import DEV_VOICES, TEST_VOICES, TRAIN_VOICES
 from moonshine_tune.core.files import complete_folder
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.corpus.manifest import Utterance, read_manifest, write_manifest
+from moonshine_tune.corpus.manifest import SET_KEY, Utterance, read_manifest, write_manifest
+from moonshine_tune.data.replay_audio import recording_pieces
 from moonshine_tune.data.synthesis.atc_grammar import phraseology_split
 from moonshine_tune.data.synthesis.corpus import synthesize_corpus
 from moonshine_tune.data.synthesis.general_sentences import general_sentences
@@ -22,7 +22,9 @@ _NUM_GENERAL = 96
 _HUMAN_CUTS_S = (4.0, 6.0, 10.0)
 _HUMAN_TEMPOS = (0.9, 1.0, 1.1)
 
-# The canary is `two_cities.wav` (44.4 s, one reader, 48 kHz), which comes with the package
+# The canary of the scores. That of the choice of the adapter is synthesized: `general`.
+HUMAN_CANARY = "two_cities"
+# It is `two_cities.wav` (44.4 s, one reader, 48 kHz), which comes with the package
 # moonshine-voice: the opening sentence of A Tale of Two Cities by Charles Dickens (1859, public
 # domain), read in full. `split_at_pauses` makes these cuts, each in the middle of a pause of more
 # than half a second; the last two seconds are silence. The spans are written down so that the
@@ -112,18 +114,7 @@ def _add_recordings(folder: Path, recordings: tuple[Path, ...]) -> None:
     """
     manifest = folder / "manifest.jsonl"
     utterances = list(read_manifest(manifest, require_text=False).utterances)
-    for recording in recordings:
-        samples = load_audio(recording)
-        for max_s in _HUMAN_CUTS_S:
-            for number, (start, end) in enumerate(split_at_pauses(samples, max_s=max_s)):
-                piece = samples[round(start * SAMPLE_RATE_HZ) : round(end * SAMPLE_RATE_HZ)]
-                for tempo in _HUMAN_TEMPOS:
-                    name = f"{recording.stem}-{max_s:g}s-{number:02d}~tempo{tempo:g}"
-                    path = folder / "audio" / f"{name}.wav"
-                    changed = change_tempo(piece, tempo)
-                    write_audio(path, changed)
-                    seconds = len(changed) / SAMPLE_RATE_HZ
-                    utterances.append(Utterance(name, path.resolve(), duration=seconds))
+    utterances += recording_pieces(recordings, folder / "audio", _HUMAN_CUTS_S, _HUMAN_TEMPOS)
     write_manifest(manifest, utterances)
 
 
@@ -135,6 +126,13 @@ def _write_canary(folder: Path, recording: Path) -> None:
         first, last = math.floor(start * SAMPLE_RATE_HZ), math.floor(end * SAMPLE_RATE_HZ)
         write_audio(path, samples[first:last])
         utterances.append(
-            Utterance(path.stem, path.resolve(), text, speaker="reader", duration=end - start)
+            Utterance(
+                path.stem,
+                path.resolve(),
+                text,
+                speaker="reader",
+                duration=end - start,
+                extra={SET_KEY: HUMAN_CANARY},
+            )
         )
     write_manifest(folder / "manifest.jsonl", utterances)

@@ -10,7 +10,7 @@ from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import holds_out
 from moonshine_tune.core.hardware import cache_root, peak_resident_mb
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.demo.data import DemoData, make_demo_data
+from moonshine_tune.demo.data import HUMAN_CANARY, DemoData, make_demo_data
 from moonshine_tune.demo.gates import (
     Figures,
     export_gates,
@@ -172,5 +172,6 @@ def _score_gates(figures: Mapping[str, Figures]) -> Iterator[GateResult]:
         backend: sets["canary"]["comparison"]["difference"] for backend, sets in figures.items()
     }
     figure = ", ".join(f"{backend} {points:+.2f}" for backend, points in lost.items())
+    figure += f" ({HUMAN_CANARY}, {runtime['canary']['adapted']['utterances']} clips)"
     kept = max(lost.values()) <= _CANARY_POINTS
     yield gate("canary is kept", f"+{_CANARY_POINTS:g} points at most", lost, figure, kept)

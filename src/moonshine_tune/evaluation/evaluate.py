@@ -307,6 +307,7 @@ def score_manifest(
         model=variant.model,
         adapter=variant.adapter,
         manifest_sha256=manifest.sha256,
+        set_name=manifest.title,
         condition=condition,
         remarks=manifest.remarks,
         exported=variant.exported,

@@ -34,7 +34,7 @@ class Evaluation:
     `conditions` are its evaluations under each condition, the first without noise. `systems` are
     all that were scored on these clips, where they are more than one. `exported` is the hash of the
     adapter or checkpoint that runtime files were exported from. `voices` says whose voices the
-    score is for; None where training has none of them.
+    score is for; None where training has none of them. `set_name` is that of the manifest.
     """
 
     score: Score
@@ -57,6 +57,7 @@ class Evaluation:
     systems: tuple["SystemScore", ...] = ()
     exported: str | None = None
     voices: VoicesRecord | None = None
+    set_name: str = ""
 
     def compared_with(self, before: "Earlier") -> "Evaluation":
         """This evaluation with its change from another one, both scored alike.
@@ -102,6 +103,7 @@ class Evaluation:
             "model": self.model,
             "adapter": self.adapter,
             "manifest_sha256": self.manifest_sha256,
+            "set_name": self.set_name,
             "by_speaker": _by_speaker(self.score),
             "worst": [item.to_record() for item in self.score.worst],
             **self._comparison_record(),

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeGuard
 
 from moonshine_tune.audio.io import audio_info, load_utterance
 from moonshine_tune.audio.samples import Samples
@@ -47,8 +48,22 @@ def read_training_data(data: DataSettings) -> TrainingData:
         _read(data.train, require_text=True),
         None if data.dev is None else _read(data.dev, require_text=True),
         None if data.canary is None else _read(data.canary, require_text=False),
-        None if data.replay is None else _read(data.replay, require_text=False),
+        # A word or a folder is no manifest yet.
+        read_replay(data.replay) if _is_manifest(data.replay) else None,
     )
+
+
+def read_replay(manifest: Path) -> Manifest:
+    """Replay audio; its utterances need no text.
+
+    Raises:
+        RequestError, ProblemsError: as of `read_training_data`.
+    """
+    return _read(manifest, require_text=False)
+
+
+def _is_manifest(replay: Path | str | None) -> TypeGuard[Path]:
+    return isinstance(replay, Path) and not replay.is_dir()
 
 
 def _read(path: Path, *, require_text: bool) -> Manifest:

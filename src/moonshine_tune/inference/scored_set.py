@@ -56,7 +56,12 @@ def transcribe_source(
 
 
 class ScoredSet:
-    """Utterances with references, and the encoder states to decode."""
+    """Utterances with references, and the encoder states to decode.
+
+    Args:
+        name: what it is for, such as `dev`.
+        set_name: of its manifest, for the title.
+    """
 
     def __init__(
         self,
@@ -65,13 +70,20 @@ class ScoredSet:
         source: StateSource,
         normalizer: Normalizer,
         limits: DecodeLimits,
+        *,
+        set_name: str = "",
     ) -> None:
-        self.name = name
+        self.name, self._set_name = name, set_name
         self.utterances = tuple(utterances)
         self._without_text = frozenset(item.id for item in utterances if item.text is None)
         self._source = source
         self.normalizer = normalizer
         self._limits = limits
+
+    @property
+    def title(self) -> str:
+        """Which set it is: `librispeech_other, 50 clips`."""
+        return f"{self._set_name or self.name}, {len(self.utterances)} clips"
 
     @property
     def baseline_hypotheses(self) -> dict[str, str]:

@@ -17,7 +17,7 @@ _ROLES = {
     "test": "judges the result; no choice is made on it",
     "dev": "chooses the best adapter; without it, speakers are held out of train",
     "canary": "general speech that must not get worse",
-    "replay": "general speech, no transcripts needed: the base model acts as a teacher on it",
+    "replay": "general speech, a manifest or a folder without transcripts; without it: auto",
 }
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from moonshine_tune.ablation.space import read_space
 from moonshine_tune.config.resolve import read_preset, resolve_settings
+from moonshine_tune.config.settings import REPLAY_WORDS
 from moonshine_tune.core.bounded_files import is_file
 from moonshine_tune.core.errors import ProblemsError, RequestError, TuneError
 from moonshine_tune.core.names import name_problem
@@ -155,7 +156,7 @@ class DataSection(_PlanSection):
     dev: str | None = None  # chooses the adapter; default: speakers held out of train
     canary: str | None = None  # general speech with transcripts that must not get worse
     dev_canary: str | None = None  # canary for the choice of the adapter; default: `canary`
-    replay: str | None = None  # general speech without transcripts; the base is the teacher
+    replay: str | None = None  # general speech for the teacher: a manifest, a folder, auto or none
     normalizer: str | None = None  # of all scores
 
 
@@ -361,8 +362,18 @@ def _missing_files(settings: PlanSettings, folder: Path) -> Iterator[str]:
         if made and made[1] not in SYNTHESIZED:
             near = _nearest(made[1], SYNTHESIZED)
             yield f"data.{role} = {value!r}: {made[0]} synthesizes no {made[1]!r}{near}"
+        elif role == "replay" and (value in REPLAY_WORDS or _is_folder(folder, value)):
+            continue
         elif value is not None and not made and not _is_file(folder, value):
             yield f"data.{role}: no such manifest: {value}"
+
+
+def _is_folder(folder: Path, name: str | None) -> bool:
+    """Whether a folder of recordings exists."""
+    try:
+        return name is not None and (folder / Path(name).expanduser()).is_dir()
+    except (OSError, RuntimeError, ValueError):
+        return False
 
 
 def _is_file(folder: Path, name: str) -> bool:

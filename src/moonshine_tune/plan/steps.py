@@ -14,6 +14,7 @@ from moonshine_tune import __version__
 from moonshine_tune.ablation.request import AblateRequest
 from moonshine_tune.ablation.space import read_space
 from moonshine_tune.config.resolve import ResolvedSettings, read_preset, resolve_settings
+from moonshine_tune.config.settings import REPLAY_WORDS
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.hardware import cache_root, chip_name, total_memory_mb
 from moonshine_tune.core.nested import flatten, unflatten
@@ -93,6 +94,8 @@ class Context:
     def data(self, role: str) -> Path | None:
         """The manifest of a role; None where the plan has none."""
         value: str | None = getattr(self.plan.settings.data, role)
+        if role == "replay" and value in REPLAY_WORDS:
+            return None
         made = self.plan.settings.synthesized(role)
         if made is not None:
             return self.folder.phase_dir(made[0]) / "data" / made[1] / "manifest.jsonl"
@@ -114,7 +117,8 @@ class Context:
         runtime files; other values as text."""
         inputs = {key: str(value) for key, value in values.items()}
         for role, path in self.manifests(*roles).items():
-            inputs[f"data.{role}"] = self.fingerprints.manifest(path)
+            of_path = self.fingerprints.folder if path.is_dir() else self.fingerprints.manifest
+            inputs[f"data.{role}"] = of_path(path)
         if model is not None:
             folder = self.resolve(model).checkpoint_dir
             inputs["model"] = self.fingerprints.folder(folder, ("*.json", "*.safetensors"))
@@ -230,6 +234,9 @@ def _settings(
         "replay": ctx.data("replay"),
     }
     data: dict[str, Any] = {key: str(path) for key, path in paths.items() if path}
+    word = ctx.plan.settings.data.replay if ctx.plan.settings.data.replay in REPLAY_WORDS else None
+    if word:
+        data["replay"] = word
     if ctx.normalizer:
         data["normalizer"] = ctx.normalizer
     layers = [(f"preset {phase.preset}", read_preset(phase.preset))] if phase.preset else []
@@ -238,6 +245,8 @@ def _settings(
     content = resolved.settings.model_dump(mode="json", exclude={"model"})
     for role in paths:
         del content["data"][role]
+    if word:
+        content["data"]["replay"] = word
     if not resolved.settings.data.teach_silence:
         # The fingerprint of plans that were made before this setting.
         del content["data"]["teach_silence"]
@@ -302,6 +311,8 @@ def _ablate_steps(name: str, phase: AblatePhase, ctx: Context) -> Iterator[Step]
     searched = {key for dimension in space.dimensions for key in dimension.keys}
     content = flatten(resolved.settings.model_dump(mode="json"))
     fixed = {key: value for key, value in content if key not in searched and value is not None}
+    if ctx.plan.settings.data.replay == "none":
+        fixed["data.replay"] = "none"
     request = AblateRequest(
         out=out,
         space=space,

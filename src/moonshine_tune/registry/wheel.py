@@ -12,6 +12,7 @@ import subprocess
 import sys
 import zipfile
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from filelock import FileLock
@@ -38,6 +39,8 @@ _HASHES = {
     "endgame_nagg_nell.wav": "78f44dc6d3da32ecab0c37f391700f0569f4612b8e0be2ecbaf33e1d3d566474",
 }
 
+_RECORDINGS = ("two_cities.wav", "beckett.wav", "endgame_nagg_nell.wav")
+
 
 @dataclass(frozen=True)
 class WheelAssets:
@@ -58,6 +61,20 @@ def cached_wheel_assets(cache: Path) -> WheelAssets | None:
     """The unpacked files if all exist with the right hashes, else None."""
     folder = wheel_folder(cache)
     return _assets(folder) if not _damage(folder) else None
+
+
+def wheel_recordings(cache: Path) -> tuple[Path, ...]:
+    """The recordings of real speech, of the installed package or of the cache; no network is used.
+
+    Empty where neither has them as they are known.
+    """
+    spec = find_spec("moonshine_voice")
+    installed = [Path(path) / "assets" for path in (spec and spec.submodule_search_locations) or ()]
+    for folder in (*installed, wheel_folder(cache)):
+        paths = tuple(folder / name for name in _RECORDINGS)
+        if all(path.is_file() and sha256_of(path) == _HASHES[path.name] for path in paths):
+            return paths
+    return ()
 
 
 def fetch_wheel_assets(cache: Path, progress: Progress) -> WheelAssets:
@@ -87,8 +104,7 @@ def fetch_wheel_assets(cache: Path, progress: Progress) -> WheelAssets:
 
 
 def _assets(folder: Path) -> WheelAssets:
-    recordings = ("two_cities.wav", "beckett.wav", "endgame_nagg_nell.wav")
-    return WheelAssets(folder / "tiny-en", *(folder / name for name in recordings))
+    return WheelAssets(folder / "tiny-en", *(folder / name for name in _RECORDINGS))
 
 
 def _damage(folder: Path) -> str | None:

@@ -126,6 +126,8 @@ def reproduce_files(inputs: PackageInputs) -> dict[str, str]:
     run, benchmark = inputs.run, inputs.benchmark
     evaluations = inputs.evaluations | inputs.base_evaluations
     roles = [role for role in MANIFEST_ROLES if role in run.data]
+    # No file of the user: the word makes it again.
+    made = bool(run.replay and run.replay.kind in ("auto", "hub"))
     digests = dict.fromkeys(record.manifest_sha256 for record in evaluations.values())
     if benchmark is not None:
         digests[benchmark.manifest_sha256] = None
@@ -137,8 +139,13 @@ def reproduce_files(inputs: PackageInputs) -> dict[str, str]:
         run=run,
         model=run.settings["model"],
         roles=roles,
+        made=made,
         # Shell variables: only a digest of the right form may stand beside one.
-        manifests={role.upper(): _digest(run.data[role]) for role in roles}
+        manifests={
+            role.upper(): _digest(run.data[role])
+            for role in roles
+            if not (role == "replay" and made)
+        }
         | {variable: digest for digest, variable in tests.items()},
         tests=tests,
         export=inputs.export or ExportRecord(),

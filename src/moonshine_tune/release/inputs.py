@@ -36,7 +36,8 @@ MANIFEST_ROLES = ("train", "dev", "replay", "canary")
 _SAMPLE_CLIPS = 3
 _MAX_SAMPLE_CLIP_S = 15.0
 _RUN_KEYS = ("schema_version", "created", "sources", "device", "dtype", "normalizer", "data",
-             "adapter", "seed", "status", "versions", "git", "result", "voices")  # fmt: skip
+             "adapter", "seed", "status", "versions", "git", "result", "voices",
+             "replay")  # fmt: skip
 _EVALUATION_KEYS = ("wer", "cer", "substitutions", "deletions", "insertions", "reference_words",
                     "utterances", "audio_seconds", "rtf", "normalizer", "ci95", "backend",
                     "manifest_sha256", "base", "comparison", "metrics", "keyterms",

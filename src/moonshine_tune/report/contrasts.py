@@ -38,6 +38,7 @@ class Contrast:
         ci95: interval of the difference in points; None where it is not known.
         voices: whose voices it is for, and of which adapter where that is not the one that was
             kept, in a sentence; empty where neither needs to be said.
+        canary: of a canary, which set it is: `librispeech_other, 50 clips`.
     """
 
     set_name: str
@@ -48,6 +49,7 @@ class Contrast:
     ci95: tuple[float, float] | None = None
     verdict: str = ""
     voices: str = ""
+    canary: str = ""
 
     @property
     def utterances(self) -> int | None:
@@ -90,7 +92,9 @@ def _contrast(
     set_name: str, backend: str, base: EvaluationPart | None, adapted: EvaluationPart | None
 ) -> Contrast:
     row = _unpaired(set_name, backend, _rate_of(base), _rate_of(adapted))
+    part = adapted or base
     row = replace(row, voices=_voices_in(adapted.result if adapted else None))
+    row = replace(row, canary=_canary_in(part.result) if part and set_name == "canary" else "")
     if base and adapted and base.scored and adapted.scored:
         alike = score_sides_alike(base, adapted)
         # Damaged files: two sides without a common clip, or with other counts, have no difference.
@@ -165,8 +169,15 @@ def contrasts_of_run(run: RunPart) -> list[Contrast]:
             after = scored
         voices = _voices_in(run.record) if name == "dev" else ""
         scope = "; ".join(filter(None, (voices, result.scored_adapter)))
-        rows.append(replace(_unpaired(name, "torch", before, after), voices=scope))
+        canary = short(best.canary, 80) if name == "canary" else ""
+        row = _unpaired(name, "torch", before, after)
+        rows.append(replace(row, voices=scope, canary=canary))
     return rows
+
+
+def _canary_in(record: EvaluationRecord) -> str:
+    clips = [] if record.utterances is None else [f"{record.utterances} clips"]
+    return short(", ".join([*filter(None, [record.set_name]), *clips]), 80)
 
 
 def _voices_in(record: EvaluationRecord | RunRecord | None) -> str:

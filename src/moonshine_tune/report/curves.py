@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from moonshine_tune.report.cells import clean
+from moonshine_tune.report.cells import clean, short
 from moonshine_tune.report.figures import Bound, Chart, Point, Series, smoothed, thinned
 from moonshine_tune.report.reading import RunPart
 
@@ -51,7 +51,7 @@ def learning_curves(run: RunPart) -> Curves:
     clipped = None if clip_norm is None else Bound("clipped above", clip_norm)
     candidates = (
         _dev(scores, best),
-        _scores("Canary WER", scores, "canary_wer", best, _canary_bound(run, scores)),
+        _scores(_canary_title(run), scores, "canary_wer", best, _canary_bound(run, scores)),
         _trend("Training loss", "", steps, _field("loss")),
         _trend("Replay divergence", "KL", steps, _field("replay_kl")),
         _trend("Learning rate", "", steps, _field("learning_rate"), smooth=False),
@@ -101,6 +101,11 @@ def _scores(
 ) -> Chart:
     series = Series(title, tuple(_points(lines, _field(name))), "marked")
     return Chart(title, "%", (series,), bound, best)
+
+
+def _canary_title(run: RunPart) -> str:
+    name = run.record.result.baseline.canary or run.selection.canary
+    return f"Canary WER ({short(name, 80)})" if name else "Canary WER"
 
 
 def _canary_bound(run: RunPart, scores: Sequence[_Line]) -> Bound | None:

@@ -38,8 +38,23 @@ def _gates_of_run(run: RunPart) -> list[GateResult]:
             gates.append(_gate("dev WER improves", row.difference < 0, figure, "below the base"))
         elif bound is not None:
             kept = row.difference <= bound + 1e-9
+            figure += f" ({row.canary})" if row.canary else ""
             gates.append(_gate("canary is kept", kept, figure, f"+{bound:g} points at most"))
+    gates += _drift_gate(run)
     return gates
+
+
+def _drift_gate(run: RunPart) -> list[GateResult]:
+    """What was replayed, and how far the adapter drifts from the base on what was held out."""
+    replay, bound = run.record.replay, clean(run.setting("select.max_drift"))
+    drift = clean(run.record.result.best.drift)
+    if replay is None or bound is None:
+        return []
+    figure = f"replayed: {replay.sentence}"
+    if drift is not None:
+        figure = f"{drift:.4f} nats per token; {figure}"
+    small = None if drift is None else drift <= bound + 1e-9
+    return [_gate("drift on general speech", small, figure, f"{bound:g} nats per token at most")]
 
 
 def _gate(name: str, passed: bool | None, figure: str, bound: str) -> GateResult:

@@ -289,6 +289,7 @@ class EvaluationRecord(Artifact):
     model: str | None = None
     adapter: str | None = None
     manifest_sha256: str = ""
+    set_name: str = ""
     by_speaker: dict[str, Number] = {}
     speakers: dict[str, SpeakerRecord] = {}
     exported: str | None = None
@@ -359,6 +360,9 @@ class SelectionRecord(Artifact):
     """`selection.json` in an adapter, and the scores of run.json. WER in percent.
 
     Written by train; read on resume and by report.
+
+    Attributes:
+        canary: which set the canary is: `librispeech_other, 50 clips`.
     """
 
     made_by = "moonshine-tune train"
@@ -370,6 +374,12 @@ class SelectionRecord(Artifact):
     averaged: StrictInt | None = None
     dev_augmented_wer: Number | None = None
     drift: Number | None = None
+    canary: str = ""
+
+    @property
+    def canary_name(self) -> str:
+        """`canary (librispeech_other, 50 clips)`."""
+        return f"canary ({self.canary})" if self.canary else "canary"
 
     @property
     def judged_wer(self) -> float | None:
@@ -463,6 +473,39 @@ class LegRecord(Record):
     processes: StrictInt | None = None
 
 
+class ReplayRecord(Artifact):
+    """What a run replays: `replay` in run.json, and `replay.json` of the cache.
+
+    Attributes:
+        kind: `manifest`, `folder`, `auto`, `hub`, or `none`.
+        source: where the clips come from, in words and without paths.
+        license: of what was fetched.
+        missing: what `auto` could not have on this machine, and how to get it.
+        files: SHA-256 of each file beside the manifest; in the cache alone.
+    """
+
+    made_by = "moonshine-tune train"
+    file_name: ClassVar[str] = "replay.json"
+
+    kind: str = ""
+    source: str = ""
+    clips: StrictInt = 0
+    seconds: Number = 0.0
+    license: str = ""
+    missing: str = ""
+    files: dict[str, str] = {}
+
+    @property
+    def sentence(self) -> str:
+        """`auto, 92 clips (19 min): sentences by 10 voices of espeak-ng`."""
+        if not self.clips:
+            return self.source or "not recorded"
+        licensed = f", license {self.license}" if self.license else ""
+        name = "" if self.kind == "manifest" else f"{self.kind}, "
+        minutes = f" ({self.seconds / 60:.0f} min)" if self.seconds else ""
+        return f"{name}{self.clips} clips{minutes}: {self.source}{licensed}"
+
+
 class RunRecord(Artifact):
     """`run.json`: written by train, a part of it again by package.
 
@@ -473,6 +516,7 @@ class RunRecord(Artifact):
         legs: of a run whose settings changed at a resume: each leg with its own, the first too.
         relative_paths: of manifests and noises, from the run folder, by setting.
         voices: whose voices the scores on dev are for.
+        replay: the general speech that was replayed.
     """
 
     made_by = "moonshine-tune train"
@@ -491,6 +535,7 @@ class RunRecord(Artifact):
     normalizer: str | None = None
     data: dict[str, str | None] = {}
     voices: VoicesRecord | None = None
+    replay: ReplayRecord | None = None
     remarks: list[str] = []
     expected_memory_mb: Number | None = None
     adapter: dict[str, StrictBool | StrictInt] = {}

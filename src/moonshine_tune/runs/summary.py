@@ -43,6 +43,8 @@ class RunSummary:
             ranked.
         verdict: on the adapter that was kept; empty where there is none.
         voices: whose voices the dev WER is for, in a sentence; empty for voices that train has not.
+        canary_name: `canary (librispeech_other, 50 clips)`.
+        replay: the general speech that was replayed, in a sentence; empty where it is not recorded.
     """
 
     path: Path
@@ -63,6 +65,8 @@ class RunSummary:
     scored_on: str = ""
     verdict: str = ""
     voices: str = ""
+    canary_name: str = "canary"
+    replay: str = ""
 
     @property
     def ended(self) -> bool:
@@ -150,6 +154,8 @@ def read_run(path: Path) -> RunSummary:
         scored_on=_scored_on(record),
         verdict=verdict,
         voices=record.voices.sentence if record.voices else "",
+        canary_name=best.canary_name,
+        replay=record.replay.sentence if record.replay else "",
     )
 
 

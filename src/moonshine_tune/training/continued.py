@@ -12,6 +12,7 @@ from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.nested import flatten, unflatten
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import command_line
+from moonshine_tune.data.replay_audio import made_before
 from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runs.locations import locate
 from moonshine_tune.runs.records import LegRecord, RunRecord
@@ -121,9 +122,19 @@ def continue_run(out: Path, resolved: ResolvedSettings) -> ContinuedRun:
             where=run.path,
             hint="name the folder that was given to it as --out",
         )
-    resolved, remarks = _with_locations(run.path, record, resolved)
+    resolved, remarks = _with_locations(run.path, record, _without_newer_replay(record, resolved))
     check_resumed(record.settings, resolved, record.normalizer)
     return ContinuedRun(run, record, resolved, remarks)
+
+
+def _without_newer_replay(record: RunRecord, resolved: ResolvedSettings) -> ResolvedSettings:
+    """A run of an earlier version goes on without the replay audio that its preset has now."""
+    by_preset = resolved.sources.get("data.replay", "").startswith("preset ")
+    if dict(flatten(record.settings)).get("data.replay") or not by_preset:
+        return resolved
+    data = resolved.settings.data.model_copy(update={"replay": None})
+    settings = resolved.settings.model_copy(update={"data": data})
+    return ResolvedSettings(settings, resolved.sources)
 
 
 def _with_locations(
@@ -133,6 +144,9 @@ def _with_locations(
     recorded = dict(flatten(record.settings))
     now = dict(flatten(resolved.settings.model_dump(mode="json")))
     kept = [n for n in PATH_SETTINGS if recorded.get(n) and now[n] == recorded[n]]
+    if "data.replay" in kept and made_before(Path(recorded["data.replay"])):
+        # Of the cache, which can be emptied: it is made again where it is read.
+        kept.remove("data.replay")
     locations = locate(run, record, kept)
     if locations.missing:
         raise ProblemsError(

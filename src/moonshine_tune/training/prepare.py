@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.corpus.manifest import Manifest, Utterance
+from moonshine_tune.corpus.manifest import HELD_OUT_KEY, SET_KEY, Manifest, Utterance
 from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.corpus.sampler import CurriculumStage, StagedSampler, easy_first_stages
 from moonshine_tune.corpus.splits import evenly_chosen, find_leaks, split_utterances
@@ -36,7 +36,7 @@ from moonshine_tune.training.drift import GeneralDrift, prepare_drift
 from moonshine_tune.training.replay import Replay, prepare_replay
 from moonshine_tune.training.windows import narrow_share
 
-_AUGMENTED_DEV = "augmented dev"
+_AUGMENTED_DEV, _CANARY = "augmented dev", "canary"
 # A canary of a clip or two says nothing: a single word would be 10 % of it.
 _MIN_WATCHED = 5
 
@@ -122,12 +122,14 @@ def prepare_training(
     # The small sets first: memory is best spent on them.
     held_out = {"dev": split.dev}
     if general.canary:
-        held_out[general.canary_name] = general.canary
+        held_out[_CANARY] = general.canary
     scored = settings
     if scored_clip_s is not None:
         changed = settings.data.model_copy(update={"max_clip_s": scored_clip_s})
         scored = settings.model_copy(update={"data": changed})
-    sets, set_remarks = _scored_sets(held_out, scored, opened, cache, banks, scores=scores)
+    sets, set_remarks = _scored_sets(
+        held_out, scored, opened, cache, banks, scores=scores, canary_set=general.canary_set
+    )
     drift: GeneralDrift | None = None
     if general.watched and scores:
         drift = prepare_drift(general.watched, settings, opened, cache, progress)
@@ -161,7 +163,7 @@ def prepare_training(
         sampler=sampler,
         dev=sets["dev"],
         dev_augmented=sets.get(_AUGMENTED_DEV),
-        canary=sets.get(general.canary_name),
+        canary=sets.get(_CANARY),
         drift=drift,
         replay=replay,
         adapter=adapter,
@@ -181,20 +183,23 @@ def _scored_sets(
     banks: NoiseBanks,
     *,
     scores: bool,
+    canary_set: str,
 ) -> tuple[dict[str, ScoredSet], list[str]]:
     """The held-out sets by name, dev augmented too where training is, and the remarks.
 
     Args:
         scores: whether this process scores them; otherwise nothing is encoded.
+        canary_set: which set the canary is.
     """
     normalizer = normalizer_for(settings.data.normalizer, opened.language)
     sets: dict[str, ScoredSet] = {}
     remarks: list[str] = []
     for name, utterances in held_out.items():
+        set_name = canary_set if name == _CANARY else ""
         dataset = build_dataset(
             utterances[: settings.select.max_dev_utterances],
             opened.model,
-            name=name,
+            name=f"{name} ({set_name})" if set_name else name,
             max_clip_s=settings.data.max_clip_s,
             needs_text=False,
         )
@@ -211,10 +216,15 @@ def _scored_sets(
             # From the same noises as the training clips.
             seed = settings.train.seed
             clips[_AUGMENTED_DEV] = AugmentedCopies(dataset, settings.augment, banks, seed=seed)
-        for set_name, own in clips.items():
-            states = cache.source(own, range(len(dataset)) if scores else (), set_name)
-            sets[set_name] = ScoredSet(
-                set_name, dataset.utterances, states, normalizer, opened.limits
+        for scored_name, own in clips.items():
+            states = cache.source(own, range(len(dataset)) if scores else (), scored_name)
+            sets[scored_name] = ScoredSet(
+                scored_name,
+                dataset.utterances,
+                states,
+                normalizer,
+                opened.limits,
+                set_name=set_name,
             )
     return sets, remarks
 
@@ -228,28 +238,38 @@ class _GeneralSpeech:
         watched: clips of the replay audio that are held out, without their texts: they show how far
             the adapter drifts from the base's output.
         canary: clips that are scored; without a canary manifest, the watched ones.
-        canary_name: of that set.
+        canary_set: which set that is.
     """
 
     replayed: Sequence[Utterance] = ()
     watched: Sequence[Utterance] = ()
     canary: Sequence[Utterance] = ()
-    canary_name: str = "canary"
+    canary_set: str = ""
 
 
 def _general_speech(data: TrainingData, settings: RunSettings) -> _GeneralSpeech:
     canary = data.canary.utterances if data.canary else ()
+    canary_set = data.canary.title if data.canary else ""
     if data.replay is None or settings.retain.weight == 0:
-        return _GeneralSpeech(canary=canary)
+        return _GeneralSpeech(canary=canary, canary_set=canary_set)
     utterances = data.replay.utterances
-    count = min(settings.retain.watched_clips, len(utterances) // 5)
-    held_out = set(evenly_chosen(range(len(utterances)), count if count >= _MIN_WATCHED else 0))
+    held_out = _held_out(utterances, settings.retain.watched_clips)
     watched = [replace(utterances[index], text=None) for index in sorted(held_out)]
     rest = [item for index, item in enumerate(utterances) if index not in held_out]
     replayed = evenly_chosen(rest, settings.retain.max_clips)
-    if canary:
-        return _GeneralSpeech(replayed, watched, canary)
-    return _GeneralSpeech(replayed, watched, watched, "held-out replay")
+    if watched and not canary:
+        named = watched[0].extra.get(SET_KEY)
+        canary_set = f"held-out replay: {named}" if named else "held-out replay"
+    return _GeneralSpeech(replayed, watched, canary or watched, canary_set)
+
+
+def _held_out(utterances: Sequence[Utterance], watched_clips: int) -> set[int]:
+    """Clips of replay audio to watch: those that are marked, else some at even distances."""
+    marked = [index for index, item in enumerate(utterances) if item.extra.get(HELD_OUT_KEY)]
+    if marked and watched_clips:
+        return set(evenly_chosen(marked, watched_clips))
+    count = min(watched_clips, len(utterances) // 5)
+    return set(evenly_chosen(range(len(utterances)), count if count >= _MIN_WATCHED else 0))
 
 
 def _build_sampler(

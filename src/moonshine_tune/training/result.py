@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import Field
 
 from moonshine_tune.runs.folder import RunFolder
-from moonshine_tune.runs.records import Number, RunResultRecord, VoicesRecord
+from moonshine_tune.runs.records import Number, ReplayRecord, RunResultRecord, VoicesRecord
 from moonshine_tune.training.selection import Candidate
 
 
@@ -20,6 +20,7 @@ class TrainResult(RunResultRecord):
         first_loss, last_loss: mean cross-entropy per token, in nats, over the first and the last
             tenth of the steps.
         seconds: of the whole command.
+        replay: the general speech that was replayed.
         voices: whose voices the scores on dev are for; None for voices that train has not.
         train_seconds, prepare_seconds: of the steps alone, and of what was stored before them.
     """
@@ -29,6 +30,7 @@ class TrainResult(RunResultRecord):
     stopped: str = Field(exclude=True)
     remarks: tuple[str, ...] = Field(exclude=True)
     voices: VoicesRecord | None = Field(default=None, exclude=True)
+    replay: ReplayRecord | None = Field(default=None, exclude=True)
     baseline: Candidate
     best: Candidate
     canary_held: bool

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from moonshine_tune.core.errors import RequestError, TuneError
 from moonshine_tune.core.locks import one_writer
 from moonshine_tune.core.progress import Progress, SilentProgress
 from moonshine_tune.core.scratch import remove_leftovers
-from moonshine_tune.inference.dataset import read_training_data
+from moonshine_tune.data.replay_audio import ReplayAudio, with_replay_audio
+from moonshine_tune.inference.dataset import TrainingData, read_replay, read_training_data
 from moonshine_tune.memory.fit import MemoryCheck, check_memory
 from moonshine_tune.models.fingerprint import compare_weights
 from moonshine_tune.registry.open import OpenedModel, open_model
@@ -91,12 +93,12 @@ def _train(
             "train.folds needs one process", hint="start it without accelerate launch or torchrun"
         )
     progress = progress if distributed.is_rank_zero else SilentProgress()
-    data = read_training_data(resolved.settings.data)
-    memory = check_memory(
-        resolved, data, fit=fit, refuse=not resume, processes=distributed.world_size
+    inputs = _read_inputs(
+        resolved, progress, fit=fit, refuse=not resume, processes=distributed.world_size
     )
+    memory, data, replay = inputs.memory, inputs.data, inputs.replay
     settings = memory.resolved.settings
-    for remark in (*(continued.remarks if continued else ()), *memory.remarks):
+    for remark in (*(continued.remarks if continued else ()), replay.remark, *memory.remarks):
         progress.say(remark)
     if continued is not None:
         run = continued.run
@@ -126,11 +128,52 @@ def _train(
     trainer = Trainer(settings, model, prepared, run, distributed, progress)
     if continued is None:
         if distributed.is_rank_zero:
-            _write_record(run, content, memory, model, prepared)
-        return trainer.fit(resume=False, start_time=start_time)
-    _check_same_run(run, continued, model, prepared)
-    begin_leg = partial(continued.begin_leg, memory.resolved, content, progress)
-    return trainer.fit(resume=True, start_time=start_time, on_resume=begin_leg)
+            _write_record(run, content, memory, model, prepared, replay)
+        result = trainer.fit(resume=False, start_time=start_time)
+    else:
+        _check_same_run(run, continued, model, prepared)
+        begin_leg = partial(continued.begin_leg, memory.resolved, content, progress)
+        result = trainer.fit(resume=True, start_time=start_time, on_resume=begin_leg)
+    return result.model_copy(update={"replay": replay.record})
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """The manifests of a run, what it replays, and the settings after the check of its memory."""
+
+    memory: MemoryCheck
+    data: TrainingData
+    replay: ReplayAudio
+
+
+def _read_inputs(
+    resolved: ResolvedSettings, progress: Progress, *, fit: bool, refuse: bool, processes: int
+) -> _Inputs:
+    """Make replay audio, read all manifests and check the memory, as of `check_memory`."""
+    wanted = resolved.settings.data.replay
+    is_there = isinstance(wanted, Path) and wanted.is_file()
+    named = resolved.settings.data
+    # Before replay audio is made: a wrong path must not wait for it.
+    data = read_training_data(named if is_there else named.model_copy(update={"replay": None}))
+    made, replay = with_replay_audio(resolved, progress)
+    data = _with_replay(data, replay)
+    memory = check_memory(made, data, fit=fit, refuse=refuse, processes=processes)
+    fitted = memory.resolved.settings
+    if fitted.data.max_clip_s < made.settings.data.max_clip_s:
+        # Replay audio that is made here is cut to what fits now.
+        asked = fitted.model_copy(
+            update={"data": fitted.data.model_copy(update={"replay": wanted})}
+        )
+        made, replay = with_replay_audio(replace(memory.resolved, settings=asked), progress)
+        data, memory = _with_replay(data, replay), replace(memory, resolved=made)
+    return _Inputs(memory, data, replay)
+
+
+def _with_replay(data: TrainingData, replay: ReplayAudio) -> TrainingData:
+    manifest = replay.manifest
+    if manifest is None or (data.replay is not None and data.replay.path == manifest):
+        return data
+    return replace(data, replay=read_replay(manifest))
 
 
 def _record_interrupt(run: RunFolder) -> None:
@@ -164,6 +207,7 @@ def _write_record(
     memory: MemoryCheck,
     model: OpenedModel,
     prepared: PreparedTraining,
+    replay: ReplayAudio,
 ) -> None:
     """run.json of a run that starts."""
     run.write_record(
@@ -174,7 +218,8 @@ def _write_record(
         normalizer=prepared.normalizer,
         data=prepared.fingerprints,
         **({"voices": prepared.voices} if prepared.voices else {}),
-        remarks=(*memory.remarks, *prepared.remarks),
+        replay=replay.record,
+        remarks=(replay.remark, *memory.remarks, *prepared.remarks),
         adapter=vars(prepared.adapter),
         seed=memory.resolved.settings.train.seed,
     )

@@ -50,13 +50,18 @@ class Candidate(SelectionRecord):
         return (
             f"dev WER {self.dev_wer:.2f}"
             + ("" if augmented is None else f", augmented {augmented:.2f}")
-            + ("" if canary is None else f", canary {canary:.2f}")
+            + ("" if canary is None else f", {self.canary_name} {canary:.2f}")
             + ("" if self.drift is None else f", drift {self.drift:.4f}")
         )
 
-    def figures(self, prefix: str = "") -> dict[str, float | None]:
+    def figures(self, prefix: str = "") -> dict[str, float | str | None]:
         """Its scores for the log."""
-        scores = {"dev_wer": self.dev_wer, "canary_wer": self.canary_wer}
+        scores: dict[str, float | str | None] = {
+            "dev_wer": self.dev_wer,
+            "canary_wer": self.canary_wer,
+        }
+        if self.canary:
+            scores["canary"] = self.canary
         if self.dev_augmented_wer is not None:
             scores["dev_augmented_wer"] = self.dev_augmented_wer
         if self.drift is not None:

@@ -377,6 +377,7 @@ class Trainer:
             strength=strength,
             averaged=averaged,
             dev_augmented_wer=augmented,
+            canary=prepared.canary.title if prepared.canary is not None else "",
         )
         return candidate, dev
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from moonshine_tune.audio.blocks import BlockReader
 from moonshine_tune.audio.pauses import Breaks, cut_at_pauses
 from moonshine_tune.audio.samples import Samples
+from moonshine_tune.transcription.recordings import Recording
 
 MAX_PIECE_S = 24.0
 """Longest piece, in seconds."""
@@ -42,3 +43,24 @@ def speech_pieces(reader: BlockReader, *, start_s: float = 0.0) -> Iterator[Piec
     for span in spans:
         if span.has_speech and span.end_s > start_s:
             yield Piece(span.start_s, span.end_s, reader.read(span.start_s, span.end_s))
+
+
+def recording_pieces(
+    recording: Recording, *, start_s: float = 0.0, channel: int | None = None
+) -> Iterator[Piece]:
+    """The pieces of what is to be transcribed of a file, in seconds from the start of that.
+
+    Args:
+        start_s: as of `speech_pieces`.
+        channel: from 1; None averages them.
+
+    Raises:
+        AudioError: it cannot be read, or has no samples.
+    """
+    reader = BlockReader.of_file(
+        recording.path,
+        start_s=recording.start_s,
+        end_s=recording.utterance.end,
+        channel=channel,
+    )
+    return speech_pieces(reader, start_s=start_s)

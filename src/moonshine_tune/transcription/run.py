@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moonshine_tune.audio.blocks import BlockReader
 from moonshine_tune.audio.io import AudioInfo
 from moonshine_tune.audio.remarks import READING_REMARKS
 from moonshine_tune.core.errors import AudioError, RequestError
@@ -29,7 +28,7 @@ from moonshine_tune.transcription.output import (
     StandardOutput,
     check_output,
 )
-from moonshine_tune.transcription.pieces import Piece, speech_pieces
+from moonshine_tune.transcription.pieces import Piece, recording_pieces
 from moonshine_tune.transcription.recordings import Recording, find_recordings
 from moonshine_tune.transcription.segments import Segment
 
@@ -306,21 +305,14 @@ class _Job:
         self._spoken[recording.name] = sum(bool(item.text) for item in before.segments)
         self._counts.audio_s -= before.next_s
         try:
-            for piece in self._pieces(recording, before.next_s):
+            for piece in recording_pieces(
+                recording, start_s=before.next_s, channel=self._request.channel
+            ):
                 yield _Event(recording, piece)
         except AudioError as error:
             yield _Event(recording, error=error)
         else:
             yield _Event(recording)
-
-    def _pieces(self, recording: Recording, start_s: float) -> Iterator[Piece]:
-        reader = BlockReader.of_file(
-            recording.path,
-            start_s=recording.start_s,
-            end_s=recording.utterance.end,
-            channel=self._request.channel,
-        )
-        return speech_pieces(reader, start_s=start_s)
 
     def _transcribe(self, clips: Sequence[Any]) -> list[TimedText]:
         """Transcripts of clips, in order, decoded together by length."""
