@@ -16,9 +16,10 @@ from moonshine_tune.core.nested import flatten, unflatten
 from moonshine_tune.core.text import did_you_mean, first_line
 from moonshine_tune.core.yaml import parse_yaml, read_shipped, read_yaml, shipped_names
 
-# Settings that are paths; in a settings file they are relative to that file.
+# Files that a run reads. Like the parent, they are relative to the settings file that names them.
 PATH_SETTINGS = ("data.train", "data.dev", "data.canary", "data.replay", "augment.noise",
                  "augment.rooms")  # fmt: skip
+PARENT_SETTING = "adapter.parent"
 
 Layer = tuple[str, Mapping[str, Any]]
 """A source of settings and its values."""
@@ -62,7 +63,7 @@ def read_settings_file(path: Path) -> dict[str, Any]:
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise RequestError("settings must be a YAML mapping", where=path)
-    for name in PATH_SETTINGS:
+    for name in (*PATH_SETTINGS, PARENT_SETTING):
         section, _, key = name.partition(".")
         values = content.get(section)
         if isinstance(values, dict) and isinstance(values.get(key), str):
@@ -114,12 +115,14 @@ def settings_layers(
     *,
     flags: Mapping[str, str | None],
     manifests: Mapping[str, Path | None] | None = None,
+    parent: Path | None = None,
 ) -> list[Layer]:
     """The layers of a command for `resolve_settings`; sources that are not given are left out.
 
     Args:
         flags: settings outside of a section, such as `model`; None if the flag is not given.
         manifests: paths by their setting in `data`, relative to the current folder; None likewise.
+        parent: run or adapter folder to start at, relative to the current folder; None likewise.
     """
     layers: list[Layer] = []
     if preset:
@@ -130,6 +133,8 @@ def settings_layers(
     for name, path in (manifests or {}).items():
         if path:
             given[f"data.{name}"] = str(path.absolute())
+    if parent:
+        given[PARENT_SETTING] = str(parent.absolute())
     layers += [("flag", unflatten(given)), ("--set", parse_assignments(assignments or ()))]
     return [layer for layer in layers if layer[1]]
 

@@ -37,6 +37,7 @@ class Contrast:
     Attributes:
         ci95: interval of the difference in points; None where it is not known.
         voices: whose voices it is for, in a sentence; empty where training has none of them.
+        parent: of the adapter that the run started at; None where that is the base.
     """
 
     set_name: str
@@ -47,6 +48,7 @@ class Contrast:
     ci95: tuple[float, float] | None = None
     verdict: str = ""
     voices: str = ""
+    parent: Rate | None = None
 
     @property
     def utterances(self) -> int | None:
@@ -155,15 +157,17 @@ def contrasts_of_run(run: RunPart) -> list[Contrast]:
     if best.is_empty:
         best = run.selection
     rows = []
+    earlier = result.parent or SelectionRecord()
     for name, wers in (
-        ("dev", (base.dev_wer, best.dev_wer)),
-        ("canary", (base.canary_wer, best.canary_wer)),
+        ("dev", (base.dev_wer, earlier.dev_wer, best.dev_wer)),
+        ("canary", (base.canary_wer, earlier.canary_wer, best.canary_wer)),
     ):
-        before, after = (_rate_in(ScoreRecord(wer=wer)) for wer in wers)
+        before, parent, after = (_rate_in(ScoreRecord(wer=wer)) for wer in wers)
         if name == "dev" and scored and (after is None or abs(scored.value - after.value) < 0.01):
             after = scored
         voices = _voices_in(run.record) if name == "dev" else ""
-        rows.append(replace(_unpaired(name, "torch", before, after), voices=voices))
+        row = _unpaired(name, "torch", before, after)
+        rows.append(replace(row, voices=voices, parent=parent))
     return rows
 
 

@@ -222,10 +222,11 @@ class SystemRecord(ScoreRecord):
     """One system on the clips of an evaluation.
 
     Attributes:
-        side: `base` or `adapted`.
+        side: `base`, `parent` (the adapter that the run started at) or `adapted`.
         backend: `torch` or `runtime`.
         by_speaker: WER of each speaker that has a name.
-        comparison: of exported files, from the adapted model in torch to them.
+        comparison: of exported files, from the adapted model in torch to them; of a parent, from it
+            to the adapted model.
     """
 
     side: str = ""
@@ -380,19 +381,23 @@ class SelectionRecord(Artifact):
 
 
 BETTER, NOT_BETTER, CANARY_LOST = "better", "no better than the base", "canary bound broken"
+NOT_BETTER_THAN_PARENT = "no better than the adapter before"
 
 
 class RunResultRecord(Record):
     """How a run ended. Times in seconds, `prepare_seconds` before the first step.
 
     Attributes:
-        verdict: `better`, `no better than the base`, or `canary bound broken`: of the adapter that
-            was kept, on the scores of the run itself; empty where it has none.
+        verdict: `better`, `no better than the base`, `no better than the adapter before` or `canary
+            bound broken`: of the adapter that was kept, on the scores of the run itself; empty
+            where it has none.
+        parent: scores of the adapter that the run started at; None where that is the base.
     """
 
     steps: StrictInt | None = None
     skipped_steps: StrictInt | None = None
     baseline: SelectionRecord = SelectionRecord()
+    parent: SelectionRecord | None = None
     best: SelectionRecord = SelectionRecord()
     canary_held: StrictBool | None = None
     verdict: str = ""
@@ -406,10 +411,15 @@ class RunResultRecord(Record):
     @property
     def judged(self) -> str:
         """The verdict, also of a run that was recorded without one."""
-        return self.verdict or verdict_on(self.baseline, self.best, self.canary_held)
+        return self.verdict or verdict_on(self.baseline, self.best, self.canary_held, self.parent)
 
 
-def verdict_on(base: SelectionRecord, best: SelectionRecord, canary_held: bool | None) -> str:
+def verdict_on(
+    base: SelectionRecord,
+    best: SelectionRecord,
+    canary_held: bool | None,
+    parent: SelectionRecord | None = None,
+) -> str:
     """Whether an adapter may be used; empty where a score is missing.
 
     An adapter that is chosen by dev as recorded and augmented is judged by both.
@@ -419,7 +429,10 @@ def verdict_on(base: SelectionRecord, best: SelectionRecord, canary_held: bool |
         return ""
     if canary_held is False:
         return CANARY_LOST
-    return BETTER if after < before else NOT_BETTER
+    if after >= before:
+        return NOT_BETTER
+    earlier = parent.judged_wer if parent else None
+    return NOT_BETTER_THAN_PARENT if earlier is not None and after >= earlier else BETTER
 
 
 class LegRecord(Record):
@@ -440,6 +453,32 @@ class LegRecord(Record):
     processes: StrictInt | None = None
 
 
+class ParentRecord(Record):
+    """An adapter that a run goes back to.
+
+    Attributes:
+        path: of the run or adapter folder, at that time; not in packages.
+        adapter_sha256: of the adapter's weights.
+        base_sha256: of the weights of its base model.
+        steps: of its run; None where that is not known.
+        data: fingerprints of its manifests.
+    """
+
+    path: str = ""
+    adapter_sha256: str = ""
+    base_sha256: str | None = None
+    steps: StrictInt | None = None
+    created: str = ""
+    data: dict[str, str | None] = {}
+
+    @property
+    def summary(self) -> str:
+        """`adapter 1a2b3c4d5e6f after 300 steps, base 9f8e7d6c5b4a`."""
+        steps = "" if self.steps is None else f" after {self.steps} steps"
+        base = f", base {self.base_sha256[:12]}" if self.base_sha256 else ""
+        return f"adapter {self.adapter_sha256[:12]}{steps}{base}"
+
+
 class RunRecord(Artifact):
     """`run.json`: written by train, a part of it again by package.
 
@@ -450,6 +489,8 @@ class RunRecord(Artifact):
         legs: of a run whose settings changed at a resume: each leg with its own, the first too.
         relative_paths: of manifests and noises, from the run folder, by setting.
         voices: whose voices the scores on dev are for.
+        lineage: the adapters that it goes back to, the one that it started at first; none where it
+            started at the base.
     """
 
     made_by = "moonshine-tune train"
@@ -462,6 +503,7 @@ class RunRecord(Artifact):
     relative_paths: dict[str, str] = {}
     legs: list[LegRecord] = []
     base: BaseModelRecord = BaseModelRecord()
+    lineage: list[ParentRecord] = []
     device: dict[str, str | None] = {}
     dtype: dict[str, str | None] = {}
     processes: StrictInt | None = None

@@ -1,8 +1,9 @@
 """`moonshine-tune train`: from settings and manifests to an adapter in a run folder."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ from moonshine_tune.core.errors import RequestError, TuneError
 from moonshine_tune.core.locks import one_writer
 from moonshine_tune.core.progress import Progress, SilentProgress
 from moonshine_tune.core.scratch import remove_leftovers
-from moonshine_tune.inference.dataset import read_training_data
 from moonshine_tune.memory.fit import MemoryCheck, check_memory
 from moonshine_tune.models.fingerprint import compare_weights
 from moonshine_tune.registry.open import OpenedModel, open_model
@@ -23,6 +23,7 @@ from moonshine_tune.training.continued import JOB, ContinuedRun, continue_run
 from moonshine_tune.training.distributed import Distributed, launched_as_rank_zero
 from moonshine_tune.training.prepare import PreparedTraining, prepare_training
 from moonshine_tune.training.result import TrainResult
+from moonshine_tune.training.start import earlier_fingerprint, start_of_run
 from moonshine_tune.training.trainer import Trainer
 
 
@@ -73,12 +74,17 @@ def _train(
     dtype = choose_dtype(device.device, resolved.settings.device.dtype)
     distributed = Distributed(device.device, dtype.dtype)
     progress = progress if distributed.is_rank_zero else SilentProgress()
-    data = read_training_data(resolved.settings.data)
+    start = start_of_run(resolved, continued)
+    data = start.data
     memory = check_memory(
-        resolved, data, fit=fit, refuse=not resume, processes=distributed.world_size
+        resolved,
+        replace(data, train=data.all_trained),
+        fit=fit,
+        refuse=not resume,
+        processes=distributed.world_size,
     )
     settings = memory.resolved.settings
-    for remark in (*(continued.remarks if continued else ()), *memory.remarks):
+    for remark in (*(continued.remarks if continued else ()), *start.remarks, *memory.remarks):
         progress.say(remark)
     if continued is not None:
         run = continued.run
@@ -89,7 +95,7 @@ def _train(
         None
         if continued and settings.model == continued.record.settings.get("model")
         else settings.model,
-        base_of=run.path if resume else None,
+        base_of=run.path if resume else start.adapter_dir,
         device=device,
         dtype=dtype,
         frozen_weights=settings.device.frozen_weights,
@@ -103,12 +109,15 @@ def _train(
         progress,
         scores=distributed.is_rank_zero,
         scored_clip_s=continued.scored_clip_s if continued else None,
+        parent_dir=start.adapter_dir,
     )
     content = _content(run, memory, model, num_processes=distributed.world_size)
     trainer = Trainer(settings, model, prepared, run, distributed, progress)
     if continued is None:
         if distributed.is_rank_zero:
-            _write_record(run, content, memory, model, prepared)
+            # Before run.json: a run that has one can be resumed.
+            content |= start.keep_in(run)
+            _write_record(run, content, memory, model, prepared, start.remarks)
         return trainer.fit(resume=False, start_time=start_time)
     _check_same_run(run, continued, model, prepared)
     begin_leg = partial(continued.begin_leg, memory.resolved, content, progress)
@@ -146,17 +155,18 @@ def _write_record(
     memory: MemoryCheck,
     model: OpenedModel,
     prepared: PreparedTraining,
+    remarks: Sequence[str],
 ) -> None:
-    """run.json of a run that starts."""
+    """run.json of a run that starts; `remarks` are those on its start."""
     run.write_record(
         job=JOB,
         **content,
         sources=memory.resolved.sources,
         base=model.base_record,
         normalizer=prepared.normalizer,
-        data=prepared.fingerprints,
+        data=prepared.fingerprints | earlier_fingerprint(run),
         **({"voices": prepared.voices} if prepared.voices else {}),
-        remarks=(*memory.remarks, *prepared.remarks),
+        remarks=(*remarks, *memory.remarks, *prepared.remarks),
         adapter=vars(prepared.adapter),
         seed=memory.resolved.settings.train.seed,
     )
@@ -173,7 +183,8 @@ def _check_same_run(
             where=run.path,
             hint="name that model with --model, or start a new run with another --out",
         )
-    changed = {name for name, _ in record.data.items() ^ prepared.fingerprints.items()}
+    now = prepared.fingerprints | earlier_fingerprint(run)
+    changed = {name for name, _ in record.data.items() ^ now.items()}
     if changed:
         raise RequestError(
             f"the manifests have changed since this run started: {', '.join(sorted(changed))}",

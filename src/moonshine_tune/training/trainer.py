@@ -36,7 +36,7 @@ from moonshine_tune.models.lora import (
 )
 from moonshine_tune.registry.open import OpenedModel
 from moonshine_tune.runs.folder import RunFolder
-from moonshine_tune.runs.records import BETTER, verdict_on
+from moonshine_tune.runs.records import BETTER, NOT_BETTER_THAN_PARENT, verdict_on
 from moonshine_tune.training.distributed import Distributed, read_sums
 from moonshine_tune.training.drift import GeneralDrift
 from moonshine_tune.training.late_average import LateAdapters
@@ -269,7 +269,10 @@ class Trainer:
             self._write_adapter(counters.chosen, self.chosen_state)
 
     def _score_baseline(self) -> None:
-        """Score the base model. With B = 0 the adapter changes nothing; disabled is faster."""
+        """Score the base model, and the adapter that the run starts at if it is another one.
+
+        With B = 0 the adapter changes nothing; disabled is faster.
+        """
         if not self.distributed.is_rank_zero:
             return
         with adapter_disabled(self.model):
@@ -277,6 +280,11 @@ class Trainer:
         self.counters.baseline = candidate
         self.log(0, candidate.figures())
         self.progress.say(f"baseline: {candidate.summary}")
+        if self.prepared.has_parent:
+            parent, _ = self._score(0)
+            self.counters.parent = parent
+            self.log(0, parent.figures("parent_"))
+            self.progress.say(f"adapter before: {parent.summary}")
 
     # --- one step
 
@@ -416,7 +424,8 @@ class Trainer:
             best = self.counters.chosen or best
         else:
             best = self._choose(best, steps)
-        verdict = verdict_on(baseline, best, self.rule.allows(best))
+        parent = self.counters.parent
+        verdict = verdict_on(baseline, best, self.rule.allows(best), parent)
         first_loss, last_loss = first_and_last_losses(self.run)
         return TrainResult(
             run=self.run.path,
@@ -425,6 +434,7 @@ class Trainer:
             steps=steps,
             skipped_steps=self.counters.skipped,
             baseline=baseline,
+            **({"parent": parent} if parent else {}),
             best=best,
             canary_held=self.rule.allows(best),
             verdict=verdict,
@@ -435,7 +445,7 @@ class Trainer:
             prepare_seconds=round(self.prepared.seconds, 1),
             peak_memory_mb=memory_mb(self.model.device).peak_resident_mb,
             voices=self.prepared.voices,
-            remarks=(*self.prepared.remarks, *_verdict_remarks(verdict, baseline, best)),
+            remarks=(*self.prepared.remarks, *_verdict_remarks(verdict, baseline, best, parent)),
         )
 
     def _choose(self, best: Candidate, steps: int) -> Candidate:
@@ -524,8 +534,11 @@ class Trainer:
         return candidate, dev
 
 
-def _verdict_remarks(verdict: str, base: Candidate, best: Candidate) -> list[str]:
+def _verdict_remarks(
+    verdict: str, base: Candidate, best: Candidate, parent: Candidate | None
+) -> list[str]:
     """A remark on an adapter that should not be used."""
     if verdict == BETTER:
         return []
-    return [f"{verdict}: {base.summary} before, {best.summary} after"]
+    before = parent if parent and verdict == NOT_BETTER_THAN_PARENT else base
+    return [f"{verdict}: {before.summary} before, {best.summary} after"]
