@@ -144,7 +144,7 @@ def test_base_adapter_before_and_new_one_are_shown_side_by_side(
     assert code == (trained["verdict"] != "better")
     dev = training.speech / "dev.jsonl"
     code, scored = ask("evaluate", "--adapter", out, "--manifest", dev, "--out", out / "eval/dev")
-    assert code == 0
+    assert code == 0, scored
     sides = {item["side"]: item for item in scored["systems"]}
     assert list(sides) == ["base", "parent", "adapted"]
     assert sides["parent"]["wer"] == pytest.approx(before)
