@@ -154,6 +154,9 @@ def desk(tmp_path: Path, bare: dict[str, str]) -> Path:
         for name, item in records.items()
     ]
     _table(folder / "my-log.csv", ["audio,raw_text,corrected_text,created_at", *rows])
+    records = _recordings(folder / "next-week", "--voices en-us --seed 1", bare)
+    rows = [f'{name},"{item["text"]}","{item["text"]}"' for name, item in records.items()]
+    _table(folder / "next-log.csv", ["audio,raw_text,corrected_text", *rows])
     return folder
 
 

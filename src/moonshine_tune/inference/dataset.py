@@ -25,6 +25,7 @@ class TrainingData:
     Attributes:
         earlier: what an earlier run was trained on, which is replayed; no id is one of `train`.
         known: ids of `train` that the earlier run was trained on, too.
+        shares_voices: whether dev is that of the earlier run, which shared voices with it already.
     """
 
     train: Manifest
@@ -33,6 +34,7 @@ class TrainingData:
     replay: Manifest | None = None
     earlier: tuple[Utterance, ...] = ()
     known: frozenset[str] = frozenset()
+    shares_voices: bool = False
 
     @property
     def by_name(self) -> dict[str, Manifest]:

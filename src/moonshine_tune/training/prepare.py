@@ -333,7 +333,9 @@ def _train_and_dev(settings: RunSettings, data: TrainingData) -> _TrainAndDev:
     if data.dev is not None:
         dev: Sequence[Utterance] = data.dev.utterances
         voices = voices_of(trained, data.dev)
-        remarks += _check_dev_is_separate(settings, trained, data.dev, voices)
+        remarks += _check_dev_is_separate(
+            settings, trained, data.dev, voices, is_known=data.shares_voices
+        )
     else:
         # Of the new ones: an earlier adapter has an advantage on what it was trained on.
         new = [item for item in data.train.utterances if item.id not in data.known]
@@ -359,9 +361,18 @@ def _train_and_dev(settings: RunSettings, data: TrainingData) -> _TrainAndDev:
 
 
 def _check_dev_is_separate(
-    settings: RunSettings, train: Manifest, dev: Manifest, voices: VoicesRecord | None
+    settings: RunSettings,
+    train: Manifest,
+    dev: Manifest,
+    voices: VoicesRecord | None,
+    *,
+    is_known: bool,
 ) -> list[str]:
-    """Refuse a dev set with clips or speakers of train, unless it is for these very voices."""
+    """Refuse a dev set with clips or speakers of train, unless it is for these very voices.
+
+    Args:
+        is_known: whether it was accepted for them by an earlier run.
+    """
     leaks = find_leaks({"train": train.utterances, "dev": dev.utterances})
     spans = {(item.audio, item.start, item.end) for item in train.utterances}
     same = [item.id for item in dev.utterances if (item.audio, item.start, item.end) in spans]
@@ -373,7 +384,7 @@ def _check_dev_is_separate(
         )
     shared = [leak.value for leak in leaks.speakers]
     is_one = voices is not None and voices.kind == ONE_VOICE
-    if not shared or is_one or are_for_known_voices([train, dev]):
+    if not shared or is_one or is_known or are_for_known_voices([train, dev]):
         return []
     named = ", ".join(shared[:3]) + (", …" if len(shared) > 3 else "")
     if not settings.data.shared_speakers:

@@ -1,7 +1,7 @@
 """What a run starts at: the base model, or the adapter of an earlier run and its recordings."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,8 @@ def start_of_run(resolved: ResolvedSettings, continued: ContinuedRun | None) -> 
         data = read_training_data(settings.data)
         kept = kept_recordings(continued.run)
         folder = continued.run.parent_dir
-        return RunStart(with_earlier(data, kept), folder if folder.is_dir() else None)
+        data = replace(with_earlier(data, kept), shares_voices=continued.record.voices is not None)
+        return RunStart(data, folder if folder.is_dir() else None)
     if settings.adapter.parent is None:
         return RunStart(read_training_data(settings.data))
     # The parent first: what is wrong with it is wrong whatever the manifests say.
@@ -67,7 +68,10 @@ def start_of_run(resolved: ResolvedSettings, continued: ContinuedRun | None) -> 
     parent.check_fits(resolved)
     data = read_training_data(settings.data)
     recordings, remarks = earlier_recordings(parent) if share else ((), [])
-    data = with_earlier(data, recordings)
+    is_same_dev = data.dev is not None and data.dev.sha256 == parent.record.data.get("dev")
+    # Recordings without a speaker, as in most logs of corrections, do not say whose voice it is.
+    shares = is_same_dev and parent.record.voices is not None
+    data = replace(with_earlier(data, recordings), shares_voices=shares)
     remarks = [*parent.remarks_on(settings), *remarks, earlier_remark(parent.name, data, share)]
     return RunStart(data, parent.adapter_dir, parent, recordings, tuple(remarks))
 
