@@ -839,6 +839,31 @@ class FixRecord(Record):
     value: Number | None = None
 
 
+class ForgottenRecord(Record):
+    """What was removed of some speakers; no text and no recording of theirs is in it.
+
+    Attributes:
+        utterances: lines that were removed from manifests.
+        manifests: checksums before and after, by path.
+        learnt: what goes back to these recordings, and what to do about it.
+    """
+
+    created: str = ""
+    speakers: list[str] = []
+    utterances: StrictInt = 0
+    manifests: dict[str, list[str]] = {}
+    recordings_deleted: StrictInt = 0
+    learnt: dict[str, str] = {}
+
+
+class ForgetRecord(Artifact):
+    """`forgotten.json`: written by data forget, for people."""
+
+    made_by = "moonshine-tune data forget"
+
+    forgotten: list[ForgottenRecord] = []
+
+
 class AuditRecord(Artifact):
     """`audit.json`: written by data audit, read by data fix."""
 
