@@ -20,6 +20,8 @@ from moonshine_tune.core.yaml import parse_yaml, read_shipped, read_yaml, shippe
 PATH_SETTINGS = ("data.train", "data.dev", "data.canary", "data.replay", "augment.noise",
                  "augment.rooms")  # fmt: skip
 PARENT_SETTING = "adapter.parent"
+# The source of settings that the number of recordings decided.
+FEW_RECORDINGS = "few recordings"
 
 Layer = tuple[str, Mapping[str, Any]]
 """A source of settings and its values."""

@@ -14,6 +14,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from moonshine_tune.config.resolve import (
+    FEW_RECORDINGS,
     PARENT_SETTING,
     PATH_SETTINGS,
     Layer,
@@ -105,7 +106,11 @@ class Parent:
             content = {
                 name: value
                 for name, value in flat
-                if name in known and name not in PATH_SETTINGS and not name.startswith(_OWN)
+                if name in known
+                and name not in PATH_SETTINGS
+                and not name.startswith(_OWN)
+                # Decided by its number of recordings, not by its user.
+                and self.record.sources.get(name) != FEW_RECORDINGS
             }
             present = locate(self.run.path, self.record).present
             content |= {name: str(path) for name, path in present.items() if name not in _OWN}

@@ -371,6 +371,7 @@ class SelectionRecord(Artifact):
     averaged: StrictInt | None = None
     dev_augmented_wer: Number | None = None
     drift: Number | None = None
+    dev_loss: Number | None = None
 
     @property
     def judged_wer(self) -> float | None:
@@ -378,6 +379,15 @@ class SelectionRecord(Artifact):
         if self.dev_wer is None or self.dev_augmented_wer is None:
             return self.dev_wer
         return (self.dev_wer + self.dev_augmented_wer) / 2
+
+    def is_better_than(self, before: "SelectionRecord") -> bool | None:
+        """Whether dev says so: by WER, and by loss where few clips give the same; None: unknown."""
+        old, new = before.judged_wer, self.judged_wer
+        if old is None or new is None:
+            return None
+        if old != new or self.dev_loss is None or before.dev_loss is None:
+            return new < old
+        return self.dev_loss < before.dev_loss
 
 
 BETTER, NOT_BETTER, CANARY_LOST = "better", "no better than the base", "canary bound broken"
@@ -424,15 +434,15 @@ def verdict_on(
 
     An adapter that is chosen by dev as recorded and augmented is judged by both.
     """
-    before, after = base.judged_wer, best.judged_wer
-    if before is None or after is None:
+    is_better = best.is_better_than(base)
+    if is_better is None:
         return ""
     if canary_held is False:
         return CANARY_LOST
-    if after >= before:
+    if not is_better:
         return NOT_BETTER
-    earlier = parent.judged_wer if parent else None
-    return NOT_BETTER_THAN_PARENT if earlier is not None and after >= earlier else BETTER
+    beats_parent = None if parent is None else best.is_better_than(parent)
+    return NOT_BETTER_THAN_PARENT if beats_parent is False else BETTER
 
 
 class LegRecord(Record):

@@ -71,8 +71,14 @@ def earlier_remark(name: str, data: TrainingData, share: float) -> str:
     )
     if not old:
         return f"earlier: no recording of {name} is replayed{again}"
-    drawn = min(share, old / (old + new))
+    drawn = drawn_share(data, share)
     return f"earlier: {old} recordings of {name} are replayed, {drawn:.0%} of what is drawn{again}"
+
+
+def drawn_share(data: TrainingData, share: float) -> float:
+    """The share of the draws that earlier recordings get: none is drawn more than a new one."""
+    old = len(data.earlier)
+    return min(share, old / (old + len(data.train)))
 
 
 def _usable(path: Path) -> tuple[tuple[Utterance, ...], list[str], str]:

@@ -75,7 +75,7 @@ def _train(
     distributed = Distributed(device.device, dtype.dtype)
     progress = progress if distributed.is_rank_zero else SilentProgress()
     start = start_of_run(resolved, continued)
-    data = start.data
+    resolved, data = start.resolved, start.data
     memory = check_memory(
         resolved,
         replace(data, train=data.all_trained),

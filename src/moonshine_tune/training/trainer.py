@@ -25,6 +25,7 @@ from moonshine_tune.core.files import complete_folder, write_jsonl_atomic
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.signals import GracefulInterrupt
 from moonshine_tune.core.text import first_line
+from moonshine_tune.corpus.voices import is_tiny
 from moonshine_tune.inference.scored_set import SetScore
 from moonshine_tune.models.lora import (
     adapter_disabled,
@@ -375,6 +376,9 @@ class Trainer:
             if prepared.canary is not None:
                 canary = prepared.canary.score(self.model, progress).score.wer
                 self.counters.baseline_hypotheses = prepared.canary.baseline_hypotheses
+            loss = None
+            if is_tiny(prepared.dev.utterances):
+                loss = prepared.dev.word_loss(self.model, progress)
         words = dev.score.words.reference * (1 if augmented is None else 2)
         self.rule = replace(self.rule, dev_words=words)
         progress.transcripts([(item.reference, item.hypothesis) for item in dev.scored[:3]])
@@ -385,6 +389,7 @@ class Trainer:
             strength=strength,
             averaged=averaged,
             dev_augmented_wer=augmented,
+            **({} if loss is None else {"dev_loss": loss}),
         )
         return candidate, dev
 

@@ -75,5 +75,5 @@ def text_losses(
     longest = opened.model.max_tokens - 2
     for column in zip(*texts, strict=True):
         tokens = [opened.model.tokenizer.encode(text)[:longest] for text in column]
-        columns.append(mean_token_losses(opened, source, tokens, progress, "scoring texts"))
+        columns.append(mean_token_losses(opened.model, source, tokens, progress, "scoring texts"))
     return [list(row) for row in zip(*columns, strict=True)]
