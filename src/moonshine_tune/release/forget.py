@@ -132,16 +132,14 @@ def plan_forgetting(request: ForgetRequest, progress: Progress) -> ForgetPlan:
     person = Person.of(names, manifests)
     own = {item.path for item in manifests}
     scored = _files([path for path in paths if path not in own], person, set(), progress)
-    # Without a speaker, by id and text: a manifest for the runtime, hypotheses of another program.
+    # Copies of their lines that name no speaker, by id and text.
     manifests += [item for item in scored if item.is_manifest]
     scored = [item for item in scored if not item.is_manifest]
     utterances = [item for file in manifests for item in file.utterances]
     recordings, shared = _recordings(manifests, paths)
     learnt = _learnt(request.folders, manifests)
-    found = {item.path.parent for item in scored} | {RunFolder(Path(r)).path for r in learnt}
-    found |= {folder.parent for folder in found if folder.name == "eval"}
-    found |= {folder.parent.parent for folder in found if folder.parent.name == "eval"}
-    pages = list(pages_of(files_below(request.folders, ".html"), person, found))
+    shown_in = _report_folders([item.path for item in scored]) | set(map(Path, learnt))
+    pages = list(pages_of(files_below(request.folders, ".html"), person, shown_in))
     audits = _audits(request.folders, manifests)
     packages = _packages(request.folders, utterances, progress)
     return ForgetPlan(
@@ -190,6 +188,13 @@ def forget(request: ForgetRequest, progress: Progress) -> ForgetPlan:
         write_json_atomic(path, _with_digests(content, path, digests))
     _write_record(request, plan, digests)
     return replace(plan, is_done=True)
+
+
+def _report_folders(scored: Iterable[Path]) -> set[Path]:
+    """The folders whose reports show scored utterances: of an evaluation, or of its run."""
+    folders = {path.parent for path in scored}
+    of_runs = {folder.parent for folder in folders if folder.name == "eval"}
+    return folders | of_runs | {f.parent.parent for f in folders if f.parent.name == "eval"}
 
 
 def _files(
@@ -316,12 +321,12 @@ def _packages(
             with suppress(TuneError):
                 spoken.append(load_utterance(item))
             stage.advance()
-    found = [folder for folder in packages if _has_sample(folder, spoken)]
+    holding = [folder for folder in packages if _has_sample(folder, spoken)]
     for path in archives:
         with tempfile.TemporaryDirectory() as scratch, suppress(TuneError, OSError):
             if _has_sample(unpack(path, Path(scratch)), spoken):
-                found.append(path)
-    return found
+                holding.append(path)
+    return holding
 
 
 def _has_sample(package: Path, spoken: Sequence[Samples]) -> bool:
@@ -337,12 +342,12 @@ def _has_sample(package: Path, spoken: Sequence[Samples]) -> bool:
 def _audits(folders: Iterable[Path], manifests: Sequence[LinesFile]) -> list[Path]:
     """The audits of manifests that are changed: their pages hold voices and texts."""
     digests = {item.sha256 for item in manifests}
-    found = []
+    files = []
     for path in files_below(folders, _AUDIT[0]):
         with suppress(RequestError):
             if read_json(path).get("manifest_sha256") in digests:
-                found += [path.parent / name for name in _AUDIT if (path.parent / name).is_file()]
-    return found
+                files += [path.parent / name for name in _AUDIT if (path.parent / name).is_file()]
+    return files
 
 
 def _records(

@@ -101,14 +101,13 @@ class Person:
 
 def files_below(folders: Iterable[Path], ending: str) -> list[Path]:
     """Files with an ending at or below folders, once each; links are not followed."""
-    found: dict[Path, None] = {}
+    paths: dict[Path, None] = {}
     for top in folders:
-        for folder, names, files in os.walk(top):
+        for folder, names, files in os.walk(top.resolve()):
             names.sort()
-            found |= dict.fromkeys(
-                (Path(folder) / name).resolve() for name in sorted(files) if name.endswith(ending)
-            )
-    return list(found)
+            own = (Path(folder) / name for name in sorted(files) if name.endswith(ending))
+            paths |= dict.fromkeys(path for path in own if not path.is_symlink())
+    return list(paths)
 
 
 def lines_of(path: Path, person: Person, speakers: set[str]) -> LinesFile | None:

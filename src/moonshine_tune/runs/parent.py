@@ -31,7 +31,7 @@ from moonshine_tune.corpus.manifest import Utterance, write_manifest
 from moonshine_tune.models.adapter_config import ALTERING_STARTS, lora_fields, start_of
 from moonshine_tune.models.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, BASE_FILE
 from moonshine_tune.models.lora import TARGET_MODULES, find_adapter
-from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.runs.folder import RunFolder, status_now
 from moonshine_tune.runs.locations import locate
 from moonshine_tune.runs.records import BETTER, BaseModelRecord, ParentRecord, RunRecord
 
@@ -131,6 +131,8 @@ class Parent:
             for name, path in missing.items()
             if name not in _OWN and now[name] is None
         ]
+        if status_now(self.run.path, self.record.status) == "running":
+            remarks.append(f"{self.name} is still being trained: its best adapter so far is taken")
         if (verdict := self.record.result.judged) not in ("", BETTER):
             remarks.append(f"{self.name} is recorded as: {verdict}")
         return remarks

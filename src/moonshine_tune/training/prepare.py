@@ -356,7 +356,7 @@ def _train_and_dev(settings: RunSettings, data: TrainingData) -> _TrainAndDev:
     if voices is not None:
         remarks.append(f"dev: {voices.sentence}")
     if tiny := tiny_set_remark("dev", dev):
-        remarks.append(tiny)
+        remarks.append(f"{tiny}; where WERs are equal, the loss on its words decides")
     return _TrainAndDev(train, dev, voices, tuple(remarks))
 
 

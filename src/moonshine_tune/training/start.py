@@ -79,22 +79,22 @@ def _start_at(parent: Parent, resolved: ResolvedSettings) -> RunStart:
     """The start of a new run at an adapter."""
     share = resolved.settings.data.earlier_share
     data = read_training_data(resolved.settings.data)
-    said = parent.remarks_on(resolved.settings)
+    remarks = parent.remarks_on(resolved.settings)
     if remark := _other_voices(parent, resolved, data):
-        said.append(remark)
+        remarks.append(remark)
         settings = resolved.settings
         alone = settings.model_copy(update={"data": settings.data.model_copy(update={"dev": None})})
         resolved, data = replace(resolved, settings=alone), replace(data, dev=None)
-    recordings, remarks = earlier_recordings(parent) if share else ((), [])
+    recordings, missing = earlier_recordings(parent) if share else ((), [])
     is_same_dev = data.dev is not None and data.dev.sha256 == parent.record.data.get("dev")
     # Recordings without a speaker, as in most logs of corrections, do not say whose voice it is.
     shares = is_same_dev and parent.record.voices is not None
     data = replace(with_earlier(data, recordings), shares_voices=shares)
-    said += [*remarks, earlier_remark(parent.name, data, share)]
+    remarks += [*missing, earlier_remark(parent.name, data, share)]
     # So many that the new ones, which have the rest of the draws, are passed as often.
     num_clips = round(len(data.train) / (1.0 - drawn_share(data, share)))
     resolved, few = with_few_steps(resolved, num_clips)
-    return RunStart(resolved, data, parent.adapter_dir, parent, recordings, (*said, *few))
+    return RunStart(resolved, data, parent.adapter_dir, parent, recordings, (*remarks, *few))
 
 
 def _other_voices(parent: Parent, resolved: ResolvedSettings, data: TrainingData) -> str:
