@@ -15,6 +15,7 @@ from tests.release.made_up_run import write_json
 from moonshine_tune.audio.io import write_audio
 from moonshine_tune.core.files import sha256_of
 from moonshine_tune.core.hardware import cache_root
+from moonshine_tune.release.archive import pack
 
 _TEXTS = {"anna": "my own very secret sentence", "ben": "turn left at the next corner"}
 
@@ -74,6 +75,7 @@ def desk(tmp_path: Path) -> Path:
     write_json(desk / "packed" / "package.json", {})
     write_json(desk / "packed" / "run.json", {"lineage": [{"adapter_sha256": sha}]})
     _clip(desk / "packed" / "sample" / "clip-1.wav", 2)
+    pack(desk / "packed", "packed", desk / "sent.tar.gz")
     return desk
 
 
@@ -89,9 +91,10 @@ def test_a_plan_changes_nothing_and_names_what_learnt(
     assert code == 0 and plan["done"] is False and _everything(desk) == before
     assert plan["utterances"] == 2 and len(plan["recordings"]) == 2
     assert {Path(name).name: todo.split()[0] for name, todo in plan["learnt"].items()} == {
-        "a": "train", "b": "train", "packed": "pack",
+        "a": "train", "b": "train", "packed": "pack", "sent.tar.gz": "pack",
     }  # fmt: skip
-    assert [Path(name).name for name in plan["deleted"]] == ["report.html", "packed"]
+    deleted = [Path(name).name for name in plan["deleted"]]
+    assert deleted == ["report.html", "packed", "sent.tar.gz"]
 
 
 def test_a_person_is_taken_out_and_the_others_stay(desk: Path, ask: Callable[..., Answer]) -> None:

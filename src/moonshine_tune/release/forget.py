@@ -6,10 +6,11 @@ these recordings are listed, to be made again.
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def plan_forgetting(request: ForgetRequest, progress: Progress) -> ForgetPlan:
     if not names:
         raise RequestError(f"{', '.join(map(repr, request.speakers))} names nobody")
     given = [path.resolve() for path in request.manifests]
-    paths = list(dict.fromkeys([*given, *files_below(request.folders, ".jsonl")]))
+    paths = list(dict.fromkeys([*given, *files_below(request.folders, "*.jsonl")]))
     speakers: set[str] = set()
     manifests = _files(paths, Person(names), speakers, progress)
     manifests = [item for item in manifests if item.is_manifest]
@@ -139,7 +140,7 @@ def plan_forgetting(request: ForgetRequest, progress: Progress) -> ForgetPlan:
     recordings, shared = _recordings(manifests, paths)
     learnt = _learnt(request.folders, manifests)
     shown_in = _report_folders([item.path for item in scored]) | set(map(Path, learnt))
-    pages = list(pages_of(files_below(request.folders, ".html"), person, shown_in))
+    pages = list(pages_of(files_below(request.folders, "*.html"), person, shown_in))
     audits = _audits(request.folders, manifests)
     packages = _packages(request.folders, utterances, progress)
     return ForgetPlan(
@@ -266,9 +267,11 @@ def _learnt(folders: Iterable[Path], manifests: Sequence[LinesFile]) -> dict[str
         with suppress(RequestError):
             if ExportRecord.read(path).adapter_sha256 in adapters:
                 learnt.setdefault(str(path.parent), "export it again")
-    for path, record, digest in _archives(folders):
-        if digest in adapters or _is_learnt(path, record, changed, digests, adapters):
-            learnt[str(path)] = "pack it again"
+    for path, folder in _archives(folders):
+        with suppress(RequestError):
+            record = RunRecord.read(folder / "run.json")
+            if _is_learnt(folder, record, changed, digests, adapters):
+                learnt[str(path)] = "pack it again"
     return dict(sorted(learnt.items()))
 
 
@@ -295,48 +298,48 @@ def _adapter_of(folder: Path) -> set[str]:
     return {sha256_of(weights)} if weights.is_file() else set()
 
 
-def _archives(folders: Iterable[Path]) -> Iterable[tuple[Path, RunRecord, str]]:
-    """The packed packages with the records of their runs and the checksums of their adapters."""
-    for path in files_below(folders, "gz"):
+def _archives(folders: Iterable[Path]) -> Iterator[tuple[Path, Path]]:
+    """The packed packages, each with a folder in which it is unpacked for the moment."""
+    for path in files_below(folders, "*gz"):
         if not is_archive_name(path):
             continue
         with tempfile.TemporaryDirectory() as scratch, suppress(TuneError, OSError):
             folder = unpack(path, Path(scratch))
             if (folder / _PACKAGE_FILE).is_file():
-                digest = sha256_of(folder / "adapter" / ADAPTER_WEIGHTS_FILE)
-                yield path, RunRecord.read(folder / "run.json"), digest
+                yield path, folder
 
 
 def _packages(
     folders: Sequence[Path], utterances: Sequence[Utterance], progress: Progress
 ) -> list[Path]:
     """Packages whose sample has a recording of this person; a package is sealed as a whole."""
-    packages = [path.parent for path in files_below(folders, _PACKAGE_FILE)]
-    archives = [path for path in files_below(folders, "gz") if is_archive_name(path)]
-    if not packages and not archives:
+    packages = [(path.parent, path.parent) for path in files_below(folders, _PACKAGE_FILE)]
+    samples = [
+        (path, clip)
+        # One after the other: an archive is unpacked for as long as its clips are read.
+        for path, folder in chain(packages, _archives(folders))
+        for clip in _clips(folder)
+    ]
+    if not samples:
         return []
-    spoken: list[Samples] = []
+    holding: dict[Path, None] = {}
     with progress.stage("looking into packages", len(utterances)) as stage:
         for item in utterances:
             with suppress(TuneError):
-                spoken.append(load_utterance(item))
+                own = load_utterance(item).clip(-1.0, 1.0)
+                holding |= {path: None for path, clip in samples if _is_same(own, clip)}
             stage.advance()
-    holding = [folder for folder in packages if _has_sample(folder, spoken)]
-    for path in archives:
-        with tempfile.TemporaryDirectory() as scratch, suppress(TuneError, OSError):
-            if _has_sample(unpack(path, Path(scratch)), spoken):
-                holding.append(path)
-    return holding
+    return list(holding)
 
 
-def _has_sample(package: Path, spoken: Sequence[Samples]) -> bool:
+def _clips(package: Path) -> Iterator[Samples]:
     for path in sorted((package / "sample").glob("*.wav")):
         with suppress(TuneError):
-            clip = load_audio(path)
-            for own in spoken:
-                if len(own) == len(clip) and np.abs(own.clip(-1, 1) - clip).max() < _SAME_SAMPLE:
-                    return True
-    return False
+            yield load_audio(path)
+
+
+def _is_same(own: Samples, clip: Samples) -> bool:
+    return len(own) == len(clip) and bool(np.abs(own - clip).max(initial=0.0) < _SAME_SAMPLE)
 
 
 def _audits(folders: Iterable[Path], manifests: Sequence[LinesFile]) -> list[Path]:
@@ -373,7 +376,7 @@ def _records(
 def _digests_in(split: Mapping[str, Any]) -> set[str]:
     sides = split.get("sides")
     sides = sides if isinstance(sides, dict) else {}
-    return {side.get("sha256") for side in sides.values() if isinstance(side, dict)}
+    return {str(side.get("sha256")) for side in sides.values() if isinstance(side, dict)}
 
 
 def _with_digests(content: dict[str, Any], path: Path, digests: Mapping[str, str]) -> Any:

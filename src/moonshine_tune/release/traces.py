@@ -3,6 +3,7 @@
 Only files are read here. `forget` changes them.
 """
 
+import fnmatch
 import html
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -99,13 +100,13 @@ class Person:
         return any(item in shown for item in (*long_ids, *sentences))
 
 
-def files_below(folders: Iterable[Path], ending: str) -> list[Path]:
-    """Files with an ending at or below folders, once each; links are not followed."""
+def files_below(folders: Iterable[Path], pattern: str) -> list[Path]:
+    """Files at or below folders, once each, by a pattern of their name; links are not followed."""
     paths: dict[Path, None] = {}
     for top in folders:
         for folder, names, files in os.walk(top.resolve()):
             names.sort()
-            own = (Path(folder) / name for name in sorted(files) if name.endswith(ending))
+            own = (Path(folder) / name for name in fnmatch.filter(sorted(files), pattern))
             paths |= dict.fromkeys(path for path in own if not path.is_symlink())
     return list(paths)
 
