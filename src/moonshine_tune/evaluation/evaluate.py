@@ -239,13 +239,13 @@ def _open_variants(
                     yield Variant(with_terms, folder.name, None, runtime, normalizer)
         return
     adapter = find_adapter(request.adapter) if request.adapter else None
-    adapters = {"model" if adapter is None else "adapted": adapter}
+    adapters: dict[str, Path | None] = {"model" if adapter is None else "adapted": adapter}
     if adapter is not None and request.score_base and (before := _parent_of(adapter)) is not None:
-        adapters = {_PARENT: before} | adapters
+        adapters = {_PARENT: before, **adapters}
     scores_base = adapter is not None and request.score_base
-    for name, folder in adapters.items():
+    for name, own in adapters.items():
         opened = open_model(
-            request.model, adapter=folder, device=request.device, dtype="float32", progress=progress
+            request.model, adapter=own, device=request.device, dtype="float32", progress=progress
         )
         normalizer = normalizer_for(request.normalizer, language or opened.language)
         transcriber = TorchTranscriber(opened.model, opened.limits)

@@ -389,8 +389,9 @@ class Trainer:
             strength=strength,
             averaged=averaged,
             dev_augmented_wer=augmented,
-            **({} if loss is None else {"dev_loss": loss}),
         )
+        if loss is not None:
+            candidate = candidate.model_copy(update={"dev_loss": loss})
         return candidate, dev
 
     def _keep_adapter(self, candidate: Candidate, dev: SetScore, state: dict[str, Tensor]) -> None:
