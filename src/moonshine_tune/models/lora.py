@@ -330,7 +330,7 @@ def load_matrices(model: SpeechModel, folder: Path) -> None:
         RequestError: a damaged adapter, or one of another shape.
     """
     fields = _read_object(folder / ADAPTER_CONFIG_FILE, "r", "lora_alpha", "target_modules")
-    saved = _read_matrices(folder / ADAPTER_WEIGHTS_FILE)
+    saved = read_matrices(folder / ADAPTER_WEIGHTS_FILE)
     own = dict(adapter_parameters(model.module))
     by_portable = {f"base_model.model.{_portable(name)}": name for name in own}
     mismatch = explain_mismatch(
@@ -387,7 +387,12 @@ def _read_object(path: Path, *keys: str) -> dict[str, Any]:
     return content
 
 
-def _read_matrices(path: Path) -> dict[str, Tensor]:
+def read_matrices(path: Path) -> dict[str, Tensor]:
+    """The tensors of an adapter's file by their names in it.
+
+    Raises:
+        RequestError: the file is damaged.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

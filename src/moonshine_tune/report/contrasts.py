@@ -36,7 +36,8 @@ class Contrast:
 
     Attributes:
         ci95: interval of the difference in points; None where it is not known.
-        voices: whose voices it is for, in a sentence; empty where training has none of them.
+        voices: whose voices it is for, and of which adapter where that is not the one that was
+            kept, in a sentence; empty where neither needs to be said.
         parent: of the adapter that the run started at; None where that is the base.
     """
 
@@ -166,8 +167,9 @@ def contrasts_of_run(run: RunPart) -> list[Contrast]:
         if name == "dev" and scored and (after is None or abs(scored.value - after.value) < 0.01):
             after = scored
         voices = _voices_in(run.record) if name == "dev" else ""
+        scope = "; ".join(filter(None, (voices, result.scored_adapter)))
         row = _unpaired(name, "torch", before, after)
-        rows.append(replace(row, voices=voices, parent=parent))
+        rows.append(replace(row, voices=scope, parent=parent))
     return rows
 
 

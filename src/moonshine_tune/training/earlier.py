@@ -103,7 +103,8 @@ def _usable(path: Path) -> tuple[tuple[Utterance, ...], list[str], str]:
 def _without_dev(utterances: Sequence[Utterance], record: RunRecord) -> Sequence[Utterance]:
     """Those that were not held out as dev, in a run without a manifest for it."""
     data = record.settings.get("data", {})
-    if data.get("dev") is not None:
+    # The mean of folds has learned from all of them.
+    if data.get("dev") is not None or record.result.folds:
         return utterances
     with suppress(RequestError, KeyError):
         seed = record.settings["train"]["seed"]

@@ -104,7 +104,7 @@ def prepare_training(
     """
     start_time = time.monotonic()
     banks = open_noise_banks(settings.augment)
-    split = _train_and_dev(settings, data)
+    split = train_and_dev(settings, data)
     dataset = build_dataset(
         split.train,
         opened.model,
@@ -312,7 +312,7 @@ def _build_sampler(
 
 
 @dataclass(frozen=True)
-class _TrainAndDev:
+class TrainAndDev:
     """The clips of both sets, whose voices a score on dev is for, and remarks."""
 
     train: Sequence[Utterance]
@@ -321,7 +321,7 @@ class _TrainAndDev:
     remarks: tuple[str, ...]
 
 
-def _train_and_dev(settings: RunSettings, data: TrainingData) -> _TrainAndDev:
+def train_and_dev(settings: RunSettings, data: TrainingData) -> TrainAndDev:
     """Both sets; without a dev manifest, a share of train is held out, as `data split` does it."""
     remarks = [
         f"{name}: {remark}"
@@ -357,7 +357,7 @@ def _train_and_dev(settings: RunSettings, data: TrainingData) -> _TrainAndDev:
         remarks.append(f"dev: {voices.sentence}")
     if tiny := tiny_set_remark("dev", dev):
         remarks.append(f"{tiny}; where WERs are equal, the loss on its words decides")
-    return _TrainAndDev(train, dev, voices, tuple(remarks))
+    return TrainAndDev(train, dev, voices, tuple(remarks))
 
 
 def _check_dev_is_separate(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.config.resolve import ResolvedSettings
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import sha256_of
 from moonshine_tune.core.text import quoted
 from moonshine_tune.corpus.manifest import Utterance
@@ -72,6 +73,11 @@ def start_of_run(resolved: ResolvedSettings, continued: ContinuedRun | None) -> 
     # The parent first: what is wrong with it is wrong whatever the manifests say.
     parent = read_parent(resolved.settings.adapter.parent)
     parent.check_fits(resolved)
+    if resolved.settings.train.folds > 1:
+        raise RequestError(
+            "folds start at the base model, not at an earlier adapter",
+            hint="leave train.folds out, or start at the base: leave out --from",
+        )
     return _start_at(parent, resolved)
 
 
