@@ -433,14 +433,13 @@ class Trainer:
         parent = self.counters.parent
         verdict = verdict_on(baseline, best, self.rule.allows(best), parent)
         first_loss, last_loss = first_and_last_losses(self.run)
-        return TrainResult(
+        result = TrainResult(
             run=self.run.path,
             adapter=self.run.adapter_dir,
             stopped=stopped,
             steps=steps,
             skipped_steps=self.counters.skipped,
             baseline=baseline,
-            **({"parent": parent} if parent else {}),
             best=best,
             canary_held=self.rule.allows(best),
             verdict=verdict,
@@ -453,6 +452,7 @@ class Trainer:
             voices=self.prepared.voices,
             remarks=(*self.prepared.remarks, *_verdict_remarks(verdict, baseline, best, parent)),
         )
+        return result if parent is None else result.model_copy(update={"parent": parent})
 
     def _choose(self, best: Candidate, steps: int) -> Candidate:
         """Choose mean and strength, and keep that adapter if no earlier choice is as good."""
