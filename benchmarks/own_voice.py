@@ -28,7 +28,7 @@ from moonshine_tune.corpus.manifest import Utterance, read_manifest, write_manif
 from moonshine_tune.registry.model_preset import with_model_preset
 from moonshine_tune.runs.parent import with_parent
 
-LEARNT = 9
+LEARNED = 9
 ARMS = ("alone", "from accent")
 
 
@@ -43,7 +43,7 @@ def voices(limit: int) -> dict[str, list[Utterance]]:
 def learn(
     arm: str, own: Sequence[Utterance], accent: Path, out: Path, extra: Sequence[Layer]
 ) -> dict[str, Any]:
-    """Train one voice and score what it has not learnt; what was done before is read."""
+    """Train one voice and score what it has not learned; what was done before is read."""
     record = out / "result.json"
     if record.is_file():
         return dict(json.loads(record.read_text(encoding="utf-8")))
@@ -52,8 +52,8 @@ def learn(
 
     out.mkdir(parents=True, exist_ok=True)
     train_path, test = out / "train.jsonl", out / "test.jsonl"
-    write_manifest(train_path, own[:LEARNT])
-    write_manifest(test, own[LEARNT:])
+    write_manifest(train_path, own[:LEARNED])
+    write_manifest(test, own[LEARNED:])
     content: dict[str, Any] = {"data": {"train": str(train_path)}}
     if arm != ARMS[0]:
         content["adapter"] = {"parent": str(accent)}

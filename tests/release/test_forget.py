@@ -1,4 +1,4 @@
-"""A person's recordings are taken out of everything, and what learnt from them is named."""
+"""A person's recordings are taken out of everything, and what learned from them is named."""
 
 import hashlib
 import json
@@ -83,14 +83,14 @@ def _everything(folder: Path) -> dict[str, bytes]:
     return {str(p): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_a_plan_changes_nothing_and_names_what_learnt(
+def test_a_plan_changes_nothing_and_names_what_learned(
     desk: Path, ask: Callable[..., Answer]
 ) -> None:
     before = _everything(desk)
     code, plan = ask("data", "forget", "anna", "--in", desk)
     assert code == 0 and plan["done"] is False and _everything(desk) == before
     assert plan["utterances"] == 2 and len(plan["recordings"]) == 2
-    assert {Path(name).name: todo.split()[0] for name, todo in plan["learnt"].items()} == {
+    assert {Path(name).name: todo.split()[0] for name, todo in plan["learned"].items()} == {
         "a": "train", "b": "train", "packed": "pack", "sent.tar.gz": "pack",
     }  # fmt: skip
     deleted = [Path(name).name for name in plan["deleted"]]

@@ -20,7 +20,7 @@ def test_no_recording_is_passed_too_often(clips: int, steps: int, every: int) ->
     assert (settings.train.steps, settings.select.every_steps) == (steps, every)
     assert bool(remarks) == (steps < 200)
     if remarks:
-        assert f"{clips} recordings: {steps} steps instead of 200" in remarks[0]
+        assert f"few recordings, so {steps} steps instead of 200" in remarks[0]
         assert resolved.sources["train.steps"] == "few recordings"
 
 

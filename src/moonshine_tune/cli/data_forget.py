@@ -44,8 +44,8 @@ def forget(
 ) -> None:
     """Take a person's recordings out of manifests, scores, reports and caches; shows it first.
 
-    Runs, exported files and packages that learnt from them are listed, also through `train --from`:
-    what a model has learnt cannot be taken out of it.
+    Runs, exported files and packages that learned from them are listed, also through `train --from`:
+    what a model has learned cannot be taken out of it.
     """
     from moonshine_tune.release.forget import ForgetRequest, plan_forgetting
     from moonshine_tune.release.forget import forget as run_forget
@@ -66,7 +66,7 @@ def _document(plan: "ForgetPlan") -> dict[str, Any]:
         "caches": [str(path) for path in plan.caches],
         "recordings": [str(path) for path in plan.recordings],
         "shared": [str(path) for path in plan.shared],
-        "learnt": dict(plan.learnt),
+        "learned": dict(plan.learned),
         "remarks": plan.remarks,
         "done": plan.is_done,
     }
@@ -86,7 +86,7 @@ def _summary(request: "ForgetRequest", plan: "ForgetPlan") -> str:
         lines.append(f"{len(plan.recordings)} recordings stay; --audio deletes them")
     lines += _listed("recordings stay: other people speak in them", list(map(str, plan.shared)))
     lines += _listed(
-        "learnt from these recordings", [f"{path}: {todo}" for path, todo in plan.learnt.items()]
+        "learned from these recordings", [f"{path}: {todo}" for path, todo in plan.learned.items()]
     )
     lines += plan.remarks
     if plan.is_done:

@@ -118,7 +118,7 @@ class ScoredSet:
         """Mean cross-entropy per token of the references, without their ends, in nats.
 
         It moves where the WER of a few clips stands still. Ends are left out: they tell how
-        sentences are punctuated, which is learnt before a voice is.
+        sentences are punctuated, which is learned before a voice is.
         """
         tokens = [model.tokenizer.encode(item.text or "") for item in self.utterances]
         means = mean_token_losses(

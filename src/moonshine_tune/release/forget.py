@@ -1,6 +1,6 @@
 """`data forget`: take a person's recordings out of manifests, scores, reports, caches, packages.
 
-What a model has learnt cannot be taken out of it: runs, exported files and packages that go back to
+What a model has learned cannot be taken out of it: runs, exported files and packages that go back to
 these recordings are listed, to be made again.
 """
 
@@ -84,7 +84,7 @@ class ForgetPlan:
         caches: files of the cache that are deleted; they are made again when needed.
         recordings: files that hold this person alone; deleted if that was asked for.
         shared: recordings in which other people speak, too; they stay.
-        learnt: runs, exported files and packages that go back to these recordings, each with what
+        learned: runs, exported files and packages that go back to these recordings, each with what
             to do.
         remarks: what was not looked at, and names that are similar.
     """
@@ -97,7 +97,7 @@ class ForgetPlan:
     caches: tuple[Path, ...]
     recordings: tuple[Path, ...]
     shared: tuple[Path, ...]
-    learnt: Mapping[str, str]
+    learned: Mapping[str, str]
     remarks: tuple[str, ...]
     is_done: bool = False
 
@@ -138,8 +138,8 @@ def plan_forgetting(request: ForgetRequest, progress: Progress) -> ForgetPlan:
     scored = [item for item in scored if not item.is_manifest]
     utterances = [item for file in manifests for item in file.utterances]
     recordings, shared = _recordings(manifests, paths)
-    learnt = _learnt(request.folders, manifests)
-    shown_in = _report_folders([item.path for item in scored]) | set(map(Path, learnt))
+    learned = _learned(request.folders, manifests)
+    shown_in = _report_folders([item.path for item in scored]) | set(map(Path, learned))
     pages = list(pages_of(files_below(request.folders, "*.html"), person, shown_in))
     audits = _audits(request.folders, manifests)
     packages = _packages(request.folders, utterances, progress)
@@ -152,7 +152,7 @@ def plan_forgetting(request: ForgetRequest, progress: Progress) -> ForgetPlan:
         tuple(cached_files(sorted({item.audio for item in utterances}))),
         recordings,
         shared,
-        learnt,
+        learned,
         tuple(_remarks(names, speakers, manifests)),
     )
 
@@ -164,7 +164,7 @@ def forget(request: ForgetRequest, progress: Progress) -> ForgetPlan:
         RequestError: as there; or a process works in one of the folders.
     """
     plan = plan_forgetting(request, progress)
-    for name in plan.learnt:
+    for name in plan.learned:
         if (writer := writer_of(Path(name))) is not None:
             raise RequestError(
                 f"a process works in this folder ({writer.pid})",
@@ -242,7 +242,7 @@ def _recordings(
     return tuple(sorted(own - others)), tuple(sorted(own & others))
 
 
-def _learnt(folders: Iterable[Path], manifests: Sequence[LinesFile]) -> dict[str, str]:
+def _learned(folders: Iterable[Path], manifests: Sequence[LinesFile]) -> dict[str, str]:
     """What goes back to these recordings, by its path, and what to do about it."""
     digests = {item.sha256 for item in manifests}
     changed = {item.path for item in manifests}
@@ -251,31 +251,33 @@ def _learnt(folders: Iterable[Path], manifests: Sequence[LinesFile]) -> dict[str
         with suppress(RequestError):
             runs[path.parent] = RunRecord.read(path)
     adapters: set[str] = set()
-    learnt: dict[str, str] = {}
+    learned: dict[str, str] = {}
     # Until nothing is added: a run may come before the one that it goes on from.
     while True:
-        before = len(learnt)
+        before = len(learned)
         for folder, record in runs.items():
-            if str(folder) in learnt or not _is_learnt(folder, record, changed, digests, adapters):
+            if str(folder) in learned or not _is_learned(
+                folder, record, changed, digests, adapters
+            ):
                 continue
             adapters |= _adapter_of(folder)
             is_package = (folder / _PACKAGE_FILE).is_file()
-            learnt[str(folder)] = "pack it again" if is_package else "train it again"
-        if len(learnt) == before:
+            learned[str(folder)] = "pack it again" if is_package else "train it again"
+        if len(learned) == before:
             break
     for path in files_below(folders, _EXPORT_FILE):
         with suppress(RequestError):
             if ExportRecord.read(path).adapter_sha256 in adapters:
-                learnt.setdefault(str(path.parent), "export it again")
+                learned.setdefault(str(path.parent), "export it again")
     for path, folder in _archives(folders):
         with suppress(RequestError):
             record = RunRecord.read(folder / "run.json")
-            if _is_learnt(folder, record, changed, digests, adapters):
-                learnt[str(path)] = "pack it again"
-    return dict(sorted(learnt.items()))
+            if _is_learned(folder, record, changed, digests, adapters):
+                learned[str(path)] = "pack it again"
+    return dict(sorted(learned.items()))
 
 
-def _is_learnt(
+def _is_learned(
     folder: Path, record: RunRecord, changed: set[Path], digests: set[str], adapters: set[str]
 ) -> bool:
     """Whether a run was trained on these recordings, or goes back to one that was."""
@@ -425,7 +427,7 @@ def _write_record(request: ForgetRequest, plan: ForgetPlan, digests: Mapping[str
         utterances=plan.num_utterances,
         manifests={str(i.path): [i.sha256, digests[i.sha256]] for i in plan.manifests},
         recordings_deleted=len(plan.recordings) if request.deletes_audio else 0,
-        learnt=dict(plan.learnt),
+        learned=dict(plan.learned),
     )
     for folder in dict.fromkeys(folder.resolve() for folder in folders):
         path = folder / RECORD_FILE

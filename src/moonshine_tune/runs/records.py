@@ -878,7 +878,7 @@ class ForgottenRecord(Record):
     Attributes:
         utterances: lines that were removed from manifests.
         manifests: checksums before and after, by path.
-        learnt: what goes back to these recordings, and what to do about it.
+        learned: what goes back to these recordings, and what to do about it.
     """
 
     created: str = ""
@@ -886,7 +886,7 @@ class ForgottenRecord(Record):
     utterances: StrictInt = 0
     manifests: dict[str, list[str]] = {}
     recordings_deleted: StrictInt = 0
-    learnt: dict[str, str] = {}
+    learned: dict[str, str] = {}
 
 
 class ForgetRecord(Artifact):

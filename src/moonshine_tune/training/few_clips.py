@@ -1,4 +1,4 @@
-"""Fewer steps for few recordings: the same sentences again and again are memorized, not learnt."""
+"""Fewer steps for few recordings: the same sentences again and again are memorized, not learned."""
 
 from moonshine_tune.config.resolve import FEW_RECORDINGS, ResolvedSettings
 from moonshine_tune.core.nested import flatten, unflatten
@@ -32,9 +32,9 @@ def with_few_steps(
     flat = dict(flatten(settings.model_dump())) | changes
     changed = type(settings).model_validate(unflatten(flat))
     remark = (
-        f"train: {num_clips} recordings: {steps} steps instead of {train.steps}, "
-        f"{_MOST_PASSES} passes over each, scored every {changed.select.every_steps} (another "
-        f"number: --set {_STEPS}={train.steps})"
+        f"train: few recordings, so {steps} steps instead of {train.steps}: {_MOST_PASSES} passes "
+        f"over each, scored every {changed.select.every_steps} steps (another number: --set "
+        f"{_STEPS}={train.steps})"
     )
     sources = resolved.sources | dict.fromkeys(changes, FEW_RECORDINGS)
     return ResolvedSettings(changed, sources), (remark,)
