@@ -44,8 +44,8 @@ def forget(
 ) -> None:
     """Take a person's recordings out of manifests, scores, reports and caches; shows it first.
 
-    Runs, exported files and packages that learned from them are listed, also through `train --from`:
-    what a model has learned cannot be taken out of it.
+    Runs, exported files and packages that learned from them are listed, also through
+    `train --from`: what a model has learned cannot be taken out of it.
     """
     from moonshine_tune.release.forget import ForgetRequest, plan_forgetting
     from moonshine_tune.release.forget import forget as run_forget

@@ -1,7 +1,7 @@
 """`data forget`: take a person's recordings out of manifests, scores, reports, caches, packages.
 
-What a model has learned cannot be taken out of it: runs, exported files and packages that go back to
-these recordings are listed, to be made again.
+What a model has learned cannot be taken out of it: runs, exported files and packages that go back
+to these recordings are listed, to be made again.
 """
 
 import shutil
