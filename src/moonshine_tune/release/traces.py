@@ -23,7 +23,7 @@ from moonshine_tune.corpus.manifest import Utterance, scan_manifest
 from moonshine_tune.corpus.speaker_names import clean_name
 
 _AUDIO_KEYS = ("audio", "audio_filepath")
-# Results of the base model by a hash of all clips: whose texts are in one cannot be told.
+# Results of the base model are named by a hash of all clips, which does not say whose they are.
 _TEXT_CACHES = ("base-transcripts", "base-losses", "replay-texts", "piece-hypotheses",
                 "parity-texts")  # fmt: skip
 _STATE_CACHE = "encoder-states"
