@@ -114,16 +114,7 @@ def plan_forgetting(request: ForgetRequest, progress: Progress) -> ForgetPlan:
         RequestError: nowhere to look, nobody of that name, or a label that is another person in
             each recording.
     """
-    if not request.manifests and not request.folders:
-        raise RequestError(
-            "nowhere to look", hint="name a folder with --in FOLDER, or --manifest FILE"
-        )
-    for path in (*request.manifests, *request.folders):
-        if not path.exists():
-            raise RequestError("no such file or folder", where=path)
-    names = frozenset(filter(None, map(clean_name, request.speakers)))
-    if not names:
-        raise RequestError(f"{', '.join(map(repr, request.speakers))} names nobody")
+    names = _names_in(request)
     given = [path.resolve() for path in request.manifests]
     paths = list(dict.fromkeys([*given, *files_below(request.folders, "*.jsonl")]))
     speakers: set[str] = set()
@@ -209,6 +200,24 @@ def _files(
                     files.append(item)
             stage.advance()
     return files
+
+
+def _names_in(request: ForgetRequest) -> frozenset[str]:
+    """The names as manifests are read; refuses a request that cannot be meant."""
+    if not request.manifests and not request.folders:
+        raise RequestError(
+            "nowhere to look", hint="name a folder with --in FOLDER, or --manifest FILE"
+        )
+    for path in (*request.manifests, *request.folders):
+        if not path.exists():
+            raise RequestError("no such file or folder", where=path)
+    names = frozenset(filter(None, map(clean_name, request.speakers)))
+    if not names:
+        raise RequestError(
+            f"{', '.join(map(repr, request.speakers))} names nobody",
+            hint="the speakers of a manifest: moonshine-tune data check FILE",
+        )
+    return names
 
 
 def _check_names(

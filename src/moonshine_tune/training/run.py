@@ -94,12 +94,9 @@ def _train(
     progress = progress if distributed.is_rank_zero else SilentProgress()
     start = start_of_run(resolved, continued)
     resolved, data = start.resolved, start.data
+    trained = replace(data, train=data.all_trained)
     memory = check_memory(
-        resolved,
-        replace(data, train=data.all_trained),
-        fit=fit,
-        refuse=not resume,
-        processes=distributed.world_size,
+        resolved, trained, fit=fit, refuse=not resume, processes=distributed.world_size
     )
     settings = memory.resolved.settings
     for remark in (*(continued.remarks if continued else ()), *start.remarks, *memory.remarks):
@@ -108,11 +105,10 @@ def _train(
         run = continued.run
     else:
         run = RunFolder.create(out) if distributed.is_rank_zero else RunFolder(out)
+    # A resumed run finds its base itself, wherever it is started.
+    is_own = continued and settings.model == continued.record.settings.get("model")
     model = open_model(
-        # A resumed run finds its base itself, wherever it is started.
-        None
-        if continued and settings.model == continued.record.settings.get("model")
-        else settings.model,
+        None if is_own else settings.model,
         base_of=run.path if resume else start.adapter_dir,
         device=device,
         dtype=dtype,
