@@ -57,6 +57,7 @@ def train(
     replay: AnyPath | None = None,
     canary: AnyPath | None = None,
     model: str | None = None,
+    parent: AnyPath | None = None,
     preset: str | None = None,
     config: AnyPath | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -73,6 +74,7 @@ def train(
     Args:
         train, dev, replay, canary: manifests; `train` is required unless another source has it.
             `replay` also takes a folder of recordings, "auto", "hub" or "none", as `--replay`.
+        parent: run or adapter folder whose adapter the training starts at (`--from`).
         settings: any setting by its name, nested or dotted: `{"train.steps": 100}`.
         resume: continue the run in `out` with its own settings.
         fit: change settings until the run fits the memory.
@@ -84,6 +86,7 @@ def train(
     from moonshine_tune.config.resume import settings_as_run
     from moonshine_tune.registry.model_preset import with_model_preset
     from moonshine_tune.runs.folder import RunFolder
+    from moonshine_tune.runs.parent import with_parent
     from moonshine_tune.training.run import train as run_training
 
     manifests = {"train": train, "dev": dev, "replay": replay, "canary": canary}
@@ -93,12 +96,13 @@ def train(
         None,
         flags={"model": model, "tracker": tracker},
         manifests={name: fspath(path) for name, path in manifests.items() if path is not None},
+        parent=_path(parent),
     )
     if resume:
         before = RunFolder.open(Path(out)).read_record().settings
         layers.insert(0, ("run.json", settings_as_run(before)))
     else:
-        layers = with_model_preset(layers)
+        layers = with_model_preset(with_parent(layers))
     resolved = resolve_settings([*layers, ("settings", settings or {})])
     return run_training(resolved, Path(out), progress or SilentProgress(), resume=resume, fit=fit)
 

@@ -102,7 +102,8 @@ def test_another_seed_gives_another_split() -> None:
 
 @pytest.mark.parametrize(
     ("count", "sizes"),
-    [(2, (1, 1, 0)), (3, (1, 1, 1)), (5, (3, 1, 1)), (10, (6, 2, 2)), (12, (8, 2, 2)),
+    [(2, (1, 1, 0)), (3, (1, 1, 1)), (5, (3, 1, 1)), (9, (5, 2, 2)), (10, (6, 2, 2)),
+     (12, (8, 2, 2)),
      (20, (14, 3, 3)), (29, (23, 3, 3)), (30, (24, 3, 3))],
 )  # fmt: skip
 def test_sizes_of_very_small_sets(count: int, sizes: tuple[int, int, int]) -> None:

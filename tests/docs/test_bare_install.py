@@ -63,6 +63,7 @@ data audit data/train.jsonl --no-model --out audit
 data fix audit --apply --out fixed.jsonl
 data fix data/dev.jsonl --style base --out styled.jsonl --apply
 compare runs/a runs/first
+data forget nobody-1 --manifest forget.jsonl --yes
 transcribe recordings --adapter runs/a --format jsonl,srt --words --out transcripts
 try runs/a recordings
 try exports/a data/test.jsonl --json
@@ -157,6 +158,9 @@ def desk(tmp_path: Path, bare: dict[str, str]) -> Path:
         for name, item in records.items()
     ]
     _table(folder / "my-log.csv", ["audio,raw_text,corrected_text,created_at", *rows])
+    records = _recordings(folder / "next-week", "--voices en-us --seed 1", bare)
+    rows = [f'{name},"{item["text"]}","{item["text"]}"' for name, item in records.items()]
+    _table(folder / "next-log.csv", ["audio,raw_text,corrected_text", *rows])
     return folder
 
 
@@ -219,6 +223,8 @@ def test_the_readme_and_then_every_command_run(
     cities = " ".join(text for _, _, text in TWO_CITIES_SPANS)
     (desk / "cities.txt").write_text(cities, encoding="utf-8")
     paths = {"runtime": wheel_assets.runtime_dir, "cities": wheel_assets.two_cities}
+    clip = {"audio": "gone.wav", "text": "one", "speaker": "nobody-1"}
+    (desk / "forget.jsonl").write_text(json.dumps(clip) + "\n", encoding="utf-8")
     lines = _REMAINING.strip().format(**paths).splitlines()
     for line in lines:
         _shell(f"moonshine-tune {line}", desk, bare)

@@ -194,7 +194,7 @@ def _demo_folder(path: Path) -> Path:
 
 
 def _report(path: Path, **named: Any) -> tuple[ReportResult, _Page]:
-    result = write_report(path, None, SilentProgress(), **named)
+    result = write_report(path, None, SilentProgress(), **{"with_audio": True, **named})
     page = _Page(result.report.read_text(encoding="utf-8"))
     assert page.faults == []
     assert result.num_bytes == result.report.stat().st_size
@@ -322,6 +322,13 @@ def test_named_manifest_gives_sound(tmp_path: Path) -> None:
     assert page.all("audio")[0]["src"].startswith("data:audio/")
     with pytest.raises(RequestError, match="no such manifest"):
         _report(folder, manifest=tmp_path / "none.jsonl")
+
+
+def test_voices_are_in_a_report_only_if_asked_for(tmp_path: Path) -> None:
+    folder = _demo_folder(tmp_path / "demo")
+    result, page = _report(folder, with_audio=False)
+    assert result.num_clips == 0 and not page.all("audio") and result.missing == ()
+    assert "add --audio" in page.text
 
 
 def test_a_folder_that_was_moved_keeps_its_sound(tmp_path: Path) -> None:

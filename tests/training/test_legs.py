@@ -282,7 +282,7 @@ def test_the_verdict_is_in_the_result_the_record_the_list_and_the_exit_code(
     def scored(trainer: Trainer, step: int, *given: Any, **named: Any) -> Any:
         candidate, details = score(trainer, step, *given, **named)
         wer = 90.0 if step == 0 or dev is None else dev
-        return candidate.model_copy(update={"dev_wer": wer}), details
+        return candidate.model_copy(update={"dev_wer": wer, "dev_loss": None}), details
 
     monkeypatch.setattr(Trainer, "_score", scored)
     out = tmp_path / "my runs; $(x)" / "a"

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from moonshine_tune.runs.records import BETTER, verdict_on
 from moonshine_tune.training.selection import Candidate, SelectionRule
 
 _RULE = SelectionRule(base_canary=10.0, canary_bound=2.0)
@@ -112,6 +113,21 @@ def test_a_candidate_survives_json() -> None:
 
 
 # --- what a small dev set cannot tell
+
+
+@pytest.mark.parametrize(
+    ("wer", "loss", "better"),
+    [(8.0, 1.4, True), (8.0, 1.6, False), (7.0, 1.6, True), (9.0, 1.0, False)],
+)
+def test_of_a_few_clips_the_loss_decides_between_equal_rates(
+    wer: float, loss: float, better: bool
+) -> None:
+    best = _scored(1, 8.0, None).model_copy(update={"dev_loss": 1.5})
+    other = _scored(2, wer, None).model_copy(update={"dev_loss": loss})
+    assert _RULE.is_better(other, best) is better
+    # Of twelve words, anything is within the noise: it would let every mean in.
+    assert replace(_RULE, dev_words=12).is_as_good(other, best) is better
+    assert (verdict_on(best, other, None) == BETTER) is better
 
 
 def test_the_mean_may_lie_above_the_luckiest_score_by_what_is_noise() -> None:

@@ -7,6 +7,7 @@ import typer
 
 from moonshine_tune.cli import data_align as align
 from moonshine_tune.cli import data_audit as audit
+from moonshine_tune.cli import data_forget as forget
 from moonshine_tune.cli import data_synth as synth
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, plain, refuse, say, show, table
 from moonshine_tune.cli.options import MaxClipOption, longest_clip_s
@@ -413,4 +414,5 @@ def _duration(seconds: float) -> str:
 
 align.register(app)
 audit.register(app)
+forget.register(app)
 synth.register(app)

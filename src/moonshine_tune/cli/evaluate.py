@@ -127,7 +127,8 @@ def summary(result: "Evaluation") -> str:
     ]
     if result.comparison and score.has_wer:
         lines.append(f"difference {change_text(result.comparison)}")
-    is_side_by_side = any(item.evaluation.backend == "runtime" for item in result.systems)
+    # Base and adapted alone are in the table above.
+    is_side_by_side = len(result.systems) > 2
     if is_side_by_side:
         lines.append(_systems_tables(result))
     lines += result.remarks
@@ -146,19 +147,25 @@ def summary(result: "Evaluation") -> str:
 
 
 def _systems_tables(result: "Evaluation") -> str:
-    """The base, the adapted model in torch and its exported files: in all, and by speaker."""
+    """The base, the adapter before, the adapted model and its files: in all, and by speaker."""
     sides = [(item, item.evaluation.score) for item in result.systems]
-    names = [f"{item.side}, {item.evaluation.backend}" for item, _ in sides]
+    titles = {"parent": "adapter before"}
+    names = [f"{titles.get(item.side, item.side)}, {item.evaluation.backend}" for item, _ in sides]
     rows = [
         [
             name,
             number(score.wer if score.has_wer else None),
             _range(score.ci95 if score.has_wer else None),
-            change_text(item.comparison) if item.comparison else "",
+            change_text(item.comparison) if item.comparison and item.side != "parent" else "",
         ]
         for name, (item, score) in zip(names, sides, strict=True)
     ]
     tables = [table(["WER %", "WER", "95 % interval", "torch to runtime"], rows)]
+    tables += [
+        f"from the adapter before to this one: {change_text(item.comparison)}"
+        for item, _ in sides
+        if item.side == "parent" and item.comparison
+    ]
     counts = result.to_record().speakers
     # The hardest first: there are the surprises.
     speakers = sorted(counts, key=lambda name: -sides[-1][1].by_speaker.get(name, 0.0))

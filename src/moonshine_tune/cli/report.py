@@ -25,14 +25,18 @@ def report(
         Path | None, Option(help="File to write [default: report.html in the folder].")
     ] = None,
     manifest: Annotated[
-        Path | None, Option(help="Manifest of the recordings, if they are not found without it.")
+        Path | None,
+        Option(help="Manifest of the recordings, if they are not found without it; means --audio."),
     ] = None,
+    audio: Annotated[
+        bool, Option("--audio", help="Embed recordings: whoever has the page can play the voices.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write one HTML page that shows a result: scores, curves, transcripts with sound."""
+    """Write one HTML page that shows a result: scores, curves, transcripts; sound with --audio."""
     from moonshine_tune.report.page import write_report
 
-    result = write_report(path, out, TerminalProgress(), manifest=manifest)
+    result = write_report(path, out, TerminalProgress(), manifest=manifest, with_audio=audio)
     show(_summary(result), result, as_json=as_json)
 
 

@@ -23,6 +23,7 @@ _EXAMPLE = (
 _ADVICE = {
     "no better than the base": "do not use this adapter; lower train.learning_rate, or train on "
     "more speech",
+    "no better than the adapter before": "keep using that one, or train on more speech",
     "canary bound broken": "no adapter keeps the canary within its bound: raise retain.weight",
 }
 
@@ -51,6 +52,10 @@ def train(
     canary: Annotated[
         Path | None, Option(help="General speech; rejects adapters that get worse on it.")
     ] = None,
+    parent: Annotated[
+        Path | None,
+        Option("--from", help="Run or adapter folder to start at; its recordings are replayed."),
+    ] = None,
     preset: Annotated[
         str | None, Option(help="Shipped: tiny, medium-pilot, … [default: that of the model].")
     ] = None,
@@ -71,11 +76,15 @@ def train(
 
     manifests = {"train": train_manifest, "dev": dev, "replay": replay, "canary": canary}
     flags = {"model": model, "tracker": tracker}
-    layers = settings_layers(preset, config, assignments, flags=flags, manifests=manifests)
+    layers = settings_layers(
+        preset, config, assignments, flags=flags, manifests=manifests, parent=parent
+    )
     if resume:
         layers.insert(0, ("run.json", _settings_of_run(out)))
     else:
-        layers = with_model_preset(layers)
+        from moonshine_tune.runs.parent import with_parent
+
+        layers = with_model_preset(with_parent(layers))
     settings = resolve_settings(layers)
 
     from moonshine_tune.training.run import train as run_training
@@ -119,7 +128,10 @@ def _general_speech(result: "TrainResult") -> list[str]:
 def _summary(result: "TrainResult") -> str:
     canary = result.best.canary_name.replace("canary", "canary WER", 1)
     rows = []
-    for name, candidate in (("base", result.baseline), (f"step {result.best.step}", result.best)):
+    candidates = [("base", result.baseline), (f"step {result.best.step}", result.best)]
+    if result.parent:
+        candidates.insert(1, ("before", result.parent))
+    for name, candidate in candidates:
         wers = number(candidate.dev_wer), number(candidate.canary_wer)
         rows.append([name, *wers, f"{candidate.strength:g}"])
     lines = [

@@ -16,9 +16,12 @@ from moonshine_tune.core.nested import flatten, unflatten
 from moonshine_tune.core.text import did_you_mean, first_line
 from moonshine_tune.core.yaml import parse_yaml, read_shipped, read_yaml, shipped_names
 
-# Settings that are paths; in a settings file they are relative to that file.
+# Files that a run reads. Like the parent, they are relative to the settings file that names them.
 PATH_SETTINGS = ("data.train", "data.dev", "data.canary", "data.replay", "augment.noise",
                  "augment.rooms")  # fmt: skip
+PARENT_SETTING = "adapter.parent"
+# The source of settings that the number of recordings decided.
+FEW_RECORDINGS = "few recordings"
 
 _WORDS = {"data.replay": REPLAY_WORDS}
 
@@ -64,7 +67,7 @@ def read_settings_file(path: Path) -> dict[str, Any]:
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise RequestError("settings must be a YAML mapping", where=path)
-    for name in PATH_SETTINGS:
+    for name in (*PATH_SETTINGS, PARENT_SETTING):
         section, _, key = name.partition(".")
         values = content.get(section)
         if isinstance(values, dict) and isinstance(values.get(key), str):
@@ -127,6 +130,7 @@ def settings_layers(
     *,
     flags: Mapping[str, str | None],
     manifests: Mapping[str, str | Path | None] | None = None,
+    parent: Path | None = None,
 ) -> list[Layer]:
     """The layers of a command for `resolve_settings`; sources that are not given are left out.
 
@@ -134,6 +138,7 @@ def settings_layers(
         flags: settings outside of a section, such as `model`; None if the flag is not given.
         manifests: paths by their setting in `data`, relative to the current folder, or a word that
             the setting knows (`--replay auto`); None likewise.
+        parent: run or adapter folder to start at, relative to the current folder; None likewise.
     """
     layers: list[Layer] = []
     if preset:
@@ -144,6 +149,8 @@ def settings_layers(
     for name, path in (manifests or {}).items():
         if path:
             given[f"data.{name}"] = absolute_path(f"data.{name}", path, Path())
+    if parent:
+        given[PARENT_SETTING] = str(parent.absolute())
     layers += [("flag", unflatten(given)), ("--set", parse_assignments(assignments or ()))]
     return [layer for layer in layers if layer[1]]
 

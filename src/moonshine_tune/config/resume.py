@@ -30,9 +30,9 @@ MAY_CHANGE = frozenset({
     "device.state_disk_mb",
 })  # fmt: skip
 FIXED = frozenset({
-    "data.dev_share", "data.normalizer", "data.teach_silence",
+    "data.dev_share", "data.normalizer", "data.teach_silence", "data.earlier_share",
     "adapter.rank", "adapter.alpha", "adapter.dropout", "adapter.sites", "adapter.rslora",
-    "adapter.dora",
+    "adapter.dora", "adapter.parent",
     "augment.share", "augment.variants", "augment.dev", "augment.noise_chance", "augment.snr_db",
     "augment.room_chance", "augment.gain_chance", "augment.gain_db", "augment.speed_chance",
     "augment.speeds", "augment.telephone_chance", "augment.clipping_chance",

@@ -48,6 +48,10 @@ class DataSettings(_Section):
     """Learn the training and replay clips with an empty text as silence: the model writes nothing
     on them. Switch it on, with a few clips of silence and noise as they occur later, if the model
     makes up words where nobody speaks."""
+    earlier_share: float = Field(default=0.5, ge=0, lt=1)
+    """Share of the drawn training clips that the earlier run was trained on, where
+    `adapter.parent` names one; 0 = none. Raise it if the new adapter loses what the earlier one
+    knew; set it to 0 if those recordings were wrong."""
     max_clip_s: float = Field(default=30.0, gt=0)
     """Longest utterance that is used, in seconds; longer ones are skipped and counted. Lower it if
     memory runs out with a single clip."""
@@ -61,6 +65,10 @@ class DataSettings(_Section):
 class AdapterSettings(_Section):
     """The LoRA adapter."""
 
+    parent: Path | None = None
+    """Run folder or adapter folder whose adapter the training starts at; by default it starts at
+    the base model. Name one to learn new recordings, such as a week's corrections, without
+    training from the beginning."""
     rank: int = Field(default=8, ge=1, le=256)
     """Rank of the LoRA matrices. Raise it for much training data (tens of hours); rates matter more
     than ranks on small corpora."""
@@ -160,8 +168,8 @@ class TrainSettings(_Section):
     """Optimization."""
 
     steps: int = Field(default=200, ge=1)
-    """Most optimizer steps. Raise it for more than an hour of speech, or if the best adapter is
-    that of the last steps."""
+    """Most optimizer steps; unless they are set, few recordings get fewer: 25 passes over each.
+    Raise it for more than an hour of speech, or if the best adapter is that of the last steps."""
     batch_size: int = Field(default=8, ge=1)
     """Utterances in a micro-batch. Lower it, and raise `accumulation`, if memory is short."""
     accumulation: int = Field(default=1, ge=1)

@@ -71,12 +71,20 @@ def balanced_order(speakers: Sequence[str | None], balance: float) -> EpochOrder
     for index, speaker in enumerate(speakers):
         groups.setdefault(speaker or f"\0{index}", []).append(index)
     members = [groups[name] for name in sorted(groups)]
-    weights = [len(group) ** (1.0 - balance) for group in members]
+    return weighted_order(members, [len(group) ** (1.0 - balance) for group in members])
+
+
+def weighted_order(members: Sequence[Sequence[int]], weights: Sequence[float]) -> EpochOrder:
+    """Epochs that draw from groups of indices in proportion to their weights.
+
+    All of a group are drawn before one is drawn again.
+    """
+    num_indices = sum(map(len, members))
 
     def order(rng: random.Random) -> list[int]:
         indices: list[int] = []
         # Rounded at random, so that a share below one clip per epoch is drawn in some epochs.
-        remainder, scale = rng.random(), len(speakers) / sum(weights)
+        remainder, scale = rng.random(), num_indices / sum(weights)
         for group, weight in zip(members, weights, strict=True):
             remainder += weight * scale
             count, remainder = int(remainder), remainder - int(remainder)
@@ -84,7 +92,7 @@ def balanced_order(speakers: Sequence[str | None], balance: float) -> EpochOrder
                 indices += rng.sample(group, min(count, len(group)))
                 count -= len(group)
         # Rounding errors of the sum may leave the last clip out.
-        indices = (indices + rng.sample(range(len(speakers)), 1))[: len(speakers)]
+        indices = (indices + rng.sample(range(num_indices), 1))[:num_indices]
         rng.shuffle(indices)
         return indices
 
@@ -181,12 +189,35 @@ def _chunks(indices: list[int], size: int) -> list[list[int]]:
     return [indices[start : start + size] for start in range(0, len(indices), size)]
 
 
+@dataclass(frozen=True)
+class EarlierShare:
+    """Utterances that an earlier run was trained on, and the most of the draws that they get.
+
+    None of them is drawn more often than a new one.
+    """
+
+    members: frozenset[int]
+    share: float
+
+
+def _order_with_earlier(allowed: Sequence[int], earlier: EarlierShare | None) -> EpochOrder | None:
+    """Epochs with a bounded share of earlier utterances; None where each is drawn once."""
+    if earlier is None:
+        return None
+    old = [position for position, index in enumerate(allowed) if index in earlier.members]
+    new = [position for position, index in enumerate(allowed) if index not in earlier.members]
+    if not new or len(old) <= earlier.share * len(allowed):
+        return None
+    return weighted_order([new, old], [1.0 - earlier.share, earlier.share])
+
+
 class StagedSampler:
     """Short or easy clips first: one bucket sampler per stage, over the clips that it may draw.
 
     Args:
         speakers: of each utterance; needed to balance speakers.
         balance: 0 draws each utterance once per epoch, 1 each speaker equally often.
+        earlier: the utterances of an earlier run; speakers that are balanced take its place.
     """
 
     def __init__(
@@ -199,6 +230,7 @@ class StagedSampler:
         seed: int = 0,
         speakers: Sequence[str | None] = (),
         balance: float = 0.0,
+        earlier: EarlierShare | None = None,
     ) -> None:
         self._stages = tuple(stages)
         self._allowed = [
@@ -217,7 +249,7 @@ class StagedSampler:
                 seed=seed + number,
                 order=balanced_order([speakers[index] for index in allowed], balance)
                 if balance > 0
-                else None,
+                else _order_with_earlier(allowed, earlier),
             )
             for number, allowed in enumerate(self._allowed)
         ]

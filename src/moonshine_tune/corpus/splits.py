@@ -189,10 +189,10 @@ class _Shares:
         return [(name, share) for name, share in (("test", self.test), ("dev", self.dev)) if share]
 
     def for_few(self, count: int) -> "_Shares":
-        """The shares of a set of so many clips: at least a clip of 5, 2 of 10, 3 of 15."""
+        """The shares of a set of so many clips: at least a clip of 5, 2 of 8, 3 of 13."""
         if not 0 < count < _FEW_CLIPS:
             return self
-        least = min(_LEAST_CLIPS, max(1, count // 5)) / count
+        least = min(_LEAST_CLIPS, max(1, round(count / 5))) / count
         dev, test = (max(share, least) if share else 0.0 for share in (self.dev, self.test))
         # Three clips with shares of a half: each side still gets one.
         return replace(self, dev=dev, test=test) if dev + test < 1 else self

@@ -78,6 +78,11 @@ def voice_scope(
     return VoiceScope(SOME_KNOWN, names) if shared else None
 
 
+def is_tiny(scored: Sequence[Utterance]) -> bool:
+    """Whether a set is too small for its WER to tell two adapters apart."""
+    return sum(len((item.text or "").split()) for item in scored) < _FEW_WORDS
+
+
 def tiny_set_remark(name: str, scored: Sequence[Utterance]) -> str | None:
     """How little a set of a few clips says; None for a larger one."""
     words = sum(len((item.text or "").split()) for item in scored)

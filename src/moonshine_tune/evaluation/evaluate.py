@@ -35,13 +35,14 @@ from moonshine_tune.metrics.wer import compare_paired, score_utterances, summari
 from moonshine_tune.models.files import ADAPTER_WEIGHTS_FILE
 from moonshine_tune.models.lora import adapter_disabled, find_adapter
 from moonshine_tune.registry.open import open_model
+from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runs.records import ExportRecord, KeyTermsRecord
 from moonshine_tune.runs.split_record import voices_of_run
 from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber, check_takes_keyterms
 
-# The variant of files that were exported from an adapter.
-_EXPORTED = "exported"
+# The variants of files that were exported from an adapter, and of the adapter that it started at.
+_EXPORTED, _PARENT = "exported", "parent"
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class EvaluateRequest:
 
     Attributes:
         backend: `torch`, or `runtime` with `runtime_dir`.
-        adapter: run or adapter folder; the base is scored too, for the comparison.
+        adapter: run or adapter folder; the base is scored too, for the comparison, and the adapter
+            that its run started at.
         runtime_dir: runtime folder; with `adapter` the files exported from it, which are scored
             beside the adapted model in torch.
         conditions: noises and rooms under which to score too.
@@ -185,13 +187,18 @@ def _check_side_by_side(runtime_dir: Path, adapter: Path, has_conditions: bool) 
 
 
 def _systems(by_variant: dict[str, Evaluation]) -> tuple[SystemScore, ...]:
-    """All that were scored with an adapter; exported files with their change from torch."""
+    """All that were scored with an adapter.
+
+    Exported files come with their change from torch, the adapter before with the change from it.
+    """
     systems = []
     for name, evaluation in by_variant.items():
-        change = None
+        change, adapted = None, by_variant["adapted"]
         if name == _EXPORTED:
-            change = compare_paired(by_variant["adapted"].scored, evaluation.scored)
-        side = "base" if name == "base" else "adapted"
+            change = compare_paired(adapted.scored, evaluation.scored)
+        elif name == _PARENT:
+            change = compare_paired(evaluation.scored, adapted.scored)
+        side = name if name in ("base", _PARENT) else "adapted"
         systems.append(SystemScore(side, evaluation, change))
     return tuple(systems)
 
@@ -232,22 +239,36 @@ def _open_variants(
                     yield Variant(with_terms, folder.name, None, runtime, normalizer)
         return
     adapter = find_adapter(request.adapter) if request.adapter else None
-    opened = open_model(
-        request.model, adapter=adapter, device=request.device, dtype="float32", progress=progress
-    )
-    normalizer = normalizer_for(request.normalizer, language or opened.language)
-    transcriber = TorchTranscriber(opened.model, opened.limits)
-    model = str(opened.base["name"])
-    if adapter is not None and request.score_base:
-        with adapter_disabled(opened.model):
-            yield Variant("base", model, None, transcriber, normalizer)
-    label = None if request.adapter is None else request.adapter.name
-    name = "model" if adapter is None else "adapted"
-    yield Variant(name, model, label, transcriber, normalizer)
+    adapters: dict[str, Path | None] = {"model" if adapter is None else "adapted": adapter}
+    if adapter is not None and request.score_base and (before := _parent_of(adapter)) is not None:
+        adapters = {_PARENT: before, **adapters}
+    scores_base = adapter is not None and request.score_base
+    for name, own in adapters.items():
+        opened = open_model(
+            request.model, adapter=own, device=request.device, dtype="float32", progress=progress
+        )
+        normalizer = normalizer_for(request.normalizer, language or opened.language)
+        transcriber = TorchTranscriber(opened.model, opened.limits)
+        model = str(opened.base["name"])
+        if scores_base:
+            scores_base = False
+            with adapter_disabled(opened.model):
+                yield Variant("base", model, None, transcriber, normalizer)
+        label = None if request.adapter is None else request.adapter.name
+        yield Variant(name, model, label, transcriber, normalizer)
+        # One model in memory at a time.
+        del opened, transcriber
     if adapter is not None and request.runtime_dir is not None:
         folder = request.runtime_dir
         with RuntimeTranscriber(folder) as runtime:
             yield Variant(_EXPORTED, folder.name, None, runtime, normalizer, exported_from(folder))
+
+
+def _parent_of(adapter_dir: Path) -> Path | None:
+    """The adapter that the run of an adapter started at, in the run's folder; None for the base."""
+    run = RunFolder(adapter_dir.absolute().parent)
+    is_of_run = run.record_path.is_file() and run.adapter_dir == adapter_dir.absolute()
+    return run.parent_dir if is_of_run and run.parent_dir.is_dir() else None
 
 
 def exported_from(folder: Path) -> str | None:

@@ -147,7 +147,12 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class SystemScore:
-    """One of the systems that were scored on the same clips: `base` or `adapted`, by a back end."""
+    """One of the systems that were scored on the same clips, by a back end.
+
+    Attributes:
+        side: `base`, `parent` (the adapter that the run started at) or `adapted`.
+        comparison: of exported files with torch; of a parent, from it to the adapted model.
+    """
 
     side: str
     evaluation: Evaluation

@@ -22,17 +22,30 @@ class TrainingData:
     """The manifests of a training run.
 
     The utterances carry their `duration` if the manifest or the header of the file has it.
+
+    Attributes:
+        earlier: what an earlier run was trained on, which is replayed; no id is one of `train`.
+        known: ids of `train` that the earlier run was trained on, too.
+        shares_voices: whether dev is that of the earlier run, which shared voices with it already.
     """
 
     train: Manifest
     dev: Manifest | None = None
     canary: Manifest | None = None
     replay: Manifest | None = None
+    earlier: tuple[Utterance, ...] = ()
+    known: frozenset[str] = frozenset()
+    shares_voices: bool = False
 
     @property
     def by_name(self) -> dict[str, Manifest]:
         """Those that the settings name."""
-        return {name: manifest for name, manifest in vars(self).items() if manifest is not None}
+        return {name: item for name, item in vars(self).items() if isinstance(item, Manifest)}
+
+    @property
+    def all_trained(self) -> Manifest:
+        """The training manifest with the earlier recordings."""
+        return replace(self.train, utterances=(*self.train.utterances, *self.earlier))
 
 
 def read_training_data(data: DataSettings) -> TrainingData:
@@ -68,13 +81,18 @@ def _is_manifest(replay: Path | str | None) -> TypeGuard[Path]:
 
 def _read(path: Path, *, require_text: bool) -> Manifest:
     manifest = read_manifest(path, require_text=require_text)
-    utterances = list(manifest.utterances)
-    for index, utterance in enumerate(utterances):
+    return replace(manifest, utterances=with_lengths(manifest.utterances))
+
+
+def with_lengths(utterances: Sequence[Utterance]) -> tuple[Utterance, ...]:
+    """The utterances with their `duration`, from the header of the file where it is not known."""
+    timed = list(utterances)
+    for index, utterance in enumerate(timed):
         if utterance.known_seconds is None:
             # An unreadable file is counted when the dataset is built.
             with suppress(AudioError):
-                utterances[index] = replace(utterance, duration=utterance_seconds(utterance))
-    return replace(manifest, utterances=tuple(utterances))
+                timed[index] = replace(utterance, duration=utterance_seconds(utterance))
+    return tuple(timed)
 
 
 @dataclass(frozen=True)

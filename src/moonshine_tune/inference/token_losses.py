@@ -19,6 +19,7 @@ from moonshine_tune.inference.result_cache import (
     recipe_hash,
     write_cached,
 )
+from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.models.lora import adapter_disabled
 from moonshine_tune.models.losses import IGNORED, target_batch
 from moonshine_tune.registry.open import OpenedModel
@@ -27,22 +28,24 @@ _BATCH_S = 60.0
 
 
 def mean_token_losses(
-    opened: OpenedModel,
+    model: SpeechModel,
     source: StateSource,
     tokens: Sequence[Sequence[int]],
     progress: Progress,
     name: str,
     *,
     kept_share: float = 1.0,
+    with_end: bool = True,
 ) -> list[float]:
-    """Mean cross-entropy per token of the model on each text, end token included, in nats.
+    """Mean cross-entropy per token of the model on each text, in nats; 0 for an empty text.
 
     Args:
         source: encoder states, by the same indices as `tokens`.
         kept_share: share of the tokens of a text that count, those with the lowest losses. Below
             1, a text with a wrong word is still told from another text.
+        with_end: count the end token, too, which tells how a sentence is punctuated.
     """
-    model, losses = opened.model, [0.0] * len(tokens)
+    losses = [0.0] * len(tokens)
     model.module.eval()
     batches = batches_by_length(source.seconds, _BATCH_S)
 
@@ -53,11 +56,11 @@ def mean_token_losses(
         logits = model.decoder_logits(states, targets.input_ids).float()
         entropies = F.cross_entropy(
             logits.transpose(1, 2), targets.targets, ignore_index=IGNORED, reduction="none"
-        )
+        ).cpu()
         for row, entropy in zip(rows, entropies, strict=True):
-            length = len(tokens[row]) + 1
+            length = len(tokens[row]) + with_end
             lowest = entropy[:length].sort().values[: math.ceil(kept_share * length)]
-            losses[row] = lowest.mean().item()
+            losses[row] = lowest.mean().item() if length else 0.0
 
     with progress.stage(name, len(tokens)) as stage:
         run_with_oom_backoff(batches, measure, model.device, stage)
@@ -79,6 +82,8 @@ def base_losses(dataset: SpeechDataset, opened: OpenedModel, progress: Progress)
         return known
     source = StateSource(opened.model, dataset, budget_mb=0)
     with adapter_disabled(opened.model):
-        losses = mean_token_losses(opened, source, dataset.tokens, progress, "difficulty of train")
+        losses = mean_token_losses(
+            opened.model, source, dataset.tokens, progress, "difficulty of train"
+        )
     write_cached(path, losses, progress)
     return losses

@@ -312,8 +312,25 @@ def load_adapter(model: SpeechModel, path: Path) -> Path:
     config_path = folder / ADAPTER_CONFIG_FILE
     fields = _read_object(config_path, "r", "lora_alpha", "target_modules")
     arguments = lora_fields(fields, config_path)
-    saved = read_matrices(folder / ADAPTER_WEIGHTS_FILE)
     _inject_saved(arguments, model, config_path)
+    load_matrices(model, folder)
+    if (start := start_of(fields)) in ALTERING_STARTS:
+        for layer in _layers(model):
+            keep_base(layer, ADAPTER_NAME, start)
+        double_rank(model.module.peft_config[ADAPTER_NAME])
+    for _name, parameter in adapter_parameters(model.module):
+        parameter.requires_grad_(False)
+    return folder
+
+
+def load_matrices(model: SpeechModel, folder: Path) -> None:
+    """Overwrite the matrices of an injected adapter with those of a saved one.
+
+    Raises:
+        RequestError: a damaged adapter, or one of another shape.
+    """
+    fields = _read_object(folder / ADAPTER_CONFIG_FILE, "r", "lora_alpha", "target_modules")
+    saved = read_matrices(folder / ADAPTER_WEIGHTS_FILE)
     own = dict(adapter_parameters(model.module))
     by_portable = {f"base_model.model.{_portable(name)}": name for name in own}
     mismatch = explain_mismatch(
@@ -325,13 +342,6 @@ def load_adapter(model: SpeechModel, path: Path) -> Path:
     if mismatch is not None:
         raise mismatch
     load_adapter_state(model, {by_portable[name]: value for name, value in saved.items()})
-    if (start := start_of(fields)) in ALTERING_STARTS:
-        for layer in _layers(model):
-            keep_base(layer, ADAPTER_NAME, start)
-        double_rank(model.module.peft_config[ADAPTER_NAME])
-    for _name, parameter in adapter_parameters(model.module):
-        parameter.requires_grad_(False)
-    return folder
 
 
 def _inject_saved(arguments: dict[str, Any], model: SpeechModel, path: Path) -> None:

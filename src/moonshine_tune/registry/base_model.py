@@ -23,6 +23,8 @@ from moonshine_tune.registry.resolve import HUB_ID, ResolvedModel, resolve_model
 
 _RUN_FILE = "run.json"
 _ADAPTER_FOLDER = "adapter"
+# A run's copy of the adapter that it started at, which has the same base.
+_PARENT_FOLDER = "parent"
 _LOCAL_SOURCES = ("hub", "cache")
 # A checkpoint in this program's cache: the model's name and a hash.
 _CACHED_NAME = re.compile(r"(.+)-[0-9a-f]{12}")
@@ -76,7 +78,8 @@ def read_base_record(path: Path) -> BaseRecord:
         RequestError: a record that cannot be read.
     """
     absolute = path.absolute()
-    run = absolute.parent if absolute.name == _ADAPTER_FOLDER else absolute
+    is_part = absolute.name in (_ADAPTER_FOLDER, _PARENT_FOLDER)
+    run = absolute.parent if is_part and (absolute.parent / _RUN_FILE).is_file() else absolute
     adapter = run / _ADAPTER_FOLDER if (run / _ADAPTER_FOLDER).is_dir() else absolute
     record: dict[str, Any] = {}
     name: Any = None

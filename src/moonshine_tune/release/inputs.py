@@ -38,6 +38,7 @@ _MAX_SAMPLE_CLIP_S = 15.0
 _RUN_KEYS = ("schema_version", "created", "sources", "device", "dtype", "normalizer", "data",
              "adapter", "seed", "status", "versions", "git", "result", "voices",
              "replay")  # fmt: skip
+_PARENT_KEYS = ("adapter_sha256", "base_sha256", "steps", "created", "data")
 _EVALUATION_KEYS = ("wer", "cer", "substitutions", "deletions", "insertions", "reference_words",
                     "utterances", "audio_seconds", "rtf", "normalizer", "ci95", "backend",
                     "manifest_sha256", "base", "comparison", "metrics", "keyterms",
@@ -359,11 +360,16 @@ def public_run(run: RunRecord) -> RunRecord:
         "model": run.settings.get("model", "tiny"),
         "data": {key: value for key, value in data.items() if key not in MANIFEST_ROLES},
     }
+    if "parent" in run.settings.get("adapter", {}):
+        # A folder of this machine; `lineage` has its fingerprint.
+        named["adapter"] = {k: v for k, v in run.settings["adapter"].items() if k != "parent"}
     rest = {key: value for key, value in run.settings.items() if key not in named}
+    lineage = [_public(item, _PARENT_KEYS) for item in run.lineage]
     return _public(
         run,
         _RUN_KEYS,
         base=public_base(run.base),
+        **({"lineage": lineage} if lineage else {}),
         settings=_without_paths(named | rest),
         **_public_voices(run),
         platform={key: run.platform[key] for key in ("system", "arch") if key in run.platform},

@@ -34,15 +34,22 @@ class EmbeddedClip:
 
 
 class EmbeddedClips:
-    """Embeds clips until its budget of characters is spent; `used` are those spent so far."""
+    """Embeds clips until its budget of characters is spent; `used` are those spent so far.
 
-    def __init__(self, budget: int) -> None:
+    Args:
+        is_wanted: whether anybody asked for sound; a page with voices is shared with more care.
+    """
+
+    def __init__(self, budget: int, *, is_wanted: bool = True) -> None:
+        self.is_wanted = is_wanted
         self._budget = budget
         self.used = 0
         self.embedded = 0
 
     def embed(self, utterance: Utterance | None) -> EmbeddedClip:
         """The clip of one utterance: mono, 16 kHz, as the model gets it, MP3 where possible."""
+        if not self.is_wanted:
+            return EmbeddedClip("", 0.0, "no sound: add --audio to the command of this report")
         if utterance is None:
             return EmbeddedClip("", 0.0, "no recording found")
         seconds = utterance.known_seconds or 0.0

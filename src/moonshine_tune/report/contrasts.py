@@ -39,6 +39,7 @@ class Contrast:
         voices: whose voices it is for, and of which adapter where that is not the one that was
             kept, in a sentence; empty where neither needs to be said.
         canary: of a canary, which set it is: `librispeech_other, 50 clips`.
+        parent: of the adapter that the run started at; None where that is the base.
     """
 
     set_name: str
@@ -50,6 +51,7 @@ class Contrast:
     verdict: str = ""
     voices: str = ""
     canary: str = ""
+    parent: Rate | None = None
 
     @property
     def utterances(self) -> int | None:
@@ -160,18 +162,19 @@ def contrasts_of_run(run: RunPart) -> list[Contrast]:
     if best.is_empty:
         best = run.selection
     rows = []
+    earlier = result.parent or SelectionRecord()
     for name, wers in (
-        ("dev", (base.dev_wer, best.dev_wer)),
-        ("canary", (base.canary_wer, best.canary_wer)),
+        ("dev", (base.dev_wer, earlier.dev_wer, best.dev_wer)),
+        ("canary", (base.canary_wer, earlier.canary_wer, best.canary_wer)),
     ):
-        before, after = (_rate_in(ScoreRecord(wer=wer)) for wer in wers)
+        before, parent, after = (_rate_in(ScoreRecord(wer=wer)) for wer in wers)
         if name == "dev" and scored and (after is None or abs(scored.value - after.value) < 0.01):
             after = scored
         voices = _voices_in(run.record) if name == "dev" else ""
         scope = "; ".join(filter(None, (voices, result.scored_adapter)))
         canary = short(best.canary, 80) if name == "canary" else ""
         row = _unpaired(name, "torch", before, after)
-        rows.append(replace(row, voices=scope, canary=canary))
+        rows.append(replace(row, voices=scope, canary=canary, parent=parent))
     return rows
 
 

@@ -106,6 +106,9 @@ def _facts(
         ("normalizer", record.normalizer, ""),
         ("seed", record.seed, ""),
         ("adapter", size, ""),
+        *(("started at" if number == 1 else f"{number} runs back", item.path or "an adapter",
+           item.summary)
+          for number, item in enumerate(record.lineage, start=1)),
         *((f"data: {name}", f"sha256 {digest}", "") for name, digest in record.data.items()),
         ("code", git.get("commit"), "with uncommitted changes" if git.get("dirty") else ""),
     ]  # fmt: skip

@@ -57,14 +57,21 @@ class ReportResult:
 
 @holds_out(lambda path, out, *_, **options: out or (path / REPORT_FILE if path.is_dir() else None))
 def write_report(
-    path: Path, out: Path | None, progress: Progress, *, manifest: Path | None = None
+    path: Path,
+    out: Path | None,
+    progress: Progress,
+    *,
+    manifest: Path | None = None,
+    with_audio: bool = False,
 ) -> ReportResult:
     """Write the report of a folder.
 
     Args:
         path: folder of any command; parts of it may be missing.
         out: the file; without it, `report.html` in the folder.
-        manifest: where the recordings are named, if the report cannot find it by itself.
+        manifest: where the recordings are named, if the report cannot find it by itself; asks for
+            sound, too.
+        with_audio: embed recordings of the utterances that are shown.
 
     Raises:
         RequestError: no such folder, nothing known in it, a wrong manifest, or an `out` that
@@ -76,11 +83,12 @@ def write_report(
             "a folder, not a file", where=target, hint=f"--out {quoted(target / REPORT_FILE)}"
         )
     report_input, recordings = read_report_input(path), Recordings(path, manifest)
-    box = EmbeddedClips(_CLIP_BUDGET)
+    is_wanted = with_audio or manifest is not None
+    box = EmbeddedClips(_CLIP_BUDGET, is_wanted=is_wanted)
     content, missing = _render(report_input, recordings, box, progress)
     if len(content) > MAX_BYTES:
         # Many long transcripts: the sound gives way to the words.
-        box = EmbeddedClips(box.used - (len(content) - MAX_BYTES))
+        box = EmbeddedClips(box.used - (len(content) - MAX_BYTES), is_wanted=is_wanted)
         content, missing = _render(report_input, recordings, box, progress)
     write_bytes_atomic(target, content)
     return ReportResult(target, report_input.kind, len(content), box.embedded, missing)

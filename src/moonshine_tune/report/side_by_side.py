@@ -1,4 +1,4 @@
-"""Torch and runtime side by side: every set of a report, and its speakers."""
+"""Torch and runtime, and the adapter before: every set of a report, and its speakers."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -38,9 +38,16 @@ class Systems:
     rows: tuple[tuple[str, int | None, tuple[Cell, ...]], ...]
     speakers: tuple[Speakers, ...]
 
+    @property
+    def title(self) -> str:
+        """What is compared."""
+        parts = {"Adapter before": "before", "Torch and runtime": "runtime"}
+        names = " ".join(name for name, _ in self.columns)
+        return ", ".join(title for title, word in parts.items() if word in names)
+
 
 def systems_of(report_input: ReportInput) -> Systems | None:
-    """None where no set was scored with both back ends."""
+    """None where no set has more than the base and the adapted model by one back end."""
     run = report_input.run
     names = {}
     if run is not None:
@@ -72,7 +79,7 @@ def _evaluations(report_input: ReportInput) -> Iterator[tuple[str, str, Evaluati
 def _of_run(run: RunPart) -> Iterator[tuple[str, str, EvaluationRecord]]:
     """Dev and canary as training scored them in torch: by the hash of their manifests."""
     for row in contrasts_of_run(run):
-        for side, rate in (("base", row.before), ("adapted", row.after)):
+        for side, rate in (("base", row.before), ("parent", row.parent), ("adapted", row.after)):
             if rate is None:
                 continue
             record = EvaluationRecord(

@@ -110,8 +110,10 @@ def transcript_sets(
                            "not known to this version, english-1 is used")  # fmt: skip
             normalizer = normalizer_for("english-1")
         chosen = choose(source.pairs, _FEW if source.name == "canary" else _MANY)
-        by_id = _recordings(report_input, source, recordings, tuple(chosen))
-        if chosen and not by_id:
+        by_id: Mapping[str, Utterance] = {}
+        if box.is_wanted:
+            by_id = _recordings(report_input, source, recordings, tuple(chosen))
+        if box.is_wanted and chosen and not by_id:
             missing.append(
                 f"{source.name}: no manifest with these recordings was found, so there are no "
                 "players; name it with --manifest"

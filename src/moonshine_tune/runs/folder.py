@@ -1,6 +1,7 @@
 """The run folder: what a run was given, did and made, in files that a person can open.
 
-`run.json`, `metrics.jsonl`, `tensorboard/`, `adapter/` (the best), `state/` (to resume), `eval/`.
+`run.json`, `metrics.jsonl`, `tensorboard/`, `adapter/` (the best), `state/` (to resume), `eval/`;
+`parent/` (the adapter that it started at) where a run goes on from another one.
 """
 
 import json
@@ -32,6 +33,9 @@ class RunFolder:
         self.state_dir = path / "state"
         self.eval_dir = path / "eval"
         self.dev_hypotheses_path = self.eval_dir / "dev.jsonl"
+        self.parent_dir = path / "parent"
+        # What the parent was trained on: a manifest.
+        self.earlier_path = self.parent_dir / "train.jsonl"
 
     @classmethod
     def create(cls, path: Path) -> "RunFolder":

@@ -222,10 +222,11 @@ class SystemRecord(ScoreRecord):
     """One system on the clips of an evaluation.
 
     Attributes:
-        side: `base` or `adapted`.
+        side: `base`, `parent` (the adapter that the run started at) or `adapted`.
         backend: `torch` or `runtime`.
         by_speaker: WER of each speaker that has a name.
-        comparison: of exported files, from the adapted model in torch to them.
+        comparison: of exported files, from the adapted model in torch to them; of a parent, from it
+            to the adapted model.
     """
 
     side: str = ""
@@ -375,6 +376,7 @@ class SelectionRecord(Artifact):
     dev_augmented_wer: Number | None = None
     drift: Number | None = None
     canary: str = ""
+    dev_loss: Number | None = None
 
     @property
     def canary_name(self) -> str:
@@ -388,8 +390,18 @@ class SelectionRecord(Artifact):
             return self.dev_wer
         return (self.dev_wer + self.dev_augmented_wer) / 2
 
+    def is_better_than(self, before: "SelectionRecord") -> bool | None:
+        """Whether dev says so: by WER, and by loss where few clips give the same; None: unknown."""
+        old, new = before.judged_wer, self.judged_wer
+        if old is None or new is None:
+            return None
+        if old != new or self.dev_loss is None or before.dev_loss is None:
+            return new < old
+        return self.dev_loss < before.dev_loss
+
 
 BETTER, NOT_BETTER, CANARY_LOST = "better", "no better than the base", "canary bound broken"
+NOT_BETTER_THAN_PARENT = "no better than the adapter before"
 
 
 class FoldRecord(Record):
@@ -412,13 +424,16 @@ class RunResultRecord(Record):
 
     Attributes:
         folds: the trainings whose mean the adapter is; empty for a single one.
-        verdict: `better`, `no better than the base`, or `canary bound broken`: of the adapter that
-            was kept, on the scores of the run itself; empty where it has none.
+        verdict: `better`, `no better than the base`, `no better than the adapter before` or `canary
+            bound broken`: of the adapter that was kept, on the scores of the run itself; empty
+            where it has none.
+        parent: scores of the adapter that the run started at; None where that is the base.
     """
 
     steps: StrictInt | None = None
     skipped_steps: StrictInt | None = None
     baseline: SelectionRecord = SelectionRecord()
+    parent: SelectionRecord | None = None
     best: SelectionRecord = SelectionRecord()
     canary_held: StrictBool | None = None
     verdict: str = ""
@@ -439,20 +454,28 @@ class RunResultRecord(Record):
     @property
     def judged(self) -> str:
         """The verdict, also of a run that was recorded without one."""
-        return self.verdict or verdict_on(self.baseline, self.best, self.canary_held)
+        return self.verdict or verdict_on(self.baseline, self.best, self.canary_held, self.parent)
 
 
-def verdict_on(base: SelectionRecord, best: SelectionRecord, canary_held: bool | None) -> str:
+def verdict_on(
+    base: SelectionRecord,
+    best: SelectionRecord,
+    canary_held: bool | None,
+    parent: SelectionRecord | None = None,
+) -> str:
     """Whether an adapter may be used; empty where a score is missing.
 
     An adapter that is chosen by dev as recorded and augmented is judged by both.
     """
-    before, after = base.judged_wer, best.judged_wer
-    if before is None or after is None:
+    is_better = best.is_better_than(base)
+    if is_better is None:
         return ""
     if canary_held is False:
         return CANARY_LOST
-    return BETTER if after < before else NOT_BETTER
+    if not is_better:
+        return NOT_BETTER
+    beats_parent = None if parent is None else best.is_better_than(parent)
+    return NOT_BETTER_THAN_PARENT if beats_parent is False else BETTER
 
 
 class LegRecord(Record):
@@ -506,6 +529,32 @@ class ReplayRecord(Artifact):
         return f"{name}{self.clips} clips{minutes}: {self.source}{licensed}"
 
 
+class ParentRecord(Record):
+    """An adapter that a run goes back to.
+
+    Attributes:
+        path: of the run or adapter folder, at that time; not in packages.
+        adapter_sha256: of the adapter's weights.
+        base_sha256: of the weights of its base model.
+        steps: of its run; None where that is not known.
+        data: fingerprints of its manifests.
+    """
+
+    path: str = ""
+    adapter_sha256: str = ""
+    base_sha256: str | None = None
+    steps: StrictInt | None = None
+    created: str = ""
+    data: dict[str, str | None] = {}
+
+    @property
+    def summary(self) -> str:
+        """`adapter 1a2b3c4d5e6f after 300 steps, base 9f8e7d6c5b4a`."""
+        steps = "" if self.steps is None else f" after {self.steps} steps"
+        base = f", base {self.base_sha256[:12]}" if self.base_sha256 else ""
+        return f"adapter {self.adapter_sha256[:12]}{steps}{base}"
+
+
 class RunRecord(Artifact):
     """`run.json`: written by train, a part of it again by package.
 
@@ -517,6 +566,8 @@ class RunRecord(Artifact):
         relative_paths: of manifests and noises, from the run folder, by setting.
         voices: whose voices the scores on dev are for.
         replay: the general speech that was replayed.
+        lineage: the adapters that it goes back to, the one that it started at first; none where it
+            started at the base.
     """
 
     made_by = "moonshine-tune train"
@@ -529,6 +580,7 @@ class RunRecord(Artifact):
     relative_paths: dict[str, str] = {}
     legs: list[LegRecord] = []
     base: BaseModelRecord = BaseModelRecord()
+    lineage: list[ParentRecord] = []
     device: dict[str, str | None] = {}
     dtype: dict[str, str | None] = {}
     processes: StrictInt | None = None
@@ -863,6 +915,31 @@ class FixRecord(Record):
     action: str = ""
     usual: StrictBool = False
     value: Number | None = None
+
+
+class ForgottenRecord(Record):
+    """What was removed of some speakers; no text and no recording of theirs is in it.
+
+    Attributes:
+        utterances: lines that were removed from manifests.
+        manifests: checksums before and after, by path.
+        learned: what goes back to these recordings, and what to do about it.
+    """
+
+    created: str = ""
+    speakers: list[str] = []
+    utterances: StrictInt = 0
+    manifests: dict[str, list[str]] = {}
+    recordings_deleted: StrictInt = 0
+    learned: dict[str, str] = {}
+
+
+class ForgetRecord(Artifact):
+    """`forgotten.json`: written by data forget, for people."""
+
+    made_by = "moonshine-tune data forget"
+
+    forgotten: list[ForgottenRecord] = []
 
 
 class AuditRecord(Artifact):

@@ -9,6 +9,7 @@ from moonshine_tune.runs.records import EvaluationRecord, SpeakerRecord, SystemR
 SYSTEMS = {
     ("base", "torch"): "Base, torch",
     ("base", "runtime"): "Base, runtime",
+    ("parent", "torch"): "Adapter before, torch",
     ("adapted", "torch"): "Adapted, torch",
     ("adapted", "runtime"): "Adapted, runtime",
 }
@@ -30,14 +31,19 @@ class SideBySide:
 
     @property
     def has_both_backends(self) -> bool:
-        """Whether there is something to compare."""
+        """Whether torch and runtime can be compared."""
         return {"torch", "runtime"} <= {backend for _, backend in self.systems}
+
+    @property
+    def has_parent(self) -> bool:
+        """Whether the adapter that the run started at was scored."""
+        return ("parent", "torch") in self.systems
 
 
 def side_by_side(
     evaluations: Iterable[tuple[str, str, EvaluationRecord]], names: Mapping[str, str]
 ) -> tuple[SideBySide, ...]:
-    """Each set with all that was scored on it; none where no set was scored with both back ends.
+    """Each set with all that was scored on it; none where only base and adapted model are there.
 
     Evaluations belong together if they have the same manifest and normalizer.
 
@@ -54,7 +60,7 @@ def side_by_side(
         for system in record.systems or [_only_system(side, record)]:
             part.systems.setdefault((system.side, system.backend), system)
         part.speakers.update(record.speakers)
-    if not any(part.has_both_backends for part in sets.values()):
+    if not any(part.has_both_backends or part.has_parent for part in sets.values()):
         return ()
     return tuple(
         replace(part, systems={key: part.systems[key] for key in columns([part])})

@@ -1,6 +1,7 @@
 """The record of a split beside its manifests, and whose voices a score on one of them is for."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from moonshine_tune.core.errors import RequestError
@@ -61,7 +62,7 @@ def voices_of_run(run: Path | None, scored: Manifest) -> VoicesRecord | None:
 
 
 def _train_manifest(path: Path) -> Manifest | None:
-    """The training manifest of a run, if it is still there and the same."""
+    """The training manifest of a run, if it is there and the same, with earlier recordings."""
     for folder in (path, path.absolute().parent):
         run = RunFolder(folder)
         if not run.record_path.is_file():
@@ -72,6 +73,10 @@ def _train_manifest(path: Path) -> Manifest | None:
             if location is None:
                 return None
             manifest = read_manifest(location, require_text=False, check_files=False)
+            if run.earlier_path.is_file():
+                earlier = read_manifest(run.earlier_path, require_text=False, check_files=False)
+                everything = (*manifest.utterances, *earlier.utterances)
+                manifest = replace(manifest, utterances=everything)
         except RequestError:
             return None
         return manifest if manifest.sha256 == record.data.get("train") else None

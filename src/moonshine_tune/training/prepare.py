@@ -3,13 +3,19 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import HELD_OUT_KEY, SET_KEY, Manifest, Utterance
 from moonshine_tune.corpus.normalizers import normalizer_for
-from moonshine_tune.corpus.sampler import CurriculumStage, StagedSampler, easy_first_stages
+from moonshine_tune.corpus.sampler import (
+    CurriculumStage,
+    EarlierShare,
+    StagedSampler,
+    easy_first_stages,
+)
 from moonshine_tune.corpus.splits import evenly_chosen, find_leaks, split_utterances
 from moonshine_tune.corpus.voices import ONE_VOICE, tiny_set_remark, voice_scope
 from moonshine_tune.data.base_style import unlearned_style
@@ -22,7 +28,7 @@ from moonshine_tune.inference.encoder_cache import (
 )
 from moonshine_tune.inference.scored_set import ScoredSet
 from moonshine_tune.inference.token_losses import base_losses
-from moonshine_tune.models.lora import AdapterSummary, inject_lora
+from moonshine_tune.models.lora import AdapterSummary, inject_lora, load_matrices
 from moonshine_tune.registry.open import OpenedModel
 from moonshine_tune.runs.records import VoicesRecord
 from moonshine_tune.runs.split_record import are_for_known_voices, voices_of
@@ -49,6 +55,7 @@ class PreparedTraining:
         dataset: the training clips as recorded; `augmented` has all their versions and `states`
             the encoder states of those.
         voices: whose voices the scores on dev are for; None for voices that train has not.
+        has_parent: whether the adapter starts as another one, and not as none.
         seconds: that the preparation took.
     """
 
@@ -64,6 +71,7 @@ class PreparedTraining:
     adapter: AdapterSummary
     normalizer: str
     voices: VoicesRecord | None
+    has_parent: bool
     remarks: tuple[str, ...]
     fingerprints: dict[str, str]
     seconds: float
@@ -77,6 +85,7 @@ def prepare_training(
     *,
     scores: bool = True,
     scored_clip_s: float | None = None,
+    parent_dir: Path | None = None,
 ) -> PreparedTraining:
     """Inject the adapter, and compute once what a frozen encoder always computes the same.
 
@@ -87,9 +96,11 @@ def prepare_training(
     Args:
         scores: whether this process scores dev and canary; of several processes, one does.
         scored_clip_s: longest clip of dev and canary; None for that of the settings.
+        parent_dir: folder of the adapter that the training starts at; None for the base.
 
     Raises:
-        RequestError: nothing in a manifest can be used, or dev overlaps with train.
+        RequestError: nothing in a manifest can be used, dev overlaps with train, or the parent
+            does not fit the model.
     """
     start_time = time.monotonic()
     banks = open_noise_banks(settings.augment)
@@ -115,6 +126,8 @@ def prepare_training(
         rslora=settings.adapter.rslora,
         dora=settings.adapter.dora,
     )
+    if parent_dir is not None:
+        load_matrices(opened.model, parent_dir)
     if settings.train.gradient_checkpointing:
         opened.model.enable_gradient_checkpointing()
     cache = EncoderCache(settings.device, opened, progress, trains_encoder=adapter.touches_encoder)
@@ -145,7 +158,7 @@ def prepare_training(
             narrow=narrow_share(dataset),
         )
     losses = base_losses(dataset, opened, progress) if settings.train.easy_first else ()
-    sampler = _build_sampler(settings, dataset, losses)
+    sampler = _build_sampler(settings, dataset, losses, data)
     augmented = AugmentedDataset(dataset, settings.augment, banks, seed=settings.train.seed)
     states = cache.source(augmented, augmented.drawn(sampler, settings.train.steps), "train")
     remarks = [*split.remarks, *dataset.remarks, *style_remarks, *augmented.remarks, *set_remarks]
@@ -169,6 +182,7 @@ def prepare_training(
         adapter=adapter,
         normalizer=sets["dev"].normalizer.name,
         voices=split.voices,
+        has_parent=parent_dir is not None,
         remarks=tuple(remarks),
         fingerprints=manifests | banks.fingerprints(),
         seconds=time.monotonic() - start_time,
@@ -273,9 +287,9 @@ def _held_out(utterances: Sequence[Utterance], watched_clips: int) -> set[int]:
 
 
 def _build_sampler(
-    settings: RunSettings, dataset: SpeechDataset, losses: Sequence[float]
+    settings: RunSettings, dataset: SpeechDataset, losses: Sequence[float], data: TrainingData
 ) -> StagedSampler:
-    """The order of the utterances.
+    """The order of the utterances, with a bounded share of earlier ones.
 
     Args:
         losses: the base model's per utterance, where easy ones come first; else empty.
@@ -294,6 +308,7 @@ def _build_sampler(
             "train.speaker_balance needs speakers, and the manifest names none",
             hint='add "speaker" to its lines, or leave the setting at 0',
         )
+    earlier = {item.id for item in data.earlier}
     sampler = StagedSampler(
         dataset.seconds,
         stages or [CurriculumStage(train.steps, max(dataset.seconds))],
@@ -302,6 +317,10 @@ def _build_sampler(
         seed=train.seed,
         speakers=speakers,
         balance=train.speaker_balance,
+        earlier=EarlierShare(
+            frozenset(i for i, item in enumerate(dataset.utterances) if item.id in earlier),
+            settings.data.earlier_share,
+        ),
     )
     for stage, count in zip(stages, sampler.utterances_by_stage, strict=False):
         if not count:
@@ -329,36 +348,51 @@ def train_and_dev(settings: RunSettings, data: TrainingData) -> TrainAndDev:
         for name, manifest in data.by_name.items()
         for remark in manifest.remarks
     ]
-    train = data.train.utterances
+    trained = data.all_trained
+    train = trained.utterances
     if data.dev is not None:
         dev: Sequence[Utterance] = data.dev.utterances
-        voices = voices_of(data.train, data.dev)
-        remarks += _check_dev_is_separate(settings, data.train, data.dev, voices)
+        voices = voices_of(trained, data.dev)
+        remarks += _check_dev_is_separate(
+            settings, trained, data.dev, voices, is_known=data.shares_voices
+        )
     else:
+        # Of the new ones: an earlier adapter has an advantage on what it was trained on.
+        new = [item for item in data.train.utterances if item.id not in data.known]
         parts = split_utterances(
-            train, dev=settings.data.dev_share, test=0.0, seed=settings.train.seed
+            new, dev=settings.data.dev_share, test=0.0, seed=settings.train.seed
         )
         if not parts.dev or not parts.train:
             raise RequestError(
-                f"{len(train)} utterances cannot be split into train and dev",
+                f"{len(new)} utterances cannot be split into train and dev",
                 where=data.train.path,
                 hint="name a development manifest with: --dev dev.jsonl",
             )
-        held_out = f"held {len(parts.dev)} of {len(train)} utterances out, by {parts.by}"
+        held_out = f"held {len(parts.dev)} of {len(new)} utterances out, by {parts.by}"
         remarks.append(f"dev: no manifest given, {held_out}")
-        train, dev = parts.train, parts.dev
+        known = (item for item in data.train.utterances if item.id in data.known)
+        train, dev = (*parts.train, *known, *data.earlier), parts.dev
         voices = VoicesRecord.of(voice_scope(train, dev, by=parts.by))
     if voices is not None:
         remarks.append(f"dev: {voices.sentence}")
     if tiny := tiny_set_remark("dev", dev):
-        remarks.append(tiny)
+        remarks.append(f"{tiny}; where WERs are equal, the loss on its words decides")
     return TrainAndDev(train, dev, voices, tuple(remarks))
 
 
 def _check_dev_is_separate(
-    settings: RunSettings, train: Manifest, dev: Manifest, voices: VoicesRecord | None
+    settings: RunSettings,
+    train: Manifest,
+    dev: Manifest,
+    voices: VoicesRecord | None,
+    *,
+    is_known: bool,
 ) -> list[str]:
-    """Refuse a dev set with clips or speakers of train, unless it is for these very voices."""
+    """Refuse a dev set with clips or speakers of train, unless it is for these very voices.
+
+    Args:
+        is_known: whether it was accepted for them by an earlier run.
+    """
     leaks = find_leaks({"train": train.utterances, "dev": dev.utterances})
     spans = {(item.audio, item.start, item.end) for item in train.utterances}
     same = [item.id for item in dev.utterances if (item.audio, item.start, item.end) in spans]
@@ -370,7 +404,7 @@ def _check_dev_is_separate(
         )
     shared = [leak.value for leak in leaks.speakers]
     is_one = voices is not None and voices.kind == ONE_VOICE
-    if not shared or is_one or are_for_known_voices([train, dev]):
+    if not shared or is_one or is_known or are_for_known_voices([train, dev]):
         return []
     named = ", ".join(shared[:3]) + (", …" if len(shared) > 3 else "")
     if not settings.data.shared_speakers:

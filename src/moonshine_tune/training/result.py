@@ -15,8 +15,9 @@ class TrainResult(RunResultRecord):
     Attributes:
         stopped: `finished`, `early stop`, or `interrupted` (resumable).
         canary_held: whether the chosen adapter keeps the canary within its bound.
-        verdict: `better`, or why the adapter should not be used: `no better than the base`, or
-            `canary bound broken`; a remark has the figures.
+        parent: scores of the adapter that the run started at; None where that is the base.
+        verdict: `better`, or why the adapter should not be used: `no better than the base`, `no
+            better than the adapter before`, or `canary bound broken`; a remark has the figures.
         first_loss, last_loss: mean cross-entropy per token, in nats, over the first and the last
             tenth of the steps.
         seconds: of the whole command.
@@ -32,6 +33,7 @@ class TrainResult(RunResultRecord):
     voices: VoicesRecord | None = Field(default=None, exclude=True)
     replay: ReplayRecord | None = Field(default=None, exclude=True)
     baseline: Candidate
+    parent: Candidate | None = None
     best: Candidate
     canary_held: bool
     verdict: str

@@ -39,7 +39,8 @@ class Counters(StateRecord):
     Attributes:
         micro_batch: most clips in a forward pass after running out of memory; 0 before.
         baseline_hypotheses: transcripts of the base model, by id, for a canary without texts.
-        baseline, best: the scores of the base model and of the best adapter so far.
+        baseline, parent, best: the scores of the base model, of the adapter that the run started
+            at (None for the base), and of the best adapter so far.
         chosen: of the strength or mean that was chosen at the end of an earlier leg and is still
             in adapter/; None where adapter/ holds the best adapter so far.
     """
@@ -58,6 +59,7 @@ class Counters(StateRecord):
         default={}, validation_alias=AliasChoices("baseline_hypotheses", "first_heard")
     )
     baseline: Candidate | None = None
+    parent: Candidate | None = None
     best: Candidate | None = None
     chosen: Candidate | None = None
 

@@ -1,7 +1,7 @@
 """`moonshine-tune train`: from settings and manifests to an adapter in a run folder."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,17 +15,19 @@ from moonshine_tune.core.locks import one_writer
 from moonshine_tune.core.progress import Progress, SilentProgress
 from moonshine_tune.core.scratch import remove_leftovers
 from moonshine_tune.data.replay_audio import ReplayAudio, with_replay_audio
-from moonshine_tune.inference.dataset import TrainingData, read_replay, read_training_data
+from moonshine_tune.inference.dataset import TrainingData, read_replay
 from moonshine_tune.memory.fit import MemoryCheck, check_memory
 from moonshine_tune.models.fingerprint import compare_weights
 from moonshine_tune.registry.open import OpenedModel, open_model
 from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runs.locations import relative_paths
+from moonshine_tune.runs.records import ReplayRecord
 from moonshine_tune.training.continued import JOB, ContinuedRun, continue_run
 from moonshine_tune.training.distributed import Distributed, launched_as_rank_zero
 from moonshine_tune.training.folds import check_folds, train_folds
 from moonshine_tune.training.prepare import PreparedTraining, prepare_training
 from moonshine_tune.training.result import TrainResult
+from moonshine_tune.training.start import RunStart, earlier_fingerprint, start_of_run
 from moonshine_tune.training.trainer import Trainer
 
 
@@ -93,23 +95,24 @@ def _train(
             "train.folds needs one process", hint="start it without accelerate launch or torchrun"
         )
     progress = progress if distributed.is_rank_zero else SilentProgress()
+    start = start_of_run(resolved, continued)
     inputs = _read_inputs(
-        resolved, progress, fit=fit, refuse=not resume, processes=distributed.world_size
+        start, progress, fit=fit, refuse=not resume, processes=distributed.world_size
     )
     memory, data, replay = inputs.memory, inputs.data, inputs.replay
     settings = memory.resolved.settings
-    for remark in (*(continued.remarks if continued else ()), replay.remark, *memory.remarks):
+    before = continued.remarks if continued else ()
+    for remark in (*before, *start.remarks, replay.remark, *memory.remarks):
         progress.say(remark)
     if continued is not None:
         run = continued.run
     else:
         run = RunFolder.create(out) if distributed.is_rank_zero else RunFolder(out)
+    # A resumed run finds its base itself, wherever it is started.
+    is_own = continued and settings.model == continued.record.settings.get("model")
     model = open_model(
-        # A resumed run finds its base itself, wherever it is started.
-        None
-        if continued and settings.model == continued.record.settings.get("model")
-        else settings.model,
-        base_of=run.path if resume else None,
+        None if is_own else settings.model,
+        base_of=run.path if resume else start.adapter_dir,
         device=device,
         dtype=dtype,
         frozen_weights=settings.device.frozen_weights,
@@ -123,12 +126,16 @@ def _train(
         progress,
         scores=distributed.is_rank_zero,
         scored_clip_s=continued.scored_clip_s if continued else None,
+        parent_dir=start.adapter_dir,
     )
     content = _content(run, memory, model, num_processes=distributed.world_size)
     trainer = Trainer(settings, model, prepared, run, distributed, progress)
     if continued is None:
         if distributed.is_rank_zero:
-            _write_record(run, content, memory, model, prepared, replay)
+            # Before run.json: a run that has one can be resumed.
+            content |= start.keep_in(run)
+            remarks = (*start.remarks, replay.remark)
+            _write_record(run, content, memory, model, prepared, replay.record, remarks)
         result = trainer.fit(resume=False, start_time=start_time)
     else:
         _check_same_run(run, continued, model, prepared)
@@ -147,17 +154,14 @@ class _Inputs:
 
 
 def _read_inputs(
-    resolved: ResolvedSettings, progress: Progress, *, fit: bool, refuse: bool, processes: int
+    start: RunStart, progress: Progress, *, fit: bool, refuse: bool, processes: int
 ) -> _Inputs:
-    """Make replay audio, read all manifests and check the memory, as of `check_memory`."""
-    wanted = resolved.settings.data.replay
-    is_there = isinstance(wanted, Path) and wanted.is_file()
-    named = resolved.settings.data
-    # Before replay audio is made: a wrong path must not wait for it.
-    data = read_training_data(named if is_there else named.model_copy(update={"replay": None}))
-    made, replay = with_replay_audio(resolved, progress)
-    data = _with_replay(data, replay)
-    memory = check_memory(made, data, fit=fit, refuse=refuse, processes=processes)
+    """Make replay audio, and check the memory, as of `check_memory`."""
+    wanted = start.resolved.settings.data.replay
+    made, replay = with_replay_audio(start.resolved, progress)
+    data = _with_replay(start.data, replay)
+    trained = replace(data, train=data.all_trained)
+    memory = check_memory(made, trained, fit=fit, refuse=refuse, processes=processes)
     fitted = memory.resolved.settings
     if fitted.data.max_clip_s < made.settings.data.max_clip_s:
         # Replay audio that is made here is cut to what fits now.
@@ -207,19 +211,20 @@ def _write_record(
     memory: MemoryCheck,
     model: OpenedModel,
     prepared: PreparedTraining,
-    replay: ReplayAudio,
+    replay: ReplayRecord,
+    remarks: Sequence[str],
 ) -> None:
-    """run.json of a run that starts."""
+    """run.json of a run that starts; `remarks` are those on its start."""
     run.write_record(
         job=JOB,
         **content,
         sources=memory.resolved.sources,
         base=model.base_record,
         normalizer=prepared.normalizer,
-        data=prepared.fingerprints,
+        data=prepared.fingerprints | earlier_fingerprint(run),
         **({"voices": prepared.voices} if prepared.voices else {}),
-        replay=replay.record,
-        remarks=(replay.remark, *memory.remarks, *prepared.remarks),
+        replay=replay,
+        remarks=(*remarks, *memory.remarks, *prepared.remarks),
         adapter=vars(prepared.adapter),
         seed=memory.resolved.settings.train.seed,
     )
@@ -236,7 +241,8 @@ def _check_same_run(
             where=run.path,
             hint="name that model with --model, or start a new run with another --out",
         )
-    changed = {name for name, _ in record.data.items() ^ prepared.fingerprints.items()}
+    now = prepared.fingerprints | earlier_fingerprint(run)
+    changed = {name for name, _ in record.data.items() ^ now.items()}
     if changed:
         raise RequestError(
             f"the manifests have changed since this run started: {', '.join(sorted(changed))}",

@@ -21,6 +21,7 @@ class Candidate(SelectionRecord):
         dev_augmented_wer: of dev with every clip augmented; None where nothing is augmented.
         drift: KL divergence from the base on held-out general speech, nats per token; None where
             it was not measured.
+        dev_loss: of dev, nats per token; measured where dev is so small that most WERs are equal.
     """
 
     step: int
@@ -30,6 +31,7 @@ class Candidate(SelectionRecord):
     averaged: int
     dev_augmented_wer: float | None
     drift: float | None = None
+    dev_loss: float | None = None
 
     @property
     def judged_wer(self) -> float:
@@ -49,6 +51,7 @@ class Candidate(SelectionRecord):
         augmented, canary = self.dev_augmented_wer, self.canary_wer
         return (
             f"dev WER {self.dev_wer:.2f}"
+            + ("" if self.dev_loss is None else f", loss {self.dev_loss:.3f}")
             + ("" if augmented is None else f", augmented {augmented:.2f}")
             + ("" if canary is None else f", {self.canary_name} {canary:.2f}")
             + ("" if self.drift is None else f", drift {self.drift:.4f}")
@@ -66,6 +69,8 @@ class Candidate(SelectionRecord):
             scores["dev_augmented_wer"] = self.dev_augmented_wer
         if self.drift is not None:
             scores["drift"] = self.drift
+        if self.dev_loss is not None:
+            scores["dev_loss"] = self.dev_loss
         return {f"{prefix}{name}": value for name, value in scores.items()}
 
 
@@ -94,7 +99,10 @@ class SelectionRule:
         return self._canary_loss(candidate) <= self.canary_bound
 
     def is_better(self, candidate: Candidate, best: Candidate | None) -> bool:
-        """Whether `candidate` replaces `best`: the bound comes first, then dev, then the canary."""
+        """Whether `candidate` replaces `best`: the bound comes first, then dev, then the canary.
+
+        Of a dev set of a few clips, the loss decides between equal WERs.
+        """
         return best is None or self._order(candidate) < self._order(best)
 
     def is_as_good(self, candidate: Candidate, best: Candidate) -> bool:
@@ -105,6 +113,9 @@ class SelectionRule:
         """
         if self.allows(best) and not self.allows(candidate):
             return False
+        if candidate.dev_loss is not None and best.dev_loss is not None:
+            # On a few clips, everything is within the noise of the WER.
+            return self._order(candidate) <= self._order(best)
         return candidate.judged_wer <= best.judged_wer + self._noise(candidate, best)
 
     def choose(self, candidates: Sequence[Candidate]) -> Candidate:
@@ -142,8 +153,9 @@ class SelectionRule:
             return 0.0
         return item.canary_wer - self.base_canary
 
-    def _order(self, item: Candidate) -> tuple[bool, float, float]:
-        return (not self.allows(item), item.judged_wer, item.canary_wer or 0.0)
+    def _order(self, item: Candidate) -> tuple[bool, float, float, float]:
+        loss = item.dev_loss or 0.0
+        return (not self.allows(item), item.judged_wer, loss, item.canary_wer or 0.0)
 
 
 def strength_within(

@@ -25,6 +25,7 @@ from moonshine_tune.core.files import complete_folder, write_jsonl_atomic
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.signals import GracefulInterrupt
 from moonshine_tune.core.text import first_line
+from moonshine_tune.corpus.voices import is_tiny
 from moonshine_tune.inference.scored_set import SetScore
 from moonshine_tune.models.lora import (
     adapter_disabled,
@@ -36,7 +37,7 @@ from moonshine_tune.models.lora import (
 )
 from moonshine_tune.registry.open import OpenedModel
 from moonshine_tune.runs.folder import RunFolder
-from moonshine_tune.runs.records import BETTER, verdict_on
+from moonshine_tune.runs.records import BETTER, NOT_BETTER_THAN_PARENT, verdict_on
 from moonshine_tune.training.distributed import Distributed, read_sums
 from moonshine_tune.training.drift import GeneralDrift
 from moonshine_tune.training.late_average import LateAdapters
@@ -269,7 +270,10 @@ class Trainer:
             self._write_adapter(counters.chosen, self.chosen_state)
 
     def _score_baseline(self) -> None:
-        """Score the base model. With B = 0 the adapter changes nothing; disabled is faster."""
+        """Score the base model, and the adapter that the run starts at if it is another one.
+
+        With B = 0 the adapter changes nothing; disabled is faster.
+        """
         if not self.distributed.is_rank_zero:
             return
         with adapter_disabled(self.model):
@@ -277,6 +281,11 @@ class Trainer:
         self.counters.baseline = candidate
         self.log(0, candidate.figures())
         self.progress.say(f"baseline: {candidate.summary}")
+        if self.prepared.has_parent:
+            parent, _ = self._score(0)
+            self.counters.parent = parent
+            self.log(0, parent.figures("parent_"))
+            self.progress.say(f"adapter before: {parent.summary}")
 
     # --- one step
 
@@ -367,6 +376,9 @@ class Trainer:
             if prepared.canary is not None:
                 canary = prepared.canary.score(self.model, progress).score.wer
                 self.counters.baseline_hypotheses = prepared.canary.baseline_hypotheses
+            loss = None
+            if is_tiny(prepared.dev.utterances):
+                loss = prepared.dev.word_loss(self.model, progress)
         words = dev.score.words.reference * (1 if augmented is None else 2)
         self.rule = replace(self.rule, dev_words=words)
         progress.transcripts([(item.reference, item.hypothesis) for item in dev.scored[:3]])
@@ -379,6 +391,8 @@ class Trainer:
             dev_augmented_wer=augmented,
             canary=prepared.canary.title if prepared.canary is not None else "",
         )
+        if loss is not None:
+            candidate = candidate.model_copy(update={"dev_loss": loss})
         return candidate, dev
 
     def _keep_adapter(self, candidate: Candidate, dev: SetScore, state: dict[str, Tensor]) -> None:
@@ -417,9 +431,10 @@ class Trainer:
             best = self.counters.chosen or best
         else:
             best = self._choose(best, steps)
-        verdict = verdict_on(baseline, best, self.rule.allows(best))
+        parent = self.counters.parent
+        verdict = verdict_on(baseline, best, self.rule.allows(best), parent)
         first_loss, last_loss = first_and_last_losses(self.run)
-        return TrainResult(
+        result = TrainResult(
             run=self.run.path,
             adapter=self.run.adapter_dir,
             stopped=stopped,
@@ -436,8 +451,9 @@ class Trainer:
             prepare_seconds=round(self.prepared.seconds, 1),
             peak_memory_mb=memory_mb(self.model.device).peak_resident_mb,
             voices=self.prepared.voices,
-            remarks=(*self.prepared.remarks, *_verdict_remarks(verdict, baseline, best)),
+            remarks=(*self.prepared.remarks, *_verdict_remarks(verdict, baseline, best, parent)),
         )
+        return result if parent is None else result.model_copy(update={"parent": parent})
 
     def _choose(self, best: Candidate, steps: int) -> Candidate:
         """Choose mean and strength, and keep that adapter if no earlier choice is as good."""
@@ -525,8 +541,11 @@ class Trainer:
         return candidate, dev
 
 
-def _verdict_remarks(verdict: str, base: Candidate, best: Candidate) -> list[str]:
+def _verdict_remarks(
+    verdict: str, base: Candidate, best: Candidate, parent: Candidate | None
+) -> list[str]:
     """A remark on an adapter that should not be used."""
     if verdict == BETTER:
         return []
-    return [f"{verdict}: {base.summary} before, {best.summary} after"]
+    before = parent if parent and verdict == NOT_BETTER_THAN_PARENT else base
+    return [f"{verdict}: {before.summary} before, {best.summary} after"]

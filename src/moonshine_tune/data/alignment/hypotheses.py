@@ -92,7 +92,7 @@ def text_losses(
         tokens = [opened.model.tokenizer.encode(text)[:longest] for text in column]
         columns.append(
             mean_token_losses(
-                opened, source, tokens, progress, "scoring texts", kept_share=_KEPT_SHARE
+                opened.model, source, tokens, progress, "scoring texts", kept_share=_KEPT_SHARE
             )
         )
     return [list(row) for row in zip(*columns, strict=True)]

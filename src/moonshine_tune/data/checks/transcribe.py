@@ -24,8 +24,8 @@ def transcribe_corpus(
     source.prepare(range(len(corpus)), progress, "encoding")
     texts = transcribe_source(opened.model, source, opened.limits, progress, "transcribing")
     encoded = [opened.model.tokenizer.encode(text) for text in texts]
-    own_losses = mean_token_losses(opened, source, encoded, progress, "scoring hypotheses")
-    losses = mean_token_losses(opened, source, corpus.tokens, progress, "scoring references")
+    own_losses = mean_token_losses(opened.model, source, encoded, progress, "scoring hypotheses")
+    losses = mean_token_losses(opened.model, source, corpus.tokens, progress, "scoring references")
     return tuple(
         ModelTranscript(
             id=utterance.id,
