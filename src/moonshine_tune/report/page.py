@@ -97,7 +97,11 @@ def _render(
     rates = [rate for row in rows for rate in (row.before, row.after) if rate]
     missing = (*report_input.missing, *not_shown)
     seconds = clean(summary.seconds.get("total"))
-    terms = [(part, part.result.keyterms) for part in report_input.evaluations]
+    terms = [
+        (part, listed)
+        for part in report_input.evaluations
+        for listed in (part.result.keyterms, part.result.aliases)
+    ]
     content = render_page(
         "page.html",
         name=short(summary.name or report_input.path.resolve().name, 80),

@@ -184,6 +184,61 @@ class KeyTermsRecord(Record):
     arms: list[KeyTermsArmRecord] = []
 
 
+class AliasRecord(Record):
+    """A text that was written in place of a term; `reason` why it is left out, where it is."""
+
+    text: str = ""
+    count: StrictInt = 0
+    reason: str | None = None
+
+
+class TermAliasesRecord(Record):
+    """A term in aliases.json.
+
+    Attributes:
+        takes: utterances in which it was spoken, by people or by synthetic voices.
+        right, unclear: of these, where it was written right, and where the words around it were
+            wrong too, so that nothing follows.
+    """
+
+    term: str = ""
+    takes: StrictInt = 0
+    right: StrictInt = 0
+    unclear: StrictInt = 0
+    aliases: list[AliasRecord] = []
+    left_out: list[AliasRecord] = []
+
+
+class AliasesRecord(Artifact):
+    """`aliases.json`: written by data aliases; read by evaluate, transcribe, package and apps.
+
+    Attributes:
+        aliases: what is written in place of a term, in small letters with single spaces, and the
+            term: all that an app needs.
+        model: whose transcripts it is from, and the hash of the adapter, if there was one.
+    """
+
+    made_by = "moonshine-tune data aliases"
+
+    aliases: dict[str, str] = {}
+    language: str = "en"
+    model: str | None = None
+    adapter_sha256: str | None = None
+    terms: list[TermAliasesRecord] = []
+    versions: Versions = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The terms, each once: those that were listed, and those of edited aliases."""
+        listed = [item.term for item in self.terms]
+        return tuple(dict.fromkeys([*listed, *self.aliases.values()]))
+
+    def of(self, terms: Iterable[str]) -> tuple[str, ...]:
+        """The aliases of these terms."""
+        wanted = set(terms)
+        return tuple(alias for alias, term in self.aliases.items() if term in wanted)
+
+
 class MetricRecord(Record):
     """An extra metric of an evaluation.
 
@@ -299,6 +354,7 @@ class EvaluationRecord(Artifact):
     conditions: list[Object] = []
     metrics: dict[str, MetricRecord] = {}
     keyterms: KeyTermsRecord | None = None
+    aliases: KeyTermsRecord | None = None
     empty_references: EmptyReferencesRecord | None = None
     voices: VoicesRecord | None = None
     remarks: list[str] = []

@@ -1,0 +1,29 @@
+"""Whether something is an English word: a list from the Debian packages wamerican and wbritish.
+
+They are made from SCOWL, with American and British spellings, inflections and common names. The
+notice lies beside the list, in `words/english.copyright.txt`.
+"""
+
+import gzip
+import re
+from functools import cache
+from importlib import resources
+
+_POSSESSIVE = re.compile(r"['’]s?$")
+
+
+@cache
+def english_words() -> frozenset[str]:
+    """About 75,000 words in small letters, without possessives."""
+    packed = resources.files("moonshine_tune.corpus") / "words" / "english.txt.gz"
+    return frozenset(gzip.decompress(packed.read_bytes()).decode("utf-8").split())
+
+
+def is_english_word(word: str) -> bool:
+    """Whether a word, in any case, is in the list, perhaps as a possessive or a contraction."""
+    plain = word.lower().replace("’", "'")
+    known = english_words()
+    if plain in known or _POSSESSIVE.sub("", plain) in known:
+        return True
+    stem, apostrophe, _ = plain.partition("'")
+    return bool(apostrophe) and stem in known
