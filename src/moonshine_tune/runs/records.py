@@ -968,6 +968,61 @@ class AblationRecord(Artifact):
     git: Object | None = None
 
 
+class CurvePointRecord(Record):
+    """A training of a learning curve, on `recordings` clips; WER in percent on dev."""
+
+    recordings: StrictInt = 0
+    seed: StrictInt = 0
+    wer: Number = 0.0
+    seconds: Number | None = None
+    run: str = ""
+
+
+class CurvePredictionRecord(Record):
+    """The expected WER with so many recordings, and its 80 % interval, in percent."""
+
+    recordings: StrictInt = 0
+    wer: Number = 0.0
+    low: Number = 0.0
+    high: Number = 0.0
+
+
+class CurveRecord(Artifact):
+    """`curve.json`: written by curve; read by it again and by report.
+
+    Attributes:
+        recordings: clips that there are.
+        base_wer: of the base model on dev, in percent: the curve at no recordings.
+        gain, gain_interval: points of WER that twice as many recordings are expected to gain, with
+            an 80 % interval.
+        verdict: `worth it`, `flat` or `not decided`; empty where too little is trained.
+        line: the fitted curve with its interval.
+    """
+
+    made_by = "moonshine-tune curve"
+
+    kind: str = ""
+    command: list[str] = []
+    created: str = ""
+    settings: Object = {}
+    sources: dict[str, str] = {}
+    data: dict[str, str] = {}
+    recordings: StrictInt = 0
+    sizes: list[StrictInt] = []
+    seeds: StrictInt = 0
+    more: list[StrictInt] = []
+    base_wer: Number | None = None
+    points: list[CurvePointRecord] = []
+    predictions: list[CurvePredictionRecord] = []
+    line: list[CurvePredictionRecord] = []
+    gain: Number | None = None
+    gain_interval: Interval | None = None
+    verdict: str = ""
+    sentences: list[str] = []
+    voices: VoicesRecord | None = None
+    versions: Versions = {}
+
+
 # --- demonstration and plan
 
 

@@ -92,7 +92,7 @@ def _reasons(item: Sentence, have: Mapping[Feature, int], wanted: Wanted) -> tup
         f"{name}: {have[TERM, name] or 'no'} {'take' if have[TERM, name] == 1 else 'takes'} yet"
         for name in by_kind[TERM]
     ]
-    missed = sorted(by_kind[MISSED], key=lambda name: (-wanted.missed[name][0], name))
+    missed = sorted(by_kind[MISSED], key=lambda name: (-weight_of((MISSED, name), wanted), name))
     reasons += [
         f"{name}: missed {wanted.missed[name][0]} of {wanted.missed[name][1]} times"
         for name in missed[:_SHOWN]

@@ -34,6 +34,8 @@ from moonshine_tune.runs.summary import read_scored
 
 _FEWEST_WORDS = 3
 _SURE = 0.8
+# A common word that is dropped now and then needs no sentence of its own.
+_LEAST_MISSED = 0.2
 _HYPOTHESES = "hypotheses.jsonl"
 
 
@@ -196,7 +198,7 @@ def _wanted(request: NextRequest) -> Wanted:
 
 
 def _missed(folder: Path, language: str) -> dict[str, tuple[int, int]]:
-    """How often each word was missed and spoken, of those that were missed."""
+    """How often each word was missed and spoken, of those that are often missed."""
     if not (folder / _HYPOTHESES).is_file():
         raise RequestError(
             "no evaluation in this folder",
@@ -213,7 +215,11 @@ def _missed(folder: Path, language: str) -> dict[str, tuple[int, int]]:
             if token.reference:
                 spoken[token.reference] += 1
                 wrong[token.reference] += token.kind != "same"
-    return {word: (count, spoken[word]) for word, count in wrong.items() if count}
+    return {
+        word: (count, spoken[word])
+        for word, count in wrong.items()
+        if count and count >= _LEAST_MISSED * spoken[word]
+    }
 
 
 def _confidences(path: Path) -> Iterator[tuple[str, float]]:

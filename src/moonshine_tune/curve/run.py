@@ -1,0 +1,391 @@
+"""`curve`: train on parts of what there is, and say what more recordings would gain."""
+
+import gc
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from moonshine_tune.config.resolve import ResolvedSettings, resolve_settings
+from moonshine_tune.core.errors import NegativeAnswerError, RequestError, TuneError
+from moonshine_tune.core.files import check_writable, disk_errors, holds_out
+from moonshine_tune.core.progress import Progress, SilentProgress
+from moonshine_tune.core.provenance import command_line, versions
+from moonshine_tune.core.text import quoted
+from moonshine_tune.corpus.manifest import Manifest, read_manifest, write_manifest
+from moonshine_tune.corpus.splits import split_utterances
+from moonshine_tune.corpus.voices import voice_scope
+from moonshine_tune.curve.fit import LearningCurve, Training
+from moonshine_tune.curve.subsets import check_sizes, default_sizes, write_subset
+from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.runs.records import (
+    CurvePointRecord,
+    CurvePredictionRecord,
+    CurveRecord,
+    VoicesRecord,
+)
+from moonshine_tune.runs.summary import ENDED, read_scored
+
+CURVE_FILE = "curve.json"
+# Twice as many recordings are worth their time above this share of the WER; below, in the whole
+# interval, the curve is flat.
+_WORTH = 0.1
+_LINE_POINTS = 40
+
+
+class TrainFunction(Protocol):
+    """What trains: `training.run.train`, or anything that leaves such a run folder behind."""
+
+    def __call__(
+        self, resolved: ResolvedSettings, out: Path, progress: Progress, *, resume: bool = False
+    ) -> Any: ...
+
+
+@dataclass(frozen=True)
+class CurveRequest:
+    """What is asked of a curve. To continue one, the same request again.
+
+    Attributes:
+        settings: of `train`; without a dev manifest, a share of train is held out once, for all.
+        sizes: numbers of clips to train on; none for an eighth, a quarter, half and all.
+        seeds: trainings of each size.
+        more: numbers of further recordings to predict; none for half, once and three times as many.
+        budget: minutes after which no training begins.
+    """
+
+    out: Path
+    settings: ResolvedSettings
+    sizes: tuple[int, ...] = ()
+    seeds: int = 3
+    more: tuple[int, ...] = ()
+    budget: float | None = None
+
+
+@dataclass(frozen=True)
+class CurveResult:
+    """A curve.
+
+    Attributes:
+        stopped: `finished`, `time is up`, or `interrupted`; the same command continues.
+        trained: trainings that there are now, of `planned`.
+    """
+
+    path: Path
+    stopped: str
+    trained: int
+    planned: int
+    record: CurveRecord
+
+    def to_record(self) -> dict[str, Any]:
+        """The JSON document."""
+        counts = {"stopped": self.stopped, "trained": self.trained, "planned": self.planned}
+        return {"curve": str(self.path), **counts, **self.record.to_json()}
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A training of the curve."""
+
+    size: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"n{self.size:04d}-s{self.seed}"
+
+
+@holds_out(lambda request, progress, **options: request.out)
+def learning_curve(
+    request: CurveRequest, progress: Progress, *, train: TrainFunction | None = None
+) -> CurveResult:
+    """Train on nested parts of the training manifest; each training is a run folder in `out/runs`.
+
+    Args:
+        train: what trains; None for `training.run.train`.
+
+    Raises:
+        RequestError: wrong input, or another curve in the folder.
+        NegativeAnswerError: the base model makes no error on dev.
+    """
+    _check(request)
+    start_time = time.monotonic()
+    data, folder = _data(request), request.out
+    sizes = check_sizes(request.sizes or default_sizes(len(data.train)), len(data.train))
+    record = _begun(request, data, sizes)
+    jobs = [_Job(size, seed) for seed in range(request.seeds) for size in sizes]
+    stopped = "finished"
+    with progress.stage("trainings", len(jobs)) as stage:
+        for job in jobs:
+            if not _is_done(folder, job):
+                if _is_over(request.budget, start_time, folder, jobs, job):
+                    stopped = "time is up"
+                    break
+                if not _train(request, data, job, train):
+                    stopped = "interrupted"
+                    break
+                run = RunFolder(folder / "runs" / job.name).read_record()
+                progress.say(
+                    f"{job.size} recordings, seed {job.seed}: WER {run.result.best.dev_wer:.2f}"
+                )
+            stage.advance(1, job.name)
+    done = [job for job in jobs if _is_done(folder, job)]
+    record = _concluded(record, folder, done, data)
+    record.write(folder / CURVE_FILE)
+    return CurveResult(folder, stopped, len(done), len(jobs), record)
+
+
+def _check(request: CurveRequest) -> None:
+    if request.seeds < 1:
+        raise RequestError(f"--seeds {request.seeds}: at least 1", hint="3 show the spread")
+    if request.budget is not None and not request.budget > 0:
+        raise RequestError(f"--budget {request.budget:g}: more than 0 minutes")
+    if any(number < 1 for number in request.more):
+        raise RequestError("--more: at least 1 recording", hint="for example: --more 40")
+    if request.settings.settings.data.train is None:
+        raise RequestError(
+            "no training manifest", hint="name it: moonshine-tune curve --train train.jsonl"
+        )
+    check_writable(request.out)
+
+
+@dataclass(frozen=True)
+class _Data:
+    """The clips to train on, where dev is, and settings that follow."""
+
+    train: Manifest
+    dev: Path
+    layer: Mapping[str, Any]
+    voices: VoicesRecord | None
+
+
+def _data(request: CurveRequest) -> _Data:
+    """The manifests; a dev set that is held out from train is written, once for all trainings."""
+    settings = request.settings.settings
+    manifest = read_manifest(settings.data.train or Path())
+    if settings.data.dev is not None:
+        return _Data(manifest, settings.data.dev, {}, None)
+    parts = split_utterances(
+        manifest.utterances, dev=settings.data.dev_share, test=0.0, seed=settings.train.seed
+    )
+    if not parts.dev or not parts.train:
+        raise RequestError(
+            f"{len(manifest)} utterances cannot be split into train and dev",
+            where=manifest.path,
+            hint="name a development manifest with: --dev dev.jsonl",
+        )
+    path = request.out / "subsets" / "dev.jsonl"
+    if not path.is_file():
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_manifest(path, parts.dev)
+    voices = VoicesRecord.of(voice_scope(parts.train, parts.dev, by=parts.by))
+    # The split has looked after what may be shared.
+    layer = {"data.shared_speakers": True}
+    return _Data(replace(manifest, utterances=tuple(parts.train)), path, layer, voices)
+
+
+def _begun(request: CurveRequest, data: _Data, sizes: Sequence[int]) -> CurveRecord:
+    """The record of a new curve, or that of the same one before."""
+    path = request.out / CURVE_FILE
+    settings = request.settings.settings.model_dump(mode="json")
+    manifests = {
+        name: read_manifest(value, require_text=False, check_files=False).sha256
+        for name in ("train", "dev", "canary", "replay")
+        if (value := getattr(request.settings.settings.data, name)) is not None
+    }
+    content = {"settings": settings, "data": manifests, "sizes": list(sizes)}
+    if path.exists():
+        before = CurveRecord.read(path).to_json()
+        changed = [name for name, value in content.items() if before.get(name) != value]
+        if changed:
+            raise RequestError(
+                f"another curve is here: its {' and '.join(changed)} differ",
+                where=request.out,
+                hint="choose another --out, or repeat the command that made it: "
+                f"{' '.join(map(quoted, before.get('command', [])))}",
+            )
+    elif request.out.is_dir() and any(
+        item.name not in ("subsets",) and not item.name.startswith(".")
+        for item in request.out.iterdir()
+    ):
+        raise RequestError(
+            "the folder is not empty", where=request.out, hint="choose another --out"
+        )
+    count = len(data.train)
+    more = request.more or tuple(sorted({max(count // 2, 1), count, 3 * count}))
+    record = CurveRecord.model_validate({
+        "schema_version": 1,
+        "kind": "curve",
+        "command": command_line(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **content,
+        "sources": request.settings.sources,
+        "recordings": count,
+        "seeds": request.seeds,
+        "more": list(more),
+        **({"voices": data.voices} if data.voices else {}),
+        "versions": versions(),
+    })  # fmt: skip
+    record.write(path)
+    return record
+
+
+def _is_done(folder: Path, job: _Job) -> bool:
+    run = RunFolder(folder / "runs" / job.name)
+    return run.record_path.is_file() and run.read_record().status in ENDED
+
+
+def _is_over(
+    budget: float | None, start_time: float, folder: Path, jobs: Sequence[_Job], job: _Job
+) -> bool:
+    """Whether a training would not end in time, by those that ended."""
+    if budget is None:
+        return False
+    known = [
+        (other.size, RunFolder(folder / "runs" / other.name).read_record().result.seconds or 0.0)
+        for other in jobs
+        if _is_done(folder, other)
+    ]
+    expected = max((seconds for size, seconds in known if size <= job.size), default=0.0)
+    return time.monotonic() - start_time + expected > 60 * budget
+
+
+def _train(request: CurveRequest, data: _Data, job: _Job, train: TrainFunction | None) -> bool:
+    """Train on a subset, or go on with it; False if it was interrupted."""
+    folder = request.out
+    subset = write_subset(
+        folder / "subsets" / f"{job.name}.jsonl", data.train.utterances, job.size, job.seed
+    )
+    settings = request.settings.settings
+    own: dict[str, Any] = {
+        "data.train": str(subset.absolute()),
+        "data.dev": str(data.dev.absolute()),
+        "train.seed": settings.train.seed + job.seed,
+        **data.layer,
+    }
+    if settings.device.state_storage == "auto":
+        # The clips of a subset are in the next one: their states are read again from the disk.
+        own["device.state_storage"] = "disk"
+    resolved = resolve_settings([("curve", settings.model_dump(mode="json")), (job.name, own)])
+    sources = {**request.settings.sources, **dict.fromkeys(own, "curve")}
+    run = RunFolder(folder / "runs" / job.name)
+    is_resumable = run.record_path.is_file() and run.state_dir.is_dir()
+    if train is None:
+        # Here, so that reading a curve loads no torch.
+        from moonshine_tune.training.run import train as real_train
+
+        train = real_train
+    if run.path.exists() and not is_resumable:
+        # It was killed before it had saved anything.
+        shutil.rmtree(run.path)
+    try:
+        train(replace(resolved, sources=sources), run.path, SilentProgress(), resume=is_resumable)
+    except TuneError as error:
+        raise type(error)(
+            f"the training on {job.size} recordings: {error.message}",
+            hint=error.hint,
+            where=error.where,
+        ) from error
+    # The model of this training goes before the next one is loaded.
+    gc.collect()
+    return _is_done(folder, job)
+
+
+def _concluded(record: CurveRecord, folder: Path, done: Sequence[_Job], data: _Data) -> CurveRecord:
+    """The record with what the trainings say."""
+    points, trainings = [], []
+    base_wer: float | None = None
+    words = base = np.zeros(0)
+    for job in done:
+        run = RunFolder(folder / "runs" / job.name)
+        result = run.read_record().result
+        scored = sorted(read_scored(run.dev_hypotheses_path), key=lambda item: item.id)
+        counted = [item for item in scored if not item.is_empty]
+        words = np.array([float(item.words.reference) for item in counted])
+        errors = np.array([float(item.words.errors) for item in counted])
+        trainings.append(Training(job.size, errors))
+        base_wer = result.baseline.dev_wer
+        points.append(
+            CurvePointRecord(
+                recordings=job.size,
+                seed=job.seed,
+                wer=round(float(100 * errors.sum() / max(words.sum(), 1)), 4),
+                seconds=result.seconds,
+                run=f"runs/{job.name}",
+            )
+        )
+    changed: dict[str, Any] = {"points": points, "base_wer": base_wer}
+    if base_wer == 0:
+        raise NegativeAnswerError(
+            "the base model makes no error on dev: there is nothing to learn",
+            where=data.dev,
+            hint="name a dev set that is as hard as the later use: --dev dev.jsonl",
+        )
+    if len({job.size for job in done}) >= 2 and base_wer is not None:
+        # The errors of the base on single clips are not kept: spread over dev as its words are.
+        base = words * base_wer / 100
+        changed |= _predictions(record, LearningCurve(trainings, base, words))
+    return record.model_copy(update=changed)
+
+
+def _predictions(record: CurveRecord, curve: LearningCurve) -> dict[str, Any]:
+    count = record.recordings
+
+    def at(recordings: int) -> CurvePredictionRecord:
+        expected = curve.predict(recordings)
+        return CurvePredictionRecord(
+            recordings=recordings,
+            wer=round(expected.middle, 2),
+            low=round(expected.low, 2),
+            high=round(expected.high, 2),
+        )
+
+    predictions = [at(count + more) for more in record.more]
+    now = at(count)
+    gain = curve.gain(count, 2 * count)
+    worth = _WORTH * now.wer
+    verdict = "worth it" if gain.low >= worth else "flat" if gain.high < worth else "not decided"
+    last = max([2 * count, *(item.recordings for item in predictions)])
+    steps = sorted({round(float(n)) for n in np.geomspace(min(record.sizes), last, _LINE_POINTS)})
+    return {
+        "predictions": predictions,
+        "line": [at(step) for step in steps],
+        "gain": round(gain.middle, 2),
+        "gain_interval": (round(gain.low, 2), round(gain.high, 2)),
+        "verdict": verdict,
+        "sentences": list(_sentences(record, predictions, now, gain.middle, verdict)),
+    }
+
+
+def _sentences(
+    record: CurveRecord,
+    predictions: Sequence[CurvePredictionRecord],
+    now: CurvePredictionRecord,
+    gain: float,
+    verdict: str,
+) -> Iterator[str]:
+    """What a person wants to know."""
+    yield f"{record.recordings} recordings: WER {_shown(now)}"
+    for item in predictions:
+        yield f"{item.recordings - record.recordings} more recordings: {_shown(item)}"
+    if verdict == "flat":
+        yield (
+            f"the curve is flat: twice as many recordings gain {gain:.1f} points; stop, or record "
+            "what is missing: moonshine-tune data next"
+        )
+    elif verdict == "worth it":
+        yield f"twice as many recordings gain about {gain:.1f} points: go on"
+    else:
+        yield (
+            f"twice as many recordings gain about {gain:.1f} points, which is not certain: a "
+            "larger dev set or more --seeds would tell"
+        )
+
+
+def _shown(item: CurvePredictionRecord) -> str:
+    return f"{item.wer:.1f} % ({item.low:.1f}–{item.high:.1f})"
