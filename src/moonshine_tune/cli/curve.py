@@ -60,6 +60,7 @@ def curve(
 
     The same command again continues. Each training is a run folder in OUT/runs.
     """
+    wanted = _numbers(sizes) if sizes else ()
     from moonshine_tune.config.resolve import resolve_settings, settings_layers
     from moonshine_tune.curve.run import CurveRequest, learning_curve
     from moonshine_tune.registry.model_preset import with_model_preset
@@ -71,7 +72,7 @@ def curve(
     request = CurveRequest(
         out,
         resolve_settings(with_model_preset(layers)),
-        _numbers(sizes) if sizes else (),
+        wanted,
         seeds,
         tuple(more or ()),
         budget,

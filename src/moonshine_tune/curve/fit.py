@@ -5,7 +5,8 @@
 With no recordings it is the base model's WER, and for many of them a power law with a floor, as
 errors of networks are (Hestness et al. 2017, arXiv 1712.00409). A few trainings on few recordings
 agree with many such curves, so no single one is chosen: all curves of a grid count, by how well
-they agree. Clips of dev and seeds are drawn anew each time. The spread of what the curves say is
+they agree. Clips of dev and seeds are drawn anew each time, and each curve is set to the level of
+all of dev again: what is predicted is the WER on this dev set. The spread of what the curves say is
 the interval.
 """
 
@@ -91,6 +92,7 @@ class LearningCurve:
     def _drawn(self, groups: list[list[Array]], base: Array, words: Array) -> tuple[Array, Array]:
         """WER of the base [D], and one curve [3, D], of each draw of clips and seeds."""
         rng = np.random.default_rng(_SEED)
+        largest = 100.0 * np.mean([errors.sum() for errors in groups[-1]]) / max(words.sum(), 1.0)
         shapes = self._shape(self._grid, self._sizes)
         bases, chosen = np.zeros(_DRAWS), np.zeros(_DRAWS, dtype=int)
         for draw in range(_DRAWS):
@@ -103,8 +105,9 @@ class LearningCurve:
                 for group in groups
             ]) * 100.0 / total  # fmt: skip
             bases[draw] = max(100.0 * base[clips].sum() / total, _LEAST_POINTS)
+            # Drawing k seeds anew has a k-th too little of their variance, and for one seed none.
             sigma = np.sqrt(
-                (self._spread * rates) ** 2 / self._counts
+                (self._spread * rates / self._counts) ** 2
                 + (_MISFIT * rates) ** 2
                 + _LEAST_POINTS**2
             )
@@ -112,6 +115,9 @@ class LearningCurve:
             log_likelihood = -0.5 * (misses**2).sum(axis=1)
             weights = np.exp(log_likelihood - log_likelihood.max())
             chosen[draw] = rng.choice(len(weights), p=weights / weights.sum())
+            # Hard clips that were drawn more than once are hard at every size.
+            drawn = 100.0 * np.mean([errors[clips].sum() for errors in groups[-1]]) / total
+            bases[draw] *= (largest + _LEAST_POINTS) / (drawn + _LEAST_POINTS)
         return bases, self._grid[:, chosen]
 
     @staticmethod
