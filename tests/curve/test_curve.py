@@ -213,3 +213,21 @@ def test_a_base_without_errors_has_no_curve(tmp_path: Path, data: dict[str, str]
 
     with pytest.raises(NegativeAnswerError, match="makes no error on dev"):
         _curve(tmp_path / "curve", data, Perfect())
+
+
+def test_trainings_that_are_worse_than_the_base_predict_nothing(
+    tmp_path: Path, data: dict[str, str]
+) -> None:
+    class Worse(_Learns):
+        def __call__(
+            self, resolved: Any, out: Path, progress: Any, *, resume: bool = False
+        ) -> None:
+            super().__call__(resolved, out, progress, resume=resume)
+            result = RunFolder(out).read_record().result.to_json()
+            result["baseline"]["dev_wer"] = 1.0
+            RunFolder(out).update_record(result=result)
+
+    record = _curve(tmp_path / "curve", data, Worse(), seeds=1).record
+    assert record.verdict == "no better than the base"
+    assert not record.predictions
+    assert "no training is better" in record.sentences[0]

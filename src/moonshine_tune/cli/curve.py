@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Option
 
-from moonshine_tune.cli.console import JsonFlag, TerminalProgress, show, table
+from moonshine_tune.cli.console import JsonFlag, TerminalProgress, refuse, show, table
 from moonshine_tune.cli.options import OutFolder
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.text import quoted
@@ -81,6 +81,7 @@ def curve(
     show(_summary(result), result.to_record(), as_json=as_json)
     if result.stopped == "interrupted":
         raise typer.Exit(130)
+    refuse(result.record.verdict == "no better than the base")
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -36,9 +36,14 @@ CURVE_FILE = "curve.json"
 # interval, the curve is flat.
 _WORTH = 0.1
 _LINE_POINTS = 40
+NO_BETTER = "no better than the base"
+_NO_BETTER_ADVICE = (
+    "no training is better than the base model, so nothing follows for more recordings: raise "
+    "train.steps, lower train.learning_rate, or begin with larger --sizes"
+)
 
 
-class TrainFunction(Protocol):
+class CurveTraining(Protocol):
     """What trains: `training.run.train`, or anything that leaves such a run folder behind."""
 
     def __call__(
@@ -88,7 +93,7 @@ class CurveResult:
 
 
 @dataclass(frozen=True)
-class _Job:
+class _Part:
     """A training of the curve."""
 
     size: int
@@ -101,7 +106,7 @@ class _Job:
 
 @holds_out(lambda request, progress, **options: request.out)
 def learning_curve(
-    request: CurveRequest, progress: Progress, *, train: TrainFunction | None = None
+    request: CurveRequest, progress: Progress, *, train: CurveTraining | None = None
 ) -> CurveResult:
     """Train on nested parts of the training manifest; each training is a run folder in `out/runs`.
 
@@ -116,8 +121,8 @@ def learning_curve(
     start_time = time.monotonic()
     data, folder = _data(request), request.out
     sizes = check_sizes(request.sizes or default_sizes(len(data.train)), len(data.train))
-    record = _begun(request, data, sizes)
-    jobs = [_Job(size, seed) for seed in range(request.seeds) for size in sizes]
+    record = _first_record(request, data, sizes)
+    jobs = [_Part(size, seed) for seed in range(request.seeds) for size in sizes]
     stopped = "finished"
     with progress.stage("trainings", len(jobs)) as stage:
         for job in jobs:
@@ -189,7 +194,7 @@ def _data(request: CurveRequest) -> _Data:
     return _Data(replace(manifest, utterances=tuple(parts.train)), path, layer, voices)
 
 
-def _begun(request: CurveRequest, data: _Data, sizes: Sequence[int]) -> CurveRecord:
+def _first_record(request: CurveRequest, data: _Data, sizes: Sequence[int]) -> CurveRecord:
     """The record of a new curve, or that of the same one before."""
     path = request.out / CURVE_FILE
     settings = request.settings.settings.model_dump(mode="json")
@@ -235,27 +240,31 @@ def _begun(request: CurveRequest, data: _Data, sizes: Sequence[int]) -> CurveRec
     return record
 
 
-def _is_done(folder: Path, job: _Job) -> bool:
+def _is_done(folder: Path, job: _Part) -> bool:
     run = RunFolder(folder / "runs" / job.name)
     return run.record_path.is_file() and run.read_record().status in ENDED
 
 
 def _is_over(
-    budget: float | None, start_time: float, folder: Path, jobs: Sequence[_Job], job: _Job
+    budget: float | None,
+    start_time: float,
+    folder: Path,
+    jobs: Sequence[_Part],
+    job: _Part,
 ) -> bool:
     """Whether a training would not end in time, by those that ended."""
     if budget is None:
         return False
     known = [
-        (other.size, RunFolder(folder / "runs" / other.name).read_record().result.seconds or 0.0)
-        for other in jobs
-        if _is_done(folder, other)
+        (item.size, RunFolder(folder / "runs" / item.name).read_record().result.seconds or 0.0)
+        for item in jobs
+        if _is_done(folder, item)
     ]
     expected = max((seconds for size, seconds in known if size <= job.size), default=0.0)
     return time.monotonic() - start_time + expected > 60 * budget
 
 
-def _train(request: CurveRequest, data: _Data, job: _Job, train: TrainFunction | None) -> bool:
+def _train(request: CurveRequest, data: _Data, job: _Part, train: CurveTraining | None) -> bool:
     """Train on a subset, or go on with it; False if it was interrupted."""
     folder = request.out
     subset = write_subset(
@@ -296,11 +305,14 @@ def _train(request: CurveRequest, data: _Data, job: _Job, train: TrainFunction |
     return _is_done(folder, job)
 
 
-def _concluded(record: CurveRecord, folder: Path, done: Sequence[_Job], data: _Data) -> CurveRecord:
+def _concluded(
+    record: CurveRecord, folder: Path, done: Sequence[_Part], data: _Data
+) -> CurveRecord:
     """The record with what the trainings say."""
     points, trainings = [], []
     base_wer: float | None = None
     words = base = np.zeros(0)
+    any_better = False
     for job in done:
         run = RunFolder(folder / "runs" / job.name)
         result = run.read_record().result
@@ -308,8 +320,13 @@ def _concluded(record: CurveRecord, folder: Path, done: Sequence[_Job], data: _D
         counted = [item for item in scored if not item.is_empty]
         words = np.array([float(item.words.reference) for item in counted])
         errors = np.array([float(item.words.errors) for item in counted])
-        trainings.append(Training(job.size, errors))
         base_wer = result.baseline.dev_wer
+        # The errors of the base on single clips are not kept: spread over dev as its words are.
+        base = words * (base_wer or 0.0) / 100
+        # Nobody uses an adapter that is worse than the base.
+        is_better = errors.sum() < base.sum()
+        any_better |= bool(is_better)
+        trainings.append(Training(job.size, errors if is_better else base))
         points.append(
             CurvePointRecord(
                 recordings=job.size,
@@ -326,9 +343,9 @@ def _concluded(record: CurveRecord, folder: Path, done: Sequence[_Job], data: _D
             where=data.dev,
             hint="name a dev set that is as hard as the later use: --dev dev.jsonl",
         )
-    if len({job.size for job in done}) >= 2 and base_wer is not None:
-        # The errors of the base on single clips are not kept: spread over dev as its words are.
-        base = words * base_wer / 100
+    if len({job.size for job in done}) >= 2 and not any_better:
+        changed |= {"verdict": NO_BETTER, "sentences": [_NO_BETTER_ADVICE]}
+    elif len({job.size for job in done}) >= 2:
         changed |= _predictions(record, LearningCurve(trainings, base, words))
     return record.model_copy(update=changed)
 

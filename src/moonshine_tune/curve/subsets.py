@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.text import quoted
 from moonshine_tune.corpus.manifest import Utterance, write_manifest
 
 # A training on fewer clips says nothing of one on many.
@@ -30,9 +31,10 @@ def check_sizes(sizes: Sequence[int], count: int) -> tuple[int, ...]:
             hint="record some more; data next says which",
         )
     if len(distinct) < 2 or distinct[0] < LEAST_RECORDINGS or distinct[-1] > count:
+        example = ",".join(map(str, default_sizes(count)))
         raise RequestError(
             f"sizes {', '.join(map(str, sizes))}: at least two, from {LEAST_RECORDINGS} to {count}",
-            hint=f"for example: --sizes {','.join(map(str, default_sizes(count)))}",
+            hint=f"for example: --sizes {quoted(example)}",
         )
     return distinct
 

@@ -995,7 +995,8 @@ class CurveRecord(Artifact):
         base_wer: of the base model on dev, in percent: the curve at no recordings.
         gain, gain_interval: points of WER that twice as many recordings are expected to gain, with
             an 80 % interval.
-        verdict: `worth it`, `flat` or `not decided`; empty where too little is trained.
+        verdict: `worth it`, `flat`, `not decided` or `no better than the base`; empty where too
+            little is trained.
         line: the fitted curve with its interval.
     """
 

@@ -63,7 +63,7 @@ class WordFrequencies:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class AliasText:
     """A text that was written in place of a term, and how often; `reason` if it is left out."""
 
     text: str
@@ -85,8 +85,8 @@ class TermAliases:
     takes: int
     right: int
     unclear: int
-    aliases: tuple[Candidate, ...]
-    left_out: tuple[Candidate, ...]
+    aliases: tuple[AliasText, ...]
+    left_out: tuple[AliasText, ...]
 
 
 @dataclass
@@ -132,7 +132,7 @@ def choose_aliases(
     chosen = []
     for term, item in written.items():
         candidates = [
-            Candidate(
+            AliasText(
                 text,
                 count,
                 _reason(term, text, terms, frequencies)

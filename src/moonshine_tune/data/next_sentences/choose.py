@@ -33,7 +33,7 @@ class Sentence:
 
 @dataclass(frozen=True)
 class ChosenSentence:
-    """A sentence to record, what it is worth for its length, and why."""
+    """A sentence to record, its value for its length, and why."""
 
     text: str
     score: float

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import sqrt
 
 from moonshine_tune.audio.tts import SpeechSynthesizer
 from moonshine_tune.core.errors import AudioError, MachineError
@@ -98,7 +99,7 @@ def weight_of(feature: Feature, wanted: Wanted) -> float:
         return _TERM_WEIGHT
     if kind == MISSED:
         missed, spoken = wanted.missed[name]
-        return _MISSED_WEIGHT * missed / max(spoken, 1) * min(missed, _MOST_COUNTED) ** 0.5
+        return _MISSED_WEIGHT * missed / max(spoken, 1) * sqrt(min(missed, _MOST_COUNTED))
     if kind == UNSURE:
         return _UNSURE_WEIGHT * (1.0 - wanted.unsure[name])
     return _SOUND_WEIGHT

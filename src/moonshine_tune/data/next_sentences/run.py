@@ -10,6 +10,7 @@ from moonshine_tune.core.errors import NegativeAnswerError, RequestError
 from moonshine_tune.core.files import holds_out, read_lines, write_text_atomic
 from moonshine_tune.core.json_text import JsonError, parse_json_object
 from moonshine_tune.core.progress import Progress
+from moonshine_tune.core.text import quoted
 from moonshine_tune.corpus.keyterms import read_key_terms
 from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.data.aliases.takes import carriers
@@ -138,7 +139,7 @@ def _check(request: NextRequest) -> None:
         raise RequestError(
             f"no sentences in {request.language!r} are built in",
             hint=f"name a text of yours: moonshine-tune data next text.txt "
-            f"--language {request.language}",
+            f"--language {quoted(request.language)}",
         )
 
 
@@ -203,8 +204,7 @@ def _missed(folder: Path, language: str) -> dict[str, tuple[int, int]]:
         raise RequestError(
             "no evaluation in this folder",
             where=folder,
-            hint="make one: moonshine-tune evaluate --manifest test.jsonl --out "
-            f"{folder.name or 'eval'}",
+            hint=f"make one: moonshine-tune evaluate --manifest test.jsonl --out {quoted(folder)}",
         )
     # Without the changes that a scoring normalizer makes: the words are looked up in texts.
     normalizer = normalizer_for("basic-1", language)
