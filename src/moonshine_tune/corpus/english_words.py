@@ -9,6 +9,8 @@ import re
 from functools import cache
 from importlib import resources
 
+_ENDINGS = ("s", "es", "ed", "er", "ers", "ing", "ly")
+_LEAST_STEM = 3
 _POSSESSIVE = re.compile(r"['’]s?$")
 
 
@@ -20,10 +22,16 @@ def english_words() -> frozenset[str]:
 
 
 def is_english_word(word: str) -> bool:
-    """Whether a word, in any case, is in the list, perhaps as a possessive or a contraction."""
+    """Whether a word, in any case, is in the list, or a possessive, contraction or inflection."""
     plain = word.lower().replace("’", "'")
     known = english_words()
     if plain in known or _POSSESSIVE.sub("", plain) in known:
         return True
     stem, apostrophe, _ = plain.partition("'")
-    return bool(apostrophe) and stem in known
+    if apostrophe:
+        return stem in known
+    # The list has common inflections only, and of names none.
+    stems = (plain.removesuffix(ending) for ending in _ENDINGS if plain.endswith(ending))
+    return any(
+        len(stem) >= _LEAST_STEM and (stem in known or f"{stem}e" in known) for stem in stems
+    )

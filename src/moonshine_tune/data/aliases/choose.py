@@ -19,6 +19,8 @@ _ZIPF = 0.1
 _RARE_WORD, _NO_WORD = 2e-6, 1e-9
 # Words like "the" and "of", which the model adds and drops, so that they do not belong to an alias.
 _EDGE_RANK = 150
+# Words that follow others far more often than by accident: they make no sequence rarer.
+_LINKING_RANK = 500
 _LEAST_LETTERS = 4
 # Share of letters that alias and term have in common, in order; words of a dictionary are written
 # for many sounds, and need more.
@@ -53,12 +55,13 @@ class WordFrequencies:
         return self._ranks.get(word, _EDGE_RANK + 1) <= _EDGE_RANK
 
     def frequency(self, words: Iterable[str]) -> float:
-        """How often the words follow each other in a text, if they did so by accident."""
+        """How often the words are near each other in a text by accident; common ones aside."""
         return prod(map(self._of_word, words))
 
     def _of_word(self, word: str) -> float:
         if word in self._ranks:
-            return _ZIPF / self._ranks[word]
+            rank = self._ranks[word]
+            return 1.0 if rank <= _LINKING_RANK else _ZIPF / rank
         return _RARE_WORD if self.is_word(word) else _NO_WORD
 
 
