@@ -48,8 +48,8 @@ def test_sizes() -> None:
     for wrong in ([10], [2, 10], [10, 31]):
         with pytest.raises(RequestError, match="at least two, from 4 to 30"):
             check_sizes(wrong, 30)
-    with pytest.raises(RequestError, match="a curve of 6 training clips"):
-        check_sizes([4, 6], 6)
+    with pytest.raises(RequestError, match="a curve of 4 training clips"):
+        check_sizes([3, 4], 4)
 
 
 _WORDS = np.full(100, 6.0)

@@ -61,7 +61,7 @@ data keyterms data/train.jsonl --at-most 1 --out few.txt
 data aliases few.txt --voices 1 --out aliases.json
 data next --terms terms.txt --recorded data/train.jsonl --count 3 --out next.txt
 evaluate --manifest data/test.jsonl --model tiny --aliases aliases.json
-curve --train data/train.jsonl --dev data/dev.jsonl --sizes 4,8 --seeds 1 --set train.steps=2 --set select.every_steps=2 --out curve
+curve --train data/train.jsonl --dev data/dev.jsonl --sizes 4,5 --seeds 1 --set train.steps=2 --set select.every_steps=2 --out curve
 data align {cities} cities.txt --out aligned.jsonl
 data audit data/train.jsonl --no-model --out audit
 data fix audit --apply --out fixed.jsonl

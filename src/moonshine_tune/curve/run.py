@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from moonshine_tune.config.resolve import ResolvedSettings, resolve_settings
-from moonshine_tune.core.errors import NegativeAnswerError, RequestError, TuneError
-from moonshine_tune.core.files import check_writable, disk_errors, holds_out
+from moonshine_tune.core.errors import NegativeAnswerError, RequestError
+from moonshine_tune.core.files import check_writable, holds_out
 from moonshine_tune.core.progress import Progress, SilentProgress
 from moonshine_tune.core.provenance import command_line, versions
 from moonshine_tune.core.text import quoted
@@ -29,6 +29,7 @@ from moonshine_tune.runs.records import (
     CurveRecord,
     VoicesRecord,
 )
+from moonshine_tune.runs.split_record import are_for_known_voices, voices_of
 from moonshine_tune.runs.summary import ENDED, read_scored
 
 CURVE_FILE = "curve.json"
@@ -156,6 +157,13 @@ def _check(request: CurveRequest) -> None:
             "no training manifest", hint="name it: moonshine-tune curve --train train.jsonl"
         )
     check_writable(request.out)
+    names = {item.name for item in request.out.iterdir()} if request.out.is_dir() else set()
+    # Parts alone are of a curve that ended before its record was written.
+    is_new = CURVE_FILE not in names
+    if is_new and any(not name.startswith(".") for name in names - {"subsets"}):
+        raise RequestError(
+            "the folder is not empty", where=request.out, hint="choose another --out"
+        )
 
 
 @dataclass(frozen=True)
@@ -172,8 +180,12 @@ def _data(request: CurveRequest) -> _Data:
     """The manifests; a dev set that is held out from train is written, once for all trainings."""
     settings = request.settings.settings
     manifest = read_manifest(settings.data.train or Path())
+    # What a split has looked after need not be looked for again in its parts.
+    layer = {"data.shared_speakers": True}
     if settings.data.dev is not None:
-        return _Data(manifest, settings.data.dev, {}, None)
+        dev = read_manifest(settings.data.dev)
+        is_known = are_for_known_voices([manifest, dev])
+        return _Data(manifest, dev.path, layer if is_known else {}, voices_of(manifest, dev))
     parts = split_utterances(
         manifest.utterances, dev=settings.data.dev_share, test=0.0, seed=settings.train.seed
     )
@@ -184,13 +196,10 @@ def _data(request: CurveRequest) -> _Data:
             hint="name a development manifest with: --dev dev.jsonl",
         )
     path = request.out / "subsets" / "dev.jsonl"
+    check_sizes(request.sizes or default_sizes(len(parts.train)), len(parts.train))
     if not path.is_file():
-        with disk_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
         write_manifest(path, parts.dev)
     voices = VoicesRecord.of(voice_scope(parts.train, parts.dev, by=parts.by))
-    # The split has looked after what may be shared.
-    layer = {"data.shared_speakers": True}
     return _Data(replace(manifest, utterances=tuple(parts.train)), path, layer, voices)
 
 
@@ -214,13 +223,6 @@ def _first_record(request: CurveRequest, data: _Data, sizes: Sequence[int]) -> C
                 hint="choose another --out, or repeat the command that made it: "
                 f"{' '.join(map(quoted, before.get('command', [])))}",
             )
-    elif request.out.is_dir() and any(
-        item.name not in ("subsets",) and not item.name.startswith(".")
-        for item in request.out.iterdir()
-    ):
-        raise RequestError(
-            "the folder is not empty", where=request.out, hint="choose another --out"
-        )
     count = len(data.train)
     more = request.more or tuple(sorted({max(count // 2, 1), count, 3 * count}))
     record = CurveRecord.model_validate({
@@ -292,14 +294,7 @@ def _train(request: CurveRequest, data: _Data, job: _Part, train: CurveTraining 
     if run.path.exists() and not is_resumable:
         # It was killed before it had saved anything.
         shutil.rmtree(run.path)
-    try:
-        train(replace(resolved, sources=sources), run.path, SilentProgress(), resume=is_resumable)
-    except TuneError as error:
-        raise type(error)(
-            f"the training on {job.size} recordings: {error.message}",
-            hint=error.hint,
-            where=error.where,
-        ) from error
+    train(replace(resolved, sources=sources), run.path, SilentProgress(), resume=is_resumable)
     # The model of this training goes before the next one is loaded.
     gc.collect()
     return _is_done(folder, job)

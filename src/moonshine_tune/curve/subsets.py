@@ -25,9 +25,9 @@ def check_sizes(sizes: Sequence[int], count: int) -> tuple[int, ...]:
         RequestError: fewer than two, too small, or larger than what there is.
     """
     distinct = tuple(sorted(set(sizes)))
-    if count < 2 * LEAST_RECORDINGS:
+    if count <= LEAST_RECORDINGS:
         raise RequestError(
-            f"a curve of {count} training clips: at least {2 * LEAST_RECORDINGS} are needed",
+            f"a curve of {count} training clips: more than {LEAST_RECORDINGS} are needed",
             hint="record some more; data next says which",
         )
     if len(distinct) < 2 or distinct[0] < LEAST_RECORDINGS or distinct[-1] > count:
