@@ -94,7 +94,7 @@ class CurveResult:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _PlannedTraining:
     """A training of the curve."""
 
     size: int
@@ -123,7 +123,7 @@ def learning_curve(
     data, folder = _data(request), request.out
     sizes = check_sizes(request.sizes or default_sizes(len(data.train)), len(data.train))
     record = _first_record(request, data, sizes)
-    jobs = [_Part(size, seed) for seed in range(request.seeds) for size in sizes]
+    jobs = [_PlannedTraining(size, seed) for seed in range(request.seeds) for size in sizes]
     stopped = "finished"
     with progress.stage("trainings", len(jobs)) as stage:
         for job in jobs:
@@ -242,7 +242,7 @@ def _first_record(request: CurveRequest, data: _Data, sizes: Sequence[int]) -> C
     return record
 
 
-def _is_done(folder: Path, job: _Part) -> bool:
+def _is_done(folder: Path, job: _PlannedTraining) -> bool:
     run = RunFolder(folder / "runs" / job.name)
     return run.record_path.is_file() and run.read_record().status in ENDED
 
@@ -251,8 +251,8 @@ def _is_over(
     budget: float | None,
     start_time: float,
     folder: Path,
-    jobs: Sequence[_Part],
-    job: _Part,
+    jobs: Sequence[_PlannedTraining],
+    job: _PlannedTraining,
 ) -> bool:
     """Whether a training would not end in time, by those that ended."""
     if budget is None:
@@ -266,7 +266,9 @@ def _is_over(
     return time.monotonic() - start_time + expected > 60 * budget
 
 
-def _train(request: CurveRequest, data: _Data, job: _Part, train: CurveTraining | None) -> bool:
+def _train(
+    request: CurveRequest, data: _Data, job: _PlannedTraining, train: CurveTraining | None
+) -> bool:
     """Train on a subset, or go on with it; False if it was interrupted."""
     folder = request.out
     subset = write_subset(
@@ -301,7 +303,7 @@ def _train(request: CurveRequest, data: _Data, job: _Part, train: CurveTraining 
 
 
 def _concluded(
-    record: CurveRecord, folder: Path, done: Sequence[_Part], data: _Data
+    record: CurveRecord, folder: Path, done: Sequence[_PlannedTraining], data: _Data
 ) -> CurveRecord:
     """The record with what the trainings say."""
     points, trainings = [], []
