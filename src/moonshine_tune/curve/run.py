@@ -3,16 +3,14 @@
 import gc
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from moonshine_tune.config.resolve import ResolvedSettings, resolve_settings
-from moonshine_tune.core.errors import NegativeAnswerError, RequestError
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import check_writable, holds_out
 from moonshine_tune.core.progress import Progress, SilentProgress
 from moonshine_tune.core.provenance import command_line, versions
@@ -20,28 +18,13 @@ from moonshine_tune.core.text import quoted
 from moonshine_tune.corpus.manifest import Manifest, read_manifest, write_manifest
 from moonshine_tune.corpus.splits import split_utterances
 from moonshine_tune.corpus.voices import voice_scope
-from moonshine_tune.curve.fit import LearningCurve, Training
+from moonshine_tune.curve.outlook import PlannedTraining, with_outlook
 from moonshine_tune.curve.subsets import check_sizes, default_sizes, write_subset
-from moonshine_tune.runs.folder import RunFolder
-from moonshine_tune.runs.records import (
-    CurvePointRecord,
-    CurvePredictionRecord,
-    CurveRecord,
-    VoicesRecord,
-)
+from moonshine_tune.runs.records import CurveRecord, VoicesRecord
 from moonshine_tune.runs.split_record import are_for_known_voices, voices_of
-from moonshine_tune.runs.summary import ENDED, read_scored
+from moonshine_tune.runs.summary import ENDED
 
 CURVE_FILE = "curve.json"
-# Twice as many recordings are worth their time above this share of the WER; below, in the whole
-# interval, the curve is flat.
-_WORTH = 0.1
-_LINE_POINTS = 40
-NO_BETTER = "no better than the base"
-_NO_BETTER_ADVICE = (
-    "no training is better than the base model, so nothing follows for more recordings: raise "
-    "train.steps, lower train.learning_rate, or begin with larger --sizes"
-)
 
 
 class CurveTraining(Protocol):
@@ -93,18 +76,6 @@ class CurveResult:
         return {"curve": str(self.path), **counts, **self.record.to_json()}
 
 
-@dataclass(frozen=True)
-class _PlannedTraining:
-    """A training of the curve."""
-
-    size: int
-    seed: int
-
-    @property
-    def name(self) -> str:
-        return f"n{self.size:04d}-s{self.seed}"
-
-
 @holds_out(lambda request, progress, **options: request.out)
 def learning_curve(
     request: CurveRequest, progress: Progress, *, train: CurveTraining | None = None
@@ -123,7 +94,7 @@ def learning_curve(
     data, folder = _data(request), request.out
     sizes = check_sizes(request.sizes or default_sizes(len(data.train)), len(data.train))
     record = _first_record(request, data, sizes)
-    jobs = [_PlannedTraining(size, seed) for seed in range(request.seeds) for size in sizes]
+    jobs = [PlannedTraining(size, seed) for seed in range(request.seeds) for size in sizes]
     stopped = "finished"
     with progress.stage("trainings", len(jobs)) as stage:
         for job in jobs:
@@ -134,13 +105,13 @@ def learning_curve(
                 if not _train(request, data, job, train):
                     stopped = "interrupted"
                     break
-                run = RunFolder(folder / "runs" / job.name).read_record()
+                run = job.run(folder).read_record()
                 progress.say(
                     f"{job.size} recordings, seed {job.seed}: WER {run.result.best.dev_wer:.2f}"
                 )
             stage.advance(1, job.name)
     done = [job for job in jobs if _is_done(folder, job)]
-    record = _concluded(record, folder, done, data)
+    record = with_outlook(record, folder, done, data.dev)
     record.write(folder / CURVE_FILE)
     return CurveResult(folder, stopped, len(done), len(jobs), record)
 
@@ -242,8 +213,8 @@ def _first_record(request: CurveRequest, data: _Data, sizes: Sequence[int]) -> C
     return record
 
 
-def _is_done(folder: Path, job: _PlannedTraining) -> bool:
-    run = RunFolder(folder / "runs" / job.name)
+def _is_done(folder: Path, job: PlannedTraining) -> bool:
+    run = job.run(folder)
     return run.record_path.is_file() and run.read_record().status in ENDED
 
 
@@ -251,14 +222,14 @@ def _is_over(
     budget: float | None,
     start_time: float,
     folder: Path,
-    jobs: Sequence[_PlannedTraining],
-    job: _PlannedTraining,
+    jobs: Sequence[PlannedTraining],
+    job: PlannedTraining,
 ) -> bool:
     """Whether a training would not end in time, by those that ended."""
     if budget is None:
         return False
     known = [
-        (item.size, RunFolder(folder / "runs" / item.name).read_record().result.seconds or 0.0)
+        (item.size, item.run(folder).read_record().result.seconds or 0.0)
         for item in jobs
         if _is_done(folder, item)
     ]
@@ -267,7 +238,7 @@ def _is_over(
 
 
 def _train(
-    request: CurveRequest, data: _Data, job: _PlannedTraining, train: CurveTraining | None
+    request: CurveRequest, data: _Data, job: PlannedTraining, train: CurveTraining | None
 ) -> bool:
     """Train on a subset, or go on with it; False if it was interrupted."""
     folder = request.out
@@ -286,7 +257,7 @@ def _train(
         own["device.state_storage"] = "disk"
     resolved = resolve_settings([("curve", settings.model_dump(mode="json")), (job.name, own)])
     sources = {**request.settings.sources, **dict.fromkeys(own, "curve")}
-    run = RunFolder(folder / "runs" / job.name)
+    run = job.run(folder)
     is_resumable = run.record_path.is_file() and run.state_dir.is_dir()
     if train is None:
         # Here, so that reading a curve loads no torch.
@@ -300,106 +271,3 @@ def _train(
     # The model of this training goes before the next one is loaded.
     gc.collect()
     return _is_done(folder, job)
-
-
-def _concluded(
-    record: CurveRecord, folder: Path, done: Sequence[_PlannedTraining], data: _Data
-) -> CurveRecord:
-    """The record with what the trainings say."""
-    points, trainings = [], []
-    base_wer: float | None = None
-    words = base = np.zeros(0)
-    any_better = False
-    for job in done:
-        run = RunFolder(folder / "runs" / job.name)
-        result = run.read_record().result
-        scored = sorted(read_scored(run.dev_hypotheses_path), key=lambda item: item.id)
-        counted = [item for item in scored if not item.is_empty]
-        words = np.array([float(item.words.reference) for item in counted])
-        errors = np.array([float(item.words.errors) for item in counted])
-        base_wer = result.baseline.dev_wer
-        # The errors of the base on single clips are not kept: spread over dev as its words are.
-        base = words * (base_wer or 0.0) / 100
-        # Nobody uses an adapter that is worse than the base.
-        is_better = errors.sum() < base.sum()
-        any_better |= bool(is_better)
-        trainings.append(Training(job.size, errors if is_better else base))
-        points.append(
-            CurvePointRecord(
-                recordings=job.size,
-                seed=job.seed,
-                wer=round(float(100 * errors.sum() / max(words.sum(), 1)), 4),
-                seconds=result.seconds,
-                run=f"runs/{job.name}",
-            )
-        )
-    changed: dict[str, Any] = {"points": points, "base_wer": base_wer}
-    if base_wer == 0:
-        raise NegativeAnswerError(
-            "the base model makes no error on dev: there is nothing to learn",
-            where=data.dev,
-            hint="name a dev set that is as hard as the later use: --dev dev.jsonl",
-        )
-    if len({job.size for job in done}) >= 2 and not any_better:
-        changed |= {"verdict": NO_BETTER, "sentences": [_NO_BETTER_ADVICE]}
-    elif len({job.size for job in done}) >= 2:
-        changed |= _predictions(record, LearningCurve(trainings, base, words))
-    return record.model_copy(update=changed)
-
-
-def _predictions(record: CurveRecord, curve: LearningCurve) -> dict[str, Any]:
-    count = record.recordings
-
-    def at(recordings: int) -> CurvePredictionRecord:
-        expected = curve.predict(recordings)
-        return CurvePredictionRecord(
-            recordings=recordings,
-            wer=round(expected.middle, 2),
-            low=round(expected.low, 2),
-            high=round(expected.high, 2),
-        )
-
-    predictions = [at(count + more) for more in record.more]
-    now = at(count)
-    gain = curve.gain(count, 2 * count)
-    worth = _WORTH * now.wer
-    verdict = "worth it" if gain.low >= worth else "flat" if gain.high < worth else "not decided"
-    last = max([2 * count, *(item.recordings for item in predictions)])
-    steps = sorted({round(float(n)) for n in np.geomspace(min(record.sizes), last, _LINE_POINTS)})
-    return {
-        "predictions": predictions,
-        "line": [at(step) for step in steps],
-        "gain": round(gain.middle, 2),
-        "gain_interval": (round(gain.low, 2), round(gain.high, 2)),
-        "verdict": verdict,
-        "sentences": list(_sentences(record, predictions, now, gain.middle, verdict)),
-    }
-
-
-def _sentences(
-    record: CurveRecord,
-    predictions: Sequence[CurvePredictionRecord],
-    now: CurvePredictionRecord,
-    gain: float,
-    verdict: str,
-) -> Iterator[str]:
-    """What a person wants to know."""
-    yield f"{record.recordings} recordings: WER {_shown(now)}"
-    for item in predictions:
-        yield f"{item.recordings - record.recordings} more recordings: {_shown(item)}"
-    if verdict == "flat":
-        yield (
-            f"the curve is flat: twice as many recordings gain {gain:.1f} points; stop, or record "
-            "what is missing: moonshine-tune data next"
-        )
-    elif verdict == "worth it":
-        yield f"twice as many recordings gain about {gain:.1f} points: go on"
-    else:
-        yield (
-            f"twice as many recordings gain about {gain:.1f} points, which is not certain: a "
-            "larger dev set or more --seeds would tell"
-        )
-
-
-def _shown(item: CurvePredictionRecord) -> str:
-    return f"{item.wer:.1f} % ({item.low:.1f}–{item.high:.1f})"
