@@ -2,14 +2,16 @@
 
     python -m benchmarks.how_many aliases --out D
     python -m benchmarks.how_many curve --out D [--corpus an4 accent] [--draws 5]
+    python -m benchmarks.how_many simulated --out D
     python -m benchmarks.how_many next --out D [--corpus accent] [--count 60] [--seeds 5]
 
 `aliases` looks for aliases of the rare words of LibriSpeech test-other with synthetic voices alone,
 and counts recall and false alarms on real speech: these words in their readings, other speech of
 adults and children with an accent, and LJ Speech. `curve` predicts the WER of more recordings from
-50, and trains on as many: 80 % of the intervals should hold it. `next` trains on the sentences that
-`data next` chooses and on as many random ones. Trainings and transcripts are kept in D and not made
-again. Prints one line of JSON at the end; exit code 1 if a goal is missed.
+50, and trains on as many: 80 % of the intervals should hold it; `simulated` does the same with
+made-up errors, in a minute. `next` trains on the sentences that `data next` chooses and on as many
+random ones. Trainings and transcripts are kept in D and not made again. Prints one line of JSON at
+the end; exit code 1 if a goal is missed.
 """
 
 import argparse
@@ -19,6 +21,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from benchmarks.acceptance import SHARED
 from moonshine_tune.cli.console import TerminalProgress
@@ -31,6 +35,7 @@ from moonshine_tune.corpus.keyterms import score_key_terms
 from moonshine_tune.corpus.manifest import Utterance, read_manifest, write_manifest
 from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.corpus.splits import split_utterances
+from moonshine_tune.curve.fit import Array, LearningCurve, Training
 from moonshine_tune.curve.run import CurveRequest, learning_curve
 from moonshine_tune.curve.subsets import subset
 from moonshine_tune.data.next_sentences.run import NextRequest, next_sentences
@@ -174,6 +179,33 @@ def curve(out: Path, corpora: Sequence[str], draws: int, own: Sequence[str]) -> 
     return {"rows": rows, "holds": round(share, 3), "passed": share >= LEAST_SHARE}
 
 
+def simulated(draws: int) -> dict[str, Any]:
+    """The same with made-up curves and errors: floors, powers, spreads and sizes of dev vary."""
+    rng = np.random.default_rng(1)
+    holds = 0
+    for _ in range(draws):
+        base, power = rng.uniform(15, 60), rng.uniform(0.3, 1.5)
+        floor, half = rng.uniform(0, 0.8) * base, np.exp(rng.uniform(np.log(2), np.log(200)))
+        words = rng.integers(3, 12, rng.integers(40, 200)).astype(float)
+        hardness = rng.gamma(2, 0.5, len(words))
+        hardness *= words.sum() / (hardness * words).sum()
+        spread = rng.uniform(0.03, 0.12)
+
+        def trained(size: int) -> Array:
+            wer = floor + (base - floor) * (1 + size / half) ** -power  # noqa: B023
+            wer *= np.exp(np.hypot(spread, 0.04) * rng.standard_normal())  # noqa: B023
+            return rng.poisson(words * hardness * wer / 100).astype(float)  # noqa: B023
+
+        trainings = [Training(size, trained(size)) for size in (6, 12, 25, _FEW) for _ in range(3)]
+        made_up = LearningCurve(trainings, words * base / 100, words)
+        for size in _TARGETS:
+            expected = made_up.predict(size)
+            wer = 100 * trained(size).sum() / words.sum()
+            holds += bool(expected.low <= wer <= expected.high)
+    share = holds / (draws * len(_TARGETS))
+    return {"intervals": draws * len(_TARGETS), "hold": holds, "passed": share >= LEAST_SHARE}
+
+
 def next_against_random(
     out: Path, corpora: Sequence[str], count: int, seeds: int, own: Sequence[str]
 ) -> dict[str, Any]:
@@ -206,7 +238,7 @@ def next_against_random(
 def main() -> int:
     """Run one measurement."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("aliases", "curve", "next"))
+    parser.add_argument("what", choices=("aliases", "curve", "simulated", "next"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--corpus", nargs="+", default=None)
     parser.add_argument("--draws", type=int, default=5)
@@ -221,6 +253,8 @@ def main() -> int:
         result = aliases(given.out, given.voices)
     elif given.what == "curve":
         result = curve(given.out, given.corpus or ["an4", "accent"], given.draws, given.own)
+    elif given.what == "simulated":
+        result = simulated(5 * given.draws)
     else:
         result = next_against_random(
             given.out, given.corpus or ["accent"], given.count, given.seeds, given.own
