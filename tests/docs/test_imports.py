@@ -35,8 +35,8 @@ _LIGHT = (
 _PROCESSES = ("audio/espeak_worker.py", "evaluation/benchmark/worker.py")
 _COMMANDS = (
     "", "doctor", "models", "models list", "models fetch", "models rebuild", "data", "data import",
-    "data align", "data check", "data split", "data synth", "estimate", "train", "evaluate",
-    "transcribe", "try",
+    "data align", "data aliases", "data check", "data next", "data split", "data synth", "curve",
+    "estimate", "train", "evaluate", "transcribe", "try",
     "export", "benchmark", "package", "verify", "report", "demo", "ablate", "ablate run",
     "ablate show", "ablate choose", "runs", "runs list", "runs show", "runs compare", "runs clean",
     "settings",

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.corpus.manifest import Manifest, Utterance
 from moonshine_tune.corpus.normalizers import normalizer_for
-from moonshine_tune.evaluation.evaluate import Variant, score_manifest
+from moonshine_tune.evaluation.evaluate import Variant, _aliases_record, score_manifest
 from moonshine_tune.evaluation.results import Evaluation, earlier_evaluation, write_evaluation
 from moonshine_tune.inference import transcribe as transcribe_module
 from moonshine_tune.report.contrasts import contrasts
 from moonshine_tune.report.reading import read_report_input
 from moonshine_tune.runs.compare import compare_runs
+from moonshine_tune.runs.records import AliasesRecord
 
 _TEXTS = {"u1": "Rubout N I D nine", "u2": "go to twenty-one", "u3": "Hmm."}
 _HYPOTHESES = {"u1": "rub out N I D 9", "u2": "go to 21", "u3": "thank you"}
@@ -132,3 +134,17 @@ def test_runs_of_two_normalizers_are_paired_with_one(tmp_path: Path) -> None:
     (pair,) = result.pairs
     assert (pair.comparison.difference, pair.better, pair.worse) == (0.0, (), ())
     assert "a was scored with spelled-1" in result.remarks[0]
+
+
+def test_aliases_are_mapped_back_beside_what_was_written() -> None:
+    texts = {"u1": "a crayfish", "u2": "the crayfish and more"}
+    evaluation = _evaluation(
+        "english-1", texts, {"u1": "a craiffish", "u2": "the craiffish craiffish"}
+    )
+    aliases = AliasesRecord(aliases={"craiffish": "crayfish"})
+    record = _aliases_record(aliases, {"model": evaluation})
+    plain, mapped = record.arms
+    assert (plain.arm, plain.recalled, plain.false_alarms) == ("model", 0, 0)
+    assert (mapped.recalled, mapped.spoken, mapped.false_alarms) == (2, 2, 1)
+    assert mapped.change.difference is not None and mapped.change.difference < 0
+    assert "aliases mapped back" in summary(replace(evaluation, aliases=record))

@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from moonshine_tune.core.errors import (
 )
 from moonshine_tune.core.files import sha256_of
 from moonshine_tune.core.progress import SilentProgress
+from moonshine_tune.corpus.aliases import ALIAS_CODE
 from moonshine_tune.release.archive import files_below, write_sums
 from moonshine_tune.release.inputs import PackageRequest, public_name
 from moonshine_tune.release.package import package
@@ -37,6 +39,25 @@ _SECRET = "planted-secret-4711"
 
 
 # --- what is in a package
+
+
+def test_aliases_come_with_code_that_applies_them(made: MadeUpRun, tmp_path: Path) -> None:
+    path = tmp_path / "aliases.json"
+    term = {"term": "crayfish", "left_out": [{"text": PRIVATE_TEXT}]}
+    record = {"schema_version": 1, "aliases": {"craiffish": "crayfish"}, "terms": [term]}
+    write_json(path, record)
+    package(replace(made.request(), aliases=path), tmp_path / "model", _QUIET)
+    folder = tmp_path / "model" / "aliases"
+    assert {item.name for item in folder.iterdir()} == {"aliases.json", *ALIAS_CODE}
+    assert json.loads((folder / "aliases.json").read_text("utf-8")) == {
+        "schema_version": 1, "aliases": {"craiffish": "crayfish"}
+    }  # fmt: skip
+    assert "1 texts" not in (card := (tmp_path / "model" / "README.md").read_text("utf-8"))
+    assert "aliases/aliases.json" in card
+    assert verify(tmp_path / "model", _QUIET).passed
+    path.write_text('{"schema_version": 1}')
+    with pytest.raises(RequestError, match="no alias"):
+        package(replace(made.request(), aliases=path), tmp_path / "empty", _QUIET)
 
 
 def test_a_moved_package_verifies_without_its_inputs(made: MadeUpRun, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from moonshine_tune.importers.transcripts.cue import TranscriptFile
 from moonshine_tune.importers.transcripts.read import read_transcript
 from moonshine_tune.inference.timed_text import TimedText, TimedWord
 from moonshine_tune.transcription import run as job
+from moonshine_tune.transcription.aliases import with_aliases
 from moonshine_tune.transcription.formats import FORMATS, Document
 from moonshine_tune.transcription.made import made_path
 from moonshine_tune.transcription.output import output_request
@@ -452,3 +453,15 @@ def test_joined_clips_are_transcribed_as_one_by_one(
 
     # "woodcutters" may be written as two words.
     assert errors_of([recording]) <= errors_of([clip.audio for clip in clips]) + 2
+
+
+def test_the_words_of_an_alias_become_one_word() -> None:
+    texts = ["See", "cooper", "netties,", "craiffish-hilston!", "Yes."]
+    words = tuple(TimedWord(text, n, n + 0.5, n / 10) for n, text in enumerate(texts))
+    aliases = {"cooper netties": "Kubernetes", "craiffish": "crayfish", "hilston": "Helstone"}
+    mapped = with_aliases(TimedText(" ".join(texts), words), aliases)
+    assert mapped.text == "See Kubernetes, crayfish-Helstone! Yes."
+    assert [word.text for word in mapped.words] == mapped.text.split()
+    assert (mapped.words[1].start, mapped.words[1].end) == (1, 2.5)
+    assert mapped.words[1].confidence == pytest.approx(0.15)
+    assert with_aliases(TimedText("nothing here"), aliases) == TimedText("nothing here")

@@ -28,6 +28,8 @@ _UTF8_TEXT = 1
 _RATE, _PITCH, _RANGE = 1, 3, 4
 _OK = 0
 _SEED = 1
+# Mode of phonemes: IPA, and the character between two of them.
+_IPA = 0x02 | ord("_") << 8
 
 _Callback = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
@@ -115,6 +117,26 @@ def _speak(library: ctypes.CDLL, request: dict[str, Any]) -> bytes:
     return b"".join(pieces)
 
 
+def _phonemes(library: ctypes.CDLL, request: dict[str, Any]) -> bytes:
+    """IPA of each text, phonemes separated by `_`, as a JSON list."""
+    if library.espeak_SetVoiceByName(request["voice"].encode()) != _OK:
+        raise _SpeechError(f"espeak-ng refuses the voice {request['voice']}")
+    library.espeak_TextToPhonemes.restype = ctypes.c_char_p
+    library.espeak_TextToPhonemes.argtypes = [
+        ctypes.POINTER(ctypes.c_char_p), ctypes.c_int, ctypes.c_int,
+    ]  # fmt: skip
+    results = []
+    for text in request["phonemes"]:
+        rest = ctypes.c_char_p(text.encode())
+        clauses = []
+        # It reads one clause at a time, and leaves NULL after the last one.
+        while rest.value:
+            spoken = library.espeak_TextToPhonemes(ctypes.byref(rest), _UTF8_TEXT, _IPA)
+            clauses.append((spoken or b"").decode("utf-8", "replace"))
+        results.append(" ".join(clauses))
+    return json.dumps(results).encode()
+
+
 def _write(status: int, payload: bytes) -> None:
     rest = memoryview(struct.pack("<ii", status, len(payload)) + payload)
     while rest:
@@ -157,7 +179,8 @@ def main(library_path: str, data_path: str) -> None:
     _write(0, voices)
     for line in sys.stdin.buffer:
         request: dict[str, Any] = json.loads(line)
-        _answer_in_fork(lambda request=request: _speak(library, request))  # type: ignore[misc]
+        work = _phonemes if "phonemes" in request else _speak
+        _answer_in_fork(lambda work=work, request=request: work(library, request))  # type: ignore[misc]
 
 
 if __name__ == "__main__":

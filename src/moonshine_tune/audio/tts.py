@@ -7,6 +7,7 @@ other; several synthesizers are independent.
 
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -48,6 +49,8 @@ VOICE_SETS: dict[str, tuple[str, ...]] = {
 }
 
 _INSTALL = "install it with: pip install espeakng-loader"
+# Between phonemes, and marks of stress.
+_PHONEME_GAPS = re.compile("[_ˈˌ]+")
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,18 @@ class SpeechSynthesizer:
         speech = soxr.resample(raw / peak, self._voices.rate_hz, SAMPLE_RATE_HZ, quality="HQ")
         # Resampling changes the peak: the level is set after it.
         return np.asarray(speech * (PEAK / np.abs(speech).max()), dtype=np.float32)
+
+    def phonemes(self, texts: Sequence[str], *, voice: str = "en-us") -> list[tuple[str, ...]]:
+        """How a voice pronounces each text: phonemes in IPA, without stress.
+
+        Raises:
+            AudioError: an unknown voice.
+            MachineError: the worker process has died.
+        """
+        plain = [text.replace("\0", " ") for text in texts]
+        answer = self._ask({"phonemes": plain, "voice": self._identifier(voice)})
+        spoken: list[str] = json.loads(answer)
+        return [tuple(_PHONEME_GAPS.sub(" ", text).split()) for text in spoken]
 
     def close(self) -> None:
         """End the worker process."""

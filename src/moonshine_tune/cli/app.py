@@ -53,6 +53,7 @@ def _register() -> None:
     from moonshine_tune.cli import (
         ablate,
         benchmark,
+        curve,
         data,
         demo,
         doctor,
@@ -74,7 +75,7 @@ def _register() -> None:
     app.add_typer(models.app, name="models")
     app.add_typer(data.app, name="data")
     for module in (doctor, settings, estimate, train, evaluate, transcribe, try_models, export,
-                   merge, benchmark, package, report, demo, ablate, plan, runs):  # fmt: skip
+                   merge, benchmark, package, report, demo, ablate, curve, plan, runs):  # fmt: skip
         module.register(app)
 
 

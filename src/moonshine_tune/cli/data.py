@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from moonshine_tune.cli import data_aliases as aliases
 from moonshine_tune.cli import data_align as align
 from moonshine_tune.cli import data_audit as audit
 from moonshine_tune.cli import data_forget as forget
+from moonshine_tune.cli import data_next as next_sentences
 from moonshine_tune.cli import data_synth as synth
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, plain, refuse, say, show, table
 from moonshine_tune.cli.options import MaxClipOption, longest_clip_s
@@ -413,6 +415,8 @@ def _duration(seconds: float) -> str:
 
 
 align.register(app)
+aliases.register(app)
 audit.register(app)
 forget.register(app)
+next_sentences.register(app)
 synth.register(app)

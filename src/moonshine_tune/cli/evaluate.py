@@ -58,6 +58,10 @@ def evaluate(
         Path | None,
         Option(help="Runtime folder of the base: compares adapter, key terms and both."),
     ] = None,
+    aliases: Annotated[
+        Path | None,
+        Option(help="File of `data aliases`: also score with aliases mapped back to their terms."),
+    ] = None,
     device: DeviceOption = "auto",
     conditions: Annotated[
         Path | None,
@@ -98,6 +102,7 @@ def evaluate(
         keyterms=keyterms,
         boost=boost,
         base_runtime=base_runtime,
+        aliases=aliases,
     )
     result = run_evaluation(request, out, TerminalProgress())
     show(summary(result), result.to_record(), as_json=as_json)
@@ -134,7 +139,12 @@ def summary(result: "Evaluation") -> str:
     lines += result.remarks
     lines += _metric_lines(result)
     if result.keyterms:
-        lines.append(_key_terms_table(result.keyterms))
+        boost = result.keyterms.boost
+        lines.append(
+            _key_terms_table(result.keyterms, "counted" if boost is None else f"boost {boost:g}")
+        )
+    if result.aliases:
+        lines.append(_key_terms_table(result.aliases, "with aliases"))
     if len(score.by_speaker) > 1 and not is_side_by_side:
         worst = sorted(score.by_speaker.items(), key=lambda item: -item[1])[:5]
         lines.append("hardest speakers: " + ", ".join(f"{name} {wer:.1f}" for name, wer in worst))
@@ -238,8 +248,8 @@ def _conditions_table(conditions: "tuple[Evaluation, ...]") -> str:
     return table(["WER %", "no noise", *(f"{snr:g} dB" for snr in columns)], rows)
 
 
-def _key_terms_table(record: "KeyTermsRecord") -> str:
-    """Base, adapter, key terms and both, one row each."""
+def _key_terms_table(record: "KeyTermsRecord", note: str) -> str:
+    """Base, adapter, key terms and both, or with and without aliases, one row each."""
     rows = [
         [
             item.arm,
@@ -251,6 +261,5 @@ def _key_terms_table(record: "KeyTermsRecord") -> str:
         ]
         for item in record.arms
     ]
-    boost = "counted" if record.boost is None else f"boost {record.boost:g}"
-    head = f"{record.terms} terms, {boost}"
+    head = f"{record.terms} terms, {note}"
     return table([head, "WER", "change", "recall %", "false alarms"], rows)

@@ -39,6 +39,9 @@ def package(
     with_sample: Annotated[
         Path | None, Option(help="Manifest of test clips: three short ones are packed, as audio.")
     ] = None,
+    aliases: Annotated[
+        Path | None, Option(help="File of `data aliases`, with code that applies it.")
+    ] = None,
     allow_failed_parity: Annotated[
         bool, Option("--allow-failed-parity", help="Pack files that failed the parity gate.")
     ] = False,
@@ -56,6 +59,7 @@ def package(
         benchmark=benchmark,
         sample=with_sample,
         allow_failed_parity=allow_failed_parity,
+        aliases=aliases,
     )
     result = run_package(request, out, TerminalProgress())
     lines = [f"wrote {out}: {result.files} files, {result.bytes / 1e6:.1f} MB, "

@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
 
 def report(
     path: Annotated[
-        Path, Argument(help="Folder of train, evaluate, demo, ablate, benchmark or plan.")
+        Path, Argument(help="Folder of train, evaluate, demo, ablate, curve, benchmark or plan.")
     ],
     out: Annotated[
         Path | None, Option(help="File to write [default: report.html in the folder].")

@@ -59,6 +59,9 @@ def transcribe(
     words: Annotated[
         bool, Option("--words", help="Also the time and confidence of each word: jsonl, textgrid.")
     ] = False,
+    aliases: Annotated[
+        Path | None, Option(help="File of `data aliases`: map aliases back to their terms.")
+    ] = None,
     channel: Annotated[
         int | None, Option(help="Only this channel, from 1, not the mean of all.")
     ] = None,
@@ -87,6 +90,7 @@ def transcribe(
         runtime_dir=runtime_dir,
         device=device,
         channel=channel,
+        aliases=aliases,
     )
     result = run_transcription(request, TerminalProgress(), sys.stdin, emit)
     if out is None:

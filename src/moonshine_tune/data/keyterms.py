@@ -7,12 +7,10 @@ from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import holds_out
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.keyterms import propose_key_terms
-from moonshine_tune.corpus.manifest import read_manifest
+from moonshine_tune.data.source_texts import read_texts
 from moonshine_tune.data.term_list import KeyTermsResult, check_list, write_list
 from moonshine_tune.models.checkpoint import load_tokenizer
 from moonshine_tune.registry.resolve import resolve_model
-
-_MANIFEST_ENDINGS = (".jsonl", ".json")
 
 
 @holds_out(lambda sources, *, out=None, **options: out)
@@ -37,7 +35,7 @@ def propose(
         RequestError: nothing to read, no rare word, or an existing `out`.
     """
     check_list(out, at_most, least, force=force)
-    texts = [text for source in sources for text in _texts(source)]
+    texts = [text for source in sources for text in read_texts(source)]
     resolved = resolve_model(model, progress=progress)
     tokenizer = load_tokenizer(resolved.checkpoint_dir)
     terms = propose_key_terms(
@@ -49,18 +47,3 @@ def propose(
         )
     write_list(out, terms, force=force)
     return KeyTermsResult(resolved.name, tuple(path.name for path in sources), out, terms)
-
-
-def _texts(path: Path) -> list[str]:
-    if path.suffix.lower() in _MANIFEST_ENDINGS:
-        # Only the texts are read: the recordings may be elsewhere.
-        manifest = read_manifest(path, require_text=False, check_files=False)
-        texts = [item.text for item in manifest.utterances if item.text]
-    else:
-        try:
-            texts = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise RequestError(f"the text cannot be read: {error}", where=path) from error
-    if not any(text.strip() for text in texts):
-        raise RequestError("no texts in it", where=path)
-    return texts

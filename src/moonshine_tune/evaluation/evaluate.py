@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import check_writable, holds_out, sha256_of
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.text import quoted
+from moonshine_tune.corpus.aliases.apply_aliases import apply_aliases
 from moonshine_tune.corpus.keyterms import DEFAULT_BOOST, read_key_terms
 from moonshine_tune.corpus.manifest import Manifest, read_manifest
 from moonshine_tune.corpus.normalizers import Normalizer, normalizer_for
@@ -24,6 +26,7 @@ from moonshine_tune.evaluation.noise_conditions import (
 from moonshine_tune.evaluation.results import (
     Earlier,
     Evaluation,
+    Scored,
     SystemScore,
     count_key_terms,
     earlier_evaluation,
@@ -31,12 +34,17 @@ from moonshine_tune.evaluation.results import (
 )
 from moonshine_tune.inference.transcribe import TorchTranscriber, Transcriber, transcribe_utterances
 from moonshine_tune.metrics.metric import extra_metrics
-from moonshine_tune.metrics.wer import compare_paired, score_utterances, summarize
+from moonshine_tune.metrics.wer import (
+    compare_paired,
+    score_utterance,
+    score_utterances,
+    summarize,
+)
 from moonshine_tune.models.files import ADAPTER_WEIGHTS_FILE
 from moonshine_tune.models.lora import adapter_disabled, find_adapter
 from moonshine_tune.registry.open import open_model
 from moonshine_tune.runs.folder import RunFolder
-from moonshine_tune.runs.records import ExportRecord, KeyTermsRecord
+from moonshine_tune.runs.records import AliasesRecord, ExportRecord, KeyTermsRecord
 from moonshine_tune.runs.split_record import voices_of_run
 from moonshine_tune.runtime.layout import read_layout
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber, check_takes_keyterms
@@ -60,6 +68,8 @@ class EvaluateRequest:
         keyterms: file of terms whose recall is counted. The runtime boosts them with strength
             `boost`, and is scored without them too; torch boosts nothing.
         base_runtime: the base's runtime folder, scored in the same way: adapter, key terms, both.
+        aliases: file of `data aliases`: each system is also scored with aliases mapped back. With
+            `keyterms`, the runtime also boosts the aliases of these terms.
     """
 
     manifest: Path
@@ -75,6 +85,7 @@ class EvaluateRequest:
     keyterms: Path | None = None
     boost: float = DEFAULT_BOOST
     base_runtime: Path | None = None
+    aliases: Path | None = None
 
 
 @holds_out(lambda request, out, progress: out)
@@ -92,11 +103,12 @@ def evaluate(request: EvaluateRequest, out: Path | None, progress: Progress) -> 
     # Before the model is loaded: a folder without audio or a list without terms fails at once.
     conditions = conditions_of(request.conditions) if request.conditions else (CLEAN,)
     terms = read_key_terms(request.keyterms) if request.keyterms else ()
+    aliases = AliasesRecord.read(request.aliases) if request.aliases else AliasesRecord()
 
     # An earlier evaluation takes the place of the base, which is then not scored again.
     skips_base = earlier is not None and request.backend == "torch"
     scores: dict[Condition, dict[str, Evaluation]] = {condition: {} for condition in conditions}
-    for variant in _open_variants(request, manifest, terms, progress):
+    for variant in _open_variants(request, manifest, (terms, aliases), progress):
         for condition in conditions:
             if not (skips_base and variant.name == "base" and condition is CLEAN):
                 scores[condition][variant.name] = score_manifest(
@@ -122,6 +134,8 @@ def evaluate(request: EvaluateRequest, out: Path | None, progress: Progress) -> 
         boost = request.boost if request.backend == "runtime" else None
         keyterms = _key_term_record(terms, boost, scores[CLEAN])
         evaluation = replace(evaluation, keyterms=keyterms)
+    if request.aliases:
+        evaluation = replace(evaluation, aliases=_aliases_record(aliases, scores[CLEAN]))
     evaluation = replace(evaluation, voices=voices_of_run(request.adapter, manifest))
     if tiny := tiny_set_remark("the manifest", manifest.utterances):
         evaluation = replace(evaluation, remarks=(*evaluation.remarks, tiny))
@@ -219,9 +233,17 @@ class Variant:
 
 
 def _open_variants(
-    request: EvaluateRequest, manifest: Manifest, terms: tuple[str, ...], progress: Progress
+    request: EvaluateRequest,
+    manifest: Manifest,
+    listed: tuple[tuple[str, ...], AliasesRecord],
+    progress: Progress,
 ) -> Iterator[Variant]:
-    """The variants one after the other, the base first; each is valid until the next one."""
+    """The variants one after the other, the base first; each is valid until the next one.
+
+    Args:
+        listed: key terms, and aliases.
+    """
+    terms, aliases = listed
     language = manifest.utterances[0].language
     if request.runtime_dir is not None and request.backend == "runtime":
         normalizer = normalizer_for(request.normalizer, language or "en")
@@ -237,6 +259,11 @@ def _open_variants(
                     runtime.set_keyterms(terms)
                     with_terms = "adapter and key terms" if name == "adapter" else "key terms"
                     yield Variant(with_terms, folder.name, None, runtime, normalizer)
+                    if boosted := aliases.of(terms):
+                        # What the model is led to write is then mapped back.
+                        runtime.set_keyterms([*terms, *boosted])
+                        with_terms += " and their aliases"
+                        yield Variant(with_terms, folder.name, None, runtime, normalizer)
         return
     adapter = find_adapter(request.adapter) if request.adapter else None
     adapters: dict[str, Path | None] = {"model" if adapter is None else "adapted": adapter}
@@ -290,15 +317,44 @@ def _key_term_record(
     first, *_ = by_variant.values()
     normalizer = normalizer_for(first.normalizer)
     variants = [
-        {
-            "arm": name,
-            **evaluation.score.to_record(),
-            **count_key_terms(terms, evaluation.scored, normalizer).to_record(),
-            "change": compare_paired(first.scored, evaluation.scored).to_record(),
-        }
+        _terms_arm(name, terms, first.scored, evaluation.scored, normalizer)
         for name, evaluation in by_variant.items()
     ]
     return KeyTermsRecord.model_validate({"boost": boost, "terms": len(terms), "arms": variants})
+
+
+def _terms_arm(
+    name: str, terms: tuple[str, ...], first: Scored, scored: Scored, normalizer: Normalizer
+) -> dict[str, Any]:
+    """Score and counts of listed terms of one system; its change from the first one."""
+    return {
+        "arm": name,
+        **summarize(scored).to_record(),
+        **count_key_terms(terms, scored, normalizer).to_record(),
+        "change": compare_paired(first, scored).to_record(),
+    }
+
+
+def _aliases_record(aliases: AliasesRecord, by_variant: dict[str, Evaluation]) -> KeyTermsRecord:
+    """Each variant as it is, and with aliases mapped back; changes from the first one."""
+    arms = []
+    first, *_ = by_variant.values()
+    for name, evaluation in by_variant.items():
+        normalizer = normalizer_for(evaluation.normalizer)
+        mapped = tuple(
+            score_utterance(
+                item.id,
+                item.reference,
+                apply_aliases(item.hypothesis, aliases.aliases),
+                normalizer,
+                speaker=item.speaker,
+                seconds=item.seconds,
+            )
+            for item in evaluation.scored
+        )
+        for arm, scored in ((name, evaluation.scored), (f"{name}, aliases mapped back", mapped)):
+            arms.append(_terms_arm(arm, aliases.names, first.scored, scored, normalizer))
+    return KeyTermsRecord.model_validate({"terms": len(aliases.names), "arms": arms})
 
 
 def score_manifest(

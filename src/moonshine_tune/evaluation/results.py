@@ -52,6 +52,7 @@ class Evaluation:
     condition: Condition = CLEAN
     conditions: tuple["Evaluation", ...] = ()
     keyterms: KeyTermsRecord | None = None
+    aliases: KeyTermsRecord | None = None
     metrics: tuple[MetricScore, ...] = ()
     base_metrics: tuple[MetricScore, ...] = ()
     systems: tuple["SystemScore", ...] = ()
@@ -126,6 +127,8 @@ class Evaluation:
                 record["empty_references"]["base"] = self.base.empty.to_record()
         if self.keyterms is not None:
             record["keyterms"] = self.keyterms
+        if self.aliases is not None:
+            record["aliases"] = self.aliases
         if self.voices is not None:
             record["voices"] = self.voices
         if self.remarks:

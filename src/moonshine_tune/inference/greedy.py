@@ -1,8 +1,9 @@
 """Greedy decoding as in the runtime, for any number of clips."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
 from moonshine_tune.inference.decoder_session import GreedySession
 from moonshine_tune.models.base import BOS_ID, EOS_ID, EncoderStates, SpeechModel
@@ -11,11 +12,23 @@ from moonshine_tune.models.base import BOS_ID, EOS_ID, EncoderStates, SpeechMode
 _UNFINISHED_SHARE = 0.6
 
 
+def _most_probable(logits: Tensor) -> Tensor:
+    return logits.argmax(dim=-1)
+
+
 @torch.inference_mode()
 def greedy_tokens(
-    model: SpeechModel, states: EncoderStates, limits: Sequence[int]
+    model: SpeechModel,
+    states: EncoderStates,
+    limits: Sequence[int],
+    choose: Callable[[Tensor], Tensor] = _most_probable,
 ) -> list[list[int]]:
-    """Token ids of each row, without start and end, at most `limits[row]` of them."""
+    """Token ids of each row, without start and end, at most `limits[row]` of them.
+
+    Args:
+        choose: the next token [B] of logits [B, V]. With one that draws by probability, the texts
+            are what the model might also write.
+    """
     longest = min(max(limits), model.max_tokens)
     texts: list[list[int]] = [[] for _ in limits]
     # The session is fastest if neighbors are of about one length; sorted input stays as it is.
@@ -26,7 +39,7 @@ def greedy_tokens(
     unfinished = list(range(len(rows)))
     tokens = torch.full((len(rows),), BOS_ID, device=model.device)
     for _ in range(longest):
-        tokens = session.step(tokens).argmax(dim=-1)
+        tokens = choose(session.step(tokens))
         ids, remaining = tokens.tolist(), []
         for position in unfinished:
             row, token = rows[position], ids[position]

@@ -67,6 +67,7 @@ def model_card(inputs: PackageInputs, name: str, architecture: str) -> str:
         benchmark=inputs.benchmark,
         parity=inputs.export and inputs.export.parity,
         manifests=inputs.manifests,
+        num_aliases=len(inputs.aliases.aliases) if inputs.aliases else 0,
         num_samples=len(inputs.sample),
         versions=", ".join(
             f"{p} {_cell(run.versions[p])}" for p in packages if run.versions.get(p)

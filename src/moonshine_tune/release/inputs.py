@@ -22,6 +22,7 @@ from moonshine_tune.models.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FIL
 from moonshine_tune.models.fingerprint import compare_weights
 from moonshine_tune.runs.folder import RunFolder, status_now
 from moonshine_tune.runs.records import (
+    AliasesRecord,
     BaseModelRecord,
     BenchmarkRecord,
     EvaluationRecord,
@@ -41,7 +42,7 @@ _RUN_KEYS = ("schema_version", "created", "sources", "device", "dtype", "normali
 _PARENT_KEYS = ("adapter_sha256", "base_sha256", "steps", "created", "data")
 _EVALUATION_KEYS = ("wer", "cer", "substitutions", "deletions", "insertions", "reference_words",
                     "utterances", "audio_seconds", "rtf", "normalizer", "ci95", "backend",
-                    "manifest_sha256", "base", "comparison", "metrics", "keyterms",
+                    "manifest_sha256", "base", "comparison", "metrics", "keyterms", "aliases",
                     "empty_references", "exported", "voices")  # fmt: skip
 _PARITY_KEYS = ("passed", "verdict", "word_difference", "bound", "clips", "identical", "words",
                 "wer")  # fmt: skip
@@ -70,6 +71,7 @@ class PackageRequest:
         benchmark: folder of `benchmark`, or its benchmark.json.
         sample: manifest of test clips; a few short ones are packed, as audio.
         allow_failed_parity: pack files that failed the parity gate; the card says so.
+        aliases: file of `data aliases`, for the app to map aliases back to their terms.
     """
 
     run: Path
@@ -79,6 +81,7 @@ class PackageRequest:
     benchmark: Path | None = None
     sample: Path | None = None
     allow_failed_parity: bool = False
+    aliases: Path | None = None
 
 
 class PackagedManifest(Record):
@@ -105,6 +108,7 @@ class PackageInputs:
         base_evaluations: of the base model, by name.
         manifests: fingerprint and counts of each manifest of the run.
         sample: the clips to pack.
+        aliases: None where there are none.
     """
 
     run: RunRecord
@@ -118,6 +122,7 @@ class PackageInputs:
     benchmark: BenchmarkRecord | None
     manifests: tuple[PackagedManifest, ...]
     sample: tuple[Utterance, ...]
+    aliases: AliasesRecord | None = None
 
 
 def gather_inputs(request: PackageRequest) -> PackageInputs:
@@ -161,7 +166,21 @@ def gather_inputs(request: PackageRequest) -> PackageInputs:
             if run.data.get(role) or paths.get(role)
         ),
         sample=_sample_clips(request.sample) if request.sample else (),
+        aliases=_read_aliases(request.aliases) if request.aliases else None,
     )
+
+
+def _read_aliases(path: Path) -> AliasesRecord:
+    """What an app needs of aliases: the table. What was transcribed stays here."""
+    record = AliasesRecord.read(path)
+    if not record.aliases:
+        raise RequestError(
+            "no alias is in this file",
+            where=path,
+            hint="leave --aliases out, or make it again: moonshine-tune data aliases terms.txt "
+            f"--out {quoted(path)} --force",
+        )
+    return _public(record, ("schema_version", "aliases", "language"))
 
 
 def _read_export(

@@ -1,7 +1,7 @@
 """One folder or archive to ship: files, model card, proofs, and how to make them again.
 
 Layout: README.md (the card) · runtime/ (with export.json) · adapter/ · run.json · manifests.json ·
-evaluation/NAME.json · benchmark.json · sample/ · reproduce/ · package.json · SHA256SUMS.
+evaluation/NAME.json · benchmark.json · sample/ · aliases/ · reproduce/ · package.json · SHA256SUMS.
 The same inputs give the same bytes.
 """
 
@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib import resources
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import package_version, versions
 from moonshine_tune.core.scratch import new_scratch
 from moonshine_tune.core.secrets import secret_variables
+from moonshine_tune.corpus.aliases import ALIAS_CODE
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.models.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from moonshine_tune.release.archive import (
@@ -52,7 +54,7 @@ from moonshine_tune.release.inputs import (
     public_base,
     public_name,
 )
-from moonshine_tune.runs.records import BaseModelRecord, PackageRecord
+from moonshine_tune.runs.records import AliasesRecord, BaseModelRecord, PackageRecord
 from moonshine_tune.runtime import transcriber as runtime_transcriber
 
 SCHEMA_VERSION = 1
@@ -129,6 +131,8 @@ def _write_files(inputs: PackageInputs, folder: Path, name: str, progress: Progr
     if inputs.export is not None:
         inputs.export.write(folder / "runtime" / "export.json")
     _copy_adapter(inputs.adapter_dir, folder / "adapter")
+    if inputs.aliases is not None:
+        _write_aliases(inputs.aliases, folder / "aliases")
     if inputs.sample:
         _write_sample(inputs.sample, folder, progress)
     inputs.run.write(folder / "run.json")
@@ -155,6 +159,14 @@ def _write_files(inputs: PackageInputs, folder: Path, name: str, progress: Progr
     ).write(folder / PACKAGE_FILE)
     _refuse_secrets(folder)
     write_sums(folder)
+
+
+def _write_aliases(aliases: AliasesRecord, folder: Path) -> None:
+    """Write the table, and how to apply it in three languages, with texts to test with."""
+    aliases.write(folder / "aliases.json")
+    code = resources.files("moonshine_tune.corpus.aliases")
+    for name in ALIAS_CODE:
+        write_text_atomic(folder / name, (code / name).read_text(encoding="utf-8"))
 
 
 def _copy_adapter(source: Path, target: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from moonshine_tune.report.cells import clean, short
 from moonshine_tune.report.figures import Bound, Chart, Point, Series, smoothed, thinned
 from moonshine_tune.report.reading import RunPart
+from moonshine_tune.runs.records import CurveRecord
 
 _Line = Mapping[str, Any]
 _Value = Callable[[_Line], float | None]
@@ -70,6 +71,26 @@ def learning_curves(run: RunPart) -> Curves:
             for value in line.values()
         ),
     )
+
+
+def curve_of_recordings(record: CurveRecord) -> Curves:
+    """WER over the number of recordings: each training, what is expected, and its interval."""
+    measured = [(float(item.recordings), float(item.wer)) for item in record.points]
+    if record.base_wer is not None and measured:
+        measured.append((0.0, float(record.base_wer)))
+    chart = Chart(
+        "WER by number of recordings",
+        "%",
+        (
+            Series("lowest", tuple((p.recordings, p.low) for p in record.line), "faint"),
+            Series("highest", tuple((p.recordings, p.high) for p in record.line), "faint"),
+            Series("expected", tuple((p.recordings, p.wer) for p in record.line)),
+            Series("trained", tuple(sorted(measured)), "dots"),
+        ),
+        note="; ".join(record.sentences) + ". Faint lines: the 80 % interval.",
+        x_name="recordings",
+    )
+    return Curves(() if chart.is_empty else (chart,), (), None, (), 0)
 
 
 def _field(name: str) -> _Value:

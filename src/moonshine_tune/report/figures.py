@@ -87,7 +87,8 @@ class Series:
 
     Attributes:
         points: x and y, by rising x; a y of None breaks the line.
-        style: `main`, `faint` (raw values behind a smoothed line) or `marked` (dots and a line).
+        style: `main`, `faint` (raw values behind a smoothed line), `marked` (dots and a line) or
+            `dots` alone.
     """
 
     name: str
@@ -114,7 +115,7 @@ class Bound:
 
 @dataclass(frozen=True)
 class Chart:
-    """One small chart. `best_x` marks the chosen step."""
+    """One small chart over `x_name`. `best_x` marks the chosen step."""
 
     title: str
     unit: str
@@ -122,6 +123,7 @@ class Chart:
     bound: Bound | None = None
     best_x: float | None = None
     note: str = ""
+    x_name: str = "step"
 
     @property
     def is_empty(self) -> bool:

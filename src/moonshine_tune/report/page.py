@@ -14,7 +14,7 @@ from moonshine_tune.core.text import quoted
 from moonshine_tune.report.cells import clean, short
 from moonshine_tune.report.clips import EmbeddedClips, Recordings
 from moonshine_tune.report.contrasts import contrasts, leading
-from moonshine_tune.report.curves import Curves, learning_curves
+from moonshine_tune.report.curves import Curves, curve_of_recordings, learning_curves
 from moonshine_tune.report.environment import render_page
 from moonshine_tune.report.extra_metrics import metric_rows
 from moonshine_tune.report.figures import interval_strip
@@ -34,7 +34,7 @@ _CLIP_BUDGET = 4_400_000
 _MAX_KEY_TERMS = 6
 _KINDS = {
     "plan": "Plan", "demo": "Demonstration", "run": "Training run", "ablation": "Ablation",
-    "benchmark": "Benchmark", "evaluation": "Evaluation",
+    "curve": "Learning curve", "benchmark": "Benchmark", "evaluation": "Evaluation",
 }  # fmt: skip
 
 
@@ -43,7 +43,7 @@ class ReportResult:
     """A report that was written.
 
     Attributes:
-        kind: `plan`, `demo`, `run`, `ablation`, `benchmark` or `evaluation`.
+        kind: `plan`, `demo`, `run`, `ablation`, `curve`, `benchmark` or `evaluation`.
         num_clips: recordings that can be played in it.
         missing: one sentence for each part that the folder lacks.
     """
@@ -105,7 +105,11 @@ def _render(
     rates = [rate for row in rows for rate in (row.before, row.after) if rate]
     missing = (*report_input.missing, *not_shown)
     seconds = clean(summary.seconds.get("total"))
-    terms = [(part, part.result.keyterms) for part in report_input.evaluations]
+    terms = [
+        (part, listed)
+        for part in report_input.evaluations
+        for listed in (part.result.keyterms, part.result.aliases)
+    ]
     content = render_page(
         "page.html",
         name=short(summary.name or report_input.path.resolve().name, 80),
@@ -138,6 +142,9 @@ def _render(
 
 def _learning(report_input: ReportInput) -> list[tuple[str, Curves]]:
     """The curves of each run that there is; those of a plan with the name of their phase."""
+    if report_input.curve is not None:
+        drawn_curve = curve_of_recordings(report_input.curve)
+        return [("", drawn_curve)] if drawn_curve.charts else []
     runs = [("", report_input.run)] if report_input.run else []
     if report_input.others and report_input.run:
         runs = [(report_input.run.path.parent.name, report_input.run), *report_input.others]

@@ -1,7 +1,7 @@
 """Reads the folder of a command, complete or damaged: takes what is there, names the rest.
 
-Kinds: a run, an evaluation, a benchmark, an ablation; a demonstration, which holds a run and
-evaluations; a plan, which holds all of them.
+Kinds: a run, an evaluation, a benchmark, an ablation, a curve; a demonstration, which holds a run
+and evaluations; a plan, which holds all of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +20,7 @@ from moonshine_tune.runs.folder import RunFolder, status_now
 from moonshine_tune.runs.records import (
     AblationRecord,
     BenchmarkRecord,
+    CurveRecord,
     EvaluationRecord,
     PhaseSummary,
     PlanRecord,
@@ -31,7 +32,9 @@ from moonshine_tune.runs.records import (
 )
 from moonshine_tune.runs.summary import SEARCH_LOCK
 
-_HINT = "name a folder that train, evaluate, demo, ablate, benchmark or plan was given as --out"
+_HINT = (
+    "name a folder that train, evaluate, demo, ablate, curve, benchmark or plan was given as --out"
+)
 _SETS = ("domain", "canary")
 _MODELS = ("base", "adapted")
 _BACKENDS = ("torch", "runtime")
@@ -92,7 +95,7 @@ class ReportInput:
     """Everything that a report is made of.
 
     Attributes:
-        kind: `plan`, `demo`, `run`, `ablation`, `benchmark` or `evaluation`.
+        kind: `plan`, `demo`, `run`, `ablation`, `curve`, `benchmark` or `evaluation`.
         summary: plan.json, or demo.json, which has a part of its keys.
         missing: one sentence for each part that is not there or cannot be read.
         others: further runs of a plan, by the phase that made them.
@@ -105,6 +108,7 @@ class ReportInput:
     summary: PlanRecord = _NO_SUMMARY
     search: SearchPart | None = None
     benchmark: BenchmarkRecord | None = None
+    curve: CurveRecord | None = None
     others: tuple[tuple[str, RunPart], ...] = ()
     missing: tuple[str, ...] = ()
 
@@ -133,6 +137,8 @@ def _kind_of(path: Path) -> str:
         return "plan"
     if (path / "ablation.json").exists() or (path / "trials.json").exists():
         return "ablation"
+    if (path / "curve.json").exists():
+        return "curve"
     if (path / "benchmark.json").exists():
         return "benchmark"
     if (path / "demo.json").exists() or _is_run(path / "run"):
@@ -185,6 +191,8 @@ class _Reader:
         if kind == "ablation":
             search = self._search(root)
             return {"search": search, "run": self._best_run(root, search)}
+        if kind == "curve":
+            return {"curve": self._record(root / "curve.json", CurveRecord)}
         if kind == "benchmark":
             return {"benchmark": self._benchmark(root)}
         if kind == "run":

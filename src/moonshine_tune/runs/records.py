@@ -184,6 +184,61 @@ class KeyTermsRecord(Record):
     arms: list[KeyTermsArmRecord] = []
 
 
+class AliasRecord(Record):
+    """A text that was written in place of a term; `reason` why it is left out, where it is."""
+
+    text: str = ""
+    count: StrictInt = 0
+    reason: str | None = None
+
+
+class TermAliasesRecord(Record):
+    """A term in aliases.json.
+
+    Attributes:
+        takes: utterances in which it was spoken, by people or by synthetic voices.
+        right, unclear: of these, where it was written right, and where the words around it were
+            wrong too, so that nothing follows.
+    """
+
+    term: str = ""
+    takes: StrictInt = 0
+    right: StrictInt = 0
+    unclear: StrictInt = 0
+    aliases: list[AliasRecord] = []
+    left_out: list[AliasRecord] = []
+
+
+class AliasesRecord(Artifact):
+    """`aliases.json`: written by data aliases; read by evaluate, transcribe, package and apps.
+
+    Attributes:
+        aliases: what is written in place of a term, in small letters with single spaces, and the
+            term: all that an app needs.
+        model: whose transcripts it is from, and the hash of the adapter, if there was one.
+    """
+
+    made_by = "moonshine-tune data aliases"
+
+    aliases: dict[str, str] = {}
+    language: str = "en"
+    model: str | None = None
+    adapter_sha256: str | None = None
+    terms: list[TermAliasesRecord] = []
+    versions: Versions = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The terms, each once: those that were listed, and those of edited aliases."""
+        listed = [item.term for item in self.terms]
+        return tuple(dict.fromkeys([*listed, *self.aliases.values()]))
+
+    def of(self, terms: Iterable[str]) -> tuple[str, ...]:
+        """The aliases of these terms."""
+        wanted = set(terms)
+        return tuple(alias for alias, term in self.aliases.items() if term in wanted)
+
+
 class MetricRecord(Record):
     """An extra metric of an evaluation.
 
@@ -301,6 +356,7 @@ class EvaluationRecord(Artifact):
     conditions: list[Object] = []
     metrics: dict[str, MetricRecord] = {}
     keyterms: KeyTermsRecord | None = None
+    aliases: KeyTermsRecord | None = None
     empty_references: EmptyReferencesRecord | None = None
     voices: VoicesRecord | None = None
     remarks: list[str] = []
@@ -1055,6 +1111,62 @@ class AblationRecord(Artifact):
     versions: Versions = {}
     platform: dict[str, str] = {}
     git: Object | None = None
+
+
+class CurvePointRecord(Record):
+    """A training of a learning curve, on `recordings` clips; WER in percent on dev."""
+
+    recordings: StrictInt = 0
+    seed: StrictInt = 0
+    wer: Number = 0.0
+    seconds: Number | None = None
+    run: str = ""
+
+
+class CurvePredictionRecord(Record):
+    """The expected WER with so many recordings, and its 80 % interval, in percent."""
+
+    recordings: StrictInt = 0
+    wer: Number = 0.0
+    low: Number = 0.0
+    high: Number = 0.0
+
+
+class CurveRecord(Artifact):
+    """`curve.json`: written by curve; read by it again and by report.
+
+    Attributes:
+        recordings: clips that there are.
+        base_wer: of the base model on dev, in percent: the curve at no recordings.
+        gain, gain_interval: points of WER that twice as many recordings are expected to gain, with
+            an 80 % interval.
+        verdict: `worth it`, `flat`, `not decided` or `no better than the base`; empty where too
+            little is trained.
+        line: the fitted curve with its interval.
+    """
+
+    made_by = "moonshine-tune curve"
+
+    kind: str = ""
+    command: list[str] = []
+    created: str = ""
+    settings: Object = {}
+    sources: dict[str, str] = {}
+    data: dict[str, str] = {}
+    recordings: StrictInt = 0
+    sizes: list[StrictInt] = []
+    seeds: StrictInt = 0
+    more: list[StrictInt] = []
+    base_wer: Number | None = None
+    points: list[CurvePointRecord] = []
+    predictions: list[CurvePredictionRecord] = []
+    line: list[CurvePredictionRecord] = []
+    gain: Number | None = None
+    gain_interval: Interval | None = None
+    verdict: str = ""
+    sentences: list[str] = []
+    voices: VoicesRecord | None = None
+    versions: Versions = {}
 
 
 # --- demonstration and plan

@@ -20,7 +20,9 @@ from moonshine_tune.inference.transcribe import TorchTranscriber, Transcriber
 from moonshine_tune.models.files import ADAPTER_WEIGHTS_FILE
 from moonshine_tune.models.lora import find_adapter
 from moonshine_tune.registry.open import open_model
+from moonshine_tune.runs.records import AliasesRecord
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber
+from moonshine_tune.transcription.aliases import with_aliases
 from moonshine_tune.transcription.output import (
     FileOutput,
     Output,
@@ -41,6 +43,7 @@ class TranscribeRequest:
         inputs: audio files, folders, manifests, or `-` for paths on standard input.
         runtime_dir: runtime folder, decoded by the Moonshine runtime; excludes the others.
         channel: of recordings with several, from 1; None averages them.
+        aliases: file of `data aliases`, which are mapped back to their terms.
     """
 
     inputs: tuple[str, ...]
@@ -50,6 +53,7 @@ class TranscribeRequest:
     runtime_dir: Path | None = None
     device: str = "auto"
     channel: int | None = None
+    aliases: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,7 @@ def transcribe(
         RequestError: wrong input or options, or an output that exists.
     """
     _check(request)
+    aliases = AliasesRecord.read(request.aliases).aliases if request.aliases else {}
     recordings = find_recordings(request.inputs, stdin)
     check_output(request.output, recordings)
     infos = probe([recording.path for recording in recordings], progress)
@@ -145,7 +150,7 @@ def transcribe(
         else:
             output = FileOutput(request.output, recordings, identity)
         try:
-            counts = _Job(request, transcriber, output, infos, progress).run(recordings)
+            counts = _Job(request, transcriber, output, infos, progress, aliases).run(recordings)
         except KeyboardInterrupt:
             if request.output.out is not None:
                 progress.say("stopped; continue with the same command and --resume")
@@ -218,11 +223,13 @@ def _open_transcriber(
     request: TranscribeRequest, stack: ExitStack, progress: Progress
 ) -> tuple[Transcriber, dict[str, Any]]:
     """The transcriber, and what makes its transcripts comparable with those of another job."""
-    settings = {
+    settings: dict[str, Any] = {
         "channel": request.channel,
         "times": request.output.needs_times,
         "words": request.output.with_words,
     }
+    if request.aliases is not None:
+        settings["aliases"] = sha256_of(request.aliases)
     if request.runtime_dir is not None:
         runtime = stack.enter_context(RuntimeTranscriber(request.runtime_dir))
         files = sorted(path for path in request.runtime_dir.iterdir() if path.is_file())
@@ -251,9 +258,10 @@ class _Job:
         output: Output,
         infos: Mapping[Path, AudioInfo | AudioError],
         progress: Progress,
+        aliases: Mapping[str, str],
     ) -> None:
         self._request, self._transcriber, self._output = request, transcriber, output
-        self._infos, self._progress = infos, progress
+        self._infos, self._progress, self._aliases = infos, progress, aliases
         self._counts = _Counts()
         # Segments with text of recordings that are not complete, and how far the bar is.
         self._spoken: dict[str, int] = {}
@@ -346,9 +354,8 @@ class _Job:
             self._progress.say(f"{recording}: {reason}")
             self._advance(recording, self._seconds(recording), stage, is_transcribed=False)
         elif piece is not None:
-            segment = Segment.of(
-                origin_s + piece.start_s, origin_s + piece.end_s, next(transcripts)
-            )
+            transcript = with_aliases(next(transcripts), self._aliases)
+            segment = Segment.of(origin_s + piece.start_s, origin_s + piece.end_s, transcript)
             self._spoken[name] += bool(segment.text)
             self._output.take(recording, segment, piece.end_s)
             self._advance(recording, piece.end_s, stage)

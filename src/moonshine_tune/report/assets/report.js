@@ -82,7 +82,7 @@
         if (drawn) add("circle", { class: "point", cx: point[2], cy: point[3], r: 3.6 });
         return [series.length > 1 ? `${name} ${format(point[1])}` : format(point[1])];
       });
-      readout.textContent = `step ${x}: ${values.join(", ")}`;
+      readout.textContent = `${svg.dataset.xName} ${x}: ${values.join(", ")}`;
     };
     const rest = () => { at = steps.length - 1; show(false); };
 
