@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from moonshine_tune.core.device import round_up_to_bucket
 from moonshine_tune.models.base import BOS_ID, EOS_ID
-from moonshine_tune.models.kernels.frozen_linear import frozen_product
+from moonshine_tune.models.kernels.frozen_linear import back_product, frozen_product
 
 IGNORED = -100
 # Positions whose logits are alive at once: 128 x 32,768 numbers are 17 MB in 32 bits.
@@ -84,7 +84,7 @@ class FrozenHead:
 
     def gradient(self, logits_gradient: Tensor) -> Tensor:
         """Gradient of the logits [N, V] → gradient of the hidden states [N, W]."""
-        return frozen_product(logits_gradient.to(self._weight.dtype), self._weight.T)
+        return back_product(logits_gradient.to(self._weight.dtype), self._weight)
 
 
 class _HeadLoss(torch.autograd.Function):

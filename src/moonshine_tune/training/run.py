@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.config.resolve import ResolvedSettings
-from moonshine_tune.core.device import choose_device, choose_dtype
+from moonshine_tune.core.device import choose_device, choose_dtype, limit_memory
 from moonshine_tune.core.errors import RequestError, TuneError
 from moonshine_tune.core.locks import one_writer
 from moonshine_tune.core.progress import Progress, SilentProgress
@@ -78,6 +78,8 @@ def _train(
         resolved, data, fit=fit, refuse=not resume, processes=distributed.world_size
     )
     settings = memory.resolved.settings
+    if memory.budget_bytes is not None:
+        limit_memory(device.device, memory.budget_bytes)
     for remark in (*(continued.remarks if continued else ()), *memory.remarks):
         progress.say(remark)
     if continued is not None:
