@@ -7,7 +7,6 @@ import pytest
 from tests.pretended_mps.device import PretendedMps
 from tests.training_runs import Training
 
-
 _PATH = os.environ.get("PRETENDED_MPS")
 # At once: transformers asks torch for MPS when it is imported, and torch keeps the first answer.
 _DEVICE = PretendedMps(Path(_PATH)) if _PATH else None

@@ -107,14 +107,9 @@ class PretendedMps:
         records: dict[str, Any] = self._module.records()
         return records
 
-    @contextmanager
-    def limited_to(self, num_bytes: int) -> Iterator[None]:
-        """Inside the block an allocation beyond `num_bytes` runs out of memory."""
+    def set_limit(self, num_bytes: int) -> None:
+        """From now on an allocation beyond `num_bytes` runs out of memory; 0 for no limit."""
         self._module.set_limit(num_bytes)
-        try:
-            yield
-        finally:
-            self._module.set_limit(0)
 
     @property
     def limit(self) -> int:

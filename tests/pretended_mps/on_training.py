@@ -1,49 +1,168 @@
-"""Training on the pretended device computes what it computes on the CPU, and nothing falls back."""
+"""Training on the pretended device: the CPU's numbers, and nothing that MPS would refuse."""
 
-import time
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.pretended_mps.device import PretendedMps
 
+from moonshine_tune.core.device import FROZEN_BFLOAT16
+from moonshine_tune.core.errors import MachineError
+from moonshine_tune.core.precision import record_gradient_check
 from moonshine_tune.core.progress import SilentProgress
+from moonshine_tune.memory.estimate import choose_budget
+from moonshine_tune.models.lora import adapter_parameters, inject_lora
 from moonshine_tune.training.run import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-VARIANTS = {
-    "v1": ("v1", (), {}),
-    "encoder": ("v1", ("replay", "canary"), {"adapter__sites": "all", "retain__domain_weight": 0.3}),
+
+_VARIANTS: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {
+    "decoder": ("v1", (), {"augment__share": 0.5, "augment__variants": 1}),
+    "all": (
+        "v1",
+        ("replay", "canary"),
+        {"adapter__sites": "all", "retain__domain_weight": 0.3, "train__steps": 2},
+    ),
+    "streaming": (
+        "streaming",
+        ("replay",),
+        {"adapter__sites": "all", "train__gradient_checkpointing": True, "train__steps": 2},
+    ),
 }
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_a_run_equals_the_run_on_the_cpu(
-    name: str, device: PretendedMps, training: Any, on_mps: Any, tmp_path: Path
-) -> None:
-    family, names, changes = VARIANTS[name]
-    changes = {"adapter__dropout": 0.0, "train__steps": 4, **changes}
-    train(training.settings(*names, **changes), tmp_path / "cpu", SilentProgress())
-    for every in (0, 1):
-        device.reset()
-        t=time.process_time()
-        w = training.Watcher()
-        train(on_mps.settings(*names, device__compare_steps=every, **changes), tmp_path / f"mps{every}", w)
-        print(time.process_time()-t, w.messages)
-        records = device.records()
-        print({k: (v if k in ("syncs","fallbacks","host_indices","live","peak") else sum(v.values())) for k, v in records.items()})
-    assert training.is_same(tmp_path / "mps0", tmp_path / "mps1")
-    for a, b in zip(training.steps(tmp_path / "cpu"), training.steps(tmp_path / "mps0")):
-        assert [x or 0 for x in a] == pytest.approx([x or 0 for x in b], rel=1e-4)
+def _figures(runs: Any, out: Path) -> list[float]:
+    return [value or 0.0 for step in runs.steps(out) for value in step]
 
-from tests.pretended_mps.device import FAULTS
-@pytest.mark.parametrize("fault", FAULTS)
-def test_fault(fault, device, on_mps, tmp_path):
-    w = on_mps.Watcher()
+
+def _assert_native(records: dict[str, Any]) -> None:
+    """Nothing ran on the CPU instead, and no index lay there. 64 bits and mixed devices raise."""
+    assert records["fallbacks"] == {}
+    assert records["host_indices"] == {}
+    assert sum(records["calls"].values()) > 1_000
+
+
+@pytest.mark.parametrize("name", _VARIANTS)
+def test_a_run_computes_what_the_cpu_computes(
+    name: str, device: PretendedMps, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    family, names, changes = _VARIANTS[name]
+    prefix = "" if family == "v1" else "streaming_"
+    runs = request.getfixturevalue(f"{prefix}training")
+    # Dropout draws other masks on another device.
+    changes = {"adapter__dropout": 0.0, "train__steps": 4, **changes}
+    train(runs.settings(*names, **changes), tmp_path / "cpu", SilentProgress())
+    device.reset()
+    on_mps = request.getfixturevalue(f"{prefix}on_mps")
+    train(on_mps.settings(*names, **changes), tmp_path / "mps", SilentProgress())
+    _assert_native(device.records())
+    assert device.limit == pytest.approx(choose_budget("mps", None).bytes, rel=1e-6)
+    expected, result = _figures(runs, tmp_path / "cpu"), _figures(runs, tmp_path / "mps")
+    assert result == pytest.approx(expected, rel=1e-3, abs=1e-6)
+    assert runs.scores(tmp_path / "mps") == runs.scores(tmp_path / "cpu")
+
+
+class _KilledError(BaseException):
+    """Ends a run as a kill does: none of its handlers run."""
+
+
+def _die() -> None:
+    raise _KilledError
+
+
+def test_a_killed_run_is_resumed_exactly(on_mps: Any, tmp_path: Path) -> None:
+    """With dropout, whose masks the device draws; the comparisons with the CPU change nothing."""
+    settings = on_mps.settings(train__steps=8)
+    train(settings, tmp_path / "uninterrupted", SilentProgress())
+    silent = on_mps.settings(train__steps=8, device__compare_steps=0)
+    with pytest.raises(_KilledError):
+        train(silent, tmp_path / "killed", on_mps.Watcher(6, _die))
+    train(settings, tmp_path / "killed", SilentProgress(), resume=True)
+    assert on_mps.is_same(tmp_path / "uninterrupted", tmp_path / "killed")
+
+
+def test_running_out_of_memory_halves_the_micro_batch(
+    device: PretendedMps, on_mps: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A limit that the user has set is kept.
+    monkeypatch.setenv("PYTORCH_MPS_HIGH_WATERMARK_RATIO", "1.0")
+    settings = on_mps.settings(
+        adapter__dropout=0.0, train__steps=4, train__batch_size=8, device__compare_steps=0
+    )
+    device.set_limit(0)
+    train(settings, tmp_path / "plain", on_mps.Watcher(1, device.reset))
+    peak = device.records()["peak"]
+    watcher = on_mps.Watcher(1, lambda: device.set_limit(int(0.75 * peak)))
     try:
-        with device.planted(fault):
-            train(on_mps.settings(train__steps=3), tmp_path / f"x", w)
-    except Exception as e:
-        print(fault, repr(e))
-    else:
-        print(fault, "unseen")
+        train(settings, tmp_path / "tight", watcher)
+    finally:
+        device.set_limit(0)
+    assert any("out of memory at step 2" in line for line in watcher.messages), watcher.messages
+    expected, result = (_figures(on_mps, tmp_path / name) for name in ("plain", "tight"))
+    assert result == pytest.approx(expected, rel=1e-2, abs=1e-5)
+
+
+def test_a_run_whose_device_goes_wrong_stops(
+    device: PretendedMps, on_mps: Any, tmp_path: Path
+) -> None:
+    fault = device.planted("nan in masked softmax")
+    settings = on_mps.settings(train__steps=8, device__compare_steps=3)
+    watcher = on_mps.Watcher(2, fault.__enter__)
+    try:
+        with pytest.raises(MachineError, match="mps:0 computes wrong at step 4: loss nan") as error:
+            train(settings, tmp_path / "run", watcher)
+    finally:
+        fault.__exit__(None, None, None)
+    assert "device.name=cpu" in str(error.value.hint)
+
+
+def test_frozen_weights_wait_for_the_check(on_mps: Any, tmp_path: Path) -> None:
+    settings = on_mps.settings(train__steps=1, device__frozen_weights="bfloat16")
+
+    def format_of(out: Path) -> tuple[str, list[str]]:
+        watcher = on_mps.Watcher()
+        train(settings, out, watcher)
+        record = json.loads((out / "run.json").read_text())
+        lines = [line for line in watcher.messages if "frozen weights in float32" in line]
+        return record["settings"]["device"]["frozen_weights"], lines
+
+    name, lines = format_of(tmp_path / "before")
+    assert (name, len(lines)) == ("float32", 1)
+    assert "doctor --device mps" in lines[0]
+    record_gradient_check("mps", FROZEN_BFLOAT16, torch.__version__, passed=True)
+    assert format_of(tmp_path / "after") == ("bfloat16", [])
+
+
+def test_an_adapter_starts_equal_on_every_device(device: PretendedMps, build_model: Any) -> None:
+    states = []
+    torch.manual_seed(4)
+    before = torch.mps.get_rng_state()
+    for name in ("cpu", "mps"):
+        model = build_model("v1")
+        model.module.to(name)
+        inject_lora(model, rank=4, sites="all", seed=9)
+        states.append([value.to("cpu") for _, value in adapter_parameters(model.module)])
+    assert all(torch.equal(here, there) for here, there in zip(*states, strict=True))
+    assert torch.equal(torch.mps.get_rng_state(), before)
+
+
+def test_steps_read_little_from_the_device_and_compile_for_few_shapes(
+    device: PretendedMps, on_mps: Any, tmp_path: Path
+) -> None:
+    counts: dict[int, tuple[int, int]] = {}
+
+    def run_to(steps: int) -> None:
+        # The run is scored before its first step and after its last one.
+        settings = on_mps.settings(
+            train__steps=steps, select__every_steps=steps, device__compare_steps=0
+        )
+        device.reset()
+        train(settings, tmp_path / str(steps), SilentProgress())
+        records = device.records()
+        counts[steps] = sum(records["syncs"].values()), sum(records["shapes"].values())
+
+    for steps in (20, 40):
+        run_to(steps)
+    print(counts)

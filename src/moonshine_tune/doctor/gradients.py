@@ -163,10 +163,7 @@ def random_texts(vocabulary_size: int, counts: Sequence[int]) -> list[list[int]]
     """Seeded token ids, without special ones: a text of each of these lengths."""
     generator = torch.Generator().manual_seed(11)
     top = min(vocabulary_size, 30_000)
-    return [
-        torch.randint(300, top, (count,), generator=generator).tolist()
-        for count in counts
-    ]
+    return [torch.randint(300, top, (count,), generator=generator).tolist() for count in counts]
 
 
 def _recording_fallbacks(

@@ -150,9 +150,7 @@ def _clipping_and_optimizer(device: torch.device) -> list[Tensor]:
     for step in range(3):
         for value in values:
             value.grad = _numbers(device, *value.shape, seed=step + 5)
-        norms.append(
-            torch.nn.utils.clip_grad_norm_(values, 1.0, foreach=supports_foreach(device))
-        )
+        norms.append(torch.nn.utils.clip_grad_norm_(values, 1.0, foreach=supports_foreach(device)))
         optimizer.step()
     return [*values, *norms]
 

@@ -18,7 +18,7 @@ from moonshine_tune.core.device import (
     mps_memory_bytes,
 )
 from moonshine_tune.core.errors import MachineError, RequestError
-from moonshine_tune.core.hardware import available_memory_mb
+from moonshine_tune.core.hardware import available_memory_mb, total_memory_mb
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.inference.batching import encode_batch_s
 from moonshine_tune.inference.scored_set import score_batch_s
@@ -33,6 +33,8 @@ GIB = 1 << 30
 MAC_16_GB_GIB = 9.5
 # What Metal recommends as the most on a Mac with 16 GB (`recommended_max_memory`).
 _METAL_16_GB = 11_453_246_464
+# What the system, the screen and other programs keep at least; it bounds a Mac with 8 GB.
+_SYSTEM_GIB = 4.5
 _MAX_CLIP_S, _MAX_BATCH = 60, 64
 # Of replay audio, if nothing is known: 150 clips of 12 s.
 _REPLAY_S = 1800.0
@@ -251,11 +253,12 @@ def choose_budget(kind: str, budget_gib: float | None) -> Budget:
             )
             return Budget(round(MAC_16_GB_GIB * GIB), reason)
         share = MAC_16_GB_GIB * GIB / _METAL_16_GB
+        rest = total_memory_mb() * 1_000_000 - _SYSTEM_GIB * GIB
         reason = (
-            f"{share:.0%} of the {recommended / GIB:.1f} GiB that Metal recommends as the most on "
-            "this Mac, because the system and the screen need the rest"
+            f"of the {recommended / GIB:.1f} GiB that Metal recommends as the most on this Mac, "
+            "because the system and the screen need the rest"
         )
-        return Budget(round(share * recommended), reason)
+        return Budget(round(max(min(share * recommended, rest), recommended / 4)), reason)
     if kind == "cuda":
         if not torch.cuda.is_available():
             raise MachineError(

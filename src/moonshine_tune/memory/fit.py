@@ -140,9 +140,7 @@ def _with_verified_weights(
     return _with_sources(resolved, changed, "not verified on MPS"), (frozen.reason,)
 
 
-def _with_sources(
-    resolved: ResolvedSettings, fitted: RunSettings, source: str
-) -> ResolvedSettings:
+def _with_sources(resolved: ResolvedSettings, fitted: RunSettings, source: str) -> ResolvedSettings:
     before = dict(flatten(resolved.settings.model_dump()))
     after = flatten(fitted.model_dump())
     changed = {name: source for name, value in after if before[name] != value}

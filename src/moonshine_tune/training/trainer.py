@@ -53,8 +53,8 @@ from moonshine_tune.training.resume import (
     safetensors_errors,
     save_state,
 )
-from moonshine_tune.training.sentinel import Sentinel
 from moonshine_tune.training.selection import Candidate, SelectionRule, strength_within
+from moonshine_tune.training.sentinel import Sentinel
 
 # By the number that the processes agree on; 0 goes on.
 _ENDINGS = ("finished", "early stop", "interrupted")
