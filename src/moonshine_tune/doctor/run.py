@@ -270,6 +270,7 @@ def _training_checks(load: "LoadModel", device: "torch.device") -> _Checks:
         yield _failure("training step", "; ".join(result.wrong), advice)
     else:
         yield _ok("training step", result.summary)
+    yield _ok("step time", result.timing)
 
 
 def _frozen_check(load: "LoadModel", device: "torch.device") -> DoctorCheck:

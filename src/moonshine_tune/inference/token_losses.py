@@ -46,8 +46,9 @@ def mean_token_losses(
         states = source.batch(rows)
         targets = target_batch([tokens[row] for row in rows], model.device)
         logits = model.decoder_logits(states, targets.input_ids).float()
+        ids = targets.targets.to(logits.device)
         totals = F.cross_entropy(
-            logits.transpose(1, 2), targets.targets, ignore_index=IGNORED, reduction="none"
+            logits.transpose(1, 2), ids, ignore_index=IGNORED, reduction="none"
         ).sum(dim=1)
         for row, loss in zip(rows, totals.tolist(), strict=True):
             losses[row] = loss / (len(tokens[row]) + 1)

@@ -105,7 +105,7 @@ class Objective:
                 with torch.no_grad(), adapter_disabled(self._model):
                     teacher = self._model.decoder_hidden(states.batch(indices), targets.input_ids)
                 # On silence the base is no teacher: the words that it makes up must go.
-                silent = torch.tensor([not tokens[i] for i in batch], device=hidden.device)
+                silent = torch.tensor([not tokens[i] for i in batch])
                 kl_targets = targets.targets.masked_fill(silent[:, None], IGNORED)
                 kl = head_kl_sum(hidden, teacher, self._head, kl_targets)
                 loss = loss + kl * (kl_weight / count)
