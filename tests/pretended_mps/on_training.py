@@ -41,7 +41,7 @@ def _assert_native(records: dict[str, Any]) -> None:
     """Nothing ran on the CPU instead, and no index lay there. 64 bits and mixed devices raise."""
     assert records["fallbacks"] == {}
     assert records["host_indices"] == {}
-    assert sum(records["calls"].values()) > 1_000
+    assert records["calls"]["mm.out"] > 100
 
 
 @pytest.mark.parametrize("name", _VARIANTS)
@@ -151,18 +151,23 @@ def test_an_adapter_starts_equal_on_every_device(device: PretendedMps, build_mod
 def test_steps_read_little_from_the_device_and_compile_for_few_shapes(
     device: PretendedMps, on_mps: Any, tmp_path: Path
 ) -> None:
-    counts: dict[int, tuple[int, int]] = {}
+    """Bounds are what was measured; in parentheses what is aimed at."""
+    settings = on_mps.settings(
+        train__steps=40, select__every_steps=40, train__lora_plus_ratio=4.0,
+        train__encoder_learning_rate=1e-3, adapter__sites="all", device__compare_steps=0,
+    )  # fmt: skip
+    counts: dict[int, dict[str, Any]] = {}
 
-    def run_to(steps: int) -> None:
-        # The run is scored before its first step and after its last one.
-        settings = on_mps.settings(
-            train__steps=steps, select__every_steps=steps, device__compare_steps=0
-        )
-        device.reset()
-        train(settings, tmp_path / str(steps), SilentProgress())
-        records = device.records()
-        counts[steps] = sum(records["syncs"].values()), sum(records["shapes"].values())
+    class Counting(SilentProgress):
+        def figures(self, step: int, values: Any) -> None:
+            if step in (0, 20, 39):
+                counts[step] = device.records()
 
-    for steps in (20, 40):
-        run_to(steps)
-    print(counts)
+    device.reset()
+    train(settings, tmp_path / "run", Counting())
+    syncs, shapes, kernels = (
+        {step: sum(records[name].values()) for step, records in counts.items()}
+        for name in ("syncs", "shapes", "calls")
+    )
+    print(syncs, shapes, kernels)
+    print({k: v - counts[20]["syncs"].get(k, 0) for k, v in counts[39]["syncs"].items()})
