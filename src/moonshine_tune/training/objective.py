@@ -81,9 +81,9 @@ class Objective:
         if self._prepared.replay is not None:
             yield from self._replay_terms(self._prepared.replay, step, max_batch)
 
-    def first_batch(self, step: int, max_batch: int) -> Sequence[int]:
-        """The training clips of this process's first forward pass at a step."""
-        return next(self._micro_batches(self._prepared.sampler.plan(step), max_batch), ())
+    def batches(self, step: int, max_batch: int) -> list[Sequence[int]]:
+        """The training clips of each forward pass of this process at a step."""
+        return list(self._micro_batches(self._prepared.sampler.plan(step), max_batch))
 
     def num_targets(self, clips: Sequence[int]) -> int:
         """Target tokens of some training clips, end tokens included."""

@@ -75,7 +75,7 @@ class Sentinel:
         if every is None:
             every = _EVERY_STEPS if model.device.type == "mps" else 0
         self._every = every if distributed.is_rank_zero else 0
-        self._next = 0
+        self._started, self._next = False, 0
 
     def compare(self, step: int, max_batch: int, run: RunFolder, progress: Progress) -> None:
         """Compare, if it is time. First the first batch of the run, its longest, and the first.
@@ -90,20 +90,21 @@ class Sentinel:
         """
         if not self._every or step < self._next:
             return
-        own = self._objective.first_batch(step, max_batch)
-        batches = [own] if self._next else [own, self._longest(step, max_batch), own]
-        self._next = step + self._every
-        for batch in filter(None, batches):
+        batches = self._objective.batches(step, max_batch)[:1]
+        if batches and not self._started:
+            batches = [*batches, self._longest(step, max_batch), *batches]
+        self._started, self._next = True, step + self._every
+        for batch in batches:
             try:
-                seen = self._compare(batch, step)
+                difference = self._compare(batch, step)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                seen = None
+                difference = None
                 progress.say(f"step {step + 1}: not compared with the CPU, memory ran out")
-            if seen is not None:
+            if difference is not None:
                 raise MachineError(
-                    f"{self._model.device} computes wrong at step {step + 1}: {seen}",
+                    f"{self._model.device} computes wrong at step {step + 1}: {difference}",
                     where=run.path,
                     hint="go on from the last saved state on the CPU with --resume --set "
                     "device.name=cpu; check the device with: moonshine-tune doctor",
@@ -111,13 +112,11 @@ class Sentinel:
             release_memory(self._model.device)
 
     def _longest(self, step: int, max_batch: int) -> Sequence[int]:
-        """The batch of the run with the most seconds of padded audio, from `step` on."""
+        """The micro-batch with the most seconds of padded audio, from `step` to the run's end."""
         seconds = self._prepared.dataset.seconds
         steps = range(step, self._settings.train.steps)
-        batches = (self._objective.first_batch(number, max_batch) for number in steps)
-        return max(
-            batches, key=lambda batch: len(batch) * max(seconds[i] for i in batch), default=()
-        )
+        batches = (batch for i in steps for batch in self._objective.batches(i, max_batch))
+        return max(batches, key=lambda batch: len(batch) * max(seconds[i] for i in batch))
 
     def _compare(self, batch: Sequence[int], step: int) -> str | None:
         """What differs, in words; None if the device agrees with the CPU."""
