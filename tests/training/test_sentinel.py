@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_comparisons_agree_and_change_nothing(
     training: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With dropout, and clips one at a time on the reference side."""
+    """With dropout, which a comparison leaves out."""
     compared: list[str | None] = []
     real = sentinel_module.Sentinel._compare
 

@@ -268,8 +268,8 @@ class DeviceSettings(_Section):
     grows."""
     compare_steps: int | None = Field(default=None, ge=0)
     """Steps between comparisons of a micro-batch's loss and gradient with the CPU's, from the first
-    step on; a run that disagrees stops. 0 = never; by default 100 on MPS, else never. Raise it if
-    the comparisons take too long; set it on any device that you do not trust."""
+    step on; a run that disagrees stops. 0 = never; by default 200 on MPS, else never; each takes as
+    long as a step on the CPU. Raise it if that is too long; set it on any device that you doubt."""
     budget_gib: float | None = Field(default=None, gt=0)
     """Memory that a run may take. By default 89 % of what Metal recommends on MPS (9.5 GiB on a Mac
     with 16 GB), nine tenths of the GPU's memory on CUDA, nine tenths of the free memory on the CPU.
