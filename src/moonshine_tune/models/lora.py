@@ -107,7 +107,7 @@ def inject_lora(
     state = torch.random.get_rng_state()
     # PEFT draws on the CPU: the matrices are the same on every device. Only the CPU's generator is
     # seeded; `torch.manual_seed` would seed those of the devices too, for good.
-    torch.random.default_generator.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
     _inject(config, model)
     torch.random.set_rng_state(state)
     parameters = adapter_parameters(model.module)
