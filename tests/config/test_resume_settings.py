@@ -28,8 +28,8 @@ _WORDS: dict[str, Any] = {
     "train.stages": [{"steps": 1, "max_clip_s": 8.0}], "retain.targets": "transcripts",
     "retain.strengths": [1.0], "train.lora_plus_ratio": 8.0, "device.name": "cuda",
     "device.dtype": "float16",
-    "device.frozen_weights": "bfloat16", "device.budget_gib": 4.0, "device.state_storage": "disk",
-    "device.state_format": "float32",
+    "device.frozen_weights": "bfloat16", "device.budget_gib": 4.0,
+    "device.compare_steps": 5, "device.state_storage": "disk", "device.state_format": "float32",
 }  # fmt: skip
 
 

@@ -91,6 +91,9 @@ def test_the_training_loop_recognizes_the_same_messages() -> None:
     assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
     assert is_out_of_memory(RuntimeError("std::bad_alloc"))
     assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(RuntimeError("Invalid buffer size: 12.34 GiB"))
+    metal = "Insufficient... (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)"
+    assert is_out_of_memory(RuntimeError(metal))
     assert not is_out_of_memory(RuntimeError("shape mismatch"))
     # Not an error of a batch: a smaller one would not help.
     assert not is_out_of_memory(OSError(errno.ENOSPC, "full"))

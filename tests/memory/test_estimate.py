@@ -13,6 +13,7 @@ from moonshine_tune.config.resolve import preset_names, read_preset, resolve_set
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.core.progress import SilentProgress
+from moonshine_tune.memory import estimate as estimate_module
 from moonshine_tune.memory import model as memory_module
 from moonshine_tune.memory.estimate import (
     GIB,
@@ -280,6 +281,21 @@ def test_medium_pilot_fits_a_16_gb_mac_with_clips_of_30_s() -> None:
     estimate = estimate_memory(_settings("medium-pilot"), Workload(clip_s=30.0), "mps")
     assert (estimate.shape.clip_s, estimate.shape.batch_size) == (30.0, 1)
     assert estimate.total <= budget.bytes
+
+
+@pytest.mark.parametrize(
+    ("memory_gib", "metal_gib", "budget_gib"),
+    [(8, 5.33, 3.5), (16, 10.667, 9.5), (24, 16.0, 14.25), (64, 48.0, 42.75), (128, 96.0, 85.5)],
+)
+def test_the_budget_of_a_mac_follows_its_memory(
+    memory_gib: int, metal_gib: float, budget_gib: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimate_module, "mps_memory_bytes", lambda: round(metal_gib * GIB))
+    monkeypatch.setattr(estimate_module, "total_memory_mb", lambda: memory_gib * GIB // 1_000_000)
+    budget = choose_budget("mps", None)
+    assert budget.bytes / GIB == pytest.approx(budget_gib, abs=0.01)
+    assert "this Mac" in budget.reason
+    assert choose_budget("mps", 7.0).bytes == 7 * GIB
 
 
 def test_medium_from_stored_states_fits_three_gib() -> None:

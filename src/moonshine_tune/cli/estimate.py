@@ -44,7 +44,8 @@ def estimate(
     budget_gib: Annotated[
         float | None,
         typer.Option(
-            "--budget-gib", help="Memory that the run may take [MPS: 9.5, for a 16 GB Mac]."
+            "--budget-gib",
+            help="Memory that the run may take [MPS: this Mac's, or 9.5].",
         ),
     ] = None,
     as_json: JsonFlag = False,

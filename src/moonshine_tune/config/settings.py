@@ -287,9 +287,14 @@ class DeviceSettings(_Section):
     clear_cache_steps: int = Field(default=20, ge=0)
     """Steps between releases of MPS's cache; 0 = never. Lower it if the memory of MPS's driver
     grows."""
+    compare_steps: int | None = Field(default=None, ge=0)
+    """Steps between comparisons of a micro-batch's loss and gradient with the CPU's, from the first
+    step on; a run that disagrees stops. 0 = never; by default 200 on MPS, else never; each takes as
+    long as a step on the CPU. Raise it if that is too long; set it on any device that you doubt."""
     budget_gib: float | None = Field(default=None, gt=0)
-    """Memory that a run may take. By default 9.5 GiB on MPS (for a Mac with 16 GB), nine tenths of
-    the GPU's memory on CUDA, nine tenths of the free memory on the CPU. Set it for other Macs."""
+    """Memory that a run may take. By default 89 % of what Metal recommends on MPS (9.5 GiB on a Mac
+    with 16 GB), nine tenths of the GPU's memory on CUDA, nine tenths of the free memory on the CPU.
+    Raise it if other programs need little, lower it if the machine swaps."""
     state_cache_mb: int = Field(default=1500, ge=0)
     """Memory for stored encoder states, or for the input of the encoder's layers if the encoder
     trains; 0 = none. Lower it if memory is short; raise it to keep a corpus off the disk."""

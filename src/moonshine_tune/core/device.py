@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import os
 import platform
 import re
 import sys
@@ -18,6 +19,10 @@ from moonshine_tune.core.precision import passed_gradient_check
 _MB = 1_000_000
 # M_MMAP_THRESHOLD of mallopt(3) in glibc: blocks of this size and larger get their own mapping.
 _M_MMAP_THRESHOLD, _TIGHT_BYTES = -3, 256 * 1024
+# The user's own limit of MPS's memory, and the largest share that torch accepts.
+_MPS_LIMIT, _MOST_OF_MPS = "PYTORCH_MPS_HIGH_WATERMARK_RATIO", 2.0
+# The name of `doctor`'s check of frozen weights in bfloat16.
+FROZEN_BFLOAT16 = "frozen bfloat16"
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -140,6 +145,27 @@ def choose_dtype(device: torch.device, requested: str | None = None) -> DtypeCho
     return DtypeChoice(getattr(torch, name), reason)
 
 
+def choose_frozen_format(device: torch.device, requested: str) -> DtypeChoice:
+    """The number format of the frozen weights: the one requested, or float32 with the reason.
+
+    Weights in 16 bits make MPS compute in 16 bits, so they wait for `doctor`'s check as the
+    arithmetic does. A run that lacks it takes more memory instead of ending. A plan for a Mac, made
+    on another machine, gets what it asks for.
+    """
+    unverified = device.type == "mps" and torch.backends.mps.is_available()
+    if not unverified or requested == "float32":
+        return DtypeChoice(getattr(torch, requested), "requested")
+    if passed_gradient_check("mps", FROZEN_BFLOAT16, torch.__version__):
+        return DtypeChoice(
+            torch.bfloat16, f"requested; doctor's check passed with torch {torch.__version__}"
+        )
+    return DtypeChoice(
+        torch.float32,
+        f"frozen weights in float32: {requested} is not verified on this machine with torch "
+        f"{torch.__version__} (verify it with: moonshine-tune doctor --device mps)",
+    )
+
+
 def _best_dtype(device: torch.device) -> DtypeChoice:
     if device.type == "cuda":
         if _cuda_has_bfloat16():
@@ -181,6 +207,30 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
         return nullcontext()
     context: AbstractContextManager[object] = torch.autocast(device.type, dtype)
     return context
+
+
+def mps_memory_bytes() -> int | None:
+    """The memory that Metal recommends as the most for this Mac's GPU; None without MPS.
+
+    Two thirds of the memory of a Mac with 16 GB, three quarters of larger ones.
+    """
+    return torch.mps.recommended_max_memory() if torch.backends.mps.is_available() else None
+
+
+def limit_memory(device: torch.device, num_bytes: int) -> bool:
+    """Make MPS run out of memory at `num_bytes`, so that a run backs off; elsewhere nothing.
+
+    torch's own limit is 1.7 times of what Metal recommends: 18.1 GiB on a Mac with 16 GB, where the
+    system swaps, freezes or stops the process first. A limit that the user has set is kept.
+
+    Returns:
+        Whether there is a new limit.
+    """
+    recommended = mps_memory_bytes() if device.type == "mps" else None
+    if not recommended or _MPS_LIMIT in os.environ:
+        return False
+    torch.mps.set_per_process_memory_fraction(min(num_bytes / recommended, _MOST_OF_MPS))
+    return True
 
 
 def clear_cache_every(device: torch.device, step: int, every: int) -> bool:

@@ -19,6 +19,8 @@ _NO_MEMORY = (
     "out of memory", "allocate memory", "allocate a memory", "not enough memory",
     "insufficient memory", "defaultcpuallocator", "bad_alloc", "bad allocation",
     "unable to allocate",
+    # Metal's, on MPS: one buffer beyond its bound, and a command that found no memory.
+    "invalid buffer size", "erroroutofmemory",
     "failed to map segment from shared object", "start new thread", "thread creation failed",
     "os error 12)",
 )  # fmt: skip

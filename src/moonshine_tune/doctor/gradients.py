@@ -8,7 +8,7 @@ and in 64 bits for the CPU itself.
 import re
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -131,8 +131,8 @@ def _loss_and_gradients(
     """Mean loss and the gradient of every parameter, in 64 bits on the CPU."""
     model.module.requires_grad_(True)
     parameters = dict(model.module.named_parameters())
-    audio, lengths = _clips()
-    batch = target_batch(_texts(model.vocabulary_size), model.device)
+    audio, lengths = noise_clips(_CLIP_SECONDS)
+    batch = target_batch(random_texts(model.vocabulary_size, _TOKENS_PER_CLIP), model.device)
     # Number format first, then device: MPS has no 64-bit floats.
     with autocast(model.device, torch.bfloat16 if mixed else torch.float32):
         states = model.encode(audio.to(model.dtype).to(model.device), lengths)
@@ -147,9 +147,9 @@ def _loss_and_gradients(
     return float(loss.detach()), gradients
 
 
-def _clips() -> tuple[Tensor, list[int]]:
-    """Seeded noise with a slow envelope [2, S], zero-padded, and the samples of each clip."""
-    lengths = [int(seconds * SAMPLE_RATE_HZ) // 80 * 80 for seconds in _CLIP_SECONDS]
+def noise_clips(seconds: Sequence[float]) -> tuple[Tensor, list[int]]:
+    """Seeded noise with a slow envelope [B, S] in 64 bits, zero-padded, and each clip's samples."""
+    lengths = [int(length * SAMPLE_RATE_HZ) // 80 * 80 for length in seconds]
     generator = torch.Generator().manual_seed(7)
     audio = torch.zeros(len(lengths), max(lengths), dtype=torch.float64)
     for row, length in enumerate(lengths):
@@ -159,13 +159,11 @@ def _clips() -> tuple[Tensor, list[int]]:
     return audio, lengths
 
 
-def _texts(vocabulary_size: int) -> list[list[int]]:
+def random_texts(vocabulary_size: int, counts: Sequence[int]) -> list[list[int]]:
+    """Seeded token ids, without special ones: a text of each of these lengths."""
     generator = torch.Generator().manual_seed(11)
     top = min(vocabulary_size, 30_000)
-    return [
-        torch.randint(300, top, (count,), generator=generator).tolist()
-        for count in _TOKENS_PER_CLIP
-    ]
+    return [torch.randint(300, top, (count,), generator=generator).tolist() for count in counts]
 
 
 def _recording_fallbacks(

@@ -238,7 +238,9 @@ def _gradients(settings: DoctorSettings, device: "torch.device", progress: Progr
         return
     yield _gradient_check(result)
     if device.type != "cpu":
+        yield from _training_checks(load, device)
         yield _sixteen_bit_check(load, device)
+        yield _frozen_check(load, device)
     if device.type == "mps":
         operators = result.fallback_operators
         figure = f"{len(operators)} operators run on the CPU {' '.join(operators)}".strip()
@@ -246,6 +248,49 @@ def _gradients(settings: DoctorSettings, device: "torch.device", progress: Progr
         yield _warn_if(bool(operators), "MPS fallbacks", figure, advice)
     else:
         yield _ok("MPS fallbacks", f"0: the device is {device}")
+
+
+def _training_checks(load: "LoadModel", device: "torch.device") -> _Checks:
+    """What has been wrong on accelerators, by name, and the code that trains."""
+    from moonshine_tune.doctor.operators import PROBES, wrong_operators
+    from moonshine_tune.doctor.training_step import compare_training
+
+    advice = f"{device} computes wrong: train with --device cpu, and update torch and the system"
+    faults = wrong_operators(device)
+    if faults:
+        yield _failure("operators", "; ".join(map(str, faults)), advice)
+    else:
+        yield _ok("operators", f"{len(PROBES)} that have been wrong elsewhere agree with the CPU")
+    try:
+        result = compare_training(load, device)
+    except (Exception, SystemExit) as error:
+        yield _failure("training step", f"no result: {_described(error)}", advice)
+        return
+    if result.wrong:
+        yield _failure("training step", "; ".join(result.wrong), advice)
+    else:
+        yield _ok("training step", result.summary)
+    yield _ok("step time", result.timing)
+
+
+def _frozen_check(load: "LoadModel", device: "torch.device") -> DoctorCheck:
+    """Frozen weights in bfloat16; the result is recorded, because MPS gets them only after it."""
+    import torch
+
+    from moonshine_tune.core.device import FROZEN_BFLOAT16
+    from moonshine_tune.core.precision import record_gradient_check
+    from moonshine_tune.doctor.training_step import compare_training
+
+    name, agrees, advice = "frozen weights in bfloat16", False, "runs here take them in float32"
+    try:
+        result = compare_training(load, device, frozen=torch.bfloat16)
+        agrees, figure = not result.wrong, "; ".join(result.wrong) or result.summary
+    except (Exception, SystemExit) as error:
+        figure = f"no result: {_described(error)}"
+    record_gradient_check(device.type, FROZEN_BFLOAT16, torch.__version__, passed=agrees)
+    if agrees:
+        return _ok(name, f"{figure}: you may set device.frozen_weights=bfloat16")
+    return _warn_if(True, name, figure, advice if device.type == "mps" else "use float32")
 
 
 def _sixteen_bit_check(load: "LoadModel", device: "torch.device") -> DoctorCheck:

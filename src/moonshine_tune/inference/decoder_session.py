@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moonshine_tune.models.base import EncoderStates, SpeechModel
-from moonshine_tune.models.kernels.attention import additive_mask
+from moonshine_tune.models.base import EncoderStates, SpeechModel, additive_mask
 from moonshine_tune.models.kernels.packed_linear import (
     Linear,
     packed,

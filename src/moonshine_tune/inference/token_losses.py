@@ -54,8 +54,9 @@ def mean_token_losses(
         states = source.batch(rows)
         targets = target_batch([tokens[row] for row in rows], model.device)
         logits = model.decoder_logits(states, targets.input_ids).float()
+        ids = targets.targets.to(logits.device)
         entropies = F.cross_entropy(
-            logits.transpose(1, 2), targets.targets, ignore_index=IGNORED, reduction="none"
+            logits.transpose(1, 2), ids, ignore_index=IGNORED, reduction="none"
         ).cpu()
         for row, entropy in zip(rows, entropies, strict=True):
             length = len(tokens[row]) + with_end

@@ -11,9 +11,14 @@ from typing import Any
 import torch
 
 from moonshine_tune.config.settings import RunSettings
-from moonshine_tune.core.device import choose_device, heap_keeps_freed_memory
+from moonshine_tune.core.device import (
+    choose_device,
+    choose_frozen_format,
+    heap_keeps_freed_memory,
+    mps_memory_bytes,
+)
 from moonshine_tune.core.errors import MachineError, RequestError
-from moonshine_tune.core.hardware import available_memory_mb
+from moonshine_tune.core.hardware import available_memory_mb, total_memory_mb
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.inference.batching import encode_batch_s
 from moonshine_tune.inference.scored_set import score_batch_s
@@ -26,6 +31,10 @@ from moonshine_tune.registry.published_configs import config_of_folder, publishe
 
 GIB = 1 << 30
 MAC_16_GB_GIB = 9.5
+# What Metal recommends as the most on a Mac with 16 GB (`recommended_max_memory`).
+_METAL_16_GB = 11_453_246_464
+# What the system, the screen and other programs keep at least; it bounds a Mac with 8 GB.
+_SYSTEM_GIB = 4.5
 _MAX_CLIP_S, _MAX_BATCH = 60, 64
 # Of replay audio, if nothing is known: 150 clips of 12 s.
 _REPLAY_S = 1800.0
@@ -236,11 +245,20 @@ def choose_budget(kind: str, budget_gib: float | None) -> Budget:
             raise RequestError(f"a budget of {budget_gib} GiB", hint="such as: --budget-gib 9.5")
         return Budget(round(budget_gib * GIB), "requested")
     if kind == "mps":
+        recommended = mps_memory_bytes()
+        if recommended is None:
+            reason = (
+                "for a 16 GB Mac: macOS has stopped runs from 9.1 to 9.5 GiB on, because the "
+                "system and the screen need the rest"
+            )
+            return Budget(round(MAC_16_GB_GIB * GIB), reason)
+        share = MAC_16_GB_GIB * GIB / _METAL_16_GB
+        rest = total_memory_mb() * 1_000_000 - _SYSTEM_GIB * GIB
         reason = (
-            "for a 16 GB Mac: macOS has stopped runs from 9.1 to 9.5 GiB on, because the system "
-            "and the screen need the rest"
+            f"of the {recommended / GIB:.1f} GiB that Metal recommends as the most on this Mac, "
+            "because the system and the screen need the rest"
         )
-        return Budget(round(MAC_16_GB_GIB * GIB), reason)
+        return Budget(round(max(min(share * recommended, rest), recommended / 4)), reason)
     if kind == "cuda":
         if not torch.cuda.is_available():
             raise MachineError(
@@ -317,6 +335,9 @@ def run_shape(
     tokens = _tokens(settings, workload, clip_s)
     if workload.tokens is None:
         remarks.append(f"{tokens} tokens a clip, the most that decoding allows for that length")
+    frozen = choose_frozen_format(torch.device(kind), device.frozen_weights)
+    if frozen.dtype != getattr(torch, device.frozen_weights):
+        remarks.append(frozen.reason)
     on_disk = device.state_storage == "disk"
     stores = device.state_cache_mb > 0 or on_disk
     skips_encoder = stores and not _touches_encoder(adapter.sites)
@@ -335,7 +356,7 @@ def run_shape(
         dropout=adapter.dropout,
         dora=adapter.dora,
         loose_heap=kind == "cpu" and heap_keeps_freed_memory(),
-        frozen_dtype=getattr(torch, device.frozen_weights),
+        frozen_dtype=frozen.dtype,
         mixed=_is_mixed(device.dtype, kind),
         batch_size=train.batch_size,
         clip_s=clip_s,

@@ -4,9 +4,11 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.config.settings import RunSettings
-from moonshine_tune.core.device import return_freed_memory_to_os
+from moonshine_tune.core.device import choose_frozen_format, return_freed_memory_to_os
 from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.core.nested import flatten
 from moonshine_tune.corpus.manifest import Manifest
@@ -41,11 +43,13 @@ class MemoryCheck:
 
     Attributes:
         estimate: None if nothing was estimated.
+        budget_bytes: most memory that the run may take; None if it is not bounded.
     """
 
     resolved: ResolvedSettings
     estimate: MemoryEstimate | None
     remarks: tuple[str, ...]
+    budget_bytes: int | None = None
 
     @property
     def expected_mb(self) -> int | None:
@@ -76,16 +80,18 @@ def check_memory(
     Raises:
         MachineError: the run does not fit, or with `fit`, no settings do.
     """
+    kind = device_kind(resolved.settings.device.name)
+    resolved, format_remarks = _with_verified_weights(resolved, kind)
     settings = resolved.settings
-    kind = device_kind(settings.device.name)
     if kind != "mps" and settings.device.budget_gib is None and not fit:
-        return MemoryCheck(resolved, None, ())
+        return MemoryCheck(resolved, None, format_remarks)
+    budget = choose_budget(kind, settings.device.budget_gib)
     try:
         model_config(settings.model)
     except RequestError as error:
-        return MemoryCheck(resolved, None, (f"memory: not estimated, {error.message}",))
+        remark = f"memory: not estimated, {error.message}"
+        return MemoryCheck(resolved, None, (*format_remarks, remark), budget.bytes)
     workload = workload_of(settings, data)
-    budget = choose_budget(kind, settings.device.budget_gib)
     if kind == "cpu" and processes > 1:
         budget = Budget(budget.bytes // processes, f"{budget.reason}, for {processes} processes")
     estimate = estimate_memory(settings, workload, kind).within(budget.bytes)
@@ -93,18 +99,19 @@ def check_memory(
     if estimate.total > budget.bytes:
         if fit:
             fitted = fit_settings(settings, workload, budget_gib=budget.bytes / GIB)
-            resolved = _with_sources(resolved, fitted.settings)
+            resolved = _with_sources(resolved, fitted.settings, "--fit")
             estimate, changes = fitted.estimate, fitted.changes
         elif refuse:
             raise _does_not_fit(settings, estimate, budget)
     remarks = [
+        *format_remarks,
         f"memory: {estimate.total / GIB:.2f} GiB expected at the peak ({estimate.peak.name}) of "
         f"{budget.bytes / GIB:.2f} GiB: {budget.reason}",
         *(f"memory: {change}" for change in changes),
     ]
     if kind == "cpu" and not estimate.shape.loose_heap and return_freed_memory_to_os():
         remarks.append(f"memory: {TIGHT_HEAP}")
-    return MemoryCheck(resolved, estimate, tuple(remarks))
+    return MemoryCheck(resolved, estimate, tuple(remarks), budget.bytes)
 
 
 def _does_not_fit(settings: RunSettings, estimate: MemoryEstimate, budget: Budget) -> MachineError:
@@ -118,10 +125,25 @@ def _does_not_fit(settings: RunSettings, estimate: MemoryEstimate, budget: Budge
     )
 
 
-def _with_sources(resolved: ResolvedSettings, fitted: RunSettings) -> ResolvedSettings:
+def _with_verified_weights(
+    resolved: ResolvedSettings, kind: str
+) -> tuple[ResolvedSettings, tuple[str, ...]]:
+    """The settings with a format of frozen weights that is verified here, and what changed.
+
+    The run is recorded with it: a resume goes on with the same weights.
+    """
+    requested = resolved.settings.device.frozen_weights
+    frozen = choose_frozen_format(torch.device(kind), requested)
+    if frozen.dtype == getattr(torch, requested):
+        return resolved, ()
+    changed = _changed(resolved.settings, "device", frozen_weights="float32")
+    return _with_sources(resolved, changed, "not verified on MPS"), (frozen.reason,)
+
+
+def _with_sources(resolved: ResolvedSettings, fitted: RunSettings, source: str) -> ResolvedSettings:
     before = dict(flatten(resolved.settings.model_dump()))
     after = flatten(fitted.model_dump())
-    changed = {name: "--fit" for name, value in after if before[name] != value}
+    changed = {name: source for name, value in after if before[name] != value}
     return ResolvedSettings(fitted, resolved.sources | changed)
 
 
@@ -178,7 +200,10 @@ def fit_settings(
     budget = choose_budget(kind, settings.device.budget_gib if budget_gib is None else budget_gib)
     changes: list[str] = []
     estimate = estimate_memory(settings, workload, kind).within(budget.bytes)
-    while estimate.total > budget.bytes and (step := _cheapest_change(settings, workload)):
+    takes_bfloat16 = choose_frozen_format(torch.device(kind), "bfloat16").dtype == torch.bfloat16
+    while estimate.total > budget.bytes and (
+        step := _cheapest_change(settings, workload, takes_bfloat16=takes_bfloat16)
+    ):
         before = estimate.total
         settings, workload, summary = step
         estimate = estimate_memory(settings, workload, kind).within(budget.bytes)
@@ -198,7 +223,7 @@ _FEW_SECONDS = 600.0
 
 
 def _cheapest_change(
-    settings: RunSettings, workload: Workload
+    settings: RunSettings, workload: Workload, *, takes_bfloat16: bool
 ) -> tuple[RunSettings, Workload, str] | None:
     """The next change in the order of `fit_settings`, and a summary of it; None if all are made."""
     train, device = settings.train, settings.device
@@ -215,7 +240,7 @@ def _cheapest_change(
     if not train.gradient_checkpointing:
         changed = _changed(settings, "train", gradient_checkpointing=True)
         return changed, workload, "train.gradient_checkpointing=true (a third more time)"
-    if device.frozen_weights != "bfloat16":
+    if takes_bfloat16 and device.frozen_weights != "bfloat16":
         changed = _changed(settings, "device", frozen_weights="bfloat16")
         return changed, workload, "device.frozen_weights=bfloat16 (half the weights)"
     longest = longest_clip(settings, workload)

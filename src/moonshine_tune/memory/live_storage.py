@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -46,7 +47,7 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> object:
-        result = select_all(func, args)
+        result = all_positions(func, args)
         if result is None:
             result = func(*args, **(kwargs or {}))
         for value in tree_leaves(result):
@@ -72,15 +73,12 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._total -= size
 
 
-def select_all(func: Any, args: Any) -> Tensor | None:
-    """`values[mask]` as if the mask were all true: without data its size is not known."""
-    if func is not torch.ops.aten.index.Tensor:
+def all_positions(func: Any, args: Any) -> Tensor | None:
+    """`mask.nonzero()` as if the mask were all true: without data its size is not known."""
+    if func is not torch.ops.aten.nonzero.default or not isinstance(args[0], FakeTensor):
         return None
-    values, indices = args
-    if len(indices) != 1 or indices[0].dtype != torch.bool:
-        return None
-    mask = indices[0]
-    result: Tensor = values.new_empty((mask.numel(), *values.shape[mask.dim() :]))
+    (mask,) = args
+    result: Tensor = mask.new_empty((mask.numel(), mask.dim()), dtype=torch.long)
     return result
 
 

@@ -181,15 +181,33 @@ class SpeechModel(ABC):
 
         Rows may be padded at the right, because the decoder is causal.
         """
+        own, frames = self._decoder_masks(states, input_ids.shape[1])
         output = self.decoder(
             input_ids=input_ids,
+            attention_mask=own,
             # The streaming decoder adds its positions in place, so it gets a copy.
             encoder_hidden_states=states.values.clone(),
-            encoder_attention_mask=states.mask(),
+            encoder_attention_mask=frames,
             use_cache=False,
         )
         hidden: Tensor = output.last_hidden_state
         return hidden
+
+    def _decoder_masks(
+        self, states: EncoderStates, length: int
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Masks of the tokens before and of the frames, as transformers' decoder takes them.
+
+        On MPS they are complete: transformers looks into others to find out whether it needs them,
+        and reading a value waits for the GPU, twice a pass. Elsewhere it may choose faster kernels.
+        """
+        frames = states.mask()
+        if self.device.type != "mps":
+            return None, frames
+        dtype = self.decoder.embed_tokens.weight.dtype
+        before = torch.ones(length, length, dtype=torch.bool, device=self.device).tril()
+        own = additive_mask(before, dtype)[None, None]
+        return own, None if frames is None else additive_mask(frames, dtype)[:, None, None]
 
     @property
     def head_weight(self) -> Tensor:
@@ -223,3 +241,9 @@ def length_mask(lengths: Sequence[int], width: int, device: torch.device) -> Ten
         return None
     ends = torch.tensor(lengths, device=device)
     return torch.arange(width, device=device)[None, :] < ends[:, None]
+
+
+def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where attention is allowed, the lowest number elsewhere."""
+    zero = torch.zeros((), dtype=dtype, device=allowed.device)
+    return torch.where(allowed, zero, torch.finfo(dtype).min)

@@ -105,7 +105,9 @@ def inject_lora(
         bias="none",
     )
     state = torch.random.get_rng_state()
-    torch.manual_seed(seed)
+    # PEFT draws on the CPU: the matrices are the same on every device. Only the CPU's generator is
+    # seeded; `torch.manual_seed` would seed those of the devices too, for good.
+    torch.default_generator.manual_seed(seed)
     _inject(config, model)
     torch.random.set_rng_state(state)
     parameters = adapter_parameters(model.module)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from moonshine_tune.models.base import EncoderStates, SpeechModel, length_mask
-from moonshine_tune.models.kernels.attention import WindowBlocks, additive_mask, takes_blocks
+from moonshine_tune.models.base import EncoderStates, SpeechModel, additive_mask, length_mask
+from moonshine_tune.models.kernels.attention import WindowBlocks, takes_blocks
 
 
 class StreamingSpeechModel(SpeechModel):

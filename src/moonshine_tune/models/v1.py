@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moonshine_tune.models.base import EncoderStates, SpeechModel, length_mask
-from moonshine_tune.models.kernels.attention import additive_mask
+from moonshine_tune.models.base import EncoderStates, SpeechModel, additive_mask, length_mask
 
 _KERNELS = ((127, 64), (7, 3), (3, 2))
 

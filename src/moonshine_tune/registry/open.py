@@ -4,9 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from moonshine_tune.core.device import DeviceChoice, DtypeChoice, choose_device, choose_dtype
+from moonshine_tune.core.device import (
+    DeviceChoice,
+    DtypeChoice,
+    choose_device,
+    choose_dtype,
+    choose_frozen_format,
+)
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.models.base import TOKENS_PER_SECOND, DecodeLimits, SpeechModel
 from moonshine_tune.models.checkpoint import load_checkpoint
@@ -73,12 +77,15 @@ def open_model(
     progress.say(f"weights: {resolved.name}, {resolved.reason} ({resolved.checkpoint_dir})")
     if remark := weight_files(resolved.checkpoint_dir).remark:
         progress.say(remark)
+    frozen = choose_frozen_format(chosen_device.device, frozen_weights)
+    if str(frozen.dtype) != f"torch.{frozen_weights}":
+        progress.say(frozen.reason)
     model = load_checkpoint(
         resolved.checkpoint_dir,
         device=chosen_device.device,
         # Fused attention has given wrong gradients on MPS before; eager costs little there.
         attention="eager" if chosen_device.device.type == "mps" else "sdpa",
-        dtype=getattr(torch, frozen_weights),
+        dtype=frozen.dtype,
     )
     if adapter is not None:
         load_adapter(model, adapter)

@@ -57,6 +57,11 @@ class Distributed:
         """Whether this process scores, logs and saves."""
         return self.rank == 0
 
+    @property
+    def is_mixed(self) -> bool:
+        """Whether the arithmetic is in 16 bits."""
+        return self._dtype != torch.float32
+
     def autocast(self) -> AbstractContextManager[object]:
         """The run's number format inside the block."""
         return autocast(self._device, self._dtype)

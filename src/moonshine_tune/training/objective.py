@@ -75,31 +75,41 @@ class Objective:
             max_batch: most clips in a forward pass; 0 for the size that the settings name.
         """
         plan = self._prepared.sampler.plan(step)
-        tokens = self._prepared.dataset.tokens
-        count = sum(len(tokens[index]) + 1 for index in plan.indices)
-        kl_weight = self._retain.domain_weight
+        count = self.num_targets(plan.indices)
         for batch in self._micro_batches(plan, max_batch):
-            indices = self._prepared.augmented.augmented_indices(batch, step)
-            states = self._prepared.states
-            with self._distributed.autocast():
-                hidden, targets = self._forward(states, indices, [tokens[i] for i in batch])
-                loss = head_cross_entropy_sum(hidden, self._head, targets.targets) / count
-                value = loss.detach()
-                if kl_weight:
-                    # Computed in each step, at the price of a decoder pass: kept for every version
-                    # of every clip, it would take as much memory as the encoder states.
-                    with torch.no_grad(), adapter_disabled(self._model):
-                        teacher = self._model.decoder_hidden(
-                            states.batch(indices), targets.input_ids
-                        )
-                    # On silence the base is no teacher: the words that it makes up must go.
-                    silent = torch.tensor([not tokens[i] for i in batch], device=hidden.device)
-                    kl_targets = targets.targets.masked_fill(silent[:, None], IGNORED)
-                    kl = head_kl_sum(hidden, teacher, self._head, kl_targets)
-                    loss = loss + kl * (kl_weight / count)
-            yield LossTerm(loss, {"loss": value})
+            yield self.term(batch, step, count)
         if self._prepared.replay is not None:
             yield from self._replay_terms(self._prepared.replay, step, max_batch)
+
+    def batches(self, step: int, max_batch: int) -> list[Sequence[int]]:
+        """The training clips of each forward pass of this process at a step."""
+        return list(self._micro_batches(self._prepared.sampler.plan(step), max_batch))
+
+    def num_targets(self, clips: Sequence[int]) -> int:
+        """Target tokens of some training clips, end tokens included."""
+        tokens = self._prepared.dataset.tokens
+        return sum(len(tokens[index]) + 1 for index in clips)
+
+    def term(self, batch: Sequence[int], step: int, count: int) -> LossTerm:
+        """The loss of some training clips in one forward pass, divided by `count`."""
+        tokens, states = self._prepared.dataset.tokens, self._prepared.states
+        kl_weight = self._retain.domain_weight
+        indices = self._prepared.augmented.augmented_indices(batch, step)
+        with self._distributed.autocast():
+            hidden, targets = self._forward(states, indices, [tokens[i] for i in batch])
+            loss = head_cross_entropy_sum(hidden, self._head, targets.targets) / count
+            value = loss.detach()
+            if kl_weight:
+                # Computed in each step, at the price of a decoder pass: kept for every version of
+                # every clip, it would take as much memory as the encoder states.
+                with torch.no_grad(), adapter_disabled(self._model):
+                    teacher = self._model.decoder_hidden(states.batch(indices), targets.input_ids)
+                # On silence the base is no teacher: the words that it makes up must go.
+                silent = torch.tensor([not tokens[i] for i in batch])
+                kl_targets = targets.targets.masked_fill(silent[:, None], IGNORED)
+                kl = head_kl_sum(hidden, teacher, self._head, kl_targets)
+                loss = loss + kl * (kl_weight / count)
+        return LossTerm(loss, {"loss": value})
 
     def largest_batch(self, step: int, max_batch: int) -> int:
         """Clips in the largest forward pass of this process at a step, 0 where it has none."""

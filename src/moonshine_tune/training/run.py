@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.config.resolve import ResolvedSettings
-from moonshine_tune.core.device import choose_device, choose_dtype
+from moonshine_tune.core.device import choose_device, choose_dtype, limit_memory
 from moonshine_tune.core.errors import RequestError, TuneError
 from moonshine_tune.core.locks import one_writer
 from moonshine_tune.core.progress import Progress, SilentProgress
@@ -101,6 +101,8 @@ def _train(
     )
     memory, data, replay = inputs.memory, inputs.data, inputs.replay
     settings = memory.resolved.settings
+    if memory.budget_bytes is not None:
+        limit_memory(device.device, memory.budget_bytes)
     before = continued.remarks if continued else ()
     for remark in (*before, *start.remarks, replay.remark, *memory.remarks):
         progress.say(remark)

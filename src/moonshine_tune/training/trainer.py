@@ -55,6 +55,7 @@ from moonshine_tune.training.resume import (
     save_state,
 )
 from moonshine_tune.training.selection import Candidate, SelectionRule, strength_within
+from moonshine_tune.training.sentinel import Sentinel
 
 # By the number that the processes agree on; 0 goes on.
 _ENDINGS = ("finished", "early stop", "interrupted")
@@ -86,6 +87,7 @@ class Trainer:
             build_optimizer(self.model, settings.train)
         )
         self.objective = Objective(settings.retain, self.model, prepared, distributed)
+        self.sentinel = Sentinel(settings, self.model, prepared, self.objective, distributed)
         self.counters = Counters()
         self.rule = SelectionRule(None, settings.select.canary_bound)
         self.best_state: dict[str, Tensor] = {}
@@ -120,6 +122,7 @@ class Trainer:
         with self.progress.stage("training", train.steps) as stage, GracefulInterrupt() as stop:
             stage.advance(step)
             while step < train.steps and not (ending := distributed.highest(self._ending(stop))):
+                self.sentinel.compare(step, counters.micro_batch, self.run, self.progress)
                 step_start = time.monotonic()
                 self.model.module.train()
                 self._seed(step)

@@ -13,6 +13,7 @@ from moonshine_tune.models.kernels.frozen_linear import (
     use_frozen_linear,
 )
 from moonshine_tune.models.lora import inject_lora
+from moonshine_tune.models.losses import FrozenHead, head_cross_entropy_sum, target_batch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -80,6 +81,30 @@ def test_torch_computes_every_other_case(calls: list[torch.Size]) -> None:
         assert _layer()(rows).dtype == torch.bfloat16
     frozen_product(rows.double(), torch.randn(40, 24).double())
     assert not calls
+
+
+def test_no_transposed_weight_is_given_to_torch(
+    tiny_model: SpeechModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On MPS, torch 2.8 computes wrong with one: forward, backward, and the head's gradient."""
+    given: list[bool] = []
+    real = F.linear
+
+    def recording(
+        rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        given.append(weight.is_contiguous())
+        return real(rows, weight, bias)
+
+    monkeypatch.setattr(F, "linear", recording)
+    monkeypatch.setattr(frozen_linear, "is_for_onednn", lambda weight: False)
+    inject_lora(tiny_model, rank=2, sites="all")
+    audio = torch.randn(1, 16_000, generator=torch.Generator().manual_seed(1))
+    targets = target_batch([[270, 280, 290]], "cpu")
+    hidden = tiny_model.decoder_hidden(tiny_model.encode(audio, [16_000]), targets.input_ids)
+    head = FrozenHead(tiny_model.head_weight)
+    head_cross_entropy_sum(hidden, head, targets.targets).backward()
+    assert len(given) > 20 and all(given)
 
 
 def test_all_linear_layers_of_a_model_are_patched_with_or_without_an_adapter(

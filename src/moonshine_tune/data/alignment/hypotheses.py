@@ -159,7 +159,8 @@ class WordLikelihoods:
         batch = target_batch(flat, model.device)
         log_probs = model.decoder_logits(states, batch.input_ids).float().log_softmax(-1)
         ends = log_probs[:, :, EOS_ID].cpu().numpy()
-        chosen = log_probs.gather(2, batch.targets.clamp(min=0)[:, :, None])[:, :, 0].cpu().numpy()
+        ids = batch.targets.clamp(min=0).to(log_probs.device)
+        chosen = log_probs.gather(2, ids[:, :, None])[:, :, 0].cpu().numpy()
         for row, words in enumerate(texts):
             borders = np.cumsum([0, *map(len, words)])
             kept = np.minimum(borders, len(flat[row]))

@@ -16,6 +16,8 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_
 from transformers.modeling_utils import AttentionInterface
 from transformers.models.moonshine.modeling_moonshine import eager_attention_forward
 
+from moonshine_tune.models.base import additive_mask
+
 _PREFIX = "moonshine_tune_"
 # Frames that share their keys. Smaller blocks read fewer keys outside the windows, but copy more.
 _BLOCK = 32
@@ -23,12 +25,6 @@ _BLOCK = 32
 _LEAST_FRAMES = 192
 
 _Attend = Callable[..., tuple[Tensor, Tensor | None]]
-
-
-def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where attention is allowed, the lowest number elsewhere."""
-    zero = torch.zeros((), dtype=dtype, device=allowed.device)
-    return torch.where(allowed, zero, torch.finfo(dtype).min)
 
 
 def use_block_attention(module: Any) -> None:

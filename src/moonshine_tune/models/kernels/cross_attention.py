@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from moonshine_tune.models.kernels.attention import additive_mask
+from moonshine_tune.models.base import additive_mask
 from moonshine_tune.models.kernels.frozen_linear import FrozenLinear
 from moonshine_tune.models.kernels.lora_linear import plain_adapter
 from moonshine_tune.models.kernels.override import patch_forward

@@ -42,6 +42,17 @@ def product_without_graph(rows: Tensor, weight: Tensor, bias: Tensor | None) -> 
     return product(rows, weight, bias)
 
 
+def back_product(upstream: Tensor, weight: Tensor) -> Tensor:
+    """Gradient upstream [..., out] · W → gradient of the rows [..., in], without a graph.
+
+    Only oneDNN gets the transposed weight: on MPS, torch 2.8 reads a transposed weight of
+    `F.linear` as if it were not, and later versions take a slower path for it.
+    """
+    if _takes_onednn(upstream, weight):
+        return onednn_product(upstream, weight.T, None)
+    return upstream @ weight
+
+
 def _takes_onednn(rows: Tensor, weight: Tensor) -> bool:
     same = rows.dtype == weight.dtype and not torch.is_autocast_enabled("cpu")
     return same and is_for_onednn(weight)

@@ -15,7 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from moonshine_tune.models.kernels.frozen_linear import FrozenLinear, product_without_graph
+from moonshine_tune.models.kernels.frozen_linear import (
+    FrozenLinear,
+    back_product,
+    product_without_graph,
+)
 
 
 def plain_adapter(layer: Any) -> str | None:
@@ -110,7 +114,7 @@ class _LoraProduct(torch.autograd.Function):
         down_gradient = back.T @ rows.reshape(-1, rows.shape[-1]).to(down.dtype)
         rows_gradient = None
         if ctx.needs_input_grad[0]:
-            rows_gradient = product_without_graph(gradient, weight.T, None)
+            rows_gradient = back_product(gradient, weight)
             _add_product(rows_gradient.view(-1, rows_gradient.shape[-1]), back, down, 1.0)
         return rows_gradient, None, None, down_gradient, up_gradient, None
 
