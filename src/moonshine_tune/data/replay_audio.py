@@ -358,8 +358,8 @@ def _folder(folder: Path, max_s: float, progress: Progress) -> ReplayAudio:
         raise RequestError(
             "no recording is in this folder",
             where=folder,
-            hint="name a folder of recordings, or their manifest: moonshine-tune data import "
-            f"{quoted(folder)} --no-text --out replay.jsonl",
+            hint=f"its files would end in {', '.join(sorted(AUDIO_ENDINGS))}; or name a manifest: "
+            "--replay general.jsonl",
         )
     listed = [[str(path.resolve()), *_size_and_time(path)] for path in paths]
     digest = hashlib.sha256(json.dumps([_VERSION, max_s, listed]).encode()).hexdigest()[:16]
