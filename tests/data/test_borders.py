@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from moonshine_tune.corpus.normalizers import normalizer_for
-from moonshine_tune.data.alignment.borders import Range, Scores, best_borders, likely_borders
+from moonshine_tune.data.alignment.borders import Scores, WordRange, best_borders, likely_borders
 from moonshine_tune.data.alignment.match import SpokenPiece
 from moonshine_tune.data.alignment.segments import divide_text
 from moonshine_tune.data.alignment.text_words import text_words
@@ -34,7 +34,9 @@ def spoken(*counts: int) -> tuple[list[SpokenPiece], list[set[int]]]:
     return pieces, [set(range(a, b)) for a, b in pairwise(ends)]
 
 
-def rated(truth: Sequence[set[int]], ranges: Sequence[Range], words: Sequence[int]) -> list[Scores]:
+def rated(
+    truth: Sequence[set[int]], ranges: Sequence[WordRange], words: Sequence[int]
+) -> list[Scores]:
     """Five nats for each word that is elsewhere, and for each that is spoken and not among them."""
     results = []
     for item in ranges:
@@ -67,7 +69,7 @@ def test_a_letter_that_is_the_same_by_accident_goes_where_it_is_likely() -> None
     ]
     truth = [set(range(5)), {5, 6, 7, 8}, set(), set(range(9, 16))]
 
-    def rate(at: Sequence[int], chosen: Sequence[int], ranges: Sequence[Range]) -> list[Scores]:
+    def rate(at: Sequence[int], chosen: Sequence[int], ranges: Sequence[WordRange]) -> list[Scores]:
         return rated([truth[piece] for piece in at], ranges, chosen)
 
     plain = divide_text(pieces, text, words, ENGLISH)

@@ -104,7 +104,7 @@ def test_two_voices_that_were_split_by_text_are_trained_and_labeled(
     (tmp_path / "data" / "split.json").unlink()
     code, refused = ask("train", "--model", training.model, "--train", paths["train"], "--dev",
                        paths["dev"], "--out", tmp_path / "other", *_STEPS)  # fmt: skip
-    assert code == 2 and "dev shares 1 speakers" in refused["error"]["message"]
+    assert code == 2 and "dev shares 2 speakers" in refused["error"]["message"]
 
 
 def test_unnamed_clips_are_labeled_where_the_split_says_so(training: Any, tmp_path: Path) -> None:

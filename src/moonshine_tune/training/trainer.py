@@ -381,7 +381,8 @@ class Trainer:
                 self.counters.baseline_hypotheses = prepared.canary.baseline_hypotheses
             loss = None
             if is_tiny(prepared.dev.utterances):
-                loss = prepared.dev.word_loss(self.model, progress)
+                # Smaller changes say nothing: patience would wait for them.
+                loss = round(prepared.dev.word_loss(self.model, progress), 3)
         words = dev.score.words.reference * (1 if augmented is None else 2)
         self.rule = replace(self.rule, dev_words=words)
         progress.transcripts([(item.reference, item.hypothesis) for item in dev.scored[:3]])

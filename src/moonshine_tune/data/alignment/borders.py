@@ -31,7 +31,7 @@ _MAX_WORDS, _MAX_PIECES = 80, 20
 
 
 @dataclass(frozen=True)
-class Range:
+class WordRange:
     """Words of a text that may be spoken in a piece, from one on.
 
     Attributes:
@@ -45,7 +45,7 @@ class Range:
     end: int
 
 
-RateRanges = Callable[[Sequence[Range]], list[Scores]]
+RateRanges = Callable[[Sequence[WordRange]], list[Scores]]
 """Log likelihoods [end - first + 1] in nats for each range: of none of its words, one, two …"""
 
 
@@ -90,7 +90,7 @@ def likely_borders(
     return best_borders(scores / _TEMPERATURE)
 
 
-def _ranges(pieces: Sequence[SpokenPiece], lengths: Sequence[int]) -> Iterator[Range]:
+def _ranges(pieces: Sequence[SpokenPiece], lengths: Sequence[int]) -> Iterator[WordRange]:
     """All words that each piece may begin with, and the most that it has time for."""
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     ends_s = np.cumsum([piece.end_s - piece.start_s for piece in pieces])
@@ -106,7 +106,7 @@ def _ranges(pieces: Sequence[SpokenPiece], lengths: Sequence[int]) -> Iterator[R
             if not index and first:
                 break
             end = int(np.searchsorted(offsets, offsets[first] + room, side="right")) - 1
-            yield Range(index, first, max(end, first))
+            yield WordRange(index, first, max(end, first))
 
 
 def best_borders(scores: Scores) -> list[Border] | None:

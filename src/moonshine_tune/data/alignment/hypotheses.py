@@ -10,7 +10,7 @@ import torch
 from moonshine_tune.core.files import sha256_of
 from moonshine_tune.core.progress import Progress, SilentProgress
 from moonshine_tune.corpus.manifest import Utterance
-from moonshine_tune.data.alignment.borders import Range, Scores
+from moonshine_tune.data.alignment.borders import Scores, WordRange
 from moonshine_tune.inference.batching import run_with_oom_backoff
 from moonshine_tune.inference.dataset import build_dataset
 from moonshine_tune.inference.encoder_cache import StateSource
@@ -127,7 +127,7 @@ class WordLikelihoods:
         return StateSource(model, dataset, budget_mb=_STORED_MB)
 
     def __call__(
-        self, pieces: Sequence[int], words: Sequence[int], ranges: Sequence[Range]
+        self, pieces: Sequence[int], words: Sequence[int], ranges: Sequence[WordRange]
     ) -> list[Scores]:
         """The log likelihoods of `RateRanges`, of pieces and words by their indices."""
         self._source.prepare(pieces, SilentProgress(), "encoding doubtful pieces")
