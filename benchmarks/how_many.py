@@ -194,7 +194,8 @@ def simulated(draws: int) -> dict[str, Any]:
         def trained(size: int) -> Array:
             wer = floor + (base - floor) * (1 + size / half) ** -power  # noqa: B023
             wer *= np.exp(np.hypot(spread, 0.04) * rng.standard_normal())  # noqa: B023
-            return rng.poisson(words * hardness * wer / 100).astype(float)  # noqa: B023
+            errors: Array = rng.poisson(words * hardness * wer / 100).astype(float)  # noqa: B023
+            return errors
 
         trainings = [Training(size, trained(size)) for size in (6, 12, 25, _FEW) for _ in range(3)]
         made_up = LearningCurve(trainings, words * base / 100, words)
