@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from moonshine_tune.cli.app import run
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.corpus.english_words import is_english_word
 from moonshine_tune.data.aliases.choose import (
     WordFrequencies,
@@ -19,6 +20,7 @@ from moonshine_tune.data.aliases.choose import (
 from moonshine_tune.data.aliases.takes import carriers, planned_takes
 from moonshine_tune.data.aliases.written import SpokenTerm, spoken_terms, written_for
 from moonshine_tune.models.base import TextTokenizer
+from moonshine_tune.runs.records import AliasesRecord
 
 _SPOKEN = SpokenTerm("Helstone", ("tell", "me", "about"), ("when", "you", "can"))
 
@@ -139,3 +141,15 @@ def test_the_command_writes_a_table(
     assert "differ in their spelling only" in error("--force")
     terms.write_text("...\n")
     assert "has no word in it" in error("--force")
+
+
+def test_an_edited_table_is_checked(tmp_path: Path) -> None:
+    path = tmp_path / "aliases.json"
+    path.write_text('{"aliases": {"hell stone": "Helstone", "a, b": "Helstone", "x": "Y"}}')
+    assert AliasesRecord.read(path).of(["Helstone"]) == ("hell stone",)
+    path.write_text('{"aliases": {"Hell stone": "Helstone"}}')
+    with pytest.raises(RequestError, match="match nothing"):
+        AliasesRecord.read(path)
+    path.write_text('{"wer": 3.0}')
+    with pytest.raises(RequestError, match="no aliases are in it"):
+        AliasesRecord.read(path)

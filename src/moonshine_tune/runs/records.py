@@ -233,10 +233,34 @@ class AliasesRecord(Artifact):
         listed = [item.term for item in self.terms]
         return tuple(dict.fromkeys([*listed, *self.aliases.values()]))
 
+    @classmethod
+    def read(cls, path: Path, *, hint: str | None = None) -> Self:
+        """The record in a file, perhaps edited by a person.
+
+        Raises:
+            RequestError: it has no aliases, or some that no text would match.
+        """
+        record = super().read(path, hint=hint)
+        if not record.aliases and not record.terms:
+            raise RequestError(
+                "no aliases are in it",
+                where=path,
+                hint="make such a file with: moonshine-tune data aliases terms.txt --out F.json",
+            )
+        wrong = [alias for alias in record.aliases if alias != " ".join(alias.lower().split())]
+        if wrong:
+            raise RequestError(
+                f"{len(wrong)} aliases match nothing, such as {wrong[0]!r}",
+                where=path,
+                hint="write aliases in small letters, with single spaces",
+            )
+        return record
+
     def of(self, terms: Iterable[str]) -> tuple[str, ...]:
-        """The aliases of these terms."""
+        """The aliases of these terms, as a runtime takes them: without commas."""
         wanted = set(terms)
-        return tuple(alias for alias, term in self.aliases.items() if term in wanted)
+        pairs = self.aliases.items()
+        return tuple(alias for alias, term in pairs if term in wanted and "," not in alias)
 
 
 class MetricRecord(Record):
