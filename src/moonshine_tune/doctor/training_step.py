@@ -40,7 +40,7 @@ _DECODED_TOKENS = 20
 # Small, so that what differs in one pass hardly changes the next.
 _RATE, _SPREAD = 1e-4, 0.02
 # The KL of an adapter that changes little is small, and rounding is a large share of it.
-_LEAST_LOSS = 0.1
+_LEAST_LOSS = 0.5
 
 
 @dataclass(frozen=True)

@@ -54,9 +54,9 @@ class _Figures:
 class Sentinel:
     """Computes the loss and gradient of a micro-batch on the device and on the CPU.
 
-    Price of a comparison: a pass on each, of which the CPU's is 0.92 of its own step of 8 clips
-    (tiny, adapter in the decoder), and while it lasts, a copy of the weights. The device's cache is
-    released before the CPU computes.
+    Price of a comparison: a pass on each, of which the CPU's is nine tenths of its own step (tiny,
+    8 clips), and while it lasts, a copy of the weights. The device's cache is released before the
+    CPU computes.
 
     Args:
         objective: of the run, on its device.
