@@ -93,11 +93,13 @@ def _settings_of_run(out: Path) -> Mapping[str, Any]:
 def _document(result: "TrainResult") -> dict[str, Any]:
     paths = {"run": str(result.run), "adapter": str(result.adapter)}
     voices = {"voices": result.voices.to_json()} if result.voices else {}
+    synthetic = {"synthetic": result.synthetic.to_json()} if result.synthetic else {}
     return (
         paths
         | {"stopped": result.stopped}
         | result.to_json()
         | voices
+        | synthetic
         | {"remarks": result.remarks}
     )
 
@@ -110,6 +112,7 @@ def _summary(result: "TrainResult") -> str:
     lines = [
         table(["adapter", "dev WER", "canary WER", "strength"], rows),
         *([f"dev WER is {result.voices.sentence}"] if result.voices else []),
+        *([f"synthetic speech: {result.synthetic.sentence}"] if result.synthetic else []),
         f"{result.stopped} after {result.steps} steps, {result.train_seconds:.0f} s of training, "
         f"{result.seconds:.0f} s in total, peak {result.peak_memory_mb} MB, "
         f"loss {result.first_loss:.3f} → {result.last_loss:.3f}, "

@@ -17,8 +17,8 @@ from moonshine_tune.core.text import did_you_mean, first_line
 from moonshine_tune.core.yaml import parse_yaml, read_shipped, read_yaml, shipped_names
 
 # Settings that are paths; in a settings file they are relative to that file.
-PATH_SETTINGS = ("data.train", "data.dev", "data.canary", "data.replay", "augment.noise",
-                 "augment.rooms")  # fmt: skip
+PATH_SETTINGS = ("data.train", "data.dev", "data.canary", "data.replay", "data.synthetic",
+                 "data.terms", "augment.noise", "augment.rooms")  # fmt: skip
 
 Layer = tuple[str, Mapping[str, Any]]
 """A source of settings and its values."""

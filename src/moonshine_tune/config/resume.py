@@ -30,7 +30,7 @@ MAY_CHANGE = frozenset({
     "device.state_disk_mb",
 })  # fmt: skip
 FIXED = frozenset({
-    "data.dev_share", "data.normalizer", "data.teach_silence",
+    "data.dev_share", "data.normalizer", "data.teach_silence", "data.synthetic_share",
     "adapter.rank", "adapter.alpha", "adapter.dropout", "adapter.sites", "adapter.rslora",
     "adapter.dora",
     "augment.share", "augment.variants", "augment.dev", "augment.noise_chance", "augment.snr_db",
@@ -39,6 +39,7 @@ FIXED = frozenset({
     "augment.masking_chance",
     "train.lora_plus_ratio", "train.warmup_share", "train.final_rate_share", "train.weight_decay",
     "train.stages", "train.speaker_balance", "train.easy_first", "train.clip_norm", "train.seed",
+    "train.term_weight",
     "retain.weight", "retain.clips_per_step", "retain.max_clips", "retain.targets",
     "retain.window_s", "retain.varied_share", "retain.encoder_weight",
     "retain.domain_weight", "retain.watched_clips", "retain.strengths",

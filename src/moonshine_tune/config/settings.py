@@ -14,6 +14,9 @@ class _Section(BaseModel):
     )
 
 
+_Probability = Annotated[float, Field(ge=0, le=1)]
+
+
 class DataSettings(_Section):
     """Manifests. Paths in a settings file are relative to that file."""
 
@@ -36,6 +39,15 @@ class DataSettings(_Section):
     replay: Path | None = None
     """General speech, no transcripts needed, on which the frozen base model acts as a teacher. Give
     some whenever the model must also keep its accuracy outside your domain."""
+    synthetic: Path | None = None
+    """Manifest of synthesized clips that train beside `train`. Give one, made by `data synth`, if
+    you have more texts than recordings."""
+    synthetic_share: _Probability | None = None
+    """Share of each step that is synthetic, where both kinds train; by default 100 ÷ (100 + real
+    clips), and never more than their share of all clips. Lower it if real voices get worse."""
+    terms: Path | None = None
+    """Terms, one per line, whose tokens weigh `train.term_weight`. Give the words that the model
+    must not miss."""
     normalizer: str | None = None
     """Text normalizer of all scores: english-1, spelled-1 or basic-1; by default chosen by
     language. Change it for spelled letters and digits (spelled-1)."""
@@ -80,9 +92,6 @@ class AdapterSettings(_Section):
     dora: bool = False
     """Train magnitude and direction of the weights separately (DoRA). Try it if a higher rank does
     not help; a step takes longer."""
-
-
-_Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class AugmentSettings(_Section):
@@ -181,6 +190,9 @@ class TrainSettings(_Section):
     easy_first: float = Field(default=0.0, ge=0, lt=1)
     """Share of the steps that use only clips on which the base model has a low loss: first the
     easiest third, then the easier two thirds. Try 0.5 for a corpus of very hard clips."""
+    term_weight: float = Field(default=1.0, ge=1, le=100)
+    """Weight in the loss of the tokens of `data.terms`; all others weigh 1. Raise it to 3 if listed
+    terms are still missed."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: far less memory, a third more time. Switch it on
     if a batch of one does not fit."""

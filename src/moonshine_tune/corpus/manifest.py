@@ -19,6 +19,8 @@ RESERVED_KEYS = ("id", "audio", "audio_filepath", "text", "speaker", "duration",
                  "offset", "language", "split", "session")  # fmt: skip
 # What a recognizer wrote, in a manifest of corrections. A key like any other but for its readers.
 HYPOTHESIS = "hypothesis"
+# Whether a synthesizer speaks instead of a person. A key like any other but for training.
+SYNTHETIC = "synthetic"
 _NUMBERS = ("duration", "start", "end", "offset")
 _STRINGS = ("text", "speaker", "language", "split", "session")
 
@@ -61,6 +63,11 @@ class Utterance:
         if self.end is not None:
             return self.end - (self.start or 0.0)
         return self.duration
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether a synthesizer speaks: `"synthetic": true`, or what a table writes for it."""
+        return str(self.extra.get(SYNTHETIC, "")).strip().lower() in ("true", "yes", "1")
 
     @property
     def reference(self) -> str:

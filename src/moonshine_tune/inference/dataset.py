@@ -12,7 +12,7 @@ from moonshine_tune.audio.samples import Samples
 from moonshine_tune.config.settings import DataSettings
 from moonshine_tune.core.errors import AudioError, RequestError
 from moonshine_tune.core.files import sha256_of
-from moonshine_tune.corpus.manifest import Manifest, Utterance, read_manifest
+from moonshine_tune.corpus.manifest import SYNTHETIC, Manifest, Utterance, read_manifest
 from moonshine_tune.models.base import SpeechModel
 
 
@@ -21,12 +21,21 @@ class TrainingData:
     """The manifests of a training run.
 
     The utterances carry their `duration` if the manifest or the header of the file has it.
+
+    Attributes:
+        synthetic: synthesized clips beside those of `train`; all its utterances are marked so.
     """
 
     train: Manifest
     dev: Manifest | None = None
     canary: Manifest | None = None
     replay: Manifest | None = None
+    synthetic: Manifest | None = None
+
+    @property
+    def training_clips(self) -> tuple[Utterance, ...]:
+        """The utterances of both training manifests."""
+        return self.train.utterances + (self.synthetic.utterances if self.synthetic else ())
 
     @property
     def by_name(self) -> dict[str, Manifest]:
@@ -48,7 +57,14 @@ def read_training_data(data: DataSettings) -> TrainingData:
         None if data.dev is None else _read(data.dev, require_text=True),
         None if data.canary is None else _read(data.canary, require_text=False),
         None if data.replay is None else _read(data.replay, require_text=False),
+        None if data.synthetic is None else _read_synthetic(data.synthetic),
     )
+
+
+def _read_synthetic(path: Path) -> Manifest:
+    manifest = _read(path, require_text=True)
+    marked = (replace(u, extra=u.extra | {SYNTHETIC: True}) for u in manifest.utterances)
+    return replace(manifest, utterances=tuple(marked))
 
 
 def _read(path: Path, *, require_text: bool) -> Manifest:

@@ -268,6 +268,36 @@ class VoicesRecord(Record):
         return VoicesRecord(kind=self.kind)
 
 
+class SyntheticSpeechRecord(Record):
+    """What of a run's speech was synthesized; absent where nothing was.
+
+    Attributes:
+        train, train_real: clips that train, by a synthesizer and by people.
+        dev, dev_real: clips that the adapter is chosen by.
+        share: of the clips of a step that are synthetic, 0 to 1.
+    """
+
+    train: StrictInt = 0
+    train_real: StrictInt = 0
+    dev: StrictInt = 0
+    dev_real: StrictInt = 0
+    share: Number = 0
+
+    @property
+    def sentence(self) -> str:
+        """What that means for the scores, in a sentence."""
+        if self.train_real:
+            share = f"{self.train} of {self.train + self.train_real} training clips are synthetic"
+            train = f"{share}, {self.share:.0%} of each step"
+        else:
+            train = "all training clips are synthetic"
+        if self.dev_real:
+            return f"{train}; dev has real voices only"
+        if self.train_real:
+            return f"{train}; dev is synthetic: its WER says nothing about real voices"
+        return f"{train}, and so is dev: no real voice is in training or in the scores"
+
+
 class EvaluationRecord(Artifact):
     """`result.json`: written by evaluate, demo and plan; read by report and package."""
 
@@ -450,6 +480,7 @@ class RunRecord(Artifact):
         legs: of a run whose settings changed at a resume: each leg with its own, the first too.
         relative_paths: of manifests and noises, from the run folder, by setting.
         voices: whose voices the scores on dev are for.
+        synthetic: what of train and dev was synthesized.
     """
 
     made_by = "moonshine-tune train"
@@ -468,6 +499,7 @@ class RunRecord(Artifact):
     normalizer: str | None = None
     data: dict[str, str | None] = {}
     voices: VoicesRecord | None = None
+    synthetic: SyntheticSpeechRecord | None = None
     remarks: list[str] = []
     expected_memory_mb: Number | None = None
     adapter: dict[str, StrictBool | StrictInt] = {}

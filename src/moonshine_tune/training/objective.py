@@ -69,7 +69,7 @@ class Objective:
         """This process's losses of an optimizer step, one forward pass at a time.
 
         Each is divided by the token count of the whole step over all processes, so their sum is the
-        mean of the step.
+        mean of the step. Where terms weigh more, it is the weighted mean.
 
         Args:
             max_batch: most clips in a forward pass; 0 for the size that the settings name.
@@ -77,13 +77,19 @@ class Objective:
         plan = self._prepared.sampler.plan(step)
         tokens = self._prepared.dataset.tokens
         count = sum(len(tokens[index]) + 1 for index in plan.indices)
+        weights = self._prepared.term_weights
+        total_weight = count if weights is None else weights.total(plan.indices)
         kl_weight = self._retain.domain_weight
         for batch in self._micro_batches(plan, max_batch):
             indices = self._prepared.augmented.augmented_indices(batch, step)
             states = self._prepared.states
             with self._distributed.autocast():
                 hidden, targets = self._forward(states, indices, [tokens[i] for i in batch])
-                loss = head_cross_entropy_sum(hidden, self._head, targets.targets) / count
+                own = None
+                if weights is not None:
+                    own = weights.batch(batch, targets.targets.shape[1], hidden.device)
+                total = head_cross_entropy_sum(hidden, self._head, targets.targets, own)
+                loss = total / total_weight
                 value = loss.detach()
                 if kl_weight:
                     # Computed in each step, at the price of a decoder pass: kept for every version

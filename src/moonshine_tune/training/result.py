@@ -5,7 +5,12 @@ from pathlib import Path
 from pydantic import Field
 
 from moonshine_tune.runs.folder import RunFolder
-from moonshine_tune.runs.records import Number, RunResultRecord, VoicesRecord
+from moonshine_tune.runs.records import (
+    Number,
+    RunResultRecord,
+    SyntheticSpeechRecord,
+    VoicesRecord,
+)
 from moonshine_tune.training.selection import Candidate
 
 
@@ -21,6 +26,7 @@ class TrainResult(RunResultRecord):
             tenth of the steps.
         seconds: of the whole command.
         voices: whose voices the scores on dev are for; None for voices that train has not.
+        synthetic: what of train and dev was synthesized; None where nothing was.
         train_seconds, prepare_seconds: of the steps alone, and of what was stored before them.
     """
 
@@ -29,6 +35,7 @@ class TrainResult(RunResultRecord):
     stopped: str = Field(exclude=True)
     remarks: tuple[str, ...] = Field(exclude=True)
     voices: VoicesRecord | None = Field(default=None, exclude=True)
+    synthetic: SyntheticSpeechRecord | None = Field(default=None, exclude=True)
     baseline: Candidate
     best: Candidate
     canary_held: bool

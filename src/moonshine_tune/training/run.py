@@ -156,6 +156,7 @@ def _write_record(
         normalizer=prepared.normalizer,
         data=prepared.fingerprints,
         **({"voices": prepared.voices} if prepared.voices else {}),
+        **({"synthetic": prepared.synthetic} if prepared.synthetic else {}),
         remarks=(*memory.remarks, *prepared.remarks),
         adapter=vars(prepared.adapter),
         seed=memory.resolved.settings.train.seed,
