@@ -28,7 +28,8 @@ _WORDS: dict[str, Any] = {
     "retain.strengths": [1.0], "train.lora_plus_ratio": 8.0, "device.name": "cuda",
     "device.dtype": "float16",
     "device.frozen_weights": "bfloat16", "device.budget_gib": 4.0, "device.state_storage": "disk",
-    "device.state_format": "float32", "data.synthetic_share": 0.3, "train.term_weight": 2.0,
+    "device.state_format": "float32", "data.synthetic_share": 0.3, "augment.synthetic_share": 0.3,
+    "train.term_weight": 2.0,
 }  # fmt: skip
 
 

@@ -13,10 +13,12 @@ from moonshine_tune.core.text import quoted
 
 if TYPE_CHECKING:
     from moonshine_tune.training.result import TrainResult
+    from moonshine_tune.training.texts import TextsRequest
 
 _EXAMPLE = (
     "Example: moonshine-tune train --train train.jsonl --dev dev.jsonl "
-    "--replay general.jsonl --out runs/a"
+    "--replay general.jsonl --out runs/a ; from texts alone: "
+    "moonshine-tune train --texts texts.txt --out runs/a"
 )
 
 # What to do about an adapter that should not be used, by the verdict.
@@ -47,6 +49,27 @@ def train(
     canary: Annotated[
         Path | None, Option(help="General speech; rejects adapters that get worse on it.")
     ] = None,
+    synthetic: Annotated[
+        Path | None, Option(help="Synthesized clips beside --train, a share of each step.")
+    ] = None,
+    texts: Annotated[
+        Path | None,
+        Option(help="Sentences, one per line, or templates: synthesized into the run folder."),
+    ] = None,
+    terms: Annotated[
+        Path | None,
+        Option(help="Terms, one per line: synthesized in carrier sentences. May join --texts."),
+    ] = None,
+    engine: Annotated[
+        str, Option(help="Of --texts: espeak, moonshine, say, flite, command.")
+    ] = "espeak",
+    engine_command: Annotated[
+        str | None, Option(help="Of --engine command: 'program {text_file} {out}'.")
+    ] = None,
+    check: Annotated[
+        bool | None,
+        Option(help="Of --texts: leave out what the base does not understand [default: if here]."),
+    ] = None,
     preset: Annotated[
         str | None, Option(help="Shipped: tiny, medium-pilot, … [default: that of the model].")
     ] = None,
@@ -65,22 +88,53 @@ def train(
     from moonshine_tune.config.resolve import resolve_settings, settings_layers
     from moonshine_tune.registry.model_preset import with_model_preset
 
-    manifests = {"train": train_manifest, "dev": dev, "replay": replay, "canary": canary}
+    manifests = {
+        "train": train_manifest,
+        "dev": dev,
+        "replay": replay,
+        "canary": canary,
+        "synthetic": synthetic,
+    }
     flags = {"model": model, "tracker": tracker}
     layers = settings_layers(preset, config, assignments, flags=flags, manifests=manifests)
     if resume:
         layers.insert(0, ("run.json", _settings_of_run(out)))
     else:
         layers = with_model_preset(layers)
+    progress = TerminalProgress()
+    request = _texts_request(texts, terms, engine, engine_command, check)
+    if request is not None and resume:
+        progress.say("this run has its speech already: --texts and --terms are not read again")
+    elif request is not None:
+        from moonshine_tune.training.texts import synthesize_for_run
+
+        own = resolve_settings(layers).settings
+        layers.append(synthesize_for_run(request, own, out, progress))
     settings = resolve_settings(layers)
 
     from moonshine_tune.training.run import train as run_training
 
-    result = run_training(settings, out, TerminalProgress(), resume=resume, fit=fit)
+    result = run_training(settings, out, progress, resume=resume, fit=fit)
     show(_summary(result), _document(result), as_json=as_json)
     if result.stopped == "interrupted":
         raise typer.Exit(130)
     refuse(result.verdict in _ADVICE)
+
+
+def _texts_request(
+    texts: Path | None,
+    terms: Path | None,
+    engine: str,
+    engine_command: str | None,
+    check: bool | None,
+) -> "TextsRequest | None":
+    """The texts to synthesize; None where none are named."""
+    if texts is None and terms is None:
+        return None
+    from moonshine_tune.training.texts import TextsRequest
+
+    engines = tuple(name.strip() for name in engine.split(",") if name.strip())
+    return TextsRequest(texts, terms, engines, engine_command, check)
 
 
 def _settings_of_run(out: Path) -> Mapping[str, Any]:

@@ -100,6 +100,9 @@ class AugmentSettings(_Section):
     share: float = Field(default=0.0, ge=0, le=1)
     """Share of the drawn training clips that are augmented; 0 = off. Set it to 0.5 if later
     recordings are noisier or more varied than the training set."""
+    synthetic_share: _Probability | None = None
+    """Share of the drawn synthetic clips that are augmented; by default that of `share`. Set it to
+    0.5 or 1 where no real recording trains: synthesizers are cleaner than rooms."""
     variants: int = Field(default=4, ge=0, le=100)
     """Augmented versions of each clip, encoded once before training; 0 = a new version at each
     draw, encoded each time. Raise it for a small corpus; preparation takes longer, steps do not."""
@@ -134,6 +137,11 @@ class AugmentSettings(_Section):
     """Probability of clipped peaks. Raise it for overdriven microphones."""
     masking_chance: _Probability = 0.1
     """Probability of up to three gaps of 60 ms. Raise it for connections that lose packets."""
+
+    @property
+    def highest_share(self) -> float:
+        """The larger of the shares of real and of synthetic clips."""
+        return max(self.share, self.synthetic_share or 0.0)
 
     @model_validator(mode="after")
     def _ranges_rise(self) -> Self:

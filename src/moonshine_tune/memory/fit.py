@@ -139,8 +139,9 @@ def workload_of(settings: RunSettings, data: TrainingData) -> Workload:
         return Workload(replays=replays)
     # Augmented versions are stored as the clips themselves are.
     augment = settings.augment
-    train = 1 + augment.variants
-    versions = {"train": train, "synthetic": train, "dev": 1 + augment.dev} if augment.share else {}
+    versions = {"dev": 1 + augment.dev} if augment.share else {}
+    if augment.highest_share:
+        versions |= dict.fromkeys(("train", "synthetic"), 1 + augment.variants)
     # The teacher transcribes replay audio in the scorer's batches. Without a dev manifest any
     # training clips are held out: what is scored is not known.
     scored = [total for name, total in seconds_of.items() if name not in ("train", "synthetic")]

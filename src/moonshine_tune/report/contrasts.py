@@ -162,7 +162,7 @@ def contrasts_of_run(run: RunPart) -> list[Contrast]:
         before, after = (_rate_in(ScoreRecord(wer=wer)) for wer in wers)
         if name == "dev" and scored and (after is None or abs(scored.value - after.value) < 0.01):
             after = scored
-        voices = _voices_in(run.record) if name == "dev" else ""
+        voices = run.record.dev_voices if name == "dev" else ""
         rows.append(replace(_unpaired(name, "torch", before, after), voices=voices))
     return rows
 

@@ -106,6 +106,7 @@ def _facts(
         ("normalizer", record.normalizer, ""),
         ("seed", record.seed, ""),
         ("adapter", size, ""),
+        ("synthetic speech", record.synthetic and record.synthetic.sentence, ""),
         *((f"data: {name}", f"sha256 {digest}", "") for name, digest in record.data.items()),
         ("code", git.get("commit"), "with uncommitted changes" if git.get("dirty") else ""),
     ]  # fmt: skip

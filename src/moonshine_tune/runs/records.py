@@ -511,6 +511,13 @@ class RunRecord(Artifact):
     result: RunResultRecord = RunResultRecord()
     error: str = ""
 
+    @property
+    def dev_voices(self) -> str:
+        """Whose voices the dev WER is for, in a sentence; empty for voices that train has not."""
+        if self.synthetic and self.synthetic.dev:
+            return "for synthetic voices: says nothing about real ones"
+        return self.voices.sentence if self.voices else ""
+
 
 # --- benchmark, export, package
 
@@ -864,6 +871,8 @@ class SynthesisRecord(Artifact):
     delivery: Object = {}
     audio_format: str | None = None
     utterances: StrictInt | None = None
+    left_out: StrictInt | None = None
+    engines: dict[str, str] = {}
     versions: Versions = {}
 
 
