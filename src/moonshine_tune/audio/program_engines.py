@@ -195,8 +195,8 @@ def _run(words: Sequence[str], folder: Path) -> None:
     if code:
         with errors.open("rb") as stream:
             text = stream.read(4000).decode("utf-8", "replace")
-        said = f": {first_line(text)}" if text.strip() else ""
-        raise AudioError(f"{words[0]} failed with exit code {code}{said}")
+        output = f": {first_line(text)}" if text.strip() else ""
+        raise AudioError(f"{words[0]} failed with exit code {code}{output}")
 
 
 def _program(name: str, hint: str) -> str:
