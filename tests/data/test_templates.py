@@ -2,15 +2,19 @@
 
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.corpus.keyterms import read_key_terms, read_spoken_terms
+from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.corpus.spoken_lines import SpokenLine
+from moonshine_tune.data.synthesis import intelligibility
 from moonshine_tune.data.synthesis.carriers import carrier_sentences, carry_terms, read_carriers
-from moonshine_tune.data.synthesis.intelligibility import agreement_of
+from moonshine_tune.data.synthesis.intelligibility import agreement_of, check_with
 from moonshine_tune.data.synthesis.prompts import Prompt
 from moonshine_tune.data.synthesis.sentence_sources import (
     SentenceSources,
@@ -18,6 +22,7 @@ from moonshine_tune.data.synthesis.sentence_sources import (
     has_templates,
 )
 from moonshine_tune.data.synthesis.templates import Templates
+from moonshine_tune.inference.dataset import SpeechDataset
 
 
 def _templates(tmp_path: Path, text: str, **lists: tuple[str, ...]) -> Templates:
@@ -170,6 +175,41 @@ def test_a_carrier_must_be_understood_and_its_term_need_not(
 ) -> None:
     agreement = agreement_of(text, hypothesis, terms)
     assert agreement is not None and (agreement >= 0.5) is kept
+
+
+def test_a_clip_is_left_out_only_if_its_text_fits_another_clip_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Sixteen clips that the base does not know; the texts of two of them are exchanged."""
+    said = list(range(16))
+    written = [1, 0, *said[2:]]
+    utterances = tuple(
+        Utterance(str(n), Path(f"{n}.wav"), f"text number {written[n]}", duration=1.0 + n)
+        for n in said
+    )
+    dataset = SpeechDataset(
+        utterances, tuple(1.0 + n for n in said), tuple((word,) for word in written), ()
+    )
+
+    class Source:
+        def __init__(self, model: object, part: SpeechDataset, budget_mb: int) -> None:
+            self.sounds = [int(item.id) for item in part.utterances]
+
+        def prepare(self, *_: object) -> None:
+            pass
+
+    def losses(opened: object, source: Source, tokens: list[tuple[int]], *_: object) -> list[float]:
+        pairs = zip(source.sounds, tokens, strict=True)
+        return [0.5 if sound == word else 3.0 for sound, (word,) in pairs]
+
+    monkeypatch.setattr(intelligibility, "StateSource", Source)
+    monkeypatch.setattr(intelligibility, "mean_token_losses", losses)
+    monkeypatch.setattr(intelligibility, "build_dataset", lambda *_, **__: dataset)
+    monkeypatch.setattr(intelligibility, "base_transcripts", lambda *_: ["Thank you."] * 16)
+    opened: Any = SimpleNamespace(language="en", model=None)
+    judgements = check_with(opened)(utterances, [()] * 16, SilentProgress())
+    assert all(item.is_doubtful for item in judgements)
+    assert [item.id for item in judgements if not item.is_understood] == ["0", "1"]
 
 
 def test_a_text_of_a_few_letters_is_not_judged() -> None:

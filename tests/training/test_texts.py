@@ -93,7 +93,7 @@ def test_a_folder_with_a_run_is_refused_before_anything_is_spoken(tmp_path: Path
 def _judged(understood: bool):
     def check(utterances, terms, progress):
         return [
-            Judgement(item.id, item.text, "huh", 0.9 if understood or n else 0.1)
+            Judgement(item.id, item.text, "huh", 0.1, fits=understood or n > 0)
             for n, item in enumerate(utterances)
         ]
 

@@ -69,7 +69,7 @@ class SpeechEngine(ABC):
             Mono float32 at 16 kHz, shape (num_samples,), peak at `PEAK`.
 
         Raises:
-            AudioError: the text cannot be spoken, or what came is no speech.
+            AudioError: the engine fails on the text, or its output is no speech.
             MachineError: the engine does not work here.
         """
 

@@ -9,7 +9,7 @@ from moonshine_tune.audio.samples import Samples
 from moonshine_tune.audio.speech_engine import EspeakEngine, Prosody, SpeechEngine
 from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.core.text import did_you_mean
+from moonshine_tune.core.text import did_you_mean, quoted
 
 ENGINES = ("espeak", "moonshine", "say", "flite", "command")
 # Names of its voices stand alone: they were there first.
@@ -101,15 +101,17 @@ class VoicePool:
             return self._engines[prefix], name
         if colon and prefix in ENGINES:
             raise RequestError(
-                f"the voice {voice!r} needs the engine {prefix}", hint=f"add it: --engine {prefix}"
+                f"the voice {voice!r} needs the engine {prefix}",
+                hint=f"add it: --engine {quoted(prefix)}",
             )
         if len(self._engines) == 1:
             return next(iter(self._engines.values())), voice
         if _PLAIN in self._engines:
             return self._engines[_PLAIN], voice
+        choices = " or ".join(quoted(f"{engine}:{voice}") for engine in self._engines)
         raise RequestError(
             f"the voice {voice!r} can be of {' or '.join(self._engines)}",
-            hint=f"say which: {' or '.join(f'{engine}:{voice}' for engine in self._engines)}",
+            hint=f"name it with its engine: {choices}",
         )
 
     def speaker_of(self, voice: str) -> str:

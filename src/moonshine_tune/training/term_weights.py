@@ -51,17 +51,22 @@ def weigh_terms(
     Raises:
         RequestError: no text has any of the terms.
     """
-    patterns = {term: _pattern(term) for term in terms}
+    by_first_word: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+    for term in terms:
+        first = next(iter(_words(term)), "")
+        by_first_word.setdefault(first, []).append((term, _pattern(term)))
     by_clip: dict[int, tuple[float, ...]] = {}
     in_train: set[str] = set()
     for index, utterance in enumerate(dataset.utterances):
         text = utterance.text or ""
         spans: list[tuple[int, int]] = []
-        for term, pattern in patterns.items():
-            matches = [match.span() for match in pattern.finditer(text)]
-            spans += matches
-            if matches:
-                in_train.add(term)
+        # A thousand terms are not looked for in each of ten thousand texts.
+        for first in {"", *_words(text)} & by_first_word.keys():
+            for term, pattern in by_first_word[first]:
+                matches = [match.span() for match in pattern.finditer(text)]
+                spans += matches
+                if matches:
+                    in_train.add(term)
         if spans and dataset.tokens[index]:
             by_clip[index] = (*_token_weights(tokenizer.spans(text), spans, weight), 1.0)
     if not by_clip:
@@ -75,6 +80,10 @@ def weigh_terms(
         f"clips; their tokens weigh {weight:g}"
     )
     return TermWeights(by_clip, tuple(len(ids) + 1 for ids in dataset.tokens), (remark,))
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold())
 
 
 def _pattern(term: str) -> re.Pattern[str]:

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import os
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,11 @@ def synthesize_for_run(
             used.
         MachineError: no engine works here.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RequestError(
+            "texts are synthesized by one process, and several train together",
+            hint="synthesize first with `moonshine-tune data synth`, then train with --synthetic",
+        )
     seed = settings.train.seed
     templates = request.texts is not None and has_templates(request.texts)
     sources = SentenceSources(
@@ -83,12 +89,11 @@ def synthesize_for_run(
     with one_writer(out):
         RunFolder.create(out)
         _claim(speech, request, prompts, settings)
-        with VoicePool.open(request.engines, progress, command=request.engine_command) as pool:
-            manifests = {}
-            for name, part in (("train", train), ("dev", dev)):
-                manifests[name] = speech / name / "manifest.jsonl"
-                if part and not manifests[name].is_file():
-                    _synthesize(part, speech / name, request, settings, pool, progress)
+        parts = {speech / "train": train, speech / "dev": dev}
+        manifests = {folder.name: folder / "manifest.jsonl" for folder in parts}
+        missing = {folder: part for folder, part in parts.items() if part and not folder.exists()}
+        if missing:
+            _synthesize(missing, request, settings, progress)
     data: dict[str, Any] = {
         "synthetic" if has_real else "train": str(manifests["train"].absolute())
     }
@@ -100,31 +105,32 @@ def synthesize_for_run(
 
 
 def _synthesize(
-    prompts: Sequence[Prompt],
-    out: Path,
+    parts: Mapping[Path, Sequence[Prompt]],
     request: TextsRequest,
     settings: RunSettings,
-    pool: VoicePool,
     progress: Progress,
 ) -> None:
-    """Speak the prompts of train or dev, in the voices of that split."""
-    voices = pool.voices(out.name)
-    per_sentence = 1
-    if out.name == "train":
-        per_sentence = min(max(_CLIPS // len(prompts), 1), _MOST_VOICES, len(voices))
-    result = synthesize_corpus(
-        prompts,
-        out,
-        voices=voices,
-        options=SynthesisOptions(seed=settings.train.seed, voices_per_sentence=per_sentence),
-        pool=pool,
-        check=speech_check(request.check, settings.model, progress),
-        progress=progress,
-    )
-    progress.say(
-        f"{out.name}: {result.utterances} synthetic clips of {result.sentences} texts in "
-        f"{len(result.voices)} voices, {result.seconds:.0f} s"
-    )
+    """Speak the prompts of train and dev into their folders, in the voices of these splits."""
+    seed = settings.train.seed
+    check = speech_check(request.check, settings.model, progress)
+    with VoicePool.open(request.engines, progress, command=request.engine_command) as pool:
+        for folder, prompts in parts.items():
+            voices, per_sentence = pool.voices(folder.name), 1
+            if folder.name == "train":
+                per_sentence = min(max(_CLIPS // len(prompts), 1), _MOST_VOICES, len(voices))
+            result = synthesize_corpus(
+                prompts,
+                folder,
+                voices=voices,
+                options=SynthesisOptions(seed=seed, voices_per_sentence=per_sentence),
+                pool=pool,
+                check=check,
+                progress=progress,
+            )
+            progress.say(
+                f"{folder.name}: {result.utterances} synthetic clips of {result.sentences} texts "
+                f"in {len(result.voices)} voices, {result.seconds:.0f} s"
+            )
 
 
 def _claim(

@@ -1,13 +1,15 @@
-"""Whether the base model understands synthetic clips, so that mispronounced ones are left out.
+"""Whether the base model understands synthetic clips, so that spoilt ones are left out.
 
 A clip is understood if enough of its letters are in what the base model writes. Terms are excepted:
-a rare term may be misheard, which is why it is trained, but its carrier sentence may not.
+a rare term may be misheard, which is why it is trained, but its carrier sentence may not. Of a
+domain that the base does not know, it writes something else on good clips too. So a clip is left
+out only if its text also fits the sound of some other clip as well as its own.
 """
 
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from difflib import SequenceMatcher
 from typing import Any
 
@@ -15,16 +17,21 @@ from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.text import quoted
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.corpus.normalizers import NORMALIZERS
+from moonshine_tune.corpus.splits import evenly_chosen
 from moonshine_tune.inference.base_transcripts import base_transcripts
-from moonshine_tune.inference.dataset import build_dataset
+from moonshine_tune.inference.dataset import SpeechDataset, build_dataset
+from moonshine_tune.inference.encoder_cache import StateSource
+from moonshine_tune.inference.token_losses import mean_token_losses
 from moonshine_tune.registry.open import OpenedModel, open_model
 from moonshine_tune.registry.resolve import cached_model
 
-# Below this share of common letters a person would not take the two for the same sentence. Radio
-# phraseology in a voice that the base knows badly has about 0.7.
+# Below this share of common letters a person would not take the two for the same sentence.
 LEAST_AGREEMENT = 0.5
 # A text with fewer letters cannot be judged: a letter or a "no" alone is often misheard.
 _FEWEST_LETTERS = 4
+# Clips that a text is compared on besides its own: noise passes one time in eight.
+_COMPARED = 7
+_STORED_MB = 400
 _MOST_REMARKED = 3
 
 
@@ -34,22 +41,32 @@ class Judgement:
 
     Attributes:
         agreement: share of common letters, 0 to 1; None where the text is too short to judge.
+        fits: whether the text is likelier on its own clip than on others; None where that was not
+            asked, or there are too few others.
     """
 
     id: str
     text: str
     hypothesis: str
     agreement: float | None
+    fits: bool | None = None
 
     @property
     def is_understood(self) -> bool:
         """Whether the clip is kept."""
-        return self.agreement is None or self.agreement >= LEAST_AGREEMENT
+        return not self.is_doubtful or self.fits is not False
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether the base model writes something else."""
+        return self.agreement is not None and self.agreement < LEAST_AGREEMENT
 
     def to_record(self) -> dict[str, Any]:
         """The JSON object, with the reason."""
-        reason = f"less than {LEAST_AGREEMENT:g} of its letters are in the base model's transcript"
-        return asdict(self) | {"reason": reason}
+        return asdict(self) | {
+            "reason": f"less than {LEAST_AGREEMENT:g} of its letters are in the base model's "
+            "transcript, and its text fits another clip as well"
+        }
 
 
 SpeechCheck = Callable[
@@ -96,7 +113,7 @@ def check_with(opened: OpenedModel) -> SpeechCheck:
         )
         name = "checking with the base model"
         texts = base_transcripts(dataset, opened, progress, name)
-        return [
+        judgements = [
             Judgement(
                 item.id,
                 item.text or "",
@@ -105,8 +122,49 @@ def check_with(opened: OpenedModel) -> SpeechCheck:
             )
             for item, hypothesis in zip(dataset.utterances, texts, strict=True)
         ]
+        doubtful = [index for index, item in enumerate(judgements) if item.is_doubtful]
+        fits = _fit_their_text(dataset, doubtful, opened, progress)
+        return [replace(item, fits=fits.get(index)) for index, item in enumerate(judgements)]
 
     return check
+
+
+def _fit_their_text(
+    dataset: SpeechDataset, doubtful: Sequence[int], opened: OpenedModel, progress: Progress
+) -> dict[int, bool]:
+    """Whether the text of each doubtful clip is likelier on it than on clips of similar length.
+
+    How likely a text is without any sound cancels out. Nothing is decided among too few clips.
+    """
+    others = [index for index in range(len(dataset)) if index not in set(doubtful)]
+    members = [*doubtful, *evenly_chosen(others, max(2 * _COMPARED - len(doubtful), 0))]
+    members.sort(key=lambda index: (dataset.seconds[index], index))
+    count = len(members)
+    if not doubtful or count <= _COMPARED:
+        return {}
+    part = dataset.part(members)
+    source = StateSource(opened.model, part, budget_mb=_STORED_MB)
+    source.prepare(range(count), progress, "encoding clips in doubt")
+    losses = [
+        mean_token_losses(
+            opened,
+            source,
+            [part.tokens[(row + shift) % count] for row in range(count)],
+            progress,
+            f"comparing texts and clips in doubt, {shift} of {_COMPARED}",
+        )
+        for shift in range(_COMPARED + 1)
+    ]
+    fits = {}
+    for row, index in enumerate(members):
+        elsewhere = [
+            losses[shift][(row - shift) % count]
+            for shift in range(1, _COMPARED + 1)
+            if part.tokens[row] != part.tokens[(row - shift) % count]
+        ]
+        if elsewhere and index in doubtful:
+            fits[index] = losses[0][row] < min(elsewhere)
+    return fits
 
 
 def agreement_of(text: str, hypothesis: str, terms: Sequence[str] = ()) -> float | None:

@@ -15,8 +15,9 @@ from moonshine_tune.data.synthesis.prompts import Prompt, Pronunciations
 from moonshine_tune.data.synthesis.templates import Templates
 
 GRAMMARS = ("atc", "general")
-# Without a count, templates give at most so many sentences.
+# Sentences of templates where no count is given.
 _MOST_BY_DEFAULT = 1000
+_MOST_SHOWN = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,9 @@ def _from_templates(path: Path, sources: SentenceSources, progress: Progress) ->
     if sources.count is not None:
         return templates.draw(sources.skip + sources.count, sources.seed)
     if size > _MOST_BY_DEFAULT:
+        shown = f"{size:,}" if size < _MOST_SHOWN else f"more than {_MOST_SHOWN:,}"
         progress.say(
-            f"the templates have about {size:,} sentences: {_MOST_BY_DEFAULT:,} are drawn; another "
+            f"the templates have up to {shown} sentences: {_MOST_BY_DEFAULT:,} are drawn; another "
             "number with --count"
         )
     return templates.draw(sources.skip + _MOST_BY_DEFAULT, sources.seed)
@@ -143,6 +145,8 @@ def _read_sentences(path: Path, progress: Progress) -> tuple[Prompt, ...]:
             where=path,
             hint="give a text file, one sentence per line",
         )
+    if has_templates(path):
+        progress.say(f"{path.name} has braces, which are spoken: as choices with --templates")
     prompts = tuple(dict.fromkeys(Prompt(item.text, item.spoken) for item in lines))
     if len(prompts) < len(lines):
         progress.say(f"kept {len(prompts)} of {len(lines)} sentences: the others are repeated")

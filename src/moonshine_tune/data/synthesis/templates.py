@@ -28,7 +28,7 @@ _NAME = re.compile(r"\s*([A-Za-z_]\w*)\s*(?::(.*))?", re.DOTALL)
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _MOST_DRAWN = 12
-# A template with at most so many sentences is enumerated; of others, sentences are drawn.
+# Most sentences of a template that is enumerated; of others, sentences are drawn.
 _MOST_LISTED = 20_000
 # After so many repeated sentences in a row a template counts as exhausted.
 _MAX_REPEATS = 2000
