@@ -10,7 +10,7 @@ import torch
 from tests.training_runs import Training
 
 from moonshine_tune.config.resolve import resolve_settings
-from moonshine_tune.config.settings import DataSettings, RunSettings
+from moonshine_tune.config.settings import AugmentSettings, DataSettings, RunSettings
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.corpus.manifest import Manifest, Utterance
@@ -21,6 +21,8 @@ from moonshine_tune.models.losses import (
     cross_entropy_sum,
     head_cross_entropy_sum,
 )
+from moonshine_tune.runs.records import RunRecord, SyntheticSpeechRecord
+from moonshine_tune.training.augmentation import AugmentedDataset, open_noise_banks
 from moonshine_tune.training.run import train
 from moonshine_tune.training.term_weights import weigh_terms
 from moonshine_tune.training.train_dev_split import train_and_dev
@@ -137,6 +139,33 @@ def test_a_single_real_clip_trains_and_synthetic_ones_are_dev() -> None:
     real = _clips("anna", 1)
     sets = _sets((*_clips("voice", 40, synthetic=True), *real))
     assert real[0] in sets.train and all(item.is_synthetic for item in sets.dev)
+
+
+# --- records
+
+
+def test_a_synthetic_dev_says_nothing_about_real_voices() -> None:
+    real = SyntheticSpeechRecord(train=5, dev_real=3, share=1.0)
+    assert real.sentence == "all training clips are synthetic; dev has real voices only"
+    alone = RunRecord(synthetic=SyntheticSpeechRecord(train=5, dev=3, share=1.0))
+    assert alone.dev_voices == "for synthetic voices: says nothing about real ones"
+    assert RunRecord(synthetic=real).dev_voices == ""
+    mixed = SyntheticSpeechRecord(train=3, train_real=1, dev=2, share=0.75)
+    assert "3 of 4 training clips are synthetic, 75% of each step" in mixed.sentence
+    assert "its WER says nothing about real voices" in mixed.sentence
+
+
+def test_synthetic_clips_have_a_share_of_augmentation_of_their_own() -> None:
+    clips = (*_clips("anna", 40), *_clips("voice", 40, synthetic=True))
+    dataset = SpeechDataset(clips, (1.0,) * 80, ((1,),) * 80, ())
+    settings = AugmentSettings(synthetic_share=1.0, gain_chance=1.0)
+    augmented = AugmentedDataset(dataset, settings, open_noise_banks(settings), seed=0)
+    drawn = augmented.augmented_indices(range(80), step=3)
+    assert drawn[:40] == list(range(40)) and all(index >= 80 for index in drawn[40:])
+    assert "100% of the draws of synthetic clips" in augmented.remarks[0]
+    off = AugmentSettings(synthetic_share=0.0)
+    plain = AugmentedDataset(dataset, off, open_noise_banks(off), seed=0)
+    assert plain.remarks == () and plain.augmented_indices([50], 3) == [50]
 
 
 # --- a run

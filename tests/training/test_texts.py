@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from moonshine_tune.audio.samples import Samples
+from moonshine_tune.audio.speech_engine import EspeakEngine, Prosody
 from moonshine_tune.config.settings import DataSettings, RunSettings
 from moonshine_tune.core.errors import AudioError, NegativeAnswerError, RequestError
 from moonshine_tune.core.progress import SilentProgress
@@ -14,13 +16,6 @@ from moonshine_tune.data.synthesis.intelligibility import Judgement
 from moonshine_tune.training.texts import TextsRequest, synthesize_for_run
 
 pytest.importorskip("espeakng_loader", reason="the package espeakng-loader is missing")
-
-
-@pytest.fixture
-def texts(tmp_path: Path) -> Path:
-    path = tmp_path / "texts.txt"
-    path.write_text("".join(f"item {{digits:1}} {n}\n" for n in range(60)), encoding="utf-8")
-    return path
 
 
 def _speech(out: Path, settings: RunSettings, **request):
@@ -33,7 +28,7 @@ def _speech(out: Path, settings: RunSettings, **request):
     }
 
 
-def _few(path: Path, count: int = 6) -> Path:
+def _lines(path: Path, count: int = 6) -> Path:
     path.write_text("".join(f"line {n}\n" for n in range(count)), encoding="utf-8")
     return path
 
@@ -41,7 +36,7 @@ def _few(path: Path, count: int = 6) -> Path:
 def test_few_texts_are_dev_in_other_voices_and_a_second_attempt_uses_the_speech(
     tmp_path: Path,
 ) -> None:
-    texts, out = _few(tmp_path / "few.txt"), tmp_path / "run"
+    texts, out = _lines(tmp_path / "few.txt"), tmp_path / "run"
     data = _speech(out, RunSettings(), texts=texts)
     assert {item.text for item in data["dev"]} == {item.text for item in data["train"]}
     assert not {item.speaker for item in data["dev"]} & {item.speaker for item in data["train"]}
@@ -50,18 +45,17 @@ def test_few_texts_are_dev_in_other_voices_and_a_second_attempt_uses_the_speech(
     before = audio.stat().st_mtime_ns
     _speech(out, RunSettings(), texts=texts)
     assert audio.stat().st_mtime_ns == before
-    _few(texts, 5)
+    _lines(texts, 5)
     with pytest.raises(RequestError, match="another request"):
         _speech(out, RunSettings(), texts=texts)
 
 
 def test_a_share_of_many_texts_is_held_out_and_a_sentence_of_each_term(
-    tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("moonshine_tune.training.texts._CLIPS", 1)
-    terms = tmp_path / "terms.txt"
+    texts, terms = _lines(tmp_path / "texts.txt", 60), tmp_path / "terms.txt"
     terms.write_text("Wallasey\nTrent\n", encoding="utf-8")
-    texts.write_text("".join(f"item {n}\n" for n in range(60)), encoding="utf-8")
     data = _speech(tmp_path / "run", RunSettings(), texts=texts, terms=terms)
     assert len(data["train"]) == 54 + 8 and len(data["dev"]) == 6 + 2
     assert not {item.text for item in data["dev"]} & {item.text for item in data["train"]}
@@ -72,7 +66,7 @@ def test_a_share_of_many_texts_is_held_out_and_a_sentence_of_each_term(
 
 def test_beside_real_clips_all_texts_train_and_dev_stays_real(tmp_path: Path) -> None:
     settings = RunSettings(data=DataSettings(train=tmp_path / "real.jsonl"))
-    data = _speech(tmp_path / "run", settings, texts=_few(tmp_path / "few.txt", 3))
+    data = _speech(tmp_path / "run", settings, texts=_lines(tmp_path / "few.txt", 3))
     assert set(data) == {"synthetic"} and {item.text for item in data["synthetic"]} == {
         "line 0", "line 1", "line 2",
     }  # fmt: skip
@@ -83,8 +77,16 @@ def test_a_folder_with_a_run_is_refused_before_anything_is_spoken(tmp_path: Path
     out.mkdir()
     (out / "run.json").write_text("{}")
     with pytest.raises(RequestError, match="not empty"):
-        _speech(out, RunSettings(), texts=_few(tmp_path / "few.txt"))
+        _speech(out, RunSettings(), texts=_lines(tmp_path / "few.txt"))
     assert [path.name for path in out.iterdir() if not path.name.startswith(".")] == ["run.json"]
+
+
+def test_several_processes_are_told_to_synthesize_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RequestError, match="several train together"):
+        _speech(tmp_path / "run", RunSettings(), texts=_lines(tmp_path / "few.txt"))
 
 
 # --- corpora: what is not understood, and what a slow engine has spoken
@@ -121,13 +123,11 @@ def test_clips_that_are_not_understood_are_left_out_and_listed(tmp_path: Path) -
 def test_a_slow_engine_goes_on_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from moonshine_tune.audio.speech_engine import EspeakEngine
-
     monkeypatch.setattr(EspeakEngine, "is_slow", True)
     spoken: list[str] = []
     speak = EspeakEngine.speak
 
-    def counted(self, text, voice, prosody):
+    def counted(self: EspeakEngine, text: str, voice: str, prosody: Prosody) -> Samples:
         if text == "three" and "three" not in spoken:
             spoken.append(text)
             raise AudioError("stopped")

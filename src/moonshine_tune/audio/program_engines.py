@@ -6,12 +6,12 @@ and within a time; what it wrote is read as any recording.
 
 import hashlib
 import os
+import platform
 import re
 import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -87,7 +87,7 @@ class SayEngine(ProgramEngine):
     name = "say"
 
     def __init__(self) -> None:
-        if sys.platform != "darwin":
+        if platform.system() != "Darwin":
             raise MachineError("say exists on macOS only", hint="take --engine espeak")
         self._program = _program("say", "it is part of macOS")
         self.version = os.uname().release

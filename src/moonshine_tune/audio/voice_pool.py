@@ -90,6 +90,11 @@ class VoicePool:
         """The version of each engine."""
         return {name: engine.version for name, engine in self._engines.items()}
 
+    @property
+    def is_slow(self) -> bool:
+        """Whether some engine takes long for a clip."""
+        return any(engine.is_slow for engine in self._engines.values())
+
     def engine_of(self, voice: str) -> tuple[SpeechEngine, str]:
         """The engine of a voice, and its name there.
 

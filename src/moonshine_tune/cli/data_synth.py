@@ -118,8 +118,6 @@ def synth(
     prompts = choose_prompts(sources, progress)
     with VoicePool.open(_words(engine), progress, command=engine_command) as pool:
         chosen = pool.voices(voice_set) if voices is None else tuple(_words(voices))
-        for voice in chosen:
-            pool.check_voice(voice)
         result = synthesize_corpus(
             prompts,
             out,

@@ -9,6 +9,7 @@ from typer import Option
 
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, number, refuse, show, table
 from moonshine_tune.cli.options import OutFolder
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.text import quoted
 
 if TYPE_CHECKING:
@@ -130,6 +131,11 @@ def _texts_request(
 ) -> "TextsRequest | None":
     """The texts to synthesize; None where none are named."""
     if texts is None and terms is None:
+        if engine != "espeak" or engine_command is not None or check is not None:
+            raise RequestError(
+                "--engine, --engine-command and --check are of texts that are synthesized",
+                hint="name them with --texts FILE or --terms FILE",
+            )
         return None
     from moonshine_tune.training.texts import TextsRequest
 

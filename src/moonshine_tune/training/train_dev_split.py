@@ -1,7 +1,7 @@
 """The training clips and dev of a run, given or held out: real voices before synthetic ones."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import RequestError
@@ -41,8 +41,10 @@ def train_and_dev(settings: RunSettings, data: TrainingData) -> TrainAndDev:
     train: Sequence[Utterance] = data.training_clips
     if data.dev is not None:
         dev = _real_or_all(data.dev.utterances, remarks)
-        voices = voices_of(data.train, data.dev)
-        remarks += _check_dev_is_separate(settings, data.train, data.dev, voices)
+        scored = replace(data.dev, utterances=tuple(dev))
+        voices = voices_of(data.train, scored)
+        trained = replace(data.train, utterances=data.training_clips)
+        remarks += _check_dev_is_separate(settings, trained, scored, voices)
     else:
         parts = _hold_out(settings, train, data.train)
         held_out = f"held {len(parts.dev)} of {len(train)} utterances out, by {parts.by}"

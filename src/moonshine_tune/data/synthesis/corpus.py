@@ -139,9 +139,10 @@ def synthesize_corpus(
             pool = stack.enter_context(VoicePool.open([EspeakEngine.name], progress))
         for voice in voices:
             pool.check_voice(voice)
+        voices = tuple(dict.fromkeys(map(pool.speaker_of, voices)))
         folder = stack.enter_context(complete_folder(out)).resolve()
-        clips = _speak_all(chosen, voices, options, _ClipStore(out, options.audio_format), pool,
-                           progress)  # fmt: skip
+        store = _ClipStore(out, options.audio_format)
+        clips = _speak_all(chosen, voices, options, store, pool, progress)
         (folder / "audio").mkdir()
         utterances = []
         for clip in clips:
@@ -149,15 +150,17 @@ def synthesize_corpus(
             # A copy: two equal prompts have one clip in the store.
             shutil.copyfile(clip.utterance.audio, path)
             utterances.append(replace(clip.utterance, audio=path))
+        if not pool.is_slow:
+            store.remove()
         kept, judgements = _checked(utterances, chosen, clips, check, progress)
         if judgements:
             records = [item.to_record() for item in judgements]
             write_jsonl_atomic(folder / LEFT_OUT_FILE, records)
         write_manifest(folder / "manifest.jsonl", kept)
         speakers = {utterance.speaker for utterance in kept}
-        used = tuple(name for name in map(pool.speaker_of, voices) if name in speakers)
+        used = tuple(voice for voice in voices if voice in speakers)
         _write_record(folder, options, voices, kept, judgements, pool)
-    _ClipStore(out, options.audio_format).remove()
+    store.remove()
     return SynthesisResult(
         manifest=out / "manifest.jsonl",
         utterances=len(kept),
@@ -213,16 +216,15 @@ def _speak_all(
     One voice after the other, because an engine may hold one at a time.
     """
     total = len(prompts) * options.voices_per_sentence
-    labels = _file_labels([pool.speaker_of(voice) for voice in voices])
+    labels = _file_labels(voices)
     clips: dict[int, _Clip] = {}
-    num_known, keeps = 0, True
+    num_known = 0
     try:
         with progress.stage("synthesizing", total) as stage:
             for index in sorted(range(total), key=lambda index: (index % len(voices), index)):
                 voice_number, number = index % len(voices), index // options.voices_per_sentence
                 voice, prompt = voices[voice_number], prompts[number]
                 engine, own_name = pool.engine_of(voice)
-                keeps = engine.is_slow
                 prosody = _draw_prosody(options.delivery, f"{options.seed}:{voice}:{prompt.text}")
                 used = {name: getattr(prosody, name) for name in engine.uses}
                 path = store.path(
@@ -232,13 +234,12 @@ def _speak_all(
                 num_known += known
                 if not known:
                     store.write(path, pool.speak(prompt.spoken_text, voice, prosody))
-                speaker = pool.speaker_of(voice)
                 spoken = {"spoken": prompt.spoken} if prompt.spoken else {}
                 utterance = Utterance(
                     id=f"s{number + 1:05d}-{labels[voice_number]}",
                     audio=path,
                     text=prompt.text,
-                    speaker=speaker,
+                    speaker=voice,
                     duration=round(audio_info(path).seconds, 4),
                     language=engine.language_of(own_name),
                     extra={SYNTHETIC: True, "engine": engine.name, **used, **spoken},
@@ -247,7 +248,7 @@ def _speak_all(
                 stage.advance()
     except AudioError:
         # The request must change; what a fast engine spoke is spoken again in a moment.
-        if not keeps:
+        if not pool.is_slow:
             store.remove()
         raise
     if num_known:
@@ -304,7 +305,7 @@ def _write_record(
     pool: VoicePool,
 ) -> None:
     SynthesisRecord(
-        voices=[pool.speaker_of(voice) for voice in voices],
+        voices=list(voices),
         voices_per_sentence=options.voices_per_sentence,
         seed=options.seed,
         delivery=asdict(options.delivery),

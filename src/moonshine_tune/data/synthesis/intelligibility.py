@@ -23,7 +23,7 @@ from moonshine_tune.inference.dataset import SpeechDataset, build_dataset
 from moonshine_tune.inference.encoder_cache import StateSource
 from moonshine_tune.inference.token_losses import mean_token_losses
 from moonshine_tune.registry.open import OpenedModel, open_model
-from moonshine_tune.registry.resolve import cached_model
+from moonshine_tune.registry.resolve import cached_model, resolve_model
 
 # Below this share of common letters a person would not take the two for the same sentence.
 LEAST_AGREEMENT = 0.5
@@ -81,7 +81,7 @@ def speech_check(wanted: bool | None, model: str, progress: Progress) -> SpeechC
     Args:
         wanted: whether to check; None checks where the model is on this machine.
 
-    Raises: as of `open_model`, where a check is wanted.
+    Raises: as of `resolve_model`, where a check is wanted.
     """
     if wanted is None:
         wanted = cached_model(model) is not None
@@ -92,7 +92,16 @@ def speech_check(wanted: bool | None, model: str, progress: Progress) -> SpeechC
             )
     if not wanted:
         return None
-    return check_with(open_model(model, dtype="float32", progress=progress))
+    # Fetched before anything is spoken, and loaded after it.
+    resolve_model(model, progress=progress)
+
+    def check(
+        utterances: Sequence[Utterance], terms: Sequence[tuple[str, ...]], progress: Progress
+    ) -> Sequence[Judgement]:
+        opened = open_model(model, dtype="float32", progress=progress)
+        return check_with(opened)(utterances, terms, progress)
+
+    return check
 
 
 def check_with(opened: OpenedModel) -> SpeechCheck:
