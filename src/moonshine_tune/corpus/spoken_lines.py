@@ -47,7 +47,9 @@ def read_spoken_lines(path: Path, what: str, *, comments: bool) -> tuple[SpokenL
             f"no such file of {what}", where=path, hint="name a text file, one per line"
         ) from error
     except UnicodeDecodeError as error:
-        raise RequestError(f"not UTF-8 text (byte {error.start})", where=path) from error
+        raise RequestError(
+            f"{what} cannot be read: not UTF-8 text (byte {error.start})", where=path
+        ) from error
     except OSError as error:
         raise RequestError(f"{what} cannot be read: {error}", where=path) from error
     numbered = list(enumerate(content.splitlines(), start=1))
