@@ -158,3 +158,12 @@ def test_check_reads_lines_of_a_manifest_in_json(tmp_path: Path) -> None:
     content = _lines({"audio_filepath": _A, "text": "one"}, {"audio_filepath": _B, "text": "two"})
     folder = make_folder(tmp_path / "corpus", {"data.json": content}, _RECORDINGS)
     assert check_data([folder / "data.json"], SilentProgress()).manifests[0].utterances == 2
+
+
+@pytest.mark.parametrize("first", ["1e-400", "[[1]]", "{", "null"])
+def test_lines_that_are_no_objects_are_named(first: str, tmp_path: Path) -> None:
+    record = {"audio": {"path": _A}, "text": "one"}
+    content = f"{first}\n{_lines(record)}"
+    with pytest.raises(ProblemsError) as caught:
+        import_folder(tmp_path, {"all.jsonl": content}, _RECORDINGS)
+    assert [":1: " in problem for problem in caught.value.problems] == [True]

@@ -1,5 +1,6 @@
 """TextGrids and ELAN annotations: which tiers have the texts, and which are speakers."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -143,3 +144,12 @@ def test_xml_of_another_kind_is_refused(tmp_path: Path) -> None:
         _import(tmp_path, "talk.txt", "<?xml version='1.0'?>\n<Trans></Trans>")
     with pytest.raises(RequestError, match="cannot be read as an ELAN annotation"):
         _import(tmp_path, "talk.eaf", "<ANNOTATION_DOCUMENT>")
+
+
+@_FORMS
+def test_a_time_beyond_all_numbers_is_refused_by_name(
+    name: str, form: Callable[[dict[str, _Intervals]], str], tmp_path: Path
+) -> None:
+    content = form({"words": [(0, 10**400, "go left")]})
+    with pytest.raises((ProblemsError, RequestError), match="talk"):
+        _import(tmp_path, name, content)

@@ -215,6 +215,9 @@ class TrainSettings(_Section):
     raise it for slow disks."""
     seed: int = Field(default=0, ge=0)
     """Seed of clip order, adapter and dropout. Change it to see how much of a result is chance."""
+    folds: int = Field(default=1, ge=1, le=10)
+    """Trainings with other clips held out each, whose adapters are averaged: all clips are learned
+    from, and the time grows with their number. Set it to 2 or 3 for few speakers."""
 
 
 class RetainSettings(_Section):
@@ -232,7 +235,7 @@ class RetainSettings(_Section):
     """Length of the windows that replay clips are cut into, seconds; 0 = whole clips. Raise it if
     long recordings lose accuracy; a step takes longer."""
     varied_share: float = Field(default=0.5, ge=0, le=1)
-    """Share of the replay windows that are changed in speed, room, line or noise. Lower it to 0 if
+    """Share of the replay windows that are changed in room, line or noise. Lower it to 0 if
     later recordings are all clean reading."""
     encoder_weight: float = Field(default=10.0, ge=0)
     """Weight of the squared distance of the encoder states from the base model's on replay audio,

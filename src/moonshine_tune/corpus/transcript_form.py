@@ -218,6 +218,8 @@ _NAME = r"[^\W\d_][\w.'’-]*(?: [^\W\d_][\w.'’-]*){0,2}"
 _NUMBERED = (r"(?:speaker|spk|guest|voice|sprecher(?:in)?|locuteur|locutrice|intervenant|hablante|"
              r"interlocutor|parlante|falante|spreker|talare|mówca|спикер|диктор|화자|참석자|話者|"
              r"说话人|說話人)[ _-]?(?:\d{1,3}|[A-Z])\b")  # fmt: skip
+# Bounded, so that a long row of digits is read once and not from each of its digits on.
+_CLOCK = r"(?:\d{1,5}:)?\d{1,5}:\d\d[.,]\d{3}"
 _RULES = tuple(
     _Rule(re.compile(pattern), verdict)
     for pattern, verdict in (
@@ -235,7 +237,7 @@ _RULES = tuple(
         (r"&(?:amp;)*(?P<name>[A-Za-z][A-Za-z0-9]{1,30}|#\d{1,7}|#[xX][0-9A-Fa-f]{1,6});", _entity),
         (r"(?<=\w) @(?P<mark>[-,./])@ (?=\w)", _always("markup", r"\g<mark>")),
         # Subtitles: times, overrides of ASS, escaped line breaks.
-        (r"(?:\d+:)?\d+:\d\d[.,]\d{3} *--> *(?:\d+:)?\d+:\d\d[.,]\d{3}", _always("markup", " ")),
+        (rf"{_CLOCK} *--> *{_CLOCK}", _always("markup", " ")),
         (r"\{\\[^{}]*\}", _always("markup", "")),
         (r"(?<![A-Za-z]:)\\[Nnhrt]", _always("markup", " ")),
         # Tags of HTML, WebVTT, aligners and recognizers; `x <y and y> z` is none.

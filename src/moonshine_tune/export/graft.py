@@ -5,7 +5,7 @@ needs no new graphs: the new tensor is quantized and replaces the old one. `matc
 stored tensor by its content. v1 files have one scale a matrix, which is coarse: an adapted matrix
 can get one for each output channel, appended to the file. At each product the runtime multiplies
 such a vector with the scale of the activations, a few nanoseconds a channel: much for the product
-of one token with a wide matrix, and nothing for a tall one or for many frames at once.
+of one token with a square or wide matrix, little for a tall one, nothing for many frames at once.
 """
 
 import shutil
@@ -147,7 +147,7 @@ def _with_channel_scales(
         if isinstance(match.tensor, QuantizedTensor)
         and match.tensor.axis is None
         and match.tensor.name in every_token
-        and not (scales == AUTO and every_token[match.tensor.name] and _is_wide(match.tensor))
+        and (scales == CHANNEL or not every_token[match.tensor.name] or _is_tall(match.tensor))
         and _changed(match.key, base, merged) is not None
     }
     wider = with_channel_scales(file, coarse.values())
@@ -162,10 +162,10 @@ def _with_channel_scales(
     return wider, widened, {match.key for match in matches if match.tensor.name in coarse}
 
 
-def _is_wide(tensor: QuantizedTensor) -> bool:
-    """Whether a product of one token spends its time on scales: more columns than rows."""
+def _is_tall(tensor: QuantizedTensor) -> bool:
+    """Whether a product of one token spends little time on scales: fewer columns than rows."""
     rows, columns = tensor.values.shape
-    return columns > rows
+    return columns < rows
 
 
 def _changed(key: str, base: Mapping[str, Floats], merged: Mapping[str, Floats]) -> Floats | None:

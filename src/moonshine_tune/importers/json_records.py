@@ -120,7 +120,8 @@ def _records(content: str) -> Records:
         document = _parsed(content, parse_json)
         if not isinstance(document, str):
             return _numbered(_inner(document))
-        return parsed if any(isinstance(item, dict) for _, item in parsed) else [("", document)]
+        if not any(isinstance(item, dict) for _, item in parsed):
+            return [("", document)]
     flat: Records = []
     for where, record in parsed:
         if not isinstance(record, dict):

@@ -312,7 +312,7 @@ def load_adapter(model: SpeechModel, path: Path) -> Path:
     config_path = folder / ADAPTER_CONFIG_FILE
     fields = _read_object(config_path, "r", "lora_alpha", "target_modules")
     arguments = lora_fields(fields, config_path)
-    saved = _read_matrices(folder / ADAPTER_WEIGHTS_FILE)
+    saved = read_matrices(folder / ADAPTER_WEIGHTS_FILE)
     _inject_saved(arguments, model, config_path)
     own = dict(adapter_parameters(model.module))
     by_portable = {f"base_model.model.{_portable(name)}": name for name in own}
@@ -377,7 +377,12 @@ def _read_object(path: Path, *keys: str) -> dict[str, Any]:
     return content
 
 
-def _read_matrices(path: Path) -> dict[str, Tensor]:
+def read_matrices(path: Path) -> dict[str, Tensor]:
+    """The tensors of an adapter's file by their names in it.
+
+    Raises:
+        RequestError: the file is damaged.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

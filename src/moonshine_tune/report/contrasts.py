@@ -36,7 +36,8 @@ class Contrast:
 
     Attributes:
         ci95: interval of the difference in points; None where it is not known.
-        voices: whose voices it is for, in a sentence; empty where training has none of them.
+        voices: whose voices it is for, and of which adapter where that is not the one that was
+            kept, in a sentence; empty where neither needs to be said.
     """
 
     set_name: str
@@ -163,7 +164,8 @@ def contrasts_of_run(run: RunPart) -> list[Contrast]:
         if name == "dev" and scored and (after is None or abs(scored.value - after.value) < 0.01):
             after = scored
         voices = run.record.dev_voices if name == "dev" else ""
-        rows.append(replace(_unpaired(name, "torch", before, after), voices=voices))
+        scope = "; ".join(filter(None, (voices, result.scored_adapter)))
+        rows.append(replace(_unpaired(name, "torch", before, after), voices=scope))
     return rows
 
 

@@ -412,10 +412,26 @@ class SelectionRecord(Artifact):
 BETTER, NOT_BETTER, CANARY_LOST = "better", "no better than the base", "canary bound broken"
 
 
+class FoldRecord(Record):
+    """One of the trainings whose adapters were averaged; its scores are of its own adapter.
+
+    Attributes:
+        adapter: its folder, relative to the run.
+        in_mean: whether the mean has it; it has those that are better than the base.
+    """
+
+    adapter: str
+    baseline: SelectionRecord
+    best: SelectionRecord
+    verdict: str
+    in_mean: bool
+
+
 class RunResultRecord(Record):
     """How a run ended. Times in seconds, `prepare_seconds` before the first step.
 
     Attributes:
+        folds: the trainings whose mean the adapter is; empty for a single one.
         verdict: `better`, `no better than the base`, or `canary bound broken`: of the adapter that
             was kept, on the scores of the run itself; empty where it has none.
     """
@@ -432,6 +448,13 @@ class RunResultRecord(Record):
     train_seconds: Number | None = None
     prepare_seconds: Number | None = None
     peak_memory_mb: Number | None = None
+    folds: tuple[FoldRecord, ...] = ()
+
+    @property
+    def scored_adapter(self) -> str:
+        """What the scores are of, where they are not of the adapter that was kept; else empty."""
+        count = sum(fold.in_mean for fold in self.folds)
+        return f"of the first fold alone, not of the mean of {count}" if count > 1 else ""
 
     @property
     def judged(self) -> str:

@@ -21,6 +21,7 @@ from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runs.locations import relative_paths
 from moonshine_tune.training.continued import JOB, ContinuedRun, continue_run
 from moonshine_tune.training.distributed import Distributed, launched_as_rank_zero
+from moonshine_tune.training.folds import check_folds, train_folds
 from moonshine_tune.training.prepare import PreparedTraining, prepare_training
 from moonshine_tune.training.result import TrainResult
 from moonshine_tune.training.trainer import Trainer
@@ -55,12 +56,25 @@ def train(
     with one_writer(out):
         if out.is_dir():
             remove_leftovers(out)
+        if not resume:
+            check_folds(resolved.settings)
         try:
-            return _train(resolved, out, progress, resume=resume, fit=fit)
+            result = _train(resolved, out, progress, resume=resume, fit=fit)
+            if resolved.settings.train.folds == 1 or result.stopped == "interrupted":
+                return result
+            return train_folds(result, progress, partial(_train_fold, progress))
         except KeyboardInterrupt:
             # Before the first step, or after the last one: the steps end by themselves.
             _record_interrupt(RunFolder(out))
             raise
+
+
+def _train_fold(progress: Progress, resolved: ResolvedSettings, out: Path) -> TrainResult:
+    try:
+        return _train(resolved, out, progress, resume=out.exists(), fit=False)
+    except KeyboardInterrupt:
+        _record_interrupt(RunFolder(out))
+        raise
 
 
 def _train(
@@ -72,6 +86,10 @@ def _train(
     device = choose_device(resolved.settings.device.name)
     dtype = choose_dtype(device.device, resolved.settings.device.dtype)
     distributed = Distributed(device.device, dtype.dtype)
+    if resolved.settings.train.folds > 1 and distributed.world_size > 1:
+        raise RequestError(
+            "train.folds needs one process", hint="start it without accelerate launch or torchrun"
+        )
     progress = progress if distributed.is_rank_zero else SilentProgress()
     data = read_training_data(resolved.settings.data)
     memory = check_memory(

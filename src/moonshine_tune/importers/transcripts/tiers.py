@@ -34,7 +34,7 @@ _NO_SPEAKER = re.compile(
 _MOST_SHARED, _LEAST_INSIDE, _LEAST_FILLED = 0.3, 0.9, 0.6
 # What praatio raises for damaged files, beside its own errors.
 _FAULTS = (ValueError, IndexError, KeyError, TypeError, AttributeError, AssertionError,
-           RecursionError)  # fmt: skip
+           RecursionError, OverflowError)  # fmt: skip
 
 Tiers = dict[str, list[Cue]]
 
@@ -95,7 +95,7 @@ def elan(file: Path, content: str, tier: str | None) -> TranscriptFile:
                 text = annotation.findtext("ANNOTATION_VALUE") or ""
                 cues.append(Cue(len(cues) + 1, start, end, text))
             tiers[item.get("TIER_ID") or ""] = cues
-    except (ElementTree.ParseError, KeyError, ValueError) as error:
+    except (ElementTree.ParseError, *_FAULTS) as error:
         raise RequestError(
             f"cannot be read as an ELAN annotation ({error})",
             where=file,
