@@ -11,6 +11,7 @@ GUIDES = (
     "docs/guides/first-adapter.md",
     "docs/guides/your-own-recordings.md",
     "docs/guides/my-own-voice.md",
+    "docs/guides/from-a-text.md",
 )
 RUN_PAGES = ("README.md", *GUIDES)
 # Their shell blocks are read, not run: each command and option must exist.

@@ -28,6 +28,7 @@ from moonshine_tune.core.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from moonshine_tune.audio.samples import Samples
+    from moonshine_tune.data.synthesis.corpus import SynthesisResult
     from moonshine_tune.evaluation.results import Evaluation
     from moonshine_tune.export.api import export_model as export
     from moonshine_tune.inference.recordings import Transcript
@@ -40,6 +41,7 @@ __all__ = [
     "evaluate",
     "export",
     "open_model",
+    "synthesize",
     "train",
     "transcribe",
 ]
@@ -56,6 +58,10 @@ def train(
     dev: AnyPath | None = None,
     replay: AnyPath | None = None,
     canary: AnyPath | None = None,
+    synthetic: AnyPath | None = None,
+    texts: AnyPath | None = None,
+    terms: AnyPath | None = None,
+    engines: Sequence[str] = ("espeak",),
     model: str | None = None,
     parent: AnyPath | None = None,
     preset: str | None = None,
@@ -75,6 +81,9 @@ def train(
         train, dev, replay, canary: manifests; `train` is required unless another source has it.
             `replay` also takes a folder of recordings, "auto", "hub" or "none", as `--replay`.
         parent: run or adapter folder whose adapter the training starts at (`--from`).
+        synthetic: manifest of synthesized clips beside `train`.
+        texts, terms: files of sentences (or templates) and of terms, which are synthesized into
+            the run folder by `engines`.
         settings: any setting by its name, nested or dotted: `{"train.steps": 100}`.
         resume: continue the run in `out` with its own settings.
         fit: change settings until the run fits the memory.
@@ -89,7 +98,13 @@ def train(
     from moonshine_tune.runs.parent import with_parent
     from moonshine_tune.training.run import train as run_training
 
-    manifests = {"train": train, "dev": dev, "replay": replay, "canary": canary}
+    manifests = {
+        "train": train,
+        "dev": dev,
+        "replay": replay,
+        "canary": canary,
+        "synthetic": synthetic,
+    }
     layers = settings_layers(
         preset,
         None if config is None else Path(config),
@@ -103,8 +118,72 @@ def train(
         layers.insert(0, ("run.json", settings_as_run(before)))
     else:
         layers = with_model_preset(with_parent(layers))
-    resolved = resolve_settings([*layers, ("settings", settings or {})])
-    return run_training(resolved, Path(out), progress or SilentProgress(), resume=resume, fit=fit)
+    layers.append(("settings", settings or {}))
+    progress = progress or SilentProgress()
+    if not resume and (texts is not None or terms is not None):
+        from moonshine_tune.training.texts import TextsRequest, synthesize_for_run
+
+        request = TextsRequest(_path(texts), _path(terms), tuple(engines))
+        own = resolve_settings(layers).settings
+        layers.append(synthesize_for_run(request, own, Path(out), progress))
+    resolved = resolve_settings(layers)
+    return run_training(resolved, Path(out), progress, resume=resume, fit=fit)
+
+
+def synthesize(
+    out: AnyPath,
+    *,
+    texts: AnyPath | None = None,
+    templates: AnyPath | None = None,
+    terms: AnyPath | None = None,
+    per_term: int = 5,
+    count: int | None = None,
+    engines: Sequence[str] = ("espeak",),
+    voices: Sequence[str] | str = "all",
+    voices_per_sentence: int = 1,
+    seed: int = 0,
+    check: bool | None = None,
+    model: str = "tiny",
+    progress: Progress | None = None,
+) -> "SynthesisResult":
+    """Synthesize sentences, templates or terms into a new folder with a manifest.
+
+    Args:
+        texts, templates, terms: files; one of the first two, terms, or both.
+        per_term: number of carrier sentences of each term.
+        count: number of sentences, terms aside; None for all, of templates 1,000.
+        engines: espeak, moonshine, say or flite.
+        voices: names, or those of a split: train, dev, test or all.
+        check: leave out what the base model does not understand; None where `model` is here.
+
+    Raises:
+        TuneError: files that cannot be used, no such voice, or an engine that does not work here.
+    """
+    from moonshine_tune.audio.voice_pool import VoicePool
+    from moonshine_tune.data.synthesis.corpus import SynthesisOptions, synthesize_corpus
+    from moonshine_tune.data.synthesis.intelligibility import speech_check
+    from moonshine_tune.data.synthesis.sentence_sources import SentenceSources, choose_prompts
+
+    progress = progress or SilentProgress()
+    sources = SentenceSources(
+        file=_path(texts),
+        templates=_path(templates),
+        terms=_path(terms),
+        per_term=per_term,
+        count=count,
+        seed=seed,
+    )
+    prompts = choose_prompts(sources, progress)
+    with VoicePool.open(tuple(engines), progress) as pool:
+        return synthesize_corpus(
+            prompts,
+            Path(out),
+            voices=pool.voices(voices) if isinstance(voices, str) else tuple(voices),
+            options=SynthesisOptions(seed, voices_per_sentence),
+            pool=pool,
+            check=speech_check(check, model, progress),
+            progress=progress,
+        )
 
 
 def evaluate(

@@ -73,3 +73,53 @@ def test_wrong_requests_exit_with_2_and_a_hint_and_write_nothing(
     captured = capsys.readouterr()
     assert message in captured.err and "hint: " in captured.err
     assert captured.out == "" and list(tmp_path.iterdir()) == []
+
+
+def test_templates_and_terms_by_a_program_of_ones_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = tmp_path / "speak.py"
+    program.write_text(
+        "import sys, wave\n"
+        "with wave.open(sys.argv[2], 'wb') as file:\n"
+        "    file.setparams((1, 2, 16000, 0, 'NONE', ''))\n"
+        "    file.writeframes(bytes(open(sys.argv[1], 'rb').read() * 200)[:9000])\n"
+    )
+    templates, terms = tmp_path / "templates.txt", tmp_path / "terms.txt"
+    templates.write_text("contact {city} {tower|}\n", encoding="utf-8")
+    terms.write_text("Zurich\tzoo rick\n", encoding="utf-8")
+    words = ["data", "synth", "--templates", str(templates), "--list", "city=Zurich,Oslo"]
+    words += ["--terms", str(terms), "--per-term", "2", "--engine", "command", "--no-check"]
+    words += ["--engine-command", f"{sys.executable} -S {program} {{text_file}} {{out}}"]
+    assert run([*words, "--out", str(tmp_path / "out"), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (document["utterances"], document["left_out"]) == (6, 0)
+    utterances = read_manifest(Path(document["manifest"])).utterances
+    assert {item.speaker for item in utterances} == {"command:default"}
+    assert all(item.is_synthetic and item.extra["engine"] == "command" for item in utterances)
+    spoken = {item.text: item.extra.get("spoken") for item in utterances}
+    assert spoken["contact Zurich"] == "contact zoo rick" and spoken["contact Oslo"] is None
+    assert sum("zoo rick" in (text or "") for text in spoken.values()) == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["data", "synth", "--grammar", "general", "--engine", "espeek"], "did you mean 'espeak'"),
+        (
+            ["data", "synth", "--templates", "t.txt", "--list", "city"],
+            "not a name and its items",
+        ),
+        (["data", "synth", "--grammar", "general", "--engine", "command"], "belong together"),
+        (["train", "--train", "x.jsonl", "--engine", "flite"], "name them with --texts"),
+        (["train", "--texts", "missing.txt"], "no such file of sentences"),
+        (["train", "--terms", "missing.txt"], "no such file of key terms"),
+    ],
+)
+def test_requests_for_speech_that_cannot_be_exit_with_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert run([*words, "--out", str(tmp_path / "out")]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and captured.out == ""
+    assert list(tmp_path.iterdir()) == []

@@ -16,11 +16,8 @@ from moonshine_tune.audio.tts import PEAK, VOICE_SETS, SpeechSynthesizer
 from moonshine_tune.core.errors import AudioError, MachineError, ProblemsError, RequestError
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.corpus.manifest import read_manifest
-from moonshine_tune.data.synthesis.corpus import (
-    Delivery,
-    choose_sentences,
-    synthesize_corpus,
-)
+from moonshine_tune.data.synthesis.corpus import Delivery, SynthesisOptions, synthesize_corpus
+from moonshine_tune.data.synthesis.sentence_sources import SentenceSources, choose_prompts
 
 SENTENCE = "Lufthansa four six five two, descend to flight level three one zero."
 
@@ -181,8 +178,15 @@ def test_a_library_that_does_not_load_is_an_error_with_a_hint(
 
 def make(out: Path, sentences=("One two three.", "Four five six.", "Seven eight nine."), **options):
     pytest.importorskip("espeakng_loader", reason="the package espeakng-loader is missing")
-    options.setdefault("voices", ("en-us", "en-us+f2"))
-    return synthesize_corpus(sentences, out, progress=SilentProgress(), **options)
+    voices = options.pop("voices", ("en-us", "en-us+f2"))
+    options = SynthesisOptions(**options)
+    return synthesize_corpus(
+        sentences, out, voices=voices, options=options, progress=SilentProgress()
+    )
+
+
+def choose_sentences(*, progress, **sources):
+    return tuple(prompt.text for prompt in choose_prompts(SentenceSources(**sources), progress))
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -249,9 +253,11 @@ def test_all_problems_of_a_request_are_reported_together(tmp_path: Path) -> None
             (),
             tmp_path / "out",
             voices=("en-us", "en-us"),
-            voices_per_sentence=3,
-            delivery=Delivery(rate_wpm=(200, 100), pitch=(0, 200)),
-            audio_format="mp3",
+            options=SynthesisOptions(
+                voices_per_sentence=3,
+                delivery=Delivery(rate_wpm=(200, 100), pitch=(0, 200)),
+                audio_format="mp3",
+            ),
             progress=SilentProgress(),
         )
     assert len(caught.value.problems) == 6

@@ -74,6 +74,19 @@ def test_a_moved_package_verifies_without_its_inputs(made: MadeUpRun, tmp_path: 
         if shutil.which("sha256sum") else True  # fmt: skip
 
 
+def test_the_card_says_what_was_synthetic_and_names_no_file_of_terms(
+    made: MadeUpRun, tmp_path: Path
+) -> None:
+    made.record["synthetic"] = {"train": 7, "train_real": 0, "dev": 2, "dev_real": 0, "share": 1.0}
+    made.record["settings"]["data"]["terms"] = str(made.folder / "Rumpelstiltskin.txt")
+    made.save_run()
+    package(made.request(), tmp_path / "model", _QUIET)
+    card = (tmp_path / "model" / "README.md").read_text("utf-8")
+    assert "no real voice is in training or in the scores" in card
+    written = [p for p in (tmp_path / "model").rglob("*") if p.suffix in (".json", ".md", ".yaml")]
+    assert written and not any("Rumpelstiltskin" in p.read_text("utf-8") for p in written)
+
+
 def test_the_card_is_filled_from_the_records(made: MadeUpRun, tmp_path: Path) -> None:
     package(made.request(), tmp_path / "model", _QUIET)
     card = (tmp_path / "model" / "README.md").read_text("utf-8")

@@ -17,7 +17,7 @@ from moonshine_tune.audio.noise_bank import open_noise_bank
 from moonshine_tune.config.resolve import PATH_SETTINGS, resolve_settings
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import ProblemsError, RequestError
-from moonshine_tune.core.files import disk_errors
+from moonshine_tune.core.files import disk_errors, sha256_of
 from moonshine_tune.core.nested import flatten, unflatten
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import command_line, git_state, platform_summary, versions
@@ -203,7 +203,13 @@ def _check_not_searched(space: SearchSpace, layers: Layers) -> None:
 def _fingerprints(settings: RunSettings, objectives: Sequence[str]) -> dict[str, str]:
     """sha256 of each manifest. All of them are read: an error shows before the first trial."""
     data = settings.data
-    named = {"train": data.train, "dev": data.dev, "canary": data.canary, "replay": data.replay}
+    named = {
+        "train": data.train,
+        "dev": data.dev,
+        "canary": data.canary,
+        "replay": data.replay,
+        "synthetic": data.synthetic,
+    }
     for name in ("train", "dev"):
         if named[name] is None:
             raise RequestError(f"no {name} manifest", hint=f"name it with: --{name} {name}.jsonl")
@@ -216,7 +222,7 @@ def _fingerprints(settings: RunSettings, objectives: Sequence[str]) -> dict[str,
     for name, path in named.items():
         if not isinstance(path, Path):
             continue
-        manifest = read_manifest(path, require_text=name in ("train", "dev"))
+        manifest = read_manifest(path, require_text=name in ("train", "dev", "synthetic"))
         tests = sum(item.split == "test" for item in manifest.utterances)
         if name in ("train", "dev") and tests:
             raise RequestError(
@@ -225,6 +231,8 @@ def _fingerprints(settings: RunSettings, objectives: Sequence[str]) -> dict[str,
                 hint="choosing by test data spoils it: moonshine-tune data split makes a dev set",
             )
         fingerprints[name] = manifest.sha256
+    if data.terms is not None:
+        fingerprints["terms"] = sha256_of(data.terms)
     for name, path in (("noise", settings.augment.noise), ("rooms", settings.augment.rooms)):
         if path is not None:
             fingerprints[name] = open_noise_bank(path, name).fingerprint

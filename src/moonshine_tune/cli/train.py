@@ -9,14 +9,17 @@ from typer import Option
 
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, number, refuse, show, table
 from moonshine_tune.cli.options import OutFolder
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.text import quoted
 
 if TYPE_CHECKING:
     from moonshine_tune.training.result import TrainResult
+    from moonshine_tune.training.texts import TextsRequest
 
 _EXAMPLE = (
     "Example: moonshine-tune train --train train.jsonl --dev dev.jsonl "
-    "--replay general.jsonl --out runs/a"
+    "--replay general.jsonl --out runs/a ; from texts alone: "
+    "moonshine-tune train --texts texts.txt --out runs/a"
 )
 
 # What to do about an adapter that should not be used, by the verdict.
@@ -56,6 +59,27 @@ def train(
         Path | None,
         Option("--from", help="Run or adapter folder to start at; its recordings are replayed."),
     ] = None,
+    synthetic: Annotated[
+        Path | None, Option(help="Synthesized clips beside --train, a share of each step.")
+    ] = None,
+    texts: Annotated[
+        Path | None,
+        Option(help="Sentences, one per line, or templates: synthesized into the run folder."),
+    ] = None,
+    terms: Annotated[
+        Path | None,
+        Option(help="Terms, one per line: synthesized in carrier sentences. May join --texts."),
+    ] = None,
+    engine: Annotated[
+        str, Option(help="Of --texts: espeak, moonshine, say, flite, command.")
+    ] = "espeak",
+    engine_command: Annotated[
+        str | None, Option(help="Of --engine command: 'program {text_file} {out}'.")
+    ] = None,
+    check: Annotated[
+        bool | None,
+        Option(help="Of --texts: leave out what the base does not understand [default: if here]."),
+    ] = None,
     preset: Annotated[
         str | None, Option(help="Shipped: tiny, medium-pilot, … [default: that of the model].")
     ] = None,
@@ -74,7 +98,13 @@ def train(
     from moonshine_tune.config.resolve import resolve_settings, settings_layers
     from moonshine_tune.registry.model_preset import with_model_preset
 
-    manifests = {"train": train_manifest, "dev": dev, "replay": replay, "canary": canary}
+    manifests = {
+        "train": train_manifest,
+        "dev": dev,
+        "replay": replay,
+        "canary": canary,
+        "synthetic": synthetic,
+    }
     flags = {"model": model, "tracker": tracker}
     layers = settings_layers(
         preset, config, assignments, flags=flags, manifests=manifests, parent=parent
@@ -85,15 +115,45 @@ def train(
         from moonshine_tune.runs.parent import with_parent
 
         layers = with_model_preset(with_parent(layers))
+    progress = TerminalProgress()
+    request = _texts_request(texts, terms, engine, engine_command, check)
+    if request is not None and resume:
+        progress.say("this run has its speech already: --texts and --terms are not read again")
+    elif request is not None:
+        from moonshine_tune.training.texts import synthesize_for_run
+
+        own = resolve_settings(layers).settings
+        layers.append(synthesize_for_run(request, own, out, progress))
     settings = resolve_settings(layers)
 
     from moonshine_tune.training.run import train as run_training
 
-    result = run_training(settings, out, TerminalProgress(), resume=resume, fit=fit)
+    result = run_training(settings, out, progress, resume=resume, fit=fit)
     show(_summary(result), _document(result), as_json=as_json)
     if result.stopped == "interrupted":
         raise typer.Exit(130)
     refuse(result.verdict in _ADVICE)
+
+
+def _texts_request(
+    texts: Path | None,
+    terms: Path | None,
+    engine: str,
+    engine_command: str | None,
+    check: bool | None,
+) -> "TextsRequest | None":
+    """The texts to synthesize; None where none are named."""
+    if texts is None and terms is None:
+        if engine != "espeak" or engine_command is not None or check is not None:
+            raise RequestError(
+                "--engine, --engine-command and --check are of texts that are synthesized",
+                hint="name them with --texts FILE or --terms FILE",
+            )
+        return None
+    from moonshine_tune.training.texts import TextsRequest
+
+    engines = tuple(name.strip() for name in engine.split(",") if name.strip())
+    return TextsRequest(texts, terms, engines, engine_command, check)
 
 
 def _settings_of_run(out: Path) -> Mapping[str, Any]:
@@ -106,12 +166,14 @@ def _settings_of_run(out: Path) -> Mapping[str, Any]:
 def _document(result: "TrainResult") -> dict[str, Any]:
     paths = {"run": str(result.run), "adapter": str(result.adapter)}
     voices = {"voices": result.voices.to_json()} if result.voices else {}
+    synthetic = {"synthetic": result.synthetic.to_json()} if result.synthetic else {}
     return (
         paths
         | {"stopped": result.stopped}
         | result.to_json()
         | voices
         | ({"replay": result.replay.to_json()} if result.replay else {})
+        | synthetic
         | {"remarks": result.remarks}
     )
 
@@ -138,6 +200,7 @@ def _summary(result: "TrainResult") -> str:
         table(["adapter", "dev WER", canary, "strength"], rows),
         *([f"dev WER is {result.voices.sentence}"] if result.voices else []),
         *_general_speech(result),
+        *([f"synthetic speech: {result.synthetic.sentence}"] if result.synthetic else []),
         f"{result.stopped} after {result.steps} steps, {result.train_seconds:.0f} s of training, "
         f"{result.seconds:.0f} s in total, peak {result.peak_memory_mb} MB, "
         f"loss {result.first_loss:.3f} → {result.last_loss:.3f}, "

@@ -17,8 +17,8 @@ from moonshine_tune.core.text import did_you_mean, first_line
 from moonshine_tune.core.yaml import parse_yaml, read_shipped, read_yaml, shipped_names
 
 # Files that a run reads. Like the parent, they are relative to the settings file that names them.
-PATH_SETTINGS = ("data.train", "data.dev", "data.canary", "data.replay", "augment.noise",
-                 "augment.rooms")  # fmt: skip
+PATH_SETTINGS = ("data.train", "data.dev", "data.canary", "data.replay", "data.synthetic",
+                 "data.terms", "augment.noise", "augment.rooms")  # fmt: skip
 PARENT_SETTING = "adapter.parent"
 # The source of settings that the number of recordings decided.
 FEW_RECORDINGS = "few recordings"

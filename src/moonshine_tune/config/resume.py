@@ -31,14 +31,17 @@ MAY_CHANGE = frozenset({
 })  # fmt: skip
 FIXED = frozenset({
     "data.dev_share", "data.normalizer", "data.teach_silence", "data.earlier_share",
+    "data.synthetic_share",
     "adapter.rank", "adapter.alpha", "adapter.dropout", "adapter.sites", "adapter.rslora",
     "adapter.dora", "adapter.parent",
-    "augment.share", "augment.variants", "augment.dev", "augment.noise_chance", "augment.snr_db",
+    "augment.share", "augment.synthetic_share", "augment.variants", "augment.dev",
+    "augment.noise_chance", "augment.snr_db",
     "augment.room_chance", "augment.gain_chance", "augment.gain_db", "augment.speed_chance",
     "augment.speeds", "augment.telephone_chance", "augment.clipping_chance",
     "augment.masking_chance",
     "train.lora_plus_ratio", "train.warmup_share", "train.final_rate_share", "train.weight_decay",
     "train.stages", "train.speaker_balance", "train.easy_first", "train.clip_norm", "train.seed",
+    "train.term_weight",
     "retain.weight", "retain.clips_per_step", "retain.max_clips", "retain.targets",
     "retain.window_s", "retain.varied_share", "retain.encoder_weight",
     "retain.domain_weight", "retain.watched_clips", "retain.strengths",

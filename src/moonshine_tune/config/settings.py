@@ -17,6 +17,9 @@ class _Section(BaseModel):
     )
 
 
+_Probability = Annotated[float, Field(ge=0, le=1)]
+
+
 class DataSettings(_Section):
     """Manifests. Paths in a settings file are relative to that file."""
 
@@ -41,6 +44,15 @@ class DataSettings(_Section):
     recordings, no transcripts needed; `auto` speaks sentences of its own and needs no network,
     `hub` downloads recordings, `none` does without. Give recordings of your own if you have any:
     they keep general speech best."""
+    synthetic: Path | None = None
+    """Manifest of synthesized clips that train beside `train`. Give one, made by `data synth`, if
+    you have more texts than recordings."""
+    synthetic_share: _Probability | None = None
+    """Share of each step that is synthetic, where both kinds train; by default 100 ÷ (100 + real
+    clips), and never more than their share of all clips. Lower it if real voices get worse."""
+    terms: Path | None = None
+    """Terms, one per line, whose tokens weigh `train.term_weight`. Give the words that the model
+    must not miss."""
     normalizer: str | None = None
     """Text normalizer of all scores: english-1, spelled-1 or basic-1; by default chosen by
     language. Change it for spelled letters and digits (spelled-1)."""
@@ -100,15 +112,15 @@ class AdapterSettings(_Section):
     not help; a step takes longer."""
 
 
-_Probability = Annotated[float, Field(ge=0, le=1)]
-
-
 class AugmentSettings(_Section):
     """Audio augmentation, deterministic for a given seed."""
 
     share: float = Field(default=0.0, ge=0, le=1)
     """Share of the drawn training clips that are augmented; 0 = off. Set it to 0.5 if later
     recordings are noisier or more varied than the training set."""
+    synthetic_share: _Probability | None = None
+    """Share of the drawn synthetic clips that are augmented; by default that of `share`. Set it to
+    0.5 or 1 where no real recording trains: synthesizers are cleaner than rooms."""
     variants: int = Field(default=4, ge=0, le=100)
     """Augmented versions of each clip, encoded once before training; 0 = a new version at each
     draw, encoded each time. Raise it for a small corpus; preparation takes longer, steps do not."""
@@ -143,6 +155,11 @@ class AugmentSettings(_Section):
     """Probability of clipped peaks. Raise it for overdriven microphones."""
     masking_chance: _Probability = 0.1
     """Probability of up to three gaps of 60 ms. Raise it for connections that lose packets."""
+
+    @property
+    def highest_share(self) -> float:
+        """The larger of the shares of real and of synthetic clips."""
+        return max(self.share, self.synthetic_share or 0.0)
 
     @model_validator(mode="after")
     def _ranges_rise(self) -> Self:
@@ -199,6 +216,9 @@ class TrainSettings(_Section):
     easy_first: float = Field(default=0.0, ge=0, lt=1)
     """Share of the steps that use only clips on which the base model has a low loss: first the
     easiest third, then the easier two thirds. Try 0.5 for a corpus of very hard clips."""
+    term_weight: float = Field(default=1.0, ge=1, le=100)
+    """Weight in the loss of the tokens of `data.terms`; all others weigh 1. Raise it to 3 if listed
+    terms are still missed."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: far less memory, a third more time. Switch it on
     if a batch of one does not fit."""

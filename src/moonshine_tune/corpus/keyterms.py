@@ -1,7 +1,7 @@
 """Key terms: words that the streaming runtime is biased towards; their recall and false alarms.
 
-A file of key terms is text with one term per line, in the spelling wanted in the transcript. Empty
-lines and lines that start with `#` are ignored.
+A file of key terms is text with one term per line, in the spelling wanted in the transcript. After
+a tab may follow how a synthesizer speaks it. Empty lines and lines that start with `#` are ignored.
 """
 
 import re
@@ -13,6 +13,7 @@ from typing import Any
 
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.corpus.normalizers import Normalizer
+from moonshine_tune.corpus.spoken_lines import SpokenLine, read_spoken_lines
 
 DEFAULT_BOOST = 2.0
 # A word: letters, marks and digits, with punctuation inside.
@@ -79,25 +80,24 @@ class KeyTermScore:
 def read_key_terms(path: Path) -> tuple[str, ...]:
     """The terms of a file, each once, in its order.
 
+    Raises: as of `read_spoken_terms`.
+    """
+    return tuple(dict.fromkeys(item.text for item in read_spoken_terms(path)))
+
+
+def read_spoken_terms(path: Path) -> tuple[SpokenLine, ...]:
+    """The terms of a file with the forms in which a synthesizer speaks them, in its order.
+
     Raises:
         RequestError: no such file, not text, or no term in it.
         ProblemsError: terms with a comma, which separates terms in the runtime; all are listed.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError as error:
-        raise RequestError("no such file of key terms", where=path) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"key terms cannot be read: {error}", where=path) from error
-    terms: dict[str, None] = {}
-    problems = []
-    for number, line in enumerate(lines, start=1):
-        term = " ".join(line.split())
-        if not term or term.startswith("#"):
-            continue
-        if "," in term:
-            problems.append(f"{path}:{number}: {term!r}: write one term per line, without a comma")
-        terms[term] = None
+    terms = read_spoken_lines(path, "key terms", comments=True)
+    problems = [
+        f"{path}:{item.line}: {item.text!r}: write one term per line, without a comma"
+        for item in terms
+        if "," in item.text
+    ]
     if problems:
         raise ProblemsError(f"{len(problems)} lines are not key terms", problems)
     if not terms:
@@ -106,7 +106,7 @@ def read_key_terms(path: Path) -> tuple[str, ...]:
             where=path,
             hint="write one per line; `moonshine-tune data keyterms train.jsonl` proposes some",
         )
-    return tuple(terms)
+    return terms
 
 
 def words_of(text: str) -> list[str]:

@@ -23,6 +23,8 @@ HYPOTHESIS = "hypothesis"
 SET_KEY = "set"
 # Whether a clip of replay audio is held out to be watched; without any, some are chosen.
 HELD_OUT_KEY = "held_out"
+# Whether a synthesizer speaks instead of a person. A key like any other but for training.
+SYNTHETIC = "synthetic"
 _NUMBERS = ("duration", "start", "end", "offset")
 _STRINGS = ("text", "speaker", "language", "split", "session")
 
@@ -65,6 +67,11 @@ class Utterance:
         if self.end is not None:
             return self.end - (self.start or 0.0)
         return self.duration
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether a synthesizer speaks: `"synthetic": true`, or what a table writes for it."""
+        return str(self.extra.get(SYNTHETIC, "")).strip().lower() in ("true", "yes", "1")
 
     @property
     def reference(self) -> str:

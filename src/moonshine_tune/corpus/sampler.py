@@ -5,8 +5,11 @@ an uninterrupted one.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+
+# With so many real clips, synthetic ones are half of a batch.
+_REAL_CLIPS_FOR_HALF = 100
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,74 @@ def weighted_order(members: Sequence[Sequence[int]], weights: Sequence[float]) -
     return order
 
 
+@dataclass(frozen=True)
+class SyntheticMix:
+    """Synthetic clips among real ones, at a fixed share of every step.
+
+    Attributes:
+        is_synthetic: of each utterance.
+        share: of the utterances of a step that are synthetic, 0 to 1.
+    """
+
+    is_synthetic: tuple[bool, ...]
+    share: float
+
+    def part(self, indices: Sequence[int]) -> "SyntheticMix | None":
+        """The mix of some utterances; None where they are all of one kind."""
+        kinds = tuple(self.is_synthetic[index] for index in indices)
+        return SyntheticMix(kinds, self.share) if len(set(kinds)) > 1 else None
+
+    def order(
+        self, order_of: Callable[[Sequence[int]], EpochOrder | None], indices: Sequence[int]
+    ) -> EpochOrder:
+        """Epochs with the share of synthetic clips, evenly spread; as many draws as utterances.
+
+        All clips of a kind are drawn before one of them is drawn again, unless its own order says
+        otherwise.
+
+        Args:
+            order_of: the order of some of all utterances; None draws each once.
+            indices: of these utterances among all.
+        """
+        kinds = [
+            [position for position, value in enumerate(self.is_synthetic) if value is kind]
+            for kind in (False, True)
+        ]
+        own_orders = [
+            order_of([indices[position] for position in members]) or _each_once(len(members))
+            for members in kinds
+        ]
+        total = len(self.is_synthetic)
+
+        def order(rng: random.Random) -> list[int]:
+            # Rounded at random, so that a share below one clip per epoch is drawn in some epochs.
+            num_synthetic = min(int(self.share * total + rng.random()), total)
+            draws = []
+            for members, own, count in zip(
+                kinds, own_orders, (total - num_synthetic, num_synthetic), strict=True
+            ):
+                drawn: list[int] = []
+                while len(drawn) < count:
+                    drawn += [members[position] for position in own(rng)]
+                # At the middles of as many equal parts, a stretch of any length has the share.
+                draws += [((k + 0.5) / count, index) for k, index in enumerate(drawn[:count])]
+            return [index for _, index in sorted(draws)]
+
+        return order
+
+
+def automatic_synthetic_share(num_real: int, num_synthetic: int) -> float:
+    """Share of synthetic clips in a step: 1 without real clips, 1/2 at 100, 1/11 at 1,000.
+
+    It is 100 ÷ (100 + real clips), and never more than their share of all clips: a synthetic clip
+    is not drawn more often than a real one.
+    """
+    if not num_synthetic:
+        return 0.0
+    by_real = _REAL_CLIPS_FOR_HALF / (_REAL_CLIPS_FOR_HALF + num_real)
+    return min(by_real, num_synthetic / (num_real + num_synthetic))
+
+
 def easy_first_stages(
     losses: Sequence[float], steps: int, share: float
 ) -> tuple[CurriculumStage, ...]:
@@ -132,6 +203,7 @@ class BucketSampler:
         accumulation: micro-batches in a step.
         pool_steps: steps in a pool; more saves padding, fewer mixes lengths better.
         order: draws the order of an epoch; the default is each utterance once, shuffled.
+        mix: synthetic clips among real ones: each step has their share, of similar ranks by length.
     """
 
     def __init__(
@@ -143,8 +215,11 @@ class BucketSampler:
         seed: int = 0,
         pool_steps: int = 16,
         order: EpochOrder | None = None,
+        mix: SyntheticMix | None = None,
     ) -> None:
+        self._draws_each_once = order is None
         self._order = order or _each_once(len(seconds))
+        self._mix = mix
         self._seconds = tuple(seconds)
         self._batch_size = batch_size
         self._per_step = batch_size * accumulation
@@ -167,7 +242,7 @@ class BucketSampler:
 
     def drawn(self, steps: int) -> tuple[int, ...]:
         """Every index that the first `steps` steps draw, ascending."""
-        if steps >= self.steps_per_epoch:
+        if self._draws_each_once and steps >= self.steps_per_epoch:
             return tuple(range(len(self._seconds)))
         return tuple(sorted({index for step in range(steps) for index in self.plan(step).indices}))
 
@@ -177,12 +252,31 @@ class BucketSampler:
         steps: list[StepPlan] = []
         for start in range(0, len(order), self._pool):
             pool = order[start : start + self._pool]
-            pool.sort(key=lambda index: (self._seconds[index], index))
+            pool.sort(key=self._by_length)
+            if self._mix is not None:
+                pool = list(self._spread_by_kind(pool, self._mix))
             for step_indices in _chunks(pool, self._per_step):
+                step_indices.sort(key=self._by_length)
                 batches = _chunks(step_indices, self._batch_size)
                 steps.append(StepPlan(tuple(tuple(batch) for batch in batches)))
         rng.shuffle(steps)
         return steps
+
+    def _by_length(self, index: int) -> tuple[float, int]:
+        return self._seconds[index], index
+
+    def _spread_by_kind(self, pool: Sequence[int], mix: SyntheticMix) -> Iterator[int]:
+        """A pool that is sorted by length, so that each step of it has the pool's share.
+
+        Each clip goes to its rank among those of its kind. Sorted by length alone, a step would
+        have the kind whose clips are of that length.
+        """
+        ranked = []
+        for kind in (False, True):
+            members = [index for index in pool if mix.is_synthetic[index] is kind]
+            ranked += [((k + 0.5) / len(members), index) for k, index in enumerate(members)]
+        ranked.sort(key=lambda item: item[0])
+        return (index for _, index in ranked)
 
 
 def _chunks(indices: list[int], size: int) -> list[list[int]]:
@@ -218,6 +312,7 @@ class StagedSampler:
         speakers: of each utterance; needed to balance speakers.
         balance: 0 draws each utterance once per epoch, 1 each speaker equally often.
         earlier: the utterances of an earlier run; speakers that are balanced take its place.
+        mix: synthetic clips among real ones; speakers are balanced within a kind.
     """
 
     def __init__(
@@ -231,6 +326,7 @@ class StagedSampler:
         speakers: Sequence[str | None] = (),
         balance: float = 0.0,
         earlier: EarlierShare | None = None,
+        mix: SyntheticMix | None = None,
     ) -> None:
         self._stages = tuple(stages)
         self._allowed = [
@@ -241,18 +337,26 @@ class StagedSampler:
             )
             for stage in self._stages
         ]
-        self._samplers = [
-            BucketSampler(
-                [seconds[index] for index in allowed],
-                batch_size=batch_size,
-                accumulation=accumulation,
-                seed=seed + number,
-                order=balanced_order([speakers[index] for index in allowed], balance)
-                if balance > 0
-                else _order_with_earlier(allowed, earlier),
+
+        def order_of(members: Sequence[int]) -> EpochOrder | None:
+            if balance > 0:
+                return balanced_order([speakers[index] for index in members], balance)
+            return _order_with_earlier(members, earlier)
+
+        self._samplers = []
+        for number, allowed in enumerate(self._allowed):
+            own_mix = mix.part(allowed) if mix is not None else None
+            order = order_of(allowed) if own_mix is None else own_mix.order(order_of, allowed)
+            self._samplers.append(
+                BucketSampler(
+                    [seconds[index] for index in allowed],
+                    batch_size=batch_size,
+                    accumulation=accumulation,
+                    seed=seed + number,
+                    order=order,
+                    mix=own_mix,
+                )
             )
-            for number, allowed in enumerate(self._allowed)
-        ]
 
     @property
     def utterances_by_stage(self) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from filelock import FileLock
 from moonshine_tune.audio.io import AUDIO_ENDINGS, audio_info, change_tempo, load_audio, write_audio
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 from moonshine_tune.audio.segment import split_at_pauses
-from moonshine_tune.audio.tts import TRAIN_VOICES
+from moonshine_tune.audio.voice_pool import VoicePool
 from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.core.errors import AudioError, MachineError, RequestError, TuneError
 from moonshine_tune.core.files import complete_folder, disk_errors, sha256_of
@@ -34,7 +34,7 @@ from moonshine_tune.corpus.manifest import (
 )
 from moonshine_tune.corpus.splits import evenly_chosen
 from moonshine_tune.data.hub_replay import fetch_hub_replay
-from moonshine_tune.data.synthesis.corpus import Delivery, synthesize_corpus
+from moonshine_tune.data.synthesis.corpus import Delivery, SynthesisOptions, synthesize_corpus
 from moonshine_tune.data.synthesis.general_sentences import replay_sentences
 from moonshine_tune.importers.base import files_below
 from moonshine_tune.importers.cut import cut_recordings
@@ -53,6 +53,8 @@ _SENTENCES_PER_CLIP = 4
 _DELIVERY = Delivery(rate_wpm=(130, 210), pitch=(30, 70), pitch_range=(20, 80))
 # Clear reading by one person: it is held out, and the others are replayed.
 _WATCHED = "two_cities"
+# Those that need no network; what is not on this machine is left out.
+_ENGINES = ("espeak", "say", "flite")
 # There is little human speech on this machine: each piece is replayed at several tempos.
 _TEMPOS = (0.95, 1.0, 1.05)
 # Of a folder. A run replays some 200 clips: more would only cost time to look through.
@@ -260,8 +262,11 @@ def _make_auto(folder: Path, max_s: float, progress: Progress) -> ReplayRecord:
     utterances: list[Utterance] = []
     try:
         progress.say("replay auto: speaking general sentences, once; kept in the cache")
-        utterances += _spoken(folder / "speech", progress)
-        sources.append(f"sentences by {len(TRAIN_VOICES)} voices of espeak-ng")
+        with VoicePool.open(_ENGINES, progress) as pool:
+            utterances += _spoken(folder / "speech", pool, progress)
+            voices = len(pool.voices("train"))
+            engines = " and ".join(n.replace("espeak", "espeak-ng") for n in pool.versions)
+            sources.append(f"sentences by {voices} voices of {engines}")
     except MachineError as error:
         missing = f"{error.message} ({error.hint})"
     recordings = wheel_recordings(cache_root())
@@ -277,7 +282,7 @@ def _make_auto(folder: Path, max_s: float, progress: Progress) -> ReplayRecord:
     return ReplayRecord(kind=AUTO, source=" and ".join(sources), missing=missing)
 
 
-def _spoken(folder: Path, progress: Progress) -> Iterator[Utterance]:
+def _spoken(folder: Path, pool: VoicePool, progress: Progress) -> Iterator[Utterance]:
     """General sentences, several in a clip, in varied voices and rates. Their texts are left out:
     the base model's own are the targets."""
     sentences = replay_sentences()
@@ -286,9 +291,9 @@ def _spoken(folder: Path, progress: Progress) -> Iterator[Utterance]:
     spoken = synthesize_corpus(
         passages,
         folder,
-        voices=TRAIN_VOICES,
-        delivery=_DELIVERY,
-        audio_format="flac",
+        voices=pool.voices("train"),
+        pool=pool,
+        options=SynthesisOptions(delivery=_DELIVERY, audio_format="flac"),
         progress=progress,
     )
     for item in read_manifest(spoken.manifest).utterances:

@@ -12,7 +12,7 @@ from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import SET_KEY, Utterance, read_manifest, write_manifest
 from moonshine_tune.data.replay_audio import recording_pieces
 from moonshine_tune.data.synthesis.atc_grammar import phraseology_split
-from moonshine_tune.data.synthesis.corpus import synthesize_corpus
+from moonshine_tune.data.synthesis.corpus import SynthesisOptions, synthesize_corpus
 from moonshine_tune.data.synthesis.general_sentences import general_sentences
 from moonshine_tune.registry.wheel import WheelAssets
 
@@ -93,8 +93,10 @@ def make_demo_data(
                 texts,
                 scratch / name,
                 voices=voices,
-                seed=seed,
-                voices_per_sentence=_VOICES_PER_SENTENCE if name == "train" else 1,
+                options=SynthesisOptions(
+                    seed=seed,
+                    voices_per_sentence=_VOICES_PER_SENTENCE if name == "train" else 1,
+                ),
                 progress=progress,
             )
         _add_recordings(scratch / "replay", (assets.beckett, assets.endgame))

@@ -13,7 +13,7 @@ from moonshine_tune.audio.samples import Samples
 from moonshine_tune.config.settings import DataSettings
 from moonshine_tune.core.errors import AudioError, RequestError
 from moonshine_tune.core.files import sha256_of
-from moonshine_tune.corpus.manifest import Manifest, Utterance, read_manifest
+from moonshine_tune.corpus.manifest import SYNTHETIC, Manifest, Utterance, read_manifest
 from moonshine_tune.models.base import SpeechModel
 
 
@@ -27,15 +27,23 @@ class TrainingData:
         earlier: what an earlier run was trained on, which is replayed; no id is one of `train`.
         known: ids of `train` that the earlier run was trained on, too.
         shares_voices: whether dev is that of the earlier run, which shared voices with it already.
+        synthetic: synthesized clips beside those of `train`; all its utterances are marked so.
     """
 
     train: Manifest
     dev: Manifest | None = None
     canary: Manifest | None = None
     replay: Manifest | None = None
+    synthetic: Manifest | None = None
     earlier: tuple[Utterance, ...] = ()
     known: frozenset[str] = frozenset()
     shares_voices: bool = False
+
+    @property
+    def training_clips(self) -> tuple[Utterance, ...]:
+        """All utterances that are trained on: new, earlier and synthetic ones."""
+        synthetic = self.synthetic.utterances if self.synthetic else ()
+        return (*self.train.utterances, *self.earlier, *synthetic)
 
     @property
     def by_name(self) -> dict[str, Manifest]:
@@ -44,8 +52,8 @@ class TrainingData:
 
     @property
     def all_trained(self) -> Manifest:
-        """The training manifest with the earlier recordings."""
-        return replace(self.train, utterances=(*self.train.utterances, *self.earlier))
+        """The training manifest with all utterances that are trained on."""
+        return replace(self.train, utterances=self.training_clips)
 
 
 def read_training_data(data: DataSettings) -> TrainingData:
@@ -63,7 +71,14 @@ def read_training_data(data: DataSettings) -> TrainingData:
         None if data.canary is None else _read(data.canary, require_text=False),
         # A word or a folder is no manifest yet.
         read_replay(data.replay) if _is_manifest(data.replay) else None,
+        None if data.synthetic is None else _read_synthetic(data.synthetic),
     )
+
+
+def _read_synthetic(path: Path) -> Manifest:
+    manifest = _read(path, require_text=True)
+    marked = (replace(u, extra=u.extra | {SYNTHETIC: True}) for u in manifest.utterances)
+    return replace(manifest, utterances=tuple(marked))
 
 
 def read_replay(manifest: Path) -> Manifest:

@@ -161,10 +161,12 @@ def workload_of(settings: RunSettings, data: TrainingData) -> Workload:
         return Workload(replays=replays)
     # Augmented versions are stored as the clips themselves are.
     augment = settings.augment
-    versions = {"train": 1 + augment.variants, "dev": 1 + augment.dev} if augment.share else {}
+    versions = {"dev": 1 + augment.dev} if augment.share else {}
+    if augment.highest_share:
+        versions |= dict.fromkeys(("train", "synthetic"), 1 + augment.variants)
     # The teacher transcribes replay audio in the scorer's batches. Without a dev manifest any
     # training clips are held out: what is scored is not known.
-    scored = [total for name, total in seconds_of.items() if name != "train"]
+    scored = [total for name, total in seconds_of.items() if name not in ("train", "synthetic")]
     return Workload(
         clip_s=max(every),
         audio_s=sum(versions.get(name, 1) * total for name, total in seconds_of.items()),

@@ -73,6 +73,11 @@ class TextTokenizer:
         ids: list[int] = self.raw.encode(text, add_special_tokens=False).ids
         return ids
 
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Start and end of each token of `encode` in the characters of `text`."""
+        offsets: list[tuple[int, int]] = self.raw.encode(text, add_special_tokens=False).offsets
+        return offsets
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""
         text: str = self.raw.decode(list(ids), skip_special_tokens=True)

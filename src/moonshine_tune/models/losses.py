@@ -99,7 +99,12 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head: FrozenHead, targets: Tensor, teacher: Tensor | None
+        ctx: Any,
+        hidden: Tensor,
+        head: FrozenHead,
+        targets: Tensor,
+        teacher: Tensor | None,
+        weights: Tensor | None,
     ) -> Tensor:
         gradient = torch.empty_like(hidden)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
@@ -108,9 +113,13 @@ class _HeadLoss(torch.autograd.Function):
             log_probs = F.log_softmax(head.logits(hidden[rows]), dim=-1)
             if teacher is None:
                 ids = targets[rows, None]
-                total -= log_probs.gather(1, ids).sum()
+                taken = log_probs.gather(1, ids)
+                own = None if weights is None else weights[rows, None]
+                total -= (taken if own is None else taken * own).sum()
                 difference = log_probs.exp_()
                 difference.scatter_add_(1, ids, difference.new_full(ids.shape, -1.0))
+                if own is not None:
+                    difference *= own
             else:
                 teacher_log_probs = F.log_softmax(head.logits(teacher[rows]), dim=-1)
                 teacher_probs = teacher_log_probs.exp()
@@ -121,20 +130,23 @@ class _HeadLoss(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * upstream[0].to(gradient.dtype), None, None, None
+        return gradient * upstream[0].to(gradient.dtype), None, None, None, None
 
 
-def head_cross_entropy_sum(hidden: Tensor, head: FrozenHead, targets: Tensor) -> Tensor:
+def head_cross_entropy_sum(
+    hidden: Tensor, head: FrozenHead, targets: Tensor, weights: Tensor | None = None
+) -> Tensor:
     """Sum of the cross-entropy over all targets, in nats, from the decoder's hidden states.
 
     Args:
         hidden: [B, L, W], before the head.
         targets: [B, L], `IGNORED` on padding; fastest on the CPU.
+        weights: [B, L], how much each target counts; None for 1.
     """
-    (rows,), ids = _at_targets(targets, hidden)
-    loss: Tensor = _HeadLoss.apply(rows, head, ids, None)  # type: ignore[no-untyped-call]
+    (rows, *own), ids = _at_targets(targets, hidden, *([] if weights is None else [weights]))
+    loss: Tensor = _HeadLoss.apply(rows, head, ids, None, own[0] if own else None)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -146,7 +158,7 @@ def head_kl_sum(hidden: Tensor, teacher: Tensor, head: FrozenHead, targets: Tens
         targets: [B, L], `IGNORED` on padding; fastest on the CPU.
     """
     (rows, teacher_rows), ids = _at_targets(targets, hidden, teacher)
-    loss: Tensor = _HeadLoss.apply(rows, head, ids, teacher_rows)  # type: ignore[no-untyped-call]
+    loss: Tensor = _HeadLoss.apply(rows, head, ids, teacher_rows, None)  # type: ignore[no-untyped-call]
     return loss
 
 

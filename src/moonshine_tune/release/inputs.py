@@ -33,12 +33,14 @@ from moonshine_tune.runs.records import (
 )
 from moonshine_tune.runtime.layout import RuntimeLayout, read_layout
 
-MANIFEST_ROLES = ("train", "dev", "replay", "canary")
+MANIFEST_ROLES = ("train", "dev", "replay", "canary", "synthetic")
+# Settings in `data` that name files of their owner.
+_PRIVATE_FILES = (*MANIFEST_ROLES, "terms")
 _SAMPLE_CLIPS = 3
 _MAX_SAMPLE_CLIP_S = 15.0
 _RUN_KEYS = ("schema_version", "created", "sources", "device", "dtype", "normalizer", "data",
              "adapter", "seed", "status", "versions", "git", "result", "voices",
-             "replay")  # fmt: skip
+             "replay", "synthetic")  # fmt: skip
 _PARENT_KEYS = ("adapter_sha256", "base_sha256", "steps", "created", "data")
 _EVALUATION_KEYS = ("wer", "cer", "substitutions", "deletions", "insertions", "reference_words",
                     "utterances", "audio_seconds", "rtf", "normalizer", "ci95", "backend",
@@ -377,7 +379,7 @@ def public_run(run: RunRecord) -> RunRecord:
     data = run.settings.get("data", {})
     named = {
         "model": run.settings.get("model", "tiny"),
-        "data": {key: value for key, value in data.items() if key not in MANIFEST_ROLES},
+        "data": {key: value for key, value in data.items() if key not in _PRIVATE_FILES},
     }
     if "parent" in run.settings.get("adapter", {}):
         # A folder of this machine; `lineage` has its fingerprint.

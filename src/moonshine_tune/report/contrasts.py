@@ -170,7 +170,7 @@ def contrasts_of_run(run: RunPart) -> list[Contrast]:
         before, parent, after = (_rate_in(ScoreRecord(wer=wer)) for wer in wers)
         if name == "dev" and scored and (after is None or abs(scored.value - after.value) < 0.01):
             after = scored
-        voices = _voices_in(run.record) if name == "dev" else ""
+        voices = run.record.dev_voices if name == "dev" else ""
         scope = "; ".join(filter(None, (voices, result.scored_adapter)))
         canary = short(best.canary, 80) if name == "canary" else ""
         row = _unpaired(name, "torch", before, after)

@@ -109,6 +109,7 @@ def _facts(
         *(("started at" if number == 1 else f"{number} runs back", item.path or "an adapter",
            item.summary)
           for number, item in enumerate(record.lineage, start=1)),
+        ("synthetic speech", record.synthetic and record.synthetic.sentence, ""),
         *((f"data: {name}", f"sha256 {digest}", "") for name, digest in record.data.items()),
         ("code", git.get("commit"), "with uncommitted changes" if git.get("dirty") else ""),
     ]  # fmt: skip

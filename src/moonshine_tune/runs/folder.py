@@ -1,7 +1,8 @@
 """The run folder: what a run was given, did and made, in files that a person can open.
 
 `run.json`, `metrics.jsonl`, `tensorboard/`, `adapter/` (the best), `state/` (to resume), `eval/`;
-`parent/` (the adapter that it started at) where a run goes on from another one.
+`parent/` (the adapter that it started at) where a run goes on from another one, and `synthetic/`
+where texts were synthesized for it.
 """
 
 import json
@@ -18,6 +19,8 @@ from moonshine_tune.core.provenance import command_line, git_state, platform_sum
 from moonshine_tune.runs.records import RunRecord, SelectionRecord
 
 SCHEMA_VERSION = 1
+SPEECH_FOLDER = "synthetic"
+"""Speech that was synthesized for a run, inside its folder; it is there before the run starts."""
 
 
 class RunFolder:
@@ -45,7 +48,8 @@ class RunFolder:
             RequestError: `path` exists already and is not an empty folder.
         """
         is_new = not path.exists()
-        if not is_new and not (path.is_dir() and {p.name for p in path.iterdir()} <= {FOLDER_LOCK}):
+        own = {FOLDER_LOCK, SPEECH_FOLDER}
+        if not is_new and not (path.is_dir() and {p.name for p in path.iterdir()} <= own):
             raise RequestError(
                 "the run folder is not empty",
                 where=path,

@@ -16,7 +16,7 @@ from moonshine_tune.core.nested import flatten
 from moonshine_tune.runs.records import RunRecord
 
 _FLAGS = {"data.train": "--train", "data.dev": "--dev", "data.canary": "--canary",
-          "data.replay": "--replay"}  # fmt: skip
+          "data.replay": "--replay", "data.synthetic": "--synthetic"}  # fmt: skip
 
 
 @dataclass(frozen=True)

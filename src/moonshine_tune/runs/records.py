@@ -348,6 +348,36 @@ class VoicesRecord(Record):
         return VoicesRecord(kind=self.kind)
 
 
+class SyntheticSpeechRecord(Record):
+    """What of a run's speech was synthesized; absent where nothing was.
+
+    Attributes:
+        train, train_real: clips that train, by a synthesizer and by people.
+        dev, dev_real: clips that the adapter is chosen by.
+        share: of the clips of a step that are synthetic, 0 to 1.
+    """
+
+    train: StrictInt = 0
+    train_real: StrictInt = 0
+    dev: StrictInt = 0
+    dev_real: StrictInt = 0
+    share: Number = 0
+
+    @property
+    def sentence(self) -> str:
+        """What that means for the scores, in a sentence."""
+        if self.train_real:
+            share = f"{self.train} of {self.train + self.train_real} training clips are synthetic"
+            train = f"{share}, {self.share:.0%} of each step"
+        else:
+            train = "all training clips are synthetic"
+        if self.dev_real:
+            return f"{train}; dev has real voices only"
+        if self.train_real:
+            return f"{train}; dev is synthetic: its WER says nothing about real voices"
+        return f"{train}, and so is dev: no real voice is in training or in the scores"
+
+
 class EvaluationRecord(Artifact):
     """`result.json`: written by evaluate, demo and plan; read by report and package."""
 
@@ -648,6 +678,7 @@ class RunRecord(Artifact):
         replay: the general speech that was replayed.
         lineage: the adapters that it goes back to, the one that it started at first; none where it
             started at the base.
+        synthetic: what of train and dev was synthesized.
     """
 
     made_by = "moonshine-tune train"
@@ -668,6 +699,7 @@ class RunRecord(Artifact):
     data: dict[str, str | None] = {}
     voices: VoicesRecord | None = None
     replay: ReplayRecord | None = None
+    synthetic: SyntheticSpeechRecord | None = None
     remarks: list[str] = []
     expected_memory_mb: Number | None = None
     adapter: dict[str, StrictBool | StrictInt] = {}
@@ -678,6 +710,13 @@ class RunRecord(Artifact):
     git: Object | None = None
     result: RunResultRecord = RunResultRecord()
     error: str = ""
+
+    @property
+    def dev_voices(self) -> str:
+        """Whose voices the dev WER is for, in a sentence; empty for voices that train has not."""
+        if self.synthetic and self.synthetic.dev:
+            return "for synthetic voices: says nothing about real ones"
+        return self.voices.sentence if self.voices else ""
 
 
 # --- benchmark, export, package
@@ -1057,6 +1096,8 @@ class SynthesisRecord(Artifact):
     delivery: Object = {}
     audio_format: str | None = None
     utterances: StrictInt | None = None
+    left_out: StrictInt | None = None
+    engines: dict[str, str] = {}
     versions: Versions = {}
 
 

@@ -153,7 +153,7 @@ def read_run(path: Path) -> RunSummary:
         remark=problem or record.error or "; ".join([*wrong, *_warnings(verdict)]),
         scored_on=_scored_on(record),
         verdict=verdict,
-        voices=record.voices.sentence if record.voices else "",
+        voices=record.dev_voices,
         canary_name=best.canary_name,
         replay=record.replay.sentence if record.replay else "",
     )

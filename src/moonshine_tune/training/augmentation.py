@@ -37,7 +37,7 @@ def open_noise_banks(settings: AugmentSettings) -> NoiseBanks:
     Raises:
         RequestError: a folder is missing or has no audio, or every probability is 0.
     """
-    if settings.share == 0:
+    if settings.highest_share == 0:
         return NoiseBanks(None, None)
     probabilities = (
         settings.noise_chance if settings.noise else 0,
@@ -69,7 +69,13 @@ class AugmentedDataset:
     def __init__(
         self, dataset: SpeechDataset, settings: AugmentSettings, banks: NoiseBanks, *, seed: int
     ) -> None:
-        self._dataset, self._share, self._variants = dataset, settings.share, settings.variants
+        self._dataset, self._variants = dataset, settings.variants
+        by_kind = settings.share, settings.synthetic_share
+        self._shares = tuple(
+            by_kind[1] if item.is_synthetic and by_kind[1] is not None else by_kind[0]
+            for item in dataset.utterances
+        )
+        self._augments = any(self._shares)
         self._seed = seed
         probabilities = EffectProbabilities(
             noise=settings.noise_chance,
@@ -93,14 +99,14 @@ class AugmentedDataset:
     @cached_property
     def seconds(self) -> Sequence[float]:
         """Length of each version, where they can be counted."""
-        if self._share == 0:
+        if not self._augments:
             return self._dataset.seconds
         count = len(self._dataset) * (1 + self._variants)
         return tuple(self.length(index) for index in range(count))
 
     def augmented_indices(self, indices: Sequence[int], step: int) -> list[int]:
         """The versions of some utterances that step `step` trains on."""
-        if self._share == 0:
+        if not self._augments:
             return list(indices)
         return [self._version(index, step) * len(self._dataset) + index for index in indices]
 
@@ -109,7 +115,7 @@ class AugmentedDataset:
 
         None where each draw makes a new version, so that nothing can be stored.
         """
-        if self._share == 0:
+        if not self._augments:
             return sampler.drawn(steps)
         if self._variants == 0:
             return None
@@ -133,14 +139,24 @@ class AugmentedDataset:
     @property
     def remarks(self) -> tuple[str, ...]:
         """One line on what is augmented; none where nothing is."""
-        if self._share == 0:
+        if not self._augments:
             return ()
         kind = (
             f"one of {self._variants} stored versions of the clip"
             if self._variants
             else "a new version each time, never stored"
         )
-        return (f"augmentation: {self._share:.0%} of the draws use {kind}",)
+        shares = " and ".join(
+            f"{share:.0%} of the draws" + (" of synthetic clips" if is_synthetic else "")
+            for is_synthetic, share in self._shares_by_kind()
+        )
+        return (f"augmentation: {shares} use {kind}",)
+
+    def _shares_by_kind(self) -> list[tuple[bool, float]]:
+        """Whether it is of synthetic clips alone, and a share; one where both have the same."""
+        pairs = zip(self._dataset.utterances, self._shares, strict=True)
+        shares = sorted({(item.is_synthetic, share) for item, share in pairs})
+        return shares if len({share for _, share in shares}) > 1 else [(False, shares[0][1])]
 
     def _recipe(self, index: int) -> Recipe:
         version, utterance = divmod(index, len(self._dataset))
@@ -156,7 +172,7 @@ class AugmentedDataset:
         identifier = self._dataset.utterances[index].id
         # The text is part of what is drawn: another one would change every augmented run.
         rng = random.Random(f"{self._seed}/heard/{step}/{identifier}")
-        if rng.random() >= self._share:
+        if rng.random() >= self._shares[index]:
             return 0
         return 1 + rng.randrange(self._variants) if self._variants else step + 1
 

@@ -22,8 +22,8 @@ from moonshine_tune.inference.dataset import read_training_data
 from moonshine_tune.models.adapter_sum import WeightedAdapter, save_sum
 from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runs.records import BETTER, FoldRecord
-from moonshine_tune.training.prepare import train_and_dev
 from moonshine_tune.training.result import TrainResult
+from moonshine_tune.training.train_dev_split import train_and_dev
 
 TrainFold = Callable[[ResolvedSettings, Path], TrainResult]
 
@@ -97,11 +97,13 @@ def _folds(
 ) -> Iterator[_Fold]:
     """The folds after the first; no clip is held out twice."""
     everything = [*train, *dev]
-    share = len(dev) / len(everything)
-    rest = list(train)
+    # Of clips like those of dev: synthetic ones are not held out where real ones are.
+    is_synthetic = all(item.is_synthetic for item in dev)
+    rest = [item for item in train if item.is_synthetic is is_synthetic]
+    num_held_out = len(dev)
     for number in range(2, count + 1):
         parts = split_utterances(
-            rest, dev=min(share * len(everything) / len(rest), 0.5), test=0.0, seed=seed + number
+            rest, dev=min(num_held_out / max(len(rest), 1), 0.5), test=0.0, seed=seed + number
         )
         if not parts.dev or not parts.train:
             raise RequestError(
@@ -117,7 +119,9 @@ def _settings_of_fold(
     resolved: ResolvedSettings, manifests: dict[str, Path], number: int
 ) -> ResolvedSettings:
     settings = resolved.settings
-    data = settings.data.model_copy(update={**manifests, "shared_speakers": True})
+    # The synthetic clips are in the manifest of the fold.
+    update = {**manifests, "synthetic": None, "shared_speakers": True}
+    data = settings.data.model_copy(update=update)
     train = settings.train.model_copy(update={"folds": 1, "seed": settings.train.seed + number - 1})
     return replace(resolved, settings=settings.model_copy(update={"data": data, "train": train}))
 

@@ -69,15 +69,14 @@ class Objective:
         """This process's losses of an optimizer step, one forward pass at a time.
 
         Each is divided by the token count of the whole step over all processes, so their sum is the
-        mean of the step.
+        mean of the step. Where terms weigh more, it is the weighted mean.
 
         Args:
             max_batch: most clips in a forward pass; 0 for the size that the settings name.
         """
         plan = self._prepared.sampler.plan(step)
-        count = self.num_targets(plan.indices)
         for batch in self._micro_batches(plan, max_batch):
-            yield self.term(batch, step, count)
+            yield self.term(batch, step, plan.indices)
         if self._prepared.replay is not None:
             yield from self._replay_terms(self._prepared.replay, step, max_batch)
 
@@ -90,14 +89,24 @@ class Objective:
         tokens = self._prepared.dataset.tokens
         return sum(len(tokens[index]) + 1 for index in clips)
 
-    def term(self, batch: Sequence[int], step: int, count: int) -> LossTerm:
-        """The loss of some training clips in one forward pass, divided by `count`."""
+    def total_weight(self, clips: Sequence[int]) -> float:
+        """Weight of these target tokens: their number, where no term weighs more."""
+        weights = self._prepared.term_weights
+        return self.num_targets(clips) if weights is None else weights.total(clips)
+
+    def term(self, batch: Sequence[int], step: int, clips: Sequence[int]) -> LossTerm:
+        """The loss of some training clips in one forward pass, as a part of the mean of `clips`."""
         tokens, states = self._prepared.dataset.tokens, self._prepared.states
         kl_weight = self._retain.domain_weight
         indices = self._prepared.augmented.augmented_indices(batch, step)
         with self._distributed.autocast():
             hidden, targets = self._forward(states, indices, [tokens[i] for i in batch])
-            loss = head_cross_entropy_sum(hidden, self._head, targets.targets) / count
+            weights = self._prepared.term_weights
+            own = None
+            if weights is not None:
+                own = weights.batch(batch, targets.targets.shape[1], hidden.device)
+            total = head_cross_entropy_sum(hidden, self._head, targets.targets, own)
+            loss = total / self.total_weight(clips)
             value = loss.detach()
             if kl_weight:
                 # Computed in each step, at the price of a decoder pass: kept for every version of
@@ -108,7 +117,7 @@ class Objective:
                 silent = torch.tensor([not tokens[i] for i in batch])
                 kl_targets = targets.targets.masked_fill(silent[:, None], IGNORED)
                 kl = head_kl_sum(hidden, teacher, self._head, kl_targets)
-                loss = loss + kl * (kl_weight / count)
+                loss = loss + kl * (kl_weight / self.num_targets(clips))
         return LossTerm(loss, {"loss": value})
 
     def largest_batch(self, step: int, max_batch: int) -> int:

@@ -7,17 +7,20 @@ from pathlib import Path
 
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.files import sha256_of
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.corpus.manifest import HELD_OUT_KEY, SET_KEY, Manifest, Utterance
+from moonshine_tune.corpus.keyterms import read_key_terms
+from moonshine_tune.corpus.manifest import HELD_OUT_KEY, SET_KEY, Utterance
 from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.corpus.sampler import (
     CurriculumStage,
     EarlierShare,
     StagedSampler,
+    SyntheticMix,
+    automatic_synthetic_share,
     easy_first_stages,
 )
-from moonshine_tune.corpus.splits import evenly_chosen, find_leaks, split_utterances
-from moonshine_tune.corpus.voices import ONE_VOICE, tiny_set_remark, voice_scope
+from moonshine_tune.corpus.splits import evenly_chosen
 from moonshine_tune.data.base_style import unlearned_style
 from moonshine_tune.inference.dataset import SpeechDataset, TrainingData, build_dataset
 from moonshine_tune.inference.encoder_cache import (
@@ -30,8 +33,7 @@ from moonshine_tune.inference.scored_set import ScoredSet
 from moonshine_tune.inference.token_losses import base_losses
 from moonshine_tune.models.lora import AdapterSummary, inject_lora, load_matrices
 from moonshine_tune.registry.open import OpenedModel
-from moonshine_tune.runs.records import VoicesRecord
-from moonshine_tune.runs.split_record import are_for_known_voices, voices_of
+from moonshine_tune.runs.records import SyntheticSpeechRecord, VoicesRecord
 from moonshine_tune.training.augmentation import (
     AugmentedCopies,
     AugmentedDataset,
@@ -40,6 +42,8 @@ from moonshine_tune.training.augmentation import (
 )
 from moonshine_tune.training.drift import GeneralDrift, prepare_drift
 from moonshine_tune.training.replay import Replay, prepare_replay
+from moonshine_tune.training.term_weights import TermWeights, weigh_terms
+from moonshine_tune.training.train_dev_split import train_and_dev
 from moonshine_tune.training.windows import narrow_share
 
 _AUGMENTED_DEV, _CANARY = "augmented dev", "canary"
@@ -56,6 +60,8 @@ class PreparedTraining:
             the encoder states of those.
         voices: whose voices the scores on dev are for; None for voices that train has not.
         has_parent: whether the adapter starts as another one, and not as none.
+        synthetic: what of train and dev was synthesized; None where nothing was.
+        term_weights: weights of the targets; None where all weigh the same.
         seconds: that the preparation took.
     """
 
@@ -72,6 +78,8 @@ class PreparedTraining:
     normalizer: str
     voices: VoicesRecord | None
     has_parent: bool
+    synthetic: SyntheticSpeechRecord | None
+    term_weights: TermWeights | None
     remarks: tuple[str, ...]
     fingerprints: dict[str, str]
     seconds: float
@@ -158,17 +166,24 @@ def prepare_training(
             narrow=narrow_share(dataset),
         )
     losses = base_losses(dataset, opened, progress) if settings.train.easy_first else ()
-    sampler = _build_sampler(settings, dataset, losses, data)
+    mix = _synthetic_mix(settings, dataset)
+    sampler = _build_sampler(settings, dataset, losses, data, mix)
+    synthetic = _synthetic_speech(dataset, sets["dev"], mix)
+    term_weights = _term_weights(settings, dataset, opened)
     augmented = AugmentedDataset(dataset, settings.augment, banks, seed=settings.train.seed)
     states = cache.source(augmented, augmented.drawn(sampler, settings.train.steps), "train")
     remarks = [*split.remarks, *dataset.remarks, *style_remarks, *augmented.remarks, *set_remarks]
+    remarks += [f"synthetic speech: {synthetic.sentence}"] if synthetic else []
+    remarks += term_weights.remarks if term_weights else ()
     remarks += [*(replay.remarks if replay else ()), *cache.remarks]
     if not cache.needs_encoder:
         freed = release_encoder(opened.model)
         remarks.append(f"encoder: {freed} MB released, all its states are stored")
     for remark in remarks:
         progress.say(remark)
-    manifests = {name: manifest.sha256 for name, manifest in data.by_name.items()}
+    files = {name: manifest.sha256 for name, manifest in data.by_name.items()}
+    if settings.data.terms is not None:
+        files["terms"] = sha256_of(settings.data.terms)
     return PreparedTraining(
         dataset=dataset,
         augmented=augmented,
@@ -183,8 +198,10 @@ def prepare_training(
         normalizer=sets["dev"].normalizer.name,
         voices=split.voices,
         has_parent=parent_dir is not None,
+        synthetic=synthetic,
+        term_weights=term_weights,
         remarks=tuple(remarks),
-        fingerprints=manifests | banks.fingerprints(),
+        fingerprints=files | banks.fingerprints(),
         seconds=time.monotonic() - start_time,
     )
 
@@ -286,13 +303,68 @@ def _held_out(utterances: Sequence[Utterance], watched_clips: int) -> set[int]:
     return set(evenly_chosen(range(len(utterances)), count if count >= _MIN_WATCHED else 0))
 
 
+def _synthetic_mix(settings: RunSettings, dataset: SpeechDataset) -> SyntheticMix | None:
+    """The share of synthetic clips in each step; None where all clips are of one kind."""
+    kinds = tuple(item.is_synthetic for item in dataset.utterances)
+    if len(set(kinds)) < 2:
+        return None
+    share = settings.data.synthetic_share
+    if share is None:
+        share = automatic_synthetic_share(kinds.count(False), kinds.count(True))
+    return SyntheticMix(kinds, share)
+
+
+def _synthetic_speech(
+    dataset: SpeechDataset, dev: ScoredSet, mix: SyntheticMix | None
+) -> SyntheticSpeechRecord | None:
+    """What of train and dev was synthesized; None where nothing was."""
+    num_train = sum(item.is_synthetic for item in dataset.utterances)
+    num_dev = sum(item.is_synthetic for item in dev.utterances)
+    if not num_train and not num_dev:
+        return None
+    return SyntheticSpeechRecord(
+        train=num_train,
+        train_real=len(dataset) - num_train,
+        dev=num_dev,
+        dev_real=len(dev.utterances) - num_dev,
+        share=round(float(num_train > 0) if mix is None else mix.share, 4),
+    )
+
+
+def _term_weights(
+    settings: RunSettings, dataset: SpeechDataset, opened: OpenedModel
+) -> TermWeights | None:
+    """The weights of the targets, computed once; None where all weigh the same.
+
+    Raises:
+        RequestError: a weight without terms, or terms that no training text has.
+    """
+    path, weight = settings.data.terms, settings.train.term_weight
+    if path is None:
+        if weight > 1:
+            raise RequestError(
+                f"train.term_weight={weight:g} needs a list of terms",
+                hint="name it with: --set data.terms=terms.txt, one term per line",
+            )
+        return None
+    terms = read_key_terms(path)
+    if weight == 1:
+        return None
+    return weigh_terms(dataset, terms, weight, opened.model.tokenizer)
+
+
 def _build_sampler(
-    settings: RunSettings, dataset: SpeechDataset, losses: Sequence[float], data: TrainingData
+    settings: RunSettings,
+    dataset: SpeechDataset,
+    losses: Sequence[float],
+    data: TrainingData,
+    mix: SyntheticMix | None,
 ) -> StagedSampler:
     """The order of the utterances, with a bounded share of earlier ones.
 
     Args:
         losses: the base model's per utterance, where easy ones come first; else empty.
+        mix: synthetic clips among real ones.
     """
     train = settings.train
     stages = [CurriculumStage(item.steps, item.max_clip_s) for item in train.stages]
@@ -321,6 +393,7 @@ def _build_sampler(
             frozenset(i for i, item in enumerate(dataset.utterances) if item.id in earlier),
             settings.data.earlier_share,
         ),
+        mix=mix,
     )
     for stage, count in zip(stages, sampler.utterances_by_stage, strict=False):
         if not count:
@@ -329,90 +402,3 @@ def _build_sampler(
                 hint="raise train.stages[].max_clip_s; lengths: moonshine-tune data check",
             )
     return sampler
-
-
-@dataclass(frozen=True)
-class TrainAndDev:
-    """The clips of both sets, whose voices a score on dev is for, and remarks."""
-
-    train: Sequence[Utterance]
-    dev: Sequence[Utterance]
-    voices: VoicesRecord | None
-    remarks: tuple[str, ...]
-
-
-def train_and_dev(settings: RunSettings, data: TrainingData) -> TrainAndDev:
-    """Both sets; without a dev manifest, a share of train is held out, as `data split` does it."""
-    remarks = [
-        f"{name}: {remark}"
-        for name, manifest in data.by_name.items()
-        for remark in manifest.remarks
-    ]
-    trained = data.all_trained
-    train = trained.utterances
-    if data.dev is not None:
-        dev: Sequence[Utterance] = data.dev.utterances
-        voices = voices_of(trained, data.dev)
-        remarks += _check_dev_is_separate(
-            settings, trained, data.dev, voices, is_known=data.shares_voices
-        )
-    else:
-        # Of the new ones: an earlier adapter has an advantage on what it was trained on.
-        new = [item for item in data.train.utterances if item.id not in data.known]
-        parts = split_utterances(
-            new, dev=settings.data.dev_share, test=0.0, seed=settings.train.seed
-        )
-        if not parts.dev or not parts.train:
-            raise RequestError(
-                f"{len(new)} utterances cannot be split into train and dev",
-                where=data.train.path,
-                hint="name a development manifest with: --dev dev.jsonl",
-            )
-        held_out = f"held {len(parts.dev)} of {len(new)} utterances out, by {parts.by}"
-        remarks.append(f"dev: no manifest given, {held_out}")
-        known = (item for item in data.train.utterances if item.id in data.known)
-        train, dev = (*parts.train, *known, *data.earlier), parts.dev
-        voices = VoicesRecord.of(voice_scope(train, dev, by=parts.by))
-    if voices is not None:
-        remarks.append(f"dev: {voices.sentence}")
-    if tiny := tiny_set_remark("dev", dev):
-        remarks.append(f"{tiny}; where WERs are equal, the loss on its words decides")
-    return TrainAndDev(train, dev, voices, tuple(remarks))
-
-
-def _check_dev_is_separate(
-    settings: RunSettings,
-    train: Manifest,
-    dev: Manifest,
-    voices: VoicesRecord | None,
-    *,
-    is_known: bool,
-) -> list[str]:
-    """Refuse a dev set with clips or speakers of train, unless it is for these very voices.
-
-    Args:
-        is_known: whether it was accepted for them by an earlier run.
-    """
-    leaks = find_leaks({"train": train.utterances, "dev": dev.utterances})
-    spans = {(item.audio, item.start, item.end) for item in train.utterances}
-    same = [item.id for item in dev.utterances if (item.audio, item.start, item.end) in spans]
-    if same:
-        raise RequestError(
-            f"{len(same)} of {len(dev)} dev clips are also training clips, such as {same[0]}",
-            where=settings.data.dev,
-            hint="split again: moonshine-tune data split; or leave --dev out",
-        )
-    shared = [leak.value for leak in leaks.speakers]
-    is_one = voices is not None and voices.kind == ONE_VOICE
-    if not shared or is_one or is_known or are_for_known_voices([train, dev]):
-        return []
-    named = ", ".join(shared[:3]) + (", …" if len(shared) > 3 else "")
-    if not settings.data.shared_speakers:
-        raise RequestError(
-            f"dev shares {len(shared)} speakers with train ({named}): its WER would be "
-            "optimistic by several points",
-            where=settings.data.dev,
-            hint="split by speaker: moonshine-tune data split; if the model will serve these very "
-            "voices: --set data.shared_speakers=true",
-        )
-    return [f"dev: shares {len(shared)} speakers with train ({named}), as allowed"]

@@ -5,7 +5,13 @@ from pathlib import Path
 from pydantic import Field
 
 from moonshine_tune.runs.folder import RunFolder
-from moonshine_tune.runs.records import Number, ReplayRecord, RunResultRecord, VoicesRecord
+from moonshine_tune.runs.records import (
+    Number,
+    ReplayRecord,
+    RunResultRecord,
+    SyntheticSpeechRecord,
+    VoicesRecord,
+)
 from moonshine_tune.training.selection import Candidate
 
 
@@ -23,6 +29,7 @@ class TrainResult(RunResultRecord):
         seconds: of the whole command.
         replay: the general speech that was replayed.
         voices: whose voices the scores on dev are for; None for voices that train has not.
+        synthetic: what of train and dev was synthesized; None where nothing was.
         train_seconds, prepare_seconds: of the steps alone, and of what was stored before them.
     """
 
@@ -32,6 +39,7 @@ class TrainResult(RunResultRecord):
     remarks: tuple[str, ...] = Field(exclude=True)
     voices: VoicesRecord | None = Field(default=None, exclude=True)
     replay: ReplayRecord | None = Field(default=None, exclude=True)
+    synthetic: SyntheticSpeechRecord | None = Field(default=None, exclude=True)
     baseline: Candidate
     parent: Candidate | None = None
     best: Candidate

@@ -226,6 +226,7 @@ def _write_record(
         data=prepared.fingerprints | earlier_fingerprint(run),
         **({"voices": prepared.voices} if prepared.voices else {}),
         replay=replay,
+        **({"synthetic": prepared.synthetic} if prepared.synthetic else {}),
         remarks=(*remarks, *memory.remarks, *prepared.remarks),
         adapter=vars(prepared.adapter),
         seed=memory.resolved.settings.train.seed,

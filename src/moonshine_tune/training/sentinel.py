@@ -157,7 +157,7 @@ class Sentinel:
     def _figures(self, objective: Objective, batch: Sequence[int], step: int) -> _Figures:
         parameters = [value for _, value in adapter_parameters(self._model.module)]
         scale = self._distributed.loss_scale
-        loss = objective.term(batch, step, objective.num_targets(batch)).loss
+        loss = objective.term(batch, step, batch).loss
         parts = torch.autograd.grad(
             loss * scale, parameters, allow_unused=True, materialize_grads=True
         )

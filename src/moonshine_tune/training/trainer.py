@@ -455,6 +455,7 @@ class Trainer:
             prepare_seconds=round(self.prepared.seconds, 1),
             peak_memory_mb=memory_mb(self.model.device).peak_resident_mb,
             voices=self.prepared.voices,
+            synthetic=self.prepared.synthetic,
             remarks=(*self.prepared.remarks, *_verdict_remarks(verdict, baseline, best, parent)),
         )
         return result if parent is None else result.model_copy(update={"parent": parent})
