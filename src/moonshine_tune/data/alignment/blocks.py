@@ -22,7 +22,7 @@ _STRAY_LETTERS = 3
 
 
 @dataclass(frozen=True)
-class Block:
+class PieceBlock:
     """Neighboring pieces, and the words of the text between two borders.
 
     Attributes:
@@ -39,10 +39,10 @@ class Block:
     is_sure: tuple[bool, bool]
 
 
-def blocks_of(match: TextMatch) -> list[Block]:
+def blocks_of(match: TextMatch) -> list[PieceBlock]:
     """All pieces with speech, cut where a word beside a border is certain."""
     return [
-        Block(
+        PieceBlock(
             tuple(item.pieces),
             item.first,
             item.end,
