@@ -9,6 +9,7 @@ import pytest
 from moonshine_tune.corpus.sampler import (
     BucketSampler,
     CurriculumStage,
+    SpeakerBalance,
     StagedSampler,
     balanced_order,
     easy_first_stages,
@@ -163,8 +164,7 @@ def test_balanced_epochs_draw_speakers_equally_often() -> None:
         [CurriculumStage(1, 9.0)],
         batch_size=10,
         seed=1,
-        speakers=speakers,
-        balance=1.0,
+        balance=SpeakerBalance(speakers, 1.0),
     )
     drawn = [index for step in range(10) for index in sampler.plan(step).indices]
     counts = {name: sum(speakers[index] == name for index in drawn) for name in "abc"}
@@ -177,8 +177,7 @@ def test_balanced_epochs_draw_speakers_equally_often() -> None:
         [CurriculumStage(1, 9.0)],
         batch_size=10,
         seed=1,
-        speakers=speakers,
-        balance=0.5,
+        balance=SpeakerBalance(speakers, 0.5),
     )
     halfway = [speakers[i] for step in range(10) for i in half.plan(step).indices]
     assert halfway.count("b") == pytest.approx(100 * 15**0.5 / (80**0.5 + 15**0.5 + 5**0.5), abs=1)

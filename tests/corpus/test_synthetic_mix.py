@@ -5,6 +5,7 @@ import pytest
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.corpus.sampler import (
     CurriculumStage,
+    SpeakerBalance,
     StagedSampler,
     SyntheticMix,
     automatic_synthetic_share,
@@ -78,7 +79,7 @@ def test_a_stage_with_one_kind_draws_it_as_ever() -> None:
 
 def test_speakers_are_balanced_within_a_kind() -> None:
     speakers = ["a"] * 27 + ["b"] * 3 + ["voice"] * NUM_SYNTHETIC
-    sampler = _sampler(0.5, speakers=speakers, balance=1.0)
+    sampler = _sampler(0.5, balance=SpeakerBalance(speakers, 1.0))
     drawn = [speakers[i] for step in range(15) for i in sampler.plan(step).indices]
     assert drawn.count("voice") == 60
     assert drawn.count("a") == pytest.approx(drawn.count("b"), abs=2)

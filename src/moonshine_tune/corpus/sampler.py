@@ -305,12 +305,24 @@ def _order_with_earlier(allowed: Sequence[int], earlier: EarlierShare | None) ->
     return weighted_order([new, old], [1.0 - earlier.share, earlier.share])
 
 
+@dataclass(frozen=True)
+class SpeakerBalance:
+    """How far speakers are drawn equally often.
+
+    Attributes:
+        speakers: of each utterance.
+        share: 0 draws each utterance once per epoch, 1 each speaker equally often.
+    """
+
+    speakers: Sequence[str | None]
+    share: float
+
+
 class StagedSampler:
     """Short or easy clips first: one bucket sampler per stage, over the clips that it may draw.
 
     Args:
-        speakers: of each utterance; needed to balance speakers.
-        balance: 0 draws each utterance once per epoch, 1 each speaker equally often.
+        balance: draws speakers more equally; None draws each utterance once per epoch.
         earlier: the utterances of an earlier run; speakers that are balanced take its place.
         mix: synthetic clips among real ones; speakers are balanced within a kind.
     """
@@ -323,8 +335,7 @@ class StagedSampler:
         batch_size: int,
         accumulation: int = 1,
         seed: int = 0,
-        speakers: Sequence[str | None] = (),
-        balance: float = 0.0,
+        balance: SpeakerBalance | None = None,
         earlier: EarlierShare | None = None,
         mix: SyntheticMix | None = None,
     ) -> None:
@@ -339,8 +350,9 @@ class StagedSampler:
         ]
 
         def order_of(members: Sequence[int]) -> EpochOrder | None:
-            if balance > 0:
-                return balanced_order([speakers[index] for index in members], balance)
+            if balance is not None and balance.share > 0:
+                speakers = [balance.speakers[index] for index in members]
+                return balanced_order(speakers, balance.share)
             return _order_with_earlier(members, earlier)
 
         self._samplers = []

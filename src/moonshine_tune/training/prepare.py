@@ -15,6 +15,7 @@ from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.corpus.sampler import (
     CurriculumStage,
     EarlierShare,
+    SpeakerBalance,
     StagedSampler,
     SyntheticMix,
     automatic_synthetic_share,
@@ -387,8 +388,7 @@ def _build_sampler(
         batch_size=train.batch_size,
         accumulation=train.accumulation,
         seed=train.seed,
-        speakers=speakers,
-        balance=train.speaker_balance,
+        balance=SpeakerBalance(speakers, train.speaker_balance),
         earlier=EarlierShare(
             frozenset(i for i, item in enumerate(dataset.utterances) if item.id in earlier),
             settings.data.earlier_share,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.data.alignment.blocks import MADE_UP_LETTERS, MatchedBlock
+from moonshine_tune.data.alignment.blocks import MADE_UP_LETTERS, PieceBlock
 from moonshine_tune.data.alignment.borders import Border, Scores, WordRange, likely_borders
 from moonshine_tune.data.alignment.letters import align_letters
 from moonshine_tune.data.alignment.match import TextMatch
@@ -27,10 +27,10 @@ RateWords = Callable[[Sequence[int], Sequence[int], Sequence[WordRange]], list[S
 
 
 def divide_again(
-    match: TextMatch, blocks: Sequence[MatchedBlock], rate: RateWords, progress: Progress
-) -> list[MatchedBlock]:
+    match: TextMatch, blocks: Sequence[PieceBlock], rate: RateWords, progress: Progress
+) -> list[PieceBlock]:
     """The blocks, those of doubtful stretches divided by likelihood."""
-    result: list[MatchedBlock] = []
+    result: list[PieceBlock] = []
     stretches = list(_stretches(match, blocks))
     with progress.stage("dividing doubtful stretches", len(stretches)) as stage:
         for stretch in stretches:
@@ -39,10 +39,10 @@ def divide_again(
     return result
 
 
-def _stretches(match: TextMatch, blocks: Sequence[MatchedBlock]) -> Iterator[list[MatchedBlock]]:
+def _stretches(match: TextMatch, blocks: Sequence[PieceBlock]) -> Iterator[list[PieceBlock]]:
     """Doubtful blocks with their neighbors, a few at a time; each of the others alone."""
     is_doubtful = [_agreement(match, block) < _ENOUGH_AGREEMENT for block in blocks]
-    stretch: list[MatchedBlock] = []
+    stretch: list[PieceBlock] = []
     for index, block in enumerate(blocks):
         is_joined = is_doubtful[index] or (index > 0 and is_doubtful[index - 1])
         is_full = not is_joined or len(stretch) >= _MOST_BLOCKS
@@ -54,7 +54,7 @@ def _stretches(match: TextMatch, blocks: Sequence[MatchedBlock]) -> Iterator[lis
         yield stretch
 
 
-def _agreement(match: TextMatch, block: MatchedBlock) -> float:
+def _agreement(match: TextMatch, block: PieceBlock) -> float:
     words = [match.words[word].letters for word in block.spoken]
     spoken = match.letters_spoken(block.pieces)
     num_letters = max(len(spoken), sum(map(len, words)))
@@ -74,7 +74,7 @@ def num_equal_letters(spoken: str, words: Sequence[str]) -> int:
     return sum(at >= 0 and spoken[at] == letter for at, letter in zip(partners, text, strict=True))
 
 
-def _is_weak(match: TextMatch, left: MatchedBlock, right: MatchedBlock) -> bool:
+def _is_weak(match: TextMatch, left: PieceBlock, right: PieceBlock) -> bool:
     """Whether no word at the border of two blocks is long enough to be recognized for certain."""
     before = [word for word in left.spoken if match.words[word].letters][-2:][::-1]
     after = [word for word in right.spoken if match.words[word].letters][:2]
@@ -92,9 +92,7 @@ def _is_strong(match: TextMatch, words: Sequence[int]) -> bool:
     return is_long or (len(words) > 1 and all(match.is_sure[word] for word in words))
 
 
-def _divided(
-    match: TextMatch, stretch: Sequence[MatchedBlock], rate: RateWords
-) -> list[MatchedBlock]:
+def _divided(match: TextMatch, stretch: Sequence[PieceBlock], rate: RateWords) -> list[PieceBlock]:
     """The blocks of a stretch, divided where a border is certain."""
     pieces = range(stretch[0].pieces[0], stretch[-1].pieces[-1] + 1)
     words = [word for block in stretch for word in block.spoken]
@@ -110,11 +108,11 @@ def _divided(
 
 def _blocks_between(
     match: TextMatch,
-    stretch: Sequence[MatchedBlock],
+    stretch: Sequence[PieceBlock],
     pieces: Sequence[int],
     words: Sequence[int],
     borders: Sequence[Border],
-) -> Iterator[MatchedBlock]:
+) -> Iterator[PieceBlock]:
     """Pieces and words between certain borders; noise without words is in none."""
     first_piece = first_word = 0
     is_sure = stretch[0].is_sure[0]
@@ -126,7 +124,7 @@ def _blocks_between(
         if spoken or len(match.letters_spoken(inside)) > MADE_UP_LETTERS:
             start = words[first_word] if first_word < len(words) else stretch[-1].end
             end = words[border.word] if border.word < len(words) else stretch[-1].end
-            yield MatchedBlock(
+            yield PieceBlock(
                 tuple(inside),
                 start if first_piece else stretch[0].first,
                 end,

@@ -22,7 +22,7 @@ _STRAY_LETTERS = 3
 
 
 @dataclass(frozen=True)
-class MatchedBlock:
+class PieceBlock:
     """Neighboring pieces, and the words of the text between two borders.
 
     Attributes:
@@ -39,10 +39,10 @@ class MatchedBlock:
     is_sure: tuple[bool, bool]
 
 
-def blocks_of(match: TextMatch) -> list[MatchedBlock]:
+def blocks_of(match: TextMatch) -> list[PieceBlock]:
     """All pieces with speech, cut where a word beside a border is certain."""
     return [
-        MatchedBlock(
+        PieceBlock(
             tuple(item.pieces),
             item.first,
             item.end,

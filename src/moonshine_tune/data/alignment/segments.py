@@ -16,7 +16,7 @@ from moonshine_tune.core.progress import Progress, SilentProgress
 from moonshine_tune.corpus.normalizers import Normalizer
 from moonshine_tune.corpus.transcript_form import clean_text
 from moonshine_tune.data.alignment.again import RateWords, divide_again, num_equal_letters
-from moonshine_tune.data.alignment.blocks import MatchedBlock, blocks_of
+from moonshine_tune.data.alignment.blocks import PieceBlock, blocks_of
 from moonshine_tune.data.alignment.match import SURE_SHARE, SpokenPiece, TextMatch, match_text
 from moonshine_tune.data.alignment.text_words import TextWord
 
@@ -118,7 +118,7 @@ def divide_text(
     return _divided(match, text, blocks)
 
 
-def _divided(match: TextMatch, text: str, blocks: Sequence[MatchedBlock]) -> DividedText:
+def _divided(match: TextMatch, text: str, blocks: Sequence[PieceBlock]) -> DividedText:
     words = match.words
     used = {word for block in blocks for word in block.spoken}
     segments = [_segment(match, text, block) for block in blocks]
@@ -138,7 +138,7 @@ def _runs(flags: Sequence[bool]) -> list[tuple[int, int]]:
     return [(int(start), int(end) - 1) for start, end in zip(starts, ends, strict=True)]
 
 
-def _segment(match: TextMatch, text: str, block: MatchedBlock) -> AlignedSegment:
+def _segment(match: TextMatch, text: str, block: PieceBlock) -> AlignedSegment:
     """The segment of a block."""
     parts = [
         text[match.words[first].start : match.words[last].end]
