@@ -10,7 +10,7 @@ from moonshine_tune.cli.app import run
 from moonshine_tune.core.errors import MachineError, NegativeAnswerError, RequestError
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.data.next_sentences import features
-from moonshine_tune.data.next_sentences.features import Pronunciations
+from moonshine_tune.data.next_sentences.features import WordPhonemes
 from moonshine_tune.data.next_sentences.run import NextRequest, NextResult, next_sentences
 
 _TEXT = """\
@@ -105,9 +105,9 @@ def test_the_set_covers_and_is_the_same_again(text: Path) -> None:
     # Both sentences with the cat would teach the same.
     assert sum("cat" in item.text for item in result.sentences) == 1
     assert all(item.score > 0 for item in result.sentences)
-    assert not Pronunciations(["mat"], "en").remark
-    assert Pronunciations(["mat", ""], "en").pairs("mat") == ("| m", "m æ", "æ t", "t |")
-    assert Pronunciations(["..."], "en").pairs("...") == ()
+    assert not WordPhonemes(["mat"], "en").remark
+    assert WordPhonemes(["mat", ""], "en").pairs("mat") == ("| m", "m æ", "æ t", "t |")
+    assert WordPhonemes(["..."], "en").pairs("...") == ()
 
 
 def test_the_command(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

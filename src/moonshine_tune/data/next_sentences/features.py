@@ -34,7 +34,7 @@ class Wanted:
     unsure: Mapping[str, float] = field(default_factory=dict)
 
 
-class Pronunciations:
+class WordPhonemes:
     """The sounds of words: phonemes of espeak-ng, or letters where it is missing.
 
     Attributes:
@@ -69,7 +69,7 @@ def _pieces(sounds: Sequence[str], size: int) -> tuple[str, ...]:
 
 
 def features_of(
-    words: Sequence[str], wanted: Wanted, sounds: Pronunciations, terms: Sequence[Sequence[str]]
+    words: Sequence[str], wanted: Wanted, sounds: WordPhonemes, terms: Sequence[Sequence[str]]
 ) -> Counter[Feature]:
     """What is in a sentence, and how often.
 

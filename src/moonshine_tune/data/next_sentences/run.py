@@ -23,8 +23,8 @@ from moonshine_tune.data.next_sentences.choose import (
 from moonshine_tune.data.next_sentences.features import (
     TERM,
     Feature,
-    Pronunciations,
     Wanted,
+    WordPhonemes,
     features_of,
     term_words,
 )
@@ -97,7 +97,7 @@ def next_sentences(request: NextRequest, progress: Progress) -> NextResult:
     candidates, remarks = _candidates(request, wanted, set(recorded))
     words = [plain_words(text) for text in candidates]
     all_words = {word for sentence in (*words, *recorded) for word in sentence}
-    sounds = Pronunciations(all_words, request.language)
+    sounds = WordPhonemes(all_words, request.language)
     if sounds.remark:
         remarks.append(sounds.remark)
     terms = term_words(wanted)
