@@ -207,9 +207,9 @@ def test_a_clip_is_left_out_only_if_its_text_fits_another_clip_as_well(
     monkeypatch.setattr(intelligibility, "build_dataset", lambda *_, **__: dataset)
     monkeypatch.setattr(intelligibility, "base_transcripts", lambda *_: ["Thank you."] * 16)
     opened: Any = SimpleNamespace(language="en", model=None)
-    judgements = check_with(opened)(utterances, [()] * 16, SilentProgress())
-    assert all(item.is_doubtful for item in judgements)
-    assert [item.id for item in judgements if not item.is_understood] == ["0", "1"]
+    judgments = check_with(opened)(utterances, [()] * 16, SilentProgress())
+    assert all(item.is_doubtful for item in judgments)
+    assert [item.id for item in judgments if not item.is_understood] == ["0", "1"]
 
 
 def test_a_text_of_a_few_letters_is_not_judged() -> None:

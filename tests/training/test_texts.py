@@ -12,7 +12,7 @@ from moonshine_tune.core.errors import AudioError, NegativeAnswerError, RequestE
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.corpus.manifest import read_manifest
 from moonshine_tune.data.synthesis.corpus import synthesize_corpus
-from moonshine_tune.data.synthesis.intelligibility import Judgement
+from moonshine_tune.data.synthesis.intelligibility import Judgment
 from moonshine_tune.training.texts import TextsRequest, synthesize_for_run
 
 pytest.importorskip("espeakng_loader", reason="the package espeakng-loader is missing")
@@ -95,7 +95,7 @@ def test_several_processes_are_told_to_synthesize_first(
 def _judged(understood: bool):
     def check(utterances, terms, progress):
         return [
-            Judgement(item.id, item.text, "huh", 0.1, fits=understood or n > 0)
+            Judgment(item.id, item.text, "huh", 0.1, fits=understood or n > 0)
             for n, item in enumerate(utterances)
         ]
 

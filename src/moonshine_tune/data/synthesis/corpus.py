@@ -21,7 +21,7 @@ from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import package_version, versions
 from moonshine_tune.corpus.manifest import SYNTHETIC, Utterance, seconds_of, write_manifest
 from moonshine_tune.data.synthesis.intelligibility import (
-    Judgement,
+    Judgment,
     SpeechCheck,
     left_out_remark,
 )
@@ -152,14 +152,14 @@ def synthesize_corpus(
             utterances.append(replace(clip.utterance, audio=path))
         if not pool.is_slow:
             store.remove()
-        kept, judgements = _checked(utterances, chosen, clips, check, progress)
-        if judgements:
-            records = [item.to_record() for item in judgements]
+        kept, judgments = _checked(utterances, chosen, clips, check, progress)
+        if judgments:
+            records = [item.to_record() for item in judgments]
             write_jsonl_atomic(folder / LEFT_OUT_FILE, records)
         write_manifest(folder / "manifest.jsonl", kept)
         speakers = {utterance.speaker for utterance in kept}
         used = tuple(voice for voice in voices if voice in speakers)
-        _write_record(folder, options, voices, kept, judgements, pool)
+        _write_record(folder, options, voices, kept, judgments, pool)
     store.remove()
     return SynthesisResult(
         manifest=out / "manifest.jsonl",
@@ -167,7 +167,7 @@ def synthesize_corpus(
         sentences=len({utterance.text for utterance in kept}),
         seconds=round(seconds_of(kept), 2),
         voices=used,
-        left_out=len(judgements),
+        left_out=len(judgments),
     )
 
 
@@ -273,13 +273,13 @@ def _checked(
     clips: Sequence[_Clip],
     check: SpeechCheck | None,
     progress: Progress,
-) -> tuple[list[Utterance], list[Judgement]]:
-    """The clips to keep, and the judgements of the others, whose files are removed."""
+) -> tuple[list[Utterance], list[Judgment]]:
+    """The clips to keep, and the judgments of the others, whose files are removed."""
     if check is None:
         return list(utterances), []
     terms = [prompts[clip.prompt].terms for clip in clips]
-    judgements = check(utterances, terms, progress)
-    left_out = {item.id: item for item in judgements if not item.is_understood}
+    judgments = check(utterances, terms, progress)
+    left_out = {item.id: item for item in judgments if not item.is_understood}
     kept = [item for item in utterances if item.id not in left_out]
     if not kept:
         worst = next(iter(left_out.values()))
@@ -301,7 +301,7 @@ def _write_record(
     options: SynthesisOptions,
     voices: Sequence[str],
     kept: Sequence[Utterance],
-    left_out: Sequence[Judgement],
+    left_out: Sequence[Judgment],
     pool: VoicePool,
 ) -> None:
     SynthesisRecord(

@@ -36,7 +36,7 @@ _MOST_REMARKED = 3
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Judgment:
     """What the base model wrote of a clip.
 
     Attributes:
@@ -70,7 +70,7 @@ class Judgement:
 
 
 SpeechCheck = Callable[
-    [Sequence[Utterance], Sequence[tuple[str, ...]], Progress], Sequence[Judgement]
+    [Sequence[Utterance], Sequence[tuple[str, ...]], Progress], Sequence[Judgment]
 ]
 """Judges clips by what is in them besides some terms."""
 
@@ -97,7 +97,7 @@ def speech_check(wanted: bool | None, model: str, progress: Progress) -> SpeechC
 
     def check(
         utterances: Sequence[Utterance], terms: Sequence[tuple[str, ...]], progress: Progress
-    ) -> Sequence[Judgement]:
+    ) -> Sequence[Judgment]:
         opened = open_model(model, dtype="float32", progress=progress)
         return check_with(opened)(utterances, terms, progress)
 
@@ -109,7 +109,7 @@ def check_with(opened: OpenedModel) -> SpeechCheck:
 
     def check(
         utterances: Sequence[Utterance], terms: Sequence[tuple[str, ...]], progress: Progress
-    ) -> Sequence[Judgement]:
+    ) -> Sequence[Judgment]:
         terms_of = dict(zip((item.id for item in utterances), terms, strict=True))
         own = [item for item in utterances if (item.language or "en") == opened.language]
         if len(own) < len(utterances):
@@ -122,8 +122,8 @@ def check_with(opened: OpenedModel) -> SpeechCheck:
         )
         name = "checking with the base model"
         texts = base_transcripts(dataset, opened, progress, name)
-        judgements = [
-            Judgement(
+        judgments = [
+            Judgment(
                 item.id,
                 item.text or "",
                 hypothesis,
@@ -131,9 +131,9 @@ def check_with(opened: OpenedModel) -> SpeechCheck:
             )
             for item, hypothesis in zip(dataset.utterances, texts, strict=True)
         ]
-        doubtful = [index for index, item in enumerate(judgements) if item.is_doubtful]
+        doubtful = [index for index, item in enumerate(judgments) if item.is_doubtful]
         fits = _fit_their_text(dataset, doubtful, opened, progress)
-        return [replace(item, fits=fits.get(index)) for index, item in enumerate(judgements)]
+        return [replace(item, fits=fits.get(index)) for index, item in enumerate(judgments)]
 
     return check
 
@@ -201,7 +201,7 @@ def agreement_of(text: str, hypothesis: str, terms: Sequence[str] = ()) -> float
     return None if best is None else round(best, 4)
 
 
-def left_out_remark(utterances: Sequence[Utterance], left_out: Mapping[str, Judgement]) -> str:
+def left_out_remark(utterances: Sequence[Utterance], left_out: Mapping[str, Judgment]) -> str:
     """How many clips are left out and why, and the voices that have most of them."""
     voices = Counter(item.speaker for item in utterances if item.id in left_out)
     total = Counter(item.speaker for item in utterances)
