@@ -1,8 +1,10 @@
 """Names that become folders."""
 
+from pathlib import Path
+
 import pytest
 
-from moonshine_tune.core.names import name_problem, short_label
+from moonshine_tune.core.names import home_expanded, name_problem, short_label
 
 
 @pytest.mark.parametrize("name", ["pilot", "proof-2", "v1.5_a", "größe", "试验", "हिन्दी", "a" * 80])
@@ -42,3 +44,10 @@ def test_a_label_is_short_and_safe() -> None:
     assert short_label("local-my model/v1", "model") == "local-my-model-v1"
     assert short_label("///", "model") == "model"
     assert len(short_label("ü" * 300, "model").encode()) <= 80
+
+
+def test_home_of_nobody_stays_as_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/anna")
+    assert home_expanded("~/a.wav") == Path("/home/anna/a.wav")
+    assert home_expanded("~no-such-user-here/a.wav") == Path("~no-such-user-here/a.wav")
+    assert home_expanded(Path("b~/a.wav")) == Path("b~/a.wav")

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from moonshine_tune.config.settings import REPLAY_WORDS, RunSettings
 from moonshine_tune.core.errors import ProblemsError, RequestError
+from moonshine_tune.core.names import home_expanded
 from moonshine_tune.core.nested import flatten, unflatten
 from moonshine_tune.core.text import did_you_mean, first_line
 from moonshine_tune.core.yaml import parse_yaml, read_shipped, read_yaml, shipped_names
@@ -83,7 +84,7 @@ def absolute_path(name: str, value: str | Path, folder: Path) -> str:
     """
     if str(value) in _WORDS.get(name, ()):
         return str(value)
-    return str((folder / Path(value).expanduser()).absolute())
+    return str((folder / home_expanded(value)).absolute())
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.names import home_expanded
 
 _MB = 1_000_000
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -140,7 +141,7 @@ def cache_root() -> Path:
     """This program's cache folder: MOONSHINE_TUNE_CACHE, or inside the user's cache folder."""
     named = os.environ.get("MOONSHINE_TUNE_CACHE", "").strip()
     if named:
-        return Path(named).expanduser().absolute()
+        return home_expanded(named).absolute()
     from platformdirs import user_cache_path
 
     return user_cache_path("moonshine-tune")

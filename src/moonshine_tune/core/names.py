@@ -4,8 +4,10 @@ A name that a person chose is refused where it is no safe part of a path. Files 
 data (ids, recordings) have hashes as names instead, so that any data can be read.
 """
 
+import os
 import re
 import unicodedata
+from pathlib import Path
 
 MAX_NAME = 80
 # Names of devices on Windows, whatever their ending: a folder with them cannot be copied there.
@@ -32,6 +34,14 @@ def name_problem(name: str) -> str | None:
     if _DEVICE.fullmatch(name):
         return "is reserved for a device on Windows"
     return None
+
+
+def home_expanded(path: str | Path) -> Path:
+    """The path with `~` and `~name` replaced by a home folder; a name of nobody stays as it is.
+
+    `Path.expanduser` fails on such a name, in files of other people too.
+    """
+    return Path(os.path.expanduser(path))  # noqa: PTH111
 
 
 def short_label(text: str, default: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.files import write_jsonl_atomic
 from moonshine_tune.core.json_text import JsonError, parse_json_object
+from moonshine_tune.core.names import home_expanded
 from moonshine_tune.core.text import first_line, quoted
 from moonshine_tune.corpus.speaker_names import clean_name, mean_nobody
 from moonshine_tune.corpus.transcript_form import clean_text
@@ -336,7 +337,7 @@ class _PathResolver:
         return self._paths[audio]
 
     def _resolve(self, audio: str) -> Path:
-        named = self._folder / Path(audio).expanduser()
+        named = self._folder / home_expanded(audio)
         folder, name = named.parent, named.name
         if name in ("", ".."):
             return named.resolve()

@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from moonshine_tune.core.names import home_expanded
 from moonshine_tune.importers.base import Row
 
 
@@ -81,7 +82,7 @@ class RecordingFinder:
         try:
             for written in (name, _plain(name)) if "\\" in name else (name,):
                 for root in self._roots:
-                    path = root / Path(written).expanduser() if name[:1] == "~" else root / written
+                    path = root / home_expanded(written) if name[:1] == "~" else root / written
                     if str(path) in self._known or path.is_file():
                         return self._resolved(path)
         except (OSError, ValueError, RuntimeError):

@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from moonshine_tune.core.device import (
 )
 from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.core.hardware import available_memory_mb, total_memory_mb
+from moonshine_tune.core.names import home_expanded
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.inference.batching import encode_batch_s
 from moonshine_tune.inference.scored_set import score_batch_s
@@ -294,7 +294,7 @@ def model_config(model: str) -> Any:
         RequestError: a folder without a configuration, or a name whose shape is not known.
     """
     record = lookup_model(model)
-    folder = Path(model).expanduser()
+    folder = home_expanded(model)
     if folder.is_dir() and (record is None or "/" in model):
         if not is_checkpoint_folder(folder):
             raise RequestError(

@@ -17,7 +17,7 @@ from moonshine_tune.config.resolve import read_preset, resolve_settings
 from moonshine_tune.config.settings import REPLAY_WORDS
 from moonshine_tune.core.bounded_files import is_file
 from moonshine_tune.core.errors import ProblemsError, RequestError, TuneError
-from moonshine_tune.core.names import name_problem
+from moonshine_tune.core.names import home_expanded, name_problem
 from moonshine_tune.core.text import did_you_mean
 from moonshine_tune.core.yaml import read_shipped, read_yaml, shipped_names
 
@@ -371,7 +371,7 @@ def _missing_files(settings: PlanSettings, folder: Path) -> Iterator[str]:
 def _is_folder(folder: Path, name: str | None) -> bool:
     """Whether a folder of recordings exists."""
     try:
-        return name is not None and (folder / Path(name).expanduser()).is_dir()
+        return name is not None and (folder / home_expanded(name)).is_dir()
     except (OSError, RuntimeError, ValueError):
         return False
 
@@ -379,7 +379,7 @@ def _is_folder(folder: Path, name: str | None) -> bool:
 def _is_file(folder: Path, name: str) -> bool:
     """Whether a manifest exists; a name that no disk or system takes does not."""
     try:
-        return is_file(folder / Path(name).expanduser())
+        return is_file(folder / home_expanded(name))
     except RuntimeError:
         # No user of that name.
         return False

@@ -17,6 +17,7 @@ from moonshine_tune.config.resolve import ResolvedSettings, read_preset, resolve
 from moonshine_tune.config.settings import REPLAY_WORDS
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.hardware import cache_root, chip_name, total_memory_mb
+from moonshine_tune.core.names import home_expanded
 from moonshine_tune.core.nested import flatten, unflatten
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import platform_summary, versions
@@ -99,7 +100,7 @@ class Context:
         made = self.plan.settings.synthesized(role)
         if made is not None:
             return self.folder.phase_dir(made[0]) / "data" / made[1] / "manifest.jsonl"
-        return None if value is None else (self.plan.folder / Path(value).expanduser()).absolute()
+        return None if value is None else (self.plan.folder / home_expanded(value)).absolute()
 
     def manifests(self, *roles: str) -> dict[str, Path]:
         """Manifests by role, those that the plan has."""

@@ -14,6 +14,7 @@ from typing import Any
 from moonshine_tune.core.errors import RequestError, TuneError
 from moonshine_tune.core.files import read_json
 from moonshine_tune.core.hardware import cache_root
+from moonshine_tune.core.names import home_expanded
 from moonshine_tune.core.progress import Progress, SilentProgress
 from moonshine_tune.core.text import quoted
 from moonshine_tune.models.files import ADAPTER_CONFIG_FILE, BASE_FILE
@@ -104,7 +105,7 @@ def is_name_of_base(name: str, path: Path) -> bool:
     A run calls its base by the folder's name or the path as typed, which is found from no other
     folder.
     """
-    if Path(name).expanduser().is_dir() or lookup_model(name) is not None:
+    if home_expanded(name).is_dir() or lookup_model(name) is not None:
         return False
     record = read_base_record(path)
     return record.has_fingerprint and name in (record.weights.get("name"), record.name)
@@ -161,7 +162,7 @@ def _resolve_by_name(record: BaseRecord, *, offline: bool, progress: Progress) -
     last = Path(record.name).name
     cached = _CACHED_NAME.fullmatch(last)
     for name in (record.name, cached[1] if cached else last.removeprefix("moonshine-")):
-        if Path(name).expanduser().is_dir() or lookup_model(name) is not None:
+        if home_expanded(name).is_dir() or lookup_model(name) is not None:
             progress.say(f"base model: {record.name}, as the adapter names it")
             return resolve_model(name, offline=offline, progress=progress)
     raise RequestError(
@@ -197,7 +198,7 @@ def _candidates(record: BaseRecord) -> Iterator[tuple[str, tuple[str, ...] | Non
             yield name, (source,)
     folders = [Path(record.path)] if record.path else []
     if name is not None:
-        typed = Path(name).expanduser()
+        typed = home_expanded(name)
         # Most often a run and its base share a folder that was moved or is not the current one.
         folders += [parent / typed for parent in (Path(), *record.folder.absolute().parents[:4])]
     folders += sorted((cache_root() / "checkpoints").glob("*"))

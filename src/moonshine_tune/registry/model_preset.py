@@ -1,11 +1,11 @@
 """The preset that a model is trained with where none is named."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from moonshine_tune.config.resolve import Layer, read_preset
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.names import home_expanded
 from moonshine_tune.core.nested import flatten
 from moonshine_tune.registry.catalog import lookup_model
 from moonshine_tune.registry.published_configs import config_of_folder
@@ -25,7 +25,7 @@ def preset_of(model: str) -> str:
     if record is not None:
         return "medium" if record.parameters >= _MANY_PARAMETERS else "tiny"
     try:
-        config = config_of_folder(Path(model).expanduser())
+        config = config_of_folder(home_expanded(model))
     except (RequestError, OSError):
         # Whether the model is there is checked when it is opened.
         return "tiny"

@@ -23,7 +23,7 @@ from moonshine_tune.core.files import (
     write_json_atomic,
 )
 from moonshine_tune.core.hardware import cache_root, make_cache_folder
-from moonshine_tune.core.names import short_label
+from moonshine_tune.core.names import home_expanded, short_label
 from moonshine_tune.core.progress import Progress, SilentProgress
 from moonshine_tune.core.text import quoted
 from moonshine_tune.models.files import ADAPTER_CONFIG_FILE
@@ -95,7 +95,7 @@ def resolve_model(
     """
     cache = cache or cache_root()
     progress = progress or SilentProgress()
-    folder = Path(name_or_path).expanduser()
+    folder = home_expanded(name_or_path)
     record = lookup_model(name_or_path)
     if folder.is_dir() and (record is None or os.sep in name_or_path):
         return _from_folder(folder, cache, progress)

@@ -12,6 +12,7 @@ from moonshine_tune.audio.io import load_audio
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
 from moonshine_tune.core.errors import TuneError
 from moonshine_tune.core.files import sha256_of
+from moonshine_tune.core.names import home_expanded
 from moonshine_tune.corpus.manifest import ManifestScan, Utterance, scan_manifest
 
 MAX_CLIP_S = 30.0
@@ -115,7 +116,7 @@ class Recordings:
     def _moved(self, named: Sequence[Path]) -> Iterator[Path]:
         """The paths as named, and the same below folders above, if all was moved together."""
         for path in named:
-            yield path.expanduser()
+            yield home_expanded(path)
             for above in (self._root, *self._root.parents[:2]):
                 for depth in range(2, min(len(path.parts), 5)):
                     yield above.joinpath(*path.parts[-depth:])

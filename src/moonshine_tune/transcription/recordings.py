@@ -8,6 +8,7 @@ from pathlib import Path
 
 from moonshine_tune.audio.io import AUDIO_ENDINGS
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.names import home_expanded
 from moonshine_tune.core.text import quoted
 from moonshine_tune.corpus.manifest import Utterance, read_manifest
 from moonshine_tune.importers.base import files_below
@@ -72,7 +73,7 @@ def find_recordings(inputs: Sequence[str], stdin: Iterable[str]) -> tuple[Record
         lines = [line.rstrip("\r\n") for line in stdin] if name == STDIN else [name]
         for line in lines:
             if line.strip():
-                for source in _inputs_of(Path(line).expanduser()):
+                for source in _inputs_of(home_expanded(line)):
                     utterance = source.utterance
                     key = (utterance.audio, utterance.start, utterance.end)
                     sources.setdefault(key, source)
