@@ -72,7 +72,7 @@ def test_what_is_recorded_counts(by_letters: None, text: Path, tmp_path: Path) -
     result = _next(text, terms=terms, recorded=(recorded,), count=10)
     texts = [item.text for item in result.sentences]
     assert "we like Ceph and Kubernetes" not in texts
-    assert "Ceph: 1 take yet" in result.sentences[texts.index("Ceph is a pool of disks")].why
+    assert "Ceph: 1 take so far" in result.sentences[texts.index("Ceph is a pool of disks")].why
     # The sentence that is nearly recorded teaches least.
     assert texts[-1] == "the cat sat on a mat"
     assert any("2 sentences are recorded already" in remark for remark in result.remarks)

@@ -89,7 +89,7 @@ def _reasons(item: Sentence, have: Mapping[Feature, int], wanted: Wanted) -> tup
     for kind, name in item.features:
         by_kind[kind].append(name)
     reasons = [
-        f"{name}: {have[TERM, name] or 'no'} {'take' if have[TERM, name] == 1 else 'takes'} yet"
+        f"{name}: {_takes(have[TERM, name])}"
         for name in by_kind[TERM]
     ]
     missed = sorted(by_kind[MISSED], key=lambda name: (-weight_of((MISSED, name), wanted), name))
@@ -107,3 +107,7 @@ def _reasons(item: Sentence, have: Mapping[Feature, int], wanted: Wanted) -> tup
     if new:
         reasons.append(f"{new} new {'pair' if new == 1 else 'pairs'} of sounds")
     return tuple(reasons) or ("more of what there is little of",)
+
+
+def _takes(count: int) -> str:
+    return f"{count} {'take' if count == 1 else 'takes'} so far" if count else "no takes yet"
