@@ -17,7 +17,7 @@ from moonshine_tune.runs.locations import locate
 
 # The first look; each further one is at twice as many clips, up to the most. More would take
 # minutes, and a difference that is not decided then lies close to the margin.
-_FIRST, _MOST = 40, 320
+_FIRST, _MOST = 40, 120
 _PIECE_S = 10.0
 
 
