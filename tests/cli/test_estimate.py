@@ -21,7 +21,7 @@ def test_it_reports_the_peak_by_phase_and_part(capsys: pytest.CaptureFixture[str
     assert code == 0
     assert document["fits"] is True
     assert document["model_parameters"] == 27_092_736
-    assert set(document["phases"]) == {"load", "prepare", "step", "score"}
+    assert set(document["phases"]) == {"load", "prepare", "replay", "step", "score"}
     for parts in document["phases"].values():
         assert parts["total"] == sum(size for name, size in parts.items() if name != "total")
     assert document["peak_bytes"] == max(parts["total"] for parts in document["phases"].values())

@@ -90,6 +90,7 @@ def test_without_espeak_the_recordings_of_the_wheel_are_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(tts, "_installed", _without_espeak)
+    monkeypatch.setattr(replay_audio, "_ENGINES", ("espeak",))
     audio = _find("auto")
     assert audio.record.source == "the recordings of moonshine-voice"
     assert "pip install espeakng-loader" in audio.remark and _clips(audio)
@@ -99,6 +100,7 @@ def test_with_nothing_the_run_goes_on_and_says_what_to_give(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(tts, "_installed", _without_espeak)
+    monkeypatch.setattr(replay_audio, "_ENGINES", ("espeak",))
     monkeypatch.setattr(replay_audio, "wheel_recordings", lambda cache: ())
     audio = _find("auto")
     assert audio.manifest is None and audio.record.kind == "none"

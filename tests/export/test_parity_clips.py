@@ -62,6 +62,11 @@ def test_general_speech_comes_after_the_rest_of_the_set(sets: Callable[..., Path
     assert blocks == [("dev", 30), ("canary", 30), ("replay", 36)]
 
 
+def test_general_speech_that_was_not_asked_for_is_bounded(sets: Callable[..., Path]) -> None:
+    clips = parity_clips(sets(dev=50, replay=400), None)
+    assert _blocks(clips) == [("dev", 10), ("replay", 50), ("replay", 30)]
+
+
 def test_what_cannot_decide_is_not_transcribed(sets: Callable[..., Path]) -> None:
     clips = parity_clips(sets(dev=1, canary=12), None)
     assert list(clips.further("en", 19)) == [] and list(clips.further("en", 13)) != []

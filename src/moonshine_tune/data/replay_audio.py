@@ -22,7 +22,7 @@ from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.core.errors import AudioError, MachineError, RequestError, TuneError
 from moonshine_tune.core.files import complete_folder, disk_errors, sha256_of
 from moonshine_tune.core.hardware import cache_root, make_cache_folder
-from moonshine_tune.core.progress import Progress
+from moonshine_tune.core.progress import Progress, SilentProgress
 from moonshine_tune.core.text import quoted
 from moonshine_tune.corpus.manifest import (
     HELD_OUT_KEY,
@@ -262,7 +262,7 @@ def _make_auto(folder: Path, max_s: float, progress: Progress) -> ReplayRecord:
     utterances: list[Utterance] = []
     try:
         progress.say("replay auto: speaking general sentences, once; kept in the cache")
-        with VoicePool.open(_ENGINES, progress) as pool:
+        with VoicePool.open(_ENGINES, SilentProgress()) as pool:
             utterances += _spoken(folder / "speech", pool, progress)
             voices = len(pool.voices("train"))
             engines = " and ".join(n.replace("espeak", "espeak-ng") for n in pool.versions)

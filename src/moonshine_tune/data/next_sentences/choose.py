@@ -88,10 +88,7 @@ def _reasons(item: Sentence, have: Mapping[Feature, int], wanted: Wanted) -> tup
     by_kind: dict[str, list[str]] = {kind: [] for kind in (TERM, MISSED, UNSURE, SOUND)}
     for kind, name in item.features:
         by_kind[kind].append(name)
-    reasons = [
-        f"{name}: {_takes(have[TERM, name])}"
-        for name in by_kind[TERM]
-    ]
+    reasons = [f"{name}: {_takes(have[TERM, name])}" for name in by_kind[TERM]]
     missed = sorted(by_kind[MISSED], key=lambda name: (-weight_of((MISSED, name), wanted), name))
     reasons += [
         f"{name}: missed {wanted.missed[name][0]} of {wanted.missed[name][1]} times"

@@ -17,7 +17,9 @@ from moonshine_tune.runs.locations import locate
 
 # The first look; each further one is at twice as many clips, up to the most. More would take
 # minutes, and a difference that is not decided then lies close to the margin.
-_FIRST, _MOST = 40, 120
+_FIRST, _MOST = 40, 320
+# Of general speech, which was not asked for: each clip takes four passes.
+_MOST_GENERAL = 80
 _PIECE_S = 10.0
 
 
@@ -56,12 +58,18 @@ class ParityClips:
         count = len(self.first)
         if count + sum(len(new) for _, new in sources) < least:
             return
+        general = 0
         for name, new in sources:
-            while block := evenly_chosen(new, min(count, _MOST - count)):
+            while block := evenly_chosen(new, min(count, _MOST - count, self._left(name, general))):
                 count += len(block)
+                general += len(block) if name != self.name else 0
                 yield name, block
                 chosen = set(map(_span, block))
                 new = [item for item in new if _span(item) not in chosen]
+
+    def _left(self, name: str, general: int) -> int:
+        """How many more clips of a set are transcribed, after so many of general speech."""
+        return _MOST if name == self.name else _MOST_GENERAL - general
 
     def _sources(self, language: str) -> Iterator[tuple[str, Sequence[Utterance]]]:
         # The files were calibrated on these clips, so they are closer to torch there.
