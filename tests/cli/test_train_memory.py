@@ -49,7 +49,7 @@ def test_fit_says_what_it_chose_and_why_and_trains(
     budget = _PROCESS_GIB + 2.7 / 1024
     words = _words(
         saved_v1, speech_folder, tmp_path / "run", f"device.budget_gib={budget}",
-        "adapter.sites=all", "train.steps=2", "select.every_steps=2",
+        "adapter.sites=all", "train.steps=2", "select.every_steps=2", "data.replay=none",
     )  # fmt: skip
     assert run(words) == 3
     assert "would need" in capsys.readouterr().err

@@ -61,13 +61,13 @@ def start_of_run(resolved: ResolvedSettings, continued: ContinuedRun | None) -> 
     """
     if continued is not None:
         data = with_earlier(
-            read_training_data(resolved.settings.data), kept_recordings(continued.run)
+            _manifests(resolved), kept_recordings(continued.run)
         )
         data = replace(data, shares_voices=continued.record.voices is not None)
         folder = continued.run.parent_dir
         return RunStart(resolved, data, folder if folder.is_dir() else None)
     if resolved.settings.adapter.parent is None:
-        data = read_training_data(resolved.settings.data)
+        data = _manifests(resolved)
         resolved, remarks = with_few_steps(resolved, len(data.train))
         return RunStart(resolved, data, remarks=remarks)
     # The parent first: what is wrong with it is wrong whatever the manifests say.
@@ -81,10 +81,17 @@ def start_of_run(resolved: ResolvedSettings, continued: ContinuedRun | None) -> 
     return _start_at(parent, resolved)
 
 
+def _manifests(resolved: ResolvedSettings) -> TrainingData:
+    """The manifests of a run; replay audio of the cache that is gone is made again later."""
+    data = resolved.settings.data
+    is_there = isinstance(data.replay, Path) and data.replay.is_file()
+    return read_training_data(data if is_there else data.model_copy(update={"replay": None}))
+
+
 def _start_at(parent: Parent, resolved: ResolvedSettings) -> RunStart:
     """The start of a new run at an adapter."""
     share = resolved.settings.data.earlier_share
-    data = read_training_data(resolved.settings.data)
+    data = _manifests(resolved)
     remarks = parent.remarks_on(resolved.settings)
     if remark := _other_voices(parent, resolved, data):
         remarks.append(remark)
