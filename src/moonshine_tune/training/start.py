@@ -60,9 +60,7 @@ def start_of_run(resolved: ResolvedSettings, continued: ContinuedRun | None) -> 
         ProblemsError: invalid lines in a manifest, or settings that do not fit the parent.
     """
     if continued is not None:
-        data = with_earlier(
-            _manifests(resolved), kept_recordings(continued.run)
-        )
+        data = with_earlier(_manifests(resolved), kept_recordings(continued.run))
         data = replace(data, shares_voices=continued.record.voices is not None)
         folder = continued.run.parent_dir
         return RunStart(resolved, data, folder if folder.is_dir() else None)
