@@ -17,6 +17,8 @@ _SETTINGS = [
     "adapter.sites=all", "adapter.rank=32", "adapter.alpha=32", "train.steps=200",
     "train.batch_size=4", "train.learning_rate=6e-3", "train.encoder_learning_rate=3e-3",
     "select.every_steps=50", "select.patience=9", "device.name=cpu",
+    # The small model has positions for a few seconds.
+    "data.replay=none",
 ]  # fmt: skip
 
 
