@@ -32,6 +32,8 @@ words=("$@")
 if [ "$1" = train ]; then
   words+=(--set train.steps=2 --set select.every_steps=2)
   words+=(--set retain.max_clips=4 --set retain.watched_clips=2)
+  # Replay audio that a block does not name takes minutes, here and in the gate of `export`.
+  [[ " ${{words[*]}} " == *" --replay "* ]] || words+=(--set data.replay=none)
 elif [ "$1 $2" = "data synth" ]; then
   for place in "${{!words[@]}}"; do
     if [ "${{words[place]}}" -gt 12 ] 2>/dev/null && [ "${{words[place - 1]}}" = --count ]; then
@@ -63,6 +65,7 @@ data aliases few.txt --voices 1 --out aliases.json
 data next --terms terms.txt --recorded data/train.jsonl --count 3 --out next.txt
 evaluate --manifest data/test.jsonl --model tiny --aliases aliases.json
 curve --train data/train.jsonl --dev data/dev.jsonl --sizes 4,5 --seeds 1 --set train.steps=2 --set select.every_steps=2 --out curve
+train --train data/train.jsonl --dev data/dev.jsonl --replay auto --out runs/auto
 data align {cities} cities.txt --out aligned.jsonl
 data audit data/train.jsonl --no-model --out audit
 data fix audit --apply --out fixed.jsonl
