@@ -17,7 +17,10 @@ pytestmark = [
     pytest.mark.shared_data,
     pytest.mark.usefixtures("one_thread", "real_tiny"),
 ]
-_SHORT = ["--set", "train.steps=2", "--set", "train.batch_size=2", "--set", "device.name=cpu"]
+_SHORT = [
+    "--set", "train.steps=2", "--set", "train.batch_size=2", "--set", "device.name=cpu",
+    "--set", "data.replay=none",
+]  # fmt: skip
 # Two steps may be no better than none, and a clip or two decide nothing about exported files.
 _MAY_SAY_NO = ("train", "export")
 
