@@ -20,6 +20,7 @@ from moonshine_tune.corpus.splits import split_utterances
 from moonshine_tune.corpus.voices import voice_scope
 from moonshine_tune.curve.outlook import PlannedTraining, with_outlook
 from moonshine_tune.curve.subsets import check_sizes, default_sizes, write_subset
+from moonshine_tune.data.replay_audio import with_replay_audio
 from moonshine_tune.runs.records import CurveRecord, VoicesRecord
 from moonshine_tune.runs.split_record import are_for_known_voices, voices_of
 from moonshine_tune.runs.summary import ENDED
@@ -91,6 +92,10 @@ def learning_curve(
     """
     _check(request)
     start_time = time.monotonic()
+    # Once for all trainings.
+    resolved, replay = with_replay_audio(request.settings, progress)
+    progress.say(replay.remark)
+    request = replace(request, settings=resolved)
     data, folder = _data(request), request.out
     sizes = check_sizes(request.sizes or default_sizes(len(data.train)), len(data.train))
     record = _first_record(request, data, sizes)
