@@ -61,7 +61,7 @@ def _settings(
 ) -> ResolvedSettings:
     """The settings of `train --from PARENT --train MANIFEST`, on the CPU.
 
-    `source` is said to be that of all of them.
+    `source` is recorded as that of all of them.
     """
     data = {"train": str(train_manifest)}
     layers = [("flag", {"adapter": {"parent": str(parent)}, "data": data, "device.name": "cpu"})]

@@ -66,5 +66,5 @@ def test_a_run_of_an_earlier_version_goes_on_without_replay(training: Any, tmp_p
     now = training.settings(data__replay="auto")
     by_preset = ResolvedSettings(now.settings, {**now.sources, "data.replay": "preset tiny"})
     assert continue_run(run.path, by_preset).resolved.settings.data.replay is None
-    # Who asks for it gets it, and is told later that the data has changed.
+    # Who asks for it gets it; that the data has changed comes later.
     assert continue_run(run.path, now).resolved.settings.data.replay == "auto"

@@ -12,7 +12,7 @@ from moonshine_tune.audio.samples import Samples
 from moonshine_tune.audio.speech_engine import Prosody, SpeechEngine, speech_of, voices_by_split
 from moonshine_tune.core.errors import AudioError, MachineError
 from moonshine_tune.core.network import why_unreachable
-from moonshine_tune.core.progress import Progress
+from moonshine_tune.core.progress import Progress, advance_to
 from moonshine_tune.core.text import did_you_mean, first_line
 
 # The rate at which speed is 1, words per minute.
@@ -116,13 +116,4 @@ class MoonshineEngine(SpeechEngine):
 
     def _fetch(self, synthesizer: Any, voice: str) -> None:
         with self._progress.stage(f"fetching the voice {voice}", _PARTS) as stage:
-            shown = 0
-
-            def advance(fraction: float, name: str) -> None:
-                nonlocal shown
-                now = int(fraction * _PARTS)
-                if now > shown:
-                    stage.advance(now - shown, name)
-                    shown = now
-
-            synthesizer.on_progress(advance).load()
+            synthesizer.on_progress(advance_to(stage, _PARTS)).load()

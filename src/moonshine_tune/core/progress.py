@@ -1,6 +1,6 @@
 """The interface through which a job reports its progress."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 
@@ -30,6 +30,20 @@ class Progress:
 
     def transcripts(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Take some of the latest transcripts as (reference, hypothesis)."""
+
+
+def advance_to(stage: Stage, total: int) -> Callable[[float, str], None]:
+    """A callback that takes the finished share of a stage of `total` steps, 0 to 1, and a note."""
+    shown = 0
+
+    def advance(share: float, note: str) -> None:
+        nonlocal shown
+        now = int(share * total)
+        if now > shown:
+            stage.advance(now - shown, note)
+            shown = now
+
+    return advance
 
 
 class SilentProgress(Progress):

@@ -42,7 +42,7 @@ def mean_token_losses(
     Args:
         source: encoder states, by the same indices as `tokens`.
         kept_share: share of the tokens of a text that count, those with the lowest losses. Below
-            1, a text with a wrong word is still told from another text.
+            1, a text with a wrong word still differs from another text.
         with_end: count the end token, too, which tells how a sentence is punctuated.
     """
     losses = [0.0] * len(tokens)

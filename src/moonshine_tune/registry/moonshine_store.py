@@ -4,7 +4,7 @@ from pathlib import Path
 
 from moonshine_tune.core.errors import SourceUnreachableError
 from moonshine_tune.core.network import why_unreachable
-from moonshine_tune.core.progress import Progress
+from moonshine_tune.core.progress import Progress, advance_to
 
 STORE_URL = "https://download.moonshine.ai/"
 _PARTS = 200
@@ -28,17 +28,8 @@ def fetch_from_store(language: str, architecture: str, cache: Path, progress: Pr
 
         info = download.find_model_info(language, ModelArch[architecture])
         with progress.stage(f"download {language} {architecture}", _PARTS) as stage:
-            shown = 0
-
-            def advance(fraction: float, name: str) -> None:
-                nonlocal shown
-                now = int(fraction * _PARTS)
-                if now > shown:
-                    stage.advance(now - shown, name)
-                    shown = now
-
             folder, _arch = download.download_model_from_info(
-                info, cache_root=cache, on_progress=advance
+                info, cache_root=cache, on_progress=advance_to(stage, _PARTS)
             )
     except Exception as error:
         # This call uses a native library, an HTTP client and the disk. Each has its own

@@ -37,7 +37,7 @@ class Contrast:
     Attributes:
         ci95: interval of the difference in points; None where it is not known.
         voices: whose voices it is for, and of which adapter where that is not the one that was
-            kept, in a sentence; empty where neither needs to be said.
+            kept, in a sentence; empty where it is for new voices and that adapter.
         canary: of a canary, which set it is: `librispeech_other, 50 clips`.
         parent: of the adapter that the run started at; None where that is the base.
     """

@@ -87,9 +87,7 @@ class BaseTeacher:
     def _run(self, rows: Sequence[int]) -> None:
         states = self._source.batch(rows)
         if not all(index in self.teacher_tokens for index in rows):
-            # With the start token, a text must fit the decoder's positions.
-            longest = self._model.max_tokens - 1
-            limits = [min(self._limits.tokens(self._source.seconds[i]), longest) for i in rows]
+            limits = [self._limits.tokens(self._source.seconds[index]) for index in rows]
             decoded = greedy_tokens(self._model, states, limits)
             self.teacher_tokens |= dict(zip(rows, decoded, strict=True))
         texts = [self.teacher_tokens[index] for index in rows]
