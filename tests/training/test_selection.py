@@ -165,3 +165,23 @@ def test_both_halves_of_dev_count_alike() -> None:
     rule = replace(_RULE, dev_words=1000)
     assert rule.is_as_good(late, early) and not rule.is_as_good(early, late)
     assert rule.choose([early, late.model_copy(update={"strength": 0.6})]).step == 200
+
+
+@pytest.mark.parametrize(
+    ("loss", "kept"), [(0.50, True), (0.54, True), (0.56, False), (0.45, True)]
+)
+def test_of_few_clips_the_loss_returns_a_tenth_of_the_gain_at_most(loss: float, kept: bool) -> None:
+    def scored(dev: float, loss: float) -> Candidate:
+        return _scored(1, dev, 10.0).model_copy(update={"dev_loss": loss})
+
+    rule = replace(_RULE, dev_words=20)
+    base, best = scored(40.0, 1.0), scored(20.0, 0.5)
+    assert rule.keeps_gain(scored(20.0, loss), best, base) is kept
+
+
+def test_what_spares_general_speech_is_kept_unless_dev_shows_a_loss() -> None:
+    rule = replace(_RULE, dev_words=400)
+    base, best = _scored(0, 50.0, 10.0), _scored(1, 40.0, 11.0)
+    assert rule.keeps_gain(_scored(1, 43.0, 10.0), best, base)
+    assert not rule.keeps_gain(_scored(1, 45.0, 10.0), best, base)
+    assert not rule.keeps_gain(_scored(1, 40.0, 12.5), best, base), "breaks the canary's bound"

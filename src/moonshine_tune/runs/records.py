@@ -487,6 +487,7 @@ class SelectionRecord(Artifact):
     drift: Number | None = None
     canary: str = ""
     dev_loss: Number | None = None
+    filter_weight: Number | None = None
 
     @property
     def canary_name(self) -> str:

@@ -74,11 +74,19 @@ class Objective:
         Args:
             max_batch: most clips in a forward pass; 0 for the size that the settings name.
         """
+        yield from self.domain_terms(step, max_batch)
+        yield from self.replay_terms(step, max_batch)
+
+    def domain_terms(self, step: int, max_batch: int) -> Iterator[LossTerm]:
+        """Those of `loss_terms` that are of training clips."""
         plan = self._prepared.sampler.plan(step)
         for batch in self._micro_batches(plan, max_batch):
             yield self.term(batch, step, plan.indices)
-        if self._prepared.replay is not None:
-            yield from self._replay_terms(self._prepared.replay, step, max_batch)
+
+    @property
+    def clips_per_step(self) -> int:
+        """Training clips of an optimizer step, over all processes."""
+        return len(self._prepared.sampler.plan(0).indices)
 
     def batches(self, step: int, max_batch: int) -> list[Sequence[int]]:
         """The training clips of each forward pass of this process at a step."""
@@ -128,8 +136,11 @@ class Objective:
         batches = (batch for plan in plans for batch in self._micro_batches(plan, max_batch))
         return max(map(len, batches), default=0)
 
-    def _replay_terms(self, replay: Replay, step: int, max_batch: int) -> Iterator[LossTerm]:
-        weight = self._retain.weight
+    def replay_terms(self, step: int, max_batch: int) -> Iterator[LossTerm]:
+        """Those of `loss_terms` that are of general speech; none without replay audio."""
+        replay, weight = self._prepared.replay, self._retain.weight
+        if replay is None:
+            return
         plan = replay.sampler.plan(step)
         count = replay.num_targets(plan.indices)
         for batch in self._micro_batches(plan, max_batch):

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from moonshine_tune.runs.records import SelectionRecord
 
+_RETURNED_SHARE = 0.1
+
 
 class Candidate(SelectionRecord):
     """The scores of an adapter at a step and strength. WER in percent.
@@ -22,6 +24,7 @@ class Candidate(SelectionRecord):
         drift: KL divergence from the base on held-out general speech, nats per token; None where
             it was not measured.
         dev_loss: of dev, nats per token; measured where dev is so small that most WERs are equal.
+        filter_weight: weight of general speech that it was filtered with; 0 where it was not.
     """
 
     step: int
@@ -32,6 +35,7 @@ class Candidate(SelectionRecord):
     dev_augmented_wer: float | None
     drift: float | None = None
     dev_loss: float | None = None
+    filter_weight: float = 0.0
 
     @property
     def judged_wer(self) -> float:
@@ -42,8 +46,8 @@ class Candidate(SelectionRecord):
 
     @property
     def is_choice(self) -> bool:
-        """Whether a strength or a mean was chosen at the end, not the adapter of a step."""
-        return self.strength != 1.0 or self.averaged > 0
+        """Whether it was made of trained ones at the end, and is not the adapter of a step."""
+        return self.strength != 1.0 or self.averaged > 0 or self.filter_weight > 0
 
     @property
     def summary(self) -> str:
@@ -116,6 +120,21 @@ class SelectionRule:
         if candidate.dev_loss is not None and best.dev_loss is not None:
             # On a few clips, everything is within the noise of the WER.
             return self._order(candidate) <= self._order(best)
+        return candidate.judged_wer <= best.judged_wer + self._noise(candidate, best)
+
+    def keeps_gain(self, candidate: Candidate, best: Candidate, base: Candidate) -> bool:
+        """Whether `candidate`, which spares general speech, has as good as all that `best` learned.
+
+        Dev does not show a higher WER. Of a few clips, where any WER is within the noise, the loss
+        gives back at most a tenth of what it gained.
+        """
+        if self.allows(best) and not self.allows(candidate):
+            return False
+        losses = (base.dev_loss, best.dev_loss, candidate.dev_loss)
+        if None not in losses:
+            before, after, now = (loss or 0.0 for loss in losses)
+            if now - after > _RETURNED_SHARE * max(before - after, 0.0):
+                return False
         return candidate.judged_wer <= best.judged_wer + self._noise(candidate, best)
 
     def choose(self, candidates: Sequence[Candidate]) -> Candidate:

@@ -40,6 +40,7 @@ from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runs.records import BETTER, NOT_BETTER_THAN_PARENT, verdict_on
 from moonshine_tune.training.distributed import Distributed, read_sums
 from moonshine_tune.training.drift import GeneralDrift
+from moonshine_tune.training.general_filter import filtered_adapter
 from moonshine_tune.training.late_average import LateAdapters
 from moonshine_tune.training.loggers import RunLogger
 from moonshine_tune.training.objective import LossTerm, Objective
@@ -464,6 +465,7 @@ class Trainer:
         """Choose mean and strength, and keep that adapter if no earlier choice is as good."""
         counters, trained = self.counters, adapter_state(self.model)
         candidate, dev, state = self._try_average(best, steps)
+        candidate, dev, state = self._try_filter(candidate, dev, state, steps)
         candidate, dev = self._choose_strength(candidate, dev, state)
         load_adapter_state(self.model, trained)
         earlier = counters.chosen
@@ -504,6 +506,35 @@ class Trainer:
         self.progress.say(f"mean of the last {count}: {candidate.summary}, {verdict}")
         return (candidate, dev, state) if is_kept else (best, None, self.best_state)
 
+    def _try_filter(
+        self, best: Candidate, dev: SetScore | None, state: dict[str, Tensor], steps: int
+    ) -> tuple[Candidate, SetScore | None, dict[str, Tensor]]:
+        """`best` without its effect on general speech alone, unless dev shows that it is worse.
+
+        Returns its scores, its details of dev and its matrices; otherwise those that were given.
+        """
+        weight, base = self.settings.retain.filter_weight, self.counters.baseline
+        spares = weight > 0 and self.prepared.replay is not None and not self.settings.adapter.dora
+        if not spares or base is None:
+            return best, dev, state
+        load_adapter_state(self.model, state)
+        filtered_state = filtered_adapter(
+            self.model,
+            self.objective,
+            steps,
+            weight=weight,
+            max_batch=self.counters.micro_batch,
+            progress=self.progress,
+        )
+        load_adapter_state(self.model, filtered_state)
+        candidate, filtered_dev = self._score(best.step, averaged=best.averaged)
+        candidate = candidate.model_copy(update={"filter_weight": weight})
+        is_kept = self.rule.keeps_gain(candidate, best, base)
+        self.log(steps, {"filter_weight": weight, **candidate.figures("filtered_")})
+        verdict = "kept" if is_kept else "not as good"
+        self.progress.say(f"filtered by general speech: {candidate.summary}, {verdict}")
+        return (candidate, filtered_dev, filtered_state) if is_kept else (best, dev, state)
+
     def _choose_strength(
         self, best: Candidate, dev: SetScore | None, state: dict[str, Tensor]
     ) -> tuple[Candidate, SetScore | None]:
@@ -515,7 +546,11 @@ class Trainer:
         load_adapter_state(self.model, state)
         if self.prepared.drift is not None:
             return self._strength_by_drift(self.prepared.drift, best, dev)
-        tried = {value: self._score(best.step, value, best.averaged) for value in strengths}
+        tried = {}
+        for value in strengths:
+            candidate, scored = self._score(best.step, value, best.averaged)
+            update = {"filter_weight": best.filter_weight}
+            tried[value] = (candidate.model_copy(update=update), scored)
         for strength, (candidate, _) in tried.items():
             self.progress.say(f"strength {strength:g}: {candidate.summary}")
             self.log(best.step, {"strength": strength, **candidate.figures("strength_")})
@@ -540,7 +575,8 @@ class Trainer:
         if strength == 1.0:
             return best.model_copy(update={"drift": drift}), dev
         candidate, dev = self._score(best.step, strength, best.averaged)
-        candidate = candidate.model_copy(update={"drift": drift})
+        update = {"drift": drift, "filter_weight": best.filter_weight}
+        candidate = candidate.model_copy(update=update)
         self.progress.say(f"strength {strength:g}: {candidate.summary}")
         self.log(best.step, {"strength": strength, **candidate.figures("strength_")})
         return candidate, dev
