@@ -23,9 +23,11 @@ def _matrices(run: Path) -> dict[str, torch.Tensor]:
 
 def test_a_filtered_adapter_is_kept_and_said(training: Training, tmp_path: Path) -> None:
     watcher = Watcher()
-    settings = training.settings("replay", **_STEPS, adapter__sites="all", retain__filter_weight=2.0)
+    settings = training.settings(
+        "replay", **_STEPS, adapter__sites="all", retain__filter_weight=2.0
+    )
     result = train(settings, tmp_path / "run", watcher)
-    (line,) = [item for item in watcher.messages if item.startswith("filtered by general speech")]
+    (line,) = [item for item in watcher.messages if item.startswith("filtered by")]
     lines = [json.loads(item) for item in RunFolder(result.run).metrics_path.open()]
     (tried,) = [item for item in lines if "filter_weight" in item]
     assert tried["filter_weight"] == 2.0 and "filtered_dev_wer" in tried
@@ -36,7 +38,11 @@ def test_a_filtered_adapter_is_kept_and_said(training: Training, tmp_path: Path)
 
 def test_only_the_matrices_that_read_are_changed(training: Training, tmp_path: Path) -> None:
     options = {**_STEPS, "retain__strengths": (1.0,), "adapter__sites": "all"}
-    train(training.settings("replay", **options, retain__filter_weight=0.0), tmp_path / "a", SilentProgress())
+    train(
+        training.settings("replay", **options, retain__filter_weight=0.0),
+        tmp_path / "a",
+        SilentProgress(),
+    )
     slightly = training.settings("replay", **options, retain__filter_weight=0.01)
     result = train(slightly, tmp_path / "b", SilentProgress())
     assert result.best.filter_weight == 0.01, "nearly the same on dev"

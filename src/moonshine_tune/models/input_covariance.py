@@ -18,8 +18,6 @@ _FLOOR = 1e-4
 class InputCovariance:
     """The mean of x xᵀ over the input rows x of each layer that has a LoRA matrix.
 
-    Layers that read the same tensor (queries, keys and values) share one matrix.
-
     Attributes:
         sums: Σ x xᵀ [in, in] by the full name of the layer's matrix A, in 32 bits on the CPU.
         rows: number of rows by the same name.
@@ -28,7 +26,8 @@ class InputCovariance:
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
         self.rows: dict[str, int] = {}
-        self._last: tuple[Tensor | None, Tensor | None] = (None, None)
+        # Queries, keys and values read one tensor: its product is computed once.
+        self._last: tuple[Tensor, Tensor] | None = None
 
     @contextmanager
     def collect(self, model: SpeechModel) -> Iterator[None]:
@@ -39,7 +38,7 @@ class InputCovariance:
                     hook = layer.register_forward_pre_hook(self._hook(name + _DOWN))
                     stack.callback(hook.remove)
             yield
-        self._last = (None, None)
+        self._last = None
 
     def mean(self, name: str) -> Tensor:
         """Mean of x xᵀ of a layer [in, in], in 64 bits."""
@@ -48,12 +47,10 @@ class InputCovariance:
     def _hook(self, name: str) -> Callable[[Any, tuple[Any, ...]], None]:
         def add(_layer: Any, arguments: tuple[Any, ...]) -> None:
             values: Tensor = arguments[0].detach()
-            read, product = self._last
-            if read is not values and (read is None or read.data_ptr() != values.data_ptr()):
+            if self._last is None or self._last[0].data_ptr() != values.data_ptr():
                 rows = values.reshape(-1, values.shape[-1]).float()
-                product = (rows.T @ rows).to("cpu")
-                self._last = (values, product)
-            assert product is not None
+                self._last = (values, (rows.T @ rows).to("cpu"))
+            product = self._last[1]
             self.sums[name] = self.sums[name] + product if name in self.sums else product
             self.rows[name] = self.rows.get(name, 0) + values.shape[:-1].numel()
 
