@@ -72,9 +72,9 @@ def filtered(
     """
     result = dict(state)
     for name in domain.sums:
-        own, other = domain.mean(name), general.mean(name)
+        own, spared = domain.mean(name), general.mean(name)
         floor = _FLOOR * float(own.diagonal().mean())
-        total = own + weight * other + floor * torch.eye(len(own), dtype=own.dtype)
+        total = own + weight * spared + floor * torch.eye(len(own), dtype=own.dtype)
         down = state[name].double() @ own
         result[name] = torch.linalg.solve(total, down.T).T.to(state[name].dtype).contiguous()
     return result
