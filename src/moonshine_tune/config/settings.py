@@ -271,9 +271,9 @@ class RetainSettings(_Section):
     """Scales of the adapter that are tried at the end: the largest within `select.max_drift`, or
     without replay audio the best on dev and canary. Use [1.0] to keep the adapter as trained."""
 
-    filter_weight: float = Field(default=1.0, ge=0)
+    filter_weight: float = Field(default=2.0, ge=0)
     """Weight of general speech when the finished adapter is filtered: what its layers do to inputs
-    that only general speech has is taken out, unless dev becomes worse; 0 = off. Raise it to 3 if
+    that only general speech has is taken out, unless dev becomes worse; 0 = off. Raise it to 4 if
     the canary loses accuracy."""
 
 
