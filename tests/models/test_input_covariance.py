@@ -15,12 +15,13 @@ _NAME = "layer.lora_A.default.weight"
 
 def _moments(rows: torch.Tensor) -> InputCovariance:
     covariance = InputCovariance()
-    covariance.sums[_NAME] = rows.T @ rows
-    covariance.rows[_NAME] = len(rows)
+    covariance.add(_NAME, rows)
     return covariance
 
 
-def _filtered(down: torch.Tensor, domain: torch.Tensor, general: torch.Tensor, weight: float):  # type: ignore[no-untyped-def]
+def _filtered(
+    down: torch.Tensor, domain: torch.Tensor, general: torch.Tensor, weight: float
+) -> torch.Tensor:
     state = filtered({_NAME: down}, _moments(domain), _moments(general), weight)
     return state[_NAME]
 
@@ -64,10 +65,10 @@ def test_every_adapted_layer_is_counted_with_its_own_inputs(
     state = {name: torch.randn_like(value) for name, value in adapter_state(model).items()}
     load_adapter_state(model, state)
     model.module.eval()
-    seen: dict[str, torch.Tensor] = {}
+    inputs: dict[str, torch.Tensor] = {}
     hooks = [
         layer.register_forward_pre_hook(
-            lambda _, values, name=name: seen.setdefault(name, values[0].detach())
+            lambda _, values, name=name: inputs.setdefault(name, values[0].detach())
         )
         for name, layer in model.module.named_modules()
         if getattr(layer, "lora_A", None)
@@ -79,13 +80,13 @@ def test_every_adapted_layer_is_counted_with_its_own_inputs(
         model.decoder_hidden(states, torch.tensor([[1, 5, 7, 9]]))
     for hook in hooks:
         hook.remove()
-    names = {name for name in state if ".lora_A." in name}
-    assert set(covariance.sums) == names
-    for name, values in seen.items():
-        rows = values.reshape(-1, values.shape[-1])
-        key = f"{name}.lora_A.default.weight"
-        assert covariance.rows[key] == len(rows)
-        assert torch.allclose(covariance.sums[key], rows.T @ rows, rtol=1e-4, atol=1e-4)
+    assert set(covariance.names) == {name for name in state if ".lora_A." in name}
+    for name, values in inputs.items():
+        rows = values.reshape(-1, values.shape[-1]).double()
+        mean = covariance.mean(f"{name}.lora_A.default.weight")
+        assert torch.allclose(mean, rows.T @ rows / len(rows), rtol=1e-3, atol=1e-4), name
+    before = {name: covariance.mean(name) for name in covariance.names}
     with torch.no_grad():
-        model.encode(audio, [16_000])
-    assert covariance.rows.keys() == names, "nothing is counted outside of the block"
+        model.encode(2 * audio, [16_000])
+    after = {name: covariance.mean(name) for name in covariance.names}
+    assert all(torch.equal(before[name], after[name]) for name in before), "outside of the block"

@@ -36,20 +36,32 @@ def test_a_filtered_adapter_is_kept_and_said(training: Training, tmp_path: Path)
     assert record.get("filter_weight", 0.0) == result.best.filter_weight
 
 
-def test_only_the_matrices_that_read_are_changed(training: Training, tmp_path: Path) -> None:
-    options = {**_STEPS, "retain__strengths": (1.0,), "adapter__sites": "all"}
-    train(
-        training.settings("replay", **options, retain__filter_weight=0.0),
-        tmp_path / "a",
-        SilentProgress(),
-    )
-    slightly = training.settings("replay", **options, retain__filter_weight=0.01)
-    result = train(slightly, tmp_path / "b", SilentProgress())
-    assert result.best.filter_weight == 0.01, "nearly the same on dev"
-    before, after = _matrices(tmp_path / "a"), _matrices(tmp_path / "b")
-    for name, value in before.items():
-        is_reading = ".lora_A." in name
-        assert torch.equal(value, after[name]) is not is_reading, name
+def test_a_run_that_was_interrupted_is_filtered_as_any_other(
+    training: Training, tmp_path: Path
+) -> None:
+    settings = training.settings("replay", **_STEPS, adapter__sites="all")
+    train(settings, tmp_path / "whole", SilentProgress())
+    train(settings, tmp_path / "parts", Watcher.interrupting(3))
+    result = train(settings, tmp_path / "parts", SilentProgress(), resume=True)
+    assert result.stopped == "finished"
+    expected, matrices = _matrices(tmp_path / "whole"), _matrices(tmp_path / "parts")
+    assert all(torch.equal(value, matrices[name]) for name, value in expected.items())
+
+
+def test_a_filtered_run_is_another_from_its_first_score_on(
+    training: Training, tmp_path: Path
+) -> None:
+    losses = {}
+    for weight in (0.0, 3.0):
+        settings = training.settings(
+            "replay", **_STEPS, adapter__sites="all", retain__filter_weight=weight
+        )
+        run = tmp_path / str(weight)
+        train(settings, run, SilentProgress())
+        lines = [json.loads(item) for item in RunFolder(run).metrics_path.open()]
+        losses[weight] = [line["loss"] for line in lines if "loss" in line]
+    assert losses[0.0][:2] == losses[3.0][:2]
+    assert losses[0.0][2] != losses[3.0][2]
 
 
 def test_resumed_after_the_end_it_is_the_same(training: Training, tmp_path: Path) -> None:

@@ -271,10 +271,10 @@ class RetainSettings(_Section):
     """Scales of the adapter that are tried at the end: the largest within `select.max_drift`, or
     without replay audio the best on dev and canary. Use [1.0] to keep the adapter as trained."""
 
-    filter_weight: float = Field(default=2.0, ge=0)
-    """Weight of general speech when the finished adapter is filtered: what its layers do to inputs
-    that only general speech has is taken out, unless dev becomes worse; 0 = off. Raise it to 4 if
-    the canary loses accuracy."""
+    filter_weight: float = Field(default=3.0, ge=0)
+    """Weight of general speech when the adapter is filtered: what its layers do to inputs that only
+    general speech has is taken out, by parts at each score and at the end if dev shows no loss; 0 =
+    off. Raise it to 5 if the canary loses accuracy."""
 
 
 class SelectSettings(_Section):

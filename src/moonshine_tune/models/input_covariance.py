@@ -1,6 +1,6 @@
 """Second moments of what an adapter's layers read, and an adapter that leaves some inputs alone."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -18,16 +18,20 @@ _FLOOR = 1e-4
 class InputCovariance:
     """The mean of x xᵀ over the input rows x of each layer that has a LoRA matrix.
 
-    Attributes:
-        sums: Σ x xᵀ [in, in] by the full name of the layer's matrix A, in 32 bits on the CPU.
-        rows: number of rows by the same name.
+    Layers that read one tensor, such as queries, keys and values, share a matrix.
     """
 
     def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.rows: dict[str, int] = {}
-        # Queries, keys and values read one tensor: its product is computed once.
-        self._last: tuple[Tensor, Tensor] | None = None
+        self._sums: dict[str, Tensor] = {}
+        self._rows: dict[str, int] = {}
+        # The layer whose sum each layer shares, and the tensor that was read last.
+        self._shared: dict[str, str] = {}
+        self._last: tuple[Tensor, str] | None = None
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Full names of the layers' matrices A."""
+        return list(self._shared)
 
     @contextmanager
     def collect(self, model: SpeechModel) -> Iterator[None]:
@@ -41,20 +45,24 @@ class InputCovariance:
         self._last = None
 
     def mean(self, name: str) -> Tensor:
-        """Mean of x xᵀ of a layer [in, in], in 64 bits."""
-        return self.sums[name].double() / self.rows[name]
+        """Mean of x xᵀ of a layer [in, in], in 64 bits on the CPU."""
+        layer = self._shared[name]
+        return self._sums[layer].double() / self._rows[layer]
+
+    def add(self, name: str, values: Tensor) -> None:
+        """Add the rows [..., in] that a layer reads."""
+        if self._last is not None and self._last[0].data_ptr() == values.data_ptr():
+            self._shared[name] = self._last[1]
+            return
+        self._shared[name] = name
+        self._last = (values, name)
+        rows = values.reshape(-1, values.shape[-1]).float()
+        product = (rows.T @ rows).to("cpu")
+        self._sums[name] = self._sums[name].add_(product) if name in self._sums else product
+        self._rows[name] = self._rows.get(name, 0) + len(rows)
 
     def _hook(self, name: str) -> Callable[[Any, tuple[Any, ...]], None]:
-        def add(_layer: Any, arguments: tuple[Any, ...]) -> None:
-            values: Tensor = arguments[0].detach()
-            if self._last is None or self._last[0].data_ptr() != values.data_ptr():
-                rows = values.reshape(-1, values.shape[-1]).float()
-                self._last = (values, (rows.T @ rows).to("cpu"))
-            product = self._last[1]
-            self.sums[name] = self.sums[name] + product if name in self.sums else product
-            self.rows[name] = self.rows.get(name, 0) + values.shape[:-1].numel()
-
-        return add
+        return lambda _, arguments: self.add(name, arguments[0].detach())
 
 
 def filtered(
@@ -71,7 +79,7 @@ def filtered(
         state: parameters by name, as of `adapter_state`.
     """
     result = dict(state)
-    for name in domain.sums:
+    for name in domain.names:
         own, spared = domain.mean(name), general.mean(name)
         floor = _FLOOR * float(own.diagonal().mean())
         total = own + weight * spared + floor * torch.eye(len(own), dtype=own.dtype)

@@ -77,10 +77,16 @@ class Objective:
         yield from self.domain_terms(step, max_batch)
         yield from self.replay_terms(step, max_batch)
 
-    def domain_terms(self, step: int, max_batch: int) -> Iterator[LossTerm]:
-        """Those of `loss_terms` that are of training clips."""
+    def domain_terms(
+        self, step: int, max_batch: int, *, all_ranks: bool = False
+    ) -> Iterator[LossTerm]:
+        """Those of `loss_terms` that are of training clips.
+
+        Args:
+            all_ranks: of all processes, not of this one alone.
+        """
         plan = self._prepared.sampler.plan(step)
-        for batch in self._micro_batches(plan, max_batch):
+        for batch in self._micro_batches(plan, max_batch, all_ranks=all_ranks):
             yield self.term(batch, step, plan.indices)
 
     @property
@@ -136,14 +142,20 @@ class Objective:
         batches = (batch for plan in plans for batch in self._micro_batches(plan, max_batch))
         return max(map(len, batches), default=0)
 
-    def replay_terms(self, step: int, max_batch: int) -> Iterator[LossTerm]:
-        """Those of `loss_terms` that are of general speech; none without replay audio."""
+    def replay_terms(
+        self, step: int, max_batch: int, *, all_ranks: bool = False
+    ) -> Iterator[LossTerm]:
+        """Those of `loss_terms` that are of general speech; none without replay audio.
+
+        Args:
+            all_ranks: of all processes, not of this one alone.
+        """
         replay, weight = self._prepared.replay, self._retain.weight
         if replay is None:
             return
         plan = replay.sampler.plan(step)
         count = replay.num_targets(plan.indices)
-        for batch in self._micro_batches(plan, max_batch):
+        for batch in self._micro_batches(plan, max_batch, all_ranks=all_ranks):
             without_text = [index for index in batch if index not in replay.transcripts]
             with_text = [index for index in batch if index in replay.transcripts]
             if without_text:
@@ -185,9 +197,12 @@ class Objective:
         hidden = self._model.decoder_hidden(source.batch(indices), targets.input_ids)
         return hidden, targets
 
-    def _micro_batches(self, plan: StepPlan, max_batch: int) -> Iterator[Sequence[int]]:
+    def _micro_batches(
+        self, plan: StepPlan, max_batch: int, *, all_ranks: bool = False
+    ) -> Iterator[Sequence[int]]:
         """This process's micro-batches, cut where memory does not hold them as they are."""
-        own = plan.share(self._distributed.rank, self._distributed.world_size)
+        distributed = self._distributed
+        own = plan if all_ranks else plan.share(distributed.rank, distributed.world_size)
         for batch in own.micro_batches:
             size = max_batch or len(batch)
             for start in range(0, len(batch), size):

@@ -40,7 +40,7 @@ from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runs.records import BETTER, NOT_BETTER_THAN_PARENT, verdict_on
 from moonshine_tune.training.distributed import Distributed, read_sums
 from moonshine_tune.training.drift import GeneralDrift
-from moonshine_tune.training.general_filter import filtered_adapter
+from moonshine_tune.training.general_filter import FINAL_CLIPS, SCORE_CLIPS, filtered_adapter
 from moonshine_tune.training.late_average import LateAdapters
 from moonshine_tune.training.loggers import RunLogger
 from moonshine_tune.training.objective import LossTerm, Objective
@@ -231,6 +231,13 @@ class Trainer:
             self.rule = replace(self.rule, base_canary=self.counters.baseline.canary_wer)
         return step or 0
 
+    @property
+    def _is_filtered(self) -> bool:
+        """Whether the adapter loses what it does to general speech alone."""
+        settings = self.settings
+        has_general = self.prepared.replay is not None
+        return has_general and settings.retain.filter_weight > 0 and not settings.adapter.dora
+
     def _restore(self) -> int:
         """Put the saved state back; returns the next step."""
         state = load_state(self.run.state_dir, self.model, self.optimizer.optimizer)
@@ -345,7 +352,11 @@ class Trainer:
     # --- scores, and what is saved
 
     def _evaluate(self, step: int) -> None:
-        """Score the adapter, keep it if it is the best so far, save the state; rank zero does."""
+        """Filter the adapter, score it, keep it if it is the best so far, save the state.
+
+        Rank zero does; all processes go on with the filtered adapter.
+        """
+        self._filter(step)
         if not self.distributed.is_rank_zero:
             return
         candidate, dev = self._score(step)
@@ -364,6 +375,32 @@ class Trainer:
             self.counters.scores_without_best += 1
         self._save_state(step)
         self.progress.say(f"step {step}: {candidate.summary}{', best so far' if is_best else ''}")
+
+    def _filter(self, step: int) -> None:
+        """Filter the adapter that trains, by the share of the run since the last score.
+
+        What it takes out and the domain needs is learned again until the end, where the finished
+        adapter is filtered with the full weight.
+        """
+        if not self._is_filtered:
+            return
+        state = None
+        if self.distributed.is_rank_zero:
+            share = min(self.settings.select.every_steps / self.settings.train.steps, 1.0)
+            state = self._filtered_state(step, share, SCORE_CLIPS)
+        load_adapter_state(self.model, self.distributed.broadcast(state))
+
+    def _filtered_state(self, steps: int, share: float, num_clips: int) -> dict[str, Tensor]:
+        """The model's adapter after `steps` steps, filtered by a share of the weight."""
+        return filtered_adapter(
+            self.model,
+            self.objective,
+            steps,
+            weight=share * self.settings.retain.filter_weight,
+            num_clips=num_clips,
+            max_batch=self.counters.micro_batch,
+            progress=self.progress,
+        )
 
     def _score(
         self, step: int, strength: float = 1.0, averaged: int = 0
@@ -513,19 +550,12 @@ class Trainer:
 
         Returns its scores, its details of dev and its matrices; otherwise those that were given.
         """
-        weight, base = self.settings.retain.filter_weight, self.counters.baseline
-        spares = weight > 0 and self.prepared.replay is not None and not self.settings.adapter.dora
-        if not spares or base is None:
+        base = self.counters.baseline
+        if not self._is_filtered or base is None:
             return best, dev, state
+        weight = self.settings.retain.filter_weight
         load_adapter_state(self.model, state)
-        filtered_state = filtered_adapter(
-            self.model,
-            self.objective,
-            steps,
-            weight=weight,
-            max_batch=self.counters.micro_batch,
-            progress=self.progress,
-        )
+        filtered_state = self._filtered_state(steps, 1.0, FINAL_CLIPS)
         load_adapter_state(self.model, filtered_state)
         candidate, filtered_dev = self._score(best.step, averaged=best.averaged)
         candidate = candidate.model_copy(update={"filter_weight": weight})
