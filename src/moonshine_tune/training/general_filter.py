@@ -33,7 +33,6 @@ def filtered_adapter(
     *,
     weight: float,
     num_clips: int,
-    max_batch: int,
     progress: Progress,
 ) -> dict[str, Tensor]:
     """The adapter that the model has, filtered by what its layers read in the last steps.
@@ -49,7 +48,6 @@ def filtered_adapter(
         steps: that the run has trained so far.
         weight: of general speech; as of `models.input_covariance.filtered`.
         num_clips: training clips that are looked at, at least.
-        max_batch: most clips in a forward pass; 0 for the size that the settings name.
 
     Returns:
         Parameters by name, as of `adapter_state`.
@@ -60,10 +58,11 @@ def filtered_adapter(
     name = "comparing domain and general speech"
     with torch.no_grad(), progress.stage(name, steps - first) as stage:
         for step in range(first, steps):
+            # One clip at a time: padding would count as inputs, more of it in larger batches.
             with domain.collect(model):
-                _exhaust(objective.domain_terms(step, max_batch, all_ranks=True))
+                _exhaust(objective.domain_terms(step, 1, all_ranks=True))
             with general.collect(model):
-                _exhaust(objective.replay_terms(step, max_batch, all_ranks=True))
+                _exhaust(objective.replay_terms(step, 1, all_ranks=True))
             stage.advance()
     return filtered(adapter_state(model), domain, general, weight)
 

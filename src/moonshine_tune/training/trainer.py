@@ -398,7 +398,6 @@ class Trainer:
             steps,
             weight=share * self.settings.retain.filter_weight,
             num_clips=num_clips,
-            max_batch=self.counters.micro_batch,
             progress=self.progress,
         )
 
