@@ -280,7 +280,16 @@ def supports_fused(device: torch.device) -> bool:
 
     On the CPU an adapter of 112 matrices then takes 1.2 ms instead of 6.5.
     """
-    return device.type == "cpu"
+    return device.type in ("cpu", "mps")
+
+
+def is_launch_bound(device: torch.device) -> bool:
+    """Whether a step costs its kernels and its new shapes more than its arithmetic.
+
+    Models of this size keep Apple's GPU busy for microseconds a kernel, a shape that is new takes
+    milliseconds to compile, and every kernel is encoded by one thread.
+    """
+    return device.type == "mps"
 
 
 def round_up_to_bucket(length: int) -> int:

@@ -17,11 +17,11 @@ from moonshine_tune.core.device import (
     is_out_of_memory,
     memory_mb,
     release_memory,
-    supports_foreach,
     trim_heap,
 )
 from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.core.files import complete_folder, write_jsonl_atomic
+from moonshine_tune.core.flat_adamw import clip_gradients
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.signals import GracefulInterrupt
 from moonshine_tune.core.text import first_line
@@ -146,9 +146,7 @@ class Trainer:
                     self._back_off(step, shortage)
                     continue
                 sums = distributed.reduce(parameters, values)
-                norm = torch.nn.utils.clip_grad_norm_(
-                    parameters, train.clip_norm, foreach=supports_foreach(device)
-                )
+                norm = clip_gradients(self.optimizer.optimizer, parameters, train.clip_norm)
                 # One process reads from the device only here: it waits for everything above.
                 figures = read_sums({**sums, "gradient_norm": [norm]})
                 if all(map(math.isfinite, figures.values())):
