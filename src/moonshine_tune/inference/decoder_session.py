@@ -22,6 +22,7 @@ from moonshine_tune.models.kernels.packed_linear import (
     packed_together,
     side_by_side,
 )
+from moonshine_tune.models.kernels.rotary import rotary_tables, rotated
 
 # A span's longest clip over its shortest, at most; and its rows, at least: with fewer, the calls of
 # one more span cost more than they save.
@@ -108,7 +109,7 @@ class GreedySession:
         self._past = [(allocate(shape), allocate(shape)) for _ in self._layers]
         positions = torch.arange(length, device=device)[None]
         cos, sin = model.decoder.rotary_emb(reference, position_ids=positions)
-        self._rotary = _rotary_tables(cos, sin, self._layers[0].self_attn.head_dim)
+        self._rotary = rotary_tables(cos, sin, self._layers[0].self_attn.head_dim)
         self._position = 0
         # [L, L], additive: which keys a token attends to.
         self._past_mask: Tensor | None = None
@@ -141,7 +142,7 @@ class GreedySession:
                 for part in products.query_key_value(layer.input_layernorm(hidden))
             )
             mixed = self._attend_past(
-                number, _rotated(query, cos, sin), _rotated(key, cos, sin), value, attn.scaling
+                number, rotated(query, cos, sin), rotated(key, cos, sin), value, attn.scaling
             )
             hidden = hidden + products.out(mixed)
             attn = layer.encoder_attn
@@ -224,26 +225,6 @@ def _span_borders(states: EncoderStates) -> list[tuple[int, int]]:
         if length > spread * min(inside) or max(inside) > spread * length:
             starts.append(row)
     return list(zip(starts, [*starts[1:], len(lengths)], strict=True))
-
-
-def _rotary_tables(cos: Tensor, sin: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-    """Factors of a head's numbers and of their pair partners, [L, head_dim] each.
-
-    Args:
-        cos, sin: transformers' tables [1, L, rotated numbers], whose halves are equal.
-    """
-    rotated = cos.shape[-1] // 2
-    rest = (0, head_dim // 2 - rotated)
-    # Numbers past the rotated ones stay as they are.
-    cos = F.pad(cos[0, :, :rotated], rest, value=1.0)
-    sin = F.pad(sin[0, :, :rotated], rest)
-    return cos.repeat_interleave(2, dim=-1), torch.stack((-sin, sin), dim=-1).flatten(-2)
-
-
-def _rotated(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """[B, 1, heads, head_dim] at the position of the factors → the same, rotated."""
-    partners = heads.view(*heads.shape[:-1], -1, 2).flip(-1).flatten(-2)
-    return torch.addcmul(heads * cos, partners, sin)
 
 
 def _heads(projected: Tensor, attention: Any) -> Tensor:

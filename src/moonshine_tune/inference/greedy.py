@@ -64,9 +64,7 @@ def greedy_tokens(
     return texts
 
 
-def _kept_positions(
-    unfinished: Sequence[int], count: int, device: torch.device
-) -> Sequence[int]:
+def _kept_positions(unfinished: Sequence[int], count: int, device: torch.device) -> Sequence[int]:
     """Positions that stay in the batch: the unfinished ones, and perhaps some finished ones.
 
     Removing rows from the middle copies the keys and values of all others, so it is done when few
