@@ -18,7 +18,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
-from moonshine_tune.core.device import batch_width
+from moonshine_tune.core.device import batch_width, text_width
 from moonshine_tune.inference.decoder_session import GreedySession
 from moonshine_tune.memory.live_storage import LiveMemory, make_fake
 from moonshine_tune.models.base import EncoderStates
