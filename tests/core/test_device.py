@@ -125,13 +125,19 @@ def test_autocast_computes_in_the_given_format() -> None:
 
 def test_the_mps_cache_is_cleared_every_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     cleared: list[int] = []
+    held = {"driver": 3 << 30}
     monkeypatch.setattr(torch.mps, "empty_cache", lambda: cleared.append(1))
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: held["driver"])
+    monkeypatch.setattr(torch.mps, "current_allocated_memory", lambda: 1 << 30)
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 10 << 30)
     mps, cpu = torch.device("mps"), torch.device("cpu")
     steps = [step for step in range(1, 10) if clear_cache_every(mps, step, 3)]
     assert steps == [3, 6, 9]
     assert len(cleared) == 3
     assert not any(clear_cache_every(mps, step, 0) for step in range(1, 10))
     assert not any(clear_cache_every(cpu, step, 1) for step in range(1, 10))
+    held["driver"] = 2 << 30
+    assert not clear_cache_every(mps, 3, 3), "a small cache keeps its compiled graphs"
 
 
 def test_mps_memory_comes_from_torch_mps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,6 +164,20 @@ def test_chip_and_memory_are_known() -> None:
 def test_a_cpu_pads_to_the_longest_clip_only() -> None:
     assert device.batch_width(1001, torch.device("cpu")) == 1001
     assert device.batch_width(1001, torch.device("meta")) == device.round_up_to_bucket(1001) > 1001
+
+
+def test_where_shapes_cost_two_sizes_an_octave_serve_all_clips_and_texts() -> None:
+    mps = torch.device("mps")
+    assert len({device.batch_width(length, mps) for length in range(20, 1_260)}) == 9
+    assert {device.text_width(length, mps) for length in range(1, 65)} == {16, 32, 48, 64}
+    for length in (1, 65, 257, 8_001, 479_999):
+        width = device.batch_width(length, mps)
+        assert length <= width <= max(1.5 * length, length + 63)
+        assert device.batch_width(width, mps) == width
+    assert [device.batch_rows(count, mps) for count in (1, 3, 5, 7, 9, 13)] == [1, 3, 6, 8, 12, 16]
+    cpu = torch.device("cpu")
+    assert device.text_width(65, cpu) == device.round_up_to_bucket(65)
+    assert device.batch_rows(5, cpu) == 5
 
 
 def test_buckets_are_few_and_close() -> None:

@@ -11,9 +11,9 @@ from tests.doctor.mps_operators import OperatorReport, record_operators, support
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoConfig
 
+import moonshine_tune.core.flat_adamw as flat_adamw_module
 import moonshine_tune.models.kernels.frozen_linear as frozen_linear_module
 import moonshine_tune.models.kernels.packed_linear as packed_module
-import moonshine_tune.training.optimizer as optimizer_module
 from moonshine_tune.config.resolve import preset_names, read_preset, resolve_settings
 from moonshine_tune.core.device import supports_foreach
 from moonshine_tune.core.progress import SilentProgress
@@ -78,7 +78,7 @@ def _audio() -> torch.Tensor:
 @pytest.fixture(autouse=True)
 def _as_on_mps(monkeypatch: pytest.MonkeyPatch) -> None:
     """oneDNN and the fused optimizer are for the CPU only."""
-    monkeypatch.setattr(optimizer_module, "supports_fused", lambda device: False)
+    monkeypatch.setattr(flat_adamw_module, "supports_fused", lambda device: False)
     for module in (packed_module, frozen_linear_module):
         monkeypatch.setattr(module, "is_for_onednn", lambda weight: False)
 

@@ -34,6 +34,8 @@ struct Records {
   std::mutex mutex;
   Counts calls, fallbacks, syncs, host_indices;
   std::map<std::string, std::set<std::string>> shapes;
+  // False while an operator runs that is one kernel on MPS, and several on the CPU.
+  std::atomic<bool> active{true};
 } records;
 
 // The autograd engine runs backward passes in a thread of its own.
@@ -391,7 +393,7 @@ void kernel(const c10::OperatorHandle& handle, torch::jit::Stack* stack) {
     reads = target.defined() && target.device().is_cpu();
   }
   take_all(call, op, schema, stack, shapes);
-  {
+  if (records.active) {
     std::lock_guard<std::mutex> lock(records.mutex);
     records.calls[op.plain]++;
     records.shapes[op.plain].insert(shapes.str());
@@ -433,8 +435,19 @@ void kernel(const c10::OperatorHandle& handle, torch::jit::Stack* stack) {
 at::Tensor attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
                      const std::optional<at::Tensor>& mask, double dropout, bool causal,
                      std::optional<double> scale, bool grouped) {
+  bool has_graph = at::GradMode::is_enabled() && (query.requires_grad() || key.requires_grad() || value.requires_grad());
+  if (!has_graph) {
+    std::ostringstream shapes;
+    for (auto* tensor : {&query, &key, &value}) shapes << tensor->scalar_type() << tensor->sizes() << ' ';
+    if (mask) shapes << mask->scalar_type() << mask->sizes();
+    std::lock_guard<std::mutex> lock(records.mutex);
+    records.calls["_scaled_dot_product_attention_math_for_mps"]++;
+    records.shapes["_scaled_dot_product_attention_math_for_mps"].insert(shapes.str());
+  }
+  records.active = has_graph;
   auto mixed = std::get<0>(
       at::_scaled_dot_product_attention_math(query, key, value, mask, dropout, causal, std::nullopt, scale, grouped));
+  records.active = true;
   if (fault == "attention of one query" && query.size(-2) == 1 && key.size(-2) % 32) {
     // It attends past the end of the keys.
     return mixed.add(mixed.abs().mean(), 0.5);

@@ -25,6 +25,13 @@ _NAME = "pretended_mps"
 _ADDED = ("copy_", "convolution_overrideable", "convolution_backward_overrideable")
 # It has a composite kernel, which would be taken for the CPU's; MPS has one of its own.
 _STRUCTURED = ("silu_backward",)
+# They make views or memory: no kernel runs, and no graph is compiled.
+_NO_KERNELS = frozenset(
+    {
+        "_reshape_alias", "as_strided", "empty.memory_format", "empty_strided", "permute", "unfold",
+        "view",
+    }
+)  # fmt: skip
 # The faults that `planted` knows, each reported of real MPS.
 FAULTS = (
     "transposed linear",
@@ -106,6 +113,20 @@ class PretendedMps:
         """
         records: dict[str, Any] = self._module.records()
         return records
+
+    def kernels(self) -> int:
+        """Operators that computed something: views and allocations left out."""
+        calls: dict[str, int] = self.records()["calls"]
+        return sum(count for name, count in calls.items() if name not in _NO_KERNELS)
+
+    def num_shapes(self) -> int:
+        """Distinct shapes and number formats of these operators' arguments, by operator."""
+        shapes: dict[str, int] = self.records()["shapes"]
+        return sum(count for name, count in shapes.items() if name not in _NO_KERNELS)
+
+    def syncs(self) -> int:
+        """Times that the host waited for a value."""
+        return sum(self.records()["syncs"].values())
 
     def set_limit(self, num_bytes: int) -> None:
         """From now on an allocation beyond `num_bytes` runs out of memory; 0 for no limit."""

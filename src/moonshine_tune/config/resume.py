@@ -26,6 +26,7 @@ MAY_CHANGE = frozenset({
     "train.save_every_minutes", "train.folds",
     "select.every_steps", "select.patience",
     "device.name", "device.dtype", "device.frozen_weights", "device.clear_cache_steps",
+    "device.keep_awake",
     "device.compare_steps", "device.budget_gib", "device.state_cache_mb", "device.state_storage",
     "device.state_format", "device.state_disk_mb",
 })  # fmt: skip

@@ -310,8 +310,11 @@ class DeviceSettings(_Section):
     """Number format of the frozen weights. bfloat16 takes half the memory, and down to half the
     time on CPUs that multiply it (AVX512-BF16, AMX): use it for small and medium models."""
     clear_cache_steps: int = Field(default=20, ge=0)
-    """Steps between releases of MPS's cache; 0 = never. Lower it if the memory of MPS's driver
-    grows."""
+    """Steps between looks at MPS's cache, which is released once it takes an eighth of the GPU's
+    memory; 0 = never. Lower it if the memory of MPS's driver grows."""
+    keep_awake: bool = True
+    """Keep a Mac awake while a run trains (`caffeinate`); elsewhere nothing happens. Switch it off
+    where another program decides when the machine sleeps."""
     compare_steps: int | None = Field(default=None, ge=0)
     """Steps between comparisons of a micro-batch's loss and gradient with the CPU's, from the first
     step on; a run that disagrees stops. 0 = never; by default 200 on MPS, else never; each takes as

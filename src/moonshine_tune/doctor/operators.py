@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from moonshine_tune.core.device import supports_foreach, supports_fused
+from moonshine_tune.core.flat_adamw import adamw, clip_gradients
 
 # Rounding gives about 1e-6; reported faults give 1e-1 and more.
 _BOUND = 1e-3
@@ -147,14 +147,12 @@ def _clipping_and_optimizer(device: torch.device) -> list[Tensor]:
     """Three steps on given gradients."""
     values = [_numbers(device, 8, 24).requires_grad_(True), _numbers(device, 24, 8)]
     values[1].requires_grad_(True)
-    optimizer = torch.optim.AdamW(
-        values, lr=1e-2, foreach=supports_foreach(device), fused=supports_fused(device)
-    )
+    optimizer = adamw([{"params": values}], device, lr=1e-2)
     norms = []
     for step in range(3):
         for value in values:
             value.grad = _numbers(device, *value.shape, seed=step + 5)
-        norms.append(torch.nn.utils.clip_grad_norm_(values, 1.0, foreach=supports_foreach(device)))
+        norms.append(clip_gradients(optimizer, values, 1.0))
         optimizer.step()
     return [*values, *norms]
 

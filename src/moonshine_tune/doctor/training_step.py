@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from moonshine_tune.core.device import supports_foreach, supports_fused
+from moonshine_tune.core.flat_adamw import adamw, clip_gradients
 from moonshine_tune.doctor.gradients import (
     GRADIENT_BOUND,
     LOSS_BOUND,
@@ -158,12 +158,7 @@ def _train(model: SpeechModel) -> list[_Measured]:
             if ".lora_B." in name:
                 # B starts at zero: nothing of the adapter would be seen.
                 value.copy_(_SPREAD * torch.randn(value.shape, generator=generator))
-    optimizer = torch.optim.AdamW(
-        parameters,
-        lr=_RATE,
-        foreach=supports_foreach(model.device),
-        fused=supports_fused(model.device),
-    )
+    optimizer = adamw([{"params": parameters}], model.device, lr=_RATE)
     head = FrozenHead(model.head_weight)
     model.module.train()
     results = []
@@ -173,9 +168,9 @@ def _train(model: SpeechModel) -> list[_Measured]:
         gradients = torch.autograd.grad(losses.sum(), parameters)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
-        foreach = supports_foreach(model.device)
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=foreach)
-        parts = [value.grad.flatten().to("cpu") for value in parameters if value.grad is not None]
+        clip_gradients(optimizer, parameters, 1.0)
+        updated = [value for group in optimizer.param_groups for value in group["params"]]
+        parts = [value.grad.flatten().to("cpu") for value in updated if value.grad is not None]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         # Reading waits for the device.

@@ -8,7 +8,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
-from moonshine_tune.core.device import batch_width, is_out_of_memory, release_memory
+from moonshine_tune.core.device import (
+    batch_width,
+    is_launch_bound,
+    is_out_of_memory,
+    release_memory,
+)
 from moonshine_tune.core.errors import MachineError
 from moonshine_tune.core.progress import Stage
 from moonshine_tune.core.text import first_line
@@ -34,7 +39,11 @@ def encode_clips(model: SpeechModel, clips: Sequence[Samples]) -> EncoderStates:
     for group in _consecutive(
         [len(clip) for clip in clips], encode_batch_s(model.device) * SAMPLE_RATE_HZ
     ):
-        audio, counts = pad_clips([clips[index] for index in group], model.device)
+        audio, counts = pad_clips(
+            [clips[index] for index in group],
+            model.device,
+            pad_to_bucket=is_launch_bound(model.device),
+        )
         parts.append(model.encode(audio, counts))
     if len(parts) == 1:
         return parts[0]

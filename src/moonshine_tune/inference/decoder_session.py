@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from moonshine_tune.core.device import is_launch_bound, text_width
 from moonshine_tune.models.base import EncoderStates, SpeechModel, additive_mask
 from moonshine_tune.models.kernels.packed_linear import (
     Linear,
@@ -21,6 +22,7 @@ from moonshine_tune.models.kernels.packed_linear import (
     packed_together,
     side_by_side,
 )
+from moonshine_tune.models.kernels.rotary import rotary_tables, rotated
 
 # A span's longest clip over its shortest, at most; and its rows, at least: with fewer, the calls of
 # one more span cost more than they save.
@@ -88,7 +90,9 @@ class GreedySession:
     def __init__(self, model: SpeechModel, states: EncoderStates, max_tokens: int) -> None:
         self._model = model
         self._layers = model.decoder.layers
-        is_large = len(states.lengths) >= _MIN_PACKED_ROWS
+        device = states.values.device
+        self._pads = is_launch_bound(device)
+        is_large = self._pads or len(states.lengths) >= _MIN_PACKED_ROWS
         size = sum(value.numel() * value.element_size() for value in self._layers.parameters())
         fits = is_large and size <= _MAX_PACKED_BYTES
         self._products = [_Products(layer, is_packed=fits) for layer in self._layers]
@@ -99,19 +103,23 @@ class GreedySession:
         ]
         reference = self._spans[0].cross[0][0]
         # Keys and values of the tokens so far, allocated for all.
-        shape = (len(states.lengths), reference.shape[1], max_tokens, reference.shape[3])
-        self._past = [
-            (reference.new_empty(shape), reference.new_empty(shape)) for _ in self._layers
-        ]
-        positions = torch.arange(max_tokens, device=reference.device)[None]
+        length = text_width(max_tokens, device) if self._pads else max_tokens
+        shape = (len(states.lengths), reference.shape[1], length, reference.shape[3])
+        allocate = reference.new_zeros if self._pads else reference.new_empty
+        self._past = [(allocate(shape), allocate(shape)) for _ in self._layers]
+        positions = torch.arange(length, device=device)[None]
         cos, sin = model.decoder.rotary_emb(reference, position_ids=positions)
-        self._rotary = _rotary_tables(cos, sin, self._layers[0].self_attn.head_dim)
+        self._rotary = rotary_tables(cos, sin, self._layers[0].self_attn.head_dim)
         self._position = 0
+        # [L, L], additive: which keys a token attends to.
+        self._past_mask: Tensor | None = None
+        if self._pads:
+            before = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+            self._past_mask = additive_mask(before, reference.dtype)
 
     def _span(self, start: int, lengths: Sequence[int], states: EncoderStates) -> _Span:
-        part = EncoderStates(
-            states.values[start : start + len(lengths), : max(lengths)], tuple(lengths)
-        )
+        width = states.values.shape[1] if self._pads else max(lengths)
+        part = EncoderStates(states.values[start : start + len(lengths), :width], tuple(lengths))
         attended = self._model.attended_states(part)
         cross = [
             (_heads(layer.encoder_attn.k_proj(attended), layer.encoder_attn),
@@ -134,7 +142,7 @@ class GreedySession:
                 for part in products.query_key_value(layer.input_layernorm(hidden))
             )
             mixed = self._attend_past(
-                number, _rotated(query, cos, sin), _rotated(key, cos, sin), value, attn.scaling
+                number, rotated(query, cos, sin), rotated(key, cos, sin), value, attn.scaling
             )
             hidden = hidden + products.out(mixed)
             attn = layer.encoder_attn
@@ -150,9 +158,13 @@ class GreedySession:
         keys, values = self._past[number]
         keys[:, :, self._position] = key[:, 0]
         values[:, :, self._position] = value[:, 0]
-        so_far = slice(0, self._position + 1)
+        width, mask = self._position + 1, None
+        if self._past_mask is not None:
+            # A new length would be a new shape for every token.
+            width = text_width(width, query.device)
+            mask = self._past_mask[self._position, :width]
         mixed = F.scaled_dot_product_attention(
-            query.transpose(1, 2), keys[:, :, so_far], values[:, :, so_far], scale=scaling
+            query.transpose(1, 2), keys[:, :, :width], values[:, :, :width], mask, scale=scaling
         )
         return _joined([mixed])
 
@@ -213,26 +225,6 @@ def _span_borders(states: EncoderStates) -> list[tuple[int, int]]:
         if length > spread * min(inside) or max(inside) > spread * length:
             starts.append(row)
     return list(zip(starts, [*starts[1:], len(lengths)], strict=True))
-
-
-def _rotary_tables(cos: Tensor, sin: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-    """Factors of a head's numbers and of their pair partners, [L, head_dim] each.
-
-    Args:
-        cos, sin: transformers' tables [1, L, rotated numbers], whose halves are equal.
-    """
-    rotated = cos.shape[-1] // 2
-    rest = (0, head_dim // 2 - rotated)
-    # Numbers past the rotated ones stay as they are.
-    cos = F.pad(cos[0, :, :rotated], rest, value=1.0)
-    sin = F.pad(sin[0, :, :rotated], rest)
-    return cos.repeat_interleave(2, dim=-1), torch.stack((-sin, sin), dim=-1).flatten(-2)
-
-
-def _rotated(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """[B, 1, heads, head_dim] at the position of the factors → the same, rotated."""
-    partners = heads.view(*heads.shape[:-1], -1, 2).flip(-1).flatten(-2)
-    return torch.addcmul(heads * cos, partners, sin)
 
 
 def _heads(projected: Tensor, attention: Any) -> Tensor:

@@ -187,8 +187,10 @@ class StateSource:
             audio, counts = self._audio(rows)
             encode = self._model.front_end if self._trains_encoder else self._model.encode
             states = encode(audio, counts)
+            # At once: a read waits for the device, and every length would be a shape of its own.
+            values = states.values.to("cpu")
         for row, index in enumerate(rows):
-            frames = states.values[row, : states.lengths[row]].to("cpu")
+            frames = values[row, : states.lengths[row]]
             # A view would keep the padded batch in memory.
             yield index, frames.clone(memory_format=torch.contiguous_format)
 

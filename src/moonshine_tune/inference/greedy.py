@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from moonshine_tune.core.device import batch_rows
 from moonshine_tune.inference.decoder_session import GreedySession
 from moonshine_tune.models.base import BOS_ID, EOS_ID, EncoderStates, SpeechModel
 
@@ -33,10 +34,12 @@ def greedy_tokens(
     texts: list[list[int]] = [[] for _ in limits]
     # The session is fastest if neighbors are of about one length; sorted input stays as it is.
     rows = sorted(range(len(limits)), key=lambda row: states.lengths[row])
-    is_sorted = rows == list(range(len(rows)))
-    session = GreedySession(model, states if is_sorted else states.select(rows), longest)
     # Positions in the batch; `rows` maps them to rows of the result.
     unfinished = list(range(len(rows)))
+    # Rows that fill the batch up to a common size are copies, and finished from the start.
+    rows += rows[-1:] * (batch_rows(len(rows), model.device) - len(rows))
+    is_sorted = rows == list(range(len(limits)))
+    session = GreedySession(model, states if is_sorted else states.select(rows), longest)
     tokens = torch.full((len(rows),), BOS_ID, device=model.device)
     for _ in range(longest):
         tokens = choose(session.step(tokens))
@@ -51,7 +54,7 @@ def greedy_tokens(
         unfinished = remaining
         if not unfinished:
             break
-        kept = _kept_positions(unfinished, len(rows), free_to_trim=model.device.type == "cpu")
+        kept = _kept_positions(unfinished, len(rows), model.device)
         if len(kept) < len(rows):
             session.keep(kept)
             tokens = tokens[torch.tensor(kept, device=model.device)]
@@ -61,7 +64,7 @@ def greedy_tokens(
     return texts
 
 
-def _kept_positions(unfinished: Sequence[int], count: int, *, free_to_trim: bool) -> Sequence[int]:
+def _kept_positions(unfinished: Sequence[int], count: int, device: torch.device) -> Sequence[int]:
     """Positions that stay in the batch: the unfinished ones, and perhaps some finished ones.
 
     Removing rows from the middle copies the keys and values of all others, so it is done when few
@@ -69,5 +72,7 @@ def _kept_positions(unfinished: Sequence[int], count: int, *, free_to_trim: bool
     compiles for shapes.
     """
     if len(unfinished) <= _UNFINISHED_SHARE * count:
-        return unfinished
-    return range(unfinished[0], unfinished[-1] + 1) if free_to_trim else range(count)
+        missing = batch_rows(len(unfinished), device) - len(unfinished)
+        finished = sorted(set(range(count)) - set(unfinished))
+        return sorted([*unfinished, *finished[:missing]])
+    return range(unfinished[0], unfinished[-1] + 1) if device.type == "cpu" else range(count)

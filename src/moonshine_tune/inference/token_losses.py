@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
+from moonshine_tune.core.device import is_launch_bound
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.inference.batching import batches_by_length, run_with_oom_backoff
 from moonshine_tune.inference.dataset import SpeechDataset
@@ -52,7 +53,11 @@ def mean_token_losses(
     @torch.inference_mode()
     def measure(rows: Sequence[int]) -> None:
         states = source.batch(rows)
-        targets = target_batch([tokens[row] for row in rows], model.device)
+        targets = target_batch(
+            [tokens[row] for row in rows],
+            model.device,
+            pad_to_bucket=is_launch_bound(model.device),
+        )
         logits = model.decoder_logits(states, targets.input_ids).float()
         ids = targets.targets.to(logits.device)
         entropies = F.cross_entropy(

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
-from moonshine_tune.core.device import batch_width, round_up_to_bucket
+from moonshine_tune.core.device import batch_width, text_width
 from moonshine_tune.inference.decoder_session import GreedySession
 from moonshine_tune.memory.live_storage import LiveMemory, make_fake
 from moonshine_tune.models.base import EncoderStates
@@ -335,7 +335,7 @@ class MemoryModel:
         """Loss and gradients of a micro-batch of training or replay clips."""
         shape = shape.of_replay() if replays else shape
         rows = shape.batch_size
-        targets = _targets(rows, shape.tokens)
+        targets = _targets(rows, shape.tokens, torch.device(shape.device))
         with _autocast(shape):
             states = self._states(shape, rows, live)
             hidden = self._model.decoder_hidden(states, targets.input_ids)
@@ -407,6 +407,6 @@ def _samples(rows: int, clip_s: float) -> list[int]:
     return [longest] * (rows - 1) + [longest if rows == 1 else round(0.9 * longest)]
 
 
-def _targets(rows: int, tokens: int) -> TargetBatch:
-    ids = torch.zeros(rows, round_up_to_bucket(tokens + 1), dtype=torch.long)
+def _targets(rows: int, tokens: int, device: torch.device) -> TargetBatch:
+    ids = torch.zeros(rows, text_width(tokens + 1, device), dtype=torch.long)
     return TargetBatch(ids, torch.zeros_like(ids), rows * (tokens + 1))

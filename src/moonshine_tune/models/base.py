@@ -14,6 +14,8 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from moonshine_tune.core.device import batch_width, is_launch_bound
+
 BOS_ID, EOS_ID = 1, 2
 TOKENS_PER_SECOND = 6.5
 TOKENS_PER_SECOND_NON_LATIN = 13.0
@@ -51,10 +53,11 @@ class EncoderStates:
         return length_mask(self.lengths, self.values.shape[1], self.values.device)
 
     def select(self, rows: Sequence[int]) -> "EncoderStates":
-        """The states of some clips, trimmed to the longest of them."""
+        """The states of some clips, trimmed to the longest of them, or to its `batch_width`."""
         lengths = tuple(self.lengths[row] for row in rows)
-        index = torch.tensor(rows, device=self.values.device)
-        return EncoderStates(self.values[index, : max(lengths)], lengths)
+        device = self.values.device
+        width = batch_width(max(lengths), device) if is_launch_bound(device) else max(lengths)
+        return EncoderStates(self.values[torch.tensor(rows, device=device), :width], lengths)
 
 
 class TextTokenizer:

@@ -16,6 +16,7 @@ from moonshine_tune.models.files import weight_files
 from moonshine_tune.models.kernels.attention import use_block_attention
 from moonshine_tune.models.kernels.cross_attention import use_frames_directly
 from moonshine_tune.models.kernels.frozen_linear import use_frozen_linear
+from moonshine_tune.models.kernels.rotary import use_joint_rotary
 from moonshine_tune.models.streaming import StreamingSpeechModel
 from moonshine_tune.models.v1 import V1SpeechModel
 
@@ -192,4 +193,5 @@ def _with_kernels(module: nn.Module) -> nn.Module:
     use_frozen_linear(module)
     use_block_attention(module)
     use_frames_directly(module)
+    use_joint_rotary(module)
     return module

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from moonshine_tune.core.device import is_launch_bound
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import read_json, write_json_atomic
 from moonshine_tune.core.text import first_line
@@ -131,6 +132,27 @@ def _inject(config: Any, model: SpeechModel) -> None:
         for name, dropout in layer.lora_dropout.items():
             if probability := getattr(dropout, "p", 0.0):
                 layer.lora_dropout[name] = FeatureDropout(probability)
+
+
+class AdapterDropout:
+    """Draws the dropout masks of an adapter, where one kernel for each layer would cost.
+
+    Elsewhere every layer draws its own, in the order of the pass.
+    """
+
+    def __init__(self, model: SpeechModel) -> None:
+        self._device = model.device
+        self._layers = [
+            (dropout, int(layer.lora_A[name].weight.shape[1]))
+            for layer in _layers(model)
+            for name, dropout in layer.lora_dropout.items()
+            if isinstance(dropout, FeatureDropout)
+        ]
+
+    def draw(self) -> None:
+        """Draw the masks of the next pass."""
+        if self._layers and is_launch_bound(self._device):
+            FeatureDropout.draw_together(self._layers, self._device)
 
 
 def adapter_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from moonshine_tune.core.device import round_up_to_bucket
+from moonshine_tune.core.device import is_launch_bound, text_width
 from moonshine_tune.models.base import BOS_ID, EOS_ID
 from moonshine_tune.models.kernels.frozen_linear import back_product, frozen_product
 
@@ -41,10 +41,10 @@ def target_batch(
     The model's own `labels` are not used, because transformers before 5.15 shifts them twice.
 
     Args:
-        pad_to_bucket: pad to the next size of `round_up_to_bucket`; no loss depends on it.
+        pad_to_bucket: pad to the next size of `text_width`; no loss depends on it.
     """
     longest = max(len(text) for text in texts) + 1
-    longest = round_up_to_bucket(longest) if pad_to_bucket else longest
+    longest = text_width(longest, torch.device(device)) if pad_to_bucket else longest
     inputs = torch.full((len(texts), longest), EOS_ID)
     targets = torch.full((len(texts), longest), IGNORED)
     for row, text in enumerate(texts):
@@ -111,10 +111,10 @@ class _HeadLoss(torch.autograd.Function):
         for start in range(0, len(hidden), _CHUNK):
             rows = slice(start, start + _CHUNK)
             log_probs = F.log_softmax(head.logits(hidden[rows]), dim=-1)
+            own = None if weights is None else weights[rows, None]
             if teacher is None:
                 ids = targets[rows, None]
                 taken = log_probs.gather(1, ids)
-                own = None if weights is None else weights[rows, None]
                 total -= (taken if own is None else taken * own).sum()
                 difference = log_probs.exp_()
                 difference.scatter_add_(1, ids, difference.new_full(ids.shape, -1.0))
@@ -123,8 +123,11 @@ class _HeadLoss(torch.autograd.Function):
             else:
                 teacher_log_probs = F.log_softmax(head.logits(teacher[rows]), dim=-1)
                 teacher_probs = teacher_log_probs.exp()
-                total += (teacher_probs * teacher_log_probs.sub_(log_probs)).sum()
+                divergence = teacher_probs * teacher_log_probs.sub_(log_probs)
+                total += (divergence if own is None else divergence * own).sum()
                 difference = log_probs.exp_().sub_(teacher_probs)
+                if own is not None:
+                    difference *= own
             gradient[rows] = head.gradient(difference).to(hidden.dtype)
         ctx.save_for_backward(gradient)
         return total
@@ -145,8 +148,8 @@ def head_cross_entropy_sum(
         targets: [B, L], `IGNORED` on padding; fastest on the CPU.
         weights: [B, L], how much each target counts; None for 1.
     """
-    (rows, *own), ids = _at_targets(targets, hidden, *([] if weights is None else [weights]))
-    loss: Tensor = _HeadLoss.apply(rows, head, ids, None, own[0] if own else None)  # type: ignore[no-untyped-call]
+    (rows,), ids, own = _at_targets(targets, weights, hidden)
+    loss: Tensor = _HeadLoss.apply(rows, head, ids, None, own)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -157,15 +160,28 @@ def head_kl_sum(hidden: Tensor, teacher: Tensor, head: FrozenHead, targets: Tens
         hidden, teacher: [B, L, W], before the head, which both share.
         targets: [B, L], `IGNORED` on padding; fastest on the CPU.
     """
-    (rows, teacher_rows), ids = _at_targets(targets, hidden, teacher)
-    loss: Tensor = _HeadLoss.apply(rows, head, ids, teacher_rows, None)  # type: ignore[no-untyped-call]
+    (rows, teacher_rows), ids, own = _at_targets(targets, None, hidden, teacher)
+    loss: Tensor = _HeadLoss.apply(rows, head, ids, teacher_rows, own)  # type: ignore[no-untyped-call]
     return loss
 
 
-def _at_targets(targets: Tensor, *hidden: Tensor) -> tuple[list[Tensor], Tensor]:
-    """The rows [N, W] of hidden states that have a target, and their target ids [N]."""
+def _at_targets(
+    targets: Tensor, weights: Tensor | None, *hidden: Tensor
+) -> tuple[list[Tensor], Tensor, Tensor | None]:
+    """The rows [N, W] of hidden states that have a target, their target ids and weights [N].
+
+    Where shapes cost, the rows fill up whole chunks: those past the last target weigh nothing.
+    """
     flat = targets.flatten()
     positions = (flat != IGNORED).nonzero()[:, 0]
-    device = hidden[0].device
-    ids, positions = flat[positions].to(device), positions.to(device)
-    return [values.flatten(0, 1).index_select(0, positions) for values in hidden], ids
+    device, own = hidden[0].device, None
+    if is_launch_bound(device):
+        missing = -len(positions) % _CHUNK
+        own = F.pad(torch.ones(len(positions)), (0, missing)).to(device)
+        # Any row will do.
+        positions = F.pad(positions, (0, missing))
+    ids, positions = flat[positions].clamp(min=0).to(device), positions.to(device)
+    if weights is not None:
+        counted = weights.flatten().index_select(0, positions)
+        own = counted if own is None else own * counted
+    return [values.flatten(0, 1).index_select(0, positions) for values in hidden], ids, own

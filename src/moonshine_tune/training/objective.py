@@ -10,7 +10,7 @@ from moonshine_tune.config.settings import RetainSettings
 from moonshine_tune.corpus.sampler import StepPlan
 from moonshine_tune.inference.encoder_cache import StateSource
 from moonshine_tune.models.base import SpeechModel
-from moonshine_tune.models.lora import adapter_disabled
+from moonshine_tune.models.lora import AdapterDropout, adapter_disabled
 from moonshine_tune.models.losses import (
     IGNORED,
     FrozenHead,
@@ -56,6 +56,7 @@ class Objective:
         self._retain, self._model, self._prepared = retain, model, prepared
         self._distributed = distributed
         self._head = FrozenHead(model.head_weight)
+        self._dropout = AdapterDropout(model)
         replay = prepared.replay
         self.names = ["loss"]
         if replay is not None and replay.teacher.teacher_tokens:
@@ -111,6 +112,7 @@ class Objective:
     def term(self, batch: Sequence[int], step: int, clips: Sequence[int]) -> LossTerm:
         """The loss of some training clips in one forward pass, as a part of the mean of `clips`."""
         tokens, states = self._prepared.dataset.tokens, self._prepared.states
+        self._dropout.draw()
         kl_weight = self._retain.domain_weight
         indices = self._prepared.augmented.augmented_indices(batch, step)
         with self._distributed.autocast():
@@ -161,6 +163,7 @@ class Objective:
             if without_text:
                 yield self._teacher_term(replay, without_text, count, len(plan.indices))
             if with_text:
+                self._dropout.draw()
                 texts = [replay.transcripts[index] for index in with_text]
                 with self._distributed.autocast():
                     hidden, targets = self._forward(replay.source, with_text, texts)
@@ -179,6 +182,7 @@ class Objective:
             num_targets, num_clips: tokens and clips of the step's replay.
         """
         teacher, retain = replay.teacher, self._retain
+        self._dropout.draw()
         with self._distributed.autocast():
             states = replay.source.batch(batch)
             kl = teacher.kl_sum(batch, states, self._head) / num_targets

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from moonshine_tune.config.settings import TrainSettings
-from moonshine_tune.core.device import supports_foreach, supports_fused
+from moonshine_tune.core.flat_adamw import adamw
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.models.lora import adapter_parameters
 
@@ -29,13 +29,12 @@ def build_optimizer(model: SpeechModel, train: TrainSettings) -> torch.optim.Ada
         if ".lora_B." in name:
             rate *= train.lora_plus_ratio
         groups.setdefault(rate, []).append(value)
-    return torch.optim.AdamW(
+    return adamw(
         [
             {"params": values, "lr": rate, "peak": rate, "weight_decay": train.weight_decay}
             for rate, values in groups.items()
         ],
-        foreach=supports_foreach(model.device),
-        fused=supports_fused(model.device),
+        model.device,
     )
 
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import AliasChoices, ConfigDict, Field
@@ -22,6 +21,7 @@ from torch import Tensor
 from moonshine_tune.core.bounded_files import read_bounded
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import complete_folder, sha256_of, write_json_atomic
+from moonshine_tune.core.flat_adamw import load_slots, read_slots
 from moonshine_tune.core.json_text import MAX_FILE_BYTES
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.models.lora import adapter_parameters, adapter_state, load_adapter_state
@@ -110,8 +110,9 @@ def save_state(
     tensors |= {f"best/{name}": value for name, value in state.best.items()}
     tensors |= {f"chosen/{name}": value for name, value in state.chosen.items()}
     steps: dict[str, float] = {}
+    slots = read_slots(optimizer)
     for name, parameter in adapter_parameters(model.module):
-        for key, value in optimizer.state.get(parameter, {}).items():
+        for key, value in slots.get(parameter, {}).items():
             if isinstance(value, Tensor) and value.dim():
                 tensors[f"optimizer/{name}/{key}"] = value.detach().to("cpu", copy=True)
             else:
@@ -150,15 +151,15 @@ def load_state(folder: Path, model: SpeechModel, optimizer: torch.optim.Optimize
     document, tensors, remark = _newest_complete(folder)
     load_adapter_state(model, _below(tensors, "adapter/"))
     moments = _below(tensors, "optimizer/")
+    slots: dict[Tensor, dict[str, Tensor]] = {}
     for name, parameter in adapter_parameters(model.module):
-        slots: dict[str, Any] = {
-            key: value.to(parameter.device) for key, value in _below(moments, f"{name}/").items()
-        }
+        own = _below(moments, f"{name}/")
         for key, value in document.optimizer.items():
             if key.startswith(f"{name}/"):
-                slots[key.removeprefix(f"{name}/")] = torch.tensor(value)
-        if slots:
-            optimizer.state[parameter] = slots
+                own[key.removeprefix(f"{name}/")] = torch.tensor(value)
+        if own:
+            slots[parameter] = own
+    load_slots(optimizer, slots)
     torch.random.set_rng_state(tensors["random/cpu"])
     if "random/cuda" in tensors and model.device.type == "cuda":
         torch.cuda.set_rng_state(tensors["random/cuda"], model.device)

@@ -12,6 +12,7 @@ from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.core.device import choose_device, choose_dtype, limit_memory
 from moonshine_tune.core.errors import RequestError, TuneError
 from moonshine_tune.core.locks import one_writer
+from moonshine_tune.core.power import keep_awake
 from moonshine_tune.core.progress import Progress, SilentProgress
 from moonshine_tune.core.scratch import remove_leftovers
 from moonshine_tune.data.replay_audio import ReplayAudio, with_replay_audio
@@ -57,7 +58,7 @@ def train(
     """
     if not launched_as_rank_zero():
         return _train(resolved, out, progress, resume=resume, fit=fit)
-    with one_writer(out):
+    with one_writer(out), keep_awake(resolved.settings.device.keep_awake):
         if out.is_dir():
             remove_leftovers(out)
         if not resume:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from moonshine_tune.core.device import is_launch_bound
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.inference.batching import (
     batches_by_length,
@@ -91,14 +92,17 @@ class BaseTeacher:
             decoded = greedy_tokens(self._model, states, limits)
             self.teacher_tokens |= dict(zip(rows, decoded, strict=True))
         texts = [self.teacher_tokens[index] for index in rows]
-        targets = target_batch(texts, self._model.device)
+        device = self._model.device
+        targets = target_batch(texts, device, pad_to_bucket=is_launch_bound(device))
         hidden = self._model.decoder_hidden(states, targets.input_ids)
+        # At once: a read waits for the device, and every length would be a shape of its own.
+        hidden = hidden.to("cpu")
+        # In 16 bits: what is pulled to them is a thousand times coarser.
+        kept = states.values.to("cpu", torch.float16) if self.keeps_states else None
         for row, (index, tokens) in enumerate(zip(rows, texts, strict=True)):
-            self._hidden[index] = hidden[row, : len(tokens) + 1].to("cpu").clone()
-            if self.keeps_states:
-                # In 16 bits: what is pulled to them is a thousand times coarser.
-                own = states.values[row, : states.lengths[row]]
-                self._states[index] = own.to("cpu", torch.float16).contiguous()
+            self._hidden[index] = hidden[row, : len(tokens) + 1].clone()
+            if kept is not None:
+                self._states[index] = kept[row, : states.lengths[row]].clone()
 
     def kl_sum(self, indices: Sequence[int], states: EncoderStates, head: FrozenHead) -> Tensor:
         """Σ KL(base ‖ adapted) over every token of the teacher's text for some clips, in nats.

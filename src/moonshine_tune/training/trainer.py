@@ -17,11 +17,12 @@ from moonshine_tune.core.device import (
     is_out_of_memory,
     memory_mb,
     release_memory,
-    supports_foreach,
     trim_heap,
 )
 from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.core.files import complete_folder, write_jsonl_atomic
+from moonshine_tune.core.flat_adamw import clip_gradients
+from moonshine_tune.core.power import is_on_battery
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.signals import GracefulInterrupt
 from moonshine_tune.core.text import first_line
@@ -58,6 +59,8 @@ from moonshine_tune.training.resume import (
 from moonshine_tune.training.selection import Candidate, SelectionRule, strength_within
 from moonshine_tune.training.sentinel import Sentinel
 
+# On battery the state from which a run resumes is no older than this.
+_BATTERY_SAVE_S = 60.0
 # By the number that the processes agree on; 0 goes on.
 _ENDINGS = ("finished", "early stop", "interrupted")
 
@@ -96,6 +99,7 @@ class Trainer:
         self._late = LateAdapters(run.path, settings.select.average_last)
         self._logger: RunLogger | None = None
         self._saved_at = time.monotonic()
+        self._save_every_s = settings.train.save_every_minutes * 60
 
     def fit(
         self,
@@ -147,9 +151,7 @@ class Trainer:
                     self._back_off(step, shortage)
                     continue
                 sums = distributed.reduce(parameters, values)
-                norm = torch.nn.utils.clip_grad_norm_(
-                    parameters, train.clip_norm, foreach=supports_foreach(device)
-                )
+                norm = clip_gradients(self.optimizer.optimizer, parameters, train.clip_norm)
                 # One process reads from the device only here: it waits for everything above.
                 figures = read_sums({**sums, "gradient_norm": [norm]})
                 if all(map(math.isfinite, figures.values())):
@@ -190,7 +192,7 @@ class Trainer:
                     )
                 if step % self.settings.select.every_steps == 0 or step == train.steps:
                     self._evaluate(step)
-                elif time.monotonic() - self._saved_at >= train.save_every_minutes * 60:
+                elif time.monotonic() - self._saved_at >= self._save_every_s:
                     self._save_state(step)
             if ending:
                 self._save_state(step)
@@ -221,6 +223,7 @@ class Trainer:
         if self.distributed.is_rank_zero:
             if resume:
                 on_resume(step or 0)
+            self._save_more_on_battery()
             self._logger = RunLogger(
                 self.run, self.settings, self.progress, resumed_after=resumed_after
             )
@@ -237,6 +240,14 @@ class Trainer:
         settings = self.settings
         has_general = self.prepared.replay is not None
         return has_general and settings.retain.filter_weight > 0 and not settings.adapter.dora
+
+    def _save_more_on_battery(self) -> None:
+        if is_on_battery() and self._save_every_s > _BATTERY_SAVE_S:
+            self._save_every_s = _BATTERY_SAVE_S
+            self.progress.say(
+                "on battery: the state is saved every minute, so that a run that ends with the "
+                "battery loses no more"
+            )
 
     def _restore(self) -> int:
         """Put the saved state back; returns the next step."""
