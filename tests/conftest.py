@@ -39,6 +39,11 @@ _NEAR = {"localhost", "127.0.0.1", "::1", "0.0.0.0", ""}
 _TOLD_CACHE = os.environ.get("MOONSHINE_TUNE_CACHE", "")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first: whichever of two processes gets one last works on it alone."""
+    items.sort(key=lambda item: item.get_closest_marker("takes_minutes") is None)
+
+
 # --- isolation
 
 
