@@ -71,9 +71,9 @@ def warm_bare(warm_program: Path, variables_of: Shell, tmp_path: Path) -> dict[s
 
 
 @pytest.fixture
-def desk(common: Path, bare: dict[str, str], tmp_path: Path) -> Path:
+def desk(common: Path, warm_bare: dict[str, str], tmp_path: Path) -> Path:
     """A folder with what the guides start from, synthesized once."""
     with once(common / "desk") as is_new:
         if is_new:
-            write_desk(common / "desk", bare)
+            write_desk(common / "desk", warm_bare)
     return Path(shutil.copytree(common / "desk", tmp_path / "my desk"))

@@ -128,12 +128,12 @@ def _command_names(command: click.Command, prefix: str = "") -> Iterator[str]:
     ],
 )
 def test_a_command_that_needs_an_extra_names_it(
-    command: str, extra: str, tmp_path: Path, bare: dict[str, str]
+    command: str, extra: str, tmp_path: Path, warm_bare: dict[str, str]
 ) -> None:
     clip = {"audio": "a.wav", "text": "one", "duration": 1.0}
     (tmp_path / "t.jsonl").write_text(json.dumps(clip) + "\n", encoding="utf-8")
     (tmp_path / "a.wav").write_bytes(b"")
-    answer = shell(f"moonshine-tune {command}", tmp_path, bare, code=3)
+    answer = shell(f"moonshine-tune {command}", tmp_path, warm_bare, code=3)
     assert re.search(rf"pip install ['\"]moonshine-tune\[{extra}\]['\"]", answer), answer
 
 
