@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.real_model, pytest.mark.takes_minutes]
 _REMAINING = """
 settings
 settings train.steps
-estimate --model tiny
+estimate --model tiny --budget-gib 16
 models list
 models fetch tiny
 models rebuild {runtime} --out checkpoint
