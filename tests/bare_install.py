@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 from tests import warm_start
 from tests.documentation import ROOT, runnable
 
@@ -66,23 +65,6 @@ def install(folder: Path) -> None:
     # torch first, as `make` does: a range would pull gigabytes of CUDA packages on Linux.
     call(*pip, "install", "--no-compile", "-c", constraints, torch)
     call(*pip, "install", "--no-compile", "-c", constraints, wheel)
-
-
-@contextmanager
-def once(folder: Path) -> Iterator[bool]:
-    """Hold a folder that several processes share; yields whether it has yet to be filled.
-
-    The folder is emptied where an earlier process failed to fill it.
-    """
-    done = folder.with_name(folder.name + ".done")
-    with FileLock(folder.with_name(folder.name + ".lock")):
-        if done.exists():
-            yield False
-            return
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        yield True
-        done.touch()
 
 
 @contextmanager

@@ -7,19 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.bare_install import install, once, warm, write_desk, write_shim
+from tests.bare_install import install, warm, write_desk, write_shim
+from tests.shared_folder import once
 
 if TYPE_CHECKING:
     from moonshine_tune.registry.wheel import WheelAssets
 
 Shell = Callable[[Path], dict[str, str]]
-
-
-@pytest.fixture(scope="session")
-def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of all processes that share these tests."""
-    own = tmp_path_factory.getbasetemp()
-    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="session")

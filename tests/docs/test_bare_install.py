@@ -39,7 +39,7 @@ data keyterms data/train.jsonl --at-most 1 --out few.txt
 data aliases few.txt --voices 1 --out aliases.json
 data next --terms terms.txt --recorded data/train.jsonl --count 3 --out next.txt
 evaluate --manifest data/test.jsonl --model tiny --aliases aliases.json
-curve --train data/train.jsonl --dev data/dev.jsonl --sizes 4,5 --seeds 1 --set train.steps=2 --set select.every_steps=2 --out curve
+curve --train data/train.jsonl --dev data/dev.jsonl --sizes 4,5 --seeds 1 --set data.replay=none --set train.steps=2 --set select.every_steps=2 --out curve
 train --train data/train.jsonl --dev data/dev.jsonl --replay auto --out runs/auto
 data align {cities} cities.txt --out aligned.jsonl
 data audit data/train.jsonl --no-model --out audit
@@ -57,7 +57,7 @@ merge --run runs/a --out merged
 benchmark --runtime-dir exports/a --manifest data/test.jsonl --max-clips 2 --rounds 1 --out bench
 package --run runs/a --runtime-dir exports/a --benchmark bench --with-sample data/test.jsonl --allow-failed-parity --out packed.tar.gz
 verify packed.tar.gz
-ablate run --space quick --train data/train.jsonl --dev data/dev.jsonl --trials 1 --steps 2 --out search
+ablate run --space quick --train data/train.jsonl --dev data/dev.jsonl --set retain.max_clips=4 --set retain.watched_clips=2 --trials 1 --steps 2 --out search
 ablate show search
 ablate choose search
 plan init plan.yaml --train data/train.jsonl --test data/test.jsonl --no-ask
@@ -67,7 +67,7 @@ runs clean runs --keep 1
 """  # noqa: E501
 _SHORT_PLAN = """
 name: short
-data: {train: speech:train, dev: speech:dev, test: speech:test}
+data: {train: speech:train, dev: speech:dev, test: speech:test, replay: none}
 phases:
   doctor:
   speech: {kind: synthesize, train: 8, dev: 2, test: 2}
