@@ -128,13 +128,8 @@ def _recordings(folder: Path, voices: str, variables: dict[str, str]) -> dict[st
     """Ten synthesized recordings in a folder, by name."""
     folder.mkdir()
     synthesized = folder.with_name(f"synth-{folder.name}")
-    # Chosen by nobody: a reader's own recordings are not checked with the base model either.
-    shell(
-        f"moonshine-tune data synth --grammar atc --count 10 {voices} --no-check "
-        f"--out '{synthesized}'",
-        folder,
-        variables,
-    )
+    words = f"moonshine-tune data synth --grammar atc --count 10 {voices} --out '{synthesized}'"
+    shell(words, folder, variables)
     records = {}
     lines = (synthesized / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines, start=1):
