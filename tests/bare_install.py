@@ -98,7 +98,7 @@ def warm(program: Path, variables: dict[str, str]) -> Iterator[Path]:
 
 def write_shim(folder: Path, program: Path) -> Path:
     """`moonshine-tune` with little training and few sentences, in a folder for PATH."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     shim = folder / "moonshine-tune"
     shim.write_text(_SHIM.format(program=program), encoding="utf-8")
     shim.chmod(0o755)
