@@ -1,4 +1,4 @@
-"""An audit of 300 real utterances with every kind of planted problem, by the real tiny model."""
+"""An audit of 500 real utterances with every kind of planted problem, by the real tiny model."""
 
 import json
 import random
@@ -18,7 +18,7 @@ from moonshine_tune.corpus.manifest import Utterance, read_manifest
 
 pytestmark = [pytest.mark.real_model, pytest.mark.shared_data, pytest.mark.takes_minutes]
 
-_COUNT = 300
+_COUNT = 500
 # Planted kinds that need another recording, and the change of the recording.
 _AUDIO_CHANGES: dict[str, Callable[[Samples], Samples]] = {
     "silent": lambda samples: np.zeros_like(samples),
