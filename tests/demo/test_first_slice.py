@@ -128,7 +128,7 @@ def test_parity_says_no_with_an_exit_code(
     (broken / "encoder_model.ort").write_bytes(file.patched({tensor.scale.offset: doubled}))
     code, result = ask(
         "export", "--run", trained, "--out", tmp_path / "x", "--base-runtime", broken,
-        "--manifest", domain / "test" / "manifest.jsonl", "--calibrate", "none",
+        "--manifest", domain / "test" / "manifest.jsonl",
     )  # fmt: skip
     assert code == 1
     assert not result["parity"]["passed"]
@@ -186,7 +186,7 @@ def test_ctrl_c_saves_everything_and_resume_continues(domain: Path, tmp_path: Pa
         sys.executable, "-c", _WAITS_FOR_CTRL_C, str(waits), "train", "--preset", "demo",
         "--train", str(domain / "train" / "manifest.jsonl"),
         "--dev", str(domain / "dev" / "manifest.jsonl"), "--out", str(out),
-        "--set", "train.steps=5", "--set", "select.every_steps=5",
+        "--set", "train.steps=12", "--set", "select.every_steps=6",
     ]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     while not waits.exists() and process.poll() is None:
@@ -201,7 +201,7 @@ def test_ctrl_c_saves_everything_and_resume_continues(domain: Path, tmp_path: Pa
     assert run(["train", "--resume", "--out", str(out)]) == 0
     lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
     steps = [line["step"] for line in lines if "loss" in line]
-    assert steps == list(range(1, 6))
+    assert steps == list(range(1, 13))
 
 
 def test_wrong_input_is_one_plain_error(
