@@ -29,7 +29,8 @@ elif [ "$1 $2" = "data synth" ]; then
     fi
   done
 elif [ "$1" = export ]; then
-  words+=(--calibrate none)  # Half of its time; tests/demo exports with the default.
+  # tests/demo exports with the default, which decodes more clips.
+  words+=(--calibrate none)
 fi
 {program} "${{words[@]}}"
 code=$?
