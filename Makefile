@@ -14,7 +14,7 @@ READY = $(VENV)/.ready
 READY_DEV = $(VENV)/.ready-dev
 READY_DOCS = $(VENV)/.ready-docs
 
-.PHONY: help setup demo plan test lint coverage docs acceptance bench clean
+.PHONY: help setup demo plan test pytest lint coverage docs acceptance bench clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -26,8 +26,10 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@# torch first, at the pinned version: a range would pull gigabytes of CUDA packages on Linux.
-	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)" -c constraints.txt || true
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	$(BIN)/python -m pip install --quiet --no-compile "$$(grep '^torch==' constraints.txt)" -c constraints.txt || true
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e .
+	@# On all cores, where pip takes one. A few files of packages are templates and no Python.
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	touch $@
 
 $(READY_DEV): $(READY)
@@ -47,8 +49,14 @@ plan: $(READY)
 	code=0; $(BIN)/moonshine-tune plan run demo --out $(PLAN_OUT) || code=$$?; \
 	test ! -f $(PLAN_OUT)/plan.json || $(BIN)/moonshine-tune report $(PLAN_OUT); exit $$code
 
-test: lint
-	$(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile
+# The linters beside the tests: mypy takes a minute on one core.
+test: $(READY_DEV)
+	$(MAKE) --no-print-directory -j 2 lint pytest
+
+pytest: $(READY_DEV)
+	@# In the order of tests/conftest.py: xdist would start the files with the fewest tests last, and
+	@# those take the longest.
+	$(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 lint: $(READY_DEV)
 	$(BIN)/ruff check .

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from tests.command_line import ask  # noqa: F401
+from tests.shared_folder import once
 from tests.training_runs import streaming_training, training  # noqa: F401
 
 if TYPE_CHECKING:
@@ -37,6 +38,11 @@ _CHARACTERS = "▁abcdefghijklmnopqrstuvwxyz'.,?-0123456789"
 _NEAR = {"localhost", "127.0.0.1", "::1", "0.0.0.0", ""}
 # Read before any test changes the environment: the place where the real model is kept.
 _TOLD_CACHE = os.environ.get("MOONSHINE_TUNE_CACHE", "")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first: whichever of two processes gets one last works on it alone."""
+    items.sort(key=lambda item: item.get_closest_marker("takes_minutes") is None)
 
 
 # --- isolation
@@ -89,6 +95,13 @@ def signal_handlers() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session")
+def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of all processes that share these tests."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 # --- small random models
@@ -262,14 +275,12 @@ def make_clip() -> Callable[..., Samples]:
 OVERFIT_TEXTS = ("one", "it was the best of times", "two cities", "all of it")
 
 
-def _overfit(family: str) -> "tuple[SpeechModel, list[Samples], list[str]]":
+def _overfit(model: "SpeechModel", clips: "list[Samples]") -> None:
     import torch
 
     from moonshine_tune.inference.batching import pad_clips
     from moonshine_tune.models.losses import cross_entropy_sum, target_batch
 
-    model = build_tiny(family, seed=1)
-    clips = [clip_of(0.9 + 0.4 * seed, seed) for seed in range(len(OVERFIT_TEXTS))]
     targets = target_batch([model.tokenizer.encode(text) for text in OVERFIT_TEXTS], "cpu")
     audio, counts = pad_clips(clips, model.device)
     parameters = [value.requires_grad_(True) for value in model.module.parameters()]
@@ -281,16 +292,24 @@ def _overfit(family: str) -> "tuple[SpeechModel, list[Samples], list[str]]":
         torch.autograd.backward(loss)
         optimizer.step()
     model.module.requires_grad_(False)
-    return model, clips, list(OVERFIT_TEXTS)
 
 
 @pytest.fixture(scope="session", params=["v1", "streaming"])
 def overfitted(
-    request: pytest.FixtureRequest,
+    request: pytest.FixtureRequest, common: Path
 ) -> "tuple[SpeechModel, list[Samples], list[str]]":
     """A small model that has learnt four clips by heart, the clips, their texts. Read only."""
-    with _on_one_thread():
-        return _overfit(request.param)
+    import torch
+
+    model = build_tiny(request.param, seed=1)
+    clips = [clip_of(0.9 + 0.4 * seed, seed) for seed in range(len(OVERFIT_TEXTS))]
+    folder = common / f"overfitted-{request.param}"
+    with once(folder) as is_new, _on_one_thread():
+        if is_new:
+            _overfit(model, clips)
+            torch.save(model.module.state_dict(), folder / "weights.pt")
+    model.module.load_state_dict(torch.load(folder / "weights.pt"))
+    return model, clips, list(OVERFIT_TEXTS)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-# Their shell blocks are run with the wheel alone, by tests/docs/test_bare_install.py.
+# Their shell blocks are run with the wheel alone, by tests/docs/test_guides.py.
 GUIDES = (
     "docs/guides/first-adapter.md",
     "docs/guides/your-own-recordings.md",

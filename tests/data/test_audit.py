@@ -16,7 +16,7 @@ from moonshine_tune.audio.samples import Samples
 from moonshine_tune.cli.app import run
 from moonshine_tune.corpus.manifest import Utterance, read_manifest
 
-pytestmark = [pytest.mark.real_model, pytest.mark.shared_data]
+pytestmark = [pytest.mark.real_model, pytest.mark.shared_data, pytest.mark.takes_minutes]
 
 _COUNT = 500
 # Planted kinds that need another recording, and the change of the recording.

@@ -15,7 +15,7 @@ import pytest
 from moonshine_tune.cli.app import run
 from moonshine_tune.corpus.manifest import read_manifest, write_manifest
 
-pytestmark = pytest.mark.real_model
+pytestmark = [pytest.mark.real_model, pytest.mark.takes_minutes]
 
 Answer = tuple[int, dict[str, Any]]
 

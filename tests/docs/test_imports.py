@@ -28,8 +28,8 @@ _LIGHT = (
     "core.hardware", "core.network", "core.signals", "core.version", "core.yaml", "config.settings",
     "config.resolve", "corpus.manifest", "corpus.normalizers", "corpus.sampler", "corpus.splits",
     "metrics.wer", "registry.catalog", "runs.folder", "doctor.dependencies",
-    "data.synthesis.atc_grammar", "data.synthesis.general_sentences", "training.selection",
-    "cli.reference",
+    "data.synthesis.atc_grammar", "data.synthesis.general_sentences", "data.synthesis.judgment",
+    "training.selection", "cli.reference",
 )  # fmt: skip
 # Started as separate programs: they read their arguments.
 _PROCESSES = ("audio/espeak_worker.py", "evaluation/benchmark/worker.py")

@@ -12,6 +12,7 @@ _FOLDER = Path(__file__).parent
 _ROOT = _FOLDER.parents[1]
 
 
+@pytest.mark.takes_minutes
 def test_everything_on_the_pretended_device(real_cache: Path) -> None:
     """`mps` becomes a device of a process for good, so this one does not get it."""
     reason = why_unavailable()

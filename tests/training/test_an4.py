@@ -10,7 +10,7 @@ from moonshine_tune.cli.app import run
 from moonshine_tune.corpus.manifest import read_manifest, write_manifest
 from moonshine_tune.registry.resolve import ResolvedModel
 
-pytestmark = [pytest.mark.real_model, pytest.mark.shared_data]
+pytestmark = [pytest.mark.real_model, pytest.mark.shared_data, pytest.mark.takes_minutes]
 
 
 def _subset(source: Path, target: Path, stride: int) -> Path:
@@ -33,8 +33,8 @@ def test_an4_is_learnt_in_a_minute_without_losing_general_speech(
     )
     code = run(
         ["train", "--preset", "tiny", "--train", str(train), "--replay", str(replay),
-         "--out", str(tmp_path / "run"), "--set", "train.steps=60",
-         "--set", "train.learning_rate=1e-3", "--set", "select.every_steps=30",
+         "--out", str(tmp_path / "run"), "--set", "train.steps=32",
+         "--set", "train.learning_rate=1e-3", "--set", "select.every_steps=32",
          "--set", "select.max_dev_utterances=16", "--set", "retain.clips_per_step=2"]
     )  # fmt: skip
     assert code == 0

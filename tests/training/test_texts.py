@@ -12,7 +12,7 @@ from moonshine_tune.core.errors import AudioError, NegativeAnswerError, RequestE
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.corpus.manifest import read_manifest
 from moonshine_tune.data.synthesis.corpus import synthesize_corpus
-from moonshine_tune.data.synthesis.intelligibility import Judgment
+from moonshine_tune.data.synthesis.judgment import Judgment
 from moonshine_tune.training.texts import TextsRequest, synthesize_for_run
 
 pytest.importorskip("espeakng_loader", reason="the package espeakng-loader is missing")

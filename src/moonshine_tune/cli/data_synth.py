@@ -12,7 +12,7 @@ from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.progress import Progress
 
 if TYPE_CHECKING:
-    from moonshine_tune.data.synthesis.intelligibility import SpeechCheck
+    from moonshine_tune.data.synthesis.judgment import SpeechCheck
 
 _EPILOG = (
     "Example: moonshine-tune data synth --grammar atc --count 60 --voice-set train --out atc-train"
@@ -124,7 +124,7 @@ def synth(
             voices=chosen,
             options=options,
             pool=pool,
-            check=_speech_check(check, model, progress),
+            check=None if check is False else _speech_check(check, model, progress),
             progress=progress,
         )
     left_out = f", {result.left_out} left out" if result.left_out else ""

@@ -20,11 +20,7 @@ from moonshine_tune.core.files import complete_folder, holds_out, write_jsonl_at
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import package_version, versions
 from moonshine_tune.corpus.manifest import SYNTHETIC, Utterance, seconds_of, write_manifest
-from moonshine_tune.data.synthesis.intelligibility import (
-    Judgment,
-    SpeechCheck,
-    left_out_remark,
-)
+from moonshine_tune.data.synthesis.judgment import Judgment, SpeechCheck, left_out_remark
 from moonshine_tune.data.synthesis.prompts import Prompt
 from moonshine_tune.runs.records import SynthesisRecord
 

@@ -7,17 +7,16 @@ out only if its text also fits the sound of some other clip as well as its own.
 """
 
 import re
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from difflib import SequenceMatcher
-from typing import Any
 
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.text import quoted
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.corpus.normalizers import NORMALIZERS
 from moonshine_tune.corpus.splits import evenly_chosen
+from moonshine_tune.data.synthesis.judgment import Judgment, SpeechCheck
 from moonshine_tune.inference.base_transcripts import base_transcripts
 from moonshine_tune.inference.dataset import SpeechDataset, build_dataset
 from moonshine_tune.inference.encoder_cache import StateSource
@@ -25,54 +24,11 @@ from moonshine_tune.inference.token_losses import mean_token_losses
 from moonshine_tune.registry.open import OpenedModel, open_model
 from moonshine_tune.registry.resolve import cached_model, resolve_model
 
-# Below this share of common letters a person would not take the two for the same sentence.
-LEAST_AGREEMENT = 0.5
 # A text with fewer letters cannot be judged: a letter or a "no" alone is often misheard.
 _FEWEST_LETTERS = 4
 # Clips that a text is compared on besides its own: noise passes one time in eight.
 _COMPARED = 7
 _STORED_MB = 400
-_MOST_REMARKED = 3
-
-
-@dataclass(frozen=True)
-class Judgment:
-    """What the base model wrote of a clip.
-
-    Attributes:
-        agreement: share of common letters, 0 to 1; None where the text is too short to judge.
-        fits: whether the text is likelier on its own clip than on others; None where that was not
-            asked, or there are too few others.
-    """
-
-    id: str
-    text: str
-    hypothesis: str
-    agreement: float | None
-    fits: bool | None = None
-
-    @property
-    def is_understood(self) -> bool:
-        """Whether the clip is kept."""
-        return not self.is_doubtful or self.fits is not False
-
-    @property
-    def is_doubtful(self) -> bool:
-        """Whether the base model writes something else."""
-        return self.agreement is not None and self.agreement < LEAST_AGREEMENT
-
-    def to_record(self) -> dict[str, Any]:
-        """The JSON object, with the reason."""
-        return asdict(self) | {
-            "reason": f"less than {LEAST_AGREEMENT:g} of its letters are in the base model's "
-            "transcript, and its text fits another clip as well"
-        }
-
-
-SpeechCheck = Callable[
-    [Sequence[Utterance], Sequence[tuple[str, ...]], Progress], Sequence[Judgment]
-]
-"""Judges clips by what is in them besides some terms."""
 
 
 def speech_check(wanted: bool | None, model: str, progress: Progress) -> SpeechCheck | None:
@@ -199,19 +155,3 @@ def agreement_of(text: str, hypothesis: str, terms: Sequence[str] = ()) -> float
         share = common / len(letters) if terms else 2 * common / (len(letters) + len(written))
         best = max(best or 0.0, share)
     return None if best is None else round(best, 4)
-
-
-def left_out_remark(utterances: Sequence[Utterance], left_out: Mapping[str, Judgment]) -> str:
-    """How many clips are left out and why, and the voices that have most of them."""
-    voices = Counter(item.speaker for item in utterances if item.id in left_out)
-    total = Counter(item.speaker for item in utterances)
-    worst = ", ".join(
-        f"{voice} {count} of {total[voice]}" for voice, count in voices.most_common(_MOST_REMARKED)
-    )
-    more = ", …" if len(voices) > _MOST_REMARKED else ""
-    example = min(left_out.values(), key=lambda item: item.agreement or 0.0)
-    return (
-        f"{len(left_out)} of {len(utterances)} clips are left out: the base model does not "
-        f"understand them ({worst}{more}), such as {example.text!r}, of which it writes "
-        f"{example.hypothesis!r}; all are in left_out.jsonl"
-    )
