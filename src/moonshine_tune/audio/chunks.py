@@ -21,7 +21,8 @@ class ChunkAudio(NamedTuple):
         stated, held: bytes of audio that the header states, and that are there.
         bytes_a_second: 0 where the header lacks it.
         end: offset behind the last chunk.
-        unclaimed: bytes from there on that belong to no chunk and are neither tags nor zeros.
+        unclaimed: bytes of further audio chunks; else bytes from there on that belong to no chunk
+            and are neither tags nor zeros.
         fix: offset and bytes of the right length, where the header has 0.
     """
 
@@ -79,7 +80,7 @@ def chunk_audio(file: BinaryIO, start: int, size: int) -> ChunkAudio | None:
     if container is None:
         return None
     wide_length: int | None = None
-    rate = 0.0
+    rate, second = 0.0, 0
     audio: tuple[int, int] | None = None
     position = start + container.first
     while (chunk := _chunk_at(file, position, container)) is not None:
@@ -98,6 +99,11 @@ def chunk_audio(file: BinaryIO, start: int, size: int) -> ChunkAudio | None:
                 return ChunkAudio(held, held, rate, size, fix=_length_field(body, held, container))
             is_open = wide_length is None and length >= _OPEN_LENGTH and body + length > size
             length = size - body if is_open else length
+            if audio is not None:
+                # libsndfile reads the first chunk of audio alone.
+                second += min(length, size - body)
+                position = body + length
+                continue
             audio = (length, min(length, size - body))
             if body + length >= size:
                 return ChunkAudio(*audio, rate, size)
@@ -108,6 +114,8 @@ def chunk_audio(file: BinaryIO, start: int, size: int) -> ChunkAudio | None:
             position += padding
     if audio is None:
         return None
+    if second:
+        return ChunkAudio(*audio, rate, min(position, size), second)
     return _with_rest(file, ChunkAudio(*audio, rate, min(position, size)), size)
 
 

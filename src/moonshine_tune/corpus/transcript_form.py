@@ -272,7 +272,9 @@ _RULES = tuple(
 
 # A text without these has no match of the table above.
 _SUSPECT = re.compile(
-    r"[<>\[\]{}()（［【〔&*_~`+=%@\\:：" + _MUSIC + "\ufffd\x00-\x08\x0e-\x1b\x7f-\x9f]|^##|^[bu]['\"]"
+    r"[<>\[\]{}()（［【〔&*_~`+=%@\\:："
+    + _MUSIC
+    + "\ufffd\x00-\x08\x0e-\x1b\x7f-\x9f]|^##|^[bu]['\"]"
 )
 
 # --- whole texts
@@ -314,6 +316,11 @@ def _whole_text_kind(text: str) -> str | None:
     if is_list_or_object(text):
         return "list_or_object"
     return "silence_label" if is_silence_label(text) else None
+
+
+def is_placeholder(text: str) -> bool:
+    """Whether a text is what tables certainly have instead of a value: `#NAME?`, `NaN`, `-`."""
+    return _PLACEHOLDER.fullmatch(text) is not None
 
 
 def is_list_or_object(text: str) -> bool:

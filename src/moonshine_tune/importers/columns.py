@@ -381,7 +381,9 @@ def _span_by_names(
         for last, after in words.items()
         if len(before) == len(after)
         and any(
-            a in _FIRST and b in _LAST and (*before[:n], *before[n + 1 :]) == (*after[:n], *after[n + 1 :])
+            a in _FIRST
+            and b in _LAST
+            and (*before[:n], *before[n + 1 :]) == (*after[:n], *after[n + 1 :])
             for n, (a, b) in enumerate(zip(before, after, strict=True))
         )
         and _are_spans(profiles[first], profiles[last])

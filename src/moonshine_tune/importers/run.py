@@ -455,6 +455,7 @@ def _resolve(
     Also the headers of the recordings, and what was decided by content, a sentence each.
     """
     finder = RecordingFinder(source.folder, rows.folder, source.recordings)
+    rows = replace(rows, rows=tuple(finder.with_folders(rows.rows)))
     results = finder.find_all(rows.rows)
     paths: list[Path | None] = []
     problems: list[str] = []

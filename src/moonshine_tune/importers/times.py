@@ -133,7 +133,7 @@ _UNITS = (
     TimeUnit("samples", lambda info: float(info.sample_rate_hz)),
 )
 # What spreadsheets hold behind a time of day.
-_DAYS = TimeUnit("days, as spreadsheets store times,", lambda _: 1 / 86_400)
+_DAYS = TimeUnit("days (as spreadsheets store them)", lambda _: 1 / 86_400)
 
 
 _Span = tuple[float, float, AudioInfo, int]
@@ -179,19 +179,26 @@ def in_seconds(
 def with_ends(
     rows: Sequence[Row], paths: Sequence[Path | None]
 ) -> tuple[Sequence[Row], str | None]:
-    """The rows, where a start without an end lasts until the next start of its recording.
+    """The rows, where a start lasts until the next one in recordings without any end.
 
     Also how many such rows there are, in a sentence. The last one lasts until the recording ends.
     """
     starts: dict[Path, set[float]] = defaultdict(set)
+    with_end: set[Path] = set()
     for row, path in zip(rows, paths, strict=True):
         if path is not None and isinstance(row.values.get("start"), float):
             starts[path].add(row.values["start"])
-    ordered = {path: sorted(times) for path, times in starts.items() if len(times) > 1}
+            if "end" in row.values or "duration" in row.values:
+                with_end.add(path)
+    ordered = {
+        path: sorted(times)
+        for path, times in starts.items()
+        if len(times) > 1 and path not in with_end
+    }
     result, count = list(rows), 0
-    for index, (row, path) in enumerate(zip(rows, paths, strict=True)):
+    for index, (row, path) in enumerate(zip(rows, paths, strict=True)) if ordered else ():
         start = row.values.get("start")
-        if path not in ordered or start is None or {"end", "duration"} & row.values.keys():
+        if path not in ordered or start is None:
             continue
         following = ordered[path][bisect_right(ordered[path], start) :]
         if following:

@@ -54,9 +54,7 @@ def _pairing(source: ImportSource) -> Pairing:
 
 
 @lru_cache(maxsize=1)
-def _paired(
-    recordings: tuple[Path, ...], files: tuple[Path, ...], named: str | None
-) -> Pairing:
+def _paired(recordings: tuple[Path, ...], files: tuple[Path, ...], named: str | None) -> Pairing:
     """Paired once for recognizing the layout and for reading it."""
     return pair(recordings, files, ENDINGS, named)
 
@@ -151,7 +149,11 @@ def _without_names(transcripts: dict[Path, TranscriptFile]) -> dict[Path, Transc
         path: match[1]
         for path, item in transcripts.items()
         if item.text is not None
-        and (match := re.match(rf"\s*{re.escape(path.stem)}(?:\.\w+)?[\s|:,;]+(\S.*)", item.text, re.S))
+        and (
+            match := re.match(
+                rf"\s*{re.escape(path.stem)}(?:\.\w+)?[\s|:,;]+(\S.*)", item.text, re.S
+            )
+        )
     }
     with_text = sum(item.text is not None for item in transcripts.values())
     are_all = len(rests) == with_text >= _FEWEST_NAMES

@@ -9,15 +9,67 @@ from pathlib import Path
 
 from moonshine_tune.audio.io import AUDIO_ENDINGS
 
-
 # Folders that divide a corpus by kind of file, and not by person or session.
-_KINDS = frozenset("""
-    audio audios clip clips flac flacs mp3 ogg record recorded recording recordings sound sounds
-    speech voice wav wave waves wavs
-    align aligned alignment alignments annotation annotations caption captions eaf elan json lab
-    label labels labs praat prompt prompts script scripts srt subtitle subtitles text textgrid
-    textgrids texts trans transcript transcription transcriptions transcripts trn txt txts vtt
-""".split())
+_KINDS = frozenset(
+    [
+        "audio",
+        "audios",
+        "clip",
+        "clips",
+        "flac",
+        "flacs",
+        "mp3",
+        "ogg",
+        "record",
+        "recorded",
+        "recording",
+        "recordings",
+        "sound",
+        "sounds",
+        "speech",
+        "voice",
+        "wav",
+        "wave",
+        "waves",
+        "wavs",
+        "align",
+        "aligned",
+        "alignment",
+        "alignments",
+        "annotation",
+        "annotations",
+        "caption",
+        "captions",
+        "eaf",
+        "elan",
+        "json",
+        "lab",
+        "label",
+        "labels",
+        "labs",
+        "praat",
+        "prompt",
+        "prompts",
+        "script",
+        "scripts",
+        "srt",
+        "subtitle",
+        "subtitles",
+        "text",
+        "textgrid",
+        "textgrids",
+        "texts",
+        "trans",
+        "transcript",
+        "transcription",
+        "transcriptions",
+        "transcripts",
+        "trn",
+        "txt",
+        "txts",
+        "vtt",
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -78,10 +130,16 @@ def pair(
                     claims[file].append(path)
                 else:
                     doubtful[folder, home] = None
+    # A recording with a transcript beside it may have the same name in a parallel folder.
+    rivals: dict[Path, set[Path]] = defaultdict(set)
+    for path in paired if claims else ():
+        for file in index.anywhere(_names(path)):
+            if file in claims and _difference(path.parent, file.parent) is not None:
+                rivals[file].add(path.parent)
     shared: dict[Path, Path] = {}
     elsewhere: dict[tuple[Path, Path], None] = {}
     for file, claimants in claims.items():
-        if len({path.parent for path in claimants}) > 1:
+        if len({path.parent for path in claimants} | rivals[file]) > 1:
             shared |= dict.fromkeys(claimants, file)
             continue
         for path in claimants:
