@@ -110,7 +110,7 @@ def _run_command(words: list[str], log: Path) -> None:
     from moonshine_tune.cli.app import run
 
     os.setsid()
-    with log.open("ab") as file, open(os.devnull, "rb") as nothing:
+    with log.open("ab") as file, Path(os.devnull).open("rb") as nothing:
         for stream, number in ((nothing, 0), (file, 1), (file, 2)):
             os.dup2(stream.fileno(), number)
     sys.argv[1:] = words

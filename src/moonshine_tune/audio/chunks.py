@@ -99,14 +99,11 @@ def chunk_audio(file: BinaryIO, start: int, size: int) -> ChunkAudio | None:
                 return ChunkAudio(held, held, rate, size, fix=_length_field(body, held, container))
             is_open = wide_length is None and length >= _OPEN_LENGTH and body + length > size
             length = size - body if is_open else length
-            if audio is not None:
-                # libsndfile reads the first chunk of audio alone.
-                second += min(length, size - body)
-                position = body + length
-                continue
-            audio = (length, min(length, size - body))
+            held = min(length, size - body)
+            # libsndfile reads the first chunk of audio alone.
+            audio, second = (audio, second + held) if audio else ((length, held), 0)
             if body + length >= size:
-                return ChunkAudio(*audio, rate, size)
+                return ChunkAudio(*audio, rate, size, second)
         position = body + length
         padding = -length % container.alignment
         # Some writers leave the padding out.
@@ -114,9 +111,7 @@ def chunk_audio(file: BinaryIO, start: int, size: int) -> ChunkAudio | None:
             position += padding
     if audio is None:
         return None
-    if second:
-        return ChunkAudio(*audio, rate, min(position, size), second)
-    return _with_rest(file, ChunkAudio(*audio, rate, min(position, size)), size)
+    return _with_rest(file, ChunkAudio(*audio, rate, min(position, size), second), size)
 
 
 def _length_field(body: int, length: int, container: _Container) -> tuple[int, bytes]:
@@ -184,6 +179,8 @@ def _au_audio(head: bytes, start: int, size: int) -> ChunkAudio | None:
 
 def _with_rest(file: BinaryIO, audio: ChunkAudio, size: int) -> ChunkAudio:
     """Count what follows the last chunk, unless it is a tag, zeros, or the next file."""
+    if audio.unclaimed:
+        return audio
     file.seek(audio.end)
     first = file.read(16)
     if not first or first.startswith(_TAGS) or is_chunked(first):

@@ -20,8 +20,8 @@ _NO_NAMES = frozenset((
     "no one", "not known", "not specified", "not available", "not given", "sin nombre",
     "ohne angabe", "keine angabe", "non renseigné", "sans nom",
 ))  # fmt: skip
-_PERSON = re.compile(r"^(?:no )?(?:speaker|person|voice|reader|name) +|(?<=\w) +(?:speaker|person|voice|"
-                     r"reader|name)$")  # fmt: skip
+_PERSON = re.compile(r"^(?:speaker|person|voice|reader|name) +|"
+                     r"(?<=\w) +(?:speaker|person|voice|reader|name)$")  # fmt: skip
 _MARKS = re.compile("[\u0300-\u036f\u0640\u064b-\u0652]")
 
 

@@ -296,13 +296,13 @@ _MONTH = "(?:Jan|Feb|Mar|Mrz|Apr|May|Mai|Jun|Jul|Aug|Sep|Oct|Okt|Nov|Dec|Dez)"
 _PLACEHOLDER_WORD = re.compile(
     r"nan|NAN|none|None|NONE|null|Null|NULL|na|NA|todo|TODO|tbd|TBD|tba|TBA|missing|MISSING|"
     r"undefined|UNDEFINED|fixme|FIXME|nil|NIL|True|TRUE|False|FALSE|VRAI|FAUX|WAHR|FALSCH|"
-    r"VERDADERO|FALSO|ИСТИНА|ЛОЖЬ|(?i:n\.a|k\.a|n\.d|empty|blank|unknown|pending|silence|noise|"
+    r"VERDADERO|FALSO|ИСТИНА|ЛОЖЬ|nan\.|(?i:n\.a\.?|k\.a\.?|n\.d\.?|empty|blank|unknown|pending|silence|noise|"
     r"inaudible|unintelligible|untranscribed|not (?:available|transcribed)|"
     r"no (?:speech|audio|text|transcript(?:ion)?)|(?:transcript(?:ion)?|text) (?:missing|pending))|"
     rf"\d{{1,2}}[-. ]{_MONTH}|{_MONTH}[-. ]\d{{2}}|\d{{1,2}}:\d\d:\d\d [AP]M|"
     r"\S{1,30}\.(?i:wav|mp3|flac|ogg|opus|m4a|aac|txt|lab|json|textgrid)"
 )
-_AROUND_WORD = " .-–—*!"
+_AROUND_WORD = " -–—*"
 
 
 def _whole_text_kind(text: str) -> str | None:

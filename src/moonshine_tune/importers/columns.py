@@ -379,16 +379,20 @@ def _span_by_names(
         (first, last)
         for first, before in words.items()
         for last, after in words.items()
-        if len(before) == len(after)
-        and any(
-            a in _FIRST
-            and b in _LAST
-            and (*before[:n], *before[n + 1 :]) == (*after[:n], *after[n + 1 :])
-            for n, (a, b) in enumerate(zip(before, after, strict=True))
-        )
-        and _are_spans(profiles[first], profiles[last])
+        if _differ_in_the_end(before, after) and _are_spans(profiles[first], profiles[last])
     ]
     return dict(zip(("start", "end"), pairs[0], strict=True)) if len(pairs) == 1 else {}
+
+
+def _differ_in_the_end(first: tuple[str, ...], last: tuple[str, ...]) -> bool:
+    """Whether two names differ in one word, which is a start in one and an end in the other."""
+    different = [pair for pair in zip(first, last, strict=False) if pair[0] != pair[1]]
+    return (
+        len(first) == len(last)
+        and len(different) == 1
+        and different[0][0] in _FIRST
+        and different[0][1] in _LAST
+    )
 
 
 def _are_spans(first: _Profile, last: _Profile) -> bool:

@@ -146,14 +146,9 @@ def _without_names(transcripts: dict[Path, TranscriptFile]) -> dict[Path, Transc
     A name of letters and digits is none by its form; other names where every text has its own.
     """
     rests = {
-        path: match[1]
+        path: rest
         for path, item in transcripts.items()
-        if item.text is not None
-        and (
-            match := re.match(
-                rf"\s*{re.escape(path.stem)}(?:\.\w+)?[\s|:,;]+(\S.*)", item.text, re.S
-            )
-        )
+        if item.text is not None and (rest := _behind_name(path.stem, item.text))
     }
     with_text = sum(item.text is not None for item in transcripts.values())
     are_all = len(rests) == with_text >= _FEWEST_NAMES
@@ -164,6 +159,12 @@ def _without_names(transcripts: dict[Path, TranscriptFile]) -> dict[Path, Transc
         else item
         for path, item in transcripts.items()
     }
+
+
+def _behind_name(name: str, text: str) -> str:
+    """What follows the name of a recording at the start of a text; empty if it is not there."""
+    match = re.match(rf"\s*{re.escape(name)}(?:\.\w+)?[\s|:,;]+(\S.*)", text, re.DOTALL)
+    return match[1] if match else ""
 
 
 def _content(

@@ -10,66 +10,14 @@ from pathlib import Path
 from moonshine_tune.audio.io import AUDIO_ENDINGS
 
 # Folders that divide a corpus by kind of file, and not by person or session.
-_KINDS = frozenset(
-    [
-        "audio",
-        "audios",
-        "clip",
-        "clips",
-        "flac",
-        "flacs",
-        "mp3",
-        "ogg",
-        "record",
-        "recorded",
-        "recording",
-        "recordings",
-        "sound",
-        "sounds",
-        "speech",
-        "voice",
-        "wav",
-        "wave",
-        "waves",
-        "wavs",
-        "align",
-        "aligned",
-        "alignment",
-        "alignments",
-        "annotation",
-        "annotations",
-        "caption",
-        "captions",
-        "eaf",
-        "elan",
-        "json",
-        "lab",
-        "label",
-        "labels",
-        "labs",
-        "praat",
-        "prompt",
-        "prompts",
-        "script",
-        "scripts",
-        "srt",
-        "subtitle",
-        "subtitles",
-        "text",
-        "textgrid",
-        "textgrids",
-        "texts",
-        "trans",
-        "transcript",
-        "transcription",
-        "transcriptions",
-        "transcripts",
-        "trn",
-        "txt",
-        "txts",
-        "vtt",
-    ]
-)
+_KIND_WORDS = """
+    audio audios clip clips flac flacs mp3 ogg record recorded recording recordings sound sounds
+    speech voice wav wave waves wavs
+    align aligned alignment alignments annotation annotations caption captions eaf elan json lab
+    label labels labs praat prompt prompts script scripts srt subtitle subtitles text textgrid
+    textgrids texts trans transcript transcription transcriptions transcripts trn txt txts vtt
+"""
+_KINDS = frozenset(_KIND_WORDS.split())
 
 
 @dataclass(frozen=True)
