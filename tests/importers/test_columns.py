@@ -237,7 +237,7 @@ PEOPLE = ["anna", "ben"]
         ("file,sentence,reference", (PHRASES, PHRASES[::-1]), ["sentence", "reference"]),
         ("file,speaker,text", (PHRASES[3:], PEOPLE), ["text-column text", "text-column speaker"]),
         ("file,speaker,text,narrator", ("u{n}", PHRASES, PEOPLE), ["column speaker", "narrator"]),
-        ("file,user,text,reader", ("{n}@x.org", PHRASES, PEOPLE), ["column user", "reader"]),
+        ("file,reader,text,voice", ("{n}@x.org", PHRASES, PEOPLE), ["column reader", "voice"]),
     ],
 )
 def test_a_name_alone_does_not_decide(

@@ -272,7 +272,7 @@ def _flac_extent(file: BinaryIO, start: int, size: int, path: Path) -> Extent:
     if size - start <= _SEARCHED_BYTES:
         content = file.read(size - start)
         is_one = _FLAC_START.search(content, 4) is None
-        head, tail = content[:42], content[-_FLAC_WINDOW_BYTES:]
+        head, tail = content[:42], content
     else:
         is_one = _is_one_flac_stream(file, start, size)
         file.seek(start)
@@ -303,12 +303,16 @@ def _flac_samples(head: bytes, tail: bytes) -> int | None:
     if block_size != int.from_bytes(head[10:12], "big"):
         return None  # frames count samples where their sizes vary
     frames: list[tuple[int, int]] = []
-    position = len(tail)
-    while len(frames) < 2 and (position := tail.rfind(b"\xff\xf8", 0, position)) >= 0:
-        frames += _flac_frames(tail[position : position + 16])
-    if not frames or (frames[0][0] and [number for number, _ in frames[1:]] != [frames[0][0] - 1]):
+    position, first = len(tail), max(len(tail) - _FLAC_WINDOW_BYTES, 0)
+    while len(frames) < 2 and (position := tail.rfind(b"\xff\xf8", first, position)) >= 0:
+        if (frame := _flac_frame_at(tail, position)) is not None:
+            frames.append(frame)
+    if not frames:
         return None
     number, samples = frames[0]
+    # Other bytes look like a frame now and then, but not like the one before it, too.
+    if [before for before, _ in frames[1:]] != ([number - 1] if number else []):
+        return None
     return number * block_size + (samples or block_size)
 
 
@@ -342,20 +346,24 @@ def _flac_frame_numbers(block: bytes) -> list[int]:
 
 def _flac_frames(block: bytes) -> list[tuple[int, int]]:
     """Number and samples of the frames that begin in a block of bytes, in its order."""
-    frames = []
-    for match in _FLAC_FRAME.finditer(block):
-        header = block[match.start() : match.start() + 16]
-        coded = _utf8_number(header[4:])
-        if coded is None:
-            continue
-        number, width = coded
-        size_code, rate_code = header[2] >> 4, header[2] & 15
-        end = 4 + width + {6: 1, 7: 2}.get(size_code, 0)
-        length = end + {12: 1, 13: 2, 14: 2}.get(rate_code, 0)
-        if len(header) > length and _crc8(header[:length]) == header[length]:
-            written = int.from_bytes(header[4 + width : end], "big") + 1
-            frames.append((number, written if size_code in (6, 7) else _FLAC_SIZES[size_code]))
-    return frames
+    frames = (_flac_frame_at(block, match.start()) for match in _FLAC_FRAME.finditer(block))
+    return [frame for frame in frames if frame is not None]
+
+
+def _flac_frame_at(block: bytes, offset: int) -> tuple[int, int] | None:
+    """Number and samples of the frame whose header is at an offset, or None."""
+    header = block[offset : offset + 16]
+    coded = _utf8_number(header[4:])
+    if coded is None:
+        return None
+    number, width = coded
+    size_code, rate_code = header[2] >> 4, header[2] & 15
+    end = 4 + width + (size_code - 5 if size_code in (6, 7) else 0)
+    length = end + {12: 1, 13: 2, 14: 2}.get(rate_code, 0)
+    if len(header) <= length or _crc8(header[:length]) != header[length]:
+        return None
+    written = int.from_bytes(header[4 + width : end], "big") + 1
+    return number, written if size_code in (6, 7) else _FLAC_SIZES[size_code]
 
 
 # Samples of a frame by the code in its header; 6 and 7 write them out.

@@ -167,10 +167,6 @@ class _Profile:
         return sum(is_audio_name(value, self.stems) for value in self.values)
 
     @cached_property
-    def num_times(self) -> int:
-        return sum(seconds_of_cell(value) is not None for value in self.values)
-
-    @cached_property
     def num_phrases(self) -> int:
         return sum(_is_phrase(value) for value in self.values)
 
@@ -193,9 +189,11 @@ class _Profile:
         """Whether the cells name recordings, with endings or without."""
         return self.num_audio > 0.8 * len(self.values) > 0
 
-    @property
+    @cached_property
     def is_time(self) -> bool:
-        return self.num_times == len(self.values) > 0
+        return bool(self.values) and all(
+            seconds_of_cell(value) is not None for value in self.values
+        )
 
     @property
     def is_integer(self) -> bool:
@@ -327,22 +325,27 @@ def _check_text(
             hint="put the transcripts themselves into the table, or name another column with "
             "--text-column NAME",
         )
-    is_weak = simple_name(column) in _WEAK_TEXT_NAMES
-    others = {name: profile for name, profile in free.items() if profile.is_phrases}
+    name = simple_name(column)
     candidates: dict[str, _Profile] = {}
-    if text.values and not text.is_phrases and (is_weak or text.is_time):
-        candidates = others
+    if text.values and (name in _WEAK_TEXT_NAMES or text.is_time) and not text.is_phrases:
+        candidates = {name: profile for name, profile in free.items() if profile.is_phrases}
     elif text.repeats:
         # A tag, such as a mood; or few sentences that many people read.
-        candidates = {name: profile for name, profile in others.items() if not profile.repeats}
+        candidates = {
+            name: profile
+            for name, profile in free.items()
+            if not profile.repeats and profile.is_phrases
+        }
         speaker = columns.get("speaker")
         if speaker and names.speaker is None and profiles[speaker].is_sentences:
             candidates[speaker] = profiles[speaker]
-    elif simple_name(column) in _TRANSCRIPT_NAMES:
+    elif name in _TRANSCRIPT_NAMES:
         candidates = {
             name: profile
-            for name, profile in others.items()
-            if simple_name(name) in _TRANSCRIPT_NAMES and profile.words != text.words
+            for name, profile in free.items()
+            if simple_name(name) in _TRANSCRIPT_NAMES
+            and profile.is_phrases
+            and profile.words != text.words
         }
     if candidates:
         _refuse_readings(path, "more than one column may be the transcript", "text",
@@ -373,13 +376,15 @@ def _span_by_names(
     words = {
         name: tuple(re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()))
         for name in heading
-        if name not in columns.values() and profiles[name].is_time
+        if name not in columns.values()
     }
     pairs = [
         (first, last)
         for first, before in words.items()
         for last, after in words.items()
-        if _differ_in_the_end(before, after) and _are_spans(profiles[first], profiles[last])
+        if _differ_in_the_end(before, after)
+        and profiles[first].is_time
+        and _are_spans(profiles[first], profiles[last])
     ]
     return dict(zip(("start", "end"), pairs[0], strict=True)) if len(pairs) == 1 else {}
 

@@ -1,9 +1,10 @@
 """Finds the recordings that the rows of a table name.
 
 A path is taken as it is written. A name without a folder may be anywhere below the folder, if no
-row of the table has a folder and none is beside the table. Paths of another machine are read below
-one new root, the same for all rows. Where a field such as the speaker names folders, it says in
-which one a name is. Anything else is missing: speakers' folders often hold files of the same names.
+row of the table has a folder, except in folders that share names of the table. Paths of another
+machine are read below one new root, the same for all rows. Where a field such as the speaker names
+folders, it says in which one a name is. Anything else is missing: speakers' folders often hold
+files of the same names.
 """
 
 import os
@@ -40,12 +41,12 @@ class RecordingFinder:
         A field does so if it is the only one with a value that is the name of a recording's folder,
         and no path of the table has a folder.
         """
-        parents = {path.parent for path in self._recordings} - {self._folder}
+        parents = set(map(os.path.dirname, self._known)) - {str(self._folder)}
         bare = [row for row in rows if row.problem is None] if parents else []
         if not bare or any("/" in row.audio or "\\" in row.audio for row in bare):
             return rows
         folders: dict[str, set[Path]] = defaultdict(set)
-        for parent in parents:
+        for parent in map(Path, parents):
             folders[_composed(parent.name).casefold()].add(parent)
         fields = {
             name
@@ -96,9 +97,11 @@ class RecordingFinder:
         plain_names = {name: plain for name, plain in missing.items() if plain}
         has_folders = any("/" in _plain(name) for name in by_name)
         if not has_folders:
-            is_beside = any(isinstance(result, Path) for result in results.values())
+            sharing = index.folders_that_share(map(_plain, by_name))
             for name, plain in plain_names.items():
-                paths = [] if is_beside else index.called(plain)
+                paths = index.called(plain)
+                if len(paths) == 1 and paths[0].parent in sharing:
+                    paths = []
                 results[name] = self._only(name, paths) if paths else self._missing(name, plain)
             return results
         moved: Mapping[str, Path] = {}
@@ -236,6 +239,14 @@ class _NameIndex:
     def called(self, name: str) -> list[Path]:
         """Recordings with this name in any folder."""
         return self._by_name.get(name, [])
+
+    def folders_that_share(self, names: Iterable[str]) -> set[Path]:
+        """Folders in which one of these names occurs that another folder has, too."""
+        folders: set[Path] = set()
+        for name in names:
+            if len(paths := self.called(name)) > 1:
+                folders |= {path.parent for path in paths}
+        return folders
 
     def roots_of(self, ending: str) -> list[str]:
         """Relative folders below which a recording has this path; "" is the folder itself."""
