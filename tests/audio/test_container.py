@@ -258,3 +258,50 @@ def test_a_span_of_an_mp3_does_not_depend_on_earlier_spans(
         load_audio(second, start=start, end=start + 1.0)
     load_audio(second)
     assert np.array_equal(load_audio(second, start=12.0, end=13.0), fresh)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.0])
+def test_a_flac_whose_header_is_too_short_is_read_to_its_end(
+    seconds: float, tmp_path: Path
+) -> None:
+    content = bytearray(encoded(tmp_path, FIRST, "flac"))
+    content[22:26] = struct.pack(">I", round(seconds * RATE))
+    path = tmp_path / "short.flac"
+    path.write_bytes(content)
+    assert audio_info(path).seconds == len(FIRST) / RATE
+    assert len(load_audio(path)) == len(FIRST)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_a_flac_that_was_cut_off_is_named_by_its_header(share: float, tmp_path: Path) -> None:
+    content = encoded(tmp_path, np.tile(FIRST, 4), "flac")
+    path = tmp_path / "cut.flac"
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(AudioError, match=r"cut off: .* of 6\.00 s are there"):
+        audio_info(path)
+
+
+def test_a_second_chunk_of_audio_is_named(tmp_path: Path) -> None:
+    content = encoded(tmp_path, FIRST, "wav")
+    path = tmp_path / "twice.wav"
+    path.write_bytes(content + content[36:])
+    with pytest.raises(AudioError, match=r"its header states 1\.50 s, and 1\.50 s of data follow"):
+        audio_info(path)
+
+
+@needs_ffmpeg
+def test_a_wma_that_was_cut_off_is_named(tmp_path: Path) -> None:
+    content = converted(tmp_path, FIRST, "a.wma")
+    path = tmp_path / "cut.wma"
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(AudioError, match="cut off"):
+        audio_info(path)
+
+
+@needs_ffmpeg
+def test_a_second_audio_track_is_named(tmp_path: Path) -> None:
+    sf.write(tmp_path / "second.wav", SECOND, RATE)
+    second = ("-i", str(tmp_path / "second.wav"), "-map", "0", "-map", "1")
+    converted(tmp_path, FIRST, "tracks.m4a", *second)
+    (remark,) = audio_info(tmp_path / "tracks.m4a").remarks
+    assert (remark.kind, remark.text) == ("tracks", "2 audio tracks, the first is read")

@@ -40,6 +40,15 @@ def utterances(voices: dict[str, list[str]], sessions: bool = False) -> list[Utt
         ("nan", None),
         ("Unbekannt", None),
         ("неизвестно", None),
+        ("Unknown Speaker", None),
+        ("speaker unknown", None),
+        ("(blank)", None),
+        ("not specified", None),
+        ("n.a.", None),
+        ("#NAME?", None),
+        ("N.A.", "N.A."),
+        ("Anon Ymous", "Anon Ymous"),
+        ("speaker", "speaker"),
     ],
 )
 def test_names_are_read_as_they_are_meant(written: str, name: str | None) -> None:
@@ -49,6 +58,7 @@ def test_names_are_read_as_they_are_meant(written: str, name: str | None) -> Non
 def test_na_is_a_name_among_initials() -> None:
     assert mean_nobody(["NA", "anna", "ben"]) == {"NA"}
     assert mean_nobody(["NA", "AB", "CD"]) == frozenset()
+    assert mean_nobody(["N.A.", "anna"]) == {"N.A."} and not mean_nobody(["N.A.", "J.S."])
 
 
 def test_names_that_differ_in_case_or_accents_are_similar() -> None:
@@ -61,7 +71,9 @@ def test_names_that_differ_in_case_or_accents_are_similar() -> None:
 @pytest.mark.parametrize(
     "labels",
     [("SPEAKER_00", "SPEAKER_01"), ("spk0", "spk1"), ("S1", "S2"), ("Speaker 1", "Speaker 2"),
-     ("A", "B"), ("spk_0", "spk_1"), ("Guest-1", "Guest-2"), ("화자 1", "화자 2"), ("1", "2")],
+     ("A", "B"), ("spk_0", "spk_1"), ("Guest-1", "Guest-2"), ("화자 1", "화자 2"), ("1", "2"),
+     ("Person 1", "Person 2"), ("speaker#1", "speaker#2"),
+     ("Unknown Speaker 1", "Unknown Speaker 2")],
 )  # fmt: skip
 def test_labels_that_start_anew_in_each_recording(labels: tuple[str, str]) -> None:
     first, second = labels
@@ -115,6 +127,8 @@ def test_clips_of_diarized_recordings_are_joined_by_their_names() -> None:
     [
         {"mon": ["A", "B"], "tue": ["A", "B"], "wed": ["A", "B"], "thu": ["B"]},
         {"mon": ["agent", "customer"], "tue": ["agent", "customer"]},
+        {"mon": ["male", "female"], "tue": ["male", "female"]},
+        {"mon": ["P1", "P2"], "tue": ["P1", "P2"]},
         {"x": ["SPEAKER_00"], "y": ["SPEAKER_01"], "z": ["SPEAKER_01"]},
     ],
 )

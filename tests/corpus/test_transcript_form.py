@@ -88,13 +88,18 @@ def test_words_are_no_labels_of_silence(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["NaN", "#NAME?", "#REF!", "#N/A", "#VALUE!", "#BEZUG!", "#NOM?", "#DIV/0!", "Err:502", "N/A",
-     "n/a", "<NA>", "-", "--", "???", "\\N", "(null)", "[missing]"],
+     "n/a", "<NA>", "-", "--", "???", "\\N", "(null)", "[missing]", "#N/V", "######", "=SUM(A1:A3)",
+     "=B2", "1.23457E+12", "1900-01-00", "[object Object]", "(no transcript)", "[no speech]"],
 )  # fmt: skip
 def test_placeholders(text: str) -> None:
     assert kinds(text) == {"placeholder"}
 
 
-@pytest.mark.parametrize("text", ["nan", "None", "NULL", "null", "na", "TODO", "missing", "tbd"])
+@pytest.mark.parametrize(
+    "text",
+    ["nan", "None", "NULL", "null", "na", "TODO", "missing", "tbd", "TRUE", "WAHR", "nan.", "n.a.",
+     "unknown", "silence", "-- no transcript --", "No speech", "2-Jan", "Jan-02", "take_1.wav"],
+)  # fmt: skip
 def test_words_that_may_be_placeholders_are_asked(text: str) -> None:
     assert kinds(text) == {"possible_label"}
     assert "possible_label" not in CERTAIN
@@ -103,7 +108,8 @@ def test_words_that_may_be_placeholders_are_asked(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["Null Uhr fünf", "None of them", "Todo va bien", "Nan came over.", "na ja", "no", "null.",
-     "one - two", "What?", "#1 hit", "missing you"],
+     "one - two", "What?", "#1 hit", "missing you", "true story", "no speech today", "May 2", "jan",
+     "silence please", "= is a sign", "two e plus three"],
 )  # fmt: skip
 def test_sentences_are_no_placeholders(text: str) -> None:
     assert kinds(text) == set()
@@ -112,7 +118,8 @@ def test_sentences_are_no_placeholders(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["['go', 'left']", '{"text": "go left"}', '[{"text": "a"}, {"text": "b"}]', "('a', 'b')",
-     "array(['go left'], dtype=object)", '["go left"]', "{'en': 'go', 'fr': 'va'}"],
+     "array(['go left'], dtype=object)", '["go left"]', "{'en': 'go', 'fr': 'va'}",
+     "b'go left'", 'u"go"'],
 )  # fmt: skip
 def test_lists_and_objects(text: str) -> None:
     assert kinds(text) == {"list_or_object"}
@@ -201,6 +208,7 @@ def test_what_may_be_speech_is_asked_and_not_changed(text: str, kind: str) -> No
         (">> hello. >> hi", None, "hello. hi"),
         ("Speaker 1: hi", None, "hi"),
         ("SPEAKER_00: hi", None, "hi"),
+        ("SPEAKER_01 hi", None, "hi"),
         ("[Speaker 2] hi", None, "hi"),
         ("화자 1: 안녕", None, "안녕"),
         ("[Anna]: hi", None, "hi"),
@@ -223,8 +231,10 @@ def test_names_before_the_words_are_known_by_their_corpus() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["cafÃ© au lait", "РџСЂРёРІРµС‚", "caf\ufffd", "don\x92t", "donâ€™t"]
-)
+    "text",
+    ["cafÃ© au lait", "РџСЂРёРІРµС‚", "caf\ufffd", "don\x92t", "donâ€™t", "caf\\u00e9", "\ufb01ne",
+     "caf\\xc3\\xa9", "\ue012 yes"],
+)  # fmt: skip
 def test_characters_of_a_wrong_encoding(text: str) -> None:
     assert "broken_characters" in kinds(text)
 

@@ -234,3 +234,12 @@ def test_stm_and_ctm_of_many_recordings(tmp_path: Path) -> None:
     imported = import_folder(tmp_path / "ctm", {"a.ctm": ctm}, recordings)
     assert imported.spans == [(0.5, 1.15, "go left"), (3.0, 3.4, "stop")]
     assert "joined up to the next pause" in imported.remarks
+
+
+def test_a_line_that_is_only_shown_is_no_cue(tmp_path: Path) -> None:
+    cues = "WEBVTT\n\n00:00.000 --> 00:02.000\ngo on then\n\n"
+    cues += (
+        "00:02.000 --> 00:02.010\ngo on then\n\n00:02.010 --> 00:04.000\ngo on then\nturn left\n"
+    )
+    imported = import_folder(tmp_path, {"a.vtt": cues}, {"a.wav": 5.0})
+    assert imported.spans == [(0.0, 2.0, "go on then"), (2.01, 4.0, "turn left")]

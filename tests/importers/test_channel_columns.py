@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile as sf
+from tests.messages import Messages
 
 from moonshine_tune.audio.io import load_audio
 from moonshine_tune.core.errors import ProblemsError, RequestError
@@ -43,7 +44,8 @@ def call(*channels: object) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    "channels", [(1, 2), (0, 1), ("0", "1"), ("A", "B"), ("left", "right"), ("1.0", "2.0")]
+    "channels",
+    [(1, 2), (0, 1), ("0", "1"), ("A", "B"), ("left", "right"), ("1.0", "2.0"), ("ch1", "ch2")],
 )
 def test_sides_of_a_call_are_cut_out(channels: tuple[object, object], folder: Path) -> None:
     copies = folder.parent / "copies"
@@ -67,6 +69,14 @@ def test_words_are_a_field_of_any_recording(folder: Path) -> None:
     first, second = imported(folder, call("bbc", "2"), audio_out=folder.parent / "copies")
     assert (first.extra["channel"], second.extra["channel"]) == ("bbc", "2")
     assert round(float(load_audio(first.audio).mean()), 2) == 0.2
+
+
+def test_words_beside_several_channels_are_named(folder: Path) -> None:
+    table = folder.parent / "words.csv"
+    table.write_text("file,text,channel\ncall.wav,go on,agent\n", encoding="utf-8")
+    progress = Messages()
+    import_data(ImportRequest(folder, folder.parent / "out.jsonl", table=table), progress)
+    assert any("has words (agent)" in line and "averaged" in line for line in progress.lines)
 
 
 def test_unclear_and_impossible_channels_are_plain_errors(folder: Path) -> None:

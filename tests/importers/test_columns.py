@@ -222,3 +222,70 @@ def test_another_transcript_is_mentioned(tmp_path: Path) -> None:
     lines = ["file,transcription,raw_transcription", *rows_of(PATH, PHRASES, PHRASES, mark=",")]
     (remark,) = read(tmp_path, lines).remarks
     assert "--text-column raw_transcription" in remark
+
+
+MOODS = ["happy", "sad mood"]
+PEOPLE = ["anna", "ben"]
+
+
+@pytest.mark.parametrize(
+    ("heading", "cells", "flags"),
+    [
+        ("file,text,line", (MOODS, PHRASES), ["text-column text", "text-column line"]),
+        ("file,transcript,x", (MOODS, PHRASES), ["text-column transcript", "text-column x"]),
+        ("file,text,transcript", (PHRASES, PHRASES[::-1]), ["column text", "column transcript"]),
+        ("file,sentence,reference", (PHRASES, PHRASES[::-1]), ["sentence", "reference"]),
+        ("file,speaker,text", (PHRASES[3:], PEOPLE), ["text-column text", "text-column speaker"]),
+        ("file,speaker,text,narrator", ("u{n}", PHRASES, PEOPLE), ["column speaker", "narrator"]),
+        ("file,reader,text,voice", ("{n}@x.org", PHRASES, PEOPLE), ["column reader", "voice"]),
+    ],
+)
+def test_a_name_alone_does_not_decide(
+    heading: str, cells: tuple[object, ...], flags: list[str], tmp_path: Path
+) -> None:
+    sentences = [f"{phrase} and number {n} {n}" for n, phrase in enumerate(PHRASES)]
+    makers = [sentences if cell == PHRASES[3:] else cell for cell in cells]
+    with pytest.raises(ProblemsError, match="may be the") as caught:
+        read(tmp_path, [heading, *rows_of("{n}.wav", *makers, mark=",")])
+    assert all(flag in str(caught.value) for flag in flags)
+
+
+@pytest.mark.parametrize(
+    ("heading", "cells"),
+    [
+        ("file,text,mood", (PHRASES, MOODS)),
+        ("file,text,transcription", (PHRASES, [phrase.upper() + "." for phrase in PHRASES])),
+        ("file,text,normalized_text", (PHRASES, PHRASES[::-1])),
+        ("file,text,speaker", (["yes", "go on"], PEOPLE)),
+        ("file,text,speaker,client_id", (PHRASES, PEOPLE, "c{n}")),
+    ],
+)
+def test_content_that_agrees_with_the_name_is_not_asked(
+    heading: str, cells: tuple[object, ...], tmp_path: Path
+) -> None:
+    table = read(tmp_path, [heading, *rows_of("{n}.wav", *cells, mark=",")])
+    assert "text from 'text'" in columns(table)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "from,to",
+        "start_sample,end_sample",
+        "Start (s),End (s)",
+        "partBegin,partEnd",
+        "xmin,xmax",
+    ],
+)
+def test_a_pair_of_times_is_a_span_whatever_it_is_called(names: str, tmp_path: Path) -> None:
+    rows = rows_of("{n}.wav", "0.5", "1.{n}", PHRASES, mark=",")
+    table = read(tmp_path, [f"file,{names},text", *rows])
+    assert [(row.values["start"], row.values["end"]) for row in table.rows[:2]] == [
+        (0.5, 1.0), (0.5, 1.1),
+    ]  # fmt: skip
+
+
+def test_a_start_beside_a_time_of_another_name_is_refused(tmp_path: Path) -> None:
+    rows = rows_of("a.wav", "{n}.0", "0.75", PHRASES, mark=",")
+    with pytest.raises(RequestError, match=r"'length'.*may be one"):
+        read(tmp_path, ["file,start,length,text", *rows])

@@ -249,3 +249,45 @@ def test_printed_commands_work_with_spaces(tmp_path: Path) -> None:
     hint = str(caught.value.hint).partition("--table ")[2].partition(", or")[0]
     done = subprocess.run(["sh", "-c", f"cat {hint}"], capture_output=True, text=True, check=True)
     assert done.stdout == "x"
+
+
+@pytest.mark.parametrize(
+    ("recordings", "texts"),
+    [("anna", "ben"), ("day1", "day2"), ("session1_audio", "session2_text"), ("a/wav", "b/wav")],
+)
+def test_a_folder_of_another_name_may_be_another_persons(
+    recordings: str, texts: str, tmp_path: Path
+) -> None:
+    files = {f"{texts}/00{n}.txt": f"text {n}" for n in (1, 2)}
+    clips = {f"{recordings}/00{n}.wav": 1.0 for n in (1, 2)}
+    with pytest.raises(RequestError, match="may be of another person") as caught:
+        import_folder(tmp_path, files, clips)
+    name = texts.rpartition("/")[2]
+    assert f"--transcripts {name}" in str(caught.value.hint)
+    imported = import_folder(tmp_path, files, clips, transcripts=name)
+    assert imported.texts == ["text 1", "text 2"]
+
+
+@pytest.mark.parametrize(
+    ("recordings", "texts"),
+    [("wav48_silence_trimmed", "txt"), ("s1_audio", "s1_text"), ("anna", "transcripts")],
+)
+def test_folders_named_by_their_kind_are_parallel(
+    recordings: str, texts: str, tmp_path: Path
+) -> None:
+    imported = import_folder(tmp_path, {f"{texts}/1.txt": "go on"}, {f"{recordings}/1.wav": 1.0})
+    assert imported.texts == ["go on"]
+
+
+def test_a_lost_text_is_not_replaced_by_another_persons(tmp_path: Path) -> None:
+    files = {"anna/002.txt": "mine", "ben/001.txt": "of ben", "003.txt": "of all"}
+    clips = {"anna/001.wav": 1.0, "anna/002.wav": 1.0}
+    imported = import_folder(tmp_path, files, clips)
+    assert imported.texts == ["mine"]
+    assert "may be of another person" in imported.remarks
+
+
+def test_a_text_above_is_doubtful_where_one_speaker_has_his_own(tmp_path: Path) -> None:
+    files = {"001.txt": "of whom", "anna/001.txt": "mine"}
+    with pytest.raises(ProblemsError, match="may be the transcript of several recordings"):
+        import_folder(tmp_path, files, {"anna/001.wav": 1.0, "ben/001.wav": 1.0})

@@ -7,6 +7,7 @@ import pytest
 import soundfile as sf
 from tests.messages import Messages
 
+from moonshine_tune.core.errors import ProblemsError
 from moonshine_tune.corpus.manifest import Utterance, read_manifest
 from moonshine_tune.importers.base import ImportRequest
 from moonshine_tune.importers.run import import_data
@@ -70,3 +71,10 @@ def test_speakers_may_be_listed_with_their_utterances(tmp_path: Path) -> None:
     files = {name: FILES[name] for name in ("wav.scp", "text")} | {"spk2utt": ["anna u1 u2"]}
     utterances, _ = imported(tmp_path, files)
     assert [item.speaker for item in utterances] == ["anna", "anna"]
+
+
+@pytest.mark.parametrize("name", ["text", "utt2spk"])
+def test_two_values_of_one_key_are_refused(name: str, tmp_path: Path) -> None:
+    files = FILES | {name: [*FILES[name], "u1 other words"]}
+    with pytest.raises(ProblemsError, match=r"u1 is 'other words', and .* in line 1"):
+        imported(tmp_path, files)

@@ -200,3 +200,35 @@ def test_one_certain_track_decides_for_the_others(tmp_path: Path) -> None:
     files = {"a.txt": "0\t3\tgo left\n", "b.txt": "0.25\t2.5\tgo right\n3.5\t4.5\tstop\n"}
     imported = import_folder(tmp_path, files, {"a.wav": 9.0, "b.wav": 5.0})
     assert imported.spans[0] == (0.0, 3.0, "go left")
+
+
+def test_numbered_rows_of_times_are_no_words(tmp_path: Path) -> None:
+    content = "1\t0.5\t2.0\tone two\n2\t3.0\t5.0\tthree\n"
+    with pytest.raises(ProblemsError, match="a table of times in a form that is not known"):
+        import_folder(tmp_path, {"talk.txt": content}, {"talk.wav": 6.0})
+
+
+@pytest.mark.parametrize(
+    ("names", "mark"),
+    [
+        (["1688-001"], " "),
+        (["arctic_a0001", "arctic_a0002"], ".wav: "),
+        (["001", "002", "003"], "\t"),
+    ],
+)
+def test_the_name_of_a_recording_is_no_word_of_it(
+    names: list[str], mark: str, tmp_path: Path
+) -> None:
+    files = {f"{name}.txt": f"{name}{mark}turn left {n}" for n, name in enumerate(names)}
+    imported = import_folder(tmp_path, files, {f"{name}.wav": 4.0 for name in names})
+    assert imported.texts == [f"turn left {n}" for n in range(len(names))]
+    assert "the name of the recording in front of a text is no part of it" in imported.remarks
+
+
+@pytest.mark.parametrize(
+    "texts", [{"yes": "yes please", "no": "no thanks"}, {"7": "7 eight", "5": "five"}]
+)
+def test_a_spoken_word_that_is_also_the_name_stays(texts: dict[str, str], tmp_path: Path) -> None:
+    files = {f"{name}.txt": text for name, text in texts.items()}
+    imported = import_folder(tmp_path, files, {f"{name}.wav": 2.0 for name in texts})
+    assert sorted(map(str, imported.texts)) == sorted(texts.values())

@@ -147,3 +147,38 @@ def test_texts_beside_recordings_of_one_name_in_a_relative_folder(
     assert {
         item.audio.relative_to(folder.resolve()).as_posix(): item.text for item in utterances
     } == {name: name for name in BOTH}
+
+
+@pytest.mark.parametrize("field", ["speaker", "folder", "split"])
+def test_a_field_that_names_folders_says_which_recording_is_meant(field: str, folder: Path) -> None:
+    clips(folder, *BOTH)
+    table = folder.parent / "words.csv"
+    rows = [f"{who},00{n}.wav,{who} says {n}" for who in ("anna", "ben") for n in (1, 2)]
+    table.write_text("\n".join([f"{field},file,text", *rows]) + "\n", encoding="utf-8")
+    out = folder.parent / "out.jsonl"
+    import_data(ImportRequest(folder, out, table=table), SilentProgress())
+    kept = {item.audio.parent.name: item.text for item in read_manifest(out).utterances}
+    assert kept == {"anna": "anna says 2", "ben": "ben says 2"}
+
+
+@pytest.mark.parametrize(
+    "recordings", [["ben/001.wav", "ben/002.wav"], ["anna/001.wav", *BOTH[2:]]]
+)
+def test_a_name_alone_is_not_bound_to_another_speakers_recording(
+    recordings: list[str], folder: Path
+) -> None:
+    clips(folder, *recordings)
+    table = folder.parent / "words.csv"
+    table.write_text("file,text,speaker\n002.wav,two,anna\n002.wav,too,ben\n", encoding="utf-8")
+    request = ImportRequest(folder, folder.parent / "out.jsonl", table=table)
+    with pytest.raises(ProblemsError, match=r"'ben/002\.wav' has that name in another"):
+        import_data(request, SilentProgress())
+
+
+def test_beside_a_table_with_its_recordings_the_others_are_missing(folder: Path) -> None:
+    clips(folder, "anna/001.wav", "ben/001.wav", "ben/002.wav")
+    table = folder / "anna" / "words.csv"
+    table.write_text("file,text\n001.wav,one\n002.wav,two\n", encoding="utf-8")
+    request = ImportRequest(folder, folder.parent / "out.jsonl", table=table)
+    with pytest.raises(ProblemsError, match=r"no such recording: 002\.wav"):
+        import_data(request, SilentProgress())

@@ -52,6 +52,7 @@ def texts(utterances: tuple[Utterance, ...]) -> list[str | None]:
         ["file,text,remark", "a.wav,go on,loud", "b.wav,stop"],
         ["file,text,speaker", "a.wav,go on,anna", "b.wav,stop"],
         ["\ufefffile|text", "a.wav|go on", "b.wav|stop|"],
+        ["file,text", 'a.wav,"=""go on"""', 'b.wav,="stop"'],
     ],
 )
 def test_habits_of_spreadsheets(lines: list[str], folder: Path) -> None:
@@ -124,14 +125,16 @@ def test_a_workbook_is_named_with_what_to_do(start: bytes, folder: Path) -> None
         (" 0.25", "2.75 "),
         ("250", "2750"),
         ("4000", "44000"),
+        ("2,8935185E-06", "3,1828704E-05"),
     ],
 )
 def test_times_of_spreadsheets(start: str, end: str, folder: Path) -> None:
     lines = ["file;start;end;text"]
     lines += [f"{name}.wav;{start};{end};turn left heading two" for name in "ab"]
     utterances, remarks = imported(folder, lines)
-    assert [(item.start, item.end) for item in utterances] == [(0.25, 2.75)] * 2
-    unit = {"250": "milliseconds", "4000": "samples"}.get(start)
+    spans = [(round(item.start or 0, 4), round(item.end or 0, 4)) for item in utterances]
+    assert spans == [(0.25, 2.75)] * 2
+    unit = {"250": "milliseconds", "4000": "samples", "2,8935185E-06": "days"}.get(start)
     assert any("times are in" in line for line in remarks) == (unit is not None)
     assert unit is None or f"times are in {unit}" in "\n".join(remarks)
 
@@ -209,3 +212,17 @@ def test_milliseconds_by_the_names_of_the_columns(folder: Path) -> None:
     lines = ["file,start_ms,end_ms,text", "a.wav,1,2,go on", "b.wav,0.5,2500,stop"]
     utterances, _ = imported(folder, lines)
     assert [(item.start, item.end) for item in utterances] == [(0.001, 0.002), (0.0005, 2.5)]
+
+
+def test_starts_alone_last_until_the_next(folder: Path) -> None:
+    lines = ["file,start,text", "a.wav,1.5,stop", "a.wav,0,go on"]
+    utterances, remarks = imported(folder, lines)
+    spans = sorted((item.start or 0, item.end, item.text) for item in utterances)
+    assert spans[0] == (0, 1.5, "go on")
+    assert "1 starts without an end last until the next" in "\n".join(remarks)
+
+
+def test_a_merged_cell_of_speakers_is_named(folder: Path) -> None:
+    utterances, remarks = imported(folder, ["file,text,speaker", "a.wav,go,anna", "b.wav,stop,"])
+    assert [item.speaker for item in utterances] == ["anna", None]
+    assert "1 of 2 rows have no value in column 'speaker'" in "\n".join(remarks)

@@ -21,7 +21,8 @@ class ChunkAudio(NamedTuple):
         stated, held: bytes of audio that the header states, and that are there.
         bytes_a_second: 0 where the header lacks it.
         end: offset behind the last chunk.
-        unclaimed: bytes from there on that belong to no chunk and are neither tags nor zeros.
+        unclaimed: bytes of further audio chunks; else bytes from there on that belong to no chunk
+            and are neither tags nor zeros.
         fix: offset and bytes of the right length, where the header has 0.
     """
 
@@ -79,7 +80,7 @@ def chunk_audio(file: BinaryIO, start: int, size: int) -> ChunkAudio | None:
     if container is None:
         return None
     wide_length: int | None = None
-    rate = 0.0
+    rate, second = 0.0, 0
     audio: tuple[int, int] | None = None
     position = start + container.first
     while (chunk := _chunk_at(file, position, container)) is not None:
@@ -98,9 +99,11 @@ def chunk_audio(file: BinaryIO, start: int, size: int) -> ChunkAudio | None:
                 return ChunkAudio(held, held, rate, size, fix=_length_field(body, held, container))
             is_open = wide_length is None and length >= _OPEN_LENGTH and body + length > size
             length = size - body if is_open else length
-            audio = (length, min(length, size - body))
+            held = min(length, size - body)
+            # libsndfile reads the first chunk of audio alone.
+            audio, second = (audio, second + held) if audio else ((length, held), 0)
             if body + length >= size:
-                return ChunkAudio(*audio, rate, size)
+                return ChunkAudio(*audio, rate, size, second)
         position = body + length
         padding = -length % container.alignment
         # Some writers leave the padding out.
@@ -108,7 +111,7 @@ def chunk_audio(file: BinaryIO, start: int, size: int) -> ChunkAudio | None:
             position += padding
     if audio is None:
         return None
-    return _with_rest(file, ChunkAudio(*audio, rate, min(position, size)), size)
+    return _with_rest(file, ChunkAudio(*audio, rate, min(position, size), second), size)
 
 
 def _length_field(body: int, length: int, container: _Container) -> tuple[int, bytes]:
@@ -176,6 +179,8 @@ def _au_audio(head: bytes, start: int, size: int) -> ChunkAudio | None:
 
 def _with_rest(file: BinaryIO, audio: ChunkAudio, size: int) -> ChunkAudio:
     """Count what follows the last chunk, unless it is a tag, zeros, or the next file."""
+    if audio.unclaimed:
+        return audio
     file.seek(audio.end)
     first = file.read(16)
     if not first or first.startswith(_TAGS) or is_chunked(first):

@@ -33,6 +33,7 @@ _FOREIGN_STARTS = (
 )  # fmt: skip
 _FOREIGN_ENDINGS = {".m4a", ".aac", ".mp4", ".wma", ".webm", ".amr", ".3gp", ".opus", ".mov",
                     ".caf"}  # fmt: skip
+_ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _FLAC_START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 
 
@@ -79,7 +80,7 @@ def extent_of(path: Path, size: int, mtime_ns: int) -> Extent:
             file.seek(start)
             head = file.read(16)
         if head[:4] == b"fLaC":
-            return Extent(_flac_parts(file, start, size))
+            return _flac_extent(file, start, size, path)
         if is_chunked(head):
             return _chunked_extent(file, start, size, path)
         if head[:4] == b"OggS":
@@ -88,6 +89,8 @@ def extent_of(path: Path, size: int, mtime_ns: int) -> Extent:
             return Extent(_mp4_parts(file, start, size), is_foreign=True)
         for start_of_file in _FOREIGN_STARTS:
             if start_of_file.match(head):
+                if head[:1] == b"\x30":
+                    _check_asf(file, start, size, path)
                 return Extent(_searched_parts(file, start, size, start_of_file), is_foreign=True)
         if path.suffix.lower() in _FOREIGN_ENDINGS:
             return Extent(((0, size),), is_foreign=True)
@@ -246,15 +249,71 @@ def _next_page(file: BinaryIO, position: int, size: int) -> int:
     return size
 
 
-def _flac_parts(file: BinaryIO, start: int, size: int) -> tuple[tuple[int, int], ...]:
-    """Each `fLaC` with a stream header begins a recording."""
+def _check_asf(file: BinaryIO, start: int, size: int, path: Path) -> None:
+    """Refuse WMA that is shorter than it states, unless it is a broadcast."""
+    file.seek(start)
+    head = file.read(1 << 16)
+    position = head.find(_ASF_PROPERTIES)
+    if position < 0 or len(head) < position + 92:
+        return
+    stated = int.from_bytes(head[position + 40 : position + 48], "little")
+    is_broadcast = head[position + 88] & 1
+    if not is_broadcast and stated > size - start:
+        raise cut_off(path, f"{stated - (size - start):,} of {stated:,} bytes are missing")
+
+
+def _flac_extent(file: BinaryIO, start: int, size: int, path: Path) -> Extent:
+    """Each `fLaC` with a stream header begins a recording.
+
+    Of a single one, the last frame says how long it is: libsndfile stops at the length of the
+    header, and takes it for the length of a file that was cut off.
+    """
+    file.seek(start)
     if size - start <= _SEARCHED_BYTES:
+        content = file.read(size - start)
+        is_one = _FLAC_START.search(content, 4) is None
+        head, tail = content[:42], content
+    else:
+        is_one = _is_one_flac_stream(file, start, size)
         file.seek(start)
-        if _FLAC_START.search(file.read(size - start), 4) is None:
-            return ((start, size),)
-    elif _is_one_flac_stream(file, start, size):
-        return ((start, size),)
-    return _searched_parts(file, start, size, _FLAC_START)
+        head = file.read(42)
+        file.seek(size - _FLAC_WINDOW_BYTES)
+        tail = file.read(_FLAC_WINDOW_BYTES)
+    if not is_one:
+        return Extent(_searched_parts(file, start, size, _FLAC_START))
+    stated = int.from_bytes(head[21:26], "big") & 0xF_FFFF_FFFF
+    rate = int.from_bytes(head[18:21], "big") >> 4
+    held = _flac_samples(head, tail) if stated and rate else None
+    if held is not None and held < stated - LENGTH_SLACK_S * rate:
+        raise cut_off(path, f"{held / rate:.2f} of {stated / rate:.2f} s are there")
+    if held is not None and held > stated + LENGTH_SLACK_S * rate:
+        length = (head[21] >> 4 << 36 | held).to_bytes(5, "big")
+        return Extent(((start, size),), fixes=((start + 21, length),))
+    return Extent(((start, size),))
+
+
+def _flac_samples(head: bytes, tail: bytes) -> int | None:
+    """Samples up to the end of the last frame, or None where the two last do not say so.
+
+    Args:
+        head: the first 42 bytes of the stream.
+        tail: its last bytes.
+    """
+    block_size = int.from_bytes(head[8:10], "big")
+    if block_size != int.from_bytes(head[10:12], "big"):
+        return None  # frames count samples where their sizes vary
+    frames: list[tuple[int, int]] = []
+    position, first = len(tail), max(len(tail) - _FLAC_WINDOW_BYTES, 0)
+    while len(frames) < 2 and (position := tail.rfind(b"\xff\xf8", first, position)) >= 0:
+        if (frame := _flac_frame_at(tail, position)) is not None:
+            frames.append(frame)
+    if not frames:
+        return None
+    number, samples = frames[0]
+    # Other bytes look like a frame now and then, but not like the one before it, too.
+    if [before for before, _ in frames[1:]] != ([number - 1] if number else []):
+        return None
+    return number * block_size + (samples or block_size)
 
 
 def _is_one_flac_stream(file: BinaryIO, start: int, size: int) -> bool:
@@ -282,20 +341,33 @@ _FLAC_FRAME = re.compile(rb"\xff\xf8[\x10-\xef][\x00-\xaf]")
 
 def _flac_frame_numbers(block: bytes) -> list[int]:
     """Numbers of the frames that begin in a block of bytes, in its order."""
-    numbers = []
-    for match in _FLAC_FRAME.finditer(block):
-        header = block[match.start() : match.start() + 16]
-        coded = _utf8_number(header[4:])
-        if coded is None:
-            continue
-        number, width = coded
-        size_code, rate_code = header[2] >> 4, header[2] & 15
-        length = (
-            4 + width + {6: 1, 7: 2}.get(size_code, 0) + {12: 1, 13: 2, 14: 2}.get(rate_code, 0)
-        )
-        if len(header) > length and _crc8(header[:length]) == header[length]:
-            numbers.append(number)
-    return numbers
+    return [number for number, _ in _flac_frames(block)]
+
+
+def _flac_frames(block: bytes) -> list[tuple[int, int]]:
+    """Number and samples of the frames that begin in a block of bytes, in its order."""
+    frames = (_flac_frame_at(block, match.start()) for match in _FLAC_FRAME.finditer(block))
+    return [frame for frame in frames if frame is not None]
+
+
+def _flac_frame_at(block: bytes, offset: int) -> tuple[int, int] | None:
+    """Number and samples of the frame whose header is at an offset, or None."""
+    header = block[offset : offset + 16]
+    coded = _utf8_number(header[4:])
+    if coded is None:
+        return None
+    number, width = coded
+    size_code, rate_code = header[2] >> 4, header[2] & 15
+    end = 4 + width + (size_code - 5 if size_code in (6, 7) else 0)
+    length = end + {12: 1, 13: 2, 14: 2}.get(rate_code, 0)
+    if len(header) <= length or _crc8(header[:length]) != header[length]:
+        return None
+    written = int.from_bytes(header[4 + width : end], "big") + 1
+    return number, written if size_code in (6, 7) else _FLAC_SIZES[size_code]
+
+
+# Samples of a frame by the code in its header; 6 and 7 write them out.
+_FLAC_SIZES = (0, 192, 576, 1152, 2304, 4608, 0, 0, *(256 << power for power in range(8)))
 
 
 def _utf8_number(data: bytes) -> tuple[int, int] | None:
@@ -316,13 +388,20 @@ def _utf8_number(data: bytes) -> tuple[int, int] | None:
     return number, width
 
 
+def _crc8_of(byte: int) -> int:
+    for _ in range(8):
+        byte = (byte << 1 ^ 0x07) & 0xFF if byte & 0x80 else byte << 1
+    return byte
+
+
+_CRC8 = tuple(map(_crc8_of, range(256)))
+
+
 def _crc8(data: bytes) -> int:
     """FLAC's check sum of a frame header: polynomial 0x07."""
     value = 0
     for byte in data:
-        value ^= byte
-        for _ in range(8):
-            value = (value << 1 ^ 0x07) & 0xFF if value & 0x80 else value << 1
+        value = _CRC8[value ^ byte]
     return value
 
 

@@ -35,6 +35,7 @@ _DEMUXERS = (
     "ircam,latm,loas,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mp3,mpc,mpc8,mpeg,mpegts,nistsphere,nut,"
     "ogg,oma,paf,qcp,rm,sln,sox,tak,tta,voc,w64,wav,wv,xwma"
 )
+_TRACK = re.compile(r"Stream #0:\d+.*: Audio: ")
 _DURATION = re.compile(r"Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?)")
 # Encoders pad, and containers of video state the length of the picture.
 _DURATION_SLACK_S = 0.5
@@ -45,10 +46,15 @@ class DecoderMissingError(AudioError):
 
 
 class DecodedFile:
-    """Samples of a recording in a WAV file without a name."""
+    """Samples of a recording in a WAV file without a name.
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    Attributes:
+        num_tracks: audio tracks of the recording, of which this is the first.
+    """
+
+    def __init__(self, stream: IO[bytes], num_tracks: int = 1) -> None:
         self._stream = stream
+        self.num_tracks = num_tracks
         self._lock = Lock()
         self.num_bytes = os.fstat(stream.fileno()).st_size
 
@@ -156,7 +162,7 @@ def decode_foreign(path: Path, *, downmix: bool) -> DecodedFile:
             hint="install it (brew install ffmpeg, or apt install ffmpeg), or convert to WAV",
         )
     if program == "ffmpeg":
-        return DecodedFile(_run_ffmpeg(path, str(path.absolute()), downmix=downmix))
+        return DecodedFile(*_run_ffmpeg(path, str(path.absolute()), downmix=downmix))
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "decoded.wav"
         command = [program, "-f", "WAVE", "-d", f"LEF32@{SAMPLE_RATE_HZ}"]
@@ -167,8 +173,13 @@ def decode_foreign(path: Path, *, downmix: bool) -> DecodedFile:
         return DecodedFile(target.open("rb"))
 
 
-def _run_ffmpeg(path: Path, source: str, *inherited: int, downmix: bool) -> IO[bytes]:
-    """Decode a source, which may be an inherited descriptor; `path` is for messages."""
+def _run_ffmpeg(path: Path, source: str, *inherited: int, downmix: bool) -> tuple[IO[bytes], int]:
+    """The first audio track of a source, decoded, and the number of its audio tracks.
+
+    Args:
+        path: for messages.
+        source: a file, or an inherited descriptor.
+    """
     stream = tempfile.TemporaryFile()  # noqa: SIM115 - stays open while the file is in use
     try:
         descriptor = stream.fileno()
@@ -188,7 +199,8 @@ def _run_ffmpeg(path: Path, source: str, *inherited: int, downmix: bool) -> IO[b
     except BaseException:
         stream.close()
         raise
-    return stream
+    of_output = next((n for n, line in enumerate(messages) if "Output #0" in line), len(messages))
+    return stream, sum(_TRACK.search(line) is not None for line in messages[:of_output])
 
 
 def _run(command: list[str], path: Path, *descriptors: int) -> list[str]:
@@ -288,7 +300,7 @@ def _opened_part(
                 raise
             copy.seek(0)
             descriptor = copy.fileno()
-            decoded = _run_ffmpeg(path, f"/dev/fd/{descriptor}", descriptor, downmix=False)
+            decoded, _ = _run_ffmpeg(path, f"/dev/fd/{descriptor}", descriptor, downmix=False)
             with decoded, sf.SoundFile(decoded) as file:
                 yield file
             return

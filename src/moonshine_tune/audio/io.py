@@ -223,15 +223,19 @@ class _Opening(NamedTuple):
         num_parts: recordings that are joined in it.
         is_foreign: decoded by an external program.
         counted_s: its length, where libsndfile only estimates it, or None.
+        num_tracks: audio tracks in it, of which the first is read.
     """
 
     num_parts: int = 1
     is_foreign: bool = False
     counted_s: float | None = None
+    num_tracks: int = 1
 
     @property
     def remarks(self) -> tuple[Remark, ...]:
         """For the user."""
+        if self.num_tracks > 1:
+            return (Remark("tracks", f"{self.num_tracks} audio tracks, the first is read"),)
         if self.num_parts == 1:
             return ()
         return (Remark("joined", f"{self.num_parts:,} recordings joined in one file, all read"),)
@@ -282,7 +286,9 @@ def _enter(path: Path, stack: ExitStack, *, downmix: bool, is_span: bool) -> tup
     extent = extent_of(*key)
     if extent.is_foreign and extent.is_plain:
         decoded = _decoded_foreign(path, downmix=downmix)
-        return stack.enter_context(decoded.opened()), _Opening(is_foreign=True)
+        return stack.enter_context(decoded.opened()), _Opening(
+            is_foreign=True, num_tracks=decoded.num_tracks
+        )
     try:
         if not extent.is_plain:
             joined = DECODED_FILES.get(key, lambda: decode_parts(path, extent.parts, extent.fixes))
@@ -301,7 +307,7 @@ def _enter(path: Path, stack: ExitStack, *, downmix: bool, is_span: bool) -> tup
             )
             return stack.enter_context(decoded.opened()), _Opening()
     except sf.LibsndfileError as error:
-        if not _is_container(path):
+        if not _is_container(path) or (len(extent.parts) > 1 and has_decoder()):
             raise
         reason = error.error_string.rstrip(".")
     stack.close()

@@ -11,7 +11,7 @@ _MAX_PATHS = 100_000
 class Remark(NamedTuple):
     """One decision about a recording, and its kind."""
 
-    kind: Literal["joined", "channels", "scale"]
+    kind: Literal["joined", "tracks", "channels", "scale"]
     text: str
 
 

@@ -13,17 +13,21 @@ from pathlib import Path
 
 from moonshine_tune.corpus.manifest import Utterance
 
-# A numbered label: of a diarizer, or a short one that people use, too.
+# A numbered label: of a diarizer, or a short one that people use, too. After other words, such as
+# `Site 3` or `P2`, it may also be a person everywhere.
 _TOOLS = re.compile(r"SPEAKER_(?=\d\d$)|spk_(?=\d+$)|Guest-(?=\d+$)")
 _LABEL = re.compile(
     r"(?P<family>(?i:speaker|spkr?|guest|voice|sprecher(?:in)?|locuteur|locutrice|intervenant|"
-    r"hablante|interlocutor|parlante|falante|spreker|спикер|диктор|화자|참석자|話者|说话人|說話人|s|"
-    r")[ _-]?)(?P<index>\d{1,3}|[A-Z])"
+    r"hablante|interlocutor|parlante|falante|spreker|спикер|диктор|화자|참석자|話者|说话人|說話人|"
+    r"發言人|发言人|person|participant|unknown speaker|talker|s|)[ _#-]*\(?)"
+    r"(?P<index>\d{1,3}|[A-Z])\)?"
 )
+_NUMBERED = re.compile(r"(?P<family>[^\W\d](?:[^\d]{0,30}[^\d])??)(?P<index>\d{1,3})(?:\.0)?")
 # Parts in a conversation, which other people play in the next one, or the same ones.
 _ROLES = frozenset({
     "agent", "customer", "caller", "client", "operator", "doctor", "patient", "interviewer",
     "interviewee", "host", "guest", "teacher", "student", "left", "right", "user", "assistant",
+    "male", "female", "man", "woman", "speaker", "other",
 })  # fmt: skip
 _CLIP_NUMBER = re.compile(r"[-_ .]*\d+$")
 # A diarizer of recordings with more voices than this numbers them over all recordings.
@@ -59,7 +63,7 @@ def local_labels(utterances: Sequence[Utterance], *, all_labels: bool = False) -
     """
     families: dict[str, set[str]] = defaultdict(set)
     for name in {item.speaker for item in utterances if item.speaker}:
-        if match := _LABEL.fullmatch(name):
+        if match := _match(name):
             is_letter = match["index"].isalpha()
             families[f"{match['family']}{'A' if is_letter else '0'}"].add(name)
         elif name.lower() in _ROLES:
@@ -78,7 +82,8 @@ def _reading(
 ) -> LocalLabels | None:
     is_tool = all(map(_TOOLS.match, labels))
     ordered = tuple(sorted(labels, key=lambda label: (len(label), label)))
-    is_role = not any(map(_LABEL.fullmatch, labels))
+    is_role = not any(map(_match, labels))
+    may_be_certain = all(map(_LABEL.fullmatch, labels))
     scopes = [_recording_scope(utterances)]
     if is_tool:
         # Clips that were cut from the recordings: by their folder, or by their numbered names.
@@ -99,7 +104,8 @@ def _reading(
         starting = [have == set(range(first, first + len(have))) for have in members.values()]
         several = max(map(len, members.values())) > 1
         result = LocalLabels(ordered, len(members), first <= 1 and all(starting), scope_of)
-        if result.is_certain and (is_tool or (_share_recordings(utterances) and not is_role)):
+        is_form = may_be_certain and _share_recordings(utterances)
+        if result.is_certain and (is_tool or is_form):
             return result
         is_likely = several and first <= 1 and 2 * sum(starting) > len(starting)
         may_be_tool = is_tool and first <= 1 and len(labels) <= _MOST_VOICES
@@ -114,9 +120,14 @@ def _share_recordings(utterances: Sequence[Utterance]) -> bool:
     return any(first.setdefault(item.audio, item.speaker) != item.speaker for item in utterances)
 
 
+def _match(name: str) -> re.Match[str] | None:
+    """The family of a numbered label and its number, or None."""
+    return _LABEL.fullmatch(name) or _NUMBERED.fullmatch(name)
+
+
 def _index(label: str) -> int:
     """The number of a label; `A` is 0."""
-    match = _LABEL.fullmatch(label)
+    match = _match(label)
     index = match["index"] if match else "0"
     return int(index) if index.isdecimal() else ord(index) - ord("A")
 

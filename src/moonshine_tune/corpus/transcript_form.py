@@ -262,8 +262,9 @@ _RULES = tuple(
         (f"[{_MUSIC}\ufe0f]*[{_MUSIC}]", _always("markup", "")),
         # Speakers.
         (r"(?:^|(?<=[.?!…\"”] ))>>+ *", _always("speaker_prefix", "")),
-        (rf"(?i)^(?:[\[(<]{_NUMBERED}[\])>][:：]?|{_NUMBERED} ?[:：]) *",
+        (rf"(?i)^(?:[\[(<]{_NUMBERED}[\])>][:：]?|{_NUMBERED} ?[:：]|SPEAKER_\d\d\b) *",
          _always("speaker_prefix", "")),
+        (r"^\d\d:\d\d:\d\d(?:[.,]\d{1,3})? +(?=\D)", _always("markup", "")),
         (rf"^[\[(]{_NAME}[\])] ?[:：] *", _always("speaker_prefix", "")),
         (rf"^(?P<cut>(?P<name>{_NAME})[:：] +)(?P<rest>.+)", _name_in_capitals),
     )
@@ -271,23 +272,38 @@ _RULES = tuple(
 
 # A text without these has no match of the table above.
 _SUSPECT = re.compile(
-    r"[<>\[\]{}()（［【〔&*_~`+=%@\\:：" + _MUSIC + "\ufffd\x00-\x08\x0e-\x1b\x7f-\x9f]|^##"
+    r"[<>\[\]{}()（［【〔&*_~`+=%@\\:："
+    + _MUSIC
+    + "\ufffd\x00-\x08\x0e-\x1b\x7f-\x9f]|^##|^[bu]['\"]"
 )
 
 # --- whole texts
 
 _LONGEST_LABEL = 40
-# What spreadsheets, databases and pandas write for a missing or a wrong value.
+# What spreadsheets, databases and pandas write for a missing or a wrong value; a formula, a number
+# too long for its cell, and the day zero.
 _PLACEHOLDER = re.compile(
-    r"#(?:N/[AD]|NV|[^\s#a-z]{2,20}[?!])|#(?i:name\?|ref!|value!|num!|null!|div/0!|n/a)|Err:\d{3}|"
-    r"(?i:[<\[(](?:na|nan|null|none|nil|nat|empty|missing)[>\])])|\\N|NaN|NaT|[nN]/[aA]|"
+    r"#(?:N/[ADV]|NV|[^\s#a-z]{2,20}[?!])|#(?i:name\?|ref!|value!|num!|null!|div/0!|n/a)|Err:\d{3}|"
+    r"#{3,}|=[A-Z][A-Z.]+\(.*\)|=\$?[A-Z]{1,3}\$?\d+\b.*|-?\d(?:[.,]\d+)?E[+-]\d{1,3}|"
+    r"1900-01-00|0?[01]/0/1900|00\.01\.1900|\[object \w+\]|"
+    r"(?i:[<\[(](?:na|nan|null|none|nil|nat|empty|missing|blank|leer|vide|unknown|not available|"
+    r"not transcribed|no (?:speech|audio|text|transcript(?:ion)?))[>\])])|\\N|NaN|NaT|[nN]/[aA]|"
     r"[-–—]{1,3}|\?{1,5}|_{1,5}"
 )  # fmt: skip
-# Words in some language, too: `null` is zero in German, `todo` is everything in Spanish.
+_MONTH = "(?:Jan|Feb|Mar|Mrz|Apr|May|Mai|Jun|Jul|Aug|Sep|Oct|Okt|Nov|Dec|Dez)"
+# Words in some language, too: `null` is zero in German, `todo` is everything in Spanish. A date may
+# be what a spreadsheet made of `2-1`, and a file may be meant to hold the text.
 _PLACEHOLDER_WORD = re.compile(
     r"nan|NAN|none|None|NONE|null|Null|NULL|na|NA|todo|TODO|tbd|TBD|tba|TBA|missing|MISSING|"
-    r"undefined|UNDEFINED|fixme|FIXME"
+    r"undefined|UNDEFINED|fixme|FIXME|nil|NIL|True|TRUE|False|FALSE|VRAI|FAUX|WAHR|FALSCH|"
+    r"VERDADERO|FALSO|ИСТИНА|ЛОЖЬ|nan\.|"
+    r"(?i:n\.a\.?|k\.a\.?|n\.d\.?|empty|blank|unknown|pending|silence|noise|inaudible|"
+    r"unintelligible|untranscribed|not (?:available|transcribed)|"
+    r"no (?:speech|audio|text|transcript(?:ion)?)|(?:transcript(?:ion)?|text) (?:missing|pending))|"
+    rf"\d{{1,2}}[-. ]{_MONTH}|{_MONTH}[-. ]\d{{2}}|\d{{1,2}}:\d\d:\d\d [AP]M|"
+    r"\S{1,30}\.(?i:wav|mp3|flac|ogg|opus|m4a|aac|txt|lab|json|textgrid)"
 )
+_AROUND_WORD = " -–—*"
 
 
 def _whole_text_kind(text: str) -> str | None:
@@ -295,16 +311,24 @@ def _whole_text_kind(text: str) -> str | None:
     if len(text) <= _LONGEST_LABEL:
         if _PLACEHOLDER.fullmatch(text):
             return "placeholder"
-        if _PLACEHOLDER_WORD.fullmatch(text) or (text in _BARE_LABELS and text.isalpha()):
+        word = text.strip(_AROUND_WORD)
+        if _PLACEHOLDER_WORD.fullmatch(word) or (text in _BARE_LABELS and text.isalpha()):
             return "possible_label"
     if is_list_or_object(text):
         return "list_or_object"
     return "silence_label" if is_silence_label(text) else None
 
 
+def is_placeholder(text: str) -> bool:
+    """Whether a text is what tables certainly have instead of a value: `#NAME?`, `NaN`, `-`."""
+    return _PLACEHOLDER.fullmatch(text) is not None
+
+
 def is_list_or_object(text: str) -> bool:
-    """Whether a text is what Python or JSON writes for a list, a tuple or an object."""
+    """Whether a text is what Python or JSON writes for a list, a tuple, bytes or an object."""
     if text[:7] == "array([" and text[-1:] == ")":
+        return True
+    if text[:1] in "bu" and text[1:2] in "'\"" and len(text) > 2 and text[-1] == text[1]:
         return True
     if (
         len(text) < 2
@@ -335,9 +359,14 @@ def is_silence_label(text: str) -> bool:
     return bool(matches) and not any(map(str.isalnum, _applied(text, matches)))
 
 
+# Characters of a program's text (`caf\\u00e9`), and those that are left of a PDF's.
+_ESCAPE = re.compile(r"\\u[0-9A-Fa-f]{4}|\\x[0-9A-Fa-f]{2}")
+_LOST = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x9f\ue000-\uf8ff\ufb00-\ufb06\ufffd]")
+
+
 def _is_broken(text: str) -> bool:
     """Whether characters were lost, or UTF-8 was read as another encoding (`cafÃ©`)."""
-    if "\ufffd" in text or re.search("[\x00-\x08\x0e-\x1b\x7f-\x9f]", text):
+    if _LOST.search(text):
         return True
     for encoding in ("cp1252", "cp1251"):
         try:
@@ -380,6 +409,15 @@ def without_prefix(text: str) -> str:
     return _PREFIX.sub("", text, count=1) if _PREFIX.match(text) else text
 
 
+def _may_be_label(text: str) -> bool:
+    """Whether a text of several words may as a whole be a label or a placeholder."""
+    if len(text) > _LONGEST_LABEL:
+        return text.partition(" ")[0] in _BARE_LABELS
+    return _PLACEHOLDER_WORD.fullmatch(text.strip(_AROUND_WORD)) is not None or (
+        text.partition(" ")[0] in _BARE_LABELS
+    )
+
+
 def find_form(
     text: str, speaker: str | None = None, names: frozenset[str] = frozenset()
 ) -> tuple[FormMatch, ...]:
@@ -395,8 +433,10 @@ def find_form(
         matches.append(FormMatch("broken_characters", 0, len(text), text))
     is_plain = _SUSPECT.search(text) is None
     # Most texts end here: several words without a mark, and the first is no label.
-    if is_plain and " " in text and text.partition(" ")[0] not in _BARE_LABELS:
+    if is_plain and " " in text and not _may_be_label(text):
         return tuple(matches)
+    if not is_plain and _ESCAPE.search(text):
+        matches.append(FormMatch("broken_characters", 0, len(text), text))
     if len(text) <= _LONGEST_LABEL or text[0] in "[{(a":
         kind = _whole_text_kind(text)
         if kind is not None:

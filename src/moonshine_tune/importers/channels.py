@@ -1,5 +1,6 @@
 """A column called `channel`: which channel of its recording a row is, or a field like any other."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,15 +47,19 @@ def channels_of(
     elif all(value.isdecimal() and len(value) < 4 for value in values):
         numbers, first = _numbered(rows, named), "0" if "0" in values else "1"
     else:
-        return channels, None
+        shown = ", ".join(sorted(values)[:3])
+        return channels, (
+            f'column "{_COLUMN}" has words ({shown}) and is kept as a field: all channels of '
+            f"{len(named):,} recordings are averaged; read one with --audio-out DIR --channel N"
+        )
     for index, (value, _) in named.items():
         channels[index] = numbers[value]
     return channels, f'column "{_COLUMN}" is the channel of the recording; {first} is the first'
 
 
 def _written(value: Any) -> str:
-    """The value in lower case; whole numbers that a program wrote as 1.0 are 1."""
-    text = str(value).strip().casefold()
+    """The value in lower case; whole numbers that a program wrote as 1.0 are 1, and so is ch1."""
+    text = re.sub(r"^(?:channel|chan|ch)[ _-]?(?=\d+$)", "", str(value).strip().casefold())
     return text.removesuffix(".0") if text.removesuffix(".0").isdecimal() else text
 
 

@@ -37,6 +37,12 @@ _NAMES = {
 _KNOWN = frozenset(name for names in _NAMES.values() for name in names)
 # Names of text columns that other fields have too: their content must be words.
 _WEAK_TEXT_NAMES = ("utterance", "reference", "words", "prompt")
+# Names of the transcript itself; the others are a version of it, or what was to be read.
+_TRANSCRIPT_NAMES = ("text", "transcript", "transcription", "sentence", "reference")
+# Words for the two ends of a span in names such as `start_sample` and `end_sample`.
+_FIRST = frozenset(("start", "begin", "beginning", "from", "onset", "tmin", "xmin"))
+_LAST = frozenset(("end", "stop", "to", "until", "finish", "tmax", "xmax"))
+_LEAST_WORDS = 4  # a column of speakers with phrases of so many words has no names
 TIMES = ("start", "end", "duration")
 _SAMPLED_ROWS = 1000
 _LANGUAGES = """
@@ -103,6 +109,8 @@ def choose_columns(
     if by_simple.keys() >= {"onset", "offset"} and columns.get("start") == by_simple["offset"]:
         columns |= {"start": by_simple["onset"], "end": by_simple["offset"]}
     profiles = column_profiles(heading, records, stems)
+    if not {"start", "end"} & columns.keys():
+        columns |= _span_by_names(heading, columns, profiles)
     for field in ("audio", "text") if want_text else ("audio",):
         if field not in columns:
             raise RequestError(
@@ -159,10 +167,6 @@ class _Profile:
         return sum(is_audio_name(value, self.stems) for value in self.values)
 
     @cached_property
-    def num_times(self) -> int:
-        return sum(seconds_of_cell(value) is not None for value in self.values)
-
-    @cached_property
     def num_phrases(self) -> int:
         return sum(_is_phrase(value) for value in self.values)
 
@@ -185,9 +189,11 @@ class _Profile:
         """Whether the cells name recordings, with endings or without."""
         return self.num_audio > 0.8 * len(self.values) > 0
 
-    @property
+    @cached_property
     def is_time(self) -> bool:
-        return self.num_times == len(self.values) > 0
+        return bool(self.values) and all(
+            seconds_of_cell(value) is not None for value in self.values
+        )
 
     @property
     def is_integer(self) -> bool:
@@ -205,6 +211,17 @@ class _Profile:
     def is_phrases(self) -> bool:
         """Whether most cells have several words, or a script without spaces."""
         return 2 * self.num_phrases > len(self.values) and not self.is_file
+
+    @property
+    def is_sentences(self) -> bool:
+        """Whether most cells have more words than a name."""
+        long = sum(len(str(value).split()) >= _LEAST_WORDS for value in self.values)
+        return 2 * long > len(self.values)
+
+    @cached_property
+    def words(self) -> list[str]:
+        """The words of each cell, however they are written."""
+        return [" ".join(re.findall(r"\w+", str(value).casefold())) for value in self.values]
 
     def shown(self) -> str:
         """The first values, for a message."""
@@ -281,15 +298,25 @@ def _check_content(
         if len(same) > 1 and getattr(names, field) is None:
             _refuse_readings(path, "columns of the same name", field, same)
     if want_text and names.text is None:
-        _check_text(columns["text"], path, profiles, free)
-    if "start" not in columns and profiles[columns["audio"]].repeats:
-        _refuse_unnamed_times(path, free)
+        _check_text(columns, names, path, profiles, free)
+    if "speaker" in columns and names.speaker is None:
+        _check_speaker(columns["speaker"], path, profiles, free)
+    if profiles[columns["audio"]].repeats:
+        if "start" not in columns:
+            _refuse_unnamed_times(path, free)
+        elif not {"end", "duration"} & columns.keys():
+            _refuse_unnamed_ends(path, columns["start"], profiles, free)
 
 
 def _check_text(
-    column: str, path: Path, profiles: Mapping[str, _Profile], free: Mapping[str, _Profile]
+    columns: Mapping[str, str],
+    names: ColumnNames,
+    path: Path,
+    profiles: Mapping[str, _Profile],
+    free: Mapping[str, _Profile],
 ) -> None:
     """Refuse a text column, chosen by its name, whose content is something else."""
+    column = columns["text"]
     text = profiles[column]
     if text.values and all(_TEXT_FILE.search(str(value).strip()) for value in text.values):
         raise RequestError(
@@ -298,11 +325,88 @@ def _check_text(
             hint="put the transcripts themselves into the table, or name another column with "
             "--text-column NAME",
         )
-    is_weak = simple_name(column) in _WEAK_TEXT_NAMES
-    others = {name: profile for name, profile in free.items() if profile.is_phrases}
-    if text.values and not text.is_phrases and others and (is_weak or text.is_time):
+    name = simple_name(column)
+    candidates: dict[str, _Profile] = {}
+    if text.values and (name in _WEAK_TEXT_NAMES or text.is_time) and not text.is_phrases:
+        candidates = {name: profile for name, profile in free.items() if profile.is_phrases}
+    elif text.repeats:
+        # A tag, such as a mood; or few sentences that many people read.
+        candidates = {
+            name: profile
+            for name, profile in free.items()
+            if not profile.repeats and profile.is_phrases
+        }
+        speaker = columns.get("speaker")
+        if speaker and names.speaker is None and profiles[speaker].is_sentences:
+            candidates[speaker] = profiles[speaker]
+    elif name in _TRANSCRIPT_NAMES:
+        candidates = {
+            name: profile
+            for name, profile in free.items()
+            if simple_name(name) in _TRANSCRIPT_NAMES
+            and profile.is_phrases
+            and profile.words != text.words
+        }
+    if candidates:
         _refuse_readings(path, "more than one column may be the transcript", "text",
-                         {column: text} | others)  # fmt: skip
+                         {column: text} | candidates)  # fmt: skip
+
+
+def _check_speaker(
+    column: str, path: Path, profiles: Mapping[str, _Profile], free: Mapping[str, _Profile]
+) -> None:
+    """Refuse a speaker column with another value in each row beside one of few people."""
+    speaker = profiles[column]
+    if speaker.distinct < len(speaker.values) or len(speaker.values) < 4:
+        return
+    people = {
+        name: profile
+        for name, profile in free.items()
+        if profile.repeats and (_PERSON.search(name) or simple_name(name) in _NAMES["speaker"])
+    }
+    if people:
+        _refuse_readings(path, "more than one column may be the speaker", "speaker",
+                         {column: speaker} | people)  # fmt: skip
+
+
+def _span_by_names(
+    heading: Sequence[str], columns: Mapping[str, str], profiles: Mapping[str, _Profile]
+) -> dict[str, str]:
+    """The only two columns whose names differ in the end of a span, and that hold one."""
+    words = {
+        name: tuple(re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()))
+        for name in heading
+        if name not in columns.values()
+    }
+    pairs = [
+        (first, last)
+        for first, before in words.items()
+        for last, after in words.items()
+        if _differ_in_the_end(before, after)
+        and profiles[first].is_time
+        and _are_spans(profiles[first], profiles[last])
+    ]
+    return dict(zip(("start", "end"), pairs[0], strict=True)) if len(pairs) == 1 else {}
+
+
+def _differ_in_the_end(first: tuple[str, ...], last: tuple[str, ...]) -> bool:
+    """Whether two names differ in one word, which is a start in one and an end in the other."""
+    different = [pair for pair in zip(first, last, strict=False) if pair[0] != pair[1]]
+    return (
+        len(first) == len(last)
+        and len(different) == 1
+        and different[0][0] in _FIRST
+        and different[0][1] in _LAST
+    )
+
+
+def _are_spans(first: _Profile, last: _Profile) -> bool:
+    """Whether every value of a column is a time before that of another."""
+    starts, ends = ([seconds_of_cell(value) for value in item.values] for item in (first, last))
+    return len(starts) == len(ends) and all(
+        start is not None and end is not None and start < end
+        for start, end in zip(starts, ends, strict=True)
+    )
 
 
 def _refuse_readings(
@@ -322,17 +426,7 @@ def _refuse_unnamed_times(path: Path, free: Mapping[str, _Profile]) -> None:
     """Refuse several rows of one recording beside two columns that look like start and end."""
     times = [name for name, profile in free.items() if profile.is_time]
     for first, second in pairwise(times):
-        starts, ends = (
-            [seconds_of_cell(value) for value in free[name].values] for name in (first, second)
-        )
-        if (
-            len(starts) == len(ends)
-            and not free[second].repeats
-            and all(
-                start is not None and end is not None and start < end
-                for start, end in zip(starts, ends, strict=True)
-            )
-        ):
+        if _are_spans(free[first], free[second]) and not free[second].repeats:
             raise RequestError(
                 f"the same recording has several rows, and columns {first!r} and {second!r} look "
                 "like the times of a span, but their names do not say so",
@@ -340,6 +434,26 @@ def _refuse_unnamed_times(path: Path, free: Mapping[str, _Profile]) -> None:
                 hint=f"call them start and end in the heading, if {second!r} is an end; start and "
                 "duration, if it is a length",
             )
+
+
+def _refuse_unnamed_ends(
+    path: Path, start: str, profiles: Mapping[str, _Profile], free: Mapping[str, _Profile]
+) -> None:
+    """Refuse several rows of one recording with a start, and a column that may be its end."""
+    is_whole = profiles[start].is_integer
+    times = [
+        name
+        for name, profile in free.items()
+        if profile.is_time and (is_whole or not profile.is_integer)
+    ]
+    if times:
+        raise RequestError(
+            f"the same recording has several rows with a start and no end; column {times[0]!r} "
+            f"({free[times[0]].shown()}) may be one",
+            where=path,
+            hint=f"call {times[0]!r} end or duration in the heading, or another name that is no "
+            "time, such as x",
+        )
 
 
 # --- tables without a heading

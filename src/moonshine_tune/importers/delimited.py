@@ -126,7 +126,7 @@ def _lines(path: Path, content: str, delimiter: str) -> list[tuple[int, list[str
         strict=True,
     )
     return [
-        (number, [_unquoted(cell) for cell in cells] if is_bare else cells)
+        (number, [_unquoted(cell) if is_bare or cell[:2] == '="' else cell for cell in cells])
         for number, cells in _numbered(reader, path)
         if any(cell.strip() for cell in cells)
     ]
@@ -149,7 +149,8 @@ def _numbered(reader: Any, path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _unquoted(cell: str) -> str:
-    """The cell without quotation marks around it."""
+    """The cell without quotation marks around it; `="001"` is how spreadsheets keep a text."""
+    cell = cell[1:] if cell[:2] == '="' else cell
     inner = cell[1:-1]
     if len(cell) >= 2 and cell[0] == cell[-1] == '"' and '"' not in inner.replace('""', ""):
         return inner.replace('""', '"')

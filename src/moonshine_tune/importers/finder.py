@@ -1,8 +1,10 @@
 """Finds the recordings that the rows of a table name.
 
 A path is taken as it is written. A name without a folder may be anywhere below the folder, if no
-row of the table has a folder. Paths of another machine are read below one new root, the same for
-all rows. Anything else is missing: speakers' folders often hold files of the same names.
+row of the table has a folder, except in folders that share names of the table. Paths of another
+machine are read below one new root, the same for all rows. Where a field such as the speaker names
+folders, it says in which one a name is. Anything else is missing: speakers' folders often hold
+files of the same names.
 """
 
 import os
@@ -10,6 +12,7 @@ import stat
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from moonshine_tune.core.names import home_expanded
@@ -31,6 +34,41 @@ class RecordingFinder:
         self._folders: dict[Path, Path] = {}
         self._index: _NameIndex | None = None
         self.remarks: list[str] = []
+
+    def with_folders(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """The rows, with a folder in front of a name where one of their fields names folders.
+
+        A field does so if it is the only one with a value that is the name of a recording's folder,
+        and no path of the table has a folder.
+        """
+        parents = set(map(os.path.dirname, self._known)) - {str(self._folder)}
+        bare = [row for row in rows if row.problem is None] if parents else []
+        if not bare or any("/" in row.audio or "\\" in row.audio for row in bare):
+            return rows
+        folders: dict[str, set[Path]] = defaultdict(set)
+        for parent in map(Path, parents):
+            folders[_composed(parent.name).casefold()].add(parent)
+        fields = {
+            name
+            for row in bare
+            for name, value in _labels(row).items()
+            if value.casefold() in folders
+        }
+        if len(fields) != 1:
+            return rows
+        field = fields.pop()
+        result = []
+        for row in rows:
+            value = _labels(row).get(field)
+            if row.problem is None and value and self._direct(row.audio) is None:
+                homes = folders.get(value.casefold(), set())
+                home = next(iter(homes)) if len(homes) == 1 else self._folder / value
+                if len(homes) < 2:
+                    audio = f"{home.relative_to(self._folder).as_posix()}/{row.audio}"
+                    row = replace(row, audio=audio)
+            result.append(row)
+        self.remarks.append(f"the recordings are in the folders that {field!r} names")
+        return result
 
     def find_all(self, rows: Iterable[Row]) -> dict[str, Path | str]:
         """Name → recording, or the problem in a sentence; rows with a problem decide nothing."""
@@ -59,8 +97,11 @@ class RecordingFinder:
         plain_names = {name: plain for name, plain in missing.items() if plain}
         has_folders = any("/" in _plain(name) for name in by_name)
         if not has_folders:
+            sharing = index.folders_that_share(map(_plain, by_name))
             for name, plain in plain_names.items():
                 paths = index.called(plain)
+                if len(paths) == 1 and paths[0].parent in sharing:
+                    paths = []
                 results[name] = self._only(name, paths) if paths else self._missing(name, plain)
             return results
         moved: Mapping[str, Path] = {}
@@ -199,6 +240,14 @@ class _NameIndex:
         """Recordings with this name in any folder."""
         return self._by_name.get(name, [])
 
+    def folders_that_share(self, names: Iterable[str]) -> set[Path]:
+        """Folders in which one of these names occurs that another folder has, too."""
+        folders: set[Path] = set()
+        for name in names:
+            if len(paths := self.called(name)) > 1:
+                folders |= {path.parent for path in paths}
+        return folders
+
     def roots_of(self, ending: str) -> list[str]:
         """Relative folders below which a recording has this path; "" is the folder itself."""
         roots = []
@@ -226,6 +275,16 @@ class _NameIndex:
             return f"; did you mean {same[0]!r}?"
         elsewhere = self._near.get(f"*/{stem.rpartition('/')[2]}")
         return f"; {elsewhere[0]!r} has that name in another folder" if elsewhere else ""
+
+
+def _labels(row: Row) -> dict[str, str]:
+    """The fields of a row that may name a folder, in composed characters."""
+    fields = {**row.extra, **row.values}
+    return {
+        name: _composed(value.strip())
+        for name, value in fields.items()
+        if name not in ("text", "id") and isinstance(value, str) and value.strip()
+    }
 
 
 def _common_folders(folders: Sequence[Sequence[str]]) -> Sequence[str]:

@@ -41,7 +41,7 @@ from moonshine_tune.importers.cut import cut_recordings
 from moonshine_tune.importers.finder import RecordingFinder
 from moonshine_tune.importers.ids import with_unique_ids
 from moonshine_tune.importers.recording_counts import RecordingCounts, count_recordings
-from moonshine_tune.importers.times import SPAN_SLACK_S, in_seconds
+from moonshine_tune.importers.times import SPAN_SLACK_S, in_seconds, with_ends
 from moonshine_tune.importers.transcripts.read import NO_TRANSCRIPTS
 
 # Names of copies: hashes of their content.
@@ -455,6 +455,7 @@ def _resolve(
     Also the headers of the recordings, and what was decided by content, a sentence each.
     """
     finder = RecordingFinder(source.folder, rows.folder, source.recordings)
+    rows = replace(rows, rows=tuple(finder.with_folders(rows.rows)))
     results = finder.find_all(rows.rows)
     paths: list[Path | None] = []
     problems: list[str] = []
@@ -465,7 +466,10 @@ def _resolve(
     usable = [None if problem else path for path, problem in zip(paths, problems, strict=True)]
     infos = probe(usable, source.progress)
     remarks = [*rows.remarks, *finder.remarks]
-    timed, unit = in_seconds(rows.rows, usable, infos)
+    ended, end_remark = with_ends(rows.rows, usable)
+    timed, unit = in_seconds(ended, usable, infos)
+    if end_remark is not None:
+        remarks.append(end_remark)
     if unit is not None:
         remarks.append(f"times are in {unit}: as seconds they would not fit the recordings")
     requested = source.request.channel

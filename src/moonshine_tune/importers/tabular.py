@@ -116,8 +116,13 @@ def rows_of_table(
         for where, record in without_cut_rows(table, columns)
     ]
     description = f"{path.name}: {_roles(columns, table)}"
-    remarks = (*table.remarks, *other_texts(columns, table.heading)) if want_text else table.remarks
-    return Rows(description, path.parent, tuple(rows), remarks=remarks)
+    remarks = [*table.remarks, *(other_texts(columns, table.heading) if want_text else ())]
+    if unnamed := sum("speaker" not in row.values for row in rows) if "speaker" in columns else 0:
+        remarks.append(
+            f"{unnamed:,} of {len(rows):,} rows have no value in column {columns['speaker']!r}: no "
+            "speaker (a merged cell of a spreadsheet has its value in its first row alone)"
+        )
+    return Rows(description, path.parent, tuple(rows), remarks=tuple(remarks))
 
 
 def _roles(columns: Mapping[str, str], table: Table) -> str:

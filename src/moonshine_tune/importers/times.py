@@ -2,6 +2,7 @@
 
 import math
 import re
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ _SHORTEST_SPAN_S = 0.05
 _SLOW, _FAST, _SLOWEST = 1.5, 45.0, 0.3
 _CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d\d?(?:[.,]\d+)?)$")
 _WITH_UNIT = re.compile(r"(\d+(?:[.,]\d+)?)\s*(ms|msec|s|sec|seconds)$", re.IGNORECASE)
-_DECIMAL_COMMA = re.compile(r"-?\d+,\d+$")
+_DECIMAL_COMMA = re.compile(r"-?\d+,\d+(?:[eE][+-]?\d{1,3})?$")
 _THOUSANDS = re.compile(r"[1-9]\d{0,2},\d{3}$")
 _MILLISECONDS = re.compile(r"(ms|msec|milliseconds)\W*$", re.IGNORECASE)
 _DATE = re.compile(
@@ -131,6 +132,8 @@ _UNITS = (
     TimeUnit("milliseconds", lambda _: 1000.0),
     TimeUnit("samples", lambda info: float(info.sample_rate_hz)),
 )
+# What spreadsheets hold behind a time of day.
+_DAYS = TimeUnit("days (as spreadsheets store them)", lambda _: 1 / 86_400)
 
 
 _Span = tuple[float, float, AudioInfo, int]
@@ -143,11 +146,12 @@ def in_seconds(
 ) -> tuple[Sequence[Row], str | None]:
     """The rows with their times in seconds, and the unit of the table if it is another.
 
-    Another unit is certain where all times are whole numbers that do not fit as seconds, all fit in
-    that unit, and the texts are then as fast as speech (without texts: the spans fill half of
-    their recordings).
+    Another unit is certain where all times are whole numbers (of days: fractions) that do not fit
+    as seconds, all fit in that unit, and the texts are then as fast as speech (without texts: the
+    spans fill half of their recordings).
     """
     spans: list[_Span] = []
+    is_whole = True
     for row, path in zip(rows, paths, strict=True):
         start, end, duration = (row.values.get(name) for name in ("start", "end", "duration"))
         info = None if path is None else infos[path]
@@ -157,18 +161,52 @@ def in_seconds(
         end = float(end if end is not None else start + (duration or 0.0))
         if info.seconds <= 0:
             continue
-        if not (start.is_integer() and end.is_integer()):
+        is_whole &= start.is_integer() and end.is_integer()
+        if not is_whole and end - start >= _SHORTEST_SPAN_S:
             return rows, None
         spans.append((start, end, info, len(str(row.values.get("text") or ""))))
     if not spans or (_all_fit(spans, _SECONDS) and not _is_too_slow(spans)):
         return rows, None
-    for unit in _UNITS:
+    for unit in _UNITS if is_whole else (_DAYS,):
         if _all_fit(spans, unit) and _is_speech(spans, unit):
             return [
                 _converted(row, None if path is None else infos[path], unit)
                 for row, path in zip(rows, paths, strict=True)
             ], unit.name
     return rows, None
+
+
+def with_ends(
+    rows: Sequence[Row], paths: Sequence[Path | None]
+) -> tuple[Sequence[Row], str | None]:
+    """The rows, where a start lasts until the next one in recordings without any end.
+
+    Also how many such rows there are, in a sentence. The last one lasts until the recording ends.
+    """
+    starts: dict[Path, set[float]] = defaultdict(set)
+    with_end: set[Path] = set()
+    for row, path in zip(rows, paths, strict=True):
+        if path is not None and isinstance(row.values.get("start"), float):
+            starts[path].add(row.values["start"])
+            if "end" in row.values or "duration" in row.values:
+                with_end.add(path)
+    ordered = {
+        path: sorted(times)
+        for path, times in starts.items()
+        if len(times) > 1 and path not in with_end
+    }
+    result, count = list(rows), 0
+    for index, (row, path) in enumerate(zip(rows, paths, strict=True)) if ordered else ():
+        start = row.values.get("start")
+        if path not in ordered or start is None:
+            continue
+        following = ordered[path][bisect_right(ordered[path], start) :]
+        if following:
+            result[index] = replace(row, values={**row.values, "end": following[0]})
+            count += 1
+    if not count:
+        return rows, None
+    return result, f"{count:,} starts without an end last until the next of the same recording"
 
 
 def _all_fit(spans: Sequence[_Span], unit: TimeUnit) -> bool:

@@ -27,31 +27,36 @@ from moonshine_tune.importers.transcripts.label_tracks import (
     UNITS,
     WORDS,
     LabelTrack,
+    is_table_of_times,
     units_of,
 )
 from moonshine_tune.importers.transcripts.pairing import Pairing, pair
-from moonshine_tune.importers.transcripts.read import ENDINGS, read_transcript
+from moonshine_tune.importers.transcripts.read import ENDINGS, TABLE_OF_TIMES, read_transcript
 from moonshine_tune.importers.transcripts.tiers import TierChoiceError
 
 # The transcript of a span that ends this close to the ends of its recording is the recording's.
 _COMPLETE_S = 0.1
 _SHOWN, _SHOWN_CHARACTERS = 8, 50
+_NAME_REMARK = "the name of the recording in front of a text is no part of it"
+# A name that is no word: `1688-001`, `arctic_a0001`.
+_CODE = re.compile(r"(?=.*\d)(?=.*[^\W\d]|.*[_-]).{4,}")
+_FEWEST_NAMES = 3
 _WORDS_REMARK = "two numbers in front of a text are words, not its times"
 
 
 def _recognizes(source: ImportSource) -> bool:
     pairing = _pairing(source)
-    return bool(pairing.files or pairing.shared)
+    return bool(pairing.files or pairing.shared or pairing.doubtful)
 
 
 def _pairing(source: ImportSource) -> Pairing:
-    return _paired(source.recordings, source.files)
+    return _paired(source.recordings, source.files, source.request.transcripts)
 
 
 @lru_cache(maxsize=1)
-def _paired(recordings: tuple[Path, ...], files: tuple[Path, ...]) -> Pairing:
+def _paired(recordings: tuple[Path, ...], files: tuple[Path, ...], named: str | None) -> Pairing:
     """Paired once for recognizing the layout and for reading it."""
-    return pair(recordings, files, ENDINGS)
+    return pair(recordings, files, ENDINGS, named)
 
 
 def _read(source: ImportSource) -> Rows:
@@ -67,6 +72,14 @@ def _read(source: ImportSource) -> Rows:
             hint=f"choose --times {', '.join(UNITS)}, or {WORDS} if the numbers are words",
         )
     pairing = _pairing(source)
+    if not pairing.files and not pairing.shared:
+        _, texts = pairing.doubtful[0]
+        raise RequestError(
+            _doubt(pairing, source.folder),
+            where=source.folder,
+            hint=f"if they belong together: --transcripts {quoted(texts.name)}; if not, import "
+            "the recordings without texts: --no-text",
+        )
     transcripts = _transcripts(source, pairing)
     stems = Counter(path.stem for path in source.recordings)
     rows: list[Row] = []
@@ -124,7 +137,34 @@ def _transcripts(source: ImportSource, pairing: Pairing) -> dict[Path, Transcrip
         ]
         if resolved:
             transcripts[path] = _chosen(source, path, resolved)
-    return transcripts
+    return _without_names(transcripts)
+
+
+def _without_names(transcripts: dict[Path, TranscriptFile]) -> dict[Path, TranscriptFile]:
+    """The transcripts; the name of the recording in front of a text is not spoken.
+
+    A name of letters and digits is none by its form; other names where every text has its own.
+    """
+    rests = {
+        path: rest
+        for path, item in transcripts.items()
+        if item.text is not None and (rest := _behind_name(path.stem, item.text))
+    }
+    with_text = sum(item.text is not None for item in transcripts.values())
+    are_all = len(rests) == with_text >= _FEWEST_NAMES
+    named = {path: rest for path, rest in rests.items() if are_all or _CODE.fullmatch(path.stem)}
+    return {
+        path: replace(item, text=named[path], remarks=(*item.remarks, _NAME_REMARK))
+        if path in named
+        else item
+        for path, item in transcripts.items()
+    }
+
+
+def _behind_name(name: str, text: str) -> str:
+    """What follows the name of a recording at the start of a text; empty if it is not there."""
+    match = re.match(rf"\s*{re.escape(name)}(?:\.\w+)?[\s|:,;]+(\S.*)", text, re.DOTALL)
+    return match[1] if match else ""
 
 
 def _content(
@@ -187,7 +227,10 @@ def _wanted(source: ImportSource, recording: Path, files: list[Path]) -> list[Pa
 def _of_track(track: LabelTrack, unit: str | None, *, is_asked: bool) -> TranscriptFile:
     """The transcript of lines with two numbers, whose unit is known."""
     if unit == WORDS:
-        return TranscriptFile(track.file, text=read_text(track.file), remarks=(_WORDS_REMARK,))
+        text = read_text(track.file)
+        if not is_asked and is_table_of_times(text):
+            return TranscriptFile(track.file, problem=TABLE_OF_TIMES)
+        return TranscriptFile(track.file, text=text, remarks=(_WORDS_REMARK,))
     if unit is None:
         first = track.lines[0]
         problem = (
@@ -338,7 +381,18 @@ def _remarks(used: Sequence[TranscriptFile], pairing: Pairing, folder: Path) -> 
         recordings, texts = (os.path.relpath(path, folder) for path in pairing.elsewhere[0])
         more = f", and {len(pairing.elsewhere) - 1} more" if len(pairing.elsewhere) > 1 else ""
         remarks.append(f"transcripts of the recordings in {recordings}/ are in {texts}/{more}")
+    if pairing.doubtful:
+        remarks.append(f"{_doubt(pairing, folder)}; if they belong together, move them there")
     return tuple(remarks)
+
+
+def _doubt(pairing: Pairing, folder: Path) -> str:
+    """A sentence on transcripts in a folder that may be another person's."""
+    recordings, texts = (os.path.relpath(path, folder) for path in pairing.doubtful[0])
+    return (
+        f"{texts}/ has transcripts that are called like recordings in {recordings}/, and may be "
+        "of another person: not used"
+    )
 
 
 IMPORTER = Importer("transcripts beside recordings", 70, _recognizes, _read)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from moonshine_tune.core.errors import ProblemsError
 from moonshine_tune.importers.base import Importer, ImportSource, Row, Rows, read_text
 
 
@@ -17,11 +18,10 @@ def _recognizes(source: ImportSource) -> bool:
 def _read(source: ImportSource) -> Rows:
     folder, segments = source.folder, source.folder / "segments"
     speakers = _speakers(folder)
-    text_lines = _pairs(folder / "text") if source.request.want_text else ()
-    texts = {key: value for _, key, value in text_lines}
+    texts = _by_key(folder / "text") if source.request.want_text else {}
     recordings = list(_pairs(folder / "wav.scp"))
     if segments.is_file():
-        paths = {key: path for _, key, path in recordings}
+        paths = _by_key(folder / "wav.scp")
         rows = [
             _segment(f"{segments}:{number}", name, fields.split(), paths)
             for number, name, fields in _pairs(segments)
@@ -52,7 +52,30 @@ def _speakers(folder: Path) -> dict[str, str]:
     if not (folder / "utt2spk").is_file():
         lines = _pairs(folder / "spk2utt")
         return {name: speaker for _, speaker, names in lines for name in names.split()}
-    return {key: value for _, key, value in _pairs(folder / "utt2spk") if value}
+    return {key: value for key, value in _by_key(folder / "utt2spk").items() if value}
+
+
+def _by_key(path: Path) -> dict[str, str]:
+    """First word → rest of the lines of a file; nothing if there is no such file.
+
+    Raises:
+        ProblemsError: the same first word with two different rests.
+    """
+    values: dict[str, tuple[int, str]] = {}
+    problems = []
+    for number, key, value in _pairs(path):
+        first, known = values.setdefault(key, (number, value))
+        if known != value:
+            problems.append(
+                f"{path}:{number}: {key} is {value[:60]!r}, and {known[:60]!r} in line {first}"
+            )
+    if problems:
+        raise ProblemsError(
+            f"{path}: {len(problems)} keys have two values",
+            problems,
+            hint="keep one line of each key",
+        )
+    return {key: value for key, (_, value) in values.items()}
 
 
 def _missing(names: Collection[str], listed: Collection[str], file: Path) -> str | None:

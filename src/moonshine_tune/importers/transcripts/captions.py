@@ -23,6 +23,7 @@ _SEPARATOR = "\u2063"
 _SBV_TIMES = re.compile(r"^(\d+:\d\d:\d\d[.,]\d{1,3}),(\d+:\d\d:\d\d[.,]\d{1,3})\s*$", re.MULTILINE)
 # How many cues continue the one before in rolling captions: two where most cues repeat something,
 # else three, and this share. And how close they follow.
+_SHOWN_S = 0.05
 _FEWEST_OF_MOST, _MOST, _FEWEST_OF_MANY, _MANY, _ROLLING_GAP_S = 2, 0.5, 3, 0.3, 1.0
 
 
@@ -93,7 +94,12 @@ def _without_repetitions(cues: list[Cue]) -> tuple[list[Cue], int]:
     )
     pairs, repeating = len(cues) - 1, sum(map(bool, overlaps))
     is_most = continued >= _FEWEST_OF_MOST and repeating >= _MOST * pairs
-    if not is_most and continued < max(_FEWEST_OF_MANY, _MANY * pairs):
+    # YouTube shows the finished line for a hundredth of a second: nobody speaks it in that time.
+    is_shown = any(
+        overlap > 1 and cue.end is not None and cue.end - cue.start <= _SHOWN_S
+        for cue, overlap in zip(cues, overlaps, strict=True)
+    )
+    if not (is_most or is_shown) and continued < max(_FEWEST_OF_MANY, _MANY * pairs):
         return cues, 0
     kept = []
     for cue, overlap in zip(cues, overlaps, strict=True):

@@ -33,6 +33,7 @@ NO_TRANSCRIPTS = {
     ".rtf": "rich text; save it as plain text", ".doc": "Word files; save them as plain text",
     ".odt": "text documents; save them as plain text",
 }  # fmt: skip
+TABLE_OF_TIMES = "a table of times in a form that is not known; export it as SubRip or TextGrid"
 _TIMES_HEADING = re.compile(r"\s*start\W+end\W+(?:speaker\W+)?text\W*", re.IGNORECASE)
 _TIMES_ROW = re.compile(r"\d+([.,]\d+)?\t\d+([.,]\d+)?\t")
 # Files of one recording that cannot be named as a table.
@@ -99,8 +100,7 @@ def _plain(file: Path, content: str, *, as_words: bool) -> TranscriptFile:
         return TranscriptFile(file, text=content)
     turns = _speaker_turns(file, content)
     if turns is None and "\t" in content and is_table_of_times(content):
-        problem = "a table of times in a form that is not known; export it as SubRip or TextGrid"
-        return TranscriptFile(file, problem=problem)
+        return TranscriptFile(file, problem=TABLE_OF_TIMES)
     return turns or TranscriptFile(file, text=content)
 
 

@@ -109,6 +109,15 @@ def joined_recordings(clip: CheckedClip) -> str | None:
     return _remark(clip, "joined")
 
 
+@clip_check("warning", rank=105)
+def left_out_tracks(clip: CheckedClip) -> str | None:
+    """[recording has|recordings have] several audio tracks, of which the first is read.
+
+    Listen; write another one with: ffmpeg -i OLD -map 0:a:1 NEW.wav.
+    """
+    return _remark(clip, "tracks")
+
+
 @clip_check("warning", rank=110)
 def left_out_channels(clip: CheckedClip) -> str | None:
     """[recording has|recordings have] channels that would spoil their mean, and are left out.
