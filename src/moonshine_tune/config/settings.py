@@ -24,7 +24,7 @@ class DataSettings(_Section):
     """Manifests. Paths in a settings file are relative to that file."""
 
     train: Path | None = None
-    """Training manifest, with transcripts. Every run needs one."""
+    """Training manifest, with transcripts. Every run needs one, or `unlabelled`."""
     dev: Path | None = None
     """Development manifest, by which the adapter is chosen; without one, speakers of the training
     manifest are held out, or sentences where there is one voice. Give one if you have recordings

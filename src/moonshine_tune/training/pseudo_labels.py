@@ -400,9 +400,8 @@ def _gain(run: RunFolder, labels: Path | None) -> ComparisonRecord | None:
     if path is None or not path.is_file():
         return None
     normalizer = normalizer_for(run.read_record().normalizer)
-    adapted = {
-        str(row["id"]): row for row in map(parse_json_object, read_lines(run.dev_hypotheses_path))
-    }
+    lines = [line for line in read_lines(run.dev_hypotheses_path) if line.strip()]
+    adapted = {str(row["id"]): row for row in map(parse_json_object, lines)}
     before, after = [], []
     for item in read_manifest(path).utterances:
         row = adapted.get(item.id)
