@@ -12,9 +12,10 @@ from tests.training_runs import Training
 
 from moonshine_tune.core.errors import NegativeAnswerError, RequestError
 from moonshine_tune.core.progress import SilentProgress
-from moonshine_tune.corpus.manifest import read_manifest
+from moonshine_tune.corpus.manifest import Manifest, Utterance, read_manifest
 from moonshine_tune.data.pseudo_labels import label
 from moonshine_tune.data.pseudo_labels.label import PseudoLabel
+from moonshine_tune.inference.dataset import TrainingData
 from moonshine_tune.report.origins import origins_of
 from moonshine_tune.report.reading import read_report_input
 from moonshine_tune.runs.folder import RunFolder
@@ -22,6 +23,7 @@ from moonshine_tune.runs.records import BETTER, NO_GAIN
 from moonshine_tune.training import pseudo_labels as rounds
 from moonshine_tune.training import trainer
 from moonshine_tune.training.run import train
+from moonshine_tune.training.train_dev_split import train_and_dev
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -171,7 +173,27 @@ def test_a_random_model_is_not_trusted_and_labels_once(
         assert error.value.exit_code == 1 and "--train" in (error.value.hint or "")
         # The second time, the labels come from the cache.
         monkeypatch.setattr(label, "_labels", None)
-    assert not (tmp_path / "run" / "pseudo-labels").exists()
+    assert not (tmp_path / "run").exists()
+
+
+def test_voices_of_dev_may_be_in_recordings_that_a_model_labels(
+    training: Training, folder: Path
+) -> None:
+    def data(mark: bool) -> TrainingData:
+        extra = {"pseudo_label": True} if mark else {}
+        both = [
+            Utterance(f"{name}{n}", Path(f"/{name}{n}.wav"), "two", speaker=f"s{n}", extra=extra)
+            for name in "ab"
+            for n in range(4)
+        ]
+        manifests = [Manifest(Path(f"{k}.jsonl"), tuple(both[k : k + 4]), "") for k in (0, 4)]
+        return TrainingData(*manifests)
+
+    settings = _settings(training, folder).settings
+    split = train_and_dev(settings, data(mark=True))
+    assert any("4 of its speakers are also in recordings" in text for text in split.remarks)
+    with pytest.raises(RequestError, match="dev shares 4 speakers with train"):
+        train_and_dev(settings, data(mark=False))
 
 
 @pytest.mark.parametrize(

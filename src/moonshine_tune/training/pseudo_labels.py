@@ -8,12 +8,13 @@ training starts at the base again: what the first one has learned wrong is not c
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moonshine_tune.config.resolve import ResolvedSettings, resolve_settings
 from moonshine_tune.config.settings import RunSettings
-from moonshine_tune.core.errors import NegativeAnswerError, RequestError
+from moonshine_tune.core.errors import NegativeAnswerError, RequestError, TuneError
 from moonshine_tune.core.files import complete_folder, read_lines, sha256_of, write_bytes_atomic
 from moonshine_tune.core.json_text import parse_json_object
 from moonshine_tune.core.progress import Progress
@@ -97,6 +98,8 @@ def label_for_run(
 ) -> ResolvedSettings:
     """Let the base label `data.unlabelled`; `data.pseudo_labels` names what is learned of it.
 
+    A run that is resumed has its labels already.
+
     Raises:
         RequestError: recordings or a dev set that cannot be used.
         NegativeAnswerError: no label is likely enough to be right.
@@ -104,12 +107,18 @@ def label_for_run(
     unlabelled, given = resolved.settings.data.unlabelled, resolved.settings.data.pseudo_labels
     if unlabelled is None:
         return resolved
+    if run.record_path.is_file():
+        return resolved if given else _with_labels(resolved, run.labels_dir / LEARNED_FILE)
     if given is not None:
         progress.say(f"pseudo-labels: those of {given} are used, and none are made")
         return resolved
-    _Labels.read(resolved.settings, unlabelled, progress).write(
-        run.labels_dir, "base", None, progress
-    )
+    try:
+        labels = _Labels.read(resolved.settings, unlabelled, progress)
+        labels.write(run.labels_dir, "base", None, progress)
+    except TuneError:
+        with suppress(OSError):
+            run.path.rmdir()
+        raise
     return _with_labels(resolved, run.labels_dir / LEARNED_FILE)
 
 
@@ -149,7 +158,8 @@ class _Labels:
         )
         for remark in unlabelled.remarks:
             progress.say(remark)
-        clips = Manifest(path, unlabelled.clips, "")
+        marked = (replace(u, extra=u.extra | {PSEUDO_LABEL: True}) for u in unlabelled.clips)
+        clips = Manifest(path, tuple(marked), "")
         trained = TrainingData(held.get("train", clips), held["dev"])
         if data.train is not None:
             trained = replace(trained, pseudo_labels=clips)

@@ -70,8 +70,9 @@ def train(
         if not resume:
             check_folds(resolved.settings)
         try:
-            if not resume and resolved.settings.data.unlabelled is not None:
-                resolved = label_for_run(resolved, RunFolder.create(out), progress)
+            if resolved.settings.data.unlabelled is not None:
+                run = RunFolder(out) if resume else RunFolder.create(out)
+                resolved = label_for_run(resolved, run, progress)
             result = _train(resolved, out, progress, resume=resume, fit=fit)
             if result.stopped == "interrupted":
                 return result
