@@ -54,7 +54,7 @@ from moonshine_tune.training.train_dev_split import train_and_dev
 LEARNED_FILE = "learned.jsonl"
 LEFT_OUT_FILE, DEV_FILE = "left_out.jsonl", "dev.jsonl"
 _ROUNDS_FOLDER = "rounds"
-# With fewer, a training would learn its few clips by heart.
+# With fewer, a training would memorize them.
 _FEWEST_LEARNED = 10
 
 TrainRound = Callable[[ResolvedSettings, Path], TrainResult]

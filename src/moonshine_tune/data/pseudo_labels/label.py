@@ -139,7 +139,7 @@ def _labels(
     plain = _read_clips(dataset, opened, progress, name)
     forms = []
     for number, recipe in enumerate(_FORMS, start=1):
-        source = StateSource(model, _Form(dataset, recipe), budget_mb=0)
+        source = StateSource(model, _ChangedClips(dataset, recipe), budget_mb=0)
         title = f"{name}: changed form {number} of {len(_FORMS)}"
         forms.append(transcribe_source(model, source, opened.limits, progress, title))
     return [
@@ -154,8 +154,8 @@ def _labels(
 
 
 @dataclass(frozen=True)
-class _Form:
-    """The clips of a dataset in a changed form."""
+class _ChangedClips:
+    """The clips of a dataset in one changed form."""
 
     dataset: SpeechDataset
     recipe: Recipe
@@ -202,7 +202,7 @@ def _judged(
     if not words or has_loop(text):
         return PseudoLabel(text)
     clip_log_prob = float(evidence.log_probs.mean())
-    chances = [
+    probabilities = [
         word_confidence([float(evidence.log_probs[n]) for n in word.spoken], clip_log_prob)
         for word in words
     ]
@@ -212,7 +212,7 @@ def _judged(
     covered = share_covered(evidence.attention, spoken, sounds, frame_s)
     return PseudoLabel(
         text,
-        confidence=round(sum(chances) / len(chances), _DIGITS),
+        confidence=round(sum(probabilities) / len(probabilities), _DIGITS),
         attention=round(share_read(evidence.attention, spoken) * covered, _DIGITS),
     )
 
