@@ -13,9 +13,11 @@ from tests.training_runs import Training
 from moonshine_tune.core.errors import NegativeAnswerError, RequestError
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.corpus.manifest import Manifest, Utterance, read_manifest
+from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.data.pseudo_labels import label
 from moonshine_tune.data.pseudo_labels.label import PseudoLabel
-from moonshine_tune.inference.dataset import TrainingData
+from moonshine_tune.inference.dataset import TrainingData, build_dataset
+from moonshine_tune.registry.open import open_model
 from moonshine_tune.report.origins import origins_of
 from moonshine_tune.report.reading import read_report_input
 from moonshine_tune.runs.folder import RunFolder
@@ -174,6 +176,28 @@ def test_a_random_model_is_not_trusted_and_labels_once(
         # The second time, the labels come from the cache.
         monkeypatch.setattr(label, "_labels", None)
     assert not (tmp_path / "run").exists()
+
+
+def test_every_clip_gets_a_score_and_a_damaged_one_none(
+    training: Training, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = open_model(str(training.model), device="cpu", progress=SilentProgress())
+    (tmp_path / "damaged.wav").write_bytes(b"RIFF and no more")
+    clips = [
+        *read_manifest(folder / "dev.jsonl").utterances[:3],
+        Utterance("damaged", tmp_path / "damaged.wav", duration=1.0),
+    ]
+    dataset = build_dataset(clips, opened.model, name="x", max_clip_s=9.0, needs_text=False)
+    watcher = Training.Watcher()
+    # A random model repeats itself, and is sure of nothing.
+    monkeypatch.setattr(label, "has_loop", lambda _: False)
+    monkeypatch.setattr(label, "word_confidence", lambda *_: 0.5)
+    labels = label.pseudo_labels(dataset, opened, normalizer_for(None), watcher, "labelling")
+    parts = [(item.confidence, item.agreement, item.attention) for item in labels[:3]]
+    assert all(0.0 <= value <= 1.0 for item in parts for value in item)
+    assert all(item.confidence == 0.5 for item in labels[:3])
+    assert labels[3] == PseudoLabel("") and labels[3].score == 0.0
+    assert any("1 clips cannot be read, such as" in text for text in watcher.messages)
 
 
 def test_voices_of_dev_may_be_in_recordings_that_a_model_labels(

@@ -8,7 +8,7 @@ pseudo-labels by confidence and attention together is that of STAR (arXiv 2405.1
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from moonshine_tune.audio.augment import Recipe
 from moonshine_tune.audio.noise_bank import ColoredNoise
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
+from moonshine_tune.core.errors import AudioError
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.normalizers import Normalizer
 from moonshine_tune.inference.batching import (
@@ -136,21 +137,20 @@ def _labels(
 ) -> list[PseudoLabel]:
     model = opened.model
     model.module.eval()
-    plain = _read_clips(dataset, opened, progress, name)
+    labels = _read_clips(dataset, opened, progress, name)
+    # What is worth nothing already needs no second look.
+    rows = [row for row, label in enumerate(labels) if label.confidence]
+    if not rows:
+        return labels
     forms = []
     for number, recipe in enumerate(_FORMS, start=1):
-        source = StateSource(model, _ChangedClips(dataset, recipe), budget_mb=0)
+        source = StateSource(model, _ChangedClips(dataset.part(rows), recipe), budget_mb=0)
         title = f"{name}: changed form {number} of {len(_FORMS)}"
         forms.append(transcribe_source(model, source, opened.limits, progress, title))
-    return [
-        PseudoLabel(
-            label.text,
-            label.confidence,
-            _agreement(label.text, [texts[index] for texts in forms], normalizer),
-            label.attention,
-        )
-        for index, label in enumerate(plain)
-    ]
+    for row, texts in zip(rows, zip(*forms, strict=True), strict=True):
+        agreement = _agreement(labels[row].text, texts, normalizer)
+        labels[row] = replace(labels[row], agreement=agreement)
+    return labels
 
 
 @dataclass(frozen=True)
@@ -174,23 +174,34 @@ class _ChangedClips:
 def _read_clips(
     dataset: SpeechDataset, opened: OpenedModel, progress: Progress, name: str
 ) -> list[PseudoLabel]:
-    """Texts with confidence and attention, without agreement."""
+    """Texts with confidence and attention, without agreement; none of a clip that is damaged."""
     model = opened.model
     labels = [PseudoLabel("")] * len(dataset)
+    damaged: list[str] = []
 
     @torch.inference_mode()
     def decode(group: Sequence[int]) -> None:
-        clips = [fit_clip(model, dataset.load(index)) for index in group]
+        loaded: dict[int, Samples] = {}
+        for index in group:
+            try:
+                loaded[index] = fit_clip(model, dataset.load(index))
+            except AudioError as error:
+                damaged.append(str(error))
+        if not loaded:
+            return
+        clips = list(loaded.values())
         states = encode_clips(model, clips)
         limits = [opened.limits.tokens(len(clip) / SAMPLE_RATE_HZ) for clip in clips]
         tokens = greedy_tokens(model, states, limits)
         evidence = token_evidence(model, states, tokens)
-        for index, clip, ids, item in zip(group, clips, tokens, evidence, strict=True):
-            labels[index] = _judged(model, clip, ids, item)
+        for index, ids, item in zip(loaded, tokens, evidence, strict=True):
+            labels[index] = _judged(model, loaded[index], ids, item)
 
     groups = batches_by_length(dataset.seconds, score_batch_s(skips_encoder=False))
     with progress.stage(name, len(dataset)) as stage:
         run_with_oom_backoff(groups, decode, model.device, stage)
+    if damaged:
+        progress.say(f"{name}: {len(damaged)} clips cannot be read, such as {damaged[0]}")
     return labels
 
 
