@@ -223,7 +223,7 @@ def test_voices_of_dev_may_be_in_recordings_that_a_model_labels(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data__dev": None}, "need a development set with true texts"),
+        ({"data__dev": None}, "need a development set of people, with true texts"),
         ({"train__folds": 2}, "train.folds and --unlabelled"),
         ({"adapter__parent": "runs/a"}, "--from and --unlabelled"),
     ],

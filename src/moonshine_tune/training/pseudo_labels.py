@@ -84,13 +84,18 @@ def check_pseudo_labels(settings: RunSettings) -> None:
 
 def _required_dev(settings: RunSettings) -> Path:
     if settings.data.dev is None:
-        raise RequestError(
-            "recordings without transcripts need a development set with true texts: it tells good "
-            "labels from bad ones, and chooses the adapter",
-            hint=f"transcribe about {ENOUGH_DEV_CLIPS} such recordings (300 words), and name them "
-            "with: --dev dev.jsonl",
-        )
+        raise _no_true_texts(None)
     return settings.data.dev
+
+
+def _no_true_texts(dev: Path | None) -> RequestError:
+    return RequestError(
+        "recordings without transcripts need a development set of people, with true texts: it "
+        "tells good labels from bad ones, and chooses the adapter",
+        where=dev,
+        hint=f"transcribe about {ENOUGH_DEV_CLIPS} such recordings (300 words), and name them "
+        "with: --dev dev.jsonl",
+    )
 
 
 def label_for_run(
@@ -163,8 +168,10 @@ class _Labels:
         trained = TrainingData(held.get("train", clips), held["dev"])
         if data.train is not None:
             trained = replace(trained, pseudo_labels=clips)
-        dev = train_and_dev(settings, trained).dev[: settings.select.max_dev_utterances]
-        return cls(settings, unlabelled.clips, dev)
+        dev = [item for item in train_and_dev(settings, trained).dev if item.is_real]
+        if not dev:
+            raise _no_true_texts(data.dev)
+        return cls(settings, unlabelled.clips, dev[: settings.select.max_dev_utterances])
 
     def write(
         self, folder: Path, labelled_by: str, adapter: Path | None, progress: Progress
