@@ -59,6 +59,7 @@ def train(
     replay: AnyPath | None = None,
     canary: AnyPath | None = None,
     synthetic: AnyPath | None = None,
+    unlabelled: AnyPath | None = None,
     texts: AnyPath | None = None,
     terms: AnyPath | None = None,
     engines: Sequence[str] = ("espeak",),
@@ -82,6 +83,8 @@ def train(
             `replay` also takes a folder of recordings, "auto", "hub" or "none", as `--replay`.
         parent: run or adapter folder whose adapter the training starts at (`--from`).
         synthetic: manifest of synthesized clips beside `train`.
+        unlabelled: recordings without transcripts, a folder or a manifest, that the base labels;
+            needs `dev`, and `train` is optional.
         texts, terms: files of sentences (or templates) and of terms, which are synthesized into
             the run folder by `engines`.
         settings: any setting by its name, nested or dotted: `{"train.steps": 100}`.
@@ -104,6 +107,7 @@ def train(
         "replay": replay,
         "canary": canary,
         "synthetic": synthetic,
+        "unlabelled": unlabelled,
     }
     layers = settings_layers(
         preset,

@@ -209,6 +209,7 @@ def _fingerprints(settings: RunSettings, objectives: Sequence[str]) -> dict[str,
         "canary": data.canary,
         "replay": data.replay,
         "synthetic": data.synthetic,
+        "pseudo_labels": data.pseudo_labels,
     }
     for name in ("train", "dev"):
         if named[name] is None:

@@ -27,6 +27,8 @@ _ADVICE = {
     "no better than the base": "do not use this adapter; lower train.learning_rate, or train on "
     "more speech",
     "no better than the adapter before": "keep using that one, or train on more speech",
+    "no gain shown": "the interval has 0: give more recordings, transcribe some of them "
+    "(pseudo-labels/ has a draft), or name more dev clips",
     "canary bound broken": "no adapter keeps the canary within its bound: raise retain.weight",
 }
 
@@ -61,6 +63,13 @@ def train(
     ] = None,
     synthetic: Annotated[
         Path | None, Option(help="Synthesized clips beside --train, a share of each step.")
+    ] = None,
+    unlabelled: Annotated[
+        Path | None,
+        Option(
+            help="Recordings without transcripts, a folder or a manifest: the base writes their "
+            "texts, and trustworthy ones are learned. Needs --dev; --train is optional."
+        ),
     ] = None,
     texts: Annotated[
         Path | None,
@@ -104,6 +113,7 @@ def train(
         "replay": replay,
         "canary": canary,
         "synthetic": synthetic,
+        "unlabelled": unlabelled,
     }
     flags = {"model": model, "tracker": tracker}
     layers = settings_layers(
@@ -167,6 +177,7 @@ def _document(result: "TrainResult") -> dict[str, Any]:
     paths = {"run": str(result.run), "adapter": str(result.adapter)}
     voices = {"voices": result.voices.to_json()} if result.voices else {}
     synthetic = {"synthetic": result.synthetic.to_json()} if result.synthetic else {}
+    labels = {"pseudo_labels": result.pseudo_labels.to_json()} if result.pseudo_labels else {}
     return (
         paths
         | {"stopped": result.stopped}
@@ -174,6 +185,7 @@ def _document(result: "TrainResult") -> dict[str, Any]:
         | voices
         | ({"replay": result.replay.to_json()} if result.replay else {})
         | synthetic
+        | labels
         | {"remarks": result.remarks}
     )
 
@@ -201,6 +213,8 @@ def _summary(result: "TrainResult") -> str:
         *([f"dev WER is {result.voices.sentence}"] if result.voices else []),
         *_general_speech(result),
         *([f"synthetic speech: {result.synthetic.sentence}"] if result.synthetic else []),
+        *([f"pseudo-labels: {result.pseudo_labels.sentence}"] if result.pseudo_labels else []),
+        *([f"against the base on dev: {result.gain.sentence}"] if result.gain else []),
         f"{result.stopped} after {result.steps} steps, {result.train_seconds:.0f} s of training, "
         f"{result.seconds:.0f} s in total, peak {result.peak_memory_mb} MB, "
         f"loss {result.first_loss:.3f} → {result.last_loss:.3f}, "

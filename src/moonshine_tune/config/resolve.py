@@ -19,7 +19,8 @@ from moonshine_tune.core.yaml import parse_yaml, read_shipped, read_yaml, shippe
 
 # Files that a run reads. Like the parent, they are relative to the settings file that names them.
 PATH_SETTINGS = ("data.train", "data.dev", "data.canary", "data.replay", "data.synthetic",
-                 "data.terms", "augment.noise", "augment.rooms")  # fmt: skip
+                 "data.unlabelled", "data.pseudo_labels", "data.terms",
+                 "augment.noise", "augment.rooms")  # fmt: skip
 PARENT_SETTING = "adapter.parent"
 # The source of settings that the number of recordings decided.
 FEW_RECORDINGS = "few recordings"

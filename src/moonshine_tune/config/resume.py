@@ -23,7 +23,7 @@ MAY_CHANGE = frozenset({
     "data.max_clip_s",
     "train.steps", "train.batch_size", "train.accumulation", "train.gradient_checkpointing",
     "train.learning_rate", "train.encoder_learning_rate", "train.max_skipped_steps",
-    "train.save_every_minutes", "train.folds",
+    "train.save_every_minutes", "train.folds", "data.pseudo_rounds",
     "select.every_steps", "select.patience",
     "device.name", "device.dtype", "device.frozen_weights", "device.clear_cache_steps",
     "device.keep_awake",

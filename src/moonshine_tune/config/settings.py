@@ -24,7 +24,7 @@ class DataSettings(_Section):
     """Manifests. Paths in a settings file are relative to that file."""
 
     train: Path | None = None
-    """Training manifest, with transcripts. Every run needs one."""
+    """Training manifest, with transcripts. Every run needs one, or `unlabelled`."""
     dev: Path | None = None
     """Development manifest, by which the adapter is chosen; without one, speakers of the training
     manifest are held out, or sentences where there is one voice. Give one if you have recordings
@@ -48,8 +48,19 @@ class DataSettings(_Section):
     """Manifest of synthesized clips that train beside `train`. Give one, made by `data synth`, if
     you have more texts than recordings."""
     synthetic_share: _Probability | None = None
-    """Share of each step that is synthetic, where both kinds train; by default 100 ÷ (100 + real
-    clips), and never more than their share of all clips. Lower it if real voices get worse."""
+    """Share of each step that is synthetic or pseudo-labelled, where others train too; by default
+    100 ÷ (100 + other clips), and never more than their share of all clips. Lower it if real voices
+    get worse."""
+    unlabelled: Path | None = None
+    """Recordings without transcripts that train too: a folder, or a manifest. The base model writes
+    their texts, and those that it is likely to have right are learned. Give some if you have hours
+    that nobody transcribed; needs `dev`, with transcripts."""
+    pseudo_labels: Path | None = None
+    """Manifest of clips that train beside `train`, with texts that a model wrote; a run with
+    `unlabelled` writes its own. Give that of an earlier run, to use its labels again."""
+    pseudo_rounds: int = Field(default=2, ge=1, le=2)
+    """How often `unlabelled` is labelled and trained on: by the base, then by the first adapter.
+    Set it to 1 to halve the time."""
     terms: Path | None = None
     """Terms, one per line, whose tokens weigh `train.term_weight`. Give the words that the model
     must not miss."""

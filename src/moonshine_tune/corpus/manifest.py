@@ -26,6 +26,8 @@ SET_KEY = "set"
 HELD_OUT_KEY = "held_out"
 # Whether a synthesizer speaks instead of a person. A key like any other but for training.
 SYNTHETIC = "synthetic"
+# Whether a model wrote the text, and nobody has changed it since.
+PSEUDO_LABEL = "pseudo_label"
 _NUMBERS = ("duration", "start", "end", "offset")
 _STRINGS = ("text", "speaker", "language", "split", "session")
 
@@ -73,6 +75,20 @@ class Utterance:
     def is_synthetic(self) -> bool:
         """Whether a synthesizer speaks: `"synthetic": true`, or what a table writes for it."""
         return str(self.extra.get(SYNTHETIC, "")).strip().lower() in ("true", "yes", "1")
+
+    @property
+    def is_pseudo_labelled(self) -> bool:
+        """Whether a model wrote the text: `"pseudo_label": true`, and no person has changed it.
+
+        A text that differs from the hypothesis beside it is a person's.
+        """
+        is_marked = str(self.extra.get(PSEUDO_LABEL, "")).strip().lower() in ("true", "yes", "1")
+        return is_marked and self.extra.get(HYPOTHESIS, self.text) == self.text
+
+    @property
+    def is_real(self) -> bool:
+        """Whether a person speaks, and a person wrote the text."""
+        return not self.is_synthetic and not self.is_pseudo_labelled
 
     @property
     def reference(self) -> str:

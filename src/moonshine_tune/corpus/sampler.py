@@ -106,6 +106,8 @@ def weighted_order(members: Sequence[Sequence[int]], weights: Sequence[float]) -
 class SyntheticMix:
     """Synthetic clips among real ones, at a fixed share of every step.
 
+    Clips whose texts a model wrote count as synthetic ones.
+
     Attributes:
         is_synthetic: of each utterance.
         share: of the utterances of a step that are synthetic, 0 to 1.

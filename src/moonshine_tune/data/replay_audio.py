@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from moonshine_tune.audio.io import AUDIO_ENDINGS, audio_info, change_tempo, load_audio, write_audio
+from moonshine_tune.audio.io import change_tempo, load_audio, write_audio
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 from moonshine_tune.audio.segment import split_at_pauses
 from moonshine_tune.audio.voice_pool import VoicePool
@@ -36,8 +36,7 @@ from moonshine_tune.corpus.splits import evenly_chosen
 from moonshine_tune.data.hub_replay import fetch_hub_replay
 from moonshine_tune.data.synthesis.corpus import Delivery, SynthesisOptions, synthesize_corpus
 from moonshine_tune.data.synthesis.general_sentences import replay_sentences
-from moonshine_tune.importers.base import files_below
-from moonshine_tune.importers.cut import cut_recordings
+from moonshine_tune.importers.cut import cut_recordings, recording_files, recording_of
 from moonshine_tune.registry.catalog import lookup_model
 from moonshine_tune.registry.wheel import wheel_recordings
 from moonshine_tune.runs.records import ReplayRecord
@@ -354,18 +353,7 @@ def _cut_evenly(utterances: Sequence[Utterance], max_s: float) -> Iterator[Utter
 
 def _folder(folder: Path, max_s: float, progress: Progress) -> ReplayAudio:
     """The recordings of a folder, long ones cut at their pauses; without copies."""
-    paths = sorted(
-        path
-        for path in (Path(parent, name) for parent, name in files_below(folder))
-        if path.suffix.lower() in AUDIO_ENDINGS
-    )
-    if not paths:
-        raise RequestError(
-            "no recording is in this folder",
-            where=folder,
-            hint=f"its files would end in {', '.join(sorted(AUDIO_ENDINGS))}; or name a manifest: "
-            "--replay general.jsonl",
-        )
+    paths = recording_files(folder, "--replay general.jsonl")
     listed = [[str(path.resolve()), *_size_and_time(path)] for path in paths]
     digest = hashlib.sha256(json.dumps([_VERSION, max_s, listed]).encode()).hexdigest()[:16]
 
@@ -398,10 +386,9 @@ def _readable(folder: Path, paths: Sequence[Path]) -> Iterator[Utterance]:
         if total_s >= _MAX_FOLDER_S:
             return
         with suppress(AudioError):
-            seconds = audio_info(path).seconds
-            total_s += seconds
-            name = path.relative_to(folder).with_suffix("").as_posix()
-            yield Utterance(name, path.resolve(), duration=round(seconds, 3))
+            recording = recording_of(path, folder)
+            total_s += recording.duration or 0.0
+            yield recording
 
 
 # --- the hub

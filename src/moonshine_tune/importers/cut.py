@@ -2,15 +2,52 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from moonshine_tune.audio.blocks import BlockReader
+from moonshine_tune.audio.io import AUDIO_ENDINGS, audio_info
 from moonshine_tune.audio.pauses import Span, cut_at_pauses
-from moonshine_tune.core.errors import AudioError
+from moonshine_tune.core.errors import AudioError, RequestError
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import Utterance
+from moonshine_tune.importers.base import files_below
 
 # A shorter clip is a breath or a door, in a recording that has longer ones.
 _SHORTEST_CLIP_S = 1.0
+
+
+def recording_files(folder: Path, instead: str) -> list[Path]:
+    """The recordings below a folder, in the order of their paths.
+
+    Args:
+        instead: the flag with a manifest, for the hint.
+
+    Raises:
+        RequestError: there are none.
+    """
+    paths = sorted(
+        path
+        for path in (Path(parent, name) for parent, name in files_below(folder))
+        if path.suffix.lower() in AUDIO_ENDINGS
+    )
+    if not paths:
+        raise RequestError(
+            "no recording is in this folder",
+            where=folder,
+            hint=f"its files would end in {', '.join(sorted(AUDIO_ENDINGS))}; or name a manifest: "
+            f"{instead}",
+        )
+    return paths
+
+
+def recording_of(path: Path, folder: Path) -> Utterance:
+    """A recording without a transcript, named by its path below a folder.
+
+    Raises:
+        AudioError: it cannot be read.
+    """
+    name = path.relative_to(folder).with_suffix("").as_posix()
+    return Utterance(name, path.resolve(), duration=round(audio_info(path).seconds, 3))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,13 @@ from moonshine_tune.audio.samples import Samples
 from moonshine_tune.config.settings import DataSettings
 from moonshine_tune.core.errors import AudioError, RequestError
 from moonshine_tune.core.files import sha256_of
-from moonshine_tune.corpus.manifest import SYNTHETIC, Manifest, Utterance, read_manifest
+from moonshine_tune.corpus.manifest import (
+    PSEUDO_LABEL,
+    SYNTHETIC,
+    Manifest,
+    Utterance,
+    read_manifest,
+)
 from moonshine_tune.models.base import SpeechModel
 
 
@@ -28,6 +34,7 @@ class TrainingData:
         known: ids of `train` that the earlier run was trained on, too.
         shares_voices: whether dev is that of the earlier run, which shared voices with it already.
         synthetic: synthesized clips beside those of `train`; all its utterances are marked so.
+        pseudo_labels: clips beside those of `train` whose texts a model wrote; likewise.
     """
 
     train: Manifest
@@ -35,15 +42,20 @@ class TrainingData:
     canary: Manifest | None = None
     replay: Manifest | None = None
     synthetic: Manifest | None = None
+    pseudo_labels: Manifest | None = None
     earlier: tuple[Utterance, ...] = ()
     known: frozenset[str] = frozenset()
     shares_voices: bool = False
 
     @property
     def training_clips(self) -> tuple[Utterance, ...]:
-        """All utterances that are trained on: new, earlier and synthetic ones."""
-        synthetic = self.synthetic.utterances if self.synthetic else ()
-        return (*self.train.utterances, *self.earlier, *synthetic)
+        """All utterances that are trained on: new, earlier, synthetic and pseudo-labelled ones."""
+        beside = [item for item in (self.synthetic, self.pseudo_labels) if item is not None]
+        return (
+            *self.train.utterances,
+            *self.earlier,
+            *(utterance for manifest in beside for utterance in manifest.utterances),
+        )
 
     @property
     def by_name(self) -> dict[str, Manifest]:
@@ -63,21 +75,25 @@ def read_training_data(data: DataSettings) -> TrainingData:
         RequestError: no training manifest is named, or one is missing.
         ProblemsError: invalid lines in a manifest.
     """
-    if data.train is None:
+    labels = None if data.pseudo_labels is None else _read_marked(data.pseudo_labels, PSEUDO_LABEL)
+    train = labels if data.train is None else _read(data.train, require_text=True)
+    if train is None:
         raise RequestError("no training manifest", hint="name it with: --train train.jsonl")
     return TrainingData(
-        _read(data.train, require_text=True),
+        train,
         None if data.dev is None else _read(data.dev, require_text=True),
         None if data.canary is None else _read(data.canary, require_text=False),
         # A word or a folder is no manifest yet.
         read_replay(data.replay) if _is_manifest(data.replay) else None,
-        None if data.synthetic is None else _read_synthetic(data.synthetic),
+        None if data.synthetic is None else _read_marked(data.synthetic, SYNTHETIC),
+        None if data.train is None else labels,
     )
 
 
-def _read_synthetic(path: Path) -> Manifest:
+def _read_marked(path: Path, mark: str) -> Manifest:
+    """A manifest whose utterances all have a mark."""
     manifest = _read(path, require_text=True)
-    marked = (replace(u, extra=u.extra | {SYNTHETIC: True}) for u in manifest.utterances)
+    marked = (replace(u, extra=u.extra | {mark: True}) for u in manifest.utterances)
     return replace(manifest, utterances=tuple(marked))
 
 

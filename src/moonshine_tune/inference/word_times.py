@@ -80,12 +80,9 @@ def word_spans(
         samples: of the clip, mono 16 kHz.
         attention: [L, T] of `TokenEvidence`.
     """
-    num_frames = attention.shape[1]
     hop_s = model.samples_per_frame / SAMPLE_RATE_HZ
     offset_s = model.frame_offset_samples / SAMPLE_RATE_HZ
-    activity = speech_activity(samples)
-    middles = (np.arange(num_frames) + 0.5) * hop_s + offset_s
-    sounds = np.interp(middles, (np.arange(len(activity)) + 0.5) * HOP_S, activity)
+    sounds = frame_activity(model, samples, attention.shape[1])
     frames = _best_path(attention, _ACTIVITY_WEIGHT * sounds, [word.spoken for word in words])
     end_s = len(samples) / SAMPLE_RATE_HZ
     return [
@@ -95,6 +92,14 @@ def word_spans(
         )
         for start, stop in frames
     ]
+
+
+def frame_activity(model: SpeechModel, samples: Samples, num_frames: int) -> Array:
+    """`speech_activity` of a clip at the middle of each encoder frame, [num_frames]."""
+    activity = speech_activity(samples)
+    hop_s = model.samples_per_frame / SAMPLE_RATE_HZ
+    middles = (np.arange(num_frames) + 0.5) * hop_s + model.frame_offset_samples / SAMPLE_RATE_HZ
+    return np.interp(middles, (np.arange(len(activity)) + 0.5) * HOP_S, activity)
 
 
 def _best_path(

@@ -147,6 +147,10 @@ def _with_sources(resolved: ResolvedSettings, fitted: RunSettings, source: str) 
     return ResolvedSettings(fitted, resolved.sources | changed)
 
 
+# Manifests whose clips are learned; all versions of their states are stored.
+_TRAINED = ("train", "synthetic", "pseudo_labels")
+
+
 def workload_of(settings: RunSettings, data: TrainingData) -> Workload:
     """The workload of a run, by the known lengths of its utterances."""
     longest = settings.data.max_clip_s
@@ -163,10 +167,10 @@ def workload_of(settings: RunSettings, data: TrainingData) -> Workload:
     augment = settings.augment
     versions = {"dev": 1 + augment.dev} if augment.share else {}
     if augment.highest_share:
-        versions |= dict.fromkeys(("train", "synthetic"), 1 + augment.variants)
+        versions |= dict.fromkeys(_TRAINED, 1 + augment.variants)
     # The teacher transcribes replay audio in the scorer's batches. Without a dev manifest any
     # training clips are held out: what is scored is not known.
-    scored = [total for name, total in seconds_of.items() if name not in ("train", "synthetic")]
+    scored = [total for name, total in seconds_of.items() if name not in _TRAINED]
     return Workload(
         clip_s=max(every),
         audio_s=sum(versions.get(name, 1) * total for name, total in seconds_of.items()),

@@ -75,6 +75,7 @@ def model_card(inputs: PackageInputs, name: str, architecture: str) -> str:
         max_clip_s=settings.get("data", {}).get("max_clip_s"),
         fewest_words=min(words, default=None),
         synthetic=run.synthetic.sentence if run.synthetic else "",
+        pseudo_labels=run.pseudo_labels.sentence if run.pseudo_labels else "",
         known_voices=next((each.sentence for each in voices if each), ""),
     )
     metadata = _metadata(inputs.evaluations, name, base_model)

@@ -33,14 +33,14 @@ from moonshine_tune.runs.records import (
 )
 from moonshine_tune.runtime.layout import RuntimeLayout, read_layout
 
-MANIFEST_ROLES = ("train", "dev", "replay", "canary", "synthetic")
+MANIFEST_ROLES = ("train", "dev", "replay", "canary", "synthetic", "pseudo_labels")
 # Settings in `data` that name files of their owner.
-_PRIVATE_FILES = (*MANIFEST_ROLES, "terms")
+_PRIVATE_FILES = (*MANIFEST_ROLES, "terms", "unlabelled")
 _SAMPLE_CLIPS = 3
 _MAX_SAMPLE_CLIP_S = 15.0
 _RUN_KEYS = ("schema_version", "created", "sources", "device", "dtype", "normalizer", "data",
              "adapter", "seed", "status", "versions", "git", "result", "voices",
-             "replay", "synthetic")  # fmt: skip
+             "replay", "synthetic", "pseudo_labels")  # fmt: skip
 _PARENT_KEYS = ("adapter_sha256", "base_sha256", "steps", "created", "data")
 _EVALUATION_KEYS = ("wer", "cer", "substitutions", "deletions", "insertions", "reference_words",
                     "utterances", "audio_seconds", "rtf", "normalizer", "ci95", "backend",

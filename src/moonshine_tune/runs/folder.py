@@ -1,8 +1,8 @@
 """The run folder: what a run was given, did and made, in files that a person can open.
 
 `run.json`, `metrics.jsonl`, `tensorboard/`, `adapter/` (the best), `state/` (to resume), `eval/`;
-`parent/` (the adapter that it started at) where a run goes on from another one, and `synthetic/`
-where texts were synthesized for it.
+`parent/` (the adapter that it started at) where a run goes on from another one, `synthetic/` where
+texts were synthesized for it, and `pseudo-labels/` where recordings without transcripts train.
 """
 
 import json
@@ -22,6 +22,9 @@ SCHEMA_VERSION = 1
 SPEECH_FOLDER = "synthetic"
 """Speech that was synthesized for a run, inside its folder; it is there before the run starts."""
 
+LABELS_FOLDER = "pseudo-labels"
+"""Texts that a model wrote of recordings without transcripts; likewise."""
+
 
 class RunFolder:
     """Paths and records of one run."""
@@ -39,6 +42,7 @@ class RunFolder:
         self.parent_dir = path / "parent"
         # What the parent was trained on: a manifest.
         self.earlier_path = self.parent_dir / "train.jsonl"
+        self.labels_dir = path / LABELS_FOLDER
 
     @classmethod
     def create(cls, path: Path) -> "RunFolder":
@@ -48,7 +52,7 @@ class RunFolder:
             RequestError: `path` exists already and is not an empty folder.
         """
         is_new = not path.exists()
-        own = {FOLDER_LOCK, SPEECH_FOLDER}
+        own = {FOLDER_LOCK, SPEECH_FOLDER, LABELS_FOLDER}
         if not is_new and not (path.is_dir() and {p.name for p in path.iterdir()} <= own):
             raise RequestError(
                 "the run folder is not empty",

@@ -16,7 +16,8 @@ from moonshine_tune.core.nested import flatten
 from moonshine_tune.runs.records import RunRecord
 
 _FLAGS = {"data.train": "--train", "data.dev": "--dev", "data.canary": "--canary",
-          "data.replay": "--replay", "data.synthetic": "--synthetic"}  # fmt: skip
+          "data.replay": "--replay", "data.synthetic": "--synthetic",
+          "data.unlabelled": "--unlabelled"}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ _SHAPE = ("rank", "alpha", "sites", "rslora", "dora")
 _BY_LAYER = ("exclude_modules", "rank_pattern", "alpha_pattern", "layers_to_transform",
              "layers_pattern", "fan_in_fan_out")  # fmt: skip
 # Of the machine, and of the new recordings: not the parent's. Folds start at the base.
-_OWN = ("device.", "tracker", PARENT_SETTING, "data.train", "train.folds")
+_OWN = ("device.", "tracker", PARENT_SETTING, "data.train", "data.unlabelled", "train.folds")
 _MODULES = tuple(
     f"model.{name}"
     for part, attentions in (

@@ -155,6 +155,15 @@ class ComparisonRecord(Record):
     relative_change: Number | None = None
     verdict: str = ""
 
+    @property
+    def sentence(self) -> str:
+        """`WER 20.80 → 15.20, -5.60 points [-7.10, -3.90]: better`; empty without figures."""
+        if self.before is None or self.after is None or self.difference is None:
+            return ""
+        interval = f" [{self.ci95[0]:+.2f}, {self.ci95[1]:+.2f}]" if self.ci95 else ""
+        points = f"{self.difference:+.2f} points{interval}"
+        return f"WER {self.before:.2f} → {self.after:.2f}, {points}: {self.verdict}"
+
 
 class KeyTermsArmRecord(Record):
     """One arm of an evaluation with key terms; `change` is against the first arm."""
@@ -378,6 +387,63 @@ class SyntheticSpeechRecord(Record):
         return f"{train}, and so is dev: no real voice is in training or in the scores"
 
 
+class PseudoLabelsRecord(Artifact):
+    """Texts that a model wrote of recordings, and which of them are learned. WER in percent.
+
+    `labels.json` beside their manifest, and a part of run.json. Written by train.
+
+    Attributes:
+        labelled_by: `base`, or the round whose adapter wrote them.
+        clips, seconds: with a text or without, as they are cut.
+        kept, kept_seconds: those that are learned.
+        threshold: least score of these.
+        dev_clips, dev_kept: clips with a true text, and those of them that the threshold keeps.
+        dev_wer, dev_kept_wer: of the model's texts on these.
+        train, train_real: clips that train with such a text, and with one that a person wrote.
+        share: of the clips of a step that have such a text, 0 to 1.
+    """
+
+    made_by = "moonshine-tune train"
+    file_name: ClassVar[str] = "labels.json"
+
+    labelled_by: str = "base"
+    clips: StrictInt = 0
+    seconds: Number = 0.0
+    kept: StrictInt = 0
+    kept_seconds: Number = 0.0
+    threshold: Number | None = None
+    dev_clips: StrictInt = 0
+    dev_kept: StrictInt = 0
+    dev_wer: Number | None = None
+    dev_kept_wer: Number | None = None
+    train: StrictInt = 0
+    train_real: StrictInt = 0
+    share: Number = 0
+
+    @property
+    def filter_sentence(self) -> str:
+        """`kept 512 of 948 clips (31 of 55 min): on dev, …`; empty where that is not recorded."""
+        if self.dev_wer is None or self.dev_kept_wer is None:
+            return ""
+        writer = "the base" if self.labelled_by == "base" else f"the adapter of {self.labelled_by}"
+        minutes = f"{self.kept_seconds / 60:.1f} of {self.seconds / 60:.1f} min"
+        return (
+            f"kept {self.kept} of {self.clips} clips ({minutes}): on dev, {writer} gets "
+            f"{self.dev_kept_wer:.1f} % of the words wrong on such clips ({self.dev_kept} of "
+            f"{self.dev_clips}), {self.dev_wer:.1f} % on all"
+        )
+
+    @property
+    def sentence(self) -> str:
+        """Which training clips have such texts, and what is known of these, in a sentence."""
+        if self.train_real:
+            share = f"a model wrote the texts of {self.train} of {self.train + self.train_real} "
+            train = f"{share}training clips, {self.share:.0%} of each step"
+        else:
+            train = "a model wrote the texts of all training clips"
+        return "; ".join(filter(None, (train, self.filter_sentence)))
+
+
 class EvaluationRecord(Artifact):
     """`result.json`: written by evaluate, demo and plan; read by report and package."""
 
@@ -513,6 +579,7 @@ class SelectionRecord(Artifact):
 
 BETTER, NOT_BETTER, CANARY_LOST = "better", "no better than the base", "canary bound broken"
 NOT_BETTER_THAN_PARENT = "no better than the adapter before"
+NO_GAIN = "no gain shown"
 
 
 class FoldRecord(Record):
@@ -530,14 +597,32 @@ class FoldRecord(Record):
     in_mean: bool
 
 
+class RoundRecord(Record):
+    """One of the trainings on pseudo-labels; its scores are of its own adapter.
+
+    Attributes:
+        adapter: its folder, relative to the run.
+        labels: whose texts it learned.
+        is_kept: whether its adapter is that of the run.
+    """
+
+    adapter: str
+    labels: PseudoLabelsRecord
+    best: SelectionRecord
+    verdict: str
+    is_kept: bool
+
+
 class RunResultRecord(Record):
     """How a run ended. Times in seconds, `prepare_seconds` before the first step.
 
     Attributes:
         folds: the trainings whose mean the adapter is; empty for a single one.
-        verdict: `better`, `no better than the base`, `no better than the adapter before` or `canary
-            bound broken`: of the adapter that was kept, on the scores of the run itself; empty
-            where it has none.
+        rounds: the trainings on pseudo-labels of which the best is kept; empty without any.
+        gain: of the adapter against the base on dev, where pseudo-labels train.
+        verdict: `better`, `no better than the base`, `no better than the adapter before`, `no gain
+            shown` (pseudo-labels alone, and the interval of `gain` has 0) or `canary bound broken`:
+            of the adapter that was kept, on the scores of the run itself; empty where it has none.
         parent: scores of the adapter that the run started at; None where that is the base.
     """
 
@@ -555,6 +640,8 @@ class RunResultRecord(Record):
     prepare_seconds: Number | None = None
     peak_memory_mb: Number | None = None
     folds: tuple[FoldRecord, ...] = ()
+    rounds: tuple[RoundRecord, ...] = ()
+    gain: ComparisonRecord | None = None
 
     @property
     def scored_adapter(self) -> str:
@@ -680,6 +767,7 @@ class RunRecord(Artifact):
         lineage: the adapters that it goes back to, the one that it started at first; none where it
             started at the base.
         synthetic: what of train and dev was synthesized.
+        pseudo_labels: texts of training clips that a model wrote.
     """
 
     made_by = "moonshine-tune train"
@@ -701,6 +789,7 @@ class RunRecord(Artifact):
     voices: VoicesRecord | None = None
     replay: ReplayRecord | None = None
     synthetic: SyntheticSpeechRecord | None = None
+    pseudo_labels: PseudoLabelsRecord | None = None
     remarks: list[str] = []
     expected_memory_mb: Number | None = None
     adapter: dict[str, StrictBool | StrictInt] = {}

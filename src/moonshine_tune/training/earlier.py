@@ -25,7 +25,9 @@ def earlier_recordings(parent: Parent) -> tuple[tuple[Utterance, ...], list[str]
     remarks: list[str] = []
     utterances: list[Utterance] = []
     path = locate(parent.run.path, parent.record, ["data.train"]).present.get("data.train")
-    if path is None:
+    if not parent.record.settings.get("data", {}).get("train"):
+        remarks.append(f"earlier: {parent.name} was trained without transcripts: none is replayed")
+    elif path is None:
         remarks.append(f"earlier: the training manifest of {parent.name} is not there any more")
     else:
         own, own_remarks, digest = _usable(path)

@@ -34,7 +34,11 @@ from moonshine_tune.inference.scored_set import ScoredSet
 from moonshine_tune.inference.token_losses import base_losses
 from moonshine_tune.models.lora import AdapterSummary, inject_lora, load_matrices
 from moonshine_tune.registry.open import OpenedModel
-from moonshine_tune.runs.records import SyntheticSpeechRecord, VoicesRecord
+from moonshine_tune.runs.records import (
+    PseudoLabelsRecord,
+    SyntheticSpeechRecord,
+    VoicesRecord,
+)
 from moonshine_tune.training.augmentation import (
     AugmentedCopies,
     AugmentedDataset,
@@ -62,6 +66,7 @@ class PreparedTraining:
         voices: whose voices the scores on dev are for; None for voices that train has not.
         has_parent: whether the adapter starts as another one, and not as none.
         synthetic: what of train and dev was synthesized; None where nothing was.
+        pseudo_labels: texts of training clips that a model wrote; None where there are none.
         term_weights: weights of the targets; None where all weigh the same.
         seconds: that the preparation took.
     """
@@ -80,6 +85,7 @@ class PreparedTraining:
     voices: VoicesRecord | None
     has_parent: bool
     synthetic: SyntheticSpeechRecord | None
+    pseudo_labels: PseudoLabelsRecord | None
     term_weights: TermWeights | None
     remarks: tuple[str, ...]
     fingerprints: dict[str, str]
@@ -170,11 +176,13 @@ def prepare_training(
     mix = _synthetic_mix(settings, dataset)
     sampler = _build_sampler(settings, dataset, losses, data, mix)
     synthetic = _synthetic_speech(dataset, sets["dev"], mix)
+    labels = _pseudo_labels(settings, dataset, mix)
     term_weights = _term_weights(settings, dataset, opened)
     augmented = AugmentedDataset(dataset, settings.augment, banks, seed=settings.train.seed)
     states = cache.source(augmented, augmented.drawn(sampler, settings.train.steps), "train")
     remarks = [*split.remarks, *dataset.remarks, *style_remarks, *augmented.remarks, *set_remarks]
     remarks += [f"synthetic speech: {synthetic.sentence}"] if synthetic else []
+    remarks += [f"pseudo-labels: {labels.sentence}"] if labels else []
     remarks += term_weights.remarks if term_weights else ()
     remarks += [*(replay.remarks if replay else ()), *cache.remarks]
     if not cache.needs_encoder:
@@ -200,6 +208,7 @@ def prepare_training(
         voices=split.voices,
         has_parent=parent_dir is not None,
         synthetic=synthetic,
+        pseudo_labels=labels,
         term_weights=term_weights,
         remarks=tuple(remarks),
         fingerprints=files | banks.fingerprints(),
@@ -305,8 +314,11 @@ def _held_out(utterances: Sequence[Utterance], watched_clips: int) -> set[int]:
 
 
 def _synthetic_mix(settings: RunSettings, dataset: SpeechDataset) -> SyntheticMix | None:
-    """The share of synthetic clips in each step; None where all clips are of one kind."""
-    kinds = tuple(item.is_synthetic for item in dataset.utterances)
+    """The share in each step of clips that no person spoke, or whose texts none wrote.
+
+    None where all clips are of one kind.
+    """
+    kinds = tuple(not item.is_real for item in dataset.utterances)
     if len(set(kinds)) < 2:
         return None
     share = settings.data.synthetic_share
@@ -328,8 +340,33 @@ def _synthetic_speech(
         train_real=len(dataset) - num_train,
         dev=num_dev,
         dev_real=len(dev.utterances) - num_dev,
-        share=round(float(num_train > 0) if mix is None else mix.share, 4),
+        share=_share_of([item.is_synthetic for item in dataset.utterances], mix),
     )
+
+
+def _pseudo_labels(
+    settings: RunSettings, dataset: SpeechDataset, mix: SyntheticMix | None
+) -> PseudoLabelsRecord | None:
+    """What is known of the texts that a model wrote; None where no training clip has one."""
+    marks = [item.is_pseudo_labelled for item in dataset.utterances]
+    manifest = settings.data.pseudo_labels or settings.data.train
+    if not any(marks) or manifest is None:
+        return None
+    path = manifest.parent / PseudoLabelsRecord.file_name
+    known = PseudoLabelsRecord.read(path).to_json() if path.is_file() else {}
+    counts = {
+        "train": sum(marks),
+        "train_real": sum(item.is_real for item in dataset.utterances),
+        "share": _share_of(marks, mix),
+    }
+    return PseudoLabelsRecord.model_validate(known | counts)
+
+
+def _share_of(marks: Sequence[bool], mix: SyntheticMix | None) -> float:
+    """Share of the clips of a step that are marked; where kinds are mixed, none of them is real."""
+    if mix is None:
+        return round(sum(marks) / len(marks), 4)
+    return round(mix.share * sum(marks) / sum(mix.is_synthetic), 4)
 
 
 def _term_weights(

@@ -7,6 +7,7 @@ from pydantic import Field
 from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runs.records import (
     Number,
+    PseudoLabelsRecord,
     ReplayRecord,
     RunResultRecord,
     SyntheticSpeechRecord,
@@ -23,13 +24,15 @@ class TrainResult(RunResultRecord):
         canary_held: whether the chosen adapter keeps the canary within its bound.
         parent: scores of the adapter that the run started at; None where that is the base.
         verdict: `better`, or why the adapter should not be used: `no better than the base`, `no
-            better than the adapter before`, or `canary bound broken`; a remark has the figures.
+            better than the adapter before`, `no gain shown`, or `canary bound broken`; a remark has
+            the figures.
         first_loss, last_loss: mean cross-entropy per token, in nats, over the first and the last
             tenth of the steps.
         seconds: of the whole command.
         replay: the general speech that was replayed.
         voices: whose voices the scores on dev are for; None for voices that train has not.
         synthetic: what of train and dev was synthesized; None where nothing was.
+        pseudo_labels: texts of training clips that a model wrote; None where there are none.
         train_seconds, prepare_seconds: of the steps alone, and of what was stored before them.
     """
 
@@ -40,6 +43,7 @@ class TrainResult(RunResultRecord):
     voices: VoicesRecord | None = Field(default=None, exclude=True)
     replay: ReplayRecord | None = Field(default=None, exclude=True)
     synthetic: SyntheticSpeechRecord | None = Field(default=None, exclude=True)
+    pseudo_labels: PseudoLabelsRecord | None = Field(default=None, exclude=True)
     baseline: Candidate
     parent: Candidate | None = None
     best: Candidate

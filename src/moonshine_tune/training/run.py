@@ -27,6 +27,11 @@ from moonshine_tune.training.continued import JOB, ContinuedRun, continue_run
 from moonshine_tune.training.distributed import Distributed, launched_as_rank_zero
 from moonshine_tune.training.folds import check_folds, train_folds
 from moonshine_tune.training.prepare import PreparedTraining, prepare_training
+from moonshine_tune.training.pseudo_labels import (
+    check_pseudo_labels,
+    label_for_run,
+    train_again,
+)
 from moonshine_tune.training.result import TrainResult
 from moonshine_tune.training.start import RunStart, earlier_fingerprint, start_of_run
 from moonshine_tune.training.trainer import Trainer
@@ -56,6 +61,8 @@ def train(
             a run that would not fit, or another process that works in the folder.
         MachineError: no such device, the disk is full, or only non-finite steps.
     """
+    if not resume:
+        check_pseudo_labels(resolved.settings)
     if not launched_as_rank_zero():
         return _train(resolved, out, progress, resume=resume, fit=fit)
     with one_writer(out), keep_awake(resolved.settings.device.keep_awake):
@@ -64,19 +71,28 @@ def train(
         if not resume:
             check_folds(resolved.settings)
         try:
+            if resolved.settings.data.unlabelled is not None:
+                run = RunFolder(out) if resume else RunFolder.create(out)
+                resolved = label_for_run(resolved, run, progress)
             result = _train(resolved, out, progress, resume=resume, fit=fit)
-            if resolved.settings.train.folds == 1 or result.stopped == "interrupted":
+            if result.stopped == "interrupted":
                 return result
-            return train_folds(result, progress, partial(_train_fold, progress))
+            if resolved.settings.train.folds > 1:
+                return train_folds(result, progress, partial(_train_part, progress))
+            if resolved.settings.data.unlabelled is not None:
+                return train_again(result, progress, partial(_train_part, progress))
+            return result
         except KeyboardInterrupt:
             # Before the first step, or after the last one: the steps end by themselves.
             _record_interrupt(RunFolder(out))
             raise
 
 
-def _train_fold(progress: Progress, resolved: ResolvedSettings, out: Path) -> TrainResult:
+def _train_part(progress: Progress, resolved: ResolvedSettings, out: Path) -> TrainResult:
+    """A further training of a run, in its own folder: a new one, or the rest of an earlier one."""
+    resume = RunFolder(out).record_path.is_file()
     try:
-        return _train(resolved, out, progress, resume=out.exists(), fit=False)
+        return _train(resolved, out, progress, resume=resume, fit=False)
     except KeyboardInterrupt:
         _record_interrupt(RunFolder(out))
         raise
@@ -228,6 +244,7 @@ def _write_record(
         **({"voices": prepared.voices} if prepared.voices else {}),
         replay=replay,
         **({"synthetic": prepared.synthetic} if prepared.synthetic else {}),
+        **({"pseudo_labels": prepared.pseudo_labels} if prepared.pseudo_labels else {}),
         remarks=(*remarks, *memory.remarks, *prepared.remarks),
         adapter=vars(prepared.adapter),
         seed=memory.resolved.settings.train.seed,

@@ -66,7 +66,8 @@ def start_of_run(resolved: ResolvedSettings, continued: ContinuedRun | None) -> 
         return RunStart(resolved, data, folder if folder.is_dir() else None)
     if resolved.settings.adapter.parent is None:
         data = _manifests(resolved)
-        resolved, remarks = with_few_steps(resolved, len(data.train))
+        beside = data.pseudo_labels.utterances if data.pseudo_labels else ()
+        resolved, remarks = with_few_steps(resolved, len(data.train) + len(beside))
         return RunStart(resolved, data, remarks=remarks)
     # The parent first: what is wrong with it is wrong whatever the manifests say.
     parent = read_parent(resolved.settings.adapter.parent)

@@ -504,6 +504,7 @@ class Trainer:
             peak_memory_mb=memory_mb(self.model.device).peak_resident_mb,
             voices=self.prepared.voices,
             synthetic=self.prepared.synthetic,
+            pseudo_labels=self.prepared.pseudo_labels,
             remarks=(*self.prepared.remarks, *_verdict_remarks(verdict, baseline, best, parent)),
         )
         return result if parent is None else result.model_copy(update={"parent": parent})

@@ -260,13 +260,14 @@ def _read_clip(
         utterance,
         info.sample_rate_hz,
         measure_clip(samples, SAMPLE_RATE_HZ),
-        _digest(samples),
+        sample_digest(samples),
         measure_quality(samples) if with_quality else None,
         info.remarks,
     )
 
 
-def _digest(samples: Samples) -> str:
+def sample_digest(samples: Samples) -> str:
+    """Hash of a clip's samples as 16-bit numbers: equal for copies in any lossless format."""
     rounded = np.clip(np.round(samples * 32768.0), -32768, 32767).astype("<i2")
     return hashlib.blake2b(rounded.tobytes(), digest_size=16).hexdigest()
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.corpus.manifest import HYPOTHESIS
+from moonshine_tune.corpus.manifest import HYPOTHESIS, PSEUDO_LABEL
 from moonshine_tune.importers import json_records
 from moonshine_tune.importers.base import Importer, ImportSource, Row, Rows
 from moonshine_tune.importers.corrections import correction_columns
@@ -47,6 +47,8 @@ def _with_hypothesis(row: Row, column: str) -> Row:
         row = replace(row, problem=None)
     extra = dict(row.extra)
     text = extra.pop(column, None)
+    # A person has gone through a log of corrections, also where nothing had to be changed.
+    extra.pop(PSEUDO_LABEL, None)
     return replace(row, extra=extra | {HYPOTHESIS: text.strip() if isinstance(text, str) else ""})
 
 
