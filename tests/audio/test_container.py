@@ -305,3 +305,13 @@ def test_a_second_audio_track_is_named(tmp_path: Path) -> None:
     converted(tmp_path, FIRST, "tracks.m4a", *second)
     (remark,) = audio_info(tmp_path / "tracks.m4a").remarks
     assert (remark.kind, remark.text) == ("tracks", "2 audio tracks, the first is read")
+
+
+@pytest.mark.parametrize("content", [b".snd1234", b"caff\0\1\0\0desc" + b"\xff" * 8 + bytes(40)])
+def test_a_header_that_ends_early_or_states_too_much_is_refused(
+    content: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(content)
+    with pytest.raises(AudioError):
+        audio_info(path)

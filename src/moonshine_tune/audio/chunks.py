@@ -4,12 +4,14 @@ libsndfile reads a file that lacks samples, or has more than its header states, 
 """
 
 import struct
+import sys
 from typing import BinaryIO, NamedTuple
 
 # Unfinished streams have the length 0, -1, or the largest that fits in their header.
 _OPEN_LENGTH = 0x7FFF_0000
 _W64_RIFF = bytes.fromhex("726966662e91cf11a5d628db04c10000")
 _READ_BYTES = 1 << 20
+_AU_HEADER_BYTES = 24
 # Tags that writers append behind the last chunk.
 _TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICS", b"3DI", b"<?xml", b"<x:xmp")
 
@@ -75,7 +77,7 @@ def chunk_audio(file: BinaryIO, start: int, size: int) -> ChunkAudio | None:
     file.seek(start)
     head = file.read(40)
     if head[:4] == b".snd":
-        return _au_audio(head, start, size)
+        return _au_audio(head, start, size) if len(head) >= _AU_HEADER_BYTES else None
     container = _container(head)
     if container is None:
         return None
@@ -138,6 +140,8 @@ def _chunk_at(
     file: BinaryIO, position: int, container: _Container
 ) -> tuple[bytes, int, int] | None:
     """Name, length and offset of the content of the chunk at an offset, or None."""
+    if position > sys.maxsize:
+        return None  # of a length that no file has
     file.seek(position)
     width = struct.calcsize(container.length_format)
     header = file.read(container.id_bytes + width)

@@ -16,6 +16,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from html.entities import html5
 
 from moonshine_tune.corpus.sound_words import (
@@ -134,8 +135,13 @@ _Verdict = tuple[str, str] | None
 
 @dataclass(frozen=True)
 class _Rule:
-    pattern: re.Pattern[str]
+    written: str
     verdict: Callable[[re.Match[str]], _Verdict]
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """Compiled when a text first needs it: most corpora have no such text."""
+        return re.compile(self.written)
 
 
 def _always(kind: str, replacement: str) -> Callable[[re.Match[str]], _Verdict]:
@@ -221,7 +227,7 @@ _NUMBERED = (r"(?:speaker|spk|guest|voice|sprecher(?:in)?|locuteur|locutrice|int
 # Bounded, so that a long row of digits is read once and not from each of its digits on.
 _CLOCK = r"(?:\d{1,5}:)?\d{1,5}:\d\d[.,]\d{3}"
 _RULES = tuple(
-    _Rule(re.compile(pattern), verdict)
+    _Rule(pattern, verdict)
     for pattern, verdict in (
         # Entities, joined as the Moses scripts split them: `don &apos;t`, `l &apos; eau`. Dutch
         # `'s avonds` and `in 't` are words of their own.

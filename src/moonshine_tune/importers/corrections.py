@@ -13,8 +13,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import jiwer
-
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.moments import seconds_since_1970
 from moonshine_tune.core.text import quoted
@@ -342,6 +340,9 @@ def has_many_errors(pairs: Sequence[tuple[str, str]], normalizer: Normalizer) ->
     Args:
         pairs: hypothesis and correction of each row.
     """
+    # Here, as in `metrics/alignment.py`: an import without a log of corrections does not need it.
+    import jiwer
+
     rates = []
     for hypothesis, correction in pairs:
         before, after = normalizer(hypothesis), normalizer(correction)
@@ -389,6 +390,8 @@ def _reason_of(removed: list[str], added: list[str], *, many_errors: bool) -> st
 
 def _are_alike(removed: Sequence[str], added: Sequence[str]) -> bool:
     """Whether enough letters of the longer stretch are in the other, in the same order."""
+    import jiwer
+
     first, second = "".join(removed), "".join(added)
     if not first or not second:
         return False

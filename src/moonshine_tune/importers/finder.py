@@ -7,6 +7,7 @@ folders, it says in which one a name is. Anything else is missing: speakers' fol
 files of the same names.
 """
 
+import operator
 import os
 import stat
 import unicodedata
@@ -57,16 +58,17 @@ class RecordingFinder:
         if len(fields) != 1:
             return rows
         field = fields.pop()
-        result = []
-        for row in rows:
+        result = list(rows)
+        for index, row in enumerate(rows):
             value = _labels(row).get(field)
             if row.problem is None and value and self._direct(row.audio) is None:
                 homes = folders.get(value.casefold(), set())
                 home = next(iter(homes)) if len(homes) == 1 else self._folder / value
                 if len(homes) < 2:
                     audio = f"{home.relative_to(self._folder).as_posix()}/{row.audio}"
-                    row = replace(row, audio=audio)
-            result.append(row)
+                    result[index] = replace(row, audio=audio)
+        if all(map(operator.is_, result, rows)):
+            return rows
         self.remarks.append(f"the recordings are in the folders that {field!r} names")
         return result
 

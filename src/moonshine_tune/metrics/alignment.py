@@ -4,8 +4,6 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import jiwer
-
 from moonshine_tune.corpus.keyterms import words_of
 from moonshine_tune.corpus.normalizers import Normalizer
 
@@ -27,6 +25,9 @@ class Token:
 
 def align(reference: str, hypothesis: str, normalizer: Normalizer) -> tuple[Token, ...]:
     """Word by word, after normalization of both sides, as the score was counted."""
+    # Here: loading it takes a twentieth of `data import` of a small corpus, which aligns nothing.
+    import jiwer
+
     right, written = normalizer(reference).split(), normalizer(hypothesis).split()
     if not right:
         # jiwer refuses an empty reference; every word of the hypothesis is then inserted.
