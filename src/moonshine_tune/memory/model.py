@@ -18,7 +18,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
-from moonshine_tune.core.device import batch_width, counted_as, text_width
+from moonshine_tune.core.device import batch_rows, batch_width, counted_as, text_width
 from moonshine_tune.inference.decoder_session import GreedySession
 from moonshine_tune.memory.live_storage import LiveMemory, make_fake
 from moonshine_tune.models.base import EncoderStates
@@ -364,7 +364,7 @@ class MemoryModel:
                 encode(audio, counts)
 
     def _score(self, shape: RunShape, live: LiveMemory) -> None:
-        rows = _rows(shape.score_batch_s, shape.clip_s)
+        rows = batch_rows(_rows(shape.score_batch_s, shape.clip_s), torch.device(shape.device))
         with torch.inference_mode():
             states = self._states(shape, rows, live)
             session = GreedySession(self._model, states, shape.tokens)
