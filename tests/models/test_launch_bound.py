@@ -64,7 +64,7 @@ def _losses_and_gradients(model: SpeechModel, clips: list[Any]) -> list[torch.Te
     batch = target_batch(_TEXTS, "cpu", pad_to_bucket=True)
     hidden = model.decoder_hidden(states, batch.input_ids)
     head = FrozenHead(model.head_weight)
-    weights = torch.linspace(1, 2, batch.targets.shape[1]).expand(batch.targets.shape)
+    weights = (1 + 0.1 * torch.arange(batch.targets.shape[1])).expand(batch.targets.shape)
     losses = [
         head_cross_entropy_sum(hidden, head, batch.targets),
         head_cross_entropy_sum(hidden, head, batch.targets, weights),

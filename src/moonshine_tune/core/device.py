@@ -6,7 +6,9 @@ import os
 import platform
 import re
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +25,7 @@ _M_MMAP_THRESHOLD, _TIGHT_BYTES = -3, 256 * 1024
 _MPS_LIMIT, _MOST_OF_MPS = "PYTORCH_MPS_HIGH_WATERMARK_RATIO", 2.0
 # The name of `doctor`'s check of frozen weights in bfloat16.
 FROZEN_BFLOAT16 = "frozen bfloat16"
+_counted_as: ContextVar[str | None] = ContextVar("counted_as", default=None)
 _DTYPES = ("float32", "bfloat16", "float16")
 # MPS's cache is released above this share of what Metal recommends as the most: 1.3 GiB with 16 GB.
 _UNUSED_SHARE = 0.125
@@ -297,7 +300,20 @@ def is_launch_bound(device: torch.device) -> bool:
     Models of this size keep Apple's GPU busy for microseconds a kernel, a shape that is new takes
     milliseconds to compile, and every kernel is encoded by one thread.
     """
-    return device.type == "mps"
+    return (_counted_as.get() or device.type) == "mps"
+
+
+@contextmanager
+def counted_as(kind: str) -> Iterator[None]:
+    """Take the code path of a kind of device inside the block, for the memory estimate.
+
+    Its tensors have no data and lie on the CPU, because this torch may lack the device.
+    """
+    token = _counted_as.set(kind)
+    try:
+        yield
+    finally:
+        _counted_as.reset(token)
 
 
 def round_up_to_bucket(length: int) -> int:

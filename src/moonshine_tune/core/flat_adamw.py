@@ -95,7 +95,7 @@ class FlatAdamW(torch.optim.AdamW):
 
 def _views(flat: Tensor, members: Sequence[Tensor]) -> list[Tensor]:
     """Consecutive parts of a flat tensor in the shapes of `members`."""
-    parts = flat.detach().split([value.numel() for value in members])
+    parts = torch.split(flat.detach(), [value.numel() for value in members])
     return [part.view(value.shape) for part, value in zip(parts, members, strict=True)]
 
 

@@ -111,11 +111,11 @@ class GreedySession:
         cos, sin = model.decoder.rotary_emb(reference, position_ids=positions)
         self._rotary = rotary_tables(cos, sin, self._layers[0].self_attn.head_dim)
         self._position = 0
-        # [L, L], additive: which keys a token attends to.
+        # [1, 1, L, L], additive: which keys a token attends to.
         self._past_mask: Tensor | None = None
         if self._pads:
             before = torch.ones(length, length, dtype=torch.bool, device=device).tril()
-            self._past_mask = additive_mask(before, reference.dtype)
+            self._past_mask = additive_mask(before, reference.dtype)[None, None]
 
     def _span(self, start: int, lengths: Sequence[int], states: EncoderStates) -> _Span:
         width = states.values.shape[1] if self._pads else max(lengths)
@@ -162,7 +162,7 @@ class GreedySession:
         if self._past_mask is not None:
             # A new length would be a new shape for every token.
             width = text_width(width, query.device)
-            mask = self._past_mask[self._position, :width]
+            mask = self._past_mask[:, :, self._position : self._position + 1, :width]
         mixed = F.scaled_dot_product_attention(
             query.transpose(1, 2), keys[:, :, :width], values[:, :, :width], mask, scale=scaling
         )

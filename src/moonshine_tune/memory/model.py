@@ -18,7 +18,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
-from moonshine_tune.core.device import batch_width, text_width
+from moonshine_tune.core.device import batch_rows, batch_width, counted_as, text_width
 from moonshine_tune.inference.decoder_session import GreedySession
 from moonshine_tune.memory.live_storage import LiveMemory, make_fake
 from moonshine_tune.models.base import EncoderStates
@@ -206,6 +206,8 @@ class MemoryModel:
             for _, value in adapter_parameters(model.module):
                 value.grad = torch.zeros_like(value)
         model.module.train()
+        if shape.device == _MPS:
+            model.make_activation_inputs_contiguous()
         self._model = model
         self._adapter = summary.parameters
         count = sum(int(value.numel()) for value in model.module.parameters())
@@ -270,7 +272,7 @@ class MemoryModel:
             low, high = (model._allocated(shape, name) for model in self._shallow)
             further = (self._depth - _SHALLOW[0]) / (_SHALLOW[1] - _SHALLOW[0])
             return {k: max(round(low[k] + (high[k] - low[k]) * further), 0) for k in low}
-        with self._mode:
+        with self._mode, counted_as(self._shape.device):
             self._model.module.train(name in ("step", "replay"))
             live = LiveMemory(self._held())
             with live:
@@ -362,7 +364,7 @@ class MemoryModel:
                 encode(audio, counts)
 
     def _score(self, shape: RunShape, live: LiveMemory) -> None:
-        rows = _rows(shape.score_batch_s, shape.clip_s)
+        rows = batch_rows(_rows(shape.score_batch_s, shape.clip_s), torch.device(shape.device))
         with torch.inference_mode():
             states = self._states(shape, rows, live)
             session = GreedySession(self._model, states, shape.tokens)

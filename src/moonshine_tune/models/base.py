@@ -210,7 +210,7 @@ class SpeechModel(ABC):
         and reading a value waits for the GPU, twice a pass. Elsewhere it may choose faster kernels.
         """
         frames = states.mask()
-        if self.device.type != "mps":
+        if not is_launch_bound(self.device):
             return None, frames
         dtype = self.decoder.embed_tokens.weight.dtype
         before = torch.ones(length, length, dtype=torch.bool, device=self.device).tril()

@@ -77,7 +77,7 @@ class FeatureDropout(nn.Module):
             layers: of one probability, each with its width.
         """
         widths = [width for _, width in layers]
-        masks = _masks(sum(widths), layers[0][0].p, device).split(widths)
+        masks = torch.split(_masks(sum(widths), layers[0][0].p, device), widths)
         for (layer, _), mask in zip(layers, masks, strict=True):
             layer._drawn = mask
 

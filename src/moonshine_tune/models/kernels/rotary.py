@@ -73,7 +73,8 @@ class _SelfAttention(nn.Module):
             project(hidden).view(rows, length, -1, attention.head_dim).transpose(1, 2)
             for project in (attention.q_proj, attention.k_proj, attention.v_proj)
         )
-        tables = _tables_of(*positions, attention.head_dim)
+        cos, sin = positions
+        tables = _tables_of(cos, sin, attention.head_dim)
         query, key = _Rotation.apply(query, key, *tables)  # type: ignore[no-untyped-call]
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(
             attention.config._attn_implementation, eager_attention_forward
@@ -104,7 +105,7 @@ class _Rotation(torch.autograd.Function):
         ctx: Any, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(cos, sin)
-        return rotated(torch.cat((query, key)), cos, sin).split(len(query))
+        return torch.split(rotated(torch.cat((query, key)), cos, sin), len(query))
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
