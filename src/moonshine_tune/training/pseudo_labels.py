@@ -36,7 +36,7 @@ from moonshine_tune.data.pseudo_labels.filter import (
 )
 from moonshine_tune.data.pseudo_labels.label import PseudoLabel, pseudo_labels
 from moonshine_tune.inference.dataset import SpeechDataset, TrainingData, build_dataset
-from moonshine_tune.metrics.wer import compare_paired, score_utterance
+from moonshine_tune.metrics.wer import ScoredUtterance, compare_paired, score_utterance
 from moonshine_tune.models.files import ADAPTER_WEIGHTS_FILE
 from moonshine_tune.registry.open import OpenedModel, open_model
 from moonshine_tune.runs.folder import RunFolder
@@ -419,7 +419,8 @@ def _gain(run: RunFolder, labels: Path | None) -> ComparisonRecord | None:
     normalizer = normalizer_for(run.read_record().normalizer)
     lines = [line for line in read_lines(run.dev_hypotheses_path) if line.strip()]
     adapted = {str(row["id"]): row for row in map(parse_json_object, lines)}
-    before, after = [], []
+    before: list[ScoredUtterance] = []
+    after: list[ScoredUtterance] = []
     for item in read_manifest(path).utterances:
         row = adapted.get(item.id)
         if row is None or row.get("reference") != item.text:
