@@ -1,10 +1,11 @@
 """Pseudo-labels: what a model writes of clips, and how likely it is that it is right.
 
-The score is a product of three parts, each 0 to 1 (confidence by its root). Confidence: how many words the probabilities of
-their tokens expect to be right. Agreement: how much of the text stays when the clip is slower,
-faster or noisier; a guess changes, and what is read from the sound does not. Attention: whether it
-moves on through the clip as the text does, and reaches all that sounds. The idea of scoring
-pseudo-labels by confidence and attention together is that of STAR (arXiv 2405.14161).
+The score is a product of three parts, each 0 to 1. Confidence, by its root: how many words the
+probabilities of their tokens expect to be right. Agreement: how much of the text stays when the
+clip is slower, faster or noisier; a guess changes, and what is read from the sound does not.
+Attention: whether it moves on through the clip as the text does, and reaches all that sounds. The
+idea of scoring pseudo-labels by confidence and attention together is that of STAR (arXiv
+2405.14161).
 """
 
 import math
