@@ -95,7 +95,7 @@ def test_the_record_says_what_was_kept_and_why(run: Path) -> None:
     labels = record.pseudo_labels
     assert labels is not None
     assert (labels.clips, labels.kept, labels.dev_clips, labels.dev_kept) == (16, 10, 12, 8)
-    assert (labels.train, labels.train_real, labels.share) == (10, 0, 1.0)
+    assert (labels.train, labels.train_transcribed, labels.share) == (10, 0, 1.0)
     assert labels.threshold == pytest.approx(0.7684)
     assert "kept 10 of 16 clips (" in labels.sentence
     assert "0.0 % of the words wrong on such clips (8 of 12), 33.3 % on all" in labels.sentence
@@ -158,7 +158,7 @@ def test_transcribed_clips_stay_and_are_counted_apart(
     settings = _settings(training, folder, "train", data__pseudo_rounds=1)
     result = train(settings, tmp_path / "run", SilentProgress())
     labels = result.pseudo_labels
-    assert labels is not None and (labels.train, labels.train_real) == (10, 8)
+    assert labels is not None and (labels.train, labels.train_transcribed) == (10, 8)
     assert labels.share == pytest.approx(10 / 18, abs=1e-3)
     assert "of 10 of 18 training clips" in labels.sentence
     # A gain may come from the transcribed clips: it is recorded, and is no verdict on the labels.
