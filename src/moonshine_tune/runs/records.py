@@ -437,10 +437,8 @@ class PseudoLabelsRecord(Artifact):
     def sentence(self) -> str:
         """Which training clips have such texts, and what is known of these, in a sentence."""
         if self.train_transcribed:
-            share = (
-                f"a model wrote the texts of {self.train} of {self.train + self.train_transcribed} "
-            )
-            train = f"{share}training clips, {self.share:.0%} of each step"
+            clips = f"{self.train} of {self.train + self.train_transcribed} training clips"
+            train = f"a model wrote the texts of {clips}, {self.share:.0%} of each step"
         else:
             train = "a model wrote the texts of all training clips"
         return "; ".join(filter(None, (train, self.filter_sentence)))
