@@ -30,6 +30,7 @@ _WORDS: dict[str, Any] = {
     "device.dtype": "float16",
     "device.frozen_weights": "bfloat16", "device.budget_gib": 4.0,
     "device.compare_steps": 5, "device.state_storage": "disk", "device.state_format": "float32",
+    "data.pseudo_rounds": 1,
     "data.synthetic_share": 0.3, "augment.synthetic_share": 0.3, "train.term_weight": 2.0,
 }  # fmt: skip
 

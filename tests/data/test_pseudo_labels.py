@@ -45,6 +45,15 @@ def test_a_model_that_is_right_keeps_all_and_one_that_is_wrong_nothing() -> None
     assert _filter(*((0.0, 0) for _ in range(10))).threshold is None
 
 
+def test_a_model_that_is_mostly_wrong_learns_from_what_it_has_mostly_right() -> None:
+    # Half of its words are wrong: up to a quarter may be in what is learned.
+    chosen = _filter(*((0.9, 2) for _ in range(8)), *((0.2, 9) for _ in range(6)))
+    assert (chosen.threshold, chosen.dev_kept) == (0.9, 8)
+    # Of a clip that a normalizer makes one word of, five insertions are one wrong word.
+    counts = [ErrorCounts(insertions=5, reference=1), *[ErrorCounts(reference=2)] * 9]
+    assert choose_filter([0.9] * 10, counts).dev_kept == 10
+
+
 def test_clips_of_one_score_stay_together_and_a_few_decide_nothing() -> None:
     assert _filter(*((0.5, 0) for _ in range(5)), *((0.5, 10) for _ in range(5))).threshold is None
     with pytest.raises(RequestError, match="dev has 9 clips with words") as error:

@@ -95,8 +95,8 @@ def test_the_record_says_what_was_kept_and_why(run: Path) -> None:
     labels = record.pseudo_labels
     assert labels is not None
     assert (labels.clips, labels.kept, labels.dev_clips, labels.dev_kept) == (16, 10, 12, 8)
-    assert (labels.train, labels.train_real, labels.share) == (10, 0, 1.0)
-    assert labels.threshold == pytest.approx(0.729)
+    assert (labels.train, labels.train_transcribed, labels.share) == (10, 0, 1.0)
+    assert labels.threshold == pytest.approx(0.7684)
     assert "kept 10 of 16 clips (" in labels.sentence
     assert "0.0 % of the words wrong on such clips (8 of 12), 33.3 % on all" in labels.sentence
     assert record.settings["data"]["train"] is None and record.synthetic is None
@@ -109,7 +109,7 @@ def test_the_labels_are_a_manifest_with_the_parts_of_the_score(run: Path, folder
     left_out = read_manifest(run / "pseudo-labels" / "left_out.jsonl").utterances
     assert len(learned) == 10 and len(left_out) == 6
     assert all(item.is_pseudo_labelled and item.text == "best of times" for item in learned)
-    assert learned[0].extra["score"] == pytest.approx(0.729)
+    assert learned[0].extra["score"] == pytest.approx(0.7684)
     assert {"confidence", "agreement", "attention"} <= set(learned[0].extra)
     assert learned[0].audio.parent == (folder / "calls").resolve()
     assert sorted(path.name for path in (folder / "calls").iterdir()) == [
@@ -158,7 +158,7 @@ def test_transcribed_clips_stay_and_are_counted_apart(
     settings = _settings(training, folder, "train", data__pseudo_rounds=1)
     result = train(settings, tmp_path / "run", SilentProgress())
     labels = result.pseudo_labels
-    assert labels is not None and (labels.train, labels.train_real) == (10, 8)
+    assert labels is not None and (labels.train, labels.train_transcribed) == (10, 8)
     assert labels.share == pytest.approx(10 / 18, abs=1e-3)
     assert "of 10 of 18 training clips" in labels.sentence
     # A gain may come from the transcribed clips: it is recorded, and is no verdict on the labels.

@@ -99,7 +99,8 @@ def frame_activity(model: SpeechModel, samples: Samples, num_frames: int) -> Arr
     activity = speech_activity(samples)
     hop_s = model.samples_per_frame / SAMPLE_RATE_HZ
     middles = (np.arange(num_frames) + 0.5) * hop_s + model.frame_offset_samples / SAMPLE_RATE_HZ
-    return np.interp(middles, (np.arange(len(activity)) + 0.5) * HOP_S, activity)
+    sounds: Array = np.interp(middles, (np.arange(len(activity)) + 0.5) * HOP_S, activity)
+    return sounds
 
 
 def _best_path(

@@ -399,7 +399,7 @@ class PseudoLabelsRecord(Artifact):
         threshold: least score of these.
         dev_clips, dev_kept: clips with a true text, and those of them that the threshold keeps.
         dev_wer, dev_kept_wer: of the model's texts on these.
-        train, train_real: clips that train with such a text, and with one that a person wrote.
+        train, train_transcribed: clips that train with such a text, and with one that is given.
         share: of the clips of a step that have such a text, 0 to 1.
     """
 
@@ -417,7 +417,7 @@ class PseudoLabelsRecord(Artifact):
     dev_wer: Number | None = None
     dev_kept_wer: Number | None = None
     train: StrictInt = 0
-    train_real: StrictInt = 0
+    train_transcribed: StrictInt = 0
     share: Number = 0
 
     @property
@@ -436,9 +436,9 @@ class PseudoLabelsRecord(Artifact):
     @property
     def sentence(self) -> str:
         """Which training clips have such texts, and what is known of these, in a sentence."""
-        if self.train_real:
-            share = f"a model wrote the texts of {self.train} of {self.train + self.train_real} "
-            train = f"{share}training clips, {self.share:.0%} of each step"
+        if self.train_transcribed:
+            clips = f"{self.train} of {self.train + self.train_transcribed} training clips"
+            train = f"a model wrote the texts of {clips}, {self.share:.0%} of each step"
         else:
             train = "a model wrote the texts of all training clips"
         return "; ".join(filter(None, (train, self.filter_sentence)))

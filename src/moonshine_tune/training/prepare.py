@@ -356,7 +356,7 @@ def _pseudo_labels(
     known = PseudoLabelsRecord.read(path).to_json() if path.is_file() else {}
     counts = {
         "train": sum(marks),
-        "train_real": sum(item.is_real for item in dataset.utterances),
+        "train_transcribed": len(dataset) - sum(marks),
         "share": _share_of(marks, mix),
     }
     return PseudoLabelsRecord.model_validate(known | counts)

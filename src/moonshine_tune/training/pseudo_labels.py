@@ -36,7 +36,7 @@ from moonshine_tune.data.pseudo_labels.filter import (
 )
 from moonshine_tune.data.pseudo_labels.label import PseudoLabel, pseudo_labels
 from moonshine_tune.inference.dataset import SpeechDataset, TrainingData, build_dataset
-from moonshine_tune.metrics.wer import compare_paired, score_utterance
+from moonshine_tune.metrics.wer import ScoredUtterance, compare_paired, score_utterance
 from moonshine_tune.models.files import ADAPTER_WEIGHTS_FILE
 from moonshine_tune.registry.open import OpenedModel, open_model
 from moonshine_tune.runs.folder import RunFolder
@@ -324,13 +324,7 @@ def _second_round(
 ) -> TrainResult | None:
     """The training on what the first adapter writes; None where it writes nothing to trust."""
     parent = run.path / _ROUNDS_FOLDER
-    parent.mkdir(exist_ok=True)
-    with complete_folder(parent / "1", replace=True) as scratch:
-        # A copy of the run's own adapter, which the second one may replace.
-        copy = RunFolder(scratch)
-        shutil.copytree(run.adapter_dir, copy.adapter_dir)
-        copy.eval_dir.mkdir()
-        shutil.copyfile(run.dev_hypotheses_path, copy.dev_hypotheses_path)
+    _keep_first(run, parent / "1")
     second = RunFolder(parent / "2")
     progress.say("round 2: the adapter of round 1 labels the recordings again")
     unlabelled = resolved.settings.data.unlabelled
@@ -343,6 +337,21 @@ def _second_round(
             progress.say(f"round 2 is left out: {error.message}")
             return None
     return train_round(_with_labels(resolved, second.labels_dir / LEARNED_FILE), second.path)
+
+
+def _keep_first(run: RunFolder, folder: Path) -> None:
+    """A copy of the run's own adapter and its texts of dev, which the second round may replace."""
+    weights = run.adapter_dir / ADAPTER_WEIGHTS_FILE
+    kept = RunFolder(folder).adapter_dir / ADAPTER_WEIGHTS_FILE
+    if kept.is_file() and sha256_of(kept) == sha256_of(weights):
+        # A resumed run restores its adapter, but not the texts.
+        return
+    folder.parent.mkdir(exist_ok=True)
+    with complete_folder(folder, replace=True) as scratch:
+        copy = RunFolder(scratch)
+        shutil.copytree(run.adapter_dir, copy.adapter_dir)
+        copy.eval_dir.mkdir()
+        shutil.copyfile(run.dev_hypotheses_path, copy.dev_hypotheses_path)
 
 
 def _with_best(
@@ -390,7 +399,7 @@ def _with_best(
         status=first.stopped,
         result=result.to_json(),
         pseudo_labels=result.pseudo_labels and result.pseudo_labels.to_json(),
-        remarks=[*record.remarks, *remarks],
+        remarks=[*record.remarks, *(text for text in remarks if text not in record.remarks)],
     )
     return result
 
@@ -419,7 +428,8 @@ def _gain(run: RunFolder, labels: Path | None) -> ComparisonRecord | None:
     normalizer = normalizer_for(run.read_record().normalizer)
     lines = [line for line in read_lines(run.dev_hypotheses_path) if line.strip()]
     adapted = {str(row["id"]): row for row in map(parse_json_object, lines)}
-    before, after = [], []
+    before: list[ScoredUtterance] = []
+    after: list[ScoredUtterance] = []
     for item in read_manifest(path).utterances:
         row = adapted.get(item.id)
         if row is None or row.get("reference") != item.text:

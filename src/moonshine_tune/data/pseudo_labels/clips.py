@@ -144,11 +144,11 @@ def _shared_with(clips: Sequence[Utterance], held: HeldClips) -> dict[int, str]:
     wanted = {step for members in held.values() for item in members for step in _near_steps(item)}
     shared: dict[int, str] = {}
     for item in clips:
-        name = spans.overlapping(item)
-        if name is None and _length_step(item) in wanted:
-            name = digests.get(_digest(item))
-        if name is not None:
-            shared[id(item)] = name
+        owner = spans.overlapping(item)
+        if owner is None and _length_step(item) in wanted:
+            owner = digests.get(_digest(item))
+        if owner is not None:
+            shared[id(item)] = owner
     return shared
 
 

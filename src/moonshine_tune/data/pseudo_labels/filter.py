@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.metrics.wer import ErrorCounts
 
-# A wrong word costs as much as so many right ones give: clips are kept up to the score where the
-# next ones would have more than one wrong word in six.
-_COST_OF_ERROR = 5.0
+# Clips are kept down to the score where the next ones would have so many wrong words: half of what
+# the model gets wrong on all, within these bounds. A model that is mostly wrong still learns from
+# what it has mostly right; one that is mostly right need not learn its mistakes.
+_LEAST_BOUND, _MOST_BOUND = 1 / 6, 1 / 3
 FEWEST_DEV_CLIPS = 10
 """With fewer clips with a true text, the score of a single one would decide."""
 
@@ -42,7 +43,10 @@ class LabelFilter:
 
 
 def choose_filter(scores: Sequence[float], words: Sequence[ErrorCounts]) -> LabelFilter:
-    """The threshold that pays most on dev: right words, minus five times the wrong ones.
+    """The lowest threshold down to which labels are better than a bound, as dev shows it.
+
+    A clip counts as wrong in all its words at most: `1-5-2` for `one five two`, which a normalizer
+    writes as one word, says little about the model.
 
     Args:
         scores: of the labels of dev clips.
@@ -51,9 +55,7 @@ def choose_filter(scores: Sequence[float], words: Sequence[ErrorCounts]) -> Labe
     Raises:
         RequestError: too few clips with words.
     """
-    pairs = [
-        (score, counts) for score, counts in zip(scores, words, strict=True) if counts.reference
-    ]
+    pairs = [pair for pair in zip(scores, words, strict=True) if pair[1].reference]
     if len(pairs) < FEWEST_DEV_CLIPS:
         raise RequestError(
             f"dev has {len(pairs)} clips with words: too few to tell good pseudo-labels from bad "
@@ -62,12 +64,16 @@ def choose_filter(scores: Sequence[float], words: Sequence[ErrorCounts]) -> Labe
             f"better {ENOUGH_DEV_CLIPS}, and name them with: --dev dev.jsonl",
         )
     pairs.sort(key=lambda pair: -pair[0])
+    wrong = [min(counts.errors, counts.reference) for _, counts in pairs]
+    share_wrong = sum(wrong) / sum(counts.reference for _, counts in pairs)
+    bound = min(max(share_wrong / 2, _LEAST_BOUND), _MOST_BOUND)
     total = kept = ErrorCounts()
-    best, threshold, num_kept = 0.0, None, 0
+    gain = best = 0.0
+    threshold, num_kept = None, 0
     for index, (score, counts) in enumerate(pairs, start=1):
         total = total + counts
         is_last_of_score = index == len(pairs) or pairs[index][0] < score
-        gain = total.reference - total.errors * (1 + _COST_OF_ERROR)
+        gain += counts.reference - wrong[index - 1] / bound
         if score > 0 and is_last_of_score and index >= _FEWEST_KEPT and gain > best:
             best, threshold, num_kept, kept = gain, score, index, total
     return LabelFilter(

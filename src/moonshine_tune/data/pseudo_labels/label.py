@@ -1,12 +1,14 @@
 """Pseudo-labels: what a model writes of clips, and how likely it is that it is right.
 
-The score is a product of three parts, each 0 to 1. Confidence: how many words the probabilities of
-their tokens expect to be right. Agreement: how much of the text stays when the clip is slower,
-faster or noisier; a guess changes, and what is read from the sound does not. Attention: whether it
-moves on through the clip as the text does, and reaches all that sounds. The idea of scoring
-pseudo-labels by confidence and attention together is that of STAR (arXiv 2405.14161).
+The score is a product of three parts, each 0 to 1. Confidence, by its root: how many words the
+probabilities of their tokens expect to be right. Agreement: how much of the text stays when the
+clip is slower, faster or noisier; a guess changes, and what is read from the sound does not.
+Attention: whether it moves on through the clip as the text does, and reaches all that sounds. The
+idea of scoring pseudo-labels by confidence and attention together is that of STAR (arXiv
+2405.14161).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -78,8 +80,11 @@ class PseudoLabel:
 
     @property
     def score(self) -> float:
-        """Product of the parts; 0 for an empty text and for one that repeats itself."""
-        return round(self.confidence * self.agreement * self.attention, _DIGITS)
+        """Product of the parts, of confidence its root: it doubts spelled words that are right.
+
+        0 for an empty text and for one that repeats itself.
+        """
+        return round(math.sqrt(self.confidence) * self.agreement * self.attention, _DIGITS)
 
     def to_record(self) -> dict[str, Any]:
         """The score and its parts, as keys of a manifest."""
