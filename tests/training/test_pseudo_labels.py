@@ -183,9 +183,11 @@ def test_every_clip_gets_a_score_and_a_damaged_one_none(
 ) -> None:
     opened = open_model(str(training.model), device="cpu", progress=SilentProgress())
     (tmp_path / "damaged.wav").write_bytes(b"RIFF and no more")
+    soundfile.write(tmp_path / "silent.wav", 0.0 * clip_of(1.0), 16_000)
     clips = [
         *read_manifest(folder / "dev.jsonl").utterances[:3],
         Utterance("damaged", tmp_path / "damaged.wav", duration=1.0),
+        Utterance("silent", tmp_path / "silent.wav"),
     ]
     dataset = build_dataset(clips, opened.model, name="x", max_clip_s=9.0, needs_text=False)
     watcher = Training.Watcher()
@@ -197,6 +199,7 @@ def test_every_clip_gets_a_score_and_a_damaged_one_none(
     assert all(0.0 <= value <= 1.0 for item in parts for value in item)
     assert all(item.confidence == 0.5 for item in labels[:3])
     assert labels[3] == PseudoLabel("") and labels[3].score == 0.0
+    assert labels[4].score == 0.0
     assert any("1 clips cannot be read, such as" in text for text in watcher.messages)
 
 

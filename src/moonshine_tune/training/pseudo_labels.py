@@ -195,8 +195,9 @@ class _Labels:
         ]
         chosen = choose_filter([label.score for label in dev_labels], counts)
         if chosen.threshold is None:
+            writer = "the base" if adapter is None else "the adapter"
             raise NegativeAnswerError(
-                f"no label can be trusted: of dev, {labelled_by} gets {chosen.wer_all:.1f} % of "
+                f"no label can be trusted: of dev, {writer} gets {chosen.wer_all:.1f} % of "
                 "the words wrong, and no score marks the clips that it gets right",
                 where=settings.data.dev,
                 hint="transcribe some recordings and train on them with --train, or name a larger "

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from moonshine_tune.audio.augment import Recipe
+from moonshine_tune.audio.measure import measure_clip
 from moonshine_tune.audio.noise_bank import ColoredNoise
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
 from moonshine_tune.core.errors import AudioError
@@ -57,7 +58,8 @@ _KEPT_TOGETHER = 200
 _CODE = (
     "inference/decoder_session.py", "inference/greedy.py", "inference/token_evidence.py",
     "inference/confidence.py", "inference/word_times.py", "inference/loops.py",
-    "audio/activity.py", "audio/effects.py", "audio/augment.py", "data/pseudo_labels/label.py",
+    "audio/activity.py", "audio/effects.py", "audio/augment.py", "audio/measure.py",
+    "data/pseudo_labels/label.py",
 )  # fmt: skip
 _DIGITS = 4
 
@@ -82,7 +84,7 @@ class PseudoLabel:
     def score(self) -> float:
         """Product of the parts, of confidence its root: it doubts spelled words that are right.
 
-        0 for an empty text and for one that repeats itself.
+        0 for an empty text, one that repeats itself, and one of silence.
         """
         return round(math.sqrt(self.confidence) * self.agreement * self.attention, _DIGITS)
 
@@ -215,7 +217,7 @@ def _judged(
 ) -> PseudoLabel:
     text = model.tokenizer.decode(ids).strip()
     words = words_of(model.tokenizer, ids)
-    if not words or has_loop(text):
+    if not words or has_loop(text) or measure_clip(clip, SAMPLE_RATE_HZ).is_silent:
         return PseudoLabel(text)
     clip_log_prob = float(evidence.log_probs.mean())
     probabilities = [
