@@ -155,7 +155,7 @@ def _plain_labels(folder: Path) -> Path:
     opened = open_model("tiny", progress=progress)
     clips = read_manifest(folder / "hidden.jsonl", require_text=False).utterances
     dataset = build_dataset(clips, opened.model, name="train", max_clip_s=30.0, needs_text=False)
-    texts = base_transcripts(dataset, opened, progress, "labelling")
+    texts = base_transcripts(dataset, opened, progress, "labeling")
     pairs = zip(dataset.utterances, texts, strict=True)
     write_manifest(path, [item.with_text(text) for item, text in pairs if text])
     return path

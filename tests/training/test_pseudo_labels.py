@@ -194,7 +194,7 @@ def test_every_clip_gets_a_score_and_a_damaged_one_none(
     # A random model repeats itself, and is sure of nothing.
     monkeypatch.setattr(label, "has_loop", lambda _: False)
     monkeypatch.setattr(label, "word_confidence", lambda *_: 0.5)
-    labels = label.pseudo_labels(dataset, opened, normalizer_for(None), watcher, "labelling")
+    labels = label.pseudo_labels(dataset, opened, normalizer_for(None), watcher, "labeling")
     parts = [(item.confidence, item.agreement, item.attention) for item in labels[:3]]
     assert all(0.0 <= value <= 1.0 for item in parts for value in item)
     assert all(item.confidence == 0.5 for item in labels[:3])

@@ -48,7 +48,7 @@ class DataSettings(_Section):
     """Manifest of synthesized clips that train beside `train`. Give one, made by `data synth`, if
     you have more texts than recordings."""
     synthetic_share: _Probability | None = None
-    """Share of each step that is synthetic or pseudo-labelled, where others train too; by default
+    """Share of each step that is synthetic or pseudo-labeled, where others train too; by default
     100 ÷ (100 + other clips), and never more than their share of all clips. Lower it if real voices
     get worse."""
     unlabelled: Path | None = None
@@ -59,7 +59,7 @@ class DataSettings(_Section):
     """Manifest of clips that train beside `train`, with texts that a model wrote; a run with
     `unlabelled` writes its own. Give that of an earlier run, to use its labels again."""
     pseudo_rounds: int = Field(default=2, ge=1, le=2)
-    """How often `unlabelled` is labelled and trained on: by the base, then by the first adapter.
+    """How often `unlabelled` is labeled and trained on: by the base, then by the first adapter.
     Set it to 1 to halve the time."""
     terms: Path | None = None
     """Terms, one per line, whose tokens weigh `train.term_weight`. Give the words that the model

@@ -49,7 +49,7 @@ class TrainingData:
 
     @property
     def training_clips(self) -> tuple[Utterance, ...]:
-        """All utterances that are trained on: new, earlier, synthetic and pseudo-labelled ones."""
+        """All utterances that are trained on: new, earlier, synthetic and pseudo-labeled ones."""
         beside = [item for item in (self.synthetic, self.pseudo_labels) if item is not None]
         return (
             *self.train.utterances,

@@ -77,7 +77,7 @@ def check_pseudo_labels(settings: RunSettings) -> None:
         )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RequestError(
-            "recordings are labelled by one process, and several train together",
+            "recordings are labeled by one process, and several train together",
             hint="start it without accelerate launch or torchrun",
         )
 
@@ -136,7 +136,7 @@ def _with_labels(resolved: ResolvedSettings, manifest: Path) -> ResolvedSettings
 
 @dataclass(frozen=True)
 class _Labels:
-    """The clips that are labelled, and the dev clips that show how far labels can be trusted."""
+    """The clips that are labeled, and the dev clips that show how far labels can be trusted."""
 
     settings: RunSettings
     clips: Sequence[Utterance]
@@ -246,7 +246,7 @@ class _Labels:
             opened,
             normalizer,
             progress,
-            f"labelling {name}",
+            f"labeling {name}",
             adapter_sha256=adapter_sha256,
         )
         return dataset, labels

@@ -132,7 +132,7 @@ def _check_dev_is_separate(
     Args:
         is_known: whether it was accepted for them by an earlier run.
     """
-    labelled = [item for item in train.utterances if item.is_pseudo_labelled]
+    labeled = [item for item in train.utterances if item.is_pseudo_labelled]
     transcribed = [item for item in train.utterances if not item.is_pseudo_labelled]
     leaks = find_leaks({"train": transcribed, "dev": dev.utterances})
     spans = {(item.audio, item.start, item.end) for item in train.utterances}
@@ -146,10 +146,10 @@ def _check_dev_is_separate(
     shared = [leak.value for leak in leaks.speakers]
     is_one = voices is not None and voices.kind == ONE_VOICE
     if not shared or is_one or is_known or are_for_known_voices([train, dev]):
-        known = find_leaks({"train": labelled, "dev": dev.utterances}).speakers if labelled else ()
+        known = find_leaks({"train": labeled, "dev": dev.utterances}).speakers if labeled else ()
         if not known or is_one:
             return []
-        return [f"dev: {len(known)} of its speakers are also in recordings that a model labelled"]
+        return [f"dev: {len(known)} of its speakers are also in recordings that a model labeled"]
     named = ", ".join(shared[:3]) + (", …" if len(shared) > 3 else "")
     if not settings.data.shared_speakers:
         raise RequestError(
