@@ -31,6 +31,7 @@ _DTYPES = ("float32", "bfloat16", "float16")
 _UNUSED_SHARE = 0.125
 # The smallest widths of a batch where shapes cost: 1.3 to 1.5 seconds, and a short sentence.
 _LEAST_FRAMES, _LEAST_TOKENS = 64, 16
+_MOST_PADDED_FRAMES = 256
 
 
 @dataclass(frozen=True)
@@ -326,22 +327,31 @@ def round_up_to_bucket(length: int) -> int:
     return -(-length // step) * step
 
 
-def round_up_to_coarse_bucket(length: int, least: int) -> int:
+def round_up_to_coarse_bucket(length: int, least: int, coarsest: int | None = None) -> int:
     """`length` rounded up to one of two sizes per octave, all multiples of `least`.
 
     At most 50 % more, a fifth on average: clips from half a second to half a minute have 10 sizes.
+
+    Args:
+        coarsest: most that two neighboring sizes differ by; None for any difference.
     """
-    step = max(1 << max((length - 1).bit_length() - 2, 0), least)
+    step = 1 << max((length - 1).bit_length() - 2, 0)
+    step = max(step if coarsest is None else min(step, coarsest), least)
     return -(-length // step) * step
 
 
-def batch_width(longest: int, device: torch.device) -> int:
-    """The length to which a batch of audio or frames is padded: a bucket size except on the CPU.
+def batch_width(longest: int, device: torch.device, *, of_audio: bool = False) -> int:
+    """The length to which a batch of frames is padded: a bucket size except on the CPU.
 
     A CPU computes the padding too, and a new shape costs it only half a millisecond.
+
+    Args:
+        of_audio: samples instead of frames.
     """
     if is_launch_bound(device):
-        return round_up_to_coarse_bucket(longest, _LEAST_FRAMES)
+        # Attention over padded frames of the longest clips takes more memory than shapes are worth.
+        coarsest = None if of_audio else _MOST_PADDED_FRAMES
+        return round_up_to_coarse_bucket(longest, _LEAST_FRAMES, coarsest)
     return longest if device.type == "cpu" else round_up_to_bucket(longest)
 
 

@@ -80,7 +80,7 @@ def pad_clips(
     """
     counts = [len(clip) for clip in clips]
     longest = max(counts)
-    width = batch_width(longest, device) if pad_to_bucket else longest
+    width = batch_width(longest, device, of_audio=True) if pad_to_bucket else longest
     batch = np.zeros((len(clips), width), dtype=np.float32)
     for row, clip in zip(batch, clips, strict=True):
         row[: len(clip)] = clip

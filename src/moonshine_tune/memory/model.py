@@ -386,7 +386,7 @@ class MemoryModel:
     def _audio(self, shape: RunShape, rows: int, live: LiveMemory) -> tuple[Tensor, list[int]]:
         counts = [max(count, self._model.min_samples) for count in _samples(rows, shape.clip_s)]
         with live.part("audio"):
-            width = batch_width(max(counts), torch.device(shape.device))
+            width = batch_width(max(counts), torch.device(shape.device), of_audio=True)
             return torch.zeros(rows, width), counts
 
 
