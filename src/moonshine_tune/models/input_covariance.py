@@ -47,7 +47,7 @@ class InputCovariance:
     def mean(self, name: str) -> Tensor:
         """Mean of x xᵀ of a layer [in, in], in 64 bits on the CPU."""
         layer = self._shared[name]
-        return self._sums[layer].double() / self._rows[layer]
+        return self._sums[layer].cpu().double() / self._rows[layer]
 
     def add(self, name: str, values: Tensor) -> None:
         """Add the rows [..., in] that a layer reads."""
@@ -57,7 +57,8 @@ class InputCovariance:
         self._shared[name] = name
         self._last = (values, name)
         rows = values.reshape(-1, values.shape[-1]).float()
-        product = (rows.T @ rows).to("cpu")
+        # Stays on the device: reading it would wait for each layer.
+        product = rows.T @ rows
         self._sums[name] = self._sums[name].add_(product) if name in self._sums else product
         self._rows[name] = self._rows.get(name, 0) + len(rows)
 
