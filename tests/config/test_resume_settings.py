@@ -81,7 +81,8 @@ def test_naming_the_normalizer_that_the_language_chose_changes_nothing() -> None
 def test_a_record_of_an_earlier_version_has_the_defaults_of_what_it_lacks() -> None:
     recorded = {"data": {"max_clip_s": 30.0}, "train": {"steps": 200}, "gone": {"setting": 1}}
     changes = changed_settings(recorded, RunSettings())
-    # It replayed whole clips, as they were.
+    # It replayed whole clips, as they were, and filtered nothing.
     assert {name: before for name, (before, _) in changes.items()} == {
         "retain.window_s": 0.0, "retain.varied_share": 0.0, "retain.encoder_weight": 0.0,
+        "retain.filter_weight": 0.0,
     }  # fmt: skip

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 
@@ -82,11 +83,11 @@ def test_every_adapted_layer_is_counted_with_its_own_inputs(
         hook.remove()
     assert set(covariance.names) == {name for name in state if ".lora_A." in name}
     for name, values in inputs.items():
-        rows = values.reshape(-1, values.shape[-1]).double()
+        rows = values.reshape(-1, values.shape[-1]).double().numpy()
         mean = covariance.mean(f"{name}.lora_A.default.weight")
-        assert torch.allclose(mean, rows.T @ rows / len(rows), rtol=1e-3, atol=1e-4), name
+        assert np.allclose(mean, rows.T @ rows / len(rows), rtol=1e-3, atol=1e-4), name
     before = {name: covariance.mean(name) for name in covariance.names}
     with torch.no_grad():
         model.encode(2 * audio, [16_000])
     after = {name: covariance.mean(name) for name in covariance.names}
-    assert all(torch.equal(before[name], after[name]) for name in before), "outside of the block"
+    assert all(np.array_equal(before[name], after[name]) for name in before), "outside of the block"

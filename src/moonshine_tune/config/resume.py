@@ -45,7 +45,7 @@ FIXED = frozenset({
     "train.term_weight",
     "retain.weight", "retain.clips_per_step", "retain.max_clips", "retain.targets",
     "retain.window_s", "retain.varied_share", "retain.encoder_weight",
-    "retain.domain_weight", "retain.watched_clips", "retain.strengths",
+    "retain.domain_weight", "retain.watched_clips", "retain.strengths", "retain.filter_weight",
     "select.max_dev_utterances", "select.canary_bound", "select.max_drift",
     "select.average_last",
 })  # fmt: skip
@@ -54,8 +54,12 @@ Changes = dict[str, tuple[Any, Any]]
 """Settings that differ, by dotted name: the value before and the value now."""
 
 
-# Runs of earlier versions replayed whole clips as they were, and did not pull the encoder's states.
-_UNRECORDED = {"retain.window_s": 0.0, "retain.varied_share": 0.0, "retain.encoder_weight": 0.0}
+# Runs of earlier versions replayed whole clips as they were, did not pull the encoder's states, and
+# did not filter the adapter.
+_UNRECORDED = dict.fromkeys(
+    [f"retain.{name}" for name in ("window_s", "varied_share", "encoder_weight", "filter_weight")],
+    0.0,
+)
 
 
 def settings_as_run(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,10 +45,10 @@ class InputCovariance:
             yield
         self._last = None
 
-    def mean(self, name: str) -> Tensor:
-        """Mean of x xᵀ of a layer [in, in], in 64 bits on the CPU."""
+    def mean(self, name: str) -> np.ndarray:
+        """Mean of x xᵀ of a layer [in, in], in 64 bits, which MPS lacks."""
         layer = self._shared[name]
-        return self._sums[layer].cpu().double() / self._rows[layer]
+        return self._sums[layer].cpu().numpy().astype(np.float64) / self._rows[layer]
 
     def add(self, name: str, values: Tensor) -> None:
         """Add the rows [..., in] that a layer reads."""
@@ -77,13 +78,13 @@ def filtered(
     go, and what both have alike is divided by 1 + weight.
 
     Args:
-        state: parameters by name, as of `adapter_state`.
+        state: parameters by name in 32 bits, as of `adapter_state`.
     """
     result = dict(state)
     for name in domain.names:
         own, spared = domain.mean(name), general.mean(name)
-        floor = _FLOOR * float(own.diagonal().mean())
-        total = own + weight * spared + floor * torch.eye(len(own), dtype=own.dtype)
-        down = state[name].double() @ own
-        result[name] = torch.linalg.solve(total, down.T).T.to(state[name].dtype).contiguous()
+        floor = _FLOOR * own.diagonal().mean()
+        total = own + weight * spared + floor * np.eye(len(own))
+        down = np.linalg.solve(total, own @ state[name].numpy().T).T
+        result[name] = torch.from_numpy(np.ascontiguousarray(down, dtype=np.float32))
     return result
