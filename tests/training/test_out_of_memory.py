@@ -15,6 +15,7 @@ from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.inference import scored_set as scored_set_module
 from moonshine_tune.inference.batching import run_with_oom_backoff
 from moonshine_tune.models.base import SpeechModel
+from moonshine_tune.models.input_covariance import InputCovariance
 from moonshine_tune.models.v1 import V1SpeechModel
 from moonshine_tune.training import teacher as teacher_module
 from moonshine_tune.training.run import train
@@ -75,6 +76,19 @@ def _failing(
     return called
 
 
+def _fail_in_training(
+    monkeypatch: pytest.MonkeyPatch, fails: Callable[[int], bool], error: BaseException
+) -> None:
+    """Let some of the decoder's passes with gradients fail, by their number."""
+    real = SpeechModel.decoder_hidden
+    failing = _failing(real, fails, error)
+
+    def hidden(*given: Any, **named: Any) -> Any:
+        return (failing if torch.is_grad_enabled() else real)(*given, **named)
+
+    monkeypatch.setattr(SpeechModel, "decoder_hidden", hidden)
+
+
 @pytest.mark.parametrize("error", ERRORS, ids=NAMES)
 def test_out_of_memory_in_a_forward_pass(
     training: Any,
@@ -84,13 +98,7 @@ def test_out_of_memory_in_a_forward_pass(
     error: BaseException,
 ) -> None:
     # The 10th call with gradients is the replay part of step 5: those of its first part must go.
-    real = SpeechModel.decoder_hidden
-    failing = _failing(real, lambda n: n == 10, error)
-
-    def hidden(*given: Any, **named: Any) -> Any:
-        return (failing if torch.is_grad_enabled() else real)(*given, **named)
-
-    monkeypatch.setattr(SpeechModel, "decoder_hidden", hidden)
+    _fail_in_training(monkeypatch, lambda n: n == 10, error)
     watcher = training.Watcher()
     result = train(_settings(training, "replay"), tmp_path / "run", watcher)
     assert (result.stopped, result.steps, result.skipped_steps) == ("finished", 12, 0)
@@ -127,10 +135,7 @@ def test_out_of_memory_at_random_steps(
     rng = random.Random(seed)
     # Four clips can be halved twice.
     failing = set(rng.sample(range(3, 25), 2))
-    real = SpeechModel.decoder_hidden
-    monkeypatch.setattr(
-        SpeechModel, "decoder_hidden", _failing(real, lambda n: n in failing, ERRORS[0])
-    )
+    _fail_in_training(monkeypatch, lambda n: n in failing, ERRORS[0])
     watcher = training.Watcher()
     result = train(_settings(training, "replay"), tmp_path / "run", watcher)
     assert (result.steps, result.skipped_steps) == (12, 0)
@@ -169,8 +174,7 @@ def test_a_clip_that_never_fits_is_named_and_the_state_is_saved(
     training: Any, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
-    real = SpeechModel.decoder_hidden
-    monkeypatch.setattr(SpeechModel, "decoder_hidden", _failing(real, lambda n: n > 12, ERRORS[0]))
+    _fail_in_training(monkeypatch, lambda n: n > 12, ERRORS[0])
     settings = _settings(training, "replay")
     with pytest.raises(MachineError, match=r"longest clip of step \d+ is train-\d") as caught:
         train(settings, out, SilentProgress())
@@ -184,6 +188,25 @@ def test_a_clip_that_never_fits_is_named_and_the_state_is_saved(
 
 
 # --- outside of the steps
+
+
+def test_out_of_memory_while_filtering_is_tried_again(
+    training: Any, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = InputCovariance.add
+    monkeypatch.setattr(InputCovariance, "add", _failing(real, lambda n: n == 5, ERRORS[0]))
+    train(_settings(training, "replay"), tmp_path / "run", SilentProgress())
+    _check_same_steps(training, plain, tmp_path / "run")
+
+
+def test_what_never_fits_is_not_filtered_and_said(
+    training: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, watcher = InputCovariance.add, training.Watcher()
+    monkeypatch.setattr(InputCovariance, "add", _failing(real, lambda n: True, ERRORS[0]))
+    result = train(_settings(training, "replay"), tmp_path / "run", watcher)
+    assert (result.stopped, result.best.filter_weight) == ("finished", 0.0)
+    assert any("the adapter is not filtered" in line for line in watcher.messages)
 
 
 def test_out_of_memory_while_decoding_changes_no_transcript(

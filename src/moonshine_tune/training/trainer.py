@@ -399,18 +399,31 @@ class Trainer:
         if self.distributed.is_rank_zero:
             share = min(self.settings.select.every_steps / self.settings.train.steps, 1.0)
             state = self._filtered_state(step, share, SCORE_CLIPS)
-        load_adapter_state(self.model, self.distributed.broadcast(state))
+        state = self.distributed.broadcast(state)
+        if state is not None:
+            load_adapter_state(self.model, state)
 
-    def _filtered_state(self, steps: int, share: float, num_clips: int) -> dict[str, Tensor]:
-        """The model's adapter after `steps` steps, filtered by a share of the weight."""
-        return filtered_adapter(
-            self.model,
-            self.objective,
-            steps,
-            weight=share * self.settings.retain.filter_weight,
-            num_clips=num_clips,
-            progress=self.progress,
-        )
+    def _filtered_state(self, steps: int, share: float, num_clips: int) -> dict[str, Tensor] | None:
+        """The model's adapter after `steps` steps, filtered by a share of the weight.
+
+        None where that does not fit in memory; what a training step left is released before.
+        """
+        for _ in range(2):
+            try:
+                return filtered_adapter(
+                    self.model,
+                    self.objective,
+                    steps,
+                    weight=share * self.settings.retain.filter_weight,
+                    num_clips=num_clips,
+                    progress=self.progress,
+                )
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            release_memory(self.model.device)
+        self.progress.say("out of memory: the adapter is not filtered this time")
+        return None
 
     def _score(
         self, step: int, strength: float = 1.0, averaged: int = 0
@@ -567,6 +580,8 @@ class Trainer:
         weight = self.settings.retain.filter_weight
         load_adapter_state(self.model, state)
         filtered_state = self._filtered_state(steps, 1.0, FINAL_CLIPS)
+        if filtered_state is None:
+            return best, dev, state
         load_adapter_state(self.model, filtered_state)
         candidate, filtered_dev = self._score(best.step, averaged=best.averaged)
         candidate = candidate.model_copy(update={"filter_weight": weight})
