@@ -91,3 +91,12 @@ def test_every_adapted_layer_is_counted_with_its_own_inputs(
         model.encode(2 * audio, [16_000])
     after = {name: covariance.mean(name) for name in covariance.names}
     assert all(np.array_equal(before[name], after[name]) for name in before), "outside of the block"
+
+
+def test_sums_stay_in_32_bits_where_the_model_computes_in_16() -> None:
+    covariance = InputCovariance()
+    rows = 1 + 1e-3 * torch.randn(64, _WIDTH, generator=torch.Generator().manual_seed(3))
+    with torch.autocast("cpu", torch.bfloat16):
+        covariance.add(_NAME, rows)
+    expected = (rows.double().T @ rows.double() / len(rows)).numpy()
+    assert np.allclose(covariance.mean(_NAME), expected, rtol=1e-6)

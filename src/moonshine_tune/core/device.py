@@ -217,6 +217,14 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
     return context
 
 
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Autocast off inside the block, where it is on."""
+    if not torch.is_autocast_enabled(device.type):
+        return nullcontext()
+    context: AbstractContextManager[object] = torch.autocast(device.type, enabled=False)
+    return context
+
+
 def mps_memory_bytes() -> int | None:
     """The memory that Metal recommends as the most for this Mac's GPU; None without MPS.
 

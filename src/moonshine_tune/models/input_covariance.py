@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from moonshine_tune.core.device import full_precision
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.models.lora import ADAPTER_NAME
 
@@ -59,7 +60,8 @@ class InputCovariance:
         self._last = (values, name)
         rows = values.reshape(-1, values.shape[-1]).float()
         # Stays on the device: reading it would wait for each layer.
-        product = rows.T @ rows
+        with full_precision(rows.device):
+            product = rows.T @ rows
         self._sums[name] = self._sums[name].add_(product) if name in self._sums else product
         self._rows[name] = self._rows.get(name, 0) + len(rows)
 
