@@ -97,8 +97,8 @@ def test_a_folder_gives_clips_and_counts_what_cannot_be_read(tmp_path: Path) -> 
     pieces = [item for item in result.clips if item.id.startswith("long-")]
     assert len(pieces) >= 2 and all((item.known_seconds or 99) <= 15.0 for item in pieces)
     assert all(item.text is None and item.session == "long" for item in pieces)
-    said = " ".join(result.remarks)
-    assert "1 recordings cannot be read" in said and "1 long recordings are cut" in said
+    remarks = " ".join(result.remarks)
+    assert "1 recordings cannot be read" in remarks and "1 long recordings are cut" in remarks
     assert [item.id for item in _clips(folder / "a" / "one.wav").clips] == ["one"]
 
 
@@ -152,9 +152,9 @@ def test_texts_and_scored_splits_of_a_manifest_are_not_learned(tmp_path: Path) -
     result = _clips(manifest)
     assert [item.id for item in result.clips] == ["u0", "u3"]
     assert result.clips[0].text is None and result.clips[0].extra == {"note": "kept"}
-    said = " ".join(result.remarks)
-    assert "2 of 4 lines are of a split that is scored" in said
-    assert "2 of 2 lines have a text, which is not read" in said and "--train" in said
+    remarks = " ".join(result.remarks)
+    assert "2 of 4 lines are of a split that is scored" in remarks
+    assert "2 of 2 lines have a text, which is not read" in remarks and "--train" in remarks
 
 
 # --- the mark of a pseudo-label

@@ -426,7 +426,7 @@ class Trainer:
         return None
 
     def _score(
-        self, step: int, strength: float = 1.0, averaged: int = 0
+        self, step: int, strength: float = 1.0, averaged: int = 0, filter_weight: float = 0.0
     ) -> tuple[Candidate, SetScore]:
         """Score the adapter as it is on every held-out set; returns the details of dev too."""
         self.model.module.eval()
@@ -453,6 +453,7 @@ class Trainer:
             canary_wer=canary,
             strength=strength,
             averaged=averaged,
+            filter_weight=filter_weight,
             dev_augmented_wer=augmented,
             canary=prepared.canary.title if prepared.canary is not None else "",
         )
@@ -583,8 +584,9 @@ class Trainer:
         if filtered_state is None:
             return best, dev, state
         load_adapter_state(self.model, filtered_state)
-        candidate, filtered_dev = self._score(best.step, averaged=best.averaged)
-        candidate = candidate.model_copy(update={"filter_weight": weight})
+        candidate, filtered_dev = self._score(
+            best.step, averaged=best.averaged, filter_weight=weight
+        )
         is_kept = self.rule.keeps_gain(candidate, best, base)
         self.log(steps, {"filter_weight": weight, **candidate.figures("filtered_")})
         verdict = "kept" if is_kept else "not as good"
@@ -602,11 +604,8 @@ class Trainer:
         load_adapter_state(self.model, state)
         if self.prepared.drift is not None:
             return self._strength_by_drift(self.prepared.drift, best, dev)
-        tried = {}
-        for value in strengths:
-            candidate, scored = self._score(best.step, value, best.averaged)
-            update = {"filter_weight": best.filter_weight}
-            tried[value] = (candidate.model_copy(update=update), scored)
+        made_by = (best.averaged, best.filter_weight)
+        tried = {value: self._score(best.step, value, *made_by) for value in strengths}
         for strength, (candidate, _) in tried.items():
             self.progress.say(f"strength {strength:g}: {candidate.summary}")
             self.log(best.step, {"strength": strength, **candidate.figures("strength_")})
@@ -630,9 +629,8 @@ class Trainer:
         strength, drift = strength_within(bound, self.settings.retain.strengths, drift_at)
         if strength == 1.0:
             return best.model_copy(update={"drift": drift}), dev
-        candidate, dev = self._score(best.step, strength, best.averaged)
-        update = {"drift": drift, "filter_weight": best.filter_weight}
-        candidate = candidate.model_copy(update=update)
+        candidate, dev = self._score(best.step, strength, best.averaged, best.filter_weight)
+        candidate = candidate.model_copy(update={"drift": drift})
         self.progress.say(f"strength {strength:g}: {candidate.summary}")
         self.log(best.step, {"strength": strength, **candidate.figures("strength_")})
         return candidate, dev
