@@ -90,6 +90,9 @@ def merge(
     state: dict[str, Tensor] = {}
     for path in weight_files(source).paths:
         state |= load_file(path)
+    if opened.model.module.config.tie_word_embeddings:
+        # Stored a second time by some versions of transformers, and not read.
+        state.pop("proj_out.weight", None)
     target: torch.dtype = getattr(torch, dtype)
     state = {name: value.to(target) if value.is_floating_point() else value
              for name, value in state.items()}  # fmt: skip

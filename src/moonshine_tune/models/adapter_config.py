@@ -5,8 +5,9 @@ not know, of a later PEFT, is refused as soon as it is set.
 """
 
 import dataclasses
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,80 @@ def lora_fields(fields: Mapping[str, Any], path: Path) -> dict[str, Any]:
             where=path,
             hint=_MERGE,
         )
+    _refuse_malformed(fields, path)
     return {key: fields[key] for key in HONORED if fields.get(key) is not None}
+
+
+def _refuse_malformed(fields: Mapping[str, Any], path: Path) -> None:
+    """Refuse values of another type than PEFT writes, which it would take in a meaning of their own.
+
+    `"use_rslora": "no"` is true to PEFT, and `"lora_alpha": null` would become its default.
+
+    Raises:
+        RequestError: names all such fields.
+    """
+    wrong = [
+        f"{key} {value!r} (expected: {expected})"
+        for key, (is_right, expected) in _FORMS.items()
+        if not is_right(value := fields.get(key, _FORM_DEFAULTS.get(key)))
+    ]
+    if wrong:
+        raise RequestError(
+            f"values that PEFT does not write: {', '.join(wrong)}",
+            where=path,
+            hint="copy the file again from the adapter's folder",
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_rank(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _LARGEST_RANK
+
+
+def _is_flag(value: Any) -> bool:
+    return value is None or isinstance(value, bool)
+
+
+def _is_names(value: Any) -> bool:
+    return value is None or isinstance(value, str) or _is_list_of(value, str)
+
+
+def _is_layers(value: Any) -> bool:
+    return value is None or isinstance(value, int) or _is_list_of(value, int)
+
+
+def _is_list_of(value: Any, kind: type) -> bool:
+    return isinstance(value, list | tuple | set) and all(isinstance(item, kind) for item in value)
+
+
+def _is_pattern(is_value: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or (
+        isinstance(value, dict) and all(map(is_value, value.values()))
+    )
+
+
+# No layer of a Moonshine model is so wide.
+_LARGEST_RANK = 65_536
+_FLAG = (_is_flag, "true or false")
+_NAMES = (_is_names, "a name, a pattern or a list of names")
+_FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "r": (_is_rank, f"a whole number from 1 to {_LARGEST_RANK}"),
+    "lora_alpha": (_is_number, "a number"),
+    "target_modules": _NAMES,
+    "exclude_modules": _NAMES,
+    "use_rslora": _FLAG,
+    "use_dora": _FLAG,
+    "rank_pattern": (_is_pattern(_is_rank), "ranks by name"),
+    "alpha_pattern": (_is_pattern(_is_number), "numbers by name"),
+    "layers_to_transform": (_is_layers, "a number or a list of numbers"),
+    "layers_pattern": _NAMES,
+    "fan_in_fan_out": _FLAG,
+}
+# Those of PEFT, for the fields that cannot be null.
+_FORM_DEFAULTS = {"r": 8, "lora_alpha": 8}
 
 
 def start_of(fields: Mapping[str, Any]) -> Any:

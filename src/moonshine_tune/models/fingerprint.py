@@ -29,6 +29,13 @@ _TIED = ("model.decoder.embed_tokens.weight", "proj_out.weight")
 _PRECISIONS = {
     "F64": ("float64", 8), "F32": ("float32", 4), "F16": ("float16", 2), "BF16": ("bfloat16", 2),
 }  # fmt: skip
+# Unsigned integers of the same size, and the bits of the exponent.
+_EXPONENTS = {
+    "F64": ("<u8", np.uint64(0x7FF0_0000_0000_0000)), "F32": ("<u4", np.uint32(0x7F80_0000)),
+    "F16": ("<u2", np.uint16(0x7C00)), "BF16": ("<u2", np.uint16(0x7F80)),
+}  # fmt: skip
+# Formats in which a value is nothing without a scale.
+_QUANTIZED = ("I8", "U8", "F8_", "F6_", "F4")
 
 Match = Literal["same", "rounded", "other", "unknown"]
 
@@ -77,7 +84,8 @@ def fingerprint_of(folder: Path) -> Fingerprint:
     """The fingerprint of a checkpoint folder's own weights.
 
     Raises:
-        RequestError: no weights, or files that are not safetensors.
+        RequestError: no weights, files that are not safetensors, quantized weights, or values
+            that are not finite.
     """
     paths = weight_files(folder).paths
     stats = [path.stat() for path in paths]
@@ -112,8 +120,22 @@ def _measure(paths: tuple[Path, ...]) -> Fingerprint:
                 hashlib.sha256(shape.encode()),
             )
             precision, size = _PRECISIONS.get(dtype, ("", 0))
+            if dtype.startswith(_QUANTIZED):
+                raise RequestError(
+                    f"{name} is in {dtype}: these weights are quantized, and their scales are "
+                    "not in the file",
+                    where=path,
+                    hint="name the checkpoint that it was quantized from",
+                )
             for piece in pieces:
                 content.update(piece)
+                if size and not _is_finite(piece, dtype):
+                    raise RequestError(
+                        f"{name} has values that are not finite (NaN or infinite): the weights "
+                        "are damaged, or were saved by a training that diverged",
+                        where=path,
+                        hint="fetch or copy the model again",
+                    )
                 # Little-endian: the sign is the highest bit of a number's last byte.
                 values = np.frombuffer(piece, np.uint8)
                 sign.update(np.packbits(values[size - 1 :: size] >> 7).tobytes() if size else piece)
@@ -130,6 +152,13 @@ def _measure(paths: tuple[Path, ...]) -> Fingerprint:
         sign_sha256=_of_all(signs),
         precision="+".join(sorted(precisions)),
     )
+
+
+def _is_finite(piece: bytes, dtype: str) -> bool:
+    """Whether no number's exponent has all bits set, as those of NaN and infinity have."""
+    code, exponent = _EXPONENTS[dtype]
+    bits = np.frombuffer(piece[: len(piece) - len(piece) % exponent.itemsize], code)
+    return not bool(((bits & exponent) == exponent).any())
 
 
 def _of_all(hashes: dict[str, str]) -> str:

@@ -415,14 +415,30 @@ def read_matrices(path: Path) -> dict[str, Tensor]:
     """The tensors of an adapter's file by their names in it.
 
     Raises:
-        RequestError: the file is damaged.
+        RequestError: the file is damaged, or has values that are not finite.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        return dict(load_file(path))
+        matrices = dict(load_file(path))
     except SafetensorError as error:
         raise RequestError(
             f"damaged or cut off: {error}", where=path, hint="copy the adapter folder again"
         ) from error
+    for name, values in matrices.items():
+        if not values.is_floating_point() or values.element_size() < 2:
+            raise RequestError(
+                f"{name} is in {str(values.dtype).removeprefix('torch.')}: quantized matrices "
+                "cannot be applied without their scales",
+                where=path,
+                hint="load it with the program that made it, and save it in 32 or 16 bits",
+            )
+        if not bool(values.isfinite().all()):
+            raise RequestError(
+                f"{name} has values that are not finite (NaN or infinite): the file is damaged, "
+                "or its training diverged",
+                where=path,
+                hint="copy the adapter folder again, or use one from an earlier step",
+            )
+    return matrices

@@ -21,6 +21,8 @@ _INNER_TIME = re.compile(r"<(?:\d+:)?\d+:\d\d[.,]\d+>")
 _TAG = re.compile(r"<[^>]*>|\{\\[^}]*\}")
 _SEPARATOR = "\u2063"
 _SBV_TIMES = re.compile(r"^(\d+:\d\d:\d\d[.,]\d{1,3}),(\d+:\d\d:\d\d[.,]\d{1,3})\s*$", re.MULTILINE)
+_CUE_TIMES = re.compile(r"^\s*(?:\d+:)?\d+:\d\d[.,]\d+\s*-->\s*(?:\d+:)?\d+:\d\d[.,]\d+")
+_COMMENT = re.compile(r"(?:NOTE|STYLE|REGION)(?:\s|$)")
 # How many cues continue the one before in rolling captions: two where most cues repeat something,
 # else three, and this share. And how close they follow.
 _SHOWN_S = 0.05
@@ -50,12 +52,16 @@ def captions(file: Path, content: str, name: str) -> TranscriptFile:
     # Two times within a text, as YouTube writes them, are times of a cue to pysubs2, and it
     # drops the tags in which WebVTT names voices.
     content = _INNER_TIME.sub("", content)
+    if name in ("srt", "vtt"):
+        content = _numbered_anew(content, is_vtt=name == "vtt")
     content = _VOICE.sub(lambda match: f"{_SEPARATOR}{match.group(1).strip()}{_SEPARATOR}", content)
     try:
         events = pysubs2.SSAFile.from_string(content, format_=name).events
-    except (pysubs2.exceptions.Pysubs2Error, ValueError, SyntaxError) as error:
+    except (pysubs2.exceptions.Pysubs2Error, ValueError, SyntaxError, KeyError, AttributeError,
+            TypeError, NotImplementedError) as error:  # fmt: skip
+        # pysubs2 lets through what its parsers meet in odd files, such as TTML with `dur`.
         raise RequestError(
-            f"cannot be read as cues ({error or type(error).__name__})",
+            f"cannot be read as cues ({type(error).__name__}: {error})",
             where=file,
             hint="save it again as SubRip (.srt) or WebVTT (.vtt)",
         ) from error
@@ -70,6 +76,40 @@ def captions(file: Path, content: str, name: str) -> TranscriptFile:
             Cue(number, event.start / 1000, event.end / 1000, text, speaker or event.name or None)
         )
     return unrolled_transcript(file, cues)
+
+
+def _numbered_anew(content: str, *, is_vtt: bool) -> str:
+    """SubRip or WebVTT with a number of our own above each cue, and without comments.
+
+    pysubs2 takes a last line of digits for the number of the next cue, which `call 911` on two
+    lines loses where cues have no numbers, and the identifiers of WebVTT, such as those of Teams,
+    for words of the cue before.
+    """
+    lines: list[str] = []
+    num_cues, is_comment = 0, False
+    for line in content.splitlines():
+        is_after_blank = not lines or not lines[-1].strip()
+        if _CUE_TIMES.search(line):
+            if lines and _is_identifier(lines, is_vtt=is_vtt):
+                lines.pop()
+            num_cues += 1
+            lines += ["", str(num_cues), line]
+            is_comment = False
+        elif is_vtt and is_after_blank and _COMMENT.match(line):
+            is_comment = True
+        elif is_comment and line.strip():
+            continue
+        else:
+            is_comment = False
+            lines.append(line)
+    return "\n".join([*lines, "", str(num_cues + 1), ""])
+
+
+def _is_identifier(lines: list[str], *, is_vtt: bool) -> bool:
+    """Whether the last of the lines, directly above the times of a cue, is its number or name."""
+    above = lines[-1].strip()
+    is_first = len(lines) == 1 or not lines[-2].strip()
+    return bool(above) and (above.isdecimal() if not is_vtt else is_first)
 
 
 def unrolled_transcript(file: Path, cues: list[Cue]) -> TranscriptFile:

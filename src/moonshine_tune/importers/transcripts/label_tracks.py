@@ -26,6 +26,7 @@ _LINE = re.compile(
 _CSV_LINE = re.compile(r"\s*(\d+\.\d+)\s*[;,|]\s*(\d+\.\d+)\s*[;,|]\s*(.*)")
 # What two times and some columns look like in a form that is not known.
 _TIME = re.compile(r"(?<![\d.:])\d+[.,:]\d+")
+_TWO_FRACTIONS = re.compile(r"\s*[\[(]?\d+[.]\d+[\s,;|–—-]+\d+[.]\d+\b")
 _TAG_LINE = re.compile(r"\s*\[[a-z#]+:.*\]\s*", re.IGNORECASE)
 _CLOCK = r"(?:(\d{1,2}):)?(\d{1,3}):(\d{2})(?:[.,:](\d{1,3}))?"
 _CLOCK_LINE = re.compile(
@@ -33,7 +34,7 @@ _CLOCK_LINE = re.compile(
     r"\s*[-–—:|]?\s*(.*)"
 )
 # `Anna  0:03` above what Anna says.
-_SPEAKER_LINE = re.compile(rf"\s*([^\d\[\]():.!?]{{1,40}}?(?:\s\d{{1,2}})?)[\s,(]+{_CLOCK}\)?\s*")
+_SPEAKER_LINE = re.compile(rf"\s*([^\d\[\]():.!?]{{1,40}}?(?:\s\d{{1,2}})?)[\s,(]+{_CLOCK}\)?:?\s*")
 _SLACK_S = 0.25
 # Letters a second: nobody speaks faster.
 _FASTEST = 40.0
@@ -136,8 +137,9 @@ def label_track(file: Path, content: str) -> LabelTrack | None:
     lines: list[LabelLine] = []
     broken: list[int] = []
     for number, line in enumerate(content.splitlines(), start=1):
-        # Audacity writes the frequencies of a label into a line of its own.
-        if not line.strip() or line.startswith("\\"):
+        # Audacity writes the frequencies of a label into a line of its own; Fisher and STM have
+        # comments.
+        if not line.strip() or line.startswith(("\\", "#", ";;")):
             continue
         if (match := _LINE.fullmatch(line)) is not None:
             first, between, second, after, text = match.groups()
@@ -219,10 +221,15 @@ def _ambiguous(track: LabelTrack, options: list[str]) -> RequestError:
 
 
 def is_table_of_times(content: str) -> bool:
-    """Whether nearly all of several lines have two times and tabs: no sentence does."""
+    """Whether nearly all of several lines have two times and tabs, or some begin with two fractions.
+
+    No sentence does, twice.
+    """
     lines = [line for line in content.splitlines() if line.strip()]
     count = sum(line.count("\t") > 1 and len(_TIME.findall(line)) > 1 for line in lines)
-    return count > 1 and count >= _SHARE_OF_LINES * len(lines)
+    if count > 1 and count >= _SHARE_OF_LINES * len(lines):
+        return True
+    return sum(_TWO_FRACTIONS.match(line) is not None for line in lines) > 1
 
 
 def clock_cues(content: str) -> list[Cue] | None:

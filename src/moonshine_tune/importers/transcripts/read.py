@@ -99,7 +99,7 @@ def _plain(file: Path, content: str, *, as_words: bool) -> TranscriptFile:
     if as_words:
         return TranscriptFile(file, text=content)
     turns = _speaker_turns(file, content)
-    if turns is None and "\t" in content and is_table_of_times(content):
+    if turns is None and "\n" in content and is_table_of_times(content):
         return TranscriptFile(file, problem=TABLE_OF_TIMES)
     return turns or TranscriptFile(file, text=content)
 
