@@ -377,7 +377,8 @@ def readers() -> tuple[Reader, ...]:
         "result": {"steps": 3, "best": {"dev_wer": 1.5, "step": 2}},
     }
     scores = {"wer": 1.5, "cer": 1, "ci95": [1.0, 2.0], "normalizer": "basic-1", "worst": []}
-    counts = {"substitutions": 0, "deletions": 1, "insertions": 0, "reference_words": 2}
+    counts = {"substitutions": 0, "deletions": 1, "insertions": 0, "reference_words": 2,
+              "character_errors": 4, "reference_characters": 7}  # fmt: skip
     scored = {"id": "u", "reference": "one two", "hypothesis": "one", **counts}
     span = {"start": 0.01, "end": 0.09}
     words = [{"word": "one", "start": 0.5, "end": 1.0}]

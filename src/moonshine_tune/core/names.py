@@ -31,9 +31,14 @@ def name_problem(name: str) -> str | None:
         return "begins or ends with a dot"
     if len(name.encode()) > MAX_NAME:
         return f"has more than {MAX_NAME} bytes"
-    if _DEVICE.fullmatch(name):
+    if is_device_name(name):
         return "is reserved for a device on Windows"
     return None
+
+
+def is_device_name(name: str) -> bool:
+    """Whether Windows takes the name for a device, whatever its ending."""
+    return _DEVICE.fullmatch(name) is not None
 
 
 def home_expanded(path: str | Path) -> Path:

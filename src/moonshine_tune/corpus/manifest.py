@@ -3,6 +3,7 @@
 import hashlib
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -123,6 +124,18 @@ class Manifest:
         return (self.path.absolute().parent.name if is_plain else self.path.stem) or "manifest"
 
 
+def mixed_splits(utterances: Sequence[Utterance]) -> str | None:
+    """A remark where the `split` fields name several sets, such as train and test of a corpus."""
+    counts = Counter(item.split for item in utterances if item.split)
+    if len(counts) < 2:
+        return None
+    named = ", ".join(f"{name} ({count})" for name, count in counts.most_common(4))
+    return (
+        f"its split field has {named}, and all clips are used together; keep the sets apart with: "
+        "moonshine-tune data split MANIFEST --out FOLDER --by-field"
+    )
+
+
 @dataclass(frozen=True)
 class LineProblem:
     """One line of a manifest that is not a usable utterance.
@@ -180,6 +193,8 @@ class ManifestScan:
         if self.nameless:
             values = ", ".join(map(repr, dict.fromkeys(self.nameless.values())))
             remarks.append(f"{len(self.nameless)} of {count} speakers name nobody ({values})")
+        if (mixed := mixed_splits(self.utterances)) is not None:
+            remarks.append(mixed)
         return tuple(remarks)
 
 

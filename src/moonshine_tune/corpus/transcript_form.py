@@ -244,6 +244,8 @@ _RULES = tuple(
         (r"(?<=\w) @(?P<mark>[-,./])@ (?=\w)", _always("markup", r"\g<mark>")),
         # Subtitles: times, overrides of ASS, escaped line breaks.
         (rf"{_CLOCK} *--> *{_CLOCK}", _always("markup", " ")),
+        # Times of f4 and MAXQDA: `#00:00:03-5#`.
+        (r"#\d\d:\d\d:\d\d(?:[-.,]\d{1,3})?#", _always("markup", " ")),
         (r"\{\\[^{}]*\}", _always("markup", "")),
         (r"(?<![A-Za-z]:)\\[Nnhrt]", _always("markup", " ")),
         # Tags of HTML, WebVTT, aligners and recognizers; `x <y and y> z` is none.

@@ -14,6 +14,7 @@ from moonshine_tune.core.scratch import new_scratch
 from moonshine_tune.corpus.manifest import (
     Manifest,
     Utterance,
+    mixed_splits,
     read_manifest,
     seconds_of,
     write_manifest,
@@ -105,8 +106,10 @@ def split_data(request: SplitRequest, progress: Progress) -> SplitResult:
         )
     _check_out(request)
     manifest = read_manifest(request.manifest, require_text=False)
+    own = mixed_splits(manifest.utterances) if request.by_field else None
     for remark in manifest.remarks:
-        progress.say(remark)
+        if remark != own:
+            progress.say(remark)
     if request.by_field:
         splits = _split_by_field(manifest.utterances, request.manifest)
     else:

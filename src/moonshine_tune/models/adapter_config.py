@@ -78,7 +78,7 @@ def lora_fields(fields: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _refuse_malformed(fields: Mapping[str, Any], path: Path) -> None:
-    """Refuse values of another type than PEFT writes, which it would take in a meaning of their own.
+    """Refuse values of other types than PEFT writes, which it takes in a meaning of their own.
 
     `"use_rslora": "no"` is true to PEFT, and `"lora_alpha": null` would become its default.
 
@@ -123,8 +123,8 @@ def _is_list_of(value: Any, kind: type) -> bool:
 
 
 def _is_pattern(is_value: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: value is None or (
-        isinstance(value, dict) and all(map(is_value, value.values()))
+    return lambda value: (
+        value is None or (isinstance(value, dict) and all(map(is_value, value.values())))
     )
 
 

@@ -1,5 +1,6 @@
 """Which recordings to transcribe: from files, folders, manifests and paths on standard input."""
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from moonshine_tune.audio.io import AUDIO_ENDINGS
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.core.names import home_expanded
+from moonshine_tune.core.names import home_expanded, is_device_name, short_label
 from moonshine_tune.core.text import quoted
 from moonshine_tune.corpus.manifest import Utterance, read_manifest
 from moonshine_tune.importers.base import files_below
@@ -16,6 +17,9 @@ from moonshine_tune.importers.base import files_below
 STDIN = "-"
 # Their sound is read by ffmpeg. Folders of recordings for training rarely hold them.
 _VIDEO_ENDINGS = frozenset((".mkv", ".mov", ".avi", ".m4v", ".mpg", ".mpeg"))
+
+# Bytes of an id in a file's name, which file systems limit to 255 with its endings.
+_LONGEST_NAME = 200
 
 
 @dataclass(frozen=True)
@@ -117,9 +121,16 @@ def _plain(path: Path) -> Utterance:
 
 
 def _file_name(identifier: str) -> str:
-    """An id as a name of a file: ids may hold anything."""
-    name = "".join("_" if character in '/\\:*?"<>|\0' else character for character in identifier)
-    return name.strip(". ") or "utterance"
+    """An id as a name of a file: ids may hold anything, and be of any length."""
+    name = "".join(
+        "_" if character in '/\\:*?"<>|' or not character.isprintable() else character
+        for character in identifier
+    ).strip(". ")
+    if name and (len(name.encode()) > _LONGEST_NAME or is_device_name(name)):
+        # Too long, or reserved on some systems: a hash tells two of one beginning apart.
+        digest = hashlib.sha256(identifier.encode("utf-8", "surrogatepass")).hexdigest()
+        name = f"{short_label(name, 'utterance')}-{digest[:8]}"
+    return name or "utterance"
 
 
 def _named(sources: Sequence[_Input]) -> tuple[Recording, ...]:

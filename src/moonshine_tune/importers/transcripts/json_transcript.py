@@ -12,7 +12,10 @@ from typing import Any
 from moonshine_tune.importers.transcripts.captions import unrolled_transcript
 from moonshine_tune.importers.transcripts.cue import Cue, TranscriptFile
 
-_TEXT = ("text", "transcript", "transcription", "sentence", "utf8", "content", "utterance")
+_TEXT = ("text", "transcript", "transcription", "sentence", "utf8", "content", "utterance",
+         "display")  # fmt: skip
+_ALTERNATIVES = ("alternatives", "nBest")
+_MARKS = frozenset(".,;:!?…。、，！？")
 # Key → seconds of its unit; None if the other numbers of the file decide.
 _START = {"start": None, "start_time": None, "startTime": None, "begin": None, "offset": None,
           "from": None, "t0": None, "tStartMs": 1e-3, "start_ms": 1e-3,
@@ -59,14 +62,15 @@ def _nested_text(value: Any, depth: int = 0) -> str:
     if depth > _DEEPEST:
         return ""
     if isinstance(value, list):
-        parts = (_nested_text(item, depth + 1) for item in value)
-        return " ".join(part for part in parts if part)
+        parts = [part for item in value if (part := _nested_text(item, depth + 1))]
+        # Recognizers list marks as words of their own.
+        return "".join(f"{'' if set(part) <= _MARKS else ' '}{part}" for part in parts).strip()
     if not isinstance(value, dict):
         return ""
     if text := _text(value):
         return text
     parts = (
-        _nested_text(item[:1] if key == "alternatives" else item, depth + 1)
+        _nested_text(item[:1] if key in _ALTERNATIVES else item, depth + 1)
         for key, item in value.items()
         if isinstance(item, list | dict)
     )

@@ -35,6 +35,8 @@ _CLOCK_LINE = re.compile(
 )
 # `Anna  0:03` above what Anna says.
 _SPEAKER_LINE = re.compile(rf"\s*([^\d\[\]():.!?]{{1,40}}?(?:\s\d{{1,2}})?)[\s,(]+{_CLOCK}\)?:?\s*")
+# A name or two, without a mark at its end.
+_NAME_ALONE = re.compile(r"[^\W\d_][\w'’-]*\.?(?: [\w'’-]+\.?){0,2}:?")
 _SLACK_S = 0.25
 # Letters a second: nobody speaks faster.
 _FASTEST = 40.0
@@ -221,9 +223,9 @@ def _ambiguous(track: LabelTrack, options: list[str]) -> RequestError:
 
 
 def is_table_of_times(content: str) -> bool:
-    """Whether nearly all of several lines have two times and tabs, or some begin with two fractions.
+    """Whether nearly all of several lines have two times and tabs, or two begin with two fractions.
 
-    No sentence does, twice.
+    No sentences do.
     """
     lines = [line for line in content.splitlines() if line.strip()]
     count = sum(line.count("\t") > 1 and len(_TIME.findall(line)) > 1 for line in lines)
@@ -238,7 +240,7 @@ def clock_cues(content: str) -> list[Cue] | None:
     A text may be in the lines below its time. One line without brackets is no such file:
     `12:30 is fine` is a text.
     """
-    cues: list[tuple[float, float | None, list[str], str | None]] = []
+    cues: list[_ClockCue] = []
     has_brackets = False
     for line in content.splitlines():
         if not line.strip() or (not cues and _TAG_LINE.fullmatch(line)):
@@ -246,27 +248,56 @@ def clock_cues(content: str) -> list[Cue] | None:
         speaker = _SPEAKER_LINE.fullmatch(line)
         match = _CLOCK_LINE.fullmatch(line)
         if speaker is not None:
-            cues.append((_clock(speaker.groups()[1:5]), None, [], speaker.group(1).strip()))
+            start = _clock(speaker.groups()[1:5])
+            cues.append(_ClockCue(start, None, [], speaker.group(1).strip()))
         elif match is not None:
             groups = match.groups()
             has_brackets |= bool(groups[0])
             end = _clock(groups[5:9]) if groups[6] is not None else None
-            cues.append((_clock(groups[1:5]), end, [groups[9]], None))
+            cues.append(_ClockCue(_clock(groups[1:5]), end, [groups[9]], None))
         elif not cues:
             return None
         else:
-            cues[-1][2].append(line)
-    starts = [cue[0] for cue in cues]
+            cues[-1].lines.append(line)
+    starts = [cue.start for cue in cues]
     if not cues or starts != sorted(starts) or not (has_brackets or len(cues) > 1):
         return None
+    _name_speakers(cues)
     # `Meet me at 1:30` is no speaker with a time.
-    if 2 * sum(not any(map(str.strip, lines)) for _, _, lines, _ in cues) > len(cues):
+    if 2 * sum(not any(map(str.strip, cue.lines)) for cue in cues) > len(cues):
         return None
     following = [*starts[1:], None]
     return [
-        Cue(number, start, following[number - 1] if end is None else end, " ".join(lines), who)
-        for number, (start, end, lines, who) in enumerate(cues, start=1)
+        Cue(
+            number,
+            cue.start,
+            following[number - 1] if cue.end is None else cue.end,
+            " ".join(cue.lines),
+            cue.speaker,
+        )
+        for number, cue in enumerate(cues, start=1)
     ]
+
+
+@dataclass
+class _ClockCue:
+    """A time, and the lines up to the next one."""
+
+    start: float
+    end: float | None
+    lines: list[str]
+    speaker: str | None
+
+
+def _name_speakers(cues: Sequence[_ClockCue]) -> None:
+    """Take `Anna` of `[00:03] Anna` for the speaker of the lines below, where all cues are such."""
+    own = [cue for cue in cues if cue.speaker is None]
+    if len(own) > 1 and all(
+        any(map(str.strip, cue.lines[1:])) and _NAME_ALONE.fullmatch(cue.lines[0].strip())
+        for cue in own
+    ):
+        for cue in own:
+            cue.speaker = cue.lines.pop(0).strip().rstrip(":")
 
 
 def _clock(groups: Sequence[str | None]) -> float:

@@ -40,6 +40,9 @@ _TIMES_ROW = re.compile(r"\d+([.,]\d+)?\t\d+([.,]\d+)?\t")
 CUE_ENDINGS = (".srt", ".vtt", ".sbv", ".ass", ".ssa", ".ttml", ".smi", ".lrc", ".textgrid",
                ".eaf", ".ctm", ".stm")  # fmt: skip
 _LAB_HEADER = re.compile(r"\A(?:[^\n]*\n){0,9}?\s*#\s*\n")
+_LINE_NAME = re.compile(
+    r"\s*(?P<name>[^\W\d_][\w.'’-]*(?: [\w.'’-]+){0,2}) ?(?:: |:\t|：)\s*(?P<words>\S.*)"
+)
 _ARROW = re.compile(r"^\s*(?:\d+:)?\d+:\d\d[.,]\d+ -->", re.MULTILINE)
 
 
@@ -101,7 +104,25 @@ def _plain(file: Path, content: str, *, as_words: bool) -> TranscriptFile:
     turns = _speaker_turns(file, content)
     if turns is None and "\n" in content and is_table_of_times(content):
         return TranscriptFile(file, problem=TABLE_OF_TIMES)
-    return turns or TranscriptFile(file, text=content)
+    return turns or _dialogue(file, content) or TranscriptFile(file, text=content)
+
+
+def _dialogue(file: Path, content: str) -> TranscriptFile | None:
+    """The words of lines that all begin with a name and a colon; None if it is no dialogue.
+
+    A name that comes again is a speaker. Where none does, the words may be spoken, too.
+    """
+    lines = [line for line in content.splitlines() if line.strip()]
+    matches = [_LINE_NAME.match(line) for line in lines] if len(lines) > 1 else [None]
+    names = [match["name"] for match in matches if match is not None]
+    if len(names) < len(matches):
+        return None
+    if 1 < len(set(names)) < len(names):
+        words = [match["words"] for match in matches if match is not None]
+        remark = "names in front of all lines are speakers, and left out"
+        return TranscriptFile(file, text="\n".join(words), remarks=(remark,))
+    remark = f"all lines begin with a colon after {names[0]!r} and the like, which may be speakers"
+    return TranscriptFile(file, text=content, remarks=(remark,))
 
 
 def _captions(
