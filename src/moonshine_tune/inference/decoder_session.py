@@ -132,8 +132,14 @@ class GreedySession:
 
     def step(self, tokens: Tensor) -> Tensor:
         """Feed one token per row, [B]; returns the logits of the next, [B, V]."""
-        model = self._model
         cos, sin = (table[self._position] for table in self._rotary)
+        hidden = self._run_layers(tokens, cos, sin)
+        self._position += 1
+        return self._head(hidden)[:, 0]
+
+    def _run_layers(self, tokens: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Final hidden states [N, 1, W] of tokens [N] at the positions of their rotary tables."""
+        model = self._model
         hidden = model.decoder.embed_tokens(tokens[:, None])
         for number, layer in enumerate(self._layers):
             attn, products = layer.self_attn, self._products[number]
@@ -149,8 +155,8 @@ class GreedySession:
             query = _heads(products.frame_query(layer.post_attention_layernorm(hidden)), attn)
             hidden = hidden + products.frame_out(self._attend_frames(number, query, attn.scaling))
             hidden = hidden + products.feed_forward(layer.final_layernorm(hidden))
-        self._position += 1
-        return self._head(model.decoder.norm(hidden))[:, 0]
+        result: Tensor = model.decoder.norm(hidden)
+        return result
 
     def _attend_past(
         self, number: int, query: Tensor, key: Tensor, value: Tensor, scaling: float

@@ -54,7 +54,7 @@ def greedy_tokens(
         unfinished = remaining
         if not unfinished:
             break
-        kept = _kept_positions(unfinished, len(rows), model.device)
+        kept = kept_positions(unfinished, len(rows), model.device)
         if len(kept) < len(rows):
             session.keep(kept)
             tokens = tokens[torch.tensor(kept, device=model.device)]
@@ -64,7 +64,7 @@ def greedy_tokens(
     return texts
 
 
-def _kept_positions(unfinished: Sequence[int], count: int, device: torch.device) -> Sequence[int]:
+def kept_positions(unfinished: Sequence[int], count: int, device: torch.device) -> Sequence[int]:
     """Positions that stay in the batch: the unfinished ones, and perhaps some finished ones.
 
     Removing rows from the middle copies the keys and values of all others, so it is done when few

@@ -37,6 +37,7 @@ class Counters(StateRecord):
     """The trainer's counters. They are part of the saved state, so their size must not grow.
 
     Attributes:
+        time: seconds by activity.
         micro_batch: most clips in a forward pass after running out of memory; 0 before.
         baseline_hypotheses: transcripts of the base model, by id, for a canary without texts.
         baseline, parent, best: the scores of the base model, of the adapter that the run started
@@ -54,6 +55,7 @@ class Counters(StateRecord):
     skipped_in_a_row: int = 0
     scores_without_best: int = 0
     train_seconds: float = 0.0
+    time: dict[str, float] = {}
     # `first_heard` in states saved before 0.1.0 was released.
     baseline_hypotheses: dict[str, str] = Field(
         default={}, validation_alias=AliasChoices("baseline_hypotheses", "first_heard")
