@@ -101,10 +101,11 @@ class GreedySession:
             self._span(start, states.lengths[start:stop], states)
             for start, stop in _span_borders(states)
         ]
-        reference = self._spans[0].cross[0][0]
+        reference, attn = self._spans[0].cross[0][0], self._layers[0].self_attn
         # Keys and values of the tokens so far, allocated for all.
         length = text_width(max_tokens, device) if self._pads else max_tokens
-        shape = (len(states.lengths), reference.shape[1], length, reference.shape[3])
+        num_heads = len(attn.k_proj.weight) // attn.head_dim
+        shape = (len(states.lengths), num_heads, length, attn.head_dim)
         allocate = reference.new_zeros if self._pads else reference.new_empty
         self._past = [(allocate(shape), allocate(shape)) for _ in self._layers]
         positions = torch.arange(length, device=device)[None]

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from moonshine_tune.core.device import is_launch_bound, round_up_to_coarse_bucket, text_width
 from moonshine_tune.inference.decoder_session import GreedySession
 from moonshine_tune.models.base import EncoderStates, SpeechModel, additive_mask
+from moonshine_tune.models.kernels.packed_linear import Linear
 
 # Positions whose logits are computed together: 33 MB with a vocabulary of 32,768.
 _LOGITS_ROWS = 256
@@ -69,8 +70,7 @@ class DraftSession(GreedySession):
         self._pass = self._layout(flat_rows, flat_columns, flat_steps, max(steps), max(columns))
         cos, sin = (table[flat_columns][:, None, None] for table in self._rotary)
         hidden = self._run_layers(tokens, cos, sin)[:, 0]
-        chosen = [self._head(part).argmax(dim=-1) for part in hidden.split(_LOGITS_ROWS)]
-        flat = iter(torch.cat(chosen).tolist())
+        flat = iter(most_probable_tokens(hidden, self._head).tolist())
         self._lengths = [
             length + len(block) for length, block in zip(self._lengths, blocks, strict=True)
         ]
@@ -133,6 +133,11 @@ class DraftSession(GreedySession):
     def _flat(self, mixed: Tensor) -> Tensor:
         """[B, steps, W] → [N, 1, W]."""
         return mixed.reshape(-1, mixed.shape[-1])[self._current.cells][:, None]
+
+
+def most_probable_tokens(hidden: Tensor, head: Linear) -> Tensor:
+    """Hidden states [N, W] → the token after each, [N]; a part of the logits at a time."""
+    return torch.cat([head(part).argmax(dim=-1) for part in hidden.split(_LOGITS_ROWS)])
 
 
 def _rounded_up(count: int, device: torch.device) -> int:

@@ -92,6 +92,12 @@ class PreparedTraining:
     fingerprints: dict[str, str]
     seconds: float
 
+    @property
+    def scored_sets(self) -> list[ScoredSet]:
+        """All sets that are scored."""
+        sets = (self.dev, self.dev_augmented, self.canary)
+        return [scored for scored in sets if scored is not None]
+
 
 def prepare_training(
     settings: RunSettings,

@@ -255,6 +255,8 @@ class Trainer:
             )
         self.counters = state.counters
         self.best_state, self.chosen_state = state.best, state.chosen
+        for scored in self.prepared.scored_sets:
+            scored.restore_drafts(self.counters.drafts.get(scored.name, []))
         if self.prepared.canary is not None:
             self.prepared.canary.restore_baseline_hypotheses(self.counters.baseline_hypotheses)
         if self.distributed.is_rank_zero:
@@ -468,6 +470,7 @@ class Trainer:
             if is_tiny(prepared.dev.utterances):
                 # Smaller changes say nothing: patience would wait for them.
                 loss = round(prepared.dev.word_loss(self.model, progress), 3)
+        self.counters.drafts = {scored.name: scored.drafts for scored in prepared.scored_sets}
         words = dev.score.words.reference * (1 if augmented is None else 2)
         self.rule = replace(self.rule, dev_words=words)
         progress.transcripts([(item.reference, item.hypothesis) for item in dev.scored[:3]])
