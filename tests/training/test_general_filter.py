@@ -1,6 +1,7 @@
 """The finished adapter is filtered by general speech, unless dev shows that it is worse."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,16 @@ import torch
 from tests.training_runs import Training, Watcher
 
 from moonshine_tune.core.progress import SilentProgress
+from moonshine_tune.inference.dataset import read_training_data
+from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.models.files import ADAPTER_WEIGHTS_FILE
+from moonshine_tune.models.input_covariance import InputCovariance
 from moonshine_tune.models.lora import read_matrices
+from moonshine_tune.registry.open import open_model
 from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.training.distributed import Distributed
+from moonshine_tune.training.objective import Objective
+from moonshine_tune.training.prepare import prepare_training
 from moonshine_tune.training.run import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -71,6 +79,36 @@ def test_resumed_after_the_end_it_is_the_same(training: Training, tmp_path: Path
     train(settings, tmp_path / "run", SilentProgress(), resume=True)
     after = _matrices(tmp_path / "run")
     assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def _inputs(model: SpeechModel, run: Callable[[], object]) -> dict[str, torch.Tensor]:
+    covariance = InputCovariance()
+    with torch.no_grad(), covariance.collect(model):
+        run()
+    return {name: torch.from_numpy(covariance.mean(name)) for name in covariance.names}
+
+
+def _objective(training: Training, domain_weight: float) -> tuple[SpeechModel, Objective]:
+    settings = training.settings(
+        "replay", adapter__sites="all", retain__domain_weight=domain_weight
+    ).settings
+    opened = open_model(settings.model, progress=SilentProgress())
+    data = read_training_data(settings.data)
+    prepared = prepare_training(settings, data, opened, SilentProgress())
+    opened.model.module.eval()
+    distributed = Distributed(torch.device("cpu"), torch.float32)
+    return opened.model, Objective(settings.retain, opened.model, prepared, distributed)
+
+
+def test_inputs_are_those_of_the_losses_without_the_base(training: Training) -> None:
+    """The base's own pass over training clips is none of the adapted model's inputs."""
+    model, objective = _objective(training, 0.0)
+    domain = _inputs(model, lambda: objective.run_domain_clips(1))
+    general = _inputs(model, lambda: objective.run_replay_clips(1))
+    torch.testing.assert_close(domain, _inputs(model, lambda: [*objective.domain_terms(1, 1)]))
+    torch.testing.assert_close(general, _inputs(model, lambda: [*objective.replay_terms(1, 1)]))
+    model, pulled = _objective(training, 1.0)
+    torch.testing.assert_close(domain, _inputs(model, lambda: pulled.run_domain_clips(1)))
 
 
 @pytest.mark.parametrize(

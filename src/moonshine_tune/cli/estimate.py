@@ -8,6 +8,7 @@ import typer
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, refuse, show, table
 
 if TYPE_CHECKING:
+    from moonshine_tune.memory.duration import Duration
     from moonshine_tune.memory.estimate import EstimateResult
 
 _EXAMPLE = "Example: moonshine-tune estimate --preset medium-pilot --device mps --clip-s 15"
@@ -48,11 +49,15 @@ def estimate(
             help="Memory that the run may take [MPS: this Mac's, or 9.5].",
         ),
     ] = None,
+    no_time: Annotated[
+        bool, typer.Option("--no-time", help="Do not measure steps for the time of the run.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Estimate the peak memory of a training run by phase and part, and what would fit.
 
-    No weights are fetched or read. Exit code 1 if the run would not fit.
+    Also its disk space, and on the CPU its time, with a training manifest in the settings. No
+    weights are fetched or read. Exit code 1 if the run would not fit.
     """
     from dataclasses import replace
 
@@ -64,9 +69,10 @@ def estimate(
 
     layers = settings_layers(preset, config, assignments, flags={"model": model})
     settings = resolve_settings(with_model_preset(layers)).settings
-    workload = Workload()
+    workload, data = Workload(), None
     if settings.data.train is not None:
-        workload = workload_of(settings, read_training_data(settings.data))
+        data = read_training_data(settings.data)
+        workload = workload_of(settings, data)
     workload = replace(
         workload,
         clip_s=workload.clip_s if clip_s is None else clip_s,
@@ -80,6 +86,7 @@ def estimate(
         TerminalProgress(),
         device=device,
         budget_gib=budget_gib,
+        timed=None if no_time else data,
     )
     show(_text(result), _document(result), as_json=as_json)
     refuse(not result.fits)
@@ -107,9 +114,18 @@ def _text(result: "EstimateResult") -> str:
         f"{_gib(result.budget.bytes)} GiB: {result.budget.reason}",
         f"fitting with batch {shape.batch_size}: clips of {result.longest_clip_s} s; "
         f"with clips of {shape.clip_s:g} s: batch {result.largest_batch}",
+        "disk: " + ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in result.disk.items()),
+        *([_time(result.duration)] if result.duration else []),
         *(f"assumed: {remark}" for remark in result.remarks),
     ]
     return "\n".join(lines)
+
+
+def _time(duration: "Duration") -> str:
+    total = duration.total
+    taken = sorted(duration.seconds.items(), key=lambda item: -item[1])
+    parts = ", ".join(f"{name} {value / total:.0%}" for name, value in taken)
+    return f"time: about {total / 60:.1f} min without an early stop, on an idle machine: {parts}"
 
 
 def _document(result: "EstimateResult") -> dict[str, Any]:
@@ -132,5 +148,7 @@ def _document(result: "EstimateResult") -> dict[str, Any]:
         "model_parameters": estimate.model_parameters,
         "adapter_parameters": estimate.adapter_parameters,
         "shape": shape,
+        "disk_bytes": dict(result.disk),
+        **({"seconds": result.duration.seconds} if result.duration else {}),
         "assumed": list(result.remarks),
     }

@@ -17,6 +17,7 @@ from moonshine_tune.cli.console import (
     with_interval,
 )
 from moonshine_tune.cli.live_view import sparkline
+from moonshine_tune.core.errors import RequestError
 
 if TYPE_CHECKING:
     from moonshine_tune.metrics.wer import Score
@@ -46,9 +47,12 @@ def list_(
     as_json: JsonFlag = False,
 ) -> None:
     """List all runs at or below a folder, the lowest dev WER first."""
+    from moonshine_tune.runs.cached_results import cached_results
     from moonshine_tune.runs.manage import list_runs
 
     runs = list_runs(folder, sort=sort, status=status, model=model)
+    if kept := sum(cached_results().values()):
+        say(f"the cache has {kept / 1e6:.1f} MB for later runs: moonshine-tune runs clean --cache")
     show(_list_summary(folder, runs), runs, as_json=as_json)
 
 
@@ -76,20 +80,52 @@ def compare(
 
 @app.command(epilog="Example: moonshine-tune runs clean runs --keep 5 --dry-run")
 def clean(
-    folder: Annotated[Path, Argument(help="Folder that holds runs.")],
-    keep: Annotated[int, Option(help="Best runs to keep of each dev set; at least 1.")],
+    folder: Annotated[Path | None, Argument(help="Folder that holds runs.")] = None,
+    keep: Annotated[
+        int | None, Option(help="Best runs to keep of each dev set; at least 1.")
+    ] = None,
+    cache: Annotated[
+        bool,
+        Option("--cache", help="Remove what runs keep in the cache: encoder states, base texts."),
+    ] = False,
     dry_run: Annotated[
         bool, Option("--dry-run", help="Show what would be removed, and remove nothing.")
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Remove all runs but the best. One that may still be running is kept."""
+    """Remove all runs but the best. One that may still be running is kept.
+
+    With --cache, remove what runs keep for later ones, which then compute it again; models stay.
+    """
+    if cache:
+        _clean_cache(folder, keep, dry_run=dry_run, as_json=as_json)
+        return
+    if folder is None or keep is None:
+        raise RequestError(
+            "no folder of runs and no number to keep",
+            hint="moonshine-tune runs clean runs --keep 5 --dry-run; or --cache for the cache",
+        )
     from moonshine_tune.runs.manage import clean_leftovers, clean_runs
 
     cleaned = clean_runs(folder, keep=keep, dry_run=dry_run)
     for path in clean_leftovers(folder, dry_run=dry_run):
         say(f"{'would remove' if dry_run else 'removed'}, left by a dead process: {path}")
     show(_cleaned(cleaned, dry_run), cleaned, as_json=as_json)
+
+
+def _clean_cache(folder: Path | None, keep: int | None, *, dry_run: bool, as_json: bool) -> None:
+    if folder is not None or keep is not None:
+        raise RequestError(
+            "--cache is for the cache alone",
+            hint="clean the runs by themselves: leave out --cache",
+        )
+    from moonshine_tune.runs.cached_results import remove_cached_results
+
+    removed = remove_cached_results(dry_run=dry_run)
+    verb = "would remove" if dry_run else "removed"
+    lines = [f"{verb}: {kind}, {size / 1e6:.1f} MB" for kind, size in removed.items()]
+    document = {"bytes": removed, "removed": not dry_run}
+    show("\n".join(lines) or "the cache has no results of runs", document, as_json=as_json)
 
 
 def _list_summary(folder: Path, runs: "tuple[RunSummary, ...]") -> str:

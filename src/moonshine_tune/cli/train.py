@@ -219,6 +219,7 @@ def _summary(result: "TrainResult") -> str:
         f"{result.seconds:.0f} s in total, peak {result.peak_memory_mb} MB, "
         f"loss {result.first_loss:.3f} → {result.last_loss:.3f}, "
         f"{result.skipped_steps} steps skipped",
+        *([f"time: {result.time_sentence}"] if result.time_sentence else []),
         f"adapter: {result.adapter}",
     ]
     if result.verdict in _ADVICE:

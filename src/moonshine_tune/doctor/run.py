@@ -30,6 +30,7 @@ from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.text import first_line
 from moonshine_tune.core.version import VERSION
 from moonshine_tune.doctor.dependencies import REPLACED, installed_packages, why_not_importable
+from moonshine_tune.runs.cached_results import cached_results
 
 if TYPE_CHECKING:
     import torch
@@ -376,6 +377,8 @@ def _files(settings: DoctorSettings) -> _Checks:
     ):
         free = free_disk_mb(folder)
         figure = f"{free:,} MB free at {folder}"
+        if folder == cache_root() and (kept := sum(cached_results().values())):
+            figure += f"; {kept // 1_000_000:,} MB kept for later runs (runs clean --cache)"
         if free < _NO_DISK_MB:
             yield _failure(name, figure, advice)
         else:

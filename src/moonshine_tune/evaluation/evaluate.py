@@ -32,6 +32,7 @@ from moonshine_tune.evaluation.results import (
     earlier_evaluation,
     write_evaluation,
 )
+from moonshine_tune.inference.drafts import DraftStore
 from moonshine_tune.inference.transcribe import TorchTranscriber, Transcriber, transcribe_utterances
 from moonshine_tune.metrics.metric import extra_metrics
 from moonshine_tune.metrics.wer import (
@@ -270,12 +271,13 @@ def _open_variants(
     if adapter is not None and request.score_base and (before := _parent_of(adapter)) is not None:
         adapters = {_PARENT: before, **adapters}
     scores_base = adapter is not None and request.score_base
+    drafts = DraftStore() if scores_base else None
     for name, own in adapters.items():
         opened = open_model(
             request.model, adapter=own, device=request.device, dtype="float32", progress=progress
         )
         normalizer = normalizer_for(request.normalizer, language or opened.language)
-        transcriber = TorchTranscriber(opened.model, opened.limits)
+        transcriber = TorchTranscriber(opened.model, opened.limits, drafts)
         model = str(opened.base["name"])
         if scores_base:
             scores_base = False

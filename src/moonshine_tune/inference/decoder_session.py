@@ -101,10 +101,11 @@ class GreedySession:
             self._span(start, states.lengths[start:stop], states)
             for start, stop in _span_borders(states)
         ]
-        reference = self._spans[0].cross[0][0]
+        reference, attn = self._spans[0].cross[0][0], self._layers[0].self_attn
         # Keys and values of the tokens so far, allocated for all.
         length = text_width(max_tokens, device) if self._pads else max_tokens
-        shape = (len(states.lengths), reference.shape[1], length, reference.shape[3])
+        num_heads = len(attn.k_proj.weight) // attn.head_dim
+        shape = (len(states.lengths), num_heads, length, attn.head_dim)
         allocate = reference.new_zeros if self._pads else reference.new_empty
         self._past = [(allocate(shape), allocate(shape)) for _ in self._layers]
         positions = torch.arange(length, device=device)[None]
@@ -132,8 +133,14 @@ class GreedySession:
 
     def step(self, tokens: Tensor) -> Tensor:
         """Feed one token per row, [B]; returns the logits of the next, [B, V]."""
-        model = self._model
         cos, sin = (table[self._position] for table in self._rotary)
+        hidden = self._run_layers(tokens, cos, sin)
+        self._position += 1
+        return self._head(hidden)[:, 0]
+
+    def _run_layers(self, tokens: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Final hidden states [N, 1, W] of tokens [N] at the positions of their rotary tables."""
+        model = self._model
         hidden = model.decoder.embed_tokens(tokens[:, None])
         for number, layer in enumerate(self._layers):
             attn, products = layer.self_attn, self._products[number]
@@ -149,8 +156,8 @@ class GreedySession:
             query = _heads(products.frame_query(layer.post_attention_layernorm(hidden)), attn)
             hidden = hidden + products.frame_out(self._attend_frames(number, query, attn.scaling))
             hidden = hidden + products.feed_forward(layer.final_layernorm(hidden))
-        self._position += 1
-        return self._head(model.decoder.norm(hidden))[:, 0]
+        result: Tensor = model.decoder.norm(hidden)
+        return result
 
     def _attend_past(
         self, number: int, query: Tensor, key: Tensor, value: Tensor, scaling: float

@@ -20,6 +20,7 @@ from moonshine_tune.config.settings import DeviceSettings
 from moonshine_tune.core.device import batch_width, release_memory
 from moonshine_tune.core.hardware import cache_root
 from moonshine_tune.core.progress import Progress
+from moonshine_tune.core.stopwatch import Stopwatch
 from moonshine_tune.inference.batching import (
     batches_by_length,
     encode_batch_s,
@@ -210,6 +211,7 @@ class EncoderCache:
 
     Args:
         trains_encoder: store the output of the encoder's front end instead of its states.
+        stopwatch: counts `encoding`, reading of the audio included.
 
     Attributes:
         trains_encoder: as given.
@@ -224,7 +226,9 @@ class EncoderCache:
         progress: Progress,
         *,
         trains_encoder: bool,
+        stopwatch: Stopwatch | None = None,
     ) -> None:
+        self._stopwatch = stopwatch or Stopwatch()
         self._settings, self._model, self._progress = settings, opened.model, progress
         self.trains_encoder = self.needs_encoder = trains_encoder
         self._free_mb = settings.state_cache_mb
@@ -255,7 +259,8 @@ class EncoderCache:
             trains_encoder=self.trains_encoder,
         )
         if drawn is not None:
-            source.prepare(drawn, self._progress, f"encoding {name}")
+            with self._stopwatch.measure("encoding"):
+                source.prepare(drawn, self._progress, f"encoding {name}")
         self.needs_encoder |= drawn is None or not source.holds(drawn)
         return source
 

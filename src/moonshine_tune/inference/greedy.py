@@ -30,38 +30,71 @@ def greedy_tokens(
         choose: the next token [B] of logits [B, V]. With one that draws by probability, the texts
             are what the model might also write.
     """
-    longest = min(max(limits), model.max_tokens)
-    texts: list[list[int]] = [[] for _ in limits]
-    # The session is fastest if neighbors are of about one length; sorted input stays as it is.
-    rows = sorted(range(len(limits)), key=lambda row: states.lengths[row])
-    # Positions in the batch; `rows` maps them to rows of the result.
-    unfinished = list(range(len(rows)))
-    # Rows that fill the batch up to a common size are copies, and finished from the start.
-    rows += rows[-1:] * (batch_rows(len(rows), model.device) - len(rows))
-    is_sorted = rows == list(range(len(limits)))
-    session = GreedySession(model, states if is_sorted else states.select(rows), longest)
-    tokens = torch.full((len(rows),), BOS_ID, device=model.device)
-    for _ in range(longest):
+    batch = DecodedBatch(model, states.lengths, limits)
+    session = GreedySession(model, batch.sorted(states), batch.longest)
+    tokens = torch.full((len(batch.rows),), BOS_ID, device=model.device)
+    while batch.unfinished:
         tokens = choose(session.step(tokens))
-        ids, remaining = tokens.tolist(), []
-        for position in unfinished:
-            row, token = rows[position], ids[position]
-            if token == EOS_ID:
-                continue
-            texts[row].append(token)
-            if len(texts[row]) < min(limits[row], longest):
-                remaining.append(position)
-        unfinished = remaining
-        if not unfinished:
-            break
-        kept = _kept_positions(unfinished, len(rows), model.device)
-        if len(kept) < len(rows):
-            session.keep(kept)
+        ids = tokens.tolist()
+        batch.unfinished = [
+            row for row in batch.unfinished if ids[row] != EOS_ID and batch.write(row, [ids[row]])
+        ]
+        kept = batch.remove_finished(session)
+        if kept is not None:
             tokens = tokens[torch.tensor(kept, device=model.device)]
-            rows = [rows[position] for position in kept]
-            moved = {position: index for index, position in enumerate(kept)}
-            unfinished = [moved[position] for position in unfinished]
-    return texts
+    return batch.texts
+
+
+class DecodedBatch:
+    """The texts of a batch while they are written, and which row of the decoder writes which.
+
+    Attributes:
+        texts: tokens by clip.
+        limits: most tokens by clip.
+        longest: of them, and of what the decoder supports.
+        rows: the clip of each row of the decoder.
+        unfinished: the rows that still write, ascending.
+    """
+
+    def __init__(self, model: SpeechModel, lengths: Sequence[int], limits: Sequence[int]) -> None:
+        self._device = model.device
+        self.longest = min(max(limits), model.max_tokens)
+        self.limits = [min(limit, self.longest) for limit in limits]
+        self.texts: list[list[int]] = [[] for _ in limits]
+        # A session is fastest if neighbors are of about one length.
+        self.rows = sorted(range(len(limits)), key=lambda row: lengths[row])
+        self.unfinished = list(range(len(self.rows)))
+        # Rows that fill the batch up to a common size are copies, and finished from the start.
+        missing = batch_rows(len(self.rows), self._device) - len(self.rows)
+        self.rows += self.rows[-1:] * missing
+
+    def sorted(self, states: EncoderStates) -> EncoderStates:
+        """The states in the order of the rows; sorted input stays as it is."""
+        is_sorted = self.rows == list(range(len(self.limits)))
+        return states if is_sorted else states.select(self.rows)
+
+    def room(self, row: int) -> int:
+        """How many tokens the text of a row may still have."""
+        clip = self.rows[row]
+        return self.limits[clip] - len(self.texts[clip])
+
+    def write(self, row: int, tokens: Sequence[int]) -> bool:
+        """Add tokens to the text of a row; returns whether it may have more."""
+        self.texts[self.rows[row]] += tokens
+        return self.room(row) > 0
+
+    def remove_finished(self, session: GreedySession) -> Sequence[int] | None:
+        """Take finished rows out of the session where that pays; returns those that stay, if so."""
+        if not self.unfinished:
+            return None
+        kept = _kept_positions(self.unfinished, len(self.rows), self._device)
+        if len(kept) == len(self.rows):
+            return None
+        session.keep(kept)
+        self.rows = [self.rows[position] for position in kept]
+        moved = {position: index for index, position in enumerate(kept)}
+        self.unfinished = [moved[position] for position in self.unfinished]
+        return kept
 
 
 def _kept_positions(unfinished: Sequence[int], count: int, device: torch.device) -> Sequence[int]:

@@ -10,6 +10,7 @@ from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.corpus.normalizers import Normalizer
 from moonshine_tune.inference.batching import batches_by_length, run_with_oom_backoff
+from moonshine_tune.inference.drafts import greedy_tokens_by_drafts
 from moonshine_tune.inference.encoder_cache import StateSource
 from moonshine_tune.inference.greedy import greedy_tokens
 from moonshine_tune.inference.token_losses import mean_token_losses
@@ -42,18 +43,40 @@ def transcribe_source(
     name: str,
 ) -> list[str]:
     """Greedy transcripts of every utterance of a source, in order."""
-    texts = [""] * len(source)
+    tokens = decode_source(model, source, limits, progress, name)
+    return [model.tokenizer.decode(ids) for ids in tokens]
+
+
+def decode_source(
+    model: SpeechModel,
+    source: StateSource,
+    limits: DecodeLimits,
+    progress: Progress,
+    name: str,
+    drafts: Sequence[Sequence[int]] = (),
+) -> list[list[int]]:
+    """Greedy tokens of every utterance of a source, in order.
+
+    Args:
+        drafts: earlier tokens of each; they change the time, not the result. Empty without any.
+    """
+    decoded: list[list[int]] = [[] for _ in range(len(source))]
     groups = batches_by_length(source.seconds, score_batch_s(skips_encoder=source.skips_encoder))
 
     def decode(group: Sequence[int]) -> None:
         states = source.batch(group)
-        tokens = greedy_tokens(model, states, [limits.tokens(source.seconds[i]) for i in group])
+        most = [limits.tokens(source.seconds[i]) for i in group]
+        if drafts:
+            own = [drafts[index] for index in group]
+            tokens = greedy_tokens_by_drafts(model, states, most, own)
+        else:
+            tokens = greedy_tokens(model, states, most)
         for index, ids in zip(group, tokens, strict=True):
-            texts[index] = model.tokenizer.decode(ids)
+            decoded[index] = ids
 
     with progress.stage(name, len(source)) as stage:
         run_with_oom_backoff(groups, decode, model.device, stage)
-    return texts
+    return decoded
 
 
 class ScoredSet:
@@ -62,6 +85,9 @@ class ScoredSet:
     Args:
         name: what it is for, such as `dev`.
         set_name: of its manifest, for the title.
+
+    Attributes:
+        drafts: tokens of each utterance in the last score; empty before the first one.
     """
 
     def __init__(
@@ -80,6 +106,7 @@ class ScoredSet:
         self._source = source
         self.normalizer = normalizer
         self._limits = limits
+        self.drafts: list[list[int]] = []
 
     @property
     def title(self) -> str:
@@ -101,15 +128,23 @@ class ScoredSet:
             item.with_text(texts[item.id]) if item.id in texts else item for item in self.utterances
         )
 
+    def restore_drafts(self, drafts: list[list[int]]) -> None:
+        """Go on from the last score of an earlier process, where it was of the same utterances.
+
+        Without it scores are the same up to rounding, and a resumed run would round otherwise.
+        """
+        self.drafts = drafts if len(drafts) == len(self.utterances) else []
+
     def score(self, model: SpeechModel, progress: Progress) -> SetScore:
         """Decode everything and score it.
 
         The reference of an utterance without a text is its first hypothesis: that of the base
         model, if the base is scored first.
         """
-        hypotheses = transcribe_source(
-            model, self._source, self._limits, progress, f"scoring {self.name}"
+        self.drafts = decode_source(
+            model, self._source, self._limits, progress, f"scoring {self.name}", self.drafts
         )
+        hypotheses = [model.tokenizer.decode(ids) for ids in self.drafts]
         self.utterances = tuple(
             utterance if utterance.text is not None else utterance.with_text(text)
             for utterance, text in zip(self.utterances, hypotheses, strict=True)

@@ -15,6 +15,7 @@ from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.inference.batching import batches_by_length, encode_clips, fit_clip
 from moonshine_tune.inference.dataset import utterance_seconds
 from moonshine_tune.inference.decoder_session import bytes_per_frame
+from moonshine_tune.inference.drafts import DraftStore, greedy_tokens_by_drafts
 from moonshine_tune.inference.greedy import greedy_tokens
 from moonshine_tune.inference.timed_text import TimedText, timed_texts
 from moonshine_tune.models.base import DecodeLimits, EncoderStates, SpeechModel
@@ -44,12 +45,18 @@ class Transcriber(Protocol):
 
 
 class TorchTranscriber:
-    """A model in memory, with the interface of the runtime's transcriber."""
+    """A model in memory, with the interface of the runtime's transcriber.
+
+    Args:
+        drafts: transcripts of other models, where the same clips are transcribed by several.
+    """
 
     backend = "torch"
 
-    def __init__(self, model: SpeechModel, limits: DecodeLimits) -> None:
-        self._model, self._limits = model, limits
+    def __init__(
+        self, model: SpeechModel, limits: DecodeLimits, drafts: DraftStore | None = None
+    ) -> None:
+        self._model, self._limits, self._drafts = model, limits, drafts
 
     @property
     def batch_s(self) -> float:
@@ -77,7 +84,12 @@ class TorchTranscriber:
     def _decode(self, clips: Sequence[Samples]) -> tuple[EncoderStates, list[list[int]]]:
         states = encode_clips(self._model, clips)
         limits = [self._limits.tokens(len(clip) / SAMPLE_RATE_HZ) for clip in clips]
-        return states, greedy_tokens(self._model, states, limits)
+        if self._drafts is None:
+            return states, greedy_tokens(self._model, states, limits)
+        drafts = self._drafts.of(clips)
+        tokens = greedy_tokens_by_drafts(self._model, states, limits, drafts)
+        self._drafts.keep(clips, tokens)
+        return states, tokens
 
 
 @dataclass(frozen=True)

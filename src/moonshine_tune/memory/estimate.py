@@ -21,8 +21,11 @@ from moonshine_tune.core.hardware import available_memory_mb, total_memory_mb
 from moonshine_tune.core.names import home_expanded
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.inference.batching import encode_batch_s
+from moonshine_tune.inference.dataset import TrainingData
 from moonshine_tune.inference.scored_set import score_batch_s
-from moonshine_tune.memory.model import MemoryEstimate, MemoryModel, RunShape
+from moonshine_tune.memory.duration import Duration, estimate_duration
+from moonshine_tune.memory.model import MemoryEstimate, MemoryModel
+from moonshine_tune.memory.run_shape import RunShape
 from moonshine_tune.models.base import TOKENS_PER_SECOND
 from moonshine_tune.models.checkpoint import is_checkpoint_folder
 from moonshine_tune.models.lora import TARGET_MODULES
@@ -83,6 +86,8 @@ class EstimateResult:
         longest_clip_s: with the present batch size; 0 if not even one second fits.
         largest_batch: with the present clip length; 0 if not even one clip fits.
         remarks: assumptions and their reasons.
+        disk: bytes by what a run leaves there: `run folder`, and `encoder states` in the cache.
+        duration: expected time; None where it was not measured.
     """
 
     model: str
@@ -93,6 +98,8 @@ class EstimateResult:
     longest_clip_s: int
     largest_batch: int
     remarks: tuple[str, ...]
+    disk: Mapping[str, int]
+    duration: Duration | None = None
 
 
 def estimate_run(
@@ -102,12 +109,15 @@ def estimate_run(
     *,
     device: str | None = None,
     budget_gib: float | None = None,
+    timed: TrainingData | None = None,
 ) -> EstimateResult:
     """The peak memory of a run by phase and part, and what would fit; reads no weights.
 
     Args:
         device: `cpu`, `mps` or `cuda`, whether this machine has it or not; None as in training.
         budget_gib: memory that the run may take; None chooses by device.
+        timed: the manifests of the run, where its time is measured too: for some seconds with
+            random weights, if the run fits and its device is this machine's CPU.
 
     Raises:
         RequestError: no such model, device or clip length.
@@ -116,12 +126,17 @@ def estimate_run(
     kind = device_kind(device or settings.device.name)
     budget = choose_budget(kind, settings.device.budget_gib if budget_gib is None else budget_gib)
     shape, remarks = run_shape(settings, workload, kind)
-    model = MemoryModel(model_config(settings.model), shape)
+    config = model_config(settings.model)
+    model = MemoryModel(config, shape)
     estimate = model.estimate().within(budget.bytes)
     if shape.loose_heap and not estimate.shape.loose_heap:
         remarks += (TIGHT_HEAP,)
     progress.say("looking for the longest clip and the largest batch that fit")
     search = _SizeSearch(model, estimate.tightened(), budget.bytes)
+    duration = None
+    if timed is not None and estimate.total <= budget.bytes:
+        progress.say("measuring some steps")
+        duration = estimate_duration(config, shape, settings, timed)
     return EstimateResult(
         model=settings.model,
         device=kind,
@@ -131,7 +146,27 @@ def estimate_run(
         longest_clip_s=search.longest_clip(partial(_tokens, settings, workload)),
         largest_batch=search.largest_batch(),
         remarks=remarks,
+        disk=_disk_bytes(settings, estimate),
+        duration=duration,
     )
+
+
+def _disk_bytes(settings: RunSettings, estimate: MemoryEstimate) -> dict[str, int]:
+    """What a run writes: its folder, and stored states that memory does not hold."""
+    adapter = 4 * estimate.adapter_parameters
+    # In each of two saved states: the adapter, the best, the chosen one, and two moments.
+    copies = 1 + 2 * 5 + settings.select.average_last
+    disk = {"run folder": copies * adapter}
+    shape, device = estimate.shape, settings.device
+    if not math.isfinite(shape.stored_s):
+        return disk
+    states = estimate.states_bytes
+    fits = states <= device.state_cache_mb * 1_000_000 and device.state_storage == "auto"
+    if shape.stored_s and not fits and device.state_storage != "memory":
+        itemsize = getattr(torch, device.state_format).itemsize
+        states = states * itemsize // shape.frozen_dtype.itemsize
+        disk["encoder states"] = min(states, device.state_disk_mb * 1_000_000)
+    return disk
 
 
 _estimates: dict[tuple[str, RunShape], MemoryEstimate] = {}

@@ -9,7 +9,6 @@ the interpreter) is added from measurements, as parts of its own.
 
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,18 +17,12 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
-from moonshine_tune.core.device import batch_rows, batch_width, counted_as, text_width
-from moonshine_tune.inference.decoder_session import GreedySession
+from moonshine_tune.core.device import counted_as
 from moonshine_tune.memory.live_storage import LiveMemory, make_fake
-from moonshine_tune.models.base import EncoderStates
+from moonshine_tune.memory.phase_work import PhaseWork
+from moonshine_tune.memory.run_shape import RunShape
 from moonshine_tune.models.checkpoint import MOST_MAPPED_BYTES
 from moonshine_tune.models.lora import adapter_parameters, inject_lora
-from moonshine_tune.models.losses import (
-    FrozenHead,
-    TargetBatch,
-    head_cross_entropy_sum,
-    head_kl_sum,
-)
 from moonshine_tune.registry.published_configs import depth_of, model_from_config, shallower
 
 _MIB = 1 << 20
@@ -46,73 +39,6 @@ _GAPS = {_CPU: 0.06, _CUDA: 0.10, _MPS: 0.25}
 _LOOSE_GAPS = 2.3
 # Deeper models are counted in two shallow versions: equal layers take equal memory.
 _DIRECT_DEPTH, _SHALLOW = 6, (2, 3)
-
-
-@dataclass(frozen=True)
-class RunShape:
-    """Everything that the memory of a run depends on.
-
-    Attributes:
-        device: `cpu`, `mps` or `cuda`. Training on MPS uses eager attention.
-        sites: target modules of the adapter, by their name in `models.lora.TARGET_MODULES`.
-        rank, dropout, dora: as in `models.lora.inject_lora`.
-        loose_heap: the CPU's allocator is glibc's default, which fragments; the alternative is
-            `core.device.return_freed_memory_to_os`.
-        frozen_dtype: number format of the frozen weights.
-        mixed: bfloat16 autocast around the forward pass.
-        batch_size: clips in a micro-batch; accumulation takes no memory.
-        clip_s: the longest clip, seconds.
-        tokens: in its transcript.
-        stored_s: seconds of audio whose encoder states are stored, or the front end's features if
-            the encoder trains; 0: clips are encoded in every step.
-        stored_limit_mb: most memory for them, in MB of 10^6 bytes; the rest is stored on disk.
-        releases_encoder: the encoder is freed once all states are stored.
-        replay_clips: clips of a micro-batch on which the base model teaches; 0 for none.
-        replay_window_s: most seconds of such a clip, if shorter than `clip_s`; its tokens in
-            proportion.
-        pulled_s: seconds of replay audio whose encoder states of the base are kept, in 16 bits, for
-            an encoder that trains.
-        score_batch_s: padded audio that is decoded together when the dev set is scored; 0: nothing
-            is scored.
-        prepare_batch_s: padded audio that is encoded together when states are stored.
-    """
-
-    device: str = _CPU
-    sites: str = "decoder"
-    rank: int = 8
-    dropout: float = 0.0
-    dora: bool = False
-    loose_heap: bool = False
-    frozen_dtype: torch.dtype = torch.float32
-    mixed: bool = False
-    batch_size: int = 8
-    clip_s: float = 10.0
-    tokens: int = 65
-    gradient_checkpointing: bool = False
-    stored_s: float = 0.0
-    stored_limit_mb: float = math.inf
-    releases_encoder: bool = False
-    replay_clips: int = 0
-    replay_window_s: float = math.inf
-    pulled_s: float = 0.0
-    score_batch_s: float = 120.0
-    prepare_batch_s: float = 60.0
-
-    @property
-    def stores(self) -> bool:
-        """Whether encoder states, or the front end's features, are stored."""
-        return self.stored_s > 0
-
-    def of_replay(self) -> "RunShape":
-        """The shape with the clips of the replay phase as clips."""
-        clip_s = min(self.clip_s, self.replay_window_s)
-        tokens = max(math.ceil(self.tokens * clip_s / self.clip_s), 1)
-        return replace(self, batch_size=self.replay_clips, clip_s=clip_s, tokens=tokens)
-
-    @property
-    def gaps(self) -> float:
-        """Gaps of the allocator, as a share of what a phase allocates."""
-        return _LOOSE_GAPS if self.loose_heap and self.device == _CPU else _GAPS[self.device]
 
 
 @dataclass(frozen=True)
@@ -145,12 +71,15 @@ class MemoryEstimate:
     Attributes:
         phases: those of `load`, `prepare` (storing states), `step`, `replay` and `score` that the
             run has.
+        states_bytes: of all encoder states that are stored, in memory or on disk, in the format of
+            the weights; 0 where their number is not known.
     """
 
     shape: RunShape
     phases: tuple[Phase, ...]
     adapter_parameters: int
     model_parameters: int
+    states_bytes: int
 
     @property
     def peak(self) -> Phase:
@@ -166,7 +95,7 @@ class MemoryEstimate:
         """The same with an allocator that returns freed blocks to the system."""
         shape = replace(self.shape, loose_heap=False)
         phases = tuple(
-            Phase(phase.name, phase.parts | {"allocator": round(shape.gaps * phase.allocated)})
+            Phase(phase.name, phase.parts | {"allocator": round(_gaps(shape) * phase.allocated)})
             for phase in self.phases
         )
         return replace(self, shape=shape, phases=phases)
@@ -209,6 +138,7 @@ class MemoryModel:
         if shape.device == _MPS:
             model.make_activation_inputs_contiguous()
         self._model = model
+        self._work = PhaseWork(model, trains_encoder=self.trains_encoder)
         self._adapter = summary.parameters
         count = sum(int(value.numel()) for value in model.module.parameters())
         self._parameters = count - summary.parameters
@@ -256,7 +186,10 @@ class MemoryModel:
         phases = tuple(
             self._phase(shape, name) for name in exists if exists[name] and only in (None, name)
         )
-        return MemoryEstimate(shape, phases, self._adapter, self._parameters)
+        rate = SAMPLE_RATE_HZ / self._model.samples_per_frame
+        frames = shape.stored_s * rate if math.isfinite(shape.stored_s) else 0.0
+        states = round(frames * self._work.width * self._model.dtype.itemsize)
+        return MemoryEstimate(shape, phases, self._adapter, self._parameters, states)
 
     def _allocated(self, shape: RunShape, name: str) -> dict[str, int]:
         """What a phase allocates at its peak, by part.
@@ -276,12 +209,8 @@ class MemoryModel:
             self._model.module.train(name in ("step", "replay"))
             live = LiveMemory(self._held())
             with live:
-                if name == "prepare":
-                    self._prepare(shape, live)
-                elif name == "score":
-                    self._score(shape, live)
-                elif name in ("step", "replay"):
-                    self._train(shape, live, replays=name == "replay")
+                if name != "load":
+                    self._work.run(name, shape, live.part)
         return {part: live.at_peak.get(part, 0) for part in LiveMemory.PARTS}
 
     def _phase(self, shape: RunShape, name: str) -> Phase:
@@ -305,7 +234,7 @@ class MemoryModel:
             "optimizer": 0 if name in ("load", "prepare") else 2 * adapter,
             "encoder states": self._stored_bytes(shape) if stored else 0,
             **allocated,
-            "allocator": round(shape.gaps * sum(allocated.values())),
+            "allocator": round(_gaps(shape) * sum(allocated.values())),
             "runtime": _RUNTIME[shape.device],
         }
         return Phase(name, parts)
@@ -321,94 +250,16 @@ class MemoryModel:
 
     def _stored_bytes(self, shape: RunShape) -> int:
         rate = SAMPLE_RATE_HZ / self._model.samples_per_frame
-        frame_bytes = self._width * self._model.dtype.itemsize
+        frame_bytes = self._work.width * self._model.dtype.itemsize
         stored = min(shape.stored_s * rate * frame_bytes, shape.stored_limit_mb * 1e6)
-        return round(stored + shape.pulled_s * rate * self._width * 2)
+        return round(stored + shape.pulled_s * rate * self._work.width * 2)
 
-    @property
-    def _width(self) -> int:
-        return int(self._model.encoder.config.hidden_size)
 
-    def _frames(self, samples: int) -> int:
-        frames: int = self._model.frame_count(max(samples, self._model.min_samples))
-        return frames
-
-    def _train(self, shape: RunShape, live: LiveMemory, *, replays: bool) -> None:
-        """Loss and gradients of a micro-batch of training or replay clips."""
-        shape = shape.of_replay() if replays else shape
-        rows = shape.batch_size
-        targets = _targets(rows, shape.tokens, torch.device(shape.device))
-        with _autocast(shape):
-            states = self._states(shape, rows, live)
-            hidden = self._model.decoder_hidden(states, targets.input_ids)
-            with live.part("logits"):
-                head = FrozenHead(self._model.head_weight)
-                if replays:
-                    teacher = torch.zeros_like(hidden)
-                    loss = head_kl_sum(hidden, teacher, head, targets.targets)
-                else:
-                    loss = head_cross_entropy_sum(hidden, head, targets.targets)
-                loss = loss / targets.num_targets
-                if replays and shape.pulled_s:
-                    base = torch.zeros_like(states.values)
-                    loss = loss + (states.values - base).square().sum()
-        with live.part("backward"):
-            trained = [value for value in self._model.module.parameters() if value.requires_grad]
-            torch.autograd.grad(loss, trained)
-
-    def _prepare(self, shape: RunShape, live: LiveMemory) -> None:
-        with torch.inference_mode():
-            audio, counts = self._audio(shape, _rows(shape.prepare_batch_s, shape.clip_s), live)
-            with live.part("encoder"):
-                encode = self._model.front_end if self.trains_encoder else self._model.encode
-                encode(audio, counts)
-
-    def _score(self, shape: RunShape, live: LiveMemory) -> None:
-        rows = batch_rows(_rows(shape.score_batch_s, shape.clip_s), torch.device(shape.device))
-        with torch.inference_mode():
-            states = self._states(shape, rows, live)
-            session = GreedySession(self._model, states, shape.tokens)
-            with live.part("logits"):
-                session.step(torch.zeros(rows, dtype=torch.long)).argmax(dim=-1)
-
-    def _states(self, shape: RunShape, rows: int, live: LiveMemory) -> EncoderStates:
-        if not shape.stores:
-            audio, samples = self._audio(shape, rows, live)
-            with live.part("encoder"):
-                return self._model.encode(audio, samples)
-        with live.part("encoder"):
-            counts = [self._frames(samples) for samples in _samples(rows, shape.clip_s)]
-            width = batch_width(max(counts), torch.device(shape.device))
-            values = torch.zeros(rows, width, self._width, dtype=self._model.dtype)
-            stored = EncoderStates(values, tuple(counts))
-            return self._model.encoder_layers(stored) if self.trains_encoder else stored
-
-    def _audio(self, shape: RunShape, rows: int, live: LiveMemory) -> tuple[Tensor, list[int]]:
-        counts = [max(count, self._model.min_samples) for count in _samples(rows, shape.clip_s)]
-        with live.part("audio"):
-            width = batch_width(max(counts), torch.device(shape.device), of_audio=True)
-            return torch.zeros(rows, width), counts
+def _gaps(shape: RunShape) -> float:
+    """Gaps of the allocator, as a share of what a phase allocates."""
+    return _LOOSE_GAPS if shape.loose_heap and shape.device == _CPU else _GAPS[shape.device]
 
 
 def _is_mapped(shape: RunShape) -> bool:
     """Whether the weights are the mapped checkpoint file: pages are read at their first use."""
     return shape.device == _CPU and shape.frozen_dtype == torch.float32
-
-
-def _autocast(shape: RunShape) -> Any:
-    return torch.autocast("cpu", torch.bfloat16) if shape.mixed else nullcontext()
-
-
-def _rows(batch_s: float, clip_s: float) -> int:
-    return max(int(batch_s // clip_s), 1)
-
-
-def _samples(rows: int, clip_s: float) -> list[int]:
-    """Samples of the clips of a batch; the last is shorter, so that there are masks."""
-    longest = round(clip_s * SAMPLE_RATE_HZ)
-    return [longest] * (rows - 1) + [longest if rows == 1 else round(0.9 * longest)]
-
-
-def _targets(rows: int, tokens: int, device: torch.device) -> TargetBatch:
-    ids = torch.zeros(rows, text_width(tokens + 1, device), dtype=torch.long)
-    return TargetBatch(ids, torch.zeros_like(ids), rows * (tokens + 1))

@@ -112,6 +112,7 @@ def _facts(
         ("synthetic speech", record.synthetic and record.synthetic.sentence, ""),
         ("pseudo-labels", record.pseudo_labels and record.pseudo_labels.sentence, ""),
         ("against the base on dev", record.result.gain and record.result.gain.sentence, ""),
+        ("where the time went", record.result.time_sentence, ""),
         *((f"data: {name}", f"sha256 {digest}", "") for name, digest in record.data.items()),
         ("code", git.get("commit"), "with uncommitted changes" if git.get("dirty") else ""),
     ]  # fmt: skip

@@ -613,6 +613,10 @@ class RoundRecord(Record):
     is_kept: bool
 
 
+# What takes less of the time is not named.
+_SHORTEST_SHARE = 0.005
+
+
 class RunResultRecord(Record):
     """How a run ended. Times in seconds, `prepare_seconds` before the first step.
 
@@ -624,6 +628,8 @@ class RunResultRecord(Record):
             shown` (pseudo-labels alone, and the interval of `gain` has 0) or `canary bound broken`:
             of the adapter that was kept, on the scores of the run itself; empty where it has none.
         parent: scores of the adapter that the run started at; None where that is the base.
+        time: seconds by activity, over all legs of the run. `replay` is the part of the steps that
+            general speech took; where a device works on its own it counts as `steps`.
     """
 
     steps: StrictInt | None = None
@@ -638,10 +644,22 @@ class RunResultRecord(Record):
     seconds: Number | None = None
     train_seconds: Number | None = None
     prepare_seconds: Number | None = None
+    time: dict[str, Number] = {}
     peak_memory_mb: Number | None = None
     folds: tuple[FoldRecord, ...] = ()
     rounds: tuple[RoundRecord, ...] = ()
     gain: ComparisonRecord | None = None
+
+    @property
+    def time_sentence(self) -> str:
+        """Where the time went, the longest activity first; empty where it was not recorded."""
+        total = sum(self.time.values())
+        taken = sorted(self.time.items(), key=lambda item: -item[1])
+        return ", ".join(
+            f"{name} {seconds:.0f} s ({seconds / total:.0%})"
+            for name, seconds in taken
+            if seconds >= _SHORTEST_SHARE * total > 0
+        )
 
     @property
     def scored_adapter(self) -> str:

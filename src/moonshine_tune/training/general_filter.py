@@ -8,9 +8,6 @@ Source of the formula: the least-squares merging of linear layers (RegMean, arXi
 of an adapted layer and the base's.
 """
 
-from collections.abc import Iterable
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -60,13 +57,8 @@ def filtered_adapter(
         for step in range(first, steps):
             # One clip at a time: padding would count as inputs, more of it in larger batches.
             with domain.collect(model):
-                _exhaust(objective.domain_terms(step, 1, all_ranks=True))
+                objective.run_domain_clips(step)
             with general.collect(model):
-                _exhaust(objective.replay_terms(step, 1, all_ranks=True))
+                objective.run_replay_clips(step)
             stage.advance()
     return filtered(adapter_state(model), domain, general, weight)
-
-
-def _exhaust(terms: Iterable[Any]) -> None:
-    for _ in terms:
-        pass

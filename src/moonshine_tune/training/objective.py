@@ -66,8 +66,8 @@ class Objective:
         if replay is not None and replay.transcripts:
             self.names.append("replay_loss")
 
-    def loss_terms(self, step: int, max_batch: int) -> Iterator[LossTerm]:
-        """This process's losses of an optimizer step, one forward pass at a time.
+    def domain_terms(self, step: int, max_batch: int) -> Iterator[LossTerm]:
+        """This process's losses of a step on training clips, one forward pass at a time.
 
         Each is divided by the token count of the whole step over all processes, so their sum is the
         mean of the step. Where terms weigh more, it is the weighted mean.
@@ -75,20 +75,32 @@ class Objective:
         Args:
             max_batch: most clips in a forward pass; 0 for the size that the settings name.
         """
-        yield from self.domain_terms(step, max_batch)
-        yield from self.replay_terms(step, max_batch)
-
-    def domain_terms(
-        self, step: int, max_batch: int, *, all_ranks: bool = False
-    ) -> Iterator[LossTerm]:
-        """Those of `loss_terms` that are of training clips.
-
-        Args:
-            all_ranks: of all processes, not of this one alone.
-        """
         plan = self._prepared.sampler.plan(step)
-        for batch in self._micro_batches(plan, max_batch, all_ranks=all_ranks):
+        for batch in self._micro_batches(plan, max_batch):
             yield self.term(batch, step, plan.indices)
+
+    def run_domain_clips(self, step: int) -> None:
+        """The forward passes of `domain_terms` of all processes, one clip at a time, no losses.
+
+        Neither the head nor the base model is run.
+        """
+        prepared = self._prepared
+        indices = prepared.sampler.plan(step).indices
+        augmented = prepared.augmented.augmented_indices(indices, step)
+        for index, version in zip(indices, augmented, strict=True):
+            with self._distributed.autocast():
+                self._forward(prepared.states, [version], [prepared.dataset.tokens[index]])
+
+    def run_replay_clips(self, step: int) -> None:
+        """The same of `replay_terms`; nothing without replay audio."""
+        replay = self._prepared.replay
+        if replay is None:
+            return
+        for index in replay.sampler.plan(step).indices:
+            text = replay.transcripts.get(index)
+            text = replay.teacher.teacher_tokens[index] if text is None else text
+            with self._distributed.autocast():
+                self._forward(replay.source, [index], [text])
 
     @property
     def clips_per_step(self) -> int:
@@ -144,20 +156,14 @@ class Objective:
         batches = (batch for plan in plans for batch in self._micro_batches(plan, max_batch))
         return max(map(len, batches), default=0)
 
-    def replay_terms(
-        self, step: int, max_batch: int, *, all_ranks: bool = False
-    ) -> Iterator[LossTerm]:
-        """Those of `loss_terms` that are of general speech; none without replay audio.
-
-        Args:
-            all_ranks: of all processes, not of this one alone.
-        """
+    def replay_terms(self, step: int, max_batch: int) -> Iterator[LossTerm]:
+        """The same on general speech; none without replay audio."""
         replay, weight = self._prepared.replay, self._retain.weight
         if replay is None:
             return
         plan = replay.sampler.plan(step)
         count = replay.num_targets(plan.indices)
-        for batch in self._micro_batches(plan, max_batch, all_ranks=all_ranks):
+        for batch in self._micro_batches(plan, max_batch):
             without_text = [index for index in batch if index not in replay.transcripts]
             with_text = [index for index in batch if index in replay.transcripts]
             if without_text:
@@ -201,13 +207,10 @@ class Objective:
         hidden = self._model.decoder_hidden(source.batch(indices), targets.input_ids)
         return hidden, targets
 
-    def _micro_batches(
-        self, plan: StepPlan, max_batch: int, *, all_ranks: bool = False
-    ) -> Iterator[Sequence[int]]:
+    def _micro_batches(self, plan: StepPlan, max_batch: int) -> Iterator[Sequence[int]]:
         """This process's micro-batches, cut where memory does not hold them as they are."""
         distributed = self._distributed
-        own = plan if all_ranks else plan.share(distributed.rank, distributed.world_size)
-        for batch in own.micro_batches:
+        for batch in plan.share(distributed.rank, distributed.world_size).micro_batches:
             size = max_batch or len(batch)
             for start in range(0, len(batch), size):
                 yield batch[start : start + size]

@@ -9,6 +9,7 @@ from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import sha256_of
 from moonshine_tune.core.progress import Progress
+from moonshine_tune.core.stopwatch import Stopwatch
 from moonshine_tune.corpus.keyterms import read_key_terms
 from moonshine_tune.corpus.manifest import HELD_OUT_KEY, SET_KEY, Utterance
 from moonshine_tune.corpus.normalizers import normalizer_for
@@ -91,6 +92,12 @@ class PreparedTraining:
     fingerprints: dict[str, str]
     seconds: float
 
+    @property
+    def scored_sets(self) -> list[ScoredSet]:
+        """All sets that are scored."""
+        sets = (self.dev, self.dev_augmented, self.canary)
+        return [scored for scored in sets if scored is not None]
+
 
 def prepare_training(
     settings: RunSettings,
@@ -101,6 +108,7 @@ def prepare_training(
     scores: bool = True,
     scored_clip_s: float | None = None,
     parent_dir: Path | None = None,
+    stopwatch: Stopwatch | None = None,
 ) -> PreparedTraining:
     """Inject the adapter, and compute once what a frozen encoder always computes the same.
 
@@ -112,12 +120,14 @@ def prepare_training(
         scores: whether this process scores dev and canary; of several processes, one does.
         scored_clip_s: longest clip of dev and canary; None for that of the settings.
         parent_dir: folder of the adapter that the training starts at; None for the base.
+        stopwatch: counts `reading`, `encoding` and `teacher`.
 
     Raises:
         RequestError: nothing in a manifest can be used, dev overlaps with train, or the parent
             does not fit the model.
     """
     start_time = time.monotonic()
+    stopwatch = stopwatch or Stopwatch()
     banks = open_noise_banks(settings.augment)
     split = train_and_dev(settings, data)
     dataset = build_dataset(
@@ -145,7 +155,13 @@ def prepare_training(
         load_matrices(opened.model, parent_dir)
     if settings.train.gradient_checkpointing:
         opened.model.enable_gradient_checkpointing()
-    cache = EncoderCache(settings.device, opened, progress, trains_encoder=adapter.touches_encoder)
+    cache = EncoderCache(
+        settings.device,
+        opened,
+        progress,
+        trains_encoder=adapter.touches_encoder,
+        stopwatch=stopwatch,
+    )
     general = _general_speech(data, settings)
     # The small sets first: memory is best spent on them.
     held_out = {"dev": split.dev}
@@ -160,18 +176,20 @@ def prepare_training(
     )
     drift: GeneralDrift | None = None
     if general.watched and scores:
-        drift = prepare_drift(general.watched, settings, opened, cache, progress)
+        with stopwatch.measure("teacher"):
+            drift = prepare_drift(general.watched, settings, opened, cache, progress)
     replay: Replay | None = None
     if general.replayed and data.replay is not None:
-        replay = prepare_replay(
-            general.replayed,
-            settings,
-            opened,
-            cache,
-            progress,
-            available=len(data.replay),
-            narrow=narrow_share(dataset),
-        )
+        with stopwatch.measure("teacher"):
+            replay = prepare_replay(
+                general.replayed,
+                settings,
+                opened,
+                cache,
+                progress,
+                available=len(data.replay),
+                narrow=narrow_share(dataset),
+            )
     losses = base_losses(dataset, opened, progress) if settings.train.easy_first else ()
     mix = _synthetic_mix(settings, dataset)
     sampler = _build_sampler(settings, dataset, losses, data, mix)

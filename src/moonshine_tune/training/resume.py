@@ -37,8 +37,10 @@ class Counters(StateRecord):
     """The trainer's counters. They are part of the saved state, so their size must not grow.
 
     Attributes:
+        time: seconds by activity.
         micro_batch: most clips in a forward pass after running out of memory; 0 before.
         baseline_hypotheses: transcripts of the base model, by id, for a canary without texts.
+        drafts: tokens of the last score by set, from which the next one is decoded.
         baseline, parent, best: the scores of the base model, of the adapter that the run started
             at (None for the base), and of the best adapter so far.
         chosen: of the strength or mean that was chosen at the end of an earlier leg and is still
@@ -54,10 +56,12 @@ class Counters(StateRecord):
     skipped_in_a_row: int = 0
     scores_without_best: int = 0
     train_seconds: float = 0.0
+    time: dict[str, float] = Field(default={})
     # `first_heard` in states saved before 0.1.0 was released.
     baseline_hypotheses: dict[str, str] = Field(
         default={}, validation_alias=AliasChoices("baseline_hypotheses", "first_heard")
     )
+    drafts: dict[str, list[list[int]]] = Field(default={})
     baseline: Candidate | None = None
     parent: Candidate | None = None
     best: Candidate | None = None

@@ -15,6 +15,7 @@ from moonshine_tune.core.locks import one_writer
 from moonshine_tune.core.power import keep_awake
 from moonshine_tune.core.progress import Progress, SilentProgress
 from moonshine_tune.core.scratch import remove_leftovers
+from moonshine_tune.core.stopwatch import Stopwatch
 from moonshine_tune.data.replay_audio import ReplayAudio, with_replay_audio
 from moonshine_tune.inference.dataset import TrainingData, read_replay
 from moonshine_tune.memory.fit import MemoryCheck, check_memory
@@ -101,7 +102,7 @@ def _train_part(progress: Progress, resolved: ResolvedSettings, out: Path) -> Tr
 def _train(
     resolved: ResolvedSettings, out: Path, progress: Progress, *, resume: bool, fit: bool
 ) -> TrainResult:
-    start_time = time.monotonic()
+    start_time, stopwatch = time.monotonic(), Stopwatch()
     continued = continue_run(out, resolved) if resume else None
     resolved = continued.resolved if continued else resolved
     device = choose_device(resolved.settings.device.name)
@@ -138,17 +139,20 @@ def _train(
         progress=progress,
     )
     progress.say(f"model {model.base['name']} on {device.device}: {device.reason}")
-    prepared = prepare_training(
-        settings,
-        data,
-        model,
-        progress,
-        scores=distributed.is_rank_zero,
-        scored_clip_s=continued.scored_clip_s if continued else None,
-        parent_dir=start.adapter_dir,
-    )
+    stopwatch.add("starting", time.monotonic() - start_time)
+    with stopwatch.measure("reading"):
+        prepared = prepare_training(
+            settings,
+            data,
+            model,
+            progress,
+            scores=distributed.is_rank_zero,
+            scored_clip_s=continued.scored_clip_s if continued else None,
+            parent_dir=start.adapter_dir,
+            stopwatch=stopwatch,
+        )
     content = _content(run, memory, model, num_processes=distributed.world_size)
-    trainer = Trainer(settings, model, prepared, run, distributed, progress)
+    trainer = Trainer(settings, model, prepared, run, distributed, progress, stopwatch)
     if continued is None:
         if distributed.is_rank_zero:
             # Before run.json: a run that has one can be resumed.

@@ -14,6 +14,7 @@ from torch import Tensor
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.device import (
     clear_cache_every,
+    is_launch_bound,
     is_out_of_memory,
     memory_mb,
     release_memory,
@@ -25,6 +26,7 @@ from moonshine_tune.core.flat_adamw import clip_gradients
 from moonshine_tune.core.power import is_on_battery
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.signals import GracefulInterrupt
+from moonshine_tune.core.stopwatch import Stopwatch
 from moonshine_tune.core.text import first_line
 from moonshine_tune.corpus.voices import is_tiny
 from moonshine_tune.inference.scored_set import SetScore
@@ -44,7 +46,7 @@ from moonshine_tune.training.drift import GeneralDrift
 from moonshine_tune.training.general_filter import FINAL_CLIPS, SCORE_CLIPS, filtered_adapter
 from moonshine_tune.training.late_average import LateAdapters
 from moonshine_tune.training.loggers import RunLogger
-from moonshine_tune.training.objective import LossTerm, Objective
+from moonshine_tune.training.objective import Objective
 from moonshine_tune.training.optimizer import build_optimizer, set_learning_rate
 from moonshine_tune.training.prepare import PreparedTraining
 from moonshine_tune.training.result import TrainResult, first_and_last_losses
@@ -83,10 +85,11 @@ class Trainer:
         run: RunFolder,
         distributed: Distributed,
         progress: Progress,
+        stopwatch: Stopwatch,
     ) -> None:
         self.settings, self.opened, self.prepared = settings, opened, prepared
         self.run, self.distributed, self.progress = run, distributed, progress
-        self.model = opened.model
+        self.model, self.stopwatch = opened.model, stopwatch
         self.optimizer = distributed.accelerator.prepare(
             build_optimizer(self.model, settings.train)
         )
@@ -133,34 +136,22 @@ class Trainer:
                 self._seed(step)
                 rate = set_learning_rate(self.optimizer, step, train)
                 values: dict[str, list[Tensor]] = {name: [] for name in self.objective.names}
-                term: LossTerm | None = None
-                shortage = ""
-                try:
-                    for term in self.objective.loss_terms(step, counters.micro_batch):
-                        distributed.accelerator.backward(term.loss * distributed.loss_scale)
-                        for name, value in term.values.items():
-                            values[name].append(value)
-                except (RuntimeError, MemoryError) as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    shortage = str(error) or type(error).__name__
+                shortage = self._add_gradients(step, values)
                 if distributed.highest(bool(shortage)):
-                    # Not in the except block: the traceback, like the last term, holds the tensors
-                    # that must go.
-                    term = None
                     self._back_off(step, shortage)
                     continue
-                sums = distributed.reduce(parameters, values)
-                norm = clip_gradients(self.optimizer.optimizer, parameters, train.clip_norm)
-                # One process reads from the device only here: it waits for everything above.
-                figures = read_sums({**sums, "gradient_norm": [norm]})
-                if all(map(math.isfinite, figures.values())):
-                    self.optimizer.step()
-                    counters.skipped_in_a_row = 0
-                else:
-                    counters.skipped += 1
-                    counters.skipped_in_a_row += 1
-                self.optimizer.zero_grad(set_to_none=True)
+                with self.stopwatch.measure("steps"):
+                    sums = distributed.reduce(parameters, values)
+                    norm = clip_gradients(self.optimizer.optimizer, parameters, train.clip_norm)
+                    # One process reads from the device only here: it waits for everything above.
+                    figures = read_sums({**sums, "gradient_norm": [norm]})
+                    if all(map(math.isfinite, figures.values())):
+                        self.optimizer.step()
+                        counters.skipped_in_a_row = 0
+                    else:
+                        counters.skipped += 1
+                        counters.skipped_in_a_row += 1
+                    self.optimizer.zero_grad(set_to_none=True)
                 step += 1
                 seconds = time.monotonic() - step_start
                 counters.train_seconds += seconds
@@ -228,7 +219,8 @@ class Trainer:
                 self.run, self.settings, self.progress, resumed_after=resumed_after
             )
         if step is None:
-            self._score_baseline()
+            with self.stopwatch.measure("baseline"):
+                self._score_baseline()
             self._save_state(0)
         if self.counters.baseline is not None:
             self.rule = replace(self.rule, base_canary=self.counters.baseline.canary_wer)
@@ -252,6 +244,7 @@ class Trainer:
     def _restore(self) -> int:
         """Put the saved state back; returns the next step."""
         state = load_state(self.run.state_dir, self.model, self.optimizer.optimizer)
+        self.stopwatch.add_all(state.counters.time)
         if state.remark:
             self.progress.say(state.remark)
         if state.step > self.settings.train.steps:
@@ -262,6 +255,8 @@ class Trainer:
             )
         self.counters = state.counters
         self.best_state, self.chosen_state = state.best, state.chosen
+        for scored in self.prepared.scored_sets:
+            scored.restore_drafts(self.counters.drafts.get(scored.name, []))
         if self.prepared.canary is not None:
             self.prepared.canary.restore_baseline_hypotheses(self.counters.baseline_hypotheses)
         if self.distributed.is_rank_zero:
@@ -325,6 +320,35 @@ class Trainer:
         text = f"{self.settings.train.seed}/{step}/{self.distributed.rank}"
         torch.manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big"))
 
+    def _add_gradients(self, step: int, values: dict[str, list[Tensor]]) -> str:
+        """Run the forward and backward passes of a step; why memory ran out, else an empty text.
+
+        The caller releases memory: in the except block, the traceback and the last term hold the
+        tensors that must go.
+
+        Args:
+            values: the losses are added here, by name.
+        """
+        batch = self.counters.micro_batch
+        # A device that works on its own ends this part of the work with the step.
+        replay = "steps" if is_launch_bound(self.model.device) else "replay"
+        try:
+            for activity, terms in (
+                ("steps", self.objective.domain_terms(step, batch)),
+                (replay, self.objective.replay_terms(step, batch)),
+            ):
+                with self.stopwatch.measure(activity):
+                    for term in terms:
+                        loss = term.loss * self.distributed.loss_scale
+                        self.distributed.accelerator.backward(loss)
+                        for name, value in term.values.items():
+                            values[name].append(value)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return str(error) or type(error).__name__
+        return ""
+
     def _back_off(self, step: int, reason: str) -> None:
         """After running out of memory: halve the micro-batch; the effective batch stays.
 
@@ -370,7 +394,8 @@ class Trainer:
         self._filter(step)
         if not self.distributed.is_rank_zero:
             return
-        candidate, dev = self._score(step)
+        with self.stopwatch.measure("scoring"):
+            candidate, dev = self._score(step)
         state = adapter_state(self.model)
         self.log(step, candidate.figures())
         self._late.keep(step, state)
@@ -410,14 +435,15 @@ class Trainer:
         """
         for _ in range(2):
             try:
-                return filtered_adapter(
-                    self.model,
-                    self.objective,
-                    steps,
-                    weight=share * self.settings.retain.filter_weight,
-                    num_clips=num_clips,
-                    progress=self.progress,
-                )
+                with self.stopwatch.measure("filter"):
+                    return filtered_adapter(
+                        self.model,
+                        self.objective,
+                        steps,
+                        weight=share * self.settings.retain.filter_weight,
+                        num_clips=num_clips,
+                        progress=self.progress,
+                    )
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -444,6 +470,7 @@ class Trainer:
             if is_tiny(prepared.dev.utterances):
                 # Smaller changes say nothing: patience would wait for them.
                 loss = round(prepared.dev.word_loss(self.model, progress), 3)
+        self.counters.drafts = {scored.name: scored.drafts for scored in prepared.scored_sets}
         words = dev.score.words.reference * (1 if augmented is None else 2)
         self.rule = replace(self.rule, dev_words=words)
         progress.transcripts([(item.reference, item.hypothesis) for item in dev.scored[:3]])
@@ -463,7 +490,8 @@ class Trainer:
 
     def _keep_adapter(self, candidate: Candidate, dev: SetScore, state: dict[str, Tensor]) -> None:
         """Replace the adapter on disk, and its transcripts of dev."""
-        self._write_adapter(candidate, state)
+        with self.stopwatch.measure("writing"):
+            self._write_adapter(candidate, state)
         write_jsonl_atomic(self.run.dev_hypotheses_path, [item.to_record() for item in dev.scored])
 
     def _write_adapter(self, candidate: Candidate, state: dict[str, Tensor]) -> None:
@@ -477,8 +505,10 @@ class Trainer:
         """Write everything that an exact resume needs; rank zero does."""
         if not self.distributed.is_rank_zero:
             return
+        self.counters.time = dict(self.stopwatch.seconds)
         state = TrainingState(next_step, self.counters, self.best_state, self.chosen_state)
-        save_state(self.run.state_dir, self.model, self.optimizer.optimizer, state)
+        with self.stopwatch.measure("writing"):
+            save_state(self.run.state_dir, self.model, self.optimizer.optimizer, state)
         self._saved_at = time.monotonic()
 
     # --- the end
@@ -496,7 +526,8 @@ class Trainer:
         elif stopped == "interrupted":
             best = self.counters.chosen or best
         else:
-            best = self._choose(best, steps)
+            with self.stopwatch.measure("choice"):
+                best = self._choose(best, steps)
         parent = self.counters.parent
         verdict = verdict_on(baseline, best, self.rule.allows(best), parent)
         first_loss, last_loss = first_and_last_losses(self.run)
@@ -515,6 +546,7 @@ class Trainer:
             seconds=round(time.monotonic() - start_time, 1),
             train_seconds=round(self.counters.train_seconds, 1),
             prepare_seconds=round(self.prepared.seconds, 1),
+            time={name: round(taken, 1) for name, taken in self.stopwatch.seconds.items()},
             peak_memory_mb=memory_mb(self.model.device).peak_resident_mb,
             voices=self.prepared.voices,
             synthetic=self.prepared.synthetic,
