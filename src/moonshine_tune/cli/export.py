@@ -29,6 +29,11 @@ class _Scales(StrEnum):
     tensor = "tensor"
 
 
+class _Format(StrEnum):
+    moonshine = "moonshine"
+    sherpa_onnx = "sherpa-onnx"
+
+
 class _Scheme(StrEnum):
     int8 = "int8"
     none = "none"
@@ -83,10 +88,18 @@ def export(
     quantize: Annotated[
         _Scheme, Option(help="Trace: 8-bit weights and activations (int8), or floats (none).")
     ] = _Scheme.int8,
+    format_name: Annotated[
+        _Format,
+        Option(
+            "--format",
+            help="Runtime that is to load the files, and through which parity is checked; with "
+            "sherpa-onnx the folder has tokens.txt too.",
+        ),
+    ] = _Format.moonshine,
     device: DeviceOption = "auto",
     as_json: JsonFlag = False,
 ) -> None:
-    """Write files for the Moonshine runtime and check that they match the trained model."""
+    """Write files for the Moonshine runtime or sherpa-onnx, and check that they match the trained model."""
     from moonshine_tune.export.run import ExportRequest
     from moonshine_tune.export.run import export as run_export
 
@@ -102,6 +115,7 @@ def export(
         calibrate=calibrate,
         quantize=quantize.value,
         scales=scales.value,
+        format=format_name.value,
     )
     result = run_export(request, out, TerminalProgress())
     show(_summary(result), result.to_json(), as_json=as_json)

@@ -21,6 +21,7 @@ def export_model(
     calibrate: str | PathLike[str] = "auto",
     quantize: str = "int8",
     scales: str = "auto",
+    format: str = "moonshine",
     device: str = "auto",
     progress: Progress | None = None,
 ) -> ExportRecord:
@@ -40,6 +41,7 @@ def export_model(
         quantize: of new graphs: "int8" or "none".
         scales: of a graft: "tensor" as in the base's files, "channel", or "auto": channels where
             they take no noticeable time.
+        format: "moonshine" or "sherpa-onnx": the runtime that is to load the files.
 
     Raises:
         TuneError: wrong arguments, no base runtime files, or this machine cannot do it.
@@ -55,6 +57,7 @@ def export_model(
         calibrate=str(calibrate),
         quantize=quantize,
         scales=scales,
+        format=format,
         device=device,
     )
     return export(request, Path(out), progress or SilentProgress())

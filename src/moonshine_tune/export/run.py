@@ -35,8 +35,10 @@ from moonshine_tune.registry.base_model import base_identity
 from moonshine_tune.registry.open import OpenedModel, open_model
 from moonshine_tune.registry.resolve import ResolvedModel, resolve_model
 from moonshine_tune.runs.records import ExportRecord
-from moonshine_tune.runtime.layout import RuntimeLayout, read_layout
+from moonshine_tune.runtime.formats import MOONSHINE, SHERPA_ONNX, check_format
+from moonshine_tune.runtime.layout import TOKENS_FILE, RuntimeLayout, read_layout
 from moonshine_tune.runtime.quantized import Doubles
+from moonshine_tune.runtime.sherpa_transcriber import write_tokens
 
 METHODS = ("graft", "trace")
 SCHEMES = ("int8", "none")
@@ -61,6 +63,8 @@ class ExportRequest:
         scales: of a graft: "channel" gives each output channel of an adapted matrix a scale;
             "tensor" keeps the scheme and size of the base's files; "auto" gives channels to the
             matrices that take no noticeable time with them.
+        format: the runtime that is to load the files, and through which parity is checked:
+            "moonshine" or "sherpa-onnx", whose folder has `tokens.txt` too.
     """
 
     run: Path | None = None
@@ -74,6 +78,7 @@ class ExportRequest:
     calibrate: str | Path = AUTO
     quantize: str = "int8"
     scales: str = AUTO_SCALES
+    format: str = MOONSHINE
 
 
 @holds_out(lambda request, out, progress: out)
@@ -84,7 +89,8 @@ def export(request: ExportRequest, out: Path, progress: Progress) -> ExportRecor
 
     Raises:
         RequestError: no run, no base runtime files, files of other weights, or `out` exists.
-        MachineError: new graphs are needed and the package onnx is missing.
+        MachineError: new graphs are needed and the package onnx is missing, or the runtime of the
+            format is.
     """
     refuse_existing(out)
     _check(request)
@@ -95,6 +101,7 @@ def export(request: ExportRequest, out: Path, progress: Progress) -> ExportRecor
         progress.say(missing)
     subject = _open(request, progress)
     opened = subject.opened
+    check_format(request.format, opened.model.family)
     layout = _base_layout(request, subject) if request.method == "graft" else None
     windows = _choose_windows(request, subject, clips.first) if layout is None else None
     start_time = time.monotonic()
@@ -113,14 +120,19 @@ def export(request: ExportRequest, out: Path, progress: Progress) -> ExportRecor
             )
         else:
             report = _graft_checkpoint(subject, layout, scratch, request.scales)
+        if request.format == SHERPA_ONNX:
+            write_tokens(read_layout(scratch), scratch)
+            report.sha256[TOKENS_FILE] = sha256_of(scratch / TOKENS_FILE)
         seconds = time.monotonic() - start_time
-        pair, judged_by = find_base_pair(opened, subject.base, request.base_runtime)
+        pair, judged_by = find_base_pair(opened, subject.base, request.base_runtime, request.format)
         parity = check_parity(
-            opened, scratch, clips, request.parity_bound, progress, base=pair, judged_by=judged_by
-        )
+            opened, scratch, clips, request.parity_bound, progress, base=pair,
+            judged_by=judged_by, format_name=request.format,
+        )  # fmt: skip
         record = ExportRecord(
             runtime_dir=str(out),
             method=request.method,
+            format=request.format,
             quantize=request.quantize if layout is None else None,
             scales=request.scales if layout is not None else None,
             channel_scales=report.channel_scales if layout is not None else None,
@@ -235,6 +247,7 @@ def _check(request: ExportRequest) -> None:
             where=request.checkpoint,
             hint="name it with --model, or build new files with --method trace",
         )
+    check_format(request.format)
     if request.method == "trace":
         require_onnx()
     if request.base_runtime is not None:

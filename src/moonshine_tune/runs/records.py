@@ -1045,6 +1045,7 @@ class ExportRecord(Artifact):
 
     runtime_dir: str | None = None
     method: str | None = None
+    format: str | None = None
     quantize: str | None = None
     scales: str | None = None
     channel_scales: StrictInt | None = None
