@@ -87,8 +87,8 @@ def test_without_the_package_the_line_to_type_is_shown(
     monkeypatch: pytest.MonkeyPatch, ask: Callable[..., tuple[int, dict[str, Any]]], tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "sherpa_onnx", None)
-    code, answer = ask("export", "--checkpoint", tmp_path, "--model", "tiny", "--manifest",
-                       tmp_path / "test.jsonl", "--format", "sherpa-onnx", "--out", tmp_path / "out")  # fmt: skip
+    words = ("--checkpoint", tmp_path, "--model", "tiny", "--manifest", tmp_path / "test.jsonl")
+    code, answer = ask("export", *words, "--format", "sherpa-onnx", "--out", tmp_path / "out")
     assert code == 3
     assert "pip install 'moonshine-tune[sherpa-onnx]'" in answer["error"]["hint"]
     old = SimpleNamespace(OfflineRecognizer=object, __version__="1.9")
