@@ -235,7 +235,7 @@ def evaluate(
 def transcribe(
     recordings: "Sequence[AnyPath | Samples]",
     *,
-    model: str | None = None,
+    model: "str | OpenedModel | None" = None,
     adapter: AnyPath | None = None,
     device: str = "auto",
     progress: Progress | None = None,
@@ -244,16 +244,29 @@ def transcribe(
 
     Args:
         recordings: audio files, or mono samples at 16 kHz as one-dimensional arrays.
-        model: catalog name, hub id or folder; None takes the adapter's base, else `tiny`.
+        model: catalog name, hub id or folder, or a model of `open_model`, which transcribes with
+            the adapter that it uses; None takes the adapter's base, else `tiny`.
         adapter: run folder or adapter folder.
 
     Raises:
         TuneError: recordings that cannot be read or are too long, a wrong model or device.
     """
+    from moonshine_tune.core.errors import RequestError
     from moonshine_tune.inference.recordings import transcribe_recordings
     from moonshine_tune.inference.transcribe import TorchTranscriber
+    from moonshine_tune.registry.open import OpenedModel
 
-    opened = open_model(model, adapter=adapter, device=device, dtype="float32", progress=progress)
+    if isinstance(model, OpenedModel):
+        if adapter is not None:
+            raise RequestError(
+                "this model is open already",
+                hint="model.load_adapter(NAME, PATH) loads an adapter beside those that it has",
+            )
+        opened = model
+    else:
+        opened = open_model(
+            model, adapter=adapter, device=device, dtype="float32", progress=progress
+        )
     return transcribe_recordings(
         TorchTranscriber(opened.model, opened.limits),
         [Path(item) if isinstance(item, str | PathLike) else item for item in recordings],

@@ -191,7 +191,7 @@ def test_the_base_is_decoded_once_for_the_same_clips(
 
     monkeypatch.setenv("MOONSHINE_TUNE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(base_pair, "transcribe_utterances", transcribe)
-    monkeypatch.setattr(base_pair, "RuntimeTranscriber", Runtime)
+    monkeypatch.setattr(base_pair, "open_runtime", lambda _, folder: Runtime(folder))
     monkeypatch.setattr(base_pair, "base_identity", lambda _: {"sha256": "0" * 64})
     monkeypatch.setattr(base_pair, "has_adapter", lambda _: True)
     monkeypatch.setattr(base_pair, "adapter_disabled", lambda _: nullcontext())

@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 import pytest
-from onnx import helper, numpy_helper
+from tests.stored_graphs import quantized_parts, spread_weights, write_graph
 
 from moonshine_tune.core.errors import ProblemsError
 from moonshine_tune.export.graft import graft
@@ -17,59 +16,6 @@ from moonshine_tune.runtime.ort_file import OrtFile
 from moonshine_tune.runtime.quantized import QuantizedTensor
 
 Floats = npt.NDArray[np.float32]
-
-
-def _write(folder: Path, tensors: dict[str, npt.NDArray[Any]]) -> RuntimeLayout:
-    """A graph file that hands each of its constants out, and nothing else."""
-    nodes, outputs = [], []
-    for name, value in tensors.items():
-        kind = helper.np_dtype_to_tensor_dtype(value.dtype)
-        nodes.append(helper.make_node("Identity", [name], [f"{name}_out"]))
-        outputs.append(helper.make_tensor_value_info(f"{name}_out", kind, list(value.shape)))
-    graph = helper.make_graph(
-        nodes, "stored", [], outputs,
-        [numpy_helper.from_array(value, name) for name, value in tensors.items()],
-    )  # fmt: skip
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
-    model.ir_version = 10
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.optimized_model_filepath = str(folder / "graph.ort")
-    options.add_session_config_entry("session.save_model_format", "ORT")
-    onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    return RuntimeLayout(folder, "v1", ("graph.ort",))
-
-
-def _quantized(
-    weights: Floats, dtype: str, axis: int | None, *, symmetric: bool, scale_type: str = "f4"
-) -> dict[str, npt.NDArray[Any]]:
-    """Stored parts of a tensor by the usual rule, written down once more."""
-    least, most = (0, 255) if dtype == "u1" else (-128, 127)
-    others = None if axis is None else tuple(i for i in range(weights.ndim) if i != axis)
-    low = np.minimum(weights.min(axis=others, keepdims=True), 0)
-    high = np.maximum(weights.max(axis=others, keepdims=True), 0)
-    if symmetric:
-        scale = np.maximum(-low, high) / most
-        zero = np.zeros_like(scale)
-    else:
-        scale = (high - low) / (most - least)
-        zero = np.rint(least - low / scale)
-    scale = scale.astype(scale_type).astype(np.float32)
-    levels = np.clip(np.rint(weights / scale) + zero, least, most)
-    shape = () if axis is None else (-1,)
-    return {
-        "w_quantized": levels.astype(dtype),
-        "w_scale": scale.reshape(shape).astype(scale_type),
-        "w_zero_point": zero.reshape(shape).astype(dtype),
-    }
-
-
-def _weights(shape: tuple[int, ...], seed: int = 0) -> Floats:
-    rng = np.random.default_rng(seed)
-    # Channels of different ranges: with one scale for all of them they would look alike.
-    return (rng.standard_normal(shape) * np.exp(rng.uniform(-1, 1, shape[-1]))).astype("f4")
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -94,18 +40,18 @@ def test_an_eight_bit_matrix_is_rewritten_in_its_own_scheme(
     scale_type: str,
     transposed: bool,
 ) -> None:
-    stored = _weights((24, 40))
-    parts = _quantized(stored, dtype, axis, symmetric=symmetric, scale_type=scale_type)
-    layout = _write(tmp_path, parts)
+    stored = spread_weights((24, 40))
+    parts = quantized_parts(stored, dtype, axis, symmetric=symmetric, scale_type=scale_type)
+    layout = write_graph(tmp_path, parts)
     base = {"m.weight": np.ascontiguousarray(stored.T) if transposed else stored}
     _same_bytes(layout, base, tmp_path / "same")
-    tuned = _weights((24, 40), 5) * 1.7
+    tuned = spread_weights((24, 40), 5) * 1.7
     after = {"m.weight": np.ascontiguousarray(tuned.T) if transposed else tuned}
     (tmp_path / "tuned").mkdir()
     report = graft(layout, base, after, tmp_path / "tuned")
     # A 16-bit step that was rounded down cuts the largest value off by an eighth of a step more.
     assert report.changed == 1 and report.worst_step_error < (0.52 if scale_type == "f4" else 0.64)
-    wanted = _quantized(tuned, dtype, axis, symmetric=symmetric, scale_type=scale_type)
+    wanted = quantized_parts(tuned, dtype, axis, symmetric=symmetric, scale_type=scale_type)
     file = OrtFile.read(tmp_path / "tuned" / "graph.ort")
     for name, value in wanted.items():
         result = file.array(name)
@@ -120,9 +66,9 @@ def test_an_eight_bit_matrix_is_rewritten_in_its_own_scheme(
 
 @pytest.mark.parametrize("axis", [None, 0])
 def test_an_eight_bit_convolution_is_rewritten(tmp_path: Path, axis: int | None) -> None:
-    stored, tuned = _weights((12, 6, 5)), _weights((12, 6, 5), 9)
-    parts = _quantized(stored, "i1", axis, symmetric=True)
-    layout = _write(tmp_path, parts)
+    stored, tuned = spread_weights((12, 6, 5)), spread_weights((12, 6, 5), 9)
+    parts = quantized_parts(stored, "i1", axis, symmetric=True)
+    layout = write_graph(tmp_path, parts)
     _same_bytes(layout, {"conv.weight": stored}, tmp_path / "same")
     (tmp_path / "tuned").mkdir()
     graft(layout, {"conv.weight": stored}, {"conv.weight": tuned}, tmp_path / "tuned")
@@ -151,8 +97,8 @@ def test_floats_of_32_and_16_bits_are_rewritten(
         formed = {"transposed": values.T, "plus-one": values + 1}.get(form, values)
         return np.ascontiguousarray(formed).astype(kind)
 
-    stored, tuned = (_weights(shape, seed) for seed in (1, 2))
-    layout = _write(tmp_path, {"x": laid(stored), "other": laid(_weights(shape, 3))})
+    stored, tuned = (spread_weights(shape, seed) for seed in (1, 2))
+    layout = write_graph(tmp_path, {"x": laid(stored), "other": laid(spread_weights(shape, 3))})
     _same_bytes(layout, {name: stored}, tmp_path / "same")
     (tmp_path / "tuned").mkdir()
     report = graft(layout, {name: stored}, {name: tuned}, tmp_path / "tuned")
@@ -160,15 +106,15 @@ def test_floats_of_32_and_16_bits_are_rewritten(
     file = OrtFile.read(tmp_path / "tuned" / "graph.ort")
     result = file.array("x")
     assert result.dtype == np.dtype(kind) and np.array_equal(result, laid(tuned))
-    assert np.array_equal(file.array("other"), laid(_weights(shape, 3)))
+    assert np.array_equal(file.array("other"), laid(spread_weights(shape, 3)))
 
 
 def test_what_is_stored_otherwise_is_listed_and_trace_is_named(tmp_path: Path) -> None:
     """A scheme that is not known holds the weights, and cannot be written."""
-    stored = _weights((24, 40))
-    parts = _quantized(stored, "u1", 1, symmetric=False)
+    stored = spread_weights((24, 40))
+    parts = quantized_parts(stored, "u1", 1, symmetric=False)
     renamed = {"levels": parts["w_quantized"], "steps": parts["w_scale"]}
-    layout = _write(tmp_path, renamed)
+    layout = write_graph(tmp_path, renamed)
     (tmp_path / "out").mkdir()
     with pytest.raises(ProblemsError, match="1 of 1") as caught:
         graft(layout, {"m.weight": stored}, {"m.weight": stored * 2}, tmp_path / "out")

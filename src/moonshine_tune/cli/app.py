@@ -52,6 +52,7 @@ def _root(
 def _register() -> None:
     from moonshine_tune.cli import (
         ablate,
+        apply,
         benchmark,
         curve,
         data,
@@ -75,7 +76,8 @@ def _register() -> None:
     app.add_typer(models.app, name="models")
     app.add_typer(data.app, name="data")
     for module in (doctor, settings, estimate, train, evaluate, transcribe, try_models, export,
-                   merge, benchmark, package, report, demo, ablate, curve, plan, runs):  # fmt: skip
+                   apply, merge, benchmark, package, report, demo, ablate, curve, plan,
+                   runs):  # fmt: skip
         module.register(app)
 
 

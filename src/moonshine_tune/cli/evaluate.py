@@ -40,7 +40,9 @@ def evaluate(
     adapter: Annotated[
         Path | None, Option(help="Run or adapter folder; the base is scored too.")
     ] = None,
-    backend: Annotated[str, Option(help="torch or runtime.")] = "torch",
+    backend: Annotated[
+        str, Option(help="torch, runtime, or sherpa-onnx, which loads --runtime-dir too.")
+    ] = "torch",
     runtime_dir: Annotated[
         Path | None,
         Option(

@@ -29,6 +29,11 @@ class _Scales(StrEnum):
     tensor = "tensor"
 
 
+class _Format(StrEnum):
+    moonshine = "moonshine"
+    sherpa_onnx = "sherpa-onnx"
+
+
 class _Scheme(StrEnum):
     int8 = "int8"
     none = "none"
@@ -83,10 +88,26 @@ def export(
     quantize: Annotated[
         _Scheme, Option(help="Trace: 8-bit weights and activations (int8), or floats (none).")
     ] = _Scheme.int8,
+    format_name: Annotated[
+        _Format,
+        Option(
+            "--format",
+            help="Runtime that is to load the files, and through which parity is checked; with "
+            "sherpa-onnx the folder has tokens.txt too.",
+        ),
+    ] = _Format.moonshine,
+    adapter_only: Annotated[
+        bool,
+        Option(
+            "--adapter-only",
+            help="Write one small file to --out instead of a folder: what changed in the base's "
+            "files. `apply` makes the folder from it, byte for byte.",
+        ),
+    ] = False,
     device: DeviceOption = "auto",
     as_json: JsonFlag = False,
 ) -> None:
-    """Write files for the Moonshine runtime and check that they match the trained model."""
+    """Write files for a runtime and check that they match the trained model."""
     from moonshine_tune.export.run import ExportRequest
     from moonshine_tune.export.run import export as run_export
 
@@ -102,6 +123,8 @@ def export(
         calibrate=calibrate,
         quantize=quantize.value,
         scales=scales.value,
+        format=format_name.value,
+        adapter_only=adapter_only,
     )
     result = run_export(request, out, TerminalProgress())
     show(_summary(result), result.to_json(), as_json=as_json)
@@ -113,7 +136,7 @@ def _summary(result: "ExportRecord") -> str:
     parity = result.parity
     what = "tensors built" if result.method == "trace" else "tensors adapted"
     lines = [
-        f"wrote {result.runtime_dir}: {result.changed} of {result.matrices} {what} in "
+        f"wrote {_written(result)}: {result.changed} of {result.matrices} {what} in "
         f"{', '.join(result.changed_files) or 'no file'}, {result.seconds:.1f} s",
         f"parity {_VERDICTS[parity.verdict]}: {parity.word_difference:.2f} % of {parity.words} "
         f"words differ, {parity.identical} of {parity.clips} clips identical; judged by "
@@ -141,8 +164,7 @@ def _summary(result: "ExportRecord") -> str:
     if parity.passed is not False:
         if parity.advice:
             lines.append(f"not decided: the files are complete and may work. {parity.advice}")
-        folder = quoted(result.runtime_dir)
-        lines.append(f"next: moonshine-tune evaluate --runtime-dir {folder} --manifest test.jsonl")
+        lines.append(f"next: {_next_command(result)}")
         return "\n".join(lines)
     return "\n".join(
         [
@@ -153,6 +175,21 @@ def _summary(result: "ExportRecord") -> str:
             "them: train longer or on more speech",
         ]
     )
+
+
+def _written(result: "ExportRecord") -> str:
+    if result.adapter_file is None:
+        return str(result.runtime_dir)
+    return f"{result.adapter_file} ({(result.adapter_bytes or 0) / 1e6:.2f} MB)"
+
+
+def _next_command(result: "ExportRecord") -> str:
+    if result.adapter_file is not None:
+        file = quoted(result.adapter_file)
+        return f"moonshine-tune apply {file} --to BASE_RUNTIME_FOLDER --out exported"
+    folder = quoted(result.runtime_dir)
+    backend = f" --backend {result.format}" if result.format == "sherpa-onnx" else ""
+    return f"moonshine-tune evaluate --runtime-dir {folder}{backend} --manifest test.jsonl"
 
 
 def _wer_lines(parity: "ParityRecord") -> list[str]:

@@ -47,10 +47,13 @@ from moonshine_tune.registry.open import open_model
 from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runs.records import AliasesRecord, ExportRecord, KeyTermsRecord
 from moonshine_tune.runs.split_record import voices_of_run
+from moonshine_tune.runtime.formats import SHERPA_ONNX
 from moonshine_tune.runtime.layout import read_layout
+from moonshine_tune.runtime.sherpa_transcriber import SherpaTranscriber
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber, check_takes_keyterms
 
 # The variants of files that were exported from an adapter, and of the adapter that it started at.
+BACKENDS = ("torch", "runtime", SHERPA_ONNX)
 _EXPORTED, _PARENT = "exported", "parent"
 
 
@@ -59,7 +62,7 @@ class EvaluateRequest:
     """What to score.
 
     Attributes:
-        backend: `torch`, or `runtime` with `runtime_dir`.
+        backend: `torch`; with `runtime_dir` `runtime`, or `sherpa-onnx` to load it there.
         adapter: run or adapter folder; the base is scored too, for the comparison, and the adapter
             that its run started at.
         runtime_dir: runtime folder; with `adapter` the files exported from it, which are scored
@@ -156,8 +159,10 @@ def _with_voices(manifest: Manifest) -> Manifest:
 
 def _check(request: EvaluateRequest) -> None:
     uses_terms = request.keyterms or request.base_runtime
-    if request.backend not in ("torch", "runtime"):
-        raise RequestError(f"no back end is called {request.backend!r}", hint="torch or runtime")
+    if request.backend not in BACKENDS:
+        raise RequestError(
+            f"no back end is called {request.backend!r}", hint=f"one of: {', '.join(BACKENDS)}"
+        )
     if request.backend == "torch" and (request.base_runtime or request.boost != DEFAULT_BOOST):
         raise RequestError(
             "only the runtime applies key terms: torch counts them and boosts nothing",
@@ -169,14 +174,20 @@ def _check(request: EvaluateRequest) -> None:
             "key terms and noise conditions cannot be combined",
             hint="leave out --conditions, or --keyterms and --base-runtime",
         )
-    if request.backend == "runtime" and request.runtime_dir is None:
+    if request.backend == SHERPA_ONNX and uses_terms:
         raise RequestError(
-            "the runtime back end needs a runtime folder",
+            "sherpa-onnx applies no key terms to Moonshine models",
+            hint="leave out --keyterms and --base-runtime, or --backend sherpa-onnx",
+        )
+    if request.backend != "torch" and request.runtime_dir is None:
+        raise RequestError(
+            f"the {request.backend} back end needs a runtime folder",
             hint="name it with --runtime-dir; `moonshine-tune export` writes one",
         )
-    if request.backend == "runtime" and request.adapter is not None:
+    if request.backend != "torch" and request.adapter is not None:
         raise RequestError(
-            "the runtime does not load adapters",
+            f"{'the runtime' if request.backend == 'runtime' else request.backend} does not load "
+            "adapters",
             hint="export the adapter first, then score it with --runtime-dir alone; to score both "
             "side by side, leave out --backend",
         )
@@ -246,6 +257,12 @@ def _open_variants(
     """
     terms, aliases = listed
     language = manifest.utterances[0].language
+    if request.runtime_dir is not None and request.backend == SHERPA_ONNX:
+        folder = request.runtime_dir
+        normalizer = normalizer_for(request.normalizer, language or "en")
+        with SherpaTranscriber(folder) as sherpa:
+            yield Variant("model", folder.name, None, sherpa, normalizer, exported_from(folder))
+        return
     if request.runtime_dir is not None and request.backend == "runtime":
         normalizer = normalizer_for(request.normalizer, language or "en")
         folders = {"adapter" if request.base_runtime else "model": request.runtime_dir}

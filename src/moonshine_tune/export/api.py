@@ -21,6 +21,8 @@ def export_model(
     calibrate: str | PathLike[str] = "auto",
     quantize: str = "int8",
     scales: str = "auto",
+    format: str = "moonshine",
+    adapter_only: bool = False,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> ExportRecord:
@@ -40,6 +42,8 @@ def export_model(
         quantize: of new graphs: "int8" or "none".
         scales: of a graft: "tensor" as in the base's files, "channel", or "auto": channels where
             they take no noticeable time.
+        format: "moonshine" or "sherpa-onnx": the runtime that is to load the files.
+        adapter_only: write one small file to `out`, from which `apply` makes the folder.
 
     Raises:
         TuneError: wrong arguments, no base runtime files, or this machine cannot do it.
@@ -55,6 +59,8 @@ def export_model(
         calibrate=str(calibrate),
         quantize=quantize,
         scales=scales,
+        format=format,
+        adapter_only=adapter_only,
         device=device,
     )
     return export(request, Path(out), progress or SilentProgress())

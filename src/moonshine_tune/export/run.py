@@ -1,7 +1,8 @@
 """`export`: write an adapted model as runtime files and check that they compute the same."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,18 @@ import numpy as np
 
 from moonshine_tune.audio.io import load_utterance
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.core.files import complete_folder, holds_out, sha256_of
+from moonshine_tune.core.files import (
+    complete_folder,
+    disk_errors,
+    holds_out,
+    sha256_of,
+    write_bytes_atomic,
+)
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import versions
-from moonshine_tune.core.scratch import refuse_existing
+from moonshine_tune.core.scratch import new_scratch, refuse_existing
 from moonshine_tune.corpus.manifest import Utterance
+from moonshine_tune.export.adapter_file import adapter_file
 from moonshine_tune.export.calibration import AUTO, NONE, Rounding, choose_rounding, missing_clips
 from moonshine_tune.export.graft import AUTO as AUTO_SCALES
 from moonshine_tune.export.graft import SCALES, GraftReport, graft
@@ -34,9 +42,11 @@ from moonshine_tune.models.merge import LazyMerged
 from moonshine_tune.registry.base_model import base_identity
 from moonshine_tune.registry.open import OpenedModel, open_model
 from moonshine_tune.registry.resolve import ResolvedModel, resolve_model
-from moonshine_tune.runs.records import ExportRecord
-from moonshine_tune.runtime.layout import RuntimeLayout, read_layout
+from moonshine_tune.runs.records import EXPORT_FILE, ExportRecord
+from moonshine_tune.runtime.formats import MOONSHINE, SHERPA_ONNX, check_format
+from moonshine_tune.runtime.layout import TOKENS_FILE, RuntimeLayout, read_layout
 from moonshine_tune.runtime.quantized import Doubles
+from moonshine_tune.runtime.sherpa_transcriber import write_tokens
 
 METHODS = ("graft", "trace")
 SCHEMES = ("int8", "none")
@@ -61,6 +71,9 @@ class ExportRequest:
         scales: of a graft: "channel" gives each output channel of an adapted matrix a scale;
             "tensor" keeps the scheme and size of the base's files; "auto" gives channels to the
             matrices that take no noticeable time with them.
+        format: the runtime that is to load the files, and through which parity is checked:
+            "moonshine" or "sherpa-onnx", whose folder has `tokens.txt` too.
+        adapter_only: write an adapter file to `out` instead of a folder; of a graft.
     """
 
     run: Path | None = None
@@ -74,6 +87,8 @@ class ExportRequest:
     calibrate: str | Path = AUTO
     quantize: str = "int8"
     scales: str = AUTO_SCALES
+    format: str = MOONSHINE
+    adapter_only: bool = False
 
 
 @holds_out(lambda request, out, progress: out)
@@ -84,7 +99,8 @@ def export(request: ExportRequest, out: Path, progress: Progress) -> ExportRecor
 
     Raises:
         RequestError: no run, no base runtime files, files of other weights, or `out` exists.
-        MachineError: new graphs are needed and the package onnx is missing.
+        MachineError: new graphs are needed and the package onnx is missing, or the runtime of the
+            format is.
     """
     refuse_existing(out)
     _check(request)
@@ -95,32 +111,22 @@ def export(request: ExportRequest, out: Path, progress: Progress) -> ExportRecor
         progress.say(missing)
     subject = _open(request, progress)
     opened = subject.opened
+    check_format(request.format, opened.model.family)
     layout = _base_layout(request, subject) if request.method == "graft" else None
     windows = _choose_windows(request, subject, clips.first) if layout is None else None
-    start_time = time.monotonic()
-    rounding: Rounding | None = None
-    with complete_folder(out) as scratch:
-        if layout is None:
-            with windows_read_as(opened.model, windows["rule"] if windows else None):
-                report = build_graphs(
-                    opened.model, model_tensors(opened.model), scratch, scheme=request.quantize
-                )
-        elif has_adapter(opened.model):
-            rounding = choose_rounding(request.calibrate, request.run, opened, layout, progress)
-            progress.say(f"rounding: {rounding.reason}")
-            report = graft_adapter(
-                opened, layout, scratch, moments=rounding.moments, scales=request.scales
-            )
-        else:
-            report = _graft_checkpoint(subject, layout, scratch, request.scales)
+    with _scratch_folder(request, out) as scratch:
+        start_time = time.monotonic()
+        report, rounding = _write_files(request, subject, layout, windows, scratch, progress)
         seconds = time.monotonic() - start_time
-        pair, judged_by = find_base_pair(opened, subject.base, request.base_runtime)
+        pair, judged_by = find_base_pair(opened, subject.base, request.base_runtime, request.format)
         parity = check_parity(
-            opened, scratch, clips, request.parity_bound, progress, base=pair, judged_by=judged_by
-        )
+            opened, scratch, clips, request.parity_bound, progress, base=pair,
+            judged_by=judged_by, format_name=request.format,
+        )  # fmt: skip
         record = ExportRecord(
-            runtime_dir=str(out),
+            runtime_dir=None if request.adapter_only else str(out),
             method=request.method,
+            format=request.format,
             quantize=request.quantize if layout is None else None,
             scales=request.scales if layout is not None else None,
             channel_scales=report.channel_scales if layout is not None else None,
@@ -136,13 +142,61 @@ def export(request: ExportRequest, out: Path, progress: Progress) -> ExportRecor
             parity=parity,
             seconds=round(seconds, 2),
         )
-        ExportRecord(
+        kept = ExportRecord(
             schema_version=1,
             **record.to_json() | {"runtime_dir": "."},
             **subject.identity,
             versions=versions(),
-        ).write(scratch / "export.json")
+        )
+        if not request.adapter_only:
+            kept.write(scratch / EXPORT_FILE)
+        elif layout is not None:
+            content = adapter_file(layout, scratch, kept)
+            write_bytes_atomic(out, content, replace=False)
+            update = {"adapter_file": str(out), "adapter_bytes": len(content)}
+            record = record.model_copy(update=update)
     return record
+
+
+@contextmanager
+def _scratch_folder(request: ExportRequest, out: Path) -> Iterator[Path]:
+    """The folder to write to, which becomes `out`; for an adapter file it is gone afterwards."""
+    if not request.adapter_only:
+        with complete_folder(out) as scratch:
+            yield scratch
+        return
+    with disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with new_scratch(out, is_folder=True) as scratch:
+            yield scratch
+
+
+def _write_files(
+    request: ExportRequest,
+    subject: "_Subject",
+    layout: RuntimeLayout | None,
+    windows: dict[str, str] | None,
+    out: Path,
+    progress: Progress,
+) -> tuple[GraftReport, Rounding | None]:
+    """Fill the folder `out` with the runtime files of the trained model."""
+    model = subject.opened.model
+    rounding: Rounding | None = None
+    if layout is None:
+        with windows_read_as(model, windows["rule"] if windows else None):
+            report = build_graphs(model, model_tensors(model), out, scheme=request.quantize)
+    elif has_adapter(model):
+        rounding = choose_rounding(request.calibrate, request.run, subject.opened, layout, progress)
+        progress.say(f"rounding: {rounding.reason}")
+        report = graft_adapter(
+            subject.opened, layout, out, moments=rounding.moments, scales=request.scales
+        )
+    else:
+        report = _graft_checkpoint(subject, layout, out, request.scales)
+    if request.format == SHERPA_ONNX:
+        write_tokens(read_layout(out), out)
+        report.sha256[TOKENS_FILE] = sha256_of(out / TOKENS_FILE)
+    return report, rounding
 
 
 @dataclass(frozen=True)
@@ -234,6 +288,12 @@ def _check(request: ExportRequest) -> None:
             "a fully tuned checkpoint does not name the base that it was tuned from",
             where=request.checkpoint,
             hint="name it with --model, or build new files with --method trace",
+        )
+    check_format(request.format)
+    if request.adapter_only and request.method != "graft":
+        raise RequestError(
+            "new graphs share nothing with the base's files: there is no adapter file of them",
+            hint="leave out --method trace, or --adapter-only",
         )
     if request.method == "trace":
         require_onnx()

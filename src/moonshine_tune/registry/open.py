@@ -1,6 +1,7 @@
 """Opening a model: resolve its name, choose device and precision, load it and its adapter."""
 
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from moonshine_tune.core.device import (
     choose_dtype,
     choose_frozen_format,
 )
-from moonshine_tune.core.progress import Progress
+from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.progress import Progress, SilentProgress
+from moonshine_tune.models.adapter_set import AdapterSet
 from moonshine_tune.models.base import TOKENS_PER_SECOND, DecodeLimits, SpeechModel
 from moonshine_tune.models.checkpoint import load_checkpoint
 from moonshine_tune.models.files import refuse_stray_adapter, weight_files
@@ -24,10 +27,16 @@ from moonshine_tune.registry.base_model import (
 )
 from moonshine_tune.registry.resolve import ResolvedModel, resolve_model
 
+DEFAULT_ADAPTER = "default"
+"""The name of the adapter that a model is opened with."""
+
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """A loaded model with its origin, device and precision, for reports."""
+    """A loaded model with its origin, device and precision, for reports.
+
+    It can hold several adapters: `load_adapter` adds one, `use_adapter` switches between them.
+    """
 
     model: SpeechModel
     resolved: ResolvedModel
@@ -36,6 +45,36 @@ class OpenedModel:
     dtype: DtypeChoice
     limits: DecodeLimits
     language: str
+    adapters: AdapterSet
+
+    def load_adapter(self, name: str, path: str | PathLike[str]) -> None:
+        """Load an adapter of this base beside those that are loaded, and use it.
+
+        Args:
+            path: run folder or adapter folder.
+
+        Raises:
+            RequestError: the name is taken, no adapter there, or it belongs to another base.
+        """
+        folder = Path(path)
+        base = check_base(
+            self.resolved, folder, is_named=True, offline=True, progress=SilentProgress()
+        )
+        if base is not self.resolved:
+            raise RequestError(
+                f"this adapter was trained on other weights of {self.resolved.name} than are open",
+                where=folder,
+                hint="open its base by itself: open_model(adapter=PATH)",
+            )
+        self.adapters.add(name, folder)
+
+    def use_adapter(self, name: str | None) -> None:
+        """Use a loaded adapter from now on; None uses the base alone. No weight is read or copied.
+
+        Raises:
+            RequestError: no adapter has this name.
+        """
+        self.adapters.use(name)
 
     @property
     def base_record(self) -> dict[str, Any]:
@@ -99,6 +138,7 @@ def open_model(
         dtype=chosen_dtype,
         limits=DecodeLimits(tokens_per_second=rate),
         language=record.language if record else "en",
+        adapters=AdapterSet(model, DEFAULT_ADAPTER if adapter is not None else None),
     )
 
 

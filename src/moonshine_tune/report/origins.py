@@ -14,6 +14,7 @@ from moonshine_tune.core.nested import flatten
 from moonshine_tune.report.cells import short
 from moonshine_tune.report.reading import ReportInput
 from moonshine_tune.runs.records import EvaluationRecord, RunRecord
+from moonshine_tune.runtime.formats import SHERPA_ONNX
 
 _MAX_COMMAND = 4_000
 _MAX_ROWS = 300
@@ -180,8 +181,9 @@ def _without_defaults(value: Any, inside: str = "") -> Any:
 def _evaluation_command(result: EvaluationRecord) -> list[str]:
     """From result.json; names in capitals are for the reader to fill in."""
     words = ["moonshine-tune", "evaluate"]
-    words += ["--runtime-dir" if result.backend == "runtime" else "--model"]
+    words += ["--model" if result.backend in ("torch", "") else "--runtime-dir"]
     words += [result.model or "MODEL"]
+    words += ["--backend", result.backend] if result.backend == SHERPA_ONNX else []
     words += ["--adapter", result.adapter] if result.adapter and "--model" in words else []
     words += ["--manifest", "MANIFEST"]
     words += ["--normalizer", result.normalizer] if result.normalizer else []

@@ -1056,6 +1056,9 @@ class ParityRecord(Record):
     window_rule: str | None = None
 
 
+EXPORT_FILE = "export.json"
+
+
 class ExportRecord(Artifact):
     """`export.json` in a runtime folder: written by export, read by package and plan."""
 
@@ -1063,6 +1066,7 @@ class ExportRecord(Artifact):
 
     runtime_dir: str | None = None
     method: str | None = None
+    format: str | None = None
     quantize: str | None = None
     scales: str | None = None
     channel_scales: StrictInt | None = None
@@ -1081,6 +1085,18 @@ class ExportRecord(Artifact):
     adapter_sha256: str | None = None
     checkpoint_sha256: str | None = None
     versions: Versions = {}
+    adapter_file: str | None = None
+    adapter_bytes: StrictInt | None = None
+
+
+class AppliedRecord(Record):
+    """The answer of `apply`: the folder that it made, and of what."""
+
+    runtime_dir: str | None = None
+    adapter_file: str | None = None
+    base: BaseModelRecord = BaseModelRecord()
+    sha256: dict[str, str] = {}
+    seconds: Number | None = None
 
 
 class PackageRecord(Artifact):

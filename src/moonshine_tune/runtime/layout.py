@@ -5,6 +5,9 @@ from pathlib import Path
 
 from moonshine_tune.core.errors import RequestError
 
+TOKENS_FILE = "tokens.txt"
+"""The tokenizer as sherpa-onnx reads it; the Moonshine runtime needs none."""
+
 V1_FILES = ("encoder_model.ort", "decoder_model_merged.ort", "tokenizer.bin")
 STREAMING_FILES = (
     "frontend.ort", "encoder.ort", "adapter.ort", "cross_kv.ort", "decoder_kv.ort",
@@ -59,4 +62,6 @@ def read_layout(folder: Path) -> RuntimeLayout:
             where=folder,
             hint="fetch one with: moonshine-tune models fetch tiny",
         )
+    if not streaming and (folder / TOKENS_FILE).is_file():
+        expected = (*expected, TOKENS_FILE)
     return RuntimeLayout(folder, "streaming" if streaming else "v1", expected)

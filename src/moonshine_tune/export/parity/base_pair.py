@@ -30,8 +30,8 @@ from moonshine_tune.models.lora import adapter_disabled, has_adapter
 from moonshine_tune.registry.base_model import base_identity
 from moonshine_tune.registry.open import OpenedModel
 from moonshine_tune.registry.resolve import ResolvedModel
+from moonshine_tune.runtime.formats import MOONSHINE, SHERPA_ONNX, open_runtime
 from moonshine_tune.runtime.layout import RuntimeLayout, read_layout
-from moonshine_tune.runtime.transcriber import RuntimeTranscriber
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,13 @@ class BasePair:
 
     Attributes:
         layout: the base's own runtime files.
+        format_name: of the runtime that loads them.
     """
 
     opened: OpenedModel
     base: ResolvedModel
     layout: RuntimeLayout
+    format_name: str = MOONSHINE
 
     def transcribe(
         self, utterances: Sequence[Utterance], progress: Progress
@@ -66,16 +68,17 @@ class BasePair:
                 "inference/greedy.py", "inference/decoder_session.py", "inference/transcribe.py"
             ),
         ]
+        is_sherpa = self.format_name == SHERPA_ONNX
         in_runtime: list[object] = [
             [sha256_of(self.layout.folder / name) for name in self.layout.files],
-            package_version("moonshine-voice"),
+            package_version("sherpa-onnx" if is_sherpa else "moonshine-voice"),
             # 8-bit sums differ between processor families in the last digit.
             platform.machine(),
-            recipe_hash("runtime/transcriber.py"),
+            recipe_hash(f"runtime/{'sherpa_' if is_sherpa else ''}transcriber.py"),
         ]
         ways: list[tuple[str, list[object], Callable[[], AbstractContextManager[Transcriber]]]] = [
             ("torch", in_torch, self._in_torch),
-            ("runtime", in_runtime, self._in_runtime),
+            ("sherpa-onnx" if is_sherpa else "runtime", in_runtime, self._in_runtime),
         ]
         texts: list[Sequence[str]] = []
         for backend, identity, open_transcriber in ways:
@@ -96,12 +99,15 @@ class BasePair:
 
     @contextmanager
     def _in_runtime(self) -> Iterator[Transcriber]:
-        with RuntimeTranscriber(self.layout.folder) as runtime:
+        with open_runtime(self.format_name, self.layout.folder) as runtime:
             yield runtime
 
 
 def find_base_pair(
-    opened: OpenedModel, base: ResolvedModel, folder: Path | None
+    opened: OpenedModel,
+    base: ResolvedModel,
+    folder: Path | None,
+    format_name: str = MOONSHINE,
 ) -> tuple[BasePair | None, str]:
     """The base beside a model, and what words and WER are judged by, in a sentence.
 
@@ -109,6 +115,7 @@ def find_base_pair(
 
     Args:
         folder: runtime folder of the base; None takes the one that came with it.
+        format_name: of the runtime that is to load it.
     """
     fixed = "the fixed bound"
     folder = folder or base.runtime_dir
@@ -125,7 +132,9 @@ def find_base_pair(
     if weights.different:
         tensor = weights.different[0].tensor
         return None, f"{fixed}: {folder.name} does not hold the base's weights ({tensor} differs)"
-    return BasePair(opened, base, layout), f"the base's own runtime files ({folder.name})"
+    through = " in sherpa-onnx" if format_name == SHERPA_ONNX else ""
+    pair = BasePair(opened, base, layout, format_name)
+    return pair, f"the base's own runtime files ({folder.name}){through}"
 
 
 @contextmanager

@@ -40,7 +40,9 @@ from moonshine_tune.runs.records import (
     ParityRecord,
     WerParity,
 )
+from moonshine_tune.runtime.formats import MOONSHINE, open_runtime
 from moonshine_tune.runtime.layout import read_layout
+from moonshine_tune.runtime.sherpa_transcriber import SherpaTranscriber
 from moonshine_tune.runtime.transcriber import RuntimeTranscriber
 
 DEFAULT_BOUND = 5.0
@@ -58,6 +60,7 @@ def check_parity(
     *,
     base: BasePair | None = None,
     judged_by: str = "the fixed bound",
+    format_name: str = MOONSHINE,
 ) -> ParityRecord:
     """Compare a runtime folder with the model: graphs, tokens, transcripts, WER.
 
@@ -65,6 +68,7 @@ def check_parity(
         bound: percent of words that may differ; with a base, points beyond what its files differ.
         base: what words and WER are judged by; without it, a fixed bound.
         judged_by: the same in words.
+        format_name: of the runtime that loads the folder.
 
     Raises:
         RequestError: the files cannot be loaded.
@@ -77,12 +81,12 @@ def check_parity(
     from_torch = transcribe_utterances(torch, utterances, progress, "parity (torch)").texts
     # Before the runtime loads them: what is wrong with a graph is named here.
     graphs = _check_graphs(opened, runtime_dir, utterances, from_torch)
-    with RuntimeTranscriber(runtime_dir) as runtime:
+    with open_runtime(format_name, runtime_dir) as runtime:
         from_runtime = transcribe_utterances(
-            runtime, utterances, progress, "parity (runtime)"
+            runtime, utterances, progress, f"parity ({runtime.backend})"
         ).texts
         chunked = None
-        if opened.model.family == "streaming":
+        if isinstance(runtime, RuntimeTranscriber) and opened.model.family == "streaming":
             chosen = _spread_by_length(from_runtime, _CHUNKED_CLIPS)
             chunked = compare_transcripts(
                 [from_runtime[i] for i in chosen],
@@ -112,7 +116,7 @@ class _Pair:
     """The trained model in torch, and its runtime files."""
 
     opened: OpenedModel
-    runtime: RuntimeTranscriber
+    runtime: RuntimeTranscriber | SherpaTranscriber
     progress: Progress
 
     def transcribe(

@@ -1,0 +1,153 @@
+"""Adapter files: what an export changed in the runtime files of its base, in one small file.
+
+`runtime/apply_adapter.py` describes the format and makes the exported files from it. It is small
+because most levels of an adapted matrix are those of the base, rounded to its new scales.
+"""
+
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from moonshine_tune.core.files import sha256_of
+from moonshine_tune.runs.records import ExportRecord
+from moonshine_tune.runtime.apply_adapter import MAGIC
+from moonshine_tune.runtime.layout import RuntimeLayout
+from moonshine_tune.runtime.ort_file import Initializer, OrtFile
+from moonshine_tune.runtime.quantized import Doubles, QuantizedTensor, quantized_tensors
+
+Bytes = npt.NDArray[np.uint8]
+# Runs of changed bytes that are this close are one: a run takes 16 bytes.
+_GAP = 16
+
+
+def adapter_file(base: RuntimeLayout, exported: Path, record: ExportRecord) -> bytes:
+    """The content of an adapter file.
+
+    Args:
+        base: the runtime files of the base.
+        exported: folder of the graft into them.
+        record: of the export, which the folder made from the file has as export.json.
+    """
+    blobs = _Blobs()
+    files = {}
+    for path in base.graphs:
+        before, after = path.read_bytes(), (exported / path.name).read_bytes()
+        entry = {
+            "base_size": len(before),
+            "base_sha256": hashlib.sha256(before).hexdigest(),
+            "sha256": hashlib.sha256(after).hexdigest(),
+        }
+        files[path.name] = entry
+        if before != after:
+            old, new = OrtFile(before, path), OrtFile(after, exported / path.name)
+            files[path.name] = entry | _changes(old, new, blobs)
+    companions = {
+        name: sha256_of(base.folder / name) for name in base.files if not name.endswith(".ort")
+    }
+    header = {"version": 1, "files": files, "companions": companions, "export": record.to_json()}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    content = b"".join([MAGIC, len(text).to_bytes(8, "little"), text, *blobs.parts])
+    return content + hashlib.sha256(content).digest()
+
+
+@dataclass
+class _Blobs:
+    """Compressed parts, and where they begin."""
+
+    parts: list[bytes] = field(default_factory=list)
+    size: int = 0
+
+    def add(self, content: bytes) -> dict[str, int]:
+        packed = zlib.compress(content, 9)
+        where = {"offset": self.size, "size": len(packed), "raw": len(content)}
+        self.parts.append(packed)
+        self.size += len(packed)
+        return where
+
+
+def _changes(old: OrtFile, new: OrtFile, blobs: _Blobs) -> dict[str, Any]:
+    before = np.frombuffer(old.data, np.uint8)
+    after = np.frombuffer(new.data, np.uint8)
+    differs = before != after[: len(before)]
+    tensors = []
+    # A tensor is where it was; its scales may be at the end of the file.
+    for stored, adapted in zip(quantized_tensors(old), quantized_tensors(new), strict=True):
+        region = slice(stored.values.offset, stored.values.offset + stored.values.size)
+        if differs[region].any():
+            tensors.append(_tensor(stored, adapted, old, new, blobs))
+            differs[region] = False
+    runs = list(_runs(np.flatnonzero(differs)))
+    edits = np.array(runs, "<u8").tobytes()
+    edits += b"".join(after[start : start + length].tobytes() for start, length in runs)
+    return {
+        "tail": blobs.add(after[len(before) :].tobytes()),
+        "edits": blobs.add(edits) | {"runs": len(runs)},
+        "tensors": tensors,
+    }
+
+
+def _runs(changed: npt.NDArray[np.intp]) -> Iterator[tuple[int, int]]:
+    """Offset and length of each run of changed bytes."""
+    if not changed.size:
+        return
+    breaks = np.flatnonzero(np.diff(changed) > _GAP) + 1
+    for run in np.split(changed, breaks):
+        yield int(run[0]), int(run[-1] - run[0] + 1)
+
+
+def _tensor(
+    stored: QuantizedTensor,
+    adapted: QuantizedTensor,
+    old: OrtFile,
+    new: OrtFile,
+    blobs: _Blobs,
+) -> dict[str, Any]:
+    values = stored.values
+    rows = values.shape[0]
+    shape = (rows, values.size // rows)
+    entry: dict[str, Any] = {"at": values.offset, "shape": list(shape), "dtype": values.dtype}
+    before = old.array(values).reshape(shape)
+    predicted: npt.NDArray[Any] = before
+    if not stored.adds_float and len(values.shape) == 2:
+        entry |= {
+            "axis": 1 if adapted.axis is None else adapted.axis,
+            "scale": _vector(stored.scale),
+            "zero": _vector(stored.zero_point),
+            "new_scale": _vector(adapted.scale),
+            "new_zero": _vector(adapted.zero_point),
+        }
+        predicted = _predicted(stored, adapted, old, new)
+    steps = new.array(values).reshape(shape).view(np.uint8) - predicted.astype(np.uint8)
+    return entry | blobs.add(_packed(steps.reshape(-1)))
+
+
+def _predicted(
+    stored: QuantizedTensor, adapted: QuantizedTensor, old: OrtFile, new: OrtFile
+) -> npt.NDArray[Any]:
+    """Levels of the base on the new scales, in the arithmetic of the format."""
+    before, after = stored.stored_grid(old), adapted.stored_grid(new)
+    ratio: Doubles = before.scale / after.scale
+    steps = np.subtract(old.array(stored.values), before.zero, dtype=np.float32)
+    steps *= ratio.astype(np.float32)
+    return np.rint(steps).astype(np.int16) + after.zero.astype(np.int16)
+
+
+def _vector(item: Initializer) -> list[Any]:
+    return [item.offset, item.size // np.dtype(item.dtype).itemsize, item.dtype]
+
+
+def _packed(steps: Bytes) -> bytes:
+    """Two bits for each difference of a level, and a byte more for each that is not -1, 0 or 1."""
+    codes = steps + np.uint8(1)
+    escapes = codes > 2
+    codes[escapes] = 3
+    codes = np.concatenate([codes, np.ones(-len(codes) % 4, np.uint8)]).reshape(-1, 4)
+    packed = codes[:, 0] | codes[:, 1] << 2 | codes[:, 2] << 4 | codes[:, 3] << 6
+    return packed.tobytes() + steps[escapes].tobytes()
