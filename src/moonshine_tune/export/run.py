@@ -1,9 +1,9 @@
 """`export`: write an adapted model as runtime files and check that they compute the same."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from moonshine_tune.export.parity.clips import parity_clips
 from moonshine_tune.export.parity.gate import DEFAULT_BOUND, check_parity
 from moonshine_tune.export.parity.graphs import window_rule, windows_read_as
 from moonshine_tune.export.parity.stages import open_graphs
+from moonshine_tune.export.smoothing import choose_smoothing
 from moonshine_tune.export.tensors import LazyArrays, model_tensors, tuned_tensors
 from moonshine_tune.inference.batching import fit_clip
 from moonshine_tune.models.checkpoint import load_checkpoint
@@ -45,7 +46,7 @@ from moonshine_tune.registry.resolve import ResolvedModel, resolve_model
 from moonshine_tune.runs.records import EXPORT_FILE, ExportRecord
 from moonshine_tune.runtime.formats import MOONSHINE, SHERPA_ONNX, check_format
 from moonshine_tune.runtime.layout import TOKENS_FILE, RuntimeLayout, read_layout
-from moonshine_tune.runtime.quantized import Doubles
+from moonshine_tune.runtime.quantized import Doubles, Floats
 from moonshine_tune.runtime.sherpa_transcriber import write_tokens
 
 METHODS = ("graft", "trace")
@@ -244,9 +245,23 @@ def graft_adapter(
     scales: str = AUTO_SCALES,
 ) -> GraftReport:
     """Graft the model's adapter into a copy of `layout` at `out`."""
-    merged = LazyMerged(opened.model)
-    base = {name: merged.base(name).cpu().numpy() for name in merged}
-    return graft(layout, base, LazyArrays(merged), out, moments=moments, scales=scales)
+    lazy = LazyMerged(opened.model)
+    base = {name: lazy.base(name).cpu().numpy() for name in lazy}
+    merged: Mapping[str, Floats] = LazyArrays(lazy)
+    if not moments:
+        return graft(layout, base, merged, out, scales=scales)
+    everything = model_tensors(opened.model, with_adapter=False)
+    smoothing = choose_smoothing(layout, opened.model.norm_readers(), everything, merged, moments)
+    report = graft(
+        layout,
+        base | smoothing.base_gains,
+        smoothing.tensors(merged),
+        out,
+        moments=smoothing.moments(moments),
+        scales=scales,
+    )
+    gains = len(smoothing.gains)
+    return replace(report, matrices=report.matrices - gains, changed=report.changed - gains)
 
 
 def _choose_windows(

@@ -60,6 +60,23 @@ class EncoderStates:
         return EncoderStates(self.values[torch.tensor(rows, device=device), :width], lengths)
 
 
+@dataclass(frozen=True)
+class NormReaders:
+    """A normalization's gain and all matrices that read its output.
+
+    Dividing the gain by a vector and multiplying the matrices' columns with it changes nothing.
+
+    Attributes:
+        gain: parameter name.
+        offset: what the layer adds to the parameter before it multiplies.
+        matrices: parameter names, each [out, in].
+    """
+
+    gain: str
+    offset: float
+    matrices: tuple[str, ...]
+
+
 class TextTokenizer:
     """Text to token ids and back, without special tokens."""
 
@@ -138,6 +155,33 @@ class SpeechModel(ABC):
         """
         for layer in self.decoder.layers:
             layer.mlp.activation_fn = _ContiguousInput(layer.mlp.activation_fn)
+
+    def norm_readers(self) -> list[NormReaders]:
+        """The normalizations inside the layers, each with the matrices that read its output."""
+        own = tuple(f"self_attn.{name}_proj" for name in "qkv")
+        kinds = {
+            "encoder": {"input_layernorm": own, "post_attention_layernorm": ("mlp.fc1",)},
+            "decoder": {
+                "input_layernorm": own,
+                "post_attention_layernorm": ("encoder_attn.q_proj",),
+                "final_layernorm": ("mlp.fc1",),
+            },
+        }
+        readers = []
+        for part, norms in kinds.items():
+            for index, layer in enumerate(getattr(self, part).layers):
+                prefix = f"model.{part}.layers.{index}."
+                for name, matrices in norms.items():
+                    norm = getattr(layer, name)
+                    gain = "gamma" if hasattr(norm, "gamma") else "weight"
+                    readers.append(
+                        NormReaders(
+                            gain=f"{prefix}{name}.{gain}",
+                            offset=getattr(norm, "unit_offset", 0.0),
+                            matrices=tuple(f"{prefix}{matrix}.weight" for matrix in matrices),
+                        )
+                    )
+        return readers
 
     @property
     def vocabulary_size(self) -> int:

@@ -19,7 +19,7 @@ from moonshine_tune.export.parity.stages import (
     encode_clip,
     open_graphs,
 )
-from moonshine_tune.models.base import SpeechModel
+from moonshine_tune.models.base import NormReaders, SpeechModel
 from moonshine_tune.runs.records import (
     OutputDifference,
     ParityRecord,
@@ -74,7 +74,7 @@ def check_graphs(
     Raises:
         RequestError: a file is damaged, or onnxruntime cannot run it.
     """
-    weights_parity = compare_weights(layout, weights)
+    weights_parity = compare_weights(layout, weights, model.norm_readers())
     graphs = open_graphs(layout)
     rule = None
     if model.family == "streaming" and clips:
@@ -121,10 +121,16 @@ def first_difference(
     return None
 
 
-def compare_weights(layout: RuntimeLayout, weights: Mapping[str, Floats]) -> WeightParity:
+def compare_weights(
+    layout: RuntimeLayout, weights: Mapping[str, Floats], norms: Sequence[NormReaders] = ()
+) -> WeightParity:
     """Compare the stored tensors with the trained ones, or say why that is not possible.
 
     Tensors are matched by their position in the graph, so that swapped matrices are detected.
+
+    Args:
+        norms: normalizations that a file may hold smoothed: with another gain, and matrices whose
+            columns make up for it.
     """
     try:
         tensors = name_tensors(layout)
@@ -132,6 +138,7 @@ def compare_weights(layout: RuntimeLayout, weights: Mapping[str, Floats]) -> Wei
         return WeightParity(checked=0, different=[], note=str(error))
     different = []
     checked = 0
+    weights = _as_smoothed(tensors, weights, norms)
     for item in tensors:
         key = item.key
         if key == "proj_out.weight" and key not in weights:
@@ -151,6 +158,28 @@ def compare_weights(layout: RuntimeLayout, weights: Mapping[str, Floats]) -> Wei
         if relative is not None:
             different.append(WeightDifference(graph=item.graph, tensor=item.key, relative=relative))
     return WeightParity(checked=checked, different=different, note=None)
+
+
+def _as_smoothed(
+    tensors: Sequence[NamedTensor], weights: Mapping[str, Floats], norms: Sequence[NormReaders]
+) -> dict[str, Floats]:
+    """The trained tensors as a file must hold them that has these gains of normalizations.
+
+    A wrong gain then shows in the matrices that read it.
+    """
+    expected = dict(weights)
+    stored = {item.key: item for item in tensors}
+    for norm in norms:
+        if norm.gain not in stored or any(name not in weights for name in norm.matrices):
+            continue
+        gain, offset = stored[norm.gain].read(), np.float32(norm.offset)
+        trained = weights[norm.gain]
+        if gain.shape != trained.shape or np.any(gain + offset == 0):
+            continue
+        for name in norm.matrices:
+            expected[name] = weights[name] * ((trained + offset) / (gain + offset))
+        expected[norm.gain] = gain
+    return expected
 
 
 def _weight_bound(item: NamedTensor, wanted: Floats, away: float) -> float:
