@@ -67,6 +67,7 @@ def _register() -> None:
         report,
         runs,
         settings,
+        studio,
         train,
         transcribe,
         try_models,
@@ -75,7 +76,8 @@ def _register() -> None:
     app.add_typer(models.app, name="models")
     app.add_typer(data.app, name="data")
     for module in (doctor, settings, estimate, train, evaluate, transcribe, try_models, export,
-                   merge, benchmark, package, report, demo, ablate, curve, plan, runs):  # fmt: skip
+                   merge, benchmark, package, report, demo, ablate, curve, plan, runs,
+                   studio):  # fmt: skip
         module.register(app)
 
 

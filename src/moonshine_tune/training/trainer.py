@@ -446,7 +446,7 @@ class Trainer:
                 loss = round(prepared.dev.word_loss(self.model, progress), 3)
         words = dev.score.words.reference * (1 if augmented is None else 2)
         self.rule = replace(self.rule, dev_words=words)
-        progress.transcripts([(item.reference, item.hypothesis) for item in dev.scored[:3]])
+        progress.transcripts([(item.reference, item.hypothesis) for item in dev.scored[:12]])
         candidate = Candidate(
             step=step,
             dev_wer=dev.score.wer,
