@@ -74,13 +74,17 @@ export function follow(job, show = () => {}) {
       if (state.state === "failed") reject(new StudioError(state.error?.message ?? "This did not work.", state.error?.next, 500));
       else resolve(state);
     };
-    const stop = onEvent((event) => { if (event.job?.id === job.id) settle(event.job); });
-    // What was told before this listener was there, or while the connection was lost.
-    timer = setInterval(async () => {
+    // What was told before this listener was there, or while the connection was lost, is asked for.
+    const ask = async () => {
       try {
         settle(await get(`/api/jobs/${encodeURIComponent(job.id)}`));
       } catch { /* asked again */ }
-    }, 2000);
+    };
+    const stop = onEvent((event) => {
+      if (event.job?.id === job.id) settle(event.job);
+      else if (event.connected) ask();
+    });
+    timer = setInterval(ask, 5000);
     settle(job);
   });
 }

@@ -9,6 +9,8 @@ import { preference, project, refreshProject } from "./state.js";
 import { confidenceWords, doubtfulRanges, markNow } from "./words.js";
 
 const PAGE = 50;
+// Files that the studio has and has not transcribed yet.
+const MOST_WAITING = 20;
 
 const HELP = [
   ["Enter", "accept, and go to the next"],
@@ -83,6 +85,7 @@ class LabelView {
   }
 
   close() {
+    this.isClosed = true;
     document.removeEventListener("keydown", this.onkey);
     this.stopTime();
     stop();
@@ -163,11 +166,13 @@ class LabelView {
     if (!clip) return this.renderNothing();
     const spelling = new Spelling(this.pairs);
     const isNew = this.shown === "unlabelled";
-    const proposed = isNew && !clip.text ? spelling.apply(clip.transcript ?? "") : clip.text ?? "";
+    // A text that somebody set already stays as it is.
+    const isFresh = isNew && (!clip.text || clip.text === clip.transcript);
+    const proposed = isFresh ? spelling.apply(clip.transcript ?? "") : clip.text ?? "";
     this.proposed = proposed;
     this.text = h("textarea", { id: "text", rows: 1, dir: "auto", spellcheck: "false", autocomplete: "off", autocapitalize: "off", oninput: () => this.grow() });
     this.text.value = proposed;
-    const reasons = isNew && !clip.text ? spelling.reasons(clip.transcript ?? "") : [];
+    const reasons = isFresh ? spelling.reasons(clip.transcript ?? "") : [];
     const words = clip.words?.length ? confidenceWords(clip.words, (word) => play(clip.audio, word.start_s)) : null;
     put(this.editor,
       h("div", { class: "editor-head" },
@@ -426,8 +431,10 @@ class LabelView {
     this.renderUploads();
     if (this.isSending) return;
     this.isSending = true;
-    // One after the other: a folder of a thousand files must not open a thousand requests.
+    // Sent one after the other; the studio transcribes those that wait together.
     for (let upload = this.uploads.find((item) => item.file); upload; upload = this.uploads.find((item) => item.file)) {
+      const waits = this.uploads.filter((item) => item.following).map((item) => item.following);
+      if (waits.length >= MOST_WAITING) await Promise.race(waits);
       await this.send(upload);
     }
     this.isSending = false;
@@ -442,18 +449,32 @@ class LabelView {
       const query = new URLSearchParams({ name: file.name });
       if (path) query.set("path", path);
       const { job } = await request("POST", `/api/uploads?${query}`, file, "application/octet-stream");
-      await follow(job, (state) => { upload.text = state.progress?.text || "the model listens…"; this.renderUploads(); });
-      this.uploads.splice(this.uploads.indexOf(upload), 1);
-      await this.arrived();
+      upload.following = this.followUpload(upload, job);
     } catch (error) {
       upload.error = error;
     }
     this.renderUploads();
   }
 
+  async followUpload(upload, job) {
+    try {
+      await follow(job, ({ progress = {} }) => {
+        upload.text = `${progress.text || "the model listens…"}${progress.total ? `: ${progress.done} of ${progress.total}` : ""}`;
+        this.renderUploads();
+      });
+      this.uploads.splice(this.uploads.indexOf(upload), 1);
+      await this.arrived();
+    } catch (error) {
+      upload.error = error;
+    }
+    upload.following = undefined;
+    this.renderUploads();
+  }
+
   /** New clips are there; what is being corrected stays as it is. */
   async arrived() {
     await refreshProject();
+    if (this.isClosed) return undefined;
     if (this.shown !== "unlabelled") return this.render();
     if (!this.current) return this.show("unlabelled");
     const answer = await get(`/api/clips?state=unlabelled&offset=0&limit=${PAGE}`);
@@ -464,6 +485,7 @@ class LabelView {
   }
 
   renderUploads() {
+    if (this.isClosed) return;
     const failed = this.uploads.filter((upload) => upload.error);
     const others = this.uploads.filter((upload) => !upload.error);
     put(this.uploadList, others.slice(0, 5).map(({ name, text }) => h("li", {}, h("span", { class: "file-name" }, name), h("span", { class: "quiet" }, text))),

@@ -222,7 +222,8 @@ class RecordView {
     put(this.verdict, h("div", { class: "verdict-line accepted" },
       h("strong", {}, "✓ Kept "), h("span", { dir: "auto" }, prompt.text),
       answer.clip ? h("span", { class: "quiet" }, ` ${duration(answer.clip.duration_s)}`) : null,
-      (answer.findings ?? []).map((finding) => h("p", { class: "finding note" }, finding.message))));
+      (answer.findings ?? []).map((finding) => h("p", { class: "note" }, finding.message)),
+      answer.remark ? h("p", { class: "note" }, answer.remark) : null));
     await refreshProject();
     if (!this.prompts.some((other) => !other.takes)) this.prompts = (await get("/api/prompts?limit=50")).prompts;
     this.render();
@@ -235,11 +236,10 @@ class RecordView {
     this.state = "refused";
     this.refused = { take, prompt, answer };
     const canKeep = answer.findings.length > 0 && answer.findings.every((finding) => finding.can_keep);
-    const wasWrong = answer.findings.some((finding) => finding.name.includes("prompt")) || answer.transcript;
     put(this.verdict, h("div", { class: "verdict-line refused" },
       h("strong", {}, canKeep ? "Please check this one" : "Not kept"),
-      h("ul", { class: "findings" }, answer.findings.map((finding) => h("li", { "data-finding": finding.name }, finding.message))),
-      wasWrong && answer.transcript ? h("p", { class: "understood" }, h("span", { class: "quiet" }, "The model understood: "), h("q", { dir: "auto" }, answer.transcript)) : null,
+      h("ul", { class: "findings" }, answer.findings.map((finding) => h("li", { "data-finding": finding.name }, h("p", {}, finding.message), finding.action ? h("p", { class: "what-next" }, finding.action) : null))),
+      answer.transcript ? h("p", { class: "understood" }, h("span", { class: "quiet" }, "The model understood: "), h("q", { dir: "auto" }, answer.transcript)) : null,
       h("p", { class: "row" },
         button(["Record again ", key("R")], () => this.recordAgain(), { class: "primary" }),
         canKeep ? button(["Keep anyway ", key("K")], () => this.keepAnyway(), { id: "keep" }) : null)));

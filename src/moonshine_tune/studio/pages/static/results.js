@@ -6,6 +6,7 @@ import { chart } from "./curves.js";
 import { Meter } from "./meter.js";
 import { Microphone, whyNoMicrophone } from "./microphone.js";
 import { stop as stopPlaying } from "./player.js";
+import { scoreOf } from "./scores.js";
 import { preference, refreshProject } from "./state.js";
 import { encodeWav } from "./wav.js";
 import { alignedWords, alignmentLegend } from "./words.js";
@@ -32,15 +33,14 @@ class ResultsView {
 
   async load() {
     await refreshProject();
-    const answer = await get("/api/runs");
-    const runs = answer.runs ?? answer;
+    const runs = await get("/api/runs");
     if (!runs.length) {
       put(this.root, h("h1", {}, "Results"), h("section", { class: "card-like nothing" }, h("h2", {}, "No training yet"),
         h("p", { class: "quiet" }, "After a training you see here, word by word, what changed, and try it with your voice."),
         h("p", { class: "row center" }, h("a", { class: "button primary", href: "#/train" }, "Go to Train"))));
       return;
     }
-    const run = runs.find(({ name }) => name === this.wanted) ?? runs.at(-1);
+    const run = runs.find(({ name }) => name === this.wanted) ?? runs[0];
     this.name = run.name;
     const picker = h("select", { id: "run", onchange: () => { location.hash = `#/results/${encodeURIComponent(picker.value)}`; } },
       runs.map(({ name }) => h("option", { value: name, selected: name === this.name }, name)));
@@ -62,12 +62,12 @@ class ResultsView {
   async showScores() {
     const run = await get(`/api/runs/${encodeURIComponent(this.name)}`);
     const names = { test: ["Recordings that it never saw", "words wrong"], dev: ["Recordings it was steered by", "words wrong"], canary: ["General speech", "words wrong"] };
-    const known = Object.entries(names).filter(([set]) => run.scores?.[set] !== undefined && run.scores?.[set] !== null);
+    const known = Object.entries(names).filter(([set]) => scoreOf(run.scores, set));
     put(this.scores,
-      run.verdict ? h("p", { class: "lead" }, verdictText(run.verdict)) : null,
-      known.length ? h("dl", { class: "tiles" }, known.map(([set, [name, what]]) => tile(name, what, run.scores[set]))) : null,
+      run.verdict ? h("p", { class: "lead" }, run.verdict) : null,
+      known.length ? h("dl", { class: "tiles" }, known.map(([set, [name, what]]) => tile(name, what, scoreOf(run.scores, set)))) : null,
       h("p", { class: "row" },
-        run.scores?.test === undefined || run.scores?.test === null
+        !scoreOf(run.scores, "test")
           ? this.jobButton("Measure on the recordings kept back", { kind: "evaluate" }, () => this.measured(), "evaluate") : null,
         h("a", { class: "button", href: `/runs/${encodeURIComponent(this.name)}/report.html`, target: "_blank", rel: "noopener" }, "Open the full report")));
   }
@@ -103,8 +103,13 @@ class ResultsView {
   // --- side by side
 
   async showCards() {
-    const answer = await get(`/api/runs/${encodeURIComponent(this.name)}/side-by-side`);
-    const clips = answer.clips ?? answer;
+    let clips = [];
+    try {
+      clips = await get(`/api/runs/${encodeURIComponent(this.name)}/side-by-side`);
+    } catch (error) {
+      // Not measured yet: the button above does that.
+      if (error.status >= 500 || error.isTemporary) throw error;
+    }
     this.cards.hidden = !clips.length;
     if (!clips.length) return;
     const errors = (diff) => diff.filter(({ op }) => op !== "same").length;
@@ -236,17 +241,12 @@ const line = (name, text, seconds) => h("div", { class: name === "Adapted" ? "ad
 const safePath = (path) => (/^\/(?!\/)/u.test(path) ? path : "#");
 
 function tile(name, what, score) {
-  const { base, adapted } = typeof score === "number" ? { adapted: score } : score;
-  const change = base !== undefined && base !== null ? adapted - base : 0;
+  const { base, adapted } = score;
+  const change = base === null ? 0 : adapted - base;
   return h("div", { class: `tile ${change < -NO_CHANGE ? "better" : change > NO_CHANGE ? "worse" : ""}` }, h("dt", {}, name),
     h("dd", {}, h("p", { class: "figure" },
-      base !== undefined && base !== null ? [h("span", { class: "before" }, base.toFixed(1)), h("span", { class: "arrow", "aria-label": "to" }, "→")] : null,
+      base !== null ? [h("span", { class: "before" }, base.toFixed(1)), h("span", { class: "arrow", "aria-label": "to" }, "→")] : null,
       h("span", { class: "now" }, adapted.toFixed(1)), h("span", { class: "unit" }, "%")), h("p", { class: "detail" }, what)));
-}
-
-function verdictText(verdict) {
-  if (typeof verdict === "string") return verdict;
-  return verdict.text ?? verdict.summary ?? "";
 }
 
 function card({ reference, base_diff: before, adapted_diff: after, audio, change, id }) {

@@ -3,6 +3,7 @@
 import { follow, get, post } from "./api.js";
 import { announce, button, closeNotice, count, duration, h, noticeError, put } from "./dom.js";
 import { chart } from "./curves.js";
+import { scoreOf } from "./scores.js";
 import { project, refreshProject } from "./state.js";
 
 const RUNNING = ["running", "paused", "queued"];
@@ -29,7 +30,7 @@ class TrainView {
     const { accepted, accepted_s: seconds } = project().counts;
     put(this.root.querySelector("#train-data"), accepted ? [h("strong", {}, count(accepted, "recording")), h("span", { class: "quiet" }, ` ${duration(seconds)} accepted`)] : []);
     const jobs = (await get("/api/jobs")).jobs ?? [];
-    const training = jobs.findLast((job) => ["train", "resume"].includes(job.kind) && RUNNING.includes(job.state));
+    const training = jobs.find((job) => ["train", "resume"].includes(job.kind) && RUNNING.includes(job.state));
     await this.showRuns();
     if (training) return this.watch(training);
     return this.showPlan();
@@ -61,8 +62,8 @@ class TrainView {
   drawPlan(result) {
     const { preset, reason, estimate = {}, data = {} } = result;
     const figures = [
-      ["Settings", preset, reason],
-      ["Time", duration(estimate.time_s), estimate.time_s ? "about, on this machine" : ""],
+      ["Preset", preset, reason],
+      ["Time", duration(estimate.time_s), estimate.time_s ? "as the last training took" : "known after the first training"],
       ["Memory", estimate.memory_gib ? `${estimate.memory_gib.toFixed(1)} GiB` : "–", project().machine?.memory_gib ? `of ${project().machine.memory_gib.toFixed(0)} GiB` : ""],
       ["Recordings", String(data.train ?? 0), `to learn from; ${data.dev ?? 0} to steer by, ${data.test ?? 0} kept to measure with`],
     ];
@@ -105,7 +106,6 @@ class TrainView {
   drawJob(job) {
     const { progress = {}, state } = job;
     const part = progress.total ? Math.min(1, progress.done / progress.total) : 0;
-    this.total = progress.total;
     const words = { paused: "Paused", stopped: "Stopped", done: "Done", failed: "Ended by an error" }[state] ?? "Training";
     if (this.drawnState !== state) {
       this.drawnState = state;
@@ -124,8 +124,9 @@ class TrainView {
     // Without a count it moves by itself.
     if (progress.total) this.bar.value = part;
     else this.bar.removeAttribute("value");
-    put(this.facts, progress.total ? `${progress.done.toLocaleString("en")} of ${progress.total.toLocaleString("en")} steps` : "", progress.eta_s ? ` · about ${duration(progress.eta_s)} left` : "",
-      progress.text ? h("span", { class: "quiet" }, `${progress.total ? " · " : ""}${progress.text}`) : null);
+    put(this.facts, progress.text ? capitalized(progress.text) : "", progress.total ? `: ${progress.done.toLocaleString("en")} of ${progress.total.toLocaleString("en")}` : "",
+      progress.eta_s ? h("span", { class: "quiet" }, ` · about ${duration(progress.eta_s)} left`) : null,
+      progress.message ? h("span", { class: "quiet" }, ` · ${progress.message}`) : null);
   }
 
   refreshRun(job) {
@@ -145,7 +146,7 @@ class TrainView {
     const run = await get(`/api/runs/${encodeURIComponent(this.run)}`);
     if (this.isClosed) return;
     const points = (name) => run.curve.filter((point) => point[name] !== undefined && point[name] !== null).map((point) => [point.step, point[name]]);
-    const end = this.total ?? 0;
+    const end = run.of_steps ?? 0;
     const wrong = [{ name: "your recordings", kind: "first", points: points("dev_wer"), dots: true }, { name: "general speech", kind: "second", points: points("canary_wer"), dots: true }];
     put(this.live, h("div", { class: "charts" },
       chart({ title: "Words that are wrong", unit: "%", xName: "step", series: wrong, end }),
@@ -172,7 +173,7 @@ class TrainView {
     await refreshProject();
     const isStopped = job.state === "stopped";
     put(this.job, h("div", { class: "job-head" }, h("h2", {}, isStopped ? "Stopped" : "The training is done"), h("p", { class: "quiet" }, job.run ? `run ${job.run}` : "")),
-      h("p", {}, job.result?.summary ?? (isStopped ? "The best state so far is kept." : "")),
+      h("p", {}, job.result?.verdict || (isStopped ? "The best state so far is kept." : "")),
       h("p", { class: "row" }, h("a", { class: "button primary", href: `#/results/${encodeURIComponent(job.run ?? "")}`, id: "see-results" }, "See what it learned"),
         button("Train again", () => { this.job.hidden = true; this.showPlan(); })));
     announce(isStopped ? "The training is stopped." : "The training is done.");
@@ -202,26 +203,24 @@ class TrainView {
   }
 
   async showRuns() {
-    const answer = await get("/api/runs");
-    const runs = answer.runs ?? answer;
+    const runs = await get("/api/runs");
     this.runs.hidden = runs.length === 0;
     put(this.runs, h("h2", {}, "Earlier runs"), h("ul", { class: "run-list" }, runs.map(({ name, state, scores = {} }) => h("li", {},
       h("a", { href: `#/results/${encodeURIComponent(name)}` }, name), h("span", { class: "quiet" }, state ?? ""),
-      h("span", { class: "number" }, scoreText(scores.test ?? scores.dev)),
-      ["stopped", "interrupted", "unfinished"].includes(state) ? button("Go on", () => this.resume(name), { class: "small" }) : null))));
+      h("span", { class: "number" }, scoreText(scoreOf(scores, "test") ?? scoreOf(scores, "dev"))),
+      ["stopped", "interrupted", "failed"].includes(state) ? button("Go on", () => this.resume(name), { class: "small" }) : null))));
   }
 }
 
+const capitalized = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 const plain = (text) => text.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, " ").trim();
 const same = (a, b) => plain(a) === plain(b);
 
 /** "48.2 → 12.0 % wrong", "12 % wrong", or nothing. */
-export function scoreText(score) {
-  if (score === undefined || score === null) return "";
-  if (typeof score === "number") return `${score.toFixed(1)} % wrong`;
+function scoreText(score) {
+  if (!score) return "";
   const { base, adapted } = score;
-  if (adapted === undefined || adapted === null) return "";
-  return base === undefined || base === null ? `${adapted.toFixed(1)} % wrong` : `${base.toFixed(1)} → ${adapted.toFixed(1)} % wrong`;
+  return base === null ? `${adapted.toFixed(1)} % wrong` : `${base.toFixed(1)} → ${adapted.toFixed(1)} % wrong`;
 }
 
 export async function openTrain(root) {
