@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from moonshine_tune.audio.io import load_utterance, write_audio
 from moonshine_tune.audio.samples import Samples
@@ -24,11 +25,10 @@ from moonshine_tune.data.checks.rules.model_transcripts import (
     recognized,
     suspicious_transcripts,
 )
-from moonshine_tune.data.checks.transcribe import transcribe_corpus
-from moonshine_tune.inference.dataset import build_dataset
-from moonshine_tune.inference.timed_text import TimedText
-from moonshine_tune.inference.transcribe import TorchTranscriber
-from moonshine_tune.registry.open import OpenedModel
+
+if TYPE_CHECKING:
+    from moonshine_tune.inference.timed_text import TimedText
+    from moonshine_tune.registry.open import OpenedModel
 
 # What a person can do something about before the next sentence, in the order of the answer.
 _CHECKS = ("unreadable", "empty_audio", "far_too_short", "silent", "clipped", "too_quiet", "noisy",
@@ -69,7 +69,7 @@ class Judgment:
 
     findings: tuple[TakeFinding, ...]
     seconds: float = 0.0
-    transcript: TimedText | None = None
+    transcript: "TimedText | None" = None
     evidence: ModelTranscript | None = None
     remark: str = ""
 
@@ -78,7 +78,7 @@ def judge_take(
     path: Path,
     prompt: str,
     earlier: Sequence[ModelTranscript],
-    open_model: Callable[[], OpenedModel | str],
+    open_model: "Callable[[], OpenedModel | str]",
     out: Path,
 ) -> Judgment:
     """Judge the recording of a prompt, and write it as the model reads it.
@@ -130,19 +130,24 @@ def _finding(check: Check, detail: str) -> TakeFinding:
     # "1 clip has …": there is only this one.
     message = finding.explanation.removeprefix("1 ")
     fix = check.declared.fix
-    is_for_a_person = not isinstance(fix, Drop) or fix.on_request
+    can_keep = finding.severity != "error" and (not isinstance(fix, Drop) or fix.on_request)
     return TakeFinding(
         check.kind,
         f"{message[:1].upper()}{message[1:]} ({detail})",
-        f"{finding.action[:1].upper()}{finding.action[1:]}.",
-        finding.severity != "error" and is_for_a_person,
+        "Record it again, or keep it if it cannot be better." if can_keep else "Record it again.",
+        can_keep,
     )
 
 
 def _recognize(
-    utterance: Utterance, samples: Samples, opened: OpenedModel
-) -> tuple[TimedText, ModelTranscript]:
+    utterance: Utterance, samples: Samples, opened: "OpenedModel"
+) -> "tuple[TimedText, ModelTranscript]":
     """The transcript with its words, and what the model thinks of the prompt."""
+    # Here: a silent recording is refused before torch is loaded.
+    from moonshine_tune.data.checks.transcribe import transcribe_corpus
+    from moonshine_tune.inference.dataset import build_dataset
+    from moonshine_tune.inference.transcribe import TorchTranscriber
+
     (transcript,) = TorchTranscriber(opened.model, opened.limits).transcribe_timed([samples])
     dataset = build_dataset(
         [utterance], opened.model, name="take", max_clip_s=_MAX_CLIP_S, needs_text=True
@@ -153,7 +158,7 @@ def _recognize(
 
 
 def _other_text(
-    item: ModelTranscript, earlier: Sequence[ModelTranscript], opened: OpenedModel
+    item: ModelTranscript, earlier: Sequence[ModelTranscript], opened: "OpenedModel"
 ) -> TakeFinding | None:
     """The finding that the prompt is not what was spoken."""
     normalizer = normalizer_for(None, opened.language)

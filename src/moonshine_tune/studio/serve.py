@@ -20,7 +20,7 @@ class _Server(uvicorn.Server):
     """Tells when it listens, and ends the streams of open pages before it ends itself."""
 
     def __init__(
-        self, config: uvicorn.Config, studio: Studio, on_ready: Callable[[], None]
+        self, config: uvicorn.Config, studio: Studio, on_ready: "Callable[[_Server], None]"
     ) -> None:
         super().__init__(config)
         self._studio, self._on_ready = studio, on_ready
@@ -29,7 +29,7 @@ class _Server(uvicorn.Server):
         """Listen, then tell."""
         await super().startup(sockets)
         if self.started:
-            self._on_ready()
+            self._on_ready(self)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End the streams, then everything."""
@@ -49,28 +49,42 @@ def serve(
     Raises:
         RequestError: another studio holds the folder, or the port is taken.
     """
+    token = secrets.token_urlsafe(24)
     with open_project(folder, model) as project:
-        listener = _listener(port, project.record.port)
-        with listener:
-            actual = listener.getsockname()[1]
-            if actual != project.record.port or model is not None:
-                project.update(port=actual, model=project.record.model)
-            token = secrets.token_urlsafe(24)
-            studio = Studio(project)
-            config = uvicorn.Config(
-                make_app(studio, port=actual, token=token),
-                log_level="warning",
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=_END_S,
-                timeout_keep_alive=30,
-            )
-            address = f"http://{_HOST}:{actual}/?token={token}"
-            server = _Server(config, studio, lambda: on_ready(address, project.remarks))
-            try:
-                server.run(sockets=[listener])
-            finally:
-                studio.close()
+
+        def tell(server: uvicorn.Server, actual: int) -> None:
+            del server
+            on_ready(f"http://{_HOST}:{actual}/?token={token}", project.remarks)
+
+        serve_project(Studio(project), port, token, tell)
+
+
+def serve_project(
+    studio: Studio, port: int, token: str, on_ready: Callable[[uvicorn.Server, int], None]
+) -> None:
+    """Serve an open project, and end its jobs and its worker with the server.
+
+    Args: as of `serve`.
+
+    Raises:
+        RequestError: the port is taken.
+    """
+    project = studio.project
+    with _listener(port, project.record.port) as listener:
+        actual = listener.getsockname()[1]
+        project.update(port=actual, model=project.record.model)
+        config = uvicorn.Config(
+            make_app(studio, port=actual, token=token),
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_END_S,
+        )
+        server = _Server(config, studio, lambda server: on_ready(server, actual))
+        try:
+            server.run(sockets=[listener])
+        finally:
+            studio.close()
 
 
 def _listener(wanted: int, before: int) -> socket.socket:

@@ -61,11 +61,11 @@ _SPARE_BYTES = 200_000_000
 class Studio:
     """A project with everything that works on it."""
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: Project, worker: ModelWorker | None = None) -> None:
         self.project = project
         self.events = Events()
         self.device: str | None = None
-        self.worker = ModelWorker(
+        self.worker = worker or ModelWorker(
             project.scratch / "worker.log", lambda text: self.events.publish({"model": text})
         )
         self.jobs = Jobs(project.scratch, self.events.publish)
@@ -323,7 +323,7 @@ class _Routes:
                 hint=f"recordings end in {', '.join(sorted(AUDIO_ENDINGS))}; what has transcripts "
                 "is imported on the command line: moonshine-tune data import",
             )
-        parts = [short_label(part, "folder") for part in Path(folders).parts if part not in "/\\"]
+        parts = [label for part in Path(folders).parts if (label := short_label(part, ""))]
         folder = self._project.folder.joinpath("unlabelled", *parts[:8])
         stem = short_label(Path(name).stem, "recording")
         number = 1
