@@ -104,7 +104,7 @@ def running_studio(folder: Path) -> Iterator[Page]:
         try:
             with open_project(folder, None) as project:
                 studio = Studio(project, LevelsWorker(project.scratch / "log", lambda text: None))
-                serve_project(studio, 0, TOKEN, on_ready)
+                serve_project(studio, 0, TOKEN, on_ready, print)
         finally:
             ended.set()
             ready.set()

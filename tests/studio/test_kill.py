@@ -41,7 +41,7 @@ def _serve(folder: Path, last: int, pipe: Connection) -> None:
     Path.replace = replace_or_die  # type: ignore[method-assign, assignment]
     with open_project(folder, None) as project:
         studio = Studio(project, LevelsWorker(project.scratch / "log", lambda text: None))
-        serve_project(studio, 0, TOKEN, lambda server, port: pipe.send(port))
+        serve_project(studio, 0, TOKEN, lambda server, port: pipe.send(port), print)
 
 
 def _work(page: Page, asked: dict[str, str], answered: dict[str, str]) -> None:

@@ -43,9 +43,7 @@ def studio(
         ) from error
     from moonshine_tune.studio.serve import serve
 
-    def on_ready(address: str, remarks: list[str]) -> None:
-        for remark in remarks:
-            say(remark)
+    def on_ready(address: str) -> None:
         emit(f"{address}\n")
         say("open this address in a browser on this machine; Ctrl-C ends the studio")
         if browser:
@@ -53,4 +51,4 @@ def studio(
 
             webbrowser.open(address)
 
-    serve(folder, port, model, on_ready)
+    serve(folder, port, model, on_ready, say)

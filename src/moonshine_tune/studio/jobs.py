@@ -1,5 +1,6 @@
 """Long jobs: this program's own commands, each a process of its own, one after the other."""
 
+import json
 import os
 import secrets
 import signal
@@ -124,11 +125,19 @@ class Jobs:
 
     def settle(self, job: Job, result: Any) -> None:
         """End a job that another one did, with its result or its error."""
-        if isinstance(result, Exception):
+        if isinstance(result, StoppedError):
+            self._end(job, STOPPED)
+        elif isinstance(result, Exception):
             self.fail(job, result)
         else:
             job.result = result
             self._end(job, DONE)
+
+    @property
+    def are_running(self) -> bool:
+        """Whether any command runs."""
+        with self._lock:
+            return any(job.process is not None for job in self._jobs.values())
 
     def interrupt(self, job: Job, wanted: str) -> None:
         """Ask a job to save and end; it ends as `paused` or `stopped`.
@@ -219,7 +228,8 @@ class Jobs:
             raise StoppedError
         if error := document.get("error"):
             where = f"{error['where']}: " if error.get("where") else ""
-            raise TuneError(f"{where}{error['message']}", hint=error.get("hint"))
+            kind = MachineError if code == MachineError.exit_code else RequestError
+            raise kind(f"{where}{error['message']}", hint=error.get("hint"))
         if code not in (0, 1):
             raise MachineError(
                 f"moonshine-tune {words[0]} ended ({ending_of(code)})"
@@ -330,9 +340,10 @@ def _document(stdout: Path) -> dict[str, Any]:
     if not lines:
         return {}
     try:
-        return parse_json_object(lines[-1], lenient=True)
-    except JsonError:
+        document = json.loads(lines[-1])
+    except ValueError:
         return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _last_message(stderr: Path) -> str:

@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.corpus.manifest import Utterance, read_manifest
@@ -48,6 +49,11 @@ class Results:
         summaries = [read_run(path) for path in self._runs().values()]
         return sorted(summaries, key=lambda item: item.created, reverse=True)
 
+    @property
+    def count(self) -> int:
+        """Number of runs."""
+        return len(self._runs())
+
     def listed(self) -> list[dict[str, Any]]:
         """A line for each run."""
         names = {path: name for name, path in self._runs().items()}
@@ -82,7 +88,7 @@ class Results:
             return {"name": name, "state": "preparing", "curve": [], "transcripts": [],
                     "scores": {}, "verdict": ""}  # fmt: skip
         summary = read_run(path)
-        record, _ = _read_record(path)
+        record = _read_record(path)
         return {
             "name": name,
             "state": summary.status,
@@ -221,11 +227,15 @@ class Results:
         jobs = (job for job in self._jobs.listed() if job.run == name)
         return next((job for job in jobs if job.kind in ("train", "resume")), None)
 
+    def training_manifests(self, run: Path) -> dict[str, Path]:
+        """The manifests `train` and `dev` of a run, as far as they are there."""
+        present = locate(run, _read_record(run), ["data.train", "data.dev"]).present
+        return {name.removeprefix("data."): path for name, path in present.items()}
+
     def _manifests(self, run: Path) -> list[Path]:
         """Manifests with clips that a run did not train on: its test set, then its dev set."""
-        record, _ = _read_record(run)
-        present = locate(run, record, ["data.train", "data.dev"]).present
-        train, dev = present.get("data.train"), present.get("data.dev")
+        named = self.training_manifests(run)
+        train, dev = named.get("train"), named.get("dev")
         test = train.with_name("test.jsonl") if train is not None else None
         return [path for path in (test, dev) if path is not None and path.is_file()]
 
@@ -266,16 +276,15 @@ class Results:
         return known[:_MAX_TRANSCRIPTS]
 
     def _audio_of(self, name: str, identifier: str) -> str:
-        from urllib.parse import quote
-
         return f"/api/runs/{quote(name, safe='')}/clips/{quote(identifier, safe='')}/audio"
 
 
-def _read_record(path: Path) -> tuple[RunRecord, str]:
+def _read_record(path: Path) -> RunRecord:
+    """The record of a run; an empty one where it is damaged."""
     try:
-        return RunFolder(path).read_record(), ""
-    except RequestError as error:
-        return RunRecord(), error.message
+        return RunFolder(path).read_record()
+    except RequestError:
+        return RunRecord()
 
 
 def _curve(run: RunFolder) -> list[dict[str, Any]]:

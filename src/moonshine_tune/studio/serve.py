@@ -38,13 +38,18 @@ class _Server(uvicorn.Server):
 
 
 def serve(
-    folder: Path, port: int, model: str | None, on_ready: Callable[[str, list[str]], None]
+    folder: Path,
+    port: int,
+    model: str | None,
+    on_ready: Callable[[str], None],
+    say: Callable[[str], None],
 ) -> None:
     """Serve a project until Ctrl-C or SIGTERM.
 
     Args:
         port: 0 takes the one of the last time, or a free one.
-        on_ready: takes the address with its token, and remarks on the folder.
+        on_ready: takes the address with its token.
+        say: takes messages for people.
 
     Raises:
         RequestError: another studio holds the folder, or the port is taken.
@@ -54,13 +59,19 @@ def serve(
 
         def tell(server: uvicorn.Server, actual: int) -> None:
             del server
-            on_ready(f"http://{_HOST}:{actual}/?token={token}", project.remarks)
+            for remark in project.remarks:
+                say(remark)
+            on_ready(f"http://{_HOST}:{actual}/?token={token}")
 
-        serve_project(Studio(project), port, token, tell)
+        serve_project(Studio(project), port, token, tell, say)
 
 
 def serve_project(
-    studio: Studio, port: int, token: str, on_ready: Callable[[uvicorn.Server, int], None]
+    studio: Studio,
+    port: int,
+    token: str,
+    on_ready: Callable[[uvicorn.Server, int], None],
+    say: Callable[[str], None],
 ) -> None:
     """Serve an open project, and end its jobs and its worker with the server.
 
@@ -84,6 +95,8 @@ def serve_project(
         try:
             server.run(sockets=[listener])
         finally:
+            if studio.jobs.are_running:
+                say("a job is running: it is asked to save and end, which may take a minute")
             studio.close()
 
 

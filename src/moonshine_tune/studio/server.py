@@ -31,8 +31,7 @@ from moonshine_tune.core.machine_errors import machine_error
 from moonshine_tune.core.names import short_label
 from moonshine_tune.core.text import first_line
 from moonshine_tune.corpus.manifest import Utterance, seconds_of
-from moonshine_tune.registry.catalog import MODELS
-from moonshine_tune.registry.resolve import resolve_model
+from moonshine_tune.registry.catalog import MODELS, find_model
 from moonshine_tune.studio.clips import Clips, NotFoundError, short_name
 from moonshine_tune.studio.events import Events
 from moonshine_tune.studio.jobs import Job, Jobs
@@ -64,7 +63,9 @@ class Studio:
     def __init__(self, project: Project, worker: ModelWorker | None = None) -> None:
         self.project = project
         self.events = Events()
+        # Where the model is, and why it cannot be opened.
         self.device: str | None = None
+        self.model_remark = ""
         self.worker = worker or ModelWorker(
             project.scratch / "worker.log", lambda text: self.events.publish({"model": text})
         )
@@ -78,9 +79,8 @@ class Studio:
         """Open the model, so that the first recording does not wait for it."""
         with suppress(TuneError):
             answer = self.worker.ask("warm_up", model=self.project.record.model)
-            self.device = answer["device"]
-            if answer["remark"]:
-                self.events.publish({"model": answer["remark"]})
+            self.device, self.model_remark = answer["device"], answer["remark"]
+            self.events.publish({"project": self.describe()})
 
     def close(self) -> None:
         """Let running jobs save, and end the worker."""
@@ -107,14 +107,14 @@ class Studio:
                 "accepted": len(accepted),
                 "accepted_s": round(seconds_of(list(accepted)), 1),
                 "unlabelled": len(project.manifests[UNLABELLED].rows),
-                "runs": len(self.results.listed()),
+                "runs": self.results.count,
             },
             "machine": {
                 "device": self.device,
                 "memory_gib": round(total_memory_mb() * 1e6 / (1 << 30), 1),
             },
             "models": [record.name for record in MODELS],
-            "remarks": project.remarks,
+            "remarks": [*project.remarks, *filter(None, [self.model_remark])],
         }
 
 
@@ -221,7 +221,7 @@ class _Routes:
         if "keep_original" in body:
             values["keep_original"] = _flag(body, "keep_original")
         if "model" in body:
-            values["model"] = await run_in_threadpool(_known_model, _text(body, "model"))
+            values["model"] = _known_model(_text(body, "model"))
         self._project.update(**values)
         if "model" in values:
             asyncio.get_running_loop().run_in_executor(None, self._studio.warm_up)
@@ -308,10 +308,9 @@ class _Routes:
         target = self._upload_target(name, request.query_params.get("path", ""))
         path = await self._received(request, target.suffix)
         try:
-            await run_in_threadpool(_move_to_new, path, target)
+            job = await run_in_threadpool(self._studio.tasks.add_recording, path, target)
         finally:
             path.unlink(missing_ok=True)
-        job = await run_in_threadpool(self._studio.tasks.add_recording, target)
         return {"job": job.to_json()}
 
     def _upload_target(self, name: str, folders: str) -> Path:
@@ -578,15 +577,14 @@ def _number(request: Request, name: str, default: int, highest: int) -> int:
 
 
 def _known_model(name: str) -> str:
-    """A model that can be opened without asking a server, or that the catalog has."""
-    if name not in {record.name for record in MODELS}:
-        resolve_model(name)
+    """A name of the catalog, a hub id or a folder.
+
+    Raises:
+        RequestError: a name that no model has.
+    """
+    if "/" not in name:
+        find_model(name)
     return name
-
-
-def _move_to_new(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    source.replace(target)
 
 
 def _wav_of(row: Utterance) -> bytes:

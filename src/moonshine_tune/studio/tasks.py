@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.config.settings import RunSettings
-from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.core.files import sha256_of, write_text_atomic
 from moonshine_tune.core.json_text import parse_json_object
 from moonshine_tune.core.names import name_problem
 from moonshine_tune.core.text import quoted
+from moonshine_tune.registry.catalog import lookup_model
 from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runs.records import SplitRecord
 from moonshine_tune.runs.split_record import SPLIT_FILE
@@ -25,6 +26,8 @@ IMPORT = "import"
 _GIB = 1 << 30
 _FEWEST_CLIPS = 3
 _PROPOSED = 20
+# After these no training of a learning curve begins; the same job again goes on.
+_CURVE_MINUTES = 30
 _SETTING = re.compile(r"[a-z_.]{1,60}")
 
 
@@ -98,6 +101,9 @@ class Tasks:
             raise RequestError(f"this job is {job.state}", hint="load the page again")
         if wanted == "pause" and job.kind not in ("train", "resume"):
             raise RequestError("only a training can be paused", hint="stop it instead")
+        waiting = self._imports.pop(job.id, None)
+        if waiting is not None:
+            self._forget_imports([waiting])
         self._jobs.interrupt(job, wanted)
 
     # --- prompts and imports
@@ -111,7 +117,9 @@ class Tasks:
         return self._jobs.start(Job("next"), lambda job: self._propose(job, terms), lane=FILES_LANE)
 
     def _propose(self, job: Job, terms: str) -> dict[str, Any]:
+        model = lookup_model(self._project.record.model)
         words: list[str | Path] = ["data", "next", "--count", str(_PROPOSED)]
+        words += ["--language", model.language if model else "en"]
         if terms.strip():
             path = self._project.scratch / f"{job.id}.terms"
             write_text_atomic(path, terms)
@@ -128,12 +136,15 @@ class Tasks:
         added = self._project.add_prompts(reasons, reasons)
         return {"added": added, "remarks": document["remarks"]}
 
-    def add_recording(self, path: Path) -> Job:
-        """Transcribe a file in the project folder; its clips are then to be labeled."""
+    def add_recording(self, source: Path, path: Path) -> Job:
+        """Move a complete file into the project folder, and transcribe it into clips to label."""
         project = self._project
         relative = str(path.relative_to(project.folder))
         with project.lock:
+            # First: a file that nothing names would never be transcribed.
             project.update(imports=[*project.record.imports, relative])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        source.replace(path)
         return self._start_import(path)
 
     def continue_imports(self) -> None:
@@ -158,8 +169,11 @@ class Tasks:
         try:
             results = self._transcribe(job, list(paths.values()))
         except Exception as error:
+            if not isinstance(error, MachineError):
+                # A machine may do it at the next start; what is wrong stays wrong.
+                self._forget_imports(list(paths.values()))
             for item in jobs[1:]:
-                self._jobs.fail(item, error)
+                self._jobs.settle(item, error)
             raise
         for item in jobs[1:]:
             self._jobs.settle(item, results[paths[item.id]])
@@ -360,15 +374,15 @@ class Tasks:
         return {"name": name, "download": f"/api/packages/{name}/download"}
 
     def _curve(self, job: Job, request: Mapping[str, Any]) -> dict[str, Any]:
-        del request
         run = self._results.run_path(str(job.run))
-        settings = RunFolder.open(run).read_record().settings
-        data = settings.get("data", {})
+        model = RunFolder.open(run).read_record().settings.get("model", RunSettings().model)
         out = self._project.folder / "curves" / str(job.run)
-        words: list[str | Path] = ["curve", "--model", str(settings.get("model")), "--out", out]
-        for name in ("train", "dev"):
-            if data.get(name):
-                words += [f"--{name}", data[name]]
+        words: list[str | Path] = ["curve", "--model", str(model), "--out", out]
+        words += ["--budget", str(_CURVE_MINUTES)]
+        for name, path in self._results.training_manifests(run).items():
+            words += [f"--{name}", path]
+        for key, value in _settings(request).items():
+            words += ["--set", f"{key}={value}"]
         document = self._jobs.command(job, words, "training on parts")
         points = [
             {name: point.get(name) for name in ("recordings", "wer")}
