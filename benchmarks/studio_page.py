@@ -99,7 +99,7 @@ def show(browser: Any, view: str) -> None:
     wait_for(browser, f"{_READY} === 'true'")
 
 
-def wait_for(browser: Any, script: str, seconds: float = 60.0) -> Any:
+def wait_for(browser: Any, script: str, seconds: float = 180.0) -> Any:
     """The value of a script once it is true.
 
     Raises:

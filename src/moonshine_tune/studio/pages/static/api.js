@@ -62,29 +62,38 @@ export function openEvents() {
   });
 }
 
+const followed = new Set();
+let asking;
+
+/** Settles the jobs that are waited for; what was told while the connection was lost is asked for. */
+async function askForJobs() {
+  clearTimeout(asking);
+  if (!followed.size) return;
+  try {
+    const jobs = new Map((await get("/api/jobs")).jobs.map((job) => [job.id, job]));
+    for (const waiter of [...followed]) if (jobs.has(waiter.id)) waiter.settle(jobs.get(waiter.id));
+  } catch { /* asked again */ }
+  asking = setTimeout(askForJobs, 3000);
+}
+
+onEvent((event) => {
+  if (event.connected) askForJobs();
+  for (const waiter of [...followed]) if (event.job?.id === waiter.id) waiter.settle(event.job);
+});
+
 /** Waits until a job ends, calling `show` with each state of it. Its error is thrown. */
 export function follow(job, show = () => {}) {
   return new Promise((resolve, reject) => {
-    let timer;
-    const settle = (state) => {
+    const waiter = { id: job.id, settle: (state) => {
       show(state);
       if (!["done", "failed", "stopped"].includes(state.state)) return;
-      stop();
-      clearInterval(timer);
+      followed.delete(waiter);
       if (state.state === "failed") reject(new StudioError(state.error?.message ?? "This did not work.", state.error?.next, 500));
       else resolve(state);
-    };
-    // What was told before this listener was there, or while the connection was lost, is asked for.
-    const ask = async () => {
-      try {
-        settle(await get(`/api/jobs/${encodeURIComponent(job.id)}`));
-      } catch { /* asked again */ }
-    };
-    const stop = onEvent((event) => {
-      if (event.job?.id === job.id) settle(event.job);
-      else if (event.connected) ask();
-    });
-    timer = setInterval(ask, 5000);
-    settle(job);
+    } };
+    followed.add(waiter);
+    waiter.settle(job);
+    clearTimeout(asking);
+    asking = setTimeout(askForJobs, 1000);
   });
 }

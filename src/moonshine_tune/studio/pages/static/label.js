@@ -9,8 +9,6 @@ import { preference, project, refreshProject } from "./state.js";
 import { confidenceWords, doubtfulRanges, markNow } from "./words.js";
 
 const PAGE = 50;
-// Files that the studio has and has not transcribed yet.
-const MOST_WAITING = 20;
 
 const HELP = [
   ["Enter", "accept, and go to the next"],
@@ -433,8 +431,6 @@ class LabelView {
     this.isSending = true;
     // Sent one after the other; the studio transcribes those that wait together.
     for (let upload = this.uploads.find((item) => item.file); upload; upload = this.uploads.find((item) => item.file)) {
-      const waits = this.uploads.filter((item) => item.following).map((item) => item.following);
-      if (waits.length >= MOST_WAITING) await Promise.race(waits);
       await this.send(upload);
     }
     this.isSending = false;
@@ -449,7 +445,7 @@ class LabelView {
       const query = new URLSearchParams({ name: file.name });
       if (path) query.set("path", path);
       const { job } = await request("POST", `/api/uploads?${query}`, file, "application/octet-stream");
-      upload.following = this.followUpload(upload, job);
+      this.followUpload(upload, job);
     } catch (error) {
       upload.error = error;
     }
@@ -467,8 +463,13 @@ class LabelView {
     } catch (error) {
       upload.error = error;
     }
-    upload.following = undefined;
     this.renderUploads();
+  }
+
+  /** Files that another page, or this one before it was loaded again, has sent. */
+  async imported({ job }) {
+    if (job?.kind !== "import" || job.state !== "done" || this.uploads.length) return;
+    await this.arrived().catch((error) => noticeError("load", error));
   }
 
   /** New clips are there; what is being corrected stays as it is. */
@@ -507,5 +508,5 @@ class LabelView {
 export async function openLabel(root) {
   const view = new LabelView(root);
   const shown = view.load().catch((error) => noticeError("load", error));
-  return { close: () => view.close(), shown, onEvent: () => {} };
+  return { close: () => view.close(), shown, onEvent: (event) => view.imported(event) };
 }

@@ -62,6 +62,16 @@ const NO_SPEECH_S = 10;
 // What is kept before the first and after the last word.
 const MARGIN_S = 0.5;
 
+async function withCapture(context) {
+  try {
+    await context.audioWorklet.addModule("/static/capture-worklet.js");
+  } catch (error) {
+    context.close();
+    throw error;
+  }
+  return context;
+}
+
 /** Why there is no microphone, and what to do. */
 export function whyNoMicrophone(error) {
   if (!window.isSecureContext || !navigator.mediaDevices) {
@@ -88,6 +98,12 @@ export class Microphone {
     this.end = new SpeechEnd();
   }
 
+  /** Loads what runs on the audio thread, so that a microphone opens while the studio is gone. */
+  async prepare() {
+    this.prepared ??= withCapture(new AudioContext());
+    await this.prepared;
+  }
+
   get isOpen() {
     return this.context !== undefined && this.stream?.active;
   }
@@ -106,8 +122,7 @@ export class Microphone {
     const track = this.stream.getAudioTracks()[0];
     // The device's own rate, so that the browser does not resample: the server does it well, once.
     const rate = track.getSettings().sampleRate;
-    this.context = new AudioContext(rate ? { sampleRate: rate } : {});
-    await this.context.audioWorklet.addModule("/static/capture-worklet.js");
+    this.context = await this.#contextOf(rate);
     await this.context.resume();
     const source = this.context.createMediaStreamSource(this.stream);
     const capture = new AudioWorkletNode(this.context, "capture", { numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit" });
@@ -116,6 +131,21 @@ export class Microphone {
     track.addEventListener("ended", () => { if (this.isRecording) this.stop("unplugged"); });
     this.end = new SpeechEnd();
     this.before = [];
+  }
+
+  async #contextOf(rate) {
+    const prepared = await this.prepared?.catch(() => undefined);
+    this.prepared = undefined;
+    if (prepared && (!rate || prepared.sampleRate === rate)) return prepared;
+    try {
+      const context = await withCapture(new AudioContext(rate ? { sampleRate: rate } : {}));
+      prepared?.close();
+      return context;
+    } catch (error) {
+      // Without the studio, the one that is there: the browser then resamples.
+      if (prepared) return prepared;
+      throw error;
+    }
   }
 
   get device() {
@@ -127,6 +157,7 @@ export class Microphone {
     this.stream?.getTracks().forEach((track) => track.stop());
     this.context?.close();
     this.stream = this.context = undefined;
+
   }
 
   record() {

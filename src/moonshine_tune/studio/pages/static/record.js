@@ -68,6 +68,7 @@ class RecordView {
     clearTimeout(this.soon);
     document.removeEventListener("keydown", this.onkey);
     this.microphone.close();
+    this.microphone.prepared?.then((context) => context.close(), () => {});
     stopPlaying();
   }
 
@@ -77,6 +78,7 @@ class RecordView {
     this.render();
     await this.sendWaiting();
     await this.listDevices();
+    if (window.isSecureContext) await this.microphone.prepare().catch(() => { /* tried again when it opens */ });
   }
 
   get prompt() {

@@ -8,7 +8,7 @@ const CHOICES = {
   letters: ["keep", "apart", "apart small", "together"],
   digits: ["keep", "words", "words with oh"],
   marks: ["keep", "no final mark", "no marks"],
-  capitals: ["keep", "first letter", "none", "all"],
+  capitals: ["keep", "first letter", "first letter only", "none", "all"],
 };
 const NAMES = {
   "letters:apart": "letters apart, in capitals",
@@ -19,6 +19,7 @@ const NAMES = {
   "marks:no final mark": "no mark at the end",
   "marks:no marks": "no punctuation",
   "capitals:first letter": "a capital at the start",
+  "capitals:first letter only": "one capital, at the start",
   "capitals:none": "no capitals",
   "capitals:all": "all capitals",
 };
@@ -33,6 +34,8 @@ const MARKS = /[.,!?;:…"“”«»¿¡]+/gu;
 const MOST_PAIRS = 30;
 // A correction of a word is repeated after two times without an exception.
 const MIN_TIMES = 2;
+// A transcript that is mostly wrong does not show how its words are spelled.
+const MOST_WRONG = 0.5;
 
 function letters(text, choice) {
   if (choice === "keep") return text;
@@ -58,6 +61,7 @@ function marks(text, choice) {
 function capitals(text, choice) {
   if (choice === "none") return text.toLowerCase();
   if (choice === "all") return text.toUpperCase();
+  if (choice === "first letter only") return capitals(text.toLowerCase(), "first letter");
   return choice === "first letter" ? text.replace(/\p{L}/u, (letter) => letter.toUpperCase()) : text;
 }
 
@@ -66,7 +70,7 @@ export function respell(transcript, style) {
   const text = marks(digits(letters(transcript, style.letters), style.digits), style.marks);
   // Spelled letters are capitals for another reason than the start of a sentence.
   const cased = capitals(text, style.capitals);
-  return style.capitals === "none" ? letters(cased, style.letters) : cased;
+  return ["none", "first letter only"].includes(style.capitals) ? letters(cased, style.letters) : cased;
 }
 
 /** The fewest insertions, deletions and replacements of characters between two texts. */
@@ -80,6 +84,14 @@ export function distance(a, b) {
     row = next;
   }
   return row[b.length];
+}
+
+const bare = (text) => text.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "");
+
+/** Whether a transcript has about the words of the text, however they are spelled. */
+function isAlike([transcript, text]) {
+  const wanted = bare(text);
+  return CHOICES.digits.some((choice) => distance(bare(digits(transcript, choice)), wanted) <= MOST_WRONG * wanted.length);
 }
 
 const cost = (pairs, style) => pairs.reduce((sum, [transcript, text]) => sum + distance(respell(transcript, style), text), 0);
@@ -106,7 +118,7 @@ function replacements(pairs, style) {
 export class Spelling {
   /** @param pairs transcripts and accepted texts, the newest first */
   constructor(pairs) {
-    const used = pairs.filter(([transcript, text]) => transcript && text).slice(0, MOST_PAIRS);
+    const used = pairs.filter((pair) => pair[0] && pair[1] && isAlike(pair)).slice(0, MOST_PAIRS);
     this.style = { ...KEEP };
     // One choice after the other, until no change of one helps; each must pay for itself.
     for (let improves = used.length > 0; improves;) {
