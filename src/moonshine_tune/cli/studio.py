@@ -18,7 +18,13 @@ def register(app: typer.Typer) -> None:
 
 
 def studio(
-    folder: Annotated[Path, Argument(help="Project folder; made if it does not exist.")] = Path(),
+    folder: Annotated[
+        Path | None,
+        Argument(
+            help="Project folder; made if it does not exist [default: this one if it is a "
+            "project, or my-voice]."
+        ),
+    ] = None,
     port: Annotated[
         int,
         Option(min=0, max=65535, help="Port of the page [default: as before, or a free one]."),
@@ -51,4 +57,7 @@ def studio(
 
             webbrowser.open(address)
 
+    if folder is None:
+        folder = Path() if Path("studio.json").is_file() else Path("my-voice")
+    say(f"project folder: {folder.resolve()}")
     serve(folder, port, model, on_ready, say)

@@ -47,7 +47,7 @@ class Clips:
             raise RequestError(f"state {state!r}", hint=f"one of: {', '.join(_STATES)}")
         rows = list(self._project.manifests[state].rows.values())
         if state == UNLABELLED:
-            rows.sort(key=lambda row: _confidence(row) if _confidence(row) is not None else -1.0)
+            rows.sort(key=lambda row: _confidence(row) or 0.0)
         else:
             rows.reverse()
         shown = rows[offset : offset + limit]
@@ -81,7 +81,7 @@ class Clips:
         Raises:
             RequestError: a name that is too long, or no such clip.
         """
-        values = {
+        names = {
             name: short_name(value) or None
             for name, value in (("speaker", speaker), ("session", session))
             if value is not None
@@ -91,11 +91,15 @@ class Clips:
             clips = []
             for identifier in dict.fromkeys(identifiers):
                 state, row = self.find(identifier)
-                changed = replace(row, **values)
+                changed = replace(
+                    row,
+                    speaker=names.get("speaker", row.speaker),
+                    session=names.get("session", row.session),
+                )
                 changes.setdefault(state, {})[identifier] = changed
                 clips.append(clip_json(changed, state))
-            if changes and values:
-                named = " and ".join(values)
+            if changes and names:
+                named = " and ".join(names)
                 self._project.change(f"set the {named} of {len(clips)} clips", changes)
             return clips
 

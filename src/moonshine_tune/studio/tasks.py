@@ -342,8 +342,8 @@ class Tasks:
         del request
         name = self._new_name("exported", str(job.run))
         out = self._project.folder / "exported" / name
-        words = ["export", "--run", self._results.run_path(str(job.run)), "--out", out]
-        document = self._jobs.command(job, words, "exporting")
+        run = self._results.run_path(str(job.run))
+        document = self._jobs.command(job, ["export", "--run", run, "--out", out], "exporting")
         parity = document.get("parity", {})
         said = [parity.get("verdict"), parity.get("judged_by"), parity.get("advice")]
         return {

@@ -8,6 +8,7 @@ with a line of JSON: `{"result": …}` or `{"error": {"message", "next"}}`, afte
 import json
 import os
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -113,7 +114,7 @@ def _send(channel: TextIO, answer: Any) -> None:
 
 
 def _error(error: Exception) -> dict[str, Any]:
-    known = machine_error(error)
+    known: TuneError | None = machine_error(error)
     if known is None and isinstance(error, TuneError):
         known = error
     if known is None:
@@ -128,7 +129,7 @@ def main() -> None:
     # What a library prints must not reach the channel.
     os.dup2(2, 1)
     worker = Worker(_Messages(channel))
-    operations = {
+    operations: dict[str, Callable[..., Any]] = {
         "judge": worker.judge, "warm_up": worker.warm_up, "try_models": worker.try_models
     }  # fmt: skip
     for line in sys.stdin:
