@@ -39,7 +39,7 @@ class LabelView {
 
   build() {
     this.files = h("input", { type: "file", id: "files", multiple: true, class: "visually-hidden", onchange: () => this.add(chosenFiles(this.files.files)) });
-    this.folder = h("input", { type: "file", id: "folder", webkitdirectory: true, class: "visually-hidden", tabindex: -1, "aria-hidden": "true", onchange: () => this.add(chosenFiles(this.folder.files)) });
+    this.folder = h("input", { type: "file", id: "folder", webkitdirectory: true, class: "visually-hidden", tabindex: -1, "aria-label": "Choose a folder", onchange: () => this.add(chosenFiles(this.folder.files)) });
     this.drop = h("section", { class: "drop", "aria-label": "Add recordings" },
       h("p", {}, h("strong", {}, "Drop recordings or folders here"), h("span", { class: "quiet" }, " Any audio. Long ones are cut at pauses.")),
       h("p", { class: "quiet explained" }, "The model writes down what it understands. You correct what is wrong, and Enter accepts."),

@@ -157,7 +157,6 @@ export class Microphone {
     this.stream?.getTracks().forEach((track) => track.stop());
     this.context?.close();
     this.stream = this.context = undefined;
-
   }
 
   record() {
