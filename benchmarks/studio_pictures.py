@@ -1,4 +1,4 @@
-"""The pictures of the studio that the guide and the README show: `python -m benchmarks.studio_pictures`.
+"""The pictures of the studio in guide and README: `python -m benchmarks.studio_pictures`.
 
 Needs Selenium, the system's Chromium with its driver, and the recordings of AN4. Both pictures are
 of a new project on the tiny model: a sentence that is being recorded, and recordings to label.

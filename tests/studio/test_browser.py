@@ -268,14 +268,17 @@ const light = (rgb) => rgb.map((value) => value / 255)
   .reduce((sum, value, index) => sum + value * [0.2126, 0.7152, 0.0722][index], 0);
 const low = [];
 for (const element of document.querySelectorAll('body *')) {
-  const hasText = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
-  if (!hasText || !element.checkVisibility() || element.closest(':disabled, .visually-hidden')) continue;
+  const texts = [...element.childNodes].filter((node) => node.nodeType === 3 && node.data.trim());
+  if (!texts.length || !element.checkVisibility()) continue;
+  if (element.closest(':disabled, .visually-hidden')) continue;
   const behind = [];
-  for (let box = element; box; box = box.parentElement) behind.unshift(getComputedStyle(box).backgroundColor);
+  for (let box = element; box; box = box.parentElement) {
+    behind.unshift(getComputedStyle(box).backgroundColor);
+  }
   const ground = ['Canvas', ...behind];
   const [a, b] = [light(mix(ground)), light(mix([...ground, getComputedStyle(element).color]))];
   const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-  if (ratio < 4.5) low.push(`${ratio.toFixed(2)} ${element.className} ${element.textContent.slice(0, 40)}`);
+  if (ratio < 4.5) low.push(`${ratio.toFixed(2)} ${element.className} ${texts[0].data}`);
 }
 return low;
 """

@@ -40,6 +40,14 @@ function showProject(now) {
   badge.textContent = counts.unlabelled || "";
 }
 
+function decoded(part = "") {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return "";
+  }
+}
+
 async function route() {
   const [, wanted, detail] = location.hash.split("/");
   const name = Object.hasOwn(VIEWS, wanted) ? wanted : "record";
@@ -54,7 +62,7 @@ async function route() {
   main.replaceChildren();
   main.dataset.view = name;
   document.documentElement.dataset.ready = "false";
-  view = await VIEWS[name](main, decodeURIComponent(detail ?? ""));
+  view = await VIEWS[name](main, decoded(detail));
   if (project()) showProject(project());
   const opened = view;
   await view.shown;

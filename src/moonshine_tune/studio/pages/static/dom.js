@@ -41,6 +41,12 @@ export function button(text, onclick, attributes = {}) {
   return h("button", { type: "button", ...attributes, onclick }, text);
 }
 
+/** Leaves the space bar to a handler of its own: Firefox also clicks when the key is let go. */
+export function withoutSpaceClick(control) {
+  control.addEventListener("keyup", (event) => { if (event.key === " ") event.preventDefault(); });
+  return control;
+}
+
 /** A key as the help shows it. */
 export const key = (name) => h("kbd", {}, name);
 

@@ -53,7 +53,12 @@ export async function keepTake(prompt, wav, project) {
 /** Sends a take. It leaves the browser once the server has answered, whatever the verdict. */
 export async function send(take, { keep = false } = {}) {
   const query = new URLSearchParams({ prompt: take.prompt, take: take.id });
-  if (keep) query.set("keep", "1");
+  if (keep) {
+    // A refused one was not in the storage any more; sent later, it is still to be kept.
+    take.keep = true;
+    await save(take).catch(() => {});
+  }
+  if (take.keep) query.set("keep", "1");
   let answer;
   try {
     answer = await request("POST", `/api/takes?${query}`, take.wav, "audio/wav");

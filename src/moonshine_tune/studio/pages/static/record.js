@@ -1,7 +1,7 @@
 // Record: one sentence at a time, judged as soon as it is spoken.
 
 import { get, post, request } from "./api.js";
-import { announce, button, closeNotice, count, duration, h, isTyping, key, notice, noticeError, put } from "./dom.js";
+import { announce, button, closeNotice, count, duration, h, isTyping, key, notice, noticeError, put, withoutSpaceClick } from "./dom.js";
 import { Meter } from "./meter.js";
 import { Microphone, microphones, whyNoMicrophone } from "./microphone.js";
 import { keepTake, send, waiting } from "./outbox.js";
@@ -9,8 +9,6 @@ import { play, playWav, stop as stopPlaying } from "./player.js";
 import { promptForms } from "./prompts.js";
 import { preference, project, refreshProject } from "./state.js";
 import { encodeWav } from "./wav.js";
-
-const HELP = [["Space", "start and stop"], ["R", "again"], ["S", "skip"], ["P", "replay"], ["K", "keep anyway"]];
 
 class RecordView {
   constructor(root) {
@@ -28,7 +26,7 @@ class RecordView {
     this.promptText = h("p", { class: "prompt", id: "prompt", dir: "auto" });
     this.reason = h("p", { class: "prompt-reason" });
     this.meter = new Meter();
-    this.main = button("Record", () => this.toggle(), { class: "primary record", id: "record-button", "aria-keyshortcuts": "Space" });
+    this.main = withoutSpaceClick(button("Record", () => this.toggle(), { class: "primary record", id: "record-button", "aria-keyshortcuts": "Space" }));
     this.hint = h("p", { class: "record-hint" });
     this.again = button(["Again ", key("R")], () => this.recordAgain(), { id: "again" });
     this.skip = button(["Skip ", key("S")], () => this.skipPrompt(), { id: "skip" });
@@ -353,9 +351,6 @@ function option(name, text, initial, change) {
   } });
   return h("label", { class: "check" }, box, " ", text);
 }
-
-/** What the help panel shows for this view. */
-export const recordHelp = HELP;
 
 export async function openRecord(root) {
   const view = new RecordView(root);

@@ -1,7 +1,7 @@
 // Results: base and adapted side by side, tried by microphone or file, and taken along.
 
 import { follow, get, post, request } from "./api.js";
-import { announce, button, closeNotice, count, duration, h, key, isTyping, notice, noticeError, put } from "./dom.js";
+import { announce, button, closeNotice, count, duration, h, key, isTyping, notice, noticeError, put, withoutSpaceClick } from "./dom.js";
 import { chart } from "./curves.js";
 import { Meter } from "./meter.js";
 import { Microphone, whyNoMicrophone } from "./microphone.js";
@@ -136,7 +136,7 @@ class ResultsView {
 
   drawTry() {
     this.tryMeter = new Meter();
-    this.tryButton = button("Speak", () => this.toggleTry(), { class: "primary", id: "try" });
+    this.tryButton = withoutSpaceClick(button("Speak", () => this.toggleTry(), { class: "primary", id: "try" }));
     const file = h("input", { type: "file", accept: "audio/*", class: "visually-hidden", id: "try-file", onchange: () => { if (file.files[0]) this.tryFile(file.files[0]); file.value = ""; } });
     this.tryResult = h("div", { class: "try-result", role: "status", "aria-live": "polite" });
     put(this.tryBox, h("h2", {}, "Try it"), h("p", { class: "quiet" }, "Say something in your own words. Nothing is kept."), this.tryMeter.element,

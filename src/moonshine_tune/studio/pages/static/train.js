@@ -62,13 +62,14 @@ class TrainView {
   drawPlan(result) {
     const { preset, reason, estimate = {}, data = {} } = result;
     const figures = [
-      ["Preset", preset, reason],
+      ["Preset", preset, ""],
       ["Time", duration(estimate.time_s), estimate.time_s ? "as the last training took" : "known after the first training"],
       ["Memory", estimate.memory_gib ? `${estimate.memory_gib.toFixed(1)} GiB` : "–", project().machine?.memory_gib ? `of ${project().machine.memory_gib.toFixed(0)} GiB` : ""],
       ["Recordings", String(data.train ?? 0), `to learn from; ${data.dev ?? 0} to steer by, ${data.test ?? 0} kept to measure with`],
     ];
     put(this.plan,
       h("dl", { class: "tiles" }, figures.map(([name, figure, detail]) => h("div", { class: "tile" }, h("dt", {}, name), h("dd", {}, h("p", { class: "figure" }, figure), h("p", { class: "detail" }, detail ?? ""))))),
+      reason ? h("p", { class: estimate.fits === false ? "finding" : "note" }, reason.charAt(0).toUpperCase() + reason.slice(1), ".") : null,
       (data.train ?? 0) < FEW ? h("p", { class: "finding" }, `${count(data.train ?? 0, "recording")} to learn from is very little: it shows that everything works, and little more.`) : null,
       h("div", { class: "row" }, button("Start training", (event) => this.start(event.currentTarget), { class: "primary", id: "start" }),
         h("p", { class: "note" }, "It stops early when it no longer gets better. You can pause it, and close this page.")),
