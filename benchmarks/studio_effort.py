@@ -179,10 +179,10 @@ def main() -> int:
     parser.add_argument("--manifest", type=Path, default=SHARED / "an4" / "test.jsonl")
     parser.add_argument("--seed", type=int, default=0, help="which recordings")
     parser.add_argument("--count", type=int, default=COUNT)
-    asked = parser.parse_args()
-    lines = [json.loads(line) for line in asked.manifest.read_text("utf-8").splitlines()]
-    chosen = random.Random(asked.seed).sample(lines, min(asked.count, len(lines)))
-    files = [asked.manifest.parent / line["audio"] for line in chosen]
+    arguments = parser.parse_args()
+    lines = [json.loads(line) for line in arguments.manifest.read_text("utf-8").splitlines()]
+    chosen = random.Random(arguments.seed).sample(lines, min(arguments.count, len(lines)))
+    files = [arguments.manifest.parent / line["audio"] for line in chosen]
     references = {path.stem: line["text"] for path, line in zip(files, chosen, strict=True)}
     with tempfile.TemporaryDirectory() as folder:
         effort = measure(references, files, Path(folder) / "project")

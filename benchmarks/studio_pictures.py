@@ -93,7 +93,7 @@ def main() -> int:
     """Take the pictures and write them; 1 where one is larger than a README should carry."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("docs/assets"))
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     manifest = SHARED / "an4" / "test.jsonl"
     lines = list(map(json.loads, manifest.read_text("utf-8").splitlines()))[:_CLIPS]
     files = [manifest.parent / line["audio"] for line in lines]
@@ -116,7 +116,7 @@ def main() -> int:
                 browser.quit()
     is_large = False
     for file, picture in pictures.items():
-        path = asked.out / file
+        path = arguments.out / file
         picture.quantize(_COLORS).save(path, optimize=True)
         sys.stdout.write(
             f"{path}: {picture.width}x{picture.height}, {path.stat().st_size:,} bytes\n"

@@ -1,4 +1,4 @@
-// The server: requests, its errors in words, and what it tells by itself.
+// The server: requests, its errors in words, and its events.
 
 /** An answer that is an error; `isTemporary` where the same request may work a little later. */
 export class StudioError extends Error {
@@ -48,15 +48,15 @@ export function onEvent(listener) {
   return () => listeners.delete(listener);
 }
 
-const tell = (event) => { for (const listener of [...listeners]) listener(event); };
+const publish = (event) => { for (const listener of [...listeners]) listener(event); };
 
 /** Listens for as long as the page is open; the browser connects again by itself. */
 export function openEvents() {
   const source = new EventSource("/api/events");
-  source.addEventListener("open", () => tell({ connected: true }));
-  source.addEventListener("message", (event) => tell(JSON.parse(event.data)));
+  source.addEventListener("open", () => publish({ connected: true }));
+  source.addEventListener("message", (event) => publish(JSON.parse(event.data)));
   source.addEventListener("error", () => {
-    tell({ connected: false });
+    publish({ connected: false });
     // After an answer with an error status the browser gives up.
     if (source.readyState === EventSource.CLOSED) setTimeout(openEvents, 3000);
   });
@@ -65,7 +65,7 @@ export function openEvents() {
 const followed = new Set();
 let asking;
 
-/** Settles the jobs that are waited for; what was told while the connection was lost is asked for. */
+/** Settles the jobs that are waited for; what happened while the connection was lost is asked for. */
 async function askForJobs() {
   clearTimeout(asking);
   if (!followed.size) return;

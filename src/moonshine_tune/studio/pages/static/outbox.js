@@ -4,10 +4,10 @@ import { request } from "./api.js";
 
 function opened() {
   return new Promise((resolve, reject) => {
-    const asked = indexedDB.open("moonshine-tune-studio", 1);
-    asked.onupgradeneeded = () => asked.result.createObjectStore("takes", { keyPath: "id" });
-    asked.onsuccess = () => resolve(asked.result);
-    asked.onerror = () => reject(asked.error);
+    const opening = indexedDB.open("moonshine-tune-studio", 1);
+    opening.onupgradeneeded = () => opening.result.createObjectStore("takes", { keyPath: "id" });
+    opening.onsuccess = () => resolve(opening.result);
+    opening.onerror = () => reject(operation.error);
   });
 }
 
@@ -17,8 +17,8 @@ async function stored(mode, use) {
     return await new Promise((resolve, reject) => {
       // Strict: what is said to be kept is on the disk.
       const transaction = database.transaction("takes", mode, { durability: "strict" });
-      const asked = use(transaction.objectStore("takes"));
-      transaction.oncomplete = () => resolve(asked.result);
+      const operation = use(transaction.objectStore("takes"));
+      transaction.oncomplete = () => resolve(operation.result);
       transaction.onerror = transaction.onabort = () => reject(transaction.error);
     });
   } finally {
