@@ -168,6 +168,27 @@ def test_clips_are_labeled_by_keys_alone(browser: Any, project: Path, tmp_path: 
     assert browser.execute_script("return document.activeElement.id") == "text"
 
 
+@pytest.mark.parametrize(
+    ("accepted", "transcript", "proposed"),
+    [
+        ([], "M-c-k, 1 2.", "M-c-k, 1 2."),
+        ([("M-c-k-1-2.", "M C K one two"), ("Stop.", "Stop")], "G-o, 50.", "G O five zero"),
+        # What is mostly wrong says nothing about spelling, and nothing else is learned from it.
+        ([("I SAY NO", "what a lovely day"), ("It is.", "It is.")], "We GO.", "We GO."),
+        ([("a robout now", "a rubout now"), ("robout it", "rubout it")], "robout", "rubout"),
+    ],
+)
+def test_a_text_is_proposed_as_the_accepted_ones_are_spelled(
+    browser: Any, accepted: list[tuple[str, str]], transcript: str, proposed: str
+) -> None:
+    script = (
+        "const [pairs, transcript, done] = arguments;"
+        "import('/static/spelling.js').then(({Spelling}) =>"
+        " done(new Spelling(pairs).apply(transcript)))"
+    )
+    assert browser.execute_async_script(script, accepted, transcript) == proposed
+
+
 def test_texts_and_file_names_stay_texts(browser: Any) -> None:
     for view in ("record", "label", "train", "results"):
         show(browser, view)

@@ -7,7 +7,7 @@ function opened() {
     const opening = indexedDB.open("moonshine-tune-studio", 1);
     opening.onupgradeneeded = () => opening.result.createObjectStore("takes", { keyPath: "id" });
     opening.onsuccess = () => resolve(opening.result);
-    opening.onerror = () => reject(operation.error);
+    opening.onerror = () => reject(opening.error);
   });
 }
 
