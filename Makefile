@@ -33,7 +33,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 $(READY_DEV): $(READY)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[trace,ablate,postgresql,datasets,sherpa-onnx]' --group dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[trace,ablate,postgresql,datasets,sherpa-onnx,studio]' --group dev
 	touch $@
 
 $(READY_DOCS): $(READY)

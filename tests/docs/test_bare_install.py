@@ -79,8 +79,8 @@ phases:
     settings: {train: {steps: 12}, select: {every_steps: 12}}
     gates: {holdout: off}
 """
-# Needs a hub.  `demo` takes minutes: it has a test of its own below.
-_NOT_RUN = {"push", "demo"}
+# Needs a hub.  `demo` takes minutes, and `studio` an extra: they have tests of their own below.
+_NOT_RUN = {"push", "demo", "studio"}
 
 
 def test_the_readme_and_then_every_command_run(
@@ -125,6 +125,7 @@ def _command_names(command: click.Command, prefix: str = "") -> Iterator[str]:
             "--storage postgresql+psycopg://me@127.0.0.1:9/name",
             "postgresql",
         ),
+        ("studio project --no-browser", "studio"),
     ],
 )
 def test_a_command_that_needs_an_extra_names_it(

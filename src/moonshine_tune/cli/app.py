@@ -68,6 +68,7 @@ def _register() -> None:
         report,
         runs,
         settings,
+        studio,
         train,
         transcribe,
         try_models,
@@ -77,7 +78,7 @@ def _register() -> None:
     app.add_typer(data.app, name="data")
     for module in (doctor, settings, estimate, train, evaluate, transcribe, try_models, export,
                    apply, merge, benchmark, package, report, demo, ablate, curve, plan,
-                   runs):  # fmt: skip
+                   runs, studio):  # fmt: skip
         module.register(app)
 
 

@@ -15,6 +15,7 @@ import typer
 from moonshine_tune.cli.live_view import LiveView
 from moonshine_tune.core.errors import TuneError
 from moonshine_tune.core.progress import Progress, Stage
+from moonshine_tune.core.progress_file import ProgressFile
 from moonshine_tune.core.secrets import mask_secrets, mask_values
 from moonshine_tune.core.text import printable
 
@@ -204,19 +205,27 @@ class TerminalProgress(Progress):
         self._live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._console: Any = None
         self._live_view = LiveView()
+        self._file = ProgressFile.of_environment()
 
     def figures(self, step: int, values: Mapping[str, float]) -> None:
         """Add metrics to the curves below the bar; without a bar, its notes have them."""
+        self._file.figures(step, values)
         if self._live:
             self._live_view.add(values)
 
     def transcripts(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Show the latest transcripts below the curves."""
+        self._file.transcripts(pairs)
         if self._live:
             self._live_view.show_transcripts(pairs)
 
     def say(self, text: str) -> None:
         """Print one line, above the bar if there is one."""
+        self._file.say(text)
+        self.show_line(text)
+
+    def show_line(self, text: str) -> None:
+        """Print one line that only people read."""
         if self._console is not None:
             self._console.print(printable(mask_secrets(text)), markup=False, highlight=False)
         else:
@@ -226,7 +235,8 @@ class TerminalProgress(Progress):
     def stage(self, name: str, total: int) -> Iterator[Stage]:
         """Show a bar for `total` steps."""
         if not self._live or self._console is not None:
-            yield _PlainStage(name, total, self)
+            with self._file.stage(name, total) as recorded:
+                yield _PlainStage(name, total, self, recorded)
             return
         from rich.console import Console, Group
         from rich.live import Live
@@ -273,14 +283,16 @@ class _PlainStage(Stage):
 
     _EVERY_S = 10.0
 
-    def __init__(self, name: str, total: int, progress: TerminalProgress) -> None:
-        self._name, self._total, self._progress = name, total, progress
+    def __init__(self, name: str, total: int, progress: TerminalProgress, recorded: Stage) -> None:
+        self._name, self._total = name, total
+        self._progress, self._recorded = progress, recorded
         self._done = 0
         self._start_time = self._last_shown = time.monotonic()
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Count the steps, and print a line if it is time."""
         self._done += steps
+        self._recorded.advance(steps, note)
         now = time.monotonic()
         spent = now - self._start_time
         is_last = self._done >= self._total and spent > self._EVERY_S
@@ -288,6 +300,6 @@ class _PlainStage(Stage):
             return
         self._last_shown = now
         left = spent / max(self._done, 1) * max(self._total - self._done, 0)
-        self._progress.say(
+        self._progress.show_line(
             f"{self._name} {self._done}/{self._total}, {spent:.0f} s, {left:.0f} s left {note}"
         )

@@ -68,7 +68,9 @@ def estimate(
     from moonshine_tune.registry.model_preset import with_model_preset
 
     layers = settings_layers(preset, config, assignments, flags={"model": model})
-    settings = resolve_settings(with_model_preset(layers)).settings
+    layers = with_model_preset(layers)
+    settings = resolve_settings(layers).settings
+    presets = [source for source, _ in layers if source.startswith("preset ")]
     workload, data = Workload(), None
     if settings.data.train is not None:
         data = read_training_data(settings.data)
@@ -88,7 +90,8 @@ def estimate(
         budget_gib=budget_gib,
         timed=None if no_time else data,
     )
-    show(_text(result), _document(result), as_json=as_json)
+    document = _document(result) | {"preset": presets[-1].removeprefix("preset ")}
+    show(_text(result), document, as_json=as_json)
     refuse(not result.fits)
 
 

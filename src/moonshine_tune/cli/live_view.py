@@ -8,6 +8,7 @@ from moonshine_tune.core.text import printable
 _BLOCKS = "▁▂▃▄▅▆▇█"
 # Title, curve and the longest figures fit a terminal of 80 columns.
 _WIDTH = 24
+_SHOWN_TRANSCRIPTS = 3
 # Name in the log, title, unit, decimals; `step_seconds` is shown as steps per second.
 _CURVES = (
     ("loss", "loss", "", 3),
@@ -51,8 +52,10 @@ class LiveView:
                 self._curves[name].append(1 / max(value, 1e-9) if is_seconds else value)
 
     def show_transcripts(self, pairs: Sequence[tuple[str, str]]) -> None:
-        """Replace the transcripts, each a reference and a hypothesis."""
-        self._transcripts = [(printable(first), printable(second)) for first, second in pairs]
+        """Replace the transcripts, each a reference and a hypothesis; the first few are shown."""
+        self._transcripts = [
+            (printable(first), printable(second)) for first, second in pairs[:_SHOWN_TRANSCRIPTS]
+        ]
 
     def lines(self) -> list[tuple[str, str, str]]:
         """Rows: title, curve, last value with the best or highest one."""

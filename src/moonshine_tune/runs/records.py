@@ -1460,3 +1460,32 @@ class PlanRecord(DemoRecord, _PlanHead):
     platform: dict[str, str] = {}
     git: Object | None = None
     record: dict[str, PhaseRecord] = {}
+
+
+# --- studio
+
+
+class StudioRecord(Artifact):
+    """`studio.json` in a project folder: written and read by studio.
+
+    Attributes:
+        manifest: file name of the accepted clips in the folder.
+        speaker, session: of new recordings.
+        keep_original: whether each recording is also kept as the browser sent it.
+        port: where the page was last, so that the browser finds what it keeps for it again.
+        skipped: ids of prompts that are shown last.
+        reasons: why a prompt was proposed, by its id.
+        imports: files that are to be transcribed, relative to the folder.
+    """
+
+    made_by = "moonshine-tune studio"
+
+    manifest: str = "manifest.jsonl"
+    model: str = "tiny"
+    speaker: str = ""
+    session: str = ""
+    keep_original: StrictBool = False
+    port: StrictInt = 0
+    skipped: list[str] = []
+    reasons: dict[str, str] = {}
+    imports: list[str] = []

@@ -473,7 +473,7 @@ class Trainer:
         self.counters.drafts = {scored.name: scored.drafts for scored in prepared.scored_sets}
         words = dev.score.words.reference * (1 if augmented is None else 2)
         self.rule = replace(self.rule, dev_words=words)
-        progress.transcripts([(item.reference, item.hypothesis) for item in dev.scored[:3]])
+        progress.transcripts([(item.reference, item.hypothesis) for item in dev.scored[:12]])
         candidate = Candidate(
             step=step,
             dev_wer=dev.score.wer,

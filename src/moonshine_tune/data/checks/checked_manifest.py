@@ -221,7 +221,7 @@ def _read_manifest(
     clips: list[CheckedClip] = []
     infos: dict[Path, AudioInfo] = {}
     for utterance in scan.utterances:
-        clip = _read_clip(utterance, infos, with_quality=with_quality)
+        clip = read_clip(utterance, infos, with_quality=with_quality)
         if isinstance(clip, CheckedClip):
             clips.append(clip)
         else:
@@ -231,10 +231,14 @@ def _read_manifest(
     return CheckedManifest(name, scan, tuple(clips), unusable)
 
 
-def _read_clip(
+def read_clip(
     utterance: Utterance, infos: dict[Path, AudioInfo], *, with_quality: bool
 ) -> CheckedClip | tuple[str, str]:
-    """The clip, or the kind and detail of the problem."""
+    """One recording decoded to its end, or the kind and detail of the problem.
+
+    Args:
+        infos: what is known of files already; filled.
+    """
     path = utterance.audio
     try:
         if path.stat().st_size == 0:

@@ -9,19 +9,24 @@ import statistics
 from collections.abc import Iterator
 from functools import lru_cache
 
+from moonshine_tune.corpus.normalizers import Normalizer
 from moonshine_tune.data.checks.base import Drop, manifest_check
 from moonshine_tune.data.checks.checked_manifest import (
     CheckedManifest,
     ModelEvidence,
+    ModelTranscript,
     Occurrence,
 )
 from moonshine_tune.data.checks.text import character_distance, shortened, spoken_length
 
-# With fewer utterances nothing is "usual".
-_FEWEST = 20
+FEWEST = 20
+"""With fewer utterances nothing is usual."""
+
 # Loss above the median by this many robust standard deviations, and at least by so many nats.
 _DEVIATIONS, _LEAST_NATS = 3.5, 1.0
-_MIN_CONFIDENCE = 0.4
+MIN_CONFIDENCE = 0.4
+"""A model that is less sure contradicts nothing."""
+
 # Character errors from which two texts are different, and up to which they are the same.
 _DIFFERENT, _SAME = 0.5, 0.3
 # A text is longer than another by this factor, and by so many characters.
@@ -76,7 +81,7 @@ def _suspected(manifest: CheckedManifest, kind: str) -> Iterator[Occurrence]:
 @lru_cache(maxsize=1)
 def suspicious_transcripts(model: ModelEvidence) -> tuple[tuple[str, Occurrence], ...]:
     """Kind, and id and detail, of every suspicious transcript, highest loss first."""
-    if len(model.transcripts) < _FEWEST:
+    if len(model.transcripts) < FEWEST:
         return ()
     losses = [item.reference_loss for item in model.transcripts]
     median = statistics.median(losses)
@@ -86,30 +91,42 @@ def suspicious_transcripts(model: ModelEvidence) -> tuple[tuple[str, Occurrence]
         (
             item
             for item in model.transcripts
-            if item.reference_loss > threshold and item.confidence >= _MIN_CONFIDENCE
+            if item.reference_loss > threshold and item.confidence >= MIN_CONFIDENCE
         ),
         key=lambda item: -item.reference_loss,
     )
     references = {item.id: model.normalizer(item.reference) for item in doubtful}
     suspicions = []
     for item in doubtful:
-        reference, hypothesis = references[item.id], model.normalizer(item.text)
-        lengths = spoken_length(reference), spoken_length(hypothesis)
-        is_longer, is_shorter = _is_longer(lengths[1], lengths[0]), _is_longer(*lengths)
-        if item.distance < _DIFFERENT and not is_longer:
+        kind = contradiction(item, model.normalizer)
+        if kind is None:
             continue
-        detail = f"recognized {shortened(item.text)!r} with {item.confidence:.0%} confidence"
+        reference, hypothesis = references[item.id], model.normalizer(item.text)
+        detail = recognized(item)
         is_part = hypothesis.startswith(reference) or reference.startswith(hypothesis)
         owner = None if is_part else _owner(hypothesis, references, item.id)
         if owner is not None:
-            detail = f"{detail}: the text of {owner}"
-            suspicions.append(("swapped_text", (item.id, detail)))
-        elif is_longer:
-            suspicions.append(("words_missing", (item.id, detail)))
-        else:
-            kind = "words_not_said" if is_shorter else "doubtful_text"
-            suspicions.append((kind, (item.id, detail)))
+            kind, detail = "swapped_text", f"{detail}: the text of {owner}"
+        suspicions.append((kind, (item.id, detail)))
     return tuple(suspicions)
+
+
+def contradiction(item: ModelTranscript, normalizer: Normalizer) -> str | None:
+    """How a transcript differs from the model's: the kind of a check; None where they are alike.
+
+    How sure the model is, and whether that is unusual, is for the caller to judge.
+    """
+    lengths = spoken_length(normalizer(item.reference)), spoken_length(normalizer(item.text))
+    if _is_longer(lengths[1], lengths[0]):
+        return "words_missing"
+    if item.distance < _DIFFERENT:
+        return None
+    return "words_not_said" if _is_longer(*lengths) else "doubtful_text"
+
+
+def recognized(item: ModelTranscript) -> str:
+    """What the model recognized, for people."""
+    return f"recognized {shortened(item.text)!r} with {item.confidence:.0%} confidence"
 
 
 def _owner(hypothesis: str, references: dict[str, str], own: str) -> str | None:
