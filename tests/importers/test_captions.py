@@ -308,7 +308,7 @@ def test_times_that_the_reader_does_not_know_are_one_plain_error(
         ),
         (
             {"combinedRecognizedPhrases": [{"lexical": "go left", "display": "Go left."}],
-             "recognizedPhrases": [{"nBest": [{"display": "Go left."}, {"display": "Goal left."}]}]},
+             "recognizedPhrases": [{"nBest": [{"display": "Go left."}, {"display": "Goal."}]}]},
             "Go left.",
         ),
         ({"recognizedPhrases": [{"nBest": [{"display": "Go."}, {"display": "Goal."}]}]}, "Go."),

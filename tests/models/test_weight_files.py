@@ -317,7 +317,8 @@ def test_a_quantized_model_is_refused_by_its_config(folder: Path) -> None:
 @pytest.mark.parametrize(
     "key",
     [
-        "model.decoder.layers.2.mlp.fc1.weight", "model.encoder.layers.0.self_attn.q_proj.lora_A.weight",
+        "model.decoder.layers.2.mlp.fc1.weight",
+        "model.encoder.layers.0.self_attn.q_proj.lora_A.weight",
         "model.encoder.layers.0.self_attn.q_proj.bias",
     ],
 )  # fmt: skip
