@@ -220,3 +220,13 @@ def test_texts_and_names_are_read_in_one_way_and_counted(tmp_path: Path) -> None
     written = tmp_path / "again.jsonl"
     write_manifest(written, scan.utterances)
     assert scan_manifest(written).remarks == ()
+
+
+def test_sets_of_a_corpus_in_one_manifest_are_named(tmp_path: Path) -> None:
+    names = ("train", "train", "dev", "test", None)
+    lines = [json.dumps({"id": f"u{n}", "audio": f"{n}.wav", "text": "go", "split": name})
+             for n, name in enumerate(names, start=1)]  # fmt: skip
+    (remark,) = read_manifest(write(tmp_path, *lines)).remarks
+    assert remark.startswith("its split field has train (2), dev (1), test (1)")
+    assert "--by-field" in remark
+    assert read_manifest(write(tmp_path, *lines[:2])).remarks == ()

@@ -158,6 +158,7 @@ def test_lists_and_objects(text: str) -> None:
         ("♪ la la ♪ _noise_", "la la"),
         ("（笑）そうですね", "そうですね"),
         ("[[noise]] yes (.) no (0.5)", "yes no"),
+        ("#00:00:03-5# yes #00:00:09# no", "yes no"),
     ],
 )
 def test_a_repair_decodes_entities_and_removes_marks_and_sounds(text: str, fixed: str) -> None:

@@ -243,3 +243,79 @@ def test_a_line_that_is_only_shown_is_no_cue(tmp_path: Path) -> None:
     )
     imported = import_folder(tmp_path, {"a.vtt": cues}, {"a.wav": 5.0})
     assert imported.spans == [(0.0, 2.0, "go on then"), (2.01, 4.0, "turn left")]
+
+
+# --- identifiers, numbers and comments
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (
+            "talk.vtt",
+            "WEBVTT\n\nf1a2-0/11-0\n00:00:01.000 --> 00:00:02.500\n<v Anna>call\n911</v>\n\n"
+            "f1a2-0/11-1\n00:00:03.000 --> 00:00:04.000\n<v Ben>42</v>\n",
+        ),
+        (
+            "talk.vtt",
+            "WEBVTT - title\nKind: captions\n\nSTYLE\n::cue { color: red }\n\nNOTE a comment\n"
+            "of two lines\n\n00:01.000 --> 00:02.500 align:start\ncall\n911\n\nNOTE\nnot spoken\n\n"
+            "00:03.000 --> 00:04.000\n42\n",
+        ),
+        (
+            "talk.srt",
+            "1\n00:00:01,000 --> 00:00:02,500\ncall\n911\n2\n00:00:03,000 --> 00:00:04,000\n42\n",
+        ),
+        (
+            "talk.srt",
+            "00:00:01,000 --> 00:00:02,500\ncall\n911\n\n00:00:03,000 --> 00:00:04,000\n42",
+        ),
+        ("talk.sbv", "0:00:01.000,0:00:02.500\ncall\n911\n\n0:00:03.000,0:00:04.000\n42\n"),
+    ],
+)
+def test_digits_are_words_and_identifiers_are_none(name: str, content: str, tmp_path: Path) -> None:
+    imported = import_folder(tmp_path, {name: content}, _LONG)
+    assert imported.spans == [(1.0, 2.5, "call 911"), (3.0, 4.0, "42")]
+
+
+def test_a_cue_may_begin_as_a_comment_does(tmp_path: Path) -> None:
+    content = "WEBVTT\n\n00:01.000 --> 00:02.000\nNOTE taking helps\n"
+    assert import_folder(tmp_path, {"talk.vtt": content}, _LONG).texts == ["NOTE taking helps"]
+
+
+@pytest.mark.parametrize("times", ['begin="3s" dur="1s"', 'begin="00:00:03:12" end="00:00:04:00"'])
+def test_times_that_the_reader_does_not_know_are_one_plain_error(
+    times: str, tmp_path: Path
+) -> None:
+    content = (
+        '<?xml version="1.0"?><tt xmlns="http://www.w3.org/ns/ttml"><body><div>'
+        f"<p {times}>go right</p></div></body></tt>"
+    )
+    with pytest.raises(RequestError, match="cannot be read as cues"):
+        import_folder(tmp_path, {"talk.ttml": content}, _LONG)
+
+
+@pytest.mark.parametrize(
+    ("document", "text"),
+    [
+        (
+            {"results": [
+                {"type": "word", "start_time": 0.5, "alternatives": [{"content": "go"}]},
+                {"type": "word", "start_time": 0.9, "alternatives": [{"content": "left"}]},
+                {"type": "punctuation", "start_time": 1, "alternatives": [{"content": "."}]},
+            ]},
+            "go left.",
+        ),
+        (
+            {"combinedRecognizedPhrases": [{"lexical": "go left", "display": "Go left."}],
+             "recognizedPhrases": [{"nBest": [{"display": "Go left."}, {"display": "Goal."}]}]},
+            "Go left.",
+        ),
+        ({"recognizedPhrases": [{"nBest": [{"display": "Go."}, {"display": "Goal."}]}]}, "Go."),
+    ],
+)  # fmt: skip
+def test_marks_follow_their_words_and_the_first_alternative_counts(
+    document: dict[str, Any], text: str, tmp_path: Path
+) -> None:
+    imported = import_folder(tmp_path, {"talk.json": json.dumps(document)}, _LONG)
+    assert imported.texts == [text]

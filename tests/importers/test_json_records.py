@@ -167,3 +167,20 @@ def test_lines_that_are_no_objects_are_named(first: str, tmp_path: Path) -> None
     with pytest.raises(ProblemsError) as caught:
         import_folder(tmp_path, {"all.jsonl": content}, _RECORDINGS)
     assert [":1: " in problem for problem in caught.value.problems] == [True]
+
+
+@pytest.mark.parametrize("second", [{"was_cancelled": True}, {}])
+def test_annotations_of_a_task_that_differ_need_a_mark(
+    second: dict[str, Any], tmp_path: Path
+) -> None:
+    (first,), (other,) = _annotation({"text": ["one"]}), _annotation({"text": ["won"]})
+    tasks = [{"id": 1, "data": {"audio": _A}, "annotations": [other | second, first]}]
+    files, recordings = {"tasks.json": json.dumps(tasks)}, {_A: 3.0}
+    if second:
+        assert import_folder(tmp_path, files, recordings).texts == ["one"]
+        return
+    with pytest.raises(ProblemsError, match="2 annotations of this task differ"):
+        import_folder(tmp_path, files, recordings)
+    tasks[0]["annotations"] = [other, first | {"ground_truth": True}]
+    files = {"tasks.json": json.dumps(tasks)}
+    assert import_folder(tmp_path, files, recordings).texts == ["one"]

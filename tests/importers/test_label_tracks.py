@@ -232,3 +232,52 @@ def test_a_spoken_word_that_is_also_the_name_stays(texts: dict[str, str], tmp_pa
     files = {f"{name}.txt": text for name, text in texts.items()}
     imported = import_folder(tmp_path, files, {f"{name}.wav": 2.0 for name in texts})
     assert sorted(map(str, imported.texts)) == sorted(texts.values())
+
+
+# --- transcripts of people who talk to each other
+
+
+def test_comments_of_a_track_are_no_words(tmp_path: Path) -> None:
+    content = "# call_1.sph\n# Transcribed by hand\n\n0.38 2.92 A: and you\n\n3.76 5.54 B: hello\n"
+    imported = import_folder(tmp_path, {"call_1.txt": content}, {"call_1.wav": 9.0})
+    assert imported.spans == [(0.38, 2.92, "A: and you"), (3.76, 5.54, "B: hello")]
+
+
+def test_times_between_other_lines_are_no_transcript(tmp_path: Path) -> None:
+    content = "A:\n0.38 2.92 and you\nB:\n3.76 5.54 hello\nA:\n6.0 8.0 hi\n"
+    with pytest.raises(ProblemsError, match="a table of times"):
+        import_folder(tmp_path, {"call.txt": content}, {"call.wav": 9.0})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "Anna (00:03):\nHello all.\nBen (00:05):\nThanks.\n",
+        "[00:00:03.00] Anna\nHello all.\n\n[00:00:05.00] Ben\nThanks.\n",
+        "Anna  0:03\nHello all.\n\nBen  0:05\nThanks.\n",
+    ],
+)
+def test_a_name_beside_a_time_is_the_speaker(content: str, tmp_path: Path) -> None:
+    imported = import_folder(tmp_path, {"talk.txt": content}, {"talk.wav": 9.0})
+    assert imported.spans == [(3.0, 5.0, "Hello all."), (5.0, 9.0, "Thanks.")]
+    assert [item.speaker for item in imported.utterances] == ["Anna", "Ben"]
+
+
+def test_wrapped_lines_below_a_time_have_no_speaker(tmp_path: Path) -> None:
+    content = "[00:03] Hello all, and\nwelcome.\n[00:05] Thanks a lot.\nBye.\n"
+    imported = import_folder(tmp_path, {"talk.txt": content}, {"talk.wav": 9.0})
+    assert imported.texts == ["Hello all, and welcome.", "Thanks a lot. Bye."]
+
+
+def test_names_in_front_of_all_lines_are_speakers(tmp_path: Path) -> None:
+    content = "Interviewer: How are you?\nAnna: Fine.\nInterviewer: Good.\n"
+    imported = import_folder(tmp_path, {"talk.txt": content}, {"talk.wav": 9.0})
+    assert imported.texts == ["How are you? Fine. Good."]
+    assert "speakers, and left out" in imported.remarks
+
+
+def test_names_that_never_come_again_stay_and_are_named(tmp_path: Path) -> None:
+    content = "Breakfast: two eggs\nLunch: a soup\n"
+    imported = import_folder(tmp_path, {"talk.txt": content}, {"talk.wav": 9.0})
+    assert imported.texts == ["Breakfast: two eggs Lunch: a soup"]
+    assert "may be speakers" in imported.remarks

@@ -25,7 +25,13 @@ from moonshine_tune.models.adapter_config import (
 )
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.models.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
-from moonshine_tune.models.lora import adapter_disabled, adapter_scale, find_adapter, load_adapter
+from moonshine_tune.models.lora import (
+    adapter_disabled,
+    adapter_scale,
+    find_adapter,
+    load_adapter,
+    read_matrices,
+)
 from moonshine_tune.models.merge import merged_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -191,6 +197,37 @@ def test_every_other_field_is_refused_once_it_is_set(field: str, value: Any) -> 
         lora_fields(_FIELDS | {field: value}, _CONFIG_PATH)
     assert caught.value.where == str(_CONFIG_PATH)
     assert "--model" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"r": "4"}, {"r": 4.0}, {"r": True}, {"r": 0}, {"r": 10**9}, {"lora_alpha": None},
+        {"lora_alpha": "16"}, {"use_rslora": "no"}, {"use_dora": "false"}, {"use_rslora": 1},
+        {"alpha_pattern": {"q_proj": "x"}}, {"rank_pattern": {"q_proj": 0}},
+        {"rank_pattern": ["q_proj"]},
+        {"layers_to_transform": "0"}, {"layers_to_transform": [0, "1"]}, {"target_modules": 3},
+        {"fan_in_fan_out": 0},
+    ],
+)  # fmt: skip
+def test_values_of_another_type_are_refused_before_peft_reads_them(fields: dict[str, Any]) -> None:
+    (name,) = fields
+    with pytest.raises(RequestError, match=f"values that PEFT does not write: {name} "):
+        lora_fields(_FIELDS | fields, _CONFIG_PATH)
+
+
+@pytest.mark.parametrize("kind", ["nan", "inf", "int8"])
+def test_matrices_that_cannot_be_right_are_refused(folder: Path, kind: str) -> None:
+    path = folder / ADAPTER_WEIGHTS_FILE
+    matrices = read_matrices(path)
+    name = sorted(matrices)[0]
+    if kind == "int8":
+        matrices = {key: value.to(torch.int8) for key, value in matrices.items()}
+    else:
+        matrices[name].view(-1)[0] = float(kind)
+    save_file(matrices, path)
+    with pytest.raises(RequestError, match="quantized" if kind == "int8" else "not finite"):
+        read_matrices(path)
 
 
 def test_what_an_adapter_needs_is_read_before_it_is_applied(

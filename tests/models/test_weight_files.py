@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -276,3 +277,78 @@ def test_a_file_that_is_cut_off_is_one_plain_error(folder: Path) -> None:
     with pytest.raises(RequestError, match="it is cut off") as caught:
         fingerprint_of(folder)
     assert caught.value.where == str(path)
+
+
+# --- weights that are not those of the model
+
+
+def _rewrite(folder: Path, state: dict[str, Tensor]) -> None:
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_values_that_are_not_finite_are_refused(
+    folder: Path, dtype: torch.dtype, value: float
+) -> None:
+    state = {name: tensor.to(dtype) for name, tensor in _weights(folder).items()}
+    _rewrite(folder, state)
+    fingerprint_of(folder)
+    name = sorted(state)[3]
+    state[name].view(-1)[-1] = value
+    _rewrite(folder, state)
+    with pytest.raises(RequestError, match=f"{re.escape(name)} has values that are not finite"):
+        fingerprint_of(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn])
+def test_quantized_weights_are_refused(folder: Path, dtype: torch.dtype) -> None:
+    _rewrite(folder, {name: tensor.to(dtype) for name, tensor in _weights(folder).items()})
+    with pytest.raises(RequestError, match="quantized"):
+        fingerprint_of(folder)
+
+
+def test_a_quantized_model_is_refused_by_its_config(folder: Path) -> None:
+    _set_config(folder, quantization_config={"quant_method": "bitsandbytes"})
+    with pytest.raises(RequestError, match="quantization_config"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "model.decoder.layers.2.mlp.fc1.weight",
+        "model.encoder.layers.0.self_attn.q_proj.lora_A.weight",
+        "model.encoder.layers.0.self_attn.q_proj.bias",
+    ],
+)  # fmt: skip
+def test_weights_without_a_place_in_the_layers_are_refused(folder: Path, key: str) -> None:
+    _rewrite(folder, _weights(folder) | {key: torch.ones(4, 4)})
+    with pytest.raises(RequestError, match=f"no place in the model.*{re.escape(key)}"):
+        load_checkpoint(folder)
+
+
+def test_a_head_of_another_task_changes_nothing(folder: Path) -> None:
+    _rewrite(folder, _weights(folder) | {"ctc_head.weight": torch.ones(4, 4)})
+    load_checkpoint(folder)
+
+
+def test_a_tied_head_may_be_stored_and_may_not_differ(folder: Path) -> None:
+    state = _weights(folder)
+    head = state["model.decoder.embed_tokens.weight"].clone()
+    _rewrite(folder, state | {"proj_out.weight": head})
+    load_checkpoint(folder)
+    _rewrite(folder, state | {"proj_out.weight": head + 1})
+    with pytest.raises(RequestError, match="ties the output head") as caught:
+        load_checkpoint(folder)
+    assert "tie_word_embeddings" in str(caught.value.hint)
+
+
+def test_a_tokenizer_with_more_pieces_than_the_model_is_refused(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    vocabulary = content["model"]["vocab"]
+    vocabulary |= {f"more{number}": len(vocabulary) + number for number in range(50)}
+    path.write_text(json.dumps(content))
+    with pytest.raises(RequestError, match="another model's tokenizer"):
+        load_checkpoint(folder)

@@ -90,6 +90,20 @@ def test_recordings_of_a_folder_have_names_of_their_own(folder: Path) -> None:
     assert [item.name for item in named] == ["a/one.wav", "b/one.wav"]
 
 
+def test_ids_of_any_form_become_names_of_files(folder: Path, tmp_path: Path) -> None:
+    ids = ["x" * 400, "x" * 401, "é" * 200, "../../up", "CON", "a\nb", "a b (1)", "..."]
+    recording = next(folder.rglob("*.wav")).resolve()
+    rows = [{"id": name, "audio": str(recording), "text": "go"} for name in ids]
+    manifest = tmp_path / "ids.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    names = [item.name for item in find_recordings([str(manifest)], ())]
+    assert len(set(names)) == len(ids)
+    assert all(len(name.encode()) <= 200 and name.isprintable() for name in names)
+    assert all("/" not in name and not name.startswith("..") for name in names)
+    assert names[4].startswith("CON-")
+    assert names[6] == "a b (1)"
+
+
 def test_paths_come_from_standard_input_and_manifests(folder: Path, tmp_path: Path) -> None:
     manifest = tmp_path / "some.jsonl"
     lines = [

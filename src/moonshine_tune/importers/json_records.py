@@ -245,12 +245,18 @@ def _local(audio: str) -> str:
     return unquote(audio.removeprefix("file://")) if audio.startswith("file://") else audio
 
 
-def _parts(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The record; or one for each part of it that has times, if it has no text itself."""
+def _parts(record: dict[str, Any]) -> Iterator[dict[str, Any] | str]:
+    """The record; or one for each part of it that has times, if it has no text itself.
+
+    A string says why it cannot be used.
+    """
     if any(isinstance(record.get(key), str) and record[key] for key in _TEXT_KEYS):
         yield record
         return
-    regions = list(_regions(record))
+    regions = _annotated(record)
+    if isinstance(regions, str):
+        yield regions
+        return
     if regions:
         outer = {key: value for key, value in record.items() if key not in _PARTS}
         outer = {key: value for key, value in outer.items() if not isinstance(value, list)}
@@ -278,12 +284,29 @@ def _parts(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield record
 
 
-def _regions(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Texts and spans of an annotation of Label Studio: results with the same id are one region."""
+def _annotated(record: dict[str, Any]) -> list[dict[str, Any]] | str:
+    """Texts and spans of the annotation of a Label Studio task that counts; or why none does.
+
+    Skipped ones do not count. Where people annotated a task several times, the one marked as ground
+    truth counts; without such a mark, all must say the same.
+    """
     annotations = record.get("annotations") or record.get("completions")
-    if not isinstance(annotations, list) or not annotations:
-        return
-    results = annotations[0].get("result") if isinstance(annotations[0], dict) else None
+    if not isinstance(annotations, list):
+        return []
+    kept = [item for item in annotations
+            if isinstance(item, dict) and item.get("was_cancelled") is not True]  # fmt: skip
+    marked = [item for item in kept if item.get("ground_truth") is True]
+    several = [regions for item in marked or kept if (regions := _regions(item.get("result")))]
+    if any(regions != several[0] for regions in several):
+        return (
+            f"{len(several)} annotations of this task differ: mark one as ground truth in Label "
+            "Studio, or export only one"
+        )
+    return several[0] if several else []
+
+
+def _regions(results: Any) -> list[dict[str, Any]]:
+    """Texts and spans of one annotation: results with the same id are one region."""
     regions: dict[str, dict[str, Any]] = {}
     for number, result in enumerate(results if isinstance(results, list) else ()):
         value = result.get("value") if isinstance(result, dict) else None
@@ -296,4 +319,4 @@ def _regions(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
             region["text"] = text if isinstance(text, str) else text[0] if len(text) == 1 else text
         if isinstance(labels, list) and len(labels) == 1:
             region["label"] = labels[0]
-    yield from (region for region in regions.values() if "text" in region)
+    return [region for region in regions.values() if "text" in region]
