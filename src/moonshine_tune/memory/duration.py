@@ -76,6 +76,10 @@ class _Clips:
         return replace(self, count=max(round(self.seconds / window_s), 1))
 
 
+# Replay audio that is made when the run starts.
+_FETCHED_REPLAY = _Clips(150, 1800.0, 1800.0 * _TOKENS_PER_SECOND)
+
+
 def estimate_duration(
     config: Any, shape: RunShape, settings: RunSettings, data: TrainingData
 ) -> Duration | None:
@@ -94,6 +98,8 @@ def estimate_duration(
     replay = None
     if shape.replay_clips and data.replay is not None:
         replay = _clips(data.replay, settings.data.max_clip_s, retain.max_clips)
+    elif shape.replay_clips:
+        replay = _FETCHED_REPLAY
     scored = _scored_clips(settings, data, train)
     versions = 1 + settings.augment.variants if settings.augment.highest_share else 1
     encoded_s = versions * train.seconds + sum(item.seconds for item in scored)
