@@ -9,13 +9,14 @@ import pytest
 
 from moonshine_tune.config.resolve import resolve_settings
 from moonshine_tune.config.settings import RunSettings
-from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.corpus.manifest import Manifest, Utterance
 from moonshine_tune.inference.dataset import TrainingData
 from moonshine_tune.memory import duration as duration_module
+from moonshine_tune.memory import estimate as estimate_module
 from moonshine_tune.memory.duration import estimate_duration
-from moonshine_tune.memory.estimate import Workload, estimate_run, model_config, run_shape
+from moonshine_tune.memory.estimate import model_config, run_shape
 from moonshine_tune.memory.fit import workload_of
+from moonshine_tune.memory.model import MemoryModel
 from moonshine_tune.memory.run_shape import RunShape
 from moonshine_tune.registry.published_configs import published_config, shallower
 
@@ -74,14 +75,17 @@ def test_the_passes_that_are_timed_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_disk_holds_the_run_and_states_beyond_memory() -> None:
+    shape = RunShape(stored_s=3600.0)
+    estimate = MemoryModel(shallower(published_config("tiny"), 1), shape).estimate(only="load")
+    # 41.7 frames a second, 288 wide, in 32 bits.
+    assert estimate.states_bytes == pytest.approx(3600 * 41.7 * 288 * 4, rel=0.01)
+
     def disk(**device: Any) -> Mapping[str, int]:
-        return estimate_run(
-            settings_of(device=device), Workload(clip_s=5.0, audio_s=3600.0), SilentProgress(),
-            device="cpu", budget_gib=8.0,
-        ).disk  # fmt: skip
+        return estimate_module._disk_bytes(settings_of(device=device), estimate)
 
     assert list(disk(state_storage="auto", state_cache_mb=1500)) == ["run folder"]
-    stored = disk(state_storage="disk", state_format="float16")["encoder states"]
-    # 41.7 frames a second, 288 wide, in 16 bits.
-    assert stored == pytest.approx(3600 * 41.7 * 288 * 2, rel=0.01)
+    assert list(disk(state_storage="memory", state_cache_mb=10)) == ["run folder"]
+    for settings in ({"state_storage": "disk"}, {"state_storage": "auto", "state_cache_mb": 10}):
+        stored = disk(**settings, state_format="float16")["encoder states"]
+        assert stored == estimate.states_bytes // 2
     assert disk(state_storage="disk", state_disk_mb=10)["encoder states"] == 10_000_000

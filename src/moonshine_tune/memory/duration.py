@@ -24,7 +24,7 @@ from moonshine_tune.registry.published_configs import model_from_config
 _CHARACTERS = 4.0
 # Of a clip whose text is not known.
 _TOKENS_PER_SECOND = 3.0
-# A pass is repeated until so many seconds have gone, but not more often than this.
+# A pass is repeated for this time, with a maximum number of calls.
 _MEASURED_S, _MOST_REPEATS = 1.5, 5
 # Start of the process and of the libraries, without the model.
 _START_S = 4.0
@@ -70,7 +70,7 @@ class _Clips:
         return max(math.ceil(self.tokens / self.count), 1)
 
     def cut(self, window_s: float) -> "_Clips":
-        """The same audio in windows of at most so many seconds; 0 cuts nothing."""
+        """The same audio in windows of that length; 0 cuts nothing."""
         if not 0 < window_s < self.mean_s:
             return self
         return replace(self, count=max(round(self.seconds / window_s), 1))
