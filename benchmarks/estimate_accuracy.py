@@ -81,7 +81,7 @@ CASES = (
 def _shape(case: Case, loose: bool) -> Any:
     import torch
 
-    from moonshine_tune.memory.model import RunShape
+    from moonshine_tune.memory.run_shape import RunShape
 
     values = {k: v for k, v in asdict(case).items() if k not in ("model", "frozen")}
     frozen = getattr(torch, case.frozen)

@@ -7,8 +7,8 @@
 Trains with the defaults of `moonshine-tune train`, each run in a fresh process; with `--other` both
 checkouts alternate, with this environment's packages. Prints for each set the median seconds of the
 process, of its start (Python and imports), and of each activity as in run.json; a checkout that
-records no activities has its totals only. Then the WER of dev and canary. Needs the recordings of
-`make acceptance` and a quiet machine.
+records no activities has its totals only. Beside them is what `estimate` expects, and at the end
+the WER of dev and canary. Needs the recordings of `make acceptance` and a quiet machine.
 """
 
 import argparse
@@ -65,6 +65,20 @@ def median_of(documents: Sequence[dict[str, Any]], *keys: str) -> float | None:
     return statistics.median(known) if len(known) == len(values) else None
 
 
+def estimated(flags: Sequence[str], work: Path) -> dict[str, Any]:
+    """What `estimate` expects of the same run."""
+    settings = []
+    for flag, value in zip(flags[::2], flags[1::2], strict=True):
+        is_manifest = flag in ("--train", "--dev", "--replay", "--canary")
+        settings += ["--set", f"data.{flag[2:]}={value}"] if is_manifest else [flag, value]
+    command = [sys.executable, "-m", "moonshine_tune", "estimate", "--device", "cpu", *settings,
+               "--json"]  # fmt: skip
+    answered = ["env", f"PYTHONPATH={_HERE / 'src'}", "sh", "-c", '"$@"; test $? -le 1', "sh"]
+    document = run_fresh([*answered, *command], work / "estimate.log").told
+    seconds: dict[str, float] = document["seconds"]
+    return {"time": seconds, "process": sum(seconds.values())}
+
+
 def print_set(name: str, results: dict[str, list[dict[str, Any]]]) -> None:
     """The rows of a set: one activity per line, one checkout per column."""
     sides = list(results)
@@ -77,8 +91,8 @@ def print_set(name: str, results: dict[str, list[dict[str, Any]]]) -> None:
         if any(value is not None for value in values):
             cells = ("" if value is None else f"{value:.2f}" for value in values)
             print(f"| {title} | " + " | ".join(cells) + " |", flush=True)
-    if len(sides) > 1:
-        pairs = zip(*(results[side] for side in sides), strict=True)
+    if "other" in results:
+        pairs = zip(results["this"], results["other"], strict=True)
         ratios = [first["process"] / second["process"] for first, second in pairs]
         print(f"\nthis ÷ other: {statistics.median(ratios):.2f} "
               f"({min(ratios):.2f} to {max(ratios):.2f})", flush=True)  # fmt: skip
@@ -121,7 +135,7 @@ def main() -> None:
                     start = measured.seconds - measured.told["seconds"]
                     figures = {"process": measured.seconds, "start": start}
                     results[side].append(measured.told | figures)
-            print_set(name, results)
+            print_set(name, results | {"estimated": [estimated(flags, work)]})
 
 
 if __name__ == "__main__":

@@ -102,3 +102,26 @@ def test_all_but_the_best_are_cleaned_away(runs: Path, capsys: pytest.CaptureFix
     # A damaged run that was written to today may still be running.
     assert sorted(item.name for item in runs.iterdir()) == ["b-best", "e-torn"]
     assert run(["runs", "clean", str(runs), "--keep", "0"]) == 2
+
+
+def test_the_cache_of_runs_is_cleaned_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MOONSHINE_TUNE_CACHE", str(tmp_path))
+    files = {
+        name: tmp_path / name
+        for name in ("encoder-states/a/s.safetensors", "encoder-states/a/.lock",
+                     "base-transcripts/b.json", "checkpoints/tiny/model.safetensors")
+    }  # fmt: skip
+    for path in files.values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x" * 1000)
+    assert run(["runs", "clean", "--cache", "--dry-run", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["bytes"] == {"encoder-states": 1000, "base-transcripts": 1000}
+    assert all(path.is_file() for path in files.values())
+    assert run(["runs", "clean", "--cache"]) == 0
+    left = {name for name, path in files.items() if path.is_file()}
+    assert left == {"encoder-states/a/.lock", "checkpoints/tiny/model.safetensors"}
+    assert run(["runs", "clean"]) == 2
+    assert run(["runs", "clean", str(tmp_path), "--cache"]) == 2

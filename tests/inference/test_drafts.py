@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from moonshine_tune.audio.samples import Samples
+from moonshine_tune.core.device import counted_as
 from moonshine_tune.inference import drafts as drafts_module
 from moonshine_tune.inference.batching import pad_clips
 from moonshine_tune.inference.drafts import DraftPosition, DraftStore, greedy_tokens_by_drafts
@@ -75,6 +76,16 @@ def test_drafts_change_no_text_that_ends(
     changed = [change(tokens) for tokens in expected]
     assert greedy_tokens_by_drafts(model, states, limits, changed) == expected
     assert [model.tokenizer.decode(tokens) for tokens in expected] == texts
+
+
+def test_drafts_change_nothing_where_shapes_cost(
+    tiny_model: SpeechModel, states: EncoderStates
+) -> None:
+    """On the code path of Apple's GPU, which pads rows, texts and frames to a few sizes."""
+    expected = greedy_tokens(tiny_model, states, _LIMITS)
+    changed = [_CHANGES["a token too many"](tokens) for tokens in expected]
+    with counted_as("mps"):
+        assert greedy_tokens_by_drafts(tiny_model, states, _LIMITS, changed) == expected
 
 
 def _passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:

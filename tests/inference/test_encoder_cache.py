@@ -10,10 +10,12 @@ from moonshine_tune.audio.samples import Samples
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.corpus.normalizers import normalizer_for
+from moonshine_tune.inference import scored_set as scored_set_module
 from moonshine_tune.inference.encoder_cache import StateSource
 from moonshine_tune.inference.scored_set import ScoredSet, transcribe_source
 from moonshine_tune.inference.transcribe import TorchTranscriber
 from moonshine_tune.models.base import DecodeLimits, EncoderStates, SpeechModel
+from moonshine_tune.models.lora import inject_lora
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -130,6 +132,24 @@ def test_a_trained_encoder_learns_the_same_from_stored_features(
 
 
 # --- held-out sets on top of it
+
+
+@pytest.mark.parametrize("trains_encoder", [False, True])
+def test_a_score_encodes_a_few_clips_at_a_time_and_keeps_no_graph(
+    tiny_model: SpeechModel,
+    clips: list[Samples],
+    trains_encoder: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    inject_lora(tiny_model, rank=2, sites="all")
+    tiny_model.module.eval()
+    source = _source(tiny_model, clips, 100, trains_encoder=trains_encoder)
+    source.prepare(range(5), SilentProgress(), "encoding")
+    monkeypatch.setattr(scored_set_module, "encode_batch_s", lambda device: 1.5)
+    states = scored_set_module._states(tiny_model, source, [4, 2, 0, 3, 1])
+    assert not states.values.requires_grad
+    with torch.no_grad():
+        assert _close(states, source.batch([4, 2, 0, 3, 1]))
 
 
 def test_transcripts_do_not_depend_on_how_states_are_kept(

@@ -27,7 +27,8 @@ from moonshine_tune.memory.estimate import (
     estimate_run,
 )
 from moonshine_tune.memory.fit import fit_settings
-from moonshine_tune.memory.model import MemoryEstimate, MemoryModel, Phase, RunShape
+from moonshine_tune.memory.model import MemoryEstimate, MemoryModel, Phase
+from moonshine_tune.memory.run_shape import RunShape
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.models.checkpoint import MOST_MAPPED_BYTES
 from moonshine_tune.models.lora import inject_lora

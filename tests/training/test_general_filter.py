@@ -42,6 +42,12 @@ def test_a_filtered_adapter_is_kept_and_said(training: Training, tmp_path: Path)
     assert line.endswith("kept") == (result.best.filter_weight == 2.0)
     record = json.loads(RunFolder(result.run).selection_path.read_text())
     assert record.get("filter_weight", 0.0) == result.best.filter_weight
+    time = RunFolder(result.run).read_record().result.time
+    assert set(time) == {
+        "starting", "encoding", "teacher", "reading", "baseline", "writing", "steps", "replay",
+        "filter", "scoring", "choice",
+    }  # fmt: skip
+    assert sum(time.values()) <= (result.seconds or 0) + 1.0
 
 
 def test_a_run_that_was_interrupted_is_filtered_as_any_other(

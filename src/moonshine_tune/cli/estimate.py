@@ -128,7 +128,7 @@ def _time(duration: "Duration") -> str:
     total = duration.total
     taken = sorted(duration.seconds.items(), key=lambda item: -item[1])
     parts = ", ".join(f"{name} {value / total:.0%}" for name, value in taken)
-    return f"time: about {total / 60:.1f} min without an early stop, on an idle machine: {parts}"
+    return f"time: about {total / 60:.0f} min without an early stop, as busy as it is now: {parts}"
 
 
 def _document(result: "EstimateResult") -> dict[str, Any]:

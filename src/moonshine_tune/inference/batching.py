@@ -36,7 +36,7 @@ def encode_clips(model: SpeechModel, clips: Sequence[Samples]) -> EncoderStates:
     of its weights for every token, for one clip as for fifty.
     """
     parts = []
-    for group in _consecutive(
+    for group in consecutive_groups(
         [len(clip) for clip in clips], encode_batch_s(model.device) * SAMPLE_RATE_HZ
     ):
         audio, counts = pad_clips(
@@ -45,6 +45,11 @@ def encode_clips(model: SpeechModel, clips: Sequence[Samples]) -> EncoderStates:
             pad_to_bucket=is_launch_bound(model.device),
         )
         parts.append(model.encode(audio, counts))
+    return joined_states(parts)
+
+
+def joined_states(parts: Sequence[EncoderStates]) -> EncoderStates:
+    """States of several batches as one, padded to the longest clip."""
     if len(parts) == 1:
         return parts[0]
     width = max(part.values.shape[1] for part in parts)
@@ -52,7 +57,9 @@ def encode_clips(model: SpeechModel, clips: Sequence[Samples]) -> EncoderStates:
     return EncoderStates(torch.cat(values), tuple(n for part in parts for n in part.lengths))
 
 
-def _consecutive(sizes: Sequence[float], limit: float, *, padded: bool = True) -> list[list[int]]:
+def consecutive_groups(
+    sizes: Sequence[float], limit: float, *, padded: bool = True
+) -> list[list[int]]:
     """Indices in their order, in groups that are each within `limit`.
 
     Args:
@@ -96,7 +103,7 @@ def batches_by_length(
         padded: count the audio as padded to the longest clip of the group.
     """
     order = sorted(range(len(seconds)), key=lambda i: (seconds[i], i))
-    groups = _consecutive([seconds[index] for index in order], max_batch_s, padded=padded)
+    groups = consecutive_groups([seconds[index] for index in order], max_batch_s, padded=padded)
     return [[order[position] for position in group] for group in groups]
 
 

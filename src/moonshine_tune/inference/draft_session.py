@@ -137,7 +137,7 @@ class DraftSession(GreedySession):
 
 def most_probable_tokens(hidden: Tensor, head: Linear) -> Tensor:
     """Hidden states [N, W] → the token after each, [N]; a part of the logits at a time."""
-    return torch.cat([head(part).argmax(dim=-1) for part in hidden.split(_LOGITS_ROWS)])
+    return torch.cat([head(part).argmax(dim=-1) for part in torch.split(hidden, _LOGITS_ROWS)])
 
 
 def _rounded_up(count: int, device: torch.device) -> int:

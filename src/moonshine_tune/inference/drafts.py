@@ -19,8 +19,10 @@ from moonshine_tune.inference.greedy import DecodedBatch, greedy_tokens
 from moonshine_tune.models.base import BOS_ID, EOS_ID, EncoderStates, SpeechModel
 from moonshine_tune.models.losses import IGNORED, FrozenHead, target_batch
 
-# Drafts of about one length are verified together, at most so many frames of their clips.
+# Frames of the clips whose drafts are verified together.
 _VERIFIED_FRAMES = 4000
+# All frames of a batch over those of the drafts that are verified first.
+_FIRST_SHARE = 6
 # With a smaller share of kept tokens, decoding from the start costs less than drafts.
 _LEAST_KEPT = 0.6
 # Tokens that are proposed after a difference, and at most; what is proposed in vain is computed in
@@ -108,9 +110,7 @@ def greedy_tokens_by_drafts(
     texts: dict[int, list[int]] = {}
     kept: dict[int, list[int]] = {}
     proposed = agreed = 0
-    # The first group is small: it shows whether drafts pay.
-    frames = max(min(_VERIFIED_FRAMES, sum(states.lengths) // 6), max(states.lengths))
-    for group in batches_by_length(states.lengths, frames):
+    for group in _groups(states.lengths):
         if agreed < _LEAST_KEPT * proposed:
             break
         chosen = _chosen_after(model, states.select(group), [cut[row] for row in group])
@@ -132,6 +132,14 @@ def greedy_tokens_by_drafts(
         decoded = _continued(model, part, own_limits, starts, [cut[row] for row in rest])
     texts |= dict(zip(rest, decoded, strict=True))
     return [texts[row] for row in range(len(limits))]
+
+
+def _groups(lengths: Sequence[int]) -> list[list[int]]:
+    """Rows by length, to be verified together; the first few show whether drafts pay."""
+    first, *_ = batches_by_length(lengths, sum(lengths) / _FIRST_SHARE)
+    rest = sorted(set(range(len(lengths))) - set(first))
+    groups = batches_by_length([lengths[row] for row in rest], _VERIFIED_FRAMES)
+    return [first, *([rest[index] for index in group] for group in groups)]
 
 
 def _chosen_after(

@@ -6,16 +6,24 @@ It is decoded exactly as the deployed runtime decodes.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.corpus.normalizers import Normalizer
-from moonshine_tune.inference.batching import batches_by_length, run_with_oom_backoff
+from moonshine_tune.inference.batching import (
+    batches_by_length,
+    consecutive_groups,
+    encode_batch_s,
+    joined_states,
+    run_with_oom_backoff,
+)
 from moonshine_tune.inference.drafts import greedy_tokens_by_drafts
 from moonshine_tune.inference.encoder_cache import StateSource
 from moonshine_tune.inference.greedy import greedy_tokens
 from moonshine_tune.inference.token_losses import mean_token_losses
 from moonshine_tune.metrics.wer import Score, ScoredUtterance, score_utterance, summarize
-from moonshine_tune.models.base import DecodeLimits, SpeechModel
+from moonshine_tune.models.base import DecodeLimits, EncoderStates, SpeechModel
 
 _BATCH_S = 120.0
 # With stored states only the decoder runs, and its cost per token hardly grows with the batch.
@@ -64,7 +72,7 @@ def decode_source(
     groups = batches_by_length(source.seconds, score_batch_s(skips_encoder=source.skips_encoder))
 
     def decode(group: Sequence[int]) -> None:
-        states = source.batch(group)
+        states = _states(model, source, group)
         most = [limits.tokens(source.seconds[i]) for i in group]
         if drafts:
             own = [drafts[index] for index in group]
@@ -77,6 +85,19 @@ def decode_source(
     with progress.stage(name, len(source)) as stage:
         run_with_oom_backoff(groups, decode, model.device, stage)
     return decoded
+
+
+@torch.inference_mode()
+def _states(model: SpeechModel, source: StateSource, group: Sequence[int]) -> EncoderStates:
+    """States of some clips, without a graph: nothing is kept for a backward pass.
+
+    An encoder that trains encodes a few at a time, as everywhere: more audio at once is no faster.
+    """
+    if source.skips_encoder:
+        return source.batch(group)
+    seconds = [source.seconds[index] for index in group]
+    parts = consecutive_groups(seconds, encode_batch_s(model.device))
+    return joined_states([source.batch([group[row] for row in part]) for part in parts])
 
 
 class ScoredSet:

@@ -24,7 +24,7 @@ from moonshine_tune.registry.published_configs import model_from_config
 _CHARACTERS = 4.0
 # Of a clip whose text is not known.
 _TOKENS_PER_SECOND = 3.0
-# A pass is repeated until so many seconds have gone, but not more often than this.
+# A pass is repeated for this time, with a maximum number of calls.
 _MEASURED_S, _MOST_REPEATS = 1.5, 5
 # Start of the process and of the libraries, without the model.
 _START_S = 4.0
@@ -70,10 +70,14 @@ class _Clips:
         return max(math.ceil(self.tokens / self.count), 1)
 
     def cut(self, window_s: float) -> "_Clips":
-        """The same audio in windows of at most so many seconds; 0 cuts nothing."""
+        """The same audio in windows of that length; 0 cuts nothing."""
         if not 0 < window_s < self.mean_s:
             return self
         return replace(self, count=max(round(self.seconds / window_s), 1))
+
+
+# Replay audio that is made when the run starts.
+_FETCHED_REPLAY = _Clips(150, 1800.0, 1800.0 * _TOKENS_PER_SECOND)
 
 
 def estimate_duration(
@@ -94,6 +98,8 @@ def estimate_duration(
     replay = None
     if shape.replay_clips and data.replay is not None:
         replay = _clips(data.replay, settings.data.max_clip_s, retain.max_clips)
+    elif shape.replay_clips:
+        replay = _FETCHED_REPLAY
     scored = _scored_clips(settings, data, train)
     versions = 1 + settings.augment.variants if settings.augment.highest_share else 1
     encoded_s = versions * train.seconds + sum(item.seconds for item in scored)
