@@ -21,6 +21,7 @@ from tests.documentation import (
 from moonshine_tune.cli.reference import reference_pages, walk_commands
 from moonshine_tune.corpus.manifest import RESERVED_KEYS
 
+_LANGUAGES = {"sh", "text", "json", "yaml", "python", "swift", "kotlin", "c"}
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 _CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 # Pages of the site that are made from files of the root, or from the list of decisions.
@@ -87,7 +88,7 @@ def test_every_block_is_named_and_every_mark_has_a_reason() -> None:
         if str(page.relative_to(ROOT)) in READ_PAGES:
             continue
         for block in blocks_of(page):
-            if block.language not in ("sh", "text", "json", "yaml", "python", "swift", "kotlin"):
+            if block.language not in _LANGUAGES:
                 faults.append(f"{page.name}:{block.line}: language {block.language!r}")
             if block.not_run is not None and len(block.not_run.split()) < 2:
                 faults.append(f"{page.name}:{block.line}: why is it not run?")

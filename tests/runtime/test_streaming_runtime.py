@@ -215,6 +215,21 @@ def test_boosted_key_terms_are_transcribed(
     assert result["wer"] == arms["adapter and key terms"]["wer"]
 
 
+def test_a_passage_is_scored_beside_the_key_terms(
+    folders: Path, terms: Path, ask: Callable[..., Answer], tmp_path: Path
+) -> None:
+    passage = tmp_path / "agenda.txt"
+    passage.write_text("Zyqqoloth Vrandamir\nspeaks on Zyqqoloth.\n", encoding="utf-8")
+    words = ("evaluate", "--runtime-dir", folders / "float", "--manifest", folders / "test.jsonl")
+    code, result = ask(*words, "--keyterms", terms, "--context", passage, "--boost", "40")
+    assert code == 0
+    arms = [arm["arm"] for arm in result["keyterms"]["arms"]]
+    assert arms == ["model", "key terms", "context"]
+    # So strong a boost changes what is written.
+    lines = {arm["arm"]: arm["change"]["after"] for arm in result["keyterms"]["arms"]}
+    assert lines["context"] != lines["model"]
+
+
 def test_the_benchmark_measures_with_key_terms_and_from_the_end_of_speech(
     folders: Path, terms: Path, ask: Callable[..., Answer], tmp_path: Path
 ) -> None:
@@ -240,6 +255,9 @@ def test_a_v1_model_takes_no_key_terms(
         code, result = ask(command, "--runtime-dir", wheel_assets.runtime_dir, "--manifest",
                           folders / "test.jsonl", "--keyterms", terms)  # fmt: skip
         assert code == 2 and "streaming models only" in result["error"]["message"]
+    code, result = ask("evaluate", "--runtime-dir", wheel_assets.runtime_dir, "--manifest",
+                      folders / "test.jsonl", "--context", terms)  # fmt: skip
+    assert code == 2 and "streaming models only" in result["error"]["message"]
     words = ("evaluate", "--manifest", folders / "test.jsonl", "--keyterms", terms)
     code, result = ask(*words, "--base-runtime", folders / "int8")
     assert code == 2 and "only the runtime applies" in result["error"]["message"]

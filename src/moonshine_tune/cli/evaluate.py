@@ -56,6 +56,13 @@ def evaluate(
     normalizer: NormalizerOption = None,
     keyterms: KeyTermsOption = None,
     boost: BoostOption = 2.0,
+    context: Annotated[
+        Path | None,
+        Option(
+            help="Text from which the runtime picks terms to boost; scored without it too "
+            "(streaming models only)."
+        ),
+    ] = None,
     base_runtime: Annotated[
         Path | None,
         Option(help="Runtime folder of the base: compares adapter, key terms and both."),
@@ -105,6 +112,7 @@ def evaluate(
         boost=boost,
         base_runtime=base_runtime,
         aliases=aliases,
+        context=context,
     )
     result = run_evaluation(request, out, TerminalProgress())
     show(summary(result), result.to_record(), as_json=as_json)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.core.files import check_writable, holds_out, sha256_of
+from moonshine_tune.core.files import check_writable, holds_out, read_lines, sha256_of
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.text import quoted
 from moonshine_tune.corpus.aliases.apply_aliases import apply_aliases
@@ -72,6 +72,8 @@ class EvaluateRequest:
         keyterms: file of terms whose recall is counted. The runtime boosts them with strength
             `boost`, and is scored without them too; torch boosts nothing.
         base_runtime: the base's runtime folder, scored in the same way: adapter, key terms, both.
+        context: text file: a passage from which the runtime picks terms and boosts them; it is
+            scored without it too.
         aliases: file of `data aliases`: each system is also scored with aliases mapped back. With
             `keyterms`, the runtime also boosts the aliases of these terms.
     """
@@ -90,6 +92,7 @@ class EvaluateRequest:
     boost: float = DEFAULT_BOOST
     base_runtime: Path | None = None
     aliases: Path | None = None
+    context: Path | None = None
 
 
 @holds_out(lambda request, out, progress: out)
@@ -108,11 +111,13 @@ def evaluate(request: EvaluateRequest, out: Path | None, progress: Progress) -> 
     conditions = conditions_of(request.conditions) if request.conditions else (CLEAN,)
     terms = read_key_terms(request.keyterms) if request.keyterms else ()
     aliases = AliasesRecord.read(request.aliases) if request.aliases else AliasesRecord()
+    context = "\n".join(read_lines(request.context)) if request.context else ""
+    boosts = _Boosts(terms, aliases, context)
 
     # An earlier evaluation takes the place of the base, which is then not scored again.
     skips_base = earlier is not None and request.backend == "torch"
     scores: dict[Condition, dict[str, Evaluation]] = {condition: {} for condition in conditions}
-    for variant in _open_variants(request, manifest, (terms, aliases), progress):
+    for variant in _open_variants(request, manifest, boosts, progress):
         for condition in conditions:
             if not (skips_base and variant.name == "base" and condition is CLEAN):
                 scores[condition][variant.name] = score_manifest(
@@ -134,7 +139,7 @@ def evaluate(request: EvaluateRequest, out: Path | None, progress: Progress) -> 
         evaluation = replace(evaluation, systems=_systems(scores[CLEAN]))
     if request.conditions:
         evaluation = replace(evaluation, conditions=tuple(results))
-    if terms or request.base_runtime:
+    if terms or request.base_runtime or request.context:
         boost = request.boost if request.backend == "runtime" else None
         keyterms = _key_term_record(terms, boost, scores[CLEAN])
         evaluation = replace(evaluation, keyterms=keyterms)
@@ -158,26 +163,28 @@ def _with_voices(manifest: Manifest) -> Manifest:
 
 
 def _check(request: EvaluateRequest) -> None:
-    uses_terms = request.keyterms or request.base_runtime
+    uses_terms = request.keyterms or request.base_runtime or request.context
     if request.backend not in BACKENDS:
         raise RequestError(
             f"no back end is called {request.backend!r}", hint=f"one of: {', '.join(BACKENDS)}"
         )
-    if request.backend == "torch" and (request.base_runtime or request.boost != DEFAULT_BOOST):
+    if request.backend == "torch" and (
+        request.base_runtime or request.context or request.boost != DEFAULT_BOOST
+    ):
         raise RequestError(
             "only the runtime applies key terms: torch counts them and boosts nothing",
             hint="name the exported folder: --runtime-dir D --keyterms terms.txt; or leave out "
-            "--base-runtime and --boost",
+            "--base-runtime, --context and --boost",
         )
     if request.conditions and uses_terms:
         raise RequestError(
             "key terms and noise conditions cannot be combined",
-            hint="leave out --conditions, or --keyterms and --base-runtime",
+            hint="leave out --conditions, or --keyterms, --context and --base-runtime",
         )
     if request.backend == SHERPA_ONNX and uses_terms:
         raise RequestError(
             "sherpa-onnx applies no key terms to Moonshine models",
-            hint="leave out --keyterms and --base-runtime, or --backend sherpa-onnx",
+            hint="leave out --keyterms, --context and --base-runtime, or --backend sherpa-onnx",
         )
     if request.backend != "torch" and request.runtime_dir is None:
         raise RequestError(
@@ -230,6 +237,15 @@ def _systems(by_variant: dict[str, Evaluation]) -> tuple[SystemScore, ...]:
 
 
 @dataclass(frozen=True)
+class _Boosts:
+    """What the runtime is led to write: listed terms, their aliases, and a passage."""
+
+    terms: tuple[str, ...]
+    aliases: AliasesRecord
+    context: str
+
+
+@dataclass(frozen=True)
 class Variant:
     """One of the systems that are compared, ready to transcribe.
 
@@ -247,41 +263,14 @@ class Variant:
 def _open_variants(
     request: EvaluateRequest,
     manifest: Manifest,
-    listed: tuple[tuple[str, ...], AliasesRecord],
+    boosts: "_Boosts",
     progress: Progress,
 ) -> Iterator[Variant]:
-    """The variants one after the other, the base first; each is valid until the next one.
-
-    Args:
-        listed: key terms, and aliases.
-    """
-    terms, aliases = listed
+    """The variants one after the other, the base first; each is valid until the next one."""
     language = manifest.utterances[0].language
-    if request.runtime_dir is not None and request.backend == SHERPA_ONNX:
-        folder = request.runtime_dir
+    if request.runtime_dir is not None and request.backend != "torch":
         normalizer = normalizer_for(request.normalizer, language or "en")
-        with SherpaTranscriber(folder) as sherpa:
-            yield Variant("model", folder.name, None, sherpa, normalizer, exported_from(folder))
-        return
-    if request.runtime_dir is not None and request.backend == "runtime":
-        normalizer = normalizer_for(request.normalizer, language or "en")
-        folders = {"adapter" if request.base_runtime else "model": request.runtime_dir}
-        if request.base_runtime:
-            folders = {"base": request.base_runtime} | folders
-        for folder in folders.values() if terms else ():
-            check_takes_keyterms(read_layout(folder))
-        for name, folder in folders.items():
-            with RuntimeTranscriber(folder, boost=request.boost) as runtime:
-                yield Variant(name, folder.name, None, runtime, normalizer, exported_from(folder))
-                if terms:
-                    runtime.set_keyterms(terms)
-                    with_terms = "adapter and key terms" if name == "adapter" else "key terms"
-                    yield Variant(with_terms, folder.name, None, runtime, normalizer)
-                    if boosted := aliases.of(terms):
-                        # What the model is led to write is then mapped back.
-                        runtime.set_keyterms([*terms, *boosted])
-                        with_terms += " and their aliases"
-                        yield Variant(with_terms, folder.name, None, runtime, normalizer)
+        yield from _open_runtime_variants(request, request.runtime_dir, boosts, normalizer)
         return
     adapter = find_adapter(request.adapter) if request.adapter else None
     adapters: dict[str, Path | None] = {"model" if adapter is None else "adapted": adapter}
@@ -308,6 +297,37 @@ def _open_variants(
         folder = request.runtime_dir
         with RuntimeTranscriber(folder) as runtime:
             yield Variant(_EXPORTED, folder.name, None, runtime, normalizer, exported_from(folder))
+
+
+def _open_runtime_variants(
+    request: EvaluateRequest, runtime_dir: Path, boosts: "_Boosts", normalizer: Normalizer
+) -> Iterator[Variant]:
+    """Exported files, and the base's if they are named: as they are, and with what is boosted."""
+    if request.backend == SHERPA_ONNX:
+        with SherpaTranscriber(runtime_dir) as sherpa:
+            exported = exported_from(runtime_dir)
+            yield Variant("model", runtime_dir.name, None, sherpa, normalizer, exported)
+        return
+    folders = {"adapter" if request.base_runtime else "model": runtime_dir}
+    if request.base_runtime:
+        folders = {"base": request.base_runtime} | folders
+    for folder in folders.values() if boosts.terms or boosts.context else ():
+        check_takes_keyterms(read_layout(folder))
+    for name, folder in folders.items():
+        prefix = "adapter and " if name == "adapter" else ""
+        with RuntimeTranscriber(folder, boost=request.boost) as runtime:
+            yield Variant(name, folder.name, None, runtime, normalizer, exported_from(folder))
+            if boosts.terms:
+                runtime.set_keyterms(boosts.terms)
+                yield Variant(f"{prefix}key terms", folder.name, None, runtime, normalizer)
+                if boosted := boosts.aliases.of(boosts.terms):
+                    # What the model is led to write is then mapped back.
+                    runtime.set_keyterms([*boosts.terms, *boosted])
+                    with_aliases = f"{prefix}key terms and their aliases"
+                    yield Variant(with_aliases, folder.name, None, runtime, normalizer)
+            if boosts.context:
+                runtime.set_context(boosts.context)
+                yield Variant(f"{prefix}context", folder.name, None, runtime, normalizer)
 
 
 def _parent_of(adapter_dir: Path) -> Path | None:

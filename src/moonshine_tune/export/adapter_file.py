@@ -17,10 +17,10 @@ import numpy.typing as npt
 
 from moonshine_tune.core.files import sha256_of
 from moonshine_tune.runs.records import ExportRecord
-from moonshine_tune.runtime.apply_adapter import MAGIC
+from moonshine_tune.runtime.apply_adapter import MAGIC, predicted_levels
 from moonshine_tune.runtime.layout import RuntimeLayout
 from moonshine_tune.runtime.ort_file import Initializer, OrtFile
-from moonshine_tune.runtime.quantized import Doubles, QuantizedTensor, quantized_tensors
+from moonshine_tune.runtime.quantized import QuantizedTensor, quantized_tensors
 
 Bytes = npt.NDArray[np.uint8]
 # Runs of changed bytes that are this close are one: a run takes 16 bytes.
@@ -114,29 +114,21 @@ def _tensor(
     shape = (rows, values.size // rows)
     entry: dict[str, Any] = {"at": values.offset, "shape": list(shape), "dtype": values.dtype}
     before = old.array(values).reshape(shape)
-    predicted: npt.NDArray[Any] = before
+    predicted = before.view(np.uint8)
     if not stored.adds_float and len(values.shape) == 2:
-        entry |= {
-            "axis": 1 if adapted.axis is None else adapted.axis,
-            "scale": _vector(stored.scale),
-            "zero": _vector(stored.zero_point),
-            "new_scale": _vector(adapted.scale),
-            "new_zero": _vector(adapted.zero_point),
+        axis = 1 if adapted.axis is None else adapted.axis
+        items = {
+            "scale": (old, stored.scale),
+            "zero": (old, stored.zero_point),
+            "new_scale": (new, adapted.scale),
+            "new_zero": (new, adapted.zero_point),
         }
-        predicted = _predicted(stored, adapted, old, new)
-    steps = new.array(values).reshape(shape).view(np.uint8) - predicted.astype(np.uint8)
+        vectors = [file.array(item).reshape(-1) for file, item in items.values()]
+        predicted = predicted_levels(before, axis, *vectors)
+        where = {key: _vector(item) for key, (_, item) in items.items()}
+        entry |= where | {"axis": axis}
+    steps = new.array(values).reshape(shape).view(np.uint8) - predicted
     return entry | blobs.add(_packed(steps.reshape(-1)))
-
-
-def _predicted(
-    stored: QuantizedTensor, adapted: QuantizedTensor, old: OrtFile, new: OrtFile
-) -> npt.NDArray[Any]:
-    """Levels of the base on the new scales, in the arithmetic of the format."""
-    before, after = stored.stored_grid(old), adapted.stored_grid(new)
-    ratio: Doubles = before.scale / after.scale
-    steps = np.subtract(old.array(stored.values), before.zero, dtype=np.float32)
-    steps *= ratio.astype(np.float32)
-    return np.rint(steps).astype(np.int16) + after.zero.astype(np.int16)
 
 
 def _vector(item: Initializer) -> list[Any]:

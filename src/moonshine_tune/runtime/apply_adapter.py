@@ -11,12 +11,13 @@ and for each changed graph file the header has its size and SHA-256 before and a
 - `tail`: bytes that are appended to the file;
 - `edits`: `runs` pairs of u64 (offset, length), then the bytes to write there, one run after
   the other;
-- `tensors`: 8-bit levels at `at`, of `shape`. A level q of the base is predicted as
+- `tensors`: 8-bit levels at `at`, of `shape`. A level q of the base is predicted as p = q, and
+  where scale or zero point changed as
   p = round_half_even(f32(q − zero) · f32(scale / new scale)) + new zero, from vectors along `axis`
   in the base (`scale`, `zero`) and in the new file after its edits (`new_scale`, `new_zero`), each
-  as [offset, count, numpy type]; without them p = q. The blob has two bits for each level, the
-  lowest first: 0, 1, 2 for a difference of −1, 0, 1, and 3 for one that follows after them all, as
-  a byte. A level is p plus its difference, modulo 256.
+  as [offset, count, numpy type], of one value or one for each index. The blob has two bits for
+  each level, the lowest first: 0, 1, 2 for a difference of −1, 0, 1, and 3 for one that follows
+  after them all, as a byte. A level is p plus its difference, modulo 256.
 """
 
 import hashlib
@@ -140,24 +141,38 @@ def _write_levels(
     if min(rows, columns) < 1 or tensor["dtype"] not in ("u1", "i1"):
         raise AdapterError("a tensor of the adapter file has no levels")
     levels = _vector(before, [at, count, tensor["dtype"]]).reshape(rows, columns)
+    grids = []
     if "scale" in tensor:
-        spread = (-1, 1) if tensor["axis"] == 0 else (1, -1)
-        scale, zero = (_vector(before, tensor[key]).reshape(spread) for key in ("scale", "zero"))
-        new_scale, new_zero = (
-            _vector(new, tensor[key]).reshape(spread) for key in ("new_scale", "new_zero")
-        )
-        with np.errstate(all="ignore"):
-            ratio = scale.astype(np.float64) / new_scale.astype(np.float64)
-            steps = np.subtract(levels, zero, dtype=np.float32)
-            steps *= ratio.astype(np.float32)
-            levels = np.rint(steps, out=steps).astype(np.int16) + new_zero
+        grids = [_vector(before, tensor[key]) for key in ("scale", "zero")]
+        grids += [_vector(new, tensor[key]) for key in ("new_scale", "new_zero")]
+    predicted = predicted_levels(levels, tensor["axis"], *grids) if grids else levels
     packed = -(-count // 4)
     content = _inflate(blobs, tensor, packed + count)
     codes = np.frombuffer(content, np.uint8, packed)
-    steps_of = _STEPS[codes].view(np.uint8)[:count]
+    steps = _STEPS[codes].view(np.uint8)[:count]
     escapes = np.flatnonzero(_ESCAPES[codes].view(np.uint8)[:count])
-    steps_of[escapes] = np.frombuffer(_part(content, packed, len(escapes)), np.uint8)
-    new[at : at + count] = (levels.astype(np.uint8).reshape(-1) + steps_of).tobytes()
+    steps[escapes] = np.frombuffer(_part(content, packed, len(escapes)), np.uint8)
+    steps += predicted.reshape(-1).view(np.uint8)
+    new[at : at + count] = memoryview(steps)
+
+
+def predicted_levels(
+    levels: Any, axis: int, scale: Any, zero: Any, new_scale: Any, new_zero: Any
+) -> Any:
+    """Levels of the base on the new scales of the indices of an axis, as bytes."""
+    predicted = levels.astype(np.uint8)
+    # Both with the axis first: views, so that what is written to one is written to `predicted`.
+    old, new = (levels, predicted) if axis == 0 else (levels.T, predicted.T)
+    vectors = [np.broadcast_to(value, len(old)) for value in (scale, zero, new_scale, new_zero)]
+    moved = np.flatnonzero((vectors[0] != vectors[2]) | (vectors[1] != vectors[3]))
+    if len(moved):
+        scale, zero, new_scale, new_zero = (value[moved, None] for value in vectors)
+        with np.errstate(all="ignore"):
+            ratio = scale.astype(np.float64) / new_scale.astype(np.float64)
+            steps = np.subtract(old[moved], zero, dtype=np.float32)
+            steps *= ratio.astype(np.float32)
+            new[moved] = (np.rint(steps, out=steps).astype(np.int16) + new_zero).astype(np.uint8)
+    return predicted
 
 
 def _vector(content: bytes | bytearray, where: Any) -> Any:

@@ -70,6 +70,13 @@ class RuntimeTranscriber:
         """Boost these terms from now on; an empty list turns it off."""
         self._transcriber.set_keyterms(list(keyterms))
 
+    def set_context(self, passage: str) -> None:
+        """Boost the unusual words of a passage from now on, in place of any key terms.
+
+        The runtime takes those that its tokenizer splits, 200 at most.
+        """
+        self._transcriber.set_context(passage)
+
     def transcribe_in_chunks(
         self, samples: npt.NDArray[np.float32], *, chunk_s: float = 0.1
     ) -> str:
@@ -118,7 +125,8 @@ def check_takes_keyterms(layout: RuntimeLayout) -> None:
     """
     if layout.family != "streaming":
         raise RequestError(
-            f"the runtime applies key terms to streaming models only; this one is {layout.family}",
+            "the runtime applies key terms and contexts to streaming models only; this one is "
+            f"{layout.family}",
             where=layout.folder,
             hint="adapt the model to the words instead, or use a streaming model",
         )
