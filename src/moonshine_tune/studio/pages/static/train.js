@@ -184,8 +184,10 @@ class TrainView {
   }
 
   async failed(job, error) {
+    // Before its first step there is nothing to go on from.
+    const hasBegun = (await get("/api/runs").catch(() => [])).some(({ name }) => name === job.run);
     put(this.job, h("div", { class: "job-head" }, h("h2", {}, "The training ended by an error")), this.problem(error),
-      h("p", { class: "row" }, job.run ?? this.run ? button("Go on from the last saved step", () => this.resume(job.run ?? this.run), { class: "primary", id: "go-on" }) : null,
+      h("p", { class: "row" }, hasBegun ? button("Go on from the last saved step", () => this.resume(job.run), { class: "primary", id: "go-on" }) : null,
         button("Plan again", () => { this.job.hidden = true; this.live.replaceChildren(); this.showPlan(); })));
     this.drawnState = undefined;
   }
