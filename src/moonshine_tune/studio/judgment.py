@@ -48,7 +48,7 @@ class TakeFinding:
     Attributes:
         name: the kind of the check.
         message, action: what it means with the detail, and what to do.
-        can_keep: whether a person may keep the recording all the same.
+        can_keep: whether a person may keep the recording nevertheless.
     """
 
     name: str
@@ -58,7 +58,7 @@ class TakeFinding:
 
 
 @dataclass(frozen=True)
-class Judgment:
+class TakeJudgment:
     """What a recording is like.
 
     Attributes:
@@ -80,7 +80,7 @@ def judge_take(
     earlier: Sequence[ModelTranscript],
     open_model: "Callable[[], OpenedModel | str]",
     out: Path,
-) -> Judgment:
+) -> TakeJudgment:
     """Judge the recording of a prompt, and write it as the model reads it.
 
     Args:
@@ -93,19 +93,19 @@ def judge_take(
     findings = tuple(_findings(utterance, clip))
     if not isinstance(clip, CheckedClip) or not all(item.can_keep for item in findings):
         seconds = clip.measures.seconds if isinstance(clip, CheckedClip) else 0.0
-        return Judgment(findings, seconds)
+        return TakeJudgment(findings, seconds)
     samples = load_utterance(utterance)
     write_audio(out, samples)
-    judgment = Judgment(findings, clip.measures.seconds)
+    judgment = TakeJudgment(findings, clip.measures.seconds)
     if clip.measures.seconds > _MAX_CLIP_S:
         return judgment
     opened = open_model()
     if isinstance(opened, str):
-        return Judgment(findings, clip.measures.seconds, remark=opened)
+        return TakeJudgment(findings, clip.measures.seconds, remark=opened)
     transcript, evidence = _recognize(utterance, samples, opened)
-    other = _other_text(evidence, earlier, opened)
-    return Judgment(
-        (*findings, other) if other else findings, clip.measures.seconds, transcript, evidence
+    mismatch = _other_text(evidence, earlier, opened)
+    return TakeJudgment(
+        (*findings, mismatch) if mismatch else findings, clip.measures.seconds, transcript, evidence
     )
 
 

@@ -64,7 +64,7 @@ class Job:
 Work = Callable[[Job], Any]
 
 
-class StoppedError(Exception):
+class JobStoppedError(Exception):
     """A job was asked to stop or to pause, and did."""
 
 
@@ -114,18 +114,18 @@ class Jobs:
         """A job by its id."""
         return self._jobs.get(identifier)
 
-    def take_waiting(self, lane: str, kind: str) -> list[Job]:
-        """Take the jobs of a kind that wait in a lane out of it: another job does their work."""
+    def take_waiting(self, lane: str, kind: str, count: int) -> list[Job]:
+        """Take some jobs of a kind that wait in a lane out of it: another job does their work."""
         with self._lock:
             queue = self._lanes.get(lane, deque())
-            taken = [job for job in queue if job.kind == kind]
+            taken = [job for job in queue if job.kind == kind][:count]
             for job in taken:
                 queue.remove(job)
             return taken
 
     def settle(self, job: Job, result: Any) -> None:
         """End a job that another one did, with its result or its error."""
-        if isinstance(result, StoppedError):
+        if isinstance(result, JobStoppedError):
             self._end(job, STOPPED)
         elif isinstance(result, Exception):
             self.fail(job, result)
@@ -199,11 +199,11 @@ class Jobs:
 
         Raises:
             TuneError: it failed, in its own words.
-            StoppedError: it was asked to stop.
+            JobStoppedError: it was asked to stop.
         """
         words = [str(word) for word in arguments]
         if job.wanted:
-            raise StoppedError
+            raise JobStoppedError
         job.progress = {"done": 0, "total": 0, "eta_s": None, "text": text}
         self.changed(job)
         files = {
@@ -225,7 +225,7 @@ class Jobs:
             job.process = None
         document = _document(files["stdout"])
         if code == INTERRUPTED or (job.wanted and code):
-            raise StoppedError
+            raise JobStoppedError
         if error := document.get("error"):
             where = f"{error['where']}: " if error.get("where") else ""
             kind = MachineError if code == MachineError.exit_code else RequestError
@@ -269,7 +269,7 @@ class Jobs:
                 work = self._work[job.id]
             try:
                 job.result = work(job)
-            except StoppedError:
+            except JobStoppedError:
                 self._end(job, PAUSED if job.wanted == "pause" else STOPPED)
             except Exception as error:
                 self.fail(job, error)
