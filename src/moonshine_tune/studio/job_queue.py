@@ -25,7 +25,7 @@ from moonshine_tune.studio.model_worker import ending_of
 RUNNING, PAUSED, DONE, FAILED, STOPPED = "running", "paused", "done", "failed", "stopped"
 INTERRUPTED = 130
 _WAIT_S = 0.1
-# A command saves when it is asked to stop; a second request ends it without that.
+# For a training to end its step and save.
 _PATIENCE_S = 60.0
 _MAX_JOBS = 200
 _MAX_SHOWN = 12
@@ -142,6 +142,8 @@ class Jobs:
     def interrupt(self, job: Job, wanted: str) -> None:
         """Ask a job to save and end; it ends as `paused` or `stopped`.
 
+        Asked again, a command ends at once, without saving.
+
         Args:
             wanted: `pause` or `stop`.
         """
@@ -153,7 +155,7 @@ class Jobs:
                     self._end(job, PAUSED if wanted == "pause" else STOPPED)
                     return
             if job.process is not None:
-                _signal(job.process, signal.SIGINT)
+                _interrupt(job.process)
 
     def abandon(self, job: Job) -> None:
         """Stop a job that is paused."""
@@ -174,7 +176,10 @@ class Jobs:
         self._end(job, FAILED)
 
     def close(self) -> None:
-        """Ask every running job to save and end, and wait for them."""
+        """Ask every running job to save and end, and wait for them for a while.
+
+        A training that scores a long dev set saves later, by itself: it is never killed.
+        """
         with self._lock:
             self._is_closed = True
             for queue in self._lanes.values():
@@ -185,9 +190,6 @@ class Jobs:
             self.interrupt(job, "stop")
         for thread in threads:
             thread.join(_PATIENCE_S)
-        for job in running:
-            if job.process is not None and job.process.poll() is None:
-                _signal(job.process, signal.SIGKILL)
 
     # --- commands
 
@@ -202,7 +204,7 @@ class Jobs:
             JobStoppedError: it was asked to stop.
         """
         words = [str(word) for word in arguments]
-        if job.wanted:
+        if job.wanted or self._is_closed:
             raise JobStoppedError
         job.progress = {"done": 0, "total": 0, "eta_s": None, "text": text}
         self.changed(job)
@@ -219,7 +221,7 @@ class Jobs:
             )  # fmt: skip
         try:
             if job.wanted:
-                _signal(job.process, signal.SIGINT)
+                _interrupt(job.process)
             code = self._watch(job, job.process, files["progress"])
         finally:
             job.process = None
@@ -243,16 +245,10 @@ class Jobs:
     def _watch(self, job: Job, process: "subprocess.Popen[bytes]", file: Path) -> int:
         """Follow the progress file until the process ends; its exit code."""
         reader = _ProgressReader(job, file)
-        asked_at: float | None = None
         while process.poll() is None:
             time.sleep(_WAIT_S)
             if reader.read():
                 self.changed(job)
-            if job.wanted:
-                now = time.monotonic()
-                asked_at = asked_at or now
-                if now - asked_at > _PATIENCE_S:
-                    _signal(process, signal.SIGKILL)
         reader.read()
         return process.wait()
 
@@ -351,9 +347,6 @@ def _last_message(stderr: Path) -> str:
     return f": {lines[-1][:300]}" if lines else ""
 
 
-def _signal(process: "subprocess.Popen[bytes]", number: int) -> None:
+def _interrupt(process: "subprocess.Popen[bytes]") -> None:
     with suppress(ProcessLookupError, PermissionError):
-        if number == signal.SIGKILL:
-            os.killpg(process.pid, number)
-        else:
-            process.send_signal(number)
+        process.send_signal(signal.SIGINT)

@@ -1,12 +1,14 @@
 """Whether a recording of a prompt can be kept: the checks of `data check` and `data audit`."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moonshine_tune.audio.io import load_utterance, write_audio
+from moonshine_tune.audio.io import audio_info, load_utterance, write_audio
 from moonshine_tune.audio.samples import Samples
+from moonshine_tune.core.errors import AudioError
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.corpus.manifest import ManifestScan, Utterance
 from moonshine_tune.corpus.normalizers import normalizer_for
@@ -39,6 +41,8 @@ _CHECKS = ("unreadable", "empty_audio", "far_too_short", "silent", "clipped", "t
 # read sentences whose text is far longer or shorter than what is recognized are right.
 _OTHER_TEXT, _OTHER_LENGTH = 4.0, 2.5
 _MAX_CLIP_S = 30.0
+_MAX_READ_S = 120.0
+_AGAIN = "Record it again."
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,11 @@ def judge_take(
         out: FLAC file, written where the recording can be kept.
     """
     utterance = Utterance("take", path, prompt)
+    with suppress(AudioError):
+        # Hours would be decoded into memory; what cannot be read is judged below.
+        if (seconds := audio_info(path).seconds) > _MAX_READ_S:
+            message = f"Clip is far too long for a prompt ({seconds:.0f} s)"
+            return TakeJudgment((TakeFinding("too_long", message, _AGAIN, False),), seconds)
     clip = read_clip(utterance, {}, with_quality=True)
     findings = tuple(_findings(utterance, clip))
     if not isinstance(clip, CheckedClip) or not all(item.can_keep for item in findings):
@@ -134,7 +143,7 @@ def _finding(check: Check, detail: str) -> TakeFinding:
     return TakeFinding(
         check.kind,
         f"{message[:1].upper()}{message[1:]} ({detail})",
-        "Record it again, or keep it if it cannot be better." if can_keep else "Record it again.",
+        "Record it again, or keep it if it cannot be better." if can_keep else _AGAIN,
         can_keep,
     )
 

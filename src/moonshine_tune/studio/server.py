@@ -8,10 +8,11 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import soundfile
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
@@ -22,7 +23,7 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from moonshine_tune.audio.io import AUDIO_ENDINGS, load_utterance
+from moonshine_tune.audio.io import AUDIO_ENDINGS, audio_info, load_utterance
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 from moonshine_tune.core.errors import MachineError, RequestError, TuneError
 from moonshine_tune.core.hardware import total_memory_mb
@@ -587,17 +588,10 @@ def _known_model(name: str) -> str:
 
 def _wav_of(row: Utterance) -> bytes:
     """The samples of a clip as WAV, its first ten minutes if it is longer."""
-    import soundfile
-
-    start = row.start or 0.0
-    length = row.known_seconds
-    if length is None or length > _MAX_PLAYED_S:
-        from dataclasses import replace
-
-        from moonshine_tune.audio.io import audio_info
-
-        total = audio_info(row.audio).seconds
-        row = replace(row, start=start, end=min(start + _MAX_PLAYED_S, total))
+    start, end = row.start or 0.0, row.end
+    if end is None:
+        end = audio_info(row.audio).seconds
+    row = replace(row, start=start, end=min(end, start + _MAX_PLAYED_S))
     buffer = io.BytesIO()
     soundfile.write(
         buffer, load_utterance(row).clip(-1.0, 1.0), SAMPLE_RATE_HZ, format="WAV", subtype="PCM_16"
