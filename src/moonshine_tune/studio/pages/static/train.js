@@ -32,8 +32,9 @@ class TrainView {
     const jobs = (await get("/api/jobs")).jobs ?? [];
     const training = jobs.find((job) => ["train", "resume"].includes(job.kind) && RUNNING.includes(job.state));
     await this.showRuns();
-    if (training) return this.watch(training);
-    return this.showPlan();
+    // Both go on for as long as their job does; the view is there before.
+    if (training) this.watch(training);
+    else this.showPlan();
   }
 
   // --- the plan
