@@ -104,6 +104,7 @@ class LabelView {
     this.clips = answer.clips;
     this.total = answer.total;
     this.selected.clear();
+    this.isChosen = false;
     await refreshProject();
     this.current = this.clips.find((clip) => clip.id === wanted) ?? this.clips[0];
     this.render();
@@ -150,6 +151,7 @@ class LabelView {
 
   open(clip) {
     if (!clip) return;
+    this.isChosen = true;
     this.current = clip;
     this.render();
     this.edit();
@@ -254,7 +256,9 @@ class LabelView {
         this.total -= 1;
         if (this.clips.length < 10 && this.clips.length < this.total) await this.loadMore();
       }
-      this.current = this.clips[isNew ? at : at + 1] ?? this.clips[isNew ? 0 : at];
+      // The least sure one is next, or the next of the list where somebody chose a place in it.
+      if (isNew) this.current = this.clips[this.isChosen ? at : 0] ?? this.clips[0];
+      else this.current = this.clips[at + 1] ?? clip;
       await Promise.all([refreshProject(), this.showEffort()]);
       this.render();
       this.edit();
