@@ -240,13 +240,14 @@ class LabelView {
       return;
     }
     if (this.isSaving) return;
-    this.isSaving = true;
+    this.isSaving = this.text.readOnly = true;
+    const isNew = this.shown === "unlabelled";
     try {
-      await post(`/api/clips/${encodeURIComponent(clip.id)}`, { text, accept: true, keystrokes: this.strokes });
+      // A later correction of an accepted text is no part of labeling it.
+      await post(`/api/clips/${encodeURIComponent(clip.id)}`, { text, accept: true, keystrokes: isNew ? this.strokes : undefined });
       closeNotice("empty");
       closeNotice("accept");
       const at = this.clips.indexOf(clip);
-      const isNew = this.shown === "unlabelled";
       clip.text = text;
       if (isNew) {
         this.pairs.unshift([clip.transcript, text]);
@@ -264,6 +265,7 @@ class LabelView {
       this.edit();
       announce(this.current ? `Accepted. Next: ${this.text.value}` : "Accepted. Everything is labeled.");
     } catch (error) {
+      this.text.readOnly = false;
       noticeError("accept", error);
     } finally {
       this.isSaving = false;
