@@ -14,9 +14,8 @@ from tests.studio.running_studio import running_studio, speech, wait_for_jobs, w
 
 from moonshine_tune.core.errors import MachineError, TuneError
 from moonshine_tune.core.progress_file import VARIABLE, ProgressFile
-from moonshine_tune.studio import jobs as jobs_module
-from moonshine_tune.studio import model_worker
-from moonshine_tune.studio.jobs import Job, Jobs
+from moonshine_tune.studio import job_queue, model_worker
+from moonshine_tune.studio.job_queue import Job, Jobs
 from moonshine_tune.studio.model_worker import ModelWorker
 
 pytest.importorskip("uvicorn")
@@ -70,7 +69,7 @@ def _program(path: Path, text: str) -> str:
 @pytest.fixture
 def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Jobs]:
     executable = _program(tmp_path / "command", _COMMAND)
-    monkeypatch.setattr(jobs_module.sys, "executable", executable)
+    monkeypatch.setattr(job_queue.sys, "executable", executable)
     made = Jobs(tmp_path, lambda change: None)
     yield made
     made.close()

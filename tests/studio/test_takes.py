@@ -100,6 +100,26 @@ def test_a_take_that_is_sent_again_is_there_once(page: Page) -> None:
     assert page.refusal("POST", f"/api/takes?prompt={prompt}", b"")[0] == 400
 
 
+def test_a_take_can_be_taken_back_and_its_text_corrected(tmp_path: Path) -> None:
+    with running_studio(tmp_path / "project") as page:
+        one, two = page.add_prompts("one two three", "four five six")
+        sent = wav(speech(seed=3))
+        clip = page.ask("POST", f"/api/takes?prompt={one}&take=abcd-1234", sent)["clip"]
+        page.ask("POST", f"/api/clips/{clip['id']}", {"text": "one two tree"})
+        # The prompt was read, whatever its text has become.
+        takes = {p["id"]: p["takes"] for p in page.ask("GET", "/api/prompts")["prompts"]}
+        assert takes == {one: 1, two: 0}
+        assert page.ask("POST", "/api/undo")["undone"] == "changed the text"
+        assert page.ask("POST", "/api/undo")["undone"] == "recorded"
+        assert page.ask("GET", "/api/project")["counts"]["accepted"] == 0
+    # What was taken back is not taken for a recording that got lost.
+    with running_studio(tmp_path / "project") as page:
+        counts = page.ask("GET", "/api/project")["counts"]
+        assert (counts["accepted"], counts["unlabelled"]) == (0, 0)
+        clip = page.ask("POST", f"/api/takes?prompt={one}&take=abcd-1234", sent)["clip"]
+        assert clip["state"] == "accepted" and clip["text"] == "one two three"
+
+
 def test_prompts_come_from_lists_and_files_and_skipped_ones_are_last(page: Page) -> None:
     lines = "first sentence\n\n  first   sentence \nzweiter Satz: schön\n"
     headers = page.own | {"Content-Type": "text/plain; charset=utf-8"}

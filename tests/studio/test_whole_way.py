@@ -114,8 +114,9 @@ def _walk(page: Page, folder: Path, clips: list[tuple[str, bytes]]) -> None:
     archive = zipfile.ZipFile(io.BytesIO(page.send("GET", exported["download"])[2]))
     assert f"{exported['name']}/export.json" in archive.namelist()
     packed = _done(page, kind="package", run=run, allow_failed_parity=True)["result"]
-    content = io.BytesIO(page.send("GET", packed["download"])[2])
-    assert any(name.endswith("package.json") for name in tarfile.open(fileobj=content).getnames())
+    content = page.send("GET", packed["download"])[2]
+    with tarfile.open(fileobj=io.BytesIO(content)) as package:
+        assert any(name.endswith("package.json") for name in package.getnames())
     status, headers, content_bytes = page.send("GET", f"/runs/{run}/report.html")
     assert status == 200 and b"<html" in content_bytes
     assert headers["content-security-policy"].startswith("sandbox")

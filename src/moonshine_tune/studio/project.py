@@ -7,6 +7,7 @@ leaves it in both, and the first of `ROWS` counts.
 
 import hashlib
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -27,6 +28,9 @@ ACCEPTED, UNLABELLED, DELETED = "accepted", "unlabelled", "deleted"
 ROWS = (ACCEPTED, UNLABELLED, DELETED)
 TAKE = "take-"
 """How the id of a recording of the studio begins."""
+
+PROMPT = "prompt"
+"""Key of a row: the id of the prompt that was read, whose text a person may have corrected."""
 
 MAX_TEXT = 2_000
 """Characters of a prompt or a transcript: thirty seconds of fast speech have about 600."""
@@ -52,7 +56,7 @@ class ManifestFile:
         """All rows in their order; not to be changed.
 
         Raises:
-            ProblemsError: lines that are no utterances, which a rewrite would lose.
+            ProblemsError: invalid lines, which a rewrite would lose.
         """
         now = self._stamp()
         if now != self._seen:
@@ -90,7 +94,7 @@ class ManifestFile:
 
 
 @dataclass(frozen=True)
-class Prompt:
+class PromptToRead:
     """A sentence to read: its id, why it was proposed, and how often it is recorded."""
 
     id: str
@@ -169,14 +173,15 @@ class Project:
                 return name, row
         return None
 
-    def change(self, description: str, changes: Changes) -> None:
+    def change(self, description: str, changes: Changes, inverse: Changes | None = None) -> None:
         """Write changes of some manifests, which `undo` takes back.
 
         Args:
             description: what was done, for people.
+            inverse: what undoes it; None restores the rows.
         """
         with self.lock:
-            inverse = {
+            inverse = inverse or {
                 name: {identifier: self.manifests[name].rows.get(identifier) for identifier in rows}
                 for name, rows in changes.items()
             }
@@ -201,15 +206,17 @@ class Project:
 
     # --- prompts
 
-    def prompts(self) -> list[Prompt]:
+    def prompts(self) -> list[PromptToRead]:
         """All prompts: those without a recording first, then skipped ones, then recorded ones."""
         with self.lock:
             texts = self._prompt_texts()
-            takes: dict[str, int] = {}
-            for row in self.manifests[ACCEPTED].rows.values():
-                takes[row.text or ""] = takes.get(row.text or "", 0) + 1
+            # By its text too: the command line adds recordings without prompts.
+            takes = Counter(
+                row.extra.get(PROMPT) or prompt_id(row.text or "")
+                for row in self.manifests[ACCEPTED].rows.values()
+            )
             prompts = [
-                Prompt(key, text, self.record.reasons.get(key, ""), takes.get(text, 0))
+                PromptToRead(key, text, self.record.reasons.get(key, ""), takes[key])
                 for key, text in texts.items()
             ]
             skipped = set(self.record.skipped)

@@ -9,17 +9,19 @@ from typing import Any
 from urllib.parse import quote
 
 from moonshine_tune.core.errors import RequestError
+from moonshine_tune.core.files import sha256_of
 from moonshine_tune.corpus.manifest import Utterance, read_manifest
 from moonshine_tune.corpus.normalizers import NORMALIZERS, Normalizer
 from moonshine_tune.metrics.alignment import align
 from moonshine_tune.metrics.wer import ScoredUtterance
+from moonshine_tune.models.files import ADAPTER_WEIGHTS_FILE
 from moonshine_tune.report.alignment import pair_up
 from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runs.locations import locate
-from moonshine_tune.runs.records import EvaluationRecord, RunRecord
+from moonshine_tune.runs.records import EvaluationRecord, ExportRecord, RunRecord
 from moonshine_tune.runs.summary import RunSummary, find_runs, read_run, read_scored
-from moonshine_tune.studio.clips import NotFoundError
-from moonshine_tune.studio.jobs import Job, Jobs
+from moonshine_tune.studio.job_queue import Job, Jobs
+from moonshine_tune.studio.labeling import NotFoundError
 from moonshine_tune.studio.project import Project
 
 _MAX_POINTS = 600
@@ -43,6 +45,10 @@ class Results:
         if path is None:
             raise NotFoundError(f"no run {name[:80]!r}", hint="load the page again")
         return path
+
+    def has_run(self, name: str) -> bool:
+        """Whether a run of this name has begun."""
+        return name in self._runs()
 
     def summaries(self) -> list[RunSummary]:
         """All runs, the newest first."""
@@ -178,9 +184,13 @@ class Results:
 
     def exported_of(self, name: str) -> Path | None:
         """The newest exported folder of a run."""
-        exported = self._project.folder / "exported"
-        paths = [path for path in exported.glob("*") if (path / "export.json").is_file()
-                 and (path.name == name or path.name.rpartition("-")[0] == name)]  # fmt: skip
+        weights = self.run_path(name) / "adapter" / ADAPTER_WEIGHTS_FILE
+        digest = sha256_of(weights) if weights.is_file() else ""
+        paths = [
+            path.parent
+            for path in (self._project.folder / "exported").glob("*/export.json")
+            if ExportRecord.read(path).adapter_sha256 == digest
+        ]
         return max(paths, key=lambda path: path.stat().st_mtime, default=None)
 
     def exported_zip(self, name: str) -> Path:

@@ -15,12 +15,12 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-TAKE_BYTES = 200_000_000
-"""Ten minutes of two channels at 48 kHz in floats are 230 MB; a prompt takes seconds."""
+TAKE_BYTES = 50_000_000
+"""Two minutes of two channels at 48 kHz in floats; a prompt takes seconds."""
 UPLOAD_BYTES = 1_000_000_000
 """A day of speech as MP3."""
 JSON_BYTES = 4_000_000
-"""A hundred thousand prompts are 5 MB: they are sent as a file, or in parts."""
+"""Eighty thousand prompts."""
 
 # What the page may do: load its own files, and ask its own server.
 _POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; " \
@@ -33,7 +33,8 @@ REPORT_POLICY = (
 
 _HEADERS = {
     "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
+    # The token is in one address; a page of another site never gets it.
+    "referrer-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",

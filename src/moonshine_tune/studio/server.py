@@ -1,17 +1,18 @@
 """The routes of the studio. Each reads its request, asks one part of the project, and answers."""
 
-import asyncio
 import io
 import secrets
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import soundfile
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
@@ -22,7 +23,7 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from moonshine_tune.audio.io import AUDIO_ENDINGS, load_utterance
+from moonshine_tune.audio.io import AUDIO_ENDINGS, audio_info, load_utterance
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 from moonshine_tune.core.errors import MachineError, RequestError, TuneError
 from moonshine_tune.core.hardware import total_memory_mb
@@ -32,9 +33,9 @@ from moonshine_tune.core.names import short_label
 from moonshine_tune.core.text import first_line
 from moonshine_tune.corpus.manifest import Utterance, seconds_of
 from moonshine_tune.registry.catalog import MODELS, find_model
-from moonshine_tune.studio.clips import Clips, NotFoundError, short_name
 from moonshine_tune.studio.events import Events
-from moonshine_tune.studio.jobs import Job, Jobs
+from moonshine_tune.studio.job_queue import Job, Jobs
+from moonshine_tune.studio.labeling import Labeling, NotFoundError, short_name
 from moonshine_tune.studio.model_worker import ModelWorker
 from moonshine_tune.studio.project import ACCEPTED, UNLABELLED, Project
 from moonshine_tune.studio.results import Results
@@ -70,13 +71,17 @@ class Studio:
             project.scratch / "worker.log", lambda text: self.events.publish({"model": text})
         )
         self.jobs = Jobs(project.scratch, self.events.publish)
-        self.clips = Clips(project)
+        self.clips = Labeling(project)
         self.takes = Takes(project, self.worker)
         self.results = Results(project, self.jobs)
         self.tasks = Tasks(project, self.jobs, self.clips, self.results)
 
-    def warm_up(self) -> None:
+    def warm_up_soon(self) -> None:
         """Open the model, so that the first recording does not wait for it."""
+        # A daemon: the end of the studio does not wait for a model.
+        threading.Thread(target=self._warm_up, daemon=True).start()
+
+    def _warm_up(self) -> None:
         with suppress(TuneError):
             answer = self.worker.ask("warm_up", model=self.project.record.model)
             self.device, self.model_remark = answer["device"], answer["remark"]
@@ -130,9 +135,8 @@ def make_app(studio: Studio, *, port: int, token: str) -> Starlette:
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         del app
         studio.tasks.continue_imports()
-        warming = asyncio.get_running_loop().run_in_executor(None, studio.warm_up)
+        studio.warm_up_soon()
         yield
-        warming.cancel()
 
     return Starlette(
         routes=routes.table(),
@@ -185,7 +189,7 @@ class _Routes:
             route("POST", "/api/jobs", self.start_job),
             route("GET", "/api/jobs/{id}", self.job),
             route("POST", "/api/jobs/{id}/{action}", self.change_job),
-            route("GET", "/api/events", self.listen),
+            route("GET", "/api/events", self.send_events),
             route("GET", "/api/runs", self.runs),
             route("GET", "/api/runs/{name:path}/side-by-side", self.side_by_side),
             route("GET", "/api/runs/{name:path}/clips/{id:path}/audio", self.run_audio),
@@ -224,7 +228,7 @@ class _Routes:
             values["model"] = _known_model(_text(body, "model"))
         self._project.update(**values)
         if "model" in values:
-            asyncio.get_running_loop().run_in_executor(None, self._studio.warm_up)
+            self._studio.warm_up_soon()
         return await self._changed_project()
 
     async def _changed_project(self) -> Any:
@@ -324,15 +328,10 @@ class _Routes:
             )
         parts = [label for part in Path(folders).parts if (label := short_label(part, ""))]
         folder = self._project.folder.joinpath("unlabelled", *parts[:8])
-        stem = short_label(Path(name).stem, "recording")
-        number = 1
-        while True:
-            target = folder / f"{stem}{f'-{number}' if number > 1 else ''}{suffix}"
-            if not target.exists() and target.resolve().is_relative_to(self._project.folder):
-                return target
-            number += 1
-            if number > 10_000:
-                raise RequestError("there are too many files of this name", hint="rename it")
+        target = folder / f"{short_label(Path(name).stem, 'recording')}{suffix}"
+        if not target.resolve().is_relative_to(self._project.folder):
+            raise RequestError("a link in the project leads out of it", where=folder)
+        return target
 
     async def _received(self, request: Request, suffix: str) -> Path:
         """The body of a request in a file of the scratch folder."""
@@ -457,7 +456,7 @@ class _Routes:
             raise NotFoundError("no such job", hint="load the page again")
         return job
 
-    async def listen(self, request: Request) -> Response:
+    async def send_events(self, request: Request) -> Response:
         """Changes as they happen."""
         del request
         return StreamingResponse(self._studio.events.stream(), media_type="text/event-stream")
@@ -589,17 +588,10 @@ def _known_model(name: str) -> str:
 
 def _wav_of(row: Utterance) -> bytes:
     """The samples of a clip as WAV, its first ten minutes if it is longer."""
-    import soundfile
-
-    start = row.start or 0.0
-    length = row.known_seconds
-    if length is None or length > _MAX_PLAYED_S:
-        from dataclasses import replace
-
-        from moonshine_tune.audio.io import audio_info
-
-        total = audio_info(row.audio).seconds
-        row = replace(row, start=start, end=min(start + _MAX_PLAYED_S, total))
+    start, end = row.start or 0.0, row.end
+    if end is None:
+        end = audio_info(row.audio).seconds
+    row = replace(row, start=start, end=min(end, start + _MAX_PLAYED_S))
     buffer = io.BytesIO()
     soundfile.write(
         buffer, load_utterance(row).clip(-1.0, 1.0), SAMPLE_RATE_HZ, format="WAV", subtype="PCM_16"

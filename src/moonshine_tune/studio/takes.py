@@ -8,9 +8,17 @@ from typing import Any
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.corpus.manifest import HYPOTHESIS, Utterance
-from moonshine_tune.studio.clips import CONFIDENCE, WORDS, NotFoundError, clip_json
+from moonshine_tune.studio.labeling import CONFIDENCE, WORDS, NotFoundError, clip_json
 from moonshine_tune.studio.model_worker import ModelWorker
-from moonshine_tune.studio.project import ACCEPTED, DELETED, TAKE, Project
+from moonshine_tune.studio.project import (
+    ACCEPTED,
+    DELETED,
+    PROMPT,
+    TAKE,
+    Changes,
+    Project,
+    prompt_id,
+)
 
 EVIDENCE = "evidence"
 """Key of a row: what the model made of the prompt, which says what is usual for the next ones."""
@@ -71,13 +79,15 @@ class Takes:
             if project.record.keep_original:
                 _move(wav, project.folder / "originals" / f"{row.id}.wav")
             _move(flac, row.audio)
-            project.change("recorded", {ACCEPTED: {row.id: row}})
+            # One that was taken back may be sent again.
+            changes: Changes = {ACCEPTED: {row.id: row}, DELETED: {row.id: None}}
+            project.change("recorded", changes, {DELETED: {row.id: row}, ACCEPTED: {row.id: None}})
 
     def _row(self, identifier: str, text: str, judged: dict[str, Any]) -> Utterance:
         record, transcript = self._project.record, judged["transcript"]
-        extra: dict[str, Any] = {}
+        extra: dict[str, Any] = {PROMPT: prompt_id(text)}
         if transcript is not None:
-            extra = {
+            extra |= {
                 HYPOTHESIS: transcript["text"],
                 CONFIDENCE: judged[CONFIDENCE],
                 WORDS: transcript["words"],

@@ -12,13 +12,15 @@ from moonshine_tune.core.files import sha256_of, write_text_atomic
 from moonshine_tune.core.json_text import parse_json_object
 from moonshine_tune.core.names import name_problem
 from moonshine_tune.core.text import quoted
+from moonshine_tune.corpus.manifest import HYPOTHESIS
 from moonshine_tune.registry.catalog import lookup_model
 from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runs.records import SplitRecord
 from moonshine_tune.runs.split_record import SPLIT_FILE
-from moonshine_tune.studio.clips import WORDS, Clips
-from moonshine_tune.studio.jobs import Job, Jobs
-from moonshine_tune.studio.project import ACCEPTED, Project
+from moonshine_tune.runs.summary import read_run
+from moonshine_tune.studio.job_queue import Job, Jobs, JobStoppedError, Work
+from moonshine_tune.studio.labeling import WORDS, Labeling
+from moonshine_tune.studio.project import ACCEPTED, TAKE, UNLABELLED, Project
 from moonshine_tune.studio.results import Results
 
 MODELS_LANE, FILES_LANE = "models", "files"
@@ -26,6 +28,8 @@ IMPORT = "import"
 _GIB = 1 << 30
 _FEWEST_CLIPS = 3
 _PROPOSED = 20
+# Recordings that one command transcribes: a command line has a length.
+_MOST_FILES = 200
 # After these no training of a learning curve begins; the same job again goes on.
 _CURVE_MINUTES = 30
 _SETTING = re.compile(r"[a-z_.]{1,60}")
@@ -34,9 +38,11 @@ _SETTING = re.compile(r"[a-z_.]{1,60}")
 class Tasks:
     """Starts the jobs that the page asks for."""
 
-    def __init__(self, project: Project, jobs: Jobs, clips: Clips, results: Results) -> None:
+    def __init__(self, project: Project, jobs: Jobs, clips: Labeling, results: Results) -> None:
         self._project, self._jobs, self._clips = project, jobs, clips
         self._results = results
+        # How each training of this page starts.
+        self._trainings: dict[str, Work] = {}
         # The file of each import that waits.
         self._imports: dict[str, Path] = {}
 
@@ -46,17 +52,20 @@ class Tasks:
         Raises:
             RequestError: no such kind or run, or another job holds what it needs.
         """
+        with self._project.lock:
+            return self._start(request)
+
+    def _start(self, request: Mapping[str, Any]) -> Job:
         kind = request.get("kind")
         if kind == "plan_training":
             return self._jobs.start(
                 Job(kind), lambda job: self._plan_training(job, request), lane=FILES_LANE
             )
         if kind == "train":
-            job = Job(kind, run=self._new_name("runs", "run"))
             settings = _settings(request)
-            return self._jobs.start(
-                job, lambda job: self._train(job, request, settings), lane=MODELS_LANE
-            )
+            job = Job(kind, run=self._new_name("runs", "run"))
+            self._trainings[job.id] = lambda job: self._train(job, request, settings)
+            return self._jobs.start(job, self._trainings[job.id], lane=MODELS_LANE)
         if kind == "next":
             return self.propose(str(request.get("terms") or ""))
         work = {
@@ -80,7 +89,7 @@ class Tasks:
         Raises:
             RequestError: the job is no training, or runs.
         """
-        if job.kind not in ("train", "resume") or job.state == "running":
+        if job.kind not in ("train", "resume") or job.state not in ("paused", "stopped", "failed"):
             raise RequestError(f"this job is {job.state} and cannot go on", hint="start it again")
         job.state, job.error, job.result = "running", None, None
         self._jobs.start(job, lambda job: self._resume(job, {}), lane=MODELS_LANE)
@@ -137,19 +146,30 @@ class Tasks:
         return {"added": added, "remarks": document["remarks"]}
 
     def add_recording(self, source: Path, path: Path) -> Job:
-        """Move a complete file into the project folder, and transcribe it into clips to label."""
+        """Move a complete file into the project folder, and transcribe it into clips to label.
+
+        Args:
+            path: where it is kept; one of the same name gets a number.
+        """
         project = self._project
-        relative = str(path.relative_to(project.folder))
         with project.lock:
+            target, number = path, 1
+            while target.exists():
+                number += 1
+                target = path.with_stem(f"{path.stem}-{number}")
             # First: a file that nothing names would never be transcribed.
+            relative = str(target.relative_to(project.folder))
             project.update(imports=[*project.record.imports, relative])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        source.replace(path)
-        return self._start_import(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            source.replace(target)
+        return self._start_import(target)
 
     def continue_imports(self) -> None:
-        """Start what an ended studio did not finish."""
+        """Start what an ended studio did not finish, and transcribe recovered recordings."""
         project = self._project
+        for row in project.manifests[UNLABELLED].rows.values():
+            if row.id.startswith(TAKE) and HYPOTHESIS not in row.extra and row.audio.is_file():
+                self._start_import(row.audio)
         for name in project.record.imports:
             path = (project.folder / name).resolve()
             if path.is_file() and path.is_relative_to(project.folder):
@@ -164,8 +184,10 @@ class Tasks:
 
     def _import(self, job: Job) -> dict[str, Any]:
         """Transcribe a file and all that wait: starting a process takes longer than a clip."""
-        jobs = [job, *self._jobs.take_waiting(FILES_LANE, IMPORT)]
-        paths = {item.id: self._imports.pop(item.id) for item in jobs}
+        jobs = [job, *self._jobs.take_waiting(FILES_LANE, IMPORT, _MOST_FILES)]
+        paths = {item.id: path for item in jobs if (path := self._imports.pop(item.id, None))}
+        if job.id not in paths:
+            raise JobStoppedError
         try:
             results = self._transcribe(job, list(paths.values()))
         except Exception as error:
@@ -176,7 +198,8 @@ class Tasks:
                 self._jobs.settle(item, error)
             raise
         for item in jobs[1:]:
-            self._jobs.settle(item, results[paths[item.id]])
+            stopped = JobStoppedError() if item.id not in paths else results[paths[item.id]]
+            self._jobs.settle(item, stopped)
         own = results[paths[job.id]]
         if isinstance(own, Exception):
             raise own
@@ -300,7 +323,12 @@ class Tasks:
 
     def _resume(self, job: Job, request: Mapping[str, Any]) -> dict[str, Any]:
         del request
+        if job.id in self._trainings and not self._results.has_run(str(job.run)):
+            # It was paused before there was anything to save.
+            return self._trainings[job.id](job)  # type: ignore[no-any-return]
         out = self._results.run_path(str(job.run))
+        if (summary := read_run(out)).ended:
+            return self._trained(job, {"verdict": summary.verdict})
         return self._trained(
             job, self._jobs.command(job, ["train", "--resume", "--out", out], "preparing")
         )
@@ -345,12 +373,12 @@ class Tasks:
         run = self._results.run_path(str(job.run))
         document = self._jobs.command(job, ["export", "--run", run, "--out", out], "exporting")
         parity = document.get("parity", {})
-        said = [parity.get("verdict"), parity.get("judged_by"), parity.get("advice")]
+        reasons = [parity.get("verdict"), parity.get("judged_by"), parity.get("advice")]
         return {
             "name": name,
             "parity": {
                 "passed": parity.get("passed"),
-                "summary": "; ".join(filter(None, said)),
+                "summary": "; ".join(filter(None, reasons)),
             },
             "download": f"/api/exports/{name}/download",
         }

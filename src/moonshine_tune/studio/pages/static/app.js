@@ -73,7 +73,6 @@ function listen() {
   let wasLost = false;
   onEvent((event) => {
     if (event.project) setProject(event.project);
-    if (event.model) notice("model", "plain", event.model);
     if (event.connected === false && !wasLost) {
       wasLost = true;
       notice("connection", "bad", "The studio does not answer. Recordings that you make now are kept in this browser until it does.");

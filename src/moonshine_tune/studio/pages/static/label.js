@@ -104,6 +104,7 @@ class LabelView {
     this.clips = answer.clips;
     this.total = answer.total;
     this.selected.clear();
+    this.isChosen = false;
     await refreshProject();
     this.current = this.clips.find((clip) => clip.id === wanted) ?? this.clips[0];
     this.render();
@@ -150,6 +151,7 @@ class LabelView {
 
   open(clip) {
     if (!clip) return;
+    this.isChosen = true;
     this.current = clip;
     this.render();
     this.edit();
@@ -238,13 +240,14 @@ class LabelView {
       return;
     }
     if (this.isSaving) return;
-    this.isSaving = true;
+    this.isSaving = this.text.readOnly = true;
+    const isNew = this.shown === "unlabelled";
     try {
-      await post(`/api/clips/${encodeURIComponent(clip.id)}`, { text, accept: true, keystrokes: this.strokes });
+      // A later correction of an accepted text is no part of labeling it.
+      await post(`/api/clips/${encodeURIComponent(clip.id)}`, { text, accept: true, keystrokes: isNew ? this.strokes : undefined });
       closeNotice("empty");
       closeNotice("accept");
       const at = this.clips.indexOf(clip);
-      const isNew = this.shown === "unlabelled";
       clip.text = text;
       if (isNew) {
         this.pairs.unshift([clip.transcript, text]);
@@ -254,12 +257,15 @@ class LabelView {
         this.total -= 1;
         if (this.clips.length < 10 && this.clips.length < this.total) await this.loadMore();
       }
-      this.current = this.clips[isNew ? at : at + 1] ?? this.clips[isNew ? 0 : at];
+      // The least sure one is next, or the next of the list where somebody chose a place in it.
+      if (isNew) this.current = this.clips[this.isChosen ? at : 0] ?? this.clips[0];
+      else this.current = this.clips[at + 1] ?? clip;
       await Promise.all([refreshProject(), this.showEffort()]);
       this.render();
       this.edit();
       announce(this.current ? `Accepted. Next: ${this.text.value}` : "Accepted. Everything is labeled.");
     } catch (error) {
+      this.text.readOnly = false;
       noticeError("accept", error);
     } finally {
       this.isSaving = false;

@@ -336,6 +336,13 @@ class RecordView {
     }
   }
 
+  /** What the studio tells by itself. */
+  heed({ connected, model }) {
+    if (connected) this.sendWaiting();
+    // The first recording may wait until the model is loaded, or even downloaded.
+    if (model && this.state === "judging") this.hint.textContent = model;
+  }
+
   async renderWaiting() {
     const takes = (await waiting().catch(() => [])).filter((take) => take.project === project().folder);
     this.kept.hidden = takes.length === 0;
@@ -355,5 +362,5 @@ function option(name, text, initial, change) {
 export async function openRecord(root) {
   const view = new RecordView(root);
   const shown = view.load().catch((error) => noticeError("load", error));
-  return { close: () => view.close(), shown, onEvent: (event) => { if (event.connected) view.sendWaiting(); } };
+  return { close: () => view.close(), shown, onEvent: (event) => view.heed(event) };
 }

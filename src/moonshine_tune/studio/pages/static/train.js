@@ -32,8 +32,9 @@ class TrainView {
     const jobs = (await get("/api/jobs")).jobs ?? [];
     const training = jobs.find((job) => ["train", "resume"].includes(job.kind) && RUNNING.includes(job.state));
     await this.showRuns();
-    if (training) return this.watch(training);
-    return this.showPlan();
+    // Both go on for as long as their job does; the view is there before.
+    if (training) this.watch(training);
+    else this.showPlan();
   }
 
   // --- the plan
@@ -184,8 +185,10 @@ class TrainView {
   }
 
   async failed(job, error) {
+    // Before its first step there is nothing to go on from.
+    const hasBegun = (await get("/api/runs").catch(() => [])).some(({ name }) => name === job.run);
     put(this.job, h("div", { class: "job-head" }, h("h2", {}, "The training ended by an error")), this.problem(error),
-      h("p", { class: "row" }, job.run ?? this.run ? button("Go on from the last saved step", () => this.resume(job.run ?? this.run), { class: "primary", id: "go-on" }) : null,
+      h("p", { class: "row" }, hasBegun ? button("Go on from the last saved step", () => this.resume(job.run), { class: "primary", id: "go-on" }) : null,
         button("Plan again", () => { this.job.hidden = true; this.live.replaceChildren(); this.showPlan(); })));
     this.drawnState = undefined;
   }

@@ -25,7 +25,7 @@ from moonshine_tune.studio.model_worker import ending_of
 RUNNING, PAUSED, DONE, FAILED, STOPPED = "running", "paused", "done", "failed", "stopped"
 INTERRUPTED = 130
 _WAIT_S = 0.1
-# A command saves when it is asked to stop; a second request ends it without that.
+# For a training to end its step and save.
 _PATIENCE_S = 60.0
 _MAX_JOBS = 200
 _MAX_SHOWN = 12
@@ -64,7 +64,7 @@ class Job:
 Work = Callable[[Job], Any]
 
 
-class StoppedError(Exception):
+class JobStoppedError(Exception):
     """A job was asked to stop or to pause, and did."""
 
 
@@ -114,18 +114,18 @@ class Jobs:
         """A job by its id."""
         return self._jobs.get(identifier)
 
-    def take_waiting(self, lane: str, kind: str) -> list[Job]:
-        """Take the jobs of a kind that wait in a lane out of it: another job does their work."""
+    def take_waiting(self, lane: str, kind: str, count: int) -> list[Job]:
+        """Take some jobs of a kind that wait in a lane out of it: another job does their work."""
         with self._lock:
             queue = self._lanes.get(lane, deque())
-            taken = [job for job in queue if job.kind == kind]
+            taken = [job for job in queue if job.kind == kind][:count]
             for job in taken:
                 queue.remove(job)
             return taken
 
     def settle(self, job: Job, result: Any) -> None:
         """End a job that another one did, with its result or its error."""
-        if isinstance(result, StoppedError):
+        if isinstance(result, JobStoppedError):
             self._end(job, STOPPED)
         elif isinstance(result, Exception):
             self.fail(job, result)
@@ -142,6 +142,8 @@ class Jobs:
     def interrupt(self, job: Job, wanted: str) -> None:
         """Ask a job to save and end; it ends as `paused` or `stopped`.
 
+        Asked again, a command ends at once, without saving.
+
         Args:
             wanted: `pause` or `stop`.
         """
@@ -153,7 +155,7 @@ class Jobs:
                     self._end(job, PAUSED if wanted == "pause" else STOPPED)
                     return
             if job.process is not None:
-                _signal(job.process, signal.SIGINT)
+                _interrupt(job.process)
 
     def abandon(self, job: Job) -> None:
         """Stop a job that is paused."""
@@ -174,7 +176,10 @@ class Jobs:
         self._end(job, FAILED)
 
     def close(self) -> None:
-        """Ask every running job to save and end, and wait for them."""
+        """Ask every running job to save and end, and wait for them for a while.
+
+        A training that scores a long dev set saves later, by itself: it is never killed.
+        """
         with self._lock:
             self._is_closed = True
             for queue in self._lanes.values():
@@ -185,9 +190,6 @@ class Jobs:
             self.interrupt(job, "stop")
         for thread in threads:
             thread.join(_PATIENCE_S)
-        for job in running:
-            if job.process is not None and job.process.poll() is None:
-                _signal(job.process, signal.SIGKILL)
 
     # --- commands
 
@@ -199,11 +201,11 @@ class Jobs:
 
         Raises:
             TuneError: it failed, in its own words.
-            StoppedError: it was asked to stop.
+            JobStoppedError: it was asked to stop.
         """
         words = [str(word) for word in arguments]
-        if job.wanted:
-            raise StoppedError
+        if job.wanted or self._is_closed:
+            raise JobStoppedError
         job.progress = {"done": 0, "total": 0, "eta_s": None, "text": text}
         self.changed(job)
         files = {
@@ -219,13 +221,13 @@ class Jobs:
             )  # fmt: skip
         try:
             if job.wanted:
-                _signal(job.process, signal.SIGINT)
+                _interrupt(job.process)
             code = self._watch(job, job.process, files["progress"])
         finally:
             job.process = None
         document = _document(files["stdout"])
         if code == INTERRUPTED or (job.wanted and code):
-            raise StoppedError
+            raise JobStoppedError
         if error := document.get("error"):
             where = f"{error['where']}: " if error.get("where") else ""
             kind = MachineError if code == MachineError.exit_code else RequestError
@@ -243,16 +245,10 @@ class Jobs:
     def _watch(self, job: Job, process: "subprocess.Popen[bytes]", file: Path) -> int:
         """Follow the progress file until the process ends; its exit code."""
         reader = _ProgressReader(job, file)
-        asked_at: float | None = None
         while process.poll() is None:
             time.sleep(_WAIT_S)
             if reader.read():
                 self.changed(job)
-            if job.wanted:
-                now = time.monotonic()
-                asked_at = asked_at or now
-                if now - asked_at > _PATIENCE_S:
-                    _signal(process, signal.SIGKILL)
         reader.read()
         return process.wait()
 
@@ -269,7 +265,7 @@ class Jobs:
                 work = self._work[job.id]
             try:
                 job.result = work(job)
-            except StoppedError:
+            except JobStoppedError:
                 self._end(job, PAUSED if job.wanted == "pause" else STOPPED)
             except Exception as error:
                 self.fail(job, error)
@@ -351,9 +347,6 @@ def _last_message(stderr: Path) -> str:
     return f": {lines[-1][:300]}" if lines else ""
 
 
-def _signal(process: "subprocess.Popen[bytes]", number: int) -> None:
+def _interrupt(process: "subprocess.Popen[bytes]") -> None:
     with suppress(ProcessLookupError, PermissionError):
-        if number == signal.SIGKILL:
-            os.killpg(process.pid, number)
-        else:
-            process.send_signal(number)
+        process.send_signal(signal.SIGINT)

@@ -31,7 +31,7 @@ class NotFoundError(RequestError):
     """No such clip, prompt, run or job."""
 
 
-class Clips:
+class Labeling:
     """What a person does with clips; every change can be taken back."""
 
     def __init__(self, project: Project) -> None:
