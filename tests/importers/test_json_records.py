@@ -174,13 +174,14 @@ def test_annotations_of_a_task_that_differ_need_a_mark(
     second: dict[str, Any], tmp_path: Path
 ) -> None:
     (first,), (other,) = _annotation({"text": ["one"]}), _annotation({"text": ["won"]})
-    tasks = [{"id": 1, "data": {"audio": _A}, "annotations": [other | second, first]}]
-    files, recordings = {"tasks.json": json.dumps(tasks)}, {_A: 3.0}
+    tasks = [{"id": 1, "data": {"audio": _A}, "annotations": [other | second, first]},
+             {"id": 2, "data": {"audio": _B}, "annotations": [other]}]  # fmt: skip
+    files, recordings = {"tasks.json": json.dumps(tasks)}, {_A: 3.0, _B: 2.0}
     if second:
-        assert import_folder(tmp_path, files, recordings).texts == ["one"]
+        assert import_folder(tmp_path, files, recordings).texts == ["one", "won"]
         return
     with pytest.raises(ProblemsError, match="2 annotations of this task differ"):
         import_folder(tmp_path, files, recordings)
     tasks[0]["annotations"] = [other, first | {"ground_truth": True}]
     files = {"tasks.json": json.dumps(tasks)}
-    assert import_folder(tmp_path, files, recordings).texts == ["one"]
+    assert import_folder(tmp_path, files, recordings).texts == ["one", "won"]

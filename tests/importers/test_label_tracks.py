@@ -252,21 +252,23 @@ def test_times_between_other_lines_are_no_transcript(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        "Anna (00:03):\nHello all.\nBen (00:05):\nThanks.\n",
-        "[00:00:03.00] Anna\nHello all.\n\n[00:00:05.00] Ben\nThanks.\n",
-        "Anna  0:03\nHello all.\n\nBen  0:05\nThanks.\n",
+        "Anna (00:03):\nHello all.\nBen (00:05):\nThanks.\nAnna (00:07):\nBye.\n",
+        "[00:00:03.00] Anna\nHello all.\n\n[00:00:05.00] Ben\nThanks.\n\n[00:07] Anna\nBye.\n",
+        "Anna  0:03\nHello all.\n\nBen  0:05\nThanks.\n\nAnna  0:07\nBye.\n",
     ],
 )
 def test_a_name_beside_a_time_is_the_speaker(content: str, tmp_path: Path) -> None:
     imported = import_folder(tmp_path, {"talk.txt": content}, {"talk.wav": 9.0})
-    assert imported.spans == [(3.0, 5.0, "Hello all."), (5.0, 9.0, "Thanks.")]
-    assert [item.speaker for item in imported.utterances] == ["Anna", "Ben"]
+    assert imported.spans == [(3.0, 5.0, "Hello all."), (5.0, 7.0, "Thanks."), (7.0, 9.0, "Bye.")]
+    assert [item.speaker for item in imported.utterances] == ["Anna", "Ben", "Anna"]
+    assert "names beside times are speakers" in imported.remarks
 
 
-def test_wrapped_lines_below_a_time_have_no_speaker(tmp_path: Path) -> None:
-    content = "[00:03] Hello all, and\nwelcome.\n[00:05] Thanks a lot.\nBye.\n"
+@pytest.mark.parametrize("first", ["Hello all, and", "Hello"])
+def test_wrapped_lines_below_a_time_have_no_speaker(first: str, tmp_path: Path) -> None:
+    content = f"[00:03] {first}\nwelcome.\n[00:05] Thanks a lot\nand bye.\n"
     imported = import_folder(tmp_path, {"talk.txt": content}, {"talk.wav": 9.0})
-    assert imported.texts == ["Hello all, and welcome.", "Thanks a lot. Bye."]
+    assert imported.texts == [f"{first} welcome.", "Thanks a lot and bye."]
 
 
 def test_names_in_front_of_all_lines_are_speakers(tmp_path: Path) -> None:

@@ -203,10 +203,10 @@ def test_every_other_field_is_refused_once_it_is_set(field: str, value: Any) -> 
     "fields",
     [
         {"r": "4"}, {"r": 4.0}, {"r": True}, {"r": 0}, {"r": 10**9}, {"lora_alpha": None},
-        {"lora_alpha": "16"}, {"use_rslora": "no"}, {"use_dora": "false"}, {"use_rslora": 1},
-        {"alpha_pattern": {"q_proj": "x"}}, {"rank_pattern": {"q_proj": 0}},
-        {"rank_pattern": ["q_proj"]},
-        {"layers_to_transform": "0"}, {"layers_to_transform": [0, "1"]}, {"target_modules": 3},
+        {"lora_alpha": "16"}, {"lora_alpha": 10**400}, {"use_rslora": "no"},
+        {"use_dora": "false"}, {"use_rslora": 1}, {"alpha_pattern": {"q_proj": "x"}},
+        {"rank_pattern": {"q_proj": 0}}, {"rank_pattern": ["q_proj"]}, {"layers_to_transform": "0"},
+        {"layers_to_transform": [0, "1"]}, {"target_modules": 3},
         {"fan_in_fan_out": 0},
     ],
 )  # fmt: skip

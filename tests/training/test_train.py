@@ -14,6 +14,7 @@ from tests.training_runs import Training, Watcher, resolve
 
 from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.core.progress import SilentProgress
+from moonshine_tune.inference.scored_set import ScoredSet
 from moonshine_tune.models.checkpoint import load_checkpoint
 from moonshine_tune.models.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from moonshine_tune.models.lora import load_adapter
@@ -326,6 +327,25 @@ def test_many_of_them_in_a_row_end_the_run_with_everything_saved(
     assert all(value.isfinite().all() for value in _weights(out).values())
     assert json.loads((out / "state" / "state.json").read_text())["step"] == 9
     assert _shown(out, "skipped/steps") == list(range(1, 10))
+
+
+def test_a_training_that_diverged_keeps_the_adapter_and_state_before(
+    training: Training, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, scores = ScoredSet.word_loss, []
+
+    def nan_at_the_third(*given: Any) -> float:
+        scores.append(real(*given))
+        return scores[-1] if len(scores) < 3 else float("nan")
+
+    monkeypatch.setattr(ScoredSet, "word_loss", nan_at_the_third)
+    out = tmp_path / "run"
+    settings = training.settings(select__every_steps=4)
+    with pytest.raises(MachineError, match="loss on dev is not finite after step 8") as caught:
+        train(settings, out, SilentProgress())
+    assert "train.learning_rate" in (caught.value.hint or "")
+    assert json.loads((out / "adapter" / "selection.json").read_text())["step"] == 4
+    assert json.loads((out / "state" / "state.json").read_text())["step"] == 4
 
 
 # --- other errors

@@ -93,7 +93,7 @@ def test_recordings_of_a_folder_have_names_of_their_own(folder: Path) -> None:
 def test_ids_of_any_form_become_names_of_files(folder: Path, tmp_path: Path) -> None:
     ids = ["x" * 400, "x" * 401, "é" * 200, "../../up", "CON", "a\nb", "a b (1)", "..."]
     recording = next(folder.rglob("*.wav")).resolve()
-    rows = [{"id": name, "audio": str(recording), "text": "go"} for name in ids]
+    rows = [{"id": name, "audio": str(recording), "start": 0.1 * n} for n, name in enumerate(ids)]
     manifest = tmp_path / "ids.jsonl"
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
     names = [item.name for item in find_recordings([str(manifest)], ())]

@@ -5,7 +5,6 @@ not know, of a later PEFT, is refused as soon as it is set.
 """
 
 import dataclasses
-import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -99,7 +98,8 @@ def _refuse_malformed(fields: Mapping[str, Any], path: Path) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) <= _LARGEST_NUMBER
 
 
 def _is_rank(value: Any) -> bool:
@@ -130,6 +130,8 @@ def _is_pattern(is_value: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 # No layer of a Moonshine model is so wide.
 _LARGEST_RANK = 65_536
+# What 32 bits hold, and neither NaN nor an integer of hundreds of digits.
+_LARGEST_NUMBER = 3e38
 _FLAG = (_is_flag, "true or false")
 _NAMES = (_is_names, "a name, a pattern or a list of names")
 _FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {

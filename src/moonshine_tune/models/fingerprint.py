@@ -30,7 +30,7 @@ _PRECISIONS = {
     "F64": ("float64", 8), "F32": ("float32", 4), "F16": ("float16", 2), "BF16": ("bfloat16", 2),
 }  # fmt: skip
 # Unsigned integers of the same size, and the bits of the exponent.
-_EXPONENTS = {
+_EXPONENTS: dict[str, tuple[str, np.unsignedinteger[Any]]] = {
     "F64": ("<u8", np.uint64(0x7FF0_0000_0000_0000)), "F32": ("<u4", np.uint32(0x7F80_0000)),
     "F16": ("<u2", np.uint16(0x7C00)), "BF16": ("<u2", np.uint16(0x7F80)),
 }  # fmt: skip

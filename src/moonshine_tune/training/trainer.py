@@ -396,6 +396,14 @@ class Trainer:
             return
         with self.stopwatch.measure("scoring"):
             candidate, dev = self._score(step)
+        if candidate.dev_loss is not None and not math.isfinite(candidate.dev_loss):
+            # The state on the disk stays the one before: a resume can go on from there.
+            raise MachineError(
+                f"the loss on dev is not finite after step {step}: the training diverged",
+                where=self.run.path,
+                hint="continue from the step before with a lower rate: --resume --set "
+                "train.learning_rate=1e-4, or start again",
+            )
         state = adapter_state(self.model)
         self.log(step, candidate.figures())
         self._late.keep(step, state)

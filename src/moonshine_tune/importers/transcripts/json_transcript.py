@@ -62,9 +62,9 @@ def _nested_text(value: Any, depth: int = 0) -> str:
     if depth > _DEEPEST:
         return ""
     if isinstance(value, list):
-        parts = [part for item in value if (part := _nested_text(item, depth + 1))]
+        items = [text for item in value if (text := _nested_text(item, depth + 1))]
         # Recognizers list marks as words of their own.
-        return "".join(f"{'' if set(part) <= _MARKS else ' '}{part}" for part in parts).strip()
+        return "".join(f"{'' if set(text) <= _MARKS else ' '}{text}" for text in items).strip()
     if not isinstance(value, dict):
         return ""
     if text := _text(value):

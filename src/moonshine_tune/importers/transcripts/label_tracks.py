@@ -290,9 +290,13 @@ class _ClockCue:
 
 
 def _name_speakers(cues: Sequence[_ClockCue]) -> None:
-    """Take `Anna` of `[00:03] Anna` for the speaker of the lines below, where all cues are such."""
+    """Take `Anna` of `[00:03] Anna` for the speaker of the lines below.
+
+    Where all cues are such, and a name comes again: a first line may be short by chance.
+    """
     own = [cue for cue in cues if cue.speaker is None]
-    if len(own) > 1 and all(
+    names = {cue.lines[0].strip() for cue in own}
+    if 1 < len(names) < len(own) and all(
         any(map(str.strip, cue.lines[1:])) and _NAME_ALONE.fullmatch(cue.lines[0].strip())
         for cue in own
     ):

@@ -184,7 +184,10 @@ def _speaker_turns(file: Path, content: str) -> TranscriptFile | None:
     remark = "times in front of a text are its cues" + (
         "" if has_ends else "; one without an end lasts until the next"
     )
-    return replace(spoken_transcript(file, cues, (remark,)), is_doubtful=True)
+    remarks: tuple[str, ...] = (remark,)
+    if any(cue.speaker for cue in cues):
+        remarks += ("names beside times are speakers",)
+    return replace(spoken_transcript(file, cues, remarks), is_doubtful=True)
 
 
 def is_cue_table(file: Path, *, has_recording: bool) -> bool:
