@@ -505,7 +505,8 @@ class Trainer:
         """Write everything that an exact resume needs; rank zero does."""
         if not self.distributed.is_rank_zero:
             return
-        self.counters.time = dict(self.stopwatch.seconds)
+        seconds = self.stopwatch.seconds.items()
+        self.counters.time = {name: round(taken, 3) for name, taken in seconds}
         state = TrainingState(next_step, self.counters, self.best_state, self.chosen_state)
         with self.stopwatch.measure("writing"):
             save_state(self.run.state_dir, self.model, self.optimizer.optimizer, state)
