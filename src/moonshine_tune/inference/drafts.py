@@ -184,7 +184,7 @@ def _continued(
         starts: each text so far: tokens of its draft, and one that differs or comes after it.
     """
     batch = DecodedBatch(model, states.lengths, limits)
-    session = DraftSession(model, batch.sorted(states), batch.longest)
+    session = DraftSession(model, batch.in_order(states), batch.longest)
     positions = [DraftPosition(draft) for draft in drafts]
     for position, start in zip(positions, starts, strict=True):
         position.follow(start, len(start) - 1)
