@@ -184,9 +184,15 @@ def test_a_complete_state_is_used_without_a_message(
     uninterrupted: Run, killed: Path, training: Any
 ) -> None:
     out, settings = uninterrupted
+    counters = json.loads((killed / "state" / "state.json").read_text())["counters"]
+    # From other drafts the next score might round otherwise.
+    assert set(counters["drafts"]) == {"dev", "canary"}
+    assert len(counters["drafts"]["dev"]) == len((training.speech / "dev.jsonl").open().readlines())
     watcher = training.Watcher()
     train(settings, killed, watcher, resume=True)
     assert not [line for line in watcher.messages if "damaged" in line]
+    time = json.loads((killed / "run.json").read_text())["result"]["time"]
+    assert time["baseline"] >= round(counters["time"]["baseline"], 1)
     assert training.is_same(killed, out)
 
 

@@ -149,8 +149,14 @@ def _chosen_after(
     pads = is_launch_bound(model.device)
     targets = target_batch(drafts, model.device, pad_to_bucket=pads)
     hidden = model.decoder_hidden(states, targets.input_ids)
-    own = hidden[(targets.targets != IGNORED).to(hidden.device)]
-    flat = iter(most_probable_tokens(own, FrozenHead(model.head_weight).logits).tolist())
+    own = targets.targets != IGNORED
+    head = FrozenHead(model.head_weight).logits
+    if pads:
+        # Another number of positions would be a new shape each time.
+        tokens = most_probable_tokens(hidden.flatten(0, 1), head).cpu()[own.flatten()]
+    else:
+        tokens = most_probable_tokens(hidden[own.to(hidden.device)], head)
+    flat = iter(tokens.tolist())
     return [[next(flat) for _ in range(len(draft) + 1)] for draft in drafts]
 
 
@@ -178,7 +184,7 @@ def _continued(
         starts: each text so far: tokens of its draft, and one that differs or comes after it.
     """
     batch = DecodedBatch(model, states.lengths, limits)
-    session = DraftSession(model, batch.sorted(states), batch.longest)
+    session = DraftSession(model, batch.in_order(states), batch.longest)
     positions = [DraftPosition(draft) for draft in drafts]
     for position, start in zip(positions, starts, strict=True):
         position.follow(start, len(start) - 1)

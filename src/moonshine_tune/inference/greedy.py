@@ -31,7 +31,7 @@ def greedy_tokens(
             are what the model might also write.
     """
     batch = DecodedBatch(model, states.lengths, limits)
-    session = GreedySession(model, batch.sorted(states), batch.longest)
+    session = GreedySession(model, batch.in_order(states), batch.longest)
     tokens = torch.full((len(batch.rows),), BOS_ID, device=model.device)
     while batch.unfinished:
         tokens = choose(session.step(tokens))
@@ -68,7 +68,7 @@ class DecodedBatch:
         missing = batch_rows(len(self.rows), self._device) - len(self.rows)
         self.rows += self.rows[-1:] * missing
 
-    def sorted(self, states: EncoderStates) -> EncoderStates:
+    def in_order(self, states: EncoderStates) -> EncoderStates:
         """The states in the order of the rows; sorted input stays as it is."""
         is_sorted = self.rows == list(range(len(self.limits)))
         return states if is_sorted else states.select(self.rows)

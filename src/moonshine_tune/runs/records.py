@@ -629,7 +629,7 @@ class RunResultRecord(Record):
             of the adapter that was kept, on the scores of the run itself; empty where it has none.
         parent: scores of the adapter that the run started at; None where that is the base.
         time: seconds by activity, over all legs of the run. `replay` is the part of the steps that
-            general speech took; where a device works on its own it counts as `steps`.
+            general speech took; on other devices than the CPU it is a part of `steps`.
     """
 
     steps: StrictInt | None = None

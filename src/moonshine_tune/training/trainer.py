@@ -14,7 +14,6 @@ from torch import Tensor
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.device import (
     clear_cache_every,
-    is_launch_bound,
     is_out_of_memory,
     memory_mb,
     release_memory,
@@ -72,6 +71,7 @@ class Trainer:
 
     Attributes:
         counters: what has happened so far; part of the saved state.
+        stopwatch: where the time goes, over all legs of the run.
         rule: which adapter is the best.
         best_state: matrices of the best adapter so far.
         chosen_state: matrices of the choice of an earlier leg, while adapter/ holds it.
@@ -330,8 +330,8 @@ class Trainer:
             values: the losses are added here, by name.
         """
         batch = self.counters.micro_batch
-        # A device that works on its own ends this part of the work with the step.
-        replay = "steps" if is_launch_bound(self.model.device) else "replay"
+        # Another device works on its own, and ends this part of the work with the step.
+        replay = "replay" if self.model.device.type == "cpu" else "steps"
         try:
             for activity, terms in (
                 ("steps", self.objective.domain_terms(step, batch)),
@@ -513,7 +513,8 @@ class Trainer:
         """Write everything that an exact resume needs; rank zero does."""
         if not self.distributed.is_rank_zero:
             return
-        self.counters.time = dict(self.stopwatch.seconds)
+        seconds = self.stopwatch.seconds.items()
+        self.counters.time = {name: round(taken, 3) for name, taken in seconds}
         state = TrainingState(next_step, self.counters, self.best_state, self.chosen_state)
         with self.stopwatch.measure("writing"):
             save_state(self.run.state_dir, self.model, self.optimizer.optimizer, state)
