@@ -37,7 +37,7 @@ _TYPES = {"u1": 1, "i1": 1, "<f2": 2, "<f4": 4}
 _BYTES = np.arange(256, dtype=np.uint8)
 _CODES = np.stack([_BYTES >> shift & 3 for shift in (0, 2, 4, 6)], axis=1)
 _STEPS = np.array([255, 0, 1, 0], np.uint8)[_CODES].reshape(-1).view(np.uint32)
-_ESCAPES = (_CODES == 3).reshape(-1).view(np.uint32)
+_HAS_ESCAPE = (_CODES == 3).any(axis=1)
 
 
 class AdapterError(ValueError):
@@ -94,21 +94,25 @@ def _adapt(name: str, entry: Mapping[str, Any], blobs: memoryview, base: Path, o
         hashlib.sha256(before := path.read_bytes()).hexdigest() != entry["base_sha256"]
     ):
         raise AdapterError(f"{name} in the base folder is not the file this adapter was made for")
-    after = before
-    if "tail" in entry:
-        new = bytearray(before)
-        new += _inflate(blobs, entry["tail"], len(before))
-        _write_runs(new, _inflate(blobs, entry["edits"], 2 * len(new)), entry["edits"]["runs"])
-        shapes = [tensor["shape"] for tensor in entry["tensors"]]
-        if sum(abs(int(rows) * int(columns)) for rows, columns in shapes) > len(before):
-            raise AdapterError("the tensors of the adapter file are larger than the file")
-        for tensor in entry["tensors"]:
-            _write_levels(new, before, tensor, blobs)
-        after = bytes(new)
-    digest = hashlib.sha256(after).hexdigest()
+    if "tail" not in entry:
+        shutil.copyfile(path, out / name)
+        return _checked(name, entry["base_sha256"], entry)
+    new = bytearray(before)
+    new += _inflate(blobs, entry["tail"], len(before))
+    _write_runs(new, _inflate(blobs, entry["edits"], 2 * len(new)), entry["edits"]["runs"])
+    shapes = [tensor["shape"] for tensor in entry["tensors"]]
+    if sum(abs(int(rows) * int(columns)) for rows, columns in shapes) > len(before):
+        raise AdapterError("the tensors of the adapter file are larger than the file")
+    for tensor in entry["tensors"]:
+        _write_levels(new, before, tensor, blobs)
+    digest = _checked(name, hashlib.sha256(new).hexdigest(), entry)
+    (out / name).write_bytes(new)
+    return digest
+
+
+def _checked(name: str, digest: str, entry: Mapping[str, Any]) -> str:
     if digest != entry["sha256"]:
         raise AdapterError(f"{name} has another checksum than its export: the adapter is damaged")
-    (out / name).write_bytes(after)
     return digest
 
 
@@ -150,7 +154,7 @@ def _write_levels(
     content = _inflate(blobs, tensor, packed + count)
     codes = np.frombuffer(content, np.uint8, packed)
     steps = _STEPS[codes].view(np.uint8)[:count]
-    escapes = np.flatnonzero(_ESCAPES[codes].view(np.uint8)[:count])
+    escapes = _escapes(codes)
     steps[escapes] = np.frombuffer(_part(content, packed, len(escapes)), np.uint8)
     steps += predicted.reshape(-1).view(np.uint8)
     new[at : at + count] = memoryview(steps)
@@ -165,14 +169,20 @@ def predicted_levels(
     old, new = (levels, predicted) if axis == 0 else (levels.T, predicted.T)
     vectors = [np.broadcast_to(value, len(old)) for value in (scale, zero, new_scale, new_zero)]
     moved = np.flatnonzero((vectors[0] != vectors[2]) | (vectors[1] != vectors[3]))
-    if len(moved):
-        scale, zero, new_scale, new_zero = (value[moved, None] for value in vectors)
-        with np.errstate(all="ignore"):
-            ratio = scale.astype(np.float64) / new_scale.astype(np.float64)
-            steps = np.subtract(old[moved], zero, dtype=np.float32)
-            steps *= ratio.astype(np.float32)
-            new[moved] = (np.rint(steps, out=steps).astype(np.int16) + new_zero).astype(np.uint8)
+    scale, zero, new_scale, new_zero = (value[moved, None] for value in vectors)
+    with np.errstate(all="ignore"):
+        ratio = scale.astype(np.float64) / new_scale.astype(np.float64)
+        steps = np.subtract(old[moved], zero, dtype=np.float32)
+        steps *= ratio.astype(np.float32)
+        new[moved] = (np.rint(steps, out=steps).astype(np.int16) + new_zero).astype(np.uint8)
     return predicted
+
+
+def _escapes(codes: Any) -> Any:
+    """Indices of the codes that are 3, in order; four codes are in a byte."""
+    at = np.flatnonzero(_HAS_ESCAPE[codes])
+    rows, columns = np.nonzero(_CODES[codes[at]] == 3)
+    return at[rows] * 4 + columns
 
 
 def _vector(content: bytes | bytearray, where: Any) -> Any:
