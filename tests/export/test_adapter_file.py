@@ -284,3 +284,9 @@ def test_apply_names_a_base_that_differs_and_a_file_that_is_none(
     code, answer = ask("apply", tmp_path / "gone", "--to", base.folder, "--out", out)
     assert code == 2 and "no such adapter file" in answer["error"]["message"]
     assert not out.exists()
+
+
+def test_new_graphs_have_no_adapter_file(ask: Callable[..., Answer], tmp_path: Path) -> None:
+    words = ("--checkpoint", tmp_path, "--method", "trace", "--adapter-only")
+    code, answer = ask("export", *words, "--out", tmp_path / "a.adapter")
+    assert code == 2 and "there is no adapter file of them" in answer["error"]["message"]

@@ -11,8 +11,7 @@ and for each changed graph file the header has its size and SHA-256 before and a
 - `tail`: bytes that are appended to the file;
 - `edits`: `runs` pairs of u64 (offset, length), then the bytes to write there, one run after
   the other;
-- `tensors`: 8-bit levels at `at`, of `shape`. A level q of the base is predicted as p = q, and
-  where scale or zero point changed as
+- `tensors`: 8-bit levels at `at`, of `shape`. A level q of the base is predicted as
   p = round_half_even(f32(q − zero) · f32(scale / new scale)) + new zero, from vectors along `axis`
   in the base (`scale`, `zero`) and in the new file after its edits (`new_scale`, `new_zero`), each
   as [offset, count, numpy type], of one value or one for each index. The blob has two bits for
@@ -157,25 +156,24 @@ def _write_levels(
     escapes = _escapes(codes)
     steps[escapes] = np.frombuffer(_part(content, packed, len(escapes)), np.uint8)
     steps += predicted.reshape(-1).view(np.uint8)
-    new[at : at + count] = memoryview(steps)
+    new[at : at + count] = steps.tobytes()
 
 
 def predicted_levels(
     levels: Any, axis: int, scale: Any, zero: Any, new_scale: Any, new_zero: Any
 ) -> Any:
     """Levels of the base on the new scales of the indices of an axis, as bytes."""
-    predicted = levels.astype(np.uint8)
-    # Both with the axis first: views, so that what is written to one is written to `predicted`.
-    old, new = (levels, predicted) if axis == 0 else (levels.T, predicted.T)
-    vectors = [np.broadcast_to(value, len(old)) for value in (scale, zero, new_scale, new_zero)]
-    moved = np.flatnonzero((vectors[0] != vectors[2]) | (vectors[1] != vectors[3]))
-    scale, zero, new_scale, new_zero = (value[moved, None] for value in vectors)
+    spread = (-1, 1) if axis == 0 else (1, -1)
+    scale, zero, new_scale, new_zero = (
+        value.reshape(spread) for value in (scale, zero, new_scale, new_zero)
+    )
     with np.errstate(all="ignore"):
         ratio = scale.astype(np.float64) / new_scale.astype(np.float64)
-        steps = np.subtract(old[moved], zero, dtype=np.float32)
+        steps = np.subtract(levels, zero, dtype=np.float32)
         steps *= ratio.astype(np.float32)
-        new[moved] = (np.rint(steps, out=steps).astype(np.int16) + new_zero).astype(np.uint8)
-    return predicted
+        predicted = np.rint(steps, out=steps).astype(np.int16)
+        predicted += new_zero
+    return predicted.astype(np.uint8)
 
 
 def _escapes(codes: Any) -> Any:
