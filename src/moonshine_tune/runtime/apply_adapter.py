@@ -69,6 +69,7 @@ def apply_adapter(data: bytes, base: Path, out: Path) -> dict[str, str]:
     """
     header, blobs = read_adapter(data)
     try:
+        companions = dict(header.get("companions", {}))
         files = [(str(name), dict(entry)) for name, entry in dict(header["files"]).items()]
         digests = {name: _adapt(name, entry, blobs, base, out) for name, entry in files}
     except AdapterError:
@@ -79,7 +80,10 @@ def apply_adapter(data: bytes, base: Path, out: Path) -> dict[str, str]:
         raise AdapterError("the adapter file names no graph files")
     for name in COMPANIONS:
         if (base / name).is_file():
-            shutil.copyfile(base / name, out / name)
+            content = (base / name).read_bytes()
+            if companions.get(name) not in (None, hashlib.sha256(content).hexdigest()):
+                raise AdapterError(f"{name} in the base folder is not that of its base")
+            (out / name).write_bytes(content)
     return digests
 
 
