@@ -54,6 +54,8 @@ runs list runs
 runs show runs/a
 runs compare runs/a runs/first
 merge --run runs/a --out merged
+export --run runs/a --adapter-only --out a.adapter
+apply a.adapter --to {runtime} --out applied
 benchmark --runtime-dir exports/a --manifest data/test.jsonl --max-clips 2 --rounds 1 --out bench
 package --run runs/a --runtime-dir exports/a --benchmark bench --with-sample data/test.jsonl --allow-failed-parity --out packed.tar.gz
 verify packed.tar.gz

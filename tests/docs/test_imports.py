@@ -39,7 +39,7 @@ _COMMANDS = (
     "estimate", "train", "evaluate", "transcribe", "try",
     "export", "benchmark", "package", "verify", "report", "demo", "ablate", "ablate run",
     "ablate show", "ablate choose", "runs", "runs list", "runs show", "runs compare", "runs clean",
-    "settings",
+    "settings", "apply",
 )  # fmt: skip
 
 

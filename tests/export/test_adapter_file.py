@@ -193,6 +193,7 @@ _TENSOR = "files/graph.ort/tensors/0"
         ("files", {"graph.ort": []}),
         ("files", {"../graph.ort": {}}),
         ("files", {"/etc/passwd": {}}),
+        ("companions", [1]),
         ("version", 2),
     ],
 )
@@ -284,3 +285,18 @@ def test_apply_names_a_base_that_differs_and_a_file_that_is_none(
     code, answer = ask("apply", tmp_path / "gone", "--to", base.folder, "--out", out)
     assert code == 2 and "no such adapter file" in answer["error"]["message"]
     assert not out.exists()
+
+
+def test_another_tokenizer_is_another_base(
+    tmp_path: Path, parts: tuple[RuntimeLayout, dict[str, Any], bytes]
+) -> None:
+    base, header, blobs = parts
+    (base.folder / "tokenizer.bin").write_bytes(b"\x01b")
+    with pytest.raises(AdapterError, match=r"tokenizer\.bin in the base folder"):
+        apply_adapter(_signed(header, blobs), base.folder, _folder(tmp_path / "out"))
+
+
+def test_new_graphs_have_no_adapter_file(ask: Callable[..., Answer], tmp_path: Path) -> None:
+    words = ("--checkpoint", tmp_path, "--method", "trace", "--adapter-only")
+    code, answer = ask("export", *words, "--out", tmp_path / "a.adapter")
+    assert code == 2 and "there is no adapter file of them" in answer["error"]["message"]

@@ -10,6 +10,9 @@ from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import complete_folder, holds_out
 from moonshine_tune.runs.records import EXPORT_FILE, AppliedRecord, ExportRecord
 from moonshine_tune.runtime.apply_adapter import AdapterError, apply_adapter, read_adapter
+from moonshine_tune.runtime.formats import SHERPA_ONNX
+from moonshine_tune.runtime.layout import TOKENS_FILE, read_layout
+from moonshine_tune.runtime.sherpa_transcriber import write_tokens
 
 # Of an adapter it is a few MB; of a fully tuned model as much as its base.
 _MOST_BYTES = 1_000_000_000
@@ -43,6 +46,8 @@ def apply(file: Path, base: Path, out: Path) -> AppliedRecord:
             raise RequestError(
                 str(error), where=file, hint=f"it was made for the runtime folder of {name}: --to"
             ) from error
+        if record.format == SHERPA_ONNX and not (scratch / TOKENS_FILE).is_file():
+            write_tokens(read_layout(scratch), scratch)
         record.write(scratch / EXPORT_FILE)
     return AppliedRecord(
         runtime_dir=str(out),

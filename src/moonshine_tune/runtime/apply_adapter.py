@@ -11,8 +11,7 @@ and for each changed graph file the header has its size and SHA-256 before and a
 - `tail`: bytes that are appended to the file;
 - `edits`: `runs` pairs of u64 (offset, length), then the bytes to write there, one run after
   the other;
-- `tensors`: 8-bit levels at `at`, of `shape`. A level q of the base is predicted as p = q, and
-  where scale or zero point changed as
+- `tensors`: 8-bit levels at `at`, of `shape`. A level q of the base is predicted as
   p = round_half_even(f32(q − zero) · f32(scale / new scale)) + new zero, from vectors along `axis`
   in the base (`scale`, `zero`) and in the new file after its edits (`new_scale`, `new_zero`), each
   as [offset, count, numpy type], of one value or one for each index. The blob has two bits for
@@ -37,7 +36,7 @@ _TYPES = {"u1": 1, "i1": 1, "<f2": 2, "<f4": 4}
 _BYTES = np.arange(256, dtype=np.uint8)
 _CODES = np.stack([_BYTES >> shift & 3 for shift in (0, 2, 4, 6)], axis=1)
 _STEPS = np.array([255, 0, 1, 0], np.uint8)[_CODES].reshape(-1).view(np.uint32)
-_ESCAPES = (_CODES == 3).reshape(-1).view(np.uint32)
+_HAS_ESCAPE = (_CODES == 3).any(axis=1)
 
 
 class AdapterError(ValueError):
@@ -70,6 +69,7 @@ def apply_adapter(data: bytes, base: Path, out: Path) -> dict[str, str]:
     """
     header, blobs = read_adapter(data)
     try:
+        companions = dict(header.get("companions", {}))
         files = [(str(name), dict(entry)) for name, entry in dict(header["files"]).items()]
         digests = {name: _adapt(name, entry, blobs, base, out) for name, entry in files}
     except AdapterError:
@@ -80,7 +80,10 @@ def apply_adapter(data: bytes, base: Path, out: Path) -> dict[str, str]:
         raise AdapterError("the adapter file names no graph files")
     for name in COMPANIONS:
         if (base / name).is_file():
-            shutil.copyfile(base / name, out / name)
+            content = (base / name).read_bytes()
+            if companions.get(name) not in (None, hashlib.sha256(content).hexdigest()):
+                raise AdapterError(f"{name} in the base folder is not that of its base")
+            (out / name).write_bytes(content)
     return digests
 
 
@@ -94,21 +97,25 @@ def _adapt(name: str, entry: Mapping[str, Any], blobs: memoryview, base: Path, o
         hashlib.sha256(before := path.read_bytes()).hexdigest() != entry["base_sha256"]
     ):
         raise AdapterError(f"{name} in the base folder is not the file this adapter was made for")
-    after = before
-    if "tail" in entry:
-        new = bytearray(before)
-        new += _inflate(blobs, entry["tail"], len(before))
-        _write_runs(new, _inflate(blobs, entry["edits"], 2 * len(new)), entry["edits"]["runs"])
-        shapes = [tensor["shape"] for tensor in entry["tensors"]]
-        if sum(abs(int(rows) * int(columns)) for rows, columns in shapes) > len(before):
-            raise AdapterError("the tensors of the adapter file are larger than the file")
-        for tensor in entry["tensors"]:
-            _write_levels(new, before, tensor, blobs)
-        after = bytes(new)
-    digest = hashlib.sha256(after).hexdigest()
+    if "tail" not in entry:
+        shutil.copyfile(path, out / name)
+        return _checked(name, entry["base_sha256"], entry)
+    new = bytearray(before)
+    new += _inflate(blobs, entry["tail"], len(before))
+    _write_runs(new, _inflate(blobs, entry["edits"], 2 * len(new)), entry["edits"]["runs"])
+    shapes = [tensor["shape"] for tensor in entry["tensors"]]
+    if sum(abs(int(rows) * int(columns)) for rows, columns in shapes) > len(before):
+        raise AdapterError("the tensors of the adapter file are larger than the file")
+    for tensor in entry["tensors"]:
+        _write_levels(new, before, tensor, blobs)
+    digest = _checked(name, hashlib.sha256(new).hexdigest(), entry)
+    (out / name).write_bytes(new)
+    return digest
+
+
+def _checked(name: str, digest: str, entry: Mapping[str, Any]) -> str:
     if digest != entry["sha256"]:
         raise AdapterError(f"{name} has another checksum than its export: the adapter is damaged")
-    (out / name).write_bytes(after)
     return digest
 
 
@@ -150,29 +157,34 @@ def _write_levels(
     content = _inflate(blobs, tensor, packed + count)
     codes = np.frombuffer(content, np.uint8, packed)
     steps = _STEPS[codes].view(np.uint8)[:count]
-    escapes = np.flatnonzero(_ESCAPES[codes].view(np.uint8)[:count])
+    escapes = _escapes(codes)
     steps[escapes] = np.frombuffer(_part(content, packed, len(escapes)), np.uint8)
     steps += predicted.reshape(-1).view(np.uint8)
-    new[at : at + count] = memoryview(steps)
+    new[at : at + count] = steps.tobytes()
 
 
 def predicted_levels(
     levels: Any, axis: int, scale: Any, zero: Any, new_scale: Any, new_zero: Any
 ) -> Any:
     """Levels of the base on the new scales of the indices of an axis, as bytes."""
-    predicted = levels.astype(np.uint8)
-    # Both with the axis first: views, so that what is written to one is written to `predicted`.
-    old, new = (levels, predicted) if axis == 0 else (levels.T, predicted.T)
-    vectors = [np.broadcast_to(value, len(old)) for value in (scale, zero, new_scale, new_zero)]
-    moved = np.flatnonzero((vectors[0] != vectors[2]) | (vectors[1] != vectors[3]))
-    if len(moved):
-        scale, zero, new_scale, new_zero = (value[moved, None] for value in vectors)
-        with np.errstate(all="ignore"):
-            ratio = scale.astype(np.float64) / new_scale.astype(np.float64)
-            steps = np.subtract(old[moved], zero, dtype=np.float32)
-            steps *= ratio.astype(np.float32)
-            new[moved] = (np.rint(steps, out=steps).astype(np.int16) + new_zero).astype(np.uint8)
-    return predicted
+    spread = (-1, 1) if axis == 0 else (1, -1)
+    scale, zero, new_scale, new_zero = (
+        value.reshape(spread) for value in (scale, zero, new_scale, new_zero)
+    )
+    with np.errstate(all="ignore"):
+        ratio = scale.astype(np.float64) / new_scale.astype(np.float64)
+        steps = np.subtract(levels, zero, dtype=np.float32)
+        steps *= ratio.astype(np.float32)
+        predicted = np.rint(steps, out=steps).astype(np.int16)
+        predicted += new_zero
+    return predicted.astype(np.uint8)
+
+
+def _escapes(codes: Any) -> Any:
+    """Indices of the codes that are 3, in order; four codes are in a byte."""
+    at = np.flatnonzero(_HAS_ESCAPE[codes])
+    rows, columns = np.nonzero(_CODES[codes[at]] == 3)
+    return at[rows] * 4 + columns
 
 
 def _vector(content: bytes | bytearray, where: Any) -> Any:

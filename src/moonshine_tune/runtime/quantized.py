@@ -24,9 +24,6 @@ _QUANTIZED_PRODUCTS = ("DynamicQuantizeMatMul", "MatMulIntegerToFloat")
 # Share of a step within which a value counts as lying on the grid.
 _ON_GRID = 1e-3
 _FOLDED_ON_GRID = 0.02
-# Share of a scale that a matrix must need to keep it: a scale that is a little too wide adds as
-# little to the rounding, and an unchanged one makes adapter files half as large.
-_KEPT_SCALE = 0.95
 _PROBES = 257
 
 
@@ -133,8 +130,7 @@ class QuantizedTensor:
         """The grid for `weights`, by the rule of the quantizer that made the file.
 
         Range: smallest to largest value (zero included, but not in the Cast-Mul-Add scheme). A
-        stored scale is kept where no value is further than half a step outside of it, and it is not
-        much wider than needed. A zero point that many
+        scale that differs from the stored one by rounding only is kept. A zero point that many
         channels share is in the middle: their ranges differ, and most reach to both sides.
         """
         old = self.stored_grid(file)
@@ -157,14 +153,7 @@ class QuantizedTensor:
             scale = (high - low) / (old.high - old.low)
             zero = np.rint(old.low - low / np.where(scale == 0, old.scale, scale))
         near = (np.abs(scale - old.scale) <= 1e-6 * old.scale) & (zero == old.zero)
-        kept = near | (scale == 0)
-        if not self.adds_float and not (self.shares_zero and np.any(zero != old.zero)):
-            least, most = (old.low - old.zero - 0.5), (old.high - old.zero + 0.5)
-            fits = (low >= least * old.scale) & (high <= most * old.scale)
-            fits &= scale >= _KEPT_SCALE * old.scale
-            zero = np.where(fits, old.zero, zero) if not self.shares_zero else zero
-            kept |= fits
-        scale = np.where(kept, old.scale, scale)
+        scale = np.where(near | (scale == 0), old.scale, scale)
         # As it will be read back: 16-bit scales are coarse.
         scale = scale.astype(self.scale.dtype).astype(np.float64)
         if not self.adds_float:
