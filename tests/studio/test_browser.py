@@ -269,7 +269,13 @@ def kill(driver: Any) -> None:
 
 @pytest.mark.parametrize(
     ("text", "wanted", "number"),
-    [("Go.", "Go", 2), ("Go", "Go", 0), ("", "Go", 2), ("one o four", "one oh four", 3)],
+    [
+        ("Go.", "Go", 2),
+        ("Go", "Go", 0),
+        ("", "Go", 2),
+        ("one o four", "one oh four", 3),
+        ("K A U F M A M", "K A U F M A N", 3),
+    ],
 )
 def test_the_fewest_keys_of_a_correction(text: str, wanted: str, number: int) -> None:
     assert len(fewest_keys(text, wanted)) == number
