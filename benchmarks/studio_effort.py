@@ -4,9 +4,9 @@ Recordings of AN4 are dropped on the page in a real Chromium; the model transcri
 text is corrected to the reference exactly as the reference spells it, with real keys.
 
 The person of this measurement knows at once what to press, and presses the fewest keys: each
-character is a key, and so are →, Delete, Ctrl → (to the end of a word), Ctrl Delete (the rest of a
-word) and Ctrl A; a combination counts once. Corrections go from the start of the text to its end.
-Typing everything is each character of the reference and Enter. The page counts, not this script.
+character is a key, and so are →, Delete, Backspace, End, Ctrl → (to the end of a word), Ctrl Delete
+(the rest of a word) and Ctrl A; a combination counts once. Typing everything is each character of
+the reference and Enter. The page counts, not this script.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import re
 import sys
 import tempfile
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +55,12 @@ def fewest_keys(text: str, wanted: str) -> list[str]:
     """The keys that turn a text into another one, with the cursor at its start.
 
     Returns:
-        Characters to type, and `right`, `delete`, `word right`, `word delete`, `select all`.
+        Characters to type, and `right`, `delete`, `backspace`, `end`, `word right`, `word delete`,
+        `select all`.
     """
     anew = [] if text == wanted else ["select all", *wanted]
     best: dict[tuple[int, int], int] = {(0, 0): 0}
-    came: dict[tuple[int, int], tuple[tuple[int, int], str]] = {}
+    came: dict[tuple[int, int], tuple[tuple[int, int], list[str]]] = {}
     queue = [(0, (0, 0))]
     while queue:
         cost, state = heapq.heappop(queue)
@@ -68,29 +70,35 @@ def fewest_keys(text: str, wanted: str) -> list[str]:
         if text[at:] == wanted[done:]:
             keys: list[str] = []
             while state in came:
-                state, key = came[state]
-                keys.append(key)
-            return keys[::-1] if len(keys) < len(anew) or not anew else anew
-        for key, following in _moves(text, wanted, at, done):
-            if cost + 1 < best.get(following, cost + 2):
-                best[following] = cost + 1
-                came[following] = (state, key)
-                heapq.heappush(queue, (cost + 1, following))
+                state, pressed = came[state]
+                keys = [*pressed, *keys]
+            return keys if len(keys) < len(anew) or not anew else anew
+        for pressed, following in _moves(text, wanted, at, done):
+            total = cost + len(pressed)
+            if following not in best or total < best[following]:
+                best[following] = total
+                came[following] = (state, pressed)
+                heapq.heappush(queue, (total, following))
     return anew
 
 
-def _moves(text: str, wanted: str, at: int, done: int) -> list[tuple[str, tuple[int, int]]]:
+def _moves(text: str, wanted: str, at: int, done: int) -> list[tuple[list[str], tuple[int, int]]]:
+    """Keys and where they lead: how much of the text is behind the cursor, and of the goal."""
     moves = []
     if done < len(wanted):
-        moves.append((wanted[done], (at, done + 1)))
+        moves.append(([wanted[done]], (at, done + 1)))
     if at < len(text):
         match = _WORD.match(text, at)
         end = match.end() if match else at + 1
-        moves += [("delete", (at + 1, done)), ("word delete", (end, done))]
+        moves += [(["delete"], (at + 1, done)), (["word delete"], (end, done))]
         if text[at] == wanted[done : done + 1]:
-            moves.append(("right", (at + 1, done + 1)))
+            moves.append((["right"], (at + 1, done + 1)))
         if text[at:end] == wanted[done : done + end - at]:
-            moves.append(("word right", (end, done + end - at)))
+            moves.append((["word right"], (end, done + end - at)))
+        pairs = zip(text[at:], wanted[done:], strict=False)
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        rest = ["backspace"] * (len(text) - at - same)
+        moves.append((["end", *rest, *wanted[done + same :]], (len(text), len(wanted))))
     return moves
 
 
@@ -98,7 +106,8 @@ def press(browser: Any, keys: list[str]) -> None:
     """Press some keys of `fewest_keys`, then Enter."""
     from selenium.webdriver import ActionChains, Keys
 
-    named = {"right": Keys.ARROW_RIGHT, "delete": Keys.DELETE}
+    named = {"right": Keys.ARROW_RIGHT, "delete": Keys.DELETE, "backspace": Keys.BACKSPACE,
+             "end": Keys.END}  # fmt: skip
     with_control = {
         "word right": Keys.ARROW_RIGHT,
         "word delete": Keys.DELETE,

@@ -57,7 +57,7 @@ class Page:
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> tuple[int, dict[str, str], bytes]:
         """Status, headers in lower case, and content; `headers` replace those of the page."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=900)
         try:
             named = self.own if headers is None else headers
             if body is not None and not isinstance(body, bytes):

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 _RATE = 48_000
-_ATTACK = "<img src=x onerror=\"window.attacked='yes'\">"
+_ATTACK = '<img src=x onerror="window.attacked=1">'
 
 
 def spoken(seconds: float = 1.6, seed: int = 0) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -145,27 +145,24 @@ def test_a_recording_made_again_replaces_the_first_one(browser: Any, project: Pa
     assert (second["text"], second["id"] != first["id"]) == (first["text"], True)
 
 
-def test_clips_are_labeled_by_keys_alone(browser: Any, project: Path, tmp_path: Path) -> None:
+def test_a_clip_is_labeled_by_keys_alone(browser: Any, project: Path, tmp_path: Path) -> None:
     from selenium.webdriver import ActionChains, Keys
 
-    files = [tmp_path / "one.wav", tmp_path / f"{_ATTACK.replace('/', '')}.wav"]
-    for seed, path in enumerate(files):
-        soundfile.write(path, with_silence(spoken(1.2, seed + 1), 0.2, 0.2), _RATE)
+    path = tmp_path / f"{_ATTACK}.wav"
+    soundfile.write(path, with_silence(spoken(1.2, 1), 0.2, 0.2), _RATE)
     show(browser, "label")
-    browser.find_element("id", "files").send_keys("\n".join(map(str, files)))
+    browser.find_element("id", "files").send_keys(str(path))
     wait_for(browser, "!document.querySelector('.uploads li') && document.getElementById('text')")
-    wait_for(browser, "document.querySelectorAll('.queue li').length === 2")
     keys = ActionChains(browser)
     keys.key_down(Keys.CONTROL).send_keys("a").key_up(Keys.CONTROL)
     keys.send_keys("hold short", Keys.ENTER).perform()
-    wait_for(browser, "document.querySelectorAll('.queue li').length === 1")
+    wait_for(browser, "!document.getElementById('text')")
     labeled = next(row for row in rows(project) if row["text"] == "hold short")
     assert labeled["keystrokes"] == len("hold short") + 2
     undo = ActionChains(browser)
     undo.key_down(Keys.CONTROL).send_keys("z").key_up(Keys.CONTROL).perform()
-    wait_for(browser, "document.querySelectorAll('.queue li').length === 2")
+    wait_for(browser, "document.activeElement.id === 'text'")
     assert [row["text"] for row in rows(project)] == [f"Turn left {_ATTACK}"]
-    assert browser.execute_script("return document.activeElement.id") == "text"
 
 
 @pytest.mark.parametrize(
@@ -226,6 +223,7 @@ def test_nothing_is_wider_than_a_phone(browser: Any) -> None:
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+@pytest.mark.slow
 def test_recordings_wait_in_the_browser_for_a_studio_that_is_gone(
     project: Path, microphone: Path, saved_v1: Path, tmp_path: Path
 ) -> None:
@@ -269,7 +267,13 @@ def kill(driver: Any) -> None:
 
 @pytest.mark.parametrize(
     ("text", "wanted", "number"),
-    [("Go.", "Go", 2), ("Go", "Go", 0), ("", "Go", 2), ("one o four", "one oh four", 3)],
+    [
+        ("Go.", "Go", 2),
+        ("Go", "Go", 0),
+        ("", "Go", 2),
+        ("one o four", "one oh four", 3),
+        ("K A U F M A M", "K A U F M A N", 3),
+    ],
 )
 def test_the_fewest_keys_of_a_correction(text: str, wanted: str, number: int) -> None:
     assert len(fewest_keys(text, wanted)) == number

@@ -12,8 +12,6 @@ from moonshine_tune.core.errors import ProblemsError
 from moonshine_tune.corpus.manifest import read_manifest
 from moonshine_tune.studio.project import open_project
 
-pytest.importorskip("uvicorn")
-
 
 def _row(name: str, text: str, confidence: float) -> dict[str, Any]:
     words = [{"text": text.split()[0], "start": 1.2, "end": 1.4, "confidence": confidence}]

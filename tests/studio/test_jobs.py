@@ -18,8 +18,6 @@ from moonshine_tune.studio import job_queue, model_worker
 from moonshine_tune.studio.job_queue import Job, Jobs
 from moonshine_tune.studio.model_worker import ModelWorker
 
-pytest.importorskip("uvicorn")
-
 # Stands for `python -m moonshine_tune COMMAND … --json`.
 _COMMAND = f"""#!{sys.executable}
 import json, os, signal, sys, time

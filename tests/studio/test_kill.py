@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import signal
+import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from moonshine_tune.studio.project import open_project
 from moonshine_tune.studio.serve import serve_project
 from moonshine_tune.studio.server import Studio
 
-pytest.importorskip("uvicorn")
+pytestmark = pytest.mark.skipif(
+    sys.platform == "darwin", reason="a fork of a process with frameworks is not safe there"
+)
 
 # A recording makes two files, a correction writes two manifests, and opening a folder one file.
 _MOMENTS = sorted(random.Random(7).sample(range(2, 34), 10))

@@ -10,8 +10,6 @@ from tests.studio.running_studio import TOKEN, Page, running_studio, speech, wav
 
 from moonshine_tune.studio import server
 
-pytest.importorskip("uvicorn")
-
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:

@@ -14,8 +14,6 @@ from moonshine_tune.corpus.manifest import read_manifest
 from moonshine_tune.data.checks.check import check_data
 from moonshine_tune.studio.project import open_project
 
-pytest.importorskip("uvicorn")
-
 
 def _names(answer: dict[str, object]) -> list[str]:
     findings = answer["findings"]

@@ -18,7 +18,6 @@ from moonshine_tune.studio.project import open_project
 from moonshine_tune.studio.serve import serve_project
 from moonshine_tune.studio.server import Studio
 
-pytest.importorskip("uvicorn")
 pytestmark = [pytest.mark.real_model, pytest.mark.shared_data]
 
 

@@ -48,6 +48,8 @@ class ManifestFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        # A request that reads while another one writes must not bring old rows back.
+        self._lock = threading.RLock()
         self._rows: dict[str, Utterance] = {}
         self._seen: tuple[int, int, int] | None = None
 
@@ -58,22 +60,25 @@ class ManifestFile:
         Raises:
             ProblemsError: invalid lines, which a rewrite would lose.
         """
-        now = self._stamp()
-        if now != self._seen:
-            self._rows = self._read() if now else {}
-            self._seen = now
-        return self._rows
+        with self._lock:
+            now = self._stamp()
+            if now != self._seen:
+                self._rows = self._read() if now else {}
+                self._seen = now
+            return self._rows
 
     def change(self, rows: Rows) -> None:
         """Write the file with some rows added, replaced or removed."""
-        changed = dict(self.rows)
-        for identifier, row in rows.items():
-            if row is None:
-                changed.pop(identifier, None)
-            else:
-                changed[identifier] = row
-        write_manifest(self.path, changed.values())
-        self._rows, self._seen = changed, self._stamp()
+        with self._lock:
+            changed = dict(self.rows)
+            for identifier, row in rows.items():
+                if row is None:
+                    changed.pop(identifier, None)
+                else:
+                    changed[identifier] = row
+            if changed != self._rows:
+                write_manifest(self.path, changed.values())
+                self._rows, self._seen = changed, self._stamp()
 
     def _read(self) -> dict[str, Utterance]:
         scan = scan_manifest(self.path, require_text=False, check_files=False)

@@ -69,13 +69,7 @@ class Results:
                 "state": item.status,
                 "model": item.model,
                 "verdict": item.verdict,
-                "scores": {
-                    "base_dev": item.base_dev_wer,
-                    "dev": item.dev_wer,
-                    "base_canary": item.base_canary_wer,
-                    "canary": item.canary_wer,
-                    **self._test_scores(names[item.path]),
-                },
+                "scores": self._scores(names[item.path], item),
             }
             for item in self.summaries()
         ]
@@ -102,8 +96,8 @@ class Results:
             "steps": summary.steps,
             "of_steps": record.settings.get("train", {}).get("steps"),
             "curve": _curve(RunFolder(path)),
-            "transcripts": self._transcripts(RunFolder(path), job),
-            "scores": next(item["scores"] for item in self.listed() if item["name"] == name),
+            "transcripts": self._transcripts(name, RunFolder(path), job),
+            "scores": self._scores(name, summary),
             "verdict": summary.verdict,
             "voices": summary.voices,
             "remark": summary.remark,
@@ -122,7 +116,7 @@ class Results:
             raise RequestError("this run is not scored on held-out clips yet",
                                hint="evaluate it first")  # fmt: skip
         record = EvaluationRecord.read(folder / "adapted" / "result.json")
-        normalizer = NORMALIZERS[record.normalizer or "basic-1"]
+        normalizer = NORMALIZERS.get(str(record.normalizer), NORMALIZERS["basic-1"])
         pairs = pair_up(
             read_scored(folder / "base" / "hypotheses.jsonl"),
             read_scored(folder / "adapted" / "hypotheses.jsonl"),
@@ -148,7 +142,8 @@ class Results:
             NotFoundError: no such run or clip.
         """
         run = self.run_path(name)
-        for manifest in self._manifests(run):
+        # Without a dev set of its own, training holds out a part of its manifest.
+        for manifest in (*self._manifests(run), *self.training_manifests(run).values()):
             for item in read_manifest(manifest, check_files=False).utterances:
                 if item.id == identifier:
                     return item
@@ -249,9 +244,15 @@ class Results:
         test = train.with_name("test.jsonl") if train is not None else None
         return [path for path in (test, dev) if path is not None and path.is_file()]
 
-    def _test_scores(self, name: str) -> dict[str, float | None]:
+    def _scores(self, name: str, summary: RunSummary) -> dict[str, float | None]:
+        """WER in percent of a run: on dev and canary as training scored it, and on test."""
+        scores = {
+            "base_dev": summary.base_dev_wer,
+            "dev": summary.dev_wer,
+            "base_canary": summary.base_canary_wer,
+            "canary": summary.canary_wer,
+        }
         folder = self.evaluation_folder(name)
-        scores = {}
         for key, side in (("base_test", "base"), ("test", "adapted")):
             try:
                 scores[key] = EvaluationRecord.read(folder / side / "result.json").wer
@@ -259,7 +260,7 @@ class Results:
                 scores[key] = None
         return scores
 
-    def _transcripts(self, run: RunFolder, job: Job | None) -> list[dict[str, Any]]:
+    def _transcripts(self, name: str, run: RunFolder, job: Job | None) -> list[dict[str, Any]]:
         """Some dev clips: what is spoken, and what was written at each score."""
         scored: Sequence[ScoredUtterance] = ()
         if run.dev_hypotheses_path.is_file():
@@ -272,7 +273,7 @@ class Results:
                 "base": next((s["text"] for s in steps.get(item.reference, [])), None),
                 "adapted": item.hypothesis,
                 "steps": steps.get(item.reference, []),
-                "audio": self._audio_of(run.path.name, item.id),
+                "audio": self._audio_of(name, item.id),
             }
             for item in scored[:_MAX_TRANSCRIPTS]
         ]

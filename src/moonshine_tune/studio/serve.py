@@ -17,7 +17,7 @@ _END_S = 3
 
 
 class _Server(uvicorn.Server):
-    """Tells when it listens, and ends the streams of open pages before it ends itself."""
+    """Tells when it listens, and ends what open pages wait for before it ends itself."""
 
     def __init__(
         self, config: uvicorn.Config, studio: Studio, on_ready: "Callable[[_Server], None]"
@@ -32,8 +32,9 @@ class _Server(uvicorn.Server):
             self._on_ready(self)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End the streams, then everything."""
+        """End the streams and what waits for the model, then everything."""
         self._studio.events.close()
+        self._studio.worker.close()
         await super().shutdown(sockets)
 
 
