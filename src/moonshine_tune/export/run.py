@@ -254,7 +254,7 @@ def graft_adapter(
     smoothing = choose_smoothing(layout, opened.model.norm_readers(), everything, merged, moments)
     report = graft(
         layout,
-        base | smoothing.base_gains,
+        {**base, **smoothing.base_gains},
         smoothing.tensors(merged),
         out,
         moments=smoothing.moments(moments),

@@ -127,10 +127,7 @@ def _stored_gains(
         name: vectors[name]
         for name in names
         if not is_constant(vectors[name])
-        and not any(
-            other != name and np.array_equal(vectors[name], value)
-            for other, value in vectors.items()
-        )
+        and sum(np.array_equal(vectors[name], value) for value in vectors.values()) == 1
     }
     files = [OrtFile.read(layout.folder / name) for name in layout.files if name.endswith(".ort")]
     return (
