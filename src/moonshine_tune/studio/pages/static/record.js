@@ -124,9 +124,9 @@ class RecordView {
   pressed(event) {
     if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || isTyping(event.target) || document.querySelector("dialog[open]")) return;
     // A button that has the focus does what it says on Space.
-    const onAnotherButton = event.target.closest?.("button, a, summary, input, select") && event.target !== this.main;
+    const isOnControl = event.target.closest?.("button, a, summary, input, select") && event.target !== this.main;
     const run = { " ": () => this.toggle(), r: () => this.recordAgain(), s: () => this.skipPrompt(), p: () => this.replayTake(), k: () => this.keepAnyway() }[event.key.toLowerCase()];
-    if (!run || (event.key === " " && onAnotherButton) || this.stage.hidden) return;
+    if (!run || (event.key === " " && isOnControl) || this.stage.hidden) return;
     event.preventDefault();
     run();
   }

@@ -54,7 +54,7 @@ class ResultsView {
     this.drawTry();
     this.drawTake();
     this.drawCurve();
-    await Promise.all([this.showScores(), this.showCards()]);
+    await this.showScores();
   }
 
   // --- scores
@@ -64,17 +64,19 @@ class ResultsView {
     const names = { test: ["Recordings that it never saw", "words wrong"], dev: ["Recordings it was steered by", "words wrong"], canary: ["General speech", "words wrong"] };
     const known = Object.entries(names).filter(([set]) => scoreOf(run.scores, set));
     put(this.scores,
-      run.verdict ? h("p", { class: "lead" }, run.verdict) : null,
+      run.verdict ? h("p", { class: "lead" }, `Compared with the model before: ${run.verdict}.`) : null,
       known.length ? h("dl", { class: "tiles" }, known.map(([set, [name, what]]) => tile(name, what, scoreOf(run.scores, set)))) : null,
       h("p", { class: "row" },
         !scoreOf(run.scores, "test")
           ? this.jobButton("Measure on the recordings kept back", { kind: "evaluate" }, () => this.measured(), "evaluate") : null,
         h("a", { class: "button", href: `/runs/${encodeURIComponent(this.name)}/report.html`, target: "_blank", rel: "noopener" }, "Open the full report")));
+    this.cards.hidden = true;
+    if (scoreOf(run.scores, "test")) await this.showCards();
   }
 
   async measured() {
     announce("Measured.");
-    await Promise.all([this.showScores(), this.showCards()]);
+    await this.showScores();
   }
 
   /** A button that runs a job of this run, with its progress beside it. */
@@ -103,13 +105,7 @@ class ResultsView {
   // --- side by side
 
   async showCards() {
-    let clips = [];
-    try {
-      clips = await get(`/api/runs/${encodeURIComponent(this.name)}/side-by-side`);
-    } catch (error) {
-      // Not measured yet: the button above does that.
-      if (error.status >= 500 || error.isTemporary) throw error;
-    }
+    const clips = await get(`/api/runs/${encodeURIComponent(this.name)}/side-by-side`);
     this.cards.hidden = !clips.length;
     if (!clips.length) return;
     const errors = (diff) => diff.filter(({ op }) => op !== "same").length;

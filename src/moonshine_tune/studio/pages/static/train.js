@@ -52,7 +52,7 @@ class TrainView {
     try {
       const { job } = await post("/api/jobs", { kind: "plan_training" });
       const { result } = await follow(job, (state) => {
-        if (state.progress?.text) put(this.plan, h("p", { class: "quiet busy" }, state.progress.text));
+        if (state.progress?.text) put(this.plan, h("p", { class: "quiet busy" }, `Looking at your recordings and this machine: ${state.progress.text}…`));
       });
       this.drawPlan(result);
     } catch (error) {
