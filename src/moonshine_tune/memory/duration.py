@@ -69,6 +69,11 @@ class _Clips:
     def mean_tokens(self) -> int:
         return max(math.ceil(self.tokens / self.count), 1)
 
+    def first(self, count: int) -> "_Clips":
+        """That many of them, or all."""
+        share = min(count / self.count, 1.0)
+        return _Clips(min(count, self.count), share * self.seconds, share * self.tokens)
+
     def cut(self, window_s: float) -> "_Clips":
         """The same audio in windows of that length; 0 cuts nothing."""
         if not 0 < window_s < self.mean_s:
@@ -108,8 +113,9 @@ def estimate_duration(
         "steps": steps * settings.train.accumulation * passes.step(train),
     }
     if replay is not None:
-        windows = replay.cut(retain.window_s)
-        encoded_s += replay.seconds
+        # Only windows that are drawn are encoded and transcribed.
+        windows = replay.cut(retain.window_s).first(steps * retain.clips_per_step)
+        encoded_s += windows.seconds
         count = steps * -(-retain.clips_per_step // shape.replay_clips)
         seconds["replay"] = count * passes.step(windows, replays=True)
         seconds["teacher"] = passes.decode(windows)
@@ -118,7 +124,7 @@ def estimate_duration(
     tried = (settings.select.average_last > 1) + (retain.filter_weight > 0)
     tried += 0 if retain.strengths == (1.0,) else len(retain.strengths)
     seconds["baseline"] = once
-    seconds["scoring"] = steps // settings.select.every_steps * _DRAFTED * once
+    seconds["scoring"] = -(-steps // settings.select.every_steps) * _DRAFTED * once
     seconds["choice"] = tried * _DRAFTED * once
     return Duration(seconds)
 
