@@ -32,7 +32,12 @@ _LIGHT = (
     "training.selection", "cli.reference",
 )  # fmt: skip
 # Started as separate programs: they read their arguments.
-_PROCESSES = ("audio/espeak_worker.py", "evaluation/benchmark/worker.py")
+_PROCESSES = (
+    "audio/espeak_worker.py",
+    "evaluation/benchmark/worker.py",
+    # To be copied into an app, and a program there.
+    "runtime/apply_adapter.py",
+)
 _COMMANDS = (
     "", "doctor", "models", "models list", "models fetch", "models rebuild", "data", "data import",
     "data align", "data aliases", "data check", "data next", "data split", "data synth", "curve",

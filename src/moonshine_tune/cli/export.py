@@ -188,7 +188,7 @@ def _next_command(result: "ExportRecord") -> str:
         file = quoted(result.adapter_file)
         return f"moonshine-tune apply {file} --to BASE_RUNTIME_FOLDER --out exported"
     folder = quoted(result.runtime_dir)
-    backend = f" --backend {result.format}" if result.format == "sherpa-onnx" else ""
+    backend = f" --backend {quoted(result.format)}" if result.format == "sherpa-onnx" else ""
     return f"moonshine-tune evaluate --runtime-dir {folder}{backend} --manifest test.jsonl"
 
 
