@@ -27,6 +27,8 @@ _UNITS = r"(?:ms|s|min|h|MB|GB|GiB|steps/s|x)"
 _MASKS = (
     (re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?(?:[+-]\d\d:\d\d|Z)?)?"), "DATE"),
     (re.compile(r"\d{1,2} [A-Z][a-z]+ \d{4}, \d\d:\d\d UTC"), "DATE"),
+    # Where the time went: the longest activity comes first.
+    (re.compile(r"^(?:[a-z][a-z ]* \d+ s \(\d+%\)(?:, )?)+$"), "TIMES"),
     (re.compile(rf"[+−-]?\d[\d,.]*\s?{_UNITS}\b"), "TIME"),
 )
 _VOID = {"meta", "link", "input", "br", "img", "hr", "wbr"}

@@ -100,3 +100,11 @@ def test_sums_stay_in_32_bits_where_the_model_computes_in_16() -> None:
         covariance.add(_NAME, rows)
     expected = (rows.double().T @ rows.double() / len(rows)).numpy()
     assert np.allclose(covariance.mean(_NAME), expected, rtol=1e-6)
+
+
+def test_padding_is_no_input() -> None:
+    rows = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
+    padded = InputCovariance()
+    padded.add(_NAME, rows, (5, 3))
+    exact = _moments(torch.cat([rows[0], rows[1, :3]]))
+    np.testing.assert_allclose(padded.mean(_NAME), exact.mean(_NAME), rtol=1e-5)
