@@ -10,7 +10,8 @@ from moonshine_tune.cli.app import run
 from moonshine_tune.corpus.manifest import read_manifest, write_manifest
 from moonshine_tune.registry.resolve import ResolvedModel
 
-pytestmark = [pytest.mark.real_model, pytest.mark.shared_data, pytest.mark.takes_minutes]
+# `make acceptance` runs it.
+pytestmark = [pytest.mark.real_model, pytest.mark.shared_data, pytest.mark.slow]
 
 
 def _subset(source: Path, target: Path, stride: int) -> Path:
