@@ -165,6 +165,30 @@ def test_settings_get_the_manifest_and_words_are_no_paths(tmp_path: Path) -> Non
     assert resolved.settings.data.replay is None and audio.record.kind == "none"
 
 
+@pytest.mark.parametrize("synthetic", [2, 1])
+def test_next_to_synthesized_clips_nothing_is_synthesized(synthetic: int, tmp_path: Path) -> None:
+    """Sentences of the same voices would pull against what is learned."""
+    clips = []
+    for number in range(2):
+        path = tmp_path / f"{number}.wav"
+        _noise(path, 2.0)
+        extra = {"synthetic": True} if number < synthetic else {}
+        clips.append(Utterance(path.stem, path, text="one two", duration=2.0, extra=extra))
+    write_manifest(tmp_path / "train.jsonl", clips)
+    named = {"train": str(tmp_path / "train.jsonl")}
+    layers = settings_layers("tiny", None, None, flags={}, manifests=named)
+    resolved, audio = with_replay_audio(resolve_settings(layers), Watcher())
+    assert ("espeak" in audio.record.source) == (synthetic == 1)
+    assert ("no sentences are spoken" in audio.remark) == (synthetic == 2)
+    assert "moonshine-voice" in audio.record.source
+    # A run that has written the path down gets the same ones back.
+    manifest = resolved.settings.data.replay
+    before = manifest.read_bytes()
+    shutil.rmtree(manifest.parent)
+    assert _find(manifest).record == audio.record
+    assert manifest.read_bytes() == before
+
+
 def test_a_manifest_is_taken_as_it_is(tmp_path: Path) -> None:
     _noise(tmp_path / "a.wav", 2.0)
     write_manifest(tmp_path / "a.jsonl", [Utterance("a", tmp_path / "a.wav", duration=2.0)])

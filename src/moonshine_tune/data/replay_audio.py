@@ -7,6 +7,7 @@ the corpus that Moonshine's own trainer replays. The manifests are read like any
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -45,7 +46,7 @@ AUTO, HUB = "auto", "hub"
 _CACHE = "replay-audio"
 # Of what `auto` makes: another number makes it again. Runs name it by the content of its manifest.
 _VERSION = 1
-_AUTO_NAME = f"{AUTO}-{_VERSION}-"
+_AUTO_NAME = re.compile(rf"{AUTO}-{_VERSION}-(?P<recorded>recorded-)?(?P<seconds>\d+(?:\.\d+)?)")
 # Long clips waste little when they are cut into windows. Shorter ones where a run takes no longer.
 _MAX_CLIP_S = 20.0
 _SENTENCES_PER_CLIP = 4
@@ -95,8 +96,9 @@ def with_replay_audio(
         audio = replace(_nothing("retain.weight is 0: no replay audio is used"), manifest=given)
     else:
         audio = find_replay_audio(
-            wanted, settings.model, max_clip_s=settings.data.max_clip_s, progress=progress
-        )
+            wanted, settings.model, max_clip_s=settings.data.max_clip_s, progress=progress,
+            speaks=wanted != AUTO or not _is_synthetic(settings.data.train),
+        )  # fmt: skip
     if audio.manifest == settings.data.replay:
         return resolved, audio
     data = settings.data.model_copy(update={"replay": audio.manifest})
@@ -104,14 +106,29 @@ def with_replay_audio(
     return ResolvedSettings(changed, resolved.sources), audio
 
 
+def _is_synthetic(manifest: Path | None) -> bool:
+    """Whether all clips to train on are synthesized. What is wrong with them is found later."""
+    with suppress(TuneError):
+        utterances = read_manifest(manifest).utterances if manifest else ()
+        return bool(utterances) and all(item.is_synthetic for item in utterances)
+    return False
+
+
 def find_replay_audio(
-    wanted: str | Path | None, model: str, *, max_clip_s: float, progress: Progress
+    wanted: str | Path | None,
+    model: str,
+    *,
+    max_clip_s: float,
+    progress: Progress,
+    speaks: bool = True,
 ) -> ReplayAudio:
     """The manifest of `auto`, `hub`, a folder or a file; made if it is not in the cache.
 
     Args:
         model: catalog name, hub id or folder: what is made here is English.
         max_clip_s: longest clip that the run takes.
+        speaks: whether `auto` speaks sentences where it has recordings. Next to training clips of
+            the same synthesizers they pull against what is learned.
 
     Raises:
         RequestError, MachineError: as of `with_replay_audio`.
@@ -124,7 +141,7 @@ def find_replay_audio(
     if wanted == AUTO:
         if not is_english:
             return _nothing(f"replay auto: it speaks English, which {model} does not; {_GIVE_SOME}")
-        return _auto(max_s, progress)
+        return _auto(max_s, speaks, progress)
     if wanted == HUB:
         if not is_english:
             raise RequestError(
@@ -143,19 +160,17 @@ def remade(path: Path, progress: Progress) -> Path:
 
     A run names the manifest that it replayed, and the cache may be emptied or be at another path.
     """
-    if path.exists() or not made_before(path):
+    named = _AUTO_NAME.fullmatch(path.parent.name)
+    if path.exists() or named is None or not made_before(path):
         return path
-    audio = _auto(float(path.parent.name.removeprefix(_AUTO_NAME)), progress)
+    audio = _auto(float(named["seconds"]), named["recorded"] is None, progress)
     return audio.manifest or path
 
 
 def made_before(path: Path) -> bool:
     """Whether a manifest is one of `auto` as this version makes it, wherever the cache was."""
-    name = path.parent.name
-    with suppress(ValueError):
-        is_made = path.parent.parent.name == _CACHE and name.startswith(_AUTO_NAME)
-        return is_made and float(name.removeprefix(_AUTO_NAME)) > 0
-    return False
+    named = _AUTO_NAME.fullmatch(path.parent.name)
+    return path.parent.parent.name == _CACHE and named is not None
 
 
 def _nothing(remark: str) -> ReplayAudio:
@@ -240,14 +255,15 @@ def _made(folder: Path) -> ReplayAudio:
 # --- what is on this machine
 
 
-def _auto(max_s: float, progress: Progress) -> ReplayAudio:
+def _auto(max_s: float, speaks: bool, progress: Progress) -> ReplayAudio:
     """Spoken sentences and the recordings of moonshine-voice, as far as they can be had."""
 
     def make(folder: Path) -> ReplayRecord:
-        return _make_auto(folder, max_s, progress)
+        return _make_auto(folder, max_s, speaks, progress)
 
     try:
-        return _kept(f"{_AUTO_NAME}{max_s:g}", make, progress)
+        kind = "" if speaks else "recorded-"
+        return _kept(f"{AUTO}-{_VERSION}-{kind}{max_s:g}", make, progress)
     except _NothingError as error:
         return _nothing(f"replay auto: {error.message}; general speech may get worse: {error.hint}")
 
@@ -256,19 +272,19 @@ class _NothingError(MachineError):
     """Nothing that could be replayed is on this machine."""
 
 
-def _make_auto(folder: Path, max_s: float, progress: Progress) -> ReplayRecord:
-    sources, missing = [], ""
-    utterances: list[Utterance] = []
-    try:
-        progress.say("replay auto: speaking general sentences, once; kept in the cache")
-        with VoicePool.open(_ENGINES, SilentProgress()) as pool:
-            utterances += _spoken(folder / "speech", pool, progress)
-            voices = len(pool.voices("train"))
-            engines = " and ".join(n.replace("espeak", "espeak-ng") for n in pool.versions)
-            sources.append(f"sentences by {voices} voices of {engines}")
-    except MachineError as error:
-        missing = f"{error.message} ({error.hint})"
+def _make_auto(folder: Path, max_s: float, speaks: bool, progress: Progress) -> ReplayRecord:
     recordings = wheel_recordings(cache_root())
+    sources: list[str] = []
+    utterances: list[Utterance] = []
+    missing = "no sentences are spoken: the training clips are synthesized, too"
+    if speaks or not recordings:
+        missing = ""
+        try:
+            source, spoken = _speak(folder / "speech", progress)
+            sources.append(source)
+            utterances += spoken
+        except MachineError as error:
+            missing = f"{error.message} ({error.hint})"
     if recordings:
         # A slower piece is longer than it was cut.
         cut_s = max_s * min(_TEMPOS)
@@ -279,6 +295,19 @@ def _make_auto(folder: Path, max_s: float, progress: Progress) -> ReplayRecord:
         raise _NothingError(f"nothing to replay is on this machine: {missing}", hint=_GIVE_SOME)
     write_manifest(folder / "manifest.jsonl", _cut_evenly(utterances, max_s))
     return ReplayRecord(kind=AUTO, source=" and ".join(sources), missing=missing)
+
+
+def _speak(folder: Path, progress: Progress) -> tuple[str, list[Utterance]]:
+    """Who speaks general sentences, and the clips.
+
+    Raises:
+        MachineError: no synthesizer is on this machine.
+    """
+    progress.say("replay auto: speaking general sentences, once; kept in the cache")
+    with VoicePool.open(_ENGINES, SilentProgress()) as pool:
+        clips = list(_spoken(folder, pool, progress))
+        engines = " and ".join(name.replace("espeak", "espeak-ng") for name in pool.versions)
+        return f"sentences by {len(pool.voices('train'))} voices of {engines}", clips
 
 
 def _spoken(folder: Path, pool: VoicePool, progress: Progress) -> Iterator[Utterance]:
