@@ -378,6 +378,7 @@ class Tasks:
             "name": name,
             "parity": {
                 "passed": parity.get("passed"),
+                "verdict": parity.get("verdict"),
                 "summary": "; ".join(filter(None, reasons)),
             },
             "download": f"/api/exports/{name}/download",

@@ -201,12 +201,17 @@ class ResultsView {
 
   drawExported(result) {
     const parity = result.parity ?? {};
-    announce(parity.passed === false ? "The export differs and is refused." : "Exported.");
+    // Few recordings are too few to tell. The files are complete, and the person decides.
+    const isUndecided = parity.passed === false && parity.verdict === "not decided";
+    const isRefused = parity.passed === false && !isUndecided;
+    const [kind, word] = isRefused ? ["failed", "✗ Refused: "] : isUndecided ? ["undecided", "Not decided: "] : ["passed", "✓ Checked: "];
+    announce(isRefused ? "The export differs and is refused." : isUndecided ? "Exported. The check is not decided." : "Exported.");
     put(this.exported,
-      h("p", { class: `gate ${parity.passed === false ? "failed" : "passed"}` }, h("strong", {}, parity.passed === false ? "✗ Refused: " : "✓ Checked: "), parity.summary ?? "runtime and model agree"),
-      parity.passed === false ? null : h("p", { class: "row" },
+      h("p", { class: `gate ${kind}` }, h("strong", {}, word), parity.summary ?? "runtime and model agree"),
+      isUndecided ? h("p", { class: "note" }, "The files are complete and may work. Try them, or record more and export again.") : null,
+      isRefused ? null : h("p", { class: "row" },
         result.download ? h("a", { class: "button primary", href: safePath(result.download), download: "" }, "Download the runtime folder") : null,
-        this.jobButton("Make a package", { kind: "package" }, (made) => this.drawPackage(made), "package")));
+        this.jobButton("Make a package", { kind: "package", allow_failed_parity: isUndecided }, (made) => this.drawPackage(made), "package")));
   }
 
   drawPackage({ download }) {
