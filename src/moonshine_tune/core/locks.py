@@ -27,6 +27,7 @@ FOLDER_LOCK = ".lock"
 _MAX_NAME_BYTES = 255 - len("..partial-12345678")
 # A reader that looks who writes holds the lock for an instant.
 _TRIES, _PAUSE_S = 10, 0.02
+_WAIT = "wait for it, or choose another --out"
 # The file system has no locks (some network file systems): the process number decides.
 _NO_LOCKS = frozenset({EBADF, EINVAL, ENOLCK, ENOSYS, ENOTSUP, EOPNOTSUPP})
 # Paths that this process holds here, so that a job and a part of it may name the same path. A
@@ -48,10 +49,13 @@ class Writer:
 
 
 @contextmanager
-def one_writer(path: Path) -> Iterator[None]:
+def one_writer(path: Path, *, hint: str = _WAIT) -> Iterator[None]:
     """Hold a file or folder for this process; it does not have to exist.
 
     Inside the block the same path may be held again, by the same thread.
+
+    Args:
+        hint: what to do where another process holds it.
 
     Raises:
         RequestError: another process or thread holds it, or its folder cannot be written.
@@ -65,7 +69,7 @@ def one_writer(path: Path) -> Iterator[None]:
     with disk_errors(path):
         missing = [folder for folder in (file.parent, *file.parent.parents) if not folder.exists()]
         file.parent.mkdir(parents=True, exist_ok=True)
-        handle = _acquire(file, path)
+        handle = _acquire(file, path, hint)
     token = _held.set(_held.get() | {target})
     try:
         yield
@@ -169,7 +173,7 @@ def _lock_files(target: Path) -> tuple[Path, Path]:
     return (beside(target, ".lock") if target.name else inside, inside)
 
 
-def _acquire(file: Path, path: Path) -> int:
+def _acquire(file: Path, path: Path, hint: str) -> int:
     """The handle of a lock file that is held, and names this process.
 
     Raises:
@@ -203,7 +207,7 @@ def _acquire(file: Path, path: Path) -> int:
             os.close(handle)
             raise
         os.close(handle)
-    raise _busy(path, _read_writer(file), file)
+    raise _busy(path, _read_writer(file), file, hint)
 
 
 def _lock_or_compare(handle: int, file: Path) -> bool:
@@ -260,12 +264,11 @@ def _may_be_alive(writer: Writer) -> bool:
     return start_time <= datetime.fromisoformat(writer.since).timestamp() + 1
 
 
-def _busy(path: Path, writer: Writer | None, file: Path) -> RequestError:
+def _busy(path: Path, writer: Writer | None, file: Path, hint: str) -> RequestError:
     if writer is not None and (writer.pid, writer.host) == (os.getpid(), node()):
         return RequestError("this process already writes here", where=path)
     task = "writes this file" if path.suffix and not path.is_dir() else "works in this folder"
     holder = "" if writer is None else f" (pid {writer.pid})"
-    hint = "wait for it, or choose another --out"
     if writer is not None and writer.host != node():
         holder = f" (pid {writer.pid} on {writer.host})"
         hint += f"; if that process is dead, remove {file}"

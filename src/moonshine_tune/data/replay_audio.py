@@ -160,8 +160,8 @@ def remade(path: Path, progress: Progress) -> Path:
 
     A run names the manifest that it replayed, and the cache may be emptied or be at another path.
     """
-    named = _AUTO_NAME.fullmatch(path.parent.name)
-    if path.exists() or named is None or not made_before(path):
+    named = _made_name(path)
+    if path.exists() or named is None:
         return path
     audio = _auto(float(named["seconds"]), named["recorded"] is None, progress)
     return audio.manifest or path
@@ -169,8 +169,13 @@ def remade(path: Path, progress: Progress) -> Path:
 
 def made_before(path: Path) -> bool:
     """Whether a manifest is one of `auto` as this version makes it, wherever the cache was."""
-    named = _AUTO_NAME.fullmatch(path.parent.name)
-    return path.parent.parent.name == _CACHE and named is not None
+    return _made_name(path) is not None
+
+
+def _made_name(path: Path) -> re.Match[str] | None:
+    """What the folder of a manifest of `auto` says of it."""
+    is_cached = path.parent.parent.name == _CACHE
+    return _AUTO_NAME.fullmatch(path.parent.name) if is_cached else None
 
 
 def _nothing(remark: str) -> ReplayAudio:

@@ -45,7 +45,8 @@ def environment() -> Environment:
 
 def render_page(template: str, **content: Any) -> bytes:
     """A page of a template, with the style, the script and its fingerprint."""
-    style, script = _asset("report.css"), _asset("report.js")
+    style = palette() + _asset("report.css")
+    script = _asset("report.js")
     # The hash under which the content security policy lets this one script run, and no other.
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
     page = (
@@ -62,6 +63,11 @@ def render_page(template: str, **content: Any) -> bytes:
     )
     # Half of a character, which JSON can hold and UTF-8 cannot, becomes a question mark.
     return page.encode("utf-8", "replace")
+
+
+def palette() -> str:
+    """The style sheet of the colors, light and dark, which other pages share."""
+    return _asset("palette.css")
 
 
 def _asset(name: str) -> str:

@@ -37,6 +37,7 @@ MAX_TEXT = 2_000
 
 _MAX_PROMPTS = 100_000
 _MAX_UNDO = 200
+_OTHER_STUDIO = "use the page that is open, end that studio with Ctrl-C, or name another folder"
 
 # Clip id → its new row in a manifest, or None where it leaves it.
 Rows = Mapping[str, Utterance | None]
@@ -323,18 +324,9 @@ def open_project(folder: Path, model: str | None) -> Iterator[Project]:
         raise RequestError(
             "a file, not a folder", where=folder, hint="name a folder for the project"
         )
-    try:
-        with one_writer(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            yield Project(folder, model)
-    except RequestError as error:
-        if error.hint == "wait for it, or choose another --out":
-            raise RequestError(
-                error.message, where=error.where,
-                hint="use the page that is open, end that studio with Ctrl-C, or name another "
-                "folder",
-            ) from error  # fmt: skip
-        raise
+    with one_writer(folder, hint=_OTHER_STUDIO):
+        folder.mkdir(parents=True, exist_ok=True)
+        yield Project(folder, model)
 
 
 def prompt_id(text: str) -> str:

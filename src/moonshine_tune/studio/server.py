@@ -33,6 +33,7 @@ from moonshine_tune.core.names import short_label
 from moonshine_tune.core.text import first_line
 from moonshine_tune.corpus.manifest import Utterance, seconds_of
 from moonshine_tune.registry.catalog import MODELS, find_model
+from moonshine_tune.report.environment import palette
 from moonshine_tune.studio.events import Events
 from moonshine_tune.studio.job_queue import Job, Jobs
 from moonshine_tune.studio.labeling import Labeling, NotFoundError, short_name
@@ -169,6 +170,7 @@ class _Routes:
         route = _route
         return [
             Route("/", self.page),
+            Route("/static/palette.css", self.palette),
             Mount("/static", StaticFiles(directory=_PAGES / "static", check_dir=False)),
             route("GET", "/api/project", self.describe),
             route("PATCH", "/api/project", self.change_project),
@@ -201,6 +203,11 @@ class _Routes:
         ]
 
     # --- page and project
+
+    async def palette(self, request: Request) -> Response:
+        """The colors that the page shares with the report."""
+        del request
+        return Response(palette(), media_type="text/css")
 
     async def page(self, request: Request) -> Response:
         """The one page."""
