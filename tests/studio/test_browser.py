@@ -102,7 +102,12 @@ def add_prompts(browser: Any, *texts: str) -> None:
         f"{shown}.querySelector('{form}').requestSubmit();",
         "\n".join(texts),
     )
-    wait_for(browser, "!document.querySelector('.stage').hidden")
+    # A page whose sentences are all recorded shows its stage already.
+    wait_for(
+        browser,
+        "!document.querySelector('.stage').hidden"
+        " && document.querySelector('.stage').dataset.state !== 'complete'",
+    )
 
 
 def record(browser: Any) -> str:
