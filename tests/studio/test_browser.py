@@ -5,6 +5,7 @@ Needs Selenium and the system's Chromium with its driver; skipped with the reaso
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -255,6 +256,37 @@ def test_recordings_wait_in_the_browser_for_a_studio_that_is_gone(
             assert [row["text"] for row in rows(folder)] == ["Hold short"]
         finally:
             driver.quit()
+
+
+@pytest.mark.slow
+def test_a_browser_that_is_killed_ten_times_loses_nothing_that_it_called_kept(
+    microphone: Path, saved_v1: Path, tmp_path: Path
+) -> None:
+    folder, profile = tmp_path / "project", tmp_path / "profile"
+    moments = np.random.default_rng(5).uniform(0.2, 9, 10)
+    shown = "return document.querySelector('.verdict-line.accepted [dir=auto]')?.textContent"
+    kept: set[str] = set()
+    with open_studio(folder, "--model", str(saved_v1)) as (address, _):
+        for number, moment in enumerate(moments):
+            driver = open_browser(microphone, profile)
+            visit(driver, address)
+            if number == 0:
+                add_prompts(driver, *(f"Sentence {n}" for n in range(40)))
+                driver.execute_script("localStorage.setItem('studio-hands-free', 'true')")
+            driver.find_element("tag name", "body").send_keys(" ")
+            end = time.monotonic() + moment
+            while time.monotonic() < end:
+                kept |= {driver.execute_script(shown)} - {None}
+            kill(driver)
+        driver = open_browser(microphone, profile)
+        try:
+            visit(driver, address)
+            wait_for(driver, "document.querySelector('.kept').hidden")
+        finally:
+            driver.quit()
+    texts = [row["text"] for row in rows(folder)]
+    assert len(texts) == len(set(texts)) > 0
+    assert kept <= set(texts)
 
 
 def kill(driver: Any) -> None:

@@ -17,6 +17,7 @@ class RecordView {
     this.microphone.stopsAtSilence = preference("stop-at-silence", true);
     this.prompts = [];
     this.state = "ready"; // ready, opening, recording, judging, refused
+    this.reading = null; // the sentence of the recording that runs or is judged
     this.last = null; // the last accepted take
     this.resending = false;
     this.build();
@@ -71,16 +72,33 @@ class RecordView {
   }
 
   async load() {
-    this.prompts = (await get("/api/prompts?limit=50")).prompts;
     await refreshProject();
+    await this.fetchPrompts();
     this.render();
     await this.sendWaiting();
     await this.listDevices();
     if (window.isSecureContext) await this.microphone.prepare().catch(() => { /* tried again when it opens */ });
   }
 
+  /** The sentence to read. It stays the same through a recording, whatever is fetched meanwhile. */
   get prompt() {
-    return this.prompts.find((prompt) => !prompt.takes);
+    return this.reading ?? this.prompts.find((prompt) => !prompt.takes);
+  }
+
+  /** The next sentences. Those whose recording waits in this browser are not asked for again. */
+  async fetchPrompts() {
+    this.prompts = (await get("/api/prompts?limit=50")).prompts;
+    for (const take of await this.waitingTakes()) this.markTaken(take.prompt);
+  }
+
+  /** The recordings of this project that wait in this browser; none without storage. */
+  async waitingTakes() {
+    const takes = await waiting().catch(() => []);
+    return takes.filter((take) => take.project === project().folder);
+  }
+
+  markTaken(id) {
+    for (const prompt of this.prompts) if (prompt.id === id) prompt.takes = (prompt.takes ?? 0) + 1;
   }
 
   render() {
@@ -139,6 +157,7 @@ class RecordView {
     if (!this.microphone.isOpen && !(await this.openMicrophone())) return undefined;
     this.refused = null;
     this.verdict.replaceChildren();
+    this.reading = this.prompt;
     this.microphone.record();
     this.setState("recording");
     this.main.focus();
@@ -177,6 +196,7 @@ class RecordView {
   async chooseDevice() {
     preference.set("device", this.devices.value);
     this.microphone.discard();
+    this.reading = null;
     await this.openMicrophone();
   }
 
@@ -194,12 +214,14 @@ class RecordView {
   async deliver(take, prompt, options) {
     try {
       const answer = await send(take, options);
+      this.reading = null;
       if (answer.verdict === "accepted") await this.accepted(answer, take, prompt);
       else this.showRefused(answer, take, prompt);
     } catch (error) {
       this.state = "ready";
+      this.reading = null;
       if (error.isTemporary) {
-        prompt.takes = (prompt.takes ?? 0) + 1;
+        this.markTaken(prompt.id);
         await this.renderWaiting();
         announce("The studio does not answer. The recording is kept in this browser.");
         this.retryLater();
@@ -211,7 +233,7 @@ class RecordView {
   }
 
   async accepted(answer, take, prompt) {
-    prompt.takes = (prompt.takes ?? 0) + 1;
+    this.markTaken(prompt.id);
     const replaced = this.replaces;
     this.replaces = null;
     this.refused = null;
@@ -225,7 +247,7 @@ class RecordView {
       (answer.findings ?? []).map((finding) => h("p", { class: "note" }, finding.message)),
       answer.remark ? h("p", { class: "note" }, answer.remark) : null));
     await refreshProject();
-    if (!this.prompts.some((other) => !other.takes)) this.prompts = (await get("/api/prompts?limit=50")).prompts;
+    if (!this.prompts.some((other) => !other.takes)) await this.fetchPrompts();
     this.render();
     announce(this.prompt ? `Kept. Next: ${this.prompt.text}` : "Kept. All sentences are recorded.");
     this.main.focus();
@@ -258,7 +280,7 @@ class RecordView {
   recordAgain() {
     if (this.state === "recording") {
       this.microphone.discard();
-      this.state = "ready";
+      this.reading = null;
     } else if (this.refused) {
       this.refused = null;
     } else if (this.last && this.state === "ready") {
@@ -280,7 +302,7 @@ class RecordView {
     this.verdict.replaceChildren();
     try {
       await post(`/api/prompts/${encodeURIComponent(prompt.id)}/skip`);
-      this.prompts = (await get("/api/prompts?limit=50")).prompts;
+      await this.fetchPrompts();
     } catch (error) {
       noticeError("skip", error);
     }
@@ -306,10 +328,7 @@ class RecordView {
   async sendWaiting() {
     if (this.resending || this.state === "judging") return;
     this.resending = true;
-    let takes = [];
-    try {
-      takes = (await waiting()).filter((take) => take.project === project().folder);
-    } catch { /* no storage in this browser */ }
+    const takes = await this.waitingTakes();
     for (const take of takes) {
       try {
         const answer = await send(take);
@@ -328,10 +347,12 @@ class RecordView {
     this.resending = false;
     await this.renderWaiting();
     if (takes.length) {
-      const answer = await get("/api/prompts?limit=50").catch(() => null);
-      if (!answer) return;
-      this.prompts = answer.prompts;
-      await refreshProject();
+      try {
+        await this.fetchPrompts();
+        await refreshProject();
+      } catch {
+        return; // the studio is gone again; what waits is sent later
+      }
       if (this.state === "ready") this.render();
     }
   }
@@ -344,7 +365,7 @@ class RecordView {
   }
 
   async renderWaiting() {
-    const takes = (await waiting().catch(() => [])).filter((take) => take.project === project().folder);
+    const takes = await this.waitingTakes();
     this.kept.hidden = takes.length === 0;
     put(this.kept, h("p", {}, h("strong", {}, `${count(takes.length, "recording")} ${takes.length === 1 ? "waits" : "wait"} for the studio. `),
       "Kept in this browser, and sent as soon as the studio answers. Go on recording."));
