@@ -355,11 +355,20 @@ def read_text_lines(path: Path) -> Sequence[str]:
     Raises:
         RequestError: it is not UTF-8 text.
     """
+    return utf8_text(path.read_bytes(), path).splitlines()
+
+
+def utf8_text(content: bytes, where: Path | None = None) -> str:
+    """UTF-8 as a text, without a byte-order mark.
+
+    Raises:
+        RequestError: it is something else.
+    """
     try:
-        return path.read_bytes().decode("utf-8-sig").splitlines()
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise RequestError(
-            f"not UTF-8 text (byte {error.start})", where=path, hint="save it as UTF-8"
+            f"not UTF-8 text (byte {error.start})", where=where, hint="save it as UTF-8"
         ) from error
 
 

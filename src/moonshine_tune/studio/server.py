@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,8 +18,8 @@ from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -27,18 +27,24 @@ from moonshine_tune.audio.io import AUDIO_ENDINGS, audio_info, load_utterance
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 from moonshine_tune.core.errors import MachineError, RequestError, TuneError
 from moonshine_tune.core.hardware import total_memory_mb
-from moonshine_tune.core.json_text import JsonError, parse_json
-from moonshine_tune.core.machine_errors import machine_error
 from moonshine_tune.core.names import short_label
-from moonshine_tune.core.text import first_line
 from moonshine_tune.corpus.manifest import Utterance, seconds_of
 from moonshine_tune.registry.catalog import MODELS, find_model
 from moonshine_tune.report.environment import palette
 from moonshine_tune.studio.events import Events
+from moonshine_tune.studio.http import (
+    EXCEPTION_HANDLERS,
+    flag_field,
+    json_body,
+    number_query,
+    ranged,
+    route,
+    text_field,
+)
 from moonshine_tune.studio.job_queue import Job, Jobs
 from moonshine_tune.studio.labeling import Labeling, NotFoundError, short_name
 from moonshine_tune.studio.model_worker import ModelWorker
-from moonshine_tune.studio.project import ACCEPTED, UNLABELLED, Project
+from moonshine_tune.studio.project import ACCEPTED, UNLABELLED, Project, utf8_text
 from moonshine_tune.studio.results import Results
 from moonshine_tune.studio.security import (
     JSON_BYTES,
@@ -46,7 +52,6 @@ from moonshine_tune.studio.security import (
     TAKE_BYTES,
     UPLOAD_BYTES,
     Guard,
-    too_large,
 )
 from moonshine_tune.studio.takes import Takes
 from moonshine_tune.studio.tasks import Tasks
@@ -143,12 +148,7 @@ def make_app(studio: Studio, *, port: int, token: str) -> Starlette:
         routes=routes.table(),
         lifespan=lifespan,
         middleware=[Middleware(Guard, port=port, token=token, limit_of=_limit_of)],
-        exception_handlers={
-            HTTPException: _http_error,
-            TuneError: _tune_error,
-            OSError: _other_error,
-            Exception: _other_error,
-        },
+        exception_handlers=EXCEPTION_HANDLERS,
     )
 
 
@@ -167,7 +167,6 @@ class _Routes:
 
     def table(self) -> list[Route | Mount]:
         """Method and path of every answer."""
-        route = _route
         return [
             Route("/", self.page),
             Route("/static/palette.css", self.palette),
@@ -224,15 +223,15 @@ class _Routes:
 
     async def change_project(self, request: Request) -> Any:
         """Set model, speaker, session or keep_original."""
-        body = await _json(request)
+        body = await json_body(request)
         values: dict[str, Any] = {}
         for name in ("speaker", "session"):
             if name in body:
-                values[name] = short_name(_text(body, name))
+                values[name] = short_name(text_field(body, name))
         if "keep_original" in body:
-            values["keep_original"] = _flag(body, "keep_original")
+            values["keep_original"] = flag_field(body, "keep_original")
         if "model" in body:
-            values["model"] = _known_model(_text(body, "model"))
+            values["model"] = _known_model(text_field(body, "model"))
         self._project.update(**values)
         if "model" in values:
             self._studio.warm_up_soon()
@@ -247,7 +246,7 @@ class _Routes:
 
     async def prompts(self, request: Request) -> Any:
         """Prompts, undone ones first."""
-        limit = _number(request, "limit", 50, _MAX_LISTED)
+        limit = number_query(request, "limit", 50, _MAX_LISTED)
         prompts = await run_in_threadpool(self._project.prompts)
         return {"prompts": [asdict(item) for item in prompts[:limit]], "total": len(prompts)}
 
@@ -255,11 +254,11 @@ class _Routes:
         """Add prompts of a list or a file, or propose some."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip()
         if kind == "text/plain" or request.query_params.get("source") == "file":
-            return await self._add_lines(_decoded(await request.body()))
-        body = await _json(request)
+            return await self._add_lines(utf8_text(await request.body()))
+        body = await json_body(request)
         source = body.get("source")
         if source in ("list", "file"):
-            return await self._add_lines(_text(body, "text"))
+            return await self._add_lines(text_field(body, "text"))
         if source == "next":
             terms = body.get("terms") or ""
             if isinstance(terms, list):
@@ -364,13 +363,13 @@ class _Routes:
     async def list_clips(self, request: Request) -> Any:
         """A part of the clips."""
         state = request.query_params.get("state", UNLABELLED)
-        offset = _number(request, "offset", 0, 1_000_000_000)
-        limit = _number(request, "limit", 50, _MAX_LISTED)
+        offset = number_query(request, "offset", 0, 1_000_000_000)
+        limit = number_query(request, "limit", 50, _MAX_LISTED)
         return await run_in_threadpool(self._studio.clips.listed, state, offset, limit)
 
     async def label_clip(self, request: Request) -> Any:
         """Set the text of a clip, and accept it."""
-        body = await _json(request)
+        body = await json_body(request)
         keystrokes = body.get("keystrokes")
         if keystrokes is not None and (
             isinstance(keystrokes, bool) or not isinstance(keystrokes, int)
@@ -379,7 +378,7 @@ class _Routes:
         clip = await run_in_threadpool(
             lambda: self._studio.clips.label(
                 request.path_params["id"],
-                _text(body, "text"),
+                text_field(body, "text"),
                 accept=body.get("accept") is True,
                 keystrokes=keystrokes,
             )
@@ -389,11 +388,11 @@ class _Routes:
 
     async def change_clips(self, request: Request) -> Any:
         """Set speaker and session of many clips."""
-        body = await _json(request)
+        body = await json_body(request)
         identifiers = body.get("ids")
         if not isinstance(identifiers, list) or not all(isinstance(i, str) for i in identifiers):
             raise RequestError("ids is a list of clip ids")
-        names = [_text(body, name) if body.get(name) is not None else None
+        names = [text_field(body, name) if body.get(name) is not None else None
                  for name in ("speaker", "session")]  # fmt: skip
         clips = await run_in_threadpool(self._studio.clips.set_many, identifiers, *names)
         return {"clips": clips}
@@ -427,7 +426,7 @@ class _Routes:
         if kind and is_inside and row.start is None and row.end is None and row.audio.is_file():
             return FileResponse(row.audio, media_type=kind)
         data = await run_in_threadpool(_wav_of, row)
-        return _ranged(request, data, "audio/wav")
+        return ranged(request, data, "audio/wav")
 
     # --- jobs
 
@@ -438,7 +437,7 @@ class _Routes:
 
     async def start_job(self, request: Request) -> Any:
         """Start a job."""
-        body = await _json(request)
+        body = await json_body(request)
         job = await run_in_threadpool(self._studio.tasks.start, body)
         return {"job": job.to_json()}
 
@@ -521,67 +520,6 @@ class _Routes:
         return FileResponse(path, filename=path.name, media_type="application/gzip")
 
 
-# --- helpers
-
-
-def _route(method: str, path: str, answer: Callable[[Request], Awaitable[Any]]) -> Route:
-    """A route whose answer is a response, or a value that becomes JSON."""
-
-    async def respond(request: Request) -> Response:
-        result = await answer(request)
-        return result if isinstance(result, Response) else JSONResponse(result)
-
-    return Route(path, respond, methods=[method])
-
-
-async def _json(request: Request) -> dict[str, Any]:
-    """The JSON object of a request.
-
-    Raises:
-        RequestError: it is no JSON object.
-    """
-    body = await request.body()
-    try:
-        value = parse_json(_decoded(body) or "{}")
-    except JsonError as error:
-        raise RequestError(str(error)) from error
-    if not isinstance(value, dict):
-        raise RequestError("not a JSON object")
-    return value
-
-
-def _decoded(body: bytes) -> str:
-    try:
-        return body.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RequestError(
-            f"not UTF-8 text (byte {error.start})", hint="save it as UTF-8"
-        ) from error
-
-
-def _text(body: dict[str, Any], name: str) -> str:
-    value = body.get(name, "")
-    if not isinstance(value, str):
-        raise RequestError(f"{name} is a text")
-    return value
-
-
-def _flag(body: dict[str, Any], name: str) -> bool:
-    value = body[name]
-    if not isinstance(value, bool):
-        raise RequestError(f"{name} is true or false")
-    return value
-
-
-def _number(request: Request, name: str, default: int, highest: int) -> int:
-    text = request.query_params.get(name)
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdecimal() and len(text) < 12):
-        raise RequestError(f"{name}={text[:40]!r} is not a number")
-    return min(int(text), highest)
-
-
 def _known_model(name: str) -> str:
     """A name of the catalog, a hub id or a folder.
 
@@ -604,55 +542,3 @@ def _wav_of(row: Utterance) -> bytes:
         buffer, load_utterance(row).clip(-1.0, 1.0), SAMPLE_RATE_HZ, format="WAV", subtype="PCM_16"
     )
     return buffer.getvalue()
-
-
-def _ranged(request: Request, data: bytes, kind: str) -> Response:
-    """Bytes, or the range of them that the browser asks for."""
-    headers = {"accept-ranges": "bytes"}
-    wanted = request.headers.get("range", "")
-    first, dash, last = wanted.removeprefix("bytes=").partition("-")
-    if not wanted.startswith("bytes=") or not dash or "," in wanted:
-        return Response(data, media_type=kind, headers=headers)
-    try:
-        begin = int(first) if first else max(len(data) - int(last), 0)
-        end = min(int(last), len(data) - 1) if first and last else len(data) - 1
-    except ValueError:
-        return Response(data, media_type=kind, headers=headers)
-    if not 0 <= begin <= end:
-        return Response(status_code=416, headers={"content-range": f"bytes */{len(data)}"})
-    headers["content-range"] = f"bytes {begin}-{end}/{len(data)}"
-    return Response(data[begin : end + 1], 206, media_type=kind, headers=headers)
-
-
-def _error(status: int, message: str, following: str = "") -> Response:
-    return JSONResponse({"error": {"message": message, "next": following}}, status)
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    del request
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    following = too_large(1)[1] if status == 413 else ""
-    detail = error.detail if isinstance(error, HTTPException) else str(error)
-    return _error(status, detail, following)
-
-
-async def _tune_error(request: Request, error: Exception) -> Response:
-    del request
-    if isinstance(error, NotFoundError):
-        status = 404
-    else:
-        status = 503 if isinstance(error, MachineError) else 400
-    hint = error.hint if isinstance(error, TuneError) else None
-    return _error(status, str(error), hint or "")
-
-
-async def _other_error(request: Request, error: Exception) -> Response:
-    if isinstance(error, ClientDisconnect):
-        return Response(status_code=400)
-    known = machine_error(error)
-    if known is not None:
-        return await _tune_error(request, known)
-    return _error(
-        500, f"unexpected {type(error).__name__}: {first_line(error)}",
-        "report what the terminal of the studio shows",
-    )  # fmt: skip
