@@ -30,6 +30,7 @@ def filtered_adapter(
     *,
     weight: float,
     num_clips: int,
+    max_batch: int,
     progress: Progress,
 ) -> dict[str, Tensor]:
     """The adapter that the model has, filtered by what its layers read in the last steps.
@@ -45,6 +46,7 @@ def filtered_adapter(
         steps: that the run has trained so far.
         weight: of general speech; as of `models.input_covariance.filtered`.
         num_clips: training clips that are looked at, at least.
+        max_batch: clips of a forward pass, at most; 0 for those of a training step.
 
     Returns:
         Parameters by name, as of `adapter_state`.
@@ -55,10 +57,9 @@ def filtered_adapter(
     name = "comparing domain and general speech"
     with torch.no_grad(), progress.stage(name, steps - first) as stage:
         for step in range(first, steps):
-            # One clip at a time: padding would count as inputs, more of it in larger batches.
             with domain.collect(model):
-                objective.run_domain_clips(step)
+                objective.run_domain_clips(step, max_batch)
             with general.collect(model):
-                objective.run_replay_clips(step)
+                objective.run_replay_clips(step, max_batch)
             stage.advance()
     return filtered(adapter_state(model), domain, general, weight)

@@ -79,28 +79,26 @@ class Objective:
         for batch in self._micro_batches(plan, max_batch):
             yield self.term(batch, step, plan.indices)
 
-    def run_domain_clips(self, step: int) -> None:
-        """The forward passes of `domain_terms` of all processes, one clip at a time, no losses.
+    def run_domain_clips(self, step: int, max_batch: int) -> None:
+        """The forward passes of `domain_terms`, of all processes in this one, without losses.
 
         Neither the head nor the base model is run.
         """
         prepared = self._prepared
-        indices = prepared.sampler.plan(step).indices
-        augmented = prepared.augmented.augmented_indices(indices, step)
-        for index, version in zip(indices, augmented, strict=True):
+        for batch in _cut(prepared.sampler.plan(step), max_batch):
+            indices = prepared.augmented.augmented_indices(batch, step)
+            texts = [prepared.dataset.tokens[index] for index in batch]
             with self._distributed.autocast():
-                self._forward(prepared.states, [version], [prepared.dataset.tokens[index]])
+                self._forward(prepared.states, indices, texts)
 
-    def run_replay_clips(self, step: int) -> None:
+    def run_replay_clips(self, step: int, max_batch: int) -> None:
         """The same of `replay_terms`; nothing without replay audio."""
         replay = self._prepared.replay
         if replay is None:
             return
-        for index in replay.sampler.plan(step).indices:
-            text = replay.transcripts.get(index)
-            text = replay.teacher.teacher_tokens[index] if text is None else text
+        for batch in _cut(replay.sampler.plan(step), max_batch):
             with self._distributed.autocast():
-                self._forward(replay.source, [index], [text])
+                self._forward(replay.source, batch, [replay.tokens(index) for index in batch])
 
     @property
     def clips_per_step(self) -> int:
@@ -210,7 +208,12 @@ class Objective:
     def _micro_batches(self, plan: StepPlan, max_batch: int) -> Iterator[Sequence[int]]:
         """This process's micro-batches, cut where memory does not hold them as they are."""
         distributed = self._distributed
-        for batch in plan.share(distributed.rank, distributed.world_size).micro_batches:
-            size = max_batch or len(batch)
-            for start in range(0, len(batch), size):
-                yield batch[start : start + size]
+        return _cut(plan.share(distributed.rank, distributed.world_size), max_batch)
+
+
+def _cut(plan: StepPlan, max_batch: int) -> Iterator[Sequence[int]]:
+    """The micro-batches of a plan, in parts of at most `max_batch` clips; 0 for any number."""
+    for batch in plan.micro_batches:
+        size = max_batch or len(batch)
+        for start in range(0, len(batch), size):
+            yield batch[start : start + size]

@@ -39,6 +39,11 @@ class Replay:
         taught = [index for index in indices if index not in own]
         return self.teacher.num_targets(taught) + sum(len(own[i]) + 1 for i in indices if i in own)
 
+    def tokens(self, index: int) -> Sequence[int]:
+        """What a clip teaches: its own text, else what the base model says."""
+        own = self.transcripts.get(index)
+        return self.teacher.teacher_tokens[index] if own is None else own
+
 
 def prepare_replay(
     utterances: Sequence[Utterance],

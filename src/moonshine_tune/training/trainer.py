@@ -439,9 +439,10 @@ class Trainer:
     def _filtered_state(self, steps: int, share: float, num_clips: int) -> dict[str, Tensor] | None:
         """The model's adapter after `steps` steps, filtered by a share of the weight.
 
-        None where that does not fit in memory; what a training step left is released before.
+        None where that does not fit in memory, not even clip by clip without what a training step
+        left there.
         """
-        for _ in range(2):
+        for max_batch in (0, 1):
             try:
                 with self.stopwatch.measure("filter"):
                     return filtered_adapter(
@@ -450,6 +451,7 @@ class Trainer:
                         steps,
                         weight=share * self.settings.retain.filter_weight,
                         num_clips=num_clips,
+                        max_batch=max_batch,
                         progress=self.progress,
                     )
             except (RuntimeError, MemoryError) as error:
