@@ -8,6 +8,7 @@ from typer import Argument, Option
 
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, number, refuse, show, table
 from moonshine_tune.cli.options import DeviceOption, NormalizerOption, OutFolder
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.text import quoted
 
 if TYPE_CHECKING:
@@ -41,6 +42,10 @@ def combine(
             "runs]."
         ),
     ] = None,
+    strengths: Annotated[
+        str | None,
+        Option(help="Of each adapter, in their order: 1,0.5 [default: chosen on dev]."),
+    ] = None,
     canary_bound: Annotated[
         float | None,
         Option(min=0, help="Points that the canary may lose [default: select.canary_bound]."),
@@ -68,12 +73,23 @@ def combine(
         device=device,
         normalizer=normalizer,
         canary_bound=canary_bound,
+        strengths=_numbers(strengths),
     )
     result = run_combine(request, out, TerminalProgress())
     document = {"run": str(result.run), "adapter": str(result.adapter)} | result.to_json()
     voices = {"voices": result.voices.to_json()} if result.voices else {}
     show(_summary(result), document | voices | {"remarks": result.remarks}, as_json=as_json)
     refuse(result.verdict != BETTER)
+
+
+def _numbers(text: str | None) -> tuple[float, ...]:
+    """The numbers of a list with commas."""
+    try:
+        return tuple(float(part) for part in text.split(",")) if text is not None else ()
+    except ValueError as error:
+        raise RequestError(
+            f"--strengths {text}: not a list of numbers", hint="such as: --strengths 1,0.5"
+        ) from error
 
 
 # What to do about a sum that should not be used, by the verdict.

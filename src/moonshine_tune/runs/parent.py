@@ -6,7 +6,8 @@ are those of the adapter. The other settings are those of the parent's run, wher
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,21 @@ def read_origin(path: Path) -> Parent:
         if run.record_path.is_file() and run.adapter_dir.resolve() == adapter_dir.resolve():
             return Parent(path, adapter_dir, run=run, record=run.read_record())
     return Parent(path, adapter_dir)
+
+
+def parts_of(record: RunRecord) -> Iterator[tuple[str, Parent | None]]:
+    """The adapters that the adapter of a run is the sum of, by the path that they had.
+
+    None for one that is not there any more, or that another adapter has taken the place of.
+    """
+    digests = {item.adapter_sha256 for item in record.result.combined}
+    for item in record.lineage:
+        if item.adapter_sha256 in digests:
+            part = None
+            with suppress(RequestError):
+                part = read_origin(Path(item.path))
+            is_same = part is not None and part.adapter_sha256 == item.adapter_sha256
+            yield item.path, part if is_same else None
 
 
 def with_parent(layers: Sequence[Layer]) -> list[Layer]:

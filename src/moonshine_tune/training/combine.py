@@ -16,6 +16,7 @@ from pydantic import Field
 from moonshine_tune.config.resolve import resolve_settings
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.device import memory_mb
+from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import complete_folder, holds_out, sha256_of, write_jsonl_atomic
 from moonshine_tune.core.nested import unflatten
 from moonshine_tune.core.progress import Progress
@@ -50,6 +51,8 @@ from moonshine_tune.training.sum_scores import Strengths, SumScores
 JOB = "combine"
 _COARSE = (0.5, 1.0)
 _FINE = 0.25
+# Of those that are named: the search goes no higher than an adapter was trained.
+_STRONGEST = 2.0
 _DEV_FILE = "dev.jsonl"
 
 
@@ -63,6 +66,7 @@ class CombineRequest:
         canary: general speech; None for that of the runs.
         model: the base; None for the one that the adapters name.
         canary_bound: points of WER that the canary may lose; None for the default of training.
+        strengths: of each adapter; none to choose them.
     """
 
     adapters: tuple[Path, ...]
@@ -72,6 +76,7 @@ class CombineRequest:
     device: str = "auto"
     normalizer: str | None = None
     canary_bound: float | None = None
+    strengths: tuple[float, ...] = ()
 
 
 class CombineResult(RunResultRecord):
@@ -115,6 +120,7 @@ def combine(request: CombineRequest, out: Path, progress: Progress) -> CombineRe
     refuse_existing(out)
     settings = _settings(request)
     parts = read_parts(request.adapters)
+    _check_strengths(request)
     sets, remarks = dev_sets(parts, request.dev, settings.select.max_dev_utterances)
     voices = check_unlearned(parts, sets)
     canary = canary_of(parts, request.canary)
@@ -127,7 +133,7 @@ def combine(request: CombineRequest, out: Path, progress: Progress) -> CombineRe
         for remark in remarks:
             progress.say(remark)
         search = _Search(scores, parts, settings.select.canary_bound, progress)
-        best = search.run()
+        best = search.run(request.strengths)
     result = CombineResult(
         run=out,
         adapter=RunFolder(out).adapter_dir,
@@ -152,6 +158,16 @@ def combine(request: CombineRequest, out: Path, progress: Progress) -> CombineRe
     )
     _write(result, parts, scores, opened, settings, canary)
     return result
+
+
+def _check_strengths(request: CombineRequest) -> None:
+    given, count = request.strengths, len(request.adapters)
+    if given and (len(given) != count or not all(0 < item <= _STRONGEST for item in given)):
+        raise RequestError(
+            f"strengths {', '.join(f'{item:g}' for item in given)} for {count} adapters",
+            hint=f"name one for each, above 0 and at most {_STRONGEST:g}, such as: --strengths "
+            + ",".join(["1"] * count),
+        )
 
 
 def _settings(request: CombineRequest) -> RunSettings:
@@ -225,11 +241,17 @@ class _Search:
         self.rule = SelectionRule(self.base.canary_wer, canary_bound, dev_words=scores.dev_words)
         self.alone: list[Candidate] = []
 
-    def run(self) -> Candidate:
-        """Score each adapter alone and the sums; returns the best sum."""
+    def run(self, given: Strengths) -> Candidate:
+        """Score each adapter alone and the sums; returns the best sum.
+
+        Args:
+            given: strengths that are not chosen; none to look for them.
+        """
         num_parts = len(self._parts)
         single = [tuple(float(i == j) for j in range(num_parts)) for i in range(num_parts)]
         self.alone = self._score_all("adapters alone", single)
+        if given:
+            return self._score_all("sum", [given])[0]
         tried = self._score_all("sums", list(product(_COARSE, repeat=num_parts)))
         tried += self._score_all("finer strengths", list(_around(self._best(tried).strengths)))
         best = self._best(tried)

@@ -62,12 +62,8 @@ def read_parts(paths: Sequence[Path]) -> tuple[Part, ...]:
             hint="moonshine-tune combine runs/voice runs/words --out runs/both",
         )
     origins = [read_origin(path) for path in paths]
-    names = [_name_of(item) for item in origins]
-    counts = Counter(names)
-    parts = tuple(
-        Part(name if counts[name] == 1 else str(item.path), item)
-        for name, item in zip(names, origins, strict=True)
-    )
+    names = _distinct([_name_of(item) for item in origins])
+    parts = tuple(map(Part, names, origins))
     digests = {part.name: part.origin.adapter_sha256 for part in parts}
     for first, second in permutations(parts, 2):
         if digests[first.name] == digests[second.name]:
@@ -84,6 +80,16 @@ def read_parts(paths: Sequence[Path]) -> tuple[Part, ...]:
             )
     check_summable([part.origin.adapter_dir for part in parts])
     return parts
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names, those that occur twice with a number; no path, which records would publish."""
+    counts, seen = Counter(names), Counter[str]()
+    result = []
+    for name in names:
+        seen[name] += 1
+        result.append(name if counts[name] == 1 else f"{name} {seen[name]}")
+    return result
 
 
 def _name_of(origin: Parent) -> str:
@@ -111,14 +117,12 @@ def dev_sets(
         if first is not item:
             remarks.append(f"{item.name} has the clips of {first.name}: they are scored once")
     sets = list(by_clips.values())
-    names = Counter(item.name for item in sets)
     taken: set[str] = set()
     chosen = []
-    for item in sets:
+    for name, item in zip(_distinct([item.name for item in sets]), sets, strict=True):
         kept = evenly_chosen(item.utterances, most)
         if len(kept) < len(item.utterances):
-            remarks.append(f"{item.name}: {len(kept)} of {len(item.utterances)} clips are scored")
-        name = item.name if names[item.name] == 1 else str(item.path)
+            remarks.append(f"{name}: {len(kept)} of {len(item.utterances)} clips are scored")
         chosen.append(
             replace(item, name=name, utterances=tuple(with_free_id(u, taken) for u in kept))
         )

@@ -11,7 +11,7 @@ from moonshine_tune.corpus.splits import split_utterances
 from moonshine_tune.inference.dataset import TrainingData, with_lengths
 from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runs.locations import locate
-from moonshine_tune.runs.parent import Parent, read_origin
+from moonshine_tune.runs.parent import Parent, parts_of
 from moonshine_tune.runs.records import RunRecord
 
 
@@ -46,20 +46,15 @@ def earlier_recordings(parent: Parent) -> tuple[tuple[Utterance, ...], list[str]
 
 def _recordings_of_parts(record: RunRecord) -> tuple[tuple[Utterance, ...], list[str]]:
     """What the adapters were trained on that an adapter is the sum of."""
-    parts = {item.adapter_sha256 for item in record.result.combined}
     utterances: list[Utterance] = []
     remarks: list[str] = []
-    for item in record.lineage:
-        if item.adapter_sha256 not in parts:
-            continue
-        with suppress(RequestError):
-            part = read_origin(Path(item.path))
-            if part.adapter_sha256 == item.adapter_sha256:
-                own, own_remarks = earlier_recordings(part)
-                utterances += own
-                remarks += own_remarks
-                continue
-        remarks.append(f"earlier: {item.path} is not there any more: its recordings are not known")
+    for path, part in parts_of(record):
+        if part is None:
+            remarks.append(f"earlier: {path} is not there any more: its recordings are not known")
+        else:
+            own, own_remarks = earlier_recordings(part)
+            utterances += own
+            remarks += own_remarks
     return _distinct(utterances), remarks
 
 
