@@ -27,7 +27,7 @@ from moonshine_tune.runs.parent import read_origin
 from moonshine_tune.runs.records import BETTER, CANARY_LOST, NOT_BETTER, NOT_BETTER_THAN_PART
 from moonshine_tune.runs.split_record import voices_of_run
 from moonshine_tune.training import combine as combine_module
-from moonshine_tune.training.combine import CombineRequest, _Search
+from moonshine_tune.training.combine import CombineRequest, _StrengthSearch
 from moonshine_tune.training.combined_parts import (
     canary_of,
     check_unlearned,
@@ -173,7 +173,7 @@ def _search(
 ) -> tuple[Strengths, str]:
     parts = [SimpleNamespace(name=name) for name in ("voice", "words")]
     scores = cast(SumScores, _KnownScores(wer, canary))
-    search = _Search(scores, cast(Any, parts), 2.0, SilentProgress())
+    search = _StrengthSearch(scores, cast(Any, parts), 2.0, SilentProgress())
     best = search.run(())
     return tuple(map(float, best.strengths)), search.verdict_on(best)
 

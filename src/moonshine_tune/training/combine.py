@@ -132,7 +132,7 @@ def combine(request: CombineRequest, out: Path, progress: Progress) -> CombineRe
         remarks += scores.remarks
         for remark in remarks:
             progress.say(remark)
-        search = _Search(scores, parts, settings.select.canary_bound, progress)
+        search = _StrengthSearch(scores, parts, settings.select.canary_bound, progress)
         best = search.run(request.strengths)
     result = CombineResult(
         run=out,
@@ -223,7 +223,7 @@ def _open(request: CombineRequest, parts: Sequence[Part], progress: Progress) ->
     return opened
 
 
-class _Search:
+class _StrengthSearch:
     """Looks for the strengths: some of all adapters together, then finer ones around the best.
 
     Attributes:
@@ -287,9 +287,9 @@ class _Search:
 def _around(best: Sequence[float]) -> Iterator[Strengths]:
     """The strengths with one of them a step lower or higher; none above 1."""
     for index, strength in enumerate(best):
-        for other in (strength - _FINE, strength + _FINE):
-            if _FINE <= other <= 1.0:
-                yield (*best[:index], other, *best[index + 1 :])
+        for neighbor in (strength - _FINE, strength + _FINE):
+            if _FINE <= neighbor <= 1.0:
+                yield (*best[:index], neighbor, *best[index + 1 :])
 
 
 def _write(
