@@ -16,6 +16,7 @@ import moonshine_tune as mt
 from moonshine_tune.cli.app import run
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import sha256_of, write_jsonl_atomic
+from moonshine_tune.core.locks import one_writer
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.corpus.manifest import read_manifest, write_manifest
 from moonshine_tune.corpus.normalizers import normalizer_for
@@ -31,9 +32,9 @@ from moonshine_tune.training.combine import CombineRequest, _StrengthSearch
 from moonshine_tune.training.combined_parts import (
     canary_of,
     check_unlearned,
-    common_origins,
     dev_sets,
     read_parts,
+    remarks_on,
 )
 from moonshine_tune.training.earlier import earlier_recordings
 from moonshine_tune.training.selection import Candidate
@@ -281,10 +282,19 @@ def test_a_sum_goes_back_to_the_recordings_of_its_parts(
     assert voices_of_run(both.path, read_manifest(speech_folder / "train.jsonl")) is None
 
 
-def test_a_common_origin_is_remarked(runs: dict[str, Path]) -> None:
+def test_what_the_runs_record_is_remarked(runs: dict[str, Path]) -> None:
     for path in runs.values():
         RunFolder(path).update_record(lineage=[{"adapter_sha256": "abc"}])
-    assert "adapter abc" in common_origins(read_parts(list(runs.values())))[0]
+    RunFolder(runs["words"]).update_record(result={"verdict": NOT_BETTER})
+    first, second = remarks_on(read_parts(list(runs.values())))
+    assert first == "words is recorded as: no better than the base"
+    assert "adapter abc" in second
+    RunFolder(runs["words"]).update_record(status="running")
+    with (
+        one_writer(runs["words"]),
+        pytest.raises(RequestError, match="words is still being trained"),
+    ):
+        read_parts(list(runs.values()))
 
 
 # --- refusals

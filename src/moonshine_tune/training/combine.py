@@ -25,6 +25,7 @@ from moonshine_tune.corpus.manifest import Manifest, write_manifest
 from moonshine_tune.corpus.voices import tiny_set_remark
 from moonshine_tune.models.adapter_sum import save_sum
 from moonshine_tune.registry.base_model import location_of, read_base_record
+from moonshine_tune.registry.catalog import lookup_model
 from moonshine_tune.registry.open import OpenedModel, open_model
 from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runs.locations import relative_paths
@@ -41,9 +42,9 @@ from moonshine_tune.training.combined_parts import (
     Part,
     canary_of,
     check_unlearned,
-    common_origins,
     dev_sets,
     read_parts,
+    remarks_on,
 )
 from moonshine_tune.training.selection import Candidate, SelectionRule
 from moonshine_tune.training.sum_scores import Strengths, SumScores
@@ -188,7 +189,7 @@ def _remarks(
     voices: VoicesRecord | None,
 ) -> list[str]:
     """What the scores cannot say."""
-    remarks = common_origins(parts)
+    remarks = remarks_on(parts)
     if len(sets) < len(parts):
         remarks.append(
             f"dev: fewer sets than adapters ({len(sets)} of {len(parts)}): what is learned for "
@@ -209,7 +210,15 @@ def _open(request: CombineRequest, parts: Sequence[Part], progress: Progress) ->
         RequestError: an adapter does not fit the base, is damaged, or names another base.
     """
     paths = [part.origin.path for part in parts]
-    known = [path for path in paths if read_base_record(path).has_fingerprint]
+    records = [read_base_record(path) for path in paths]
+    known = [path for path, item in zip(paths, records, strict=True) if item.has_fingerprint]
+    models = filter(None, (lookup_model(item.name or "") for item in records))
+    names = sorted({model.name for model in models})
+    if request.model is None and len(names) > 1:
+        raise RequestError(
+            f"the adapters name different base models: {', '.join(names)}",
+            hint="if it is one model under two names, name it: --model " + names[0],
+        )
     opened = open_model(
         request.model,
         base_of=(known or paths)[0],

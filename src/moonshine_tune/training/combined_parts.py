@@ -13,9 +13,10 @@ from moonshine_tune.corpus.manifest import Manifest, Utterance, read_manifest
 from moonshine_tune.corpus.splits import evenly_chosen
 from moonshine_tune.corpus.voices import voice_scope
 from moonshine_tune.models.adapter_sum import check_summable
+from moonshine_tune.runs.folder import status_now
 from moonshine_tune.runs.locations import locate
 from moonshine_tune.runs.parent import Parent, read_origin
-from moonshine_tune.runs.records import VoicesRecord
+from moonshine_tune.runs.records import BETTER, VoicesRecord
 from moonshine_tune.runs.summary import read_scored
 from moonshine_tune.training.earlier import earlier_recordings, span_of, with_free_id
 
@@ -53,8 +54,8 @@ def read_parts(paths: Sequence[Path]) -> tuple[Part, ...]:
     """The adapters in some run or adapter folders, which have a sum.
 
     Raises:
-        RequestError: too few or too many, one twice, one that was trained from another, or adapters
-            that cannot be summed.
+        RequestError: too few or too many, one twice, one that is being trained or was trained from
+            another, or adapters that cannot be summed.
     """
     if not 2 <= len(paths) <= MAX_ADAPTERS:
         raise RequestError(
@@ -64,6 +65,14 @@ def read_parts(paths: Sequence[Path]) -> tuple[Part, ...]:
     origins = [read_origin(path) for path in paths]
     names = _distinct([_name_of(item) for item in origins])
     parts = tuple(map(Part, names, origins))
+    for part in parts:
+        run = part.origin.run
+        if run is not None and status_now(run.path, part.origin.record.status) == "running":
+            raise RequestError(
+                f"{part.name} is still being trained",
+                where=run.path,
+                hint="combine it when it has ended, or stop it with Ctrl-C: nothing is lost",
+            )
     digests = {part.name: part.origin.adapter_sha256 for part in parts}
     for first, second in permutations(parts, 2):
         if digests[first.name] == digests[second.name]:
@@ -209,14 +218,20 @@ def canary_of(parts: Sequence[Part], named: Path | None) -> Manifest | None:
     return next((read_manifest(path, require_text=False) for path in paths.values()), None)
 
 
-def common_origins(parts: Sequence[Part]) -> list[str]:
-    """A remark on each earlier adapter that several parts were trained from."""
+def remarks_on(parts: Sequence[Part]) -> list[str]:
+    """What speaks against a part, and earlier adapters that several were trained from."""
+    verdicts = {part.name: part.origin.record.result.judged for part in parts}
+    remarks = [
+        f"{name} is recorded as: {verdict}"
+        for name, verdict in verdicts.items()
+        if verdict not in ("", BETTER)
+    ]
     origins = Counter(
         digest
         for part in parts
         for digest in {item.adapter_sha256 for item in part.origin.record.lineage}
     )
-    return [
+    return remarks + [
         f"several of them were trained from adapter {digest[:12]}: what it learned counts with the "
         "sum of their strengths"
         for digest, count in origins.items()
