@@ -15,7 +15,6 @@ from torch import Tensor
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import read_json, write_json_atomic
-from moonshine_tune.core.text import quoted
 from moonshine_tune.models.adapter_config import ALTERING_STARTS, lora_fields, start_of
 from moonshine_tune.models.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, BASE_FILE
 from moonshine_tune.models.fingerprint import compare_weights, short_hash
@@ -131,7 +130,7 @@ def _plain_fields(folder: Path) -> dict[str, Any]:
         raise RequestError(
             f"this adapter cannot be summed with others: {why}",
             where=path,
-            hint=f"merge it: moonshine-tune merge --run {quoted(folder)} --out merged",
+            hint="train it again as plain LoRA, such as with: --set adapter.dora=false",
         )
     return fields
 

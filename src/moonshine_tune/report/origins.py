@@ -19,7 +19,7 @@ from moonshine_tune.runtime.formats import SHERPA_ONNX
 _MAX_COMMAND = 4_000
 _MAX_ROWS = 300
 _Setting = tuple[str, str, str, str]
-_COMMANDS = ("train", "demo", "plan", "ablate")
+_COMMANDS = ("train", "combine", "demo", "plan", "ablate")
 
 
 @dataclass(frozen=True)
@@ -153,10 +153,7 @@ def _steps(report_input: ReportInput) -> Iterator[ReproductionStep]:
     if len(words) > 1 and words[1] in _COMMANDS and (typed := _command(words)):
         what = {"demo": "demonstration", "plan": "plan's training"}.get(report_input.kind, "run")
         yield ReproductionStep(f"The command of this {what}", typed)
-    if run and run.record.result.combined:
-        if typed := _command(_combine_command(run.record)):
-            yield ReproductionStep("Combine the same adapters again", typed)
-    elif run and run.record.settings:
+    if run and run.record.settings and not run.record.result.combined:
         command = "moonshine-tune train --config settings.yaml --out runs/again"
         title = "Train from the settings alone"
         yield _yaml_step(title, command, "settings.yaml", run.record.settings)
@@ -164,20 +161,6 @@ def _steps(report_input: ReportInput) -> Iterator[ReproductionStep]:
         typed = _command(_evaluation_command(report_input.evaluations[0].result))
         if typed:
             yield ReproductionStep("Evaluate again", typed)
-
-
-def _combine_command(record: RunRecord) -> list[str]:
-    """The command that makes the same sum of the same adapters."""
-    parts = record.result.combined
-    paths = {item.adapter_sha256: item.path for item in record.lineage}
-    data = record.settings.get("data", {})
-    sets = [
-        word for name in ("dev", "canary") if data.get(name) for word in (f"--{name}", data[name])
-    ]
-    strengths = ",".join(f"{item.strength:g}" for item in parts)
-    adapters = [paths.get(item.adapter_sha256, item.name) for item in parts]
-    return ["", "combine", *adapters, "--strengths", strengths, *map(str, sets), "--out",
-            "runs/again"]  # fmt: skip
 
 
 def _command(words: Sequence[str]) -> str | None:

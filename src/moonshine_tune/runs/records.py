@@ -540,7 +540,7 @@ class SelectionRecord(Artifact):
 
     Attributes:
         canary: which set the canary is: `librispeech_other, 50 clips`.
-        strengths: of a sum of adapters, that of each; `strength` is their mean.
+        strengths: of a sum of adapters, that of each; `strength` is the mean of those above 0.
         dev_wers: of several dev sets, that of each; `dev_wer` is their mean.
     """
 

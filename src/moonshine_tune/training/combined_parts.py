@@ -116,7 +116,7 @@ def dev_sets(
         most: utterances of each set.
 
     Raises:
-        RequestError: a set twice, none is known, or one has clips that an adapter was trained on.
+        RequestError: no set is known, or two share some of their clips.
     """
     given = [_named(path) for path in named] if named else list(map(_own_dev, parts))
     remarks: list[str] = []

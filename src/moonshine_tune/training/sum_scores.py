@@ -125,7 +125,7 @@ class SumScores:
             step=0,
             dev_wer=mean(dev_wers.values()),
             canary_wer=None if canary is None else canary.score(model, progress).score.wer,
-            strength=mean(strengths) if strengths else 1.0,
+            strength=mean(filter(None, strengths)) if strengths else 1.0,
             averaged=0,
             dev_augmented_wer=None,
             canary="" if canary is None else canary.title,
