@@ -311,7 +311,7 @@ def _write(
 ) -> None:
     """Write the folder of the combined adapter, which other commands read like that of a run."""
     out, strengths = result.run, result.best.strengths
-    data = {"dev": str((out / _DEV_FILE).absolute())}
+    data = {"dev": str((out / _DEV_FILE).absolute()), "normalizer": settings.data.normalizer}
     if canary is not None:
         data["canary"] = str(canary.path.absolute())
     recorded = {
