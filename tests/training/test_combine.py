@@ -20,6 +20,7 @@ from moonshine_tune.core.locks import one_writer
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.corpus.manifest import read_manifest, write_manifest
 from moonshine_tune.corpus.normalizers import normalizer_for
+from moonshine_tune.export.calibration import clips_of_run
 from moonshine_tune.metrics.wer import score_utterance
 from moonshine_tune.models.adapter_sum import WeightedAdapter, save_sum
 from moonshine_tune.models.lora import adapter_parameters, adapter_state, inject_lora, save_adapter
@@ -274,6 +275,11 @@ def test_a_sum_goes_back_to_the_recordings_of_its_parts(
     assert (len(recordings), remarks) == (8, [])
     voices = voices_of_run(both.path, read_manifest(speech_folder / "train.jsonl"))
     assert voices is not None and voices.kind == "known voices"
+    assert {item.id for item in clips_of_run(both.path)} == {
+        f"{number}/train/{item.id}"
+        for number, path in enumerate(("voice", "words"), start=1)
+        for item in read_manifest(tmp_path / f"{path}-train.jsonl").utterances
+    }
     with pytest.raises(RequestError, match="both was made from voice, and has what"):
         read_parts([runs["voice"], both.path])
     shutil.rmtree(runs["words"])
