@@ -185,6 +185,7 @@ def _limit(kind: int, value: int) -> Callable[[], None]:
         ["data", "split", "gone.jsonl"],
         ["ablate", "run", "--train", "gone.jsonl"],
         ["merge", "--run", "gone"],
+        ["combine", "gone", "gone"],
         ["demo"],
     ],
 )

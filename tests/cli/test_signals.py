@@ -125,6 +125,7 @@ def test_a_manifest_that_another_program_makes_meanwhile_is_kept(
         ["data", "keyterms", "x.jsonl", "--out"],
         ["export", "--run", "run", "--out"],
         ["merge", "--run", "run", "--out"],
+        ["combine", "run", "other", "--out"],
         ["package", "--run", "run", "--runtime-dir", "rt", "--out"],
         ["evaluate", "--model", "tiny", "--manifest", "x.jsonl", "--out"],
         ["benchmark", "--runtime-dir", "rt", "--manifest", "x.jsonl", "--out"],

@@ -44,7 +44,7 @@ _COMMANDS = (
     "estimate", "train", "evaluate", "transcribe", "try",
     "export", "benchmark", "package", "verify", "report", "demo", "ablate", "ablate run",
     "ablate show", "ablate choose", "runs", "runs list", "runs show", "runs compare", "runs clean",
-    "settings", "apply",
+    "settings", "apply", "combine",
 )  # fmt: skip
 
 

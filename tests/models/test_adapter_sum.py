@@ -20,6 +20,7 @@ from moonshine_tune.models.lora import (
     save_adapter,
 )
 from moonshine_tune.models.merge import LazyMerged
+from moonshine_tune.runs.parent import read_parent
 
 _BASE = {"name": "base"}
 _Fresh = Callable[[], SpeechModel]
@@ -80,6 +81,9 @@ def test_changes_add_up(second: dict[str, Any], fresh: _Fresh, tmp_path: Path) -
 def test_a_sum_is_an_adapter_like_others(fresh: _Fresh, tmp_path: Path) -> None:
     changes = _adapter(tmp_path / "a", fresh, 1, rank=4, alpha=8.0, sites="all")
     _sum([WeightedAdapter(tmp_path / "a", 0.5)] * 2, fresh, tmp_path / "twice")
+    # A training can start at it.
+    shape = read_parent(tmp_path / "twice").shape
+    assert (shape["rank"], shape["alpha"], shape["sites"]) == (8, 8.0, "all")
     again = _sum([WeightedAdapter(tmp_path / "twice", 1.0)], fresh, tmp_path / "again")
     for name, change in again.items():
         torch.testing.assert_close(change, changes[name], rtol=1e-4, atol=1e-4)

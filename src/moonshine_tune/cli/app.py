@@ -54,6 +54,7 @@ def _register() -> None:
         ablate,
         apply,
         benchmark,
+        combine,
         curve,
         data,
         demo,
@@ -77,7 +78,7 @@ def _register() -> None:
     app.add_typer(models.app, name="models")
     app.add_typer(data.app, name="data")
     for module in (doctor, settings, estimate, train, evaluate, transcribe, try_models, export,
-                   apply, merge, benchmark, package, report, demo, ablate, curve, plan,
+                   combine, apply, merge, benchmark, package, report, demo, ablate, curve, plan,
                    runs, studio):  # fmt: skip
         module.register(app)
 

@@ -19,6 +19,7 @@ from moonshine_tune.models.merge import LazyMerged
 from moonshine_tune.registry.open import OpenedModel
 from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runs.locations import RunLocations, locate
+from moonshine_tune.runs.parent import parts_of
 from moonshine_tune.runs.records import RunRecord
 from moonshine_tune.runtime.layout import RuntimeLayout
 from moonshine_tune.runtime.quantized import Doubles
@@ -84,9 +85,13 @@ def choose_rounding(
 def clips_of_run(
     run: Path | None, sets: Sequence[str] = CALIBRATION_SETS, count: int = _CLIPS_PER_SET
 ) -> list[Utterance]:
-    """Clips of some sets of a run, `count` of each; empty where none are left."""
+    """Clips of some sets of a run, `count` of each; empty where none are left.
+
+    A set that a sum of adapters does not have is that of their runs, together as many clips.
+    """
+    present = _run_files(run, sets).present if run else {}
     clips: list[Utterance] = []
-    for name, path in (_run_files(run, sets).present if run else {}).items():
+    for name, path in present.items():
         try:
             utterances = read_manifest(path, require_text=False).utterances
         except TuneError:
@@ -95,6 +100,17 @@ def clips_of_run(
         short = [item for item in utterances if (item.known_seconds or 0.0) <= _MAX_CLIP_S]
         chosen = evenly_chosen(short, count)
         clips += [replace(item, id=f"{name.removeprefix('data.')}/{item.id}") for item in chosen]
+    record = _record_of(run) if run else RunRecord()
+    if parts := record.result.combined:
+        others = [name for name in sets if name not in present]
+        # Runs often share their general speech.
+        distinct: dict[object, Utterance] = {}
+        for number, (_, part) in enumerate(parts_of(record), start=1):
+            folder = part.run.path if part and part.run else None
+            for item in clips_of_run(folder, others, -(-count // len(parts))):
+                span = (item.audio, item.start, item.end)
+                distinct.setdefault(span, replace(item, id=f"{number}/{item.id}"))
+        clips += distinct.values()
     return clips
 
 
@@ -113,10 +129,14 @@ def missing_clips(run: Path | None) -> str:
 
 def _run_files(run: Path, sets: Sequence[str] = CALIBRATION_SETS) -> RunLocations:
     """The manifests of some sets of a run; none where it has no record."""
-    record = RunRecord()
+    return locate(run, _record_of(run), sets)
+
+
+def _record_of(run: Path) -> RunRecord:
+    """The record of a run; empty where it has none."""
     with suppress(TuneError):
-        record = RunFolder.open(run).read_record()
-    return locate(run, record, sets)
+        return RunFolder.open(run).read_record()
+    return RunRecord()
 
 
 def _moments(

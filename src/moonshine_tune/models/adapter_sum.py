@@ -15,10 +15,9 @@ from torch import Tensor
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import read_json, write_json_atomic
-from moonshine_tune.core.text import quoted
 from moonshine_tune.models.adapter_config import ALTERING_STARTS, lora_fields, start_of
 from moonshine_tune.models.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, BASE_FILE
-from moonshine_tune.models.fingerprint import compare_weights
+from moonshine_tune.models.fingerprint import compare_weights, short_hash
 from moonshine_tune.models.lora import find_adapter, read_matrices
 
 _A, _B = ".lora_A.weight", ".lora_B.weight"
@@ -83,6 +82,17 @@ def sum_of_adapters(parts: Sequence[WeightedAdapter]) -> tuple[dict[str, Any], d
     return config, summed
 
 
+def check_summable(paths: Sequence[Path]) -> None:
+    """Refuse adapters that have no sum, before any of them is loaded.
+
+    Raises:
+        RequestError: as of `save_sum`.
+    """
+    for path in paths:
+        _plain_fields(find_adapter(path))
+    _common_base(paths)
+
+
 def save_sum(folder: Path, parts: Sequence[WeightedAdapter]) -> None:
     """Write the weighted sum of adapters in PEFT's format, and their base's identity beside it.
 
@@ -120,7 +130,7 @@ def _plain_fields(folder: Path) -> dict[str, Any]:
         raise RequestError(
             f"this adapter cannot be summed with others: {why}",
             where=path,
-            hint=f"merge it: moonshine-tune merge --run {quoted(folder)} --out merged",
+            hint="train it again as plain LoRA, such as with: --set adapter.dora=false",
         )
     return fields
 
@@ -136,12 +146,13 @@ def _common_base(paths: Sequence[Path]) -> dict[str, Any]:
     for path in paths:
         file = find_adapter(path) / BASE_FILE
         own = read_json(file) if file.is_file() else {}
-        if base and own and compare_weights(base, own) not in ("same", "unknown"):
+        if base and own and compare_weights(base, own) == "other":
             raise RequestError(
-                f"this adapter belongs to another base, {own.get('name')} instead of "
-                f"{base.get('name')}",
+                f"this adapter belongs to another base, {own.get('name')} (weights "
+                f"{short_hash(own)}) instead of {base.get('name')} (weights {short_hash(base)})",
                 where=path,
-                hint="sum adapters of one base model",
+                hint="only adapters of one base model can be summed: train this one again on "
+                "the base of the others",
             )
         base = base or own
     return base

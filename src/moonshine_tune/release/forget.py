@@ -271,7 +271,8 @@ def _learned(folders: Iterable[Path], manifests: Sequence[LinesFile]) -> dict[st
                 continue
             adapters |= _adapter_of(folder)
             is_package = (folder / _PACKAGE_FILE).is_file()
-            learned[str(folder)] = "pack it again" if is_package else "train it again"
+            again = "combine it again" if record.result.combined else "train it again"
+            learned[str(folder)] = "pack it again" if is_package else again
         if len(learned) == before:
             break
     for path in files_below(folders, _EXPORT_FILE):

@@ -3,7 +3,7 @@
 from moonshine_tune.report.cells import clean
 from moonshine_tune.report.contrasts import contrasts_of_run
 from moonshine_tune.report.reading import ReportInput, RunPart
-from moonshine_tune.runs.records import GateResult
+from moonshine_tune.runs.records import NOT_BETTER_THAN_PART, GateResult, RunResultRecord
 from moonshine_tune.runs.summary import ENDED
 
 
@@ -23,6 +23,8 @@ def _gates_of_run(run: RunPart) -> list[GateResult]:
     if result.steps is not None:
         figure += f", {result.steps} steps"
     gates = [_gate("training completes", done, figure, "finished or early stop")]
+    if result.combined:
+        gates = _sum_gates(result)
     first, last = clean(result.first_loss), clean(result.last_loss)
     if first is not None and last is not None:
         falls = f"{first:.3f} → {last:.3f}"
@@ -42,6 +44,17 @@ def _gates_of_run(run: RunPart) -> list[GateResult]:
             gates.append(_gate("canary is kept", kept, figure, f"+{bound:g} points at most"))
     gates += _drift_gate(run)
     return gates
+
+
+def _sum_gates(result: RunResultRecord) -> list[GateResult]:
+    """Whether a sum of adapters is better than each of them alone."""
+    alone = [wer for item in result.combined if (wer := clean(item.alone.dev_wer)) is not None]
+    best = clean(result.best.dev_wer)
+    if not alone or best is None:
+        return []
+    figure = f"{min(alone):.2f} → {best:.2f}"
+    passed = result.judged != NOT_BETTER_THAN_PART
+    return [_gate("better than each adapter alone", passed, figure, "by dev WER and the canary")]
 
 
 def _drift_gate(run: RunPart) -> list[GateResult]:

@@ -19,7 +19,7 @@ from moonshine_tune.runtime.formats import SHERPA_ONNX
 _MAX_COMMAND = 4_000
 _MAX_ROWS = 300
 _Setting = tuple[str, str, str, str]
-_COMMANDS = ("train", "demo", "plan", "ablate")
+_COMMANDS = ("train", "combine", "demo", "plan", "ablate")
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,7 @@ def _facts(
         ("normalizer", record.normalizer, ""),
         ("seed", record.seed, ""),
         ("adapter", size, ""),
-        *(("started at" if number == 1 else f"{number} runs back", item.path or "an adapter",
-           item.summary)
-          for number, item in enumerate(record.lineage, start=1)),
+        *_origins(record),
         ("synthetic speech", record.synthetic and record.synthetic.sentence, ""),
         ("pseudo-labels", record.pseudo_labels and record.pseudo_labels.sentence, ""),
         ("against the base on dev", record.result.gain and record.result.gain.sentence, ""),
@@ -131,6 +129,18 @@ def _facts(
     return tuple(row for row in rows[:_MAX_ROWS] if row[1] not in (None, ""))
 
 
+def _origins(record: RunRecord) -> list[tuple[str, object, str | None]]:
+    """The adapters that a run goes back to."""
+    if parts := record.result.combined:
+        return [("sum of", item.name, f"strength {item.strength:g}, adapter "
+                 f"{item.adapter_sha256[:12]}") for item in parts]  # fmt: skip
+    return [
+        ("started at" if number == 1 else f"{number} runs back", item.path or "an adapter",
+         item.summary)
+        for number, item in enumerate(record.lineage, start=1)
+    ]  # fmt: skip
+
+
 def _steps(report_input: ReportInput) -> Iterator[ReproductionStep]:
     plan, run = report_input.summary.plan, report_input.run
     if plan.settings:
@@ -143,7 +153,7 @@ def _steps(report_input: ReportInput) -> Iterator[ReproductionStep]:
     if len(words) > 1 and words[1] in _COMMANDS and (typed := _command(words)):
         what = {"demo": "demonstration", "plan": "plan's training"}.get(report_input.kind, "run")
         yield ReproductionStep(f"The command of this {what}", typed)
-    if run and run.record.settings:
+    if run and run.record.settings and not run.record.result.combined:
         command = "moonshine-tune train --config settings.yaml --out runs/again"
         title = "Train from the settings alone"
         yield _yaml_step(title, command, "settings.yaml", run.record.settings)

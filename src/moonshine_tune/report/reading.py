@@ -255,7 +255,8 @@ class _Reader:
         return RunPart(
             path,
             record,
-            self._lines(run.metrics_path, dict),
+            # A sum of adapters has no steps.
+            () if record.result.combined else self._lines(run.metrics_path, dict),
             self._record(run.selection_path, SelectionRecord),
             self._lines(run.dev_hypotheses_path, ScoredUtterance.from_record),
         )

@@ -6,8 +6,9 @@ are those of the adapter. The other settings are those of the parent's run, wher
 
 import re
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +64,14 @@ class Parent:
         path: as it was named.
         adapter_dir: folder of the adapter.
         shape: the settings of `adapter` that its matrices have, by their names there. A strength
-            that was chosen is a part of `alpha`.
+            that was chosen is a part of `alpha`. Empty as of `read_origin`.
         run: the run that made it; None for an adapter without its run.
         record: of that run; empty without one.
     """
 
     path: Path
     adapter_dir: Path
-    shape: dict[str, Any]
+    shape: dict[str, Any] = field(default_factory=dict)
     run: RunFolder | None = None
     record: RunRecord = field(default_factory=RunRecord)
 
@@ -78,6 +79,11 @@ class Parent:
     def name(self) -> str:
         """What it is called in messages."""
         return str(self.path)
+
+    @property
+    def adapter_sha256(self) -> str:
+        """Hash of its matrices."""
+        return sha256_of(self.adapter_dir / ADAPTER_WEIGHTS_FILE)
 
     @property
     def lineage(self) -> list[ParentRecord]:
@@ -88,7 +94,7 @@ class Parent:
         best = self.record.result.best
         own = ParentRecord(
             path=str(self.path.absolute()),
-            adapter_sha256=sha256_of(self.adapter_dir / ADAPTER_WEIGHTS_FILE),
+            adapter_sha256=self.adapter_sha256,
             base_sha256=base.content_sha256 or base.sha256,
             steps=best.step if self.record.result.steps is None else self.record.result.steps,
             created=self.record.created,
@@ -174,24 +180,48 @@ class Parent:
 
 
 def read_parent(path: Path) -> Parent:
-    """The adapter in a run or adapter folder, and the run that made it.
+    """The adapter in a run or adapter folder that a training can start at.
 
     Raises:
         RequestError: no adapter is there, or one whose shape no setting can name.
+    """
+    origin = read_origin(path)
+    return replace(origin, shape=_shape_of(origin.adapter_dir))
+
+
+def read_origin(path: Path) -> Parent:
+    """The adapter in a run or adapter folder, and the run that made it; its shape is not read.
+
+    Raises:
+        RequestError: no adapter is there.
     """
     if not path.is_dir():
         raise RequestError(
             "a file, not a folder" if path.exists() else "no such folder",
             where=path,
-            hint="name a run folder of `moonshine-tune train`, or its adapter/ folder: --from RUN",
+            hint="name a run folder of `moonshine-tune train`, or its adapter/ folder",
         )
     adapter_dir = find_adapter(path)
-    shape = _shape_of(adapter_dir)
     for folder in (path, path.absolute().parent):
         run = RunFolder(folder)
         if run.record_path.is_file() and run.adapter_dir.resolve() == adapter_dir.resolve():
-            return Parent(path, adapter_dir, shape, run, run.read_record())
-    return Parent(path, adapter_dir, shape)
+            return Parent(path, adapter_dir, run=run, record=run.read_record())
+    return Parent(path, adapter_dir)
+
+
+def parts_of(record: RunRecord) -> Iterator[tuple[str, Parent | None]]:
+    """The adapters that the adapter of a run is the sum of, by the path that they had.
+
+    None for one that is not there any more, or that another adapter has taken the place of.
+    """
+    digests = {item.adapter_sha256 for item in record.result.combined}
+    for item in record.lineage:
+        if item.adapter_sha256 in digests:
+            part = None
+            with suppress(RequestError):
+                part = read_origin(Path(item.path))
+            is_same = part is not None and part.adapter_sha256 == item.adapter_sha256
+            yield item.path, part if is_same else None
 
 
 def with_parent(layers: Sequence[Layer]) -> list[Layer]:

@@ -540,6 +540,8 @@ class SelectionRecord(Artifact):
 
     Attributes:
         canary: which set the canary is: `librispeech_other, 50 clips`.
+        strengths: of a sum of adapters, that of each; `strength` is the mean of those above 0.
+        dev_wers: of several dev sets, that of each; `dev_wer` is their mean.
     """
 
     made_by = "moonshine-tune train"
@@ -554,6 +556,8 @@ class SelectionRecord(Artifact):
     canary: str = ""
     dev_loss: Number | None = None
     filter_weight: Number | None = None
+    strengths: tuple[Number, ...] = ()
+    dev_wers: dict[str, Number] = {}
 
     @property
     def canary_name(self) -> str:
@@ -579,6 +583,7 @@ class SelectionRecord(Artifact):
 
 BETTER, NOT_BETTER, CANARY_LOST = "better", "no better than the base", "canary bound broken"
 NOT_BETTER_THAN_PARENT = "no better than the adapter before"
+NOT_BETTER_THAN_PART = "no better than one of the adapters alone"
 NO_GAIN = "no gain shown"
 
 
@@ -613,6 +618,22 @@ class RoundRecord(Record):
     is_kept: bool
 
 
+class CombinedRecord(Record):
+    """One of the adapters that an adapter is the weighted sum of.
+
+    Attributes:
+        name: what it is called in messages; `lineage` of the run has its path.
+        adapter_sha256: of its weights.
+        strength: what its effect is multiplied by.
+        alone: its own scores, at full strength.
+    """
+
+    name: str
+    adapter_sha256: str
+    strength: Number
+    alone: SelectionRecord
+
+
 # What takes less of the time is not named.
 _SHORTEST_SHARE = 0.005
 
@@ -623,10 +644,13 @@ class RunResultRecord(Record):
     Attributes:
         folds: the trainings whose mean the adapter is; empty for a single one.
         rounds: the trainings on pseudo-labels of which the best is kept; empty without any.
+        combined: the adapters that the adapter is the sum of; empty for a trained one.
+        tried: the sums that were scored, in this order; their strengths are in that of `combined`.
         gain: of the adapter against the base on dev, where pseudo-labels train.
-        verdict: `better`, `no better than the base`, `no better than the adapter before`, `no gain
-            shown` (pseudo-labels alone, and the interval of `gain` has 0) or `canary bound broken`:
-            of the adapter that was kept, on the scores of the run itself; empty where it has none.
+        verdict: `better`, `no better than the base`, `no better than the adapter before`, `no
+            better than one of the adapters alone` (a sum), `no gain shown` (pseudo-labels alone,
+            and the interval of `gain` has 0) or `canary bound broken`: of the adapter that was
+            kept, on the scores of the run itself; empty where it has none.
         parent: scores of the adapter that the run started at; None where that is the base.
         time: seconds by activity, over all legs of the run. `replay` is the part of the steps that
             general speech took; on other devices than the CPU it is a part of `steps`.
@@ -648,6 +672,8 @@ class RunResultRecord(Record):
     peak_memory_mb: Number | None = None
     folds: tuple[FoldRecord, ...] = ()
     rounds: tuple[RoundRecord, ...] = ()
+    combined: tuple[CombinedRecord, ...] = ()
+    tried: tuple[SelectionRecord, ...] = ()
     gain: ComparisonRecord | None = None
 
     @property
@@ -772,7 +798,7 @@ class ParentRecord(Record):
 
 
 class RunRecord(Artifact):
-    """`run.json`: written by train, a part of it again by package.
+    """`run.json`: written by train and combine, a part of it again by package.
 
     Read by resume, runs, report, export, ablate, plan and package.
 
@@ -782,8 +808,8 @@ class RunRecord(Artifact):
         relative_paths: of manifests and noises, from the run folder, by setting.
         voices: whose voices the scores on dev are for.
         replay: the general speech that was replayed.
-        lineage: the adapters that it goes back to, the one that it started at first; none where it
-            started at the base.
+        lineage: the adapters that it goes back to, the one that it started at first, or those that
+            it is the sum of, each with its own; none where it started at the base.
         synthetic: what of train and dev was synthesized.
         pseudo_labels: texts of training clips that a model wrote.
     """

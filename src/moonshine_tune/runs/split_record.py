@@ -9,7 +9,8 @@ from moonshine_tune.corpus.manifest import Manifest, ManifestScan, read_manifest
 from moonshine_tune.corpus.voices import BY_SPEAKER, voice_scope
 from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runs.locations import locate
-from moonshine_tune.runs.records import SplitRecord, VoicesRecord
+from moonshine_tune.runs.parent import parts_of
+from moonshine_tune.runs.records import RunRecord, SplitRecord, VoicesRecord
 
 SPLIT_FILE = "split.json"
 
@@ -69,6 +70,8 @@ def _train_manifest(path: Path) -> Manifest | None:
             continue
         try:
             record = run.read_record()
+            if record.result.combined:
+                return _manifest_of_parts(record)
             location = locate(folder, record, ["data.train"]).present.get("data.train")
             if location is None:
                 return None
@@ -81,3 +84,17 @@ def _train_manifest(path: Path) -> Manifest | None:
             return None
         return manifest if manifest.sha256 == record.data.get("train") else None
     return None
+
+
+def _manifest_of_parts(record: RunRecord) -> Manifest | None:
+    """The training manifests of all adapters that an adapter is the sum of, as one."""
+    manifests = []
+    for _, part in parts_of(record):
+        manifest = None if part is None else _train_manifest(part.path)
+        if manifest is None:
+            return None
+        manifests.append(manifest)
+    if not manifests:
+        return None
+    everything = tuple(item for manifest in manifests for item in manifest.utterances)
+    return replace(manifests[0], utterances=everything)

@@ -11,7 +11,7 @@ from moonshine_tune.corpus.splits import split_utterances
 from moonshine_tune.inference.dataset import TrainingData, with_lengths
 from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runs.locations import locate
-from moonshine_tune.runs.parent import Parent
+from moonshine_tune.runs.parent import Parent, parts_of
 from moonshine_tune.runs.records import RunRecord
 
 
@@ -22,6 +22,8 @@ def earlier_recordings(parent: Parent) -> tuple[tuple[Utterance, ...], list[str]
     """
     if parent.run is None:
         return (), [f"earlier: {parent.name} has no run.json: its recordings are not known"]
+    if parent.record.result.combined:
+        return _recordings_of_parts(parent.record)
     remarks: list[str] = []
     utterances: list[Utterance] = []
     path = locate(parent.run.path, parent.record, ["data.train"]).present.get("data.train")
@@ -42,6 +44,20 @@ def earlier_recordings(parent: Parent) -> tuple[tuple[Utterance, ...], list[str]
     return _distinct(utterances), remarks
 
 
+def _recordings_of_parts(record: RunRecord) -> tuple[tuple[Utterance, ...], list[str]]:
+    """What the adapters were trained on that an adapter is the sum of."""
+    utterances: list[Utterance] = []
+    remarks: list[str] = []
+    for path, part in parts_of(record):
+        if part is None:
+            remarks.append(f"earlier: {path} is not there any more: its recordings are not known")
+        else:
+            own, own_remarks = earlier_recordings(part)
+            utterances += own
+            remarks += own_remarks
+    return _distinct(utterances), remarks
+
+
 def kept_recordings(run: RunFolder) -> tuple[Utterance, ...]:
     """The earlier recordings of a run that is resumed, as it was started with them.
 
@@ -55,11 +71,11 @@ def kept_recordings(run: RunFolder) -> tuple[Utterance, ...]:
 
 def with_earlier(data: TrainingData, recordings: Sequence[Utterance]) -> TrainingData:
     """The data with earlier recordings; those that the training manifest has again are its own."""
-    spans = {_span(item) for item in recordings}
-    again = {_span(item) for item in data.train.utterances if _span(item) in spans}
+    spans = {span_of(item) for item in recordings}
+    again = {span_of(item) for item in data.train.utterances if span_of(item) in spans}
     taken = {item.id for item in data.train.utterances}
-    earlier = tuple(_with_free_id(item, taken) for item in recordings if _span(item) not in again)
-    known = frozenset(item.id for item in data.train.utterances if _span(item) in again)
+    earlier = tuple(with_free_id(item, taken) for item in recordings if span_of(item) not in again)
+    known = frozenset(item.id for item in data.train.utterances if span_of(item) in again)
     return replace(data, earlier=with_lengths(earlier), known=known)
 
 
@@ -119,12 +135,12 @@ def _distinct(utterances: Sequence[Utterance]) -> tuple[Utterance, ...]:
     taken: set[str] = set()
     by_span: dict[object, Utterance] = {}
     for item in utterances:
-        if _span(item) not in by_span:
-            by_span[_span(item)] = _with_free_id(item, taken)
+        if span_of(item) not in by_span:
+            by_span[span_of(item)] = with_free_id(item, taken)
     return tuple(by_span.values())
 
 
-def _with_free_id(item: Utterance, taken: set[str]) -> Utterance:
+def with_free_id(item: Utterance, taken: set[str]) -> Utterance:
     """The utterance under its id, or an extended one if that is taken; it is taken then."""
     free, number = item.id, 2
     while free in taken:
@@ -133,5 +149,6 @@ def _with_free_id(item: Utterance, taken: set[str]) -> Utterance:
     return item if free == item.id else replace(item, id=free)
 
 
-def _span(item: Utterance) -> tuple[Path, float | None, float | None]:
+def span_of(item: Utterance) -> tuple[Path, float | None, float | None]:
+    """What of which recording it is: the same for a clip in two manifests."""
     return item.audio, item.start, item.end
