@@ -73,6 +73,11 @@ class Utterance:
         return self.duration
 
     @property
+    def span(self) -> tuple[Path, float | None, float | None]:
+        """Which part of which file it is."""
+        return self.audio, self.start, self.end
+
+    @property
     def is_synthetic(self) -> bool:
         """Whether a synthesizer speaks: `"synthetic": true`, or what a table writes for it."""
         return str(self.extra.get(SYNTHETIC, "")).strip().lower() in ("true", "yes", "1")

@@ -19,7 +19,12 @@ from moonshine_tune.metrics.wer import (
     compare_paired,
     summarize,
 )
-from moonshine_tune.runs.records import EvaluationRecord, KeyTermsRecord, VoicesRecord
+from moonshine_tune.runs.records import (
+    EvaluationRecord,
+    KeyTermsRecord,
+    KnownClipsRecord,
+    VoicesRecord,
+)
 from moonshine_tune.runs.summary import read_scored
 
 RESULT_FILE, HYPOTHESES_FILE = "result.json", "hypotheses.jsonl"
@@ -33,8 +38,10 @@ class Evaluation:
 
     `conditions` are its evaluations under each condition, the first without noise. `systems` are
     all that were scored on these clips, where they are more than one. `exported` is the hash of the
-    adapter or checkpoint that runtime files were exported from. `voices` says whose voices the
-    score is for; None where training has none of them. `set_name` is that of the manifest.
+    adapter or checkpoint that runtime files were exported from, `adapter_sha256` that of the
+    matrices of an adapter in torch. `voices` says whose voices the
+    score is for; None where training has none of them. `known_clips` counts those that the run of the adapter used.
+    `set_name` is that of the manifest.
     """
 
     score: Score
@@ -57,7 +64,9 @@ class Evaluation:
     base_metrics: tuple[MetricScore, ...] = ()
     systems: tuple["SystemScore", ...] = ()
     exported: str | None = None
+    adapter_sha256: str | None = None
     voices: VoicesRecord | None = None
+    known_clips: KnownClipsRecord | None = None
     set_name: str = ""
 
     def compared_with(self, before: "Earlier") -> "Evaluation":
@@ -113,6 +122,8 @@ class Evaluation:
             record["speakers"] = speakers
         if self.exported is not None:
             record["exported"] = self.exported
+        if self.adapter_sha256 is not None:
+            record["adapter_sha256"] = self.adapter_sha256
         if self.systems:
             record["systems"] = [item.to_record() for item in self.systems]
         if self.metrics:
@@ -131,6 +142,8 @@ class Evaluation:
             record["aliases"] = self.aliases
         if self.voices is not None:
             record["voices"] = self.voices
+        if self.known_clips is not None:
+            record["known_clips"] = self.known_clips
         if self.remarks:
             record["remarks"] = self.remarks
         return EvaluationRecord.model_validate(record)

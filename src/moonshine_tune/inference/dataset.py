@@ -4,15 +4,14 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import TypeGuard
 
+from moonshine_tune.audio.fingerprint import content_key
 from moonshine_tune.audio.io import audio_info, load_utterance
 from moonshine_tune.audio.samples import Samples
 from moonshine_tune.config.settings import DataSettings
 from moonshine_tune.core.errors import AudioError, RequestError
-from moonshine_tune.core.files import sha256_of
 from moonshine_tune.corpus.manifest import (
     PSEUDO_LABEL,
     SYNTHETIC,
@@ -164,20 +163,6 @@ class SpeechDataset:
     def content_key(self, index: int) -> str:
         """Identifies an utterance by the content of its file and its span, not by its path."""
         return content_key(self.utterances[index])
-
-
-def content_key(utterance: Utterance) -> str:
-    """Identifies an utterance by the content of its file and its span, not by its path."""
-    path = utterance.audio
-    stat = path.stat()
-    content = _content_hash(path, stat.st_size, stat.st_mtime_ns)
-    return f"{content}:{utterance.start or 0.0:g}:{utterance.end}"
-
-
-@lru_cache(maxsize=1024)
-def _content_hash(path: Path, size: int, mtime_ns: int) -> str:
-    """Hash of a file. Many utterances may be spans of one file, so the last ones are cached."""
-    return sha256_of(path)
 
 
 def utterance_seconds(utterance: Utterance) -> float:

@@ -85,6 +85,11 @@ def score_alike(
             f"{name} has other references of {respelled} clips: for the comparison its "
             "transcripts are scored again with the present ones"
         )
+    if changed := sum(_has_other_sound(*pair) for pair in pairs):
+        remarks.append(
+            f"{changed} of {len(pairs)} recordings have changed since {name}, under the same ids: "
+            "the difference is not that of the models alone"
+        )
     if len(pairs) < total:
         reason = f"; {others} have the same id and are other clips" if others else ""
         remarks.append(
@@ -96,7 +101,11 @@ def score_alike(
 
 def _scored_again(item: ScoredUtterance, reference: str, normalizer: Normalizer) -> ScoredUtterance:
     again = score_utterance(item.id, reference, item.hypothesis, normalizer)
-    return replace(again, speaker=item.speaker, seconds=item.seconds)
+    return replace(again, speaker=item.speaker, seconds=item.seconds, recording=item.recording)
+
+
+def _has_other_sound(first: ScoredUtterance, second: ScoredUtterance) -> bool:
+    return None not in (first.recording, second.recording) and first.recording != second.recording
 
 
 def _is_another_clip(first: ScoredUtterance, second: ScoredUtterance) -> bool:

@@ -17,6 +17,7 @@ from moonshine_tune.core.nested import flatten
 from moonshine_tune.core.secrets import mask_values
 from moonshine_tune.metrics.wer import ScoredUtterance
 from moonshine_tune.runs.folder import RunFolder, status_now
+from moonshine_tune.runs.kept_adapter import altered_adapter
 from moonshine_tune.runs.records import (
     AblationRecord,
     BenchmarkRecord,
@@ -252,6 +253,8 @@ class _Reader:
         record = self._record(run.record_path, RunRecord)
         if (status := status_now(path, record.status)) != record.status:
             record = record.model_copy(update={"status": status})
+        if altered := altered_adapter(run.adapter_dir):
+            self.missing.append(f"{self._short(run.adapter_dir)}: {altered}")
         return RunPart(
             path,
             record,

@@ -39,6 +39,7 @@ from moonshine_tune.models.lora import (
 )
 from moonshine_tune.registry.open import OpenedModel
 from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.runs.kept_adapter import adapter_checksums, write_selection
 from moonshine_tune.runs.records import BETTER, NOT_BETTER_THAN_PARENT, verdict_on
 from moonshine_tune.training.distributed import Distributed, read_sums
 from moonshine_tune.training.drift import GeneralDrift
@@ -507,7 +508,7 @@ class Trainer:
             save_adapter(
                 scratch, self.model, state, scale=candidate.strength, base=self.opened.base
             )
-            candidate.write(scratch / self.run.selection_path.name)
+            write_selection(scratch, candidate)
 
     def _save_state(self, next_step: int) -> None:
         """Write everything that an exact resume needs; rank zero does."""
@@ -537,6 +538,7 @@ class Trainer:
         else:
             with self.stopwatch.measure("choice"):
                 best = self._choose(best, steps)
+        sealed = best.model_copy(update={"sha256": adapter_checksums(self.run.adapter_dir)})
         parent = self.counters.parent
         verdict = verdict_on(baseline, best, self.rule.allows(best), parent)
         first_loss, last_loss = first_and_last_losses(self.run)
@@ -547,7 +549,7 @@ class Trainer:
             steps=steps,
             skipped_steps=self.counters.skipped,
             baseline=baseline,
-            best=best,
+            best=sealed,
             canary_held=self.rule.allows(best),
             verdict=verdict,
             first_loss=first_loss,
@@ -578,7 +580,7 @@ class Trainer:
             return earlier
         if dev is None:
             # The adapter is there already; its drift is new.
-            candidate.write(self.run.selection_path)
+            write_selection(self.run.adapter_dir, candidate)
             return candidate
         counters.chosen, self.chosen_state = None, {}
         if candidate.is_choice:
