@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file
 from tests.training_runs import Training, Watcher, resolve
 
-from moonshine_tune.core.errors import MachineError, RequestError
+from moonshine_tune.core.errors import MachineError, ProblemsError, RequestError
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.inference.scored_set import ScoredSet
 from moonshine_tune.models.checkpoint import load_checkpoint
 from moonshine_tune.models.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from moonshine_tune.models.lora import load_adapter
 from moonshine_tune.models.losses import head_cross_entropy_sum
+from moonshine_tune.runs.kept_adapter import altered_adapter
 from moonshine_tune.training import objective as objective_module
 from moonshine_tune.training.result import TrainResult
 from moonshine_tune.training.run import train
@@ -71,7 +73,7 @@ Finished = tuple[Path, TrainResult, Content]
 def test_the_run_folder_is_complete(finished: Finished) -> None:
     out, result, content = finished
     assert {path.name for path in out.iterdir()} == {
-        "run.json", "metrics.jsonl", "tensorboard", "adapter", "state", "eval"
+        "run.json", "metrics.jsonl", "recordings.jsonl", "tensorboard", "adapter", "state", "eval"
     }  # fmt: skip
     assert {path.name for path in result.adapter.iterdir()} == {
         ADAPTER_WEIGHTS_FILE, ADAPTER_CONFIG_FILE, "base_model.json", "selection.json"
@@ -468,6 +470,35 @@ def test_changed_manifests_are_refused_at_a_resume(stopped: tuple[Path, Content]
     with pytest.raises(RequestError, match=r"since this run started: train$"):
         train(resolve(content), out, SilentProgress(), resume=True)
     assert (out / "metrics.jsonl").read_bytes() == before
+
+
+def test_changed_sound_is_refused_at_a_resume(stopped: tuple[Path, Content]) -> None:
+    out, content = stopped
+    path = Path(content["data"]["dev"]).parent / "dev-1.wav"
+    samples, rate = soundfile.read(path)
+    soundfile.write(path, samples[::-1], rate)
+    before = (out / "metrics.jsonl").read_bytes()
+    with pytest.raises(ProblemsError, match="1 of 11 recordings are not the ones") as caught:
+        train(resolve(content), out, SilentProgress(), resume=True)
+    assert f"dev: dev-1 ({path})" in str(caught.value)
+    assert (out / "metrics.jsonl").read_bytes() == before
+
+
+def test_an_adapter_that_was_edited_is_not_overwritten(stopped: tuple[Path, Content]) -> None:
+    out, content = stopped
+    config = out / "adapter" / ADAPTER_CONFIG_FILE
+    changed = json.loads(config.read_text()) | {"lora_alpha": 1}
+    config.write_text(json.dumps(changed))
+    with pytest.raises(RequestError, match="adapter_config.json changed after") as caught:
+        train(resolve(content), out, SilentProgress(), resume=True)
+    assert json.loads(config.read_text()) == changed
+    # The command of the hint keeps it.
+    assert (caught.value.hint or "").startswith("move it first: mv ")
+    _, _, source, target = (caught.value.hint or "").rsplit(" ", 3)
+    shutil.move(source, target)
+    train(resolve(content), out, SilentProgress(), resume=True)
+    assert json.loads((Path(target) / ADAPTER_CONFIG_FILE).read_text()) == changed
+    assert altered_adapter(out / "adapter") == ""
 
 
 def test_a_manifest_that_is_left_out_is_refused_at_a_resume(stopped: tuple[Path, Content]) -> None:

@@ -61,7 +61,9 @@ def score_alike(
         if _is_another_clip(first, item) or (is_respelled and normalizer is None):
             others += 1
             continue
-        if normalizer is not None and (is_other_rule or is_respelled):
+        # A text of ASCII is counted as it was by every version of a normalizer.
+        is_plain = first.reference.isascii() and first.hypothesis.isascii()
+        if normalizer is not None and (is_other_rule or is_respelled or not is_plain):
             again = _scored_again(first, item.reference, normalizer)
             recounted += again.words != first.words
             respelled += is_respelled

@@ -47,7 +47,8 @@ _PARENT_KEYS = ("adapter_sha256", "base_sha256", "steps", "created", "data")
 _EVALUATION_KEYS = ("wer", "cer", "substitutions", "deletions", "insertions", "reference_words",
                     "utterances", "audio_seconds", "rtf", "normalizer", "ci95", "backend",
                     "manifest_sha256", "base", "comparison", "metrics", "keyterms", "aliases",
-                    "empty_references", "exported", "adapter_sha256", "voices", "known_clips")  # fmt: skip
+                    "empty_references", "exported", "adapter_sha256", "voices",
+                    "known_clips")  # fmt: skip
 _PARITY_KEYS = ("passed", "verdict", "word_difference", "bound", "clips", "identical", "words",
                 "wer")  # fmt: skip
 _SYSTEM_KEYS = ("side", "backend", "wer", "ci95", "utterances", "comparison")

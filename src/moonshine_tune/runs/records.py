@@ -719,10 +719,11 @@ def verdict_on(
     is_better = best.is_better_than(base)
     if is_better is None:
         return ""
-    if canary_held is False:
-        return CANARY_LOST
+    # First what cannot be cured by keeping more of the base.
     if not is_better:
         return NOT_BETTER
+    if canary_held is False:
+        return CANARY_LOST
     beats_parent = None if parent is None else best.is_better_than(parent)
     return NOT_BETTER_THAN_PARENT if beats_parent is False else BETTER
 

@@ -63,6 +63,8 @@ from moonshine_tune.training.sentinel import Sentinel
 
 # On battery the state from which a run resumes is no older than this.
 _BATTERY_SAVE_S = 60.0
+# Hard speech of the language of a model is rarely this hard.
+_DOUBTFUL_WER = 80.0
 # By the number that the processes agree on; 0 goes on.
 _ENDINGS = ("finished", "early stop", "interrupted")
 
@@ -299,6 +301,12 @@ class Trainer:
         self.counters.baseline = candidate
         self.log(0, candidate.figures())
         self.progress.say(f"baseline: {candidate.summary}")
+        if candidate.dev_wer >= _DOUBTFUL_WER:
+            self.progress.say(
+                f"the base gets {candidate.dev_wer:.0f} % of dev wrong: so it is with very hard "
+                "speech, and with texts of other recordings, another language, or a wrong sample "
+                "rate or channel; listen to a few clips, or run: moonshine-tune data audit"
+            )
         if self.prepared.has_parent:
             parent, _ = self._score(0)
             self.counters.parent = parent
