@@ -489,7 +489,7 @@ def test_an_adapter_that_was_edited_is_not_overwritten(stopped: tuple[Path, Cont
     config = out / "adapter" / ADAPTER_CONFIG_FILE
     changed = json.loads(config.read_text()) | {"lora_alpha": 1}
     config.write_text(json.dumps(changed))
-    with pytest.raises(RequestError, match="adapter_config.json changed after") as caught:
+    with pytest.raises(RequestError, match=r"adapter_config\.json changed after") as caught:
         train(resolve(content), out, SilentProgress(), resume=True)
     assert json.loads(config.read_text()) == changed
     # The command of the hint keeps it.
