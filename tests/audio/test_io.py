@@ -281,7 +281,7 @@ def test_a_line_that_names_a_channel_is_not_read_as_the_mean_of_all(tmp_path: Pa
         sf.write(tmp_path / f"{name}.wav", samples, 16_000)
     for channel in (1, "2", 0, "left"):
         utterance = Utterance("u", tmp_path / "both.wav", extra={"channel": channel})
-        with pytest.raises(AudioError, match="utterance u: its line has .* has 2 channels") as one:
+        with pytest.raises(AudioError, match=r"utterance u: its line has .* has 2 channels") as one:
             load_utterance(utterance)
         assert "--audio-out" in (one.value.hint or "")
         # Cut out already: the key is a field like any other.
