@@ -620,3 +620,18 @@ def test_an_adapter_that_changed_is_named(tmp_path: Path) -> None:
     (added,) = set(result.missing) - set(before)
     assert added.startswith("adapter: adapter_model.safetensors changed after the training")
     assert "of other weights" in page.text
+
+
+def test_an_evaluation_of_an_earlier_adapter_in_the_run_is_named(tmp_path: Path) -> None:
+    run = _run_folder(tmp_path / "a")
+    (run / "adapter" / "adapter_config.json").write_text("{}")
+    weights = run / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes(b"learned")
+    folder = _evaluation_folder(run / "eval" / "test", [("one two", "one to")])
+    path = folder / "result.json"
+    digest = hashlib.sha256(b"learned").hexdigest()
+    _write_json(path, json.loads(path.read_text()) | {"adapter_sha256": digest})
+    assert not any("another adapter" in line for line in _report(run)[0].missing)
+    weights.write_bytes(b"learned further")
+    (line,) = [line for line in _report(run)[0].missing if "another adapter" in line]
+    assert line.startswith("eval/test: of another adapter than the run holds now")

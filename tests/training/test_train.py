@@ -20,6 +20,7 @@ from moonshine_tune.models.checkpoint import load_checkpoint
 from moonshine_tune.models.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from moonshine_tune.models.lora import load_adapter
 from moonshine_tune.models.losses import head_cross_entropy_sum
+from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runs.kept_adapter import altered_adapter
 from moonshine_tune.training import objective as objective_module
 from moonshine_tune.training.result import TrainResult
@@ -499,6 +500,21 @@ def test_an_adapter_that_was_edited_is_not_overwritten(stopped: tuple[Path, Cont
     train(resolve(content), out, SilentProgress(), resume=True)
     assert json.loads((Path(target) / ADAPTER_CONFIG_FILE).read_text()) == changed
     assert altered_adapter(out / "adapter") == ""
+
+
+def test_copies_of_a_run_go_on_apart(stopped: tuple[Path, Content]) -> None:
+    out, content = stopped
+    copy = out.with_name("copy")
+    shutil.copytree(out, copy)
+    train(resolve(content), copy, SilentProgress(), resume=True)
+    assert json.loads((out / "run.json").read_text())["status"] == "interrupted"
+    train(resolve(content), out, SilentProgress(), resume=True)
+    assert _weights(out).keys() == _weights(copy).keys()
+    assert all(torch.equal(value, _weights(copy)[name]) for name, value in _weights(out).items())
+    first, second = (
+        [line for line in RunFolder(path).read_metrics() if "loss" in line] for path in (out, copy)
+    )
+    assert [line["loss"] for line in first] == [line["loss"] for line in second]
 
 
 def test_a_manifest_that_is_left_out_is_refused_at_a_resume(stopped: tuple[Path, Content]) -> None:

@@ -15,7 +15,7 @@ def repeated_clips(
     """The held-out clips of which half or more is in a known clip.
 
     Only files of the same size are read. Copies in another format are not recognized: `data check`
-    compares what is heard.
+    compares the samples.
     """
     files = _identities({item.audio for item in known}, {item.audio for item in held_out})
     spans: dict[Path | str, list[tuple[float, float]]] = defaultdict(list)
