@@ -1,6 +1,7 @@
 """What the run of an adapter says about a manifest on which the adapter is scored."""
 
 from collections import Counter, defaultdict
+from contextlib import suppress
 from pathlib import Path
 
 from moonshine_tune.audio.fingerprint import known_fingerprints
@@ -26,8 +27,10 @@ def known_clips(adapter: Path, manifest: Manifest) -> KnownClipsRecord | None:
     if run is None:
         return None
     uses: dict[str, set[str]] = defaultdict(set)
-    for item in read_recordings(run):
-        uses[item.fingerprint].add(item.use)
+    # A damaged file: the scores are right without it.
+    with suppress(RequestError):
+        for item in read_recordings(run):
+            uses[item.fingerprint].add(item.use)
     own = known_fingerprints(manifest.utterances).values() if uses else ()
     used = Counter(use for fingerprint in own for use in uses.get(fingerprint, ()))
     return KnownClipsRecord(clips=len(manifest), used=dict(used)) if used else None

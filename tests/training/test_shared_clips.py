@@ -1,17 +1,19 @@
 """Clips that two sets share are recognized under other names, and where spans overlap."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from moonshine_tune.audio.io import write_audio
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.corpus.manifest import Manifest, Utterance
+from moonshine_tune.data.shared_clips import shared_clips
 from moonshine_tune.inference.dataset import TrainingData
-from moonshine_tune.training.repeated_clips import repeated_clips
 from moonshine_tune.training.train_dev_split import train_and_dev
 
 
@@ -33,6 +35,12 @@ def _copy(item: Utterance, name: str) -> Utterance:
     return Utterance(name, path, item.text, f"speaker {name}", duration=0.1)
 
 
+def repeated_clips(known: list[Utterance], held_out: list[Utterance]) -> tuple[Utterance, ...]:
+    """As the training asks."""
+    shared = shared_clips(held_out, {"train": known}, least_share=0.5, with_same_text=True)
+    return tuple(item for item in held_out if id(item) in shared)
+
+
 def _manifest(name: str, clips: list[Utterance]) -> Manifest:
     return Manifest(Path(f"{name}.jsonl"), tuple(clips), name)
 
@@ -41,6 +49,10 @@ def test_copies_are_recognized_and_other_sound_of_the_same_size_is_not(tmp_path:
     clips = _clips(tmp_path, "abc")
     copy = _copy(clips[0], "copy")
     assert repeated_clips(clips[:2], [copy, clips[2]]) == (copy,)
+    # The same samples in another format, under the same text.
+    soundfile.write(tmp_path / "a.flac", *soundfile.read(clips[0].audio, dtype="int16"))
+    flac = replace(copy, audio=tmp_path / "a.flac")
+    assert repeated_clips(clips[:2], [flac, replace(flac, text="else")]) == (flac,)
     gone = Utterance("gone", tmp_path / "gone.wav")
     assert repeated_clips([gone, clips[0]], [gone, clips[2]]) == (gone,)
 
@@ -88,6 +100,6 @@ def test_copies_of_what_is_held_out_leave_train(tmp_path: Path) -> None:
     clips = _clips(tmp_path, "abcdefghij")
     copies = [_copy(item, f"copy-{item.id}") for item in clips]
     parts = train_and_dev(RunSettings(), TrainingData(_manifest("train", [*clips, *copies])))
-    assert parts.dev and not repeated_clips(parts.train, parts.dev)
+    assert parts.dev and not repeated_clips([*parts.train], [*parts.dev])
     assert any("copies of clips of dev" in remark for remark in parts.remarks)
     assert len(parts.train) + 2 * len(parts.dev) == 20
