@@ -21,6 +21,7 @@ from moonshine_tune.corpus.voices import voice_scope
 from moonshine_tune.curve.outlook import PlannedTraining, with_outlook
 from moonshine_tune.curve.subsets import check_sizes, default_sizes, write_subset
 from moonshine_tune.data.replay_audio import with_replay_audio
+from moonshine_tune.runs.recordings import check_recordings
 from moonshine_tune.runs.records import CurveRecord, VoicesRecord
 from moonshine_tune.runs.split_record import are_for_known_voices, voices_of
 from moonshine_tune.runs.summary import ENDED
@@ -100,6 +101,13 @@ def learning_curve(
     sizes = check_sizes(request.sizes or default_sizes(len(data.train)), len(data.train))
     record = _first_record(request, data, sizes)
     jobs = [PlannedTraining(size, seed) for seed in range(request.seeds) for size in sizes]
+    sound = {
+        "train": data.train.utterances,
+        "dev": read_manifest(data.dev, check_files=False).utterances,
+    }
+    for job in jobs:
+        # A point of other sound than the rest would bend the curve.
+        check_recordings(job.run(folder), sound, SilentProgress())
     stopped = "finished"
     with progress.stage("trainings", len(jobs)) as stage:
         for job in jobs:

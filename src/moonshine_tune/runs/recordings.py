@@ -111,7 +111,7 @@ def check_recordings(run: RunFolder, by_manifest: ByManifest, progress: Progress
     if changed:
         raise ProblemsError(
             f"{run.path}: {len(changed)} of {len(pairs)} recordings are not the ones that this run "
-            "was started with, under the same manifests",
+            "was started with, under the same ids",
             changed,
             hint="restore them, or start a new run with another --out",
         )
