@@ -101,10 +101,8 @@ def learning_curve(
     sizes = check_sizes(request.sizes or default_sizes(len(data.train)), len(data.train))
     record = _first_record(request, data, sizes)
     jobs = [PlannedTraining(size, seed) for seed in range(request.seeds) for size in sizes]
-    sound = {
-        "train": data.train.utterances,
-        "dev": read_manifest(data.dev, check_files=False).utterances,
-    }
+    dev = read_manifest(data.dev, check_files=False)
+    sound = {"train": data.train.utterances, "dev": dev.utterances}
     for job in jobs:
         # A point of other sound than the rest would bend the curve.
         check_recordings(job.run(folder), sound, SilentProgress())
