@@ -77,14 +77,16 @@ def _use_of(utterance: Utterance, manifest: str, used: UsedSpans) -> str:
 
 def _record_of(manifest: str, use: str, utterance: Utterance) -> RecordingRecord:
     mark = FileMark.of(utterance.audio)
-    return RecordingRecord(
-        manifest=manifest,
-        use=use,
-        id=utterance.id,
-        fingerprint=recording_fingerprint(utterance),
-        **({"speaker": utterance.speaker} if utterance.speaker else {}),
-        **(asdict(mark) if mark.is_settled else {}),
-    )
+    record: dict[str, object] = {
+        "manifest": manifest,
+        "use": use,
+        "id": utterance.id,
+        "fingerprint": recording_fingerprint(utterance),
+    }
+    if utterance.speaker:
+        # For whoever is to be forgotten.
+        record["speaker"] = utterance.speaker
+    return RecordingRecord.model_validate(record | (asdict(mark) if mark.is_settled else {}))
 
 
 def check_recordings(run: RunFolder, by_manifest: ByManifest, progress: Progress) -> None:
