@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.models.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
+from moonshine_tune.runs.compare import compare_runs
 from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runs.kept_adapter import adapter_checksums, altered_adapter, write_selection
 from moonshine_tune.runs.manage import show_run
@@ -51,6 +53,9 @@ def test_edited_matrices_and_another_scale_are_named(run: RunFolder) -> None:
     path.write_bytes(b"averaged")
     assert altered_adapter(run.adapter_dir).startswith(f"{ADAPTER_WEIGHTS_FILE} changed after")
     assert altered_adapter(run.adapter_dir) in show_run(run.path).remarks
+    other = _made(run.path.with_name("other"), b"of another run")
+    compared = compare_runs([run.path, other.path], SilentProgress())
+    assert f"run: {altered_adapter(run.adapter_dir)}" in compared.remarks
     path.write_bytes(b"learned")
     config = run.adapter_dir / ADAPTER_CONFIG_FILE
     config.write_text(config.read_text().replace("16", "32"))
