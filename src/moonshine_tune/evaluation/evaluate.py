@@ -147,18 +147,23 @@ def evaluate(request: EvaluateRequest, out: Path | None, progress: Progress) -> 
         evaluation = replace(evaluation, keyterms=keyterms)
     if request.aliases:
         evaluation = replace(evaluation, aliases=_aliases_record(aliases, scores[CLEAN]))
-    evaluation = replace(evaluation, voices=voices_of_run(request.adapter, manifest))
-    remarks = [*evaluation.remarks]
-    if request.adapter is not None:
-        known = known_clips(request.adapter, manifest)
-        evaluation = replace(evaluation, known_clips=known)
-        remarks += [*remarks_on_run(request.adapter, manifest), *(known.sentences if known else ())]
-    if tiny := tiny_set_remark("the manifest", manifest.utterances):
-        remarks.append(tiny)
-    evaluation = replace(evaluation, remarks=tuple(remarks))
+    evaluation = _judged_by_run(evaluation, request.adapter, manifest)
     if out is not None:
         write_evaluation(out, evaluation)
     return evaluation
+
+
+def _judged_by_run(evaluation: Evaluation, adapter: Path | None, manifest: Manifest) -> Evaluation:
+    """The evaluation with what its manifest, and the run of the adapter, say about its worth."""
+    known = None if adapter is None else known_clips(adapter, manifest)
+    remarks = [*evaluation.remarks]
+    if adapter is not None:
+        remarks += remarks_on_run(adapter, manifest)
+    remarks += known.sentences if known else ()
+    if tiny := tiny_set_remark("the manifest", manifest.utterances):
+        remarks.append(tiny)
+    voices = voices_of_run(adapter, manifest)
+    return replace(evaluation, voices=voices, known_clips=known, remarks=tuple(remarks))
 
 
 def _with_voices(manifest: Manifest) -> Manifest:
