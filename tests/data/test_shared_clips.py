@@ -12,8 +12,9 @@ from moonshine_tune.audio.io import write_audio
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.corpus.manifest import Manifest, Utterance
-from moonshine_tune.data.shared_clips import shared_clips
+from moonshine_tune.data.shared_clips import repeated_clips
 from moonshine_tune.inference.dataset import TrainingData
+from moonshine_tune.training.folds import _folds
 from moonshine_tune.training.train_dev_split import train_and_dev
 
 
@@ -33,12 +34,6 @@ def _copy(item: Utterance, name: str) -> Utterance:
     """A copy of a recording, of a speaker who is called otherwise."""
     path = Path(shutil.copyfile(item.audio, item.audio.with_name(f"{name}.wav")))
     return Utterance(name, path, item.text, f"speaker {name}", duration=0.1)
-
-
-def repeated_clips(known: list[Utterance], held_out: list[Utterance]) -> tuple[Utterance, ...]:
-    """As the training asks."""
-    shared = shared_clips(held_out, {"train": known}, least_share=0.5, with_same_text=True)
-    return tuple(item for item in held_out if id(item) in shared)
 
 
 def _manifest(name: str, clips: list[Utterance]) -> Manifest:
@@ -100,6 +95,13 @@ def test_copies_of_what_is_held_out_leave_train(tmp_path: Path) -> None:
     clips = _clips(tmp_path, "abcdefghij")
     copies = [_copy(item, f"copy-{item.id}") for item in clips]
     parts = train_and_dev(RunSettings(), TrainingData(_manifest("train", [*clips, *copies])))
-    assert parts.dev and not repeated_clips([*parts.train], [*parts.dev])
+    assert parts.dev and not repeated_clips(parts.train, parts.dev)
     assert any("copies of clips of dev" in remark for remark in parts.remarks)
     assert len(parts.train) + 2 * len(parts.dev) == 20
+
+
+def test_copies_of_what_a_fold_holds_out_leave_it(tmp_path: Path) -> None:
+    clips = _clips(tmp_path, "abcdefghij")
+    everything = [*clips, *(_copy(item, f"copy-{item.id}") for item in clips)]
+    for fold in _folds(everything[2:], everything[:2], count=3, seed=1):
+        assert fold.dev and not repeated_clips(fold.train, fold.dev)

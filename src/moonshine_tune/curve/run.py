@@ -21,6 +21,7 @@ from moonshine_tune.corpus.voices import voice_scope
 from moonshine_tune.curve.outlook import PlannedTraining, with_outlook
 from moonshine_tune.curve.subsets import check_sizes, default_sizes, write_subset
 from moonshine_tune.data.replay_audio import with_replay_audio
+from moonshine_tune.data.shared_clips import repeated_clips
 from moonshine_tune.runs.recordings import check_recordings
 from moonshine_tune.runs.records import CurveRecord, VoicesRecord
 from moonshine_tune.runs.split_record import are_for_known_voices, voices_of
@@ -177,12 +178,14 @@ def _data(request: CurveRequest) -> _Data:
             where=manifest.path,
             hint="name a development manifest with: --dev dev.jsonl",
         )
+    copies = {item.id for item in repeated_clips(parts.dev, parts.train)}
+    train = tuple(item for item in parts.train if item.id not in copies)
     path = request.out / "subsets" / "dev.jsonl"
-    check_sizes(request.sizes or default_sizes(len(parts.train)), len(parts.train))
+    check_sizes(request.sizes or default_sizes(len(train)), len(train))
     if not path.is_file():
         write_manifest(path, parts.dev)
-    voices = VoicesRecord.of(voice_scope(parts.train, parts.dev, by=parts.by))
-    return _Data(replace(manifest, utterances=tuple(parts.train)), path, layer, voices)
+    voices = VoicesRecord.of(voice_scope(train, parts.dev, by=parts.by))
+    return _Data(replace(manifest, utterances=train), path, layer, voices)
 
 
 def _first_record(request: CurveRequest, data: _Data, sizes: Sequence[int]) -> CurveRecord:

@@ -46,6 +46,12 @@ def shared_clips(
     return shared
 
 
+def repeated_clips(known: Sequence[Utterance], clips: Sequence[Utterance]) -> tuple[Utterance, ...]:
+    """The clips that are known ones, or share half of one; a cue may overlap with its neighbors."""
+    shared = shared_clips(clips, {"known": known}, least_share=0.5, with_same_text=True)
+    return tuple(item for item in clips if id(item) in shared)
+
+
 class _Spans:
     """Spans of the recordings of manifests, by the content of the file."""
 

@@ -18,6 +18,7 @@ from moonshine_tune.core.files import complete_folder
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import Utterance, write_manifest
 from moonshine_tune.corpus.splits import split_utterances
+from moonshine_tune.data.shared_clips import repeated_clips
 from moonshine_tune.inference.dataset import read_training_data
 from moonshine_tune.models.adapter_sum import WeightedAdapter, save_sum
 from moonshine_tune.runs.folder import RunFolder
@@ -112,7 +113,9 @@ def _folds(
                 hint=f"name fewer folds: --set train.folds={number - 1}",
             )
         held_out = {item.id for item in parts.dev}
-        yield _Fold([item for item in everything if item.id not in held_out], parts.dev)
+        others = [item for item in everything if item.id not in held_out]
+        copies = {item.id for item in repeated_clips(parts.dev, others)}
+        yield _Fold([item for item in others if item.id not in copies], parts.dev)
         rest = [item for item in rest if item.id not in held_out]
 
 

@@ -9,7 +9,7 @@ from moonshine_tune.corpus.grouping import plain_text
 from moonshine_tune.corpus.manifest import Manifest, Utterance
 from moonshine_tune.corpus.splits import Splits, find_leaks, split_utterances
 from moonshine_tune.corpus.voices import ONE_VOICE, tiny_set_remark, voice_scope
-from moonshine_tune.data.shared_clips import shared_clips
+from moonshine_tune.data.shared_clips import repeated_clips
 from moonshine_tune.inference.dataset import TrainingData
 from moonshine_tune.runs.records import VoicesRecord
 from moonshine_tune.runs.split_record import are_for_known_voices, voices_of
@@ -57,7 +57,7 @@ def train_and_dev(settings: RunSettings, data: TrainingData) -> TrainAndDev:
         train = (*parts.train, *(item for item in train if item.id in earlier))
         real = [item for item in train if not item.is_synthetic]
         dev = parts.dev
-        if copies := {item.id for item in _repeated(dev, train)}:
+        if copies := {item.id for item in repeated_clips(dev, train)}:
             train = [item for item in train if item.id not in copies]
             remarks.append(f"train: left out {len(copies)} clips, copies of clips of dev")
         voices = VoicesRecord.of(voice_scope(real or train, dev, by=parts.by))
@@ -121,12 +121,6 @@ def _texts_spoken_by_synthesis(train: Sequence[Utterance], dev: Sequence[Utteran
     )
 
 
-def _repeated(known: Sequence[Utterance], clips: Sequence[Utterance]) -> list[Utterance]:
-    """The clips that are known ones, or share half of one; a cue may overlap with its neighbors."""
-    shared = shared_clips(clips, {"known": known}, least_share=0.5, with_same_text=True)
-    return [item for item in clips if id(item) in shared]
-
-
 def _check_general_speech(
     data: TrainingData, train: Sequence[Utterance], dev: Sequence[Utterance]
 ) -> list[str]:
@@ -136,7 +130,7 @@ def _check_general_speech(
         RequestError: training clips in the canary.
     """
     canary = data.canary.utterances if data.canary else ()
-    if data.canary and (same := _repeated(train, canary)):
+    if data.canary and (same := repeated_clips(train, canary)):
         raise RequestError(
             f"{len(same)} of {len(canary)} canary clips are also training clips, such as "
             f"{same[0].id}: what general speech loses would not show",
@@ -147,7 +141,7 @@ def _check_general_speech(
     return [
         f"{name}: {len(same)} of its {len(clips)} clips are also replayed: its WER is optimistic"
         for name, clips in (("dev", dev), ("canary", canary))
-        if (same := _repeated(replay, clips))
+        if (same := repeated_clips(replay, clips))
     ]
 
 
@@ -170,7 +164,7 @@ def _check_dev_is_separate(
     labeled = [item for item in train.utterances if item.is_pseudo_labelled]
     transcribed = [item for item in train.utterances if not item.is_pseudo_labelled]
     leaks = find_leaks({"train": transcribed, "dev": dev.utterances})
-    if same := _repeated(train.utterances, dev.utterances):
+    if same := repeated_clips(train.utterances, dev.utterances):
         raise RequestError(
             f"{len(same)} of {len(dev)} dev clips are also training clips, such as {same[0].id}",
             where=settings.data.dev,
