@@ -439,3 +439,14 @@ def test_all_trials_replay_what_is_made_once(
     none = (("flag", {"data": {**manifests, "replay": "none"}}),)
     with pytest.raises(ProblemsError, match=r"data\.replay was"):
         _run(request_of(layers=none, trials=3), train)
+
+
+def test_a_search_does_not_go_on_with_other_sound(request_of: Make) -> None:
+    result = _run(request_of(trials=1), FakeTrain())
+    line = {"manifest": "train", "use": "train", "id": "train-0", "fingerprint": "of another"}
+    path = result.path / "trials" / "0001" / "recordings.jsonl"
+    path.write_text(json.dumps(line) + "\n")
+    with pytest.raises(ProblemsError, match="1 of 1 recordings are not the ones"):
+        _run(request_of(trials=2), FakeTrain())
+    path.unlink()
+    _run(request_of(trials=2), FakeTrain())

@@ -3,6 +3,7 @@
 import shutil
 import stat
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -272,3 +273,18 @@ def test_what_is_written_is_read_back(tmp_path: Path, ending: str) -> None:
     assert sf.info(str(path)).subtype == "PCM_16"
     assert np.abs(load_audio(path) - EXPECTED).max() < 1e-4
     assert [item.name for item in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_line_that_names_a_channel_is_not_read_as_the_mean_of_all(tmp_path: Path) -> None:
+    tone = 0.1 * np.sin(np.arange(1600) / 9)
+    for name, samples in (("both", np.stack([tone, tone[::-1]], axis=1)), ("one", tone)):
+        sf.write(tmp_path / f"{name}.wav", samples, 16_000)
+    for channel in (1, "2", 0, "left"):
+        utterance = Utterance("u", tmp_path / "both.wav", extra={"channel": channel})
+        with pytest.raises(AudioError, match=r"utterance u: its line has .* has 2 channels") as one:
+            load_utterance(utterance)
+        assert "--audio-out" in (one.value.hint or "")
+        # Cut out already: the key is a field like any other.
+        assert len(load_utterance(replace(utterance, audio=tmp_path / "one.wav"))) == 1600
+    studio = Utterance("u", tmp_path / "both.wav", extra={"channel": "studio"})
+    assert len(load_utterance(studio)) == 1600

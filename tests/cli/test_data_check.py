@@ -245,6 +245,29 @@ def test_exchanged_texts_are_speech_rate_outliers(corpus: Corpus, check: Check) 
     assert "median" in findings["details"][0]
 
 
+def test_a_corpus_that_plays_twice_as_fast_is_named(corpus: Corpus, check: Check) -> None:
+    def lines(rate: int) -> list[dict[str, Any]]:
+        # Read sentences: 13 characters per second.
+        samples = [voice(3.0 + n / 2, 300 + n) for n in range(6)]
+        return [
+            corpus.line(
+                f"r{rate}-{n}",
+                audio=corpus.clip(f"{rate}-{n}.wav", sound, rate),
+                text=" ".join(["sentence"] * round(13 * len(sound) / RATE / 8)),
+            )
+            for n, sound in enumerate(samples)
+        ]
+
+    assert "too_fast" not in check(corpus.manifest(lines(RATE)), code=0)["by_kind"]
+    finding = check(corpus.manifest(lines(2 * RATE)), code=0)["by_kind"]["too_fast"]
+    assert len(finding["ids"]) == 6 and "characters per second" in finding["details"][0]
+    # One clip alone has to be beyond all doubt.
+    (line, *_) = lines(RATE)
+    line["text"] = " ".join(["sentence"] * 20)
+    finding = check(corpus.manifest([line]), code=0)["by_kind"]["too_fast"]
+    assert finding["ids"] == [line["id"]]
+
+
 def test_recordings_outside_the_folder_are_a_note(corpus: Corpus, check: Check) -> None:
     audio = corpus.clip("a.wav")
     (corpus.folder / "lists").mkdir()

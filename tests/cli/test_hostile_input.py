@@ -204,3 +204,13 @@ def test_a_place_that_cannot_be_written_is_reported_before_the_work(
     shown = capsys.readouterr().err
     assert "gone" not in shown and "--out" in shown
     assert sorted(item.name for item in tmp_path.iterdir()) == ["file"]
+
+
+def test_an_output_behind_a_link_to_itself_is_a_wrong_request(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "a.wav").write_bytes(b"")
+    out = tmp_path / "loop" / "train.jsonl"
+    assert run(["data", "import", str(tmp_path), "--out", str(out), "--no-text"]) == 2
+    assert "unexpected" not in capsys.readouterr().err

@@ -230,3 +230,14 @@ def test_sets_of_a_corpus_in_one_manifest_are_named(tmp_path: Path) -> None:
     assert remark.startswith("its split field has train (2), dev (1), test (1)")
     assert "--by-field" in remark
     assert read_manifest(write(tmp_path, *lines[:2])).remarks == ()
+
+
+def test_languages_that_no_normalizer_treats_alike_are_named(tmp_path: Path) -> None:
+    def remarks(*languages: str | None) -> tuple[str, ...]:
+        lines = [json.dumps({"id": f"u{n}", "audio": "1.wav", "text": "go", "language": name})
+                 for n, name in enumerate(languages)]  # fmt: skip
+        return read_manifest(write(tmp_path, *lines)).remarks
+
+    (remark,) = remarks("en", "ko", "en", None)
+    assert remark.startswith("its language field has en (2), ko (1)")
+    assert remarks("en", "en-US", "EN_gb", None) == ()

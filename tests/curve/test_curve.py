@@ -231,3 +231,15 @@ def test_trainings_that_are_worse_than_the_base_predict_nothing(
     assert record.verdict == "no better than the base"
     assert not record.predictions
     assert "no training is better" in record.sentences[0]
+
+
+def test_other_sound_is_not_joined_to_the_points_before(
+    tmp_path: Path, data: dict[str, str]
+) -> None:
+    _curve(tmp_path / "curve", data, _Learns(), budget=0.02)
+    (run,) = (tmp_path / "curve" / "runs").iterdir()
+    known = read_manifest(Path(data["data.dev"]), check_files=False).utterances[0]
+    line = {"manifest": "dev", "use": "dev", "id": known.id, "fingerprint": "of another sound"}
+    write_jsonl_atomic(RunFolder(run).recordings_path, [line])
+    with pytest.raises(ProblemsError, match="1 of 1 recordings are not the ones"):
+        _curve(tmp_path / "curve", data, _Learns())

@@ -148,3 +148,13 @@ def test_aliases_are_mapped_back_beside_what_was_written() -> None:
     assert (mapped.recalled, mapped.spoken, mapped.false_alarms) == (2, 2, 1)
     assert mapped.change.difference is not None and mapped.change.difference < 0
     assert "aliases mapped back" in summary(replace(evaluation, aliases=record))
+
+
+def test_a_folder_that_is_written_again_has_nothing_of_the_evaluation_before(
+    tmp_path: Path,
+) -> None:
+    evaluation = _evaluation("basic-1")
+    write_evaluation(tmp_path, replace(evaluation, conditions=(evaluation,)))
+    assert (tmp_path / "conditions.jsonl").is_file()
+    write_evaluation(tmp_path, evaluation)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hypotheses.jsonl", "result.json"]

@@ -13,6 +13,7 @@ import pytest
 
 from moonshine_tune.audio.io import write_audio
 from moonshine_tune.core.errors import ProblemsError, RequestError
+from moonshine_tune.core.files import sha256_of
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.corpus.normalizers import normalizer_for
@@ -20,8 +21,11 @@ from moonshine_tune.export.parity import base_pair, gate
 from moonshine_tune.export.parity import clips as clips_module
 from moonshine_tune.export.parity.base_pair import BasePair, find_base_pair
 from moonshine_tune.export.parity.clips import ParityClips, parity_clips
+from moonshine_tune.export.run import _remarks_on_run
+from moonshine_tune.models.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from moonshine_tune.runs.folder import RunFolder
-from moonshine_tune.runs.records import EQUAL, NOT_DECIDED, WORSE, AgainstBase
+from moonshine_tune.runs.kept_adapter import write_selection
+from moonshine_tune.runs.records import EQUAL, NOT_DECIDED, WORSE, AgainstBase, SelectionRecord
 from moonshine_tune.runtime.layout import RuntimeLayout
 
 _TEXT = "one two three four five"
@@ -216,3 +220,20 @@ def test_without_files_of_the_base_the_fixed_bound_holds(tmp_path: Path) -> None
     assert reason == "the fixed bound: no runtime files of the base model mine"
     pair, reason = find_base_pair(opened, opened.resolved, tmp_path / "none")
     assert pair is None and "no such runtime folder" in reason
+
+
+def test_what_changed_since_the_run_is_said(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run")
+    run.adapter_dir.mkdir()
+    (run.adapter_dir / ADAPTER_CONFIG_FILE).write_text("{}")
+    (run.adapter_dir / ADAPTER_WEIGHTS_FILE).write_bytes(b"learned")
+    write_selection(run.adapter_dir, SelectionRecord(dev_wer=9.0))
+    dev = tmp_path / "dev.jsonl"
+    dev.write_text("before")
+    run.write_record(settings={"data": {"dev": str(dev)}}, data={"dev": sha256_of(dev)})
+    assert _remarks_on_run(run.path) == []
+    dev.write_text("after")
+    (run.adapter_dir / ADAPTER_WEIGHTS_FILE).write_bytes(b"edited")
+    altered, changed = _remarks_on_run(run.path)
+    assert altered.startswith("adapter_model.safetensors changed after the training")
+    assert changed == f"data.dev: {dev} has changed since the run was started"

@@ -291,3 +291,13 @@ def test_a_text_above_is_doubtful_where_one_speaker_has_his_own(tmp_path: Path) 
     files = {"001.txt": "of whom", "anna/001.txt": "mine"}
     with pytest.raises(ProblemsError, match="may be the transcript of several recordings"):
         import_folder(tmp_path, files, {"anna/001.wav": 1.0, "ben/001.wav": 1.0})
+
+
+def test_a_link_that_leads_to_itself_is_a_recording_that_cannot_be_read(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / "loop.wav").symlink_to("loop.wav")
+    (corpus / "ring").symlink_to(".")
+    files = {"a.txt": "words of a", "loop.txt": "words of nothing"}
+    imported = import_folder(tmp_path, files, {"a.wav": 1.0})
+    assert imported.texts == ["words of a"]

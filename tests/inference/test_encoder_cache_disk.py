@@ -406,3 +406,21 @@ def test_the_size_is_known_before_anything_is_encoded(
     source = _prepared(tiny_model, clips, None)
     assert source.stored_bytes <= expected <= source.stored_bytes * 1.05
     assert np.isfinite(expected)
+
+
+def test_states_of_another_length_than_stated_are_not_used(
+    tiny_v1: SpeechModel, clips: list[Any], tmp_path: Path
+) -> None:
+    _prepared(tiny_v1, clips, _shards(tmp_path))
+    read: list[int] = []
+
+    def load(index: int) -> Any:
+        read.append(index)
+        return clips[index]
+
+    stated = (*SECONDS[:4], 9.0)
+    dataset = SimpleNamespace(seconds=stated, load=load, content_key=lambda i: f"clip {i}")
+    source = StateSource(tiny_v1, dataset, budget_mb=0, shards=_shards(tmp_path))
+    # The loader of a dataset reports the clip, whose length is wrong in the manifest.
+    source.prepare(range(5), SilentProgress(), "encoding")
+    assert read == [4]

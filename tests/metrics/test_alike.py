@@ -1,6 +1,7 @@
 """Two results are compared with one normalizer, on the same references and the same clips."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -8,6 +9,7 @@ from moonshine_tune.core.errors import RequestError
 from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.metrics.alike import AlikeScores, score_alike
 from moonshine_tune.metrics.wer import (
+    ErrorCounts,
     PairedComparison,
     ScoredUtterance,
     compare_paired,
@@ -123,3 +125,19 @@ def test_a_reference_that_is_empty_on_one_side_does_not_hide_words() -> None:
     )
     assert summarize(alike.before).empty.made_up_words == 2
     assert _compared(alike).ci95 == (0.0, 0.0)
+
+
+def test_other_sound_under_the_same_ids_is_named() -> None:
+    before = [replace(item, recording=f"sound {n}") for n, item in enumerate(_result("basic-1"))]
+    after = [replace(before[0], recording="new"), *before[1:3], replace(before[3], recording=None)]
+    (remark,) = _alike(before, after, "basic-1", "basic-1").remarks
+    assert remark.startswith("1 of 4 recordings have changed since the earlier result")
+    assert _alike(before, before, "basic-1", "basic-1").remarks == ()
+
+
+def test_what_an_earlier_version_counted_otherwise_is_counted_again() -> None:
+    """A version of `english-1` read `don’t` as two words."""
+    right = score_utterance("u0", "don’t go", "don't go", normalizer_for("english-1"))
+    assert right.words.errors == 0
+    before = replace(right, words=ErrorCounts(substitutions=1, reference=3))
+    assert _compared(_alike([before], [right])).difference == 0.0

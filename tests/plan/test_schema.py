@@ -250,6 +250,12 @@ def test_fingerprints_follow_content_and_not_time(tmp_path: Path) -> None:
     assert Fingerprints(tmp_path / "prints.json").manifest(manifest) == first
     (tmp_path / "a.wav").write_bytes(b"two")
     assert Fingerprints(tmp_path / "prints.json").manifest(manifest) != first
+    manifest.write_text(manifest.read_text() + '{"audio": "b.wav", "text": "two"}\n')
+    (tmp_path / "b.wav").write_bytes(b"one")
+    first = Fingerprints(tmp_path / "prints.json").manifest(manifest)
+    for name, content in (("a", b"one"), ("b", b"two")):
+        (tmp_path / f"{name}.wav").write_bytes(content)
+    assert Fingerprints(tmp_path / "prints.json").manifest(manifest) != first
     assert fingerprints.manifest(tmp_path / "none.jsonl") == "missing"
     assert changed_inputs({"a": "1", "b": "2"}, {"a": "1", "c": "3"}) == ["b", "c"]
 

@@ -58,6 +58,9 @@ def desk(tmp_path: Path) -> Path:
     scored = [{"id": row["id"], "reference": row["text"], "hypothesis": row["text"],
                "speaker": row["speaker"].strip()} for row in rows]  # fmt: skip
     _lines(desk / "runs" / "a" / "eval" / "dev.jsonl", scored)
+    known = [{"manifest": "train", "use": "train", "id": row["id"], "fingerprint": "0",
+              "speaker": row["speaker"].strip()} for row in rows]  # fmt: skip
+    _lines(desk / "runs" / "a" / "recordings.jsonl", known)
     for name in ("a", "c"):
         page = f"<p>moonshine-tune: {'anna-0000' if name == 'a' else 'nobody'}"
         (desk / "runs" / name / "report.html").write_text(page, encoding="utf-8")
@@ -102,6 +105,8 @@ def test_a_person_is_taken_out_and_the_others_stay(desk: Path, ask: Callable[...
     assert ask("data", "forget", "anna", "--in", desk, "--yes")[1]["done"] is True
     assert (desk / "train.jsonl").read_text() == his + "\n"
     (line,) = (desk / "runs" / "a" / "eval" / "dev.jsonl").read_text().splitlines()
+    assert json.loads(line)["speaker"] == "ben"
+    (line,) = (desk / "runs" / "a" / "recordings.jsonl").read_text().splitlines()
     assert json.loads(line)["speaker"] == "ben"
     result = json.loads((desk / "eval" / "result.json").read_text())
     assert list(result["by_speaker"]) == ["ben"] and len(result["worst"]) == 1

@@ -31,6 +31,7 @@ from moonshine_tune.release.archive import files_below, write_sums
 from moonshine_tune.release.inputs import PackageRequest, public_name
 from moonshine_tune.release.package import package
 from moonshine_tune.release.verify import verify
+from moonshine_tune.runs.kept_adapter import adapter_checksums, altered_adapter
 
 pytestmark = pytest.mark.usefixtures("fake_runtime")
 
@@ -469,3 +470,39 @@ def test_the_card_shows_torch_and_runtime_by_speakers_without_names(
     assert "| speaker 1, 3 clips | 30.0 | 30.0 | 30.0 |" in card
     packed = "".join(p.read_text("utf-8", "ignore") for p in (tmp_path / "model").rglob("*.json"))
     assert "Private" not in packed + card
+
+
+def test_an_evaluation_of_another_adapter_is_refused(made: MadeUpRun, tmp_path: Path) -> None:
+    path = made.evaluation / "result.json"
+    own = sha256_of(made.run / "adapter" / "adapter_model.safetensors")
+    score = json.loads(path.read_text())
+    write_json(path, score | {"adapter_sha256": own})
+    package(made.request(), tmp_path / "own", _QUIET)
+    for key in ("adapter_sha256", "exported"):
+        write_json(path, score | {key: "0" * 64})
+        with pytest.raises(RequestError, match="of another adapter than that of the run"):
+            package(made.request(), tmp_path / "other", _QUIET)
+
+
+def test_the_card_has_no_scores_of_other_weights(made: MadeUpRun, tmp_path: Path) -> None:
+    adapter = made.run / "adapter"
+    made.record["result"]["best"]["sha256"] = adapter_checksums(adapter)
+    made.save_run()
+    result = package(made.request(), tmp_path / "own", _QUIET)
+    assert result.remarks == () and "12.50 %" in (tmp_path / "own" / "README.md").read_text()
+    assert altered_adapter(tmp_path / "own" / "adapter") == ""
+    (adapter / "adapter_model.safetensors").write_bytes(b"averaged with another one")
+    result = package(made.request(), tmp_path / "altered", _QUIET)
+    card = (tmp_path / "altered" / "README.md").read_text()
+    assert "another one than that which the run chose" in result.remarks[0]
+    assert result.remarks[0] in " ".join(card.split())
+    assert "12.50 %" not in card and "11.25" not in card
+
+
+def test_the_card_says_what_the_run_knows_of_a_test_set(made: MadeUpRun, tmp_path: Path) -> None:
+    path = made.evaluation / "result.json"
+    known = {"clips": 5, "used": {"train": 2}}
+    write_json(path, json.loads(path.read_text()) | {"known_clips": known})
+    package(made.request(), tmp_path / "model", _QUIET)
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "2 of 5 clips are recordings of train of this run" in card

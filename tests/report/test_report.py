@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from moonshine_tune.audio.fingerprint import recording_fingerprint
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.corpus.manifest import Utterance
@@ -20,6 +21,8 @@ from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.metrics.wer import ScoredUtterance, score_utterance, summarize
 from moonshine_tune.report.clips import EmbeddedClips
 from moonshine_tune.report.page import MAX_BYTES, ReportResult, write_report
+from moonshine_tune.runs.kept_adapter import write_selection
+from moonshine_tune.runs.records import SelectionRecord
 
 SPELLED = normalizer_for("spelled-1")
 EVIL = '<img src=x onerror="alert(1)"></script><script>alert(2)</script>&amp;\'"'
@@ -588,3 +591,47 @@ def test_the_password_in_an_old_record_is_not_shown(tmp_path: Path) -> None:
     _write_json(run / "run.json", record)
     result, _ = _report(run)
     assert "S3CRETpw" not in result.report.read_text()
+
+
+def test_sound_that_changed_since_the_score_is_left_out(tmp_path: Path) -> None:
+    manifest = tmp_path / "test.jsonl"
+    _write_lines(manifest, [{"id": "u0", "audio": "a.wav", "text": "one two"}])
+    _tone(tmp_path / "a.wav", 0.4)
+    folder = _evaluation_folder(tmp_path / "e", [("one two", "one to")])
+    path = folder / "hypotheses.jsonl"
+    line = json.loads(path.read_text())
+    sound = recording_fingerprint(Utterance("u0", tmp_path / "a.wav"))
+    _write_lines(path, [line | {"recording": sound}])
+    assert _report(folder, manifest=manifest)[0].num_clips == 1
+    _tone(tmp_path / "a.wav", 0.5)
+    result, page = _report(folder, manifest=manifest)
+    assert result.num_clips == 0 and "the recording has changed since it was scored" in page.text
+
+
+def test_an_adapter_that_changed_is_named(tmp_path: Path) -> None:
+    run = _run_folder(tmp_path / "a")
+    adapter = run / "adapter"
+    (adapter / "adapter_config.json").write_text("{}")
+    (adapter / "adapter_model.safetensors").write_bytes(b"learned")
+    write_selection(adapter, SelectionRecord.read(adapter / "selection.json"))
+    before = _report(run)[0].missing
+    (adapter / "adapter_model.safetensors").write_bytes(b"edited")
+    result, page = _report(run)
+    (added,) = set(result.missing) - set(before)
+    assert added.startswith("adapter: adapter_model.safetensors changed after the training")
+    assert "of other weights" in page.text
+
+
+def test_an_evaluation_of_an_earlier_adapter_in_the_run_is_named(tmp_path: Path) -> None:
+    run = _run_folder(tmp_path / "a")
+    (run / "adapter" / "adapter_config.json").write_text("{}")
+    weights = run / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes(b"learned")
+    folder = _evaluation_folder(run / "eval" / "test", [("one two", "one to")])
+    path = folder / "result.json"
+    digest = hashlib.sha256(b"learned").hexdigest()
+    _write_json(path, json.loads(path.read_text()) | {"adapter_sha256": digest})
+    assert not any("another adapter" in line for line in _report(run)[0].missing)
+    weights.write_bytes(b"learned further")
+    (line,) = [line for line in _report(run)[0].missing if "another adapter" in line]
+    assert line.startswith("eval/test: of another adapter than the run holds now")

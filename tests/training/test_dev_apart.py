@@ -47,8 +47,12 @@ def test_shared_speakers_can_be_allowed_and_stay_on_record(training: Any, tmp_pa
 
 def test_a_single_voice_gets_a_remark(training: Any, tmp_path: Path) -> None:
     paths = _manifests(training, tmp_path, train=["anna"], dev=["anna"])
-    result = train(training.settings(**paths, train__steps=1), tmp_path / "run", SilentProgress())
+    watcher = training.Watcher()
+    result = train(training.settings(**paths, train__steps=1), tmp_path / "run", watcher)
     assert any("for this voice (anna)" in remark for remark in result.remarks)
+    # A random model makes up words, as any model does on texts of other recordings.
+    (doubt,) = [text for text in watcher.messages if "% of dev wrong" in text]
+    assert "a wrong sample rate" in doubt and "data audit" in doubt
 
 
 def test_training_clips_in_dev_are_refused_whatever_is_allowed(

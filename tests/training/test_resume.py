@@ -17,6 +17,7 @@ from tests.training_runs import StopsAt, resolve
 from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.core.errors import MachineError, RequestError
 from moonshine_tune.core.progress import Progress, SilentProgress
+from moonshine_tune.runs.kept_adapter import adapter_checksums
 from moonshine_tune.training import loggers as loggers_module
 from moonshine_tune.training import objective as objective_module
 from moonshine_tune.training import resume as resume_module
@@ -227,6 +228,8 @@ def test_an_adapter_folder_that_was_lost_in_its_swap_is_restored(
     train(settings, killed, training.Watcher.interrupting(11), resume=True)
     state = json.loads((killed / "state" / "state.json").read_text())
     chosen = json.loads((killed / "adapter" / "selection.json").read_text())
+    # The scores of the state, and what they are of.
+    assert chosen.pop("sha256") == adapter_checksums(killed / "adapter")
     assert chosen == state["counters"]["best"]
     train(settings, killed, SilentProgress(), resume=True)
     assert training.is_same(killed, out)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from moonshine_tune.runs.records import BETTER, verdict_on
+from moonshine_tune.runs.records import BETTER, CANARY_LOST, NOT_BETTER, verdict_on
 from moonshine_tune.training.selection import Candidate, SelectionRule
 
 _RULE = SelectionRule(base_canary=10.0, canary_bound=2.0)
@@ -185,3 +185,10 @@ def test_what_spares_general_speech_is_kept_unless_dev_shows_a_loss() -> None:
     assert rule.keeps_gain(_scored(1, 43.0, 10.0), best, base)
     assert not rule.keeps_gain(_scored(1, 45.0, 10.0), best, base)
     assert not rule.keeps_gain(_scored(1, 40.0, 12.5), best, base), "breaks the canary's bound"
+
+
+def test_worse_than_the_base_is_said_before_a_broken_bound() -> None:
+    """Keeping more of the base cures the one and not the other."""
+    base = _scored(0, 20.0, 5.0)
+    assert verdict_on(base, _scored(9, 100.0, 90.0), False) == NOT_BETTER
+    assert verdict_on(base, _scored(9, 10.0, 90.0), False) == CANARY_LOST

@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file
 from tests.training_runs import Training, Watcher, resolve
 
-from moonshine_tune.core.errors import MachineError, RequestError
+from moonshine_tune.core.errors import MachineError, ProblemsError, RequestError
 from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.inference.scored_set import ScoredSet
 from moonshine_tune.models.checkpoint import load_checkpoint
 from moonshine_tune.models.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from moonshine_tune.models.lora import load_adapter
 from moonshine_tune.models.losses import head_cross_entropy_sum
+from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.runs.kept_adapter import altered_adapter
 from moonshine_tune.training import objective as objective_module
 from moonshine_tune.training.result import TrainResult
 from moonshine_tune.training.run import train
@@ -71,7 +74,7 @@ Finished = tuple[Path, TrainResult, Content]
 def test_the_run_folder_is_complete(finished: Finished) -> None:
     out, result, content = finished
     assert {path.name for path in out.iterdir()} == {
-        "run.json", "metrics.jsonl", "tensorboard", "adapter", "state", "eval"
+        "run.json", "metrics.jsonl", "recordings.jsonl", "tensorboard", "adapter", "state", "eval"
     }  # fmt: skip
     assert {path.name for path in result.adapter.iterdir()} == {
         ADAPTER_WEIGHTS_FILE, ADAPTER_CONFIG_FILE, "base_model.json", "selection.json"
@@ -468,6 +471,50 @@ def test_changed_manifests_are_refused_at_a_resume(stopped: tuple[Path, Content]
     with pytest.raises(RequestError, match=r"since this run started: train$"):
         train(resolve(content), out, SilentProgress(), resume=True)
     assert (out / "metrics.jsonl").read_bytes() == before
+
+
+def test_changed_sound_is_refused_at_a_resume(stopped: tuple[Path, Content]) -> None:
+    out, content = stopped
+    path = Path(content["data"]["dev"]).parent / "dev-1.wav"
+    samples, rate = soundfile.read(path)
+    soundfile.write(path, samples[::-1], rate)
+    before = (out / "metrics.jsonl").read_bytes()
+    with pytest.raises(ProblemsError, match="1 of 11 recordings are not the ones") as caught:
+        train(resolve(content), out, SilentProgress(), resume=True)
+    assert f"dev: dev-1 ({path})" in str(caught.value)
+    assert (out / "metrics.jsonl").read_bytes() == before
+
+
+def test_an_adapter_that_was_edited_is_not_overwritten(stopped: tuple[Path, Content]) -> None:
+    out, content = stopped
+    config = out / "adapter" / ADAPTER_CONFIG_FILE
+    changed = json.loads(config.read_text()) | {"lora_alpha": 1}
+    config.write_text(json.dumps(changed))
+    with pytest.raises(RequestError, match=r"adapter_config\.json changed after") as caught:
+        train(resolve(content), out, SilentProgress(), resume=True)
+    assert json.loads(config.read_text()) == changed
+    # The command of the hint keeps it.
+    assert (caught.value.hint or "").startswith("move it first: mv ")
+    _, _, source, target = (caught.value.hint or "").rsplit(" ", 3)
+    shutil.move(source, target)
+    train(resolve(content), out, SilentProgress(), resume=True)
+    assert json.loads((Path(target) / ADAPTER_CONFIG_FILE).read_text()) == changed
+    assert altered_adapter(out / "adapter") == ""
+
+
+def test_copies_of_a_run_go_on_apart(stopped: tuple[Path, Content]) -> None:
+    out, content = stopped
+    copy = out.with_name("copy")
+    shutil.copytree(out, copy)
+    train(resolve(content), copy, SilentProgress(), resume=True)
+    assert json.loads((out / "run.json").read_text())["status"] == "interrupted"
+    train(resolve(content), out, SilentProgress(), resume=True)
+    assert _weights(out).keys() == _weights(copy).keys()
+    assert all(torch.equal(value, _weights(copy)[name]) for name, value in _weights(out).items())
+    first, second = (
+        [line for line in RunFolder(path).read_metrics() if "loss" in line] for path in (out, copy)
+    )
+    assert [line["loss"] for line in first] == [line["loss"] for line in second]
 
 
 def test_a_manifest_that_is_left_out_is_refused_at_a_resume(stopped: tuple[Path, Content]) -> None:

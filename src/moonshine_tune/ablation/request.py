@@ -19,10 +19,12 @@ from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.files import disk_errors, sha256_of
 from moonshine_tune.core.nested import flatten, unflatten
-from moonshine_tune.core.progress import Progress
+from moonshine_tune.core.progress import Progress, SilentProgress
 from moonshine_tune.core.provenance import command_line, git_state, platform_summary, versions
-from moonshine_tune.corpus.manifest import read_manifest
+from moonshine_tune.corpus.manifest import Manifest, read_manifest
 from moonshine_tune.data.replay_audio import remade, with_replay_audio
+from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.runs.recordings import check_recordings
 from moonshine_tune.runs.records import AblationRecord
 
 _EXPLICIT = ("flag", "--set")
@@ -146,7 +148,7 @@ def _new(request: AblateRequest, progress: Progress) -> Ablation:
             hint="name general speech for all trials with: --canary canary.jsonl",
         )
     objectives = request.objectives or ("dev_wer",)
-    data = _fingerprints(settings, objectives)
+    data = _fingerprints(settings, _manifests(settings, objectives))
     sampler = request.sampler or "tpe"
     identity = [space.to_record(), _without_paths(settings), data, objectives, sampler]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -200,8 +202,8 @@ def _check_not_searched(space: SearchSpace, layers: Layers) -> None:
         )
 
 
-def _fingerprints(settings: RunSettings, objectives: Sequence[str]) -> dict[str, str]:
-    """sha256 of each manifest. All of them are read: an error shows before the first trial."""
+def _manifests(settings: RunSettings, objectives: Sequence[str]) -> dict[str, Manifest]:
+    """All manifests of a search: an error in one shows before the first trial."""
     data = settings.data
     named = {
         "train": data.train,
@@ -219,7 +221,7 @@ def _fingerprints(settings: RunSettings, objectives: Sequence[str]) -> dict[str,
             "canary_loss is an objective and there is no canary",
             hint="name general speech with: --canary canary.jsonl",
         )
-    fingerprints = {}
+    manifests = {}
     for name, path in named.items():
         if not isinstance(path, Path):
             continue
@@ -231,7 +233,14 @@ def _fingerprints(settings: RunSettings, objectives: Sequence[str]) -> dict[str,
                 where=path,
                 hint="choosing by test data spoils it: moonshine-tune data split makes a dev set",
             )
-        fingerprints[name] = manifest.sha256
+        manifests[name] = manifest
+    return manifests
+
+
+def _fingerprints(settings: RunSettings, manifests: Mapping[str, Manifest]) -> dict[str, str]:
+    """sha256 of each file of data."""
+    data = settings.data
+    fingerprints = {name: manifest.sha256 for name, manifest in manifests.items()}
     if data.terms is not None:
         fingerprints["terms"] = sha256_of(data.terms)
     for name, path in (("noise", settings.augment.noise), ("rooms", settings.augment.rooms)):
@@ -250,7 +259,8 @@ def _continued(known: Ablation, request: AblateRequest, progress: Progress) -> A
     """The recorded search, with the number of trials that is asked for now.
 
     Raises:
-        ProblemsError: something else is asked for than was recorded, or a manifest has changed.
+        ProblemsError: something else is asked for than was recorded, or a manifest or the sound of
+            recordings has changed.
     """
     problems = []
     if request.space is not None and request.space.to_record() != known.space.to_record():
@@ -272,7 +282,8 @@ def _continued(known: Ablation, request: AblateRequest, progress: Progress) -> A
     ]
     if isinstance(known.settings.data.replay, Path):
         remade(known.settings.data.replay, progress)
-    now = _fingerprints(known.settings, known.record.objectives)
+    manifests = _manifests(known.settings, known.record.objectives)
+    now = _fingerprints(known.settings, manifests)
     problems += [
         f"the {name} manifest has changed since the search began"
         for name, sha256 in known.record.data.items()
@@ -284,6 +295,9 @@ def _continued(known: Ablation, request: AblateRequest, progress: Progress) -> A
             problems,
             hint="continue it with the same request, or start another one with another --out",
         )
+    sound = {name: manifest.utterances for name, manifest in manifests.items()}
+    for path in sorted((known.path / "trials").glob("*/")):
+        check_recordings(RunFolder(path), sound, SilentProgress())
     trials = _num_trials(request, known.space, known.record.sampler)
     if request.trials is None or trials == known.record.trials:
         return known

@@ -55,6 +55,8 @@ _SPAN_SLACK_S = 0.15
 _LONG_MP3_S = 600.0
 _MAX_MIXES = 100_000
 _FLOATS = ("FLOAT", "DOUBLE")
+# Channels by name, as recordings of calls have them.
+_SIDES = frozenset(("a", "b", "l", "r", "left", "right"))
 
 
 @dataclass(frozen=True)
@@ -157,14 +159,32 @@ def load_utterance(utterance: Utterance) -> Samples:
     """Samples of an utterance.
 
     Raises:
-        AudioError: as `load_audio`, naming the utterance.
+        AudioError: as `load_audio`, naming the utterance; or its line names a channel of a
+            recording with several, which only an import cuts out.
     """
     try:
+        _check_channel(utterance)
         return load_audio(utterance.audio, start=utterance.start, end=utterance.end)
     except AudioError as error:
         raise AudioError(
             f"utterance {utterance.id}: {error.message}", where=utterance.audio, hint=error.hint
         ) from error
+
+
+def _check_channel(utterance: Utterance) -> None:
+    """Refuse the mean of all channels where the manifest says which one is meant."""
+    named = str(utterance.extra.get("channel", "")).strip().lower()
+    if not named.isdecimal() and named not in _SIDES:
+        return
+    count = audio_info(utterance.audio).channels
+    if count > 1:
+        raise AudioError(
+            f'its line has "channel": {named}, the recording has {count} channels, and a manifest '
+            "cannot choose one",
+            where=utterance.audio,
+            hint="cut the channels out: moonshine-tune data import MANIFEST --out NEW.jsonl "
+            "--audio-out FOLDER",
+        )
 
 
 def write_audio(path: Path, samples: Samples, sample_rate_hz: int = SAMPLE_RATE_HZ) -> None:

@@ -19,6 +19,8 @@ from moonshine_tune.core.signals import interrupt_on_signals
 from moonshine_tune.core.text import first_line
 from moonshine_tune.core.version import VERSION
 
+# What Path.resolve raises before Python 3.13.
+_LOOP = "Symlink loop from "
 # Commands that only look into --out.
 _READ_ONLY = {"doctor", "status"}
 
@@ -135,6 +137,12 @@ def _plain_error(error: Exception) -> TuneError:
     if known is None and isinstance(error, OSError) and error.filename is not None:
         # A name that is too long, a folder in the place of a file, a file that is gone.
         return RequestError(f"cannot be opened ({error.strerror})", where=str(error.filename))
+    if known is None and isinstance(error, RuntimeError) and str(error).startswith(_LOOP):
+        return RequestError(
+            "a symbolic link that leads to itself",
+            where=str(error).removeprefix(_LOOP).strip("'"),
+            hint="remove it, or name the folder that was meant",
+        )
     return (
         known
         or little_memory_error(error)

@@ -68,6 +68,7 @@ def package(
         lines.append(f"the card names as not measured: {', '.join(result.missing)}")
     if result.sample_clips:
         lines.append(f"it holds {result.sample_clips} recordings, in sample/")
+    lines += result.remarks
     lines.append(f"check it with: moonshine-tune verify {quoted(out)}")
     show("\n".join(lines), result, as_json=as_json)
 

@@ -49,6 +49,15 @@ def home_expanded(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111
 
 
+def real_path(path: Path) -> Path:
+    """The path with links followed; a link that leads to itself stays as it is.
+
+    `Path.resolve` raises a RuntimeError for one, before Python 3.13. Whoever opens it gets an error
+    of the file.
+    """
+    return Path(os.path.realpath(path))
+
+
 def short_label(text: str, default: str) -> str:
     """What can be kept of a text in a name, for people: something beside it tells names apart."""
     kept = re.sub(r"[^\w.-]+", "-", text).encode()[:MAX_NAME].decode("utf-8", "ignore")

@@ -73,6 +73,11 @@ class Utterance:
         return self.duration
 
     @property
+    def span(self) -> tuple[Path, float | None, float | None]:
+        """Which part of which file it is."""
+        return self.audio, self.start, self.end
+
+    @property
     def is_synthetic(self) -> bool:
         """Whether a synthesizer speaks: `"synthetic": true`, or what a table writes for it."""
         return str(self.extra.get(SYNTHETIC, "")).strip().lower() in ("true", "yes", "1")
@@ -136,6 +141,16 @@ def mixed_splits(utterances: Sequence[Utterance]) -> str | None:
     )
 
 
+def mixed_languages(utterances: Sequence[Utterance]) -> str | None:
+    """A remark where the `language` fields name several, whose texts no normalizer treats alike."""
+    counts = Counter(item.language.lower() for item in utterances if item.language)
+    # Regions of a language share its normalizer.
+    if len({name.replace("_", "-").partition("-")[0] for name in counts}) < 2:
+        return None
+    named = ", ".join(f"{name} ({count})" for name, count in counts.most_common(4))
+    return f"its language field has {named}: all are scored with the normalizer of one language"
+
+
 @dataclass(frozen=True)
 class LineProblem:
     """One line of a manifest that is not a usable utterance.
@@ -193,8 +208,7 @@ class ManifestScan:
         if self.nameless:
             values = ", ".join(map(repr, dict.fromkeys(self.nameless.values())))
             remarks.append(f"{len(self.nameless)} of {count} speakers name nobody ({values})")
-        if (mixed := mixed_splits(self.utterances)) is not None:
-            remarks.append(mixed)
+        remarks += filter(None, (mixed_splits(self.utterances), mixed_languages(self.utterances)))
         return tuple(remarks)
 
 

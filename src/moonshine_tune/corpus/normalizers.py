@@ -5,7 +5,9 @@ the English normalizer published with Whisper (package `whisper-normalizer`): ca
 contractions, spelling variants, and numbers as digits.
 
 `basic-1`: for every other language: Unicode NFKC, lower case; hyphens, punctuation and symbols
-become spaces; marks that belong to letters stay.
+become spaces; marks that belong to letters stay; digits of every script are those of ASCII.
+
+In all of them an apostrophe inside a word is one whatever key typed it: `don’t` is `don't`.
 
 `spelled-1`: the same as `basic-1`, for English where the spelling of numbers matters: `four six
 two` and `462` differ.
@@ -22,6 +24,10 @@ from moonshine_tune.core.errors import RequestError
 _HYPHENS = re.compile(r"(?<=\w)[-‐‑–](?=\w)")
 _ELLIPSIS = re.compile(r"…|\.{2,}")
 _SPACES = re.compile(r"\s+")
+# Between letters these are apostrophes; `5′4` and a lone accent are not.
+_APOSTROPHES = re.compile(r"(?<=[^\W\d_])[’‘ʼʹ′´`＇](?=[^\W\d_])")
+# Stretches a word of Arabic script on the page, and is no letter.
+_TATWEEL = "\u0640"
 
 
 @dataclass(frozen=True)
@@ -42,11 +48,20 @@ def split_hyphens(text: str) -> str:
 
 
 def _basic(text: str) -> str:
-    text = unicodedata.normalize("NFKC", split_hyphens(text)).lower()
+    # Before NFKC, which makes an accent of `´` and a space.
+    text = _APOSTROPHES.sub("'", split_hyphens(text))
+    text = unicodedata.normalize("NFKC", text).lower().replace(_TATWEEL, "")
     # An apostrophe inside a word belongs to it: "don't" stays one word in every language.
     text = re.sub(r"(?<=\w)['’](?=\w)", "\u02bc", text)
-    kept = [character if unicodedata.category(character)[0] in "LMN" else " " for character in text]
+    kept = map(_kept_character, text)
     return _SPACES.sub(" ", "".join(kept)).strip().replace("\u02bc", "'")
+
+
+def _kept_character(character: str) -> str:
+    category = unicodedata.category(character)
+    if category == "Nd":
+        return str(unicodedata.digit(character))
+    return character if category[0] in "LMN" else " "
 
 
 @cache
@@ -59,7 +74,7 @@ def _whisper_english() -> Callable[[str], str]:
 
 def _english(text: str) -> str:
     # Whisper's normalizer leaves a lone period of an ellipsis, which would count as a word.
-    text = _ELLIPSIS.sub(" ", split_hyphens(text))
+    text = _APOSTROPHES.sub("'", _ELLIPSIS.sub(" ", split_hyphens(text)))
     return _SPACES.sub(" ", _whisper_english()(text)).strip()
 
 

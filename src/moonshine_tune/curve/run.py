@@ -21,6 +21,8 @@ from moonshine_tune.corpus.voices import voice_scope
 from moonshine_tune.curve.outlook import PlannedTraining, with_outlook
 from moonshine_tune.curve.subsets import check_sizes, default_sizes, write_subset
 from moonshine_tune.data.replay_audio import with_replay_audio
+from moonshine_tune.data.shared_clips import repeated_clips
+from moonshine_tune.runs.recordings import check_recordings
 from moonshine_tune.runs.records import CurveRecord, VoicesRecord
 from moonshine_tune.runs.split_record import are_for_known_voices, voices_of
 from moonshine_tune.runs.summary import ENDED
@@ -100,6 +102,11 @@ def learning_curve(
     sizes = check_sizes(request.sizes or default_sizes(len(data.train)), len(data.train))
     record = _first_record(request, data, sizes)
     jobs = [PlannedTraining(size, seed) for seed in range(request.seeds) for size in sizes]
+    dev = read_manifest(data.dev, check_files=False)
+    sound = {"train": data.train.utterances, "dev": dev.utterances}
+    for job in jobs:
+        # A point of other sound than the rest would bend the curve.
+        check_recordings(job.run(folder), sound, SilentProgress())
     stopped = "finished"
     with progress.stage("trainings", len(jobs)) as stage:
         for job in jobs:
@@ -171,12 +178,14 @@ def _data(request: CurveRequest) -> _Data:
             where=manifest.path,
             hint="name a development manifest with: --dev dev.jsonl",
         )
+    copies = {item.id for item in repeated_clips(parts.dev, parts.train)}
+    train = tuple(item for item in parts.train if item.id not in copies)
     path = request.out / "subsets" / "dev.jsonl"
-    check_sizes(request.sizes or default_sizes(len(parts.train)), len(parts.train))
+    check_sizes(request.sizes or default_sizes(len(train)), len(train))
     if not path.is_file():
         write_manifest(path, parts.dev)
-    voices = VoicesRecord.of(voice_scope(parts.train, parts.dev, by=parts.by))
-    return _Data(replace(manifest, utterances=tuple(parts.train)), path, layer, voices)
+    voices = VoicesRecord.of(voice_scope(train, parts.dev, by=parts.by))
+    return _Data(replace(manifest, utterances=train), path, layer, voices)
 
 
 def _first_record(request: CurveRequest, data: _Data, sizes: Sequence[int]) -> CurveRecord:

@@ -23,6 +23,7 @@ from moonshine_tune.config.resolve import ResolvedSettings
 from moonshine_tune.core.errors import AudioError, MachineError, RequestError, TuneError
 from moonshine_tune.core.files import complete_folder, disk_errors, sha256_of
 from moonshine_tune.core.hardware import cache_root, make_cache_folder
+from moonshine_tune.core.names import real_path
 from moonshine_tune.core.progress import Progress, SilentProgress
 from moonshine_tune.core.text import quoted
 from moonshine_tune.corpus.manifest import (
@@ -365,7 +366,7 @@ def recording_pieces(
                     changed = change_tempo(piece, tempo)
                     write_audio(path, changed)
                     seconds = len(changed) / SAMPLE_RATE_HZ
-                    utterances.append(Utterance(name, path.resolve(), duration=seconds))
+                    utterances.append(Utterance(name, real_path(path), duration=seconds))
     return utterances
 
 
@@ -388,7 +389,7 @@ def _cut_evenly(utterances: Sequence[Utterance], max_s: float) -> Iterator[Utter
 def _folder(folder: Path, max_s: float, progress: Progress) -> ReplayAudio:
     """The recordings of a folder, long ones cut at their pauses; without copies."""
     paths = recording_files(folder, "--replay general.jsonl")
-    listed = [[str(path.resolve()), *_size_and_time(path)] for path in paths]
+    listed = [[str(real_path(path)), *_size_and_time(path)] for path in paths]
     digest = hashlib.sha256(json.dumps([_VERSION, max_s, listed]).encode()).hexdigest()[:16]
 
     def make(scratch: Path) -> ReplayRecord:

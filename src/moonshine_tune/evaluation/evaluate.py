@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from moonshine_tune.audio.fingerprint import known_fingerprints
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import check_writable, holds_out, read_lines, sha256_of
 from moonshine_tune.core.progress import Progress
@@ -32,6 +33,7 @@ from moonshine_tune.evaluation.results import (
     earlier_evaluation,
     write_evaluation,
 )
+from moonshine_tune.evaluation.scored_run import known_clips, remarks_on_run
 from moonshine_tune.inference.drafts import DraftStore
 from moonshine_tune.inference.transcribe import TorchTranscriber, Transcriber, transcribe_utterances
 from moonshine_tune.metrics.metric import extra_metrics
@@ -145,12 +147,23 @@ def evaluate(request: EvaluateRequest, out: Path | None, progress: Progress) -> 
         evaluation = replace(evaluation, keyterms=keyterms)
     if request.aliases:
         evaluation = replace(evaluation, aliases=_aliases_record(aliases, scores[CLEAN]))
-    evaluation = replace(evaluation, voices=voices_of_run(request.adapter, manifest))
-    if tiny := tiny_set_remark("the manifest", manifest.utterances):
-        evaluation = replace(evaluation, remarks=(*evaluation.remarks, tiny))
+    evaluation = _judged_by_run(evaluation, request.adapter, manifest)
     if out is not None:
         write_evaluation(out, evaluation)
     return evaluation
+
+
+def _judged_by_run(evaluation: Evaluation, adapter: Path | None, manifest: Manifest) -> Evaluation:
+    """The evaluation with what its manifest, and the run of the adapter, say about its worth."""
+    known = None if adapter is None else known_clips(adapter, manifest)
+    remarks = [*evaluation.remarks]
+    if adapter is not None:
+        remarks += remarks_on_run(adapter, manifest)
+    remarks += known.sentences if known else ()
+    if tiny := tiny_set_remark("the manifest", manifest.utterances):
+        remarks.append(tiny)
+    voices = voices_of_run(adapter, manifest)
+    return replace(evaluation, voices=voices, known_clips=known, remarks=tuple(remarks))
 
 
 def _with_voices(manifest: Manifest) -> Manifest:
@@ -249,7 +262,8 @@ class _Boosts:
 class Variant:
     """One of the systems that are compared, ready to transcribe.
 
-    `exported` is the hash of what runtime files were exported from.
+    `exported` is the hash of what runtime files were exported from, `adapter_sha256` that of the
+    matrices of an adapter in torch.
     """
 
     name: str
@@ -258,6 +272,7 @@ class Variant:
     transcriber: Transcriber
     normalizer: Normalizer
     exported: str | None = None
+    adapter_sha256: str | None = None
 
 
 def _open_variants(
@@ -290,7 +305,8 @@ def _open_variants(
             with adapter_disabled(opened.model):
                 yield Variant("base", model, None, transcriber, normalizer)
         label = None if request.adapter is None else request.adapter.name
-        yield Variant(name, model, label, transcriber, normalizer)
+        digest = None if own is None else sha256_of(own / ADAPTER_WEIGHTS_FILE)
+        yield Variant(name, model, label, transcriber, normalizer, adapter_sha256=digest)
         # One model in memory at a time.
         del opened, transcriber
     if adapter is not None and request.runtime_dir is not None:
@@ -411,7 +427,11 @@ def score_manifest(
     )
     seconds = time.monotonic() - start_time
     scored = score_utterances(
-        manifest.utterances, transcripts.texts, variant.normalizer, seconds=transcripts.seconds
+        manifest.utterances,
+        transcripts.texts,
+        variant.normalizer,
+        seconds=transcripts.seconds,
+        recordings=known_fingerprints(manifest.utterances),
     )
     return Evaluation(
         score=summarize(scored),
@@ -427,5 +447,6 @@ def score_manifest(
         condition=condition,
         remarks=manifest.remarks,
         exported=variant.exported,
+        adapter_sha256=variant.adapter_sha256,
         metrics=tuple(metric.score(scored, variant.normalizer) for metric in extra_metrics()),
     )

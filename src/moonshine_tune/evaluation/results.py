@@ -1,5 +1,6 @@
 """An evaluation: its figures, and the files that hold them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,12 @@ from moonshine_tune.metrics.wer import (
     compare_paired,
     summarize,
 )
-from moonshine_tune.runs.records import EvaluationRecord, KeyTermsRecord, VoicesRecord
+from moonshine_tune.runs.records import (
+    EvaluationRecord,
+    KeyTermsRecord,
+    KnownClipsRecord,
+    VoicesRecord,
+)
 from moonshine_tune.runs.summary import read_scored
 
 RESULT_FILE, HYPOTHESES_FILE = "result.json", "hypotheses.jsonl"
@@ -33,8 +39,10 @@ class Evaluation:
 
     `conditions` are its evaluations under each condition, the first without noise. `systems` are
     all that were scored on these clips, where they are more than one. `exported` is the hash of the
-    adapter or checkpoint that runtime files were exported from. `voices` says whose voices the
-    score is for; None where training has none of them. `set_name` is that of the manifest.
+    adapter or checkpoint that runtime files were exported from, `adapter_sha256` that of the
+    matrices of an adapter in torch. `voices` says whose voices the score is for; None where
+    training has none of them. `known_clips` counts the clips that the run of the adapter used.
+    `set_name` is that of the manifest.
     """
 
     score: Score
@@ -57,7 +65,9 @@ class Evaluation:
     base_metrics: tuple[MetricScore, ...] = ()
     systems: tuple["SystemScore", ...] = ()
     exported: str | None = None
+    adapter_sha256: str | None = None
     voices: VoicesRecord | None = None
+    known_clips: KnownClipsRecord | None = None
     set_name: str = ""
 
     def compared_with(self, before: "Earlier") -> "Evaluation":
@@ -111,8 +121,8 @@ class Evaluation:
         }
         if speakers := _speakers(self.scored):
             record["speakers"] = speakers
-        if self.exported is not None:
-            record["exported"] = self.exported
+        digests = {"exported": self.exported, "adapter_sha256": self.adapter_sha256}
+        record |= {name: digest for name, digest in digests.items() if digest is not None}
         if self.systems:
             record["systems"] = [item.to_record() for item in self.systems]
         if self.metrics:
@@ -125,12 +135,13 @@ class Evaluation:
             record["empty_references"] = self.score.empty.to_record()
             if self.base is not None:
                 record["empty_references"]["base"] = self.base.empty.to_record()
-        if self.keyterms is not None:
-            record["keyterms"] = self.keyterms
-        if self.aliases is not None:
-            record["aliases"] = self.aliases
-        if self.voices is not None:
-            record["voices"] = self.voices
+        parts = {
+            "keyterms": self.keyterms,
+            "aliases": self.aliases,
+            "voices": self.voices,
+            "known_clips": self.known_clips,
+        }
+        record |= {name: part for name, part in parts.items() if part is not None}
         if self.remarks:
             record["remarks"] = self.remarks
         return EvaluationRecord.model_validate(record)
@@ -203,17 +214,24 @@ def write_evaluation(out: Path, evaluation: Evaluation) -> None:
         for item in evaluation.conditions
         for utterance in item.scored
     ]
-    if lines:
-        write_jsonl_atomic(out / CONDITIONS_FILE, lines)
+    _write_or_remove(out / CONDITIONS_FILE, lines)
     lines = [
         {"side": item.side, "backend": item.evaluation.backend, **utterance.to_record()}
         for item in evaluation.systems
         for utterance in item.evaluation.scored
     ]
-    if any(item.evaluation.backend == "runtime" for item in evaluation.systems):
-        write_jsonl_atomic(out / SYSTEMS_FILE, lines)
+    is_side_by_side = any(item.evaluation.backend == "runtime" for item in evaluation.systems)
+    _write_or_remove(out / SYSTEMS_FILE, lines if is_side_by_side else [])
     write_jsonl_atomic(out / HYPOTHESES_FILE, [item.to_record() for item in evaluation.scored])
     evaluation.to_record().write(out / RESULT_FILE)
+
+
+def _write_or_remove(path: Path, lines: Sequence[dict[str, Any]]) -> None:
+    """The lines; where there are none, those of an earlier evaluation in this folder go."""
+    if lines:
+        write_jsonl_atomic(path, lines)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,11 @@ def missing_clips(run: Path | None) -> str:
     )
 
 
+def changed_sets(run: Path) -> list[str]:
+    """A sentence for each manifest that the export reads and that is not what the run had."""
+    return _run_files(run, (*CALIBRATION_SETS, "data.dev", "data.canary")).changes
+
+
 def _run_files(run: Path, sets: Sequence[str] = CALIBRATION_SETS) -> RunLocations:
     """The manifests of some sets of a run; none where it has no record."""
     return locate(run, _record_of(run), sets)

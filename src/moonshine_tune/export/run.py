@@ -23,7 +23,14 @@ from moonshine_tune.core.provenance import versions
 from moonshine_tune.core.scratch import new_scratch, refuse_existing
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.export.adapter_file import adapter_file
-from moonshine_tune.export.calibration import AUTO, NONE, Rounding, choose_rounding, missing_clips
+from moonshine_tune.export.calibration import (
+    AUTO,
+    NONE,
+    Rounding,
+    changed_sets,
+    choose_rounding,
+    missing_clips,
+)
 from moonshine_tune.export.graft import AUTO as AUTO_SCALES
 from moonshine_tune.export.graft import SCALES, GraftReport, graft
 from moonshine_tune.export.graphs import build_graphs
@@ -43,6 +50,7 @@ from moonshine_tune.models.merge import LazyMerged
 from moonshine_tune.registry.base_model import base_identity
 from moonshine_tune.registry.open import OpenedModel, open_model
 from moonshine_tune.registry.resolve import ResolvedModel, resolve_model
+from moonshine_tune.runs.kept_adapter import altered_adapter
 from moonshine_tune.runs.records import EXPORT_FILE, ExportRecord
 from moonshine_tune.runtime.formats import MOONSHINE, SHERPA_ONNX, check_format
 from moonshine_tune.runtime.layout import TOKENS_FILE, RuntimeLayout, read_layout
@@ -110,6 +118,8 @@ def export(request: ExportRequest, out: Path, progress: Progress) -> ExportRecor
     if calibrates and (missing := missing_clips(request.run)):
         # Before the work: files with dithered rounding lose words.
         progress.say(missing)
+    for remark in _remarks_on_run(request.run):
+        progress.say(remark)
     subject = _open(request, progress)
     opened = subject.opened
     check_format(request.format, opened.model.family)
@@ -157,6 +167,14 @@ def export(request: ExportRequest, out: Path, progress: Progress) -> ExportRecor
             update = {"adapter_file": str(out), "adapter_bytes": len(content)}
             record = record.model_copy(update=update)
     return record
+
+
+def _remarks_on_run(path: Path | None) -> list[str]:
+    """What of a run is not as it was when it ended."""
+    if path is None:
+        return []
+    altered = altered_adapter(find_adapter(path))
+    return [altered, *changed_sets(path)] if altered else changed_sets(path)
 
 
 @contextmanager

@@ -8,13 +8,13 @@ import hashlib
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
+from moonshine_tune.audio.fingerprint import content_hash
 from moonshine_tune.audio.io import AudioInfo, audio_info, load_audio, write_audio
 from moonshine_tune.audio.remarks import READING_REMARKS
 from moonshine_tune.core.errors import AudioError
-from moonshine_tune.core.files import sha256_of
 from moonshine_tune.core.parallel import thread_pool
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import Utterance
@@ -113,8 +113,7 @@ def convert(
 
 
 def _converted(utterance: Utterance, folder: Path, channel: int | None) -> Utterance:
-    stat = utterance.audio.stat()
-    content = _content_hash(utterance.audio, stat.st_size, stat.st_mtime_ns)
+    content = content_hash(utterance.audio)
     key = f"{_CONVERSION} {content} {utterance.start} {utterance.end} {channel}"
     target = folder.absolute() / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.flac"
     if not target.is_file():
@@ -130,12 +129,6 @@ def _converted(utterance: Utterance, folder: Path, channel: int | None) -> Utter
         duration=round(audio_info(target).seconds, 4),
         extra=utterance.extra | {"source_sha256": content},
     )
-
-
-@lru_cache(maxsize=4096)
-def _content_hash(path: Path, size: int, mtime_ns: int) -> str:
-    """Hash of a file; cached, because many utterances may be spans of one recording."""
-    return sha256_of(path)
 
 
 def _num_threads() -> int:

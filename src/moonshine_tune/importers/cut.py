@@ -8,6 +8,7 @@ from moonshine_tune.audio.blocks import BlockReader
 from moonshine_tune.audio.io import AUDIO_ENDINGS, audio_info
 from moonshine_tune.audio.pauses import Span, cut_at_pauses
 from moonshine_tune.core.errors import AudioError, RequestError
+from moonshine_tune.core.names import real_path
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.importers.base import files_below
@@ -47,7 +48,7 @@ def recording_of(path: Path, folder: Path) -> Utterance:
         AudioError: it cannot be read.
     """
     name = path.relative_to(folder).with_suffix("").as_posix()
-    return Utterance(name, path.resolve(), duration=round(audio_info(path).seconds, 3))
+    return Utterance(name, real_path(path), duration=round(audio_info(path).seconds, 3))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from moonshine_tune.core.names import home_expanded
+from moonshine_tune.core.names import home_expanded, real_path
 from moonshine_tune.importers.base import Row
 
 
@@ -135,16 +135,16 @@ class RecordingFinder:
     def _resolved(self, path: Path) -> Path:
         """The path with links followed; each folder is resolved once."""
         if path.name in ("", ".."):
-            return path.resolve()
+            return real_path(path)
         folder = self._folders.get(path.parent)
         if folder is None:
-            folder = self._folders[path.parent] = path.parent.resolve()
+            folder = self._folders[path.parent] = real_path(path.parent)
         resolved = folder / path.name
         try:
             is_link = stat.S_ISLNK(os.lstat(resolved).st_mode)
         except OSError:
             return resolved
-        return resolved.resolve() if is_link else resolved
+        return real_path(resolved) if is_link else resolved
 
     def _only(self, name: str, paths: Sequence[Path]) -> Path | str:
         if len(paths) == 1:

@@ -12,6 +12,7 @@ from typing import Any
 from moonshine_tune.audio.io import AUDIO_ENDINGS, AudioInfo
 from moonshine_tune.core.errors import AudioError, ProblemsError, RequestError
 from moonshine_tune.core.files import holds_out, write_jsonl_atomic
+from moonshine_tune.core.names import real_path
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.scratch import remove_leftovers
 from moonshine_tune.core.text import quoted
@@ -253,7 +254,7 @@ def _counts(
     named = [(item.recording, item.has_no_text) for item in dropped if item.recording is not None]
     return count_recordings(
         source.folder,
-        [path.resolve() for path in source.recordings],
+        [real_path(path) for path in source.recordings],
         used=used,
         left_out=[path for path, has_no_text in named if not has_no_text],
         without_text=[path for path, has_no_text in named if has_no_text],

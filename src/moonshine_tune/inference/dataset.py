@@ -4,15 +4,14 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import TypeGuard
 
+from moonshine_tune.audio.fingerprint import content_key
 from moonshine_tune.audio.io import audio_info, load_utterance
-from moonshine_tune.audio.samples import Samples
+from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
 from moonshine_tune.config.settings import DataSettings
 from moonshine_tune.core.errors import AudioError, RequestError
-from moonshine_tune.core.files import sha256_of
 from moonshine_tune.corpus.manifest import (
     PSEUDO_LABEL,
     SYNTHETIC,
@@ -21,6 +20,9 @@ from moonshine_tune.corpus.manifest import (
     read_manifest,
 )
 from moonshine_tune.models.base import SpeechModel
+
+# Manifests round lengths, some to seconds, and some have those of before a trim.
+_LENGTH_SLACK_S, _LENGTH_SLACK = 0.5, 0.1
 
 
 @dataclass(frozen=True)
@@ -154,8 +156,23 @@ class SpeechDataset:
         )
 
     def load(self, index: int) -> Samples:
-        """Samples of one utterance, mono 16 kHz."""
-        return load_utterance(self.utterances[index])
+        """Samples of one utterance, mono 16 kHz.
+
+        Raises:
+            AudioError: as `load_utterance`; or its length is not that of the manifest, which
+                decides how many words a transcript may have, and with what it is batched.
+        """
+        utterance, stated = self.utterances[index], self.seconds[index]
+        samples = load_utterance(utterance)
+        seconds = len(samples) / SAMPLE_RATE_HZ
+        if not is_about(stated, seconds):
+            raise AudioError(
+                f"utterance {utterance.id}: the manifest says {stated:.2f} s, and it has "
+                f"{seconds:.2f} s",
+                where=utterance.audio,
+                hint="correct or remove the key duration; data audit and data fix correct it",
+            )
+        return samples
 
     def is_silent(self, index: int) -> bool:
         """Whether the manifest has an empty text: nothing is spoken, which can be learnt."""
@@ -166,18 +183,9 @@ class SpeechDataset:
         return content_key(self.utterances[index])
 
 
-def content_key(utterance: Utterance) -> str:
-    """Identifies an utterance by the content of its file and its span, not by its path."""
-    path = utterance.audio
-    stat = path.stat()
-    content = _content_hash(path, stat.st_size, stat.st_mtime_ns)
-    return f"{content}:{utterance.start or 0.0:g}:{utterance.end}"
-
-
-@lru_cache(maxsize=1024)
-def _content_hash(path: Path, size: int, mtime_ns: int) -> str:
-    """Hash of a file. Many utterances may be spans of one file, so the last ones are cached."""
-    return sha256_of(path)
+def is_about(stated: float, measured: float) -> bool:
+    """Whether a stated length in seconds may be a rounded one, or of before a trim."""
+    return abs(stated - measured) <= _LENGTH_SLACK_S + _LENGTH_SLACK * measured
 
 
 def utterance_seconds(utterance: Utterance) -> float:

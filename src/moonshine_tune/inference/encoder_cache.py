@@ -28,6 +28,7 @@ from moonshine_tune.inference.batching import (
     pad_clips,
     run_with_oom_backoff,
 )
+from moonshine_tune.inference.dataset import is_about
 from moonshine_tune.inference.encoder_cache_disk import ShardWriter, StateShards
 from moonshine_tune.models.base import EncoderStates, SpeechModel
 from moonshine_tune.registry.open import OpenedModel
@@ -159,7 +160,8 @@ class StateSource:
         if damaged:
             progress.say(f"removed {damaged} damaged files of encoder states: encoding them again")
         for index, key in keys.items():
-            if key in stored:
+            # Of another length than the manifest says: loading the clip reports that.
+            if key in stored and self._is_as_long(index, len(stored[key])):
                 self._keep(index, stored[key])
         missing = [index for index in keys if index not in self._stored]
         lengths = [self.seconds[index] for index in missing]
@@ -182,6 +184,11 @@ class StateSource:
         if not self.holds(missing):
             count = sum(index not in self._stored for index in missing)
             progress.say(f"{name}: {count} of {len(keys)} clips did not fit the cache on disk")
+
+    def _is_as_long(self, index: int, frames: int) -> bool:
+        stated = self.seconds[index]
+        expected = self._model.frame_count(round(stated * SAMPLE_RATE_HZ))
+        return is_about(stated, frames * stated / max(expected, 1))
 
     def _encoded(self, rows: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
         with torch.inference_mode():

@@ -5,9 +5,11 @@ It is decoded exactly as the deployed runtime decodes.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
+from moonshine_tune.audio.fingerprint import known_fingerprints
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.corpus.normalizers import Normalizer
@@ -22,7 +24,7 @@ from moonshine_tune.inference.drafts import greedy_tokens_by_drafts
 from moonshine_tune.inference.encoder_cache import StateSource
 from moonshine_tune.inference.greedy import greedy_tokens
 from moonshine_tune.inference.token_losses import mean_token_losses
-from moonshine_tune.metrics.wer import Score, ScoredUtterance, score_utterance, summarize
+from moonshine_tune.metrics.wer import Score, ScoredUtterance, score_utterances, summarize
 from moonshine_tune.models.base import DecodeLimits, EncoderStates, SpeechModel
 
 _BATCH_S = 120.0
@@ -134,6 +136,10 @@ class ScoredSet:
         """Which set it is: `librispeech_other, 50 clips`."""
         return f"{self._set_name or self.name}, {len(self.utterances)} clips"
 
+    @cached_property
+    def _recordings(self) -> Mapping[str, str]:
+        return known_fingerprints(self.utterances)
+
     @property
     def baseline_hypotheses(self) -> dict[str, str]:
         """References, by id, of the utterances without a text; empty before the first score."""
@@ -170,15 +176,8 @@ class ScoredSet:
             utterance if utterance.text is not None else utterance.with_text(text)
             for utterance, text in zip(self.utterances, hypotheses, strict=True)
         )
-        scored = tuple(
-            score_utterance(
-                utterance.id,
-                utterance.reference,
-                text,
-                self.normalizer,
-                speaker=utterance.speaker,
-            )
-            for utterance, text in zip(self.utterances, hypotheses, strict=True)
+        scored = score_utterances(
+            self.utterances, hypotheses, self.normalizer, recordings=self._recordings
         )
         return SetScore(summarize(scored), scored)
 

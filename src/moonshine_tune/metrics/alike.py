@@ -61,7 +61,9 @@ def score_alike(
         if _is_another_clip(first, item) or (is_respelled and normalizer is None):
             others += 1
             continue
-        if normalizer is not None and (is_other_rule or is_respelled):
+        # A text of ASCII is counted as it was by every version of a normalizer.
+        is_plain = first.reference.isascii() and first.hypothesis.isascii()
+        if normalizer is not None and (is_other_rule or is_respelled or not is_plain):
             again = _scored_again(first, item.reference, normalizer)
             recounted += again.words != first.words
             respelled += is_respelled
@@ -85,6 +87,11 @@ def score_alike(
             f"{name} has other references of {respelled} clips: for the comparison its "
             "transcripts are scored again with the present ones"
         )
+    if changed := sum(_has_other_sound(*pair) for pair in pairs):
+        remarks.append(
+            f"{changed} of {len(pairs)} recordings have changed since {name}, under the same ids: "
+            "the difference is not that of the models alone"
+        )
     if len(pairs) < total:
         reason = f"; {others} have the same id and are other clips" if others else ""
         remarks.append(
@@ -96,7 +103,11 @@ def score_alike(
 
 def _scored_again(item: ScoredUtterance, reference: str, normalizer: Normalizer) -> ScoredUtterance:
     again = score_utterance(item.id, reference, item.hypothesis, normalizer)
-    return replace(again, speaker=item.speaker, seconds=item.seconds)
+    return replace(again, speaker=item.speaker, seconds=item.seconds, recording=item.recording)
+
+
+def _has_other_sound(first: ScoredUtterance, second: ScoredUtterance) -> bool:
+    return None not in (first.recording, second.recording) and first.recording != second.recording
 
 
 def _is_another_clip(first: ScoredUtterance, second: ScoredUtterance) -> bool:

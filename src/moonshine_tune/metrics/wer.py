@@ -6,7 +6,7 @@ of zero words is none: one cough without a transcript could add points to a WER.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jiwer
@@ -49,7 +49,11 @@ class ErrorCounts:
 
 @dataclass(frozen=True)
 class ScoredUtterance:
-    """One utterance: reference and hypothesis as they are, error counts after normalization."""
+    """One utterance: reference and hypothesis as they are, error counts after normalization.
+
+    Attributes:
+        recording: fingerprint of its sound; None where that is not known.
+    """
 
     id: str
     reference: str
@@ -58,6 +62,7 @@ class ScoredUtterance:
     characters: ErrorCounts
     speaker: str | None = None
     seconds: float | None = None
+    recording: str | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -73,6 +78,8 @@ class ScoredUtterance:
         known: dict[str, Any] = {"speaker": self.speaker} if self.speaker else {}
         if self.seconds is not None:
             known["seconds"] = round(self.seconds, 3)
+        if self.recording is not None:
+            known["recording"] = self.recording
         return texts | dict(zip(_COUNTS, counts, strict=True)) | known
 
     @classmethod
@@ -90,12 +97,14 @@ class ScoredUtterance:
             raise ValueError("counts must be whole numbers")
         substitutions, deletions, insertions, words, character_errors, characters = counts
         speaker, seconds = record.get("speaker"), record.get("seconds")
+        recording = record.get("recording")
         return cls(
             *texts,
             words=ErrorCounts(substitutions, deletions, insertions, words),
             characters=ErrorCounts(substitutions=character_errors, reference=characters),
             speaker=speaker if isinstance(speaker, str) else None,
             seconds=float(seconds) if isinstance(seconds, int | float) else None,
+            recording=recording if isinstance(recording, str) else None,
         )
 
 
@@ -234,19 +243,23 @@ def score_utterances(
     normalizer: Normalizer,
     *,
     seconds: Sequence[float] | None = None,
+    recordings: Mapping[str, str] | None = None,
 ) -> tuple[ScoredUtterance, ...]:
     """Score the hypothesis of each utterance.
 
     Args:
         seconds: length of each; without it, as the manifest has it.
+        recordings: fingerprints of the sound by id, as far as they are known.
     """
     lengths = [item.known_seconds for item in utterances] if seconds is None else seconds
-    return tuple(
+    scored = (
         score_utterance(
             item.id, item.reference, text, normalizer, speaker=item.speaker, seconds=length
         )
         for item, text, length in zip(utterances, texts, lengths, strict=True)
     )
+    known = recordings or {}
+    return tuple(replace(item, recording=known.get(item.id)) for item in scored)
 
 
 def _count(

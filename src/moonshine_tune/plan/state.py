@@ -79,7 +79,7 @@ def _now() -> str:
 
 
 class Fingerprints:
-    """Content hashes of files, cached by size and modification time."""
+    """Content hashes of files, cached by size and times."""
 
     def __init__(self, store: Path) -> None:
         self._store = store
@@ -94,9 +94,10 @@ class Fingerprints:
             stat = path.stat()
         except OSError:
             return "missing"
-        mark = [stat.st_size, stat.st_mtime_ns]
+        # A program can set the time of modification, not that of change.
+        mark = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
         match self._known.get(str(path)):
-            case [size, time, str(digest)] if [size, time] == mark:
+            case [*known, str(digest)] if known == mark:
                 return digest
         digest = sha256_of(path)
         self._known[str(path)] = [*mark, digest]
@@ -108,8 +109,9 @@ class Fingerprints:
         if not path.is_file():
             return "missing"
         scan = scan_manifest(path, require_text=False, check_files=False)
-        recordings = {self.file(audio) for audio in {item.audio for item in scan.utterances}}
-        return of_value([self.file(path), sorted(recordings)])
+        # In the order of their lines: two recordings that change places are other ones.
+        recordings = [self.file(audio) for audio in dict.fromkeys(u.audio for u in scan.utterances)]
+        return of_value([self.file(path), recordings])
 
     def folder(self, path: Path, names: tuple[str, ...] = ("**/*",)) -> str:
         """Fingerprint of the files of a folder that match: their names and contents."""

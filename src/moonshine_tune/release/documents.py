@@ -63,6 +63,7 @@ def model_card(inputs: PackageInputs, name: str, architecture: str) -> str:
         sets=_side_by_side(inputs),
         titles=SYSTEMS,
         result=run.result,
+        altered=inputs.altered,
         canary_bound=settings.get("select", {}).get("canary_bound"),
         benchmark=inputs.benchmark,
         parity=inputs.export and inputs.export.parity,

@@ -21,6 +21,7 @@ from moonshine_tune.corpus.manifest import Utterance, read_manifest, seconds_of
 from moonshine_tune.models.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from moonshine_tune.models.fingerprint import compare_weights
 from moonshine_tune.runs.folder import RunFolder, status_now
+from moonshine_tune.runs.kept_adapter import altered_adapter
 from moonshine_tune.runs.records import (
     AliasesRecord,
     BaseModelRecord,
@@ -29,6 +30,7 @@ from moonshine_tune.runs.records import (
     ExportRecord,
     Record,
     RunRecord,
+    RunResultRecord,
     ScoreRecord,
 )
 from moonshine_tune.runtime.layout import RuntimeLayout, read_layout
@@ -45,7 +47,8 @@ _PARENT_KEYS = ("adapter_sha256", "base_sha256", "steps", "created", "data")
 _EVALUATION_KEYS = ("wer", "cer", "substitutions", "deletions", "insertions", "reference_words",
                     "utterances", "audio_seconds", "rtf", "normalizer", "ci95", "backend",
                     "manifest_sha256", "base", "comparison", "metrics", "keyterms", "aliases",
-                    "empty_references", "exported", "voices")  # fmt: skip
+                    "empty_references", "exported", "adapter_sha256", "voices",
+                    "known_clips")  # fmt: skip
 _PARITY_KEYS = ("passed", "verdict", "word_difference", "bound", "clips", "identical", "words",
                 "wer")  # fmt: skip
 _SYSTEM_KEYS = ("side", "backend", "wer", "ci95", "utterances", "comparison")
@@ -111,6 +114,7 @@ class PackageInputs:
         manifests: fingerprint and counts of each manifest of the run.
         sample: the clips to pack.
         aliases: None where there are none.
+        altered: why the adapter is not the one that the run chose; empty where it is.
     """
 
     run: RunRecord
@@ -125,6 +129,7 @@ class PackageInputs:
     manifests: tuple[PackagedManifest, ...]
     sample: tuple[Utterance, ...]
     aliases: AliasesRecord | None = None
+    altered: str = ""
 
 
 def gather_inputs(request: PackageRequest) -> PackageInputs:
@@ -150,7 +155,11 @@ def gather_inputs(request: PackageRequest) -> PackageInputs:
     graphs = [path.name for path in sorted(layout.folder.glob("*.ort"))]
     sums = {name: sha256_of(layout.folder / name) for name in [*layout.files, *graphs]}
     export = _read_export(request, run, adapter_sha256)
-    evaluations, base_evaluations = _read_evaluations(request)
+    evaluations, base_evaluations = _read_evaluations(request, adapter_sha256)
+    altered = altered_adapter(adapter_dir)
+    if altered:
+        # The scores of the training are of other weights than those that are packed.
+        run = run.model_copy(update={"result": RunResultRecord()})
     paths = run.settings.get("data", {})
     return PackageInputs(
         run=public_run(run),
@@ -169,6 +178,7 @@ def gather_inputs(request: PackageRequest) -> PackageInputs:
         ),
         sample=_sample_clips(request.sample) if request.sample else (),
         aliases=_read_aliases(request.aliases) if request.aliases else None,
+        altered=altered,
     )
 
 
@@ -253,7 +263,7 @@ def _read_benchmark(
 
 
 def _read_evaluations(
-    request: PackageRequest,
+    request: PackageRequest, adapter_sha256: str
 ) -> tuple[dict[str, EvaluationRecord], dict[str, EvaluationRecord]]:
     """Evaluations of the adapted and of the base model; the second fill `base` of the first."""
     base: dict[str, EvaluationRecord] = {}
@@ -268,6 +278,14 @@ def _read_evaluations(
             record = EvaluationRecord.read(folder / "result.json")
             if record.wer is None:
                 raise RequestError("not an evaluation: it has no WER", where=folder)
+            scored = {record.adapter_sha256, record.exported} - {None, adapter_sha256}
+            if records is adapted and scored:
+                raise RequestError(
+                    "this evaluation is of another adapter than that of the run",
+                    where=folder,
+                    hint="evaluate it again: moonshine-tune evaluate --adapter "
+                    f"{quoted(request.run)} --manifest M --out E",
+                )
             records[name] = record
     numbers = _speaker_numbers([*base.values(), *adapted.values()])
     for records in (base, adapted):

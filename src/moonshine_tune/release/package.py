@@ -68,6 +68,7 @@ class PackageResult:
     Attributes:
         sha256: of the archive, or of SHA256SUMS in a folder.
         missing: parts that were not given; the card says so.
+        remarks: what a reader of the package must know; the card says it too.
     """
 
     package: Path
@@ -77,6 +78,7 @@ class PackageResult:
     sha256: str
     sample_clips: int
     missing: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
 
 
 @holds_out(lambda request, out, progress: out)
@@ -121,6 +123,7 @@ def package(request: PackageRequest, out: Path, progress: Progress) -> PackageRe
         sha256=digest,
         sample_clips=len(inputs.sample),
         missing=tuple(part for part, content in parts.items() if not content),
+        remarks=(inputs.altered,) if inputs.altered else (),
     )
 
 

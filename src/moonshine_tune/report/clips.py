@@ -8,6 +8,7 @@ from pathlib import Path
 
 import soundfile as sf
 
+from moonshine_tune.audio.fingerprint import recording_fingerprint
 from moonshine_tune.audio.io import load_audio
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
 from moonshine_tune.core.errors import TuneError
@@ -47,8 +48,12 @@ class EmbeddedClips:
         self.used = 0
         self.embedded = 0
 
-    def embed(self, utterance: Utterance | None) -> EmbeddedClip:
-        """The clip of one utterance: mono, 16 kHz, as the model gets it, MP3 where possible."""
+    def embed(self, utterance: Utterance | None, recording: str | None = None) -> EmbeddedClip:
+        """The clip of one utterance: mono, 16 kHz, as the model gets it, MP3 where possible.
+
+        Args:
+            recording: fingerprint of the sound that was scored; None where that is not known.
+        """
         if not self.is_wanted:
             return EmbeddedClip("", 0.0, "no sound: add --audio to the command of this report")
         if utterance is None:
@@ -57,9 +62,13 @@ class EmbeddedClips:
         if seconds > MAX_CLIP_S:
             return EmbeddedClip("", seconds, f"longer than {MAX_CLIP_S:g} s")
         try:
+            if recording not in (None, recording_fingerprint(utterance)):
+                return EmbeddedClip("", seconds, "the recording has changed since it was scored")
             samples = load_audio(utterance.audio, start=utterance.start, end=utterance.end)
         except TuneError as error:
             return EmbeddedClip("", seconds, error.message)
+        except OSError:
+            return EmbeddedClip("", seconds, "no such recording")
         seconds = len(samples) / SAMPLE_RATE_HZ
         if seconds > MAX_CLIP_S:
             return EmbeddedClip("", seconds, f"longer than {MAX_CLIP_S:g} s")

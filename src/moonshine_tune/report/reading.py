@@ -17,6 +17,7 @@ from moonshine_tune.core.nested import flatten
 from moonshine_tune.core.secrets import mask_values
 from moonshine_tune.metrics.wer import ScoredUtterance
 from moonshine_tune.runs.folder import RunFolder, status_now
+from moonshine_tune.runs.kept_adapter import adapter_checksums, altered_adapter
 from moonshine_tune.runs.records import (
     AblationRecord,
     BenchmarkRecord,
@@ -58,6 +59,7 @@ class EvaluationPart:
         backend: `torch`, `runtime`, or empty.
         result: of result.json; empty where it is missing.
         scored: the utterances of hypotheses.jsonl; empty where it is missing.
+        folder: its name.
     """
 
     set_name: str
@@ -65,6 +67,7 @@ class EvaluationPart:
     backend: str
     result: EvaluationRecord
     scored: tuple[ScoredUtterance, ...]
+    folder: str = ""
 
 
 @dataclass(frozen=True)
@@ -196,7 +199,9 @@ class _Reader:
         if kind == "benchmark":
             return {"benchmark": self._benchmark(root)}
         if kind == "run":
-            return {"run": self._run(root), "evaluations": self._evaluations(root / "eval")}
+            evaluations = self._evaluations(root / "eval")
+            self._name_other_adapters(root, evaluations)
+            return {"run": self._run(root), "evaluations": evaluations}
         return {"evaluations": (self._evaluation(root, root.resolve().name, "", ""),)}
 
     def _plan(self) -> dict[str, Any]:
@@ -252,6 +257,8 @@ class _Reader:
         record = self._record(run.record_path, RunRecord)
         if (status := status_now(path, record.status)) != record.status:
             record = record.model_copy(update={"status": status})
+        if altered := altered_adapter(run.adapter_dir):
+            self.missing.append(f"{self._short(run.adapter_dir)}: {altered}")
         return RunPart(
             path,
             record,
@@ -301,10 +308,21 @@ class _Reader:
                 parts.append(self._evaluation(path, path.name, "", ""))
         return tuple(parts)
 
+    def _name_other_adapters(self, run: Path, evaluations: Sequence[EvaluationPart]) -> None:
+        """Evaluations of an adapter that the run does not hold any more, or never did."""
+        own = adapter_checksums(RunFolder(run).adapter_dir).get("weights")
+        for part in evaluations:
+            scored = {part.result.adapter_sha256, part.result.exported} - {None, own}
+            if own is not None and scored:
+                self.missing.append(
+                    f"eval/{part.folder}: of another adapter than the run holds now; evaluate it "
+                    "again"
+                )
+
     def _evaluation(self, path: Path, set_name: str, model: str, backend: str) -> EvaluationPart:
         result = self._record(path / "result.json", EvaluationRecord)
         scored = self._lines(path / "hypotheses.jsonl", ScoredUtterance.from_record)
-        return EvaluationPart(set_name, model, backend, result, scored)
+        return EvaluationPart(set_name, model, backend, result, scored, path.name)
 
     def _record(self, path: Path, model: type[_Record]) -> _Record:
         """A record, as much of it as is right; what is missing or damaged is named."""

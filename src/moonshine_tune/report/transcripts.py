@@ -123,7 +123,12 @@ def transcript_sets(
             for pair in source.pairs:
                 name = pair.after.id
                 if name in chosen:
-                    cards[name] = _card(pair, chosen[name], normalizer, box.embed(by_id.get(name)))
+                    cards[name] = _card(
+                        pair,
+                        chosen[name],
+                        normalizer,
+                        box.embed(by_id.get(name), pair.after.recording),
+                    )
                     stage.advance()
         sets.append(_transcript_set(source, normalizer, [cards[name] for name in chosen]))
     return tuple(sets), tuple(missing)

@@ -19,6 +19,7 @@ from moonshine_tune.metrics.wer import (
     summarize,
 )
 from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.runs.kept_adapter import altered_adapter
 from moonshine_tune.runs.records import RunRecord
 from moonshine_tune.runs.summary import RunSummary, ScoreCurve, read_run, read_scored, score_curve
 
@@ -153,6 +154,8 @@ def _read(path: Path, name: str, remarks: list[str]) -> _Run:
             sets[which] = read_scored(file)
         except RequestError as error:
             remarks.append(f"{name}: eval/{which}.jsonl: {error.message}")
+    if altered := altered_adapter(run.adapter_dir):
+        remarks.append(f"{name}: {altered}")
     if not summary.ended:
         remarks.append(f"{name} is not finished ({summary.status})")
     scores = {which: summarize(scored) for which, scored in sets.items()}

@@ -1,8 +1,9 @@
 """The run folder: what a run was given, did and made, in files that a person can open.
 
 `run.json`, `metrics.jsonl`, `tensorboard/`, `adapter/` (the best), `state/` (to resume), `eval/`;
-`parent/` (the adapter that it started at) where a run goes on from another one, `synthetic/` where
-texts were synthesized for it, and `pseudo-labels/` where recordings without transcripts train.
+`recordings.jsonl` (what it was made of, by content); `parent/` (the adapter that it started at)
+where a run goes on from another one, `synthetic/` where texts were synthesized for it, and
+`pseudo-labels/` where recordings without transcripts train.
 """
 
 import json
@@ -33,6 +34,7 @@ class RunFolder:
         self.path = path
         self.record_path = path / "run.json"
         self.metrics_path = path / "metrics.jsonl"
+        self.recordings_path = path / "recordings.jsonl"
         self.tensorboard_dir = path / "tensorboard"
         self.adapter_dir = path / "adapter"
         self.selection_path = self.adapter_dir / "selection.json"

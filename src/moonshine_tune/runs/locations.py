@@ -27,12 +27,14 @@ class RunLocations:
     Attributes:
         present: those that exist, at their paths now.
         moved: of these, the ones that are not where run.json has them.
+        changed: of these, the manifests whose content is not that which the run was started with.
         missing: the others, at their paths in run.json.
     """
 
     run: Path
     present: Mapping[str, Path]
     moved: Mapping[str, Path]
+    changed: Mapping[str, Path]
     missing: Mapping[str, Path]
 
     @property
@@ -48,6 +50,14 @@ class RunLocations:
     def remarks(self) -> list[str]:
         """A sentence for each file that is not where run.json has it."""
         return [f"{name}: moved with the run, now {path}" for name, path in self.moved.items()]
+
+    @property
+    def changes(self) -> list[str]:
+        """A sentence for each manifest that is not what it was."""
+        return [
+            f"{name}: {path} has changed since the run was started"
+            for name, path in self.changed.items()
+        ]
 
     def describe_missing(self, name: str) -> str:
         """A sentence on a file that is neither where it was nor beside the run."""
@@ -77,6 +87,7 @@ def locate(run: Path, record: RunRecord, names: Iterable[str] | None = None) -> 
     flat = dict(flatten(record.settings))
     present: dict[str, Path] = {}
     moved: dict[str, Path] = {}
+    changed: dict[str, Path] = {}
     missing: dict[str, Path] = {}
     for name in PATH_SETTINGS if names is None else names:
         value = flat.get(name)
@@ -92,11 +103,14 @@ def locate(run: Path, record: RunRecord, names: Iterable[str] | None = None) -> 
         existing = [path for path in candidates if path.exists()]
         digest = record.data.get(name.removeprefix("data."))
         same = (path for path in existing if path.is_file() and sha256_of(path) == digest)
-        path = next(same, existing[0] if existing else None)
+        as_recorded = next(same, None)
+        path = as_recorded or (existing[0] if existing else None)
         if path is None:
             missing[name] = recorded
             continue
         present[name] = path
+        if digest and as_recorded is None and path.is_file():
+            changed[name] = path
         if path != recorded:
             moved[name] = path
-    return RunLocations(run, present, moved, missing)
+    return RunLocations(run, present, moved, changed, missing)

@@ -16,6 +16,7 @@ from moonshine_tune.core.nested import flatten
 from moonshine_tune.core.scratch import remove_leftovers
 from moonshine_tune.metrics.wer import Score, summarize
 from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.runs.kept_adapter import altered_adapter
 from moonshine_tune.runs.summary import (
     RunSummary,
     ScoreCurve,
@@ -100,6 +101,8 @@ def show_run(path: Path) -> RunDetails:
         score = summarize(read_scored(run.dev_hypotheses_path))
     except RequestError as error:
         problems.append(f"eval/dev.jsonl: {error.message}")
+    if altered := altered_adapter(run.adapter_dir):
+        problems.append(altered)
     return RunDetails(
         summary=summary,
         base=record.base.to_json(),

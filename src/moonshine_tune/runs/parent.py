@@ -33,6 +33,7 @@ from moonshine_tune.models.adapter_config import ALTERING_STARTS, lora_fields, s
 from moonshine_tune.models.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, BASE_FILE
 from moonshine_tune.models.lora import TARGET_MODULES, find_adapter
 from moonshine_tune.runs.folder import RunFolder, status_now
+from moonshine_tune.runs.kept_adapter import altered_adapter
 from moonshine_tune.runs.locations import locate
 from moonshine_tune.runs.records import BETTER, BaseModelRecord, ParentRecord, RunRecord
 
@@ -128,11 +129,13 @@ class Parent:
 
     def remarks_on(self, settings: RunSettings) -> list[str]:
         """What a run with these settings does not have any more, and what speaks against it."""
+        altered = altered_adapter(self.adapter_dir)
         if self.run is None:
-            return []
+            return [altered] if altered else []
         now = dict(flatten(settings.model_dump(mode="json")))
         missing = locate(self.run.path, self.record).missing
-        remarks = [
+        remarks = [altered] if altered else []
+        remarks += [
             f"{name} of {self.name} is not there any more ({path}): continuing without it"
             for name, path in missing.items()
             if name not in _OWN and now[name] is None

@@ -444,6 +444,35 @@ class PseudoLabelsRecord(Artifact):
         return "; ".join(filter(None, (train, self.filter_sentence)))
 
 
+# By the use of recordings in a run: what a score of its adapter on them says.
+_KNOWN_CLIPS = {
+    "train": "the adapter was trained on them, so their WER says nothing about new speech",
+    "dev": "the adapter was chosen by them, so their WER is optimistic",
+    "replay": "they were replayed in the training, so their WER is optimistic",
+}
+
+
+class KnownClipsRecord(Record):
+    """How many scored clips the run of the adapter used, by their sound; absent where none.
+
+    Attributes:
+        clips: all that were scored.
+        used: by their use in the run.
+    """
+
+    clips: StrictInt = 0
+    used: dict[str, StrictInt] = {}
+
+    @property
+    def sentences(self) -> list[str]:
+        """What that means for the score, one for each use."""
+        return [
+            f"{count} of {self.clips} clips are recordings of {use} of this run: {meaning}"
+            for use, meaning in _KNOWN_CLIPS.items()
+            if (count := self.used.get(use, 0))
+        ]
+
+
 class EvaluationRecord(Artifact):
     """`result.json`: written by evaluate, demo and plan; read by report and package."""
 
@@ -469,6 +498,7 @@ class EvaluationRecord(Artifact):
     by_speaker: dict[str, Number] = {}
     speakers: dict[str, SpeakerRecord] = {}
     exported: str | None = None
+    adapter_sha256: str | None = None
     systems: list[SystemRecord] = []
     worst: list[Object] = []
     base: ScoreRecord | None = None
@@ -479,6 +509,7 @@ class EvaluationRecord(Artifact):
     aliases: KeyTermsRecord | None = None
     empty_references: EmptyReferencesRecord | None = None
     voices: VoicesRecord | None = None
+    known_clips: KnownClipsRecord | None = None
     remarks: list[str] = []
 
 
@@ -542,6 +573,7 @@ class SelectionRecord(Artifact):
         canary: which set the canary is: `librispeech_other, 50 clips`.
         strengths: of a sum of adapters, that of each; `strength` is the mean of those above 0.
         dev_wers: of several dev sets, that of each; `dev_wer` is their mean.
+        sha256: of the adapter that the scores are of, as of `adapter_checksums`.
     """
 
     made_by = "moonshine-tune train"
@@ -558,6 +590,7 @@ class SelectionRecord(Artifact):
     filter_weight: Number | None = None
     strengths: tuple[Number, ...] = ()
     dev_wers: dict[str, Number] = {}
+    sha256: dict[str, str] = {}
 
     @property
     def canary_name(self) -> str:
@@ -712,10 +745,11 @@ def verdict_on(
     is_better = best.is_better_than(base)
     if is_better is None:
         return ""
-    if canary_held is False:
-        return CANARY_LOST
+    # First what cannot be cured by keeping more of the base.
     if not is_better:
         return NOT_BETTER
+    if canary_held is False:
+        return CANARY_LOST
     beats_parent = None if parent is None else best.is_better_than(parent)
     return NOT_BETTER_THAN_PARENT if beats_parent is False else BETTER
 
@@ -795,6 +829,27 @@ class ParentRecord(Record):
         steps = "" if self.steps is None else f" after {self.steps} steps"
         base = f", base {self.base_sha256[:12]}" if self.base_sha256 else ""
         return f"adapter {self.adapter_sha256[:12]}{steps}{base}"
+
+
+class RecordingRecord(Record):
+    """A line of `recordings.jsonl`: one recording that a run was made of.
+
+    Attributes:
+        manifest: of the run that names it, such as `train`; `earlier` for those of a parent.
+        use: `train`, `dev`, `canary` or `replay`: a part of `train` may be held out as dev.
+        fingerprint: of its content and span.
+        size, modified_ns, changed_ns: what its file tells without being read; None where it had
+            just been written, so that a later change may not show.
+    """
+
+    manifest: str = ""
+    use: str = ""
+    id: str = ""
+    speaker: str | None = None
+    fingerprint: str = ""
+    size: StrictInt | None = None
+    modified_ns: StrictInt | None = None
+    changed_ns: StrictInt | None = None
 
 
 class RunRecord(Artifact):

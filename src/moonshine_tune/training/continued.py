@@ -12,8 +12,10 @@ from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.nested import flatten, unflatten
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import command_line
+from moonshine_tune.core.text import quoted
 from moonshine_tune.data.replay_audio import made_before
 from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.runs.kept_adapter import altered_adapter
 from moonshine_tune.runs.locations import locate
 from moonshine_tune.runs.records import LegRecord, RunRecord
 
@@ -121,6 +123,14 @@ def continue_run(out: Path, resolved: ResolvedSettings) -> ContinuedRun:
             "this folder was not made by `moonshine-tune train`",
             where=run.path,
             hint="name the folder that was given to it as --out",
+        )
+    if reason := altered_adapter(run.adapter_dir):
+        # A resumed run writes its own adapter again.
+        kept = run.path / "adapter-changed"
+        raise RequestError(
+            f"{reason}, and a resumed run writes its own adapter there again",
+            where=run.path,
+            hint=f"move it first: mv {quoted(run.adapter_dir)} {quoted(kept)}",
         )
     resolved, remarks = _with_locations(run.path, record, _without_newer_replay(record, resolved))
     check_resumed(record.settings, resolved, record.normalizer)

@@ -18,9 +18,11 @@ from moonshine_tune.core.files import complete_folder
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import Utterance, write_manifest
 from moonshine_tune.corpus.splits import split_utterances
+from moonshine_tune.data.shared_clips import repeated_clips
 from moonshine_tune.inference.dataset import read_training_data
 from moonshine_tune.models.adapter_sum import WeightedAdapter, save_sum
 from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.runs.kept_adapter import adapter_checksums, write_selection
 from moonshine_tune.runs.records import BETTER, FoldRecord
 from moonshine_tune.training.result import TrainResult
 from moonshine_tune.training.train_dev_split import train_and_dev
@@ -111,7 +113,9 @@ def _folds(
                 hint=f"name fewer folds: --set train.folds={number - 1}",
             )
         held_out = {item.id for item in parts.dev}
-        yield _Fold([item for item in everything if item.id not in held_out], parts.dev)
+        others = [item for item in everything if item.id not in held_out]
+        copies = {item.id for item in repeated_clips(parts.dev, others)}
+        yield _Fold([item for item in others if item.id not in copies], parts.dev)
         rest = [item for item in rest if item.id not in held_out]
 
 
@@ -144,8 +148,9 @@ def _with_mean(
     if len(used) > 1:
         with complete_folder(run.adapter_dir, replace=True) as scratch:
             save_sum(scratch, [WeightedAdapter(folder, 1 / len(used)) for folder in used])
-            shutil.copyfile(results[0][0] / "adapter" / run.selection_path.name,
-                            scratch / run.selection_path.name)  # fmt: skip
+            write_selection(scratch, first.best)
+        sealed = {"sha256": adapter_checksums(run.adapter_dir)}
+        first = first.model_copy(update={"best": first.best.model_copy(update=sealed)})
         remark = (
             f"the adapter is the mean of {len(used)} folds; dev WER is that of the first fold's "
             "own adapter, since no clip of dev is new to the mean: score it on a test set"

@@ -35,6 +35,7 @@ from moonshine_tune.inference.scored_set import ScoredSet
 from moonshine_tune.inference.token_losses import base_losses
 from moonshine_tune.models.lora import AdapterSummary, inject_lora, load_matrices
 from moonshine_tune.registry.open import OpenedModel
+from moonshine_tune.runs.recordings import UsedSpans
 from moonshine_tune.runs.records import (
     PseudoLabelsRecord,
     SyntheticSpeechRecord,
@@ -69,6 +70,7 @@ class PreparedTraining:
         synthetic: what of train and dev was synthesized; None where nothing was.
         pseudo_labels: texts of training clips that a model wrote; None where there are none.
         term_weights: weights of the targets; None where all weigh the same.
+        used: the spans of recordings that the training reads, by their use.
         seconds: that the preparation took.
     """
 
@@ -90,6 +92,7 @@ class PreparedTraining:
     term_weights: TermWeights | None
     remarks: tuple[str, ...]
     fingerprints: dict[str, str]
+    used: UsedSpans
     seconds: float
 
     @property
@@ -230,8 +233,18 @@ def prepare_training(
         term_weights=term_weights,
         remarks=tuple(remarks),
         fingerprints=files | banks.fingerprints(),
+        used=_used_spans(
+            train=[dataset.utterances[index] for index in sampler.drawn(settings.train.steps)],
+            dev=sets["dev"].utterances,
+            canary=sets[_CANARY].utterances if _CANARY in sets else (),
+            replay=(*general.replayed, *general.watched),
+        ),
         seconds=time.monotonic() - start_time,
     )
+
+
+def _used_spans(**utterances: Sequence[Utterance]) -> UsedSpans:
+    return {use: frozenset(item.span for item in items) for use, items in utterances.items()}
 
 
 def _scored_sets(

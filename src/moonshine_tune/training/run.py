@@ -16,13 +16,15 @@ from moonshine_tune.core.power import keep_awake
 from moonshine_tune.core.progress import Progress, SilentProgress
 from moonshine_tune.core.scratch import remove_leftovers
 from moonshine_tune.core.stopwatch import Stopwatch
-from moonshine_tune.data.replay_audio import ReplayAudio, with_replay_audio
+from moonshine_tune.corpus.manifest import Utterance
+from moonshine_tune.data.replay_audio import ReplayAudio, made_before, with_replay_audio
 from moonshine_tune.inference.dataset import TrainingData, read_replay
 from moonshine_tune.memory.fit import MemoryCheck, check_memory
 from moonshine_tune.models.fingerprint import compare_weights
 from moonshine_tune.registry.open import OpenedModel, open_model
 from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runs.locations import relative_paths
+from moonshine_tune.runs.recordings import check_recordings, keep_recordings
 from moonshine_tune.runs.records import ReplayRecord
 from moonshine_tune.training.continued import JOB, ContinuedRun, continue_run
 from moonshine_tune.training.distributed import Distributed, launched_as_rank_zero
@@ -126,6 +128,7 @@ def _train(
         progress.say(remark)
     if continued is not None:
         run = continued.run
+        check_recordings(run, _by_manifest(data), progress)
     else:
         run = RunFolder.create(out) if distributed.is_rank_zero else RunFolder(out)
     # A resumed run finds its base itself, wherever it is started.
@@ -159,9 +162,13 @@ def _train(
             content |= start.keep_in(run)
             remarks = (*start.remarks, replay.remark)
             _write_record(run, content, memory, model, prepared, replay.record, remarks)
+            keep_recordings(run, _by_manifest(data), prepared.used, progress)
         result = trainer.fit(resume=False, start_time=start_time)
     else:
         _check_same_run(run, continued, model, prepared)
+        if distributed.is_rank_zero:
+            # Of more steps than before.
+            keep_recordings(run, _by_manifest(data), prepared.used, progress)
         begin_leg = partial(continued.begin_leg, memory.resolved, content, progress)
         result = trainer.fit(resume=True, start_time=start_time, on_resume=begin_leg)
     return result.model_copy(update={"replay": replay.record})
@@ -201,6 +208,17 @@ def _with_replay(data: TrainingData, replay: ReplayAudio) -> TrainingData:
     if manifest is None or (data.replay is not None and data.replay.path == manifest):
         return data
     return replace(data, replay=read_replay(manifest))
+
+
+def _by_manifest(data: TrainingData) -> dict[str, tuple[Utterance, ...]]:
+    """All utterances by their manifest, without replay audio that this program made.
+
+    That is made again where it is gone, perhaps by another version of a codec.
+    """
+    utterances = {name: manifest.utterances for name, manifest in data.by_name.items()}
+    if data.replay is not None and made_before(data.replay.path):
+        del utterances["replay"]
+    return utterances | ({"earlier": data.earlier} if data.earlier else {})
 
 
 def _record_interrupt(run: RunFolder) -> None:

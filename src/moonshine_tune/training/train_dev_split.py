@@ -9,6 +9,7 @@ from moonshine_tune.corpus.grouping import plain_text
 from moonshine_tune.corpus.manifest import Manifest, Utterance
 from moonshine_tune.corpus.splits import Splits, find_leaks, split_utterances
 from moonshine_tune.corpus.voices import ONE_VOICE, tiny_set_remark, voice_scope
+from moonshine_tune.data.shared_clips import repeated_clips
 from moonshine_tune.inference.dataset import TrainingData
 from moonshine_tune.runs.records import VoicesRecord
 from moonshine_tune.runs.split_record import are_for_known_voices, voices_of
@@ -56,7 +57,11 @@ def train_and_dev(settings: RunSettings, data: TrainingData) -> TrainAndDev:
         train = (*parts.train, *(item for item in train if item.id in earlier))
         real = [item for item in train if not item.is_synthetic]
         dev = parts.dev
+        if copies := {item.id for item in repeated_clips(dev, train)}:
+            train = [item for item in train if item.id not in copies]
+            remarks.append(f"train: left out {len(copies)} clips, copies of clips of dev")
         voices = VoicesRecord.of(voice_scope(real or train, dev, by=parts.by))
+    remarks += _check_general_speech(data, train, dev)
     if voices is not None:
         remarks.append(f"dev: {voices.sentence}")
     if shared := _texts_spoken_by_synthesis(train, dev):
@@ -116,6 +121,30 @@ def _texts_spoken_by_synthesis(train: Sequence[Utterance], dev: Sequence[Utteran
     )
 
 
+def _check_general_speech(
+    data: TrainingData, train: Sequence[Utterance], dev: Sequence[Utterance]
+) -> list[str]:
+    """Refuse a canary that is learned; remarks on replay audio that is scored.
+
+    Raises:
+        RequestError: training clips in the canary.
+    """
+    canary = data.canary.utterances if data.canary else ()
+    if data.canary and (same := repeated_clips(train, canary)):
+        raise RequestError(
+            f"{len(same)} of {len(canary)} canary clips are also training clips, such as "
+            f"{same[0].id}: what general speech loses would not show",
+            where=data.canary.path,
+            hint="leave them out of one of the two, or name another canary with --canary",
+        )
+    replay = data.replay.utterances if data.replay else ()
+    return [
+        f"{name}: {len(same)} of its {len(clips)} clips are also replayed: its WER is optimistic"
+        for name, clips in (("dev", dev), ("canary", canary))
+        if (same := repeated_clips(replay, clips))
+    ]
+
+
 def _check_dev_is_separate(
     settings: RunSettings,
     train: Manifest,
@@ -135,11 +164,9 @@ def _check_dev_is_separate(
     labeled = [item for item in train.utterances if item.is_pseudo_labelled]
     transcribed = [item for item in train.utterances if not item.is_pseudo_labelled]
     leaks = find_leaks({"train": transcribed, "dev": dev.utterances})
-    spans = {(item.audio, item.start, item.end) for item in train.utterances}
-    same = [item.id for item in dev.utterances if (item.audio, item.start, item.end) in spans]
-    if same:
+    if same := repeated_clips(train.utterances, dev.utterances):
         raise RequestError(
-            f"{len(same)} of {len(dev)} dev clips are also training clips, such as {same[0]}",
+            f"{len(same)} of {len(dev)} dev clips are also training clips, such as {same[0].id}",
             where=settings.data.dev,
             hint="split again: moonshine-tune data split; or leave --dev out",
         )

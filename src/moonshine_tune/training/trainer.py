@@ -39,6 +39,7 @@ from moonshine_tune.models.lora import (
 )
 from moonshine_tune.registry.open import OpenedModel
 from moonshine_tune.runs.folder import RunFolder
+from moonshine_tune.runs.kept_adapter import adapter_checksums, write_selection
 from moonshine_tune.runs.records import BETTER, NOT_BETTER_THAN_PARENT, verdict_on
 from moonshine_tune.training.distributed import Distributed, read_sums
 from moonshine_tune.training.drift import GeneralDrift
@@ -62,6 +63,8 @@ from moonshine_tune.training.sentinel import Sentinel
 
 # On battery the state from which a run resumes is no older than this.
 _BATTERY_SAVE_S = 60.0
+# Hard speech of the language of a model is rarely this hard.
+_DOUBTFUL_WER = 80.0
 # By the number that the processes agree on; 0 goes on.
 _ENDINGS = ("finished", "early stop", "interrupted")
 
@@ -298,6 +301,12 @@ class Trainer:
         self.counters.baseline = candidate
         self.log(0, candidate.figures())
         self.progress.say(f"baseline: {candidate.summary}")
+        if candidate.dev_wer >= _DOUBTFUL_WER:
+            self.progress.say(
+                f"the base gets {candidate.dev_wer:.0f} % of dev wrong: so it is with very hard "
+                "speech, and with texts of other recordings, another language, or a wrong sample "
+                "rate or channel; listen to a few clips, or run: moonshine-tune data audit"
+            )
         if self.prepared.has_parent:
             parent, _ = self._score(0)
             self.counters.parent = parent
@@ -509,7 +518,7 @@ class Trainer:
             save_adapter(
                 scratch, self.model, state, scale=candidate.strength, base=self.opened.base
             )
-            candidate.write(scratch / self.run.selection_path.name)
+            write_selection(scratch, candidate)
 
     def _save_state(self, next_step: int) -> None:
         """Write everything that an exact resume needs; rank zero does."""
@@ -539,6 +548,7 @@ class Trainer:
         else:
             with self.stopwatch.measure("choice"):
                 best = self._choose(best, steps)
+        sealed = best.model_copy(update={"sha256": adapter_checksums(self.run.adapter_dir)})
         parent = self.counters.parent
         verdict = verdict_on(baseline, best, self.rule.allows(best), parent)
         first_loss, last_loss = first_and_last_losses(self.run)
@@ -549,7 +559,7 @@ class Trainer:
             steps=steps,
             skipped_steps=self.counters.skipped,
             baseline=baseline,
-            best=best,
+            best=sealed,
             canary_held=self.rule.allows(best),
             verdict=verdict,
             first_loss=first_loss,
@@ -580,7 +590,7 @@ class Trainer:
             return earlier
         if dev is None:
             # The adapter is there already; its drift is new.
-            candidate.write(self.run.selection_path)
+            write_selection(self.run.adapter_dir, candidate)
             return candidate
         counters.chosen, self.chosen_state = None, {}
         if candidate.is_choice:

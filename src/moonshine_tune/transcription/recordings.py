@@ -9,7 +9,7 @@ from pathlib import Path
 
 from moonshine_tune.audio.io import AUDIO_ENDINGS
 from moonshine_tune.core.errors import RequestError
-from moonshine_tune.core.names import home_expanded, is_device_name, short_label
+from moonshine_tune.core.names import home_expanded, is_device_name, real_path, short_label
 from moonshine_tune.core.text import quoted
 from moonshine_tune.corpus.manifest import Utterance, read_manifest
 from moonshine_tune.importers.base import files_below
@@ -117,7 +117,7 @@ def _folder(folder: Path) -> Iterator[_Input]:
 
 
 def _plain(path: Path) -> Utterance:
-    return Utterance(path.stem, path.resolve())
+    return Utterance(path.stem, real_path(path))
 
 
 def _file_name(identifier: str) -> str:

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from moonshine_tune.audio.fingerprint import content_key
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import sha256_of
 from moonshine_tune.core.progress import Progress
@@ -16,7 +17,6 @@ from moonshine_tune.core.provenance import package_version
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.export.parity.graphs import compare_weights
 from moonshine_tune.export.tensors import model_tensors
-from moonshine_tune.inference.dataset import content_key
 from moonshine_tune.inference.result_cache import (
     cached_path,
     read_cached,

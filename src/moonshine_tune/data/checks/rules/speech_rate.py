@@ -1,4 +1,4 @@
-"""Clips with far more or less text per second than the rest of the corpus."""
+"""Clips with far more or less text per second than the rest of the corpus, or than people speak."""
 
 import math
 import statistics
@@ -17,6 +17,21 @@ _FEWEST = 20
 # 50 to 948 clips, this names every exchanged text of read sentences that is 2.5 times too long or
 # short, 60 % of those of spelled letters and numbers, and no other clip.
 _DEVIATIONS, _FACTOR, _CHARACTERS = 3.0, 1.7, 10
+# Characters per second of a clip, and of most clips of a corpus. Read sentences have 12 to 13, the
+# fastest of LJ Speech 17; with twice their sample rate in the headers they have 24 to 26.
+_TOO_FAST, _CORPUS_TOO_FAST = 30.0, 20.0
+_FEW, _SHORT_TEXT = 5, 20
+
+
+def _counts(manifest: CheckedManifest) -> dict[str, tuple[int, float]]:
+    """Characters, and seconds between the silences at both ends, by id."""
+    counts: dict[str, tuple[int, float]] = {}
+    for clip in manifest.clips:
+        num_characters = spoken_length(plain_text(clip.utterance))
+        seconds = clip.measures.active_s
+        if num_characters and seconds >= SHORTEST_S and not clip.measures.is_silent:
+            counts[clip.utterance.id] = (num_characters, seconds)
+    return counts
 
 
 @manifest_check("warning", rank=70, fix=Drop(on_request=True))
@@ -26,13 +41,8 @@ def speech_rate(manifest: CheckedManifest) -> Iterator[Occurrence]:
 
     Listen to [it|them, in this order].
     """
-    # Characters per second between the silences at both ends, against the corpus's median.
-    counts: dict[str, tuple[int, float]] = {}
-    for clip in manifest.clips:
-        num_characters = spoken_length(plain_text(clip.utterance))
-        seconds = clip.measures.active_s
-        if num_characters and seconds >= SHORTEST_S and not clip.measures.is_silent:
-            counts[clip.utterance.id] = (num_characters, seconds)
+    # Against the corpus's median.
+    counts = _counts(manifest)
     if len(counts) < _FEWEST:
         return
     logs = {key: math.log(number / seconds) for key, (number, seconds) in counts.items()}
@@ -46,3 +56,19 @@ def speech_rate(manifest: CheckedManifest) -> Iterator[Occurrence]:
         is_outlier = deviations[identifier] > threshold
         if is_outlier and abs(number - usual * seconds) >= _CHARACTERS:
             yield identifier, f"{number / seconds:.1f} characters per second, median {usual:.1f}"
+
+
+@manifest_check("warning", rank=75)
+def too_fast(manifest: CheckedManifest) -> Iterator[Occurrence]:
+    """[clip has|clips have] more text per second than people speak: the header may state twice the
+    true sample rate, the recording may be cut off, or the text that of a longer one.
+
+    Play [it|one of them].
+    """
+    counts = _counts(manifest)
+    rates = {key: number / seconds for key, (number, seconds) in counts.items()}
+    is_corpus = len(rates) >= _FEW and statistics.median(rates.values()) > _CORPUS_TOO_FAST
+    bound = _CORPUS_TOO_FAST if is_corpus else _TOO_FAST
+    for identifier in sorted(rates, key=lambda key: -rates[key]):
+        if rates[identifier] > bound and counts[identifier][0] >= _SHORT_TEXT:
+            yield identifier, f"{rates[identifier]:.1f} characters per second"
