@@ -199,7 +199,7 @@ def test_a_sum_that_breaks_the_canary_bound_is_not_chosen() -> None:
     )
     # 1.25 · 1.5 points are within the bound of 2.
     assert (sum(best), verdict) == (1.25, BETTER)
-    _, verdict = _search(lambda _: 10.0, lambda strengths: 10 + 9 * sum(strengths))
+    _, verdict = _search(lambda strengths: 30 - 5 * sum(strengths), lambda item: 10 + 9 * sum(item))
     assert verdict == CANARY_LOST
 
 

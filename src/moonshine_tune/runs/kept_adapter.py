@@ -40,7 +40,12 @@ def adapter_checksums(folder: Path) -> dict[str, str]:
 
 def write_selection(folder: Path, scores: SelectionRecord) -> None:
     """Write `selection.json` of the adapter that is in a folder, with its checksums."""
-    scores.model_copy(update={"sha256": adapter_checksums(folder)}).write(folder / "selection.json")
+    with_checksums(scores, folder).write(folder / "selection.json")
+
+
+def with_checksums(scores: SelectionRecord, folder: Path) -> SelectionRecord:
+    """Scores with the checksums of the adapter that they are of."""
+    return scores.model_copy(update={"sha256": adapter_checksums(folder)})
 
 
 def altered_adapter(folder: Path) -> str:

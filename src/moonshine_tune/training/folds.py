@@ -22,7 +22,7 @@ from moonshine_tune.data.shared_clips import repeated_clips
 from moonshine_tune.inference.dataset import read_training_data
 from moonshine_tune.models.adapter_sum import WeightedAdapter, save_sum
 from moonshine_tune.runs.folder import RunFolder
-from moonshine_tune.runs.kept_adapter import adapter_checksums, write_selection
+from moonshine_tune.runs.kept_adapter import with_checksums, write_selection
 from moonshine_tune.runs.records import BETTER, FoldRecord
 from moonshine_tune.training.result import TrainResult
 from moonshine_tune.training.train_dev_split import train_and_dev
@@ -149,8 +149,8 @@ def _with_mean(
         with complete_folder(run.adapter_dir, replace=True) as scratch:
             save_sum(scratch, [WeightedAdapter(folder, 1 / len(used)) for folder in used])
             write_selection(scratch, first.best)
-        sealed = {"sha256": adapter_checksums(run.adapter_dir)}
-        first = first.model_copy(update={"best": first.best.model_copy(update=sealed)})
+        best = with_checksums(first.best, run.adapter_dir)
+        first = first.model_copy(update={"best": best})
         remark = (
             f"the adapter is the mean of {len(used)} folds; dev WER is that of the first fold's "
             "own adapter, since no clip of dev is new to the mean: score it on a test set"

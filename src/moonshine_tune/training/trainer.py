@@ -39,7 +39,7 @@ from moonshine_tune.models.lora import (
 )
 from moonshine_tune.registry.open import OpenedModel
 from moonshine_tune.runs.folder import RunFolder
-from moonshine_tune.runs.kept_adapter import adapter_checksums, write_selection
+from moonshine_tune.runs.kept_adapter import with_checksums, write_selection
 from moonshine_tune.runs.records import BETTER, NOT_BETTER_THAN_PARENT, verdict_on
 from moonshine_tune.training.distributed import Distributed, read_sums
 from moonshine_tune.training.drift import GeneralDrift
@@ -548,7 +548,7 @@ class Trainer:
         else:
             with self.stopwatch.measure("choice"):
                 best = self._choose(best, steps)
-        sealed = best.model_copy(update={"sha256": adapter_checksums(self.run.adapter_dir)})
+        sealed = with_checksums(best, self.run.adapter_dir)
         parent = self.counters.parent
         verdict = verdict_on(baseline, best, self.rule.allows(best), parent)
         first_loss, last_loss = first_and_last_losses(self.run)
