@@ -1,6 +1,7 @@
 """Stored encoder states equal those of the encoder, within the memory budget."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -170,8 +171,7 @@ def test_lines_without_text_are_scored_against_the_first_hypothesis(
     tiny_model: SpeechModel, build_model: Callable[..., SpeechModel], clips: list[Samples],
 ) -> None:  # fmt: skip
     utterances = [
-        Utterance(f"u{i}", audio=__file__, text="far" if i == 1 else None)  # type: ignore[arg-type]
-        for i in range(5)
+        Utterance(f"u{i}", Path(__file__), text="far" if i == 1 else None) for i in range(5)
     ]
     canary = ScoredSet(
         "canary", utterances, _source(tiny_model, clips, 100), normalizer_for("basic-1"),

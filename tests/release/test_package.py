@@ -89,12 +89,12 @@ def test_the_card_says_what_was_synthetic_and_names_no_file_of_terms(
 
 
 def test_a_sum_of_adapters_is_made_again_by_combine(made: MadeUpRun, tmp_path: Path) -> None:
-    scores = {"dev_wer": 20.0, "strengths": [0.5, 1.0], "dev_wers": {"dev": 20.0}}
+    scores = {"dev_wer": 20.0, "strengths": [0.5, 1.0], "dev_wers": {"dev": 30.0, "words": 10.0}}
     combined = [
         {"name": name, "adapter_sha256": digest * 64, "strength": strength, "alone": scores}
         for name, digest, strength in (("voice", "a", 0.5), ("words", "b", 1.0))
     ]
-    made.record["result"] |= {"combined": combined, "tried": [scores]}
+    made.record["result"] |= {"combined": combined, "tried": [scores], "best": scores}
     made.record["lineage"] = [
         {"path": str(made.folder / "voice"), "adapter_sha256": "a" * 64, "data": {}}
     ]
@@ -102,6 +102,7 @@ def test_a_sum_of_adapters_is_made_again_by_combine(made: MadeUpRun, tmp_path: P
     package(made.request(), tmp_path / "model", _QUIET)
     card = (tmp_path / "model" / "README.md").read_text("utf-8")
     assert "- 0.5 × adapter aaaaaaaaaaaa" in card and "went on from" not in card
+    assert "the mean of dev 30.00 and words 10.00" in card
     again = (tmp_path / "model" / "reproduce" / "README.md").read_text("utf-8")
     assert 'moonshine-tune combine "$ADAPTER_1" "$ADAPTER_2" --strengths 0.5,1.0 --dev' in again
     assert "moonshine-tune train" not in again and "PARENT" not in again

@@ -170,8 +170,8 @@ def contrasts_of_run(run: RunPart) -> list[Contrast]:
         before, parent, after = (_rate_in(ScoreRecord(wer=wer)) for wer in wers)
         if name == "dev" and scored and (after is None or abs(scored.value - after.value) < 0.01):
             after = scored
-        voices = run.record.dev_voices if name == "dev" else ""
-        scope = "; ".join(filter(None, (voices, result.scored_adapter)))
+        voices, sets = (run.record.dev_voices, best.dev_sentence) if name == "dev" else ("", "")
+        scope = "; ".join(filter(None, (voices, result.scored_adapter, sets)))
         canary = short(best.canary, 80) if name == "canary" else ""
         row = _unpaired(name, "torch", before, after)
         rows.append(replace(row, voices=scope, canary=canary, parent=parent))

@@ -598,6 +598,12 @@ class SelectionRecord(Artifact):
         return f"canary ({self.canary})" if self.canary else "canary"
 
     @property
+    def dev_sentence(self) -> str:
+        """`the mean of voice-dev 48.52 and words-dev 9.67`; empty for a single set."""
+        listed = [f"{name} {wer:.2f}" for name, wer in self.dev_wers.items()]
+        return f"the mean of {' and '.join(listed)}" if len(listed) > 1 else ""
+
+    @property
     def judged_wer(self) -> float | None:
         """The WER that it is chosen by: of dev as recorded and, if scored so, augmented."""
         if self.dev_wer is None or self.dev_augmented_wer is None:
