@@ -390,6 +390,8 @@ def run_shape(
         rank=adapter.rank,
         dropout=adapter.dropout,
         dora=adapter.dora,
+        full=adapter.kind == "full",
+        copies=settings.select.average_last,
         loose_heap=kind == "cpu" and heap_keeps_freed_memory(),
         frozen_dtype=frozen.dtype,
         mixed=_is_mixed(device.dtype, kind),

@@ -42,8 +42,13 @@ class LateAdapters:
                 states.append(load_file(self._path(kept)))
         if len(states) < 2:
             return None
-        stacked = {name: torch.stack([state[name] for state in states]) for name in states[0]}
-        mean = {name: value.double().mean(dim=0).to(value.dtype) for name, value in stacked.items()}
+        mean = {
+            name: torch.stack([state[name] for state in states])
+            .double()
+            .mean(dim=0)
+            .to(value.dtype)
+            for name, value in states[0].items()
+        }
         return mean, len(states)
 
     def _path(self, step: int) -> Path:

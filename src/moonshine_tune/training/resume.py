@@ -118,7 +118,7 @@ def save_state(
     for name, parameter in adapter_parameters(model.module):
         for key, value in slots.get(parameter, {}).items():
             if isinstance(value, Tensor) and value.dim():
-                tensors[f"optimizer/{name}/{key}"] = value.detach().to("cpu", copy=True)
+                tensors[f"optimizer/{name}/{key}"] = value.detach().to("cpu")
             else:
                 steps[f"{name}/{key}"] = float(value)
     tensors["random/cpu"] = torch.random.get_rng_state()
