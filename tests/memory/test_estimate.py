@@ -505,3 +505,24 @@ def test_a_cuda_budget_needs_the_device_or_a_number() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(MachineError, match="no CUDA device"):
             choose_budget("cuda", None)
+
+
+def test_full_fine_tuning_counts_what_trains_and_its_copies() -> None:
+    """Weights in 32 bits, gradients, two moments, and the best so far, beside the frozen base."""
+    lora = _estimate(sites="all", stored_s=60.0)
+    full = _estimate(sites="all", stored_s=60.0, full=True)
+    half = _estimate(sites="all", stored_s=60.0, full=True, frozen_dtype=torch.bfloat16)
+    count = full.adapter_parameters
+    assert 0.3 < count / full.model_parameters < 1.0
+    assert full.model_parameters == lora.model_parameters
+    step = _phase(full, "step").parts
+    assert step["weights"] == _phase(lora, "step").parts["weights"]
+    assert step["adapter"] == step["gradients"] == step["copies"] == 4 * count
+    assert step["optimizer"] == 8 * count
+    assert _phase(full, "score").parts["copies"] >= 12 * count
+    # What trains stays in 32 bits; the base's copy is halved.
+    assert _phase(half, "step").parts["adapter"] == 4 * count
+    assert _phase(half, "step").parts["weights"] == step["weights"] // 2
+    decoder = _estimate(sites="decoder", stored_s=60.0, full=True)
+    assert decoder.adapter_parameters < count
+    assert "copies" not in lora.peak.parts or not lora.peak.parts["copies"]

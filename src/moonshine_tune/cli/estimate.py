@@ -122,6 +122,7 @@ def _text(result: "EstimateResult") -> str:
         f"{_gib(result.budget.bytes)} GiB: {result.budget.reason}",
         f"fitting with batch {shape.batch_size}: clips of {result.longest_clip_s} s; "
         f"with clips of {shape.clip_s:g} s: batch {result.largest_batch}",
+        *(f"instead: {line}" for line in result.instead),
         "disk: " + ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in result.disk.items()),
         *([_time(result.duration)] if result.duration else []),
         *(f"assumed: {remark}" for remark in result.remarks),
@@ -165,5 +166,6 @@ def _document(result: "EstimateResult") -> dict[str, Any]:
         "shape": shape,
         "disk_bytes": dict(result.disk),
         **({"seconds": result.duration.seconds} if result.duration else {}),
+        **({"instead": list(result.instead)} if result.instead else {}),
         "assumed": list(result.remarks),
     }

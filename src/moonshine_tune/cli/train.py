@@ -111,7 +111,7 @@ def train(
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train a LoRA adapter, or the weights: scores the base first, keeps the best, saves on Ctrl-C."""
+    """Train an adapter, or the weights: scores the base first, keeps the best, saves on Ctrl-C."""
     from moonshine_tune.config.resolve import resolve_settings, settings_layers
     from moonshine_tune.registry.model_preset import with_model_preset
 
