@@ -82,7 +82,7 @@ class PhaseWork:
                     loss = loss + (states.values - base).square().sum()
         with part("backward"):
             # Into the gradients that are there, as in a run.
-            loss.backward()
+            torch.autograd.backward(loss)
 
     def _prepare(self, shape: RunShape, part: Part) -> None:
         with torch.inference_mode():
