@@ -509,20 +509,14 @@ def test_a_cuda_budget_needs_the_device_or_a_number() -> None:
 
 def test_full_fine_tuning_counts_what_trains_and_its_copies() -> None:
     """Weights in 32 bits, gradients, two moments, and the best so far, beside the frozen base."""
-    lora = _estimate(sites="all", stored_s=60.0)
-    full = _estimate(sites="all", stored_s=60.0, full=True)
-    half = _estimate(sites="all", stored_s=60.0, full=True, frozen_dtype=torch.bfloat16)
+    lora = _estimate(sites="decoder", frozen_dtype=torch.bfloat16)
+    full = _estimate(sites="decoder", frozen_dtype=torch.bfloat16, full=True)
     count = full.adapter_parameters
-    assert 0.3 < count / full.model_parameters < 1.0
+    assert 0.1 < count / full.model_parameters < 1.0
     assert full.model_parameters == lora.model_parameters
-    step = _phase(full, "step").parts
-    assert step["weights"] == _phase(lora, "step").parts["weights"]
+    step, of_lora = _phase(full, "step").parts, _phase(lora, "step").parts
+    assert step["weights"] == of_lora["weights"] == 2 * full.model_parameters
     assert step["adapter"] == step["gradients"] == step["copies"] == 4 * count
     assert step["optimizer"] == 8 * count
     assert _phase(full, "score").parts["copies"] >= 12 * count
-    # What trains stays in 32 bits; the base's copy is halved.
-    assert _phase(half, "step").parts["adapter"] == 4 * count
-    assert _phase(half, "step").parts["weights"] == step["weights"] // 2
-    decoder = _estimate(sites="decoder", stored_s=60.0, full=True)
-    assert decoder.adapter_parameters < count
-    assert "copies" not in lora.peak.parts or not lora.peak.parts["copies"]
+    assert not of_lora["copies"]

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 from moonshine_tune.core.device import batch_rows, batch_width, text_width
@@ -81,8 +82,12 @@ class PhaseWork:
                     base = torch.zeros_like(states.values)
                     loss = loss + (states.values - base).square().sum()
         with part("backward"):
-            # Into the gradients that are there, as in a run.
-            torch.autograd.backward(loss)
+            trained = [value for value in self._model.module.parameters() if value.requires_grad]
+            if shape.full and isinstance(loss, FakeTensor):
+                # A run adds each gradient to one that is counted apart. All at once would be
+                # counted twice; the first layer's takes the whole way back.
+                trained = trained[:1]
+            torch.autograd.grad(loss, trained)
 
     def _prepare(self, shape: RunShape, part: Part) -> None:
         with torch.inference_mode():

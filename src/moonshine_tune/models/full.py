@@ -84,7 +84,6 @@ def save_full(
         state: matrices by parameter name, as of `adapter_state`.
         scale: 1 writes them as they are, less a matrix between the base's and the trained one.
     """
-    names = list(full_layers(model.module))
     own = full_base(model.module)
     tensors = {
         name.replace(f".{FULL_WEIGHT}", ".weight"): value
@@ -92,11 +91,7 @@ def save_full(
         else own[name].float().cpu().lerp(value, scale)
         for name, value in state.items()
     }
-    config = {
-        "peft_type": FULL,
-        "target_modules": names,
-        "base_model_name_or_path": base.get("name"),
-    }
+    config = {"peft_type": FULL, "base_model_name_or_path": base.get("name")}
     write_json_atomic(folder / ADAPTER_CONFIG_FILE, config)
     save_file(tensors, folder / ADAPTER_WEIGHTS_FILE, metadata={"format": "pt"})
     (folder / ADAPTER_WEIGHTS_FILE).chmod(0o644)
