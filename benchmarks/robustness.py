@@ -9,9 +9,10 @@
 
 `recipe` trains with the defaults and the untranscribed replay audio as the only general speech, and
 scores the corpus's test and LibriSpeech test-other, in torch and as exported in the runtime: two
-corpora whose words differ, two whose voices do. `plain` does the same with a plain loop of PEFT on
-all linear layers. `noise` trains AN4 once more with augmentation,
-encoder included, and scores both adapters on the test in noises that neither has heard. `arms`
+corpora whose words differ, two whose voices do. `--set adapter.kind=full` is full fine-tuning.
+`plain` does the same with a plain loop of PEFT on all linear layers. `noise` trains AN4 once more
+with augmentation, encoder included, and scores both adapters on the test in noises that neither has
+heard. `arms`
 trains AN4 with a hundred steps, one way of keeping general speech or of ordering the clips against
 the other. `replay` trains with each source of general speech: nothing, `auto`, the recordings of
 moonshine-voice alone, and the untranscribed replay audio. Each run is a folder of D and is not made

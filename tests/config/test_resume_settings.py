@@ -23,7 +23,7 @@ _OTHER = {
 }  # fmt: skip
 _WORDS: dict[str, Any] = {
     "tracker": "mlflow", "data.normalizer": "basic-1", "adapter.sites": "all",
-    "adapter.parent": "runs/a",
+    "adapter.parent": "runs/a", "adapter.kind": "full",
     "augment.snr_db": [1.0, 2.0], "augment.gain_db": [-1.0, 2.0], "augment.speeds": [0.95, 1.05],
     "train.stages": [{"steps": 1, "max_clip_s": 8.0}], "retain.targets": "transcripts",
     "retain.strengths": [1.0], "train.lora_plus_ratio": 8.0, "device.name": "cuda",

@@ -505,3 +505,18 @@ def test_a_cuda_budget_needs_the_device_or_a_number() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(MachineError, match="no CUDA device"):
             choose_budget("cuda", None)
+
+
+def test_full_fine_tuning_counts_what_trains_and_its_copies() -> None:
+    """Weights in 32 bits, gradients, two moments, and the best so far, beside the frozen base."""
+    lora = _estimate(sites="decoder", frozen_dtype=torch.bfloat16)
+    full = _estimate(sites="decoder", frozen_dtype=torch.bfloat16, full=True)
+    count = full.adapter_parameters
+    assert 0.1 < count / full.model_parameters < 1.0
+    assert full.model_parameters == lora.model_parameters
+    step, of_lora = _phase(full, "step").parts, _phase(lora, "step").parts
+    assert step["weights"] == of_lora["weights"] == 2 * full.model_parameters
+    assert step["adapter"] == step["gradients"] == step["copies"] == 4 * count
+    assert step["optimizer"] == 8 * count
+    assert _phase(full, "score").parts["copies"] >= 12 * count
+    assert not of_lora["copies"]

@@ -10,6 +10,7 @@ from moonshine_tune.cli.console import JsonFlag, TerminalProgress, refuse, show,
 if TYPE_CHECKING:
     from moonshine_tune.memory.duration import Duration
     from moonshine_tune.memory.estimate import EstimateResult
+    from moonshine_tune.memory.model import MemoryEstimate
 
 _EXAMPLE = "Example: moonshine-tune estimate --preset medium-pilot --device mps --clip-s 15"
 
@@ -42,6 +43,9 @@ def estimate(
         float | None, typer.Option("--audio-hours", help="Audio whose encoder states are stored.")
     ] = None,
     replay: Annotated[bool, typer.Option("--replay", help="The run has replay audio.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Full fine-tuning, as of `train --full`.")
+    ] = False,
     budget_gib: Annotated[
         float | None,
         typer.Option(
@@ -67,7 +71,8 @@ def estimate(
     from moonshine_tune.memory.fit import workload_of
     from moonshine_tune.registry.model_preset import with_model_preset
 
-    layers = settings_layers(preset, config, assignments, flags={"model": model})
+    flags = {"model": model, "adapter.kind": "full" if full else None}
+    layers = settings_layers(preset, config, assignments, flags=flags)
     layers = with_model_preset(layers)
     settings = resolve_settings(layers).settings
     presets = [source for source, _ in layers if source.startswith("preset ")]
@@ -107,8 +112,8 @@ def _text(result: "EstimateResult") -> str:
     rows.append(["total", *(_gib(phase.total) for phase in phases)])
     verdict = "fits" if result.fits else "does not fit"
     lines = [
-        f"{result.model} on {result.device}: {estimate.model_parameters:,} parameters, adapter "
-        f"{estimate.adapter_parameters:,} (rank {shape.rank}, {shape.sites}), batch "
+        f"{result.model} on {result.device}: {estimate.model_parameters:,} parameters, "
+        f"{_trained(estimate)}, batch "
         f"{shape.batch_size} × {shape.clip_s:g} s × {shape.tokens} tokens",
         "",
         table(["GiB at the peak of", *(phase.name for phase in phases)], rows),
@@ -117,11 +122,19 @@ def _text(result: "EstimateResult") -> str:
         f"{_gib(result.budget.bytes)} GiB: {result.budget.reason}",
         f"fitting with batch {shape.batch_size}: clips of {result.longest_clip_s} s; "
         f"with clips of {shape.clip_s:g} s: batch {result.largest_batch}",
+        *(f"instead: {line}" for line in result.instead),
         "disk: " + ", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in result.disk.items()),
         *([_time(result.duration)] if result.duration else []),
         *(f"assumed: {remark}" for remark in result.remarks),
     ]
     return "\n".join(lines)
+
+
+def _trained(estimate: "MemoryEstimate") -> str:
+    shape, count = estimate.shape, f"{estimate.adapter_parameters:,}"
+    if shape.full:
+        return f"{count} of them train ({shape.sites})"
+    return f"adapter {count} (rank {shape.rank}, {shape.sites})"
 
 
 def _time(duration: "Duration") -> str:
@@ -153,5 +166,6 @@ def _document(result: "EstimateResult") -> dict[str, Any]:
         "shape": shape,
         "disk_bytes": dict(result.disk),
         **({"seconds": result.duration.seconds} if result.duration else {}),
+        **({"instead": list(result.instead)} if result.instead else {}),
         "assumed": list(result.remarks),
     }

@@ -98,12 +98,20 @@ def train(
     ] = None,
     tracker: Annotated[str | None, Option(help="Also log to wandb, mlflow, trackio, …")] = None,
     resume: Annotated[bool, Option("--resume", help="Continue a stopped run.")] = False,
+    full: Annotated[
+        bool,
+        Option(
+            "--full",
+            help="Full fine-tuning: the layers' own weights train, instead of an adapter "
+            "(adapter.kind=full). For hours of speech.",
+        ),
+    ] = False,
     fit: Annotated[
         bool, Option("--fit", help="Change settings until the run fits the memory.")
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train a LoRA adapter: scores the base first, keeps the best adapter, saves on Ctrl-C."""
+    """Train an adapter, or the weights: scores the base first, keeps the best, saves on Ctrl-C."""
     from moonshine_tune.config.resolve import resolve_settings, settings_layers
     from moonshine_tune.registry.model_preset import with_model_preset
 
@@ -115,7 +123,8 @@ def train(
         "synthetic": synthetic,
         "unlabelled": unlabelled,
     }
-    flags = {"model": model, "tracker": tracker}
+    kind = "full" if full else None
+    flags = {"model": model, "tracker": tracker, "adapter.kind": kind}
     layers = settings_layers(
         preset, config, assignments, flags=flags, manifests=manifests, parent=parent
     )

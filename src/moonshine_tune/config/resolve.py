@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from moonshine_tune.config.implied import imply_settings
 from moonshine_tune.config.settings import REPLAY_WORDS, RunSettings
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.names import home_expanded
@@ -178,6 +179,7 @@ def resolve_settings(layers: Sequence[Layer]) -> ResolvedSettings:
                 continue
             sources[key] = source
             merged[key] = value
+    problems += imply_settings(merged, sources)
     try:
         settings = RunSettings.model_validate(unflatten(merged))
     except ValidationError as error:

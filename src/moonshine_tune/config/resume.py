@@ -33,8 +33,8 @@ MAY_CHANGE = frozenset({
 FIXED = frozenset({
     "data.dev_share", "data.normalizer", "data.teach_silence", "data.earlier_share",
     "data.synthetic_share",
-    "adapter.rank", "adapter.alpha", "adapter.dropout", "adapter.sites", "adapter.rslora",
-    "adapter.dora", "adapter.parent",
+    "adapter.kind", "adapter.rank", "adapter.alpha", "adapter.dropout", "adapter.sites",
+    "adapter.rslora", "adapter.dora", "adapter.parent",
     "augment.share", "augment.synthetic_share", "augment.variants", "augment.dev",
     "augment.noise_chance", "augment.snr_db",
     "augment.room_chance", "augment.gain_chance", "augment.gain_db", "augment.speed_chance",

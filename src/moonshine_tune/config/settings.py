@@ -86,8 +86,12 @@ class DataSettings(_Section):
 
 
 class AdapterSettings(_Section):
-    """The LoRA adapter."""
+    """The LoRA adapter, or what trains in its place."""
 
+    kind: Literal["lora", "full"] = "lora"
+    """`lora` trains small matrices beside those of the layers, `full` the layers' own (full
+    fine-tuning, `--full`), at far lower rates. Choose `full` for hours of transcribed speech, if
+    the memory is there."""
     parent: Path | None = None
     """Run folder or adapter folder whose adapter the training starts at; by default it starts at
     the base model. Name one to learn new recordings, such as a week's corrections, without
@@ -111,9 +115,9 @@ class AdapterSettings(_Section):
         "cross-attention",
         "encoder",
     ] = "decoder"
-    """Linear layers that get an adapter (target modules). `qv`: queries and values of all
-    attention, in encoder and decoder; `attention`: its four projections; `all`: attention and MLPs.
-    Only in the decoder: `decoder` (attention and MLP), `decoder-attention` (q, k, v),
+    """Linear layers that get an adapter, or that train (target modules). `qv`: queries and values
+    of all attention, in encoder and decoder; `attention`: its four projections; `all`: attention
+    and MLPs. Only in the decoder: `decoder` (attention and MLP), `decoder-attention` (q, k, v),
     `decoder-self-attention`, `cross-attention`. `encoder`: all of the encoder's. Choose `all` for
     voices, noise or unusual acoustics, which the encoder must learn."""
     rslora: bool = False
@@ -203,11 +207,12 @@ class TrainSettings(_Section):
     accumulation: int = Field(default=1, ge=1)
     """Micro-batches in a step. Raise it to keep the effective batch with a smaller `batch_size`."""
     learning_rate: float = Field(default=5e-4, gt=0)
-    """Peak learning rate of adapters in the decoder. Lower it if steps are skipped or dev WER
-    jumps; raise it to 1e-3 if the loss falls slowly."""
-    encoder_learning_rate: float = Field(default=1e-4, gt=0)
-    """Peak learning rate of adapters in the encoder. Raise it to 5e-4 for tiny, to learn voices;
-    1e-3 gives NaN on medium."""
+    """Peak learning rate in the decoder; 5e-5 with `adapter.kind=full`, unless it is set. Lower it
+    if steps are skipped or dev WER jumps; raise it to 1e-3 if an adapter's loss falls slowly."""
+    encoder_learning_rate: float = Field(default=1e-4, ge=0)
+    """Peak learning rate in the encoder; 2e-5 with `adapter.kind=full`, unless it is set; 0 freezes
+    the encoder. Raise it to 5e-4 for adapters in tiny, to learn voices; 1e-3 gives NaN on
+    medium."""
     lora_plus_ratio: float = Field(default=1.0, ge=1)
     """Learning rate of B as a multiple of that of A (LoRA+ uses about 16). Set it to 8 if training
     time is short."""

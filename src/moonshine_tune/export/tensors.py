@@ -9,6 +9,7 @@ from torch import Tensor
 from moonshine_tune.core.errors import ProblemsError
 from moonshine_tune.export.matching import TIED
 from moonshine_tune.models.base import SpeechModel
+from moonshine_tune.models.lora import is_of_adapter
 from moonshine_tune.models.merge import merged_weights
 from moonshine_tune.runtime.quantized import Floats
 
@@ -18,7 +19,7 @@ def model_tensors(model: SpeechModel, *, with_adapter: bool = True) -> dict[str,
     state = {
         name.replace(".base_layer.", "."): value.detach().float().cpu().numpy()
         for name, value in model.module.state_dict().items()
-        if ".lora_" not in name
+        if not is_of_adapter(name)
     }
     return state | dict(LazyArrays(merged_weights(model))) if with_adapter else state
 

@@ -15,9 +15,8 @@ from typing import Any
 from moonshine_tune.config.settings import RunSettings
 from moonshine_tune.corpus.manifest import Manifest
 from moonshine_tune.inference.dataset import TrainingData
-from moonshine_tune.memory.phase_work import PhaseWork
+from moonshine_tune.memory.phase_work import PhaseWork, inject
 from moonshine_tune.memory.run_shape import RunShape
-from moonshine_tune.models.lora import inject_lora
 from moonshine_tune.registry.published_configs import model_from_config
 
 # Characters per token of English text, by the tokenizer of both families.
@@ -135,9 +134,7 @@ class _Passes:
     def __init__(self, config: Any, shape: RunShape) -> None:
         self._shape = shape
         self._model = model_from_config(config, dtype=shape.frozen_dtype)
-        summary = inject_lora(
-            self._model, rank=shape.rank, dropout=shape.dropout, sites=shape.sites, dora=shape.dora
-        )
+        summary = inject(self._model, shape)
         if shape.gradient_checkpointing:
             self._model.enable_gradient_checkpointing()
         self._work = PhaseWork(self._model, trains_encoder=summary.touches_encoder)

@@ -86,6 +86,7 @@ class EstimateResult:
         longest_clip_s: with the present batch size; 0 if not even one second fits.
         largest_batch: with the present clip length; 0 if not even one clip fits.
         remarks: assumptions and their reasons.
+        instead: of full fine-tuning that does not fit, what takes less, and how much.
         disk: bytes by what a run leaves there: `run folder`, and `encoder states` in the cache.
         duration: expected time; None where it was not measured.
     """
@@ -100,6 +101,7 @@ class EstimateResult:
     remarks: tuple[str, ...]
     disk: Mapping[str, int]
     duration: Duration | None = None
+    instead: tuple[str, ...] = ()
 
 
 def estimate_run(
@@ -148,7 +150,27 @@ def estimate_run(
         remarks=remarks,
         disk=_disk_bytes(settings, estimate),
         duration=duration,
+        instead=less_than_full(settings, workload, kind) if estimate.total > budget.bytes else (),
     )
+
+
+def less_than_full(settings: RunSettings, workload: Workload, kind: str) -> tuple[str, ...]:
+    """What takes less memory than full fine-tuning, with its peak; empty for an adapter."""
+    if settings.adapter.kind != "full":
+        return ()
+    lora = {"kind": "lora"}
+    tried = {"a LoRA adapter (without --full)": lora}
+    if settings.adapter.sites == "all":
+        decoder = {"sites": "decoder"}
+        name = "the decoder alone (--set train.encoder_learning_rate=0)"
+        tried = {name: decoder, **tried}
+    lines = []
+    for name, changes in tried.items():
+        adapter = settings.adapter.model_copy(update=changes)
+        smaller = settings.model_copy(update={"adapter": adapter})
+        total = estimate_memory(smaller, workload, kind).tightened().total
+        lines.append(f"{name}: {total / GIB:.2f} GiB")
+    return tuple(lines)
 
 
 def _disk_bytes(settings: RunSettings, estimate: MemoryEstimate) -> dict[str, int]:
@@ -390,6 +412,8 @@ def run_shape(
         rank=adapter.rank,
         dropout=adapter.dropout,
         dora=adapter.dora,
+        full=adapter.kind == "full",
+        copies=settings.select.average_last,
         loose_heap=kind == "cpu" and heap_keeps_freed_memory(),
         frozen_dtype=frozen.dtype,
         mixed=_is_mixed(device.dtype, kind),

@@ -1,6 +1,7 @@
 """Whether a run fits its memory, before anything is loaded, and settings that make it fit."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from moonshine_tune.memory.estimate import (
     choose_budget,
     device_kind,
     estimate_memory,
+    less_than_full,
     longest_clip,
     model_config,
 )
@@ -102,7 +104,8 @@ def check_memory(
             resolved = _with_sources(resolved, fitted.settings, "--fit")
             estimate, changes = fitted.estimate, fitted.changes
         elif refuse:
-            raise _does_not_fit(settings, estimate, budget)
+            instead = less_than_full(settings, workload, kind)
+            raise _does_not_fit(settings, estimate, budget, instead)
     remarks = [
         *format_remarks,
         f"memory: {estimate.total / GIB:.2f} GiB expected at the peak ({estimate.peak.name}) of "
@@ -114,14 +117,18 @@ def check_memory(
     return MemoryCheck(resolved, estimate, tuple(remarks), budget.bytes)
 
 
-def _does_not_fit(settings: RunSettings, estimate: MemoryEstimate, budget: Budget) -> MachineError:
+def _does_not_fit(
+    settings: RunSettings, estimate: MemoryEstimate, budget: Budget, instead: Sequence[str]
+) -> MachineError:
     shape = estimate.shape
+    kind = ", full fine-tuning" if shape.full else ""
+    less = f"train less: {'; '.join(instead)}; or " if instead else ""
     return MachineError(
         f"{settings.model} would need {estimate.total / GIB:.2f} GiB ({estimate.peak.name}) of "
         f"{budget.bytes / GIB:.2f} GiB: {budget.reason}; batch {shape.batch_size}, clips of "
-        f"{shape.clip_s:g} s, sites {shape.sites}",
-        hint="choose settings that fit with --fit, list the parts with `moonshine-tune estimate`, "
-        "or allow more with --set device.budget_gib=12",
+        f"{shape.clip_s:g} s, sites {shape.sites}{kind}",
+        hint=f"{less}choose settings that fit with --fit, list the parts with "
+        "`moonshine-tune estimate`, or allow more with --set device.budget_gib=12",
     )
 
 
@@ -218,8 +225,8 @@ def fit_settings(
         raise MachineError(
             f"{settings.model} does not fit {budget.bytes / GIB:.1f} GiB ({budget.reason}): "
             f"{estimate.total / GIB:.2f} GiB with every saving",
-            hint="choose a smaller model or adapter sites in the decoder only, or allow more "
-            "memory with --budget-gib",
+            hint="choose a smaller model, adapter sites in the decoder only or, with --full, a "
+            "LoRA adapter instead; or allow more memory with --budget-gib",
         )
     return FittedSettings(settings, tuple(changes), estimate, budget)
 

@@ -19,10 +19,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 from moonshine_tune.core.device import counted_as
 from moonshine_tune.memory.live_storage import LiveMemory, make_fake
-from moonshine_tune.memory.phase_work import PhaseWork
+from moonshine_tune.memory.phase_work import PhaseWork, inject
 from moonshine_tune.memory.run_shape import RunShape
 from moonshine_tune.models.checkpoint import MOST_MAPPED_BYTES
-from moonshine_tune.models.lora import adapter_parameters, inject_lora
+from moonshine_tune.models.lora import adapter_parameters
 from moonshine_tune.registry.published_configs import depth_of, model_from_config, shallower
 
 _MIB = 1 << 20
@@ -125,9 +125,7 @@ class MemoryModel:
             model = model_from_config(
                 config, device="meta", dtype=shape.frozen_dtype, attention=attention
             )
-        summary = inject_lora(
-            model, rank=shape.rank, dropout=shape.dropout, sites=shape.sites, dora=shape.dora
-        )
+        summary = inject(model, shape)
         self.trains_encoder = summary.touches_encoder
         self._mode = FakeTensorMode()
         with self._mode:
@@ -221,9 +219,9 @@ class MemoryModel:
         absent = 0
         if stored and shape.releases_encoder and name != "prepare":
             absent = self._encoder
-        elif name == "prepare" and _is_mapped(shape) and not shape.replay_clips:
+        elif name == "prepare" and _is_mapped(shape) and not (shape.replay_clips or shape.full):
             # The decoder's weights are not read yet. With replay the teacher has read them, because
-            # it transcribes before the training clips are encoded.
+            # it transcribes before the training clips are encoded; full fine-tuning copies them.
             absent = self._weights - self._encoder
         parts = {
             "weights": self._weights - absent,
@@ -232,12 +230,25 @@ class MemoryModel:
             "gradients": adapter if trains else 0,
             # Two moments, from the first step on.
             "optimizer": 0 if name in ("load", "prepare") else 2 * adapter,
+            "copies": self._copies(shape, name) * adapter,
             "encoder states": self._stored_bytes(shape) if stored else 0,
             **allocated,
             "allocator": round(_gaps(shape) * sum(allocated.values())),
             "runtime": _RUNTIME[shape.device],
         }
         return Phase(name, parts)
+
+    def _copies(self, shape: RunShape, name: str) -> int:
+        """How often a phase holds all that trains once more; of an adapter that is nothing."""
+        if not shape.full:
+            return 0
+        # Gradients that are flattened together.
+        flat = int(shape.device == _MPS and name in ("step", "replay"))
+        if shape.device == _CUDA:
+            # The others are in the memory of the host.
+            return flat
+        # The best so far; at the end also the last, a candidate, the chosen, and late ones.
+        return flat + {"step": 1, "replay": 1, "score": 4 + shape.copies}.get(name, 0)
 
     def _loading(self, shape: RunShape) -> int:
         """What loading takes in addition to the weights: published files hold 32 bits."""

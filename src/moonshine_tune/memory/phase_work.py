@@ -6,12 +6,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 from moonshine_tune.core.device import batch_rows, batch_width, text_width
 from moonshine_tune.inference.decoder_session import GreedySession
 from moonshine_tune.memory.run_shape import RunShape
 from moonshine_tune.models.base import EncoderStates, SpeechModel
+from moonshine_tune.models.lora import AdapterSummary, inject_lora, tune_fully
 from moonshine_tune.models.losses import (
     FrozenHead,
     TargetBatch,
@@ -23,11 +25,20 @@ from moonshine_tune.models.losses import (
 Part = Callable[[str], AbstractContextManager[None]]
 
 
+def inject(model: SpeechModel, shape: RunShape) -> AdapterSummary:
+    """Inject what trains in a run of this shape."""
+    if shape.full:
+        return tune_fully(model, sites=shape.sites)
+    return inject_lora(
+        model, rank=shape.rank, dropout=shape.dropout, sites=shape.sites, dora=shape.dora
+    )
+
+
 class PhaseWork:
     """Runs what the phases `prepare`, `step`, `replay` and `score` run, with inputs of zeros.
 
     Args:
-        model: with its adapter.
+        model: with its adapter, as of `inject`.
     """
 
     def __init__(self, model: SpeechModel, *, trains_encoder: bool) -> None:
@@ -72,6 +83,10 @@ class PhaseWork:
                     loss = loss + (states.values - base).square().sum()
         with part("backward"):
             trained = [value for value in self._model.module.parameters() if value.requires_grad]
+            if shape.full and isinstance(loss, FakeTensor):
+                # A run adds each gradient to one that is counted apart. All at once would be
+                # counted twice; the first layer's takes the whole way back.
+                trained = trained[:1]
             torch.autograd.grad(loss, trained)
 
     def _prepare(self, shape: RunShape, part: Part) -> None:

@@ -14,6 +14,8 @@ class RunShape:
         device: `cpu`, `mps` or `cuda`. Training on MPS uses eager attention.
         sites: target modules of the adapter, by their name in `models.lora.TARGET_MODULES`.
         rank, dropout, dora: as in `models.lora.inject_lora`.
+        full: the layers at `sites` train themselves, and have no adapter.
+        copies: of what trains, on the CPU: late adapters that are averaged.
         loose_heap: the CPU's allocator is glibc's default, which fragments; the alternative is
             `core.device.return_freed_memory_to_os`.
         frozen_dtype: number format of the frozen weights.
@@ -40,6 +42,8 @@ class RunShape:
     rank: int = 8
     dropout: float = 0.0
     dora: bool = False
+    full: bool = False
+    copies: int = 0
     loose_heap: bool = False
     frozen_dtype: torch.dtype = torch.float32
     mixed: bool = False

@@ -14,6 +14,9 @@ from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.text import quoted
 from moonshine_tune.models.files import names_of
 
+FULL = "FULL"
+"""`peft_type` of a folder with the matrices of full fine-tuning, which PEFT cannot load."""
+
 HONORED = (
     "r", "lora_alpha", "target_modules", "exclude_modules", "use_rslora", "use_dora",
     "rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern", "fan_in_fan_out",
@@ -53,6 +56,12 @@ def lora_fields(fields: Mapping[str, Any], path: Path) -> dict[str, Any]:
         RequestError: a part that is not applied here; names all such fields.
     """
     kind = fields.get("peft_type")
+    if kind == FULL:
+        raise RequestError(
+            "these are the matrices of full fine-tuning, and this works with LoRA adapters only",
+            where=path,
+            hint=f"merge them first: moonshine-tune merge --run {quoted(path.parent)} --out merged",
+        )
     if kind not in (None, "LORA"):
         raise RequestError(
             f"peft_type {kind!r}: only LoRA adapters can be applied", where=path, hint=_MERGE

@@ -12,6 +12,7 @@ from torch import nn
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.models.base import SpeechModel
+from moonshine_tune.models.kernels.full_linear import FullLinear
 from moonshine_tune.models.lora import load_adapter
 
 _CONFIG = "peft_config"
@@ -81,13 +82,14 @@ class AdapterSet:
         if name is not None:
             for path, layer in self._layers[name].items():
                 self._model.module.set_submodule(path, layer)
-            setattr(self._model.module, _CONFIG, self._configs[name])
+            if self._configs[name] is not None:
+                setattr(self._model.module, _CONFIG, self._configs[name])
         self._used = name
 
     def _keep(self, name: str) -> None:
         """Keep the adapter that was just injected."""
         self._layers[name] = _layers_of(self._model.module)
-        self._configs[name] = getattr(self._model.module, _CONFIG)
+        self._configs[name] = getattr(self._model.module, _CONFIG, None)
         self._used = name
 
     def _take_out(self, layers: dict[str, nn.Module]) -> None:
@@ -99,7 +101,8 @@ class AdapterSet:
 
 
 def _layers_of(module: nn.Module) -> dict[str, nn.Module]:
-    """PEFT's layers of a module, by their path in it."""
+    """PEFT's layers of a module, or those of full fine-tuning, by their path in it."""
     from peft.tuners.lora import LoraLayer
 
-    return {path: layer for path, layer in module.named_modules() if isinstance(layer, LoraLayer)}
+    kinds = (LoraLayer, FullLinear)
+    return {path: layer for path, layer in module.named_modules() if isinstance(layer, kinds)}

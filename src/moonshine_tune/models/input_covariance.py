@@ -11,6 +11,7 @@ from torch import Tensor
 
 from moonshine_tune.core.device import full_precision
 from moonshine_tune.models.base import EOS_ID, EncoderStates, SpeechModel, length_mask
+from moonshine_tune.models.kernels.full_linear import FULL_WEIGHT, FullLinear
 from moonshine_tune.models.lora import ADAPTER_NAME
 
 _DOWN = f".lora_A.{ADAPTER_NAME}.weight"
@@ -21,7 +22,7 @@ _READS_FRAMES = re.compile(r"\.encoder_attn\.[kv]_proj\.")
 
 
 class InputCovariance:
-    """The mean of x xᵀ over the input rows x of each layer that has a LoRA matrix.
+    """The mean of x xᵀ over the input rows x of each layer that trains.
 
     Layers that read one tensor, such as queries, keys and values, share a matrix.
     """
@@ -38,7 +39,7 @@ class InputCovariance:
 
     @property
     def names(self) -> Sequence[str]:
-        """Full names of the layers' matrices A."""
+        """Full names of the matrices that read the inputs: A, or the layer's own if it trains."""
         return list(self._shared)
 
     @contextmanager
@@ -47,8 +48,10 @@ class InputCovariance:
         with ExitStack() as stack:
             stack.enter_context(self._lengths_of(model))
             for name, layer in model.module.named_modules():
-                if ADAPTER_NAME in getattr(layer, "lora_A", {}):
-                    hook = layer.register_forward_pre_hook(self._hook(name + _DOWN))
+                is_lora = ADAPTER_NAME in getattr(layer, "lora_A", {})
+                if is_lora or isinstance(layer, FullLinear):
+                    matrix = _DOWN if is_lora else f".{FULL_WEIGHT}"
+                    hook = layer.register_forward_pre_hook(self._hook(name + matrix))
                     stack.callback(hook.remove)
             yield
         self._last = None
@@ -115,23 +118,31 @@ class InputCovariance:
 
 
 def filtered(
-    state: Mapping[str, Tensor], domain: InputCovariance, general: InputCovariance, weight: float
+    state: Mapping[str, Tensor],
+    domain: InputCovariance,
+    general: InputCovariance,
+    weight: float,
+    base: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """The adapter without what it does to general inputs and the domain's do not need.
 
     Of all changes B·A′ it is the one with the least E‖B(A′ − A)x‖² over the domain's inputs plus
     `weight` · E‖B A′ x‖² over general ones: A′ = A C (C + weight · G)⁻¹ with their second moments C
     and G. Directions that only the domain has stay as they are, those that only general speech has
-    go, and what both have alike is divided by 1 + weight.
+    go, and what both have alike is divided by 1 + weight. Of full fine-tuning, the change is the
+    difference between the matrix and the base's, and takes the place of A.
 
     Args:
         state: parameters by name in 32 bits, as of `adapter_state`.
+        base: the base's matrices of full fine-tuning, by the same names.
     """
     result = dict(state)
+    base = base or {}
     for name in domain.names:
         own, spared = domain.mean(name), general.mean(name)
         floor = _FLOOR * own.diagonal().mean()
         total = own + weight * spared + floor * np.eye(len(own))
-        down = np.linalg.solve(total, own @ state[name].numpy().T).T
-        result[name] = torch.from_numpy(np.ascontiguousarray(down, dtype=np.float32))
+        start = base[name].float().cpu().numpy() if name in base else np.float32(0)
+        change = np.linalg.solve(total, own @ (state[name].numpy() - start).T).T
+        result[name] = torch.from_numpy(np.ascontiguousarray(start + change, dtype=np.float32))
     return result

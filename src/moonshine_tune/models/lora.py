@@ -1,5 +1,8 @@
 """LoRA adapters by PEFT: target modules, scale, saving and loading.
 
+Where a model is fully tuned (`models.full`), its trained matrices take the place of an adapter:
+what is switched, scaled, saved and loaded here are they.
+
 No `task_type` is given: PEFT's sequence-to-sequence wrapper passes a second decoder input, which
 breaks Moonshine. The adapter is injected into the transformers module in place.
 """
@@ -22,6 +25,7 @@ from moonshine_tune.core.files import read_json, write_json_atomic
 from moonshine_tune.core.text import first_line
 from moonshine_tune.models.adapter_config import (
     ALTERING_STARTS,
+    FULL,
     explain_mismatch,
     lora_fields,
     start_of,
@@ -34,6 +38,8 @@ from moonshine_tune.models.files import (
     BASE_FILE,
     names_of,
 )
+from moonshine_tune.models.full import full_layers, full_scale, inject_full, load_full, save_full
+from moonshine_tune.models.kernels.full_linear import FULL_WEIGHT
 from moonshine_tune.models.kernels.lora_linear import FeatureDropout, LoraLinear
 from moonshine_tune.models.kernels.override import patch_forward
 
@@ -59,7 +65,7 @@ TARGET_MODULES: dict[str, str] = {
 
 @dataclass(frozen=True)
 class AdapterSummary:
-    """Size of an adapter."""
+    """Size of an adapter, or of what trains in full fine-tuning."""
 
     modules: int
     parameters: int
@@ -92,15 +98,11 @@ def inject_lora(
     """
     from peft import LoraConfig
 
-    if sites not in TARGET_MODULES:
-        raise RequestError(
-            f"no adapter sites are called {sites!r}", hint=f"one of: {list(TARGET_MODULES)}"
-        )
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
-        target_modules=TARGET_MODULES[sites],
+        target_modules=_modules_at(sites),
         use_rslora=rslora,
         use_dora=dora,
         bias="none",
@@ -111,9 +113,31 @@ def inject_lora(
     torch.default_generator.manual_seed(seed)
     _inject(config, model)
     torch.random.set_rng_state(state)
+    return _summary(model)
+
+
+def tune_fully(model: SpeechModel, *, sites: str) -> AdapterSummary:
+    """Let the matrices of the layers at `sites` train, in place, instead of LoRA matrices on them.
+
+    Raises:
+        RequestError: no target modules have that name.
+    """
+    inject_full(model, _modules_at(sites))
+    return _summary(model)
+
+
+def _modules_at(sites: str) -> str:
+    if sites not in TARGET_MODULES:
+        raise RequestError(
+            f"no adapter sites are called {sites!r}", hint=f"one of: {list(TARGET_MODULES)}"
+        )
+    return TARGET_MODULES[sites]
+
+
+def _summary(model: SpeechModel) -> AdapterSummary:
     parameters = adapter_parameters(model.module)
     return AdapterSummary(
-        modules=sum(1 for _ in _layers(model)),
+        modules=sum(1 for _ in _adapted(model)),
         parameters=sum(value.numel() for _, value in parameters),
         touches_encoder=any(name.startswith("model.encoder.") for name, _ in parameters),
     )
@@ -156,8 +180,13 @@ class AdapterDropout:
 
 
 def adapter_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """The LoRA matrices, and DoRA's magnitudes, by name."""
-    return [(name, value) for name, value in module.named_parameters() if ".lora_" in name]
+    """The LoRA matrices and DoRA's magnitudes, or the matrices of full fine-tuning, by name."""
+    return [(name, value) for name, value in module.named_parameters() if is_of_adapter(name)]
+
+
+def is_of_adapter(name: str) -> bool:
+    """Whether a parameter is an adapter's, or trains in full fine-tuning, by its name."""
+    return ".lora_" in name or name.endswith(f".{FULL_WEIGHT}")
 
 
 def _layers(model: SpeechModel) -> Iterator[Any]:
@@ -168,15 +197,20 @@ def _layers(model: SpeechModel) -> Iterator[Any]:
             yield module
 
 
+def _adapted(model: SpeechModel) -> list[Any]:
+    """The layers with LoRA matrices, or those whose own matrices train."""
+    return [*_layers(model), *full_layers(model.module).values()]
+
+
 def has_adapter(model: SpeechModel) -> bool:
-    """Whether the model has an adapter."""
-    return next(_layers(model), None) is not None
+    """Whether the model has an adapter, or is fully tuned."""
+    return bool(_adapted(model))
 
 
 @contextmanager
 def adapter_disabled(model: SpeechModel) -> Iterator[None]:
     """Switch the adapter off inside the block: the frozen base model."""
-    layers = list(_layers(model))
+    layers = _adapted(model)
     trained = [value for _, value in adapter_parameters(model.module) if value.requires_grad]
     for layer in layers:
         layer.enable_adapters(False)
@@ -194,7 +228,15 @@ def adapter_disabled(model: SpeechModel) -> Iterator[None]:
 
 @contextmanager
 def adapter_scale(model: SpeechModel, scale: float) -> Iterator[None]:
-    """Multiply the adapter's effect by `scale` inside the block."""
+    """Multiply the adapter's effect by `scale` inside the block.
+
+    Of full fine-tuning, that is the interpolation between the base's weights and the tuned ones
+    (WiSE-FT, arXiv 2109.01903).
+    """
+    if full_layers(model.module):
+        with full_scale(model.module, scale):
+            yield
+        return
     layers = list(_layers(model))
     before = [layer.scaling[ADAPTER_NAME] for layer in layers]
     magnitudes = {
@@ -271,6 +313,8 @@ def save_adapter(
 ) -> None:
     """Write an adapter in PEFT's format, and the identity of its base model beside it.
 
+    Matrices of full fine-tuning are written as of `save_full`.
+
     Args:
         folder: an existing folder, usually the scratch folder of `complete_folder`.
         state: parameters of `adapter_state`.
@@ -279,6 +323,9 @@ def save_adapter(
     """
     from safetensors.torch import save_file
 
+    if full_layers(model.module):
+        save_full(folder, model, state, scale=scale, base=base)
+        return
     config = copy.copy(next(iter(model.module.peft_config.values())))
     config.lora_alpha *= scale
     config.base_model_name_or_path = base.get("name")
@@ -334,6 +381,11 @@ def load_adapter(model: SpeechModel, path: Path) -> Path:
     """
     folder = find_adapter(path)
     config_path = folder / ADAPTER_CONFIG_FILE
+    if is_full(folder):
+        load_full(model, read_matrices(folder / ADAPTER_WEIGHTS_FILE), folder)
+        for _name, parameter in adapter_parameters(model.module):
+            parameter.requires_grad_(False)
+        return folder
     fields = _read_object(config_path, "r", "lora_alpha", "target_modules")
     arguments = lora_fields(fields, config_path)
     _inject_saved(arguments, model, config_path)
@@ -347,12 +399,20 @@ def load_adapter(model: SpeechModel, path: Path) -> Path:
     return folder
 
 
+def is_full(folder: Path) -> bool:
+    """Whether an adapter folder holds the matrices of full fine-tuning."""
+    return read_json(folder / ADAPTER_CONFIG_FILE).get("peft_type") == FULL
+
+
 def load_matrices(model: SpeechModel, folder: Path) -> None:
     """Overwrite the matrices of an injected adapter with those of a saved one.
 
     Raises:
         RequestError: a damaged adapter, or one of another shape.
     """
+    if is_full(folder):
+        load_full(model, read_matrices(folder / ADAPTER_WEIGHTS_FILE), folder)
+        return
     fields = _read_object(folder / ADAPTER_CONFIG_FILE, "r", "lora_alpha", "target_modules")
     saved = read_matrices(folder / ADAPTER_WEIGHTS_FILE)
     own = dict(adapter_parameters(model.module))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from moonshine_tune.models.base import SpeechModel
+from moonshine_tune.models.kernels.full_linear import FullLinear
 from moonshine_tune.models.lora import ADAPTER_NAME
 
 
@@ -27,6 +28,8 @@ def effective_weight(module: Any) -> Tensor:
 
     An adapter that is switched off has no effect.
     """
+    if isinstance(module, FullLinear):
+        return module.effective_weight().detach()
     weight = base_weight(module)
     if ADAPTER_NAME not in getattr(module, "lora_A", {}) or module.disable_adapters:
         return weight
@@ -44,7 +47,7 @@ class LazyMerged(Mapping[str, Tensor]):
         self._modules = {
             f"{name}.weight": module
             for name, module in model.module.named_modules()
-            if hasattr(module, "lora_A") and ADAPTER_NAME in getattr(module, "lora_A", {})
+            if isinstance(module, FullLinear) or ADAPTER_NAME in getattr(module, "lora_A", {})
         }
 
     def __getitem__(self, name: str) -> Tensor:

@@ -251,6 +251,9 @@ def _settings(
     if not resolved.settings.data.teach_silence:
         # The fingerprint of plans that were made before this setting.
         del content["data"]["teach_silence"]
+    if resolved.settings.adapter.kind == "lora":
+        # Likewise.
+        del content["adapter"]["kind"]
     return resolved, of_value(content)
 
 

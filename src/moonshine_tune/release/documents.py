@@ -45,6 +45,7 @@ def model_card(inputs: PackageInputs, name: str, architecture: str) -> str:
         "model_card.md",
         name=name,
         run=run,
+        is_full=_is_full(inputs),
         base_model=base_model,
         version=__version__,
         architecture=architecture,
@@ -80,7 +81,16 @@ def model_card(inputs: PackageInputs, name: str, architecture: str) -> str:
         known_voices=next((each.sentence for each in voices if each), ""),
     )
     metadata = _metadata(inputs.evaluations, name, base_model)
+    if _is_full(inputs):
+        # PEFT cannot load it.
+        metadata.library_name = None
+        metadata.tags = [tag for tag in metadata.tags or () if tag != "lora"]
     return str(ModelCard.from_template(metadata, template_str=_CARD, body=body))
+
+
+def _is_full(inputs: PackageInputs) -> bool:
+    """Whether the run was full fine-tuning."""
+    return bool(inputs.run.settings.get("adapter", {}).get("kind") == "full")
 
 
 def _side_by_side(inputs: PackageInputs) -> tuple[SideBySide, ...]:

@@ -12,8 +12,11 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, HfApi
 
 from moonshine_tune.core.errors import NegativeAnswerError, RequestError, SourceUnreachableError
+from moonshine_tune.core.files import read_json
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.text import first_line, quoted
+from moonshine_tune.models.adapter_config import FULL
+from moonshine_tune.models.files import ADAPTER_CONFIG_FILE
 from moonshine_tune.release.archive import unpack
 from moonshine_tune.release.verify import verify
 
@@ -70,6 +73,13 @@ def push(
         sources = {Path(name).name: folder / name for name in (*_FILES, *optional)}
         if missing := [source for source in sources.values() if not source.is_file()]:
             raise RequestError("the package has no such file", where=missing[0])
+        if read_json(sources[ADAPTER_CONFIG_FILE]).get("peft_type") == FULL:
+            raise RequestError(
+                "this package is fully fine-tuned: it has no adapter that PEFT could load",
+                where=package,
+                hint="write the complete model, and send that folder with `hf upload`: "
+                "moonshine-tune merge --run RUN --out merged",
+            )
         progress.say(f"sending {len(sources)} files to {repo}")
         try:
             hub = api or HfApi()

@@ -29,7 +29,7 @@ from moonshine_tune.core.files import complete_folder, read_json, sha256_of
 from moonshine_tune.core.nested import flatten, unflatten
 from moonshine_tune.core.text import quoted
 from moonshine_tune.corpus.manifest import Utterance, write_manifest
-from moonshine_tune.models.adapter_config import ALTERING_STARTS, lora_fields, start_of
+from moonshine_tune.models.adapter_config import ALTERING_STARTS, FULL, lora_fields, start_of
 from moonshine_tune.models.files import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, BASE_FILE
 from moonshine_tune.models.lora import TARGET_MODULES, find_adapter
 from moonshine_tune.runs.folder import RunFolder, status_now
@@ -38,7 +38,6 @@ from moonshine_tune.runs.locations import locate
 from moonshine_tune.runs.records import BETTER, BaseModelRecord, ParentRecord, RunRecord
 
 _FILES = (ADAPTER_WEIGHTS_FILE, ADAPTER_CONFIG_FILE, BASE_FILE)
-_SHAPE = ("rank", "alpha", "sites", "rslora", "dora")
 # Fields of PEFT that give single layers another shape, which no setting can name.
 _BY_LAYER = ("exclude_modules", "rank_pattern", "alpha_pattern", "layers_to_transform",
              "layers_pattern", "fan_in_fan_out")  # fmt: skip
@@ -65,7 +64,8 @@ class Parent:
         path: as it was named.
         adapter_dir: folder of the adapter.
         shape: the settings of `adapter` that its matrices have, by their names there. A strength
-            that was chosen is a part of `alpha`. Empty as of `read_origin`.
+            that was chosen is a part of `alpha`, or of fully tuned matrices. Empty as of
+            `read_origin`.
         run: the run that made it; None for an adapter without its run.
         record: of that run; empty without one.
     """
@@ -156,11 +156,11 @@ class Parent:
         problems = [
             f"adapter.{name}: {self.shape[name]} in {self.name}, {getattr(now, name)} by "
             f"{resolved.sources.get(f'adapter.{name}', 'default')}"
-            for name in _SHAPE
+            for name in self.shape
             if getattr(now, name) != self.shape[name]
         ]
         if problems:
-            names = " ".join(f"--set adapter.{name}={self.shape[name]}" for name in _SHAPE
+            names = " ".join(f"--set adapter.{name}={self.shape[name]}" for name in self.shape
                              if getattr(now, name) != self.shape[name])  # fmt: skip
             raise ProblemsError(
                 f"{self.name}: training cannot start at this adapter with another shape",
@@ -247,6 +247,8 @@ def _shape_of(adapter_dir: Path) -> dict[str, Any]:
     """The settings of `adapter` that give matrices of this shape."""
     path = adapter_dir / ADAPTER_CONFIG_FILE
     fields = read_json(path)
+    if fields.get("peft_type") == FULL:
+        return _shape_of_full(adapter_dir)
     arguments = lora_fields(fields, path)
     problem = ""
     if by_layer := [name for name in _BY_LAYER if arguments.get(name)]:
@@ -263,12 +265,25 @@ def _shape_of(adapter_dir: Path) -> dict[str, Any]:
             f"{quoted(adapter_dir)} --out merged ; moonshine-tune train --model merged --train …",
         )
     return {
+        "kind": "lora",
         "rank": arguments.get("r", 8),
         "alpha": float(arguments.get("lora_alpha", 8)),
         "sites": sites,
         "rslora": bool(arguments.get("use_rslora")),
         "dora": bool(arguments.get("use_dora")),
     }
+
+
+def _shape_of_full(adapter_dir: Path) -> dict[str, Any]:
+    """The same for the matrices of full fine-tuning."""
+    sites = _sites_of(adapter_dir / ADAPTER_WEIGHTS_FILE)
+    if sites is None:
+        raise RequestError(
+            f"training cannot start here: its layers are none of {', '.join(TARGET_MODULES)}",
+            where=adapter_dir,
+            hint="start at the base model: leave out --from",
+        )
+    return {"kind": "full", "sites": sites}
 
 
 def _sites_of(weights: Path) -> str | None:
@@ -282,7 +297,7 @@ def _sites_of(weights: Path) -> str | None:
         ) from error
     modules = {
         re.sub(r"\.layers\.\d+\.", ".layers.0.", key.removeprefix("base_model.model."))
-        for key in (key.partition(".lora_")[0] for key in keys)
+        for key in (key.partition(".lora_")[0].removesuffix(".weight") for key in keys)
     }
     for name, pattern in TARGET_MODULES.items():
         if modules == {item for item in _MODULES if re.fullmatch(pattern, item)}:

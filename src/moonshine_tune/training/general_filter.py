@@ -13,6 +13,7 @@ from torch import Tensor
 
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.models.base import SpeechModel
+from moonshine_tune.models.full import full_base
 from moonshine_tune.models.input_covariance import InputCovariance, filtered
 from moonshine_tune.models.lora import adapter_state
 from moonshine_tune.training.objective import Objective
@@ -62,4 +63,5 @@ def filtered_adapter(
             with general.collect(model):
                 objective.run_replay_clips(step, max_batch)
             stage.advance()
-    return filtered(adapter_state(model), domain, general, weight)
+    base = full_base(model.module)
+    return filtered(adapter_state(model), domain, general, weight, base)

@@ -4,6 +4,7 @@ The mean of the matrices A and B is not the matrix of the mean product B·A. Lat
 together, where the two differ only in the second order; the mean is scored like any other adapter.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -42,8 +43,7 @@ class LateAdapters:
                 states.append(load_file(self._path(kept)))
         if len(states) < 2:
             return None
-        stacked = {name: torch.stack([state[name] for state in states]) for name in states[0]}
-        mean = {name: value.double().mean(dim=0).to(value.dtype) for name, value in stacked.items()}
+        mean = {name: _mean([state[name] for state in states]) for name in states[0]}
         return mean, len(states)
 
     def _path(self, step: int) -> Path:
@@ -53,3 +53,7 @@ class LateAdapters:
         """Steps that are kept, ascending; a killed run may have left later ones behind."""
         kept = [int(path.stem.partition("-")[2]) for path in self._folder.glob("step-*")]
         return sorted(number for number in kept if number <= step)
+
+
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    return torch.stack(tuple(values)).double().mean(dim=0).to(values[0].dtype)

@@ -33,7 +33,8 @@ from moonshine_tune.inference.encoder_cache import (
 )
 from moonshine_tune.inference.scored_set import ScoredSet
 from moonshine_tune.inference.token_losses import base_losses
-from moonshine_tune.models.lora import AdapterSummary, inject_lora, load_matrices
+from moonshine_tune.models.base import SpeechModel
+from moonshine_tune.models.lora import AdapterSummary, inject_lora, load_matrices, tune_fully
 from moonshine_tune.registry.open import OpenedModel
 from moonshine_tune.runs.recordings import UsedSpans
 from moonshine_tune.runs.records import (
@@ -144,16 +145,7 @@ def prepare_training(
     style_remarks: tuple[str, ...] = ()
     if scores and settings.data.train is not None:
         style_remarks = unlearned_style(dataset, opened, settings.data.train, progress)
-    adapter = inject_lora(
-        opened.model,
-        seed=settings.train.seed,
-        rank=settings.adapter.rank,
-        alpha=settings.adapter.alpha,
-        dropout=settings.adapter.dropout,
-        sites=settings.adapter.sites,
-        rslora=settings.adapter.rslora,
-        dora=settings.adapter.dora,
-    )
+    adapter = _inject(opened.model, settings)
     if parent_dir is not None:
         load_matrices(opened.model, parent_dir)
     if settings.train.gradient_checkpointing:
@@ -245,6 +237,23 @@ def prepare_training(
 
 def _used_spans(**utterances: Sequence[Utterance]) -> UsedSpans:
     return {use: frozenset(item.span for item in items) for use, items in utterances.items()}
+
+
+def _inject(model: SpeechModel, settings: RunSettings) -> AdapterSummary:
+    """Inject what trains."""
+    adapter = settings.adapter
+    if adapter.kind == "full":
+        return tune_fully(model, sites=adapter.sites)
+    return inject_lora(
+        model,
+        seed=settings.train.seed,
+        rank=adapter.rank,
+        alpha=adapter.alpha,
+        dropout=adapter.dropout,
+        sites=adapter.sites,
+        rslora=adapter.rslora,
+        dora=adapter.dora,
+    )
 
 
 def _scored_sets(

@@ -21,7 +21,7 @@ from torch import Tensor
 from moonshine_tune.core.bounded_files import read_bounded
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import complete_folder, sha256_of, write_json_atomic
-from moonshine_tune.core.flat_adamw import load_slots, read_slots
+from moonshine_tune.core.flat_adamw import FlatAdamW, load_slots, read_slots
 from moonshine_tune.core.json_text import MAX_FILE_BYTES
 from moonshine_tune.models.base import SpeechModel
 from moonshine_tune.models.lora import adapter_parameters, adapter_state, load_adapter_state
@@ -115,10 +115,12 @@ def save_state(
     tensors |= {f"chosen/{name}": value for name, value in state.chosen.items()}
     steps: dict[str, float] = {}
     slots = read_slots(optimizer)
+    # A file cannot hold two parts of one tensor. Others are not copied: full fine-tuning has many.
+    is_shared = isinstance(optimizer, FlatAdamW)
     for name, parameter in adapter_parameters(model.module):
         for key, value in slots.get(parameter, {}).items():
             if isinstance(value, Tensor) and value.dim():
-                tensors[f"optimizer/{name}/{key}"] = value.detach().to("cpu", copy=True)
+                tensors[f"optimizer/{name}/{key}"] = value.detach().to("cpu", copy=is_shared)
             else:
                 steps[f"{name}/{key}"] = float(value)
     tensors["random/cpu"] = torch.random.get_rng_state()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from moonshine_tune.models.base import additive_mask
 from moonshine_tune.models.kernels.frozen_linear import FrozenLinear
+from moonshine_tune.models.kernels.full_linear import FullLinear
 from moonshine_tune.models.kernels.lora_linear import plain_adapter
 from moonshine_tune.models.kernels.override import patch_forward
 
@@ -95,9 +96,11 @@ class _Part:
 
 
 def _parts(layer: Any, query: Tensor, frames: Tensor) -> list[_Part]:
-    """The frozen matrix of a layer, and its adapter if one is switched on."""
+    """The matrix of a layer, and its adapter if one is switched on."""
     shape = (query.shape[2], query.shape[3], -1)
     base = getattr(layer, "base_layer", layer)
+    if isinstance(layer, FullLinear):
+        return [_Part(frames, layer.effective_weight().to(query.dtype).view(shape))]
     parts = [_Part(frames, base.weight.to(query.dtype).view(shape))]
     name = plain_adapter(layer) if base is not layer else None
     if name is not None:
@@ -120,13 +123,15 @@ def _is_supported(attention: Any, hidden: Tensor, frames: Tensor) -> bool:
 
 
 def _is_simple(layer: Any) -> bool:
-    """Whether it is a frozen matrix without bias and hooks, with at most one plain LoRA adapter."""
+    """Whether it is a matrix without bias and hooks: fully tuned, or frozen with at most one
+    plain LoRA adapter.
+    """
     base = getattr(layer, "base_layer", layer)
     if not isinstance(base, FrozenLinear) or base.bias is not None or base.weight.requires_grad:
         return False
     if any(part._forward_hooks or part._forward_pre_hooks for part in (layer, base)):
         return False
-    if base is layer:
+    if base is layer or isinstance(layer, FullLinear):
         return True
     return not layer.merged and (layer.disable_adapters or plain_adapter(layer) is not None)
 
