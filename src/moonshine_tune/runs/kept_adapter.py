@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.files import read_json, sha256_of
@@ -17,6 +18,7 @@ from moonshine_tune.runs.folder import RunFolder
 from moonshine_tune.runs.records import RunRecord, SelectionRecord
 from moonshine_tune.runs.summary import ENDED
 
+_Scores = TypeVar("_Scores", bound=SelectionRecord)
 _WEIGHTS, _CONFIG = "weights", "config"
 _FILES = {_WEIGHTS: ADAPTER_WEIGHTS_FILE, _CONFIG: ADAPTER_CONFIG_FILE}
 
@@ -43,8 +45,8 @@ def write_selection(folder: Path, scores: SelectionRecord) -> None:
     with_checksums(scores, folder).write(folder / "selection.json")
 
 
-def with_checksums(scores: SelectionRecord, folder: Path) -> SelectionRecord:
-    """Scores with the checksums of the adapter that they are of."""
+def with_checksums(scores: _Scores, folder: Path) -> _Scores:
+    """_Scores with the checksums of the adapter that they are of."""
     return scores.model_copy(update={"sha256": adapter_checksums(folder)})
 
 
