@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from moonshine_tune.data.synthesis.judgment import SpeechCheck
 
 _EPILOG = (
-    "Example: moonshine-tune data synth --grammar atc --count 60 --voice-set train --out atc-train"
+    "Examples: moonshine-tune data synth --grammar atc --count 60 --voice-set train --out atc-train"
     " ; a test set that shares no sentence and no voice with it: moonshine-tune data synth"
     " --grammar atc --skip 60 --count 40 --voice-set test --out atc-test ; your own words:"
     " moonshine-tune data synth --terms terms.txt --per-term 5 --out spoken-terms"

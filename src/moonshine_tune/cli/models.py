@@ -7,8 +7,13 @@ from typing import Annotated
 import typer
 
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, show, table
+from moonshine_tune.cli.help import CommandGroup
 
-app = typer.Typer(no_args_is_help=True, help="List, fetch and rebuild Moonshine models.")
+app = typer.Typer(
+    cls=CommandGroup,
+    no_args_is_help=True,
+    help="List, fetch and rebuild Moonshine models.",
+)
 
 
 class _SourceName(StrEnum):

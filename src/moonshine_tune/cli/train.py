@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from moonshine_tune.training.texts import TextsRequest
 
 _EXAMPLE = (
-    "Example: moonshine-tune train --train train.jsonl --dev dev.jsonl "
+    "Examples: moonshine-tune train --train train.jsonl --dev dev.jsonl "
     "--replay general.jsonl --out runs/a ; from texts alone: "
     "moonshine-tune train --texts texts.txt --out runs/a"
 )

@@ -188,7 +188,7 @@ def resolve_settings(layers: Sequence[Layer]) -> ResolvedSettings:
         settings = RunSettings()
     if problems:
         raise ProblemsError(
-            f"{len(problems)} settings are wrong",
+            f"{len(problems)} settings are wrong" if problems[1:] else "1 setting is wrong",
             problems,
             hint="list all settings: moonshine-tune settings",
         )

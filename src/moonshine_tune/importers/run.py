@@ -351,7 +351,7 @@ def _open_source(request: ImportRequest, progress: Progress) -> ImportSource:
         raise RequestError(
             "no such folder" if not folder.exists() else "a file, not a folder",
             where=folder,
-            hint="give the folder of recordings: data import FOLDER --out F",
+            hint="name the folder of recordings: moonshine-tune data import FOLDER --out F",
         )
     if file is not None and request.table is None and file.suffix.lower() in AUDIO_ENDINGS:
         beside = (path for path in sorted(folder.iterdir()) if not is_clutter(path.name))
@@ -404,7 +404,7 @@ def _read_rows(source: ImportSource) -> Rows:
         raise RequestError(
             "a file, not a folder",
             where=source.file,
-            hint="give the folder of recordings: data import FOLDER --out F",
+            hint="name the folder of recordings: moonshine-tune data import FOLDER --out F",
         )
     raise _nothing_to_read(source)
 
