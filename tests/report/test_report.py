@@ -228,6 +228,9 @@ def test_run_shows_its_own_gates_and_settings(tmp_path: Path) -> None:
     assert "FAILED canary is kept 5.00 → 9.00 required: +2 points at most" in page.text
     assert "train.learning_rate 0.001 --set" in page.text
     assert "Peak learning rate of adapters in the decoder." in page.text
+    # The longest description is there to its end, without the marks of code.
+    assert "unusual acoustics, which the encoder must learn." in page.text
+    assert "`" not in page.text
     assert f"moonshine-tune train --out {tmp_path / 'a'}" in page.text
     assert len(page.all("svg")) >= 8
 
@@ -254,6 +257,7 @@ def test_evaluation_alone(tmp_path: Path) -> None:
     assert result.kind == "evaluation"
     assert "33.33" in page.text
     assert "moonshine-tune evaluate --model tiny --manifest MANIFEST" in page.text
+    assert "Replace the names in capitals by yours." in page.text
     assert "name it with --manifest" in page.text
     assert "Base" not in page.text
 

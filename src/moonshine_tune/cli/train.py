@@ -96,6 +96,9 @@ def train(
     assignments: Annotated[
         list[str] | None, Option("--set", help="One setting: train.learning_rate=3e-4.")
     ] = None,
+    device: Annotated[
+        str | None, Option(help="auto, cpu, mps, cuda or cuda:N [default: auto].")
+    ] = None,
     tracker: Annotated[str | None, Option(help="Also log to wandb, mlflow, trackio, …")] = None,
     resume: Annotated[bool, Option("--resume", help="Continue a stopped run.")] = False,
     fit: Annotated[
@@ -115,7 +118,7 @@ def train(
         "synthetic": synthetic,
         "unlabelled": unlabelled,
     }
-    flags = {"model": model, "tracker": tracker}
+    flags = {"model": model, "tracker": tracker, "device.name": device}
     layers = settings_layers(
         preset, config, assignments, flags=flags, manifests=manifests, parent=parent
     )

@@ -146,7 +146,8 @@ def evaluate(request: EvaluateRequest, out: Path | None, progress: Progress) -> 
     if request.aliases:
         evaluation = replace(evaluation, aliases=_aliases_record(aliases, scores[CLEAN]))
     evaluation = replace(evaluation, voices=voices_of_run(request.adapter, manifest))
-    if tiny := tiny_set_remark("the manifest", manifest.utterances):
+    words = evaluation.score.words.reference
+    if tiny := tiny_set_remark("the manifest", manifest.utterances, words):
         evaluation = replace(evaluation, remarks=(*evaluation.remarks, tiny))
     if out is not None:
         write_evaluation(out, evaluation)
