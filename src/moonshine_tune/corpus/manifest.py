@@ -297,7 +297,7 @@ def read_manifest(path: Path, *, require_text: bool = True, check_files: bool = 
 
 
 def _next_step(path: Path, scan: ManifestScan) -> str:
-    """What to do about invalid lines; where no line is valid, another program may have written it."""
+    """What to do about invalid lines; where all are, another program may have written them."""
     if not scan.utterances and all(problem.kind == "bad_line" for problem in scan.problems):
         out = path.with_name(f"{path.stem}-imported.jsonl")
         named = f"{quoted(path)} --out {quoted(out)}"
