@@ -1,6 +1,9 @@
 """The help and the errors of the command line, as a newcomer reads them."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -69,3 +72,26 @@ def test_an_unknown_command_gets_no_example(capsys: pytest.CaptureFixture[str]) 
     assert run(["trian"]) == 2
     shown = capsys.readouterr().err
     assert "Did you mean 'train'?" in shown and "Example" not in shown
+
+
+def test_a_shell_completes_commands_and_options() -> None:
+    code = (
+        "import sys; sys.argv[0] = 'moonshine-tune'; "
+        "from moonshine_tune.cli.app import run; sys.exit(run([]))"
+    )
+    commands, options = ["train", "transcribe", "try"], ["--dev", "--device"]
+    for typed, expected in (("tr", commands), ("train --dev", options)):
+        words = f"moonshine-tune {typed}"
+        asked = {
+            "_MOONSHINE_TUNE_COMPLETE": "complete_bash",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(len(words.split()) - 1),
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | asked,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.stdout.split() == expected, done.stderr

@@ -63,7 +63,9 @@ def run(
     model: Annotated[_Text, Option(help="Catalog name, hub id or folder.")] = None,
     preset: Annotated[_Text, Option(help="A shipped preset under the search.")] = None,
     config: Annotated[_File, Option(help="YAML settings under the search.")] = None,
-    assignments: Annotated[_Texts, Option("--set", help="One setting: train.batch_size=4.")] = None,
+    assignments: Annotated[
+        _Texts, Option("--set", help="One setting, repeatable: train.batch_size=4.")
+    ] = None,
     trials: Annotated[
         _Whole, Option(help="Trials in all [default: the whole grid, else 20 or by --minutes].")
     ] = None,

@@ -96,7 +96,7 @@ def import_command(
         str | None,
         typer.Option(
             help="What two numbers in front of a text are: seconds, milliseconds, samples, 100ns, "
-            "or none: words. Default: by content."
+            "or none: words [default: by content]."
         ),
     ] = None,
     audio_out: Annotated[
@@ -110,7 +110,7 @@ def import_command(
         str | None, typer.Option(help="Configuration of a hub dataset, often a language.")
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="Split of a hub dataset, such as train; default: all.")
+        str | None, typer.Option(help="Split of a hub dataset, such as train [default: all].")
     ] = None,
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit of a hub dataset.")

@@ -55,7 +55,7 @@ def synth(
     ] = None,
     count: Annotated[
         int | None,
-        typer.Option(help="Number of sentences, terms aside; default: all, of templates 1000."),
+        typer.Option(help="Number of sentences, terms aside [default: all, of templates 1000]."),
     ] = None,
     skip: Annotated[int, typer.Option(help="Skip this many sentences first.")] = 0,
     seed: Annotated[int, typer.Option(help="Same seed, same sentences and recordings.")] = 0,
@@ -80,9 +80,7 @@ def synth(
     audio_format: Annotated[str, typer.Option("--format", help="wav or flac.")] = "wav",
     check: Annotated[
         bool | None,
-        typer.Option(
-            help="Leave out what the base model does not understand; default: where it is here."
-        ),
+        typer.Option(help="Leave out what the base model does not understand [default: if here]."),
     ] = None,
     model: Annotated[str, typer.Option(help="The base model of the check.")] = "tiny",
     json: JsonFlag = False,

@@ -90,11 +90,18 @@ def train(
         Option(help="Of --texts: leave out what the base does not understand [default: if here]."),
     ] = None,
     preset: Annotated[
-        str | None, Option(help="Shipped: tiny, medium-pilot, … [default: that of the model].")
+        str | None,
+        Option(
+            help="Shipped: tiny, tiny-proof, medium, medium-pilot or demo [default: that of the model]."
+        ),
     ] = None,
     config: Annotated[Path | None, Option(help="YAML settings file.")] = None,
     assignments: Annotated[
-        list[str] | None, Option("--set", help="One setting: train.learning_rate=3e-4.")
+        list[str] | None,
+        Option(
+            "--set",
+            help="One setting, repeatable: train.learning_rate=3e-4. `moonshine-tune settings` lists all.",
+        ),
     ] = None,
     device: Annotated[
         str | None, Option(help="auto, cpu, mps, cuda or cuda:N [default: auto].")
