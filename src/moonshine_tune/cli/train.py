@@ -92,7 +92,8 @@ def train(
     preset: Annotated[
         str | None,
         Option(
-            help="Shipped: tiny, tiny-proof, medium, medium-pilot or demo [default: that of the model]."
+            help="Shipped: tiny, tiny-proof, medium, medium-pilot or demo [default: that of the "
+            "model]."
         ),
     ] = None,
     config: Annotated[Path | None, Option(help="YAML settings file.")] = None,
@@ -100,7 +101,8 @@ def train(
         list[str] | None,
         Option(
             "--set",
-            help="One setting, repeatable: train.learning_rate=3e-4. `moonshine-tune settings` lists all.",
+            help="One setting, repeatable: train.learning_rate=3e-4. `moonshine-tune settings` "
+            "lists all.",
         ),
     ] = None,
     device: Annotated[
