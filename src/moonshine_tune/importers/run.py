@@ -433,7 +433,11 @@ def _nothing_to_read(source: ImportSource) -> RequestError:
         problem,
         where=source.folder,
         hint=f"name a table with --table {named}"
-        + (", or import the recordings without texts: --no-text" if count else ""),
+        + (
+            ", or import the recordings without texts: --no-text"
+            if count
+            else ", or the folder that holds the recordings"
+        ),
     )
 
 
