@@ -68,6 +68,11 @@ def test_a_wrong_call_shows_an_example_and_is_a_document_too(
     assert error["hint"].endswith(" --help")
 
 
+def test_the_short_option_asks_for_help_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["data", "split", "-h"]) == 0
+    assert "Split a manifest" in capsys.readouterr().out
+
+
 def test_an_unknown_command_gets_no_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["trian"]) == 2
     shown = capsys.readouterr().err

@@ -33,6 +33,7 @@ app = typer.Typer(
     name="moonshine-tune",
     cls=SectionedCommandGroup,
     no_args_is_help=True,
+    context_settings={"help_option_names": ["--help", "-h"]},
     pretty_exceptions_enable=False,
     # Plain help text: half the start-up time, and square brackets are printed as they are.
     rich_markup_mode=None,
