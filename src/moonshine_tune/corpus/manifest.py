@@ -301,7 +301,7 @@ def _next_step(path: Path, scan: ManifestScan) -> str:
     if not scan.utterances and all(problem.kind == "bad_line" for problem in scan.problems):
         out = path.with_name(f"{path.stem}-imported.jsonl")
         named = f"{quoted(path)} --out {quoted(out)}"
-        return f"if another program wrote it: moonshine-tune data import {named}"
+        return f"fix these lines; if another program wrote them: moonshine-tune data import {named}"
     return f"fix or remove these lines, then run: moonshine-tune data check {quoted(path)}"
 
 
