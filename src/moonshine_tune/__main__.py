@@ -2,11 +2,15 @@
 
 import sys
 
-from moonshine_tune.cli.app import run
-
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    try:
+        # Ctrl-C while the program loads is no error either.
+        from moonshine_tune.cli.app import run
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)
     sys.exit(run(sys.argv[1:]))
 
 

@@ -62,6 +62,8 @@ def test_list_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:3] == ["name", "family", "language"]
     assert any(line.startswith("streaming-tiny-tl ") for line in lines)
+    assert any(line.startswith("license of tiny, ") and line.endswith(": MIT") for line in lines)
+    assert "medium = streaming-medium" in lines[-1]
 
 
 def test_fetch_of_a_folder_copies_it(

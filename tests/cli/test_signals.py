@@ -1,6 +1,8 @@
 """A signal at any moment leaves a command's output complete or absent, and exit code 130."""
 
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -151,3 +153,18 @@ def test_every_writing_command_refuses_the_output_of_a_live_one(
         assert f"another process (pid {process.pid})" in capsys.readouterr().err
         process.communicate("\n", timeout=20)
     assert _names(tmp_path) == before
+
+
+def test_an_interruption_while_the_program_loads_is_no_fault() -> None:
+    code = (
+        "import sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'moonshine_tune.cli.app':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "from moonshine_tune.__main__ import main\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")

@@ -36,3 +36,9 @@ def test_without_the_flag_there_is_none(requested: list[ResolvedSettings]) -> No
     assert run(["train", "--train", "a.jsonl", "--out", "r", "--set", "train.steps=3"]) == 2
     assert requested[0].settings.tracker is None
     assert "tracker" not in requested[0].sources
+
+
+def test_the_device_is_a_flag_as_of_other_commands(requested: list[ResolvedSettings]) -> None:
+    assert run(["train", "--train", "a.jsonl", "--out", "r", "--device", "cpu"]) == 2
+    assert requested[0].settings.device.name == "cpu"
+    assert requested[0].sources["device.name"] == "flag"

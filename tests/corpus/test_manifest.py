@@ -150,10 +150,18 @@ def test_missing_unreadable_and_empty_manifests_are_refused(tmp_path: Path) -> N
         read_manifest(tmp_path)
     latin = tmp_path / "latin.jsonl"
     latin.write_bytes('{"audio": "ü.wav"}'.encode("latin-1"))
-    with pytest.raises(RequestError, match=r"not UTF-8 text \(byte 11\)"):
+    with pytest.raises(RequestError, match=r"not UTF-8 text \(byte 11\)") as caught:
         read_manifest(latin)
-    with pytest.raises(RequestError, match="no utterances"):
+    assert "data import" in (caught.value.hint or "")
+    with pytest.raises(RequestError, match="no utterances") as caught:
         read_manifest(write(tmp_path, "", " "))
+    assert "data import" in (caught.value.hint or "")
+
+
+def test_the_lines_of_another_program_are_to_be_imported(tmp_path: Path) -> None:
+    with pytest.raises(ProblemsError, match="2 of 2 lines") as caught:
+        read_manifest(write(tmp_path, '{"wav": "a.wav"}', '{"wav": "b.wav"}'))
+    assert "moonshine-tune data import" in (caught.value.hint or "")
 
 
 def test_a_written_manifest_reads_the_same(tmp_path: Path) -> None:

@@ -64,3 +64,5 @@ def test_a_few_clips_say_little() -> None:
     assert "3 clips with 6 words" in remark and "16.7 points" in remark and "39 %" in remark
     assert tiny_set_remark("test", clips("s", ["anna"] * 30)) is None
     assert tiny_set_remark("test", [Utterance("a", Path("/a.wav"))]) is None
+    # Where a normalizer joins words, those count that are scored.
+    assert "with 5 words" in (tiny_set_remark("test", clips("s", ["anna"] * 3), words=5) or "")

@@ -19,6 +19,7 @@ from moonshine_tune.core.progress import SilentProgress
 from moonshine_tune.corpus.manifest import Utterance
 from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.metrics.wer import ScoredUtterance, score_utterance, summarize
+from moonshine_tune.report.cells import written_cell
 from moonshine_tune.report.clips import EmbeddedClips
 from moonshine_tune.report.page import MAX_BYTES, ReportResult, write_report
 from moonshine_tune.runs.kept_adapter import write_selection
@@ -231,6 +232,8 @@ def test_run_shows_its_own_gates_and_settings(tmp_path: Path) -> None:
     assert "FAILED canary is kept 5.00 → 9.00 required: +2 points at most" in page.text
     assert "train.learning_rate 0.001 --set" in page.text
     assert "Peak learning rate of adapters in the decoder." in page.text
+    # A description is there to its end, without the marks of code.
+    assert written_cell("`qv`: " + 500 * "a").text == "qv: " + 500 * "a"
     assert f"moonshine-tune train --out {tmp_path / 'a'}" in page.text
     assert len(page.all("svg")) >= 8
 
@@ -257,6 +260,7 @@ def test_evaluation_alone(tmp_path: Path) -> None:
     assert result.kind == "evaluation"
     assert "33.33" in page.text
     assert "moonshine-tune evaluate --model tiny --manifest MANIFEST" in page.text
+    assert "Replace the names in capitals by yours." in page.text
     assert "name it with --manifest" in page.text
     assert "Base" not in page.text
 

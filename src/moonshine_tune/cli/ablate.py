@@ -8,6 +8,7 @@ import typer
 from typer import Argument, Option
 
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, number, refuse, show, table
+from moonshine_tune.cli.help import CommandGroup
 from moonshine_tune.cli.options import OutFolder
 from moonshine_tune.core.text import quoted
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from moonshine_tune.ablation.study import TrialSummary
 
 app = typer.Typer(
+    cls=CommandGroup,
     no_args_is_help=True,
     rich_markup_mode=None,
     help="Search settings: run trials, compare them, choose one by what was measured.",
@@ -61,7 +63,9 @@ def run(
     model: Annotated[_Text, Option(help="Catalog name, hub id or folder.")] = None,
     preset: Annotated[_Text, Option(help="A shipped preset under the search.")] = None,
     config: Annotated[_File, Option(help="YAML settings under the search.")] = None,
-    assignments: Annotated[_Texts, Option("--set", help="One setting: train.batch_size=4.")] = None,
+    assignments: Annotated[
+        _Texts, Option("--set", help="One setting, repeatable: train.batch_size=4.")
+    ] = None,
     trials: Annotated[
         _Whole, Option(help="Trials in all [default: the whole grid, else 20 or by --minutes].")
     ] = None,

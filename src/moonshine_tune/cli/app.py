@@ -10,7 +10,14 @@ from typing import Any
 
 import typer
 
-from moonshine_tune.cli.console import lasting_stderr, report_error, say
+from moonshine_tune.cli.console import lasting_stderr, report_error, say, show_error_document
+from moonshine_tune.cli.help import (
+    SectionedCommandGroup,
+    examples_at,
+    name_plain_types,
+    show_examples_whole,
+    usage_error,
+)
 from moonshine_tune.core.environment import apply_environment_defaults
 from moonshine_tune.core.errors import MachineError, RequestError, TuneError
 from moonshine_tune.core.files import check_writable, disk_errors
@@ -26,13 +33,15 @@ _READ_ONLY = {"doctor", "status"}
 
 app = typer.Typer(
     name="moonshine-tune",
+    cls=SectionedCommandGroup,
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
     pretty_exceptions_enable=False,
     # Plain help text: half the start-up time, and square brackets are printed as they are.
     rich_markup_mode=None,
     help="Adapt Moonshine speech recognition to your domain, on your own machine.",
-    epilog="Add --debug to any command for the full stack trace of an error.",
+    epilog="moonshine-tune COMMAND --help shows the options of a command, with an example. Add "
+    "--debug to any command for the full stack trace of an error.",
 )
 
 
@@ -107,7 +116,7 @@ def _run(arguments: list[str]) -> int:
         _refuse_windows()
         with interrupt_on_signals(), disk_errors(Path.cwd()):
             command = typer.main.get_command(app)
-            _check_outputs(command)
+            _complete(command)
             code = command(arguments, standalone_mode=False)
         return code if isinstance(code, int) else 0
     except (typer.Abort, KeyboardInterrupt) as error:
@@ -121,7 +130,7 @@ def _run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        usage = _usage_error_code(error)
+        usage = _usage_error_code(error, as_json=as_json)
         if usage is not None:
             return usage
         if debug:
@@ -153,10 +162,15 @@ def _plain_error(error: Exception) -> TuneError:
     )
 
 
-def _check_outputs(command: Any) -> None:
-    """Let every command check its --out before it works: hours of work must have a place."""
+def _complete(command: Any) -> None:
+    """Give every command what all have: a help that reads well, and a check of --out.
+
+    The check is made before the work, because hours of work must have a place.
+    """
     for child in getattr(command, "commands", {}).values():
-        _check_outputs(child)
+        _complete(child)
+    name_plain_types(command)
+    show_examples_whole(command)
     for option in command.params:
         if option.name == "out" and command.name not in _READ_ONLY:
             option.callback = _writable
@@ -176,7 +190,7 @@ def _refuse_windows() -> None:
         )
 
 
-def _usage_error_code(error: Exception) -> int | None:
+def _usage_error_code(error: Exception, *, as_json: bool) -> int | None:
     """Show an error of the command-line parser and return its code; None for any other error.
 
     Recognized by its interface, because newer typer releases have parser classes of their own.
@@ -189,4 +203,14 @@ def _usage_error_code(error: Exception) -> int | None:
     with redirect_stderr(message):
         shows()
     say(message.getvalue())
+    if not _is_list_of_commands(error):
+        if examples := examples_at(error):
+            say(f"\n{examples}")
+        if as_json:
+            show_error_document(usage_error(error))
     return code
+
+
+def _is_list_of_commands(error: Exception) -> bool:
+    """Whether the parser shows the help of a group that was called without a command."""
+    return type(error).__name__ == "NoArgsIsHelpError"

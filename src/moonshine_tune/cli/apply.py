@@ -20,7 +20,13 @@ def register(app: typer.Typer) -> None:
 
 def apply(
     file: Annotated[Path, Argument(help="File of `export --adapter-only`.")],
-    to: Annotated[Path, Option("--to", help="Runtime folder of its base; it stays as it is.")],
+    to: Annotated[
+        Path,
+        Option(
+            "--to",
+            help="Runtime folder of its base (`models fetch` prints its path); it stays as it is.",
+        ),
+    ],
     out: OutFolder,
     as_json: JsonFlag = False,
 ) -> None:

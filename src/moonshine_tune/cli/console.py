@@ -150,17 +150,24 @@ def report_error(error: TuneError, *, as_json: bool) -> int:
     say(f"error: {error}")
     if error.hint:
         say(f"hint: {error.hint}")
-    if as_json and _is_rank_zero():
-        document = {
-            "error": {
-                "message": error.message,
-                "where": error.where,
-                "hint": error.hint,
-                "exit_code": error.exit_code,
-            }
-        }
-        _write_json(document)
+    if as_json:
+        show_error_document(error)
     return error.exit_code
+
+
+def show_error_document(error: TuneError) -> None:
+    """Print an error as the JSON document of `--json`."""
+    if not _is_rank_zero():
+        return
+    document = {
+        "error": {
+            "message": error.message,
+            "where": error.where,
+            "hint": error.hint,
+            "exit_code": error.exit_code,
+        }
+    }
+    _write_json(document)
 
 
 def refuse(answer: bool) -> None:

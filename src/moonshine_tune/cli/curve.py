@@ -43,7 +43,7 @@ def curve(
     ] = None,
     config: Annotated[Path | None, Option(help="YAML settings file.")] = None,
     assignments: Annotated[
-        list[str] | None, Option("--set", help="One setting: train.steps=100.")
+        list[str] | None, Option("--set", help="One setting, repeatable: train.steps=100.")
     ] = None,
     sizes: Annotated[
         str | None,

@@ -12,6 +12,7 @@ from moonshine_tune.cli import data_forget as forget
 from moonshine_tune.cli import data_next as next_sentences
 from moonshine_tune.cli import data_synth as synth
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, plain, refuse, say, show, table
+from moonshine_tune.cli.help import CommandGroup
 from moonshine_tune.cli.options import MaxClipOption, longest_clip_s
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.text import quoted
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from moonshine_tune.data.checks.check import CheckReport
 
 app = typer.Typer(
-    no_args_is_help=True, help="Import, check, split and synthesize recordings with transcripts."
+    cls=CommandGroup,
+    no_args_is_help=True,
+    help="Import, check, split and synthesize recordings with transcripts.",
 )
 
 _SHOWN = 10
@@ -93,7 +96,7 @@ def import_command(
         str | None,
         typer.Option(
             help="What two numbers in front of a text are: seconds, milliseconds, samples, 100ns, "
-            "or none: words. Default: by content."
+            "or none: words [default: by content]."
         ),
     ] = None,
     audio_out: Annotated[
@@ -107,7 +110,7 @@ def import_command(
         str | None, typer.Option(help="Configuration of a hub dataset, often a language.")
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="Split of a hub dataset, such as train; default: all.")
+        str | None, typer.Option(help="Split of a hub dataset, such as train [default: all].")
     ] = None,
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit of a hub dataset.")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from moonshine_tune.data.synthesis.judgment import SpeechCheck
 
 _EPILOG = (
-    "Example: moonshine-tune data synth --grammar atc --count 60 --voice-set train --out atc-train"
+    "Examples: moonshine-tune data synth --grammar atc --count 60 --voice-set train --out atc-train"
     " ; a test set that shares no sentence and no voice with it: moonshine-tune data synth"
     " --grammar atc --skip 60 --count 40 --voice-set test --out atc-test ; your own words:"
     " moonshine-tune data synth --terms terms.txt --per-term 5 --out spoken-terms"
@@ -55,7 +55,7 @@ def synth(
     ] = None,
     count: Annotated[
         int | None,
-        typer.Option(help="Number of sentences, terms aside; default: all, of templates 1000."),
+        typer.Option(help="Number of sentences, terms aside [default: all, of templates 1000]."),
     ] = None,
     skip: Annotated[int, typer.Option(help="Skip this many sentences first.")] = 0,
     seed: Annotated[int, typer.Option(help="Same seed, same sentences and recordings.")] = 0,
@@ -80,9 +80,7 @@ def synth(
     audio_format: Annotated[str, typer.Option("--format", help="wav or flac.")] = "wav",
     check: Annotated[
         bool | None,
-        typer.Option(
-            help="Leave out what the base model does not understand; default: where it is here."
-        ),
+        typer.Option(help="Leave out what the base model does not understand [default: if here]."),
     ] = None,
     model: Annotated[str, typer.Option(help="The base model of the check.")] = "tiny",
     json: JsonFlag = False,

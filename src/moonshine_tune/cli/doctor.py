@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 def doctor(
     model: Annotated[
         str | None,
-        typer.Option(help="Model of the gradient check: a name or a folder (default: tiny)."),
+        typer.Option(help="Model of the gradient check: a name or a folder [default: tiny]."),
     ] = None,
     fetch: Annotated[
         bool, typer.Option("--fetch", help="Fetch tiny for the gradient check if it is missing.")

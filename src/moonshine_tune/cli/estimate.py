@@ -27,7 +27,7 @@ def estimate(
     preset: Annotated[str | None, typer.Option(help="A shipped preset.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML settings file.")] = None,
     assignments: Annotated[
-        list[str] | None, typer.Option("--set", help="One setting: train.batch_size=4.")
+        list[str] | None, typer.Option("--set", help="One setting, repeatable: train.batch_size=4.")
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="auto, cpu, mps or cuda; this machine need not have it.")
@@ -50,7 +50,7 @@ def estimate(
         float | None,
         typer.Option(
             "--budget-gib",
-            help="Memory that the run may take [MPS: this Mac's, or 9.5].",
+            help="Memory that the run may take [default on MPS: this Mac's, or 9.5].",
         ),
     ] = None,
     no_time: Annotated[

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from moonshine_tune.runs.records import KeyTermsRecord
 
 _EXAMPLE = (
-    "Example: moonshine-tune evaluate --model tiny --adapter runs/a --manifest test.jsonl "
-    "--out eval/a ; with --conditions noises/ --snr 20 --snr 5 also in noise"
+    "Examples: moonshine-tune evaluate --model tiny --adapter runs/a --manifest test.jsonl "
+    "--out eval/a ; also in noise: moonshine-tune evaluate --adapter runs/a --manifest test.jsonl "
+    "--conditions noises/ --snr 20 --snr 5"
 )
 
 

@@ -7,8 +7,17 @@ from typing import Annotated
 import typer
 
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, show, table
+from moonshine_tune.cli.help import CommandGroup
 
-app = typer.Typer(no_args_is_help=True, help="List, fetch and rebuild Moonshine models.")
+app = typer.Typer(
+    cls=CommandGroup,
+    no_args_is_help=True,
+    help="List, fetch and rebuild Moonshine models.",
+)
+
+
+# Models of one license that are counted instead of named.
+_MANY = 10
 
 
 class _SourceName(StrEnum):
@@ -20,6 +29,7 @@ class _SourceName(StrEnum):
 @app.command("list", epilog="Example: moonshine-tune models list --json")
 def list_command(as_json: JsonFlag = False) -> None:
     """List every Moonshine model: family, language, size, sources, and what is on this disk."""
+    from moonshine_tune.registry.catalog import CATALOG
     from moonshine_tune.registry.manage import list_models
 
     entries = list_models()
@@ -29,7 +39,16 @@ def list_command(as_json: JsonFlag = False) -> None:
         for entry in entries
     ]  # fmt: skip
     headers = ["name", "family", "language", "parameters", "on disk", "sources"]
-    show(table(headers, rows), {"models": entries}, as_json=as_json)
+    by_license: dict[str, list[str]] = {}
+    for entry in entries:
+        by_license.setdefault(entry.licence, []).append(entry.name)  # codespell:ignore
+    licenses = [
+        f"license of {', '.join(names) if len(names) < _MANY else f'the other {len(names)}'}: {text}"
+        for text, names in by_license.items()
+    ]
+    names = ", ".join(f"{short} = {name}" for short, name in CATALOG["aliases"].items())
+    text = "\n".join([table(headers, rows), *licenses, f"other names: {names}"])
+    show(text, {"models": entries}, as_json=as_json)
 
 
 @app.command("fetch", epilog="Example: moonshine-tune models fetch tiny --source wheel")

@@ -9,12 +9,14 @@ import typer
 from typer import Argument, Option
 
 from moonshine_tune.cli.console import JsonFlag, TerminalProgress, refuse, show, table
+from moonshine_tune.cli.help import CommandGroup
 from moonshine_tune.core.text import quoted
 
 if TYPE_CHECKING:
     from moonshine_tune.plan.status import PlanResult
 
 app = typer.Typer(
+    cls=CommandGroup,
     no_args_is_help=True,
     rich_markup_mode=None,
     help="Run a whole plan: phases with gates, which you can stop and resume at any time.",

@@ -16,6 +16,7 @@ from moonshine_tune.cli.console import (
     table,
     with_interval,
 )
+from moonshine_tune.cli.help import CommandGroup
 from moonshine_tune.cli.live_view import sparkline
 from moonshine_tune.core.errors import RequestError
 
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
     from moonshine_tune.runs.summary import RunSummary, ScoreCurve
 
 app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="List, show, compare and clean runs."
+    cls=CommandGroup,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="List, show, compare and clean runs.",
 )
 
 _RUNS_FOLDER = Path("runs")

@@ -1,5 +1,6 @@
 """`moonshine-tune settings`: what can be set, and when to change it."""
 
+import shutil
 import textwrap
 from typing import Annotated, Any
 
@@ -34,10 +35,11 @@ def settings(
             hint="list all settings: moonshine-tune settings",
         )
     lines = []
+    width = min(98, shutil.get_terminal_size((98, 24)).columns)
     for key, default, description in shown:
         lines.append(f"{key}  [default: {as_text(default)}]")
         lines.append(
-            textwrap.fill(description, 98, initial_indent="    ", subsequent_indent="    ")
+            textwrap.fill(description, width, initial_indent="    ", subsequent_indent="    ")
         )
         lines.append(f"    At a resume: {at_resume(key)}.")
     document = {

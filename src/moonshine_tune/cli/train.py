@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from moonshine_tune.training.texts import TextsRequest
 
 _EXAMPLE = (
-    "Example: moonshine-tune train --train train.jsonl --dev dev.jsonl "
+    "Examples: moonshine-tune train --train train.jsonl --dev dev.jsonl "
     "--replay general.jsonl --out runs/a ; from texts alone: "
     "moonshine-tune train --texts texts.txt --out runs/a"
 )
@@ -90,11 +90,23 @@ def train(
         Option(help="Of --texts: leave out what the base does not understand [default: if here]."),
     ] = None,
     preset: Annotated[
-        str | None, Option(help="Shipped: tiny, medium-pilot, … [default: that of the model].")
+        str | None,
+        Option(
+            help="Shipped: tiny, tiny-proof, medium, medium-pilot or demo [default: that of the "
+            "model]."
+        ),
     ] = None,
     config: Annotated[Path | None, Option(help="YAML settings file.")] = None,
     assignments: Annotated[
-        list[str] | None, Option("--set", help="One setting: train.learning_rate=3e-4.")
+        list[str] | None,
+        Option(
+            "--set",
+            help="One setting, repeatable: train.learning_rate=3e-4. `moonshine-tune settings` "
+            "lists all.",
+        ),
+    ] = None,
+    device: Annotated[
+        str | None, Option(help="auto, cpu, mps, cuda or cuda:N [default: auto].")
     ] = None,
     tracker: Annotated[str | None, Option(help="Also log to wandb, mlflow, trackio, …")] = None,
     resume: Annotated[bool, Option("--resume", help="Continue a stopped run.")] = False,
@@ -124,7 +136,7 @@ def train(
         "unlabelled": unlabelled,
     }
     kind = "full" if full else None
-    flags = {"model": model, "tracker": tracker, "adapter.kind": kind}
+    flags = {"model": model, "tracker": tracker, "device.name": device, "adapter.kind": kind}
     layers = settings_layers(
         preset, config, assignments, flags=flags, manifests=manifests, parent=parent
     )

@@ -138,7 +138,7 @@ def settings_layers(
     """The layers of a command for `resolve_settings`; sources that are not given are left out.
 
     Args:
-        flags: settings outside of a section, such as `model`; None if the flag is not given.
+        flags: settings by their names, such as `model`; None if the flag is not given.
         manifests: paths by their setting in `data`, relative to the current folder, or a word that
             the setting knows (`--replay auto`); None likewise.
         parent: run or adapter folder to start at, relative to the current folder; None likewise.
@@ -190,7 +190,7 @@ def resolve_settings(layers: Sequence[Layer]) -> ResolvedSettings:
         settings = RunSettings()
     if problems:
         raise ProblemsError(
-            f"{len(problems)} settings are wrong",
+            f"{len(problems)} settings are wrong" if problems[1:] else "1 setting is wrong",
             problems,
             hint="list all settings: moonshine-tune settings",
         )

@@ -41,7 +41,7 @@ class DataSettings(_Section):
     are scored against what the base model writes. Give one to limit the loss on general speech."""
     replay: Literal["auto", "hub"] | Path | None = None
     """General speech on which the frozen base model acts as a teacher: a manifest or a folder of
-    recordings, no transcripts needed; `auto` speaks sentences of its own and needs no network,
+    recordings, no transcripts needed; `auto` synthesizes sentences and needs no network,
     `hub` downloads recordings, `none` does without. Give recordings of your own if you have any:
     they keep general speech best."""
     synthetic: Path | None = None

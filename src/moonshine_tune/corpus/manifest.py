@@ -31,6 +31,7 @@ SYNTHETIC = "synthetic"
 PSEUDO_LABEL = "pseudo_label"
 _NUMBERS = ("duration", "start", "end", "offset")
 _STRINGS = ("text", "speaker", "language", "split", "session")
+_MAKE_ONE = "make one with: moonshine-tune data import FOLDER --out train.jsonl"
 
 
 @dataclass(frozen=True)
@@ -229,13 +230,14 @@ def scan_manifest(
         raise RequestError(
             "a folder, not a manifest" if path.is_dir() else "no such manifest",
             where=path,
-            hint="make one with: moonshine-tune data import FOLDER --out train.jsonl",
+            hint=_MAKE_ONE,
         )
     raw = path.read_bytes()
     try:
         content = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise RequestError(f"not UTF-8 text (byte {error.start})", where=path) from error
+        message = f"not a manifest: not UTF-8 text (byte {error.start})"
+        raise RequestError(message, where=path, hint=_MAKE_ONE) from error
     paths = _PathResolver(path.parent)
     utterances: list[Utterance] = []
     problems: list[LineProblem] = []
@@ -301,11 +303,20 @@ def read_manifest(path: Path, *, require_text: bool = True, check_files: bool = 
         raise ProblemsError(
             f"{path}: {len(scan.problems)} of {scan.num_lines} lines are invalid",
             [f"{path}:{problem.line}: {problem.message}" for problem in scan.problems],
-            hint=f"fix or remove these lines, then run: moonshine-tune data check {quoted(path)}",
+            hint=_next_step(path, scan),
         )
     if not scan.utterances:
-        raise RequestError("the manifest has no utterances", where=path)
+        raise RequestError("the manifest has no utterances", where=path, hint=_MAKE_ONE)
     return Manifest(path, scan.utterances, scan.sha256, scan.remarks)
+
+
+def _next_step(path: Path, scan: ManifestScan) -> str:
+    """What to do about invalid lines; where all are, another program may have written them."""
+    if not scan.utterances and all(problem.kind == "bad_line" for problem in scan.problems):
+        out = path.with_name(f"{path.stem}-imported.jsonl")
+        named = f"{quoted(path)} --out {quoted(out)}"
+        return f"fix these lines; if another program wrote them: moonshine-tune data import {named}"
+    return f"fix or remove these lines, then run: moonshine-tune data check {quoted(path)}"
 
 
 class _FieldCleaner:

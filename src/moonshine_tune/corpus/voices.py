@@ -83,9 +83,14 @@ def is_tiny(scored: Sequence[Utterance]) -> bool:
     return sum(len((item.text or "").split()) for item in scored) < _FEW_WORDS
 
 
-def tiny_set_remark(name: str, scored: Sequence[Utterance]) -> str | None:
-    """How little a set of a few clips says; None for a larger one."""
-    words = sum(len((item.text or "").split()) for item in scored)
+def tiny_set_remark(name: str, scored: Sequence[Utterance], words: int | None = None) -> str | None:
+    """How little a set of a few clips says; None for a larger one.
+
+    Args:
+        words: of the references after the normalizer; by default counted as they are written.
+    """
+    if words is None:
+        words = sum(len((item.text or "").split()) for item in scored)
     if not words or words >= _FEW_WORDS:
         return None
     # One-sided 95 % bound of a share of which nothing was seen, as if words were independent.

@@ -378,7 +378,8 @@ def _files(settings: DoctorSettings) -> _Checks:
         free = free_disk_mb(folder)
         figure = f"{free:,} MB free at {folder}"
         if folder == cache_root() and (kept := sum(cached_results().values())):
-            figure += f"; {kept // 1_000_000:,} MB kept for later runs (runs clean --cache)"
+            command = "moonshine-tune runs clean --cache"
+            figure += f"; {kept // 1_000_000:,} MB kept for later runs ({command})"
         if free < _NO_DISK_MB:
             yield _failure(name, figure, advice)
         else:

@@ -148,6 +148,9 @@ def evaluate(request: EvaluateRequest, out: Path | None, progress: Progress) -> 
     if request.aliases:
         evaluation = replace(evaluation, aliases=_aliases_record(aliases, scores[CLEAN]))
     evaluation = _judged_by_run(evaluation, request.adapter, manifest)
+    words = evaluation.score.words.reference
+    if tiny := tiny_set_remark("the manifest", manifest.utterances, words):
+        evaluation = replace(evaluation, remarks=(*evaluation.remarks, tiny))
     if out is not None:
         write_evaluation(out, evaluation)
     return evaluation

@@ -322,6 +322,9 @@ def _check(request: ExportRequest) -> None:
             where=request.checkpoint,
             hint="name it with --model, or build new files with --method trace",
         )
+    if request.run is not None:
+        # Before the clips, whose message would speak of the parity gate.
+        find_adapter(request.run)
     check_format(request.format)
     if request.adapter_only and request.method != "graft":
         raise RequestError(

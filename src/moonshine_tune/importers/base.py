@@ -252,7 +252,11 @@ _SAVE_AS_CSV = "open it, save it as CSV UTF-8 (comma delimited), and name that f
 _NO_TEXT = (
     (b"PK\x03\x04", "an Excel or LibreOffice workbook (or an archive)", _SAVE_AS_CSV),
     (b"\xd0\xcf\x11\xe0", "an old Excel workbook", _SAVE_AS_CSV),
-    (b"PAR1", "a Parquet file", "name its folder instead: data import FOLDER --out F"),
+    (
+        b"PAR1",
+        "a Parquet file",
+        "name its folder instead: moonshine-tune data import FOLDER --out F",
+    ),
     (b"\x1f\x8b", "a file compressed by gzip", "unpack it with gunzip first"),
 )
 # Encodings of spreadsheets and editors that a file without a mark may have.

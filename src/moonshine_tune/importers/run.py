@@ -352,7 +352,7 @@ def _open_source(request: ImportRequest, progress: Progress) -> ImportSource:
         raise RequestError(
             "no such folder" if not folder.exists() else "a file, not a folder",
             where=folder,
-            hint="give the folder of recordings: data import FOLDER --out F",
+            hint="name the folder of recordings: moonshine-tune data import FOLDER --out F",
         )
     if file is not None and request.table is None and file.suffix.lower() in AUDIO_ENDINGS:
         beside = (path for path in sorted(folder.iterdir()) if not is_clutter(path.name))
@@ -405,7 +405,7 @@ def _read_rows(source: ImportSource) -> Rows:
         raise RequestError(
             "a file, not a folder",
             where=source.file,
-            hint="give the folder of recordings: data import FOLDER --out F",
+            hint="name the folder of recordings: moonshine-tune data import FOLDER --out F",
         )
     raise _nothing_to_read(source)
 
@@ -434,7 +434,11 @@ def _nothing_to_read(source: ImportSource) -> RequestError:
         problem,
         where=source.folder,
         hint=f"name a table with --table {named}"
-        + (", or import the recordings without texts: --no-text" if count else ""),
+        + (
+            ", or import the recordings without texts: --no-text"
+            if count
+            else ", or the folder that holds the recordings"
+        ),
     )
 
 

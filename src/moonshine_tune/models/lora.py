@@ -363,7 +363,8 @@ def find_adapter(path: Path) -> Path:
     if nested := sorted(path.glob(f"*/{ADAPTER_CONFIG_FILE}")):
         # PEFT writes an adapter that is not called `default` into a folder of its name.
         hint = f"give one of these folders: {names_of([item.parent for item in nested])}"
-    raise RequestError("there is no adapter in this folder", where=path, hint=hint)
+    what = "there is no adapter in this folder" if path.is_dir() else "no such folder"
+    raise RequestError("a file, not a folder" if path.is_file() else what, where=path, hint=hint)
 
 
 def load_adapter(model: SpeechModel, path: Path) -> Path:

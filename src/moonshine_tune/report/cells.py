@@ -45,6 +45,11 @@ def text_cell(
     return Cell(short(value), sort, short(detail), kind=kind)
 
 
+def written_cell(text: str) -> Cell:
+    """A text of this program, complete, without its marks of code."""
+    return Cell(text.replace("`", ""), kind="quiet")
+
+
 def number_cell(value: object, digits: int = 2, detail: str = "") -> Cell:
     """A number; a dash where there is none that can be shown."""
     number = clean(value)

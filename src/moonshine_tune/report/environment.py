@@ -37,6 +37,7 @@ def environment() -> Environment:
         "short": cells.short,
         "signed": cells.signed,
         "text": cells.text_cell,
+        "written": cells.written_cell,
         "tick_label": cells.tick_label,
         "time": cells.time_cell,
     }

@@ -219,5 +219,7 @@ def _groups(name: str, groups: Sequence[Group]) -> Groups | None:
     shown = groups
     if len(groups) > _MAX_SPEAKERS:
         shown = sorted(groups, key=lambda group: -group.after.errors)[:_MAX_SPEAKERS]
-    highest = max(c.rate for group in shown for c in (group.before, group.after) if c is not None)
+    rates = (c.rate for group in shown for c in (group.before, group.after) if c is not None)
+    # Where nothing is wrong, the line of the figure still needs an end.
+    highest = max([1.0, *rates])
     return Groups(name, tuple(shown), len(groups), highest)

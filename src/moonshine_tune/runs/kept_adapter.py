@@ -46,7 +46,7 @@ def write_selection(folder: Path, scores: SelectionRecord) -> None:
 
 
 def with_checksums(scores: _Scores, folder: Path) -> _Scores:
-    """_Scores with the checksums of the adapter that they are of."""
+    """Scores with the checksums of the adapter that they are of."""
     return scores.model_copy(update={"sha256": adapter_checksums(folder)})
 
 

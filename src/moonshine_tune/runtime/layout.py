@@ -60,7 +60,8 @@ def read_layout(folder: Path) -> RuntimeLayout:
         raise RequestError(
             f"not a complete Moonshine runtime folder: {', '.join(missing)} missing",
             where=folder,
-            hint="fetch one with: moonshine-tune models fetch tiny",
+            hint="write one with: moonshine-tune export --run RUN --out exported ; the base's own: "
+            "moonshine-tune models fetch tiny",
         )
     if not streaming and (folder / TOKENS_FILE).is_file():
         expected = (*expected, TOKENS_FILE)

@@ -274,6 +274,12 @@ def _is_audit(file: Path) -> bool:
 def _read_audit(path: Path) -> AuditRecord:
     file = path / "audit.json" if path.is_dir() else path
     hint = "make one with: moonshine-tune data audit train.jsonl --out audit"
+    if path.suffix == ".jsonl" and path.is_file():
+        raise RequestError(
+            "a manifest, not the folder of an audit",
+            where=path,
+            hint=f"make one with: moonshine-tune data audit {quoted(path)} --out audit",
+        )
     record = AuditRecord.read(file, hint=hint)
     if record.kind != "audit" or record.manifest is None:
         raise RequestError("not the result of an audit", where=file, hint=hint)

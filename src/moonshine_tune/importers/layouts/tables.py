@@ -47,7 +47,8 @@ def _read(source: ImportSource) -> Rows:
         raise RequestError(
             "the transcript of a recording, not a table",
             where=path,
-            hint=f"give the folder: data import {quoted(source.folder)} --out F",
+            hint="give the folder: moonshine-tune data import "
+            f"{quoted(source.folder)} --out train.jsonl",
         )
     read = json_records.read_json_table if json_records.is_json_file(path) else read_table
     return read(
