@@ -148,9 +148,6 @@ def evaluate(request: EvaluateRequest, out: Path | None, progress: Progress) -> 
     if request.aliases:
         evaluation = replace(evaluation, aliases=_aliases_record(aliases, scores[CLEAN]))
     evaluation = _judged_by_run(evaluation, request.adapter, manifest)
-    words = evaluation.score.words.reference
-    if tiny := tiny_set_remark("the manifest", manifest.utterances, words):
-        evaluation = replace(evaluation, remarks=(*evaluation.remarks, tiny))
     if out is not None:
         write_evaluation(out, evaluation)
     return evaluation
@@ -163,7 +160,8 @@ def _judged_by_run(evaluation: Evaluation, adapter: Path | None, manifest: Manif
     if adapter is not None:
         remarks += remarks_on_run(adapter, manifest)
     remarks += known.sentences if known else ()
-    if tiny := tiny_set_remark("the manifest", manifest.utterances):
+    words = evaluation.score.words.reference
+    if tiny := tiny_set_remark("the manifest", manifest.utterances, words):
         remarks.append(tiny)
     voices = voices_of_run(adapter, manifest)
     return replace(evaluation, voices=voices, known_clips=known, remarks=tuple(remarks))
