@@ -4,10 +4,10 @@
 
 An adapter of `accent` (a voice) in all layers and one of AN4 (words) in the decoder, each trained
 for so many steps; their plain sum; `combine`, with strengths chosen on 60 dev clips of each; and
-one adapter in all layers trained on the clips of both, for as many steps and for twice as many. The
-base and each of them are scored on 80 clips of either test and on LibriSpeech test-other, which
-nothing here chooses by; the canary of `combine` is LJSpeech. What is done is read, so the same
-command goes on. Prints a line of JSON for each system.
+one adapter in all layers trained on the clips of both, for as many steps. The base and each of them
+are scored on 80 clips of either test and on LibriSpeech test-other, which nothing here chooses by;
+the canary of `combine` is LJSpeech. What is done is read, so the same command goes on. Prints a
+line of JSON for each system.
 """
 
 import argparse
@@ -103,8 +103,7 @@ def systems(out: Path, steps: int, seed: int) -> Iterator[tuple[str, Path | None
         request = CombineRequest(tuple(parts), tuple(dev), _CANARY)
         combine(request, combined, TerminalProgress())
     yield "combined", combined
-    for count in (steps, 2 * steps):
-        yield f"together {count} steps", train("together", out, data, count, seed)
+    yield "trained together", train("together", out, data, steps, seed)
 
 
 def score(name: str, adapter: Path | None, out: Path) -> dict[str, Any]:
