@@ -58,10 +58,10 @@ def _basic(text: str) -> str:
 
 
 def _kept_character(character: str) -> str:
-    category = unicodedata.category(character)
-    if category == "Nd":
-        return str(unicodedata.digit(character))
-    return character if category[0] in "LMN" else " "
+    digit = unicodedata.decimal(character, None)
+    if digit is not None:
+        return str(digit)
+    return character if unicodedata.category(character)[0] in "LMN" else " "
 
 
 @cache
