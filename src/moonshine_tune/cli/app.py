@@ -28,6 +28,7 @@ from moonshine_tune.core.version import VERSION
 
 # Commands that only look into --out.
 _READ_ONLY = {"doctor", "status"}
+_INTERRUPTED = 130
 
 app = typer.Typer(
     name="moonshine-tune",
@@ -115,13 +116,16 @@ def _run(arguments: list[str]) -> int:
             command = typer.main.get_command(app)
             _complete(command)
             code = command(arguments, standalone_mode=False)
+        if code == _INTERRUPTED:
+            # Newer typer releases turn the exception into this code.
+            say("interrupted")
         return code if isinstance(code, int) else 0
     except (typer.Abort, KeyboardInterrupt) as error:
         if isinstance(error.__cause__, EOFError) and not sys.stdin.isatty():
             # The parser takes every end of a file for that of what is typed.
             return report_error(_plain_error(error.__cause__), as_json=as_json)
         say("interrupted")
-        return 130
+        return _INTERRUPTED
     except BrokenPipeError:
         # The reader of stdout (head, less) is gone, so there is nobody to report to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
