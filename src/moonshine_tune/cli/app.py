@@ -127,9 +127,12 @@ def _run(arguments: list[str]) -> int:
         say("interrupted")
         return _INTERRUPTED
     except BrokenPipeError:
-        # The reader of stdout (head, less) is gone, so there is nobody to report to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _end_without_reader()
+    except SystemExit as ended:
+        # The parser ends the program with 1, which would be an answer of no.
+        if not isinstance(ended.__context__, BrokenPipeError):
+            raise
+        return _end_without_reader()
     except Exception as error:
         usage = _usage_error_code(error, as_json=as_json)
         if usage is not None:
@@ -137,6 +140,12 @@ def _run(arguments: list[str]) -> int:
         if debug:
             say(traceback.format_exc())
         return report_error(_plain_error(error), as_json=as_json)
+
+
+def _end_without_reader() -> int:
+    """The reader of stdout (head, less) is gone, so there is nobody to report to."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def _plain_error(error: Exception) -> TuneError:
