@@ -14,8 +14,7 @@ from moonshine_tune.cli.console import lasting_stderr, report_error, say, show_e
 from moonshine_tune.cli.help import (
     SectionedCommandGroup,
     examples_at,
-    name_plain_types,
-    show_examples_whole,
+    improve_help,
     usage_error,
 )
 from moonshine_tune.core.environment import apply_environment_defaults
@@ -114,7 +113,8 @@ def _run(arguments: list[str]) -> int:
         _refuse_windows()
         with interrupt_on_signals(), disk_errors(Path.cwd()):
             command = typer.main.get_command(app)
-            _complete(command)
+            _check_outputs(command)
+            improve_help(command)
             code = command(arguments, standalone_mode=False)
         if code == _INTERRUPTED:
             # Newer typer releases turn the exception into this code.
@@ -166,15 +166,10 @@ def _plain_error(error: Exception) -> TuneError:
     )
 
 
-def _complete(command: Any) -> None:
-    """Give every command what all have: a help that reads well, and a check of --out.
-
-    The check is made before the work, because hours of work must have a place.
-    """
+def _check_outputs(command: Any) -> None:
+    """Let every command check its --out before it works: hours of work must have a place."""
     for child in getattr(command, "commands", {}).values():
-        _complete(child)
-    name_plain_types(command)
-    show_examples_whole(command)
+        _check_outputs(child)
     for option in command.params:
         if option.name == "out" and command.name not in _READ_ONLY:
             option.callback = _writable
