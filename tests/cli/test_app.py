@@ -1,6 +1,7 @@
 """What holds for every command line: native Windows, and the list of settings."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -48,3 +49,13 @@ def test_settings_lists_defaults_and_meanings(capsys: pytest.CaptureFixture[str]
 def test_an_unknown_setting_gets_the_nearest_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["settings", "adapter.rnk"]) == 2
     assert "did you mean 'adapter.rank'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["settings"], ["train", "--help"]])
+def test_a_reader_that_is_gone_is_no_answer_of_no(arguments: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "moonshine_tune", *arguments]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")

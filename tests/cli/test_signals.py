@@ -17,6 +17,7 @@ from moonshine_tune.core import files
 from moonshine_tune.corpus import manifest
 from moonshine_tune.importers import convert
 from moonshine_tune.importers import run as importing
+from moonshine_tune.registry import manage
 
 pytestmark = pytest.mark.usefixtures("signal_handlers")
 
@@ -153,6 +154,15 @@ def test_every_writing_command_refuses_the_output_of_a_live_one(
         assert f"another process (pid {process.pid})" in capsys.readouterr().err
         process.communicate("\n", timeout=20)
     assert _names(tmp_path) == before
+
+
+def test_an_interrupted_command_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _signals_in(manage, "list_models", signal.SIGINT, monkeypatch)
+    assert run(["models", "list"]) == 130
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", "interrupted\n")
 
 
 def test_an_interruption_while_the_program_loads_is_no_fault() -> None:

@@ -396,7 +396,7 @@ def test_a_folder_without_an_adapter_is_refused(tmp_path: Path, saved: Path) -> 
         find_adapter(tmp_path / "empty")
     assert find_adapter(saved.parent) == find_adapter(saved) == saved
     shutil.rmtree(saved)
-    with pytest.raises(RequestError, match="no adapter in this folder") as caught:
+    with pytest.raises(RequestError, match="no such folder") as caught:
         find_adapter(saved)
     assert caught.value.where == str(saved)
 

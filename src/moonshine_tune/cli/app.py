@@ -14,8 +14,7 @@ from moonshine_tune.cli.console import lasting_stderr, report_error, say, show_e
 from moonshine_tune.cli.help import (
     SectionedCommandGroup,
     examples_at,
-    name_plain_types,
-    show_examples_whole,
+    improve_help,
     usage_error,
 )
 from moonshine_tune.core.environment import apply_environment_defaults
@@ -30,6 +29,7 @@ from moonshine_tune.core.version import VERSION
 _LOOP = "Symlink loop from "
 # Commands that only look into --out.
 _READ_ONLY = {"doctor", "status"}
+_INTERRUPTED = 130
 
 app = typer.Typer(
     name="moonshine-tune",
@@ -116,19 +116,26 @@ def _run(arguments: list[str]) -> int:
         _refuse_windows()
         with interrupt_on_signals(), disk_errors(Path.cwd()):
             command = typer.main.get_command(app)
-            _complete(command)
+            _check_outputs(command)
+            improve_help(command)
             code = command(arguments, standalone_mode=False)
+        if code == _INTERRUPTED:
+            # Newer typer releases turn the exception into this code.
+            say("interrupted")
         return code if isinstance(code, int) else 0
     except (typer.Abort, KeyboardInterrupt) as error:
         if isinstance(error.__cause__, EOFError) and not sys.stdin.isatty():
             # The parser takes every end of a file for that of what is typed.
             return report_error(_plain_error(error.__cause__), as_json=as_json)
         say("interrupted")
-        return 130
+        return _INTERRUPTED
     except BrokenPipeError:
-        # The reader of stdout (head, less) is gone, so there is nobody to report to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _end_without_reader()
+    except SystemExit as ended:
+        # The parser ends the program with 1, which would be an answer of no.
+        if not isinstance(ended.__context__, BrokenPipeError):
+            raise
+        return _end_without_reader()
     except Exception as error:
         usage = _usage_error_code(error, as_json=as_json)
         if usage is not None:
@@ -136,6 +143,12 @@ def _run(arguments: list[str]) -> int:
         if debug:
             say(traceback.format_exc())
         return report_error(_plain_error(error), as_json=as_json)
+
+
+def _end_without_reader() -> int:
+    """The reader of stdout (head, less) is gone, so there is nobody to report to."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def _plain_error(error: Exception) -> TuneError:
@@ -162,15 +175,10 @@ def _plain_error(error: Exception) -> TuneError:
     )
 
 
-def _complete(command: Any) -> None:
-    """Give every command what all have: a help that reads well, and a check of --out.
-
-    The check is made before the work, because hours of work must have a place.
-    """
+def _check_outputs(command: Any) -> None:
+    """Let every command check its --out before it works: hours of work must have a place."""
     for child in getattr(command, "commands", {}).values():
-        _complete(child)
-    name_plain_types(command)
-    show_examples_whole(command)
+        _check_outputs(child)
     for option in command.params:
         if option.name == "out" and command.name not in _READ_ONLY:
             option.callback = _writable

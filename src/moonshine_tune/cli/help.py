@@ -57,7 +57,15 @@ class SectionedCommandGroup(CommandGroup):
         self._write_section("More", [n for n in names if n not in listed], ctx, formatter)
 
 
-def name_plain_types(command: Any) -> None:
+def improve_help(command: Any) -> None:
+    """Let the help of a command, or of all in a group, show plain types and whole examples."""
+    for child in getattr(command, "commands", {}).values():
+        improve_help(child)
+    _name_plain_types(command)
+    _show_examples_whole(command)
+
+
+def _name_plain_types(command: Any) -> None:
     """Let the help of a command show `<text>` and `<path>`, not the types of Python."""
     for parameter in command.params:
         descriptor = getattr(parameter, "type_descriptor", None)
@@ -71,7 +79,7 @@ def _always(name: str, _context: Any) -> str:
     return name
 
 
-def show_examples_whole(command: Any) -> None:
+def _show_examples_whole(command: Any) -> None:
     """Let the help show each example on a line of its own, which can be copied as it is.
 
     Wrapped text breaks after hyphens, also inside of `--out`.

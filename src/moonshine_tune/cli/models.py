@@ -43,9 +43,9 @@ def list_command(as_json: JsonFlag = False) -> None:
     for entry in entries:
         by_license.setdefault(entry.licence, []).append(entry.name)  # codespell:ignore
     licenses = []
-    for text, names in by_license.items():
-        which = ", ".join(names) if len(names) < _MANY else f"the other {len(names)}"
-        licenses.append(f"license of {which}: {text}")
+    for license_text, members in by_license.items():
+        which = ", ".join(members) if len(members) < _MANY else f"the other {len(members)}"
+        licenses.append(f"license of {which}: {license_text}")
     names = ", ".join(f"{short} = {name}" for short, name in CATALOG["aliases"].items())
     text = "\n".join([table(headers, rows), *licenses, f"other names: {names}"])
     show(text, {"models": entries}, as_json=as_json)
