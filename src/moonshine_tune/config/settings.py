@@ -200,7 +200,7 @@ class TrainSettings(_Section):
     """Optimization."""
 
     steps: int = Field(default=200, ge=1)
-    """Most optimizer steps; unless they are set, few recordings get fewer: 25 passes over each.
+    """Maximum number of steps; unless it is set, few recordings get fewer: 25 passes over each.
     Raise it for more than an hour of speech, or if the best adapter is that of the last steps."""
     batch_size: int = Field(default=8, ge=1)
     """Utterances in a micro-batch. Lower it, and raise `accumulation`, if memory is short."""

@@ -1,5 +1,6 @@
 """Cells of tables that know how they sort, and numbers, times and texts as people read them."""
 
+import re
 from dataclasses import dataclass
 from math import isfinite
 
@@ -46,8 +47,8 @@ def text_cell(
 
 
 def written_cell(text: str) -> Cell:
-    """A text of this program, complete, without its marks of code."""
-    return Cell(text.replace("`", ""), kind="quiet")
+    """A text of this program, complete, with what is marked as code in quotes."""
+    return Cell(re.sub("`([^`]*)`", "“\\1”", text), kind="quiet")
 
 
 def number_cell(value: object, digits: int = 2, detail: str = "") -> Cell:
