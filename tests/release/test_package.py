@@ -87,6 +87,17 @@ def test_the_card_says_what_was_synthetic_and_names_no_file_of_terms(
     assert written and not any("Rumpelstiltskin" in p.read_text("utf-8") for p in written)
 
 
+def test_the_card_of_full_fine_tuning_names_no_adapter(made: MadeUpRun, tmp_path: Path) -> None:
+    made.record["settings"]["adapter"]["kind"] = "full"
+    made.save_run()
+    package(made.request(), tmp_path / "model", _QUIET)
+    card = (tmp_path / "model" / "README.md").read_text("utf-8")
+    front = yaml.safe_load(card.split("---")[1])
+    assert "library_name" not in front and "lora" not in front["tags"]
+    assert "fully fine-tuned by" in card and "moonshine-tune merge --run adapter" in card
+    assert "LoRA" not in card
+
+
 def test_the_card_is_filled_from_the_records(made: MadeUpRun, tmp_path: Path) -> None:
     package(made.request(), tmp_path / "model", _QUIET)
     card = (tmp_path / "model" / "README.md").read_text("utf-8")
