@@ -44,8 +44,11 @@ def test_a_rate_that_is_set_stays() -> None:
 def test_the_settings_of_a_full_run_stay_as_they_are() -> None:
     first = _resolved("adapter.kind=full", "train.learning_rate=1e-5")
     for source in ("run.json", "--from runs/a"):
-        again = resolve_settings([(source, first.settings.model_dump(mode="json"))])
-        assert again.settings == first.settings
+        layer = (source, first.settings.model_dump(mode="json"))
+        assert resolve_settings([layer]).settings == first.settings
+        # --full again changes nothing.
+        named = resolve_settings([layer, ("flag", {"adapter.kind": "full"})])
+        assert named.settings == first.settings
 
 
 @pytest.mark.parametrize(

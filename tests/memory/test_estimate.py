@@ -515,7 +515,9 @@ def test_full_fine_tuning_counts_what_trains_and_its_copies() -> None:
     assert 0.1 < count / full.model_parameters < 1.0
     assert full.model_parameters == lora.model_parameters
     step, of_lora = _phase(full, "step").parts, _phase(lora, "step").parts
-    assert step["weights"] == of_lora["weights"] == 2 * full.model_parameters
+    # The base in 16 bits, and its buffers.
+    assert step["weights"] == of_lora["weights"]
+    assert 0 <= step["weights"] - 2 * full.model_parameters < 1000
     assert step["adapter"] == step["gradients"] == step["copies"] == 4 * count
     assert step["optimizer"] == 8 * count
     assert _phase(full, "score").parts["copies"] >= 12 * count

@@ -94,6 +94,15 @@ def test_adapter_and_card_are_sent_and_nothing_else(
     assert result.revision == "c0ffee"
 
 
+def test_full_fine_tuning_is_not_sent_as_an_adapter(package: Path) -> None:
+    (package / "adapter" / "adapter_config.json").write_text('{"peft_type": "FULL"}')
+    write_sums(package)
+    hub = _FakeHub()
+    with pytest.raises(RequestError, match="no adapter that PEFT could load") as refused:
+        push(package, "me/model", _QUIET, api=hub)
+    assert "moonshine-tune merge" in str(refused.value.hint) and not hub.made
+
+
 def test_a_damaged_package_is_not_sent(package: Path) -> None:
     (package / "README.md").write_text("another card")
     hub = _FakeHub()

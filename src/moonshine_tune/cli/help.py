@@ -14,7 +14,7 @@ from moonshine_tune.core.text import first_line
 _SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Start": ("doctor", "demo", "studio", "models"),
     "Data": ("data",),
-    "Train": ("train", "estimate", "settings", "runs", "curve", "ablate", "plan"),
+    "Train": ("train", "combine", "estimate", "settings", "runs", "curve", "ablate", "plan"),
     "Evaluate": ("evaluate", "compare", "report", "try", "transcribe"),
     "Ship": ("export", "apply", "merge", "benchmark", "package", "verify", "push"),
 }

@@ -1,5 +1,6 @@
 """Settings that follow from others, where nobody has set them."""
 
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from moonshine_tune.config.settings import RunSettings
@@ -16,7 +17,9 @@ _ENCODER_RATE = "train.encoder_learning_rate"
 _IN_DECODER = ("decoder", "decoder-attention", "decoder-self-attention", "cross-attention")
 
 
-def imply_settings(values: dict[str, Any], sources: dict[str, str]) -> list[str]:
+def imply_settings(
+    values: dict[str, Any], sources: dict[str, str], layers: Iterable[tuple[str, Mapping[str, Any]]]
+) -> list[str]:
     """Add what follows from the settings, in place; returns what is wrong with them.
 
     Full fine-tuning has rates of its own, and leaves out what a preset says of LoRA adapters. A
@@ -24,8 +27,12 @@ def imply_settings(values: dict[str, Any], sources: dict[str, str]) -> list[str]
 
     Args:
         values, sources: by dotted name, without the defaults.
+        layers: the sources with all that they say.
     """
-    problems = _imply_full(values, sources) if values.get(_KIND) == "full" else []
+    problems: list[str] = []
+    if values.get(_KIND) == "full":
+        full = {source for source, content in layers if dict(flatten(content)).get(_KIND) == "full"}
+        problems += _imply_full(values, sources, full)
     rate = values.get(_ENCODER_RATE)
     if isinstance(rate, int | float) and rate == 0:
         sites = values.get(_SITES, RunSettings().adapter.sites)
@@ -39,14 +46,16 @@ def imply_settings(values: dict[str, Any], sources: dict[str, str]) -> list[str]
     return problems
 
 
-def _imply_full(values: dict[str, Any], sources: dict[str, str]) -> list[str]:
+def _imply_full(
+    values: dict[str, Any], sources: dict[str, str], full_sources: Collection[str]
+) -> list[str]:
     defaults = dict(flatten(RunSettings().model_dump()))
     problems = []
     for name, rate in FULL_RATES.items():
-        if name not in values or _is_for_lora(sources[name], sources[_KIND]):
+        if name not in values or _is_for_lora(sources[name], full_sources):
             values[name], sources[name] = rate, f"{_KIND}=full"
     for name in _OF_LORA:
-        if name in values and _is_for_lora(sources[name], sources[_KIND]):
+        if name in values and _is_for_lora(sources[name], full_sources):
             del values[name], sources[name]
         elif values.get(name, defaults[name]) != defaults[name]:
             problems.append(
@@ -57,6 +66,6 @@ def _imply_full(values: dict[str, Any], sources: dict[str, str]) -> list[str]:
     return problems
 
 
-def _is_for_lora(source: str, source_of_full: str) -> bool:
+def _is_for_lora(source: str, full_sources: Collection[str]) -> bool:
     """Whether a value comes from where adapters were meant: a preset, or an earlier run of them."""
-    return source.startswith(("preset ", "--from ", "run.json")) and source != source_of_full
+    return source.startswith(("preset ", "--from ", "run.json")) and source not in full_sources

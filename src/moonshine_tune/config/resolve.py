@@ -179,7 +179,7 @@ def resolve_settings(layers: Sequence[Layer]) -> ResolvedSettings:
                 continue
             sources[key] = source
             merged[key] = value
-    problems += imply_settings(merged, sources)
+    problems += imply_settings(merged, sources, layers)
     try:
         settings = RunSettings.model_validate(unflatten(merged))
     except ValidationError as error:
