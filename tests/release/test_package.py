@@ -88,7 +88,6 @@ def test_the_card_says_what_was_synthetic_and_names_no_file_of_terms(
     assert written and not any("Rumpelstiltskin" in p.read_text("utf-8") for p in written)
 
 
-<<<<<<< HEAD
 def test_a_sum_of_adapters_is_made_again_by_combine(made: MadeUpRun, tmp_path: Path) -> None:
     scores = {"dev_wer": 20.0, "strengths": [0.5, 1.0], "dev_wers": {"dev": 30.0, "words": 10.0}}
     combined = [
@@ -108,7 +107,8 @@ def test_a_sum_of_adapters_is_made_again_by_combine(made: MadeUpRun, tmp_path: P
     assert 'moonshine-tune combine "$ADAPTER_1" "$ADAPTER_2" --strengths 0.5,1.0 --dev' in again
     assert "moonshine-tune train" not in again and "PARENT" not in again
     assert str(made.folder) not in (tmp_path / "model" / "run.json").read_text("utf-8")
-=======
+
+
 def test_the_card_of_full_fine_tuning_names_no_adapter(made: MadeUpRun, tmp_path: Path) -> None:
     made.record["settings"]["adapter"]["kind"] = "full"
     made.save_run()
@@ -118,7 +118,6 @@ def test_the_card_of_full_fine_tuning_names_no_adapter(made: MadeUpRun, tmp_path
     assert "library_name" not in front and "lora" not in front["tags"]
     assert "fully fine-tuned by" in card and "moonshine-tune merge --run adapter" in card
     assert "LoRA" not in card
->>>>>>> wt-full
 
 
 def test_the_card_is_filled_from_the_records(made: MadeUpRun, tmp_path: Path) -> None:
