@@ -178,7 +178,8 @@ def _with_model(
     progress: Progress,
 ) -> tuple[CheckedManifest, BaseTranscription]:
     """The manifest with the model's tokenizer and transcripts; and a summary of these."""
-    usable = [clip.utterance for clip in checked.clips]
+    # A wrong length in the manifest is a finding, and no reason to stop.
+    usable = [replace(item.utterance, duration=item.measures.seconds) for item in checked.clips]
     normalizer = normalizer_for(normalizer_name, usable[0].language or opened.language)
     with_text = [utterance for utterance in usable if utterance.text]
     chosen = evenly_chosen(with_text, max_transcribed)
