@@ -68,7 +68,7 @@ def test_out_in_a_folder_that_cannot_be_made(evaluation: Path) -> None:
 
 def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["report", "--help"]) == 0
-    assert "Example: moonshine-tune report" in capsys.readouterr().out
+    assert "Example:\n    moonshine-tune report" in capsys.readouterr().out
 
 
 def test_loads_no_torch(evaluation: Path) -> None:

@@ -66,7 +66,7 @@ def test_a_rate_of_zero_freezes_the_encoder(kind: str) -> None:
     resolved = _resolved(f"adapter.kind={kind}", "train.encoder_learning_rate=0")
     assert resolved.settings.adapter.sites == "decoder"
     assert resolved.sources["adapter.sites"] == "train.encoder_learning_rate=0"
-    with pytest.raises(ProblemsError, match="1 settings") as refused:
+    with pytest.raises(ProblemsError, match="1 setting is wrong") as refused:
         _resolved("train.encoder_learning_rate=0", "adapter.sites=qv")
     assert "choose one of decoder" in refused.value.problems[0]
 

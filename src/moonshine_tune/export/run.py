@@ -322,9 +322,6 @@ def _check(request: ExportRequest) -> None:
             where=request.checkpoint,
             hint="name it with --model, or build new files with --method trace",
         )
-    if request.run is not None:
-        # Before the clips, whose message would speak of the parity gate.
-        find_adapter(request.run)
     check_format(request.format)
     if request.adapter_only and request.method != "graft":
         raise RequestError(
@@ -333,6 +330,9 @@ def _check(request: ExportRequest) -> None:
         )
     if request.method == "trace":
         require_onnx()
+    if request.run is not None:
+        # Before the clips, whose message would speak of the parity gate.
+        find_adapter(request.run)
     if request.base_runtime is not None:
         # Before the model is loaded, so that a wrong folder fails at once.
         read_layout(request.base_runtime)
