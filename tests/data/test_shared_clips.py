@@ -81,6 +81,8 @@ def test_copies_in_dev_and_canary_are_refused_and_replayed_ones_named(tmp_path: 
     data = TrainingData(_manifest("train", train), dev=_manifest("dev", [*other, copy]))
     with pytest.raises(RequestError, match="1 of 4 dev clips are also training clips, such as q"):
         train_and_dev(settings, data)
+    by_heart = train_and_dev(settings, TrainingData(data.train, _manifest("dev", [copy])))
+    assert "dev: all of its clips are copies of training clips" in by_heart.remarks[0]
     dev = _manifest("dev", other)
     data = TrainingData(data.train, dev, canary=_manifest("canary", [copy, other[0]]))
     with pytest.raises(RequestError, match="1 of 2 canary clips are also training clips") as caught:

@@ -231,7 +231,7 @@ def test_run_shows_its_own_gates_and_settings(tmp_path: Path) -> None:
     assert "passed training loss falls 2.000 → 0.500" in page.text
     assert "FAILED canary is kept 5.00 → 9.00 required: +2 points at most" in page.text
     assert "train.learning_rate 0.001 --set" in page.text
-    assert "Peak learning rate of adapters in the decoder." in page.text
+    assert "Peak learning rate in the decoder; 5e-5 with" in page.text
     # A description is there to its end.
     assert written_cell("`qv`: " + 500 * "a").text == "“qv”: " + 500 * "a"
     assert f"moonshine-tune train --out {tmp_path / 'a'}" in page.text

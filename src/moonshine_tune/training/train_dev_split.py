@@ -44,6 +44,7 @@ def train_and_dev(settings: RunSettings, data: TrainingData) -> TrainAndDev:
         dev = _real_or_all(data.dev.utterances, remarks)
         scored = replace(data.dev, utterances=tuple(dev))
         voices = voices_of(_with_earlier(data), scored)
+        remarks += _check_no_clip_is_learned(settings, data.all_trained, scored)
         remarks += _check_dev_is_separate(
             settings, data.all_trained, scored, voices, is_known=data.shares_voices
         )
@@ -145,6 +146,30 @@ def _check_general_speech(
     ]
 
 
+def _check_no_clip_is_learned(settings: RunSettings, train: Manifest, dev: Manifest) -> list[str]:
+    """Refuse training clips in dev; a remark where dev is nothing but copies of them.
+
+    That is how people check that a model can learn at all.
+
+    Raises:
+        RequestError: training clips in dev.
+    """
+    same = repeated_clips(train.utterances, dev.utterances)
+    if not same:
+        return []
+    files = {item.audio for item in train.utterances}
+    if len(same) == len(dev) and files.isdisjoint(item.audio for item in dev.utterances):
+        return [
+            "dev: all of its clips are copies of training clips: its WER says what is learned by "
+            "heart, and nothing of other speech"
+        ]
+    raise RequestError(
+        f"{len(same)} of {len(dev)} dev clips are also training clips, such as {same[0].id}",
+        where=settings.data.dev,
+        hint="split again: moonshine-tune data split; or leave --dev out",
+    )
+
+
 def _check_dev_is_separate(
     settings: RunSettings,
     train: Manifest,
@@ -153,7 +178,7 @@ def _check_dev_is_separate(
     *,
     is_known: bool,
 ) -> list[str]:
-    """Refuse a dev set with clips or speakers of train, unless it is for these very voices.
+    """Refuse a dev set with speakers of train, unless it is for these very voices.
 
     Voices whose texts a model wrote may be in dev: what is spoken there stays unknown to training,
     and people transcribe some of their recordings. It is remarked.
@@ -164,12 +189,6 @@ def _check_dev_is_separate(
     labeled = [item for item in train.utterances if item.is_pseudo_labelled]
     transcribed = [item for item in train.utterances if not item.is_pseudo_labelled]
     leaks = find_leaks({"train": transcribed, "dev": dev.utterances})
-    if same := repeated_clips(train.utterances, dev.utterances):
-        raise RequestError(
-            f"{len(same)} of {len(dev)} dev clips are also training clips, such as {same[0].id}",
-            where=settings.data.dev,
-            hint="split again: moonshine-tune data split; or leave --dev out",
-        )
     shared = [leak.value for leak in leaks.speakers]
     is_one = voices is not None and voices.kind == ONE_VOICE
     if not shared or is_one or is_known or are_for_known_voices([train, dev]):
