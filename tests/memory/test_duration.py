@@ -49,10 +49,12 @@ def test_the_time_is_that_of_all_passes(monkeypatch: pytest.MonkeyPatch) -> None
     assert seconds is not None
     assert seconds.seconds["steps"] == 200.0
     assert seconds.seconds["replay"] == 100.0
-    # 5 scores and, for strengths and filter, 3 more: a half of the first one each.
+    # A filter at each of 5 scores looks at 3 steps of 16 clips, and the last one at 10.
+    assert seconds.seconds["filter"] == pytest.approx(0.7 * (5 * 3 + 10) / 100 * 300.0)
+    # 5 scores and, for strengths and filter, 3 more.
     once = seconds.seconds["baseline"]
     assert once > 0
-    assert seconds.seconds["scoring"] == pytest.approx(2.5 * once)
+    assert seconds.seconds["scoring"] == pytest.approx(3.75 * once)
     assert seconds.seconds["choice"] == pytest.approx(1.5 * once)
     assert seconds.total == pytest.approx(sum(seconds.seconds.values()))
     assert estimate_duration(config, replace(shape, device="mps"), settings, data) is None

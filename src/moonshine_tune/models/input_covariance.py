@@ -14,6 +14,9 @@ from moonshine_tune.models.base import EOS_ID, EncoderStates, SpeechModel, lengt
 from moonshine_tune.models.kernels.full_linear import FULL_WEIGHT, FullLinear
 from moonshine_tune.models.lora import ADAPTER_NAME
 
+# Training clips that a filter looks at: at the end, where more change the result less than another
+# seed does, and at a score, where the next filter makes up for fewer.
+FINAL_CLIPS, SCORE_CLIPS = 160, 48
 _DOWN = f".lora_A.{ADAPTER_NAME}.weight"
 # Share of the mean variance that is added to each direction: none has exactly zero.
 _FLOOR = 1e-4

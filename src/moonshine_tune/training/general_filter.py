@@ -18,11 +18,6 @@ from moonshine_tune.models.input_covariance import InputCovariance, filtered
 from moonshine_tune.models.lora import adapter_state
 from moonshine_tune.training.objective import Objective
 
-# At the end; more clips change the result less than another seed does. During training, where the
-# next filter makes up for it, fewer are enough.
-FINAL_CLIPS = 160
-SCORE_CLIPS = 48
-
 
 def filtered_adapter(
     model: SpeechModel,

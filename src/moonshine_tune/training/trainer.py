@@ -29,6 +29,7 @@ from moonshine_tune.core.stopwatch import Stopwatch
 from moonshine_tune.core.text import first_line
 from moonshine_tune.corpus.voices import is_tiny
 from moonshine_tune.inference.scored_set import SetScore
+from moonshine_tune.models.input_covariance import FINAL_CLIPS, SCORE_CLIPS
 from moonshine_tune.models.lora import (
     adapter_disabled,
     adapter_parameters,
@@ -43,7 +44,7 @@ from moonshine_tune.runs.kept_adapter import with_checksums, write_selection
 from moonshine_tune.runs.records import BETTER, NOT_BETTER_THAN_PARENT, verdict_on
 from moonshine_tune.training.distributed import Distributed, read_sums
 from moonshine_tune.training.drift import GeneralDrift
-from moonshine_tune.training.general_filter import FINAL_CLIPS, SCORE_CLIPS, filtered_adapter
+from moonshine_tune.training.general_filter import filtered_adapter
 from moonshine_tune.training.late_average import LateAdapters
 from moonshine_tune.training.loggers import RunLogger
 from moonshine_tune.training.objective import Objective
