@@ -108,7 +108,7 @@ def clips_of_run(
         for number, (_, part) in enumerate(parts_of(record), start=1):
             folder = part.run.path if part and part.run else None
             for item in clips_of_run(folder, others, -(-count // len(parts))):
-                span = (item.audio, item.start, item.end)
+                span = item.span
                 distinct.setdefault(span, replace(item, id=f"{number}/{item.id}"))
         clips += distinct.values()
     return clips

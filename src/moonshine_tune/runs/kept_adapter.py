@@ -40,9 +40,11 @@ def adapter_checksums(folder: Path) -> dict[str, str]:
     return {}
 
 
-def write_selection(folder: Path, scores: SelectionRecord) -> None:
-    """Write `selection.json` of the adapter that is in a folder, with its checksums."""
-    with_checksums(scores, folder).write(folder / "selection.json")
+def write_selection(folder: Path, scores: _Scores) -> _Scores:
+    """Write `selection.json` of the adapter that is in a folder; returns it, with its checksums."""
+    sealed = with_checksums(scores, folder)
+    sealed.write(folder / "selection.json")
+    return sealed
 
 
 def with_checksums(scores: _Scores, folder: Path) -> _Scores:

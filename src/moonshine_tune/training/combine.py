@@ -28,7 +28,7 @@ from moonshine_tune.registry.base_model import location_of, read_base_record
 from moonshine_tune.registry.catalog import lookup_model
 from moonshine_tune.registry.open import OpenedModel, open_model
 from moonshine_tune.runs.folder import RunFolder
-from moonshine_tune.runs.kept_adapter import with_checksums, write_selection
+from moonshine_tune.runs.kept_adapter import write_selection
 from moonshine_tune.runs.locations import relative_paths
 from moonshine_tune.runs.records import (
     BETTER,
@@ -325,8 +325,8 @@ def _write(
         for folder in (run.adapter_dir, run.eval_dir):
             folder.mkdir()
         save_sum(run.adapter_dir, scores.parts(strengths))
-        write_selection(run.adapter_dir, result.best)
-        result = result.model_copy(update={"best": with_checksums(result.best, run.adapter_dir)})
+        best = write_selection(run.adapter_dir, result.best)
+        result = result.model_copy(update={"best": best})
         write_manifest(scratch / _DEV_FILE, scores.utterances)
         details = scores.details(strengths)
         write_jsonl_atomic(run.dev_hypotheses_path, [item.to_record() for item in details])

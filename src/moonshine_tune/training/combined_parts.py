@@ -18,7 +18,7 @@ from moonshine_tune.runs.locations import locate
 from moonshine_tune.runs.parent import Parent, read_origin
 from moonshine_tune.runs.records import BETTER, VoicesRecord
 from moonshine_tune.runs.summary import read_scored
-from moonshine_tune.training.earlier import earlier_recordings, span_of, with_free_id
+from moonshine_tune.training.earlier import earlier_recordings, with_free_id
 
 # Every further one doubles the strengths that are tried.
 MAX_ADAPTERS = 4
@@ -122,7 +122,7 @@ def dev_sets(
     remarks: list[str] = []
     by_clips: dict[frozenset[Hashable], DevSet] = {}
     for item in given:
-        first = by_clips.setdefault(frozenset(map(span_of, item.utterances)), item)
+        first = by_clips.setdefault(frozenset(clip.span for clip in item.utterances), item)
         if first is not item:
             remarks.append(f"{item.name} has the clips of {first.name}: they are scored once")
     sets = list(by_clips.values())
@@ -135,7 +135,7 @@ def dev_sets(
         chosen.append(
             replace(item, name=name, utterances=tuple(with_free_id(u, taken) for u in kept))
         )
-    spans = Counter(span for item in chosen for span in {span_of(u) for u in item.utterances})
+    spans = Counter(span for item in chosen for span in {u.span for u in item.utterances})
     if shared := sum(count > 1 for count in spans.values()):
         raise RequestError(
             f"{shared} clips are in several of the dev sets",
@@ -187,9 +187,9 @@ def check_unlearned(parts: Sequence[Part], sets: Sequence[DevSet]) -> VoicesReco
     for part in parts:
         recordings, _ = earlier_recordings(part.origin)
         trained += recordings
-        spans = {span_of(item) for item in recordings}
+        spans = {item.span for item in recordings}
         for dev in sets:
-            if known := [item.id for item in dev.utterances if span_of(item) in spans]:
+            if known := [item.id for item in dev.utterances if item.span in spans]:
                 raise RequestError(
                     f"{part.name} was trained on {len(known)} of the {len(dev.utterances)} clips, "
                     f"such as {known[0]}: its WER on them says nothing",

@@ -71,11 +71,11 @@ def kept_recordings(run: RunFolder) -> tuple[Utterance, ...]:
 
 def with_earlier(data: TrainingData, recordings: Sequence[Utterance]) -> TrainingData:
     """The data with earlier recordings; those that the training manifest has again are its own."""
-    spans = {span_of(item) for item in recordings}
-    again = {span_of(item) for item in data.train.utterances if span_of(item) in spans}
+    spans = {item.span for item in recordings}
+    again = {item.span for item in data.train.utterances if item.span in spans}
     taken = {item.id for item in data.train.utterances}
-    earlier = tuple(with_free_id(item, taken) for item in recordings if span_of(item) not in again)
-    known = frozenset(item.id for item in data.train.utterances if span_of(item) in again)
+    earlier = tuple(with_free_id(item, taken) for item in recordings if item.span not in again)
+    known = frozenset(item.id for item in data.train.utterances if item.span in again)
     return replace(data, earlier=with_lengths(earlier), known=known)
 
 
@@ -135,8 +135,8 @@ def _distinct(utterances: Sequence[Utterance]) -> tuple[Utterance, ...]:
     taken: set[str] = set()
     by_span: dict[object, Utterance] = {}
     for item in utterances:
-        if span_of(item) not in by_span:
-            by_span[span_of(item)] = with_free_id(item, taken)
+        if item.span not in by_span:
+            by_span[item.span] = with_free_id(item, taken)
     return tuple(by_span.values())
 
 
@@ -147,8 +147,3 @@ def with_free_id(item: Utterance, taken: set[str]) -> Utterance:
         free, number = f"{item.id}~{number}", number + 1
     taken.add(free)
     return item if free == item.id else replace(item, id=free)
-
-
-def span_of(item: Utterance) -> tuple[Path, float | None, float | None]:
-    """What of which recording it is: the same for a clip in two manifests."""
-    return item.audio, item.start, item.end

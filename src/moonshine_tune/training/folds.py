@@ -22,7 +22,7 @@ from moonshine_tune.data.shared_clips import repeated_clips
 from moonshine_tune.inference.dataset import read_training_data
 from moonshine_tune.models.adapter_sum import WeightedAdapter, save_sum
 from moonshine_tune.runs.folder import RunFolder
-from moonshine_tune.runs.kept_adapter import with_checksums, write_selection
+from moonshine_tune.runs.kept_adapter import write_selection
 from moonshine_tune.runs.records import BETTER, FoldRecord
 from moonshine_tune.training.result import TrainResult
 from moonshine_tune.training.train_dev_split import train_and_dev
@@ -148,8 +148,7 @@ def _with_mean(
     if len(used) > 1:
         with complete_folder(run.adapter_dir, replace=True) as scratch:
             save_sum(scratch, [WeightedAdapter(folder, 1 / len(used)) for folder in used])
-            write_selection(scratch, first.best)
-        best = with_checksums(first.best, run.adapter_dir)
+            best = write_selection(scratch, first.best)
         first = first.model_copy(update={"best": best})
         remark = (
             f"the adapter is the mean of {len(used)} folds; dev WER is that of the first fold's "

@@ -79,7 +79,7 @@ def find_recordings(inputs: Sequence[str], stdin: Iterable[str]) -> tuple[Record
             if line.strip():
                 for source in _inputs_of(home_expanded(line)):
                     utterance = source.utterance
-                    key = (utterance.audio, utterance.start, utterance.end)
+                    key = utterance.span
                     sources.setdefault(key, source)
     if not sources:
         raise RequestError(
