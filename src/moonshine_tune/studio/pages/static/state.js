@@ -8,8 +8,18 @@ const watchers = new Set();
 /** The project as `GET /api/project` answers. */
 export const project = () => current;
 
+let asked = 0;
+let answered = 0;
+
+/** Asks for it; an answer that comes after that of a later question is left out. */
 export async function refreshProject() {
-  setProject(await get("/api/project"));
+  asked += 1;
+  const question = asked;
+  const value = await get("/api/project");
+  if (question > answered) {
+    answered = question;
+    setProject(value);
+  }
   return current;
 }
 
