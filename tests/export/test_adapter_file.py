@@ -116,6 +116,45 @@ def test_a_small_change_takes_a_few_bits_a_weight(tmp_path: Path) -> None:
     assert len(content) < weights.size / 8
 
 
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("axis", [None, 1, 0])
+def test_evened_out_inputs_take_no_more(tmp_path: Path, axis: int | None, offset: int) -> None:
+    shape = (300, 400) if axis == 0 else (400, 300)
+    weights, gains = spread_weights(shape), spread_weights((400,), seed=5)
+    scheme = quantized_parts(weights, "u1", axis, symmetric=False)
+    parts = {"norm": gains, "other": gains[::-1].copy()}
+    base = write_graph(_folder(tmp_path / "base"), scheme | parts)
+    file = OrtFile.read(base.folder / "graph.ort")
+    tensor = next(quantized_tensors(file))
+    columns = np.exp(np.random.default_rng(0).uniform(-1, 1, 400)).astype(np.float32)
+    spread = columns if axis == 0 else columns[:, None]
+    smoothed = {
+        "norm": (gains + offset) / columns - offset,
+        "other": parts["other"] / columns[::-1],
+    }
+    patched = file.copy()
+    patched.write(tensor.requantize(tensor.dequantize(file) * spread, file))
+    for name, values in smoothed.items():
+        raw = np.asarray(values, "<f4").tobytes()
+        patched.write({patched.by_name[name].offset: raw})
+    (_folder(tmp_path / "out") / "graph.ort").write_bytes(patched.data)
+    content = adapter_file(base, tmp_path / "out", _RECORD)
+    (entry,) = read_adapter(content)[0]["files"]["graph.ort"]["tensors"]
+    assert entry["gain"][0] == file.by_name["norm"].offset
+    assert entry["gain_offset"] == offset
+    _assert_same(tmp_path / "out", _applied(content, base, tmp_path / "applied"))
+    # Both gains are other bytes, and of the levels those on the rounding of two scales.
+    assert len(content) - 2 * 4 * 400 < weights.size / 8
+
+
+def test_files_of_the_first_version_are_read(tmp_path: Path) -> None:
+    base = _base(tmp_path / "base")
+    exported = _exported(base, tmp_path / "exported")
+    content = adapter_file(base, exported, _RECORD).replace(b'"version":2', b'"version":1')
+    content = content[:-32] + hashlib.sha256(content[:-32]).digest()
+    _assert_same(exported, _applied(content, base, tmp_path / "applied"))
+
+
 def test_the_module_runs_alone_with_numpy(tmp_path: Path) -> None:
     base = _base(tmp_path / "base")
     exported = _exported(base, tmp_path / "exported")
@@ -194,7 +233,8 @@ _TENSOR = "files/graph.ort/tensors/0"
         ("files", {"../graph.ort": {}}),
         ("files", {"/etc/passwd": {}}),
         ("companions", [1]),
-        ("version", 2),
+        (f"{_TENSOR}/gain", [0, 10**9, "<f4"]),
+        ("version", 3),
     ],
 )
 def test_a_header_that_lies_is_refused(

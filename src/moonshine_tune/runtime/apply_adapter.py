@@ -12,11 +12,15 @@ and for each changed graph file the header has its size and SHA-256 before and a
 - `edits`: `runs` pairs of u64 (offset, length), then the bytes to write there, one run after
   the other;
 - `tensors`: 8-bit levels at `at`, of `shape`. A level q of the base is predicted as
-  p = round_half_even(f32(q − zero) · f32(scale / new scale)) + new zero, from vectors along `axis`
-  in the base (`scale`, `zero`) and in the new file after its edits (`new_scale`, `new_zero`), each
-  as [offset, count, numpy type], of one value or one for each index. The blob has two bits for
-  each level, the lowest first: 0, 1, 2 for a difference of −1, 0, 1, and 3 for one that follows
-  after them all, as a byte. A level is p plus its difference, modulo 256.
+  p = round_half_even(f32(q − zero) · f32(scale / new scale) · f32(gain / new gain)) + new zero,
+  each product rounded to f32. `scale` and `zero` are vectors along `axis` in the base, `new_scale`
+  and `new_zero` in the new file after its edits, each as [offset, count, numpy type], of one value
+  or one for each index. The same of the other axis are `gain` and `new_gain`, of the normalization
+  before the matrix; to both, `gain_offset` is added in f64. Without them that factor is left out.
+  The blob has two bits for each level, the lowest first: 0, 1, 2 for a difference of −1, 0, 1, and
+  3 for one that follows after them all, as a byte. A level is p plus its difference, modulo 256.
+
+Version 1 of the header has no gains.
 """
 
 import hashlib
@@ -56,7 +60,7 @@ def read_adapter(data: bytes) -> tuple[dict[str, Any], memoryview]:
         header = json.loads(data[16 : 16 + length])
     except (ValueError, RecursionError) as error:
         raise AdapterError("the header of the adapter file is not JSON") from error
-    if not isinstance(header, dict) or header.get("version") != 1:
+    if not isinstance(header, dict) or header.get("version") not in (1, 2):
         raise AdapterError("an adapter file of another version: use a newer apply_adapter.py")
     return header, memoryview(data)[16 + length : -32]
 
@@ -152,6 +156,9 @@ def _write_levels(
     if "scale" in tensor:
         grids = [_vector(before, tensor[key]) for key in ("scale", "zero")]
         grids += [_vector(new, tensor[key]) for key in ("new_scale", "new_zero")]
+    if "gain" in tensor:
+        gains = _vector(before, tensor["gain"]), _vector(new, tensor["new_gain"])
+        grids.append(gain_ratio(*gains, tensor["gain_offset"]))
     predicted = predicted_levels(levels, tensor["axis"], *grids) if grids else levels
     packed = -(-count // 4)
     content = _inflate(blobs, tensor, packed + count)
@@ -163,10 +170,27 @@ def _write_levels(
     new[at : at + count] = steps.tobytes()
 
 
+def gain_ratio(gain: Any, new_gain: Any, offset: float) -> Any:
+    """What a smoothed normalization multiplies each input of its matrices by, f32."""
+    with np.errstate(all="ignore"):
+        ratio = (gain.astype(np.float64) + offset) / (new_gain.astype(np.float64) + offset)
+    return ratio.astype(np.float32)
+
+
 def predicted_levels(
-    levels: Any, axis: int, scale: Any, zero: Any, new_scale: Any, new_zero: Any
+    levels: Any,
+    axis: int,
+    scale: Any,
+    zero: Any,
+    new_scale: Any,
+    new_zero: Any,
+    gains: Any = None,
 ) -> Any:
-    """Levels of the base on the new scales of the indices of an axis, as bytes."""
+    """Levels of the base on the new scales of the indices of an axis, as bytes.
+
+    Args:
+        gains: of `gain_ratio`, along the other axis.
+    """
     spread = (-1, 1) if axis == 0 else (1, -1)
     scale, zero, new_scale, new_zero = (
         value.reshape(spread) for value in (scale, zero, new_scale, new_zero)
@@ -175,6 +199,8 @@ def predicted_levels(
         ratio = scale.astype(np.float64) / new_scale.astype(np.float64)
         steps = np.subtract(levels, zero, dtype=np.float32)
         steps *= ratio.astype(np.float32)
+        if gains is not None:
+            steps *= gains.reshape(spread[::-1])
         predicted = np.rint(steps, out=steps).astype(np.int16)
         predicted += new_zero
     return predicted.astype(np.uint8)
