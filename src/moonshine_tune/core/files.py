@@ -11,7 +11,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from moonshine_tune.core.bounded_files import open_regular, read_bounded
+from moonshine_tune.core.bounded_files import open_regular, read_bounded, utf8_text
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.errors import disk_errors as disk_errors
 from moonshine_tune.core.json_text import MAX_FILE_BYTES, parse_json
@@ -118,10 +118,7 @@ def read_lines(path: Path, *, lenient: bool = False) -> list[str]:
     if not path.is_file():
         raise RequestError("no such file", where=path)
     raw = read_bounded(path, MAX_LINES_BYTES)
-    try:
-        return raw.decode("utf-8", "replace" if lenient else "strict").split("\n")
-    except UnicodeDecodeError as error:
-        raise RequestError(f"not UTF-8 text (byte {error.start})", where=path) from error
+    return (raw.decode("utf-8", "replace") if lenient else utf8_text(raw, path)).split("\n")
 
 
 def _json_of(value: Any, path: Path, *, indent: int | None = None) -> str:

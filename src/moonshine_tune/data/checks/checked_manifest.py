@@ -20,12 +20,14 @@ from moonshine_tune.audio.remarks import Remark
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
 from moonshine_tune.core.errors import AudioError, RequestError
 from moonshine_tune.core.progress import Progress, Stage
+from moonshine_tune.corpus.grouping import plain_text
 from moonshine_tune.corpus.manifest import ManifestScan, Utterance, scan_manifest
 from moonshine_tune.corpus.normalizers import Normalizer
 from moonshine_tune.corpus.speaker_labels import LocalLabels, count_speakers, local_labels
 from moonshine_tune.corpus.splits import Leaks, find_leaks
 from moonshine_tune.corpus.transcript_form import FormMatch, find_form, names_before
 from moonshine_tune.corpus.voices import ONE_VOICE, voice_scope
+from moonshine_tune.data.checks.text import spoken_length
 from moonshine_tune.runs.split_record import are_for_known_voices
 
 # The first layers of the encoder take 127 samples at once. Shorter clips give hardly a frame, and
@@ -132,6 +134,19 @@ class CheckedManifest:
             for match in {match.kind: match for match in reversed(matches)}.values():
                 first[match.kind].append((utterance, match))
         return first
+
+    @cached_property
+    def spoken(self) -> dict[str, tuple[int, float]]:
+        """Of each clip with a text and speech, by id: the characters, as of `spoken_length`, and
+        the seconds between the silences at both ends.
+        """
+        counts: dict[str, tuple[int, float]] = {}
+        for clip in self.clips:
+            num_characters = spoken_length(plain_text(clip.utterance))
+            seconds = clip.measures.active_s
+            if num_characters and seconds >= SHORTEST_S and not clip.measures.is_silent:
+                counts[clip.utterance.id] = (num_characters, seconds)
+        return counts
 
 
 @dataclass(frozen=True, eq=False)
