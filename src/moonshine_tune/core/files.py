@@ -31,18 +31,21 @@ _CHUNK = 1 << 20
 MAX_LINES_BYTES = 512_000_000
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, *, is_folder: bool = False) -> None:
     """Refuse an output path that cannot be written, before the work that it is for.
 
     Nothing is created: a file without a name is opened in the folder, or in its nearest parent that
     exists, and closed.
+
+    Args:
+        is_folder: whether it is to be a folder: a file there is in the way.
 
     Raises:
         RequestError: no permission, a file system that may only be read, or a file in the way.
         MachineError: the disk is full.
     """
     existing = path.absolute()
-    if not existing.is_dir():
+    if not is_folder and not existing.is_dir():
         existing = existing.parent
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent

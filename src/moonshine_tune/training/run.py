@@ -72,6 +72,7 @@ def train(
         if out.is_dir():
             remove_leftovers(out)
         if not resume:
+            RunFolder.check_new(out)
             check_folds(resolved.settings)
         try:
             if resolved.settings.data.unlabelled is not None:
