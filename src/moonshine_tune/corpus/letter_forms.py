@@ -110,8 +110,8 @@ def _of_two_scripts(
     plain = {
         script: written
         for script in scripts
-        for other in scripts
-        if other != script and (written := _written_in(word, other, script)) is not None
+        for source in scripts
+        if source != script and (written := _written_in(word, source, script)) is not None
     }
     # Where every letter has a twin, the script of the other words decides.
     likely = [script for script in plain if script in scripts_of_text]
@@ -126,9 +126,9 @@ def _twins_of(script: str) -> set[str]:
     return {letter for (first, _), twins in _TWINS.items() if first == script for letter in twins}
 
 
-def _written_in(word: str, script: str, other: str) -> str | None:
+def _written_in(word: str, script: str, target: str) -> str | None:
     """The word with the letters of one script as their twins in another; None if one has none."""
-    twins = _TWINS.get((script, other), {})
+    twins = _TWINS.get((script, target), {})
     foreign = set(_SCRIPTS[script].findall(word))
     return "".join(twins.get(letter, letter) for letter in word) if foreign <= set(twins) else None
 
