@@ -449,8 +449,8 @@ def find_form(
     if not text.isascii() and _is_broken(text):
         matches.append(FormMatch("broken_characters", 0, len(text), text))
     for is_certain, start, end, letters in find_letters(text):
-        kind = "lookalike_letters" if is_certain else "possible_lookalike"
-        matches.append(FormMatch(kind, start, end, letters))
+        name = "lookalike_letters" if is_certain else "possible_lookalike"
+        matches.append(FormMatch(name, start, end, letters))
     is_plain = _SUSPECT.search(text) is None
     # Most texts end here: several words without a mark, and the first is no label.
     if is_plain and " " in text and not _may_be_label(text):
