@@ -38,7 +38,8 @@ def sketch_of(samples: Samples) -> Sketch:
     """What `copies_among` compares of a mono clip at 16 kHz, full scale 1.0."""
     low = soxr.resample(samples, SAMPLE_RATE_HZ, _RATE_HZ, quality="LQ")
     peak = float(np.abs(low).max(initial=0.0))
-    return np.round(low * (127.0 / peak if peak else 0.0)).astype(np.int8)
+    sketch: Sketch = np.round(low * (127.0 / peak if peak else 0.0)).astype(np.int8)
+    return sketch
 
 
 def copies_among(
@@ -82,7 +83,8 @@ def _spectra(sketches: Sequence[Sketch], size: int) -> _Spectra:
     most = _MOST_OF_MEAN * magnitudes.mean(axis=1, keepdims=True)
     spectra *= np.minimum(1.0, most / np.maximum(magnitudes, 1e-9))
     norms = np.linalg.norm(spectra, axis=1, keepdims=True)
-    return (spectra / np.maximum(norms, 1e-9)).astype(np.complex64)
+    unit: _Spectra = (spectra / np.maximum(norms, 1e-9)).astype(np.complex64)
+    return unit
 
 
 def _correlation(first: _Spectra, second: _Spectra, size: int) -> float:
