@@ -15,7 +15,7 @@ def other_language(splits: CheckedSplits) -> Iterator[Occurrence]:
     """
     (first, members), *others = splits.utterances.items()
     known = {_primary(item.language) for item in members}
-    if "" in known:
+    if not known or "" in known:
         return
     for name, utterances in others:
         for item in utterances:
