@@ -117,7 +117,9 @@ def _leaked_lossy_copies(splits: CheckedSplits) -> list[Leak]:
         owners = [split_of[id(clip.utterance)] for clip in clips]
         sketches = [clip.sketch for clip in clips if clip.sketch is not None]
         for first, second in copies_among(sketches, owners):
-            ids = {owners[i]: (clips[i].utterance.id,) for i in (first, second)}
+            ids: dict[str, tuple[str, ...]] = {
+                owners[i]: (clips[i].utterance.id,) for i in (first, second)
+            }
             name = clips[first].utterance.audio.name
             leaks.append(Leak(f"the audio of {name}, in another form,", ids))
     return leaks
