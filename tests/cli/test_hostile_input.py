@@ -1,6 +1,7 @@
 """What the command line answers to hostile input: no traceback, no escape sequence."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -213,4 +214,48 @@ def test_an_output_behind_a_link_to_itself_is_a_wrong_request(
     (tmp_path / "a.wav").write_bytes(b"")
     out = tmp_path / "loop" / "train.jsonl"
     assert run(["data", "import", str(tmp_path), "--out", str(out), "--no-text"]) == 2
+    assert "unexpected" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["evaluate", "--manifest", "dev.jsonl"],
+        ["export", "--run", "run"],
+        ["data", "split", "dev.jsonl"],
+        ["data", "audit", "dev.jsonl"],
+        ["data", "synth", "--sentences", "lines.txt"],
+        ["curve", "--train", "dev.jsonl"],
+        ["demo"],
+    ],
+)
+def test_a_file_where_a_folder_is_to_be_is_refused_before_the_work(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Scores of an hour were lost, because the folder could not be made at the end."""
+    (tmp_path / "taken").write_text("mine")
+    assert run([*words, "--out", str(tmp_path / "taken")]) == 2
+    assert "is a file" in capsys.readouterr().err
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_a_folder_where_a_file_is_to_be_is_refused_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["data", "aliases", "terms.txt", "--out", str(tmp_path)]
+    assert run(words) == 2
+    assert "is a directory" in capsys.readouterr().err
+
+
+def test_a_working_folder_that_is_gone_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    try:
+        code = run(["data", "check", "train.jsonl"])
+    finally:
+        os.chdir(tmp_path)
+    assert code == 2
     assert "unexpected" not in capsys.readouterr().err

@@ -275,3 +275,51 @@ def _with_replacements(text: str, matches: list[FormMatch]) -> str:
         result += text[position : match.start] + match.replacement
         position = match.end
     return clean_text(result + text[position:])
+
+
+@pytest.mark.parametrize(
+    ("written", "plain"),
+    [
+        ("I saw a \u0441at", "I saw a cat"),
+        ("Hell\u043e w\u043erld", "Hello world"),
+        ("\u041a\u0438\u0457\u0432 k\u0456\u0442", "\u041a\u0438\u0457\u0432 k\u0456\u0442"),
+        ("\u041a\u0438\u0457\u0432 \u043ai\u0442", "\u041a\u0438\u0457\u0432 \u043a\u0456\u0442"),
+        ("A\u03b8\u03ae\u03bd\u03b1", "\u0391\u03b8\u03ae\u03bd\u03b1"),
+        ("\uff48\uff45\uff4c\uff4c\uff4f \uff11\uff12", "hello 12"),
+        ("\U0001d407\U0001d41e\U0001d425\U0001d425\U0001d428 there", "Hello there"),
+        ("\ufee3\ufeae\ufea3\ufe92\ufe8e", "\u0645\u0631\u062d\u0628\u0627"),
+        ("\uff76\uff9e\uff76", "\u30ac\u30ab"),
+        ("I don\u00b4t, it`s l\u00b4eau", "I don't, it's l'eau"),
+    ],
+)
+def test_letters_that_only_look_right_are_written_plainly(written: str, plain: str) -> None:
+    assert repaired(clean_text(written), "lookalike_letters") == plain
+    assert ("lookalike_letters" in count_form([written])) == (written != plain)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "iPhone\u306e\u30b1\u30fc\u30b9",
+        "\uff21\uff22\uff23\u653e\u9001\u3067\u3059",
+        "SMS\u043a\u0438 VIP\u0430 Wi-Fi-\u0440\u043e\u0443\u0442\u0435\u0440 \u0438 PC",
+        "\u0432 XXI \u0432\u0435\u043a\u0435 \u043e\u0441\u044c x 3x4",
+        "10 \u03bcm, 5 k\u03a9, \u0394T and TNF\u03b1",
+        "\u0414\u043e\u0431\u0430\u0440 \u0434\u0430\u043d, Beograd je lep",
+        "caf\u00b4e x\u00b2 \u00bd \u2116 \u0133s \u0e19\u0e49\u0e33 \ufdfa",
+        "\u0645\u06cc\u200c\u0631\u0648\u0645",
+    ],
+)
+def test_scripts_that_are_mixed_on_purpose_stay(text: str) -> None:
+    assert not {"lookalike_letters", "possible_lookalike"} & count_form([text]).keys()
+    assert clean_text(text) == text
+
+
+def test_a_doubtful_word_is_named_and_kept() -> None:
+    for text in ("I saw \u0430 cat", "Ko\u042fn sings", "\ufe8e\ufe92\ufea3\ufeae\ufee3"):
+        assert "possible_lookalike" in count_form([text]), text
+        assert repaired(text, "lookalike_letters") == text
+
+
+def test_joiners_between_latin_letters_go() -> None:
+    assert clean_text("c\u200cat \u061cdog\u2066") == "cat dog"

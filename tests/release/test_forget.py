@@ -155,7 +155,7 @@ def test_lines_without_an_id_keep_their_number(tmp_path: Path, ask: Callable[...
     [
         (["anna"], "nowhere to look"),
         (["Anna", "--in", "."], "did you mean 'anna'"),
-        (["unknown", "--in", "."], "names nobody"),
+        (["unknown", "--in", "."], "not the name of a person"),
         (["anna", "--in", "gone"], "no such file or folder"),
         (["SPEAKER_00", "--in", "labels"], "starts anew in each"),
     ],

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -256,6 +257,18 @@ def test_clips_that_an_adapter_has_learned_are_no_dev_set(
     sets, _ = dev_sets(parts, [tmp_path / "words-train.jsonl"], 200)
     with pytest.raises(RequestError, match="words was trained on 4 of the 4 clips"):
         check_unlearned(parts, sets)
+    # Copies under other names are the same clips, of an adapter and of another dev set.
+    copies = []
+    for item in read_manifest(tmp_path / "words-train.jsonl").utterances[:2]:
+        path = tmp_path / f"copy-of-{item.id}{item.audio.suffix}"
+        shutil.copyfile(item.audio, path)
+        copies.append(replace(item, id=path.stem, audio=path))
+    write_manifest(tmp_path / "copies.jsonl", copies)
+    sets, _ = dev_sets(parts, [tmp_path / "copies.jsonl"], 200)
+    with pytest.raises(RequestError, match="words was trained on 2 of the 2 clips, such as copy-"):
+        check_unlearned(parts, sets)
+    with pytest.raises(RequestError, match="2 clips are in several of the dev sets"):
+        dev_sets(parts, [tmp_path / "words-train.jsonl", tmp_path / "copies.jsonl"], 200)
 
 
 def test_a_sum_goes_back_to_the_recordings_of_its_parts(

@@ -145,7 +145,9 @@ def choose(
     max_seconds: Annotated[_Number, Option(help="Seconds of training.")] = None,
     max_adapter_mb: Annotated[_Number, Option(help="Size of the adapter, MB.")] = None,
     max_latency: Annotated[_Number, Option(help="Exported files' latency over the base's.")] = None,
-    out: Annotated[_File, Option(help="Settings file [default: FOLDER/chosen.yaml].")] = None,
+    out: Annotated[
+        _File, Option(dir_okay=False, help="Settings file [default: FOLDER/chosen.yaml].")
+    ] = None,
     storage: _Storage = None,
     as_json: JsonFlag = False,
 ) -> None:

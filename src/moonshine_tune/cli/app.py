@@ -159,6 +159,10 @@ def _plain_error(error: Exception) -> TuneError:
     if known is None and isinstance(error, OSError) and error.filename is not None:
         # A name that is too long, a folder in the place of a file, a file that is gone.
         return RequestError(f"cannot be opened ({error.strerror})", where=str(error.filename))
+    if known is None and isinstance(error, FileNotFoundError) and _is_folder_gone():
+        return RequestError(
+            "the folder in which this was started is gone", hint="change to another: cd ~"
+        )
     if known is None and isinstance(error, RuntimeError) and str(error).startswith(_LOOP):
         return RequestError(
             "a symbolic link that leads to itself",
@@ -173,6 +177,15 @@ def _plain_error(error: Exception) -> TuneError:
             hint="run the same command again with --debug, and report what it prints",
         )
     )
+
+
+def _is_folder_gone() -> bool:
+    """Whether the working folder was removed."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _check_outputs(command: Any) -> None:

@@ -66,7 +66,9 @@ def benchmark(
     stream_clips: Annotated[int, Option(help="Number of streamed clips.")] = 10,
     keyterms: KeyTermsOption = None,
     boost: BoostOption = 2.0,
-    out: Annotated[Path | None, Option(help="Folder for benchmark.json and latency.svg.")] = None,
+    out: Annotated[
+        Path | None, Option(file_okay=False, help="Folder for benchmark.json and latency.svg.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure load time, latency, memory, size and WER of a runtime folder, or of two."""

@@ -284,7 +284,10 @@ def _findings_text(result: "CheckReport") -> str:
 )
 def split_command(
     manifest: Annotated[Path, typer.Argument(help="Manifest to split.")],
-    out: Annotated[Path, typer.Option(help="Folder for train.jsonl, dev.jsonl and test.jsonl.")],
+    out: Annotated[
+        Path,
+        typer.Option(file_okay=False, help="Folder for train.jsonl, dev.jsonl and test.jsonl."),
+    ],
     dev: Annotated[float, typer.Option(help="Share for development; 0 for none.")] = 0.1,
     test: Annotated[float, typer.Option(help="Share for the test; 0 for none.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Same seed, same split.")] = 0,
@@ -373,7 +376,9 @@ def keyterms_command(
     least: Annotated[
         int, typer.Option(help="Minimum number of occurrences, or corrections, of a word.")
     ] = 1,
-    out: Annotated[Path | None, typer.Option(help="File to write, one term per line.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="File to write, one term per line.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     as_json: JsonFlag = False,
 ) -> None:

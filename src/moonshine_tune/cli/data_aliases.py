@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 def aliases(
     terms: Annotated[Path, Argument(help="Terms, one per line, as transcripts should have them.")],
-    out: Annotated[Path, Option(help="File to write: aliases.json.")],
+    out: Annotated[Path, Option(dir_okay=False, help="File to write: aliases.json.")],
     model: ModelOption = None,
     adapter: Annotated[
         Path | None, Option(help="Run or adapter folder; its base is asked too.")

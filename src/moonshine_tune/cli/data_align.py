@@ -30,7 +30,10 @@ def align(
         typer.Argument(help="A long recording, or a folder of them with texts of the same names."),
     ],
     out: Annotated[
-        Path, typer.Option(help="Manifest to write; NAME-left-out.jsonl beside it lists the rest.")
+        Path,
+        typer.Option(
+            dir_okay=False, help="Manifest to write; NAME-left-out.jsonl beside it lists the rest."
+        ),
     ],
     transcript: Annotated[
         Path | None,

@@ -46,7 +46,9 @@ def register(app: typer.Typer) -> None:
 
 def audit(
     manifest: Annotated[Path, typer.Argument(help="Manifest to audit.")],
-    out: Annotated[Path, typer.Option(help="Folder for audit.html and audit.json.")],
+    out: Annotated[
+        Path, typer.Option(file_okay=False, help="Folder for audit.html and audit.json.")
+    ],
     against: Annotated[
         list[Path] | None,
         typer.Option(help="Another split, to detect leakage and unseen words; repeatable."),
@@ -100,7 +102,7 @@ def fix(
             metavar="AUDIT", help="Folder of `data audit`; with --style, or a manifest."
         ),
     ],
-    out: Annotated[Path | None, typer.Option(help="The new manifest.")] = None,
+    out: Annotated[Path | None, typer.Option(dir_okay=False, help="The new manifest.")] = None,
     apply: Annotated[
         bool, typer.Option("--apply", help="Write it; without, only show what would be done.")
     ] = False,

@@ -49,7 +49,9 @@ def next_command(
     ] = None,
     language: Annotated[str, Option(help="Language, such as en or de.")] = "en",
     max_words: Annotated[int, Option(help="Longest sentence, in words.")] = 20,
-    out: Annotated[Path | None, Option(help="File to write, one sentence per line.")] = None,
+    out: Annotated[
+        Path | None, Option(dir_okay=False, help="File to write, one sentence per line.")
+    ] = None,
     force: Annotated[bool, Option("--force", help="Replace an existing file.")] = False,
     as_json: JsonFlag = False,
 ) -> None:

@@ -29,7 +29,9 @@ def register(app: typer.Typer) -> None:
 
 
 def synth(
-    out: Annotated[Path, typer.Option(help="New folder for manifest.jsonl and audio/.")],
+    out: Annotated[
+        Path, typer.Option(file_okay=False, help="New folder for manifest.jsonl and audio/.")
+    ],
     sentences: Annotated[
         Path | None,
         typer.Option(help="Text file, one sentence per line; its spoken form may follow a tab."),

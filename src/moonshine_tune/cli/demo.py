@@ -19,7 +19,9 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    out: Annotated[Path, Option(help="New folder for all results.")] = Path("demo-out"),
+    out: Annotated[Path, Option(file_okay=False, help="New folder for all results.")] = Path(
+        "demo-out"
+    ),
     seed: Annotated[int, Option(help="Seed of sentences, voices and training.")] = 0,
     as_json: JsonFlag = False,
 ) -> None:

@@ -84,7 +84,9 @@ def evaluate(
     rooms: Annotated[
         Path | None, Option(help="With --conditions: folder of room impulse responses.")
     ] = None,
-    out: Annotated[Path | None, Option(help="Folder for result.json and hypotheses.jsonl.")] = None,
+    out: Annotated[
+        Path | None, Option(file_okay=False, help="Folder for result.json and hypotheses.jsonl.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Score a model: WER, CER, kinds of error, interval, worst utterances, base against adapted."""

@@ -55,7 +55,7 @@ def list_command(as_json: JsonFlag = False) -> None:
 def fetch_command(
     name: Annotated[str, typer.Argument(help="Catalog name or hub id.")],
     out: Annotated[
-        Path | None, typer.Option(help="Copy the checkpoint to this new folder.")
+        Path | None, typer.Option(file_okay=False, help="Copy the checkpoint to this new folder.")
     ] = None,
     source: Annotated[
         _SourceName | None, typer.Option(help="Try only this source, not the cache.")
@@ -87,7 +87,7 @@ def fetch_command(
 @app.command("rebuild", epilog="Example: moonshine-tune models rebuild tiny-en --out tiny")
 def rebuild_command(
     runtime_dir: Annotated[Path, typer.Argument(help="A runtime folder of either family.")],
-    out: Annotated[Path, typer.Option(help="The new checkpoint folder.")],
+    out: Annotated[Path, typer.Option(file_okay=False, help="The new checkpoint folder.")],
     as_json: JsonFlag = False,
 ) -> None:
     """Rebuild a trainable checkpoint from the Moonshine runtime's 8-bit files."""

@@ -31,7 +31,7 @@ MaxClipOption = Annotated[
     float | None,
     typer.Option("--max-clip-s", min=1, help="Longest clip, s [default: that of data.max_clip_s]."),
 ]
-OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write.")]
+OutFolder = Annotated[Path, typer.Option("--out", file_okay=False, help="Folder to write.")]
 
 
 def longest_clip_s(named: float | None) -> float:

@@ -23,7 +23,7 @@ app = typer.Typer(
 )
 
 _PlanArgument = Annotated[str, Argument(help="Plan file, or a shipped plan: demo.")]
-_OutOption = Annotated[Path, Option(help="Folder of the plan's results.")]
+_OutOption = Annotated[Path, Option(file_okay=False, help="Folder of the plan's results.")]
 _OUT = Path("plan-out")
 
 

@@ -1,4 +1,4 @@
-"""Files of unknown origin, opened without surprises: regular files only, and no more than a limit.
+"""Files of unknown origin, read without surprises: regular files only, no more than a limit, UTF-8.
 
 Opening a named pipe waits for a writer that may never come, and a device never ends.
 """
@@ -61,6 +61,25 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
             f"larger than {_size_text(max_bytes)}, the most that is read", where=path
         )
     return content
+
+
+def utf8_text(
+    raw: bytes, where: Path | None = None, *, what: str = "", hint: str = "save it as UTF-8"
+) -> str:
+    """UTF-8 as a text, without a byte order mark.
+
+    Args:
+        what: the start of the message, such as `key terms cannot be read: `.
+
+    Raises:
+        RequestError: it is something else.
+    """
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RequestError(
+            f"{what}not UTF-8 text (byte {error.start})", where=where, hint=hint
+        ) from error
 
 
 def _open_without_waiting(path: str, flags: int) -> int:

@@ -11,7 +11,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from moonshine_tune.core.bounded_files import open_regular, read_bounded
+from moonshine_tune.core.bounded_files import open_regular, read_bounded, utf8_text
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.errors import disk_errors as disk_errors
 from moonshine_tune.core.json_text import MAX_FILE_BYTES, parse_json
@@ -31,18 +31,21 @@ _CHUNK = 1 << 20
 MAX_LINES_BYTES = 512_000_000
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, *, is_folder: bool = False) -> None:
     """Refuse an output path that cannot be written, before the work that it is for.
 
     Nothing is created: a file without a name is opened in the folder, or in its nearest parent that
     exists, and closed.
+
+    Args:
+        is_folder: whether it is to be a folder: a file there is in the way.
 
     Raises:
         RequestError: no permission, a file system that may only be read, or a file in the way.
         MachineError: the disk is full.
     """
     existing = path.absolute()
-    if not existing.is_dir():
+    if not is_folder and not existing.is_dir():
         existing = existing.parent
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
@@ -118,10 +121,7 @@ def read_lines(path: Path, *, lenient: bool = False) -> list[str]:
     if not path.is_file():
         raise RequestError("no such file", where=path)
     raw = read_bounded(path, MAX_LINES_BYTES)
-    try:
-        return raw.decode("utf-8", "replace" if lenient else "strict").split("\n")
-    except UnicodeDecodeError as error:
-        raise RequestError(f"not UTF-8 text (byte {error.start})", where=path) from error
+    return (raw.decode("utf-8", "replace") if lenient else utf8_text(raw, path)).split("\n")
 
 
 def _json_of(value: Any, path: Path, *, indent: int | None = None) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode
 
-from moonshine_tune.core.bounded_files import read_bounded
+from moonshine_tune.core.bounded_files import read_bounded, utf8_text
 from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.json_text import MAX_DIGITS
 from moonshine_tune.core.text import first_line
@@ -47,11 +47,7 @@ def read_yaml(path: Path) -> Any:
     Raises:
         RequestError: not UTF-8 text, not YAML (with the line), or beyond a limit.
     """
-    raw = read_bounded(path, MAX_BYTES)
-    try:
-        return parse_yaml(raw.decode("utf-8-sig"), where=path)
-    except UnicodeDecodeError as error:
-        raise RequestError(f"not UTF-8 text (byte {error.start})", where=path) from error
+    return parse_yaml(utf8_text(read_bounded(path, MAX_BYTES), path), where=path)
 
 
 def parse_yaml(text: str, *, where: str | Path | None = None) -> Any:

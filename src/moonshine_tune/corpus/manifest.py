@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from moonshine_tune.core.bounded_files import utf8_text
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.files import write_jsonl_atomic
 from moonshine_tune.core.json_text import JsonError, parse_json_object
@@ -233,11 +234,7 @@ def scan_manifest(
             hint=_MAKE_ONE,
         )
     raw = path.read_bytes()
-    try:
-        content = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        message = f"not a manifest: not UTF-8 text (byte {error.start})"
-        raise RequestError(message, where=path, hint=_MAKE_ONE) from error
+    content = utf8_text(raw, path, what="not a manifest: ", hint=_MAKE_ONE)
     paths = _PathResolver(path.parent)
     utterances: list[Utterance] = []
     problems: list[LineProblem] = []

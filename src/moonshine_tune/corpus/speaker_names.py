@@ -41,6 +41,7 @@ def clean_name(name: str | None) -> str | None:
     return None if is_nobody or is_placeholder(cleaned) else cleaned
 
 
+_NUMBER = re.compile(r"0*(\d+?)(?:\.0+)?")
 _INITIALS = re.compile(r"[A-Z]\.?[A-Z]\.?")
 _UNSURE = frozenset(("NA", "N.A.", "N.A", "K.A.", "N.D."))
 
@@ -55,9 +56,14 @@ def mean_nobody(names: Iterable[str]) -> frozenset[str]:
 
 
 def similar_names(names: Iterable[str]) -> list[tuple[str, ...]]:
-    """Groups of names that differ in case or accents only, each sorted."""
+    """Groups of names that differ in case, accents or the form of a number only, each sorted.
+
+    Tables make `1` of `01`, and `1.0` of `1` where another row has none.
+    """
     groups: dict[str, set[str]] = defaultdict(set)
     for name in names:
         decomposed = unicodedata.normalize("NFKD", name).casefold().replace("ı", "i")
-        groups[_MARKS.sub("", decomposed)].add(name)
+        plain = _MARKS.sub("", decomposed)
+        number = _NUMBER.fullmatch(plain)
+        groups[number[1] if number else plain].add(name)
     return [tuple(sorted(group)) for _, group in sorted(groups.items()) if len(group) > 1]

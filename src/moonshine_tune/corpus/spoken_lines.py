@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from moonshine_tune.core.bounded_files import utf8_text
 from moonshine_tune.core.errors import RequestError
 
 _TEXT_COLUMNS = ("text", "term", "sentence", "transcript", "word", "phrase")
@@ -41,14 +42,10 @@ def read_spoken_lines(path: Path, what: str, *, comments: bool) -> tuple[SpokenL
         RequestError: missing, not UTF-8 text, or a table without a column of texts.
     """
     try:
-        content = path.read_text(encoding="utf-8-sig")
+        content = utf8_text(path.read_bytes(), path, what=f"{what} cannot be read: ")
     except FileNotFoundError as error:
         raise RequestError(
             f"no such file of {what}", where=path, hint="name a text file, one per line"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise RequestError(
-            f"{what} cannot be read: not UTF-8 text (byte {error.start})", where=path
         ) from error
     except OSError as error:
         raise RequestError(f"{what} cannot be read: {error}", where=path) from error

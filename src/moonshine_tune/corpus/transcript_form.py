@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from html.entities import html5
 
+from moonshine_tune.corpus.letter_forms import find_letters
 from moonshine_tune.corpus.sound_words import (
     MODIFIERS,
     SOUND_BEGINNINGS,
@@ -29,8 +30,12 @@ from moonshine_tune.corpus.sound_words import (
 # --- white space and code points
 
 # Characters without a width or a sound. Joiners (U+200C, U+200D) stay: Persian and Indic spelling
-# uses them, and so do emoji.
-_INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]")
+# uses them, and so do emoji; between letters of Latin, Greek and Cyrillic words they say nothing.
+_CASED = "A-Za-z\u00c0-\u024f\u0370-\u052f\u1e00-\u1fff"
+_INVISIBLE = re.compile(
+    "[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb"
+    f"\U000e0001-\U000e007f]|(?<=[{_CASED}])[\u200c\u200d]+(?=[{_CASED}])"
+)
 # Between letters of these scripts, which have no spaces, a zero-width space is a word boundary.
 _WORD_BREAK = re.compile("(?<=[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff])\u200b+"
                          "(?=[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff])")  # fmt: skip
@@ -104,13 +109,17 @@ KINDS = {
     "markup": "markup",
     "bracketed_words": "words in brackets",
     "parentheses": "words in parentheses",
+    "lookalike_letters": "letters of another script or form",
+    "possible_lookalike": "a word that may be in letters of another script",
     "broken_characters": "broken characters",
     "repeated_caption": "the end of the one before",
     "cleaned_text": "other spaces or characters than now (single spaces, NFC)",
 }
 
 # What is certainly not speech.
-CERTAIN = frozenset({"placeholder", "silence_label", "speaker_prefix", "markup"})
+CERTAIN = frozenset(
+    {"placeholder", "silence_label", "speaker_prefix", "markup", "lookalike_letters"}
+)
 
 
 @dataclass(frozen=True)
@@ -439,6 +448,9 @@ def find_form(
     matches: list[FormMatch] = []
     if not text.isascii() and _is_broken(text):
         matches.append(FormMatch("broken_characters", 0, len(text), text))
+    for is_certain, start, end, letters in find_letters(text):
+        name = "lookalike_letters" if is_certain else "possible_lookalike"
+        matches.append(FormMatch(name, start, end, letters))
     is_plain = _SUSPECT.search(text) is None
     # Most texts end here: several words without a mark, and the first is no label.
     if is_plain and " " in text and not _may_be_label(text):

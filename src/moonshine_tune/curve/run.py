@@ -139,7 +139,7 @@ def _check(request: CurveRequest) -> None:
         raise RequestError(
             "no training manifest", hint="name it: moonshine-tune curve --train train.jsonl"
         )
-    check_writable(request.out)
+    check_writable(request.out, is_folder=True)
     names = {item.name for item in request.out.iterdir()} if request.out.is_dir() else set()
     # Parts alone are of a curve that ended before its record was written.
     is_new = CURVE_FILE not in names

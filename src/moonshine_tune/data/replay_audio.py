@@ -79,12 +79,13 @@ class ReplayAudio:
 
 
 def with_replay_audio(
-    resolved: ResolvedSettings, progress: Progress
+    resolved: ResolvedSettings, progress: Progress, train: Sequence[Utterance] | None = None
 ) -> tuple[ResolvedSettings, ReplayAudio]:
     """The settings with a manifest where `data.replay` has a word or a folder.
 
     Args:
         resolved: the settings; the source of `data.replay` stays.
+        train: the training clips; None to read their manifest where it matters.
 
     Raises:
         RequestError: a folder without recordings, or `hub` for a model of another language.
@@ -96,10 +97,14 @@ def with_replay_audio(
         given = wanted if isinstance(wanted, Path) and not wanted.is_dir() else None
         audio = replace(_nothing("retain.weight is 0: no replay audio is used"), manifest=given)
     else:
+        speaks = wanted != AUTO or not _is_synthetic(settings.data.train, train)
         audio = find_replay_audio(
-            wanted, settings.model, max_clip_s=settings.data.max_clip_s, progress=progress,
-            speaks=wanted != AUTO or not _is_synthetic(settings.data.train),
-        )  # fmt: skip
+            wanted,
+            settings.model,
+            max_clip_s=settings.data.max_clip_s,
+            progress=progress,
+            speaks=speaks,
+        )
     if audio.manifest == settings.data.replay:
         return resolved, audio
     data = settings.data.model_copy(update={"replay": audio.manifest})
@@ -107,11 +112,12 @@ def with_replay_audio(
     return ResolvedSettings(changed, resolved.sources), audio
 
 
-def _is_synthetic(manifest: Path | None) -> bool:
+def _is_synthetic(manifest: Path | None, known: Sequence[Utterance] | None) -> bool:
     """Whether all clips to train on are synthesized. What is wrong with them is found later."""
     with suppress(TuneError):
-        utterances = read_manifest(manifest).utterances if manifest else ()
-        return bool(utterances) and all(item.is_synthetic for item in utterances)
+        if known is None:
+            known = read_manifest(manifest).utterances if manifest else ()
+        return bool(known) and all(item.is_synthetic for item in known)
     return False
 
 

@@ -106,7 +106,7 @@ def evaluate(request: EvaluateRequest, out: Path | None, progress: Progress) -> 
     """
     _check(request)
     if out is not None:
-        check_writable(out)
+        check_writable(out, is_folder=True)
     manifest = _with_voices(read_manifest(request.manifest))
     earlier = earlier_evaluation(request.compare, manifest) if request.compare else None
     # Before the model is loaded: a folder without audio or a list without terms fails at once.

@@ -214,7 +214,8 @@ def _names_in(request: ForgetRequest) -> frozenset[str]:
     names = frozenset(filter(None, map(clean_name, request.speakers)))
     if not names:
         raise RequestError(
-            f"{', '.join(map(repr, request.speakers))} names nobody",
+            f"{', '.join(map(repr, request.speakers))} is not the name of a person: "
+            "manifests are read as if such lines had no speaker",
             hint="the speakers of a manifest: moonshine-tune data check FILE",
         )
     return names

@@ -53,17 +53,27 @@ class RunFolder:
         Raises:
             RequestError: `path` exists already and is not an empty folder.
         """
-        is_new = not path.exists()
+        cls.check_new(path)
+        with disk_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+        return cls(path)
+
+    @staticmethod
+    def check_new(path: Path) -> None:
+        """Refuse a path at which no run can start; nothing is made.
+
+        Raises:
+            RequestError: as of `create`.
+        """
         own = {FOLDER_LOCK, SPEECH_FOLDER, LABELS_FOLDER}
-        if not is_new and not (path.is_dir() and {p.name for p in path.iterdir()} <= own):
+        if path.exists() and not path.is_dir():
+            raise RequestError("a file, not a run folder", where=path, hint="choose another --out")
+        if path.exists() and not {item.name for item in path.iterdir()} <= own:
             raise RequestError(
                 "the run folder is not empty",
                 where=path,
                 hint="choose another --out, or continue that run with --resume",
             )
-        with disk_errors(path):
-            path.mkdir(parents=True, exist_ok=True)
-        return cls(path)
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":

@@ -8,12 +8,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from moonshine_tune.core.bounded_files import utf8_text
 from moonshine_tune.core.errors import MachineError, RequestError, TuneError
 from moonshine_tune.core.json_text import JsonError, parse_json
 from moonshine_tune.core.machine_errors import machine_error
 from moonshine_tune.core.text import first_line
 from moonshine_tune.studio.labeling import NotFoundError
-from moonshine_tune.studio.project import utf8_text
 from moonshine_tune.studio.security import too_large
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from moonshine_tune.core.bounded_files import utf8_text
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.files import write_text_atomic
 from moonshine_tune.core.locks import one_writer
@@ -356,20 +357,6 @@ def read_text_lines(path: Path) -> Sequence[str]:
         RequestError: it is not UTF-8 text.
     """
     return utf8_text(path.read_bytes(), path).splitlines()
-
-
-def utf8_text(content: bytes, where: Path | None = None) -> str:
-    """UTF-8 as a text, without a byte-order mark.
-
-    Raises:
-        RequestError: it is something else.
-    """
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RequestError(
-            f"not UTF-8 text (byte {error.start})", where=where, hint="save it as UTF-8"
-        ) from error
 
 
 def _is_manifest(path: Path) -> bool:

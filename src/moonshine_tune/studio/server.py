@@ -25,6 +25,7 @@ from starlette.staticfiles import StaticFiles
 
 from moonshine_tune.audio.io import AUDIO_ENDINGS, audio_info, load_utterance
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
+from moonshine_tune.core.bounded_files import utf8_text
 from moonshine_tune.core.errors import MachineError, RequestError, TuneError
 from moonshine_tune.core.hardware import total_memory_mb
 from moonshine_tune.core.names import short_label
@@ -44,7 +45,7 @@ from moonshine_tune.studio.http import (
 from moonshine_tune.studio.job_queue import Job, Jobs
 from moonshine_tune.studio.labeling import Labeling, NotFoundError, short_name
 from moonshine_tune.studio.model_worker import ModelWorker
-from moonshine_tune.studio.project import ACCEPTED, UNLABELLED, Project, utf8_text
+from moonshine_tune.studio.project import ACCEPTED, UNLABELLED, Project
 from moonshine_tune.studio.results import Results
 from moonshine_tune.studio.security import (
     JSON_BYTES,

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from itertools import permutations
+from itertools import combinations, permutations
 from pathlib import Path
 
 from moonshine_tune.core.errors import RequestError
@@ -12,6 +12,7 @@ from moonshine_tune.core.text import quoted
 from moonshine_tune.corpus.manifest import Manifest, Utterance, read_manifest
 from moonshine_tune.corpus.splits import evenly_chosen
 from moonshine_tune.corpus.voices import voice_scope
+from moonshine_tune.data.shared_clips import repeated_clips
 from moonshine_tune.models.adapter_sum import check_summable
 from moonshine_tune.runs.folder import status_now
 from moonshine_tune.runs.locations import locate
@@ -135,8 +136,8 @@ def dev_sets(
         chosen.append(
             replace(item, name=name, utterances=tuple(with_free_id(u, taken) for u in kept))
         )
-    spans = Counter(span for item in chosen for span in {u.span for u in item.utterances})
-    if shared := sum(count > 1 for count in spans.values()):
+    pairs = combinations([item.utterances for item in chosen], 2)
+    if shared := sum(len(repeated_clips(first, second)) for first, second in pairs):
         raise RequestError(
             f"{shared} clips are in several of the dev sets",
             where=chosen[-1].path,
@@ -187,12 +188,11 @@ def check_unlearned(parts: Sequence[Part], sets: Sequence[DevSet]) -> VoicesReco
     for part in parts:
         recordings, _ = earlier_recordings(part.origin)
         trained += recordings
-        spans = {item.span for item in recordings}
         for dev in sets:
-            if known := [item.id for item in dev.utterances if item.span in spans]:
+            if known := repeated_clips(recordings, dev.utterances):
                 raise RequestError(
                     f"{part.name} was trained on {len(known)} of the {len(dev.utterances)} clips, "
-                    f"such as {known[0]}: its WER on them says nothing",
+                    f"such as {known[0].id}: its WER on them says nothing",
                     where=dev.path,
                     hint="name clips that none of the adapters has learned: --dev FILE",
                 )

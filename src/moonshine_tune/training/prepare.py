@@ -12,7 +12,6 @@ from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.stopwatch import Stopwatch
 from moonshine_tune.corpus.keyterms import read_key_terms
 from moonshine_tune.corpus.manifest import HELD_OUT_KEY, SET_KEY, Utterance
-from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.corpus.sampler import (
     CurriculumStage,
     EarlierShare,
@@ -26,7 +25,6 @@ from moonshine_tune.corpus.splits import evenly_chosen
 from moonshine_tune.data.base_style import unlearned_style
 from moonshine_tune.inference.dataset import SpeechDataset, TrainingData, build_dataset
 from moonshine_tune.inference.encoder_cache import (
-    Clips,
     EncoderCache,
     StateSource,
     release_encoder,
@@ -50,6 +48,7 @@ from moonshine_tune.training.augmentation import (
 )
 from moonshine_tune.training.drift import GeneralDrift, prepare_drift
 from moonshine_tune.training.replay import Replay, prepare_replay
+from moonshine_tune.training.scored_sets import ScoredSets
 from moonshine_tune.training.term_weights import TermWeights, weigh_terms
 from moonshine_tune.training.train_dev_split import train_and_dev
 from moonshine_tune.training.windows import narrow_share
@@ -166,9 +165,8 @@ def prepare_training(
     if scored_clip_s is not None:
         changed = settings.data.model_copy(update={"max_clip_s": scored_clip_s})
         scored = settings.model_copy(update={"data": changed})
-    sets, set_remarks = _scored_sets(
-        held_out, scored, opened, cache, banks, scores=scores, canary_set=general.canary_set
-    )
+    scored_sets = ScoredSets(scored, opened, cache, encodes=scores)
+    sets, set_remarks = _scored_sets(held_out, scored_sets, banks, canary_set=general.canary_set)
     drift: GeneralDrift | None = None
     if general.watched and scores:
         with stopwatch.measure("teacher"):
@@ -258,55 +256,34 @@ def _inject(model: SpeechModel, settings: RunSettings) -> AdapterSummary:
 
 def _scored_sets(
     held_out: Mapping[str, Sequence[Utterance]],
-    settings: RunSettings,
-    opened: OpenedModel,
-    cache: EncoderCache,
+    scored_sets: ScoredSets,
     banks: NoiseBanks,
     *,
-    scores: bool,
     canary_set: str,
 ) -> tuple[dict[str, ScoredSet], list[str]]:
     """The held-out sets by name, dev augmented too where training is, and the remarks.
 
     Args:
-        scores: whether this process scores them; otherwise nothing is encoded.
         canary_set: which set the canary is.
     """
-    normalizer = normalizer_for(settings.data.normalizer, opened.language)
+    settings = scored_sets.settings
     sets: dict[str, ScoredSet] = {}
     remarks: list[str] = []
     for name, utterances in held_out.items():
         set_name = canary_set if name == _CANARY else ""
-        dataset = build_dataset(
+        dataset = scored_sets.dataset(
+            f"{name} ({set_name})" if set_name else name,
             utterances[: settings.select.max_dev_utterances],
-            opened.model,
-            name=f"{name} ({set_name})" if set_name else name,
-            max_clip_s=settings.data.max_clip_s,
-            needs_text=False,
         )
         remarks += dataset.remarks
-        if name == "dev" and not any(normalizer(item.text or "") for item in dataset.utterances):
-            raise RequestError(
-                f"dev has no reference word after the normalizer {normalizer.name}: no adapter can "
-                "be chosen by it",
-                where=settings.data.dev,
-                hint="name a development manifest with speech: --dev dev.jsonl",
-            )
-        clips: dict[str, Clips] = {name: dataset}
+        if name == "dev":
+            scored_sets.count_words(name, dataset, settings.data.dev)
+        sets[name] = scored_sets.make(name, dataset, set_name=set_name)
         if name == "dev" and settings.augment.share and settings.augment.dev:
             # From the same noises as the training clips.
             seed = settings.train.seed
-            clips[_AUGMENTED_DEV] = AugmentedCopies(dataset, settings.augment, banks, seed=seed)
-        for scored_name, own in clips.items():
-            states = cache.source(own, range(len(dataset)) if scores else (), scored_name)
-            sets[scored_name] = ScoredSet(
-                scored_name,
-                dataset.utterances,
-                states,
-                normalizer,
-                opened.limits,
-                set_name=set_name,
-            )
+            copies = AugmentedCopies(dataset, settings.augment, banks, seed=seed)
+            sets[_AUGMENTED_DEV] = scored_sets.make(_AUGMENTED_DEV, dataset, copies)
     return sets, remarks
 
 

@@ -72,6 +72,7 @@ def train(
         if out.is_dir():
             remove_leftovers(out)
         if not resume:
+            RunFolder.check_new(out)
             check_folds(resolved.settings)
         try:
             if resolved.settings.data.unlabelled is not None:
@@ -188,7 +189,8 @@ def _read_inputs(
 ) -> _Inputs:
     """Make replay audio, and check the memory, as of `check_memory`."""
     wanted = start.resolved.settings.data.replay
-    made, replay = with_replay_audio(start.resolved, progress)
+    train = start.data.train.utterances
+    made, replay = with_replay_audio(start.resolved, progress, train)
     data = _with_replay(start.data, replay)
     trained = replace(data, train=data.all_trained)
     memory = check_memory(made, trained, fit=fit, refuse=refuse, processes=processes)
@@ -198,7 +200,7 @@ def _read_inputs(
         asked = fitted.model_copy(
             update={"data": fitted.data.model_copy(update={"replay": wanted})}
         )
-        made, replay = with_replay_audio(replace(memory.resolved, settings=asked), progress)
+        made, replay = with_replay_audio(replace(memory.resolved, settings=asked), progress, train)
         data, memory = _with_replay(data, replay), replace(memory, resolved=made)
     return _Inputs(memory, data, replay)
 

@@ -1,17 +1,15 @@
 """Scores of weighted sums of adapters, on dev of every domain and on the canary."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
 from moonshine_tune.config.settings import RunSettings
-from moonshine_tune.core.errors import RequestError
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.corpus.manifest import Manifest, Utterance
-from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.corpus.splits import evenly_chosen
 from moonshine_tune.corpus.voices import is_tiny
-from moonshine_tune.inference.dataset import build_dataset
+from moonshine_tune.inference.dataset import SpeechDataset
 from moonshine_tune.inference.encoder_cache import EncoderCache
 from moonshine_tune.inference.scored_set import ScoredSet
 from moonshine_tune.metrics.wer import ScoredUtterance
@@ -24,6 +22,7 @@ from moonshine_tune.models.lora import (
 )
 from moonshine_tune.registry.open import OpenedModel
 from moonshine_tune.training.combined_parts import DevSet
+from moonshine_tune.training.scored_sets import ScoredSets
 from moonshine_tune.training.selection import Candidate
 
 Strengths = tuple[float, ...]
@@ -71,23 +70,20 @@ class SumScores:
             progress,
             trains_encoder=any(name.startswith("model.encoder.") for name in names),
         )
-        normalizer = normalizer_for(settings.data.normalizer, opened.language)
-        self._normalizer, self.normalizer = normalizer, normalizer.name
-        self._dev = [self._scored_set(item.name, item.utterances) for item in sets]
-        counts = [self._num_words(scored.utterances) for scored in self._dev]
-        for item, count in zip(sets, counts, strict=True):
-            if not count:
-                raise RequestError(
-                    f"no reference word is in it after the normalizer {normalizer.name}: no "
-                    "strength can be chosen by it",
-                    where=item.path,
-                    hint="name a development manifest with speech: --dev dev.jsonl",
-                )
+        self._sets = ScoredSets(settings, opened, self._cache)
+        self.normalizer = self._sets.normalizer.name
+        counts: list[int] = []
+        self._dev: list[ScoredSet] = []
+        for item in sets:
+            dataset = self._dataset(item.name, item.utterances)
+            counts.append(self._sets.count_words(item.name, dataset, item.path))
+            self._dev.append(self._sets.make(item.name, dataset))
         self.dev_words = round(len(counts) ** 2 / sum(1 / count for count in counts))
         self._canary = None
         if canary is not None:
             clips = evenly_chosen(canary.utterances, settings.select.max_dev_utterances)
-            self._canary = self._scored_set("canary", clips, canary.title)
+            dataset = self._dataset("canary", clips)
+            self._canary = self._sets.make("canary", dataset, set_name=canary.title)
         self.remarks += self._cache.remarks
 
     @property
@@ -140,25 +136,7 @@ class SumScores:
         self._details[strengths] = tuple(u for item in scores.values() for u in item.scored)
         return candidate
 
-    def _scored_set(
-        self, name: str, utterances: Sequence[Utterance], set_name: str = ""
-    ) -> ScoredSet:
-        dataset = build_dataset(
-            utterances,
-            self._model,
-            name=name,
-            max_clip_s=self._settings.data.max_clip_s,
-            needs_text=False,
-        )
+    def _dataset(self, name: str, utterances: Sequence[Utterance]) -> SpeechDataset:
+        dataset = self._sets.dataset(name, utterances)
         self.remarks += dataset.remarks
-        return ScoredSet(
-            name,
-            dataset.utterances,
-            self._cache.source(dataset, range(len(dataset)), name),
-            self._normalizer,
-            self._opened.limits,
-            set_name=set_name,
-        )
-
-    def _num_words(self, utterances: Iterable[Utterance]) -> int:
-        return sum(len(self._normalizer(item.text or "").split()) for item in utterances)
+        return dataset

@@ -10,13 +10,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from moonshine_tune.core.progress import Progress
-from moonshine_tune.corpus.grouping import plain_text
 from moonshine_tune.corpus.manifest import read_manifest
 from moonshine_tune.corpus.normalizers import normalizer_for
 from moonshine_tune.corpus.splits import evenly_chosen
 from moonshine_tune.data.checks.base import SEVERITIES, Finding, count_clean, find_problems
 from moonshine_tune.data.checks.checked_manifest import (
-    SHORTEST_S,
     CheckedManifest,
     CheckedSplits,
     ModelEvidence,
@@ -29,7 +27,6 @@ from moonshine_tune.data.checks.text import (
     Vocabulary,
     advice_on,
     conventions_of,
-    spoken_length,
     vocabulary_of,
 )
 from moonshine_tune.data.checks.transcribe import transcribe_corpus
@@ -221,12 +218,7 @@ def _vocabulary(checked: CheckedManifest, against: Sequence[Path]) -> Vocabulary
 def _distributions(checked: CheckedManifest) -> tuple[Distribution, ...]:
     measures = [clip.measures for clip in checked.clips]
     quality = [clip.quality for clip in checked.clips if clip.quality is not None]
-    rates = [
-        length / clip.measures.active_s
-        for clip in checked.clips
-        if (length := spoken_length(plain_text(clip.utterance)))
-        and clip.measures.active_s > SHORTEST_S
-    ]
+    rates = [number / seconds for number, seconds in checked.spoken.values()]
     named = (
         ("length", "s", [item.seconds for item in measures]),
         ("level", "dBFS", [item.rms_dbfs for item in measures]),

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,14 +18,17 @@ from moonshine_tune.audio.measure import (
 )
 from moonshine_tune.audio.remarks import Remark
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ, Samples
+from moonshine_tune.audio.similarity import Sketch, sketch_of
 from moonshine_tune.core.errors import AudioError, RequestError
 from moonshine_tune.core.progress import Progress, Stage
+from moonshine_tune.corpus.grouping import plain_text
 from moonshine_tune.corpus.manifest import ManifestScan, Utterance, scan_manifest
 from moonshine_tune.corpus.normalizers import Normalizer
 from moonshine_tune.corpus.speaker_labels import LocalLabels, count_speakers, local_labels
 from moonshine_tune.corpus.splits import Leaks, find_leaks
 from moonshine_tune.corpus.transcript_form import FormMatch, find_form, names_before
 from moonshine_tune.corpus.voices import ONE_VOICE, voice_scope
+from moonshine_tune.data.checks.text import spoken_length
 from moonshine_tune.runs.split_record import are_for_known_voices
 
 # The first layers of the encoder take 127 samples at once. Shorter clips give hardly a frame, and
@@ -33,6 +36,9 @@ from moonshine_tune.runs.split_record import are_for_known_voices
 SHORTEST_S = 0.1
 # A manifest's duration may be rounded to tenths of a second, or measured before trimming.
 DURATION_SLACK_S = 0.15
+
+# A shorter sound is like another one of its kind.
+_SHORTEST_SKETCH_S = 0.25
 
 # An id (or `line N`, or `split:id`), and what was found there.
 Occurrence = tuple[str, str]
@@ -46,6 +52,7 @@ class CheckedClip:
         sample_rate_hz: of the file, before resampling.
         digest: hash of its samples as 16-bit numbers at 16 kHz.
         quality: only in an audit.
+        sketch: only of a clip with speech whose text another split has too.
         remarks: what is decided when its recording is read.
     """
 
@@ -55,6 +62,7 @@ class CheckedClip:
     digest: str
     quality: RecordingQuality | None = None
     remarks: tuple[Remark, ...] = ()
+    sketch: Sketch | None = None
 
 
 @dataclass(frozen=True)
@@ -133,6 +141,19 @@ class CheckedManifest:
                 first[match.kind].append((utterance, match))
         return first
 
+    @cached_property
+    def spoken(self) -> dict[str, tuple[int, float]]:
+        """Of each clip with a text and speech, by id: the characters, as of `spoken_length`, and
+        the seconds between the silences at both ends.
+        """
+        counts: dict[str, tuple[int, float]] = {}
+        for clip in self.clips:
+            num_characters = spoken_length(plain_text(clip.utterance))
+            seconds = clip.measures.active_s
+            if num_characters and seconds >= SHORTEST_S and not clip.measures.is_silent:
+                counts[clip.utterance.id] = (num_characters, seconds)
+        return counts
+
 
 @dataclass(frozen=True, eq=False)
 class CheckedSplits:
@@ -203,16 +224,31 @@ def read_manifests(
             )
     stems = [path.stem for path in paths]
     names = stems if len(set(stems)) == len(stems) else [str(path) for path in paths]
+    shared = _texts_of_several(scans)
     with progress.stage("checking", sum(len(scan.utterances) for scan in scans)) as stage:
         return [
-            _read_manifest(name, scan, stage, with_quality=scan.path == quality_of)
+            _read_manifest(name, scan, stage, shared, with_quality=scan.path == quality_of)
             for name, scan in zip(names, scans, strict=True)
         ]
 
 
+def _texts_of_several(scans: Sequence[ManifestScan]) -> frozenset[str]:
+    """The texts that several splits have: only their clips may be copies of each other."""
+    splits: dict[str, set[tuple[int, str | None]]] = defaultdict(set)
+    for number, scan in enumerate(scans):
+        for utterance in scan.utterances:
+            splits[plain_text(utterance)].add((number, utterance.split))
+    return frozenset(text for text, owners in splits.items() if text and len(owners) > 1)
+
+
 def _read_manifest(
-    name: str, scan: ManifestScan, stage: Stage, *, with_quality: bool
+    name: str, scan: ManifestScan, stage: Stage, shared: Collection[str], *, with_quality: bool
 ) -> CheckedManifest:
+    """The manifest with its clips.
+
+    Args:
+        shared: texts of which another split may have a copy of the clip.
+    """
     unusable: dict[str, list[Occurrence]] = defaultdict(list)
     for problem in scan.problems:
         line, message = f"line {problem.line}", problem.message
@@ -221,7 +257,12 @@ def _read_manifest(
     clips: list[CheckedClip] = []
     infos: dict[Path, AudioInfo] = {}
     for utterance in scan.utterances:
-        clip = read_clip(utterance, infos, with_quality=with_quality)
+        clip = read_clip(
+            utterance,
+            infos,
+            with_quality=with_quality,
+            with_sketch=plain_text(utterance) in shared,
+        )
         if isinstance(clip, CheckedClip):
             clips.append(clip)
         else:
@@ -232,7 +273,11 @@ def _read_manifest(
 
 
 def read_clip(
-    utterance: Utterance, infos: dict[Path, AudioInfo], *, with_quality: bool
+    utterance: Utterance,
+    infos: dict[Path, AudioInfo],
+    *,
+    with_quality: bool,
+    with_sketch: bool = False,
 ) -> CheckedClip | tuple[str, str]:
     """One recording decoded to its end, or the kind and detail of the problem.
 
@@ -260,13 +305,16 @@ def read_clip(
         return "unreadable", error.message
     except OSError as error:
         return "unreadable", error.strerror or str(error)
+    measures = measure_clip(samples, SAMPLE_RATE_HZ)
+    has_speech = not measures.is_silent and measures.active_s >= _SHORTEST_SKETCH_S
     return CheckedClip(
         utterance,
         info.sample_rate_hz,
-        measure_clip(samples, SAMPLE_RATE_HZ),
+        measures,
         sample_digest(samples),
         measure_quality(samples) if with_quality else None,
         info.remarks,
+        sketch_of(samples) if with_sketch and has_speech else None,
     )
 
 

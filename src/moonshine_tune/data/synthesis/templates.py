@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
+from moonshine_tune.core.bounded_files import utf8_text
 from moonshine_tune.core.errors import ProblemsError, RequestError
 from moonshine_tune.core.text import did_you_mean
 from moonshine_tune.data.synthesis.prompts import Prompt
@@ -210,11 +211,9 @@ class Templates:
 
     def _read_lines(self) -> list[tuple[str, str]]:
         try:
-            content = self._path.read_text(encoding="utf-8-sig")
+            content = utf8_text(self._path.read_bytes(), self._path)
         except FileNotFoundError as error:
             raise RequestError("no such file of templates", where=self._path) from error
-        except UnicodeDecodeError as error:
-            raise RequestError(f"not UTF-8 text (byte {error.start})", where=self._path) from error
         except OSError as error:
             raise RequestError(f"templates cannot be read: {error}", where=self._path) from error
         for escaped, letter in _ESCAPED.items():

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from moonshine_tune.audio.io import load_utterance
 from moonshine_tune.audio.samples import SAMPLE_RATE_HZ
 from moonshine_tune.core.errors import AudioError, ProblemsError, RequestError
-from moonshine_tune.core.files import holds_out, sha256_of
+from moonshine_tune.core.files import check_writable, holds_out, sha256_of
 from moonshine_tune.core.hardware import chip_name, total_memory_mb
 from moonshine_tune.core.progress import Progress
 from moonshine_tune.core.provenance import platform_summary, versions
@@ -130,6 +130,8 @@ def benchmark(request: BenchmarkRequest, out: Path | None, progress: Progress) -
         MachineError: the runtime does not load here, or its process ended.
     """
     _check(request)
+    if out is not None:
+        check_writable(out, is_folder=True)
     manifest = read_manifest(request.manifest, require_text=False)
     normalizer = normalizer_for(request.normalizer, manifest.utterances[0].language or "en")
     folders = [request.runtime_dir] + ([request.compare] if request.compare else [])

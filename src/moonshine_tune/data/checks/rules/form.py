@@ -5,6 +5,7 @@ The rules are in `corpus/transcript_form.py`, and `data import` counts by them, 
 
 from collections import Counter
 from collections.abc import Iterator
+from unicodedata import name
 
 from moonshine_tune.corpus.rolling_captions import repeated_captions
 from moonshine_tune.corpus.transcript_form import FormMatch, without_prefix
@@ -111,6 +112,31 @@ def parentheses(manifest: CheckedManifest) -> Iterator[Occurrence]:
     return _parts(manifest, "parentheses")
 
 
+@manifest_check("warning", rank=148, fix=edit_form("plain_letters", "lookalike_letters"))
+def lookalike_letters(manifest: CheckedManifest) -> Iterator[Occurrence]:
+    """[transcript has|transcripts have] letters that only look right: of another script, in a
+    special form, or an accent as an apostrophe. The model would learn other words.
+
+    Write [the word|the words] in plain letters of one script.
+    """
+    return _parts(manifest, "lookalike_letters", with_repair=True)
+
+
+@manifest_check(
+    "warning",
+    rank=148,
+    fix=edit_form("plain_possible_lookalike", "possible_lookalike", on_request=True),
+)
+def possible_lookalike(manifest: CheckedManifest) -> Iterator[Occurrence]:
+    """[transcript has|transcripts have] a word that may be in letters of another script than it
+    seems.
+
+    Keep [it|them] if it is meant; else write it again, or change it with: moonshine-tune data fix
+    AUDIT --also possible_lookalike.
+    """
+    return _parts(manifest, "possible_lookalike", with_repair=True)
+
+
 @manifest_check("warning", rank=148)
 def broken_characters(manifest: CheckedManifest) -> Iterator[Occurrence]:
     """[transcript has|transcripts have] characters of a wrong encoding.
@@ -151,9 +177,21 @@ def _whole_texts(manifest: CheckedManifest, kind: str) -> Iterator[Occurrence]:
         yield identifier, f"{shortened(repr(text))}{times}"
 
 
-def _parts(manifest: CheckedManifest, kind: str) -> Iterator[Occurrence]:
+def _parts(
+    manifest: CheckedManifest, kind: str, *, with_repair: bool = False
+) -> Iterator[Occurrence]:
     for utterance, match in manifest.form.get(kind, ()):
-        yield utterance.id, _shown(match, utterance.text or "")
+        text = utterance.text or ""
+        detail = _shown(match, text)
+        if with_repair and (letters := _odd_letters(text[match.start : match.end], match)):
+            detail += f": {letters}"
+        yield utterance.id, detail
+
+
+def _odd_letters(word: str, match: FormMatch) -> str:
+    """Names of the letters that look alike and would change; empty where none would."""
+    names = (name(letter, ascii(letter)) for letter in word if letter not in match.replacement)
+    return ", ".join(dict.fromkeys(names))
 
 
 def _shown(match: FormMatch, text: str) -> str:

@@ -3,10 +3,16 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
-from moonshine_tune.corpus.grouping import Node, group_by
+from moonshine_tune.audio.similarity import copies_among
+from moonshine_tune.corpus.grouping import Node, group_by, plain_text
 from moonshine_tune.corpus.splits import Leak
 from moonshine_tune.data.checks.base import Drop, splits_check
-from moonshine_tune.data.checks.checked_manifest import CheckedSplits, Occurrence, by_digest
+from moonshine_tune.data.checks.checked_manifest import (
+    CheckedClip,
+    CheckedSplits,
+    Occurrence,
+    by_digest,
+)
 from moonshine_tune.data.checks.text import shortened
 
 
@@ -28,7 +34,8 @@ def leaked_recordings(splits: CheckedSplits) -> Iterable[Occurrence]:
     """
     recordings = _listed(_leaked_recordings(splits))
     # A copy in another file is the same leak; what is listed already keeps its detail.
-    return {**recordings, **_listed(_leaked_copies(splits)), **recordings}.items()
+    copies = _listed(_leaked_lossy_copies(splits)) | _listed(_leaked_copies(splits))
+    return {**recordings, **copies, **recordings}.items()
 
 
 @splits_check("note", rank=15)
@@ -95,6 +102,26 @@ def _leaked_copies(splits: CheckedSplits) -> list[Leak]:
         if len(ids) > 1:
             by_split = {name: tuple(members) for name, members in ids.items()}
             leaks.append(Leak(f"the audio of {group[0].utterance.audio.name}", by_split))
+    return leaks
+
+
+def _leaked_lossy_copies(splits: CheckedSplits) -> list[Leak]:
+    """The same recording in several splits, compressed, resampled, louder or trimmed."""
+    split_of = {id(item): name for name, members in splits.utterances.items() for item in members}
+    by_text: dict[str, list[CheckedClip]] = defaultdict(list)
+    for clip in splits.clips:
+        if clip.sketch is not None and id(clip.utterance) in split_of:
+            by_text[plain_text(clip.utterance)].append(clip)
+    leaks = []
+    for clips in by_text.values():
+        owners = [split_of[id(clip.utterance)] for clip in clips]
+        sketches = [clip.sketch for clip in clips if clip.sketch is not None]
+        for first, second in copies_among(sketches, owners):
+            ids: dict[str, tuple[str, ...]] = {
+                owners[i]: (clips[i].utterance.id,) for i in (first, second)
+            }
+            name = clips[first].utterance.audio.name
+            leaks.append(Leak(f"the audio of {name}, in another form,", ids))
     return leaks
 
 

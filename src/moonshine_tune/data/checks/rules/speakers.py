@@ -35,8 +35,8 @@ def local_speakers(splits: CheckedSplits) -> Iterator[Occurrence]:
 
 @splits_check("warning", rank=31, fewest_splits=1)
 def similar_speakers(splits: CheckedSplits) -> Iterator[Occurrence]:
-    """[utterance has|utterances have] a speaker whose name differs from another in case or accents
-    only: probably one person.
+    """[utterance has|utterances have] a speaker whose name differs from another in case, accents or
+    the form of a number only: probably one person.
 
     Write one name in one way.
     """

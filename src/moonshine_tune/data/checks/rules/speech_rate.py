@@ -4,10 +4,8 @@ import math
 import statistics
 from collections.abc import Iterator
 
-from moonshine_tune.corpus.grouping import plain_text
 from moonshine_tune.data.checks.base import Drop, manifest_check
-from moonshine_tune.data.checks.checked_manifest import SHORTEST_S, CheckedManifest, Occurrence
-from moonshine_tune.data.checks.text import spoken_length
+from moonshine_tune.data.checks.checked_manifest import CheckedManifest, Occurrence
 
 # A median of fewer clips says little.
 _FEWEST = 20
@@ -23,17 +21,6 @@ _TOO_FAST, _CORPUS_TOO_FAST = 30.0, 20.0
 _FEW, _SHORT_TEXT = 5, 20
 
 
-def _counts(manifest: CheckedManifest) -> dict[str, tuple[int, float]]:
-    """Characters, and seconds between the silences at both ends, by id."""
-    counts: dict[str, tuple[int, float]] = {}
-    for clip in manifest.clips:
-        num_characters = spoken_length(plain_text(clip.utterance))
-        seconds = clip.measures.active_s
-        if num_characters and seconds >= SHORTEST_S and not clip.measures.is_silent:
-            counts[clip.utterance.id] = (num_characters, seconds)
-    return counts
-
-
 @manifest_check("warning", rank=70, fix=Drop(on_request=True))
 def speech_rate(manifest: CheckedManifest) -> Iterator[Occurrence]:
     """[clip has|clips have] far more or less text per second than the others: text and audio may
@@ -42,7 +29,7 @@ def speech_rate(manifest: CheckedManifest) -> Iterator[Occurrence]:
     Listen to [it|them, in this order].
     """
     # Against the corpus's median.
-    counts = _counts(manifest)
+    counts = manifest.spoken
     if len(counts) < _FEWEST:
         return
     logs = {key: math.log(number / seconds) for key, (number, seconds) in counts.items()}
@@ -65,7 +52,7 @@ def too_fast(manifest: CheckedManifest) -> Iterator[Occurrence]:
 
     Play [it|one of them].
     """
-    counts = _counts(manifest)
+    counts = manifest.spoken
     rates = {key: number / seconds for key, (number, seconds) in counts.items()}
     is_corpus = len(rates) >= _FEW and statistics.median(rates.values()) > _CORPUS_TOO_FAST
     bound = _CORPUS_TOO_FAST if is_corpus else _TOO_FAST

@@ -83,6 +83,25 @@ def empty_when_normalized(manifest: CheckedManifest) -> Iterator[Occurrence]:
             yield utterance.id, f"{shortened(repr(text))} with {normalizer.name}"
 
 
+@manifest_check("warning", rank=151, fix=Drop(on_request=True))
+def file_name_text(manifest: CheckedManifest) -> Iterator[Occurrence]:
+    """[transcript is|transcripts are] the name of [its|their] recording, as in most lines: the
+    column of names may have been read as the texts.
+
+    Import again, and name the column of the texts: --text-column NAME.
+    """
+    texts = [item for item in manifest.utterances if item.text]
+    same = [item for item in texts if _is_file_name(item)]
+    if len(same) > len(texts) / 2:
+        yield from ((item.id, shortened(item.text or "")) for item in same)
+
+
+def _is_file_name(utterance: Utterance) -> bool:
+    """Words are names of files, too; those of speech have no digits beside their letters."""
+    text, stem = (utterance.text or "").casefold(), utterance.audio.stem.casefold()
+    return text == stem and any(map(str.isdigit, text)) and any(map(str.isalpha, text))
+
+
 @manifest_check("note", rank=30)
 def same_text(manifest: CheckedManifest) -> Iterator[Occurrence]:
     """[transcript occurs|transcripts occur] more than once.
