@@ -3,6 +3,7 @@
 Nothing here imports torch before a test asks for a model.
 """
 
+import gc
 import json
 import math
 import os
@@ -43,6 +44,18 @@ _TOLD_CACHE = os.environ.get("MOONSHINE_TUNE_CACHE", "")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first: whichever of two processes gets one last works on it alone."""
     items.sort(key=lambda item: item.get_closest_marker("takes_minutes") is None)
+
+
+def pytest_sessionstart() -> None:
+    """Loading the modules of tests makes no garbage."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """What they have loaded stays: looking through it again takes a fifth of a training's time."""
+    gc.enable()
+    gc.collect()
+    gc.freeze()
 
 
 # --- isolation
