@@ -49,7 +49,6 @@ def install(folder: Path) -> None:
 
     The environment is `env` in the folder. Skips the test where no package index can be reached.
     """
-    python = folder / "env" / "bin" / "python"
     constraints = str(ROOT / "constraints.txt")
     (torch,) = re.findall(r"^torch==[^ ]+", Path(constraints).read_text(), flags=re.MULTILINE)
 
@@ -59,9 +58,11 @@ def install(folder: Path) -> None:
             pytest.skip("no package index can be reached")
         assert done.returncode == 0, f"{words}\n{done.stderr[-3000:]}"
 
-    call(sys.executable, "-m", "venv", folder / "env")
-    pip = (python, "-m", "pip", "--quiet", "--disable-pip-version-check")
+    # pip is a dependency of the wheel: until it is there, that of the tests installs.
+    call(sys.executable, "-m", "venv", "--without-pip", folder / "env")
+    pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
     call(*pip, "wheel", "--no-deps", "--wheel-dir", "dist", ROOT)
+    pip += ("--python", folder / "env")
     (wheel,) = (folder / "dist").iterdir()
     # torch first, as `make` does: a range would pull gigabytes of CUDA packages on Linux.
     call(*pip, "install", "--no-compile", "-c", constraints, torch)

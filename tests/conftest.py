@@ -3,12 +3,13 @@
 Nothing here imports torch before a test asks for a model.
 """
 
+import gc
 import json
 import math
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,21 @@ _TOLD_CACHE = os.environ.get("MOONSHINE_TUNE_CACHE", "")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first: whichever of two processes gets one last works on it alone."""
     items.sort(key=lambda item: item.get_closest_marker("takes_minutes") is None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What the modules of tests load is no garbage, and stays: it is never looked through.
+
+    That took a fifth of the time of a training.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.collect()
+        gc.freeze()
 
 
 # --- isolation

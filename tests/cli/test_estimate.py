@@ -8,7 +8,14 @@ import pytest
 
 from moonshine_tune.cli.app import run
 
-_TINY = ["estimate", "--model", "tiny", "--clip-s", "5", "--device", "cpu", "--audio-hours", "0.2"]
+_SHAPE = ["--clip-s", "5", "--device", "cpu", "--audio-hours", "0.2"]
+_TINY = ["estimate", "--model", "tiny", *_SHAPE]
+
+
+@pytest.fixture
+def small(saved_v1: Path) -> list[str]:
+    """The same of a small random model, which is counted in a third of the time."""
+    return ["estimate", "--model", str(saved_v1), *_SHAPE]
 
 
 def _json(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
@@ -31,32 +38,38 @@ def test_it_reports_the_peak_by_phase_and_part(capsys: pytest.CaptureFixture[str
     assert any("tokens" in remark for remark in document["assumed"])
 
 
-def test_the_text_is_a_table_and_a_verdict(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run([*_TINY, "--budget-gib", "6", "--tokens", "20"]) == 0
+def test_the_text_is_a_table_and_a_verdict(
+    small: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*small, "--budget-gib", "6", "--tokens", "20"]) == 0
     text = capsys.readouterr().out
     for words in ("weights", "optimizer", "total", "fits 6.00 GiB", "batch 8 × 5 s × 20 tokens"):
         assert words in text
 
 
-def test_a_run_that_does_not_fit_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None:
-    code, document = _json(capsys, *_TINY, "--budget-gib", "0.5")
+def test_a_run_that_does_not_fit_exits_with_1(
+    small: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, document = _json(capsys, *small, "--budget-gib", "0.5")
     assert code == 1
     assert document["fits"] is False
     assert document["largest_batch"] == 0
 
 
-def test_settings_reach_the_estimate(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_settings_reach_the_estimate(
+    small: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     settings = tmp_path / "mine.yaml"
     settings.write_text("train: {batch_size: 3}\nadapter: {rank: 4}\n", encoding="utf-8")
     code, document = _json(
-        capsys, *_TINY, "--config", str(settings), "--set", "adapter.sites=all", "--budget-gib", "9"
+        capsys, *small, "--config", str(settings), "--set", "adapter.sites=all", "--budget-gib", "9"
     )
     assert code == 0
     shape = document["shape"]
     assert (shape["batch_size"], shape["rank"], shape["sites"]) == (3, 4, "all")
     assert "prepare" in document["phases"], "the input of the encoder's layers is stored"
     code, document = _json(
-        capsys, *_TINY, "--config", str(settings), "--set", "device.state_cache_mb=0",
+        capsys, *small, "--config", str(settings), "--set", "device.state_cache_mb=0",
         "--budget-gib", "9",
     )  # fmt: skip
     assert code == 0 and "prepare" not in document["phases"]

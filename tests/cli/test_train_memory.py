@@ -35,7 +35,11 @@ def test_a_preset_that_cannot_fit_is_refused_before_its_model_is_fetched(
 def test_if_nothing_fits_the_smallest_estimate_is_reported(
     speech_folder: Path, saved_v1: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = _words(saved_v1, speech_folder, tmp_path / "run", "device.budget_gib=0.2")
+    # Every saving is estimated: from a batch of two, and without replay, they are fewer.
+    words = _words(
+        saved_v1, speech_folder, tmp_path / "run", "device.budget_gib=0.2",
+        "train.batch_size=2", "data.replay=none",
+    )  # fmt: skip
     assert run([*words, "--fit"]) == 3
     shown = capsys.readouterr().err
     assert "does not fit 0.2 GiB" in shown and "with every saving" in shown

@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.real_model, pytest.mark.takes_minutes]
 _REMAINING = """
 settings
 settings train.steps
-estimate --model tiny --budget-gib 16
+estimate --model tiny --clip-s 5 --budget-gib 64 --set train.batch_size=2
 models list
 models fetch tiny
 models rebuild {runtime} --out checkpoint
