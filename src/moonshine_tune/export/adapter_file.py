@@ -173,9 +173,9 @@ def _tensor(
         }
         vectors = [file.array(item).reshape(-1) for file, item in items.values()]
         gain = _gain_before(stored, adapted, old, new, gains)
-        predicted = predicted_levels(
-            before, axis, *vectors, gains=None if gain is None else gain.ratio
-        )
+        ratio = None if gain is None else gain.ratio
+        scale, zero, new_scale, new_zero = vectors
+        predicted = predicted_levels(before, axis, scale, zero, new_scale, new_zero, ratio)
         where = {key: _vector(item) for key, (_, item) in items.items()}
         entry |= where | {"axis": axis} | (gain.entries if gain else {})
     steps = new.array(values).reshape(shape).view(np.uint8) - predicted
