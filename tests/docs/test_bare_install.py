@@ -53,7 +53,7 @@ try exports/a data/test.jsonl --json
 runs list runs
 runs show runs/a
 runs compare runs/a runs/first
-combine runs/a runs/first --dev data/dev.jsonl --strengths 1,1 --out both || test $? = 1
+combine runs/a runs/first --dev atc-dev/manifest.jsonl --strengths 1,1 --out both || test $? = 1
 merge --run runs/a --out merged
 export --run runs/a --adapter-only --out a.adapter
 apply a.adapter --to {runtime} --out applied
