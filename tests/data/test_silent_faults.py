@@ -23,7 +23,8 @@ def test_numbers_of_speakers_are_compared_as_numbers() -> None:
 
 def test_a_dev_set_of_another_language_is_named() -> None:
     train = _manifest("train", ("a", "one"), language="en-US")
-    for language, is_named in (("de", True), ("en", False), ("English", False), (None, False)):
+    cases = (("de", True), ("deu", True), ("en", False), ("eng", False), ("English", False))
+    for language, is_named in (*cases, ("German", False), (None, False)):
         splits = CheckedSplits.of([train, _manifest("dev", ("b", "eins"), language=language)])
         assert bool(list(other_language.in_splits(splits))) is is_named, language
 

@@ -24,5 +24,9 @@ def other_language(splits: CheckedSplits) -> Iterator[Occurrence]:
 
 
 def _primary(language: str | None) -> str:
-    """Two letters of the language: of `en-US`, `en_GB` and `English` the same."""
-    return (language or "")[:2].lower()
+    """Two letters of a language's code: of `en-US`, `en_GB` and `eng` the same.
+
+    Empty where its name is written out, which is no code: `German` is `de`.
+    """
+    code = (language or "").replace("_", "-").partition("-")[0].lower()
+    return code[:2] if len(code) <= 3 else ""
