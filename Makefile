@@ -8,8 +8,9 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 OUT ?= demo-out
 PLAN_OUT ?= plan-out
-# Each loads models of its own: about 2 GB of memory apiece.
-TEST_PROCESSES ?= 2
+# Each loads models of its own: about 2 GB of memory apiece. On two cores the third works while the
+# others wait for processes and signals.
+TEST_PROCESSES ?= 3
 READY = $(VENV)/.ready
 READY_DEV = $(VENV)/.ready-dev
 READY_DOCS = $(VENV)/.ready-docs
