@@ -308,6 +308,10 @@ def test_recordings_wait_in_the_browser_for_a_studio_that_is_gone(
         driver = open_browser(microphone, profile)
         try:
             visit(driver, again)
+            # Before the page has looked for what waits, it shows neither.
+            end = time.monotonic() + 60
+            while not rows(folder) and time.monotonic() < end:
+                time.sleep(0.1)
             wait_for(driver, "document.querySelector('.kept').hidden")
             wait_for(driver, "document.getElementById('prompt').textContent === 'Line up'")
             assert [row["text"] for row in rows(folder)] == ["Hold short"]
