@@ -160,7 +160,9 @@ class Bench:
         ended = process.wait(_PATIENCE_S)
         problems = list(self._after_signal(job, number, ended, code, folder))
         words = job.again if job.again is not None and _has_record(out) else job.words
-        if not (ended in (code, -number) and self._is_done(job, out, reference)):
+        # A kill between the last file and the end leaves the lock; the next run removes it.
+        is_clean = number != signal.SIGKILL or _files(folder) == _files(reference.parent)
+        if not (ended in (code, -number) and self._is_done(job, out, reference) and is_clean):
             again = self.start([*words, "--out", str(out)], log).wait(_PATIENCE_S)
             if again != code:
                 problems.append(f"the next run ended with {again}")
