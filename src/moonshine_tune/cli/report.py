@@ -22,8 +22,7 @@ def report(
         Path, Argument(help="Folder of train, evaluate, demo, ablate, curve, benchmark or plan.")
     ],
     out: Annotated[
-        Path | None,
-        Option(help="File to write [default: report.html in the folder]."),
+        Path | None, Option(help="File to write [default: report.html in the folder].")
     ] = None,
     manifest: Annotated[
         Path | None,

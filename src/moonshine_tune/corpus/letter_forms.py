@@ -86,7 +86,7 @@ def _lookalikes(text: str) -> Iterator[Letters]:
     scripts_of_text = {
         name
         for name, letters in _SCRIPTS.items()
-        if any(letter not in _twins_of(name) for letter in letters.findall(text))
+        if not set(letters.findall(text)) <= _twins_of(name)
     }
     for match in _WORD.finditer(text):
         word = match[0]

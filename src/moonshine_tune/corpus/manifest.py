@@ -143,11 +143,16 @@ def mixed_splits(utterances: Sequence[Utterance]) -> str | None:
     )
 
 
+def without_region(language: str) -> str:
+    """A language of a manifest in small letters: of `en-US` and `en_GB` it is `en`."""
+    return language.lower().replace("_", "-").partition("-")[0]
+
+
 def mixed_languages(utterances: Sequence[Utterance]) -> str | None:
     """A remark where the `language` fields name several, whose texts no normalizer treats alike."""
     counts = Counter(item.language.lower() for item in utterances if item.language)
     # Regions of a language share its normalizer.
-    if len({name.replace("_", "-").partition("-")[0] for name in counts}) < 2:
+    if len(set(map(without_region, counts))) < 2:
         return None
     named = ", ".join(f"{name} ({count})" for name, count in counts.most_common(4))
     return f"its language field has {named}: all are scored with the normalizer of one language"

@@ -142,9 +142,13 @@ def _gain_before(
     old: OrtFile,
     new: OrtFile,
     gains: Iterable[_Gain],
+    axis: int,
 ) -> _Gain | None:
-    """The gain whose change is that of the columns of a matrix; the file does not name it."""
-    axis = 1 if adapted.axis is None else adapted.axis
+    """The gain whose change is that of the inputs of a matrix; the file does not name it.
+
+    Args:
+        axis: of its outputs.
+    """
     fitting = [gain for gain in gains if len(gain.ratio) == stored.values.shape[1 - axis]]
     if not fitting:
         return None
@@ -178,10 +182,11 @@ def _tensor(
             "new_scale": (new, adapted.scale),
             "new_zero": (new, adapted.zero_point),
         }
-        vectors = [file.array(item).reshape(-1) for file, item in items.values()]
-        gain = _gain_before(stored, adapted, old, new, gains)
+        scale, zero, new_scale, new_zero = (
+            file.array(item).reshape(-1) for file, item in items.values()
+        )
+        gain = _gain_before(stored, adapted, old, new, gains, axis)
         ratio = None if gain is None else gain.ratio
-        scale, zero, new_scale, new_zero = vectors
         predicted = predicted_levels(before, axis, scale, zero, new_scale, new_zero, ratio)
         where = {key: _vector(item) for key, (_, item) in items.items()}
         entry |= where | {"axis": axis} | (gain.entries if gain else {})

@@ -234,6 +234,12 @@ def read_manifests(
 
 def _texts_of_several(scans: Sequence[ManifestScan]) -> frozenset[str]:
     """The texts that several splits have: only their clips may be copies of each other."""
+    owners_of_all = {
+        (number, item.split) for number, scan in enumerate(scans) for item in scan.utterances
+    }
+    if len(owners_of_all) < 2:
+        # No text of a large manifest is looked at for nothing.
+        return frozenset()
     splits: dict[str, set[tuple[int, str | None]]] = defaultdict(set)
     for number, scan in enumerate(scans):
         for utterance in scan.utterances:
@@ -261,7 +267,7 @@ def _read_manifest(
             utterance,
             infos,
             with_quality=with_quality,
-            with_sketch=plain_text(utterance) in shared,
+            with_sketch=bool(shared) and plain_text(utterance) in shared,
         )
         if isinstance(clip, CheckedClip):
             clips.append(clip)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from moonshine_tune.corpus.manifest import without_region
 from moonshine_tune.data.checks.base import splits_check
 from moonshine_tune.data.checks.checked_manifest import CheckedSplits, Occurrence
 
@@ -28,5 +29,5 @@ def _primary(language: str | None) -> str:
 
     Empty where its name is written out, which is no code: `German` is `de`.
     """
-    code = (language or "").replace("_", "-").partition("-")[0].lower()
+    code = without_region(language or "")
     return code[:2] if len(code) <= 3 else ""
